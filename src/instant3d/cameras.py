@@ -1,0 +1,154 @@
+"""Pinhole cameras and their rays: the one page on axes and units. Knows nothing of pixels' colours.
+
+World: right-handed, +z up; the field is the cube [-1, 1]^3 and objects fit its inscribed unit sphere.
+Camera: OpenCV axes (x right, y down, z forward); `cam_to_world` takes camera points to world points.
+Intrinsics: (fx, fy, cx, cy) as fractions of the image's width and height, so that resizing changes nothing.
+Angles are degrees: azimuth from +x towards +y, elevation up from the horizon. Pixel i is centred at (i + 0.5) / W.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instant3d.batch import Batch
+
+Numbers = float | Sequence[float] | Tensor
+
+
+@dataclass(frozen=True)
+class Rays(Batch):
+    """Half-lines. `directions` are unit vectors, so a distance along a ray is a world length."""
+
+    origins: Tensor  # (..., 3)
+    directions: Tensor  # (..., 3)
+
+    def at(self, distance: Tensor) -> Tensor:
+        """Points at `distance` (..., S) from the origins: (..., S, 3)."""
+        return self.origins[..., None, :] + distance[..., None] * self.directions[..., None, :]
+
+
+@dataclass(frozen=True)
+class Cameras(Batch):
+    """Pinhole cameras with square or oblong pixels and no distortion."""
+
+    cam_to_world: Tensor  # (..., 4, 4)
+    intrinsics: Tensor  # (..., 4)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.intrinsics.shape[:-1]
+
+    @property
+    def positions(self) -> Tensor:
+        """Where the cameras stand, (..., 3)."""
+        return self.cam_to_world[..., :3, 3]
+
+    def __post_init__(self) -> None:
+        matrix, intrinsics = self.cam_to_world.shape, self.intrinsics.shape
+        if matrix[-2:] != (4, 4) or intrinsics[-1:] != (4,) or matrix[:-2] != intrinsics[:-1]:
+            raise ValueError(f"cameras need (..., 4, 4) and (..., 4) of equal leading shape, got {tuple(matrix)} and {tuple(intrinsics)}")
+
+    def crop(self, left: Tensor, top: Tensor, width: Tensor, height: Tensor) -> Cameras:
+        """Cameras of a window whose corner and size are fractions of the image, each (...)."""
+        fx, fy, cx, cy = self.intrinsics.unbind(-1)
+        inside = torch.stack([fx / width, fy / height, (cx - left) / width, (cy - top) / height], dim=-1)
+        return Cameras(self.cam_to_world.expand(*inside.shape[:-1], 4, 4), inside)
+
+    def rays(self, height: int, width: int) -> Rays:
+        """One ray through each pixel's centre: origins and unit directions (..., height, width, 3)."""
+        device, dtype = self.intrinsics.device, self.intrinsics.dtype
+        u = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
+        v = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
+        return self.rays_through(*torch.meshgrid(u, v, indexing="xy"))
+
+    def rays_through(self, u: Tensor, v: Tensor) -> Rays:
+        """Rays through image points (fractions) `u`, `v` of shape S: (..., *S, 3)."""
+        fx, fy, cx, cy = (part.reshape(*self.shape, *[1] * u.dim()) for part in self.intrinsics.unbind(-1))
+        x, y = (u - cx) / fx, (v - cy) / fy
+        local = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+        rotation = self.cam_to_world[..., :3, :3].reshape(*self.shape, *[1] * u.dim(), 3, 3)
+        directions = torch.nn.functional.normalize((rotation @ local[..., None])[..., 0], dim=-1)
+        origins = self.positions.reshape(*self.shape, *[1] * u.dim(), 3)
+        return Rays(origins.expand_as(directions), directions)
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Image points (..., N, 2) as fractions and camera-z depth (..., N) of world points (..., N, 3).
+
+        Behind the camera the depth is not positive and the image point means nothing.
+        """
+        rotation, position = self.cam_to_world[..., :3, :3], self.positions
+        local = (points - position[..., None, :]) @ rotation  # R^T (p - t), as rows
+        depth = local[..., 2]
+        focal, centre = self.intrinsics[..., None, :2], self.intrinsics[..., None, 2:]
+        safe = torch.where(depth.abs() < 1e-9, torch.full_like(depth, 1e-9), depth)
+        return focal * local[..., :2] / safe[..., None] + centre, depth
+
+    def scaled(self, factor: Numbers) -> Cameras:
+        """The same cameras in a world whose lengths are multiplied by `factor`."""
+        matrix = self.cam_to_world.clone()
+        matrix[..., :3, 3] *= torch.as_tensor(factor, dtype=matrix.dtype, device=matrix.device)
+        return Cameras(matrix, self.intrinsics)
+
+
+def from_fov(fov_deg: Numbers) -> Tensor:
+    """Intrinsics (..., 4) of a square image that sees `fov_deg` from edge to edge."""
+    half = torch.deg2rad(torch.as_tensor(fov_deg, dtype=torch.float32)) / 2
+    focal = 0.5 / torch.tan(half)
+    centre = torch.full_like(focal, 0.5)
+    return torch.stack([focal, focal, centre, centre], dim=-1)
+
+
+def look_at(eye: Tensor, target: Tensor | None = None, up: Tensor | None = None) -> Tensor:
+    """`cam_to_world` (..., 4, 4) of cameras at `eye` (..., 3) that look at `target` (default: the origin).
+
+    Straight above or below the target, where +z names no direction, the image's top points along +y.
+    """
+    target = torch.zeros_like(eye) if target is None else target.expand_as(eye)
+    forward = torch.nn.functional.normalize(target - eye, dim=-1)
+    if up is None:
+        steep = forward[..., 2:].abs() > 1 - 1e-6
+        up = torch.where(steep, eye.new_tensor([0.0, 1.0, 0.0]), eye.new_tensor([0.0, 0.0, 1.0]))
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=-1)
+    down = torch.linalg.cross(forward, right)
+    matrix = torch.zeros(*eye.shape[:-1], 4, 4, dtype=eye.dtype, device=eye.device)
+    matrix[..., :3, :] = torch.stack([right, down, forward, eye], dim=-1)
+    matrix[..., 3, 3] = 1
+    return matrix
+
+
+def orbit(azimuth_deg: Numbers, elevation_deg: Numbers, radius: Numbers = 2.7, fov_deg: Numbers = 50.0) -> Cameras:
+    """Cameras on a sphere around the origin, looking at it; the arguments broadcast to one shape (...)."""
+    parts = [torch.as_tensor(part, dtype=torch.float32) for part in (azimuth_deg, elevation_deg, radius, fov_deg)]
+    azimuth, elevation, radius, fov = torch.broadcast_tensors(*parts)
+    azimuth, elevation = torch.deg2rad(azimuth), torch.deg2rad(elevation)
+    toward = [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()]
+    return Cameras(look_at(radius[..., None] * torch.stack(toward, dim=-1)), from_fov(fov))
+
+
+STRUCTURED_AZIMUTHS_DEG = (45.0, 135.0, 225.0, 315.0)  # row-major tiles `0 1 / 2 3` of stage 1's grid
+STRUCTURED_ELEVATION_DEG = 20.0
+STRUCTURED_RADIUS = 2.7
+STRUCTURED_FOV_DEG = 50.0
+
+
+def structured() -> Cameras:
+    """The four views that stage 1 draws and stage 2 expects, shape (4,) (arXiv 2311.06214, section 3.1)."""
+    return orbit(STRUCTURED_AZIMUTHS_DEG, STRUCTURED_ELEVATION_DEG, STRUCTURED_RADIUS, STRUCTURED_FOV_DEG)
+
+
+def turntable(frames: int, elevation_deg: float = 20.0, radius: float = STRUCTURED_RADIUS, fov_deg: float = STRUCTURED_FOV_DEG) -> Cameras:
+    """`frames` cameras once around the object, shape (frames,)."""
+    return orbit([360.0 * k / frames for k in range(frames)], elevation_deg, radius, fov_deg)
+
+
+def random_sphere(count: int, generator: torch.Generator, *, elevation_deg: tuple[float, float] = (-30.0, 75.0), radius: tuple[float, float] = (2.4, 3.0), fov_deg: float = STRUCTURED_FOV_DEG) -> Cameras:
+    """`count` cameras spread evenly by area over the band of a sphere between two elevations."""
+    u = torch.rand(count, 3, generator=generator)
+    low, high = (math.sin(math.radians(angle)) for angle in elevation_deg)
+    elevation = torch.rad2deg(torch.asin(low + (high - low) * u[:, 0]))
+    return orbit(360 * u[:, 1], elevation, radius[0] + (radius[1] - radius[0]) * u[:, 2], fov_deg)

@@ -1,0 +1,1 @@
+"""The NeRF body: triplanes, fields, volume rendering and surface extraction."""

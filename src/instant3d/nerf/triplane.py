@@ -1,0 +1,157 @@
+"""Three feature planes and the small network that reads a radiance field out of them. Knows nothing of rays.
+
+Planes are xy, xz, yz in this order; a plane's first letter runs along its width, its second along its height, both
+from -1 to 1 (bilinear, `align_corners=False`, zero outside: the convention of `torch.nn.functional.grid_sample`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from instant3d.batch import Batch
+
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # which world axes run along the width and the height of each plane
+
+
+@dataclass(frozen=True)
+class Triplane(Batch):
+    """Features on three axis-aligned planes through the cube [-1, 1]^3."""
+
+    planes: Tensor  # (..., 3, C, P, P)
+
+    def __post_init__(self) -> None:
+        shape = self.planes.shape
+        if len(shape) < 4 or shape[-4] != 3 or shape[-1] != shape[-2]:
+            raise ValueError(f"a triplane needs planes of shape (..., 3, C, P, P), got {tuple(shape)}")
+
+
+def sample_planes(planes: Tensor, points: Tensor) -> Tensor:
+    """The sum of three bilinear samples, one from each plane: (B, N, C) for planes (B, 3, C, P, P), points (B, N, 3).
+
+    Equal to three calls of `grid_sample` (`align_corners=False`, zeros outside). On a CPU the twelve corners of a
+    point are one weighted sum of rows of a table, which `embedding_bag` does several times faster.
+    """
+    return _sample_by_table(planes, points) if planes.device.type == "cpu" else _sample_by_grid(planes, points)
+
+
+def _sample_by_grid(planes: Tensor, points: Tensor) -> Tensor:
+    grid = torch.stack([points[..., list(axes)] for axes in PLANE_AXES], dim=1)  # (B, 3, N, 2)
+    flat = F.grid_sample(planes.flatten(0, 1), grid.flatten(0, 1)[:, None].to(planes.dtype), align_corners=False)
+    return flat.unflatten(0, (-1, 3)).sum(1)[:, :, 0].transpose(1, 2)
+
+
+def _sample_by_table(planes: Tensor, points: Tensor) -> Tensor:
+    batch, _, channels, side, _ = planes.shape
+    table = planes.permute(0, 1, 3, 4, 2).reshape(-1, channels)
+    index, weight = _corners(points, side)
+    index = index + 3 * side * side * torch.arange(batch, device=points.device)[:, None, None]
+    weight = weight.to(table.dtype)
+    flat = F.embedding_bag(index.flatten(0, 1), table, mode="sum", per_sample_weights=weight.flatten(0, 1))
+    return flat.unflatten(0, points.shape[:2])
+
+
+def _corners(points: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Rows of one object's (3 * side * side)-row table and their bilinear weights, both (..., 12)."""
+    cell = ((points + 1) * (side / 2) - 0.5).clamp(-2.0, side + 1.0)
+    low = cell.detach().floor()
+    part = cell - low
+    low = low.long()
+    # one axis at a time: the lower and the upper neighbour, weight zero where it lies outside
+    near = torch.stack([low, low + 1], dim=-1)  # (..., 3, 2)
+    share = torch.stack([1 - part, part], dim=-1) * ((near >= 0) & (near < side))
+    near = near.clamp(0, side - 1)
+    index, weight = [], []
+    for plane, (across, down) in enumerate(PLANE_AXES):
+        corners = near[..., down, :, None] * side + near[..., across, None, :] + plane * side * side
+        index.append(corners.flatten(-2))
+        weight.append((share[..., down, :, None] * share[..., across, None, :]).flatten(-2))
+    return torch.cat(index, dim=-1), torch.cat(weight, dim=-1)
+
+
+class Decoder(nn.Module):
+    """The MLP shared by all points: 3 x C plane features -> density and colour (LRM, arXiv 2311.04400, section 3.3).
+
+    layers            counts every linear layer, the last one (to 4 numbers) included
+    density           softplus(raw + density_bias), or its exponential sibling
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int = 64,
+        layers: int = 4,
+        activation: Literal["relu", "silu"] = "relu",
+        density: Literal["softplus", "exp"] = "softplus",
+        density_bias: float = -1.0,
+    ) -> None:
+        super().__init__()
+        if layers < 2:
+            raise ValueError(f"a decoder needs at least 2 layers, got {layers}")
+        self.channels, self.density_bias = channels, density_bias
+        self.first = nn.Linear(3 * channels, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 2))
+        self.last = nn.Linear(width, 4)
+        self.activation = {"relu": F.relu, "silu": F.silu}[activation]
+        self.density_activation = {"softplus": F.softplus, "exp": torch.exp}[density]
+        for layer in (self.first, *self.hidden, self.last):
+            nn.init.zeros_(layer.bias)
+
+    def project(self, planes: Tensor) -> Tensor:
+        """Planes (B, 3, C, P, P) through the first layer's weights: (B, 3, width, P, P).
+
+        Bilinear sampling is linear, so this is exact and takes the widest product out of the loop over points. The
+        bias is left to `hidden_state`: outside the cube the planes are zero, the bias is not.
+        """
+        weight = self.first.weight.unflatten(1, (3, self.channels))  # (width, 3, C)
+        return torch.einsum("wkc,bkchv->bkwhv", weight.to(planes.dtype), planes)
+
+    def hidden_state(self, projected: Tensor, points: Tensor) -> Tensor:
+        """The last hidden layer's activations, (B, N, width)."""
+        state = self.activation(sample_planes(projected, points) + self.first.bias.to(projected.dtype))
+        for layer in self.hidden:
+            state = self.activation(layer(state))
+        return state
+
+    def to_density(self, raw: Tensor) -> Tensor:
+        return self.density_activation(raw.float() + self.density_bias)
+
+    @staticmethod
+    def to_rgb(raw: Tensor) -> Tensor:
+        """Sigmoid, widened by 0.1 % so that pure black and white are within reach (mip-NeRF)."""
+        return torch.sigmoid(raw.float()) * 1.002 - 0.001
+
+
+class TriplaneField:
+    """A `Field` read from a triplane by a decoder; accepts points with or without a batch dimension as the planes do.
+
+    Building it projects the planes once; keep it while they do not change.
+    """
+
+    def __init__(self, triplane: Triplane, decoder: Decoder) -> None:
+        planes = triplane.planes
+        self.single = planes.dim() == 4
+        self.decoder = decoder
+        self.projected = decoder.project(planes[None] if self.single else planes)
+
+    def density(self, points: Tensor) -> Tensor:
+        last = self.decoder.last
+        state = self._state(points)
+        raw = F.linear(state, last.weight[:1].to(state.dtype), last.bias[:1].to(state.dtype))
+        return self._unbatch(self.decoder.to_density(raw[..., 0]))
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        state = self._state(points)
+        last = self.decoder.last
+        raw = F.linear(state, last.weight.to(state.dtype), last.bias.to(state.dtype))
+        return self._unbatch(self.decoder.to_density(raw[..., 0])), self._unbatch(self.decoder.to_rgb(raw[..., 1:]))
+
+    def _state(self, points: Tensor) -> Tensor:
+        return self.decoder.hidden_state(self.projected, points[None] if self.single else points)
+
+    def _unbatch(self, value: Tensor) -> Tensor:
+        return value[0] if self.single else value

@@ -1,0 +1,73 @@
+"""Pictures with the cameras that took them. Knows nothing of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from instant3d.batch import Batch
+from instant3d.cameras import Cameras
+
+
+@dataclass(frozen=True)
+class Views(Batch):
+    """Posed pictures: float32 in [0, 1], channels first, straight (not premultiplied) alpha.
+
+    `depth` is the camera-z distance of the first surface, 0 where there is none; `normals` are unit vectors in
+    world axes, 0 where there is no surface. Both may be absent.
+    """
+
+    rgb: Tensor  # (..., 3, H, W)
+    alpha: Tensor  # (..., 1, H, W)
+    cameras: Cameras  # (...)
+    depth: Tensor | None = None  # (..., 1, H, W)
+    normals: Tensor | None = None  # (..., 3, H, W)
+
+    def __post_init__(self) -> None:
+        rgb, alpha = self.rgb.shape, self.alpha.shape
+        if rgb[-3:-2] != (3,) or alpha[-3:-2] != (1,) or rgb[-2:] != alpha[-2:] or rgb[:-3] != alpha[:-3]:
+            raise ValueError(f"views need rgb (..., 3, H, W) and alpha (..., 1, H, W), got {tuple(rgb)} and {tuple(alpha)}")
+        if self.cameras.shape != rgb[:-3]:
+            raise ValueError(f"views of shape {tuple(rgb[:-3])} came with cameras of shape {tuple(self.cameras.shape)}")
+
+    @property
+    def height(self) -> int:
+        return self.rgb.shape[-2]
+
+    @property
+    def width(self) -> int:
+        return self.rgb.shape[-1]
+
+    def on(self, background: float | Tensor = 1.0) -> Tensor:
+        """The pictures over a background (a grey level or colours (..., 3)): (..., 3, H, W)."""
+        if isinstance(background, Tensor):
+            background = background[..., None, None]
+        return self.rgb * self.alpha + background * (1 - self.alpha)
+
+    def resized(self, height: int, width: int) -> Views:
+        """Area-averaged (down) or bilinear (up) copies; colours are weighted by alpha so that no edge bleeds.
+
+        Depth and normals take the nearest pixel: an average over an edge lies on no surface.
+        """
+        if (height, width) == (self.height, self.width):
+            return self
+        smaller = height < self.height or width < self.width
+
+        def smooth(image: Tensor) -> Tensor:
+            flat = image.flatten(0, -4) if image.dim() > 4 else image.reshape(-1, *image.shape[-3:])
+            out = F.interpolate(flat, (height, width), mode="bilinear", align_corners=False, antialias=smaller)
+            return out.reshape(*image.shape[:-2], height, width)
+
+        def nearest(image: Tensor | None) -> Tensor | None:
+            if image is None:
+                return None
+            flat = image.reshape(-1, *image.shape[-3:])
+            return F.interpolate(flat, (height, width), mode="nearest-exact").reshape(*image.shape[:-2], height, width)
+
+        alpha = smooth(self.alpha).clamp(0, 1)
+        rgb = (smooth(self.rgb * self.alpha) / alpha.clamp(min=1e-6)).clamp(0, 1)
+        rgb = torch.where(alpha > 0, rgb, smooth(self.rgb).clamp(0, 1))
+        return Views(rgb, alpha, self.cameras, nearest(self.depth), nearest(self.normals))
