@@ -1,0 +1,157 @@
+"""What silhouettes alone tell about a shape: the visual hull, as a `Field` coloured from the pictures.
+
+Knows nothing of networks: it is the baseline that they must beat, and a cheap hint that they may start from.
+A point belongs to the hull when every picture shows the object there. The object is taken to lie inside every
+picture's frame, so a point that falls outside a frame, or behind a camera, is empty.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from instant3d.cameras import Cameras
+from instant3d.views import Views
+
+_FACING_POWER = 4.0  # how much a view that meets the surface head-on outweighs one that grazes it
+_UNSEEN = 1e-3  # weight of a view that does not see the point: it counts only where none does
+
+
+def carve(views: Views, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Occupancy (B, N) in [0, 1] and mean colour (B, N, 3) of `points` (N, 3), from views (B, V).
+
+    Occupancy is the least alpha among the views. The colour is the mean of all views weighted by their alphas, without
+    a test of visibility, and 0 where no view shows anything.
+    """
+    seen = _look_up(views, points.expand(len(views.rgb), *points.shape))
+    alpha = seen[..., 3]
+    rgb = seen[..., :3].sum(1) / alpha.sum(1).clamp(min=1e-6)[..., None]
+    return alpha.amin(1), rgb
+
+
+def _look_up(views: Views, points: Tensor) -> Tensor:
+    """Premultiplied colour and alpha (B, V, N, 4) where points (B, N, 3) fall in views (B, V); 0 outside the frame."""
+    image = torch.cat([views.rgb * views.alpha, views.alpha], dim=-3).float()
+    where, depth = _project(views.cameras, points)
+    sampled = F.grid_sample(image.flatten(0, 1), where.flatten(0, 1)[:, None], align_corners=False)
+    sampled = sampled[:, :, 0].unflatten(0, depth.shape[:2]).transpose(-1, -2)
+    return sampled * (depth > 0)[..., None]
+
+
+def _project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+    """`grid_sample` coordinates (B, V, N, 2) and camera-z depth (B, V, N): `Cameras.project` in a single product."""
+    with torch.autocast(points.device.type, enabled=False):
+        matrix, intrinsics = cameras.cam_to_world.float(), cameras.intrinsics.float()
+        to_camera = matrix[..., :3, :3].transpose(-1, -2)
+        pinhole = torch.zeros_like(to_camera)
+        pinhole[..., 0, 0], pinhole[..., 1, 1] = 2 * intrinsics[..., 0], 2 * intrinsics[..., 1]
+        pinhole[..., :2, 2] = 2 * intrinsics[..., 2:] - 1
+        pinhole[..., 2, 2] = 1
+        turn = pinhole @ to_camera  # (B, V, 3, 3)
+        shift = -(turn @ matrix[..., :3, 3:])[..., 0]
+        flat = points.float()[:, None] @ turn.transpose(-1, -2) + shift[..., None, :]
+        depth = flat[..., 2]
+        return flat[..., :2] / depth.clamp(min=1e-6)[..., None], depth
+
+
+class Hull:
+    """The visual hull of views (V): a `Field` for points (N, 3) whose surface takes its colours from the pictures.
+
+    A surface point is coloured by the views that see it (the hull itself hides the rest, by its depth from each
+    camera), each weighted by how squarely it faces the surface. Where no view sees, the facing ones still guess.
+
+    density     of the inside, per world unit: 200 makes a wall of 0.02 opaque to 98 %
+    sharpness   how steeply density rises as the least alpha passes 1/2
+    side        cells along the grid from which surface normals and depths are read
+    """
+
+    def __init__(self, views: Views, density: float = 200.0, sharpness: float = 4.0, side: int = 96) -> None:
+        if views.rgb.dim() != 4 or len(views.rgb) == 0:
+            raise ValueError(f"a hull needs the views of one object, rgb (V, 3, H, W), got {tuple(views.rgb.shape)}")
+        self.views, self.full, self.sharpness = views, density, sharpness
+        self.grid = _occupancy_grid(views, side)
+        self.slope = _gradient(_blur(self.grid))
+        self.depth = _first_hit(self.grid, views)
+        self.tolerance = 2 * (2 / side)  # a point this far behind the first surface still counts as seen
+
+    def density(self, points: Tensor) -> Tensor:
+        return self._solid(_look_up(self.views[None], points[None])[0][..., 3])
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        seen = _look_up(self.views[None], points[None])[0]  # (V, N, 4)
+        alpha = seen[..., 3:]
+        weight = self._visibility(points) * self._facing(points) * alpha[..., 0]
+        total = weight.sum(0).clamp(min=1e-12)[:, None]
+        rgb = (weight[..., None] * (seen[..., :3] / alpha.clamp(min=1e-6))).sum(0) / total
+        return self._solid(alpha[..., 0]), rgb
+
+    def _solid(self, alpha: Tensor) -> Tensor:
+        return self.full * ((alpha.amin(0) - 0.5) * self.sharpness + 0.5).clamp(0, 1)
+
+    def _facing(self, points: Tensor) -> Tensor:
+        """Weight (V, N) by the angle between the surface's normal and the direction to each camera."""
+        normal = F.normalize(-_sample_grid(self.slope, points), dim=-1)
+        toward = F.normalize(self.views.cameras.positions[:, None] - points, dim=-1)
+        return (toward * normal).sum(-1).clamp(min=0.05) ** _FACING_POWER
+
+    def _visibility(self, points: Tensor) -> Tensor:
+        """1 where a view (V, N) meets the point before anything else, falling to almost 0 behind the first surface."""
+        where, depth = _project(self.views.cameras[None], points[None])
+        first = F.grid_sample(self.depth, where[0][:, None], mode="nearest", align_corners=False)[:, 0, 0]
+        behind = depth[0] - first
+        return (2 - behind / self.tolerance).clamp(_UNSEEN, 1)
+
+
+def _occupancy_grid(views: Views, side: int) -> Tensor:
+    """The least alpha at the centres of the cube's cells, (side, side, side) indexed z, y, x."""
+    ticks = ((torch.arange(side, device=views.rgb.device) + 0.5) / side) * 2 - 1
+    z, y, x = torch.meshgrid(ticks, ticks, ticks, indexing="ij")
+    points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+    alpha = Views(views.alpha.expand_as(views.rgb), views.alpha, views.cameras)
+    return carve(alpha[None], points)[0].reshape(side, side, side)
+
+
+def _blur(grid: Tensor, passes: int = 2) -> Tensor:
+    """Boxes of 3 cells, `passes` times over: smooth enough that the gradient names a direction."""
+    grid = grid[None, None]
+    for _ in range(passes):
+        grid = F.avg_pool3d(grid, 3, stride=1, padding=1)
+    return grid[0, 0]
+
+
+def _gradient(grid: Tensor) -> Tensor:
+    """Central differences, (3, side, side, side), in the order x, y, z."""
+    z, y, x = torch.gradient(grid)
+    return torch.stack([x, y, z])
+
+
+def _sample_grid(grid: Tensor, points: Tensor) -> Tensor:
+    """Trilinear samples (N, C) of a grid (C, z, y, x) over the cube at points (N, 3)."""
+    sampled = F.grid_sample(grid[None], points[None, None, None].float(), align_corners=False)
+    return sampled[0, :, 0, 0].T
+
+
+def _first_hit(grid: Tensor, views: Views) -> Tensor:
+    """Camera-z depth (V, 1, H, W) at which each pixel's ray first meets the hull; infinite where it never does."""
+    rays = views.cameras.rays(views.height, views.width)
+    depth = torch.full_like(views.alpha, torch.inf)
+    for view, (shown, out) in enumerate(zip(views.alpha[:, 0] > 0.02, depth[:, 0], strict=True)):
+        origins, directions = rays.origins[view][shown], rays.directions[view][shown]
+        forward = directions @ views.cameras.cam_to_world[view, :3, 2]
+        out[shown] = forward * _march(grid, origins, directions)
+    return depth
+
+
+def _march(grid: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
+    """Distance (R,) at which rays (R, 3) first meet a value of 1/2 in the cube's grid; infinite where they never do."""
+    side = grid.shape[0]
+    reach = 3**0.5  # half the cube's diagonal: how far from the point nearest to the centre a ray can be inside
+    nearest = -(origins * directions).sum(-1, keepdim=True)
+    steps = torch.linspace(-reach, reach, 2 * side, device=grid.device)
+    distance = (nearest + steps).clamp(min=0)
+    points = origins[:, None] + distance[..., None] * directions[:, None]
+    inside = F.grid_sample(grid[None, None], points[None, None], align_corners=False)[0, 0, 0] > 0.5
+    first = inside.int().argmax(-1, keepdim=True)
+    hit = distance.gather(-1, first)[:, 0]
+    return torch.where(inside.any(-1), hit, torch.inf)
