@@ -1,0 +1,267 @@
+"""The `transforms.json` document: cameras and file names in and out. Knows nothing of pixels.
+
+It is the format of nerfstudio, instant-ngp and the Blender-synthetic scenes: OpenGL camera-to-world matrices (x right,
+y up, z backward) in a +z-up world, and intrinsics in pixels, given per frame or for all frames. In memory cameras are
+OpenCV's (`instant3d.cameras`). The object is expected in the cube [-1, 1]^3 around the origin. Where the document has
+instant-ngp's `scale` or `offset`, its unit cube (p * scale + offset, by default 0.33 and 0.5) becomes our cube; its
+`aabb_scale` only tells how far a background reaches and changes nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAX_BYTES = 2**26
+ROTATION_TOLERANCE = 1e-3  # of R^T R against the identity
+PINHOLE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
+OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+Numbers = np.ndarray
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera and the names of its files, relative to the document's folder."""
+
+    where: str  # for error messages: document, number and file
+    name: str
+    picture: str
+    mask: str | None
+    depth: str | None
+    normals: str | None
+    cam_to_world: Numbers  # (4, 4) float64, OpenCV
+    lens: Mapping[str, float]  # whichever of LENS_KEYS were given
+
+    def intrinsics(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """(fx, fy, cx, cy) as fractions of the picture, whose real size is `width` x `height` pixels."""
+        lens = self.lens
+        w, h = lens.get("w", width), lens.get("h", height)
+        if not (w > 0 and h > 0) or abs(w / h * height - width) > 1.5 + 0.01 * width:
+            raise ValueError(f"{self.where} is {width} x {height} pixels, but its camera was given for {w:g} x {h:g}")
+        fx = lens.get("fl_x") or _focal(lens.get("camera_angle_x"), w)
+        fy = lens.get("fl_y") or _focal(lens.get("camera_angle_y"), h)
+        fx, fy = fx or fy, fy or fx
+        if not fx or not fy:
+            raise ValueError(f"{self.where} has no focal length; give fl_x (in pixels) or camera_angle_x (in radians)")
+        self._check_lens(fx, fy, w, h)
+        return fx / w, fy / h, lens.get("cx", w / 2) / w, lens.get("cy", h / 2) / h
+
+    def _check_lens(self, fx: float, fy: float, w: float, h: float) -> None:
+        """Distortion that moves a corner by more than a pixel would put every ray wrong: better to say so."""
+        x, y = w / 2 / fx, h / 2 / fy
+        square = x * x + y * y
+        radial = sum(self.lens.get(f"k{n}", 0.0) * square**n for n in (1, 2, 3, 4))
+        tangential = 3 * square * (abs(self.lens.get("p1", 0.0)) + abs(self.lens.get("p2", 0.0)))
+        if (abs(radial) * math.sqrt(square) + tangential) * max(fx, fy) > 1:
+            raise ValueError(
+                f"{self.where} has lens distortion; undistort the pictures first (COLMAP's image_undistorter does)"
+            )
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a `transforms.json` says, its frames not yet checked: `frame(k)` checks one."""
+
+    where: str
+    content: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        return len(self.content["frames"])
+
+    def text(self, key: str) -> str | None:
+        value = self.content.get(key)
+        return value if isinstance(value, str) and value.strip() else None
+
+    @property
+    def depth_unit(self) -> float | None:
+        """Lengths of one step of a depth map, in the document's own world; None if it does not say."""
+        for key in ("depth_unit_scale_factor", "integer_depth_scale"):
+            if key in self.content:
+                return _positive(self.content[key], f"{key} of {self.where}")
+        return None
+
+    @property
+    def world_scale(self) -> float:
+        if "scale" not in self.content and "offset" not in self.content:
+            return 1.0
+        return 2 * _positive(self.content.get("scale", 0.33), f"scale of {self.where}")
+
+    @property
+    def world_offset(self) -> Numbers:
+        if "scale" not in self.content and "offset" not in self.content:
+            return np.zeros(3)
+        return 2 * _numbers(self.content.get("offset", [0.5] * 3), (3,), f"offset of {self.where}") - 1
+
+    def choose(self, frames: Sequence[int] | None) -> list[int]:
+        """The asked-for frame numbers, all by default."""
+        chosen = list(range(self.count)) if frames is None else [int(k) for k in frames]
+        if not chosen:
+            raise ValueError(f"no frames of {self.where} were asked for; name at least one of 0 to {self.count - 1}")
+        for k in chosen:
+            if not 0 <= k < self.count:
+                has = f"has {self.count} frame{'s' * (self.count > 1)} (0 to {self.count - 1})"
+                raise ValueError(f"frame {k} was asked for, but {self.where} {has}")
+        return chosen
+
+    def names(self) -> tuple[str, ...]:
+        """One name per frame: its picture's, without folder and extension."""
+        return tuple(_stem(self._entry(k)[0]) for k in range(self.count))
+
+    def frame(self, k: int) -> Frame:
+        picture, entry = self._entry(k)
+        where = f"frame {k} ({picture}) of {self.where}"
+        matrix = _rigid(entry.get("transform_matrix"), where) @ OPENGL_TO_OPENCV
+        matrix[:3, 3] = matrix[:3, 3] * self.world_scale + self.world_offset
+        depth = _name(entry, "depth_file_path", where) or _name(entry, "depth_path", where)
+        mask, normals = _name(entry, "mask_path", where), _name(entry, "normal_file_path", where)
+        return Frame(where, _stem(picture), picture, mask, depth, normals, matrix, _lens(self.content, entry, where))
+
+    def _entry(self, k: int) -> tuple[str, Mapping[str, Any]]:
+        entry = self.content["frames"][k]
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
+            raise ValueError(f"frame {k} of {self.where} names no picture; it needs a `file_path`")
+        return entry["file_path"].replace("\\", "/"), entry
+
+
+LENS_KEYS = (
+    "w",
+    "h",
+    "fl_x",
+    "fl_y",
+    "cx",
+    "cy",
+    "camera_angle_x",
+    "camera_angle_y",
+    "k1",
+    "k2",
+    "k3",
+    "k4",
+    "p1",
+    "p2",
+)
+
+
+def parse(data: bytes, where: str) -> Document:
+    """The document in `data`, its outline checked."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{where} is larger than {MAX_BYTES} bytes; a scene's cameras take far less")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON ({error}); write it again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
+        raise ValueError(
+            f"{where} has no list of `frames`; is it a nerfstudio, instant-ngp or Blender-synthetic scene?"
+        )
+    if not content["frames"]:
+        raise ValueError(f"{where} has no frames; a scene needs at least one picture with its camera")
+    model = content.get("camera_model", "OPENCV")
+    if model not in PINHOLE or content.get("is_fisheye"):
+        raise ValueError(
+            f"{where} was taken with a {'fisheye' if model in PINHOLE else model} camera; only pinhole cameras work"
+        )
+    return Document(where, content)
+
+
+def entry(picture: str, cam_to_world: Numbers, intrinsics: Sequence[float], width: int, height: int) -> dict[str, Any]:
+    """A frame's entry from an OpenCV matrix (4, 4) and intrinsics in fractions."""
+    fx, fy, cx, cy = (float(value) for value in intrinsics)
+    lens = {"w": width, "h": height, "fl_x": fx * width, "fl_y": fy * height, "cx": cx * width, "cy": cy * height}
+    matrix = (np.asarray(cam_to_world, np.float64) @ OPENGL_TO_OPENCV + 0.0).tolist()  # + 0.0: no "-0.0" in the file
+    return {"file_path": picture, "transform_matrix": matrix, **lens}
+
+
+def document(entries: Sequence[dict[str, Any]], **fields: Any) -> bytes:
+    """The JSON text; intrinsics that all frames share are written once."""
+    shared = {
+        key: entries[0][key] for key in LENS_KEYS if all(key in e and e[key] == entries[0].get(key) for e in entries)
+    }
+    frames = [{key: value for key, value in e.items() if key not in shared} for e in entries]
+    head = {key: value for key, value in fields.items() if value is not None}
+    return (
+        json.dumps({"camera_model": "OPENCV", **shared, **head, "frames": frames}, indent=1, allow_nan=False) + "\n"
+    ).encode()
+
+
+def _lens(content: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Frame's own values before the document's; a frame's own field of view also goes before a shared focal length."""
+    lens = {key: _number(content[key], f"{key} of {where}") for key in LENS_KEYS if key in content}
+    if "camera_angle_x" in entry and "fl_x" not in entry:
+        lens.pop("fl_x", None), lens.pop("fl_y", None)
+    lens |= {key: _number(entry[key], f"{key} of {where}") for key in LENS_KEYS if key in entry}
+    for key in ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y"):
+        if key in lens:
+            _positive(lens[key], f"{key} of {where}")
+    return lens
+
+
+def _focal(angle: float | None, size: float) -> float | None:
+    return None if angle is None or not 0 < angle < math.pi else size / 2 / math.tan(angle / 2)
+
+
+def _rigid(value: Any, where: str) -> Numbers:
+    """A rotation and a position as (4, 4), or a word on what else it is."""
+    matrix = _numbers(value, None, f"transform_matrix of {where}")
+    if matrix.shape == (3, 4):
+        matrix = np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])
+    if matrix.shape != (4, 4):
+        raise ValueError(f"transform_matrix of {where} has shape {matrix.shape}; expected (4, 4)")
+    rotation = matrix[:3, :3]
+    if not np.allclose(rotation.T @ rotation, np.eye(3), atol=ROTATION_TOLERANCE, rtol=0):
+        kind = (
+            "singular"
+            if abs(np.linalg.det(rotation)) < 1e-6
+            else "not a rotation (its columns must be unit vectors at right angles)"
+        )
+        raise ValueError(
+            f"transform_matrix of {where} is {kind}; write the camera's camera-to-world matrix without scaling"
+        )
+    if np.linalg.det(rotation) < 0:
+        raise ValueError(
+            f"transform_matrix of {where} is mirrored; its axes must be right-handed (x right, y up, z backward)"
+        )
+    if not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
+        raise ValueError(f"transform_matrix of {where} ends in the row {matrix[3].tolist()}; expected [0, 0, 0, 1]")
+    return matrix
+
+
+def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> Numbers:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what} is missing or not made of numbers") from error
+    if array.ndim == 0 or (shape is not None and array.shape != shape):
+        raise ValueError(f"{what} is missing or not a list of the right length")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what} holds a number that is not finite (NaN or infinite)")
+    return array
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+        raise ValueError(f"{what} is {value!r:.40}; expected a finite number")
+    return float(value)
+
+
+def _positive(value: Any, what: str) -> float:
+    if _number(value, what) <= 0:
+        raise ValueError(f"{what} is {value}; expected a number above 0")
+    return float(value)
+
+
+def _name(entry: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{key} of {where} is {value!r}; expected a file name")
+    return value.replace("\\", "/") if value else None
+
+
+def _stem(path: str) -> str:
+    name = path.rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[0] or name
