@@ -194,8 +194,8 @@ def _check_sight(frame: transforms.Frame, camera: Cameras) -> None:
     shown = (depth > 0) & ((image > 0) & (image < 1)).all(-1)
     if not (shown.any() or _hits_cube(camera)):
         raise ValueError(
-            f"{frame.where} looks away from the object: its camera sees nothing of the cube [-1, 1]^3 around the origin; "
-            "check the matrix's axes (OpenGL: x right, y up, z backward), or move and scale the cameras"
+            f"{frame.where} looks away from the object: its camera sees nothing of the cube [-1, 1]^3 around the "
+            "origin; check the matrix's axes (OpenGL: x right, y up, z backward), or move and scale the cameras"
         )
     if not shown[len(corners) // 2]:
         warnings.warn(f"{frame.where} does not show the origin, where the object should be", stacklevel=3)

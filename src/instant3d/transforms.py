@@ -41,7 +41,7 @@ class Frame:
         """(fx, fy, cx, cy) as fractions of the picture, whose real size is `width` x `height` pixels."""
         lens = self.lens
         w, h = lens.get("w", width), lens.get("h", height)
-        if not (w > 0 and h > 0) or abs(w / h * height - width) > 1.5 + 0.01 * width:
+        if abs(w / h * height - width) > 1.5 + 0.01 * width:
             raise ValueError(f"{self.where} is {width} x {height} pixels, but its camera was given for {w:g} x {h:g}")
         fx = lens.get("fl_x") or _focal(lens.get("camera_angle_x"), w)
         fy = lens.get("fl_y") or _focal(lens.get("camera_angle_y"), h)
@@ -129,22 +129,10 @@ class Document:
         return entry["file_path"].replace("\\", "/"), entry
 
 
-LENS_KEYS = (
-    "w",
-    "h",
-    "fl_x",
-    "fl_y",
-    "cx",
-    "cy",
-    "camera_angle_x",
-    "camera_angle_y",
-    "k1",
-    "k2",
-    "k3",
-    "k4",
-    "p1",
-    "p2",
-)
+SIZE_KEYS = ("w", "h")
+FOCAL_KEYS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
+LENS_KEYS = (*SIZE_KEYS, *FOCAL_KEYS, "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2")
+RESERVED_KEYS = (*LENS_KEYS, "frames", "camera_model", "is_fisheye", "scale", "offset", "integer_depth_scale")
 
 
 def parse(data: bytes, where: str) -> Document:
@@ -179,14 +167,15 @@ def entry(picture: str, cam_to_world: Numbers, intrinsics: Sequence[float], widt
 
 def document(entries: Sequence[dict[str, Any]], **fields: Any) -> bytes:
     """The JSON text; intrinsics that all frames share are written once."""
-    shared = {
-        key: entries[0][key] for key in LENS_KEYS if all(key in e and e[key] == entries[0].get(key) for e in entries)
-    }
+    taken = [key for key in fields if key in RESERVED_KEYS]
+    if taken:
+        raise ValueError(f"{taken[0]} already has a meaning in a transforms.json; choose another name for the field")
+    first = entries[0]
+    shared = {key: first[key] for key in first if key in LENS_KEYS and all(e[key] == first[key] for e in entries)}
     frames = [{key: value for key, value in e.items() if key not in shared} for e in entries]
     head = {key: value for key, value in fields.items() if value is not None}
-    return (
-        json.dumps({"camera_model": "OPENCV", **shared, **head, "frames": frames}, indent=1, allow_nan=False) + "\n"
-    ).encode()
+    content = {"camera_model": "OPENCV", **shared, **head, "frames": frames}
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _lens(content: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, float]:
@@ -195,7 +184,7 @@ def _lens(content: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> d
     if "camera_angle_x" in entry and "fl_x" not in entry:
         lens.pop("fl_x", None), lens.pop("fl_y", None)
     lens |= {key: _number(entry[key], f"{key} of {where}") for key in LENS_KEYS if key in entry}
-    for key in ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y"):
+    for key in (*SIZE_KEYS, *FOCAL_KEYS):
         if key in lens:
             _positive(lens[key], f"{key} of {where}")
     return lens
