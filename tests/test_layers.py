@@ -1,0 +1,137 @@
+"""The layer table of the code base, and the proof that the imports keep to it."""
+
+import ast
+import configparser
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
+
+# A file imports from the rows above its own and from its own package; members of one row know nothing of each other.
+ROWS = (
+    # 1: nouns
+    ("__init__", "batch", "atomic"),
+    ("cameras",),
+    ("views",),
+    ("scenes", "mesh"),
+    # 2: parts
+    ("nerf", "transformer", "diffusion", "losses", "metrics"),
+    # 3: systems
+    ("stage1", "stage2", "direct"),
+    # 4: uses
+    ("writers",),
+    ("pipeline", "evaluate", "convert"),
+    ("demo",),
+    ("cli",),
+)
+NOUNS = {name for row in ROWS[:4] for name in row}
+
+# Heavy libraries, and the only files that may import them. "late" ones only inside the function that needs them.
+LATE_DOORS = {
+    "timm": {"src/instant3d/stage2/encoder.py"},
+    "xformers": {"src/instant3d/transformer.py"},
+    "diffusers": {"src/instant3d/diffusion/components.py"},
+    "transformers": {"src/instant3d/diffusion/components.py"},
+    "gradio": {"src/instant3d/demo.py"},
+    "blenderproc": {"data_prep/blender.py"},
+    "bpy": {"data_prep/blender.py"},
+    "objaverse": {"data_prep/objaverse.py"},
+    "ray": {"data_prep/blender.py"},
+}
+LIGHTNING_FILES = {"module.py", "data.py"}  # of each system
+
+
+def files() -> Iterator[Path]:
+    yield from sorted(SOURCE.rglob("*.py"))
+    yield from sorted(DATA_PREP.rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Names of modules that a file imports, and whether that happens when the file itself is imported."""
+    tree = ast.parse(file.read_text())
+    inside = {
+        node
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node not in inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports by a relative path; name the module in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ((name, node not in inside) for name in names)
+
+
+def member(module: str) -> str:
+    """Which member of the table `instant3d.x.y` belongs to."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and any(parts[1] in row for row in ROWS) else "__init__"
+
+
+def row_of(name: str) -> int:
+    return next(index for index, row in enumerate(ROWS) if name in row)
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def test_every_file_of_the_package_has_a_row_in_the_table():
+    members = {path.stem for path in SOURCE.glob("*.py")} | {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert members <= {name for row in ROWS for name in row}
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=relative)
+def test_a_file_imports_only_from_the_rows_above_it(file):
+    own = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    used = {member(name) for name, _ in imports(file) if name.split(".")[0] == "instant3d"} - {own}
+    assert {name for name in used if row_of(name) >= row_of(own)} == set()
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=relative)
+def test_the_package_never_imports_what_stands_beside_it(file):
+    assert {name.split(".")[0] for name, _ in imports(file)}.isdisjoint({"data_prep", "tests"})
+
+
+@pytest.mark.parametrize("file", sorted(DATA_PREP.rglob("*.py")), ids=relative)
+def test_data_prep_imports_nouns_only(file):
+    used = {member(name) for name, _ in imports(file) if name.split(".")[0] == "instant3d"}
+    assert used <= NOUNS
+
+
+@pytest.mark.parametrize("file", list(files()), ids=relative)
+def test_a_heavy_library_comes_in_by_its_one_door_and_late(file):
+    for name, early in imports(file):
+        library = name.split(".")[0]
+        if library in LATE_DOORS:
+            assert relative(file) in LATE_DOORS[library], (
+                f"{library} is imported in {sorted(LATE_DOORS[library])} alone"
+            )
+            assert not early, f"{library} takes long to import and may be missing: import it where it is used"
+
+
+@pytest.mark.parametrize("file", list(files()), ids=relative)
+def test_lightning_is_known_only_to_modules_data_and_the_command_line(file):
+    for name, early in imports(file):
+        if name.split(".")[0] in {"lightning", "pytorch_lightning"}:
+            in_system = file.parent.name in ROWS[5] and file.name in LIGHTNING_FILES
+            assert in_system or (file == SOURCE / "cli.py" and not early)
+
+
+def test_every_package_is_listed_for_installation():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {".".join(path.parent.relative_to(ROOT / "src").parts) for path in SOURCE.rglob("__init__.py")}
+    found |= {".".join(path.parent.relative_to(ROOT).parts) for path in DATA_PREP.rglob("__init__.py")}
+    assert listed == found
+
+
+def test_the_reader_of_imports_tells_early_from_late(tmp_path):
+    (tmp_path / "sample.py").write_text("import os.path\n\ndef f():\n    from timm import models\n")
+    assert set(imports(tmp_path / "sample.py")) == {("os.path", True), ("timm.models", False)}
