@@ -30,6 +30,7 @@ from instant3d.views import Views
 DOCUMENT = "transforms.json"
 EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
 MAX_FILE_BYTES = 2**29
+MAX_DISTANCE = 1e3  # of a camera from the origin: beyond, float32 blurs an object of size 1
 MAX_PIXELS = 2**28  # of all frames read at once: 4 GiB as float32 RGBA
 
 Load = Callable[[str], bytes]  # a file's content by its name in the scene
@@ -192,6 +193,10 @@ def _check_sight(frame: transforms.Frame, camera: Cameras) -> None:
     corners = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3)
     image, depth = camera.project(corners)
     shown = (depth > 0) & ((image > 0) & (image < 1)).all(-1)
+    if camera.positions.norm() > MAX_DISTANCE:
+        raise ValueError(
+            f"{frame.where} stands more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
+        )
     if not (shown.any() or _hits_cube(camera)):
         raise ValueError(
             f"{frame.where} looks away from the object: its camera sees nothing of the cube [-1, 1]^3 around the "

@@ -1,0 +1,123 @@
+"""Many scenes in a few tar files, in WebDataset's layout. Knows nothing of what a scene's files mean.
+
+Each file of a scene is one member `KEY.NAME`, its folders written as dots (`0007.images.0003.png`), all members of a
+scene together and its `KEY.transforms.json` first. WebDataset reads such a tar as samples by the same rule.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from instant3d import atomic, scenes, transforms
+from instant3d.scenes import Scene
+
+MAX_SCENE_BYTES = 2**31
+
+Choice = Sequence[int] | Callable[[int], Sequence[int]]
+
+
+def write(items: Iterable[Scene | str | Path], folder: str | Path, per_shard: int = 256) -> list[Path]:
+    """Pack scenes (or scene folders) into `folder/00000.tar` and so on, whole or not at all; returns the tars.
+
+    Scenes keep their ids; the key of each is its number and its id, so that no two are alike.
+    """
+    if per_shard < 1:
+        raise ValueError(f"a shard holds at least one scene, but per_shard is {per_shard}")
+    count = 0
+    with atomic.replaced(folder, sign="00000.tar") as partial:
+        for number, group in groupby(enumerate(items), key=lambda item: item[0] // per_shard):
+            with tarfile.open(partial / f"{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+                for k, item in group:
+                    _add(tar, k, item if isinstance(item, Scene) else scenes.read(item))
+            count = number + 1
+        if not count:
+            raise ValueError("there are no scenes to pack; name at least one")
+    return [Path(folder) / f"{number:05d}.tar" for number in range(count)]
+
+
+def paths(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The tars in a folder in order, or those named."""
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        found = sorted(Path(source).glob("*.tar"))
+        if not found:
+            raise FileNotFoundError(f"{source} has no .tar files; is it a folder of shards?")
+        return found
+    return [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
+
+
+def read(
+    source: str | Path | Sequence[str | Path], *, frames: Choice | None = None, size: int | None = None
+) -> Iterator[Scene]:
+    """Scenes of a folder of tars, of one tar or of several, one after the other.
+
+    frames   frame numbers to decode, or a function from a scene's number of frames to those (to draw some at random)
+    size     as in `scenes.read`
+    """
+    for path in paths(source):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; name a .tar of scenes or a folder of such")
+        for key, files in _samples(path):
+            yield _scene(path, key, files, frames, size)
+
+
+def _add(tar: tarfile.TarFile, number: int, scene: Scene) -> None:
+    key = f"{number:07d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', scene.id)[:48]}"
+    files = scenes.encode(scene.views, caption=scene.caption, object_id=scene.id)
+    for name, data in files.items():
+        member = tarfile.TarInfo(f"{key}.{_flat(name)}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Keys and files of a tar's scenes, read in one pass; nothing is unpacked to disk."""
+    try:
+        with tarfile.open(path, "r|") as tar:
+            for key, members in groupby(_members(tar), key=lambda pair: pair[0]):
+                files: dict[str, bytes] = {}
+                for _, name, data in members:
+                    files[name] = data
+                yield key, files
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is not a whole tar file ({error}); copy or pack it again") from error
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
+    """Key, name and content of each regular file; the key ends at the first dot of the file's own name."""
+    taken, last = 0, None
+    for member in tar:
+        folder, _, file = member.name.rpartition("/")
+        stem, _, name = file.partition(".")
+        key = f"{folder}/{stem}" if folder else stem
+        taken = taken + member.size if key == last else member.size
+        last = key
+        if taken > MAX_SCENE_BYTES:
+            raise tarfile.TarError(f"scene {key} is larger than {MAX_SCENE_BYTES} bytes")
+        content = tar.extractfile(member) if member.isreg() else None
+        if content is not None:
+            yield key, name, content.read()
+
+
+def _scene(path: Path, key: str, files: dict[str, bytes], frames: Choice | None, size: int | None) -> Scene:
+    where = f"{path}:{key}"
+    if scenes.DOCUMENT not in files:
+        raise FileNotFoundError(f"{where} has no {scenes.DOCUMENT}; were these shards packed by another tool?")
+    document = transforms.parse(files[scenes.DOCUMENT], f"{where}.{scenes.DOCUMENT}")
+
+    def load(name: str) -> bytes:
+        for extension in scenes.EXTENSIONS:
+            if _flat(name + extension) in files:
+                return files[_flat(name + extension)]
+        raise FileNotFoundError(f"{where} lacks {name}, which its {scenes.DOCUMENT} names; pack it again")
+
+    chosen = frames(document.count) if callable(frames) else frames
+    return scenes.decode(document, load, path / key, frames=chosen, size=size)
+
+
+def _flat(name: str) -> str:
+    return name.removeprefix("./").replace("/", ".")
