@@ -1,0 +1,71 @@
+"""How close a picture, a mask, a depth map or a surface comes to the true one. Knows nothing of networks or files.
+
+Pictures are (..., C, H, W) in [0, 1] and give one number each (...). Point sets are (N, 3) and give one number.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional as F
+
+_WINDOW, _SIGMA = 11, 1.5  # of SSIM's Gaussian
+_C1, _C2 = 0.01**2, 0.03**2
+
+
+def psnr(shown: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB for a peak of 1; 100 dB at the most, so that equal pictures have a mean."""
+    return -10 * (shown - target).square().mean((-3, -2, -1)).clamp(min=1e-10).log10()
+
+
+def ssim(shown: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004, eq. 13) over the 11 x 11 Gaussian windows that fit, channels averaged."""
+    if min(shown.shape[-2:]) < _WINDOW:
+        raise ValueError(f"SSIM needs pictures of at least {_WINDOW} pixels a side, got {tuple(shown.shape[-2:])}")
+    a, b = shown.flatten(0, -3)[:, None], target.flatten(0, -3)[:, None]  # every channel a picture of its own
+    mean_a, mean_b, square_a, square_b, product = (_window(x) for x in (a, b, a * a, b * b, a * b))
+    variance_a, variance_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
+    structure = (2 * covariance + _C2) / (variance_a + variance_b + _C2)
+    return (luminance * structure).mean((-3, -2, -1)).reshape(shown.shape[:-2]).mean(-1)
+
+
+def _window(image: Tensor) -> Tensor:
+    ticks = torch.arange(_WINDOW, device=image.device, dtype=image.dtype) - _WINDOW // 2
+    kernel = torch.softmax(-(ticks**2) / (2 * _SIGMA**2), dim=0)
+    return F.conv2d(F.conv2d(image, kernel[None, None, None]), kernel[None, None, :, None])
+
+
+def mask_iou(shown: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union of two masks (alpha above 1/2); 1 where both are empty."""
+    a, b = shown > 0.5, target > 0.5
+    union = (a | b).sum((-3, -2, -1))
+    return torch.where(union > 0, (a & b).sum((-3, -2, -1)) / union.clamp(min=1), 1.0)
+
+
+def depth_error(shown: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of depths, in world units, where both show a surface (> 0); NaN where no pixel does."""
+    both = (shown > 0) & (target > 0)
+    return ((shown - target).abs() * both).sum((-3, -2, -1)) / both.sum((-3, -2, -1))
+
+
+def chamfer(points: Tensor, reference: Tensor) -> float:
+    """Mean distance to the nearest point of the other set, averaged over both directions (world units, not squared)."""
+    there, back = _distances(points, reference)
+    return (there.mean().item() + back.mean().item()) / 2
+
+
+def f_score(points: Tensor, reference: Tensor, threshold: float) -> float:
+    """Harmonic mean of precision and recall at a distance of `threshold` world units (Knapitsch et al. 2017, eq. 6)."""
+    there, back = _distances(points, reference)
+    precision, recall = ((side <= threshold).double().mean().item() for side in (there, back))
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _distances(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """From each point to the nearest of the other set, both ways: (N,) and (M,)."""
+    if not len(points) or not len(reference):
+        raise ValueError(f"distances need points on both sides, got {len(points)} and {len(reference)}")
+    a, b = points.detach().cpu().numpy(), reference.detach().cpu().numpy()
+    return torch.from_numpy(cKDTree(b).query(a)[0]), torch.from_numpy(cKDTree(a).query(b)[0])
