@@ -20,7 +20,7 @@ def psnr(shown: Tensor, target: Tensor) -> Tensor:
 
 
 def ssim(shown: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004, eq. 13) over the 11 x 11 Gaussian windows that fit, channels averaged."""
+    """Structural similarity (Wang et al. 2004, eq. 13) of all 11 x 11 Gaussian windows, averaged over channels."""
     if min(shown.shape[-2:]) < _WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {_WINDOW} pixels a side, got {tuple(shown.shape[-2:])}")
     a, b = shown.flatten(0, -3)[:, None], target.flatten(0, -3)[:, None]  # every channel a picture of its own
