@@ -1,0 +1,127 @@
+"""Meshes to one .glb file. Knows nothing of reading.
+
+Materials are matte (metallic 0, roughness 1) and two-sided; vertex colours are linear, as glTF demands.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from instant3d.mesh.atomic_files import write_bytes
+from instant3d.mesh.gltf import WRAP_MODES, Y_UP_TO_WORLD, Json
+from instant3d.mesh.light import linear_from_srgb
+from instant3d.mesh.triangles import Mesh
+
+ARRAY, INDICES = 34962, 34963  # what a buffer view is for
+TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
+
+
+def write(meshes: Sequence[Mesh], path: Path) -> None:
+    """Write `meshes` as the parts of one object, +y up."""
+    writer = _Writer()
+    primitives = [writer.primitive(mesh) for mesh in meshes if len(mesh.faces)]
+    write_bytes(path, _container(writer.document(primitives), bytes(writer.data)))
+
+
+def _container(document: Json, binary: bytes) -> bytes:
+    """GLB: a header, the JSON padded with spaces, the binary padded with zeros."""
+    text = json.dumps(document, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    total = 12 + 8 + len(text) + 8 + len(binary)
+    head = struct.pack("<4sII", b"glTF", 2, total) + struct.pack("<I4s", len(text), b"JSON")
+    return head + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+
+
+class _Writer:
+    """The binary chunk as it grows, and the lists that describe it."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.lists: dict[str, list[Json]] = {key: [] for key in ("bufferViews", "accessors", "materials")}
+        self.pictures: dict[str, list[Json]] = {key: [] for key in ("images", "textures", "samplers")}
+        self.textures: dict[tuple[int, tuple[str, str]], int] = {}
+
+    def document(self, primitives: list[Json]) -> Json:
+        filled = {key: value for key, value in (self.lists | self.pictures).items() if value}
+        return {
+            "asset": {"version": "2.0", "generator": "instant3d"},
+            "scene": 0,
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0}],
+            "meshes": [{"primitives": primitives}],
+            "buffers": [{"byteLength": len(self.data)}],
+        } | filled
+
+    def primitive(self, mesh: Mesh) -> Json:
+        attributes = {"POSITION": self._accessor(mesh.vertices @ Y_UP_TO_WORLD, "VEC3", bounded=True)}
+        if mesh.normals is not None:
+            attributes["NORMAL"] = self._accessor(_unit(mesh.normals) @ Y_UP_TO_WORLD, "VEC3")
+        if mesh.colors is not None:
+            attributes["COLOR_0"] = self._colors(mesh.colors)
+        if mesh.uv is not None:
+            attributes["TEXCOORD_0"] = self._accessor(mesh.uv, "VEC2")
+        indices = self._accessor(mesh.faces.reshape(-1, 1).astype(np.uint32), "SCALAR")
+        return {"attributes": attributes, "indices": indices, "material": self._material(mesh)}
+
+    def _colors(self, srgb: np.ndarray) -> int:
+        """Sixteen bits a channel: eight would be too few for dark colours in linear light."""
+        steps = np.rint(linear_from_srgb(np.clip(srgb, 0, 1)) * 65535).astype(np.uint16)
+        opaque = np.full((len(steps), 1), 65535, np.uint16)
+        return self._accessor(np.hstack([steps, opaque]), "VEC4", normalized=True)
+
+    def _accessor(self, values: np.ndarray, kind: str, *, normalized: bool = False, bounded: bool = False) -> int:
+        values = np.ascontiguousarray(values, dtype=values.dtype if values.dtype in TYPES else np.float32)
+        view = self._view(values.tobytes(), INDICES if kind == "SCALAR" else ARRAY)
+        accessor: Json = {"bufferView": view, "componentType": TYPES[values.dtype], "count": len(values), "type": kind}
+        if normalized:
+            accessor["normalized"] = True
+        if bounded:
+            accessor |= {"min": values.min(0).tolist(), "max": values.max(0).tolist()}
+        return _append(self.lists["accessors"], accessor)
+
+    def _view(self, data: bytes, target: int | None) -> int:
+        view: Json = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(data)}
+        if target is not None:
+            view["target"] = target
+        self.data += data + bytes(-len(data) % 4)
+        return _append(self.lists["bufferViews"], view)
+
+    def _material(self, mesh: Mesh) -> int:
+        look: dict[str, Any] = {"baseColorFactor": list(mesh.base_color), "metallicFactor": 0, "roughnessFactor": 1}
+        if mesh.texture is not None:
+            look["baseColorTexture"] = {"index": self._texture(mesh.texture, mesh.wrap)}
+        material: Json = {"pbrMetallicRoughness": look, "doubleSided": True}
+        if mesh.alpha_cutoff > 0:
+            material |= {"alphaMode": "MASK", "alphaCutoff": mesh.alpha_cutoff}
+        return _append(self.lists["materials"], material)
+
+    def _texture(self, texture: np.ndarray, wrap: tuple[str, str]) -> int:
+        key = (id(texture), wrap)
+        if key not in self.textures:
+            stream = io.BytesIO()
+            Image.fromarray(texture).save(stream, "PNG")
+            modes = {word: mode for mode, word in WRAP_MODES.items()}
+            image = {"bufferView": self._view(stream.getvalue(), None), "mimeType": "image/png"}
+            sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": modes[wrap[0]], "wrapT": modes[wrap[1]]}
+            source, used = _append(self.pictures["images"], image), _append(self.pictures["samplers"], sampler)
+            self.textures[key] = _append(self.pictures["textures"], {"source": source, "sampler": used})
+        return self.textures[key]
+
+
+def _append(items: list[Json], item: Json) -> int:
+    items.append(item)
+    return len(items) - 1
+
+
+def _unit(normals: np.ndarray) -> np.ndarray:
+    """glTF demands unit normals; where a mesh has none, any direction will do."""
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.where(length > 1e-6, normals / np.maximum(length, 1e-6), np.array([0, 0, 1], np.float32))

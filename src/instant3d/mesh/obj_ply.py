@@ -1,0 +1,179 @@
+"""Wavefront .obj and Stanford .ply files, both +y up, to meshes and back. Knows nothing of glTF.
+
+Vertex colours and an .mtl's Kd are taken as sRGB. Neither format can tell cut-out materials: all is opaque.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from PIL import Image
+from trimesh.resolvers import Resolver
+
+from instant3d.mesh.atomic_files import write_bytes
+from instant3d.mesh.gltf import Y_UP_TO_WORLD
+from instant3d.mesh.light import linear_from_srgb, srgb_from_linear
+from instant3d.mesh.surgery import merged, vertex_colors
+from instant3d.mesh.texture_files import Decoder, path_inside
+from instant3d.mesh.triangles import Mesh
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga"}
+
+
+def read(path: Path) -> list[Mesh]:
+    """The parts of an .obj (one a material) or of a .ply."""
+    files = _Beside(path.parent)
+    kind = path.suffix.lower()[1:]
+    try:
+        with path.open("rb") as stream:
+            scene = trimesh.load(stream, file_type=kind, resolver=files, process=False, force="scene")
+    except (IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"it is not a readable .{kind} file ({type(error).__name__}: {error})") from error
+    if files.refusals:
+        raise ValueError(files.refusals[0])
+    return [_mesh(part) for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+
+
+class _Beside(Resolver):
+    """Hands trimesh the files that an object names. trimesh goes on without a file that fails, so refusals are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.refusals, self.decoder = folder, list[str](), Decoder()
+
+    def get(self, name: str) -> bytes:
+        try:
+            data = path_inside(self.folder, name.strip()).read_bytes()
+            if Path(name.strip()).suffix.lower() in PICTURES:
+                self.decoder.decode(data)
+            return data
+        except ValueError as error:
+            self.refusals.append(str(error))
+            raise
+
+    def write(self, name: str, data: bytes) -> None:
+        raise ValueError("an object that is read writes nothing")
+
+    def namespaced(self, namespace: str) -> Resolver:
+        return self
+
+    def keys(self) -> list[str]:
+        return []
+
+
+def _mesh(part: trimesh.Trimesh) -> Mesh:
+    vertices, faces = np.asarray(part.vertices) @ Y_UP_TO_WORLD.T, np.asarray(part.faces)
+    normals = None
+    if "vertex_normals" in part._cache.cache:  # given in the file; otherwise trimesh would make them up
+        normals = np.asarray(part.vertex_normals) @ Y_UP_TO_WORLD.T
+    look: Any = part.visual
+    if look.kind == "vertex":
+        return Mesh(vertices, faces, normals, np.asarray(look.vertex_colors)[:, :3] / 255)
+    if look.kind == "face":
+        colors = np.repeat(np.asarray(look.face_colors)[:, :3] / 255, 3, axis=0)
+        return Mesh(vertices[faces.reshape(-1)], np.arange(faces.size).reshape(-1, 3), colors=colors)
+    if look.kind != "texture":
+        return Mesh(vertices, faces, normals)
+    return Mesh(vertices, faces, normals, **_material(look))
+
+
+def _material(look: Any) -> dict[str, Any]:
+    image, diffuse = getattr(look.material, "image", None), getattr(look.material, "diffuse", None)
+    if image is not None and look.uv is not None:
+        uv = np.asarray(look.uv) * (1, -1) + (0, 1)  # both formats count v upwards
+        return {"uv": uv, "texture": np.asarray(image.convert("RGBA"))}
+    if diffuse is None:
+        return {}
+    red, green, blue = (float(part) for part in linear_from_srgb(np.asarray(diffuse)[:3] / 255))
+    return {"base_color": (red, green, blue, 1.0)}
+
+
+def write_obj(meshes: Sequence[Mesh], path: Path) -> None:
+    """Write .obj and .mtl, and one .png a texture, all named after `path`; the .obj comes last."""
+    meshes = [mesh for mesh in meshes if len(mesh.faces)]
+    pictures: dict[int, str] = {}
+    for mesh in meshes:
+        if mesh.texture is not None and id(mesh.texture) not in pictures:
+            pictures[id(mesh.texture)] = f"{path.stem}_{len(pictures)}.png"
+            write_bytes(path.with_name(pictures[id(mesh.texture)]), _png(mesh.texture))
+    materials = "".join(_mtl(k, mesh, pictures) for k, mesh in enumerate(meshes))
+    write_bytes(path.with_suffix(".mtl"), materials.encode())
+    write_bytes(path, "".join(_obj(meshes, path.with_suffix(".mtl").name)).encode())
+
+
+def _png(texture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(texture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _mtl(index: int, mesh: Mesh, pictures: dict[int, str]) -> str:
+    red, green, blue = srgb_from_linear(np.asarray(mesh.base_color[:3]))
+    picture = f"map_Kd {pictures[id(mesh.texture)]}\n" if mesh.texture is not None else ""
+    return f"newmtl part{index}\nKd {red:.6f} {green:.6f} {blue:.6f}\nKs 0 0 0\nillum 1\n{picture}\n"
+
+
+def _obj(meshes: Sequence[Mesh], library: str) -> Iterator[str]:
+    yield f"# +y up, right-handed\nmtllib {library}\n"
+    colored = any(mesh.colors is not None for mesh in meshes)
+    counts = np.zeros(3, np.int64)  # vertices, uv, normals so far: an .obj numbers them through the whole file
+    for k, mesh in enumerate(meshes):
+        yield f"o part{k}\nusemtl part{k}\n"
+        columns = [mesh.vertices @ Y_UP_TO_WORLD]
+        if colored:
+            columns.append(np.ones_like(mesh.vertices) if mesh.colors is None else mesh.colors)
+        yield _rows("v", np.hstack(columns))
+        if mesh.uv is not None:
+            yield _rows("vt", mesh.uv * (1, -1) + (0, 1))
+        if mesh.normals is not None:
+            yield _rows("vn", mesh.normals @ Y_UP_TO_WORLD)
+        yield _face_rows(mesh, counts)
+        counts += len(mesh.vertices) * np.array([1, mesh.uv is not None, mesh.normals is not None])
+
+
+def _rows(word: str, values: np.ndarray) -> str:
+    line = word + " %.7g" * values.shape[1] + "\n"
+    return (line * len(values)) % tuple(values.reshape(-1).tolist())
+
+
+def _face_rows(mesh: Mesh, counts: np.ndarray) -> str:
+    corner = {
+        (False, False): "%d",
+        (True, False): "%d/%d",
+        (False, True): "%d//%d",
+        (True, True): "%d/%d/%d",
+    }[mesh.uv is not None, mesh.normals is not None]
+    kept = [0] + [1] * (mesh.uv is not None) + [2] * (mesh.normals is not None)
+    numbers = mesh.faces[:, :, None] + counts[kept] + 1
+    return (f"f {corner} {corner} {corner}\n" * len(mesh.faces)) % tuple(numbers.reshape(-1).tolist())
+
+
+def write_ply(meshes: Sequence[Mesh], path: Path) -> None:
+    """Write a binary .ply with one colour a vertex; a texture is looked up at the vertices, finer detail is lost."""
+    mesh = merged(meshes)
+    normals = mesh.normals
+    fields = [(name, "<f4") for name in "xyz"]
+    columns = list((mesh.vertices @ Y_UP_TO_WORLD).T)
+    if normals is not None:
+        fields += [(name, "<f4") for name in ("nx", "ny", "nz")]
+        columns += list((normals @ Y_UP_TO_WORLD).T)
+    fields += [(name, "u1") for name in ("red", "green", "blue")]
+    columns += list(np.rint(vertex_colors(mesh) * 255).T)
+    vertices = np.empty(len(mesh.vertices), dtype=fields)
+    for (name, _), column in zip(fields, columns, strict=True):
+        vertices[name] = column
+    faces = np.empty(len(mesh.faces), dtype=[("count", "u1"), ("index", "<i4", (3,))])
+    faces["count"], faces["index"] = 3, mesh.faces
+    write_bytes(path, _ply_header(fields, len(vertices), len(faces)) + vertices.tobytes() + faces.tobytes())
+
+
+def _ply_header(fields: list[tuple[str, str]], vertices: int, faces: int) -> bytes:
+    words = {"<f4": "float", "u1": "uchar"}
+    lines = ["ply", "format binary_little_endian 1.0", "comment +y up, right-handed", f"element vertex {vertices}"]
+    lines += [f"property {words[kind]} {name}" for name, kind in fields]
+    lines += [f"element face {faces}", "property list uchar int vertex_indices", "end_header", ""]
+    return "\n".join(lines).encode()
