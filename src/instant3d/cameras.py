@@ -72,7 +72,7 @@ class Cameras(Batch):
         x, y = (u - cx) / fx, (v - cy) / fy
         local = torch.stack([x, y, torch.ones_like(x)], dim=-1)
         rotation = self.cam_to_world[..., :3, :3].reshape(*self.shape, *[1] * u.dim(), 3, 3)
-        directions = torch.nn.functional.normalize((rotation @ local[..., None])[..., 0], dim=-1)
+        directions = torch.nn.functional.normalize(turned(rotation, local), dim=-1)
         origins = self.positions.reshape(*self.shape, *[1] * u.dim(), 3)
         return Rays(origins.expand_as(directions), directions)
 
@@ -82,7 +82,7 @@ class Cameras(Batch):
         Behind the camera the depth is not positive and the image point means nothing.
         """
         rotation, position = self.cam_to_world[..., :3, :3], self.positions
-        local = (points - position[..., None, :]) @ rotation  # R^T (p - t), as rows
+        local = turned(rotation.mT[..., None, :, :], points - position[..., None, :])
         depth = local[..., 2]
         focal, centre = self.intrinsics[..., None, :2], self.intrinsics[..., None, 2:]
         safe = torch.where(depth.abs() < 1e-9, torch.full_like(depth, 1e-9), depth)
@@ -93,6 +93,12 @@ class Cameras(Batch):
         matrix = self.cam_to_world.clone()
         matrix[..., :3, 3] *= torch.as_tensor(factor, dtype=matrix.dtype, device=matrix.device)
         return Cameras(matrix, self.intrinsics)
+
+
+def turned(rotation: Tensor, points: Tensor) -> Tensor:
+    """Rotations (..., 3, 3) applied to points (..., 3): a matrix product that autocast leaves in full precision."""
+    x, y, z = rotation.unbind(-1)
+    return points[..., 0:1] * x + points[..., 1:2] * y + points[..., 2:3] * z
 
 
 def from_fov(fov_deg: Numbers) -> Tensor:

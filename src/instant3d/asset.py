@@ -1,0 +1,139 @@
+"""What a reconstruction is to its user: a triplane to render, mesh, save and load. Knows nothing of how it came about.
+
+`triplane.safetensors` holds the planes and the decoder that reads them, so that it can be rendered anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instant3d import atomic
+from instant3d.cameras import Cameras
+from instant3d.mesh import Mesh
+from instant3d.nerf import pruned, surface
+from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.views import Views
+
+FILE = "triplane.safetensors"
+FORMAT = "instant3d-triplane-1"
+MESH_FORMATS = ("glb", "obj", "ply")
+
+
+class Asset:
+    """One object: planes (3, C, P, P) with their decoder.
+
+    resolution   cells along each axis of the grid on which `mesh` is extracted
+    max_memory   bytes that rendering and meshing may take for themselves
+    """
+
+    def __init__(self, triplane: Triplane, decoder: Decoder, *, resolution: int = 256, max_memory: int = 2**30) -> None:
+        if triplane.planes.dim() != 4:
+            raise ValueError(f"an asset is one object, planes (3, C, P, P), got {tuple(triplane.planes.shape)}")
+        self.triplane, self.decoder = triplane, decoder
+        self.resolution, self.max_memory = resolution, max_memory
+
+    @cached_property
+    def field(self) -> TriplaneField:
+        with torch.no_grad():
+            return TriplaneField(self.triplane, self.decoder)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The surface with vertex colours, in world axes."""
+        return surface.extract(self.field, self.resolution, max_memory=self.max_memory)
+
+    def render(self, cameras: Cameras, size: int) -> Views:
+        """Pictures `size` x `size` with alpha, depth and normals, by cameras (V,)."""
+        return pruned.render(self.field, cameras, size, size, max_memory=self.max_memory)
+
+    def save(self, folder: str | Path, formats: Sequence[str] = ("glb",)) -> None:
+        """Write `mesh.FORMAT` for each format and the triplane into `folder`, all of it or nothing."""
+        with atomic.merged(folder) as partial:
+            self.write_files(partial, formats)
+
+    def write_files(self, folder: Path, formats: Sequence[str]) -> None:
+        """As `save`, into a folder that the caller makes appear as a whole."""
+        for name in check_formats(formats):
+            self.mesh.save(folder / f"mesh.{name}")
+        write_triplane(self.triplane, self.decoder, folder / FILE)
+
+    @classmethod
+    def load(cls, source: str | Path, device: str | torch.device = "cpu") -> Asset:
+        """Read what `save` wrote: the folder, or the triplane's file."""
+        path = Path(source)
+        path = path / FILE if path.is_dir() else path
+        triplane, decoder = read_triplane(path)
+        return cls(triplane.to(device), decoder.to(device))
+
+
+def check_formats(formats: Sequence[str]) -> list[str]:
+    """The mesh formats without repetition; each must be one that can be written."""
+    for name in formats:
+        if name not in MESH_FORMATS:
+            raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(MESH_FORMATS)}")
+    return list(dict.fromkeys(formats))
+
+
+def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
+    """Planes and decoder in half precision."""
+    from safetensors.torch import save_file
+
+    tensors = {"planes": triplane.planes, **{f"decoder.{key}": value for key, value in decoder.state_dict().items()}}
+    half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in tensors.items()}
+    save_file(half, path, metadata={"format": FORMAT, "decoder": json.dumps(decoder_settings(decoder))})
+
+
+def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
+    """The inverse of `write_triplane`, in float32."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; `instant3d reconstruct` writes it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            settings = _settings(file.metadata() or {}, path)
+            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+    return _triplane(tensors, settings, path)
+
+
+def decoder_settings(decoder: Decoder) -> dict[str, Any]:
+    """The arguments that build a decoder of the same shape and activations."""
+    return {
+        "channels": decoder.channels,
+        "width": decoder.first.out_features,
+        "layers": len(decoder.hidden) + 2,
+        "activation": decoder.activation.__name__,
+        "density": decoder.density_activation.__name__,
+        "density_bias": decoder.density_bias,
+    }
+
+
+def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a triplane of this version ({FORMAT}); reconstruct the object again")
+    try:
+        settings = json.loads(metadata.get("decoder", ""))
+    except ValueError as error:
+        raise ValueError(f"{path} has damaged metadata ({error}); reconstruct the object again") from error
+    return settings
+
+
+def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) -> tuple[Triplane, Decoder]:
+    try:
+        decoder = Decoder(**settings)
+        planes = tensors.pop("planes")
+        decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in tensors.items()})
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} holds other tensors than its metadata tells; reconstruct the object again") from error
+    if planes.dim() != 4 or planes.shape[1] != decoder.channels:
+        raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {decoder.channels}, P, P)")
+    return Triplane(planes), decoder.eval()

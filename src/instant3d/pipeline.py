@@ -1,0 +1,54 @@
+"""From posed views to an asset in one call: where weights, network and field meet. Knows nothing of files but weights.
+
+model = ViewsTo3D.from_pretrained("checkpoints/stage2-demo")
+asset = model(scenes.read("examples/robot"))
+asset.save("out")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from instant3d.asset import Asset
+from instant3d.scenes import Scene
+from instant3d.stage2.network import Reconstructor
+from instant3d.views import Views
+
+__all__ = ["Asset", "ViewsTo3D"]
+
+
+class ViewsTo3D:
+    """Four posed views, or as many as there are, to one asset; draws nothing, so the same views give the same asset."""
+
+    def __init__(self, network: Reconstructor, device: str | torch.device = "cpu") -> None:
+        self.network, self.device = network.to(device).eval(), torch.device(device)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ViewsTo3D:
+        """From a checkpoint folder, or a Hugging Face Hub id, which is downloaded."""
+        return cls(Reconstructor.from_pretrained(source), device)
+
+    def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = 2**30) -> Asset:
+        """Views (V,) of one object; see `Asset` for `resolution` and `max_memory`.
+
+        The colour under alpha 0 is never seen: views are laid on white, as in training.
+        """
+        views = views.views if isinstance(views, Scene) else views
+        if views.rgb.dim() != 4:
+            raise ValueError(f"views of one object have the shape (V, 3, H, W), got {tuple(views.rgb.shape)}")
+        size = self.network.image_size
+        if views.height != views.width:
+            raise ValueError(f"views are to be square, got {views.width} x {views.height}; read them with size={size}")
+        inputs = views.resized(size, size).to(self.device)[None]
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            triplane = self.network.triplane(inputs)
+        return Asset(
+            triplane[0].map(torch.Tensor.float), self.network.decoder, resolution=resolution, max_memory=max_memory
+        )
+
+    @property
+    def _half(self) -> bool:
+        """bfloat16 where it is fast; on a CPU without such products it would be slower than float32."""
+        return self.device.type == "cuda"

@@ -1,0 +1,249 @@
+"""Training and test examples out of scene folders: which views go in, which must come out, and how they are disturbed.
+
+Every example is a function of the seed and its number alone, so an interrupted run goes on with the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from instant3d import scenes
+from instant3d.batch import Batch
+from instant3d.cameras import Cameras
+from instant3d.views import Views
+
+STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
+
+
+@dataclass(frozen=True)
+class Example(Batch):
+    """What the network sees, and what its field must look like from elsewhere."""
+
+    inputs: Views  # (V,)
+    targets: Views  # (M,)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How training examples are drawn from a scene's frames.
+
+    inputs, targets    how many; drawn independently, so that some targets may be inputs (GS-LRM, section 4)
+    structured         chance that the inputs are the four structured views
+    patch              side in pixels of the targets' windows; 0 takes whole pictures
+    zoom               each target is first resized to a side drawn from this range, then cut: context or detail
+    foreground         chance that a window is centred on the object rather than anywhere
+    turn               turn the world by a random multiple of 90 degrees about z, which keeps the structured views
+    jitter             standard deviation of noise on the input cameras (radians and world units; LGM, section 3.4)
+    distortion         chance that an input picture is bent by a smooth random grid, as generated views are
+    """
+
+    inputs: int = 4
+    targets: int = 4
+    structured: float = 0.5
+    patch: int = 128
+    zoom: tuple[int, int] = (128, 384)
+    foreground: float = 0.8
+    turn: bool = True
+    jitter: float = 0.0
+    distortion: float = 0.0
+
+
+class TrainingScenes(Dataset[Example]):
+    """An endless supply of examples: number k is always the same."""
+
+    def __init__(self, folders: Sequence[Path], image_size: int, drawing: Drawing, seed: int = 0) -> None:
+        self.folders, self.image_size, self.drawing, self.seed = list(folders), image_size, drawing, seed
+
+    def __getitem__(self, number: int) -> Example:
+        epoch, position = divmod(number, len(self.folders))
+        order = torch.randperm(len(self.folders), generator=_generator(self.seed, epoch, 0))
+        generator = _generator(self.seed, number, 1)
+        folder, d = self.folders[int(order[position])], self.drawing
+        count = len(scenes.names(folder))
+        if count < d.inputs:
+            raise ValueError(f"{folder} has {count} frames, {d.inputs} are needed as inputs; leave it out or lower `inputs`")
+        structured = count >= len(STRUCTURED) == d.inputs and float(torch.rand((), generator=generator)) < d.structured
+        seen = list(STRUCTURED) if structured else torch.randperm(count, generator=generator)[: d.inputs].tolist()
+        hidden = torch.randperm(count, generator=generator)[: d.targets].tolist()
+        views = scenes.read(folder, frames=[*seen, *hidden]).views
+        if d.turn:
+            views = turned(views, 90.0 * int(torch.randint(4, (), generator=generator)))
+        inputs, targets = views[: len(seen)].resized(self.image_size, self.image_size), views[len(seen) :]
+        inputs = disturbed(inputs, d.jitter, d.distortion, generator)
+        return Example(Views(inputs.rgb, inputs.alpha, inputs.cameras), windows(targets, d, generator) if d.patch else targets)
+
+
+class TestScenes(Dataset[Example]):
+    """Structured views in, every other frame out (at most `targets`), nothing drawn."""
+
+    __test__ = False
+
+    def __init__(self, folders: Sequence[Path], image_size: int, targets: int | None = None, target_size: int | None = None) -> None:
+        self.folders, self.image_size, self.targets, self.target_size = list(folders), image_size, targets, target_size
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> Example:
+        folder = self.folders[index]
+        count = len(scenes.names(folder))
+        if count <= len(STRUCTURED):
+            raise ValueError(f"{folder} has {count} frames; four inputs and at least one target are needed")
+        last = count if self.targets is None else min(count, len(STRUCTURED) + self.targets)
+        views = scenes.read(folder, frames=range(last)).views
+        inputs, targets = views[: len(STRUCTURED)], views[len(STRUCTURED) :]
+        inputs = inputs.resized(self.image_size, self.image_size)
+        if self.target_size:
+            targets = targets.resized(self.target_size, self.target_size)
+        return Example(Views(inputs.rgb, inputs.alpha, inputs.cameras), targets)
+
+
+class Numbers(Sampler[list[int]]):
+    """Batches of example numbers from `start` batches on, without end, each process taking its share."""
+
+    def __init__(self, batch_size: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.batch_size, self.start, self.rank, self.world = batch_size, start, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch = self.start
+        while True:
+            first = (batch * self.world + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+            batch += 1
+
+
+class SceneData(L.LightningDataModule):
+    """Scene folders for training, validation and test.
+
+    train, val, test   folders of scene folders (lists are joined)
+    image_size         side of the input pictures; the network's
+    val_targets        views compared per validation scene, at `val_size` pixels
+    """
+
+    def __init__(
+        self,
+        train: list[str] | None = None,
+        val: list[str] | None = None,
+        test: list[str] | None = None,
+        image_size: int = 512,
+        drawing: Drawing = Drawing(),  # noqa: B008
+        batch_size: int = 8,
+        workers: int = 4,
+        seed: int = 0,
+        val_targets: int = 4,
+        val_size: int = 128,
+        val_scenes: int = 32,
+    ) -> None:
+        super().__init__()
+        self.train, self.val, self.test = train or [], val or [], test or []
+        self.image_size, self.drawing, self.batch_size, self.workers, self.seed = image_size, drawing, batch_size, workers, seed
+        self.val_targets, self.val_size, self.val_scenes = val_targets, val_size, val_scenes
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        dataset = TrainingScenes(scene_folders(self.train, "train"), self.image_size, self.drawing, self.seed)
+        start, rank, world = 0, 0, 1
+        if self.trainer is not None:
+            start = self.trainer.global_step * self.trainer.accumulate_grad_batches
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+        batches = Numbers(self.batch_size, start, rank, world)
+        return DataLoader(dataset, batch_sampler=batches, **self._loading())
+
+    def val_dataloader(self) -> DataLoader[Example]:
+        folders = scene_folders(self.val, "val")[: self.val_scenes]
+        return DataLoader(TestScenes(folders, self.image_size, self.val_targets, self.val_size), **self._loading())
+
+    def test_dataloader(self) -> DataLoader[Example]:
+        return DataLoader(TestScenes(scene_folders(self.test, "test"), self.image_size), **self._loading())
+
+    def predict_dataloader(self) -> DataLoader[Example]:
+        return self.test_dataloader()
+
+    def _loading(self) -> dict[str, object]:
+        return {"num_workers": self.workers, "collate_fn": Example.stack, "persistent_workers": self.workers > 0}
+
+
+def scene_folders(roots: Sequence[str | Path], purpose: str) -> list[Path]:
+    """Every folder below `roots` that holds a scene, sorted by path within each root."""
+    found = [path.parent for root in roots for path in sorted(Path(root).glob("**/transforms.json"))]
+    if not found:
+        raise FileNotFoundError(f"no scene folder for {purpose} in {', '.join(map(str, roots)) or 'an empty list'}; `make render-data` writes them")
+    return found
+
+
+def turned(views: Views, angle_deg: float) -> Views:
+    """The same pictures in a world turned about +z."""
+    angle = torch.deg2rad(torch.tensor(angle_deg))
+    turn = torch.eye(4)
+    turn[0, 0] = turn[1, 1] = angle.cos()
+    turn[1, 0], turn[0, 1] = angle.sin(), -angle.sin()
+    normals = None if views.normals is None else torch.einsum("ij,...jhw->...ihw", turn[:3, :3], views.normals)
+    cameras = Cameras(turn @ views.cameras.cam_to_world, views.cameras.intrinsics)
+    return Views(views.rgb, views.alpha, cameras, views.depth, normals)
+
+
+def windows(views: Views, drawing: Drawing, generator: torch.Generator) -> Views:
+    """One square window of each view, after a random zoom; the cameras follow."""
+    cut = []
+    for view in (views[k] for k in range(len(views.rgb))):
+        low, high = (max(drawing.patch, side) for side in drawing.zoom)
+        side = int(torch.randint(low, high + 1, (), generator=generator))
+        cut.append(_window(view[None].resized(side, side), drawing, generator)[0])
+    return Views.stack(cut)
+
+
+def _window(view: Views, drawing: Drawing, generator: torch.Generator) -> Views:
+    side, patch = view.height, drawing.patch
+    free = side - patch
+    corner = torch.randint(0, free + 1, (2,), generator=generator)
+    shown = (view.alpha[0, 0] > 0.5).nonzero()
+    if len(shown) and float(torch.rand((), generator=generator)) < drawing.foreground:
+        centre = shown[int(torch.randint(len(shown), (), generator=generator))]
+        corner = (centre - patch // 2).clamp(0, free)
+    top, left = corner.tolist()
+    inside = view.map(lambda image: image[..., top : top + patch, left : left + patch] if image.dim() == 4 else image)
+    share = torch.tensor([left / side, top / side, patch / side, patch / side])
+    return Views(inside.rgb, inside.alpha, view.cameras.crop(*share), inside.depth, inside.normals)
+
+
+def disturbed(views: Views, jitter: float, distortion: float, generator: torch.Generator) -> Views:
+    """Input views as a generator of images would give them: cameras a little off, pictures a little bent."""
+    cameras = views.cameras
+    if jitter:
+        noise = jitter * torch.randn(len(views.rgb), 6, generator=generator)
+        skew = torch.zeros(len(noise), 4, 4)
+        skew[:, [2, 0, 1], [1, 2, 0]] = noise[:, :3]
+        skew[:, [1, 2, 0], [2, 0, 1]] = -noise[:, :3]
+        matrix = torch.linalg.matrix_exp(skew) @ cameras.cam_to_world
+        matrix[:, :3, 3] += noise[:, 3:]
+        cameras = Cameras(matrix, cameras.intrinsics)
+    rgb, alpha = views.rgb, views.alpha
+    if distortion:
+        bent = torch.rand(len(rgb), generator=generator) < distortion
+        image = bend(torch.cat([rgb * alpha, alpha], dim=-3), 0.02, generator)
+        straight = image[:, :3] / image[:, 3:].clamp(min=1e-6)
+        rgb = torch.where(bent[:, None, None, None], straight.clamp(0, 1), rgb)
+        alpha = torch.where(bent[:, None, None, None], image[:, 3:], alpha)
+    return Views(rgb, alpha, cameras)
+
+
+def bend(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Images (V, C, H, W) shifted by a smooth field whose standard deviation is `strength` of the width."""
+    coarse = torch.randn(len(image), 2, 6, 6, generator=generator) * (2 * strength)
+    shift = F.interpolate(coarse, image.shape[-2:], mode="bicubic", align_corners=True).movedim(1, -1)
+    identity = F.affine_grid(torch.eye(2, 3).expand(len(image), 2, 3), list(image.shape), align_corners=False)
+    return F.grid_sample(image, identity + shift, align_corners=False)
+
+
+def _generator(*key: int) -> torch.Generator:
+    mixed = 0
+    for part in key:
+        mixed = (mixed * 1_000_003 + part + 1) % (2**63 - 1)
+    return torch.Generator().manual_seed(mixed)

@@ -1,0 +1,83 @@
+"""What the silhouettes alone tell about space, as an extra input for a network too small to learn it.
+
+Not in the paper: its network learns multi-view geometry from 750,000 objects. A grid of points is projected into the
+views; what all silhouettes agree on (the visual hull) and the colour of the views that face its surface are laid onto
+the three planes as profiles along the third axis. A network trained for minutes starts from there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from instant3d.cameras import Cameras
+from instant3d.nerf.hull import look_up
+from instant3d.nerf.triplane import PLANE_AXES
+from instant3d.views import Views
+
+PROFILE_CHANNELS = 5  # occupancy, facing colour, disagreement of the views
+
+
+@torch.no_grad()
+def carve_grid(views: Views, side: int) -> Tensor:
+    """Occupancy, colour and colour variance on a grid of cell centres: (B, 5, z, y, x), each axis `side` long.
+
+    Occupancy is the smallest alpha over the views; a point outside a picture is outside the object. Colours are those
+    of the views, weighted by how squarely they see the hull's surface there and whether the hull hides it from them.
+    """
+    line = (torch.arange(side, device=views.rgb.device) + 0.5) * (2 / side) - 1
+    points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], dim=-1).reshape(-1, 3)  # x fastest
+    seen = look_up(views, points.expand(len(views.rgb), -1, -1))  # (B, V, N, 4), premultiplied
+    occupancy = seen[..., 3].amin(1)
+    inside = occupancy > 0.5
+    weight = _facing(occupancy, points, views.cameras.positions, side) * seen[..., 3]
+    weight = weight * _visible(inside, points, views.cameras, side) + 1e-4
+    weight = weight / weight.sum(1, keepdim=True)
+    mean = (weight[..., None] * seen[..., :3]).sum(1)
+    spread = (weight[..., None] * (seen[..., :3] - mean[:, None]) ** 2).sum((1, -1)).sqrt()
+    volume = torch.cat([occupancy[..., None], torch.cat([mean, spread[..., None]], -1) * occupancy[..., None]], dim=-1)
+    return volume.transpose(1, 2).unflatten(-1, (side, side, side))
+
+
+def _facing(occupancy: Tensor, points: Tensor, cameras: Tensor, side: int) -> Tensor:
+    """How squarely each camera (B, V, 3) faces the hull near each point, squared, 0 from behind: (B, V, N)."""
+    volume = F.avg_pool3d(occupancy.unflatten(-1, (1, side, side, side)), 5, stride=1, padding=2)
+    slopes = [torch.gradient(volume[:, 0], dim=3 - axis)[0].flatten(1) for axis in range(3)]
+    outward = -F.normalize(torch.stack(slopes, dim=-1), dim=-1)  # (B, N, 3)
+    facing = [(outward * F.normalize(eye[:, None] - points, dim=-1)).sum(-1) for eye in cameras.unbind(1)]
+    return torch.stack(facing, dim=1).clamp(min=0).square()
+
+
+def _visible(inside: Tensor, points: Tensor, cameras: Cameras, side: int) -> Tensor:
+    """1 where nothing of the hull stands before a point in a view, falling to 0 three cells behind: (B, V, N).
+
+    A depth buffer of the hull's cells, its pixels a little larger than a cell seen from the structured distance.
+    """
+    pixels = max(1, 3 * side // 4)
+    where, depth = cameras.project(points.expand(*cameras.shape, -1, 3))
+    pixel = (where * pixels).long().clamp(0, pixels - 1)
+    index = pixel[..., 1] * pixels + pixel[..., 0]
+    solid = torch.where(inside[:, None], depth, torch.inf)
+    buffer = torch.full((*cameras.shape, pixels * pixels), torch.inf, device=depth.device)
+    first = buffer.scatter_reduce(-1, index, solid, "amin").gather(-1, index)
+    behind = (depth - first) * (side / 2)  # in cells; -inf where the pixel is empty
+    return (2 - behind / 1.5).clamp(0, 1)
+
+
+class Lift(nn.Module):
+    """Profiles of the carved grid, one column a plane cell, as features of that cell: (B, 3, width, side, side)."""
+
+    def __init__(self, width: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.profile = nn.ModuleList(nn.Linear(PROFILE_CHANNELS * side, width) for _ in PLANE_AXES)
+
+    def forward(self, views: Views) -> Tensor:
+        volume = carve_grid(views, self.side)  # (B, 5, z, y, x): axis a of the world is dimension 4 - a
+        planes = []
+        for layer, (across, down) in zip(self.profile, PLANE_AXES, strict=True):
+            (along,) = {0, 1, 2} - {across, down}
+            columns = volume.permute(0, 4 - down, 4 - across, 1, 4 - along).flatten(3)  # (B, height, width, 5 * side)
+            planes.append(F.gelu(layer(columns)))
+        return torch.stack(planes, dim=1).movedim(-1, 2)

@@ -1,0 +1,153 @@
+"""How the reconstructor is taught (arXiv 2311.06214, section 3.2; LRM, arXiv 2311.04400, section 4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from instant3d.losses import Perceptual, clear_way, geometric, photometric, psnr
+from instant3d.nerf.volume import render
+from instant3d.stage2.data import Example
+from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.views import Views
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each loss counts; the paper has the first two. Losses of weight 0 are not computed."""
+
+    rgb: float = 1.0
+    perceptual: float = 2.0
+    mask: float = 0.0
+    depth: float = 0.0
+    normal: float = 0.0
+    opacity: float = 0.0
+
+
+@dataclass(frozen=True)
+class Marching:
+    """Samples on each ray: even intervals, then those cut by importance (0: blend the even ones)."""
+
+    samples: int = 128
+    importance: int = 0
+
+
+class Stage2(L.LightningModule):
+    """Teaches a Reconstructor to see an object in four views and show it from the others.
+
+    perceptual_weights   a file of VGG-16 weights, "download", or null: then there is no perceptual loss
+    background           "white" or "random": what targets and renderings are laid on before they are compared
+    checkpointing        recompute transformer blocks and ray chunks in the backward pass to save memory
+    max_memory           bytes that one chunk of rays may take
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture = Architecture(),  # noqa: B008
+        pretrained_encoder: bool = False,
+        marching: Marching = Marching(),  # noqa: B008
+        weights: Weights = Weights(),  # noqa: B008
+        perceptual_weights: str | None = "download",
+        background: str = "random",
+        learning_rate: float = 4e-4,
+        warmup_steps: int = 3000,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.05,
+        checkpointing: bool = False,
+        max_memory: int = 2**32,
+    ) -> None:
+        super().__init__()
+        if background not in ("white", "random"):
+            raise ValueError(f"background must be white or random, got {background!r}")
+        self.network = Reconstructor(architecture, pretrained_encoder=pretrained_encoder)
+        self.network.checkpointing = self.network.encoder.checkpointing = checkpointing
+        self.marching, self.weights, self.background = marching, weights, background
+        self.perceptual = Perceptual(perceptual_weights) if perceptual_weights and weights.perceptual else None
+        self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
+        self.betas, self.weight_decay = betas, weight_decay
+        self.checkpointing, self.max_memory = checkpointing, max_memory
+
+    def training_step(self, batch: Example, _: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.global_step)
+        field = self.network(batch.inputs)
+        wanted = batch.targets
+        shown = self.show(field, wanted, generator)
+        background = torch.ones(*wanted.cameras.shape, 3, device=self.device)
+        if self.background == "random":
+            background = torch.rand(background.shape, generator=generator).to(self.device)
+        losses = photometric(shown, wanted, background) | geometric(shown, wanted)
+        if self.perceptual is not None:
+            losses["perceptual"] = self.perceptual(shown.on(background), wanted.on(background))
+        if self.weights.opacity:
+            losses["opacity"] = clear_way(field, wanted, generator)
+        total = sum((weight * losses[name] for name, weight in asdict(self.weights).items() if weight and name in losses), torch.zeros(()))
+        report = {name: loss.detach() for name, loss in losses.items()} | {"psnr": psnr(losses["rgb"].detach()), "alpha": shown.alpha.detach().mean()}
+        self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(wanted.rgb))
+        return total
+
+    def validation_step(self, batch: Example, _: int) -> Views:
+        return self.compare(batch, "val")
+
+    def test_step(self, batch: Example, _: int) -> Views:
+        return self.compare(batch, "test")
+
+    def predict_step(self, batch: Example, _: int) -> Tensor:
+        return self.network.triplane(batch.inputs).planes
+
+    def compare(self, batch: Example, stage: str) -> Views:
+        """Render the hidden views, log how close they come, and return them."""
+        shown, wanted = self.show(self.network(batch.inputs), batch.targets), batch.targets
+        error = (shown.on(1.0).clamp(0, 1) - wanted.on(1.0)).square().mean((-3, -2, -1))
+        solid, true = shown.alpha > 0.5, wanted.alpha > 0.5
+        iou = (solid & true).sum((-3, -2, -1)) / (solid | true).sum((-3, -2, -1)).clamp(min=1)
+        report = {"psnr": psnr(error).mean(), "mask_iou": iou.mean(), "alpha": shown.alpha.mean(), "true_alpha": wanted.alpha.mean()}
+        self.log_dict({f"{stage}/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb), sync_dist=True)
+        return shown
+
+    def show(self, field: Any, wanted: Views, generator: torch.Generator | None = None) -> Views:
+        """The field as the cameras of `wanted` see it; sampled at random if a generator is given."""
+        return render(
+            field,
+            wanted.cameras,
+            wanted.height,
+            wanted.width,
+            samples=self.marching.samples,
+            importance=self.marching.importance,
+            generator=generator,
+            with_normals=bool(self.weights.normal) and generator is not None,
+            max_memory=self.max_memory,
+            checkpointing=self.checkpointing,
+        )
+
+    def configure_optimizers(self) -> Any:
+        decayed, plain = split_parameters(self.network)
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["architecture"] = asdict(self.network.architecture)
+
+
+def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters that decay (matrices) and those that do not (norms, biases, learned tokens)."""
+    decayed, plain = [], []
+    for name, parameter in network.named_parameters():
+        is_table = name.endswith(("tokens", "cls_token", "pos_embed"))
+        (plain if parameter.dim() < 2 or is_table else decayed).append(parameter)
+    return decayed, plain
+
+
+def warmup_cosine(step: int, warmup: int, total: int) -> float:
+    """Factor of the learning rate: linear up to 1 over `warmup` steps, then half a cosine down to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))

@@ -1,0 +1,58 @@
+"""What watches a training run without taking part: pictures for the logger, and a word when the model has collapsed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from instant3d.stage2.data import Example
+from instant3d.views import Views
+
+COLLAPSE = (
+    "renders are {what}: they cover {shown:.1%} of the picture where the objects cover {true:.1%}, for {count} validations "
+    "in a row. Usual causes: cameras given as world-to-camera or in OpenGL axes (check a scene's transforms.json), objects "
+    "outside the cube [-1, 1]^3, targets without alpha, or a learning rate that is too high; the last is the one to try "
+    "first if `train/mask` fell before it rose."
+)
+
+
+class Pictures(L.Callback):
+    """Writes the first validation batch to the logger: targets above, renders below."""
+
+    def __init__(self, objects: int = 4) -> None:
+        self.objects = objects
+
+    def on_validation_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Example, batch_idx: int, dataloader_idx: int = 0) -> None:
+        board = getattr(trainer.logger, "experiment", None)
+        if batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
+            return
+        board.add_image("val/targets_and_renders", beside(batch.targets, outputs, self.objects), trainer.global_step)
+
+
+def beside(targets: Views, shown: Views, objects: int) -> Tensor:
+    """Targets (B, M) over renders (B, M), object by object: one picture (3, H, W)."""
+    rows = []
+    for wanted, got in zip(targets.on(1.0)[:objects], shown.on(1.0)[:objects], strict=True):
+        rows += [torch.cat(list(wanted), dim=-1), torch.cat(list(got), dim=-1)]
+    return torch.cat(rows, dim=-2).clamp(0, 1).float().cpu()
+
+
+class CollapseWatch(L.Callback):
+    """Explains an all-empty or all-full collapse as soon as `patience` validations in a row show it."""
+
+    def __init__(self, patience: int = 2) -> None:
+        self.patience, self.bad = patience, 0
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        if trainer.sanity_checking or "val/alpha" not in metrics:
+            return
+        shown, true = float(metrics["val/alpha"]), float(metrics["val/true_alpha"])
+        what = "empty" if shown < 0.02 * true else "full of fog" if shown > max(0.97, 3 * true) else ""
+        self.bad = self.bad + 1 if what else 0
+        if self.bad == self.patience:
+            message = COLLAPSE.format(what=what, shown=shown, true=true, count=self.bad)
+            L.pytorch.utilities.rank_zero_warn(message, category=RuntimeWarning)
