@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from instant3d import atomic, scenes, transforms
-from instant3d.scenes import Scene
+from instant3d import atomic
+from instant3d.scenes import folder as scenes
+from instant3d.scenes import transforms
+from instant3d.scenes.folder import Scene
 
 MAX_SCENE_BYTES = 2**31
 

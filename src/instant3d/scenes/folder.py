@@ -1,6 +1,6 @@
 """The scene folder: posed pictures of one object on disk. Knows nothing of what is done with them.
 
-A scene is a `transforms.json` (see `instant3d.transforms`) beside the pictures that it names. What `write` writes:
+A scene is a `transforms.json` (`instant3d.scenes.transforms`) beside the pictures that it names. What `write` writes:
 
     transforms.json       cameras, caption, id, depth_unit_scale_factor
     images/0000.png ...   RGBA, 8 bits, straight alpha
@@ -8,7 +8,7 @@ A scene is a `transforms.json` (see `instant3d.transforms`) beside the pictures 
     normals/0000.png ...  world axes, 8 bits, 128 being zero
 
 What `read` takes is wider: other tools' scenes and a user's own photos. Where a picture has no alpha and no mask, its
-white background is flooded from the border (`instant3d.pictures.decode`).
+white background is flooded from the border (`instant3d.scenes.pictures.decode`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instant3d import atomic, pictures, transforms
+from instant3d import atomic
 from instant3d.cameras import Cameras
+from instant3d.scenes import pictures, transforms
 from instant3d.views import Views
 
 DOCUMENT = "transforms.json"
