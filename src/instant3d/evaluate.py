@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.nn import functional as F
 
 from instant3d import atomic, metrics, scenes
 from instant3d.cameras import Cameras
@@ -26,6 +26,16 @@ from instant3d.nerf.triplane import TriplaneField
 from instant3d.nerf.volume import render
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
+
+BASELINES = ("nearest_view", "visual_hull")
+COLUMNS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips_vgg": "LPIPS (VGG)",
+    "mask_iou": "mask IoU",
+    "depth_error": "depth error",
+}
+COLUMNS |= {"chamfer": "Chamfer", "f_score": "F-score"}
 
 Numbers = dict[str, float]
 
@@ -47,7 +57,7 @@ def reconstruction(
     resolution: int | None = None,
     output: str | Path | None = None,
     perceptual: str | None = None,
-    device: str | torch.device | None = None,
+    device: str | torch.device = "cpu",
     network: Reconstructor | None = None,
 ) -> dict[str, Any]:
     """Measure a reconstructor and both baselines on scene folders, or on folders of them; print a table.
@@ -58,29 +68,144 @@ def reconstruction(
     output      folder for `metrics.json`
     perceptual  VGG-16 weights for LPIPS (see `losses.Perceptual`); without, it is left out
     """
-    tasks = find(folders)
+    found = find(folders)
     if network is None and weights is not None:
         network = Reconstructor.from_pretrained(weights)
-    network = network and network.to(device or "cpu").eval()
-    similarity = Perceptual(perceptual).to(device or "cpu") if perceptual else None
-    rows: dict[str, dict[str, Numbers]] = {"network": {}, "nearest_view": {}, "visual_hull": {}}
-    width = max(len(name) for name in tasks)
-    print(_line("", ["PSNR", "SSIM", "mask IoU", "depth error", "nearest view", "visual hull"], width), flush=True)
-    for name, folder in tasks.items():
-        task = read(name, folder, views, resolution).to(device)
-        for method, numbers in measure_all(task, network, similarity).items():
-            rows[method][name] = numbers
-        print(_row(name, {method: row.get(name, {}) for method, row in rows.items()}, width), flush=True)
-    means = {method: mean(list(row.values())) for method, row in rows.items()}
-    print(_row("mean", means, width), flush=True)
-    settings = {"weights": str(weights) if weights else None, "views": list(views), "resolution": resolution}
-    report = {
-        "scenes": rows["network"] or {name: {} for name in tasks},
-        "mean": means["network"],
-        "baselines": {name: means[name] for name in ("nearest_view", "visual_hull")},
-        "baseline_scenes": {name: rows[name] for name in ("nearest_view", "visual_hull")},
-        "settings": settings,
-    }
+    network = None if network is None else network.to(device).eval()
+    similarity = Perceptual(perceptual).to(device) if perceptual else None
+    records: dict[str, dict[str, Numbers]] = {}
+    for name, folder in found.items():
+        task = read(name, folder, views, resolution, device)
+        records[name] = measure(task, network, similarity)
+        if len(records) == 1:
+            print(header(records[name], width=max(map(len, found))), flush=True)
+        print(line(name, records[name], width=max(map(len, found))), flush=True)
+    settings = {"weights": weights and str(weights), "views": list(views), "resolution": resolution, "background": 1.0}
+    report = summarize(records, settings)
+    print(line("mean", {"network": report["mean"], **report["baselines"]}, width=max(map(len, found))), flush=True)
     if output is not None:
         write(report, output)
     return report
+
+
+def find(folders: Sequence[str | Path]) -> dict[str, Path]:
+    """Scene folders by name: each path is one, or holds some."""
+    found: list[Path] = []
+    for path in map(Path, folders):
+        inside = sorted(document.parent for document in path.glob("*/transforms.json")) if path.is_dir() else []
+        alone = path.is_file() or (path / scenes.DOCUMENT).is_file() or not inside
+        found += [path] if alone else inside
+    if not found:
+        raise ValueError("there is nothing to evaluate; name scene folders, or a folder of them")
+    names = [path.resolve().name for path in found]
+    unique = len(set(names)) == len(names)
+    return {name if unique else str(path): path for name, path in zip(names, found, strict=True)}
+
+
+def read(
+    name: str, folder: Path, views: Sequence[int], resolution: int | None = None, device: str | torch.device = "cpu"
+) -> Task:
+    """A scene's frames `views` as what is given, all its others as what is wanted."""
+    count = len(scenes.names(folder))
+    if not views or len(set(views)) != len(views) or not all(0 <= index < count for index in views):
+        raise ValueError(
+            f"{folder} has frames 0 to {count - 1}, but views {list(views)} were asked for; name some once each"
+        )
+    others = [index for index in range(count) if index not in views]
+    if not others:
+        raise ValueError(
+            f"all {count} frames of {folder} are inputs, so none is left to compare with; give fewer views"
+        )
+    frames = scenes.read(folder, frames=[*views, *others], size=resolution).views.to(device)
+    return Task(name, frames[: len(views)], frames[len(views) :])
+
+
+def measure(task: Task, network: Reconstructor | None, similarity: Perceptual | None = None) -> dict[str, Numbers]:
+    """Numbers of the network, if there is one, and of both baselines."""
+    hull = Hull(task.given)
+    shown = {"network": show(predict(network, task.given), task.wanted)} if network else {}
+    shown |= {"nearest_view": nearest_view(task.given, task.wanted.cameras), "visual_hull": show(hull, task.wanted)}
+    return {method: compare(pictures, task.wanted, similarity) for method, pictures in shown.items()}
+
+
+@torch.no_grad()
+def predict(network: Reconstructor, given: Views) -> Field:
+    """The field that a network makes of one object's views (V)."""
+    size = network.image_size
+    return TriplaneField(network.triplane(given.resized(size, size)[None])[0], network.decoder)
+
+
+@torch.no_grad()
+def show(field: Field, wanted: Views) -> Views:
+    """A field from the cameras of the wanted pictures and at their size; depth only where alpha passes 1/2."""
+    shown = render(field, wanted.cameras, wanted.height, wanted.width)
+    depth = None if shown.depth is None else shown.depth * (shown.alpha > 0.5)
+    return Views(shown.rgb.clamp(0, 1), shown.alpha.clamp(0, 1), shown.cameras, depth)
+
+
+def nearest_view(given: Views, cameras: Cameras) -> Views:
+    """For each camera, the given picture that was taken from the most similar direction. It knows no depth."""
+    wanted, known = (F.normalize(group.positions, dim=-1) for group in (cameras, given.cameras))
+    nearest = given[(wanted @ known.T).argmax(-1)]
+    return Views(nearest.rgb, nearest.alpha, cameras)
+
+
+def compare(shown: Views, wanted: Views, similarity: Perceptual | None = None) -> Numbers:
+    """Means over views of what can be measured: depth only where both know it."""
+    a, b = shown.on(1.0), wanted.on(1.0)
+    numbers = {
+        "psnr": metrics.psnr(a, b),
+        "ssim": metrics.ssim(a, b),
+        "mask_iou": metrics.mask_iou(shown.alpha, wanted.alpha),
+    }
+    if similarity is not None:
+        numbers["lpips_vgg"] = similarity(a, b)
+    if shown.depth is not None and wanted.depth is not None:
+        numbers["depth_error"] = metrics.depth_error(shown.depth, wanted.depth)
+    return {name: value.nanmean().item() for name, value in numbers.items()}
+
+
+def mean(rows: Sequence[Numbers]) -> Numbers:
+    """Column by column, over the rows that have the number."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    known = {name: [row[name] for row in rows if not math.isnan(row.get(name, math.nan))] for name in columns}
+    return {name: math.fsum(values) / len(values) if values else math.nan for name, values in known.items()}
+
+
+def summarize(records: Mapping[str, Mapping[str, Numbers]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The report: numbers of each scene and their means, for the network and for each baseline."""
+
+    def column(method: str) -> dict[str, Numbers]:
+        return {name: record.get(method, {}) for name, record in records.items()}
+
+    return {
+        "scenes": column("network"),
+        "mean": mean(list(column("network").values())),
+        "baselines": {method: mean(list(column(method).values())) for method in BASELINES},
+        "baseline_scenes": {method: column(method) for method in BASELINES},
+        "settings": dict(settings),
+    }
+
+
+def header(record: Mapping[str, Numbers], width: int) -> str:
+    """Titles above `line`s of records like this one."""
+    titles = [COLUMNS[name] for name in record.get("network", {})]
+    return " ".join([" " * width, *(f"{title:>12}" for title in [*titles, *BASELINES])])
+
+
+def line(name: str, record: Mapping[str, Numbers], width: int) -> str:
+    """The network's numbers of an object, then the PSNR of each baseline."""
+    values = [*record.get("network", {}).values(), *(record[method]["psnr"] for method in BASELINES)]
+    return " ".join([f"{name:<{width}}", *(f"{value:12.3f}" for value in values)])
+
+
+def write(report: Mapping[str, Any], output: str | Path) -> None:
+    """`metrics.json` in the folder `output`, whole or not at all; what is not a number becomes null."""
+    with atomic.merged(output) as partial:
+        (partial / "metrics.json").write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
