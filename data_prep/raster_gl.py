@@ -16,7 +16,10 @@ from instant3d.mesh import WRAPS
 
 LAYOUT = {"position": "3f", "normal": "3f", "color": "3f", "uv": "2f"}
 GL_SRGB8_ALPHA8 = 0x8C43  # decoded to linear light before it is interpolated
-LIBRARIES: tuple[dict[str, str], ...] = ({"libgl": "libGL.so.1", "libegl": "libEGL.so.1"}, {})
+DRIVERS: tuple[dict[str, Any], ...] = (
+    {"backend": "egl", "libgl": "libGL.so.1", "libegl": "libEGL.so.1"},
+    {"backend": "egl"},
+)
 
 VERTEX = """
 #version 330
@@ -123,9 +126,9 @@ def shared_context() -> Any:
     except ImportError as error:
         raise Unavailable("moderngl is not installed") from error
     reasons = []
-    for names in LIBRARIES:
+    for names in DRIVERS:
         try:
-            return moderngl.create_context(standalone=True, backend="egl", require=330, **names)
+            return moderngl.create_context(standalone=True, require=330, **names)
         except Exception as error:  # the binding raises bare Exception, whatever is missing
             reasons.append(str(error))
     raise Unavailable("; ".join(reasons))

@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from instant3d.mesh.atomic_files import write_bytes
-from instant3d.mesh.gltf import WRAP_MODES, Y_UP_TO_WORLD, Json
+from instant3d.mesh.gltf import WRAP_MODES
+from instant3d.mesh.gltf_document import Json
 from instant3d.mesh.light import linear_from_srgb
-from instant3d.mesh.triangles import Mesh
+from instant3d.mesh.triangles import WORLD_FROM_Y_UP, Mesh
 
 ARRAY, INDICES = 34962, 34963  # what a buffer view is for
 TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
@@ -61,9 +62,9 @@ class _Writer:
         } | filled
 
     def primitive(self, mesh: Mesh) -> Json:
-        attributes = {"POSITION": self._accessor(mesh.vertices @ Y_UP_TO_WORLD, "VEC3", bounded=True)}
+        attributes = {"POSITION": self._accessor(mesh.vertices @ WORLD_FROM_Y_UP, "VEC3", bounded=True)}
         if mesh.normals is not None:
-            attributes["NORMAL"] = self._accessor(_unit(mesh.normals) @ Y_UP_TO_WORLD, "VEC3")
+            attributes["NORMAL"] = self._accessor(_unit(mesh.normals) @ WORLD_FROM_Y_UP, "VEC3")
         if mesh.colors is not None:
             attributes["COLOR_0"] = self._colors(mesh.colors)
         if mesh.uv is not None:

@@ -16,11 +16,10 @@ from PIL import Image
 from trimesh.resolvers import Resolver
 
 from instant3d.mesh.atomic_files import write_bytes
-from instant3d.mesh.gltf import Y_UP_TO_WORLD
 from instant3d.mesh.light import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.surgery import merged, vertex_colors
 from instant3d.mesh.texture_files import Decoder, path_inside
-from instant3d.mesh.triangles import Mesh
+from instant3d.mesh.triangles import WORLD_FROM_Y_UP, Mesh
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga"}
 
@@ -31,7 +30,7 @@ def read(path: Path) -> list[Mesh]:
     kind = path.suffix.lower()[1:]
     try:
         with path.open("rb") as stream:
-            scene = trimesh.load(stream, file_type=kind, resolver=files, process=False, force="scene")
+            scene = trimesh.load_scene(stream, file_type=kind, resolver=files, process=False)
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(f"it is not a readable .{kind} file ({type(error).__name__}: {error})") from error
     if files.refusals:
@@ -66,10 +65,10 @@ class _Beside(Resolver):
 
 
 def _mesh(part: trimesh.Trimesh) -> Mesh:
-    vertices, faces = np.asarray(part.vertices) @ Y_UP_TO_WORLD.T, np.asarray(part.faces)
+    vertices, faces = np.asarray(part.vertices) @ WORLD_FROM_Y_UP.T, np.asarray(part.faces)
     normals = None
     if "vertex_normals" in part._cache.cache:  # given in the file; otherwise trimesh would make them up
-        normals = np.asarray(part.vertex_normals) @ Y_UP_TO_WORLD.T
+        normals = np.asarray(part.vertex_normals) @ WORLD_FROM_Y_UP.T
     look: Any = part.visual
     if look.kind == "vertex":
         return Mesh(vertices, faces, normals, np.asarray(look.vertex_colors)[:, :3] / 255)
@@ -123,14 +122,14 @@ def _obj(meshes: Sequence[Mesh], library: str) -> Iterator[str]:
     counts = np.zeros(3, np.int64)  # vertices, uv, normals so far: an .obj numbers them through the whole file
     for k, mesh in enumerate(meshes):
         yield f"o part{k}\nusemtl part{k}\n"
-        columns = [mesh.vertices @ Y_UP_TO_WORLD]
+        columns = [mesh.vertices @ WORLD_FROM_Y_UP]
         if colored:
             columns.append(np.ones_like(mesh.vertices) if mesh.colors is None else mesh.colors)
         yield _rows("v", np.hstack(columns))
         if mesh.uv is not None:
             yield _rows("vt", mesh.uv * (1, -1) + (0, 1))
         if mesh.normals is not None:
-            yield _rows("vn", mesh.normals @ Y_UP_TO_WORLD)
+            yield _rows("vn", mesh.normals @ WORLD_FROM_Y_UP)
         yield _face_rows(mesh, counts)
         counts += len(mesh.vertices) * np.array([1, mesh.uv is not None, mesh.normals is not None])
 
@@ -157,10 +156,10 @@ def write_ply(meshes: Sequence[Mesh], path: Path) -> None:
     mesh = merged(meshes)
     normals = mesh.normals
     fields = [(name, "<f4") for name in "xyz"]
-    columns = list((mesh.vertices @ Y_UP_TO_WORLD).T)
+    columns = list((mesh.vertices @ WORLD_FROM_Y_UP).T)
     if normals is not None:
         fields += [(name, "<f4") for name in ("nx", "ny", "nz")]
-        columns += list((normals @ Y_UP_TO_WORLD).T)
+        columns += list((normals @ WORLD_FROM_Y_UP).T)
     fields += [(name, "u1") for name in ("red", "green", "blue")]
     columns += list(np.rint(vertex_colors(mesh) * 255).T)
     vertices = np.empty(len(mesh.vertices), dtype=fields)

@@ -1,9 +1,10 @@
-"""What is done to a surface after it was extracted: cleaning, simplifying, joining, sampling. Knows nothing of files."""
+"""What is done to a finished surface: cleaning, simplifying, joining, sampling. Knows nothing of files."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def _only_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
 
 def _take(mesh: Mesh, vertices: np.ndarray) -> Mesh:
     """The mesh with only these vertices, not yet with faces."""
-    picked = {
+    picked: dict[str, Any] = {
         name: None if getattr(mesh, name) is None else getattr(mesh, name)[vertices]
         for name in ("vertices", "normals", "colors", "uv")
     }

@@ -11,6 +11,7 @@ import numpy as np
 
 MAX_FACES = 5_000_000
 OPAQUE = 0.0  # an alpha cut-off that nothing falls below
+WORLD_FROM_Y_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # files to world: (x, y, z) -> (x, -z, y)
 WRAPS = ("repeat", "clamp", "mirror")
 
 
@@ -40,7 +41,7 @@ class Mesh:
     alpha_cutoff: float = OPAQUE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vertices", np.ascontiguousarray(self.vertices, dtype=np.float32))
+        object.__setattr__(self, "vertices", _float32(self.vertices))
         object.__setattr__(self, "faces", np.ascontiguousarray(self.faces, dtype=np.int64))
         for name, width in (("normals", 3), ("colors", 3), ("uv", 2)):
             self._check_per_vertex(name, width)
@@ -49,6 +50,8 @@ class Mesh:
             raise ValueError(f"a texture is (H, W, 4) uint8, got {self.texture.shape} {self.texture.dtype}")
         if self.texture is not None and self.uv is None:
             raise ValueError("a mesh with a texture needs uv coordinates")
+        if len(self.base_color) != 4 or not np.isfinite((*self.base_color, self.alpha_cutoff)).all():
+            raise ValueError(f"a base colour is four finite numbers, got {self.base_color}")
         if not set(self.wrap) <= set(WRAPS):
             raise ValueError(f"a texture wraps by one of {', '.join(WRAPS)}, got {self.wrap}")
 
@@ -56,7 +59,7 @@ class Mesh:
         value = getattr(self, name)
         if value is None:
             return
-        value = np.ascontiguousarray(value, dtype=np.float32)
+        value = _float32(value)
         if value.shape != (len(self.vertices), width):
             raise ValueError(f"{name} must be ({len(self.vertices)}, {width}), one row a vertex, got {value.shape}")
         if not np.isfinite(value).all():
@@ -64,10 +67,16 @@ class Mesh:
         object.__setattr__(self, name, value)
 
     def save(self, path: str | Path) -> None:
-        """Write .glb, .obj (with .mtl and .png when textured) or .ply, all with +y up; appears at once or not at all."""
+        """Write .glb, .obj (with .mtl, and .png when textured) or .ply, all +y up; whole or not at all."""
         from instant3d.mesh.files import save
 
         save([self], path)
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    """What float32 cannot hold becomes infinite, which the checks then find."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def _check_geometry(vertices: np.ndarray, faces: np.ndarray) -> None:
@@ -97,10 +106,8 @@ def normalized(meshes: Sequence[Mesh], radius: float = 1.0) -> list[Mesh]:
     farthest = max(float(np.linalg.norm(part, axis=1).max()) for part in used)
     if not farthest > 0:
         raise ValueError("all vertices lie at one point, so the object has no size")
-    return [
-        dataclasses.replace(mesh, vertices=part * (radius / farthest))
-        for part, mesh in zip(centred, meshes, strict=True)
-    ]
+    scaled = [part * (radius / farthest) for part in centred]
+    return [dataclasses.replace(mesh, vertices=part) for part, mesh in zip(scaled, meshes, strict=True)]
 
 
 def face_normals(mesh: Mesh) -> np.ndarray:

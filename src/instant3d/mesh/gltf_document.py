@@ -1,0 +1,129 @@
+"""A glTF 2.0 file (.glb, .gltf) as JSON, arrays and pictures. Knows nothing of what they describe."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instant3d.mesh.texture_files import Decoder, path_inside
+
+Json = dict[str, Any]
+
+# Extensions that only change the look in ways that a diffuse colour does not show, or that `gltf` reads.
+KNOWN_EXTENSIONS = {"KHR_texture_transform", "KHR_mesh_quantization", "EXT_texture_webp", "KHR_lights_punctual"}
+KNOWN_PREFIX = "KHR_materials_"
+COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+MAX_ELEMENTS = 15_000_000  # of one accessor: what `MAX_FACES` separate triangles need
+JSON_CHUNK = 0x4E4F534A
+
+
+class Document:
+    """One file's JSON with its buffers and pictures, each fetched once."""
+
+    def __init__(self, path: Path) -> None:
+        self.json, self.binary = _open(path.read_bytes())
+        self.folder, self.decoder = path.parent, Decoder()
+        self.buffers: dict[int, memoryview] = {}
+        self.images: dict[int, np.ndarray] = {}
+
+    def image(self, index: int) -> np.ndarray:
+        """Pixels (H, W, 4) uint8; the same array for the same picture."""
+        if index not in self.images:
+            image = self.json["images"][index]
+            data = self._view(image["bufferView"]) if "bufferView" in image else self._fetch(image["uri"])
+            self.images[index] = self.decoder.decode(bytes(data))
+        return self.images[index]
+
+    def accessor(self, index: int, *, raw: bool = False) -> np.ndarray:
+        """Values (count, width); normalised integers become floats in [0, 1] or [-1, 1] unless `raw`."""
+        accessor = self.json["accessors"][index]
+        kind, count = np.dtype(COMPONENTS[accessor["componentType"]]), accessor["count"]
+        shape = (count, WIDTHS[accessor["type"]])
+        if not 0 <= count <= MAX_ELEMENTS:
+            raise ValueError(f"accessor {index} asks for {count} elements; at most {MAX_ELEMENTS} are taken")
+        value = self._read(accessor, kind, shape) if "bufferView" in accessor else np.zeros(shape, kind)
+        if "sparse" in accessor:
+            value = self._sparse(value.copy(), accessor["sparse"])
+        if accessor.get("normalized") and not raw and kind.kind in "iu":
+            return np.maximum(value.astype(np.float32) / (2 ** (8 * kind.itemsize - (kind.kind == "i")) - 1), -1)
+        return value
+
+    def _sparse(self, value: np.ndarray, sparse: Json) -> np.ndarray:
+        """A copy in which some rows are replaced."""
+        count, where = sparse["count"], sparse["indices"]
+        index = self._read(where, np.dtype(COMPONENTS[where["componentType"]]), (count, 1))[:, 0]
+        value[index] = self._read(sparse["values"], value.dtype, (count, value.shape[1]))
+        return value
+
+    def _read(self, place: Json, kind: np.dtype, shape: tuple[int, int]) -> np.ndarray:
+        """A view into a buffer; `place` names the buffer view and an offset in it."""
+        data, start = self._view(place["bufferView"]), place.get("byteOffset", 0)
+        item = kind.itemsize * shape[1]
+        stride = self.json["bufferViews"][place["bufferView"]].get("byteStride", item)
+        if shape[0] == 0:
+            return np.zeros(shape, kind)
+        if min(shape[0], start, stride) < 0 or start + stride * (shape[0] - 1) + item > len(data):
+            raise ValueError("an accessor reaches beyond its buffer view")
+        return np.ndarray(shape, kind, data, start, (stride, kind.itemsize))
+
+    def _view(self, index: int) -> memoryview:
+        view = self.json["bufferViews"][index]
+        start, length = view.get("byteOffset", 0), view["byteLength"]
+        data = self._buffer(view["buffer"])
+        if start < 0 or length < 0 or start + length > len(data):
+            raise ValueError(f"buffer view {index} reaches beyond its buffer")
+        return data[start : start + length]
+
+    def _buffer(self, index: int) -> memoryview:
+        if index not in self.buffers:
+            buffer = self.json["buffers"][index]
+            data = self._fetch(buffer["uri"]) if "uri" in buffer else self.binary
+            if len(data) < buffer["byteLength"]:
+                raise ValueError(f"buffer {index} is cut short: {len(data)} bytes of {buffer['byteLength']}")
+            self.buffers[index] = memoryview(data)
+        return self.buffers[index]
+
+    def _fetch(self, uri: str) -> bytes:
+        if not uri.startswith("data:"):
+            return path_inside(self.folder, uri).read_bytes()
+        try:
+            return base64.b64decode(uri.partition(",")[2], validate=True)
+        except binascii.Error as error:
+            raise ValueError("data inside it is not valid base64") from error
+
+
+def _open(data: bytes) -> tuple[Json, bytes]:
+    """The JSON document and, of a .glb, the binary chunk."""
+    if data[:4] != b"glTF":
+        return _parse(data), b""
+    if len(data) < 20:
+        raise ValueError("the file is cut short")
+    _, version, total, size, kind = struct.unpack_from("<4sIIII", data)
+    if version != 2 or kind != JSON_CHUNK:
+        raise ValueError(f"it is not glTF 2.0 (version {version})")
+    start = 20 + size
+    if max(total, start) > len(data):
+        raise ValueError(f"the file is cut short: {len(data)} bytes of {max(total, start)}")
+    length = struct.unpack_from("<I", data, start)[0] if total >= start + 8 else 0
+    return _parse(data[20:start]), data[start + 8 : start + 8 + length]
+
+
+def _parse(text: bytes) -> Json:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it does not hold a glTF document") from error
+    if not isinstance(document, dict) or "asset" not in document:
+        raise ValueError("it does not hold a glTF document")
+    required = [str(name) for name in document.get("extensionsRequired", [])]
+    unknown = [name for name in required if name not in KNOWN_EXTENSIONS and not name.startswith(KNOWN_PREFIX)]
+    if unknown:
+        raise ValueError(f"it needs the glTF extension {', '.join(unknown)}; export it again without")
+    return document
