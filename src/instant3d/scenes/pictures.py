@@ -100,10 +100,11 @@ def _open(data: bytes, where: str, steps: bool = False) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow's own word on large pictures; the bound below is ours
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
-                size = f"{image.width} x {image.height}"
-                raise ValueError(f"{where} has {size} pixels, more than {MAX_PIXELS} in all; make it smaller")
+                raise Image.DecompressionBombError
             image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{where} has more than {MAX_PIXELS} pixels; make it smaller") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
     if not steps and image.mode.startswith(("I", "F")):
         raise ValueError(f"{where} is a grey picture with more than 8 bits; save it as an ordinary 8-bit PNG")
