@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from data_prep import raster_gl
+from data_prep import raster_gl, raycast
 from data_prep.soup import flatten
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
@@ -38,8 +38,8 @@ def render_views(
     _check(cameras, size, lighting, supersample, backend)
     matrices = cameras.cam_to_world.detach().cpu().double().reshape(-1, 4, 4).numpy()
     intrinsics = cameras.intrinsics.detach().cpu().double().reshape(-1, 4).numpy()
-    draw = raster_gl.draw
     soup = flatten(meshes, texture_side=max(1024, 2 * size))
+    draw = raycast.draw if chosen(backend) == "embree" else raster_gl.draw
     pixels, depth, normals = draw(
         soup, np.linalg.inv(matrices), intrinsics, size, soft=lighting == "soft", supersample=supersample
     )
@@ -52,6 +52,22 @@ def render_views(
         depth=torch.from_numpy(depth.copy()).reshape(*lead, 1, size, size),
         normals=torch.from_numpy(normals).permute(0, 3, 1, 2).reshape(*lead, 3, size, size),
     )
+
+
+def chosen(backend: str) -> str:
+    """The back end that will draw: "gl" or "embree"; an error if it cannot."""
+    if backend == "embree":
+        raycast.library()
+        return backend
+    try:
+        raster_gl.shared_context()
+    except raster_gl.Unavailable as error:
+        if backend == "gl":
+            raise ValueError(
+                f"OpenGL cannot draw here ({error}); install libegl1 or take the embree back end"
+            ) from error
+        return chosen("embree")
+    return "gl"
 
 
 def _check(cameras: Cameras, size: int, lighting: str, supersample: int, backend: str) -> None:
