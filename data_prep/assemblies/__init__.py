@@ -1,0 +1,1 @@
+"""Plausible everyday things put together from simple solids."""

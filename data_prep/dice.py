@@ -1,0 +1,57 @@
+"""Chance that falls the same way on every machine. Knows nothing of what is drawn with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Option = TypeVar("Option")
+
+
+class Dice:
+    """Draws from one integer seed, built on raw 64-bit words of PCG64.
+
+    numpy promises the raw words of a bit generator for ever, but not the streams of `Generator`'s methods;
+    and here every draw is one word and exact arithmetic, so that no libm has a say in any choice.
+    """
+
+    def __init__(self, seed: int) -> None:
+        if seed < 0:
+            raise ValueError(f"a seed is an integer >= 0, but {seed} came")
+        self._words = np.random.PCG64(seed)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """One number in [low, high)."""
+        return low + (high - low) * float(self._words.random_raw() >> 11) * 2.0**-53
+
+    def uniforms(self, size: int | tuple[int, ...], low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
+        """An array of numbers in [low, high)."""
+        count = int(np.prod(size))
+        unit = (self._words.random_raw(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return (low + (high - low) * unit).reshape(size)
+
+    def below(self, count: int) -> int:
+        """One integer in 0 ... count - 1."""
+        return int(self.uniform() * count)
+
+    def between(self, low: int, high: int) -> int:
+        """One integer in low ... high, both included."""
+        return low + self.below(high - low + 1)
+
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return self.uniform() < probability
+
+    def pick(self, options: Sequence[Option], weights: Sequence[float] | None = None) -> Option:
+        """One of the options, evenly or by weights that need not sum to one."""
+        if weights is None:
+            return options[self.below(len(options))]
+        mark = self.uniform() * sum(weights)
+        for option, weight in zip(options, weights, strict=True):
+            mark -= weight
+            if mark < 0:
+                return option
+        return options[-1]

@@ -1,0 +1,157 @@
+"""One integer seed to one textured object with a true caption, and many of them to a folder of GLB files.
+
+Half after LRM-Zero (arXiv 2406.09371), half assemblies of the kind that stylised low-poly packs hold. Knows nothing
+of how objects are rendered. `python -m data_prep.procedural -o OUT --count 1500`
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from PIL import Image
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
+
+from data_prep import shapes
+from data_prep.assemblies.home import HOME
+from data_prep.assemblies.movers import MOVERS
+from data_prep.assemblies.outdoors import OUTDOORS
+from data_prep.builder import Builder, Part
+from data_prep.dice import Dice
+from data_prep.scatter import scatter
+
+ASSEMBLIES = (*HOME, *OUTDOORS, *MOVERS)
+ASSEMBLED = 0.45  # share of objects that are assemblies of everyday things; the others are LRM-Zero's
+
+
+@dataclass(frozen=True)
+class Procedural:
+    """An object in the unit sphere, +z up, with words that are true of it."""
+
+    parts: tuple[Part, ...]
+    caption: str
+
+
+def generate(seed: int) -> Procedural:
+    """The object of this seed: the same on every machine."""
+    dice = Dice(seed)
+    if dice.chance(ASSEMBLED):
+        builder = Builder(dice)
+        noun = dice.pick(ASSEMBLIES)(builder)
+        parts, caption = builder.parts, builder.caption(noun)
+        yaw = 90.0 * dice.below(4) + (dice.uniform(-45, 45) if dice.chance(0.5) else 0.0)
+        turned = [replace(part, shape=shapes.moved(part.shape, shapes.euler(0, 0, yaw))) for part in parts]
+    else:
+        turned, caption = scatter(dice)
+    return Procedural(tuple(into_unit_sphere(turned)), caption)
+
+
+def into_unit_sphere(parts: list[Part]) -> list[Part]:
+    """Centre the bounding box at the origin and scale so that the farthest vertex all but touches the sphere."""
+    points = np.concatenate([part.shape.vertices for part in parts])
+    centre = (points.min(0) + points.max(0)) / 2
+    radius = float(np.sqrt(((points - centre) ** 2).sum(-1).max()))
+    return [
+        replace(
+            part, shape=replace(part.shape, vertices=shapes.snap((part.shape.vertices - centre) * (0.999 / radius)))
+        )
+        for part in parts
+    ]
+
+
+def write_glb(thing: Procedural, path: Path) -> None:
+    """One glTF mesh per texture, pictures as PNG, +y up."""
+    scene = trimesh.Scene()
+    by_texture: dict[bytes, list[Part]] = {}
+    for part in thing.parts:
+        by_texture.setdefault(part.texture.pixels.tobytes(), []).append(part)
+    for alike in by_texture.values():
+        scene.add_geometry(_trimesh(alike))
+    partial = path.with_suffix(".part")
+    partial.write_bytes(scene.export(file_type="glb", include_normals=True))
+    partial.replace(path)
+
+
+def _trimesh(parts: list[Part]) -> trimesh.Trimesh:
+    """Parts of one look as a single mesh with +y up: (x, y, z) -> (x, z, -y)."""
+    whole = shapes.joined([part.shape for part in parts])
+    picture = Image.open(io.BytesIO(_png(parts[0].texture.pixels)))
+    look = TextureVisuals(
+        uv=whole.uv,
+        material=PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0),
+    )
+    upright = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    return trimesh.Trimesh(
+        vertices=whole.vertices @ upright.T,
+        faces=whole.faces,
+        vertex_normals=shapes.normals(whole) @ upright.T,
+        visual=look,
+        process=False,
+    )
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write_object(seed: int, folder: Path) -> dict[str, object]:
+    """Write one object's GLB and return its manifest row."""
+    thing, name = generate(seed), f"procedural_{seed:06d}"
+    write_glb(thing, folder / f"{name}.glb")
+    return {
+        "id": name,
+        "file": f"{name}.glb",
+        "name": thing.caption,
+        "split": "dev" if seed % 20 == 19 else "train",
+        "license": "CC0-1.0",
+        "source": "instant3d procedural",
+        "seed": seed,
+    }
+
+
+def write_many(folder: Path, seeds: range, workers: int) -> Iterator[dict[str, object]]:
+    """Write the objects of these seeds; rows come in the order of the seeds."""
+    if workers <= 1:
+        yield from (write_object(seed, folder) for seed in seeds)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(write_object, seeds, [folder] * len(seeds), chunksize=16)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep.procedural", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for {id}.glb and manifest.jsonl")
+    parser.add_argument("--count", type=int, required=True, help="how many objects")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default 0)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    options = parser.parse_args(arguments)
+    if options.count < 1 or options.first_seed < 0:
+        print(
+            f"expected --count >= 1 and --first-seed >= 0, got {options.count} and {options.first_seed}",
+            file=sys.stderr,
+        )
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(options.first_seed, options.first_seed + options.count)
+    rows = [json.dumps(row) for row in write_many(options.out, seeds, options.workers)]
+    partial = options.out / "manifest.part"
+    partial.write_text("\n".join(rows) + "\n")
+    partial.replace(options.out / "manifest.jsonl")
+    print(f"{len(rows)} objects in {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
