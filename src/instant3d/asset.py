@@ -17,7 +17,9 @@ from torch import Tensor
 from instant3d import atomic
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
-from instant3d.nerf import pruned, surface
+from instant3d.nerf import pruned
+from instant3d.nerf.frozen import at_rest
+from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.views import Views
 
@@ -45,13 +47,22 @@ class Asset:
             return TriplaneField(self.triplane, self.decoder)
 
     @cached_property
+    def occupancy(self) -> Occupancy:
+        """Where there is anything at all, so that rays leap over the rest."""
+        return Occupancy.of(at_rest(self.field))
+
+    @cached_property
     def mesh(self) -> Mesh:
         """The surface with vertex colours, in world axes."""
+        from instant3d.nerf import surface
+
         return surface.extract(self.field, self.resolution, max_memory=self.max_memory)
 
     def render(self, cameras: Cameras, size: int) -> Views:
         """Pictures `size` x `size` with alpha, depth and normals, by cameras (V,)."""
-        return pruned.render(self.field, cameras, size, size, max_memory=self.max_memory)
+        return pruned.render(
+            self.field, cameras, size, size, occupancy=self.occupancy, max_memory=self.max_memory, with_normals=True
+        )
 
     def save(self, folder: str | Path, formats: Sequence[str] = ("glb",)) -> None:
         """Write `mesh.FORMAT` for each format and the triplane into `folder`, all of it or nothing."""

@@ -28,13 +28,10 @@ class ViewsTo3D:
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ViewsTo3D:
         """From a checkpoint folder, or a Hugging Face Hub id, which is downloaded."""
-        return cls(Reconstructor.from_pretrained(source), device)
+        return cls(Reconstructor.from_pretrained(source).requires_grad_(False), device)
 
     def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = 2**30) -> Asset:
-        """Views (V,) of one object; see `Asset` for `resolution` and `max_memory`.
-
-        The colour under alpha 0 is never seen: views are laid on white, as in training.
-        """
+        """Square views (V,) of one object, of any size; see `Asset` for `resolution` and `max_memory`."""
         views = views.views if isinstance(views, Scene) else views
         if views.rgb.dim() != 4:
             raise ValueError(f"views of one object have the shape (V, 3, H, W), got {tuple(views.rgb.shape)}")
@@ -42,7 +39,7 @@ class ViewsTo3D:
         if views.height != views.width:
             raise ValueError(f"views are to be square, got {views.width} x {views.height}; read them with size={size}")
         inputs = views.resized(size, size).to(self.device)[None]
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             triplane = self.network.triplane(inputs)
         return Asset(
             triplane[0].map(torch.Tensor.float), self.network.decoder, resolution=resolution, max_memory=max_memory

@@ -1,0 +1,207 @@
+"""The command `instant3d`: arguments in, one line out. Knows nothing of the work, which is imported when asked for."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from instant3d import __version__
+
+TRAINING = {
+    "fit": "train stage 2: -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
+    "validate": "measure a checkpoint on the validation scenes",
+    "test": "measure a checkpoint on the test scenes",
+    "predict": "render a checkpoint's reconstructions",
+}
+DEMO_WEIGHTS = Path("checkpoints") / "stage2-demo"
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; bad input is one sentence on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    warnings.showwarning = _note  # type: ignore[assignment]
+    previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("instant3d: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        print(f"instant3d: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments and arguments[0] in TRAINING:
+        from instant3d import training
+
+        training.main(arguments)
+        return 0
+    parsed = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = parsed.command
+    command(parsed)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser("instant3d", description="Four posed views of an object to a 3D asset.")
+    top.add_argument("--version", action="version", version=f"instant3d {__version__}")
+    top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_reconstruct(commands.add_parser("reconstruct", help="a scene folder to a mesh, a triplane and pictures"))
+    evaluate = commands.add_parser("evaluate", help="measure reconstructions against views that were held back")
+    kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
+    _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
+    for name, text in TRAINING.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return top
+
+
+def _add_reconstruct(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scene", type=Path, help="folder with transforms.json and pictures")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for the results; other files in it stay"
+    )
+    _add_shared(command)
+    command.add_argument(
+        "--resolution", type=_positive, default=256, help="cells a side of the mesh's grid (default 256)"
+    )
+    command.add_argument("--formats", type=_words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    command.add_argument("--max-memory", type=_bytes, default=2**30, help="for rendering and meshing (default 1G)")
+    command.set_defaults(command=_reconstruct)
+
+
+def _add_evaluation(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scenes", type=Path, nargs="+", help="scene folders, or folders of such")
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder for metrics.json and the table")
+    _add_shared(command)
+    command.add_argument("--resolution", type=_positive, default=128, help="size of all pictures (default 128)")
+    command.add_argument("--reference", type=Path, help="folder of true meshes, named like the scenes")
+    command.set_defaults(command=_evaluate)
+
+
+def _add_shared(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", help=f"checkpoint folder or Hub id (default {DEMO_WEIGHTS})")
+    command.add_argument(
+        "--views", type=_numbers, help="input frames, such as 0,1,2,3 (default: the first four), or all"
+    )
+    command.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+
+
+def _reconstruct(arguments: argparse.Namespace) -> None:
+    from instant3d.reconstruct import closing_line, reconstruct
+
+    result = reconstruct(
+        arguments.scene,
+        arguments.output,
+        weights=_weights(arguments.weights),
+        views=arguments.views or None,
+        every_view=arguments.views == [],
+        resolution=arguments.resolution,
+        formats=arguments.formats,
+        device=arguments.device,
+        max_memory=arguments.max_memory,
+    )
+    print(closing_line(result, arguments.output))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from instant3d import evaluate
+
+    if arguments.views == []:
+        raise ValueError(
+            "an evaluation holds views back to compare with; name the input views, such as --views 0,1,2,3"
+        )
+    evaluate.reconstruction(
+        arguments.scenes,
+        weights=_weights(arguments.weights),
+        views=arguments.views or [0, 1, 2, 3],
+        resolution=arguments.resolution,
+        output=arguments.output,
+        reference=arguments.reference,
+    )
+
+
+def _weights(named: str | None) -> str | Path:
+    """What was named, or the bundled weights: beside the working folder or beside the source."""
+    if named is not None:
+        return named
+    for place in (Path(), Path(__file__).parents[2]):
+        if (place / DEMO_WEIGHTS).is_dir():
+            return place / DEMO_WEIGHTS
+    raise FileNotFoundError(
+        f"there are no weights in {DEMO_WEIGHTS}; name a checkpoint folder or a Hub id by --weights"
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    """`0,1,2,3`; empty for `all`."""
+    if text == "all":
+        return []
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of frame numbers such as 0,1,2,3")
+    return [int(part) for part in text.split(",")]
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip().lower() for part in text.split(",") if part.strip()]
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory such as 512M or 2G")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _sentence(error: BaseException) -> str:
+    """The error in one line; one that was not raised by this package says how to learn more."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; choose a smaller --resolution or fewer views"
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    else:
+        text = " ".join(str(error).split()) or type(error).__name__
+    return text if _is_ours(error) else f"{text} (--debug shows where)"
+
+
+def _is_ours(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+
+
+def _note(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Our warnings as one line; those of libraries about themselves are not for the user."""
+    if category is UserWarning:
+        print(f"instant3d: note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _terminated(_: int, __: FrameType | None) -> NoReturn:
+    sys.exit(143)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The command `instant3d reconstruct`: a scene folder in, a folder of results out. Knows nothing of command lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instant3d import __version__, atomic, scenes, writers
+from instant3d.asset import FILE, Asset, check_formats
+from instant3d.cameras import turntable
+from instant3d.pipeline import ViewsTo3D
+from instant3d.scenes import Scene
+from instant3d.stage2.network import locate
+from instant3d.views import Views
+from instant3d.writers import Row
+
+SHOWN_SIZE = 256  # pixels of a picture in films and on the sheet
+SHOWN_VIEWS = 8  # at most, on the sheet
+FRAMES, FRAMES_PER_SECOND = 48, 16
+DEFAULT_VIEWS = 4
+
+
+def reconstruct(
+    scene: Path,
+    output: Path,
+    *,
+    weights: str | Path,
+    views: Sequence[int] | None = None,
+    every_view: bool = False,
+    resolution: int = 256,
+    formats: Sequence[str] = ("glb",),
+    device: str = "auto",
+    max_memory: int = 2**30,
+) -> dict[str, Any]:
+    """Rebuild the object of a scene; writes into `output` and returns what `result.json` then holds.
+
+    views       numbers of the input frames; by default the first four, or as many as there are
+    every_view  take all frames
+    """
+    seconds: dict[str, float] = {}
+    formats, folder = check_formats(formats), locate(weights)
+    with _timed(seconds, "load"):
+        model = ViewsTo3D.from_pretrained(folder, _device(device))
+        source = scenes.read(scene, frames=_frames(scene, views, every_view), size=model.network.image_size)
+    with atomic.merged(output) as partial:
+        with _timed(seconds, "network"):
+            asset = model(source, resolution=resolution, max_memory=max_memory)
+        with _timed(seconds, "mesh"):
+            mesh = asset.mesh
+            asset.write_files(partial, formats)
+        with _timed(seconds, "pictures"):
+            _write_pictures(partial, source, asset)
+        result = {
+            "instant3d": __version__,
+            "scene": source.id,
+            "caption": source.caption,
+            "views": list(source.names),
+            "weights": {"name": str(weights), "sha256": _hash(folder / "model.safetensors")},
+            "device": str(model.device),
+            "resolution": resolution,
+            "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
+            "files": [*(f"mesh.{name}" for name in formats), FILE, "turntable.mp4", "turntable.webp", "sheet.png"],
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+        (partial / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def closing_line(result: dict[str, Any], output: Path) -> str:
+    """One line for the terminal."""
+    total = sum(result["seconds"].values())
+    size = f"{result['mesh']['faces']} triangles"
+    return f"{output}: {', '.join(result['files'])} ({size} from {len(result['views'])} views in {total:.1f} s)"
+
+
+def _write_pictures(folder: Path, source: Scene, asset: Asset) -> None:
+    around = asset.render(turntable(FRAMES).to(asset.triplane.planes.device), SHOWN_SIZE).to("cpu")
+    writers.film(around.on(1.0), folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
+    writers.animation(around.on(1.0), folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
+    writers.sheet(_rows(source, asset, around), folder / "sheet.png", heading=source.caption or source.id)
+
+
+def _rows(source: Scene, asset: Asset, around: Views) -> list[Row]:
+    """Input views, the asset from the same cameras, and from others."""
+    shown = torch.tensor(writers.spread(len(source.names), SHOWN_VIEWS))
+    inputs = source.views[shown].resized(SHOWN_SIZE, SHOWN_SIZE)
+    ours = asset.render(inputs.cameras.to(asset.triplane.planes.device), SHOWN_SIZE).to("cpu")
+    names = [source.names[k] for k in shown]
+    others = torch.tensor(writers.spread(len(around.rgb), max(len(shown), DEFAULT_VIEWS)))
+    rows = [Row("input views", inputs.on(1.0), names), Row("reconstruction, same cameras", ours.on(1.0))]
+    if ours.depth is not None:
+        rows.append(Row("depth (near is dark)", writers.depth_pictures(ours)))
+    if ours.normals is not None:
+        rows.append(Row("normals (red, green, blue = x, y, z)", writers.normal_pictures(ours)))
+    turns = [f"azimuth {360 * int(k) // len(around.rgb)}" for k in others]
+    return [*rows, Row("reconstruction, once around", around.on(1.0)[others], turns)]
+
+
+def _frames(scene: Path, views: Sequence[int] | None, every_view: bool) -> list[int]:
+    count = len(scenes.names(scene))
+    if every_view:
+        return list(range(count))
+    return list(range(min(DEFAULT_VIEWS, count))) if views is None else list(views)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is no device; say cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"there is no {name} here; say --device cpu")
+    return device
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
