@@ -135,7 +135,7 @@ def _bar(start: Vectors, end: Vectors, thickness: float, tile: float) -> Shape:
 def difference(solid: Shape, cutters: Sequence[Shape]) -> tuple[Shape, Shape] | None:
     """What is left of the solid's own skin, and the new skin where it was cut; both together are watertight.
 
-    None where the cut takes less than 3 % or more than 90 % of the volume, or where a mesh bounds no solid.
+    Crumbs below 3 % of what is left are swept away. None where the cut takes less than 3 % or more than 90 % of the volume, or where a mesh bounds no solid.
     """
     import manifold3d
 
@@ -149,10 +149,11 @@ def difference(solid: Shape, cutters: Sequence[Shape]) -> tuple[Shape, Shape] | 
     kept = result.volume() / whole.volume()
     if result.status() != good or not 0.1 < kept < 0.97:
         return None
-    return _parted(result.to_mesh(), whole.to_mesh().run_original_id[0])
+    chunks = [chunk for chunk in result.decompose() if chunk.volume() > 0.03 * result.volume()]
+    return _parted(manifold3d.Manifold.compose(chunks).to_mesh(), whole.to_mesh().run_original_id[0])
 
 
-def _manifold(shape: Shape):  # noqa: ANN202 - manifold3d has no stubs
+def _manifold(shape: Shape):
     """Hand a shape to manifold3d with uv and patch as vertex properties and split vertices declared equal."""
     import manifold3d
 
@@ -171,7 +172,7 @@ def _manifold(shape: Shape):  # noqa: ANN202 - manifold3d has no stubs
     )
 
 
-def _parted(mesh, original: int) -> tuple[Shape, Shape] | None:  # noqa: ANN001 - manifold3d has no stubs
+def _parted(mesh, original: int) -> tuple[Shape, Shape] | None:
     """Split the triangles of a result by whether they come from the mesh with this id."""
     properties = np.asarray(mesh.vert_properties, dtype=np.float64)
     triangles = np.asarray(mesh.tri_verts, dtype=np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +152,7 @@ def _runs(profile: Vectors) -> list[Vectors]:
     steps = steps / np.sqrt((steps**2).sum(-1, keepdims=True))
     corners = np.flatnonzero((steps[:-1] * steps[1:]).sum(-1) < 0.64) + 1
     cuts = [0, *corners.tolist(), len(profile) - 1]
-    return [profile[i : j + 1] for i, j in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [profile[i : j + 1] for i, j in pairwise(cuts)]
 
 
 def _resampled(run: Vectors, rows: int) -> Vectors:
