@@ -1,0 +1,158 @@
+"""Assets and the pipeline, on a network that answers a sphere: its pictures, mesh and file against the closed form."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sphere_network import RADIUS, sphere_network
+
+from instant3d import mesh as meshes
+from instant3d import scenes
+from instant3d.asset import FILE, Asset, write_triplane
+from instant3d.cameras import structured
+from instant3d.nerf.triplane import Decoder, Triplane
+from instant3d.pipeline import ViewsTo3D
+from instant3d.views import Views
+
+
+def views(size: int = 32, count: int = 4) -> Views:
+    cameras = structured()[torch.arange(count) % 4]
+    return Views(torch.rand(count, 3, size, size), torch.ones(count, 1, size, size), cameras)
+
+
+@pytest.fixture(scope="module")
+def asset() -> Asset:
+    return ViewsTo3D(sphere_network())(views(), resolution=48)
+
+
+def test_the_rendered_sphere_covers_the_disc_that_its_cone_cuts_out_of_the_picture(asset):
+    """From distance d a sphere subtends asin(r / d): a disc of radius f tan(asin(r / d)) picture widths."""
+    focal = 0.5 / math.tan(math.radians(25))
+    radius = focal * math.tan(math.asin(RADIUS / 2.7))
+    rendered = asset.render(structured(), 64)
+    assert rendered.alpha.mean().item() == pytest.approx(math.pi * radius**2, rel=0.05)
+    depth = rendered.depth[:, 0, 31:33, 31:33].mean().item()
+    assert depth == pytest.approx(2.7 - RADIUS, abs=0.03)
+
+
+def test_normals_point_outward_and_colours_follow_the_axes(asset):
+    """In the middle of the first view, at azimuth 45 and elevation 20, the normal points at the camera."""
+    rendered = asset.render(structured(), 33)
+    toward = torch.nn.functional.normalize(structured().positions, dim=-1)
+    torch.testing.assert_close(rendered.normals[:, :, 16, 16], toward, atol=0.1, rtol=0)
+    torch.testing.assert_close(rendered.rgb[:, :, 16, 16], torch.sigmoid(4 * RADIUS * toward), atol=0.04, rtol=0)
+
+
+def test_the_mesh_is_a_sphere_coloured_by_place(asset):
+    distance = np.linalg.norm(asset.mesh.vertices, axis=1)
+    assert abs(distance - RADIUS).max() < 0.03
+    expected = 1 / (1 + np.exp(-4 * asset.mesh.vertices))
+    assert abs(asset.mesh.colors - expected).max() < 0.05
+
+
+def test_a_saved_asset_renders_as_before(asset, tmp_path):
+    asset.save(tmp_path / "out", formats=("ply",))
+    loaded = Asset.load(tmp_path / "out")
+    again, first = loaded.render(structured(), 32), asset.render(structured(), 32)
+    torch.testing.assert_close(again.on(1.0), first.on(1.0), atol=5e-3, rtol=0)
+    assert Asset.load(tmp_path / "out" / FILE).decoder.density_bias == asset.decoder.density_bias
+
+
+@pytest.mark.parametrize("name", ["glb", "obj", "ply"])
+def test_every_format_holds_the_same_surface_in_world_axes(asset, tmp_path, name):
+    asset.save(tmp_path, formats=(name,))
+    (part,) = meshes.load(tmp_path / f"mesh.{name}")
+    low, high = meshes.bounds([part])
+    np.testing.assert_allclose([low, high], [asset.mesh.vertices.min(0), asset.mesh.vertices.max(0)], atol=1e-4)
+    top = part.vertices[:, 2].argmax()  # blue grows with z: a file with y and z swapped would be green here
+    assert part.colors[top, 2] > 0.8
+    assert abs(part.colors[top, :2] - 0.5).max() < 0.15
+
+
+def test_saving_keeps_what_else_is_in_the_folder(asset, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    asset.save(tmp_path, formats=("ply",))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mesh.ply", "notes.txt", FILE]
+
+
+def test_a_format_that_cannot_be_written_leaves_nothing(asset, tmp_path):
+    with pytest.raises(ValueError, match="'stl'; choose among glb, obj, ply"):
+        asset.save(tmp_path / "out", formats=("ply", "stl"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("activation", "density"), [("relu", "softplus"), ("silu", "exp")])
+def test_the_file_tells_every_choice_of_the_decoder(tmp_path, activation, density):
+    decoder = Decoder(6, 8, 3, activation=activation, density=density, density_bias=-2.5)
+    torch.nn.init.normal_(decoder.last.bias)
+    given = Asset(Triplane(torch.randn(3, 6, 5, 5)), decoder)
+    write_triplane(given.triplane, decoder, tmp_path / FILE)
+    loaded = Asset.load(tmp_path)
+    points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for got, expected in zip(loaded.field(points), given.field(points), strict=True):
+        torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"not a file of tensors", "not a whole safetensors file"),
+        ({"format": "another"}, "not a triplane of this version"),
+        ({"format": "instant3d-triplane-1", "decoder": "{"}, "damaged metadata"),
+        ({"format": "instant3d-triplane-1", "decoder": "[1]"}, "other tensors than its metadata tells"),
+        ({"format": "instant3d-triplane-1", "decoder": '{"channels": 5}'}, "other tensors than its metadata tells"),
+    ],
+)
+def test_a_broken_triplane_file_is_explained(tmp_path, content, complaint):
+    if isinstance(content, bytes):
+        (tmp_path / FILE).write_bytes(content)
+    else:
+        save_file({"planes": torch.zeros(3, 4, 2, 2)}, tmp_path / FILE, metadata=content)
+    with pytest.raises(ValueError, match=complaint):
+        Asset.load(tmp_path)
+
+
+def test_a_missing_triplane_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"triplane\.safetensors does not exist"):
+        Asset.load(tmp_path)
+
+
+def test_planes_travel_in_half_precision(asset, tmp_path):
+    asset.save(tmp_path, formats=())
+    tensors = load_file(tmp_path / FILE)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("count", [1, 4, 40])
+def test_any_number_of_views_is_taken(count):
+    assert ViewsTo3D(sphere_network())(views(count=count)).triplane.planes.shape == (3, 4, 16, 16)
+
+
+def test_a_scene_and_its_views_give_the_same_asset(tmp_path):
+    scenes.write(tmp_path / "s", views())
+    scene = scenes.read(tmp_path / "s")
+    model = ViewsTo3D(sphere_network())
+    assert torch.equal(model(scene).triplane.planes, model(scene.views).triplane.planes)
+
+
+def test_weights_from_a_folder_give_the_asset_of_the_network_that_was_saved(tmp_path, asset):
+    sphere_network().save_pretrained(tmp_path / "weights")
+    loaded = ViewsTo3D.from_pretrained(tmp_path / "weights")(views())
+    torch.testing.assert_close(loaded.triplane.planes, asset.triplane.planes, atol=5e-3, rtol=0)
+    assert not any(parameter.requires_grad for parameter in loaded.decoder.parameters())
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3, 8, 8), (4, 3, 8, 12)])
+def test_views_of_another_shape_are_explained(shape):
+    cameras = structured() if len(shape) == 4 else structured()[None].map(lambda t: t.expand(2, *t.shape[1:]))
+    wrong = Views(torch.rand(shape), torch.rand(*shape[:-3], 1, *shape[-2:]), cameras)
+    with pytest.raises(ValueError, match=r"views of one object have the shape|views are to be square, got 12 x 8"):
+        ViewsTo3D(sphere_network())(wrong)
+
+
+def test_the_config_of_the_saved_weights_names_its_model(tmp_path):
+    sphere_network().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model"] == "stage2"
