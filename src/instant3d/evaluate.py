@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from instant3d import atomic, metrics, scenes
+from instant3d.batch import Batch
 from instant3d.cameras import Cameras
 from instant3d.losses import Perceptual
+from instant3d.mesh import Mesh, load, normalized, sample_points
 from instant3d.nerf.field import Field
 from instant3d.nerf.hull import Hull
-from instant3d.nerf.triplane import TriplaneField
-from instant3d.nerf.volume import render
+from instant3d.nerf.pruned import render
+from instant3d.pipeline import ViewsTo3D
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
 
@@ -37,16 +40,22 @@ COLUMNS = {
 }
 COLUMNS |= {"chamfer": "Chamfer", "f_score": "F-score"}
 
+MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
+POINTS = 50_000  # on each of two surfaces that are compared
+CELLS = 128  # a side of the grid on which a field's surface is found for that
+NEAR = 0.05  # world units within which the F-score counts a point as found
+
 Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Batch):
     """One object: the views that are given and those to be foretold."""
 
     name: str
     given: Views  # (V,)
     wanted: Views  # (T,)
+    surface: Tensor | None = None  # (POINTS, 3) of the true one
 
 
 def reconstruction(
@@ -56,6 +65,7 @@ def reconstruction(
     views: Sequence[int] = (0, 1, 2, 3),
     resolution: int | None = None,
     output: str | Path | None = None,
+    reference: str | Path | None = None,
     perceptual: str | None = None,
     device: str | torch.device = "cpu",
     network: Reconstructor | None = None,
@@ -66,23 +76,26 @@ def reconstruction(
     views       frames that are given to it; all others of a scene are targets
     resolution  pixels a side to which both are resized; as they are by default
     output      folder for `metrics.json`
+    reference   folder of true meshes, named like the scenes; they are normalized as the renderer does
     perceptual  VGG-16 weights for LPIPS (see `losses.Perceptual`); without, it is left out
     """
     found = find(folders)
+    truths = {name: None if reference is None else mesh_of(name, reference) for name in found}
     if network is None and weights is not None:
         network = Reconstructor.from_pretrained(weights)
-    network = None if network is None else network.to(device).eval()
+    model = None if network is None else ViewsTo3D(network, device)
     similarity = Perceptual(perceptual).to(device) if perceptual else None
+    width = max(map(len, found))
     records: dict[str, dict[str, Numbers]] = {}
     for name, folder in found.items():
-        task = read(name, folder, views, resolution, device)
-        records[name] = measure(task, network, similarity)
+        task = read(name, folder, views, resolution, truths[name]).to(device)
+        records[name] = measure(task, model, similarity)
         if len(records) == 1:
-            print(header(records[name], width=max(map(len, found))), flush=True)
-        print(line(name, records[name], width=max(map(len, found))), flush=True)
+            print(header(records[name], width), flush=True)
+        print(line(name, records[name], width), flush=True)
     settings = {"weights": weights and str(weights), "views": list(views), "resolution": resolution, "background": 1.0}
     report = summarize(records, settings)
-    print(line("mean", {"network": report["mean"], **report["baselines"]}, width=max(map(len, found))), flush=True)
+    print(line("mean", {"network": report["mean"], **report["baselines"]}, width), flush=True)
     if output is not None:
         write(report, output)
     return report
@@ -102,8 +115,19 @@ def find(folders: Sequence[str | Path]) -> dict[str, Path]:
     return {name if unique else str(path): path for name, path in zip(names, found, strict=True)}
 
 
+def mesh_of(name: str, folder: str | Path) -> Path:
+    """The true mesh of a scene."""
+    files = [Path(folder) / f"{Path(name).name}{suffix}" for suffix in MESH_SUFFIXES]
+    for file in files:
+        if file.is_file():
+            return file
+    raise FileNotFoundError(
+        f"there is no true mesh {files[0]} (nor {', '.join(MESH_SUFFIXES[1:])}); add it or leave the reference out"
+    )
+
+
 def read(
-    name: str, folder: Path, views: Sequence[int], resolution: int | None = None, device: str | torch.device = "cpu"
+    name: str, folder: Path, views: Sequence[int], resolution: int | None = None, truth: Path | None = None
 ) -> Task:
     """A scene's frames `views` as what is given, all its others as what is wanted."""
     count = len(scenes.names(folder))
@@ -116,31 +140,44 @@ def read(
         raise ValueError(
             f"all {count} frames of {folder} are inputs, so none is left to compare with; give fewer views"
         )
-    frames = scenes.read(folder, frames=[*views, *others], size=resolution).views.to(device)
-    return Task(name, frames[: len(views)], frames[len(views) :])
+    frames = scenes.read(folder, frames=[*views, *others], size=resolution).views
+    surface = None if truth is None else points_on(normalized(load(truth)))
+    return Task(name, frames[: len(views)], frames[len(views) :], surface)
 
 
-def measure(task: Task, network: Reconstructor | None, similarity: Perceptual | None = None) -> dict[str, Numbers]:
+def measure(task: Task, model: ViewsTo3D | None, similarity: Perceptual | None = None) -> dict[str, Numbers]:
     """Numbers of the network, if there is one, and of both baselines."""
-    hull = Hull(task.given)
-    shown = {"network": show(predict(network, task.given), task.wanted)} if network else {}
-    shown |= {"nearest_view": nearest_view(task.given, task.wanted.cameras), "visual_hull": show(hull, task.wanted)}
-    return {method: compare(pictures, task.wanted, similarity) for method, pictures in shown.items()}
+    fields: dict[str, Field] = {} if model is None else {"network": model(task.given).field}
+    fields["visual_hull"] = Hull(task.given)
+    numbers = {"nearest_view": compare(nearest_view(task.given, task.wanted.cameras), task.wanted, similarity)}
+    for method, field in fields.items():
+        numbers[method] = compare(show(field, task.wanted), task.wanted, similarity)
+        if task.surface is not None:
+            numbers[method] |= geometry(field, task.surface)
+    return numbers
 
 
-@torch.no_grad()
-def predict(network: Reconstructor, given: Views) -> Field:
-    """The field that a network makes of one object's views (V)."""
-    size = network.image_size
-    return TriplaneField(network.triplane(given.resized(size, size)[None])[0], network.decoder)
-
-
-@torch.no_grad()
 def show(field: Field, wanted: Views) -> Views:
     """A field from the cameras of the wanted pictures and at their size; depth only where alpha passes 1/2."""
     shown = render(field, wanted.cameras, wanted.height, wanted.width)
     depth = None if shown.depth is None else shown.depth * (shown.alpha > 0.5)
     return Views(shown.rgb.clamp(0, 1), shown.alpha.clamp(0, 1), shown.cameras, depth)
+
+
+def geometry(field: Field, truth: Tensor) -> Numbers:
+    """How far a field's surface is from points (N, 3) on the true one; an empty field has none, and finds none."""
+    from instant3d.nerf.surface import extract
+
+    try:
+        points = points_on([extract(field, CELLS)])
+    except ValueError:
+        return {"chamfer": math.nan, "f_score": 0.0}
+    return {"chamfer": metrics.chamfer(points, truth), "f_score": metrics.f_score(points, truth, NEAR)}
+
+
+def points_on(parts: Sequence[Mesh]) -> Tensor:
+    """The same POINTS points (N, 3) on a surface each time."""
+    return sample_points(parts, POINTS, torch.Generator().manual_seed(0))
 
 
 def nearest_view(given: Views, cameras: Cameras) -> Views:

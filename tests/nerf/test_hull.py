@@ -34,7 +34,7 @@ def directions(count: int = 2000) -> Tensor:
 
 def test_a_hull_holds_its_object():
     inside = directions() * torch.linspace(0, 0.97 * RADIUS, 2000)[:, None]
-    assert (Hull(ball(structured())).density(inside) == 200.0).all()
+    assert (Hull(ball(structured())).density(inside) == 40.0).all()
 
 
 def test_a_point_seen_beside_the_object_in_one_picture_is_empty():
@@ -42,14 +42,14 @@ def test_a_point_seen_beside_the_object_in_one_picture_is_empty():
     # just outside the tangent cone of the first camera, along its image's x axis, but inside the other three's
     graze = RADIUS / math.sqrt(1 - (RADIUS / 2.7) ** 2)
     points = torch.stack([cameras.cam_to_world[0, :3, 0] * graze * factor for factor in (0.96, 1.04)])
-    assert Hull(ball(cameras, 192)).density(points).tolist() == [200.0, 0.0]
+    assert Hull(ball(cameras, 192)).density(points).tolist() == [40.0, 0.0]
 
 
 def test_an_off_centre_ball_is_found_where_it_is_and_not_at_its_mirror_images():
     centre = (0.3, -0.2, 0.15)
     hull = Hull(ball(structured(), centre=centre, radius=0.2))
     mirrored = [[-0.3, -0.2, 0.15], [0.3, 0.2, 0.15], [0.3, -0.2, -0.15], [-0.2, 0.3, 0.15]]
-    assert hull.density(torch.tensor([centre, *mirrored])).tolist() == [200.0, 0, 0, 0, 0]
+    assert hull.density(torch.tensor([centre, *mirrored])).tolist() == [40.0, 0, 0, 0, 0]
 
 
 def test_the_volume_of_the_hull_of_many_views_nears_the_ball_from_above():
@@ -85,7 +85,7 @@ def test_a_view_does_not_paint_what_another_part_of_the_object_hides_from_it():
 
 
 def test_a_batch_is_carved_like_its_members_and_agrees_with_projection_pixel_by_pixel():
-    cameras = Cameras.stack([structured(), orbit([10.0, 95.0, 200.0, 300.0], [40.0, -20.0, 10.0, 60.0])])
+    cameras = Cameras.stack([structured(), orbit([10.0, 95.0, 40.0, 300.0], [40.0, -20.0, 10.0, 60.0])])
     views = ball(cameras, size=64, centre=(0.1, 0.2, -0.1), radius=0.5)
     points = 1.2 * directions(500)
     occupancy, rgb = carve(views, points)
