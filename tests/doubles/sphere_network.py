@@ -9,7 +9,7 @@ import torch
 from instant3d.stage2.network import Architecture, Reconstructor
 
 RADIUS = 0.6
-SHARPNESS = 300.0
+SHARPNESS = 2000.0
 
 SPHERE = Architecture(
     image_size=32,
@@ -41,12 +41,12 @@ def sphere_network() -> Reconstructor:
 
 
 def plane_features(side: int) -> torch.Tensor:
-    """Per plane and cell [height, width], channels that sum over the planes to 3 - r^2, x, y, z: (3, side, side, 4)."""
+    """Per plane and cell [height, width], channels that sum over the planes to 1 - r^2, x, y, z: (3, side, side, 4)."""
     line = (torch.arange(side) + 0.5) * (2 / side) - 1
     down, across = torch.meshgrid(line, line, indexing="ij")
     zero = torch.zeros_like(across)
-    xy = torch.stack([2 - across**2 - down**2, across, down, zero], dim=-1)
-    xz = torch.stack([1 - down**2, zero, zero, down], dim=-1)
+    xy = torch.stack([1 - across**2 - down**2, across, down, zero], dim=-1)
+    xz = torch.stack([-(down**2), zero, zero, down], dim=-1)
     return torch.stack([xy, xz, torch.zeros_like(xy)])
 
 
@@ -66,6 +66,6 @@ def set_decoder(decoder: torch.nn.Module) -> None:
     for channel in range(4):
         decoder.first.weight[channel, channel::4] = 1.0  # the same channel of all three planes
     decoder.first.bias[1:4] = 1.0  # coordinates, above zero for the sake of relu
-    decoder.last.weight[0, 0], decoder.last.bias[0] = SHARPNESS, -SHARPNESS * (3 - RADIUS**2)
+    decoder.last.weight[0, 0], decoder.last.bias[0] = SHARPNESS, -SHARPNESS * (1 - RADIUS**2)
     for channel in (1, 2, 3):
         decoder.last.weight[channel, channel], decoder.last.bias[channel] = 4.0, -4.0
