@@ -6,6 +6,8 @@ from -1 to 1 (bilinear, `align_corners=False`, zero outside: the convention of `
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,41 +38,63 @@ def sample_planes(planes: Tensor, points: Tensor) -> Tensor:
     Equal to three calls of `grid_sample` (`align_corners=False`, zeros outside). On a CPU the twelve corners of a
     point are one weighted sum of rows of a table, which `embedding_bag` does several times faster.
     """
-    return _sample_by_table(planes, points) if planes.device.type == "cpu" else _sample_by_grid(planes, points)
+    if planes.device.type == "cpu":
+        return sample_table(corner_table(planes), points, planes.shape[-1])
+    return _sample_by_grid(planes, points)
 
 
 def _sample_by_grid(planes: Tensor, points: Tensor) -> Tensor:
     grid = torch.stack([points[..., list(axes)] for axes in PLANE_AXES], dim=1)  # (B, 3, N, 2)
-    flat = F.grid_sample(planes.flatten(0, 1), grid.flatten(0, 1)[:, None].to(planes.dtype), align_corners=False)
-    return flat.unflatten(0, (-1, 3)).sum(1)[:, :, 0].transpose(1, 2)
+    values = planes.flatten(0, 1).to(grid.dtype)  # not the other way round: coordinates need more than 8 bits
+    flat = F.grid_sample(values, grid.flatten(0, 1)[:, None], align_corners=False)
+    return flat.unflatten(0, (-1, 3)).sum(1)[:, :, 0].transpose(1, 2).to(planes.dtype)
 
 
-def _sample_by_table(planes: Tensor, points: Tensor) -> Tensor:
-    batch, _, channels, side, _ = planes.shape
-    table = planes.permute(0, 1, 3, 4, 2).reshape(-1, channels)
-    index, weight = _corners(points, side)
-    index = index + 3 * side * side * torch.arange(batch, device=points.device)[:, None, None]
-    weight = weight.to(table.dtype)
-    flat = F.embedding_bag(index.flatten(0, 1), table, mode="sum", per_sample_weights=weight.flatten(0, 1))
-    return flat.unflatten(0, points.shape[:2])
+def corner_table(planes: Tensor) -> Tensor:
+    """Planes (B, 3, C, P, P) as rows of features, each plane framed by a border of zeros: (B * 3 * (P + 2)^2, C)."""
+    return F.pad(planes.permute(0, 1, 3, 4, 2), (0, 0, 1, 1, 1, 1)).flatten(0, 3)
+
+
+def sample_table(table: Tensor, points: Tensor, side: int) -> Tensor:
+    """Bilinear samples (B, N, C) at points (B, N, 3) out of the `corner_table` of planes with that side."""
+    batch, count = points.shape[:2]
+    index, weight = _corners(points.flatten(0, 1), side)
+    if batch > 1:
+        rows = 3 * (side + 2) ** 2
+        index = index + rows * torch.arange(batch, dtype=index.dtype).repeat_interleave(count)[:, None]
+    flat = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.to(table.dtype))
+    return flat.unflatten(0, (batch, count))
 
 
 def _corners(points: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Rows of one object's (3 * side * side)-row table and their bilinear weights, both (..., 12)."""
-    cell = ((points + 1) * (side / 2) - 0.5).clamp(-2.0, side + 1.0)
-    low = cell.detach().floor()
+    """Rows of one object's table and their bilinear weights, both (N, 12) for points (N, 3).
+
+    Row numbers are affine in the point's cell, and each weight is a product of two affine functions of its place in
+    the cell: three small products, many times faster than gathering coordinates. In float64, for it alone is safe
+    from autocast and from reduced-precision products, which would corrupt row numbers.
+    """
+    rows, across, down = _corner_maps(side)
+    cell = ((points.double() + 1) * (side / 2) - 0.5).clamp(-1, side)
+    low = cell.detach().floor().clamp(max=side - 1)
     part = cell - low
-    low = low.long()
-    # one axis at a time: the lower and the upper neighbour, weight zero where it lies outside
-    near = torch.stack([low, low + 1], dim=-1)  # (..., 3, 2)
-    share = torch.stack([1 - part, part], dim=-1) * ((near >= 0) & (near < side))
-    near = near.clamp(0, side - 1)
-    index, weight = [], []
-    for plane, (across, down) in enumerate(PLANE_AXES):
-        corners = near[..., down, :, None] * side + near[..., across, None, :] + plane * side * side
-        index.append(corners.flatten(-2))
-        weight.append((share[..., down, :, None] * share[..., across, None, :]).flatten(-2))
-    return torch.cat(index, dim=-1), torch.cat(weight, dim=-1)
+    index = torch.addmm(rows[0], low, rows[1:]).int()
+    return index, torch.addmm(across[0], part, across[1:]) * torch.addmm(down[0], part, down[1:])
+
+
+@functools.lru_cache
+def _corner_maps(side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Affine maps (1 + 3, 12), the constant first, from a cell's indices to rows and from the place in it to weights."""
+    framed = side + 2
+    with torch.inference_mode(False):  # kept for later calls, some of which will want gradients
+        rows, across, down = torch.zeros(3, 4, 12, dtype=torch.float64)
+    for corner, (plane, upper, right) in enumerate(itertools.product(range(3), range(2), range(2))):
+        along_width, along_height = PLANE_AXES[plane]
+        rows[0, corner] = plane * framed**2 + (upper + 1) * framed + right + 1
+        rows[1 + along_width, corner] += 1
+        rows[1 + along_height, corner] += framed
+        across[0, corner], across[1 + along_width, corner] = 1 - right, 2 * right - 1
+        down[0, corner], down[1 + along_height, corner] = 1 - upper, 2 * upper - 1
+    return rows, across, down
 
 
 class Decoder(nn.Module):

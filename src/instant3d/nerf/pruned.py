@@ -1,0 +1,146 @@
+"""Pictures of a field that is done changing: rays leap over empty space and stop when nothing more can be seen.
+
+Knows nothing of training: no gradients and no chance. Each ray alternates between two moves until it leaves the cube
+or lets through less than a thousandth of the light: a leap to the next occupied cell, and a packet of samples of equal
+step from there. Density is read at all samples, colour only at those that can be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instant3d.cameras import Cameras, Rays
+from instant3d.nerf.field import Field, normals
+from instant3d.nerf.frozen import at_rest
+from instant3d.nerf.occupancy import Occupancy
+from instant3d.nerf.volume import Pixels, box_span, join, to_views, weights
+from instant3d.views import Views
+
+STEP = 1 / 64  # world units: half a texel of a 64-texel triplane
+FAINT_STEP = 1 / 32  # where there is only haze
+PACKET = 8  # samples between two looks at the occupancy grid
+DARK = 1e-3  # a ray that lets through less light than this has ended
+UNSEEN = 1e-4  # samples that send less than this share of the light keep their opacity, but their colour is not asked
+BYTES_PER_SAMPLE = 4 * 24  # place, density, interval, weight and the temporaries between them
+
+
+@torch.no_grad()
+def render(
+    field: Field,
+    cameras: Cameras,
+    height: int,
+    width: int,
+    *,
+    occupancy: Occupancy | None = None,
+    step: float = STEP,
+    max_memory: int = 2**28,
+    with_normals: bool = False,
+) -> Views:
+    """Pictures (V, 3, height, width) of one object's field by cameras (V): straight colour and alpha, mean camera-z
+    depth, and, if asked, mean world normals.
+
+    occupancy   where the field is not empty; found first if not given, so give it when there are many calls
+    step        world length that one sample stands for
+    max_memory  bytes that one chunk of rays may take; more chunks, the same picture
+    """
+    if step <= 0:
+        raise ValueError(f"the step between samples is a length in world units and must be positive, got {step}")
+    quick = at_rest(field)
+    occupancy = Occupancy.of(quick) if occupancy is None else occupancy
+    rays = cameras.rays(height, width)
+    count = max(1, max_memory // (BYTES_PER_SAMPLE * PACKET))
+    chunks = zip(rays.origins.reshape(-1, 3).split(count), rays.directions.reshape(-1, 3).split(count), strict=True)
+    smooth = field if with_normals else None
+    pieces = [_march(quick, occupancy, Rays(*chunk), step, smooth) for chunk in chunks]
+    return to_views(join(pieces), cameras, rays.directions, height, width)
+
+
+@dataclass
+class _Sums:
+    """What rays have gathered so far: light let through, and weighted sums over samples."""
+
+    light: Tensor  # (R)
+    distance: Tensor  # (R)
+    rgb: Tensor  # (R, 3), over the samples whose colour was asked
+    seen: Tensor  # (R), their weight
+    normal: Tensor | None
+
+    @classmethod
+    def start(cls, rays: Rays, with_normals: bool) -> _Sums:
+        zero = torch.zeros_like(rays.origins[:, 0])
+        normal = torch.zeros_like(rays.origins) if with_normals else None
+        return cls(torch.ones_like(zero), zero.clone(), torch.zeros_like(rays.origins), zero.clone(), normal)
+
+    def pixels(self) -> Pixels:
+        alpha = 1 - self.light
+        rgb = self.rgb * (alpha / self.seen.clamp(min=1e-9))[:, None]
+        return Pixels(rgb, alpha, self.distance / alpha.clamp(min=1e-6), self.normal)
+
+
+def _march(field: Field, occupancy: Occupancy, rays: Rays, step: float, smooth: Field | None) -> Pixels:
+    sums = _Sums.start(rays, smooth is not None)
+    at, far = box_span(rays)
+    alive = torch.arange(len(at), device=at.device)
+    while True:
+        alive, at, landed = _leap(occupancy, rays, alive, at, far)
+        if not len(alive):
+            return sums.pixels()
+        here = alive[:landed]
+        edges = _cut(occupancy, rays[here], at[:landed], far[here], step)
+        _blend(field, rays, here, edges, sums, smooth)
+        at = torch.cat([edges[:, -1], at[landed:]])
+        going = (sums.light[alive] > DARK).nonzero()[:, 0]
+        alive, at = alive[going], at[going]
+
+
+def _leap(occupancy: Occupancy, rays: Rays, alive: Tensor, at: Tensor, far: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Move rays on until at least half of them are in occupied cells, and put these first; the last is their number.
+
+    Rays that leave the cube are dropped. Not to wait for the slowest keeps each step's work large.
+    """
+    done: list[tuple[Tensor, Tensor]] = []
+    landed = 0
+    while True:
+        inside = (at < far[alive]).nonzero()[:, 0]
+        alive, at = alive[inside], at[inside]
+        if landed >= len(alive):
+            break
+        way = occupancy.leap(rays[alive], at)
+        there, still = (way == 0).nonzero()[:, 0], way.nonzero()[:, 0]
+        done.append((alive[there], at[there]))
+        landed += len(there)
+        alive, at = alive[still], at[still] + way[still]
+    if done:
+        alive, at = torch.cat([*(some for some, _ in done), alive]), torch.cat([*(some for _, some in done), at])
+    return alive, at, landed
+
+
+def _cut(occupancy: Occupancy, rays: Rays, at: Tensor, far: Tensor, step: float) -> Tensor:
+    """The next intervals of rays, (R, PACKET + 1) distances: long ones through haze, as far as it is known to reach."""
+    glide = occupancy.glide(rays, at)
+    length = torch.where(glide > 0, max(step, FAINT_STEP), step)
+    end = torch.where(glide > 0, torch.minimum(at + glide, far), far)
+    count = torch.arange(PACKET + 1, device=at.device, dtype=at.dtype)
+    return torch.minimum(at[:, None] + length[:, None] * count, end[:, None])
+
+
+def _blend(field: Field, rays: Rays, here: Tensor, edges: Tensor, sums: _Sums, smooth: Field | None) -> None:
+    """Add what the rays numbered `here` meet in intervals cut at `edges` (R, PACKET + 1) to `sums`."""
+    middle = (edges[:, 1:] + edges[:, :-1]) / 2
+    points = rays[here].at(middle).flatten(0, 1)
+    density = torch.zeros_like(middle)
+    real = (edges.diff(dim=-1) > 0).flatten().nonzero()[:, 0]
+    density.view(-1)[real] = field.density(points[real])
+    light = sums.light[here]
+    weight = weights(density, edges) * light[:, None]
+    sums.light[here] = light * torch.exp(-(density * edges.diff(dim=-1)).sum(-1))
+    sums.distance[here] += (weight * middle).sum(-1)
+    visible = (weight > UNSEEN).flatten().nonzero()[:, 0]
+    share, ray, places = weight.view(-1)[visible], here[visible // PACKET], points[visible]
+    sums.seen.index_add_(0, ray, share)
+    sums.rgb.index_add_(0, ray, share[:, None] * field(places)[1])
+    if smooth is not None and sums.normal is not None:
+        sums.normal.index_add_(0, ray, share[:, None] * normals(smooth, places))
