@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from instant3d import __version__
 
@@ -31,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     warnings.showwarning = _note  # type: ignore[assignment]
-    previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -42,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"instant3d: error: {_sentence(error)}", file=sys.stderr)
         return 2
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _run(arguments: list[str]) -> int:
@@ -54,7 +51,11 @@ def _run(arguments: list[str]) -> int:
         return 0
     parsed = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = parsed.command
-    command(parsed)
+    previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
+    try:
+        command(parsed)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     return 0
 
 
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure reconstructions against views that were held back")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
+    _add_export(commands.add_parser("export", help="a training checkpoint to a folder of weights"))
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
     return top
@@ -83,7 +85,6 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
         "--resolution", type=_positive, default=256, help="cells a side of the mesh's grid (default 256)"
     )
     command.add_argument("--formats", type=_words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
-    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     command.add_argument("--max-memory", type=_bytes, default=2**30, help="for rendering and meshing (default 1G)")
     command.set_defaults(command=_reconstruct)
 
@@ -94,7 +95,16 @@ def _add_evaluation(command: argparse.ArgumentParser) -> None:
     _add_shared(command)
     command.add_argument("--resolution", type=_positive, default=128, help="size of all pictures (default 128)")
     command.add_argument("--reference", type=Path, help="folder of true meshes, named like the scenes")
+    command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too")
     command.set_defaults(command=_evaluate)
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", type=Path, help="a .ckpt that `instant3d fit` wrote")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for config.json and model.safetensors"
+    )
+    command.set_defaults(command=_export)
 
 
 def _add_shared(command: argparse.ArgumentParser) -> None:
@@ -102,7 +112,7 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--views", type=_numbers, help="input frames, such as 0,1,2,3 (default: the first four), or all"
     )
-    command.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
@@ -112,8 +122,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         arguments.scene,
         arguments.output,
         weights=_weights(arguments.weights),
-        views=arguments.views or None,
-        every_view=arguments.views == [],
+        views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
         device=arguments.device,
@@ -124,8 +133,9 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from instant3d import evaluate
+    from instant3d.pipeline import find_device
 
-    if arguments.views == []:
+    if arguments.views == "all":
         raise ValueError(
             "an evaluation holds views back to compare with; name the input views, such as --views 0,1,2,3"
         )
@@ -136,7 +146,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         resolution=arguments.resolution,
         output=arguments.output,
         reference=arguments.reference,
+        perceptual=arguments.perceptual and str(arguments.perceptual),
+        device=find_device(arguments.device),
     )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from instant3d import atomic, training
+
+    with atomic.merged(arguments.output) as partial:
+        network = training.export(arguments.checkpoint, partial)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{arguments.output}: config.json, model.safetensors ({count / 1e6:.1f} M parameters)")
 
 
 def _weights(named: str | None) -> str | Path:
@@ -151,10 +172,9 @@ def _weights(named: str | None) -> str | Path:
     )
 
 
-def _numbers(text: str) -> list[int]:
-    """`0,1,2,3`; empty for `all`."""
+def _numbers(text: str) -> list[int] | Literal["all"]:
     if text == "all":
-        return []
+        return "all"
     if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of frame numbers such as 0,1,2,3")
     return [int(part) for part in text.split(",")]

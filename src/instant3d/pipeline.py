@@ -16,7 +16,7 @@ from instant3d.scenes import Scene
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
 
-__all__ = ["Asset", "ViewsTo3D"]
+__all__ = ["Asset", "ViewsTo3D", "find_device"]
 
 
 class ViewsTo3D:
@@ -49,3 +49,16 @@ class ViewsTo3D:
     def _half(self) -> bool:
         """bfloat16 where it is fast; on a CPU without such products it would be slower than float32."""
         return self.device.type == "cuda"
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, or for `auto` a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is no device; say cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"there is no {name} here; say --device cpu")
+    return device

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from instant3d import __version__, atomic, scenes, writers
 from instant3d.asset import FILE, Asset, check_formats
 from instant3d.cameras import turntable
-from instant3d.pipeline import ViewsTo3D
+from instant3d.pipeline import ViewsTo3D, find_device
 from instant3d.scenes import Scene
 from instant3d.stage2.network import locate
 from instant3d.views import Views
@@ -32,8 +32,7 @@ def reconstruct(
     output: Path,
     *,
     weights: str | Path,
-    views: Sequence[int] | None = None,
-    every_view: bool = False,
+    views: Sequence[int] | Literal["all"] | None = None,
     resolution: int = 256,
     formats: Sequence[str] = ("glb",),
     device: str = "auto",
@@ -41,14 +40,13 @@ def reconstruct(
 ) -> dict[str, Any]:
     """Rebuild the object of a scene; writes into `output` and returns what `result.json` then holds.
 
-    views       numbers of the input frames; by default the first four, or as many as there are
-    every_view  take all frames
+    views  numbers of the input frames; by default the first four, or as many as there are
     """
     seconds: dict[str, float] = {}
     formats, folder = check_formats(formats), locate(weights)
     with _timed(seconds, "load"):
-        model = ViewsTo3D.from_pretrained(folder, _device(device))
-        source = scenes.read(scene, frames=_frames(scene, views, every_view), size=model.network.image_size)
+        model = ViewsTo3D.from_pretrained(folder, find_device(device))
+        source = scenes.read(scene, frames=_frames(scene, views), size=model.network.image_size)
     with atomic.merged(output) as partial:
         with _timed(seconds, "network"):
             asset = model(source, resolution=resolution, max_memory=max_memory)
@@ -103,23 +101,10 @@ def _rows(source: Scene, asset: Asset, around: Views) -> list[Row]:
     return [*rows, Row("reconstruction, once around", around.on(1.0)[others], turns)]
 
 
-def _frames(scene: Path, views: Sequence[int] | None, every_view: bool) -> list[int]:
-    count = len(scenes.names(scene))
-    if every_view:
-        return list(range(count))
-    return list(range(min(DEFAULT_VIEWS, count))) if views is None else list(views)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{name!r} is no device; say cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"there is no {name} here; say --device cpu")
-    return device
+def _frames(scene: Path, views: Sequence[int] | Literal["all"] | None) -> Sequence[int] | None:
+    if views is None:
+        return range(min(DEFAULT_VIEWS, len(scenes.names(scene))))
+    return None if views == "all" else views
 
 
 def _hash(file: Path) -> str:
