@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep import shapes, textures
+from data_prep.colours import Colour, draw_colour
 from data_prep.dice import Dice
 from data_prep.shapes import Shape, Vectors
-from data_prep.textures import Colour, Texture
+from data_prep.textures import Texture
 
 Triple = Sequence[float]
 ORIGIN = (0.0, 0.0, 0.0)
@@ -70,7 +71,7 @@ class Builder:
 
     def plain(self, *names: str) -> Texture:
         """A plain colour near one of the names."""
-        return textures.plain(textures.draw_colour(self.dice, names))
+        return textures.plain(draw_colour(self.dice, names))
 
     def wood(self) -> Texture:
         """Wood with grain, or the plain colour of wood."""

@@ -1,13 +1,12 @@
 """One integer seed to one textured object with a true caption, and many of them to a folder of GLB files.
 
-Half after LRM-Zero (arXiv 2406.09371), half assemblies of the kind that stylised low-poly packs hold. Knows nothing
-of how objects are rendered. `python -m data_prep.procedural -o OUT --count 1500`
+More than half after LRM-Zero (arXiv 2406.09371), the others assemblies of the kind that stylised low-poly packs hold.
+Knows nothing of how objects are rendered. `python -m data_prep.procedural -o OUT --count 1500`
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -16,20 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import trimesh
-from PIL import Image
-from trimesh.visual import TextureVisuals
-from trimesh.visual.material import PBRMaterial
 
 from data_prep import shapes
-from data_prep.assemblies.home import HOME
-from data_prep.assemblies.movers import MOVERS
-from data_prep.assemblies.outdoors import OUTDOORS
+from data_prep.assemblies import ASSEMBLIES
 from data_prep.builder import Builder, Part
 from data_prep.dice import Dice
 from data_prep.scatter import scatter
+from instant3d.mesh import Mesh, linear_from_srgb, save
 
-ASSEMBLIES = (*HOME, *OUTDOORS, *MOVERS)
 ASSEMBLED = 0.45  # share of objects that are assemblies of everyday things; the others are LRM-Zero's
 
 
@@ -60,55 +53,34 @@ def into_unit_sphere(parts: list[Part]) -> list[Part]:
     points = np.concatenate([part.shape.vertices for part in parts])
     centre = (points.min(0) + points.max(0)) / 2
     radius = float(np.sqrt(((points - centre) ** 2).sum(-1).max()))
-    return [
-        replace(
-            part, shape=replace(part.shape, vertices=shapes.snap((part.shape.vertices - centre) * (0.999 / radius)))
-        )
-        for part in parts
-    ]
+    fitted = [shapes.snap((part.shape.vertices - centre) * (0.999 / radius)) for part in parts]
+    return [replace(part, shape=replace(part.shape, vertices=at)) for part, at in zip(parts, fitted, strict=True)]
 
 
-def write_glb(thing: Procedural, path: Path) -> None:
-    """One glTF mesh per texture, pictures as PNG, +y up."""
-    scene = trimesh.Scene()
-    by_texture: dict[bytes, list[Part]] = {}
+def meshes(thing: Procedural) -> list[Mesh]:
+    """One mesh for each look; plain colours need no picture."""
+    alike: dict[bytes, list[Part]] = {}
     for part in thing.parts:
-        by_texture.setdefault(part.texture.pixels.tobytes(), []).append(part)
-    for alike in by_texture.values():
-        scene.add_geometry(_trimesh(alike))
-    partial = path.with_suffix(".part")
-    partial.write_bytes(scene.export(file_type="glb", include_normals=True))
-    partial.replace(path)
+        alike.setdefault(part.texture.pixels.tobytes(), []).append(part)
+    return [_mesh(parts) for parts in alike.values()]
 
 
-def _trimesh(parts: list[Part]) -> trimesh.Trimesh:
-    """Parts of one look as a single mesh with +y up: (x, y, z) -> (x, z, -y)."""
-    whole = shapes.joined([part.shape for part in parts])
-    picture = Image.open(io.BytesIO(_png(parts[0].texture.pixels)))
-    look = TextureVisuals(
-        uv=whole.uv,
-        material=PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0),
-    )
-    upright = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-    return trimesh.Trimesh(
-        vertices=whole.vertices @ upright.T,
-        faces=whole.faces,
-        vertex_normals=shapes.normals(whole) @ upright.T,
-        visual=look,
-        process=False,
-    )
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
+def _mesh(parts: list[Part]) -> Mesh:
+    """Parts of one look as one mesh."""
+    whole, pixels = shapes.joined([part.shape for part in parts]), parts[0].texture.pixels
+    normals = shapes.normals(whole)
+    if (pixels == pixels[0, 0]).all():
+        red, green, blue = linear_from_srgb(pixels[0, 0] / 255.0).tolist()
+        return Mesh(whole.vertices, whole.faces, normals, base_color=(red, green, blue, 1.0))
+    opaque = np.concatenate([pixels, np.full((*pixels.shape[:2], 1), 255, dtype=np.uint8)], axis=-1)
+    downwards = whole.uv * np.array([1.0, -1.0]) + np.array([0.0, 1.0])
+    return Mesh(whole.vertices, whole.faces, normals, uv=downwards, texture=opaque)
 
 
 def write_object(seed: int, folder: Path) -> dict[str, object]:
     """Write one object's GLB and return its manifest row."""
     thing, name = generate(seed), f"procedural_{seed:06d}"
-    write_glb(thing, folder / f"{name}.glb")
+    save(meshes(thing), folder / f"{name}.glb")
     return {
         "id": name,
         "file": f"{name}.glb",
@@ -133,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.procedural", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for {id}.glb and manifest.jsonl")
-    parser.add_argument("--count", type=int, required=True, help="how many objects")
+    parser.add_argument("--count", type=int, default=1500, help="how many objects (default 1500)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""LRM-Zero's objects: one to nine primitives thrown together, some bumpy, cut or made of wire. Knows no everyday things."""
+"""LRM-Zero's objects: one to nine primitives thrown together, some bumpy, cut or of wire. Knows no everyday things."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from data_prep import sculpture, shapes, textures
 from data_prep.builder import NUMBERS, Part, counted, groups, listed
+from data_prep.colours import draw_colour
 from data_prep.dice import Dice
 from data_prep.sculpture import KINDS, Kind
 from data_prep.shapes import Shape, Vectors
@@ -75,9 +76,9 @@ def _skin(dice: Dice, place: Primitive, texture: Texture, cells: int) -> Part:
         bumps = [False] * 6
     bumpy = any(bumps[: {"cube": 6, "sphere": 1, "cylinder": 3, "cone": 2, "torus": 1}[place.kind]])
     sides = max(sides, 16) if bumpy else sides
-    fine = sculpture.primitive_patches(place.kind, place.half.tolist(), texture.tile, cells if bumpy else 1, sides)
+    fine = sculpture.primitive_patches(place.kind, place.half, texture.tile, cells if bumpy else 1, sides)
     patches = [sculpture.displaced(p, dice, amplitude) if bump else p for p, bump in zip(fine, bumps, strict=False)]
-    shape = shapes.moved(shapes.assemble(patches), place.rotation, place.shift.tolist())
+    shape = shapes.moved(shapes.assemble(patches), place.rotation, place.shift)
     noun = f"bumpy {noun_of(place.kind, place.half)}" if bumpy else noun_of(place.kind, place.half)
     return Part(noun, shape, texture)
 
@@ -100,10 +101,10 @@ def _cut(dice: Dice, placed: list[Primitive], parts: list[Part]) -> tuple[list[P
     centre = target.vertices[dice.below(len(target.vertices))]
     kind: Kind = dice.pick(["cube", "sphere", "cylinder", "cone"])
     half = dice.uniforms(3, 0.3, 0.6)
-    rotation, inner_look = shapes.random_rotation(dice), textures.plain(textures.draw_colour(dice))
+    rotation, inner_look = shapes.random_rotation(dice), textures.plain(draw_colour(dice))
     contrasting = dice.chance(0.5)
-    knife = shapes.assemble(sculpture.primitive_patches(kind, half.tolist(), 0.5, 1, 16))
-    knife = shapes.moved(knife, rotation, centre.tolist())
+    knife = shapes.assemble(sculpture.primitive_patches(kind, half, 0.5, 1, 16))
+    knife = shapes.moved(knife, rotation, centre)
     left: list[Part] = []
     cuts = 0
     for place, part in zip(placed, parts, strict=True):
@@ -123,8 +124,8 @@ def _bitten(place: Primitive, part: Part, knife: Shape, hollow: bool) -> tuple[t
     solid = sculpture.difference(part.shape, [knife])
     if solid is None or not hollow:
         return solid, False
-    core = sculpture.primitive_patches(place.kind, (place.half * 0.82).tolist(), 0.5, 1, 16)
-    inner = shapes.moved(shapes.assemble(core), place.rotation, place.shift.tolist())
+    core = sculpture.primitive_patches(place.kind, place.half * 0.82, 0.5, 1, 16)
+    inner = shapes.moved(shapes.assemble(core), place.rotation, place.shift)
     opened = sculpture.difference(inner, [knife])
     shell = sculpture.difference(part.shape, [inner, knife]) if opened is not None else None
     return (shell, True) if shell is not None else (solid, False)
@@ -135,10 +136,8 @@ def _wired(dice: Dice, placed: list[Primitive], parts: list[Part]) -> list[Part]
     chosen = dice.below(len(parts))
     place, part = placed[chosen], parts[chosen]
     sides = dice.pick([6, 8, 10])
-    cage = shapes.assemble(sculpture.primitive_patches(place.kind, place.half.tolist(), 0.0, 1, sides))
-    bars = sculpture.wires(
-        shapes.moved(cage, place.rotation, place.shift.tolist()), dice.uniform(0.04, 0.09), part.texture.tile
-    )
+    cage = shapes.assemble(sculpture.primitive_patches(place.kind, place.half, 0.0, 1, sides))
+    bars = sculpture.wires(shapes.moved(cage, place.rotation, place.shift), dice.uniform(0.04, 0.09), part.texture.tile)
     noun = f"wireframe {noun_of(place.kind, place.half)}"
     return [replace(part, noun=noun, shape=bars) if i == chosen else part for i, part in enumerate(parts)]
 

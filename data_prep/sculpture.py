@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import manifold3d
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep import shapes
 from data_prep.dice import Dice
-from data_prep.shapes import Patch, Shape, Vectors
+from data_prep.shapes import Numbers, Patch, Shape, Vectors
 
 Kind = Literal["cube", "sphere", "cylinder", "cone", "torus"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def primitive_patches(kind: Kind, half: Sequence[float], tile: float, cells: int, sides: int) -> list[Patch]:
+def primitive_patches(kind: Kind, half: Numbers, tile: float, cells: int, sides: int) -> list[Patch]:
     """The surface of a primitive that spans [-half, half] on each axis.
 
     cells  subdivisions of flat faces and straight walls: 1, or more where a height field will bend them
@@ -36,12 +37,13 @@ def primitive_patches(kind: Kind, half: Sequence[float], tile: float, cells: int
     return shapes.lathe_patches(profile, sides, (x, y), tile, rows=cells)
 
 
-def inside(kind: Kind, half: Sequence[float], points: Vectors) -> NDArray[np.bool_]:
+def inside(kind: Kind, half: Numbers, points: Vectors) -> NDArray[np.bool_]:
     """Which points (N, 3), in the primitive's own frame, lie within it."""
-    x, y, z = (points / np.asarray(half)).T
+    unit: Vectors = np.asarray(points / np.asarray(half))
+    x, y, z = unit[:, 0], unit[:, 1], unit[:, 2]
     radius2 = x * x + y * y
     if kind == "cube":
-        return np.abs(points / np.asarray(half)).max(-1) < 1
+        return np.abs(unit).max(-1) < 1
     if kind == "sphere":
         return radius2 + z * z < 1
     if kind == "cylinder":
@@ -59,7 +61,7 @@ def displaced(patch: Patch, dice: Dice, amplitude: float) -> Patch:
     height = amplitude * _height_field(dice, rows, columns, patch.ring)
     down, across = np.gradient(_wrapped(patch), axis=(0, 1))
     if patch.ring:
-        down, across = down[:, 1:-1], across[:, 1:-1]
+        down, across = np.asarray(down)[:, 1:-1], np.asarray(across)[:, 1:-1]
     normal = np.cross(across, down)
     length = np.sqrt((normal**2).sum(-1, keepdims=True))
     normal = np.where(length > 1e-9, normal / np.maximum(length, 1e-9), 0.0)
@@ -135,10 +137,9 @@ def _bar(start: Vectors, end: Vectors, thickness: float, tile: float) -> Shape:
 def difference(solid: Shape, cutters: Sequence[Shape]) -> tuple[Shape, Shape] | None:
     """What is left of the solid's own skin, and the new skin where it was cut; both together are watertight.
 
-    Crumbs below 3 % of what is left are swept away. None where the cut takes less than 3 % or more than 90 % of the volume, or where a mesh bounds no solid.
+    Crumbs below 3 % of what is left are swept away. None where the cut takes less than 3 % or more than 90 % of the
+    volume, or where a mesh bounds no solid.
     """
-    import manifold3d
-
     whole, tools = _manifold(solid), [_manifold(cutter) for cutter in cutters]
     good = manifold3d.Error.NoError
     if whole.status() != good or any(tool.status() != good for tool in tools):
@@ -153,10 +154,8 @@ def difference(solid: Shape, cutters: Sequence[Shape]) -> tuple[Shape, Shape] | 
     return _parted(manifold3d.Manifold.compose(chunks).to_mesh(), whole.to_mesh().run_original_id[0])
 
 
-def _manifold(shape: Shape):
+def _manifold(shape: Shape) -> manifold3d.Manifold:
     """Hand a shape to manifold3d with uv and patch as vertex properties and split vertices declared equal."""
-    import manifold3d
-
     first, place = shapes.weld(shape.vertices)
     copies = np.flatnonzero(first[place] != np.arange(len(place)))
     properties = np.column_stack([shape.vertices, shape.uv, shape.patch])
@@ -172,7 +171,7 @@ def _manifold(shape: Shape):
     )
 
 
-def _parted(mesh, original: int) -> tuple[Shape, Shape] | None:
+def _parted(mesh: manifold3d.Mesh, original: int) -> tuple[Shape, Shape] | None:
     """Split the triangles of a result by whether they come from the mesh with this id."""
     properties = np.asarray(mesh.vert_properties, dtype=np.float64)
     triangles = np.asarray(mesh.tri_verts, dtype=np.int64)

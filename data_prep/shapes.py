@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import manifold3d
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.dice import Dice
 
 Vectors = NDArray[np.float64]
+Numbers = Sequence[float] | Vectors  # a point, a size
 GRID = 2.0**-13  # vertices lie on this lattice, so that the last bit of a sine never reaches a file
 
 
@@ -80,13 +82,13 @@ def _without_slivers(shape: Shape) -> Shape:
     return Shape(shape.vertices[used], compact.reshape(-1, 3), shape.uv[used], shape.patch[used])
 
 
-def moved(shape: Shape, rotation: Vectors | None = None, shift: Sequence[float] = (0.0, 0.0, 0.0)) -> Shape:
+def moved(shape: Shape, rotation: Vectors | None = None, shift: Numbers = (0.0, 0.0, 0.0)) -> Shape:
     """Turn by a (3, 3) rotation, then shift."""
     points = shape.vertices if rotation is None else shape.vertices @ rotation.T
     return _without_slivers(replace(shape, vertices=snap(points + np.asarray(shift))))
 
 
-def scaled(shape: Shape, factors: Sequence[float]) -> Shape:
+def scaled(shape: Shape, factors: Numbers) -> Shape:
     """Stretch along the axes by positive factors."""
     return _without_slivers(replace(shape, vertices=snap(shape.vertices * np.asarray(factors))))
 
@@ -116,7 +118,7 @@ def random_rotation(dice: Dice) -> Vectors:
     )
 
 
-def box_patches(size: Sequence[float], tile: float = 0.0, cells: int = 1) -> list[Patch]:
+def box_patches(size: Numbers, tile: float = 0.0, cells: int = 1) -> list[Patch]:
     """Six faces of a box centred at the origin, each `cells` x `cells` quads; tile as in `Texture.tile`."""
     half = np.asarray(size, dtype=np.float64) / 2
     steps = np.linspace(-1, 1, cells + 1)
@@ -134,7 +136,7 @@ def box_patches(size: Sequence[float], tile: float = 0.0, cells: int = 1) -> lis
     return patches
 
 
-def box(size: Sequence[float], tile: float = 0.0) -> Shape:
+def box(size: Numbers, tile: float = 0.0) -> Shape:
     """A box centred at the origin."""
     return assemble(box_patches(size, tile))
 
@@ -195,7 +197,7 @@ def _lathe_uv(run: Vectors, ring: Vectors, stretch: Sequence[float], tile: float
     length = np.sqrt((np.diff(run, axis=0) ** 2).sum(-1)).sum()
     around = 2 * np.pi * run[:, 0].mean() * (stretch[0] + stretch[1]) / 2
     repeats = np.array([max(1.0, np.floor(around / tile + 0.5)), length / tile]) if tile > 0 else np.ones(2)
-    return _spread(*ring.shape[:2], repeats, tile)
+    return _spread(ring.shape[0], ring.shape[1], repeats, tile)
 
 
 def lathe(
@@ -217,8 +219,6 @@ def arc(radius: float, start_deg: float, end_deg: float, steps: int, centre: Seq
 
 def prism(outline: Sequence[Sequence[float]] | Vectors, depth: float, tile: float = 0.0) -> Shape:
     """A simple polygon (K, 2) in the xz plane, anticlockwise seen from -y, with thickness along y."""
-    import manifold3d
-
     flat = np.asarray(outline, dtype=np.float64)
     front = np.stack([flat[:, 0], np.full(len(flat), -depth / 2), flat[:, 1]], -1)
     back = front + np.array([0.0, depth, 0.0])
@@ -226,12 +226,12 @@ def prism(outline: Sequence[Sequence[float]] | Vectors, depth: float, tile: floa
     triangles = np.asarray(manifold3d.triangulate([flat]), dtype=np.int64)
     span = flat.max(0) - flat.min(0)
     cap_uv = flat / tile if tile > 0 else 0.02 + 0.96 * (flat - flat.min(0)) / span
-    start, count, sides = len(walls.vertices), len(flat), len(flat)
+    start, count = len(walls.vertices), len(flat)
     return Shape(
         np.concatenate([walls.vertices, snap(front), snap(back)]),
         np.concatenate([walls.faces, triangles + start, triangles[:, ::-1] + start + count]),
         np.concatenate([walls.uv, cap_uv, cap_uv]),
-        np.concatenate([walls.patch, np.full(count, sides), np.full(count, sides + 1)]),
+        np.concatenate([walls.patch, np.full(count, count), np.full(count, count + 1)]),
     )
 
 
