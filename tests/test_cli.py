@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -197,6 +199,14 @@ def test_an_interrupted_run_leaves_nothing_half_written(capsys, scene, weights, 
     monkeypatch.setattr("instant3d.writers.sheet", stop)  # by then mesh, triplane and film are written
     code, out, _ = reconstruct(capsys, scene, tmp_path / "out", weights)
     assert (code, out) == (expected, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
+
+
+def test_a_terminated_run_leaves_nothing_half_written(capsys, scene, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("instant3d.writers.sheet", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        reconstruct(capsys, scene, tmp_path / "out", weights)
+    assert stop.value.code == 143
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
 
 
