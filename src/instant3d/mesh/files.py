@@ -39,8 +39,8 @@ def _check_object(meshes: Sequence[Mesh]) -> None:
         raise ValueError(f"it holds {count} triangles; at most {MAX_FACES} are taken, simplify it first")
     low, high = bounds(meshes)
     area = sum(float(face_areas(mesh).sum()) for mesh in meshes)
-    if not np.isfinite(area) or area <= 1e-12 * float(np.square(high - low, dtype=np.float64).sum()):
-        raise ValueError("its triangles have no area")
+    if not np.isfinite(area) or area <= 1e-9 * float(np.square(high - low, dtype=np.float64).sum()):
+        raise ValueError("its triangles have next to no area")
 
 
 def save(meshes: Sequence[Mesh], path: str | Path) -> None:

@@ -23,9 +23,9 @@ ALPHA_MODES = ("OPAQUE", "MASK", "BLEND")
 
 def read(path: Path) -> list[Mesh]:
     """Every triangle primitive of the default scene, posed and placed by its nodes, in world axes."""
-    document = Document(path)
     try:
-        return list(_Scene(document).meshes())
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
+            return list(_Scene(Document(path)).meshes())
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"its glTF description is broken ({type(error).__name__}: {error})") from error
 

@@ -92,16 +92,23 @@ def _material(look: Any) -> dict[str, Any]:
 
 
 def write_obj(meshes: Sequence[Mesh], path: Path) -> None:
-    """Write .obj and .mtl, and one .png a texture, all named after `path`; the .obj comes last."""
-    meshes = [mesh for mesh in meshes if len(mesh.faces)]
+    """Write .obj, an .mtl where it needs one, and one .png a texture, all named after `path`; the .obj comes last."""
+    meshes = sorted((mesh for mesh in meshes if len(mesh.faces)), key=_painted, reverse=True)
     pictures: dict[int, str] = {}
     for mesh in meshes:
         if mesh.texture is not None and id(mesh.texture) not in pictures:
             pictures[id(mesh.texture)] = f"{path.stem}_{len(pictures)}.png"
             write_bytes(path.with_name(pictures[id(mesh.texture)]), _png(mesh.texture))
-    materials = "".join(_mtl(k, mesh, pictures) for k, mesh in enumerate(meshes))
-    write_bytes(path.with_suffix(".mtl"), materials.encode())
-    write_bytes(path, "".join(_obj(meshes, path.with_suffix(".mtl").name)).encode())
+    materials = "".join(_mtl(k, mesh, pictures) for k, mesh in enumerate(meshes) if not _painted(mesh))
+    if materials:
+        write_bytes(path.with_suffix(".mtl"), materials.encode())
+    library = f"mtllib {path.with_suffix('.mtl').name}\n" if materials else ""
+    write_bytes(path, "".join(["# +y up, right-handed\n", library, *_obj(meshes)]).encode())
+
+
+def _painted(mesh: Mesh) -> bool:
+    """Coloured by its vertices alone. It goes without a material, or readers would take that for its colour."""
+    return mesh.colors is not None and mesh.texture is None
 
 
 def _png(texture: np.ndarray) -> bytes:
@@ -116,15 +123,15 @@ def _mtl(index: int, mesh: Mesh, pictures: dict[int, str]) -> str:
     return f"newmtl part{index}\nKd {red:.6f} {green:.6f} {blue:.6f}\nKs 0 0 0\nillum 1\n{picture}\n"
 
 
-def _obj(meshes: Sequence[Mesh], library: str) -> Iterator[str]:
-    yield f"# +y up, right-handed\nmtllib {library}\n"
-    colored = any(mesh.colors is not None for mesh in meshes)
+def _obj(meshes: Sequence[Mesh]) -> Iterator[str]:
+    """The lines of all parts; painted ones come first, before any material is chosen."""
+    painted = any(_painted(mesh) for mesh in meshes)
     counts = np.zeros(3, np.int64)  # vertices, uv, normals so far: an .obj numbers them through the whole file
     for k, mesh in enumerate(meshes):
-        yield f"o part{k}\nusemtl part{k}\n"
+        yield f"o part{k}\n" if _painted(mesh) else f"o part{k}\nusemtl part{k}\n"
         columns = [mesh.vertices @ WORLD_FROM_Y_UP]
-        if colored:
-            columns.append(np.ones_like(mesh.vertices) if mesh.colors is None else mesh.colors)
+        if painted:
+            columns.append(vertex_colors(mesh) if _painted(mesh) else np.ones_like(mesh.vertices))
         yield _rows("v", np.hstack(columns))
         if mesh.uv is not None:
             yield _rows("vt", mesh.uv * (1, -1) + (0, 1))

@@ -38,7 +38,7 @@ class Decoder:
                 self._allow(*image.size)
                 return np.asarray(image.convert("RGBA"))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"a texture is not a readable PNG, JPEG or WebP picture ({error})") from error
+            raise ValueError(f"a texture is not a readable picture; expected one of {', '.join(FORMATS)}") from error
 
     def _allow(self, width: int, height: int) -> None:
         self.pixels_left -= width * height

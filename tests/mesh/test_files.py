@@ -1,0 +1,139 @@
+"""Writing .glb, .obj and .ply: one frame, never mirrored, read back by ourselves and by trimesh."""
+
+import io
+import json
+import struct
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from instant3d.mesh import Mesh, load, save
+
+SUFFIXES = (".glb", ".obj", ".ply")
+# A tetrahedron without any symmetry, counter-clockwise from outside; every coordinate tells which it is.
+VERTICES = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0.25, 0.5, 3]], np.float32)
+FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
+COLORS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.5, 0.8]], np.float32)
+Y_UP = VERTICES[:, [0, 2, 1]] * [1, 1, -1]  # what a file should hold
+
+CHECKER = np.array([[[255, 0, 0, 255], [0, 255, 0, 255]], [[0, 0, 255, 255], [9, 99, 199, 64]]], np.uint8)
+UV = np.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]], np.float32)  # the four pixels' centres
+
+
+def triangles(vertices, faces):
+    """Corner positions by face, faces sorted and each turned to begin with its first corner."""
+    corners = np.asarray(vertices)[np.asarray(faces)].round(5)
+    turned = [np.roll(face, -min(range(3), key=lambda k: tuple(face[k])), axis=0) for face in corners]
+    return np.array(sorted(turned, key=lambda face: face.reshape(-1).tolist()))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_other_programs_read_the_same_unmirrored_object_with_y_up(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    Mesh(VERTICES, FACES, colors=COLORS).save(path)
+    read = trimesh.load(path, force="mesh", process=False)
+    np.testing.assert_allclose(triangles(read.vertices, read.faces), triangles(Y_UP, FACES), atol=1e-6)
+    assert read.volume == pytest.approx(1.0)  # 2 x 3 / 6; negative if mirrored or inside out
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_written_is_read_back(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    normals = np.eye(4, 3, dtype=np.float32) + np.array([0, 0, 1e-3])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    Mesh(VERTICES, FACES, colors=COLORS, normals=normals).save(path)
+    (mesh,) = load(path)
+    order = [np.flatnonzero(np.abs(mesh.vertices - place).max(1) < 1e-6)[0] for place in VERTICES]
+    np.testing.assert_allclose(triangles(mesh.vertices, mesh.faces), triangles(VERTICES, FACES), atol=1e-6)
+    np.testing.assert_allclose(mesh.colors[order], COLORS, atol=0.5 / 255)
+    np.testing.assert_allclose(mesh.normals[order], normals, atol=1e-5)
+
+
+def test_vertex_colours_in_a_glb_are_linear(tmp_path):
+    path = tmp_path / "a.glb"
+    Mesh(VERTICES, FACES, colors=COLORS).save(path)
+    data = path.read_bytes()
+    length = struct.unpack_from("<I", data, 12)[0]
+    document, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
+    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
+    start = document["bufferViews"][accessor["bufferView"]]["byteOffset"]
+    stored = np.frombuffer(binary, "<u2", 16, start).reshape(4, 4) / 65535
+    assert accessor["normalized"]
+    np.testing.assert_allclose(stored[3], [0.0331048, 0.2140411, 0.6038273, 1], atol=1e-4)  # sRGB 0.2, 0.5, 0.8
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".obj"])
+def test_a_texture_stays_the_right_way_up(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    Mesh(VERTICES, FACES, uv=UV, texture=CHECKER).save(path)
+    read = trimesh.load(path, force="mesh", process=False)
+    image = getattr(read.visual.material, "baseColorTexture", None) or read.visual.material.image
+    theirs = trimesh.visual.color.uv_to_color(read.visual.uv, image)  # v upwards, by trimesh's own look-up
+    for place, pixel in zip(Y_UP, CHECKER.reshape(4, 4), strict=True):
+        vertex = np.flatnonzero(np.abs(read.vertices - place).max(1) < 1e-6)[0]
+        np.testing.assert_array_equal(theirs[vertex], pixel)
+    (mesh,) = load(path)
+    np.testing.assert_array_equal(mesh.texture, CHECKER)
+    order = [np.flatnonzero(np.abs(mesh.vertices - place).max(1) < 1e-6)[0] for place in VERTICES]
+    np.testing.assert_allclose(mesh.uv[order], UV, atol=1e-6)
+
+
+def test_a_ply_takes_its_colours_from_the_texture(tmp_path):
+    Mesh(VERTICES, FACES, uv=UV, texture=CHECKER).save(tmp_path / "a.ply")
+    read = trimesh.load(tmp_path / "a.ply", process=False)
+    np.testing.assert_array_equal(read.visual.vertex_colors[:, :3], CHECKER.reshape(4, 4)[:, :3])
+
+
+def test_a_glb_keeps_material_wrapping_and_shared_textures(tmp_path):
+    look = {"uv": UV, "texture": CHECKER, "wrap": ("mirror", "clamp"), "base_color": (0.1, 0.2, 0.3, 0.9)}
+    parts = [Mesh(VERTICES + shift, FACES, **look, alpha_cutoff=0.3) for shift in (0, 4)]
+    save(parts, tmp_path / "a.glb")
+    read = load(tmp_path / "a.glb")
+    assert [(mesh.wrap, mesh.base_color, mesh.alpha_cutoff) for mesh in read] == [
+        (("mirror", "clamp"), (0.1, 0.2, 0.3, 0.9), 0.3)
+    ] * 2
+    assert read[0].texture is read[1].texture
+
+
+def test_an_obj_keeps_parts_and_their_colours(tmp_path):
+    parts = [Mesh(VERTICES, FACES, base_color=(1, 0, 0, 1)), Mesh(VERTICES + 5, FACES, base_color=(0, 0.2140411, 0, 1))]
+    save(parts, tmp_path / "a.obj")
+    assert "Kd 0.000000 0.500000 0.000000" in (tmp_path / "a.mtl").read_text()
+    read = sorted(load(tmp_path / "a.obj"), key=lambda mesh: mesh.vertices[0, 0])
+    np.testing.assert_allclose([mesh.base_color for mesh in read], [mesh.base_color for mesh in parts], atol=5e-3)
+    np.testing.assert_allclose(triangles(read[1].vertices, read[1].faces), triangles(VERTICES + 5, FACES), atol=1e-5)
+
+
+def test_a_glb_can_be_loaded_when_it_comes_with_every_kind_of_picture(tmp_path):
+    for form in ("PNG", "JPEG", "WEBP"):
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8), (200, 100, 50)).save(stream, form, quality=100)
+        material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.open(stream))
+        look = trimesh.visual.TextureVisuals(uv=UV, material=material)
+        trimesh.Trimesh(VERTICES, FACES, visual=look, process=False).export(tmp_path / "a.glb")
+        (mesh,) = load(tmp_path / "a.glb")
+        np.testing.assert_allclose(mesh.texture[4, 4], [200, 100, 50, 255], atol=4)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"a{suffix}"
+    Mesh(VERTICES, FACES).save(path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="no space"):
+        Mesh(VERTICES * 2, FACES).save(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_only_known_formats_and_real_surfaces_are_written(tmp_path):
+    with pytest.raises(ValueError, match=r"one of \.glb, \.obj, \.ply"):
+        Mesh(VERTICES, FACES).save(tmp_path / "a.stl")
+    with pytest.raises(ValueError, match="no triangle"):
+        Mesh(VERTICES, np.zeros((0, 3), int)).save(tmp_path / "a.glb")
