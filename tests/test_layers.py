@@ -22,8 +22,9 @@ ROWS = (
     # 3: systems
     ("stage1", "stage2", "direct"),
     # 4: uses
-    ("writers",),
+    ("writers", "asset"),
     ("pipeline", "evaluate", "convert"),
+    ("reconstruct",),
     ("demo",),
     ("cli",),
 )
