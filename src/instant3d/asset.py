@@ -140,6 +140,10 @@ def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
 
 def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) -> tuple[Triplane, Decoder]:
     try:
+        # before anything is built by these numbers, they must be those of the tensors that are there
+        first = tensors["decoder.first.weight"].shape
+        if first != (settings["width"], 3 * settings["channels"]) or len(tensors) != 2 * settings["layers"] + 1:
+            raise KeyError("decoder")
         decoder = Decoder(**settings)
         planes = tensors.pop("planes")
         decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in tensors.items()})
@@ -147,4 +151,4 @@ def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) 
         raise ValueError(f"{path} holds other tensors than its metadata tells; reconstruct the object again") from error
     if planes.dim() != 4 or planes.shape[1] != decoder.channels:
         raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {decoder.channels}, P, P)")
-    return Triplane(planes), decoder.eval()
+    return Triplane(planes), decoder.eval().requires_grad_(False)
