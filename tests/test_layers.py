@@ -48,9 +48,8 @@ DOORS = {
     "huggingface_hub": "src/instant3d/stage2/network.py",
     "moderngl": "data_prep/raster_gl.py",
     "embreex": "data_prep/raycast.py",
-    "manifold3d": "data_prep/sculpture.py",
 }
-EARLY = {"embreex", "manifold3d", "moderngl"}  # data_prep's own, whose files are imported only where they are needed
+EARLY = {"embreex", "moderngl"}  # data_prep's own, whose files are imported only where they are needed
 LIGHTNING_USES = {"training.py", "watchers.py"}  # beside each system's module.py and data.py
 
 
