@@ -106,35 +106,45 @@ def tiles(dice: Dice, names: Sequence[str] = ()) -> Texture:
     seam = (along % 1 < joint * columns / rows) | (down < joint)
     face, mortar = draw_pair(dice, names)
     shade = dice.uniforms((rows, columns), 0.0, 0.22)[row, along.astype(int)]
-    pixels = np.where(seam[..., None], np.array(mortar, dtype=np.uint8), _blend(shade, face, mortar))
-    return _named_by_mean(pixels, "brick" if bricks else "tiled", dice.uniform(0.5, 1.0))
+    amount = np.where(seam, 1.0, shade)
+    return _blended(amount, (face, mortar), "brick" if bricks else "tiled", dice.uniform(0.5, 1.0))
 
 
 def _named_by_mean(pixels: NDArray[np.uint8], pattern: str, tile: float) -> Texture:
     return Texture(pixels, f"{nearest_name(pixels.reshape(-1, 3).mean(0))} {pattern}", tile)
 
 
+def _blended(amount: NDArray, pair: tuple[Colour, Colour], pattern: str, tile: float) -> Texture:
+    """Named by the colours at the tenth and the ninetieth percentile; a mean of green and magenta is not beige."""
+    pixels, steps = _blend(amount, *pair), np.round(amount * 24)
+    ranked = pixels.reshape(-1, 3)[np.argsort(steps, axis=None, kind="stable")]
+    low, high = (nearest_name(ranked[len(ranked) * percent // 100]) for percent in (10, 90))
+    return (
+        Texture(pixels, f"{low} and {high} {pattern}", tile) if low != high else _named_by_mean(pixels, pattern, tile)
+    )
+
+
 def mottled(dice: Dice, names: Sequence[str] = ()) -> Texture:
     """Soft blotches of one colour shading into another."""
-    first, second = draw_pair(dice, names)
+    pair = draw_pair(dice, names)
     amount = noise(dice, 128, dice.between(3, 8)) ** 2 * dice.uniform(0.5, 0.9)
-    return _named_by_mean(_blend(amount, first, second), "mottled", dice.uniform(0.6, 1.2))
+    return _blended(amount, pair, "mottled", dice.uniform(0.6, 1.2))
 
 
 def speckled(dice: Dice, names: Sequence[str] = ()) -> Texture:
     """Small grains of a second colour scattered over the first, as in granite."""
-    first, second = draw_pair(dice, names)
+    pair = draw_pair(dice, names)
     amount = np.clip((noise(dice, 128, 32, octaves=1) - 0.62) * 6, 0, 1)
-    return _named_by_mean(_blend(amount, first, second), "speckled", dice.uniform(0.5, 1.0))
+    return _blended(amount, pair, "speckled", dice.uniform(0.5, 1.0))
 
 
 def marbled(dice: Dice, names: Sequence[str] = ()) -> Texture:
     """Bent veins (Perlin 1985: a sine of a coordinate that noise pushes about)."""
-    first, second = draw_pair(dice, names)
+    pair = draw_pair(dice, names)
     u, v = _grid(128)
     phase = 2 * np.pi * (dice.between(1, 3) * u + dice.between(0, 2) * v) + 7 * noise(dice, 128, 4)
     amount = (0.5 + 0.5 * np.sin(phase)) ** dice.pick([2, 3, 5]) * dice.uniform(0.6, 1.0)
-    return _named_by_mean(_blend(amount, first, second), "marbled", dice.uniform(0.7, 1.4))
+    return _blended(amount, pair, "marbled", dice.uniform(0.7, 1.4))
 
 
 def wooden(dice: Dice, names: Sequence[str] = ()) -> Texture:
