@@ -3,9 +3,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SCENE ?= examples/robot
 OUT ?= out/demo
+SIZE ?= demo
+TRAINER ?= cpu
+DATA ?= data/scenes
+VAL ?= $(DATA)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench train-stage2 evaluate render-data demo-weights-stage2
+.PHONY: help demo test lint bench render-data train-stage2 evaluate demo-weights-stage2
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -17,7 +21,7 @@ help:  ## show this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,test,lint]'
 	@touch $@
 
-demo: .venv/.installed  ## rebuild the example's four views in 3D: SCENE=folder OUT=folder
+demo: .venv/.installed  ## rebuild an example's four views in 3D: SCENE=folder OUT=folder
 	$(BIN)/instant3d reconstruct $(SCENE) -o $(OUT)
 
 test: .venv/.installed  ## run all tests (no network, no GPU)
@@ -27,18 +31,22 @@ lint: .venv/.installed  ## check style, formatting and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src
 
 bench: .venv/.installed  ## measure speed beside a plain textbook path
-	$(BIN)/python -m pytest -q -p no:xdist -o python_files='bench_*.py' --benchmark-columns=min,median,rounds tests/bench
+	$(BIN)/python -m pytest -q -p no:xdist -o python_files='bench_*.py' --benchmark-columns=min,median,rounds benchmarks
 
-render-data: .venv/.installed  ## render every model in OBJECTS=folder as a scene under DATA=folder
-	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder of .glb or .obj files)) -o $(or $(DATA),data/scenes)
+render-data: .venv/.installed  ## objects to scene folders: OBJECTS=folder DATA=folder
+	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder of .glb or .obj files)) -o $(DATA)
 
-train-stage2: .venv/.installed  ## train the reconstructor: SIZE=demo|one_gpu|paper TRAINER=cpu|... ARGS='--more options'
-	$(BIN)/instant3d fit -c configs/stage2/$(or $(SIZE),demo).yaml -c configs/trainer/$(or $(TRAINER),cpu).yaml $(ARGS)
+train-stage2: .venv/.installed  ## train the reconstructor: SIZE=demo|one_gpu|paper TRAINER=cpu|... DATA=folder VAL=folder
+	$(BIN)/instant3d fit -c configs/stage2/$(SIZE).yaml -c configs/trainer/$(TRAINER).yaml \
+		--data.train='["$(DATA)"]' --data.val='["$(VAL)"]' $(ARGS)
 
 evaluate: .venv/.installed  ## measure against both baselines: SCENES=folder OUT=folder
-	$(BIN)/instant3d evaluate reconstruction $(or $(SCENES),$(error SCENES=folder of scenes)) -o $(OUT) --resolution 128
+	$(BIN)/instant3d evaluate reconstruction $(or $(SCENES),$(error SCENES=folder of scenes)) -o $(OUT)
 
-demo-weights-stage2: .venv/.installed  ## make the bundled weights anew: OBJECTS=folder of real models beside the procedural ones
+demo-weights-stage2: .venv/.installed  ## make the bundled weights anew: OBJECTS=folder with a manifest of real objects
 	$(BIN)/python -m data_prep.procedural -o data/procedural
-	$(BIN)/python -m data_prep.render data/procedural $(OBJECTS) -o data/scenes
-	$(BIN)/instant3d fit -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml
+	$(BIN)/python -m data_prep.render data/procedural --plan configs/render/small.yaml -o data/scenes/procedural
+	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) \
+		--split train --licenses CC0-1.0,MIT,MIT-0 --plan configs/render/small.yaml -o data/scenes/real
+	$(BIN)/instant3d fit -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml \
+		--data.train='["data/scenes/procedural", "data/scenes/real"]' --data.val='["data/scenes/real"]'
