@@ -75,6 +75,8 @@ def _check(cameras: Cameras, size: int, lighting: str, supersample: int, backend
         raise ValueError(f"lighting is one of {LIGHTINGS} and backend one of {BACKENDS}, got {lighting!r}, {backend!r}")
     if size < 1 or supersample < 1:
         raise ValueError(f"size and supersample must be at least 1, got {size} and {supersample}")
+    if not cameras.shape.numel():
+        raise ValueError("there is no camera to draw for")
     if not (cameras.cam_to_world.isfinite().all() and cameras.intrinsics.isfinite().all()):
         raise ValueError("a camera holds numbers that are not finite")
     if cameras.cam_to_world[..., :3, :3].det().abs().min() < 1e-6:
