@@ -145,10 +145,6 @@ def _gather(options: argparse.Namespace) -> list[Item]:
     if options.workers < 1 or options.timeout <= 0:
         got = f"{options.workers} and {options.timeout:g} s"
         raise ValueError(f"at least one worker and some time are needed, got {got}")
-    if options.workers < 1 or options.timeout <= 0:
-        raise ValueError(
-            f"at least one worker and some time are needed, got {options.workers} and {options.timeout:g} s"
-        )
     licenses = options.licenses.split(",") if options.licenses else None
     found = (catalogue.find(source, split=options.split, licenses=licenses) for source in options.objects)
     items = [item for part in found for item in part]
