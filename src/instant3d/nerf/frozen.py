@@ -8,7 +8,7 @@ Points go through in chunks whose activations stay in the cache.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.nerf.field import Field
@@ -28,9 +28,14 @@ def at_rest(field: Field, *, exact: bool = False) -> Field:
     return field
 
 
+def device_of(field: Field) -> torch.device:
+    """Where a field wants its points; those that do not say are formulas, at home on the CPU."""
+    return getattr(field, "device", torch.device("cpu"))
+
+
 def fast_dtype() -> torch.dtype:
     """bfloat16 on processors with products for it (AVX-512 BF16, AMX), float32 on others, which only emulate it."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     able = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     return torch.bfloat16 if able else torch.float32
 
@@ -46,8 +51,13 @@ class FrozenField:
             table = corner_table(field.projected.float()).clone()
             table[: len(table) // 3] += decoder.first.bias.float()  # a point's four weights in the plane xy sum to one
             self.table = table.to(dtype)
-            self.hidden = [(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in decoder.hidden]
+            hidden = [layer for layer in decoder.hidden if isinstance(layer, nn.Linear)]
+            self.hidden = [(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in hidden]
             self.last = decoder.last.weight.to(dtype), decoder.last.bias.float()
+
+    @property
+    def device(self) -> torch.device:
+        return self.table.device
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
@@ -65,7 +75,7 @@ class FrozenField:
         Every point of a plane is shared by a whole column of points, so planes are sampled once and then only added.
         """
         hat = _hat_functions(axis, self.side)
-        sides = torch.einsum("xi,yj,kcji->kxyc", hat, hat, self.planes)  # each plane's first letter along x, then y
+        sides = (hat @ (self.planes @ hat.T)).permute(0, 3, 2, 1).contiguous()  # (3, G, G, width), first letter first
         sides[0] += self.decoder.first.bias.float()
         front, side, top = sides.to(self.table.dtype)
         count = len(axis)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from instant3d.cameras import Rays
 from instant3d.nerf.field import Field
-from instant3d.nerf.frozen import at_rest, grid_density
+from instant3d.nerf.frozen import at_rest, device_of, grid_density
 
 THRESHOLD = 0.005  # density below which a place counts as empty
 DENSE = 1.0  # density from which a place may hold a surface; below, a default cell absorbs at most 3 % of the light
@@ -37,7 +37,7 @@ class Occupancy:
     @classmethod
     def of(cls, field: Field, side: int = 64, *, threshold: float = THRESHOLD, dilation: int = 1) -> Occupancy:
         """Read the density of one object's field at (side + 1)^3 nodes."""
-        nodes = grid_density(at_rest(field), torch.linspace(-1, 1, side + 1))
+        nodes = grid_density(at_rest(field), torch.linspace(-1, 1, side + 1, device=device_of(field)))
         return cls(*(_cells_away(nodes > limit, dilation) for limit in (threshold, max(threshold, DENSE))))
 
     @property

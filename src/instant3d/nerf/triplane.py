@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,7 +84,7 @@ def _corners(points: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache
 def _corner_maps(side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Affine maps (1 + 3, 12), the constant first, from a cell's indices to rows and from the place in it to weights."""
+    """Affine maps (1 + 3, 12), constants first, from a cell's indices to rows and from the place in it to weights."""
     framed = side + 2
     with torch.inference_mode(False):  # kept for later calls, some of which will want gradients
         rows, across, down = torch.zeros(3, 4, 12, dtype=torch.float64)
@@ -121,7 +122,8 @@ class Decoder(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 2))
         self.last = nn.Linear(width, 4)
         self.activation = {"relu": F.relu, "silu": F.silu}[activation]
-        self.density_activation = {"softplus": F.softplus, "exp": torch.exp}[density]
+densities: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": torch.exp}
+        self.density_activation = densities[density]
         for layer in (self.first, *self.hidden, self.last):
             nn.init.zeros_(layer.bias)
 
@@ -161,6 +163,10 @@ class TriplaneField:
         self.single = planes.dim() == 4
         self.decoder = decoder
         self.projected = decoder.project(planes[None] if self.single else planes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.projected.device
 
     def density(self, points: Tensor) -> Tensor:
         last = self.decoder.last

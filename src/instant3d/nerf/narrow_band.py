@@ -1,0 +1,116 @@
+"""Values on a fine grid of nodes, but only in the cells that a surface passes through.
+
+Knows nothing of densities or meshes: a function on the nodes of a grid is positive inside something and negative
+outside. Cells are halved level by level. At the coarsest, a cell is looked into if its corners, or those of a
+neighbour, differ in sign; at finer ones, if its own corners differ. Wherever the surface then turns out to leave a
+cell through a face, the cell behind is looked into as well, so the surface found is always closed: only parts that
+fit between the nodes of the coarsest grid and hang on nothing larger are missed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+Array = np.ndarray
+Evaluate = Callable[[Array], Array]  # integer nodes (N, 3) of the finest grid -> values (N)
+
+CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
+SPLIT = np.array(list(itertools.product((0, 1, 2), repeat=3)))  # nodes of a halved cell, in half edges
+
+
+def refine(coarse: Array, levels: int, evaluate: Evaluate) -> tuple[Array, Array]:
+    """Halve the cells of a grid with nodes `coarse` (M, M, M) `levels` times, where its surface passes.
+
+    Returns values ((M - 1) * 2^levels + 1)^3, right at the corners of the cells returned, and these: the finest cells
+    (A, 3) that the surface passes, each named by its lowest corner. The grid's border must be outside.
+    """
+    values = coarse
+    cells = np.argwhere(_crossed(coarse))
+    for level in reversed(range(levels)):
+        start = _with_neighbours(cells, len(values) - 1) if level == levels - 1 else cells
+        values, cells = _halved(values, start, _scaled(evaluate, 2**level))
+    return values, cells
+
+
+def _scaled(evaluate: Evaluate, factor: int) -> Evaluate:
+    return lambda nodes: evaluate(nodes * factor)
+
+
+def _crossed(values: Array) -> Array:
+    """Which cells (M - 1)^3 of a grid have corners of both signs."""
+    some = every = values > 0
+    for axis in range(3):
+        low, high = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
+        some, every = some[low] | some[high], every[low] & every[high]
+    return some & ~every
+
+
+def _with_neighbours(cells: Array, side: int) -> Array:
+    near = np.zeros((side,) * 3, bool)
+    around = np.clip(cells[:, None] + SPLIT - 1, 0, side - 1)
+    near[tuple(around.reshape(-1, 3).T)] = True
+    return np.argwhere(near)
+
+
+def _halved(values: Array, cells: Array, evaluate: Evaluate) -> tuple[Array, Array]:
+    """Values on the grid of half the spacing, in `cells` (A, 3) and those behind faces that the surface crosses.
+
+    Returns with them the small cells that are crossed. Untouched parts of the arrays never take up memory.
+    """
+    side = len(values)
+    fine, known = (np.zeros((2 * side - 1) ** 3, kind) for kind in (np.float32, bool))
+    taken = np.zeros((side - 1,) * 3, bool)
+    taken[tuple(cells.T)] = True
+    found = [np.empty((0, 3), np.int64)]
+    while len(cells):
+        corners = _flat(cells, side)[:, None] + _flat(CORNERS, side)
+        twice = _flat(2 * cells, 2 * side - 1)[:, None]
+        fine[twice + _flat(2 * CORNERS, 2 * side - 1)] = values.reshape(-1)[corners]
+        known[twice + _flat(2 * CORNERS, 2 * side - 1)] = True
+        nodes = _unknown(known, twice + _flat(SPLIT, 2 * side - 1))
+        fine[nodes] = evaluate(np.stack(np.unravel_index(nodes, (2 * side - 1,) * 3), axis=-1))
+        known[nodes] = True
+        found.append(_small_cells(fine, cells, side))
+        cells = _behind(fine, cells, taken)
+    return fine.reshape((2 * side - 1,) * 3), np.concatenate(found)
+
+
+def _flat(nodes: Array, side: int) -> Array:
+    """Numbers (N) of the nodes (N, 3) of a grid in memory."""
+    return (nodes[:, 0] * side + nodes[:, 1]) * side + nodes[:, 2]
+
+
+def _unknown(known: Array, nodes: Array) -> Array:
+    """Those of `nodes` that are not known, each once."""
+    wanted = np.zeros(len(known), bool)
+    wanted[nodes[~known[nodes]]] = True
+    return np.flatnonzero(wanted)
+
+
+def _small_cells(fine: Array, cells: Array, side: int) -> Array:
+    """Those of the eight children of `cells` that have corners of both signs."""
+    children = (2 * cells[:, None] + CORNERS).reshape(-1, 3)
+    corners = _flat(children, 2 * side - 1)[:, None] + _flat(CORNERS, 2 * side - 1)
+    return children[_differ(fine[corners] > 0)]
+
+
+def _behind(fine: Array, cells: Array, taken: Array) -> Array:
+    """Cells not yet taken that lie behind a face of `cells` which the surface crosses; they are taken now."""
+    side = len(taken) + 1
+    found = [np.empty((0, 3), np.int64)]
+    for axis, end in itertools.product(range(3), (0, 2)):
+        behind = cells + (end - 1) * np.eye(3, dtype=np.int64)[axis]
+        new = ((behind >= 0) & (behind < side - 1)).all(1)
+        new[new] = ~taken[tuple(behind[new].T)]
+        face = _flat(2 * cells[new], 2 * side - 1)[:, None] + _flat(SPLIT[SPLIT[:, axis] == end], 2 * side - 1)
+        found.append(behind[new][_differ(fine[face] > 0)])
+        taken[tuple(found[-1].T)] = True
+    return np.concatenate(found)
+
+
+def _differ(solid: Array) -> Array:
+    """Which rows (A, K) hold both true and false."""
+    return np.any(solid, axis=1) & ~np.all(solid, axis=1)
