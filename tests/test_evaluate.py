@@ -93,6 +93,13 @@ def test_what_is_missing_altogether_scores_the_colour_s_distance_from_white():
     assert "depth_error" not in numbers
 
 
+def test_a_perceptual_distance_is_reported_under_the_name_of_its_network():
+    shown, wanted = ball(orbit([0.0], 0.0), (0.5, 0.5, 0.5)), ball(orbit([0.0], 0.0), (0.2, 0.2, 0.2))
+    numbers = evaluate.compare(shown, wanted, similarity=lambda a, b: (a - b).abs().amax())
+    assert numbers["lpips_vgg"] == pytest.approx(0.3)
+    assert "lpips_vgg" not in evaluate.compare(shown, wanted)
+
+
 def test_a_mean_takes_the_rows_that_have_the_number():
     rows = [{"psnr": 20.0, "depth_error": math.nan}, {"psnr": 30.0, "depth_error": 0.1}, {"psnr": 10.0}]
     assert evaluate.mean(rows) == {"psnr": 20.0, "depth_error": 0.1}
