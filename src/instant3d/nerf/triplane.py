@@ -122,7 +122,7 @@ class Decoder(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 2))
         self.last = nn.Linear(width, 4)
         self.activation = {"relu": F.relu, "silu": F.silu}[activation]
-densities: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": torch.exp}
+        densities: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": torch.exp}
         self.density_activation = densities[density]
         for layer in (self.first, *self.hidden, self.last):
             nn.init.zeros_(layer.bias)
