@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+import trimesh
+from torch.nn import functional as F
 
 from instant3d import evaluate, scenes
 from instant3d.cameras import Cameras, orbit
@@ -69,19 +71,56 @@ def test_the_nearest_view_is_nearest_by_direction_and_not_by_distance_or_number(
     torch.testing.assert_close(found.rgb[:, 0, 0, 0], torch.tensor([0.1, 0.7, 0.4]))
 
 
+class Ball:
+    """The field of a sphere of radius 0.7."""
+
+    def __init__(self, centre: tuple[float, float, float] = (0.0, 0.0, 0.0), density: float = 400.0) -> None:
+        self.centre, self.full = torch.tensor(centre), density
+
+    def density(self, points):
+        return self.full * ((0.7 - (points - self.centre).norm(dim=-1)) * 500 + 0.5).clamp(0, 1)
+
+    def __call__(self, points):
+        return self.density(points), torch.tensor([0.8, 0.2, 0.1]).expand_as(points)
+
+
 def test_a_field_that_is_the_object_scores_high_and_knows_its_depth():
-    class Ball:
-        def density(self, points):
-            return 400.0 * (points.norm(dim=-1) < 0.7)
-
-        def __call__(self, points):
-            return self.density(points), torch.tensor([0.8, 0.2, 0.1]).expand_as(points)
-
     wanted = ball(orbit([30.0, 160.0], [10.0, 50.0]), size=64)
     numbers = evaluate.compare(evaluate.show(Ball(), wanted), wanted)
     assert numbers["psnr"] > 22  # the exact pictures' edges are hard, half a pixel off
     assert numbers["mask_iou"] > 0.97
     assert numbers["depth_error"] < 0.02
+
+
+def test_moving_a_ball_moves_its_points_by_half_as_much_on_average_and_half_of_them_by_less():
+    # a point of a sphere moved by d lies d |cos| away from where the sphere was: evenly spread between 0 and d
+    truth = 0.7 * F.normalize(torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    still, moved = (evaluate.geometry(Ball((0.0, shift, 0.0)), truth) for shift in (0.0, 0.1))
+    assert still["f_score"] == 1
+    assert still["chamfer"] < 0.01
+    assert moved["f_score"] == pytest.approx(0.5, abs=0.05)
+    assert moved["chamfer"] == pytest.approx(0.05, abs=0.01)
+
+
+def test_an_empty_field_finds_nothing_of_the_surface():
+    numbers = evaluate.geometry(Ball(density=0.0), torch.zeros(10, 3))
+    assert numbers["f_score"] == 0
+    assert math.isnan(numbers["chamfer"])
+
+
+def test_a_true_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
+    trimesh.creation.box((6.0, 2.0, 3.0), trimesh.transformations.translation_matrix([5, 5, 5])).export(
+        tmp_path / "red.glb"
+    )
+    surface = evaluate.read("red", folder / "red", (0, 1), truth=evaluate.mesh_of("red", tmp_path)).surface
+    half = surface.amax(0)  # the file's +y is the world's +z
+    torch.testing.assert_close(half, torch.tensor([3.0, 1.5, 1.0]) / 3.5, atol=2e-3, rtol=0)
+    torch.testing.assert_close(surface.amin(0), -half, atol=2e-3, rtol=0)
+
+
+def test_a_scene_without_its_true_mesh_is_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"pale\.glb"):
+        evaluate.reconstruction([folder], reference=tmp_path)
 
 
 def test_what_is_missing_altogether_scores_the_colour_s_distance_from_white():

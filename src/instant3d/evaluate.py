@@ -26,6 +26,7 @@ from instant3d.mesh import Mesh, load, normalized, sample_points
 from instant3d.nerf.field import Field
 from instant3d.nerf.hull import Hull
 from instant3d.nerf.pruned import render
+from instant3d.nerf.surface import extract
 from instant3d.pipeline import ViewsTo3D
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
@@ -166,8 +167,6 @@ def show(field: Field, wanted: Views) -> Views:
 
 def geometry(field: Field, truth: Tensor) -> Numbers:
     """How far a field's surface is from points (N, 3) on the true one; an empty field has none, and finds none."""
-    from instant3d.nerf.surface import extract
-
     try:
         points = points_on([extract(field, CELLS)])
     except ValueError:
