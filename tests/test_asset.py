@@ -44,7 +44,7 @@ def test_the_rendered_sphere_covers_the_disc_that_its_cone_cuts_out_of_the_pictu
 
 def test_normals_point_outward_and_colours_follow_the_axes(asset):
     """In the middle of the first view, at azimuth 45 and elevation 20, the normal points at the camera."""
-    rendered = asset.render(structured(), 33)
+    rendered = asset.render(structured(), 33, with_normals=True)
     toward = torch.nn.functional.normalize(structured().positions, dim=-1)
     torch.testing.assert_close(rendered.normals[:, :, 16, 16], toward, atol=0.1, rtol=0)
     torch.testing.assert_close(rendered.rgb[:, :, 16, 16], torch.sigmoid(4 * RADIUS * toward), atol=0.04, rtol=0)

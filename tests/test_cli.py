@@ -23,6 +23,13 @@ from instant3d.views import Views
 RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp"]
 
 
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch) -> None:
+    """Films and sheets of a few small pictures: what is tested here is not their size."""
+    monkeypatch.setattr("instant3d.reconstruct.SHOWN_SIZE", 48)
+    monkeypatch.setattr("instant3d.reconstruct.FRAMES", 6)
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights") / "sphere"
@@ -75,7 +82,7 @@ def test_a_scene_becomes_a_folder_of_results_and_one_line(capsys, scene, weights
     assert result["views"] == ["0000", "0001", "0002", "0003"]
     assert sorted(result["files"]) == sorted({*RESULTS, "mesh.ply"} - {"result.json"})
     with av.open(str(tmp_path / "out" / "turntable.mp4")) as film:
-        assert film.streams.video[0].frames == 48
+        assert film.streams.video[0].frames == 6
     assert len(Asset.load(tmp_path / "out").triplane.planes) == 3
 
 
@@ -180,6 +187,16 @@ def test_weights_of_another_architecture_are_explained(capsys, scene, weights, t
     assert "does not hold the network its config.json describes" in err
     (other / "config.json").write_text(json.dumps({**config, "model": "stage1"}))
     assert "describes a stage1 model" in reconstruct(capsys, scene, tmp_path / "out", other)[2]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_answer_without_any_matter_is_explained(capsys, scene, tmp_path):
+    network = sphere_network()
+    network.decoder.last.bias[0] = -1e4
+    network.save_pretrained(tmp_path / "weights")
+    code, out, err = reconstruct(capsys, scene, tmp_path / "out", tmp_path / "weights")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "the field is empty" in err
     assert not (tmp_path / "out").exists()
 
 

@@ -123,4 +123,4 @@ def test_normals_are_red_along_x_and_white_where_nothing_is():
 
 @pytest.mark.parametrize(("count", "most", "expected"), [(3, 8, [0, 1, 2]), (40, 4, [0, 10, 20, 30]), (1, 1, [0])])
 def test_a_choice_of_many_is_spread_evenly_from_the_first(count, most, expected):
-    assert list(writers.spread(count, most)) == expected
+    assert writers.spread(count, most) == expected

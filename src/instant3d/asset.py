@@ -17,7 +17,7 @@ from torch import Tensor
 from instant3d import atomic
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
-from instant3d.nerf import pruned
+from instant3d.nerf import pruned, surface
 from instant3d.nerf.frozen import at_rest
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
@@ -31,7 +31,7 @@ MESH_FORMATS = ("glb", "obj", "ply")
 class Asset:
     """One object: planes (3, C, P, P) with their decoder.
 
-    resolution   cells along each axis of the grid on which `mesh` is extracted
+    resolution   nodes along each axis of the grid on which `mesh` is extracted
     max_memory   bytes that rendering and meshing may take for themselves
     """
 
@@ -54,14 +54,18 @@ class Asset:
     @cached_property
     def mesh(self) -> Mesh:
         """The surface with vertex colours, in world axes."""
-        from instant3d.nerf import surface
-
         return surface.extract(self.field, self.resolution, max_memory=self.max_memory)
 
-    def render(self, cameras: Cameras, size: int) -> Views:
-        """Pictures `size` x `size` with alpha, depth and normals, by cameras (V,)."""
+    def render(self, cameras: Cameras, size: int, *, with_normals: bool = False) -> Views:
+        """Pictures `size` x `size` with alpha, depth and, if asked, normals, by cameras (V,)."""
         return pruned.render(
-            self.field, cameras, size, size, occupancy=self.occupancy, max_memory=self.max_memory, with_normals=True
+            self.field,
+            cameras.to(self.triplane.planes.device),
+            size,
+            size,
+            occupancy=self.occupancy,
+            max_memory=self.max_memory,
+            with_normals=with_normals,
         )
 
     def save(self, folder: str | Path, formats: Sequence[str] = ("glb",)) -> None:
@@ -94,11 +98,12 @@ def check_formats(formats: Sequence[str]) -> list[str]:
 
 def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
     """Planes and decoder in half precision."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {"planes": triplane.planes, **{f"decoder.{key}": value for key, value in decoder.state_dict().items()}}
     half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in tensors.items()}
-    save_file(half, path, metadata={"format": FORMAT, "decoder": json.dumps(decoder_settings(decoder))})
+    # not by `save_file`, which makes a file that only its owner may read
+    path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder_settings(decoder))}))
 
 
 def read_triplane(path: Path) -> tuple[Triplane, Decoder]:

@@ -82,7 +82,7 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     )
     _add_shared(command)
     command.add_argument(
-        "--resolution", type=_positive, default=256, help="cells a side of the mesh's grid (default 256)"
+        "--resolution", type=_positive, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
     command.add_argument("--formats", type=_words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
     command.add_argument("--max-memory", type=_bytes, default=2**30, help="for rendering and meshing (default 1G)")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from torch import Tensor
 
 from instant3d import __version__, atomic, scenes, writers
 from instant3d.asset import FILE, Asset, check_formats
@@ -18,7 +18,6 @@ from instant3d.cameras import turntable
 from instant3d.pipeline import ViewsTo3D, find_device
 from instant3d.scenes import Scene
 from instant3d.stage2.network import locate
-from instant3d.views import Views
 from instant3d.writers import Row
 
 SHOWN_SIZE = 256  # pixels of a picture in films and on the sheet
@@ -46,7 +45,8 @@ def reconstruct(
     formats, folder = check_formats(formats), locate(weights)
     with _timed(seconds, "load"):
         model = ViewsTo3D.from_pretrained(folder, find_device(device))
-        source = scenes.read(scene, frames=_frames(scene, views), size=model.network.image_size)
+        frames = _frames(scene, views)
+        source = scenes.read(scene, frames=frames, size=model.network.image_size)
     with atomic.merged(output) as partial:
         with _timed(seconds, "network"):
             asset = model(source, resolution=resolution, max_memory=max_memory)
@@ -54,7 +54,7 @@ def reconstruct(
             mesh = asset.mesh
             asset.write_files(partial, formats)
         with _timed(seconds, "pictures"):
-            _write_pictures(partial, source, asset)
+            _write_pictures(partial, _shown(scene, frames), asset)
         result = {
             "instant3d": __version__,
             "scene": source.id,
@@ -78,33 +78,37 @@ def closing_line(result: dict[str, Any], output: Path) -> str:
     return f"{output}: {', '.join(result['files'])} ({size} from {len(result['views'])} views in {total:.1f} s)"
 
 
-def _write_pictures(folder: Path, source: Scene, asset: Asset) -> None:
-    around = asset.render(turntable(FRAMES).to(asset.triplane.planes.device), SHOWN_SIZE).to("cpu")
-    writers.film(around.on(1.0), folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
-    writers.animation(around.on(1.0), folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
-    writers.sheet(_rows(source, asset, around), folder / "sheet.png", heading=source.caption or source.id)
+def _write_pictures(folder: Path, inputs: Scene, asset: Asset) -> None:
+    around = asset.render(turntable(FRAMES), SHOWN_SIZE).to("cpu").on(1.0)
+    writers.film(around, folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
+    writers.animation(around, folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
+    writers.sheet(_rows(inputs, asset, around), folder / "sheet.png", heading=inputs.caption or inputs.id)
 
 
-def _rows(source: Scene, asset: Asset, around: Views) -> list[Row]:
+def _rows(inputs: Scene, asset: Asset, around: Tensor) -> list[Row]:
     """Input views, the asset from the same cameras, and from others."""
-    shown = torch.tensor(writers.spread(len(source.names), SHOWN_VIEWS))
-    inputs = source.views[shown].resized(SHOWN_SIZE, SHOWN_SIZE)
-    ours = asset.render(inputs.cameras.to(asset.triplane.planes.device), SHOWN_SIZE).to("cpu")
-    names = [source.names[k] for k in shown]
-    others = torch.tensor(writers.spread(len(around.rgb), max(len(shown), DEFAULT_VIEWS)))
-    rows = [Row("input views", inputs.on(1.0), names), Row("reconstruction, same cameras", ours.on(1.0))]
-    if ours.depth is not None:
-        rows.append(Row("depth (near is dark)", writers.depth_pictures(ours)))
-    if ours.normals is not None:
-        rows.append(Row("normals (red, green, blue = x, y, z)", writers.normal_pictures(ours)))
-    turns = [f"azimuth {360 * int(k) // len(around.rgb)}" for k in others]
-    return [*rows, Row("reconstruction, once around", around.on(1.0)[others], turns)]
+    ours = asset.render(inputs.views.cameras, SHOWN_SIZE, with_normals=True).to("cpu")
+    others = writers.spread(len(around), max(len(inputs.names), DEFAULT_VIEWS))
+    return [
+        Row("input views", inputs.views.on(1.0), inputs.names),
+        Row("reconstruction, same cameras", ours.on(1.0)),
+        Row("depth (near is dark)", writers.depth_pictures(ours)),
+        Row("normals (red, green, blue = x, y, z)", writers.normal_pictures(ours)),
+        Row("reconstruction, once around", around[others], [f"azimuth {360 * k // len(around)}" for k in others]),
+    ]
 
 
-def _frames(scene: Path, views: Sequence[int] | Literal["all"] | None) -> Sequence[int] | None:
+def _shown(scene: Path, frames: Sequence[int]) -> Scene:
+    """The inputs as they are on the sheet: at its size, not at the network's, and not too many."""
+    chosen = [frames[k] for k in writers.spread(len(frames), SHOWN_VIEWS)]
+    return scenes.read(scene, frames=chosen, size=SHOWN_SIZE)
+
+
+def _frames(scene: Path, views: Sequence[int] | Literal["all"] | None) -> Sequence[int]:
+    count = len(scenes.names(scene))
     if views is None:
-        return range(min(DEFAULT_VIEWS, len(scenes.names(scene))))
-    return None if views == "all" else views
+        return range(min(DEFAULT_VIEWS, count))
+    return range(count) if views == "all" else views
 
 
 def _hash(file: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -131,7 +131,7 @@ def _bytes(pictures: Tensor) -> np.ndarray:
     return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).numpy())
 
 
-def spread(count: int, most: int) -> Iterator[int]:
+def spread(count: int, most: int) -> list[int]:
     """At most `most` of `count` numbers, evenly apart, the first among them."""
     shown = min(count, most)
-    return (k * count // shown for k in range(shown))
+    return [k * count // shown for k in range(shown)]
