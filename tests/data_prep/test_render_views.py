@@ -214,9 +214,12 @@ def test_a_cut_out_material_lets_see_what_is_behind(backend):
 
 @each_backend
 def test_alpha_of_the_base_colour_counts_against_the_cut_off(backend):
-    faint = screen(texture=opaque(np.full((2, 2, 3), 255)), alpha_cutoff=0.5, base_color=(1, 1, 1, 0.4))
-    shown = render_views([faint, screen(0.2)], filling(), 16, backend=backend)
-    assert shown.alpha[0, 0, 1, 1] == 0
+    # 0.8 x 150 / 255 is below one half, 0.8 x 200 / 255 is not
+    picture = np.full((2, 64, 4), 255, np.uint8)
+    picture[:, :32, 3], picture[:, 32:, 3] = 150, 200
+    faint = screen(texture=picture, alpha_cutoff=0.5, base_color=(1, 1, 1, 0.8), wrap=("clamp", "clamp"))
+    shown = render_views([faint], filling(), 16, backend=backend).alpha[0, 0]
+    assert (shown[8, 4], shown[8, 12]) == (0, 1)
     invisible = dataclasses.replace(screen(), alpha_cutoff=0.5, base_color=(1, 1, 1, 0.4))
     with pytest.raises(ValueError, match="empty or transparent"):
         render_views([invisible], filling(), 16, backend=backend)

@@ -101,6 +101,15 @@ def test_more_triangles_than_the_limit(tmp_path, monkeypatch):
     refused(triangle().save(tmp_path / "a.gltf", nodes=nodes), "more than 2 triangles")
 
 
+def test_a_strip_counts_by_its_triangles(tmp_path, monkeypatch):
+    monkeypatch.setattr("instant3d.mesh.gltf.MAX_FACES", 3)
+    document = ByHand()
+    indices = document.values(np.array([0, 1, 2, 0, 1], np.uint16))
+    assert len(load(triangle(document=document, indices=indices, mode=5).save(tmp_path / "a.gltf"))[0].faces) == 3
+    monkeypatch.setattr("instant3d.mesh.gltf.MAX_FACES", 2)
+    refused(tmp_path / "a.gltf", "more than 2 triangles")
+
+
 def test_an_accessor_that_asks_for_more_than_memory(tmp_path):
     document = triangle()
     document.json["accessors"][0]["count"] = 10**12

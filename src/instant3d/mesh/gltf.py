@@ -97,7 +97,7 @@ class _Scene:
     def _faces(self, primitive: Json, vertices: int) -> np.ndarray:
         accessor, mode = self.document.accessor, primitive.get("mode", TRIANGLES)
         indices = accessor(primitive["indices"])[:, 0] if "indices" in primitive else np.arange(vertices)
-        self.corners_left -= max(vertices, len(indices) * (1 if mode == TRIANGLES else 3))
+        self.corners_left -= max(vertices, len(indices) if mode == TRIANGLES else 3 * (len(indices) - 2))
         if self.corners_left < 0:
             raise ValueError(f"it holds more than {MAX_FACES} triangles; simplify it first")
         return _triangles(indices.astype(np.int64), mode)
