@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import trimesh
 from safetensors.torch import load_file, save_file
 from sphere_network import RADIUS, SHARPNESS, sphere_network
 
@@ -74,6 +75,18 @@ def test_every_format_holds_the_same_surface_in_world_axes(asset, tmp_path, name
     top = part.vertices[:, 2].argmax()  # blue grows with z: a file with y and z swapped would be green here
     assert part.colors[top, 2] > 0.8
     assert abs(part.colors[top, :2] - 0.5).max() < 0.15
+
+
+@pytest.mark.parametrize("name", ["glb", "obj", "ply"])
+def test_mesh_files_are_y_up_and_not_mirrored(asset, tmp_path, name):
+    """Another reader finds world x, y, z (red, green, blue) along the file's x, -z, y: a turn, and no mirror."""
+    asset.save(tmp_path, formats=(name,))
+    (read,) = trimesh.load_scene(tmp_path / f"mesh.{name}", process=False).geometry.values()
+    colors = read.visual.vertex_attributes["color"] if name == "glb" else read.visual.vertex_colors
+    correlation = np.corrcoef(np.hstack([colors[:, :3], read.vertices]).T)[:3, 3:]
+    expected = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    assert abs(correlation - expected).max() < 0.2
+    assert read.volume > 0  # faces look outward
 
 
 def test_saving_keeps_what_else_is_in_the_folder(asset, tmp_path):
