@@ -110,6 +110,15 @@ def test_files_that_were_there_stay(capsys, scene, weights, tmp_path):
     Image.open(tmp_path / "out" / "sheet.png").load()
 
 
+def test_what_had_to_be_guessed_is_told_in_a_line(capsys, scene, weights, tmp_path):
+    Image.new("RGB", (40, 40), (10, 90, 10)).save(scene / "images" / "0002.png")
+    code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights)
+    assert (code, out.count("\n")) == (0, 1)
+    assert {line.split(" frame ")[0] for line in err.splitlines()} == {"instant3d: note:"}
+    assert "0002.png" in err
+    assert "all of it counts as the object" in err
+
+
 def broken(scene: Path, how: str) -> None:
     first = scene / "images" / "0000.png"
     matrix = json.loads((scene / "transforms.json").read_text())["frames"][0]["transform_matrix"]

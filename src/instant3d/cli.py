@@ -30,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    warnings.showwarning = _note  # type: ignore[assignment]
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -53,7 +52,9 @@ def _run(arguments: list[str]) -> int:
     command: Callable[[argparse.Namespace], None] = parsed.command
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
     try:
-        command(parsed)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note  # type: ignore[assignment]
+            command(parsed)
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0

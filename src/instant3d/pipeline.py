@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from instant3d.asset import Asset
+from instant3d.nerf.frozen import fast_dtype
 from instant3d.scenes import Scene
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
@@ -47,8 +48,8 @@ class ViewsTo3D:
 
     @property
     def _half(self) -> bool:
-        """bfloat16 where it is fast; on a CPU without such products it would be slower than float32."""
-        return self.device.type == "cuda"
+        """bfloat16, as in training, where it is fast; processors that only emulate it are faster in float32."""
+        return self.device.type == "cuda" or fast_dtype() is torch.bfloat16
 
 
 def find_device(name: str) -> torch.device:
