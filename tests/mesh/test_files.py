@@ -106,6 +106,15 @@ def test_an_obj_keeps_parts_and_their_colours(tmp_path):
     np.testing.assert_allclose(triangles(read[1].vertices, read[1].faces), triangles(VERTICES + 5, FACES), atol=1e-5)
 
 
+def test_an_obj_in_an_older_alphabet_is_read(tmp_path):
+    corners = "".join(f"v {x} {y} {z}\n" for x, y, z in Y_UP)
+    text = f"# Stühle\nmtllib grün.mtl\nusemtl grün\n{corners}f 1 3 2\nf 1 2 4\n"
+    (tmp_path / "a.obj").write_bytes(text.encode("latin-1"))
+    (tmp_path / "grün.mtl").write_bytes("newmtl grün\nKd 0 1 0\n".encode("latin-1"))
+    (mesh,) = load(tmp_path / "a.obj")
+    assert mesh.base_color == (0, 1, 0, 1)
+
+
 def test_a_glb_can_be_loaded_when_it_comes_with_every_kind_of_picture(tmp_path):
     for form in ("PNG", "JPEG", "WEBP"):
         stream = io.BytesIO()

@@ -212,10 +212,12 @@ def test_an_obj_whose_material_lies_outside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("picture", "because"), [("/etc/hostname", "outside"), ("gone.png", "not there"), ("huge.png", "9000 x")]
+    ("picture", "because"),
+    [("/etc/hostname", "outside"), ("gone.png", "not there"), ("huge.png", "9000 x"), ("huge.dat", "9000 x")],
 )
 def test_an_obj_whose_texture_cannot_be_had(tmp_path, picture, because):
-    (tmp_path / "huge.png").write_bytes(png_header(9000, 2))
+    for name in ("huge.png", "huge.dat"):
+        (tmp_path / name).write_bytes(png_header(9000, 2))
     (tmp_path / "m.mtl").write_text(f"newmtl m\nmap_Kd {picture}\n")
     (tmp_path / "a.obj").write_text("mtllib m.mtl\nusemtl m\n" + OBJ + "vt 0 0\nf 1/1 2/1 3/1\n")
     refused(tmp_path / "a.obj", because)

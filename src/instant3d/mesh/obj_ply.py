@@ -21,21 +21,31 @@ from instant3d.mesh.surgery import merged, vertex_colors
 from instant3d.mesh.texture_files import Decoder, path_inside
 from instant3d.mesh.triangles import WORLD_FROM_Y_UP, Mesh
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga"}
-
 
 def read(path: Path) -> list[Mesh]:
     """The parts of an .obj (one a material) or of a .ply."""
     files = _Beside(path.parent)
     kind = path.suffix.lower()[1:]
+    data = path.read_bytes() if kind == "ply" else _text(path.read_bytes())
     try:
-        with path.open("rb") as stream:
-            scene = trimesh.load_scene(stream, file_type=kind, resolver=files, process=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
+            scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=files, process=False)
+            parts = [part for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh)]
+            meshes = [_mesh(part) for part in parts if len(part.faces)]
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(f"it is not a readable .{kind} file ({type(error).__name__}: {error})") from error
     if files.refusals:
         raise ValueError(files.refusals[0])
-    return [_mesh(part) for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+    return meshes
+
+
+def _text(data: bytes) -> bytes:
+    """As UTF-8; what is not is taken for Latin-1, which older exporters write."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1").encode()
+    return data
 
 
 class _Beside(Resolver):
@@ -46,9 +56,11 @@ class _Beside(Resolver):
 
     def get(self, name: str) -> bytes:
         try:
-            data = path_inside(self.folder, name.strip()).read_bytes()
-            if Path(name.strip()).suffix.lower() in PICTURES:
-                self.decoder.decode(data)
+            path = path_inside(self.folder, name.strip())
+            data = path.read_bytes()
+            if path.suffix.lower() == ".mtl":
+                return _text(data)
+            self.decoder.decode(data)  # everything else that an object names is a picture
             return data
         except ValueError as error:
             self.refusals.append(str(error))
