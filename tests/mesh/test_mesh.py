@@ -104,6 +104,13 @@ def test_decimation_keeps_the_shape_and_the_place_of_colours():
     np.testing.assert_array_equal(few.colors[clear, 0] > 0.5, few.vertices[clear, 2] > 0)
 
 
+def test_decimation_does_not_tear_along_seams():
+    sphere = ball(4)
+    loose = sphere.vertices[sphere.faces].reshape(-1, 3)  # every face with corners of its own
+    few = decimate(Mesh(loose, np.arange(len(loose)).reshape(-1, 3)), 400)
+    assert trimesh.Trimesh(few.vertices, few.faces, process=False).is_watertight
+
+
 def test_decimation_leaves_a_small_mesh_alone():
     mesh = ball(1)
     assert decimate(mesh, 80) is mesh

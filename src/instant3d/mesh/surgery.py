@@ -41,13 +41,18 @@ def _pieces(mesh: Mesh) -> np.ndarray:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    _, place = np.unique(mesh.vertices + 0.0, axis=0, return_inverse=True)
-    faces = place.reshape(-1)[mesh.faces]
+    faces = _welded(mesh)[1]
     rows, columns = faces[:, [0, 1]].reshape(-1), faces[:, [1, 2]].reshape(-1)
     size = int(faces.max()) + 1
     graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
     label = connected_components(graph, directed=False)[1][faces[:, 0]]
     return np.unique(label, return_inverse=True)[1].reshape(-1)
+
+
+def _welded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Places (P, 3), each once, and the faces (F, 3) between them."""
+    places, index = np.unique(mesh.vertices + 0.0, axis=0, return_inverse=True)
+    return places, index.reshape(-1)[mesh.faces]
 
 
 def _only_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
@@ -68,7 +73,8 @@ def _take(mesh: Mesh, vertices: np.ndarray) -> Mesh:
 def decimate(mesh: Mesh, target_faces: int) -> Mesh:
     """At most about `target_faces` triangles by quadric error; colours come from the nearest old vertex.
 
-    Normals are dropped (they no longer hold). A texture is looked up at the old vertices first.
+    Vertices of equal place are joined first, so that seams do not tear. Normals are dropped, for they no longer hold;
+    a texture is looked up at the old vertices.
     """
     import fast_simplification
     from scipy.spatial import cKDTree
@@ -77,7 +83,8 @@ def decimate(mesh: Mesh, target_faces: int) -> Mesh:
         raise ValueError(f"a closed surface needs at least 4 triangles, but {target_faces} were asked for")
     if len(mesh.faces) <= target_faces:
         return mesh
-    vertices, faces = fast_simplification.simplify(mesh.vertices, mesh.faces, target_count=target_faces)
+    places, faces = _welded(mesh)
+    vertices, faces = fast_simplification.simplify(places, faces, target_count=target_faces)
     plain = mesh.colors is None and mesh.texture is None
     nearest = cKDTree(mesh.vertices).query(vertices)[1]
     colors = None if plain else vertex_colors(mesh)[nearest]
