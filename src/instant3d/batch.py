@@ -60,7 +60,9 @@ class Batch:
                 return type(values[0])._join(values, join)
             missing = sum(value is None for value in values)
             if missing and missing < len(values):
-                raise ValueError(f"{missing} of {len(values)} {cls.__name__} to be joined have no {name}; all or none may")
+                raise ValueError(
+                    f"{missing} of {len(values)} {cls.__name__} to be joined have no {name}; all or none may"
+                )
             return join(values) if isinstance(values[0], Tensor) else values[0]
 
         return cls(**{f.name: merge(f.name) for f in dataclasses.fields(items[0])})  # type: ignore[arg-type]

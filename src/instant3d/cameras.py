@@ -51,7 +51,10 @@ class Cameras(Batch):
     def __post_init__(self) -> None:
         matrix, intrinsics = self.cam_to_world.shape, self.intrinsics.shape
         if matrix[-2:] != (4, 4) or intrinsics[-1:] != (4,) or matrix[:-2] != intrinsics[:-1]:
-            raise ValueError(f"cameras need (..., 4, 4) and (..., 4) of equal leading shape, got {tuple(matrix)} and {tuple(intrinsics)}")
+            raise ValueError(
+                "cameras need cam_to_world (..., 4, 4) and intrinsics (..., 4) of equal leading shape, "
+                f"got {tuple(matrix)} and {tuple(intrinsics)}"
+            )
 
     def crop(self, left: Tensor, top: Tensor, width: Tensor, height: Tensor) -> Cameras:
         """Cameras of a window whose corner and size are fractions of the image, each (...)."""
@@ -130,10 +133,10 @@ def look_at(eye: Tensor, target: Tensor | None = None, up: Tensor | None = None)
 def orbit(azimuth_deg: Numbers, elevation_deg: Numbers, radius: Numbers = 2.7, fov_deg: Numbers = 50.0) -> Cameras:
     """Cameras on a sphere around the origin, looking at it; the arguments broadcast to one shape (...)."""
     parts = [torch.as_tensor(part, dtype=torch.float32) for part in (azimuth_deg, elevation_deg, radius, fov_deg)]
-    azimuth, elevation, radius, fov = torch.broadcast_tensors(*parts)
-    azimuth, elevation = torch.deg2rad(azimuth), torch.deg2rad(elevation)
-    toward = [elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()]
-    return Cameras(look_at(radius[..., None] * torch.stack(toward, dim=-1)), from_fov(fov))
+    angle, lift, distance, fov = torch.broadcast_tensors(*parts)
+    angle, lift = torch.deg2rad(angle), torch.deg2rad(lift)
+    toward = [lift.cos() * angle.cos(), lift.cos() * angle.sin(), lift.sin()]
+    return Cameras(look_at(distance[..., None] * torch.stack(toward, dim=-1)), from_fov(fov))
 
 
 STRUCTURED_AZIMUTHS_DEG = (45.0, 135.0, 225.0, 315.0)  # row-major tiles `0 1 / 2 3` of stage 1's grid
@@ -147,12 +150,21 @@ def structured() -> Cameras:
     return orbit(STRUCTURED_AZIMUTHS_DEG, STRUCTURED_ELEVATION_DEG, STRUCTURED_RADIUS, STRUCTURED_FOV_DEG)
 
 
-def turntable(frames: int, elevation_deg: float = 20.0, radius: float = STRUCTURED_RADIUS, fov_deg: float = STRUCTURED_FOV_DEG) -> Cameras:
+def turntable(
+    frames: int, elevation_deg: float = 20.0, radius: float = STRUCTURED_RADIUS, fov_deg: float = STRUCTURED_FOV_DEG
+) -> Cameras:
     """`frames` cameras once around the object, shape (frames,)."""
     return orbit([360.0 * k / frames for k in range(frames)], elevation_deg, radius, fov_deg)
 
 
-def random_sphere(count: int, generator: torch.Generator, *, elevation_deg: tuple[float, float] = (-30.0, 75.0), radius: tuple[float, float] = (2.4, 3.0), fov_deg: float = STRUCTURED_FOV_DEG) -> Cameras:
+def random_sphere(
+    count: int,
+    generator: torch.Generator,
+    *,
+    elevation_deg: tuple[float, float] = (-30.0, 75.0),
+    radius: tuple[float, float] = (2.4, 3.0),
+    fov_deg: float = STRUCTURED_FOV_DEG,
+) -> Cameras:
     """`count` cameras spread evenly by area over the band of a sphere between two elevations."""
     u = torch.rand(count, 3, generator=generator)
     low, high = (math.sin(math.radians(angle)) for angle in elevation_deg)

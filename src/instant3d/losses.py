@@ -40,7 +40,9 @@ def clear_way(field: Field, wanted: Views, generator: torch.Generator | None = N
     it has none; its loss is the opacity that its density would give to the remaining way.
     """
     if wanted.depth is None:
-        raise ValueError("the opacity loss needs pictures with depth; render the scenes with depth or set its weight to 0")
+        raise ValueError(
+            "the opacity loss needs pictures with depth; render the scenes with depth or set its weight to 0"
+        )
     rays = wanted.cameras.rays(wanted.height, wanted.width)
     near, far = box_span(rays)
     forward = (rays.directions * wanted.cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
@@ -66,7 +68,9 @@ class Perceptual(nn.Module):
         from torchmetrics.functional.image.lpips import _LPIPS
 
         if weights != "download" and not Path(weights).is_file():
-            raise FileNotFoundError(f"there are no VGG-16 weights at {weights}; give torchvision's vgg16-397923af.pth, `download` or null")
+            raise FileNotFoundError(
+                f"there are no VGG-16 weights at {weights}; give torchvision's vgg16-397923af.pth, `download` or null"
+            )
         self.net = _LPIPS(pretrained=True, net="vgg", pnet_rand=weights != "download", use_dropout=True)
         if weights != "download":
             _load_vgg(self.net.net, torch.load(weights, weights_only=True, map_location="cpu"))
@@ -86,9 +90,16 @@ class Perceptual(nn.Module):
 def _load_vgg(slices: nn.Module, weights: dict[str, Tensor]) -> None:
     """torchvision's `features.N.*` into torchmetrics' slices, which keep N as the layer's name."""
     wanted = slices.state_dict()
-    found = {key: weights[f"features.{key.split('.', 1)[1]}"] for key in wanted if f"features.{key.split('.', 1)[1]}" in weights}
+    found = {
+        key: weights[f"features.{key.split('.', 1)[1]}"]
+        for key in wanted
+        if f"features.{key.split('.', 1)[1]}" in weights
+    }
     if set(found) != set(wanted):
-        raise ValueError(f"the VGG-16 file lacks {len(wanted) - len(found)} of {len(wanted)} tensors; give torchvision's vgg16-397923af.pth")
+        raise ValueError(
+            f"the VGG-16 file lacks {len(wanted) - len(found)} of {len(wanted)} tensors; "
+            "give torchvision's vgg16-397923af.pth"
+        )
     slices.load_state_dict(found)
 
 

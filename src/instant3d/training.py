@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from safetensors.torch import save_file
 
 from instant3d.stage2.data import SceneData
 from instant3d.stage2.module import Stage2
+from instant3d.stage2.network import Architecture, Reconstructor
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class TriplaneWriter(BasePredictionWriter):
@@ -21,8 +27,17 @@ class TriplaneWriter(BasePredictionWriter):
         super().__init__("batch")
         self.output = Path(output)
 
-    def write_on_batch_end(self, trainer: L.Trainer, module: L.LightningModule, prediction: Any, batch_indices: Any, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        folders = trainer.predict_dataloaders.dataset.folders
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        folders = cast(Any, trainer.predict_dataloaders).dataset.folders
         self.output.mkdir(parents=True, exist_ok=True)
         for index, planes in zip(batch_indices or [batch_idx], prediction, strict=True):
             save_file({"planes": planes.cpu().contiguous()}, self.output / f"{folders[index].name}.safetensors")
@@ -35,21 +50,43 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("model.architecture.image_size", "data.image_size")
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run one of Lightning's subcommands; `args` are the words after `instant3d`."""
-    safe = {"weights_only": True}
+def main(args: list[str]) -> None:
+    """Run one of Lightning's subcommands; `args` are the words after `instant3d`, the subcommand first.
+
+    `--ckpt_path last` goes on where the last checkpoint in `trainer.default_root_dir` was written.
+    """
+    safe = [args[0], "--weights_only=true", *args[1:]] if args[:1] and args[0] in SUBCOMMANDS else args
     TrainingCLI(
         Stage2,
         SceneData,
-        args=args,
+        args=safe,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"use_distributed_sampler": False},
-        parser_kwargs={name: {"default_env": False} for name in ("fit", "validate", "test", "predict")},
     )
-    del safe
 
 
-if __name__ == "__main__":
-    main()
+def export(checkpoint: str | Path, folder: str | Path) -> Reconstructor:
+    """Turn a training checkpoint (its averaged weights, if any) into a folder for `Reconstructor.from_pretrained`."""
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {checkpoint}; `instant3d fit` writes them below trainer.default_root_dir"
+        )
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{checkpoint} holds more than tensors and numbers and is not opened: {error}") from None
+    if "architecture" not in content:
+        raise ValueError(f"{checkpoint} is not a stage 2 training checkpoint: it names no architecture")
+    network = Reconstructor(Architecture.from_dict(content["architecture"], checkpoint))
+    prefix = "network."
+    network.load_state_dict(
+        {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+    )
+    network.save_pretrained(folder)
+    return network
+
+
+if __name__ == "__main__":  # what Lightning starts again for every further process of DDP
+    main(sys.argv[1:])

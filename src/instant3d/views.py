@@ -29,7 +29,9 @@ class Views(Batch):
     def __post_init__(self) -> None:
         rgb, alpha = self.rgb.shape, self.alpha.shape
         if rgb[-3:-2] != (3,) or alpha[-3:-2] != (1,) or rgb[-2:] != alpha[-2:] or rgb[:-3] != alpha[:-3]:
-            raise ValueError(f"views need rgb (..., 3, H, W) and alpha (..., 1, H, W), got {tuple(rgb)} and {tuple(alpha)}")
+            raise ValueError(
+                f"views need rgb (..., 3, H, W) and alpha (..., 1, H, W), got {tuple(rgb)} and {tuple(alpha)}"
+            )
         if self.cameras.shape != rgb[:-3]:
             raise ValueError(f"views of shape {tuple(rgb[:-3])} came with cameras of shape {tuple(self.cameras.shape)}")
 

@@ -12,10 +12,10 @@ from instant3d.stage2.data import Example
 from instant3d.views import Views
 
 COLLAPSE = (
-    "renders are {what}: they cover {shown:.1%} of the picture where the objects cover {true:.1%}, for {count} validations "
-    "in a row. Usual causes: cameras given as world-to-camera or in OpenGL axes (check a scene's transforms.json), objects "
-    "outside the cube [-1, 1]^3, targets without alpha, or a learning rate that is too high; the last is the one to try "
-    "first if `train/mask` fell before it rose."
+    "renders are {what}: they cover {shown:.1%} of the picture where the objects cover {true:.1%}, for {count} "
+    "validations in a row. Usual causes: cameras given as world-to-camera or in OpenGL axes (check a scene's "
+    "transforms.json), objects outside the cube [-1, 1]^3, targets without alpha, or a learning rate that is too high; "
+    "the last is the one to try first if `train/mask` fell before it rose."
 )
 
 
@@ -25,11 +25,21 @@ class Pictures(L.Callback):
     def __init__(self, objects: int = 4) -> None:
         self.objects = objects
 
-    def on_validation_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Example, batch_idx: int, dataloader_idx: int = 0) -> None:
-        board = getattr(trainer.logger, "experiment", None)
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Example,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        board: Any = getattr(trainer.logger, "experiment", None)
         if batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
             return
-        board.add_image("val/targets_and_renders", beside(batch.targets, outputs, self.objects), trainer.global_step)
+        board.add_image(
+            "val/targets_and_renders", beside(batch.targets, outputs["shown"], self.objects), trainer.global_step
+        )
 
 
 def beside(targets: Views, shown: Views, objects: int) -> Tensor:

@@ -71,7 +71,9 @@ def even_edges(near: Tensor, far: Tensor, samples: int) -> Tensor:
     return near[..., None] + (far - near)[..., None] * fraction
 
 
-def importance_edges(edges: Tensor, weight: Tensor, samples: int, generator: torch.Generator | None = None, even_share: float = 0.2) -> Tensor:
+def importance_edges(
+    edges: Tensor, weight: Tensor, samples: int, generator: torch.Generator | None = None, even_share: float = 0.2
+) -> Tensor:
     """Split the same span (..., S + 1) again into `samples` intervals of equal expected weight (NeRF, section 5.2).
 
     Weights (..., S) are first spread to their neighbours, for a coarse interval may miss the surface by one, and
@@ -97,7 +99,15 @@ def importance_edges(edges: Tensor, weight: Tensor, samples: int, generator: tor
     return torch.cat([edges[..., :1], start + part * (end - start), edges[..., -1:]], dim=-1)
 
 
-def march(field: Field, rays: Rays, *, samples: int, importance: int = 0, generator: torch.Generator | None = None, with_normals: bool = False) -> Pixels:
+def march(
+    field: Field,
+    rays: Rays,
+    *,
+    samples: int,
+    importance: int = 0,
+    generator: torch.Generator | None = None,
+    with_normals: bool = False,
+) -> Pixels:
     """What rays (..., R) see of a field.
 
     samples     intervals of equal length on each ray's way through the cube
@@ -110,7 +120,9 @@ def march(field: Field, rays: Rays, *, samples: int, importance: int = 0, genera
     if importance:
         with torch.no_grad():
             density = field.density(_points(rays, _inside(edges, generator)))
-            edges = importance_edges(edges, weights(density.unflatten(-1, edges[..., 1:].shape[-2:]), edges), importance, generator)
+            edges = importance_edges(
+                edges, weights(density.unflatten(-1, edges[..., 1:].shape[-2:]), edges), importance, generator
+            )
     points = _points(rays, _inside(edges, generator))
     density, rgb = field(points)
     shape = edges[..., 1:].shape[-2:]
@@ -153,7 +165,14 @@ def render(
     count = max(1, max_memory // (BYTES_PER_POINT * objects * max(samples, importance)))
 
     def piece(origins: Tensor, directions: Tensor) -> Pixels:
-        return march(field, Rays(origins, directions), samples=samples, importance=importance, generator=generator, with_normals=with_normals)
+        return march(
+            field,
+            Rays(origins, directions),
+            samples=samples,
+            importance=importance,
+            generator=generator,
+            with_normals=with_normals,
+        )
 
     chunks = zip(flat.origins.split(count, dim=-2), flat.directions.split(count, dim=-2), strict=True)
     if checkpointing and torch.is_grad_enabled():

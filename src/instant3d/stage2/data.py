@@ -6,8 +6,9 @@ Every example is a function of the seed and its number alone, so an interrupted 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -43,6 +44,7 @@ class Drawing:
     turn               turn the world by a random multiple of 90 degrees about z, which keeps the structured views
     jitter             standard deviation of noise on the input cameras (radians and world units; LGM, section 3.4)
     distortion         chance that an input picture is bent by a smooth random grid, as generated views are
+    normals            keep the targets' normals, for a loss on them; then every scene needs them
     """
 
     inputs: int = 4
@@ -54,6 +56,7 @@ class Drawing:
     turn: bool = True
     jitter: float = 0.0
     distortion: float = 0.0
+    normals: bool = False
 
 
 class TrainingScenes(Dataset[Example]):
@@ -69,16 +72,21 @@ class TrainingScenes(Dataset[Example]):
         folder, d = self.folders[int(order[position])], self.drawing
         count = len(scenes.names(folder))
         if count < d.inputs:
-            raise ValueError(f"{folder} has {count} frames, {d.inputs} are needed as inputs; leave it out or lower `inputs`")
+            raise ValueError(
+                f"{folder} has {count} frames, {d.inputs} are needed as inputs; leave it out or lower `inputs`"
+            )
         structured = count >= len(STRUCTURED) == d.inputs and float(torch.rand((), generator=generator)) < d.structured
         seen = list(STRUCTURED) if structured else torch.randperm(count, generator=generator)[: d.inputs].tolist()
         hidden = torch.randperm(count, generator=generator)[: d.targets].tolist()
         views = scenes.read(folder, frames=[*seen, *hidden]).views
+        views = views if d.normals else replace(views, normals=None)
         if d.turn:
             views = turned(views, 90.0 * int(torch.randint(4, (), generator=generator)))
         inputs, targets = views[: len(seen)].resized(self.image_size, self.image_size), views[len(seen) :]
         inputs = disturbed(inputs, d.jitter, d.distortion, generator)
-        return Example(Views(inputs.rgb, inputs.alpha, inputs.cameras), windows(targets, d, generator) if d.patch else targets)
+        return Example(
+            Views(inputs.rgb, inputs.alpha, inputs.cameras), windows(targets, d, generator) if d.patch else targets
+        )
 
 
 class TestScenes(Dataset[Example]):
@@ -86,7 +94,9 @@ class TestScenes(Dataset[Example]):
 
     __test__ = False
 
-    def __init__(self, folders: Sequence[Path], image_size: int, targets: int | None = None, target_size: int | None = None) -> None:
+    def __init__(
+        self, folders: Sequence[Path], image_size: int, targets: int | None = None, target_size: int | None = None
+    ) -> None:
         self.folders, self.image_size, self.targets, self.target_size = list(folders), image_size, targets, target_size
 
     def __len__(self) -> int:
@@ -134,7 +144,7 @@ class SceneData(L.LightningDataModule):
         val: list[str] | None = None,
         test: list[str] | None = None,
         image_size: int = 512,
-        drawing: Drawing = Drawing(),  # noqa: B008
+        drawing: Drawing = Drawing(),
         batch_size: int = 8,
         workers: int = 4,
         seed: int = 0,
@@ -144,7 +154,13 @@ class SceneData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.train, self.val, self.test = train or [], val or [], test or []
-        self.image_size, self.drawing, self.batch_size, self.workers, self.seed = image_size, drawing, batch_size, workers, seed
+        self.image_size, self.drawing, self.batch_size, self.workers, self.seed = (
+            image_size,
+            drawing,
+            batch_size,
+            workers,
+            seed,
+        )
         self.val_targets, self.val_size, self.val_scenes = val_targets, val_size, val_scenes
 
     def train_dataloader(self) -> DataLoader[Example]:
@@ -166,7 +182,7 @@ class SceneData(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Example]:
         return self.test_dataloader()
 
-    def _loading(self) -> dict[str, object]:
+    def _loading(self) -> dict[str, Any]:
         return {"num_workers": self.workers, "collate_fn": Example.stack, "persistent_workers": self.workers > 0}
 
 
@@ -174,7 +190,10 @@ def scene_folders(roots: Sequence[str | Path], purpose: str) -> list[Path]:
     """Every folder below `roots` that holds a scene, sorted by path within each root."""
     found = [path.parent for root in roots for path in sorted(Path(root).glob("**/transforms.json"))]
     if not found:
-        raise FileNotFoundError(f"no scene folder for {purpose} in {', '.join(map(str, roots)) or 'an empty list'}; `make render-data` writes them")
+        raise FileNotFoundError(
+            f"no scene folder for {purpose} in {', '.join(map(str, roots)) or 'an empty list'}; "
+            "`make render-data` writes them"
+        )
     return found
 
 

@@ -31,11 +31,16 @@ class DinoEncoder(nn.Module):
     starts at zero, so at first the tokens are exactly timm's. Each view is encoded alone; class tokens stay in.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, *, pretrained: bool = False, model: str = "vit_base_patch16_224.dino", **vit: Any) -> None:
         super().__init__()
         import timm
 
-        self.vit = cast(Any, timm.create_model(model, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **vit))
+        self.vit = cast(
+            Any, timm.create_model(model, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **vit)
+        )
         self.width: int = self.vit.embed_dim
         self.patch: int = self.vit.patch_embed.patch_size[0]
         self.camera = nn.Sequential(nn.Linear(CAMERA_NUMBERS, self.width), nn.SiLU(), nn.Linear(self.width, self.width))
@@ -52,7 +57,9 @@ class DinoEncoder(nn.Module):
         tokens = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
         for block, modulation in zip(self.vit.blocks, self.modulations, strict=True):
             if self.checkpointing and torch.is_grad_enabled():
-                tokens = torch.utils.checkpoint.checkpoint(self._block, block, modulation, tokens, camera, use_reentrant=False)
+                tokens = torch.utils.checkpoint.checkpoint(
+                    self._block, block, modulation, tokens, camera, use_reentrant=False
+                )
             else:
                 tokens = self._block(block, modulation, tokens, camera)
         return self.vit.norm(tokens).unflatten(0, views.cameras.shape).flatten(1, 2)
@@ -71,7 +78,9 @@ class PluckerEncoder(nn.Module):
     alone (MeshLRM, arXiv 2404.12385, section 3.1). Alpha rides along: on white, it tells a white object from none.
     """
 
-    def __init__(self, width: int = 1024, depth: int = 8, heads: int = 16, patch: int = 8, *, xformers: bool = False) -> None:
+    def __init__(
+        self, width: int = 1024, depth: int = 8, heads: int = 16, patch: int = 8, *, xformers: bool = False
+    ) -> None:
         super().__init__()
         self.width, self.patch = width, patch
         self.embed = nn.Linear(10 * patch * patch, width, bias=False)
@@ -104,4 +113,7 @@ def plucker(views: Views) -> Tensor:
 
 def check_patches(views: Views, patch: int) -> None:
     if views.height % patch or views.width % patch:
-        raise ValueError(f"pictures of {views.height} x {views.width} pixels do not divide into {patch}-pixel patches; resize them first")
+        raise ValueError(
+            f"pictures of {views.height} x {views.width} pixels do not divide into {patch}-pixel patches; "
+            "resize them first"
+        )

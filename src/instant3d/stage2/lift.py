@@ -17,6 +17,7 @@ from instant3d.nerf.triplane import PLANE_AXES
 from instant3d.views import Views
 
 PROFILE_CHANNELS = 5  # occupancy, facing colour, disagreement of the views
+EXTENT_CHANNELS = 11
 
 
 @torch.no_grad()
@@ -28,6 +29,9 @@ def carve_grid(views: Views, side: int) -> Tensor:
     """
     line = (torch.arange(side, device=views.rgb.device) + 0.5) * (2 / side) - 1
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], dim=-1).reshape(-1, 3)  # x fastest
+    coarse = 4 * side // 3  # pixels about as large as cells: an edge becomes a ramp that tells where in the cell it is
+    if coarse < views.height:
+        views = views.resized(coarse, coarse)
     seen = look_up(views, points.expand(len(views.rgb), -1, -1))  # (B, V, N, 4), premultiplied
     occupancy = seen[..., 3].amin(1)
     inside = occupancy > 0.5
@@ -65,19 +69,57 @@ def _visible(inside: Tensor, points: Tensor, cameras: Cameras, side: int) -> Ten
     return (2 - behind / 1.5).clamp(0, 1)
 
 
+def extents(volume: Tensor, plane: int) -> Tensor:
+    """Where the hull begins and ends along the axis across a plane, and its colour there: (B, 11, side, side).
+
+    Channels: upper end, lower end, greatest occupancy, colour at the upper end (3), at the lower (3), and the cell's
+    own two coordinates. Ends lie in [-1, 1], between cells where occupancy passes 1/2; in an empty column the upper
+    end is -1 and the lower 1, so that no point is between them.
+    """
+    across, down = PLANE_AXES[plane]
+    (along,) = {0, 1, 2} - {across, down}
+    columns = volume.permute(0, 1, 4 - down, 4 - across, 4 - along)  # (B, 5, height, width, side)
+    upper, upper_rgb = _end(columns)
+    lower, lower_rgb = _end(columns.flip(-1))
+    side = columns.shape[-1]
+    line = (torch.arange(side, device=volume.device) + 0.5) * (2 / side) - 1
+    own = [line.expand(len(volume), side, side), line[:, None].expand(len(volume), side, side)]
+    single = [upper, -lower, columns[:, 0].amax(-1)]
+    return torch.cat([torch.stack(single, 1), upper_rgb, lower_rgb, torch.stack(own, 1)], dim=1)
+
+
+def _end(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Position (B, H, W) and colour (B, 3, H, W) of the last occupied cell of columns (B, 5, H, W, side)."""
+    occupancy = F.pad(columns[:, 0], (0, 1))
+    side = columns.shape[-1]
+    inside = occupancy > 0.5
+    last = torch.where(inside.any(-1), side - inside.flip(-1).int().argmax(-1), 0)  # 0..side; 0: empty
+    here = (last - 1).clamp(min=0)[..., None]
+    value, following = occupancy.gather(-1, here)[..., 0], occupancy.gather(-1, here + 1)[..., 0]
+    part = (value - 0.5) / (value - following).clamp(min=1e-6)
+    end = torch.where(last > 0, (here[..., 0] + 0.5 + part.clamp(0, 1)) * (2 / side) - 1, -1.0)
+    rgb = columns[:, 1:4].gather(-1, here[:, None].expand(-1, 3, -1, -1, -1))[..., 0]
+    return end, rgb / value.clamp(min=1e-6)[:, None] * (last > 0)[:, None]
+
+
 class Lift(nn.Module):
-    """Profiles of the carved grid, one column a plane cell, as features of that cell: (B, 3, width, side, side)."""
+    """The carved grid as seen along each plane's third axis: features of every cell, and the hull's extents.
+
+    Features (B, 3, width, side, side) are learnt from the whole profile; extents (B, 3, 11, side, side) are plain
+    numbers from which a decoder of a few units can already read the hull.
+    """
 
     def __init__(self, width: int, side: int) -> None:
         super().__init__()
         self.side = side
         self.profile = nn.ModuleList(nn.Linear(PROFILE_CHANNELS * side, width) for _ in PLANE_AXES)
 
-    def forward(self, views: Views) -> Tensor:
+    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
         volume = carve_grid(views, self.side)  # (B, 5, z, y, x): axis a of the world is dimension 4 - a
         planes = []
         for layer, (across, down) in zip(self.profile, PLANE_AXES, strict=True):
             (along,) = {0, 1, 2} - {across, down}
             columns = volume.permute(0, 4 - down, 4 - across, 1, 4 - along).flatten(3)  # (B, height, width, 5 * side)
             planes.append(F.gelu(layer(columns)))
-        return torch.stack(planes, dim=1).movedim(-1, 2)
+        features = torch.stack(planes, dim=1).movedim(-1, 2)
+        return features, torch.stack([extents(volume, plane) for plane in range(3)], dim=1)

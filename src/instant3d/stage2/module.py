@@ -50,8 +50,8 @@ class Stage2(L.LightningModule):
         self,
         architecture: Architecture = Architecture(),  # noqa: B008
         pretrained_encoder: bool = False,
-        marching: Marching = Marching(),  # noqa: B008
-        weights: Weights = Weights(),  # noqa: B008
+        marching: Marching = Marching(),
+        weights: Weights = Weights(),
         perceptual_weights: str | None = "download",
         background: str = "random",
         learning_rate: float = 4e-4,
@@ -72,7 +72,7 @@ class Stage2(L.LightningModule):
         self.betas, self.weight_decay = betas, weight_decay
         self.checkpointing, self.max_memory = checkpointing, max_memory
 
-    def training_step(self, batch: Example, _: int) -> Tensor:
+    def training_step(self, batch: Example, batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.global_step)
         field = self.network(batch.inputs)
         wanted = batch.targets
@@ -85,19 +85,25 @@ class Stage2(L.LightningModule):
             losses["perceptual"] = self.perceptual(shown.on(background), wanted.on(background))
         if self.weights.opacity:
             losses["opacity"] = clear_way(field, wanted, generator)
-        total = sum((weight * losses[name] for name, weight in asdict(self.weights).items() if weight and name in losses), torch.zeros(()))
-        report = {name: loss.detach() for name, loss in losses.items()} | {"psnr": psnr(losses["rgb"].detach()), "alpha": shown.alpha.detach().mean()}
+        total = sum(
+            (weight * losses[name] for name, weight in asdict(self.weights).items() if weight and name in losses),
+            torch.zeros(()),
+        )
+        report = {name: loss.detach() for name, loss in losses.items()} | {
+            "psnr": psnr(losses["rgb"].detach()),
+            "alpha": shown.alpha.detach().mean(),
+        }
         self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(wanted.rgb))
         return total
 
-    def validation_step(self, batch: Example, _: int) -> Views:
-        return self.compare(batch, "val")
+    def validation_step(self, batch: Example, batch_idx: int) -> dict[str, Any]:
+        return {"shown": self.compare(batch, "val")}
 
-    def test_step(self, batch: Example, _: int) -> Views:
-        return self.compare(batch, "test")
+    def test_step(self, batch: Example, batch_idx: int) -> None:
+        self.compare(batch, "test")
 
-    def predict_step(self, batch: Example, _: int) -> Tensor:
+    def predict_step(self, batch: Example, batch_idx: int) -> Tensor:
         return self.network.triplane(batch.inputs).planes
 
     def compare(self, batch: Example, stage: str) -> Views:
@@ -106,8 +112,15 @@ class Stage2(L.LightningModule):
         error = (shown.on(1.0).clamp(0, 1) - wanted.on(1.0)).square().mean((-3, -2, -1))
         solid, true = shown.alpha > 0.5, wanted.alpha > 0.5
         iou = (solid & true).sum((-3, -2, -1)) / (solid | true).sum((-3, -2, -1)).clamp(min=1)
-        report = {"psnr": psnr(error).mean(), "mask_iou": iou.mean(), "alpha": shown.alpha.mean(), "true_alpha": wanted.alpha.mean()}
-        self.log_dict({f"{stage}/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb), sync_dist=True)
+        report = {
+            "psnr": psnr(error).mean(),
+            "mask_iou": iou.mean(),
+            "alpha": shown.alpha.mean(),
+            "true_alpha": wanted.alpha.mean(),
+        }
+        self.log_dict(
+            {f"{stage}/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb), sync_dist=True
+        )
         return shown
 
     def show(self, field: Any, wanted: Views, generator: torch.Generator | None = None) -> Views:
@@ -130,7 +143,9 @@ class Stage2(L.LightningModule):
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, self.warmup_steps, steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -139,7 +154,8 @@ class Stage2(L.LightningModule):
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Parameters that decay (matrices) and those that do not (norms, biases, learned tokens)."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         is_table = name.endswith(("tokens", "cls_token", "pos_embed"))
         (plain if parameter.dim() < 2 or is_table else decayed).append(parameter)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder
-from instant3d.stage2.lift import Lift
+from instant3d.stage2.lift import EXTENT_CHANNELS, Lift
 from instant3d.transformer import Block
 from instant3d.views import Views
 
@@ -39,6 +39,7 @@ class Architecture:
     channels: int = 80
     decoder_width: int = 64
     decoder_layers: int = 10
+    density: Literal["softplus", "exp"] = "softplus"
     lift_side: int = 0
     """Points along each axis of the carved grid that is fed in beside the views; 0, the paper's way, is none."""
     lift_width: int = 64
@@ -46,9 +47,13 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.plane_side % self.token_side:
-            raise ValueError(f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple")
+            raise ValueError(
+                f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple"
+            )
         if self.lift_side % self.token_side:
             raise ValueError(f"lift_side {self.lift_side} is no multiple of token_side {self.token_side}")
+        if self.lift_side and self.channels < EXTENT_CHANNELS:
+            raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
 
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
@@ -67,17 +72,21 @@ class Architecture:
 class Reconstructor(nn.Module):
     """Image encoder -> triplane transformer -> upsampler -> `TriplaneField`, for any number of views."""
 
-    def __init__(self, architecture: Architecture = Architecture(), *, pretrained_encoder: bool = False) -> None:  # noqa: B008
+    def __init__(self, architecture: Architecture = Architecture(), *, pretrained_encoder: bool = False) -> None:
         super().__init__()
         self.architecture = a = architecture
         self.encoder = make_encoder(a, pretrained_encoder)
         self.tokens = nn.Parameter(torch.randn(1, 3 * a.token_side**2, a.width) / a.width**0.5)
-        self.blocks = nn.ModuleList(Block(a.width, a.heads, self.encoder.width, xformers=a.xformers) for _ in range(a.depth))
+        self.blocks = nn.ModuleList(
+            Block(a.width, a.heads, self.encoder.width, xformers=a.xformers) for _ in range(a.depth)
+        )
         self.norm = nn.LayerNorm(a.width)
         factor = a.plane_side // a.token_side
         self.upsample = nn.ConvTranspose2d(a.width, a.channels, factor, factor)  # a linear layer and a pixel shuffle
         self.lift = LiftedInput(a) if a.lift_side else None
-        self.decoder = Decoder(a.channels, a.decoder_width, a.decoder_layers)
+        if self.lift is not None:
+            nn.init.normal_(self.upsample.weight, std=0.1 / a.width**0.5)  # leave the first word to the extents
+        self.decoder = Decoder(a.channels, a.decoder_width, a.decoder_layers, density=a.density)
         self.checkpointing = False
 
     @property
@@ -91,7 +100,10 @@ class Reconstructor(nn.Module):
     def triplane(self, views: Views) -> Triplane:
         """Views (B, V, ...) of any square size that the encoder's patches divide -> planes (B, 3, C, P, P)."""
         if len(views.cameras.shape) != 2:
-            raise ValueError(f"the network takes views of shape (B, V), got {tuple(views.cameras.shape)}; add a batch dimension with [None]")
+            raise ValueError(
+                f"the network takes views of shape (B, V), got {tuple(views.cameras.shape)}; "
+                "add a batch dimension with [None]"
+            )
         context = self.encoder(views)
         tokens = self.tokens.expand(len(context), -1, -1)
         lifted = None
@@ -104,7 +116,8 @@ class Reconstructor(nn.Module):
             else:
                 tokens = block(tokens, context)
         planes = self.upsample(self._maps(self.norm(tokens)))
-        planes = planes if lifted is None or self.lift is None else planes + self.lift.planes(lifted, planes)
+        if self.lift is not None and lifted is not None:
+            planes = self.lift.planes(lifted, planes)
         return Triplane(planes.unflatten(0, (-1, 3)))
 
     def _maps(self, tokens: Tensor) -> Tensor:
@@ -114,12 +127,15 @@ class Reconstructor(nn.Module):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write `config.json` and `model.safetensors`."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.detach().to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps({"model": "stage2", **asdict(self.architecture)}, indent=2) + "\n")
+        weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
+        (folder / "model.safetensors").write_bytes(save(weights))  # save_file leaves a file that only its owner reads
+        (folder / "config.json").write_text(
+            json.dumps({"model": "stage2", **asdict(self.architecture)}, indent=2) + "\n"
+        )
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Reconstructor:
@@ -132,60 +148,77 @@ class Reconstructor(nn.Module):
         try:
             weights = load_file(folder / "model.safetensors")
         except SafetensorError as error:
-            raise ValueError(f"{folder / 'model.safetensors'} is not a whole safetensors file ({error}); copy it again") from None
+            raise ValueError(
+                f"{folder / 'model.safetensors'} is not a whole safetensors file ({error}); copy it again"
+            ) from None
         expected = {key: value.shape for key, value in network.state_dict().items()}
         found = {key: value.shape for key, value in weights.items()}
         if found != expected:
             missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
             other = sorted(key for key in set(found) & set(expected) if found[key] != expected[key])
             raise ValueError(
-                f"{folder} does not hold the network its config.json describes: {len(missing)} tensors missing, {len(extra)} "
-                f"unexpected, {len(other)} of another shape (such as {', '.join((missing + extra + other)[:3])})"
+                f"{folder} does not hold the network its config.json describes: {len(missing)} tensors missing, "
+                f"{len(extra)} unexpected, {len(other)} of another shape "
+                f"(such as {', '.join((missing + extra + other)[:3])})"
             )
         network.load_state_dict({key: value.float() for key, value in weights.items()})
         return network.eval()
 
 
 class LiftedInput(nn.Module):
-    """How the carved grid enters the transformer (as tokens) and the planes (through two convolutions)."""
+    """How the carved grid enters: its features as tokens, its extents as planes, both through two convolutions."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         self.side, self.cell = a.plane_side, a.lift_side // a.token_side
         self.read = Lift(a.lift_width, a.lift_side)
-        self.to_tokens = nn.Linear(a.lift_width * self.cell**2, a.width)
+        self.to_tokens = nn.Linear((a.lift_width + EXTENT_CHANNELS) * self.cell**2, a.width)
         self.mix = nn.Conv2d(a.lift_width + a.channels, a.lift_width + a.channels, 3, padding=1)
         self.to_planes = nn.Conv2d(a.lift_width + a.channels, a.channels, 3, padding=1)
+        nn.init.zeros_(self.to_planes.weight)
 
-    def tokens(self, lifted: Tensor) -> Tensor:
-        """(B, 3, width, side, side) -> (B, 3 * token_side^2, width of the transformer)."""
-        cells = F.pixel_unshuffle(lifted, self.cell)
+    def tokens(self, lifted: tuple[Tensor, Tensor]) -> Tensor:
+        """Features and extents (B, 3, ., side, side) -> (B, 3 * token_side^2, width of the transformer)."""
+        cells = F.pixel_unshuffle(torch.cat([part.float() for part in lifted], dim=2), self.cell)
         return self.to_tokens(cells.movedim(2, -1).flatten(1, 3))
 
-    def planes(self, lifted: Tensor, planes: Tensor) -> Tensor:
-        """What is to be added to planes (B * 3, C, P, P)."""
-        wide = F.interpolate(lifted.flatten(0, 1), (self.side, self.side), mode="bilinear", align_corners=False)
-        return self.to_planes(F.gelu(self.mix(torch.cat([wide, planes], dim=1))))
+    def planes(self, lifted: tuple[Tensor, Tensor], planes: Tensor) -> Tensor:
+        """Planes (B * 3, C, P, P) of the transformer, joined by what the grid shows of every cell."""
+        features, ends = (
+            F.interpolate(part.flatten(0, 1).float(), (self.side, self.side), mode="bilinear", align_corners=False)
+            for part in lifted
+        )
+        planes = planes + F.pad(ends, (0, 0, 0, 0, 0, planes.shape[1] - EXTENT_CHANNELS))
+        return planes + self.to_planes(F.gelu(self.mix(torch.cat([features, planes], dim=1))))
 
 
 def make_encoder(a: Architecture, pretrained: bool = False) -> DinoEncoder | PluckerEncoder:
     if a.encoder == "plucker":
         return PluckerEncoder(a.encoder_width, a.encoder_depth, a.encoder_heads, a.patch, xformers=a.xformers)
-    sizes = {"embed_dim": a.encoder_width, "depth": a.encoder_depth, "num_heads": a.encoder_heads, "patch_size": a.patch}
+    sizes: dict[str, Any] = {
+        "embed_dim": a.encoder_width,
+        "depth": a.encoder_depth,
+        "num_heads": a.encoder_heads,
+        "patch_size": a.patch,
+    }
     return DinoEncoder(pretrained=pretrained, **sizes)
 
 
 def read_architecture(path: Path) -> Architecture:
     """The architecture in a checkpoint's `config.json`."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} has no {path.name}; is it a checkpoint folder (config.json and model.safetensors)?")
+        raise FileNotFoundError(
+            f"{path.parent} has no {path.name}; is it a checkpoint folder (config.json and model.safetensors)?"
+        )
     try:
         numbers = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     kind = numbers.pop("model", None) if isinstance(numbers, dict) else None
     if kind != "stage2":
-        raise ValueError(f"{path} describes a {kind or 'nameless'} model, not a stage2 reconstructor; give another checkpoint")
+        raise ValueError(
+            f"{path} describes a {kind or 'nameless'} model, not a stage2 reconstructor; give another checkpoint"
+        )
     return Architecture.from_dict(numbers, path)
 
 

@@ -1,0 +1,132 @@
+"""Examples: what is drawn, that it can be drawn again, and that cameras follow every change to a picture."""
+
+import pytest
+import torch
+
+from instant3d import scenes
+from instant3d.cameras import Cameras, orbit, random_sphere, structured
+from instant3d.stage2.data import (
+    Drawing,
+    Numbers,
+    TestScenes,
+    TrainingScenes,
+    bend,
+    disturbed,
+    scene_folders,
+    turned,
+    windows,
+)
+from instant3d.views import Views
+
+BALL = torch.tensor([0.3, -0.2, 0.15])
+
+
+def ball_views(cameras, size=64, radius=0.4):
+    """A ball coloured by the world position of its surface: colour c stands at 2c - 1."""
+    rays = cameras.rays(size, size)
+    to_centre = BALL - rays.origins
+    along = (to_centre * rays.directions).sum(-1)
+    square = radius**2 - (to_centre.square().sum(-1) - along**2)
+    distance = along - square.clamp(min=0).sqrt()
+    surface = rays.at(distance[..., None])[..., 0, :]
+    alpha = (square > 0).float()[..., None, :, :]
+    forward = (rays.directions * cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
+    depth = (distance * forward)[..., None, :, :] * alpha
+    return Views(((surface + 1) / 2).movedim(-1, -3).clamp(0, 1), alpha, cameras, depth)
+
+
+def position_error(views):
+    """How far the colours of `ball_views` are from where depth and camera put each pixel."""
+    rays = views.cameras.rays(views.height, views.width)
+    forward = (rays.directions * views.cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
+    surface = rays.at((views.depth[..., 0, :, :] / forward)[..., None])[..., 0, :]
+    inside = torch.nn.functional.avg_pool2d(views.alpha.flatten(0, -4), 5, 1, 2).reshape(views.alpha.shape) > 0.999
+    return ((2 * views.rgb - 1).movedim(-3, -1) - surface).norm(dim=-1)[inside[..., 0, :, :]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes")
+    for k in range(3):
+        cameras = Cameras.cat([structured(), random_sphere(6, torch.Generator().manual_seed(k))])
+        scenes.write(root / f"ball{k}", ball_views(cameras, radius=0.2 + 0.1 * k), object_id=f"ball{k}")
+    return root
+
+
+def test_colours_stay_where_they_are_in_the_world_when_windows_are_cut():
+    views = ball_views(random_sphere(6, torch.Generator().manual_seed(0)), size=128)
+    cut = windows(views, Drawing(patch=48, zoom=(64, 128)), torch.Generator().manual_seed(1))
+    assert cut.rgb.shape == (6, 3, 48, 48)
+    assert position_error(cut).median() < 0.02
+    wrong = Views(cut.rgb, cut.alpha, views.cameras, cut.depth)
+    assert position_error(wrong).median() > 0.1, "the test would see cameras that do not follow"
+
+
+def test_turning_the_world_turns_points_with_cameras():
+    views = ball_views(structured())
+    quarter = turned(views, 90.0)
+    where, _ = views.cameras.project(BALL.expand(4, 1, 3))
+    again, _ = quarter.cameras.project(torch.stack([-BALL[1], BALL[0], BALL[2]]).expand(4, 1, 3))
+    torch.testing.assert_close(where, again)
+    torch.testing.assert_close(quarter.cameras.cam_to_world[0], structured().cam_to_world[1], atol=1e-5, rtol=0)
+
+
+def test_a_foreground_window_shows_the_object():
+    views = ball_views(orbit([0.0] * 8, 0.0), size=128)
+    drawing = Drawing(patch=16, zoom=(128, 128), foreground=1.0)
+    cut = windows(views, drawing, torch.Generator().manual_seed(0))
+    assert (cut.alpha[:, 0, 8, 8] > 0.5).all()
+
+
+def test_an_example_depends_on_its_number_and_seed_alone(folder):
+    def supply(seed):
+        return TrainingScenes(scene_folders([folder], "train"), 32, Drawing(patch=16, zoom=(32, 64)), seed)
+
+    first, again = supply(0)[7], supply(0)[7]
+    assert torch.equal(first.targets.rgb, again.targets.rgb)
+    assert not torch.equal(first.targets.rgb, supply(0)[8].targets.rgb)
+    assert not torch.equal(first.targets.rgb, supply(1)[7].targets.rgb)
+
+
+def test_each_epoch_shows_every_scene_once(folder):
+    supply = TrainingScenes(
+        scene_folders([folder], "train"), 32, Drawing(structured=1.0, turn=False, patch=16, zoom=(32, 64))
+    )
+    for epoch in range(2):
+        sizes = {round(float(supply[3 * epoch + k].inputs.alpha.mean()), 3) for k in range(3)}
+        assert len(sizes) == 3
+
+
+def test_processes_share_the_numbers_without_overlap_and_go_on_where_they_stopped():
+    def taken(start, batches, rank):
+        stream = iter(Numbers(batch_size=2, start=start, rank=rank, world=2))
+        return [number for _ in range(batches) for number in next(stream)]
+
+    assert sorted(taken(0, 3, 0) + taken(0, 3, 1)) == list(range(12))
+    assert taken(0, 3, 1)[4:] == taken(2, 1, 1)
+
+
+def test_test_examples_hide_every_view_that_does_not_go_in(folder):
+    example = TestScenes(scene_folders([folder], "test"), 32)[0]
+    assert len(example.inputs.rgb) == 4
+    assert len(example.targets.rgb) == 6
+    torch.testing.assert_close(example.inputs.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
+
+
+def test_a_disturbed_camera_is_still_a_camera():
+    views = ball_views(structured())
+    matrix = disturbed(views, 0.05, 0.0, torch.Generator().manual_seed(0)).cameras.cam_to_world
+    rotation = matrix[:, :3, :3]
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=0)
+    assert (matrix - views.cameras.cam_to_world).abs().amax() > 0.01
+
+
+def test_bending_by_nothing_changes_nothing():
+    image = torch.rand(2, 4, 16, 16)
+    torch.testing.assert_close(bend(image, 0.0, torch.Generator()), image)
+    assert (bend(image, 0.02, torch.Generator().manual_seed(0)) - image).abs().max() > 0.01
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        scene_folders([tmp_path], "train")

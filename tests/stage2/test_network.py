@@ -1,0 +1,143 @@
+"""The reconstructor: its size, its symmetries, its files."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from instant3d.cameras import structured
+from instant3d.nerf.triplane import PLANE_AXES
+from instant3d.stage2.lift import carve_grid, extents
+from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.views import Views
+
+TINY = Architecture(
+    image_size=32, encoder="plucker", encoder_width=32, encoder_depth=1, encoder_heads=2, patch=16, width=32, depth=2,
+    heads=2, token_side=4, plane_side=16, channels=12, decoder_width=16, decoder_layers=3, lift_side=8, lift_width=16,
+)  # fmt: skip
+
+
+def ball_views(radius=0.5, centre=(0.0, 0.0, 0.0), size=64):
+    """Structured views of a white ball, by the distance of each pixel's ray from its centre."""
+    cameras = structured()
+    rays = cameras.rays(size, size)
+    to_centre = torch.tensor(centre) - rays.origins
+    along = (to_centre * rays.directions).sum(-1, keepdim=True)
+    distance = (to_centre - along * rays.directions).norm(dim=-1)
+    alpha = (distance < radius).float()[:, None]
+    return Views(alpha.expand(-1, 3, -1, -1), alpha, cameras)
+
+
+def test_the_papers_network_has_the_size_that_its_widths_imply():
+    with torch.device("meta"):
+        network = Reconstructor()
+    count = sum(parameter.numel() for parameter in network.parameters())
+    # InstantMesh's network of the same widths counts 378,477,332; ours has six more 64 x 64 layers in its decoder
+    assert count == 378_477_332 + 6 * (64 * 64 + 64)
+    assert sum(parameter.numel() for parameter in network.encoder.parameters()) == 114_750_720
+
+
+@pytest.mark.parametrize("encoder", ["plucker", "dino"])
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_any_number_of_views_gives_planes_of_one_shape(encoder, count):
+    network = Reconstructor(dataclasses.replace(TINY, encoder=encoder, encoder_heads=2))
+    views = ball_views(size=32)
+    views = views[[k % 4 for k in range(count)]][None]
+    assert network.triplane(views).planes.shape == (1, 3, 12, 16, 16)
+
+
+def test_the_order_of_the_views_does_not_matter():
+    torch.manual_seed(0)
+    network = Reconstructor(TINY).eval()
+    views = ball_views(centre=(0.2, 0.1, 0), size=32)[None]
+    planes = network.triplane(views).planes
+    torch.testing.assert_close(network.triplane(views[:, [2, 0, 3, 1]]).planes, planes, atol=1e-5, rtol=1e-4)
+
+
+def test_the_upsampler_keeps_rows_and_columns_where_they_were():
+    torch.manual_seed(0)
+    network = Reconstructor(dataclasses.replace(TINY, lift_side=0, depth=0)).eval()
+    views = ball_views(size=32)[None]
+    base = network.triplane(views).planes
+    with torch.no_grad():
+        network.tokens[0, 1 * 16 + 2 * 4 + 3] += torch.randn(32)  # plane 1 (xz), row 2, column 3
+    changed = (network.triplane(views).planes - base).abs().amax((0, 2)) > 1e-6
+    expected = torch.zeros(3, 16, 16, dtype=torch.bool)
+    expected[1, 8:12, 12:16] = True
+    assert torch.equal(changed, expected)
+
+
+def test_carving_finds_a_ball_where_it_is():
+    centre = (0.35, -0.2, 0.1)
+    volume = carve_grid(ball_views(0.4, centre, size=96)[None], 32)[0, 0]  # z, y, x
+    line = (torch.arange(32) + 0.5) / 16 - 1
+    z, y, x = torch.meshgrid(line, line, line, indexing="ij")
+    distance = (torch.stack([x, y, z], -1) - torch.tensor(centre)).norm(dim=-1)
+    assert (volume[distance < 0.35] > 0.5).all(), "the hull contains the object"
+    assert (volume[distance > 0.75] < 0.5).all(), "and not much more"
+
+
+def test_lifted_planes_show_the_ball_along_each_planes_own_axes():
+    network = Reconstructor(TINY)
+    centre = (0.4, -0.3, 0.1)
+    with torch.no_grad():
+        for layer in network.lift.read.profile:
+            layer.weight.zero_()
+            layer.bias.zero_()
+            layer.weight[:, : TINY.lift_side] = 1.0  # the occupancy's profile, summed
+    planes = network.lift.read(ball_views(0.3, centre, size=96)[None])[0][0, :, 0].detach()  # (3, height, width)
+    line = (torch.arange(TINY.lift_side) + 0.5) / (TINY.lift_side / 2) - 1
+    for plane, (across, down) in zip(planes, PLANE_AXES, strict=True):
+        mass = plane / plane.sum()
+        assert abs(float((mass.sum(0) * line).sum()) - centre[across]) < 0.1
+        assert abs(float((mass.sum(1) * line).sum()) - centre[down]) < 0.1
+
+
+def test_extents_tell_where_a_ball_begins_and_ends():
+    centre, radius = (0.4, -0.3, 0.1), 0.35
+    volume = carve_grid(ball_views(radius, centre, size=128)[None], 48)
+    for plane, (across, down) in enumerate(PLANE_AXES):
+        (along,) = {0, 1, 2} - {across, down}
+        ends = extents(volume, plane)[0]
+        column, row = (round((centre[axis] + 1) * 24 - 0.5) for axis in (across, down))
+        upper, lower = ends[0, row, column], ends[1, row, column]
+        if along != 2:  # four views at 20 degrees see the sides, not the top
+            assert abs(float(upper) - (centre[along] + radius)) < 0.12
+            assert abs(float(lower) - (centre[along] - radius)) < 0.12
+        assert lower < centre[along] < upper
+        assert ends[0, 0, 0] == -1
+        assert ends[1, 0, 0] == 1
+        assert (ends[9, row, column] - centre[across]).abs() < 0.03
+        assert (ends[10, row, column] - centre[down]).abs() < 0.03
+        assert ends[3:9, row, column].min() > 0.95, "a white ball has white ends"
+
+
+def test_a_saved_network_comes_back_the_same(tmp_path):
+    torch.manual_seed(0)
+    network = Reconstructor(TINY).eval()
+    network.save_pretrained(tmp_path, dtype=torch.float32)
+    views = ball_views(size=32)[None]
+    again = Reconstructor.from_pretrained(tmp_path)
+    assert torch.equal(again.triplane(views).planes, network.triplane(views).planes)
+
+
+def test_foreign_and_broken_checkpoints_are_refused_by_name(tmp_path):
+    Reconstructor(TINY).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, said in [
+        ({"depth": 3}, "missing"),
+        ({"model": "stage1"}, "stage1"),
+        ({"colour": 3}, "colour"),
+        ({"width": "3"}, "width"),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=said):
+            Reconstructor.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="safetensors"):
+        Reconstructor.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        Reconstructor.from_pretrained(tmp_path / "..")

@@ -1,0 +1,221 @@
+"""Training: it learns, it continues where it was killed, and two processes do what one would."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from instant3d import scenes, training
+from instant3d.cameras import Cameras, random_sphere, structured
+from instant3d.losses import psnr
+from instant3d.stage2.data import Drawing, Example, TrainingScenes, scene_folders
+from instant3d.stage2.module import Marching, Stage2, Weights, split_parameters, warmup_cosine
+from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.views import Views
+from instant3d.watchers import CollapseWatch
+
+TINY = {
+    "image_size": 32, "encoder": "plucker", "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "patch": 8,
+    "width": 64, "depth": 1, "heads": 2, "token_side": 8, "plane_side": 16, "channels": 16, "decoder_width": 32,
+    "decoder_layers": 3, "lift_side": 16, "lift_width": 16,
+}  # fmt: skip
+
+
+def ball_views(cameras, colour, radius, size=32):
+    rays = cameras.rays(size, size)
+    along = -(rays.origins * rays.directions).sum(-1)
+    square = radius**2 - (rays.origins.square().sum(-1) - along**2)
+    alpha = (square > 0).float()[..., None, :, :]
+    forward = (rays.directions * cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
+    depth = ((along - square.clamp(min=0).sqrt()) * forward)[..., None, :, :] * alpha
+    return Views(torch.tensor(colour)[:, None, None] * torch.ones_like(alpha), alpha, cameras, depth)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two objects: a large red ball and a small blue one."""
+    root = tmp_path_factory.mktemp("two")
+    for k, (colour, radius) in enumerate([((0.9, 0.1, 0.1), 0.7), ((0.1, 0.2, 0.8), 0.4)]):
+        cameras = Cameras.cat([structured(), random_sphere(8, torch.Generator().manual_seed(k))])
+        scenes.write(root / f"ball{k}", ball_views(cameras, colour, radius), object_id=f"ball{k}")
+    return root
+
+
+def test_two_objects_are_learnt_by_heart_in_a_minute(folder):
+    torch.manual_seed(0)
+    module = Stage2(Architecture(**TINY), marching=Marching(24, 16), perceptual_weights=None)
+    optimizer = torch.optim.AdamW(module.network.parameters(), lr=3e-3)
+    supply = TrainingScenes(scene_folders([folder], "train"), 32, Drawing(patch=16, zoom=(16, 32), turn=False))
+    hidden = Example.stack(
+        [TrainingScenes(supply.folders, 32, Drawing(patch=0, turn=False, structured=1.0))[k] for k in range(2)]
+    )
+
+    def quality():
+        with torch.no_grad():
+            shown = module.show(module.network(hidden.inputs), hidden.targets)
+            return float(psnr((shown.on(1.0) - hidden.targets.on(1.0)).square().mean()))
+
+    before = quality()
+    for step in range(120):
+        batch = Example.stack([supply[2 * step], supply[2 * step + 1]])
+        field = module.network(batch.inputs)
+        shown = module.show(field, batch.targets, torch.Generator().manual_seed(step))
+        loss = (shown.on(1.0) - batch.targets.on(1.0)).square().mean() + (
+            shown.alpha - batch.targets.alpha
+        ).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = quality()
+    assert before < 15
+    assert after > 22
+
+
+def command(folder, run, steps, *more):
+    run.mkdir(parents=True, exist_ok=True)
+    callbacks = "lightning.pytorch.callbacks"
+    model = {
+        "architecture": TINY,
+        "marching": {"samples": 8, "importance": 8},
+        "perceptual_weights": None,
+        "weights": {"perceptual": 0.0, "mask": 1.0},
+        "warmup_steps": 2,
+    }
+    data = {
+        "train": [str(folder)],
+        "batch_size": 2,
+        "workers": 0,
+        "drawing": {"targets": 2, "patch": 8, "zoom": [16, 32]},
+    }
+    save = {"every_n_train_steps": 2, "save_top_k": 0, "save_last": True}
+    log = {"save_dir": str(run), "flush_logs_every_n_steps": 1}
+    trainer = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": steps,
+        "default_root_dir": str(run),
+        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log},
+        "log_every_n_steps": 1,
+        "callbacks": [
+            {"class_path": f"{callbacks}.ModelCheckpoint", "init_args": save},
+            {"class_path": f"{callbacks}.EMAWeightAveraging", "init_args": {"decay": 0.9}},
+        ],
+        "enable_progress_bar": False,
+        "limit_val_batches": 0,
+        "enable_model_summary": False,
+    }
+    (run / "run.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "trainer": trainer}))
+    return ["fit", "-c", str(run / "run.yaml"), *more]
+
+
+def last(run):
+    return max(run.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime)
+
+
+def losses(run):
+    """Loss by step, the newest run's word counting where two logged the same step."""
+    found = {}
+    for path in sorted(run.glob("**/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        head, *rows = path.read_text().splitlines()
+        names = head.split(",")
+        for row in rows:
+            values = dict(zip(names, row.split(","), strict=True))
+            if values.get("train/loss"):
+                found[int(values["step"])] = values["train/loss"]
+    return found
+
+
+def run_process(args):
+    return subprocess.Popen(
+        [sys.executable, "-m", "instant3d.training", *args],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    straight = run_process(command(folder, whole, 8))
+    assert straight.wait() == 0
+    killed = run_process(command(folder, broken, 8))
+    deadline = time.time() + 120
+    while not list(broken.glob("**/last.ckpt")) and time.time() < deadline and killed.poll() is None:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert run_process(command(folder, broken, 8, "--ckpt_path", str(last(broken)))).wait() == 0
+    assert losses(broken) == losses(whole)
+    one, two = (torch.load(last(run), weights_only=True)["state_dict"] for run in (whole, broken))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_two_processes_train_and_agree(folder, tmp_path):
+    args = command(folder, tmp_path, 2, "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert run_process(args).wait() == 0
+    content = torch.load(last(tmp_path), weights_only=True)
+    assert content["global_step"] == 2
+
+
+def test_an_exported_checkpoint_is_the_averaged_network(folder, tmp_path):
+    training.main(command(folder, tmp_path, 2))
+    network = training.export(last(tmp_path), tmp_path / "export")
+    content = torch.load(last(tmp_path), weights_only=True)
+    name = "network.decoder.last.weight"
+    torch.testing.assert_close(network.state_dict()[name.removeprefix("network.")], content["state_dict"][name])
+    assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
+    again = Reconstructor.from_pretrained(tmp_path / "export")
+    torch.testing.assert_close(again.decoder.last.weight, network.decoder.last.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
+    path = tmp_path / "evil.ckpt"
+    torch.save({"architecture": TINY, "state_dict": {}, "extra": Path("x")}, path)
+    with pytest.raises(ValueError, match="not opened"):
+        training.export(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_learning_rate_rises_per_step_and_falls_to_nothing():
+    factors = [warmup_cosine(step, 10, 110) for step in range(111)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[110] == pytest.approx(0)
+
+
+def test_norms_biases_and_tokens_do_not_decay():
+    network = Reconstructor(Architecture(**TINY))
+    decayed, plain = split_parameters(network)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert {names[id(p)] for p in plain} >= {"tokens", "norm.weight", "decoder.first.bias", "encoder.embed_norm.weight"}
+    assert all(parameter.dim() >= 2 for parameter in decayed)
+    assert len(decayed) + len(plain) == len(list(network.parameters()))
+
+
+def test_losses_of_weight_zero_leave_no_trace(folder):
+    supply = TrainingScenes(scene_folders([folder], "train"), 32, Drawing(patch=8, zoom=(16, 32)))
+    batch = Example.stack([supply[0]])
+    torch.manual_seed(0)
+    module = Stage2(
+        Architecture(**TINY), marching=Marching(4, 4), perceptual_weights=None, weights=Weights(rgb=0, perceptual=0)
+    )
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    assert module.training_step(batch, 0) == 0
+
+
+def test_an_all_white_collapse_is_explained_once():
+    class FakeTrainer:
+        sanity_checking = False
+        callback_metrics = {"val/alpha": torch.tensor(0.0), "val/true_alpha": torch.tensor(0.3)}  # noqa: RUF012
+
+    watch = CollapseWatch(patience=2)
+    watch.on_validation_end(FakeTrainer(), None)
+    with pytest.warns(RuntimeWarning, match="world-to-camera"):
+        watch.on_validation_end(FakeTrainer(), None)
