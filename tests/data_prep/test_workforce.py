@@ -11,7 +11,7 @@ from data_prep import workforce
 @pytest.fixture
 def outcomes():
     jobs = ["one", "crash", "refuse", "two", "hang", "three"]
-    return {outcome.job: outcome for outcome in workforce.run(work, jobs, workers=2, timeout_s=1.0, prepare=prepare)}
+    return {outcome.job: outcome for outcome in workforce.run(work, jobs, workers=2, timeout_s=2.0, prepare=prepare)}
 
 
 def test_every_job_is_answered_for_whatever_the_others_do(outcomes):
@@ -22,8 +22,8 @@ def test_every_job_is_answered_for_whatever_the_others_do(outcomes):
     }
     assert outcomes["crash"].failure == "the process died (exit code 7)"
     assert outcomes["refuse"].failure == "it is not to my taste"
-    assert outcomes["hang"].failure == "it took longer than 1 s"
-    assert 1 <= outcomes["hang"].seconds < 10
+    assert outcomes["hang"].failure == "it took longer than 2 s"
+    assert 2 <= outcomes["hang"].seconds < 30
     assert not multiprocessing.active_children()
 
 
