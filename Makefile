@@ -31,7 +31,7 @@ lint: .venv/.installed  ## check style, formatting and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src
 
 bench: .venv/.installed  ## measure speed beside a plain textbook path
-	$(BIN)/python -m pytest -q -p no:xdist -o python_files='bench_*.py' --benchmark-columns=min,median,rounds benchmarks
+	$(BIN)/python -m benchmarks.speed
 
 render-data: .venv/.installed  ## objects to scene folders: OBJECTS=folder DATA=folder
 	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder of .glb or .obj files)) -o $(DATA)
@@ -40,6 +40,7 @@ train-stage2: .venv/.installed  ## train the reconstructor: SIZE=demo|one_gpu|pa
 	$(BIN)/instant3d fit -c configs/stage2/$(SIZE).yaml -c configs/trainer/$(TRAINER).yaml \
 		--data.train='["$(DATA)"]' --data.val='["$(VAL)"]' $(ARGS)
 
+evaluate: OUT = out/evaluation
 evaluate: .venv/.installed  ## measure against both baselines: SCENES=folder OUT=folder
 	$(BIN)/instant3d evaluate reconstruction $(or $(SCENES),$(error SCENES=folder of scenes)) -o $(OUT)
 
