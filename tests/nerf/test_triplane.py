@@ -1,0 +1,162 @@
+"""Sampling of planes against `grid_sample` and closed forms; the decoder against concatenation and the whole MLP."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.textbook import TextbookField
+from instant3d.nerf.frozen import FrozenField, at_rest, grid_density
+from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField, _corner_maps, sample_planes
+
+WORLD_AXES = ((0, 1), (0, 2), (1, 2))  # planes xy, xz, yz: which axis runs along the width, which along the height
+
+
+def chance(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_planes(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=chance(1), dtype=dtype)
+
+
+def random_points(*shape: int, reach: float = 1.6, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Points inside and outside the cube."""
+    return reach * (2 * torch.rand(*shape, 3, generator=chance(2), dtype=dtype) - 1)
+
+
+def by_grid_sample(planes: Tensor, points: Tensor) -> Tensor:
+    """The second implementation: three calls of torch's own sampler, written out."""
+    total = torch.zeros(())
+    for plane, (width, height) in enumerate(WORLD_AXES):
+        grid = torch.stack([points[..., width], points[..., height]], -1)[:, None]
+        sampled = F.grid_sample(planes[:, plane], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + sampled[:, :, 0].transpose(1, 2)
+    return total
+
+
+def random_decoder(channels: int = 6, width: int = 16, layers: int = 4, **options: str) -> Decoder:
+    decoder = Decoder(channels, width, layers, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=chance(parameter.numel())) * 0.4)
+    return decoder
+
+
+@pytest.mark.parametrize(("objects", "side"), [(1, 8), (3, 5)])
+def test_samples_equal_those_of_grid_sample_inside_and_outside(objects, side):
+    planes, points = random_planes(objects, 3, 4, side, side), random_points(objects, 300)
+    torch.testing.assert_close(sample_planes(planes, points), by_grid_sample(planes, points))
+
+
+def test_gradients_to_planes_and_points_equal_those_of_grid_sample():
+    planes = random_planes(2, 3, 4, 7, 7, dtype=torch.float64).requires_grad_()
+    points = random_points(2, 200, dtype=torch.float64).requires_grad_()
+    wanted = torch.randn(2, 200, 4, generator=chance(3), dtype=torch.float64)
+    ours = torch.autograd.grad((sample_planes(planes, points) * wanted).sum(), (planes, points))
+    theirs = torch.autograd.grad((by_grid_sample(planes, points) * wanted).sum(), (planes, points))
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+@pytest.mark.parametrize("plane", [0, 1, 2])
+def test_a_bright_texel_is_seen_at_its_place_in_the_world_along_the_whole_column(plane):
+    side, column, row = 8, 5, 2
+    planes = torch.zeros(1, 3, 1, side, side)
+    planes[0, plane, 0, row, column] = 1
+    width, height = WORLD_AXES[plane]
+    points = random_points(1, 50, reach=1.0)
+    points[..., width] = (column + 0.5) / side * 2 - 1
+    points[..., height] = (row + 0.5) / side * 2 - 1
+    torch.testing.assert_close(sample_planes(planes, points), torch.ones(1, 50, 1))
+
+
+def test_corners_and_border_of_the_cube_are_sampled_as_by_grid_sample():
+    planes = random_planes(1, 3, 2, 4, 4)
+    edge = torch.tensor([-1.25, -1.0, -0.75, 0.0, 0.75, 1.0, 1.25, 5.0])  # 1.25: half a texel beyond the last centre
+    points = torch.cartesian_prod(edge, edge, edge)[None]
+    torch.testing.assert_close(sample_planes(planes, points), by_grid_sample(planes, points))
+
+
+def test_coarse_matrix_products_do_not_disturb_sampling():
+    planes, points = random_planes(1, 3, 4, 64, 64), random_points(1, 500)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            sampled = sample_planes(planes, points)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.testing.assert_close(sampled, by_grid_sample(planes, points), rtol=0, atol=1e-4)
+
+
+def test_sampling_under_inference_mode_first_leaves_gradients_possible_later():
+    _corner_maps.cache_clear()
+    planes, points = random_planes(1, 3, 2, 6, 6), random_points(1, 10)
+    with torch.inference_mode():
+        sample_planes(planes, points)
+    points.requires_grad_()
+    sample_planes(planes, points).sum().backward()
+    assert points.grad is not None
+    assert points.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "silu", "density": "exp"}])
+def test_projected_planes_give_what_concatenation_and_the_whole_mlp_give(options):
+    triplane, decoder = Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options)
+    points = random_points(400)
+    density, rgb = TriplaneField(triplane, decoder)(points)
+    expected_density, expected_rgb = TextbookField(triplane, decoder)(points)
+    torch.testing.assert_close(density, expected_density, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rgb, expected_rgb, rtol=1e-4, atol=1e-5)
+
+
+def test_projection_passes_the_same_gradients_to_planes_and_weights():
+    planes, points = random_planes(3, 6, 5, 5).requires_grad_(), random_points(100)
+    decoder = random_decoder()
+    wanted = [planes, *decoder.parameters()]
+    found = []
+    for kind in (TriplaneField, TextbookField):
+        density, rgb = kind(Triplane(planes), decoder)(points)
+        found.append(torch.autograd.grad(density.sum() + rgb.square().sum(), wanted))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_density_alone_equals_density_beside_colour():
+    field = TriplaneField(Triplane(random_planes(3, 6, 5, 5)), random_decoder())
+    points = random_points(100)
+    torch.testing.assert_close(field.density(points), field(points)[0])
+
+
+def test_objects_of_a_batch_do_not_mix():
+    planes, points, decoder = random_planes(2, 3, 6, 5, 5), random_points(2, 60), random_decoder()
+    together = TriplaneField(Triplane(planes), decoder)(points)[1]
+    for k in range(2):
+        torch.testing.assert_close(together[k], TriplaneField(Triplane(planes[k]), decoder)(points[k])[1])
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_a_field_at_rest_is_the_field(activation):
+    field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(activation=activation))
+    points = random_points(20_000)  # more than one chunk
+    expected_density, expected_rgb = field(points)
+    density, rgb = at_rest(field, exact=True)(points)
+    torch.testing.assert_close(density, expected_density, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rgb, expected_rgb, rtol=1e-4, atol=1e-5)
+    rounded = FrozenField(field, torch.bfloat16)
+    torch.testing.assert_close(rounded(points)[1], expected_rgb, rtol=0, atol=0.03)
+    torch.testing.assert_close(rounded.density(points), rounded(points)[0], rtol=0.02, atol=0.02)
+
+
+def test_a_whole_grid_of_densities_equals_densities_point_by_point():
+    field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder())
+    axis = torch.linspace(-1.2, 1.1, 9)
+    at_once = grid_density(at_rest(field, exact=True), axis)
+    points = torch.cartesian_prod(axis, axis, axis)
+    torch.testing.assert_close(at_once.flatten(), field.density(points), rtol=1e-4, atol=1e-5)
+
+
+def test_planes_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="needs planes of shape"):
+        Triplane(torch.zeros(3, 4, 5, 6))
