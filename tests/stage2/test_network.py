@@ -14,7 +14,7 @@ from instant3d.views import Views
 
 TINY = Architecture(
     image_size=32, encoder="plucker", encoder_width=32, encoder_depth=1, encoder_heads=2, patch=16, width=32, depth=2,
-    heads=2, token_side=4, plane_side=16, channels=12, decoder_width=16, decoder_layers=3, lift_side=8, lift_width=16,
+    heads=2, token_side=4, plane_side=16, channels=12, decoder_width=16, decoder_layers=3, lift_side=16, lift_width=16,
 )  # fmt: skip
 
 
@@ -78,20 +78,16 @@ def test_carving_finds_a_ball_where_it_is():
     assert (volume[distance > 0.75] < 0.5).all(), "and not much more"
 
 
-def test_lifted_planes_show_the_ball_along_each_planes_own_axes():
+def test_at_the_start_the_planes_are_the_hulls_extents():
+    torch.manual_seed(0)
     network = Reconstructor(TINY)
-    centre = (0.4, -0.3, 0.1)
-    with torch.no_grad():
-        for layer in network.lift.read.profile:
-            layer.weight.zero_()
-            layer.bias.zero_()
-            layer.weight[:, : TINY.lift_side] = 1.0  # the occupancy's profile, summed
-    planes = network.lift.read(ball_views(0.3, centre, size=96)[None])[0][0, :, 0].detach()  # (3, height, width)
-    line = (torch.arange(TINY.lift_side) + 0.5) / (TINY.lift_side / 2) - 1
-    for plane, (across, down) in zip(planes, PLANE_AXES, strict=True):
-        mass = plane / plane.sum()
-        assert abs(float((mass.sum(0) * line).sum()) - centre[across]) < 0.1
-        assert abs(float((mass.sum(1) * line).sum()) - centre[down]) < 0.1
+    views = ball_views(0.5, (0.2, 0.1, -0.1), size=64)[None]
+    planes = network.triplane(views).planes[0]
+    volume = carve_grid(views, TINY.lift_side)
+    bias = network.lift.to_planes.bias[:, None, None]
+    for plane in range(3):
+        torch.testing.assert_close(planes[plane, :11] - bias[:11], extents(volume, plane)[0])
+        torch.testing.assert_close(planes[plane, 11:] - bias[11:], torch.zeros(1, 16, 16))
 
 
 def test_extents_tell_where_a_ball_begins_and_ends():

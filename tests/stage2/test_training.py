@@ -22,7 +22,7 @@ from instant3d.watchers import CollapseWatch
 
 TINY = {
     "image_size": 32, "encoder": "plucker", "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "patch": 8,
-    "width": 64, "depth": 1, "heads": 2, "token_side": 8, "plane_side": 16, "channels": 16, "decoder_width": 32,
+    "width": 64, "depth": 1, "heads": 2, "token_side": 4, "plane_side": 16, "channels": 16, "decoder_width": 32,
     "decoder_layers": 3, "lift_side": 16, "lift_width": 16,
 }  # fmt: skip
 

@@ -102,7 +102,7 @@ def _end(columns: Tensor) -> tuple[Tensor, Tensor]:
     return end, rgb / value.clamp(min=1e-6)[:, None] * (last > 0)[:, None]
 
 
-class Lift(nn.Module):
+class Profiles(nn.Module):
     """The carved grid as seen along each plane's third axis: features of every cell, and the hull's extents.
 
     Features (B, 3, width, side, side) are learnt from the whole profile; extents (B, 3, 11, side, side) are plain
@@ -123,3 +123,57 @@ class Lift(nn.Module):
             planes.append(F.gelu(layer(columns)))
         features = torch.stack(planes, dim=1).movedim(-1, 2)
         return features, torch.stack([extents(volume, plane) for plane in range(3)], dim=1)
+
+
+class Hourglass(nn.Module):
+    """Convolutions around the transformer: the grid's profiles down to tokens, tokens back up to planes.
+
+    The three planes share all weights. Two halvings lie between the grid's side and the tokens'; what is as fine as the
+    grid passes by the transformer. At the start the planes hold the hull's extents and nothing else.
+    """
+
+    def __init__(self, width: int, side: int, token_width: int, channels: int) -> None:
+        super().__init__()
+        middle, deep = width + width // 2, 2 * width
+        self.read = Profiles(width, side)
+        self.enter = Residual(width + EXTENT_CHANNELS, width)
+        self.down = nn.ModuleList([Residual(width, middle, 2), Residual(middle, deep, 2)])
+        self.to_tokens = nn.Linear(deep, token_width)
+        self.from_tokens = nn.Linear(token_width, deep)
+        self.up = nn.ModuleList([Residual(2 * deep + middle, middle), Residual(middle + width, width)])
+        self.to_planes = nn.Conv2d(width, channels, 3, padding=1)
+        self.channels = channels
+        nn.init.zeros_(self.to_planes.weight)
+
+    def descend(self, views: Views) -> tuple[Tensor, list[Tensor]]:
+        """Views (B, V) -> tokens (B, 3 * n * n, token width), and what `ascend` wants: maps from fine to coarse."""
+        features, ends = (part.float().flatten(0, 1) for part in self.read(views))
+        maps = [ends, self.enter(torch.cat([features, ends], dim=1))]
+        for layer in self.down:
+            maps.append(layer(maps[-1]))
+        tokens = self.to_tokens(maps[-1].flatten(2).transpose(1, 2))
+        return tokens.unflatten(0, (-1, 3)).flatten(1, 2), maps
+
+    def ascend(self, tokens: Tensor, maps: list[Tensor]) -> Tensor:
+        """Tokens and the maps that went down -> planes (B * 3, channels, side, side)."""
+        ends, fine, middle, deep = maps
+        grown = self.from_tokens(tokens).unflatten(1, (3, *deep.shape[-2:])).flatten(0, 1).movedim(-1, 1)
+        grown = torch.cat([grown, deep], dim=1)
+        for layer, beside in zip(self.up, (middle, fine), strict=True):
+            grown = F.interpolate(grown.float(), scale_factor=2, mode="nearest")
+            grown = layer(torch.cat([grown, beside.float()], dim=1))
+        return self.to_planes(grown) + F.pad(ends, (0, 0, 0, 0, 0, self.channels - EXTENT_CHANNELS))
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with group norm beside a 1 x 1 one."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+        self.norm = nn.GroupNorm(8, outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.skip(x) + self.second(F.gelu(self.norm(self.first(x)))))

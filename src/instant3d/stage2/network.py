@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder
-from instant3d.stage2.lift import EXTENT_CHANNELS, Lift
+from instant3d.stage2.lift import EXTENT_CHANNELS, Hourglass
 from instant3d.transformer import Block
 from instant3d.views import Views
 
@@ -50,8 +49,11 @@ class Architecture:
             raise ValueError(
                 f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple"
             )
-        if self.lift_side % self.token_side:
-            raise ValueError(f"lift_side {self.lift_side} is no multiple of token_side {self.token_side}")
+        if self.lift_side and (self.lift_side, self.plane_side) != (4 * self.token_side, 4 * self.token_side):
+            raise ValueError(
+                f"lifting needs lift_side = plane_side = 4 x token_side, got {self.lift_side}, {self.plane_side} "
+                f"and {self.token_side}"
+            )
         if self.lift_side and self.channels < EXTENT_CHANNELS:
             raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
 
@@ -82,10 +84,9 @@ class Reconstructor(nn.Module):
         )
         self.norm = nn.LayerNorm(a.width)
         factor = a.plane_side // a.token_side
-        self.upsample = nn.ConvTranspose2d(a.width, a.channels, factor, factor)  # a linear layer and a pixel shuffle
-        self.lift = LiftedInput(a) if a.lift_side else None
-        if self.lift is not None:
-            nn.init.normal_(self.upsample.weight, std=0.1 / a.width**0.5)  # leave the first word to the extents
+        # a transposed convolution whose kernel is its stride is a linear layer and a pixel shuffle
+        self.upsample = None if a.lift_side else nn.ConvTranspose2d(a.width, a.channels, factor, factor)
+        self.lift = Hourglass(a.lift_width, a.lift_side, a.width, a.channels) if a.lift_side else None
         self.decoder = Decoder(a.channels, a.decoder_width, a.decoder_layers, density=a.density)
         self.checkpointing = False
 
@@ -106,18 +107,20 @@ class Reconstructor(nn.Module):
             )
         context = self.encoder(views)
         tokens = self.tokens.expand(len(context), -1, -1)
-        lifted = None
+        maps: list[Tensor] = []
         if self.lift is not None:
-            lifted = self.lift.read(views)
-            tokens = tokens + self.lift.tokens(lifted)
+            lifted, maps = self.lift.descend(views)
+            tokens = tokens + lifted
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = torch.utils.checkpoint.checkpoint(block, tokens, context, use_reentrant=False)
             else:
                 tokens = block(tokens, context)
-        planes = self.upsample(self._maps(self.norm(tokens)))
-        if self.lift is not None and lifted is not None:
-            planes = self.lift.planes(lifted, planes)
+        tokens = self.norm(tokens)
+        if self.lift is not None:
+            planes = self.lift.ascend(tokens, maps)
+        else:
+            planes = cast(nn.Module, self.upsample)(self._maps(tokens))
         return Triplane(planes.unflatten(0, (-1, 3)))
 
     def _maps(self, tokens: Tensor) -> Tensor:
@@ -163,33 +166,6 @@ class Reconstructor(nn.Module):
             )
         network.load_state_dict({key: value.float() for key, value in weights.items()})
         return network.eval()
-
-
-class LiftedInput(nn.Module):
-    """How the carved grid enters: its features as tokens, its extents as planes, both through two convolutions."""
-
-    def __init__(self, a: Architecture) -> None:
-        super().__init__()
-        self.side, self.cell = a.plane_side, a.lift_side // a.token_side
-        self.read = Lift(a.lift_width, a.lift_side)
-        self.to_tokens = nn.Linear((a.lift_width + EXTENT_CHANNELS) * self.cell**2, a.width)
-        self.mix = nn.Conv2d(a.lift_width + a.channels, a.lift_width + a.channels, 3, padding=1)
-        self.to_planes = nn.Conv2d(a.lift_width + a.channels, a.channels, 3, padding=1)
-        nn.init.zeros_(self.to_planes.weight)
-
-    def tokens(self, lifted: tuple[Tensor, Tensor]) -> Tensor:
-        """Features and extents (B, 3, ., side, side) -> (B, 3 * token_side^2, width of the transformer)."""
-        cells = F.pixel_unshuffle(torch.cat([part.float() for part in lifted], dim=2), self.cell)
-        return self.to_tokens(cells.movedim(2, -1).flatten(1, 3))
-
-    def planes(self, lifted: tuple[Tensor, Tensor], planes: Tensor) -> Tensor:
-        """Planes (B * 3, C, P, P) of the transformer, joined by what the grid shows of every cell."""
-        features, ends = (
-            F.interpolate(part.flatten(0, 1).float(), (self.side, self.side), mode="bilinear", align_corners=False)
-            for part in lifted
-        )
-        planes = planes + F.pad(ends, (0, 0, 0, 0, 0, planes.shape[1] - EXTENT_CHANNELS))
-        return planes + self.to_planes(F.gelu(self.mix(torch.cat([features, planes], dim=1))))
 
 
 def make_encoder(a: Architecture, pretrained: bool = False) -> DinoEncoder | PluckerEncoder:
