@@ -22,8 +22,8 @@ class Field(Protocol):
 
 def normals(field: Field, points: Tensor) -> Tensor:
     """Unit vectors (..., N, 3) along which density falls fastest: outward from a surface (0 where it is flat)."""
+    differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         points = points.detach().requires_grad_(True)
-        density = field.density(points)
-        (gradient,) = torch.autograd.grad(density.sum(), points, create_graph=density.requires_grad and torch.is_grad_enabled())
+        (gradient,) = torch.autograd.grad(field.density(points).sum(), points, create_graph=differentiable)
     return -torch.nn.functional.normalize(gradient, dim=-1)

@@ -6,7 +6,8 @@ itself passes the threshold; colour is read at the vertices alone.
 
 The threshold, if not given, is Otsu's (1979): of all values, the one that best parts the opacities found in the cube
 into two classes, empty and solid, where opacity is what a 32nd of a world unit of that density absorbs. So it lies
-half-way between haze and matter, whatever the scale of the field's densities, and is the same at every resolution.
+half-way between haze and matter, whatever the scale of the field's densities, at every resolution. Where nothing is
+visible, or no place is less than half as opaque as the most opaque, there is no surface, and the error says which.
 """
 
 from __future__ import annotations
@@ -140,6 +141,8 @@ def _otsu(density: np.ndarray) -> float:
     from skimage.filters import threshold_otsu
 
     opacity = -np.expm1(-density.astype(np.float64) * THICKNESS)
+    if opacity.min() > opacity.max() / 2:
+        return INVISIBLE  # everything is of one kind
     return -math.log1p(-min(float(threshold_otsu(opacity)), 1 - 1e-9)) / THICKNESS
 
 
