@@ -1,7 +1,7 @@
 # Each target is one visible command. Needs Python 3.11 and make; everything else goes into .venv.
 PYTHON ?= python3.11
 BIN := .venv/bin
-SCENE ?= examples/robot
+SCENE ?= examples/chest
 OUT ?= out/demo
 SIZE ?= demo
 TRAINER ?= cpu
@@ -46,8 +46,10 @@ evaluate: .venv/.installed  ## measure against both baselines: SCENES=folder OUT
 
 demo-weights-stage2: .venv/.installed  ## make the bundled weights anew: OBJECTS=folder with a manifest of real objects
 	$(BIN)/python -m data_prep.procedural -o data/procedural
-	$(BIN)/python -m data_prep.render data/procedural --plan configs/render/small.yaml -o data/scenes/procedural
+	$(BIN)/python -m data_prep.render data/procedural --split train --plan configs/render/small.yaml -o data/scenes/procedural
+	$(BIN)/python -m data_prep.render data/procedural --split dev --plan configs/render/small.yaml -o data/scenes/held_out
 	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) \
 		--split train --licenses CC0-1.0,MIT,MIT-0 --plan configs/render/small.yaml -o data/scenes/real
-	$(BIN)/instant3d fit -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml \
-		--data.train='["data/scenes/procedural", "data/scenes/real"]' --data.val='["data/scenes/real"]'
+	$(BIN)/instant3d fit -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml --data.val='["data/scenes/held_out"]' \
+		--data.train='["data/scenes/real", "data/scenes/real", "data/scenes/procedural"]'  # real ones count twice
+	$(BIN)/instant3d export runs/cpu -o checkpoints/stage2-demo

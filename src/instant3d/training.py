@@ -49,6 +49,12 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.architecture.image_size", "data.image_size")
 
+    def before_instantiate_classes(self) -> None:
+        """`--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, whichever run wrote it."""
+        config = self.config[self.subcommand]
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
+
 
 def main(args: list[str]) -> None:
     """Run one of Lightning's subcommands; `args` are the words after `instant3d`, the subcommand first.
@@ -67,8 +73,21 @@ def main(args: list[str]) -> None:
     )
 
 
+def newest_checkpoint(root: Path) -> Path:
+    """The `last.ckpt` (or `last-v1.ckpt`, ...) that was written latest below `root`."""
+    found = sorted(root.glob("**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"there is no last.ckpt below {root}; `instant3d fit` writes them")
+    return found[-1]
+
+
 def export(checkpoint: str | Path, folder: str | Path) -> Reconstructor:
-    """Turn a training checkpoint (its averaged weights, if any) into a folder for `Reconstructor.from_pretrained`."""
+    """Turn a training checkpoint (its averaged weights, if any) into a folder for `Reconstructor.from_pretrained`.
+
+    `checkpoint` may also be a run's folder: then its newest one.
+    """
+    if Path(checkpoint).is_dir():
+        checkpoint = newest_checkpoint(Path(checkpoint))
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {checkpoint}; `instant3d fit` writes them below trainer.default_root_dir"

@@ -65,4 +65,4 @@ class CollapseWatch(L.Callback):
         self.bad = self.bad + 1 if what else 0
         if self.bad == self.patience:
             message = COLLAPSE.format(what=what, shown=shown, true=true, count=self.bad)
-            L.pytorch.utilities.rank_zero_warn(message, category=RuntimeWarning)
+            L.pytorch.utilities.rank_zero_warn(message, category=UserWarning)
