@@ -117,14 +117,6 @@ def test_azimuth_turns_a_camera_around_the_z_axis():
     close(turned(orbit(10.0, 25.0), 50.0).cam_to_world, orbit(60.0, 25.0).cam_to_world)
 
 
-def test_scaling_the_world_scales_depth_and_leaves_the_picture():
-    cameras, points = structured(), torch.tensor([[0.3, -0.2, 0.5]])
-    image, depth = cameras.project(points)
-    scaled_image, scaled_depth = cameras.scaled(3.0).project(3 * points)
-    close(scaled_image, image)
-    close(scaled_depth, 3 * depth, atol=1e-4)
-
-
 def test_looking_at_a_target_puts_it_in_the_middle():
     eye, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[-0.5, 0.25, 0.75]])
     image, depth = Cameras(look_at(eye, target), from_fov(40.0)[None]).project(target[None])

@@ -91,12 +91,6 @@ class Cameras(Batch):
         safe = torch.where(depth.abs() < 1e-9, torch.full_like(depth, 1e-9), depth)
         return focal * local[..., :2] / safe[..., None] + centre, depth
 
-    def scaled(self, factor: Numbers) -> Cameras:
-        """The same cameras in a world whose lengths are multiplied by `factor`."""
-        matrix = self.cam_to_world.clone()
-        matrix[..., :3, 3] *= torch.as_tensor(factor, dtype=matrix.dtype, device=matrix.device)
-        return Cameras(matrix, self.intrinsics)
-
 
 def turned(rotation: Tensor, points: Tensor) -> Tensor:
     """Rotations (..., 3, 3) applied to points (..., 3): a matrix product that autocast leaves in full precision."""

@@ -101,8 +101,3 @@ def _load_vgg(slices: nn.Module, weights: dict[str, Tensor]) -> None:
             "give torchvision's vgg16-397923af.pth"
         )
     slices.load_state_dict(found)
-
-
-def psnr(mse: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of a mean squared error of images in [0, 1]."""
-    return -10 * torch.log10(mse.clamp(min=1e-10))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,16 +59,15 @@ class Views(Batch):
             return self
         smaller = height < self.height or width < self.width
 
+        def resize(image: Tensor, **how: Any) -> Tensor:
+            flat = F.interpolate(image.reshape(-1, *image.shape[-3:]), (height, width), **how)
+            return flat.reshape(*image.shape[:-2], height, width)
+
         def smooth(image: Tensor) -> Tensor:
-            flat = image.flatten(0, -4) if image.dim() > 4 else image.reshape(-1, *image.shape[-3:])
-            out = F.interpolate(flat, (height, width), mode="bilinear", align_corners=False, antialias=smaller)
-            return out.reshape(*image.shape[:-2], height, width)
+            return resize(image, mode="bilinear", align_corners=False, antialias=smaller)
 
         def nearest(image: Tensor | None) -> Tensor | None:
-            if image is None:
-                return None
-            flat = image.reshape(-1, *image.shape[-3:])
-            return F.interpolate(flat, (height, width), mode="nearest-exact").reshape(*image.shape[:-2], height, width)
+            return None if image is None else resize(image, mode="nearest-exact")
 
         alpha = smooth(self.alpha).clamp(0, 1)
         rgb = (smooth(self.rgb * self.alpha) / alpha.clamp(min=1e-6)).clamp(0, 1)

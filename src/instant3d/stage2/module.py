@@ -10,7 +10,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from instant3d.losses import Perceptual, clear_way, geometric, photometric, psnr
+from instant3d.losses import Perceptual, clear_way, geometric, photometric
+from instant3d.metrics import mask_iou, psnr
 from instant3d.nerf.volume import render
 from instant3d.stage2.data import Example
 from instant3d.stage2.network import Architecture, Reconstructor
@@ -90,7 +91,7 @@ class Stage2(L.LightningModule):
             torch.zeros(()),
         )
         report = {name: loss.detach() for name, loss in losses.items()} | {
-            "psnr": psnr(losses["rgb"].detach()),
+            "psnr": psnr(shown.on(background).detach(), wanted.on(background)).mean(),
             "alpha": shown.alpha.detach().mean(),
         }
         self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb))
@@ -109,12 +110,9 @@ class Stage2(L.LightningModule):
     def compare(self, batch: Example, stage: str) -> Views:
         """Render the hidden views, log how close they come, and return them."""
         shown, wanted = self.show(self.network(batch.inputs), batch.targets), batch.targets
-        error = (shown.on(1.0).clamp(0, 1) - wanted.on(1.0)).square().mean((-3, -2, -1))
-        solid, true = shown.alpha > 0.5, wanted.alpha > 0.5
-        iou = (solid & true).sum((-3, -2, -1)) / (solid | true).sum((-3, -2, -1)).clamp(min=1)
         report = {
-            "psnr": psnr(error).mean(),
-            "mask_iou": iou.mean(),
+            "psnr": psnr(shown.on(1.0).clamp(0, 1), wanted.on(1.0)).mean(),
+            "mask_iou": mask_iou(shown.alpha, wanted.alpha).mean(),
             "alpha": shown.alpha.mean(),
             "true_alpha": wanted.alpha.mean(),
         }

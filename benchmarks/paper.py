@@ -1,0 +1,47 @@
+"""The paper's network forward on this machine's CPU: `python -m benchmarks.paper`.
+
+Four views of 512 px through 378.5 M random weights in bfloat16: seconds (best of three after one), the growth of
+resident memory over the weights, and the operations that the pass needs, counted by torch.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.speed import forget_peak, peak
+from instant3d.cameras import structured
+from instant3d.stage2.network import Reconstructor
+from instant3d.views import Views
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.manual_seed(0)
+    network = Reconstructor().to(torch.bfloat16).eval()
+    count = sum(parameter.numel() for parameter in network.parameters())
+    size = network.image_size
+    views = Views(torch.rand(4, 3, size, size), torch.ones(4, 1, size, size), structured())[None]
+    forget_peak()
+    before = peak()
+    seconds = []
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(4):
+            start = time.perf_counter()
+            network.triplane(views)
+            seconds.append(time.perf_counter() - start)
+        memory = peak() - before
+        with FlopCounterMode(display=False) as counter:
+            network.triplane(views)
+    work, best = counter.get_total_flops() / 1e12, min(seconds[1:])
+    print(
+        f"{count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads, bfloat16: {best:.2f} s, "
+        f"{memory / 1024:.2f} GiB beside {2 * count / 2**30:.2f} GiB of weights, "
+        f"{work:.2f} TFLOP ({work / best:.2f} TFLOP/s)"
+    )
+
+
+if __name__ == "__main__":
+    main()
