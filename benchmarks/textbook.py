@@ -121,10 +121,12 @@ def _by_importance(weight: Tensor, near: Tensor, step: Tensor, count: int) -> Te
 def extract(field: TextbookField, resolution: int, threshold: float) -> Mesh:
     """Density at resolution^3 points, marching cubes, colours at the vertices."""
     axis = torch.linspace(-1, 1, resolution)
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    density = torch.cat([field.density(some) for some in points.split(POINTS_AT_ONCE)])
+    density = []
+    for x in axis.split(max(1, POINTS_AT_ONCE // resolution**2)):
+        points = torch.stack(torch.meshgrid(x, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+        density += [field.density(some) for some in points.split(POINTS_AT_ONCE)]
     vertices, faces, _, _ = marching_cubes(
-        density.reshape((resolution,) * 3).numpy(), threshold, gradient_direction="ascent"
+        torch.cat(density).reshape((resolution,) * 3).numpy(), threshold, gradient_direction="ascent"
     )
     vertices = (vertices * (2 / (resolution - 1)) - 1).astype(np.float32)
     colors = torch.cat([field(some)[1] for some in torch.from_numpy(vertices).split(POINTS_AT_ONCE)])

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.ndimage import distance_transform_cdt
 from torch import Tensor
 
 from instant3d.nerf.field import Field
@@ -19,6 +18,7 @@ from instant3d.nerf.frozen import at_rest, device_of, grid_density
 
 THRESHOLD = 0.005  # density below which a place counts as empty
 DENSE = 1.0  # density from which a place may hold a surface; below, a default cell absorbs at most 3 %
+REACH = 6  # cells; longer leaps save nothing
 BEYOND = 1e-4  # how far a leap ends inside the next cell, in world units: rounding must not leave it in the last one
 
 
@@ -26,8 +26,8 @@ BEYOND = 1e-4  # how far a leap ends inside the next cell, in world units: round
 class Occupancy:
     """Distances in cells, diagonals counting as one, indexed [x, y, z]: 0 in the cells themselves.
 
-    to_matter   (side, side, side)  to the nearest occupied cell
-    to_dense    (side, side, side)  to the nearest cell that may hold a surface; the others may be sampled sparsely
+    to_matter   (side, side, side)  to the nearest occupied cell, at most REACH
+    to_dense    (side, side, side)  to the nearest cell that may hold a surface, at most REACH (haze needs few samples)
     """
 
     to_matter: Tensor
@@ -47,6 +47,15 @@ class Occupancy:
     def share(self) -> float:
         """Part of the cells that are occupied."""
         return float((self.to_matter == 0).float().mean())
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest world coordinates (3) of occupied cells; the same twice if there are none."""
+        cells = (self.to_matter == 0).nonzero()
+        if not len(cells):
+            nowhere = torch.zeros(3, device=self.to_matter.device)
+            return nowhere, nowhere
+        low, high = cells.amin(0), cells.amax(0) + 1
+        return low * (2 / self.side) - 1, high * (2 / self.side) - 1
 
     def leap(self, points: Tensor, directions: Tensor) -> Tensor:
         """How far rays may go on from points (3, R) along unit vectors (3, R) before they could meet anything: (R).
@@ -72,11 +81,24 @@ class Occupancy:
 
 
 def _cells_away(nodes: Tensor, dilation: int) -> Tensor:
-    """Distance in cells (side, side, side) to the dilated cells that have a node in `nodes` (side + 1, ...)."""
+    """Distance in cells (side, side, side), at most REACH, to those with a node in `nodes` (side + 1, ...), dilated."""
     cells = nodes
     for axis in range(3):
         cells = cells.narrow(axis, 0, cells.shape[axis] - 1) | cells.narrow(axis, 1, cells.shape[axis] - 1)
-    if not cells.any():
-        return torch.full(cells.shape, float(len(cells)), device=nodes.device)
-    away = distance_transform_cdt(~cells.cpu().numpy(), metric="chessboard")
-    return (torch.from_numpy(away).float() - dilation).clamp(min=0).to(nodes.device)
+    for _ in range(dilation):
+        cells = _grown(cells)
+    away = (~cells).float()
+    for _ in range(REACH - 1):
+        cells = _grown(cells)
+        away += ~cells
+    return away
+
+
+def _grown(cells: Tensor) -> Tensor:
+    """Cells and all their neighbours, diagonal ones too."""
+    for axis in range(3):
+        inner, grown = cells.shape[axis] - 1, cells.clone()
+        grown.narrow(axis, 1, inner).logical_or_(cells.narrow(axis, 0, inner))
+        grown.narrow(axis, 0, inner).logical_or_(cells.narrow(axis, 1, inner))
+        cells = grown
+    return cells

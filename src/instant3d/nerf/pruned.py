@@ -14,7 +14,7 @@ from torch import Tensor
 
 from instant3d.cameras import Cameras, Rays
 from instant3d.nerf.field import Field, normals
-from instant3d.nerf.frozen import at_rest
+from instant3d.nerf.frozen import FrozenField, at_rest
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.volume import Pixels, box_span, join, to_views
 from instant3d.views import Views
@@ -22,9 +22,12 @@ from instant3d.views import Views
 STEP = 1 / 64  # world units: half a texel of a 64-texel triplane
 FAINT_STEP = 1 / 16  # where there is only haze
 PACKET = 8  # samples between two looks at the occupancy grid
+TAIL = 2**15  # samples in one round: where few rays are left, packets are longer, up to eight times
 DARK = 1e-3  # a ray that lets through less light than this has ended
-UNSEEN = 5e-4  # samples that send less than this share of the light keep their opacity, but their colour is not asked
+UNSEEN = 1e-3  # samples that send less than this share of the light keep their opacity, but their colour is not asked
 BYTES_PER_SAMPLE = 4 * 24  # place, density, interval, weight and the temporaries between them
+BYTES_PER_POINT = 4 * 64 * 8  # inside a field that does not work in small pieces by itself
+SLOPES_AT_ONCE = 2**15  # normals are found by differentiation, which keeps all that led to a density
 
 
 @torch.no_grad()
@@ -51,7 +54,8 @@ def render(
     quick = at_rest(field)
     occupancy = Occupancy.of(quick) if occupancy is None else occupancy
     rays = cameras.rays(height, width)
-    count = max(1, max_memory // (BYTES_PER_SAMPLE * PACKET))
+    per_sample = BYTES_PER_SAMPLE + (0 if isinstance(quick, FrozenField) else BYTES_PER_POINT)
+    count = max(1, max_memory // (per_sample * PACKET))
     chunks = zip(rays.origins.reshape(-1, 3).split(count), rays.directions.reshape(-1, 3).split(count), strict=True)
     smooth = field if with_normals else None
     pieces = [_march(quick, occupancy, Rays(*chunk), step, smooth) for chunk in chunks]
@@ -96,7 +100,7 @@ class _Sums:
 
 
 def _march(field: Field, occupancy: Occupancy, rays: Rays, step: float, smooth: Field | None) -> Pixels:
-    at, far = box_span(rays)
+    at, far = _span(occupancy, rays)
     sums = _Sums.start(at, smooth is not None)
     bundle = _Bundle(rays.origins.T.contiguous(), rays.directions.T.contiguous())
     alive = torch.arange(len(at), device=at.device)
@@ -111,6 +115,13 @@ def _march(field: Field, occupancy: Occupancy, rays: Rays, step: float, smooth: 
         at = torch.cat([edges[-1], at[landed:]])
         going = (sums.light[alive] > DARK).nonzero()[:, 0]
         alive, at = alive[going], at[going]
+
+
+def _span(occupancy: Occupancy, rays: Rays) -> tuple[Tensor, Tensor]:
+    """Distances (R) at which rays enter and leave the smallest box around all matter."""
+    low, high = occupancy.box()
+    half = ((high - low) / 2).clamp(min=1e-9)
+    return box_span(Rays((rays.origins - (high + low) / 2) / half, rays.directions / half))
 
 
 def _leap(occupancy: Occupancy, bundle: _Bundle, alive: Tensor, at: Tensor, far: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -136,16 +147,18 @@ def _leap(occupancy: Occupancy, bundle: _Bundle, alive: Tensor, at: Tensor, far:
 
 
 def _cut(occupancy: Occupancy, rays: _Bundle, at: Tensor, far: Tensor, step: float) -> Tensor:
-    """The next intervals of rays, (PACKET + 1, R) distances: long ones through haze, as far as it is known to reach."""
+    """The next intervals of rays, (S + 1, R) distances: long ones as far as haze is known to reach."""
     glide = occupancy.glide(rays.at(at), rays.directions)
-    length = torch.where(glide > 0, max(step, FAINT_STEP), step)
-    end = torch.where(glide > 0, torch.minimum(at + glide, far), far)
-    count = torch.arange(PACKET + 1, device=at.device, dtype=at.dtype)
-    return torch.minimum(at + length * count[:, None], end)
+    stride = max(step, FAINT_STEP)
+    samples = max(PACKET, min(8 * PACKET, TAIL // len(at)))
+    count = torch.arange(samples + 1, device=at.device, dtype=at.dtype)[:, None]
+    strides = (glide / stride).ceil()
+    ahead = torch.where(count < strides, count * stride, glide + (count - strides) * step)
+    return torch.minimum(at + ahead, far)
 
 
 def _blend(field: Field, rays: _Bundle, here: Tensor, edges: Tensor, sums: _Sums, smooth: Field | None) -> None:
-    """Add what `rays`, numbered `here`, meet in intervals cut at `edges` (PACKET + 1, R) to `sums`."""
+    """Add what `rays`, numbered `here`, meet in intervals cut at `edges` (S + 1, R) to `sums`."""
     middle, length = (edges[1:] + edges[:-1]) / 2, edges.diff(dim=0)
     points = rays.at(middle).flatten(1)
     density = torch.zeros_like(middle)
@@ -162,4 +175,5 @@ def _blend(field: Field, rays: _Bundle, here: Tensor, edges: Tensor, sums: _Sums
     sums.seen.index_add_(0, ray, share)
     sums.rgb.index_add_(0, ray, share[:, None] * field(places)[1])
     if smooth is not None and sums.normal is not None:
-        sums.normal.index_add_(0, ray, share[:, None] * normals(smooth, places))
+        slopes = torch.cat([normals(smooth, some) for some in places.split(SLOPES_AT_ONCE)])
+        sums.normal.index_add_(0, ray, share[:, None] * slopes)
