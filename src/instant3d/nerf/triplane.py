@@ -126,6 +126,8 @@ class Decoder(nn.Module):
         self.density_activation = densities[density]
         for layer in (self.first, *self.hidden, self.last):
             nn.init.zeros_(layer.bias)
+        for layer in (self.first, *self.hidden):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
 
     def project(self, planes: Tensor) -> Tensor:
         """Planes (B, 3, C, P, P) through the first layer's weights: (B, 3, width, P, P).
@@ -134,7 +136,8 @@ class Decoder(nn.Module):
         bias is left to `hidden_state`: outside the cube the planes are zero, the bias is not.
         """
         weight = self.first.weight.unflatten(1, (3, self.channels))  # (width, 3, C)
-        return torch.einsum("wkc,bkchv->bkwhv", weight.to(planes.dtype), planes)
+        with torch.autocast(planes.device.type, enabled=False):  # position is lost if planes are sampled in bfloat16
+            return torch.einsum("wkc,bkchv->bkwhv", weight, planes.to(weight.dtype))
 
     def hidden_state(self, projected: Tensor, points: Tensor) -> Tensor:
         """The last hidden layer's activations, (B, N, width)."""
