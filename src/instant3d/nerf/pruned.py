@@ -24,7 +24,7 @@ FAINT_STEP = 1 / 16  # where there is only haze
 PACKET = 8  # samples between two looks at the occupancy grid
 TAIL = 2**15  # samples in one round: where few rays are left, packets are longer, up to eight times
 DARK = 1e-3  # a ray that lets through less light than this has ended
-UNSEEN = 1e-3  # samples that send less than this share of the light keep their opacity, but their colour is not asked
+UNSEEN = 0.02  # samples that send less than this share of the light per step keep their opacity, but no colour is asked
 BYTES_PER_SAMPLE = 4 * 24  # place, density, interval, weight and the temporaries between them
 BYTES_PER_POINT = 4 * 64 * 8  # inside a field that does not work in small pieces by itself
 SLOPES_AT_ONCE = 2**15  # normals are found by differentiation, which keeps all that led to a density
@@ -111,7 +111,7 @@ def _march(field: Field, occupancy: Occupancy, rays: Rays, step: float, smooth: 
         here = alive[:landed]
         some = bundle[here]
         edges = _cut(occupancy, some, at[:landed], far[here], step)
-        _blend(field, some, here, edges, sums, smooth)
+        _blend(field, some, here, edges, UNSEEN * step, sums, smooth)
         at = torch.cat([edges[-1], at[landed:]])
         going = (sums.light[alive] > DARK).nonzero()[:, 0]
         alive, at = alive[going], at[going]
@@ -157,7 +157,9 @@ def _cut(occupancy: Occupancy, rays: _Bundle, at: Tensor, far: Tensor, step: flo
     return torch.minimum(at + ahead, far)
 
 
-def _blend(field: Field, rays: _Bundle, here: Tensor, edges: Tensor, sums: _Sums, smooth: Field | None) -> None:
+def _blend(
+    field: Field, rays: _Bundle, here: Tensor, edges: Tensor, unseen: float, sums: _Sums, smooth: Field | None
+) -> None:
     """Add what `rays`, numbered `here`, meet in intervals cut at `edges` (S + 1, R) to `sums`."""
     middle, length = (edges[1:] + edges[:-1]) / 2, edges.diff(dim=0)
     points = rays.at(middle).flatten(1)
@@ -170,7 +172,7 @@ def _blend(field: Field, rays: _Bundle, here: Tensor, edges: Tensor, sums: _Sums
     weight = light * torch.exp(thickness - total) * -torch.expm1(-thickness)
     sums.light[here] = light * torch.exp(-total[-1])
     sums.distance[here] += (weight * middle).sum(0)
-    visible = (weight > UNSEEN).flatten().nonzero()[:, 0]
+    visible = (weight > unseen).flatten().nonzero()[:, 0]
     share, ray, places = weight.view(-1)[visible], here[visible % len(here)], points.index_select(1, visible).T
     sums.seen.index_add_(0, ray, share)
     sums.rgb.index_add_(0, ray, share[:, None] * field(places)[1])
