@@ -1,0 +1,51 @@
+"""The bundled weights on the bundled example: what `make demo` promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from PIL import Image
+
+from instant3d import evaluate, scenes
+from instant3d.asset import Asset
+from instant3d.cameras import structured
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "chest"
+
+
+def test_the_command_of_the_front_page_leaves_an_asset_that_other_tools_open(tmp_path):
+    command = [sys.executable, "-m", "instant3d.cli", "reconstruct", str(EXAMPLE), "-o", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--resolution", "96"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
+    mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
+    assert len(mesh.faces) > 500
+    extents = mesh.bounds[1] - mesh.bounds[0]  # y up: the chest is wider than it is high, and fits the unit sphere
+    assert extents.max() < 2.1
+    assert extents[1] < extents[[0, 2]].max()
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert np.asarray(sheet.convert("L")).std() > 10
+    again = Asset.load(tmp_path / "out")
+    wanted = scenes.read(EXAMPLE, frames=range(4), size=64).views
+    shown = again.render(structured(), 64)
+    both = (shown.alpha > 0.5) & (wanted.alpha > 0.5)
+    either = (shown.alpha > 0.5) | (wanted.alpha > 0.5)
+    assert both.sum() / either.sum() > 0.85, "the saved triplane covers what the input views show"
+
+
+def test_the_weights_beat_both_baselines_on_views_that_were_held_back():
+    report = evaluate.reconstruction([EXAMPLE], weights=WEIGHTS, resolution=64)
+    for name, scores in report["baselines"].items():
+        assert report["mean"]["psnr"] > scores["psnr"], name
+
+
+def test_bundled_weights_stay_within_their_budget():
+    files = [path for path in (ROOT / "checkpoints").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60 * 2**20
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
