@@ -1,7 +1,7 @@
 # Each target is one visible command. Needs Python 3.11 and make; everything else goes into .venv.
 PYTHON ?= python3.11
 BIN := .venv/bin
-SCENE ?= examples/chest
+SCENE ?= examples/couch
 OUT ?= out/demo
 SIZE ?= demo
 TRAINER ?= cpu

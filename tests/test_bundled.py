@@ -14,7 +14,7 @@ from instant3d.asset import Asset
 from instant3d.cameras import structured
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "chest"
+WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "couch"
 
 
 def test_the_command_of_the_front_page_leaves_an_asset_that_other_tools_open(tmp_path):
@@ -26,7 +26,7 @@ def test_the_command_of_the_front_page_leaves_an_asset_that_other_tools_open(tmp
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
     mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
     assert len(mesh.faces) > 500
-    extents = mesh.bounds[1] - mesh.bounds[0]  # y up: the chest is wider than it is high, and fits the unit sphere
+    extents = mesh.bounds[1] - mesh.bounds[0]  # y up: the couch is wider than it is high, and fits the unit sphere
     assert extents.max() < 2.1
     assert extents[1] < extents[[0, 2]].max()
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
