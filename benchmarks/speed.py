@@ -43,14 +43,14 @@ ROUNDS = {"view-ours": 20, "view-ours-known-grid": 20, "view-textbook": 3, "mesh
 def figure(name: str) -> dict[str, Any]:
     """Measure one path: {"wall", "cpu"} in seconds, {"memory"} in MiB, {"psnr"} in dB or {"file"} of a mesh."""
     run = _path(name)
-    _forget_peak()
-    before = _peak()
+    forget_peak()
+    before = peak()
     wall, cpu = math.inf, math.inf
     for _ in range(ROUNDS[name]):
         start, start_cpu = time.perf_counter(), time.process_time()
         result = run()
         wall, cpu = min(wall, time.perf_counter() - start), min(cpu, time.process_time() - start_cpu)
-    return {"name": name, "wall": wall, "cpu": cpu, "memory": _peak() - before, **_kept(name, result)}
+    return {"name": name, "wall": wall, "cpu": cpu, "memory": peak() - before, **_kept(name, result)}
 
 
 def _path(name: str) -> Callable[[], Views | Mesh]:
@@ -85,14 +85,14 @@ def reference() -> torch.Tensor:
     return torch.from_numpy(np.load(file))
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Start a new peak of resident memory (Linux; elsewhere the peak so far stays, and growth is underestimated)."""
     path = Path("/proc/self/clear_refs")
     if path.exists():
         path.write_text("5")
 
 
-def _peak() -> float:
+def peak() -> float:
     """Peak of resident memory in MiB."""
     status = Path("/proc/self/status")
     if status.exists():
