@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks import textbook
 from instant3d.mesh import Mesh
+from instant3d.nerf import surface
 from instant3d.nerf.field import normals
 from instant3d.nerf.surface import extract
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
@@ -73,6 +74,30 @@ def test_a_thin_blade_that_hangs_on_a_body_is_followed_to_its_end(thickness):
     assert mesh.vertices[:, 0].max() == pytest.approx(0.85, abs=2e-3)
     volume = 0.5 * 0.6 * 0.6 + 1.15 * 0.35 * thickness
     assert solid(mesh).volume == pytest.approx(volume, rel=0.02)
+
+
+def labyrinth(thickness: float) -> Formula:
+    """A gyroid: one connected, curved sheet that fills a box, thinner than the gaps between its layers."""
+
+    def density(points: Tensor) -> Tensor:
+        x, y, z = (6 * points + 0.3).unbind(-1)
+        level = x.sin() * y.cos() + y.sin() * z.cos() + z.sin() * x.cos()
+        return 60 * torch.sigmoid((thickness - level.abs()) / 0.02) * (points.abs().amax(-1) < 0.9)
+
+    return Formula(density)
+
+
+@pytest.mark.parametrize("coarsest", [6, 12])
+@pytest.mark.parametrize("thickness", [0.03, 0.1])
+def test_a_labyrinth_is_found_whole_however_coarse_the_search_starts(monkeypatch, thickness, coarsest):
+    field = labyrinth(thickness)
+    monkeypatch.setattr(surface, "COARSEST", 97)  # no halvings: the dense grid
+    dense = extract(field, 97, threshold=30.0)
+    monkeypatch.setattr(surface, "COARSEST", coarsest)  # three or four halvings
+    found = extract(field, 97, threshold=30.0)
+    assert solid(found).is_watertight
+    assert len(found.vertices) == pytest.approx(len(dense.vertices), rel=0.006)  # crumbs at the box's edge are missed
+    assert solid(found).volume == pytest.approx(solid(dense).volume, rel=0.006)
 
 
 def test_a_solid_that_reaches_the_border_is_closed_by_the_cube():

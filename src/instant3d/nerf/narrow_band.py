@@ -27,11 +27,11 @@ def refine(coarse: Array, levels: int, evaluate: Evaluate) -> tuple[Array, Array
     Returns values ((M - 1) * 2^levels + 1)^3, right at the corners of the cells returned, and these: the finest cells
     (A, 3) that the surface passes, each named by its lowest corner. The grid's border must be outside.
     """
-    values = coarse
+    values, known = coarse, np.ones(coarse.shape, bool)
     cells = np.argwhere(_crossed(coarse))
     for level in reversed(range(levels)):
         start = _with_neighbours(cells, len(values) - 1) if level == levels - 1 else cells
-        values, cells = _halved(values, start, _scaled(evaluate, 2**level))
+        values, known, cells = _halved(values, known, start, _scaled(evaluate, 2**level))
     return values, cells
 
 
@@ -55,13 +55,15 @@ def _with_neighbours(cells: Array, side: int) -> Array:
     return np.argwhere(near)
 
 
-def _halved(values: Array, cells: Array, evaluate: Evaluate) -> tuple[Array, Array]:
+def _halved(values: Array, known: Array, cells: Array, evaluate: Evaluate) -> tuple[Array, Array, Array]:
     """Values on the grid of half the spacing, in `cells` (A, 3) and those behind faces that the surface crosses.
 
-    Returns with them the small cells that are crossed. Untouched parts of the arrays never take up memory.
+    Returns with them which nodes are known, and the small cells that are crossed. Untouched parts of the arrays never
+    take up memory.
     """
     side = len(values)
-    fine, known = (np.zeros((2 * side - 1) ** 3, kind) for kind in (np.float32, bool))
+    shape = (2 * side - 1,) * 3
+    fine, seen = (np.zeros(shape[0] ** 3, kind) for kind in (np.float32, bool))
     taken = np.zeros((side - 1,) * 3, bool)
     taken[tuple(cells.T)] = True
     found = [np.empty((0, 3), np.int64)]
@@ -69,13 +71,13 @@ def _halved(values: Array, cells: Array, evaluate: Evaluate) -> tuple[Array, Arr
         corners = _flat(cells, side)[:, None] + _flat(CORNERS, side)
         twice = _flat(2 * cells, 2 * side - 1)[:, None]
         fine[twice + _flat(2 * CORNERS, 2 * side - 1)] = values.reshape(-1)[corners]
-        known[twice + _flat(2 * CORNERS, 2 * side - 1)] = True
-        nodes = _unknown(known, twice + _flat(SPLIT, 2 * side - 1))
-        fine[nodes] = evaluate(np.stack(np.unravel_index(nodes, (2 * side - 1,) * 3), axis=-1))
-        known[nodes] = True
+        seen[twice + _flat(2 * CORNERS, 2 * side - 1)] = known.reshape(-1)[corners]
+        nodes = _unknown(seen, twice + _flat(SPLIT, 2 * side - 1))
+        fine[nodes] = evaluate(np.stack(np.unravel_index(nodes, shape), axis=-1))
+        seen[nodes] = True
         found.append(_small_cells(fine, cells, side))
         cells = _behind(fine, cells, taken)
-    return fine.reshape((2 * side - 1,) * 3), np.concatenate(found)
+    return fine.reshape(shape), seen.reshape(shape), np.concatenate(found)
 
 
 def _flat(nodes: Array, side: int) -> Array:
