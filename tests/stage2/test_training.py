@@ -146,8 +146,12 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path)
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
+    start = torch.load(training.newest_checkpoint(broken), weights_only=True)["global_step"]
     assert run_process(command(folder, broken, 8, "--ckpt_path", "last")).wait() == 0
-    assert losses(broken) == losses(whole)
+    logged = losses(broken)  # the kill may have cost the log, not the checkpoint, a line or two
+    assert 0 < start < 8
+    assert set(logged) >= set(range(start, 8))
+    assert logged.items() <= losses(whole).items()
     one, two = (torch.load(training.newest_checkpoint(run), weights_only=True)["state_dict"] for run in (whole, broken))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
