@@ -11,8 +11,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from safetensors.torch import save_file
 
+from instant3d.asset import write_triplane
+from instant3d.nerf.triplane import Triplane
 from instant3d.stage2.data import SceneData
 from instant3d.stage2.module import Stage2
 from instant3d.stage2.network import Architecture, Reconstructor
@@ -21,7 +22,7 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class TriplaneWriter(BasePredictionWriter):
-    """`predict` leaves the planes of scene NAME in `output/NAME.safetensors`."""
+    """`predict` leaves the triplane of scene NAME in `output/NAME.safetensors`, for `Asset.load`."""
 
     def __init__(self, output: str = "out/predictions") -> None:
         super().__init__("batch")
@@ -40,7 +41,8 @@ class TriplaneWriter(BasePredictionWriter):
         folders = cast(Any, trainer.predict_dataloaders).dataset.folders
         self.output.mkdir(parents=True, exist_ok=True)
         for index, planes in zip(batch_indices or [batch_idx], prediction, strict=True):
-            save_file({"planes": planes.cpu().contiguous()}, self.output / f"{folders[index].name}.safetensors")
+            path = self.output / f"{folders[index].name}.safetensors"
+            write_triplane(Triplane(planes), cast(Stage2, module).network.decoder, path)
 
 
 class TrainingCLI(LightningCLI):
@@ -48,12 +50,15 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.architecture.image_size", "data.image_size")
+        parser.add_lightning_class_args(TriplaneWriter, "triplanes")
 
     def before_instantiate_classes(self) -> None:
-        """`--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, whichever run wrote it."""
+        """`--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, a folder its own newest."""
         config = self.config[self.subcommand]
         if config.ckpt_path == "last":
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
+        elif config.ckpt_path and Path(config.ckpt_path).is_dir():
+            config.ckpt_path = str(newest_checkpoint(Path(config.ckpt_path)))
 
 
 def main(args: list[str]) -> None:

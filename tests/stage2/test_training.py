@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from instant3d import scenes, training
+from instant3d.asset import Asset
 from instant3d.cameras import Cameras, random_sphere, structured
 from instant3d.metrics import psnr
 from instant3d.stage2.data import Drawing, Example, TrainingScenes, scene_folders
@@ -172,6 +173,23 @@ def test_an_exported_checkpoint_is_the_averaged_network(folder, tmp_path):
     assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
     again = Reconstructor.from_pretrained(tmp_path / "export")
     torch.testing.assert_close(again.decoder.last.weight, network.decoder.last.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_predictions_are_assets_that_can_be_rendered(folder, tmp_path):
+    training.main(command(folder, tmp_path, 2))
+    options = [f'--data.test=["{folder}"]', "--ckpt_path", str(tmp_path), "--triplanes.output", str(tmp_path / "out")]
+    training.main(["predict", "-c", str(tmp_path / "run.yaml"), *options])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ball0.safetensors", "ball1.safetensors"}
+    planes = [Asset.load(tmp_path / "out" / f"ball{k}.safetensors").triplane.planes for k in range(2)]
+    assert planes[0].shape == (3, TINY["channels"], TINY["plane_side"], TINY["plane_side"])
+    network = training.export(tmp_path, tmp_path / "export")
+    views = scenes.read(folder / "ball1", frames=range(4), size=32).views[None]
+    torch.testing.assert_close(planes[1], network.triplane(views).planes[0].detach(), atol=2e-3, rtol=2e-3)
+
+
+def test_going_on_without_a_checkpoint_is_refused_in_one_sentence(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="instant3d fit"):
+        training.main(command(folder, tmp_path, 2, "--ckpt_path", "last"))
 
 
 def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
