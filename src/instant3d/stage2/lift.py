@@ -76,9 +76,7 @@ def extents(volume: Tensor, plane: int) -> Tensor:
     own two coordinates. Ends lie in [-1, 1], between cells where occupancy passes 1/2; in an empty column the upper
     end is -1 and the lower 1, so that no point is between them.
     """
-    across, down = PLANE_AXES[plane]
-    (along,) = {0, 1, 2} - {across, down}
-    columns = volume.permute(0, 1, 4 - down, 4 - across, 4 - along)  # (B, 5, height, width, side)
+    columns = _columns(volume, plane)
     upper, upper_rgb = _end(columns)
     lower, lower_rgb = _end(columns.flip(-1))
     side = columns.shape[-1]
@@ -86,6 +84,13 @@ def extents(volume: Tensor, plane: int) -> Tensor:
     own = [line.expand(len(volume), side, side), line[:, None].expand(len(volume), side, side)]
     single = [upper, -lower, columns[:, 0].amax(-1)]
     return torch.cat([torch.stack(single, 1), upper_rgb, lower_rgb, torch.stack(own, 1)], dim=1)
+
+
+def _columns(volume: Tensor, plane: int) -> Tensor:
+    """A grid (B, 5, z, y, x) as the columns that stand on a plane's cells: (B, 5, height, width, side)."""
+    across, down = PLANE_AXES[plane]
+    (along,) = {0, 1, 2} - {across, down}
+    return volume.permute(0, 1, 4 - down, 4 - across, 4 - along)  # axis a of the world is dimension 4 - a
 
 
 def _end(columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,12 +120,11 @@ class Profiles(nn.Module):
         self.profile = nn.ModuleList(nn.Linear(PROFILE_CHANNELS * side, width) for _ in PLANE_AXES)
 
     def forward(self, views: Views) -> tuple[Tensor, Tensor]:
-        volume = carve_grid(views, self.side)  # (B, 5, z, y, x): axis a of the world is dimension 4 - a
+        volume = carve_grid(views, self.side)
         planes = []
-        for layer, (across, down) in zip(self.profile, PLANE_AXES, strict=True):
-            (along,) = {0, 1, 2} - {across, down}
-            columns = volume.permute(0, 4 - down, 4 - across, 1, 4 - along).flatten(3)  # (B, height, width, 5 * side)
-            planes.append(F.gelu(layer(columns)))
+        for plane, layer in enumerate(self.profile):
+            profiles = _columns(volume, plane).movedim(1, 3).flatten(3)  # (B, height, width, 5 * side)
+            planes.append(F.gelu(layer(profiles)))
         features = torch.stack(planes, dim=1).movedim(-1, 2)
         return features, torch.stack([extents(volume, plane) for plane in range(3)], dim=1)
 
