@@ -14,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 2**26  # 8192 x 8192, of one picture
 NEAR_WHITE = 245  # of 255, in all three channels: white that JPEG has touched
+EDGE = 1.5  # pixels: how far white reaches into an object's outline
+MIXED = 0.06  # of 1, in each channel: how far a mixture may be from what it is made of
 DEPTH_LEVELS = 65535
 
 Array = np.ndarray
@@ -44,10 +46,26 @@ def decode(data: bytes, mask: bytes | None, where: str) -> Picture:
         return Picture(rgb, np.minimum(own, cover), "mask")
     if transparent:
         return Picture(rgb, pixels[..., 3], "alpha")
-    flooded = _flood(rgb)
-    if flooded is None:
+    cut = matte(rgb.astype(np.float32) / 255)
+    if cut is None:
         return Picture(rgb, np.full(rgb.shape[:2], 255, np.uint8), "none")
-    return Picture(rgb, flooded, "white")
+    return Picture(_levels(cut[0]), _levels(cut[1]), "white")
+
+
+def matte(rgb: Array) -> tuple[Array, Array] | None:
+    """Straight colours (H, W, 3) and alpha (H, W) of an object on white, from float32 rgb (H, W, 3) in [0, 1].
+
+    Near-white pixels that touch the border through other near-white pixels are background; None if such pixels make
+    up less than half of the border. White parts inside the object stay. Object pixels at the edge are taken for
+    mixtures of white with the colour of the nearest pixel behind the edge, where their own colour is such a mixture,
+    and are as opaque as its share. Put back over white, the cut gives the picture that it came from.
+    """
+    outside = _flood(rgb)
+    if outside is None:
+        return None
+    alpha = np.where(outside, 0, _opacity(rgb, outside)).astype(np.float32)
+    straight = 1 - (1 - rgb) / np.maximum(alpha, 1e-6)[..., None]
+    return np.where(outside[..., None], rgb, straight.clip(0, 1)).astype(np.float32), alpha
 
 
 def encode(rgb: Array, alpha: Array) -> bytes:
@@ -122,17 +140,32 @@ def _mask(data: bytes, size: tuple[int, int], where: str) -> Array:
 
 
 def _flood(rgb: Array) -> Array | None:
-    """Alpha (H, W), 0 where near-white reaches the border; None if less than half of the border is near-white."""
+    """Where near-white reaches the border, (H, W) bool; None if less than half of the border is near-white."""
     from scipy import ndimage
 
-    white = rgb.min(axis=-1) >= NEAR_WHITE
+    white = rgb.min(axis=-1) >= (NEAR_WHITE - 0.5) / 255
     edge = np.zeros_like(white)
     edge[[0, -1], :] = edge[:, [0, -1]] = True
     if white[edge].mean() < 0.5:
         return None
     regions, _ = ndimage.label(white)
-    outside = np.isin(regions, np.unique(regions[edge & white]))
-    return np.where(outside, 0, 255).astype(np.uint8)
+    return np.isin(regions, np.unique(regions[edge & white]))
+
+
+def _opacity(rgb: Array, outside: Array) -> Array:
+    """How opaque each pixel (H, W) of the object is: 1 but at its edge, where colours are mixed with white."""
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(~outside)
+    edge = ~outside & (depth <= EDGE)
+    behind, nearest = ndimage.distance_transform_edt(depth <= EDGE, return_indices=True)
+    edge &= behind <= EDGE  # nothing lies behind the edge of what is thin
+    color, pure = 1 - rgb[edge], 1 - rgb[nearest[0], nearest[1]][edge]  # as differences from white
+    share = ((color * pure).sum(-1) / np.maximum((pure**2).sum(-1), 1e-3)).clip(0, 1)
+    mixed = np.abs(color - share[:, None] * pure).max(-1) < MIXED
+    opacity = np.ones(outside.shape, np.float32)
+    opacity[edge] = np.where(mixed, np.maximum(share, color.max(-1)), 1)  # no colour is darker than black
+    return opacity
 
 
 def _numpy(data: bytes, size: tuple[int, int], where: str) -> Array:
@@ -152,6 +185,10 @@ def _numpy(data: bytes, size: tuple[int, int], where: str) -> Array:
 def _same_size(got: tuple[int, ...], size: tuple[int, int], where: str) -> None:
     if tuple(got) != tuple(size):
         raise ValueError(f"{where} is {got[1]} x {got[0]} pixels, but its picture is {size[1]} x {size[0]}")
+
+
+def _levels(values: Array) -> Array:
+    return np.round(values * 255).astype(np.uint8)
 
 
 def _png(image: Image.Image) -> bytes:

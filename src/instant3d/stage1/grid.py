@@ -1,0 +1,54 @@
+"""Four views and the one picture that stage 1 draws them in. Knows nothing of how the picture came to be.
+
+The tiles are row-major, `0 1` above `2 3`, and tile k is seen from camera k of `cameras.structured()`: elevation 20,
+azimuths 45, 135, 225 and 315 degrees.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from instant3d.cameras import structured
+from instant3d.scenes import pictures
+from instant3d.views import Views
+
+SIDE = 2  # tiles along each side of the grid
+
+
+def pack(views: Tensor) -> Tensor:
+    """One picture (..., C, 2 S, 2 S) of four views (..., 4, C, S, S)."""
+    if views.dim() < 4 or views.shape[-4] != SIDE**2 or views.shape[-1] != views.shape[-2]:
+        raise ValueError(f"a grid is made of four square views (..., 4, C, S, S), got {tuple(views.shape)}")
+    *batch, _, channels, size, _ = views.shape
+    tiles = views.reshape(*batch, SIDE, SIDE, channels, size, size)
+    return tiles.movedim(-3, -5).movedim(-3, -2).reshape(*batch, channels, SIDE * size, SIDE * size)
+
+
+def unpack(grid: Tensor) -> Tensor:
+    """The four views (..., 4, C, S, S) of one picture (..., C, 2 S, 2 S)."""
+    if grid.dim() < 3 or grid.shape[-1] != grid.shape[-2] or grid.shape[-1] % SIDE:
+        raise ValueError(f"a grid of 2 x 2 views is square with an even side, got {tuple(grid.shape)}")
+    *batch, channels, side, _ = grid.shape
+    size = side // SIDE
+    tiles = grid.reshape(*batch, channels, SIDE, size, SIDE, size)
+    return tiles.movedim(-2, -3).movedim(-5, -3).reshape(*batch, SIDE**2, channels, size, size)
+
+
+def to_views(grid: Tensor) -> Views:
+    """The structured views (4,) in a picture (3, 2 S, 2 S) in [0, 1], their alpha cut from the white around the object.
+
+    How alpha is found is told in `scenes.pictures.matte`. A tile without a white border counts as object altogether.
+    """
+    tiles = unpack(grid.detach().cpu().float().clamp(0, 1))
+    rgb, alpha = zip(*map(_cut, tiles), strict=True)
+    return Views(torch.stack(rgb), torch.stack(alpha), structured())
+
+
+def _cut(tile: Tensor) -> tuple[Tensor, Tensor]:
+    """Straight colours (3, S, S) and alpha (1, S, S) of a tile (3, S, S)."""
+    cut = pictures.matte(tile.permute(1, 2, 0).numpy())
+    if cut is None:
+        return tile, torch.ones_like(tile[:1])
+    rgb, alpha = (torch.from_numpy(part) for part in cut)
+    return rgb.permute(2, 0, 1), alpha[None]
