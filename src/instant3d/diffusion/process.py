@@ -1,0 +1,57 @@
+"""The formulas of the diffusion process, each a function of abar, the share of signal left. Knows no network.
+
+x_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4); `kind` says what a network predicts: "epsilon",
+or "v_prediction", v = sqrt(abar) eps - sqrt(1 - abar) z (Salimans and Ho 2022, appendix D). `abar` is one number per
+sample, (B,), or has as many dimensions as the samples.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+KINDS = ("epsilon", "v_prediction")
+
+
+def noised(z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
+    """x_t (B, ...) of clean samples z and noise eps, both (B, ...)."""
+    signal, noise = _roots(abar, z)
+    return signal * z + noise * eps
+
+
+def target(kind: str, z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
+    """What a network of this kind is to answer when it is shown `noised(z, eps, abar)`."""
+    signal, noise = _roots(abar, z)
+    return eps if _known(kind) == "epsilon" else signal * eps - noise * z
+
+
+def clean(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
+    """The clean samples z that an answer stands for: the inverse of `target`."""
+    signal, noise = _roots(abar, x_t)
+    return (x_t - noise * output) / signal if _known(kind) == "epsilon" else signal * x_t - noise * output
+
+
+def min_snr_weight(kind: str, abar: Tensor, gamma: float) -> Tensor:
+    """Weight of each sample's loss, of abar's shape (Hang et al. 2023, section 3.4), with SNR = abar / (1 - abar).
+
+    min(SNR, gamma) weighs the error of z. The error of eps is SNR, that of v is SNR + 1 times as large, so their
+    weights are divided by as much: min(SNR, gamma) / SNR and min(SNR, gamma) / (SNR + 1).
+    """
+    if gamma <= 0:
+        raise ValueError(f"the gamma of min-SNR weighting must be above 0, got {gamma}; 5 is the paper's value")
+    noise = 1 - abar
+    # multiplied through by 1 - abar, which keeps both finite at abar = 1 (no noise) and abar = 0 (no signal)
+    if _known(kind) == "epsilon":
+        return (gamma * noise / abar).clamp(max=1.0)
+    return abar.minimum(gamma * noise)
+
+
+def _roots(abar: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(abar) and sqrt(1 - abar), shaped to multiply `like`, in its type."""
+    shaped = abar.reshape(abar.shape + (1,) * (like.dim() - abar.dim())).to(like.device)
+    return shaped.sqrt().to(like.dtype), (1 - shaped).sqrt().to(like.dtype)
+
+
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"a network predicts one of {', '.join(KINDS)}, not {kind!r}; set prediction_type to one")
+    return kind
