@@ -14,8 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 2**26  # 8192 x 8192, of one picture
 NEAR_WHITE = 245  # of 255, in all three channels: white that JPEG has touched
-EDGE = 1.5  # pixels: how far white reaches into an object's outline
-MIXED = 0.06  # of 1, in each channel: how far a mixture may be from what it is made of
+EDGE = 2.3  # pixels: how far white is mixed into an object at its outline
+MIXED = 0.12  # of 1, in each channel: how far a colour may be from the mixture that it is taken for
 DEPTH_LEVELS = 65535
 
 Array = np.ndarray

@@ -1,0 +1,220 @@
+"""From prompts to grids of four views: text embeddings, guided denoising from a blob, decoding.
+
+Knows the parts of an SDXL and one number a grid, its seed; a grid depends on its own prompt and seed alone, not on
+what is drawn beside it. Knows nothing of cameras or of what becomes of the grids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instant3d.diffusion.components import Components, schedule
+from instant3d.diffusion.text import TextEmbedding, encode
+from instant3d.nerf.frozen import fast_dtype
+from instant3d.stage1.blob import Start, start_image, start_latents
+
+OnStep = Callable[[int, int], object]  # told how many steps are done, of how many
+
+# What sampling asks of any noise schedule: to begin at its noisiest step (Lin et al. 2024, section 3.3), to end at
+# clean latents, and not to clip these as if they were pixels.
+SETTINGS = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How grids are drawn.
+
+    guidance         1 follows the prompt alone; above, away from the negative prompt too, at twice the work
+    rescale          0 to 1: how far guidance may not change the spread of the network's answers
+    start, sigma     see `blob.start_image`
+    start_timestep   how much noise covers the start, as one of training's timesteps; by default the most there is
+    """
+
+    steps: int = 30
+    guidance: float = 5.0
+    rescale: float = 0.0
+    sampler: str = "euler"
+    start: Start = "blob"
+    sigma: float = 0.1
+    start_timestep: int | None = None
+
+
+class GridSampler:
+    """Draws grids with the parts of an SDXL fine-tuned for them.
+
+    at_once   grids that are denoised together; more prompts are drawn in turns. All by default
+    """
+
+    def __init__(self, components: Components, *, at_once: int | None = None) -> None:
+        if at_once is not None and at_once < 1:
+            raise ValueError(f"at least one grid is drawn at a time, got at_once={at_once}")
+        self.components, self.at_once = components, at_once
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        *,
+        sampling: Sampling = Sampling(),
+        seeds: Sequence[int] | None = None,
+        negative: str | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Grids (B, 3, H, W) in [0, 1], one a prompt; seeds count from 0 by default.
+
+        For several seeds of one prompt, repeat it: equal prompts are encoded once.
+        """
+        text, nothing = self.encode(prompts, negative)
+        seeds = range(len(prompts)) if seeds is None else seeds
+        return self.decode(self.denoise(text, nothing, sampling=sampling, seeds=seeds, on_step=on_step))
+
+    def encode(self, prompts: Sequence[str], negative: str | None = None) -> tuple[TextEmbedding, TextEmbedding]:
+        """What the prompts (B) say, and what the negative prompt says, as often; nothing if there is none."""
+        unique = list(dict.fromkeys(prompts))
+        text = encode(self.components, unique)[[unique.index(prompt) for prompt in prompts]]
+        if negative is None:
+            return text, TextEmbedding.nothing_like(text)
+        return text, encode(self.components, [negative])[[0] * len(prompts)]
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        text: TextEmbedding,
+        negative: TextEmbedding,
+        *,
+        sampling: Sampling = Sampling(),
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Clean latents (B, C, h, w) in float32, as the UNet knows them: times the VAE's scaling factor."""
+        _check(sampling, len(text.tokens), seeds)
+        at_once = self.at_once or len(seeds)
+        turns = [slice(k, k + at_once) for k in range(0, len(seeds), at_once)]
+        total = len(turns) * sampling.steps
+        done = 0
+
+        def step_done() -> None:
+            nonlocal done
+            done += 1
+            if on_step is not None:
+                on_step(done, total)
+
+        parts = [self._denoise(text[some], negative[some], sampling, seeds[some], step_done) for some in turns]
+        return torch.cat(parts)
+
+    def start(self, scheduler: Any, sampling: Sampling, seeds: Sequence[int]) -> Tensor:
+        """The state (B, C, h, w) that sampling begins with, one generator a grid."""
+        unet = self.components.unet
+        shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        # drawn on the CPU, whose generators give the same numbers on every machine
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        image = start_image(sampling.start, self.components.grid_size, sampling.sigma)
+        clean = None if image is None else self._latents(image)
+        return start_latents(clean, noise.to(unet.device), scheduler)
+
+    def scheduler(self, sampling: Sampling) -> Any:
+        """The sampler with its timesteps set.
+
+        A start below the terminal timestep cuts the noise schedule off there, so that any sampler's timesteps begin
+        at it and are spread evenly over what is left.
+        """
+        scheduler = schedule({**self.components.scheduler.config, **SETTINGS}, sampling.sampler)
+        count, first = scheduler.config.num_train_timesteps, sampling.start_timestep
+        if first is not None and not 0 <= first < count:
+            raise ValueError(f"training had timesteps 0 to {count - 1}; a start at {first} is none of them")
+        if first is not None and first < count - 1:
+            shorter = {"num_train_timesteps": first + 1, "trained_betas": scheduler.betas[: first + 1].tolist()}
+            scheduler = schedule({**scheduler.config, **shorter, "rescale_betas_zero_snr": False}, sampling.sampler)
+        if sampling.steps > scheduler.config.num_train_timesteps:
+            raise ValueError(
+                f"{sampling.steps} steps do not fit into {scheduler.config.num_train_timesteps} timesteps; ask for fewer"
+            )
+        scheduler.set_timesteps(sampling.steps, device=self.components.unet.device)
+        return scheduler
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Grids (B, 3, H, W) in [0, 1] from latents, one at a time: a full-size grid takes gigabytes."""
+        vae = self._vae()
+        raw = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
+        grids = torch.cat([vae.decode(one, return_dict=False)[0] for one in raw.split(1)])
+        return (grids.float() / 2 + 0.5).clamp(0, 1)
+
+    def _latents(self, image: Tensor) -> Tensor:
+        """The most likely latents (C, h, w) of a grid (3, H, W), on the UNet's device."""
+        vae = self._vae()
+        pixels = (2 * image - 1)[None].to(vae.device, vae.dtype)
+        mode = vae.encode(pixels).latent_dist.mode()[0].float()
+        return (mode * vae.config.scaling_factor).to(self.components.unet.device)
+
+    def _vae(self) -> Any:
+        """The VAE, in float32 if it asks for it: SDXL's own overflows in half precision."""
+        vae = self.components.vae
+        return vae.float() if vae.config.force_upcast else vae
+
+    def _denoise(
+        self,
+        text: TextEmbedding,
+        negative: TextEmbedding,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        step_done: Callable[[], None],
+    ) -> Tensor:
+        scheduler = self.scheduler(sampling)
+        latents = self.start(scheduler, sampling, seeds)
+        guided = sampling.guidance != 1
+        told = TextEmbedding.cat([negative, text]) if guided else text
+        for timestep in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(latents, timestep)
+            answer = self._predict(torch.cat([scaled, scaled]) if guided else scaled, timestep, told)
+            if guided:
+                answer = guide(*answer.chunk(2), sampling.guidance, sampling.rescale)
+            latents = scheduler.step(answer, timestep, latents, return_dict=False)[0]
+            step_done()
+        return latents
+
+    def _predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding) -> Tensor:
+        """The UNet's answer (B, C, h, w) in float32, told that the picture is an uncropped one of the grid's size."""
+        unet, size = self.components.unet, float(self.components.grid_size)
+        text = text.to(unet.device, unet.dtype)
+        sizes = text.pooled.new_tensor([size, size, 0.0, 0.0, size, size]).expand(len(latents), -1)
+        with torch.autocast(unet.device.type, torch.bfloat16, enabled=_half(unet)):
+            answer = unet(
+                latents.to(unet.dtype),
+                timestep,
+                encoder_hidden_states=text.tokens,
+                added_cond_kwargs={"text_embeds": text.pooled, "time_ids": sizes},
+                return_dict=False,
+            )[0]
+        return answer.float()
+
+
+def guide(away: Tensor, toward: Tensor, guidance: float, rescale: float = 0.0) -> Tensor:
+    """Classifier-free guidance of a network's answers (B, ...): away + w (toward - away).
+
+    `rescale` phi > 0 blends in the same answer with the spread that it had before (Lin et al. 2024, eqs. 14-16).
+    """
+    guided = away + guidance * (toward - away)
+    if rescale == 0:
+        return guided
+    dims = tuple(range(1, guided.dim()))
+    before, after = toward.std(dims, keepdim=True), guided.std(dims, keepdim=True)
+    return guided * (rescale * before / after + (1 - rescale))
+
+
+def _half(unet: Any) -> bool:
+    """bfloat16 products inside a float32 UNet, on processors that have them."""
+    return unet.device.type == "cpu" and unet.dtype == torch.float32 and fast_dtype() is torch.bfloat16
+
+
+def _check(sampling: Sampling, count: int, seeds: Sequence[int]) -> None:
+    if len(seeds) != count:
+        raise ValueError(f"each grid has its own seed, but {count} prompts came with {len(seeds)}; give as many")
+    if sampling.steps < 1:
+        raise ValueError(f"sampling takes at least one step, got {sampling.steps}")
+    if not 0 <= sampling.rescale <= 1:
+        raise ValueError(f"rescale is a share between 0 and 1, got {sampling.rescale}")
