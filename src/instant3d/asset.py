@@ -130,6 +130,7 @@ def decoder_settings(decoder: Decoder) -> dict[str, Any]:
         "activation": decoder.activation.__name__,
         "density": decoder.density_activation.__name__,
         "density_bias": decoder.density_bias,
+        "rgb_margin": decoder.rgb_margin,
     }
 
 

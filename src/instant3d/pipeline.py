@@ -7,6 +7,7 @@ asset.save("out")
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from instant3d.asset import Asset
 from instant3d.nerf.frozen import fast_dtype
 from instant3d.scenes import Scene
+from instant3d.stage2.inputs import fitted, unfamiliar
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
 
@@ -36,10 +38,16 @@ class ViewsTo3D:
         views = views.views if isinstance(views, Scene) else views
         if views.rgb.dim() != 4:
             raise ValueError(f"views of one object have the shape (V, 3, H, W), got {tuple(views.rgb.shape)}")
-        size = self.network.image_size
+        a = self.network.architecture
         if views.height != views.width:
-            raise ValueError(f"views are to be square, got {views.width} x {views.height}; read them with size={size}")
-        inputs = views.resized(size, size).to(self.device)[None]
+            raise ValueError(
+                f"views are to be square, got {views.width} x {views.height}; "
+                f"read them with size={a.image_size or views.height}"
+            )
+        strange = unfamiliar(views.cameras, a)
+        if strange:
+            warnings.warn(strange, stacklevel=2)
+        inputs = fitted(views, a).to(self.device)[None]
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             triplane = self.network.triplane(inputs)
         return Asset(
@@ -48,8 +56,11 @@ class ViewsTo3D:
 
     @property
     def _half(self) -> bool:
-        """bfloat16, as in training, where it is fast; processors that only emulate it are faster in float32."""
-        return self.device.type == "cuda" or fast_dtype() is torch.bfloat16
+        """bfloat16, as in training, where it is fast; not for weights that were stored in float32, to be exact.
+
+        Processors that only emulate it are faster in float32.
+        """
+        return not self.network.precise and (self.device.type == "cuda" or fast_dtype() is torch.bfloat16)
 
 
 def find_device(name: str) -> torch.device:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,14 +26,22 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, xformers: bool = Fal
 class Attention(nn.Module):
     """Multi-head attention of tokens to a context, or to themselves where none is given."""
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None, *, xformers: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        context_width: int | None = None,
+        *,
+        out_bias: bool = False,
+        xformers: bool = False,
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} cannot be shared by {heads} heads; choose a divisor")
         self.heads, self.xformers = heads, xformers
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(context_width or width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=out_bias)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
         """Tokens (B, N, width), context (B, M, context width) -> (B, N, width)."""
@@ -45,34 +56,81 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Linear, GELU, linear; four times as wide inside."""
+    """Linear, GELU, linear; four times as wide inside unless `inside` says otherwise."""
 
-    def __init__(self, width: int, ratio: int = 4) -> None:
-        super().__init__(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
+    def __init__(self, width: int, inside: int = 0) -> None:
+        inside = inside or 4 * width
+        super().__init__(nn.Linear(width, inside), nn.GELU(), nn.Linear(inside, width))
+
+
+class GatedFeedForward(nn.Module):
+    """A linear layer whose output is a value and its gate, and one back (GEGLU, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, inside: int = 0) -> None:
+        super().__init__()
+        inside = inside or 4 * width
+        self.widen = nn.Linear(width, 2 * inside)
+        self.narrow = nn.Linear(inside, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        value, gate = self.widen(tokens).chunk(2, dim=-1)
+        return self.narrow(value * F.gelu(gate))
 
 
 class Block(nn.Module):
     """Pre-norm residual block: attention to a context (if it has a width), to the tokens, feed-forward.
 
     The order is LRM's (arXiv 2311.04400, section 3.2): cross, self, feed-forward; attention has no biases.
+
+    self_first       attention to the tokens comes before that to the context
+    gated            GEGLU in place of GELU
+    feed_width       width inside the feed-forward; 0 is four times the width
+    out_bias         of the attentions' last layers
+    condition_width  if positive, each norm's output is scaled and shifted by a condition of that width
     """
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None, *, xformers: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        context_width: int | None = None,
+        *,
+        self_first: bool = False,
+        gated: bool = False,
+        feed_width: int = 0,
+        out_bias: bool = False,
+        epsilon: float = 1e-5,
+        condition_width: int = 0,
+        xformers: bool = False,
+    ) -> None:
         super().__init__()
+        self.self_first = self_first
         self.cross_norm = self.cross = None
         if context_width is not None:
-            self.cross_norm = nn.LayerNorm(width)
-            self.cross = Attention(width, heads, context_width, xformers=xformers)
-        self.self_norm = nn.LayerNorm(width)
-        self.self_attention = Attention(width, heads, xformers=xformers)
-        self.feed_norm = nn.LayerNorm(width)
-        self.feed = FeedForward(width)
+            self.cross_norm = nn.LayerNorm(width, epsilon)
+            self.cross = Attention(width, heads, context_width, out_bias=out_bias, xformers=xformers)
+        self.self_norm = nn.LayerNorm(width, epsilon)
+        self.self_attention = Attention(width, heads, out_bias=out_bias, xformers=xformers)
+        self.feed_norm = nn.LayerNorm(width, epsilon)
+        self.feed = (GatedFeedForward if gated else FeedForward)(width, feed_width)
+        self.modulation = Modulation(width, condition_width, parts=3) if condition_width else None
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, context: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, width), context (B, M, context width), condition (B, condition width) -> (B, N, width)."""
+        cross, own, feed = self._modulated(condition)
+        if self.self_first:
+            tokens = tokens + self.self_attention(own(self.self_norm(tokens)))
         if self.cross is not None and self.cross_norm is not None:
-            tokens = tokens + self.cross(self.cross_norm(tokens), context)
-        tokens = tokens + self.self_attention(self.self_norm(tokens))
-        return tokens + self.feed(self.feed_norm(tokens))
+            tokens = tokens + self.cross(cross(self.cross_norm(tokens)), context)
+        if not self.self_first:
+            tokens = tokens + self.self_attention(own(self.self_norm(tokens)))
+        return tokens + self.feed(feed(self.feed_norm(tokens)))
+
+    def _modulated(self, condition: Tensor | None) -> list[Callable[[Tensor], Tensor]]:
+        """What happens to the norms' outputs, in the order cross, self, feed-forward."""
+        if self.modulation is None or condition is None:
+            return [nn.Identity()] * 3
+        return [partial(modulate, shift=shift, scale=scale) for shift, scale in self.modulation(condition)]
 
 
 class Modulation(nn.Module):

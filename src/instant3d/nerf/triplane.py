@@ -103,6 +103,8 @@ class Decoder(nn.Module):
 
     layers            counts every linear layer, the last one (to 4 numbers) included
     density           softplus(raw + density_bias), or its exponential sibling
+    rgb_margin        how far colours may leave [0, 1] on either side, so that pure black and white are within reach
+                      (mip-NeRF)
     """
 
     def __init__(
@@ -113,11 +115,12 @@ class Decoder(nn.Module):
         activation: Literal["relu", "silu"] = "relu",
         density: Literal["softplus", "exp"] = "softplus",
         density_bias: float = -1.0,
+        rgb_margin: float = 0.001,
     ) -> None:
         super().__init__()
         if layers < 2:
             raise ValueError(f"a decoder needs at least 2 layers, got {layers}")
-        self.channels, self.density_bias = channels, density_bias
+        self.channels, self.density_bias, self.rgb_margin = channels, density_bias, rgb_margin
         self.first = nn.Linear(3 * channels, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 2))
         self.last = nn.Linear(width, 4)
@@ -149,10 +152,9 @@ class Decoder(nn.Module):
     def to_density(self, raw: Tensor) -> Tensor:
         return self.density_activation(raw.float() + self.density_bias)
 
-    @staticmethod
-    def to_rgb(raw: Tensor) -> Tensor:
-        """Sigmoid, widened by 0.1 % so that pure black and white are within reach (mip-NeRF)."""
-        return torch.sigmoid(raw.float()) * 1.002 - 0.001
+    def to_rgb(self, raw: Tensor) -> Tensor:
+        """Sigmoid, widened by the margin."""
+        return torch.sigmoid(raw.float()) * (1 + 2 * self.rgb_margin) - self.rgb_margin
 
 
 class TriplaneField:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.transformer import Block, Modulation, modulate
@@ -14,6 +17,8 @@ from instant3d.views import Views
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CAMERA_NUMBERS = 16
+
+Pairs = list[tuple[Tensor, Tensor]]  # of shift and scale
 
 
 def camera_vector(cameras: Cameras) -> Tensor:
@@ -24,17 +29,32 @@ def camera_vector(cameras: Cameras) -> Tensor:
     return torch.cat([cameras.cam_to_world[..., :3, :].flatten(-2), cameras.intrinsics], dim=-1)
 
 
+def camera_embedding(width: int) -> nn.Sequential:
+    """The camera's sixteen numbers as one vector."""
+    return nn.Sequential(nn.Linear(CAMERA_NUMBERS, width), nn.SiLU(), nn.Linear(width, width))
+
+
 class DinoEncoder(nn.Module):
     """DINO ViT-B/16 whose every layer norm is scaled and shifted by the view's camera (arXiv 2311.06214, section 3.2).
 
     Modules and weights are timm's; the loop over blocks is ours, for timm's has no place for a camera. The modulation
     starts at zero, so at first the tokens are exactly timm's. Each view is encoded alone; class tokens stay in.
+
+    camera_width  of the camera's embedding; 0 is the encoder's, None knows no camera
+    positions     how the learned table of positions is resized (see `Architecture.positions`)
+    background    grey that pictures are laid on
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, *, pretrained: bool = False, model: str = "vit_base_patch16_224.dino", **vit: Any) -> None:
+    def __init__(
+        self,
+        *,
+        pretrained: bool = False,
+        model: str = "vit_base_patch16_224.dino",
+        camera_width: int | None = 0,
+        positions: Literal["antialiased", "dino"] = "antialiased",
+        background: float = 1.0,
+        **vit: Any,
+    ) -> None:
         super().__init__()
         import timm
 
@@ -43,32 +63,74 @@ class DinoEncoder(nn.Module):
         )
         self.width: int = self.vit.embed_dim
         self.patch: int = self.vit.patch_embed.patch_size[0]
-        self.camera = nn.Sequential(nn.Linear(CAMERA_NUMBERS, self.width), nn.SiLU(), nn.Linear(self.width, self.width))
-        self.modulations = nn.ModuleList(Modulation(self.width, self.width, parts=2) for _ in self.vit.blocks)
+        self.positions, self.background = positions, background
+        self.camera = self.modulations = None
+        if camera_width is not None:
+            camera_width = camera_width or self.width
+            self.camera = camera_embedding(camera_width)
+            self.modulations = nn.ModuleList(Modulation(self.width, camera_width, parts=2) for _ in self.vit.blocks)
         self.checkpointing = False
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, views: Views) -> Tensor:
         """Views (B, V, ...) -> tokens (B, V * (1 + H / 16 * W / 16), width), in the order of the views."""
         check_patches(views, self.patch)
-        images = ((views.on(1.0) - self.mean) / self.std).flatten(0, 1)
-        camera = self.camera(camera_vector(views.cameras).flatten(0, 1).to(images.dtype))
-        tokens = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
-        for block, modulation in zip(self.vit.blocks, self.modulations, strict=True):
+        images = normalized(views.on(self.background)).flatten(0, 1)
+        tokens = self.vit.norm_pre(self._placed(self.vit.patch_embed(images)))
+        for block, modulation in zip(self.vit.blocks, self._modulations(views, images.dtype), strict=True):
             if self.checkpointing and torch.is_grad_enabled():
-                tokens = torch.utils.checkpoint.checkpoint(
-                    self._block, block, modulation, tokens, camera, use_reentrant=False
-                )
+                tokens = torch.utils.checkpoint.checkpoint(self._block, block, tokens, modulation, use_reentrant=False)
             else:
-                tokens = self._block(block, modulation, tokens, camera)
-        return self.vit.norm(tokens).unflatten(0, views.cameras.shape).flatten(1, 2)
+                tokens = self._block(block, tokens, modulation)
+        tokens, registers = self.vit.norm(tokens), self.vit.num_reg_tokens
+        if registers:
+            tokens = torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1)
+        return tokens.unflatten(0, views.cameras.shape).flatten(1, 2)
+
+    def _modulations(self, views: Views, dtype: torch.dtype) -> Sequence[Pairs | None]:
+        """What each block's two norms are shifted and scaled by."""
+        if self.camera is None or self.modulations is None:
+            return [None] * len(self.vit.blocks)
+        camera = self.camera(camera_vector(views.cameras).flatten(0, 1).to(dtype))
+        return [modulation(camera) for modulation in self.modulations]
+
+    def _placed(self, patches: Tensor) -> Tensor:
+        """Patches (B, H, W, width) with positions added and class (and register) tokens before them."""
+        table, vit = self.vit.pos_embed, self.vit
+        fits = table.shape[1] - (0 if vit.no_embed_class else 1) == patches.shape[1] * patches.shape[2]
+        if self.positions == "antialiased" or (fits and patches.shape[1] == patches.shape[2]):
+            return vit._pos_embed(patches)
+        positions = resized_positions(table[:, 1:], patches.shape[1], patches.shape[2])
+        class_token = (vit.cls_token + table[:, :1]).expand(len(patches), -1, -1)
+        return torch.cat([class_token, patches.flatten(1, 2) + positions], dim=1)
 
     @staticmethod
-    def _block(block: Any, modulation: nn.Module, tokens: Tensor, camera: Tensor) -> Tensor:
-        (shift1, scale1), (shift2, scale2) = modulation(camera)
-        tokens = tokens + block.drop_path1(block.ls1(block.attn(modulate(block.norm1(tokens), shift1, scale1))))
-        return tokens + block.drop_path2(block.ls2(block.mlp(modulate(block.norm2(tokens), shift2, scale2))))
+    def _block(block: Any, tokens: Tensor, modulation: Pairs | None) -> Tensor:
+        first, second = (None, None) if modulation is None else modulation
+
+        def normed(norm: nn.Module, pair: tuple[Tensor, Tensor] | None) -> Tensor:
+            return norm(tokens) if pair is None else modulate(norm(tokens), *pair)
+
+        tokens = tokens + block.drop_path1(block.ls1(block.attn(normed(block.norm1, first))))
+        return tokens + block.drop_path2(block.ls2(block.mlp(normed(block.norm2, second))))
+
+
+def normalized(images: Tensor) -> Tensor:
+    """Pictures (..., 3, H, W) in [0, 1] by ImageNet's statistics."""
+    mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def resized_positions(table: Tensor, height: int, width: int) -> Tensor:
+    """A square table (1, side^2, C) at height x width places, as DINO's first code did it: (1, height * width, C).
+
+    It adds 0.1 to the wanted number of places, to be safe from rounding, and so samples the table a little more
+    densely than at even steps; weights trained with that want it again.
+    """
+    side = math.isqrt(table.shape[1])
+    square = table.unflatten(1, (side, side)).movedim(-1, 1)
+    scale = ((height + 0.1) / side, (width + 0.1) / side)
+    resized = F.interpolate(square.float(), scale_factor=scale, mode="bicubic", align_corners=False)
+    return resized.flatten(2).transpose(1, 2).to(table.dtype)
 
 
 class PluckerEncoder(nn.Module):

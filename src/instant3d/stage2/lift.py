@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from instant3d.cameras import Cameras
 from instant3d.nerf.hull import look_up
 from instant3d.nerf.triplane import PLANE_AXES
+from instant3d.stage2.architecture import EXTENT_CHANNELS
 from instant3d.views import Views
 
 PROFILE_CHANNELS = 5  # occupancy, facing colour, disagreement of the views
-EXTENT_CHANNELS = 11
 
 
 @torch.no_grad()

@@ -3,92 +3,69 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
-from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder
-from instant3d.stage2.lift import EXTENT_CHANNELS, Hourglass
+from instant3d.stage2.architecture import Architecture, read_architecture
+from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
+from instant3d.stage2.lift import Hourglass
 from instant3d.transformer import Block
 from instant3d.views import Views
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Everything that fixes the network's shape; the defaults are the paper's (arXiv 2311.06214, section 3.2, app. A).
+class Bypass(nn.Module):
+    """What leads tokens into a transformer and out of it beside a way around it, as in latent diffusion's networks."""
 
-    A checkpoint folder holds it as `config.json` beside `model.safetensors`.
-    """
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(32, width, eps=1e-6)
+        self.inward = nn.Linear(width, width)
+        self.outward = nn.Linear(width, width)
 
-    image_size: int = 512
-    encoder: Literal["dino", "plucker"] = "dino"
-    encoder_width: int = 768
-    encoder_depth: int = 12
-    encoder_heads: int = 12
-    patch: int = 16
-    width: int = 1024
-    depth: int = 16
-    heads: int = 16
-    token_side: int = 32
-    plane_side: int = 64
-    channels: int = 80
-    decoder_width: int = 64
-    decoder_layers: int = 10
-    density: Literal["softplus", "exp"] = "softplus"
-    lift_side: int = 0
-    """Points along each axis of the carved grid that is fed in beside the views; 0, the paper's way, is none."""
-    lift_width: int = 64
-    xformers: bool = False
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, width), normalised over all places and the channels of a group, as the transformer's input."""
+        return self.inward(self.norm(tokens.transpose(1, 2)).transpose(1, 2))
 
-    def __post_init__(self) -> None:
-        if self.plane_side % self.token_side:
-            raise ValueError(
-                f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple"
-            )
-        if self.lift_side and (self.lift_side, self.plane_side) != (4 * self.token_side, 4 * self.token_side):
-            raise ValueError(
-                f"lifting needs lift_side = plane_side = 4 x token_side, got {self.lift_side}, {self.plane_side} "
-                f"and {self.token_side}"
-            )
-        if self.lift_side and self.channels < EXTENT_CHANNELS:
-            raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
-
-    @classmethod
-    def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
-        """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
-        known = {field.name: field.type for field in fields(cls)}
-        unknown = sorted(set(numbers) - set(known))
-        if unknown:
-            raise ValueError(f"{source} describes another architecture: unknown {', '.join(unknown)}")
-        for name, value in numbers.items():
-            wanted = {"int": int, "bool": bool}.get(str(known[name]), str)
-            if type(value) is not wanted:
-                raise ValueError(f"{source}: {name} must be {wanted.__name__}, got {value!r}")
-        return cls(**numbers)
+    def leave(self, tokens: Tensor, start: Tensor) -> Tensor:
+        return self.outward(tokens) + start
 
 
 class Reconstructor(nn.Module):
-    """Image encoder -> triplane transformer -> upsampler -> `TriplaneField`, for any number of views."""
+    """Image encoder -> triplane transformer -> upsampler -> `TriplaneField`, for any number of views.
 
-    def __init__(self, architecture: Architecture = Architecture(), *, pretrained_encoder: bool = False) -> None:
+    `precise` tells that its weights were stored in float32, so whoever uses it should compute in float32 too.
+    """
+
+    def __init__(self, architecture: Architecture = Architecture(), *, pretrained_encoder: bool = False) -> None:  # noqa: B008
         super().__init__()
         self.architecture = a = architecture
         self.encoder = make_encoder(a, pretrained_encoder)
+        self.camera = camera_embedding(a.camera_width or a.width) if a.camera == "decoder" else None
         self.tokens = nn.Parameter(torch.randn(1, 3 * a.token_side**2, a.width) / a.width**0.5)
-        self.blocks = nn.ModuleList(
-            Block(a.width, a.heads, self.encoder.width, xformers=a.xformers) for _ in range(a.depth)
-        )
-        self.norm = nn.LayerNorm(a.width)
+        self.blocks = nn.ModuleList(make_block(a, self.encoder.width) for _ in range(a.depth))
+        self.bypass = Bypass(a.width) if a.bypass else None
+        self.norm = nn.Identity() if a.bypass else nn.LayerNorm(a.width, a.last_epsilon)
         factor = a.plane_side // a.token_side
         # a transposed convolution whose kernel is its stride is a linear layer and a pixel shuffle
         self.upsample = None if a.lift_side else nn.ConvTranspose2d(a.width, a.channels, factor, factor)
         self.lift = Hourglass(a.lift_width, a.lift_side, a.width, a.channels) if a.lift_side else None
-        self.decoder = Decoder(a.channels, a.decoder_width, a.decoder_layers, density=a.density)
+        self.decoder = Decoder(
+            a.channels,
+            a.decoder_width,
+            a.decoder_layers,
+            activation=a.decoder_activation,
+            density=a.density,
+            rgb_margin=a.rgb_margin,
+        )
         self.checkpointing = False
+        self.precise = False
 
     @property
     def image_size(self) -> int:
@@ -105,28 +82,49 @@ class Reconstructor(nn.Module):
                 f"the network takes views of shape (B, V), got {tuple(views.cameras.shape)}; "
                 "add a batch dimension with [None]"
             )
+        if self.architecture.assumed_camera is not None and views.cameras.shape[1] != 1:
+            raise ValueError(
+                f"this checkpoint makes an object of one picture, got {views.cameras.shape[1]}; choose one of them"
+            )
         context = self.encoder(views)
+        condition = None
+        if self.camera is not None:
+            condition = self.camera(camera_vector(views.cameras)[:, 0].to(context.dtype))
         tokens = self.tokens.expand(len(context), -1, -1)
         maps: list[Tensor] = []
         if self.lift is not None:
             lifted, maps = self.lift.descend(views)
             tokens = tokens + lifted
-        for block in self.blocks:
-            if self.checkpointing and torch.is_grad_enabled():
-                tokens = torch.utils.checkpoint.checkpoint(block, tokens, context, use_reentrant=False)
-            else:
-                tokens = block(tokens, context)
-        tokens = self.norm(tokens)
+        tokens = self._transformed(tokens, context, condition)
         if self.lift is not None:
             planes = self.lift.ascend(tokens, maps)
         else:
             planes = cast(nn.Module, self.upsample)(self._maps(tokens))
-        return Triplane(planes.unflatten(0, (-1, 3)))
+        return Triplane(self._ordered(planes.unflatten(0, (-1, 3))))
+
+    def _transformed(self, tokens: Tensor, context: Tensor, condition: Tensor | None) -> Tensor:
+        start = tokens
+        if self.bypass is not None:
+            tokens = self.bypass.enter(tokens)
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = torch.utils.checkpoint.checkpoint(block, tokens, context, condition, use_reentrant=False)
+            else:
+                tokens = block(tokens, context, condition)
+        if self.bypass is not None:
+            return self.bypass.leave(tokens, start)
+        return self.norm(tokens)
 
     def _maps(self, tokens: Tensor) -> Tensor:
         """Tokens (B, 3 * side * side, width), ordered plane, row, column -> (B * 3, width, side, side)."""
         side = self.architecture.token_side
         return tokens.unflatten(1, (3, side, side)).flatten(0, 1).movedim(-1, 1).contiguous()
+
+    def _ordered(self, planes: Tensor) -> Tensor:
+        """Planes (B, 3, C, P, P) of the tokens' order as xy, xz, yz."""
+        if self.architecture.plane_order == "xy xz yz":
+            return planes
+        return torch.cat([planes[:, :2], planes[:, 2:].mT], dim=1)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write `config.json` and `model.safetensors`."""
@@ -147,7 +145,8 @@ class Reconstructor(nn.Module):
         from safetensors.torch import load_file
 
         folder = locate(source)
-        network = cls(read_architecture(folder / "config.json"))
+        with torch.device("meta"):  # what is loaded below needs no start values
+            network = cls(read_architecture(folder / "config.json"))
         try:
             weights = load_file(folder / "model.safetensors")
         except SafetensorError as error:
@@ -164,7 +163,8 @@ class Reconstructor(nn.Module):
                 f"{len(extra)} unexpected, {len(other)} of another shape "
                 f"(such as {', '.join((missing + extra + other)[:3])})"
             )
-        network.load_state_dict({key: value.float() for key, value in weights.items()})
+        network.precise = all(value.dtype == torch.float32 for value in weights.values())
+        network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
         return network.eval()
 
 
@@ -176,26 +176,36 @@ def make_encoder(a: Architecture, pretrained: bool = False) -> DinoEncoder | Plu
         "depth": a.encoder_depth,
         "num_heads": a.encoder_heads,
         "patch_size": a.patch,
+        "norm_layer": partial(nn.LayerNorm, eps=a.encoder_epsilon),
     }
-    return DinoEncoder(pretrained=pretrained, **sizes)
+    if a.encoder_feed:
+        sizes["mlp_ratio"] = (a.encoder_feed + 0.5) / a.encoder_width  # timm takes the whole part of the product
+    if a.position_side:
+        sizes["img_size"] = a.position_side * a.patch
+    if a.registers:
+        sizes |= {"reg_tokens": a.registers, "no_embed_class": True}  # tokens without a place have no position
+    return DinoEncoder(
+        pretrained=pretrained,
+        camera_width=a.camera_width if a.camera == "encoder" else None,
+        positions=a.positions,
+        background=a.background,
+        **sizes,
+    )
 
 
-def read_architecture(path: Path) -> Architecture:
-    """The architecture in a checkpoint's `config.json`."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.parent} has no {path.name}; is it a checkpoint folder (config.json and model.safetensors)?"
-        )
-    try:
-        numbers = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    kind = numbers.pop("model", None) if isinstance(numbers, dict) else None
-    if kind != "stage2":
-        raise ValueError(
-            f"{path} describes a {kind or 'nameless'} model, not a stage2 reconstructor; give another checkpoint"
-        )
-    return Architecture.from_dict(numbers, path)
+def make_block(a: Architecture, context_width: int) -> Block:
+    return Block(
+        a.width,
+        a.heads,
+        context_width,
+        self_first=a.self_first,
+        gated=a.gated,
+        feed_width=a.feed,
+        out_bias=a.out_bias,
+        epsilon=a.epsilon,
+        condition_width=(a.camera_width or a.width) if a.camera == "decoder" else 0,
+        xformers=a.xformers,
+    )
 
 
 def locate(source: str | Path) -> Path:
@@ -206,6 +216,11 @@ def locate(source: str | Path) -> Path:
     parts = str(source).split("/")
     if len(parts) != 2 or str(source).startswith((".", "/", "~")) or parts[0] == "checkpoints":
         raise FileNotFoundError(f"{source} is neither a checkpoint folder nor a Hub id such as owner/name")
+    return download(str(source), ["config.json", "model.safetensors"])
+
+
+def download(name: str, patterns: Sequence[str]) -> Path:
+    """The files of a Hub repository that match `patterns`, as a local folder; the one door to the Hub."""
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(str(source), allow_patterns=["config.json", "model.safetensors"]))
+    return Path(snapshot_download(name, allow_patterns=list(patterns)))

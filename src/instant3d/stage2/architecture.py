@@ -1,0 +1,146 @@
+"""The numbers that fix a reconstructor, and the file they are kept in. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+EXTENT_CHANNELS = 11  # that the carved grid writes into the planes
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that fixes the network's shape; the defaults are the paper's (arXiv 2311.06214, section 3.2, app. A).
+
+    A checkpoint folder holds it as `config.json` beside `model.safetensors`. What is 0 or None where that makes no
+    sense as a number says "as usual", which is told beside it.
+    """
+
+    image_size: int = 512
+    """Pixels a side of the pictures it was taught with; 0 takes pictures as they come."""
+    encoder: Literal["dino", "plucker"] = "dino"
+    encoder_width: int = 768
+    encoder_depth: int = 12
+    encoder_heads: int = 12
+    patch: int = 16
+    width: int = 1024
+    depth: int = 16
+    heads: int = 16
+    token_side: int = 32
+    plane_side: int = 64
+    channels: int = 80
+    decoder_width: int = 64
+    decoder_layers: int = 10
+    density: Literal["softplus", "exp"] = "softplus"
+    lift_side: int = 0
+    """Points along each axis of the carved grid that is fed in beside the views; 0, the paper's way, is none."""
+    lift_width: int = 64
+    xformers: bool = False
+
+    # a DINO encoder's variants
+    encoder_feed: int = 0
+    """Width inside its feed-forward layers; 0 is four times its own."""
+    encoder_epsilon: float = 1e-6
+    registers: int = 0
+    """Tokens without a place, which take part and are not handed on (arXiv 2309.16588)."""
+    position_side: int = 0
+    """Positions along each side of its learned table; 0 is as many as 224 pixels have patches."""
+    positions: Literal["antialiased", "dino"] = "antialiased"
+    """How the table is resized: as timm and DINOv2 do, or as DINO's first code, with its 0.1 added to the scale."""
+    background: float = 1.0
+    """The grey that pictures are laid on."""
+
+    # a triplane transformer's variants
+    camera: Literal["encoder", "decoder", "none"] = "encoder"
+    """Whose norms the camera modulates: DINO's, the triplane transformer's, or none (Pluecker patches need none)."""
+    camera_width: int = 0
+    """Of the camera's embedding; 0 is that of what it modulates."""
+    feed: int = 0
+    """Width inside the feed-forward layers; 0 is four times the width."""
+    gated: bool = False
+    self_first: bool = False
+    out_bias: bool = False
+    epsilon: float = 1e-5
+    last_epsilon: float = 1e-5
+    bypass: bool = False
+    """Tokens pass by the transformer too: group norm and a linear layer lead in, a linear layer and a sum lead out."""
+    plane_order: Literal["xy xz yz", "xy xz zy"] = "xy xz yz"
+    """Along which axes the tokens' columns and rows run; planes themselves are always xy, xz, yz."""
+    decoder_activation: Literal["relu", "silu"] = "relu"
+    rgb_margin: float = 0.001
+
+    # what it was taught with, for those who prepare its pictures
+    resize: Literal["bilinear", "bicubic", "bicubic_corners"] = "bilinear"
+    foreground: float = 0.0
+    """Share of the picture's side that the object fills; 0 is as it comes."""
+    assumed_camera: tuple[float, float, float, float] | None = None
+    """Azimuth, elevation (degrees), radius and field of view (degrees) of the one picture that it takes."""
+    known_elevations_deg: Span | None = None
+    known_radii: Span | None = None
+    known_fovs_deg: Span | None = None
+
+    def __post_init__(self) -> None:
+        if self.plane_side % self.token_side:
+            raise ValueError(
+                f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple"
+            )
+        if self.lift_side and (self.lift_side, self.plane_side) != (4 * self.token_side, 4 * self.token_side):
+            raise ValueError(
+                f"lifting needs lift_side = plane_side = 4 x token_side, got {self.lift_side}, {self.plane_side} "
+                f"and {self.token_side}"
+            )
+        if self.lift_side and self.channels < EXTENT_CHANNELS:
+            raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
+
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
+        """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
+        hints = get_type_hints(cls)
+        unknown = sorted(set(numbers) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"{source} describes another architecture: unknown {', '.join(unknown)}")
+        return cls(**{name: _checked(value, hints[name], f"{source}: {name}") for name, value in numbers.items()})
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The architecture in a checkpoint's `config.json`."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} has no {path.name}; is it a checkpoint folder (config.json and model.safetensors)?"
+        )
+    try:
+        numbers = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    kind = numbers.pop("model", None) if isinstance(numbers, dict) else None
+    if kind != "stage2":
+        foreign = " (a peer's weights are brought over by `instant3d convert`)" if kind is None else ""
+        raise ValueError(
+            f"{path} describes a {kind or 'nameless'} model, not a stage2 reconstructor; "
+            f"give another checkpoint{foreign}"
+        )
+    return Architecture.from_dict(numbers, path)
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """The value as the field wants it; JSON knows neither tuples nor the difference between 1 and 1.0."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{where} must be one of {', '.join(get_args(hint))}, got {value!r}")
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint in (int, bool, float):
+        if type(value) is not hint:
+            raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
+        return value
+    if value is None:
+        return None
+    count = len(get_args(get_args(hint)[0]))  # what is left are optional tuples of numbers
+    if not isinstance(value, list | tuple) or len(value) != count or any(type(v) not in (int, float) for v in value):
+        raise ValueError(f"{where} must be {count} numbers or null, got {value!r}")
+    return tuple(map(float, value))
