@@ -6,7 +6,7 @@ what is drawn beside it. Knows nothing of cameras or of what becomes of the grid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,15 @@ from instant3d.stage1.blob import Start, start_image, start_latents
 
 OnStep = Callable[[int, int], object]  # told how many steps are done, of how many
 
-# What sampling asks of any noise schedule: to begin at its noisiest step (Lin et al. 2024, section 3.3), to end at
-# clean latents, and not to clip these as if they were pixels.
-SETTINGS = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
+# Samplers as they are in the papers: latents are not clipped as if they were pixels, and sampling ends at clean ones.
+SETTINGS = {
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "final_sigmas_type": "zero",
+    "use_karras_sigmas": False,
+    "timestep_spacing": "trailing",
+}
+LEAST_SIGNAL = 2.0**-24  # abar of a "zero" terminal signal, of which Euler's scaling needs a trace
 
 
 @dataclass(frozen=True)
@@ -116,26 +122,6 @@ class GridSampler:
         clean = None if image is None else self._latents(image)
         return start_latents(clean, noise.to(unet.device), scheduler)
 
-    def scheduler(self, sampling: Sampling) -> Any:
-        """The sampler with its timesteps set.
-
-        A start below the terminal timestep cuts the noise schedule off there, so that any sampler's timesteps begin
-        at it and are spread evenly over what is left.
-        """
-        scheduler = schedule({**self.components.scheduler.config, **SETTINGS}, sampling.sampler)
-        count, first = scheduler.config.num_train_timesteps, sampling.start_timestep
-        if first is not None and not 0 <= first < count:
-            raise ValueError(f"training had timesteps 0 to {count - 1}; a start at {first} is none of them")
-        if first is not None and first < count - 1:
-            shorter = {"num_train_timesteps": first + 1, "trained_betas": scheduler.betas[: first + 1].tolist()}
-            scheduler = schedule({**scheduler.config, **shorter, "rescale_betas_zero_snr": False}, sampling.sampler)
-        if sampling.steps > scheduler.config.num_train_timesteps:
-            raise ValueError(
-                f"{sampling.steps} steps do not fit into {scheduler.config.num_train_timesteps} timesteps; ask for fewer"
-            )
-        scheduler.set_timesteps(sampling.steps, device=self.components.unet.device)
-        return scheduler
-
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Grids (B, 3, H, W) in [0, 1] from latents, one at a time: a full-size grid takes gigabytes."""
@@ -164,16 +150,17 @@ class GridSampler:
         seeds: Sequence[int],
         step_done: Callable[[], None],
     ) -> Tensor:
-        scheduler = self.scheduler(sampling)
+        scheduler, timesteps = spaced(self.components.scheduler.config, sampling)
         latents = self.start(scheduler, sampling, seeds)
         guided = sampling.guidance != 1
         told = TextEmbedding.cat([negative, text]) if guided else text
-        for timestep in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(latents, timestep)
+        for step, timestep in zip(scheduler.timesteps, timesteps.to(latents.device), strict=True):
+            scaled = scheduler.scale_model_input(latents, step)
             answer = self._predict(torch.cat([scaled, scaled]) if guided else scaled, timestep, told)
             if guided:
-                answer = guide(*answer.chunk(2), sampling.guidance, sampling.rescale)
-            latents = scheduler.step(answer, timestep, latents, return_dict=False)[0]
+                away, toward = answer.chunk(2)
+                answer = guide(away, toward, sampling.guidance, sampling.rescale)
+            latents = scheduler.step(answer, step, latents, return_dict=False)[0]
             step_done()
         return latents
 
@@ -191,6 +178,29 @@ class GridSampler:
                 return_dict=False,
             )[0]
         return answer.float()
+
+
+def spaced(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any, Tensor]:
+    """The sampler over only the noise levels that it visits, and training's timesteps (steps,) with these levels.
+
+    The timesteps begin at the start and are spread evenly over what is below ("trailing": Lin et al. 2024, section
+    3.3). Schedulers count from one of their own timesteps to the next by a fixed stride, which loses step where
+    `steps` does not divide, and cannot begin below their last; over a schedule of `steps` levels the stride is one.
+    """
+    levels = schedule({**config, **SETTINGS}, "ddim").alphas_cumprod.double()
+    first = len(levels) - 1 if sampling.start_timestep is None else sampling.start_timestep
+    if not 0 <= first < len(levels):
+        raise ValueError(f"training had timesteps 0 to {len(levels) - 1}; a start at {first} is none of them")
+    if sampling.steps > first + 1:
+        raise ValueError(f"{sampling.steps} steps do not fit into timesteps 0 to {first}; ask for fewer")
+    left = torch.arange(sampling.steps, 0, -1, dtype=torch.float64) / sampling.steps
+    timesteps = ((first + 1) * left).round().long() - 1
+    kept = levels[timesteps].clamp(min=LEAST_SIGNAL).flip(0)
+    betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
+    visited = {"num_train_timesteps": sampling.steps, "trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
+    scheduler = schedule({**config, **SETTINGS, **visited}, sampling.sampler)
+    scheduler.set_timesteps(sampling.steps)
+    return scheduler, timesteps
 
 
 def guide(away: Tensor, toward: Tensor, guidance: float, rescale: float = 0.0) -> Tensor:

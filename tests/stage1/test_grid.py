@@ -1,0 +1,131 @@
+"""Four views in one picture, and what of each tile is object."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from instant3d import scenes
+from instant3d.cameras import structured
+from instant3d.scenes import pictures
+from instant3d.stage1.grid import pack, to_views, unpack
+
+ROOT = Path(__file__).parents[2]
+
+
+def disc(size: int, color: tuple[float, float, float], radius: float = 0.3, fine: int = 8) -> tuple:
+    """A disc on white, its edge pixels averaged over `fine` x `fine` points: rgb (3, S, S) and true alpha (S, S)."""
+    line = (torch.arange(size * fine) + 0.5) / (size * fine) - 0.5
+    inside = (line[:, None] ** 2 + line**2 < radius**2).float()
+    alpha = inside.reshape(size, fine, size, fine).mean((1, 3))
+    return torch.tensor(color)[:, None, None] * alpha + (1 - alpha), alpha
+
+
+def test_tiles_lie_in_reading_order():
+    grid = pack(torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 3, 2, 2))
+    rows = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]])
+    assert torch.equal(grid, rows.float().expand(3, 4, 4))
+
+
+def test_tiles_are_neither_turned_nor_mirrored():
+    views = torch.rand(4, 3, 5, 5)
+    assert torch.equal(pack(views)[:, 5:, :5], views[2])
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_unpacking_undoes_packing(batch):
+    views = torch.rand(*batch, 4, 3, 6, 6)
+    assert torch.equal(unpack(pack(views)), views)
+    grid = torch.rand(*batch, 3, 8, 8)
+    assert torch.equal(pack(unpack(grid)), grid)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 4), (4, 3, 4, 5), (3, 4, 4)])
+def test_what_makes_no_grid_is_refused(shape):
+    with pytest.raises(ValueError, match="four square views"):
+        pack(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 5), (3, 4, 6), (4, 4)])
+def test_what_is_no_grid_is_refused(shape):
+    with pytest.raises(ValueError, match="even side"):
+        unpack(torch.zeros(shape))
+
+
+def test_each_view_is_seen_by_the_camera_of_its_tile():
+    """A ball off the axis, drawn by projection alone, is where its camera sees it."""
+    point, cameras = torch.tensor([[0.3, -0.4, 0.2]]), structured()
+    seen = cameras.project(point.expand(4, 1, 3))[0][:, 0]
+    line = (torch.arange(64) + 0.5) / 64
+    tiles = torch.stack(
+        [((line[:, None] - v) ** 2 + (line - u) ** 2 > 0.01).float().expand(3, -1, -1) for u, v in seen]
+    )
+    views = to_views(pack(tiles))
+    torch.testing.assert_close(views.cameras.cam_to_world, cameras.cam_to_world)
+    weight = views.alpha[:, 0] / views.alpha.sum((1, 2, 3))[:, None, None]
+    centres = torch.stack([(weight.sum(1) * line).sum(-1), (weight.sum(2) * line).sum(-1)], dim=-1)
+    torch.testing.assert_close(centres, seen, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("color", [(0.7, 0.1, 0.1), (0.0, 0.0, 0.0), (0.8, 0.8, 0.8)])
+def test_alpha_is_the_share_of_a_pixel_that_the_object_covers(color):
+    rgb, alpha = disc(48, color)
+    views = to_views(pack(rgb.expand(4, 3, 48, 48)))
+    # what is less than 4% grey counts as white
+    torch.testing.assert_close(views.alpha[1, 0], alpha, atol=0.045 / (1 - min(color)), rtol=0)
+    assert ((views.alpha > 0.1) & (views.alpha < 0.9)).sum() > 100, "edges are soft"
+    solid = views.alpha[1] > 0.3
+    torch.testing.assert_close(views.rgb[1][:, solid[0]].mean(1), torch.tensor(color), atol=1e-3, rtol=0)
+
+
+def test_put_back_over_white_the_cut_is_the_picture():
+    generator = torch.Generator().manual_seed(0)
+    texture = torch.rand(3, 48, 48, generator=generator)  # whatever its colours are
+    alpha = disc(48, (0, 0, 0))[1]
+    rgb = texture * alpha + (1 - alpha)
+    views = to_views(pack(rgb.expand(4, 3, 48, 48)))
+    background = views.alpha[0] == 0
+    torch.testing.assert_close(views.on(1.0)[0][:, ~background[0]], rgb[:, ~background[0]], atol=1e-5, rtol=0)
+    assert rgb[:, background[0]].min() > 0.955
+
+
+def test_white_inside_the_object_stays():
+    rgb, alpha = disc(48, (0.1, 0.2, 0.6))
+    rgb[:, 22:26, 22:26] = 1
+    assert to_views(pack(rgb.expand(4, 3, 48, 48))).alpha[:, :, 22:26, 22:26].min() == 1
+
+
+def test_one_tile_without_white_around_it_is_kept_whole_and_spoils_no_other():
+    rgb, _ = disc(48, (0.1, 0.2, 0.6))
+    tiles = rgb.repeat(4, 1, 1, 1)
+    tiles[2] = 0.4
+    views = to_views(pack(tiles))
+    assert views.alpha[2].min() == 1
+    assert views.alpha[[0, 1, 3], :, 0].max() == 0
+
+
+def test_an_object_thinner_than_its_edge_stays_solid():
+    rgb = torch.ones(3, 32, 32)
+    rgb[:, 8:24, 15:17] = torch.tensor([0.4, 0.6, 0.5])[:, None, None]
+    alpha = to_views(pack(rgb.expand(4, 3, 32, 32))).alpha[0, 0]
+    assert alpha[8:24, 15:17].min() == 1
+    assert alpha.sum() == 32
+
+
+def test_a_picture_on_white_is_cut_alike_from_a_grid_and_from_a_file(tmp_path):
+    pixels = (disc(48, (0.7, 0.1, 0.1))[0] * 255).round().to(torch.uint8)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    read = pictures.decode((tmp_path / "a.png").read_bytes(), None, "a.png")
+    views = to_views(pack((pixels / 255).expand(4, 3, 48, 48)))
+    np.testing.assert_array_equal(read.alpha, (views.alpha[0, 0] * 255).round().numpy())
+    np.testing.assert_array_equal(read.rgb, (views.rgb[0] * 255).round().permute(1, 2, 0).numpy())
+
+
+def test_the_example_cut_from_white_is_the_example():
+    """Real edges, textures and shades, whose alpha the renderer knew."""
+    truth = scenes.read(ROOT / "examples" / "couch", frames=range(4)).views
+    views = to_views(pack(truth.on(1.0)))
+    assert (views.alpha - truth.alpha).abs().mean() < 1e-3
+    assert (views.on(0.0) - truth.on(0.0)).square().mean().sqrt() < 0.01
