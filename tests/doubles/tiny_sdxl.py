@@ -1,6 +1,6 @@
 """A tiny SDXL with random weights, made by the real constructors within a second: grids of 64 x 64 pixels.
 
-Latents are 4 x 8 x 8 (VAE factor 8), text embeddings 24 tokens of 16 + 16 numbers, summaries of 16.
+Latents are 4 x 8 x 8 (VAE factor 8), text embeddings 24 tokens of 16 + 32 numbers, summaries of 24.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ TEXT: dict[str, Any] = {
 }
 SIZES: dict[str, dict[str, Any]] = {
     "text_encoder": TEXT,
-    "text_encoder_2": {**TEXT, "hidden_act": "gelu"},
+    "text_encoder_2": {**TEXT, "hidden_size": 32, "projection_dim": 24, "hidden_act": "gelu"},
     "unet": {
         "sample_size": 8,
         "in_channels": 4,
@@ -34,10 +34,10 @@ SIZES: dict[str, dict[str, Any]] = {
         "transformer_layers_per_block": [1, 1],
         "use_linear_projection": True,
         "norm_num_groups": 8,
-        "cross_attention_dim": 32,
+        "cross_attention_dim": 16 + 32,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 6 * 8 + 16,
+        "projection_class_embeddings_input_dim": 6 * 8 + 24,
     },
     "vae": {
         "sample_size": 64,
@@ -56,6 +56,8 @@ SIZES: dict[str, dict[str, Any]] = {
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
         "prediction_type": "epsilon",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
         "timestep_spacing": "leading",
         "steps_offset": 1,
     },

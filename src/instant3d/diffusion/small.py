@@ -70,14 +70,21 @@ def _write(folder: Path, name: str, content: Mapping[str, Any]) -> None:
     (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
-def clip_pair(text: Mapping[str, Any], vision: Mapping[str, Any], projection: int) -> Any:
-    """An untrained CLIP of these text and vision configurations, whose embeddings have `projection` numbers.
+def clip_pair(encoder: Any, vision: Mapping[str, Any]) -> Any:
+    """A CLIP (`transformers.CLIPModel`) of this very text encoder and an untrained image tower of sizes `vision`.
 
-    Its `text_model` and `text_projection` are those of SDXL's second encoder.
+    Training it teaches `encoder` itself, with its projection if it has one (SDXL's second encoder has, and then
+    decides the width of the shared space). `pair(input_ids, pixel_values, return_loss=True).loss` is the
+    contrastive loss of Radford et al. 2021 between B texts and B pictures.
     """
     from transformers import CLIPConfig, CLIPModel
 
-    settings = {"projection_dim": projection}
-    return CLIPModel(
-        CLIPConfig(text_config={**text, **settings}, vision_config={**vision, **settings}, projection_dim=projection)
+    width = encoder.config.projection_dim
+    text = {**encoder.config.to_dict(), "projection_dim": width}
+    pair = CLIPModel(
+        CLIPConfig(text_config=text, vision_config={**vision, "projection_dim": width}, projection_dim=width)
     )
+    pair.text_model = getattr(encoder, "text_model", encoder)
+    if hasattr(encoder, "text_projection"):
+        pair.text_projection = encoder.text_projection
+    return pair

@@ -33,8 +33,8 @@ class TextEmbedding(Batch):
 @torch.no_grad()
 def encode(components: Components, prompts: Sequence[str]) -> TextEmbedding:
     """Embed prompts (B); what is longer than the tokenizers' maximal length is cut off."""
-    if not prompts:
-        raise ValueError("there is no prompt to encode; give at least one")
+    if not prompts or isinstance(prompts, str):
+        raise ValueError(f"prompts are a list of at least one text, got {prompts!r}")
     first = _read(components.tokenizer, components.text_encoder, prompts)
     second = _read(components.tokenizer_2, components.text_encoder_2, prompts)
     tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)

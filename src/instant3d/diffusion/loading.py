@@ -1,0 +1,136 @@
+"""From files to SDXL's parts, each loaded whole or refused with one sentence. Knows not how the parts work together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instant3d.diffusion import source as files
+from instant3d.diffusion.source import ALL, NETWORKS
+
+
+def kind_of(name: str) -> Any:
+    """The class of a network."""
+    import diffusers
+    import transformers
+
+    return {
+        "text_encoder": transformers.CLIPTextModel,
+        "text_encoder_2": transformers.CLIPTextModelWithProjection,
+        "unet": diffusers.UNet2DConditionModel,
+        "vae": diffusers.AutoencoderKL,
+    }[name]
+
+
+def load(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    if name == "scheduler":
+        return _load_scheduler(folder)
+    return load_tokenizer(folder) if name.startswith("tokenizer") else _load_network(folder, name, dtype)
+
+
+def _load_scheduler(folder: Path) -> Any:
+    import diffusers
+
+    config = files.read_json(folder / "scheduler_config.json")
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise ValueError(
+            f"{folder} names {config.get('_class_name')!r} as its scheduler, which diffusers does not have"
+        )
+    with quietly():
+        return kind.from_config(config)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    # without these files transformers would give a vocabulary of three tokens and no word of it
+    if not (folder / "tokenizer.json").is_file():
+        files.read_json(folder / "vocab.json")
+        if not (folder / "merges.txt").is_file():
+            raise FileNotFoundError(f"{folder} has no merges.txt beside its vocab.json; copy or download it again")
+    with quietly():
+        return CLIPTokenizer.from_pretrained(folder)
+
+
+def _load_network(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+
+    mark = files.variant(folder, dtype)
+    config = files.read_json(folder / "config.json")
+    if config.get("force_upcast") and dtype == torch.float16:
+        dtype = torch.float32
+    settings = {"torch_dtype": dtype} if name in ("unet", "vae") else {"dtype": dtype, "ignore_mismatched_sizes": True}
+    kind = kind_of(name)
+    try:
+        with quietly():
+            network, report = kind.from_pretrained(
+                folder, use_safetensors=True, variant=mark, output_loading_info=True, **settings
+            )
+    except (ValueError, TypeError, OSError, RuntimeError, StrictDataclassError) as error:
+        raise ValueError(f"{folder} does not hold the {kind.__name__} it should ({_first_line(error)})") from None
+    wrong = [str(key) for part in ("missing_keys", "mismatched_keys") for key in report[part]]
+    if wrong:
+        raise ValueError(
+            f"{folder} does not hold the {kind.__name__} that its config.json describes: {len(wrong)} tensors are "
+            f"missing or of another shape, such as {wrong[0]}"
+        )
+    return network.eval()
+
+
+def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[str, Any]:
+    """Parts of a single-file SDXL, in the layout of Stability AI's own code."""
+    from diffusers import StableDiffusionXLPipeline
+
+    settings = files.settings_of(file)
+    keys = files.check_whole(file)
+    for prefix in ("model.diffusion_model.", "conditioner.embedders.1.", "first_stage_model."):
+        if not any(key.startswith(prefix) for key in keys):
+            raise ValueError(f"{file} is no single-file SDXL: it holds no tensor of {prefix}*; give another model")
+    unwanted = {name: None for name in ALL if name not in parts}
+    try:
+        with quietly():
+            pipeline = StableDiffusionXLPipeline.from_single_file(
+                str(file), config=str(settings), local_files_only=True, torch_dtype=dtype, **unwanted
+            )
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{file} does not hold the SDXL that {settings} describes ({_first_line(error)}); give another model"
+        ) from None
+    found = {name: getattr(pipeline, name) for name in parts}
+    for name in [name for name in NETWORKS if name in found]:
+        lacking = [key for key, tensor in found[name].named_parameters() if tensor.is_meta]
+        if lacking:
+            raise ValueError(f"{file} lacks {len(lacking)} tensors of its {name}, such as {lacking[0]}; give another")
+        if name == "vae" and found[name].config.force_upcast and dtype == torch.float16:
+            found[name].float()
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the libraries' progress bars and remarks: what matters of them is raised as an error."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity(logging.CRITICAL)
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, verbosity, bars in before:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
