@@ -16,10 +16,10 @@ from typing import Literal, NoReturn
 from instant3d import __version__
 
 TRAINING = {
-    "fit": "train stage 2: -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
-    "validate": "measure a checkpoint on the validation scenes",
-    "test": "measure a checkpoint on the test scenes",
-    "predict": "render a checkpoint's reconstructions",
+    "fit": "train stage1 or stage2: fit stage2 -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
+    "validate": "measure a checkpoint of stage1 or stage2 on the validation scenes",
+    "test": "measure a checkpoint of stage1 or stage2 on the test scenes",
+    "predict": "views of many prompts by stage1, triplanes of many scenes by stage2",
 }
 DEMO_WEIGHTS = Path("checkpoints") / "stage2-demo"
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
     _add_export(commands.add_parser("export", help="a training checkpoint to a folder of weights"))
+    _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
     return top
@@ -102,10 +103,24 @@ def _add_evaluation(command: argparse.ArgumentParser) -> None:
 
 def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", type=Path, help="a .ckpt that `instant3d fit` wrote")
-    command.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder for config.json and model.safetensors"
-    )
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder for the weights")
+    command.add_argument("--base", help="stage 1: what was fine-tuned, if it lies elsewhere now")
     command.set_defaults(command=_export)
+
+
+def _add_cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders, each with a caption")
+    command.add_argument("--model", required=True, help="whose VAE and text encoders: a folder, Hub id or .safetensors")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="the cache; one that was interrupted is gone on with"
+    )
+    command.add_argument("--keep", type=Path, help="text file of the ids to take (default: all)")
+    command.add_argument("--batch", type=_positive, default=16, help="grids encoded at once (default 16)")
+    command.add_argument(
+        "--prompts", nargs="+", default=["{}"], help="prompts of a scene, {} being its caption (default: just that)"
+    )
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    command.set_defaults(command=_cache)
 
 
 def _add_shared(command: argparse.ArgumentParser) -> None:
@@ -156,9 +171,25 @@ def _export(arguments: argparse.Namespace) -> None:
     from instant3d import atomic, training
 
     with atomic.merged(arguments.output) as partial:
-        network = training.export(arguments.checkpoint, partial)
+        network = training.export(arguments.checkpoint, partial, arguments.base)
+        files = sorted(str(path.relative_to(partial)) for path in partial.rglob("*.safetensors"))
     count = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{arguments.output}: config.json, model.safetensors ({count / 1e6:.1f} M parameters)")
+    print(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from instant3d.pipeline import find_device
+    from instant3d.stage1 import cache
+
+    cache.build(
+        arguments.scenes,
+        arguments.model,
+        arguments.output,
+        keep=arguments.keep,
+        batch=arguments.batch,
+        templates=arguments.prompts,
+        device=find_device(arguments.device),
+    )
 
 
 def _weights(named: str | None) -> str | Path:

@@ -1,4 +1,4 @@
-"""`instant3d fit | validate | test | predict`: Lightning's own command line over our modules."""
+"""`instant3d fit | validate | test | predict [stage1 | stage2]`: Lightning's own command line over our modules."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import nn
 
 from instant3d.asset import write_triplane
 from instant3d.nerf.triplane import Triplane
+from instant3d.stage1.data import GridData
+from instant3d.stage1.module import Stage1, export_stage1
 from instant3d.stage2.data import SceneData
 from instant3d.stage2.module import Stage2
 from instant3d.stage2.network import Architecture, Reconstructor
@@ -46,11 +49,7 @@ class TriplaneWriter(BasePredictionWriter):
 
 
 class TrainingCLI(LightningCLI):
-    """Ties what must agree, and refuses pickles: checkpoints are read with `weights_only`."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("model.architecture.image_size", "data.image_size")
-        parser.add_lightning_class_args(TriplaneWriter, "triplanes")
+    """What both stages share."""
 
     def before_instantiate_classes(self) -> None:
         """`--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, a folder its own newest."""
@@ -61,15 +60,32 @@ class TrainingCLI(LightningCLI):
             config.ckpt_path = str(newest_checkpoint(Path(config.ckpt_path)))
 
 
-def main(args: list[str]) -> None:
-    """Run one of Lightning's subcommands; `args` are the words after `instant3d`, the subcommand first.
+class Stage2CLI(TrainingCLI):
+    """Ties what must agree between network and data."""
 
-    `--ckpt_path last` goes on where the last checkpoint in `trainer.default_root_dir` was written.
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("model.architecture.image_size", "data.image_size")
+        parser.add_lightning_class_args(TriplaneWriter, "triplanes")
+
+
+SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.LightningDataModule]]] = {
+    "stage1": (TrainingCLI, Stage1, GridData),
+    "stage2": (Stage2CLI, Stage2, SceneData),
+}
+
+
+def main(args: list[str]) -> None:
+    """Run one of Lightning's subcommands; `args` are the words after `instant3d`: the subcommand, the system, options.
+
+    `--ckpt_path last` goes on where the last checkpoint in `trainer.default_root_dir` was written. Checkpoints are read
+    with `weights_only`, which refuses pickles.
     """
+    system, args = ("stage2", args) if args[1:2] not in [[name] for name in SYSTEMS] else (args[1], args[:1] + args[2:])
     safe = [args[0], "--weights_only=true", *args[1:]] if args[:1] and args[0] in SUBCOMMANDS else args
-    TrainingCLI(
-        Stage2,
-        SceneData,
+    command, module, data = SYSTEMS[system]
+    command(
+        module,
+        data,
         args=safe,
         seed_everything_default=0,
         auto_configure_optimizers=False,
@@ -86,9 +102,11 @@ def newest_checkpoint(root: Path) -> Path:
     return found[-1]
 
 
-def export(checkpoint: str | Path, folder: str | Path) -> Reconstructor:
-    """Turn a training checkpoint (its averaged weights, if any) into a folder for `Reconstructor.from_pretrained`.
+def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) -> nn.Module:
+    """Turn a training checkpoint (its averaged weights, if any) into a folder of weights; returns the network.
 
+    Stage 2's is for `Reconstructor.from_pretrained`; stage 1's is in diffusers' layout, the trained UNet beside the
+    other parts of what it was fine-tuned from: that is `base`, where it lies elsewhere now.
     `checkpoint` may also be a run's folder: then its newest one.
     """
     if Path(checkpoint).is_dir():
@@ -101,8 +119,14 @@ def export(checkpoint: str | Path, folder: str | Path) -> Reconstructor:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{checkpoint} holds more than tensors and numbers and is not opened: {error}") from None
-    if "architecture" not in content:
-        raise ValueError(f"{checkpoint} is not a stage 2 training checkpoint: it names no architecture")
+    if "stage1" in content:
+        return export_stage1(content, folder, base)
+    if "architecture" in content:
+        return _export_stage2(content, checkpoint, folder)
+    raise ValueError(f"{checkpoint} is no training checkpoint of stage 1 or 2: it names neither base nor architecture")
+
+
+def _export_stage2(content: dict[str, Any], checkpoint: str | Path, folder: str | Path) -> Reconstructor:
     network = Reconstructor(Architecture.from_dict(content["architecture"], checkpoint))
     prefix = "network."
     network.load_state_dict(

@@ -5,7 +5,7 @@ Every example is a function of the seed and its number alone, so an interrupted 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from instant3d import scenes
 from instant3d.batch import Batch
 from instant3d.cameras import Cameras
+from instant3d.supply import Numbers, seeded
 from instant3d.views import Views
 
 STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
@@ -67,8 +68,8 @@ class TrainingScenes(Dataset[Example]):
 
     def __getitem__(self, number: int) -> Example:
         epoch, position = divmod(number, len(self.folders))
-        order = torch.randperm(len(self.folders), generator=_generator(self.seed, epoch, 0))
-        generator = _generator(self.seed, number, 1)
+        order = torch.randperm(len(self.folders), generator=seeded(self.seed, epoch, 0))
+        generator = seeded(self.seed, number, 1)
         folder, d = self.folders[int(order[position])], self.drawing
         count = len(scenes.names(folder))
         if count < d.inputs:
@@ -114,20 +115,6 @@ class TestScenes(Dataset[Example]):
         if self.target_size:
             targets = targets.resized(self.target_size, self.target_size)
         return Example(Views(inputs.rgb, inputs.alpha, inputs.cameras), targets)
-
-
-class Numbers(Sampler[list[int]]):
-    """Batches of example numbers from `start` batches on, without end, each process taking its share."""
-
-    def __init__(self, batch_size: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
-        self.batch_size, self.start, self.rank, self.world = batch_size, start, rank, world
-
-    def __iter__(self) -> Iterator[list[int]]:
-        batch = self.start
-        while True:
-            first = (batch * self.world + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
-            batch += 1
 
 
 class SceneData(L.LightningDataModule):
@@ -259,10 +246,3 @@ def bend(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     shift = F.interpolate(coarse, image.shape[-2:], mode="bicubic", align_corners=True).movedim(1, -1)
     identity = F.affine_grid(torch.eye(2, 3).expand(len(image), 2, 3), list(image.shape), align_corners=False)
     return F.grid_sample(image, identity + shift, align_corners=False)
-
-
-def _generator(*key: int) -> torch.Generator:
-    mixed = 0
-    for part in key:
-        mixed = (mixed * 1_000_003 + part + 1) % (2**63 - 1)
-    return torch.Generator().manual_seed(mixed)

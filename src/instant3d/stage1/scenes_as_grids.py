@@ -1,0 +1,79 @@
+"""Training grids out of scene folders: the four structured views over white, and their caption. Knows no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from instant3d import scenes
+from instant3d.cameras import structured
+from instant3d.stage1.grid import SIDE, pack
+
+STRUCTURED = range(SIDE**2)  # a rendering plan's first frames are the structured views
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One picture (3, size, size) in [0, 1] of four views, and what is said of it."""
+
+    picture: Tensor
+    caption: str
+    id: str
+
+
+class GridScenes:
+    """Scene folders below some roots, each read as a grid of `size` pixels a side.
+
+    keep   ids of the scenes to take; all by default
+    """
+
+    def __init__(self, roots: Sequence[str | Path], size: int, keep: Collection[str] | None = None) -> None:
+        if size < SIDE or size % SIDE:
+            raise ValueError(f"a grid of 2 x 2 views has an even side, got {size}")
+        self.size = size
+        self.folders = [path.parent for root in roots for path in sorted(Path(root).glob(f"**/{scenes.DOCUMENT}"))]
+        if keep is not None:
+            self.folders = [folder for folder in self.folders if _id(folder) in keep]
+        if not self.folders:
+            wanted = "" if keep is None else f" whose id is among the {len(keep)} to keep"
+            raise FileNotFoundError(f"no scene folder{wanted} in {', '.join(map(str, roots)) or 'an empty list'}")
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def name(self, index: int) -> str:
+        """Where the grid comes from: unlike its id, no two share it."""
+        return str(self.folders[index])
+
+    def __getitem__(self, index: int) -> Grid:
+        return as_grid(scenes.read(self.folders[index], frames=STRUCTURED, size=self.size // SIDE))
+
+
+def as_grid(scene: scenes.Scene) -> Grid:
+    """A scene's first four frames as a grid; they must be the structured views."""
+    if not scene.caption:
+        raise ValueError(f"{scene.path} has no caption, so nothing can be learnt to be said of it; give it one")
+    expected, got = structured().cam_to_world, scene.views.cameras.cam_to_world
+    if got.shape != expected.shape or not torch.allclose(got, expected, atol=1e-2):
+        raise ValueError(
+            f"the first four frames of {scene.path} are not the structured views (elevation 20, azimuths 45, 135, 225, "
+            "315, radius 2.7); render it by a plan of this project"
+        )
+    return Grid(pack(scene.views.on(1.0)), scene.caption, scene.id)
+
+
+def read_keep(path: str | Path) -> set[str]:
+    """The ids in a text file, one on each line; empty lines and those that begin with # do not count."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; name a text file with an id on each line")
+    lines = (line.strip() for line in Path(path).read_text().splitlines())
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def _id(folder: Path) -> str:
+    return json.loads((folder / scenes.DOCUMENT).read_text()).get("id") or folder.name
