@@ -92,7 +92,7 @@ def test_put_back_over_white_the_cut_is_the_picture():
 
 
 def test_white_inside_the_object_stays():
-    rgb, alpha = disc(48, (0.1, 0.2, 0.6))
+    rgb, _ = disc(48, (0.1, 0.2, 0.6))
     rgb[:, 22:26, 22:26] = 1
     assert to_views(pack(rgb.expand(4, 3, 48, 48))).alpha[:, :, 22:26, 22:26].min() == 1
 

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 2**26  # 8192 x 8192, of one picture
 NEAR_WHITE = 245  # of 255, in all three channels: white that JPEG has touched
 EDGE = 2.3  # pixels: how far white is mixed into an object at its outline
+REACH = 8  # pixels: how far from the edge the colour that is mixed there may be sought
 MIXED = 0.12  # of 1, in each channel: how far a colour may be from the mixture that it is taken for
 DEPTH_LEVELS = 65535
 
@@ -158,12 +159,14 @@ def _opacity(rgb: Array, outside: Array) -> Array:
 
     depth = ndimage.distance_transform_edt(~outside)
     edge = ~outside & (depth <= EDGE)
-    behind, nearest = ndimage.distance_transform_edt(depth <= EDGE, return_indices=True)
-    edge &= behind <= EDGE  # nothing lies behind the edge of what is thin
+    opacity = np.ones(outside.shape, np.float32)
+    if not (depth > EDGE).any():  # all is as thin as an edge
+        return opacity
+    away, nearest = ndimage.distance_transform_edt(depth <= EDGE, return_indices=True)
+    edge &= away <= REACH
     color, pure = 1 - rgb[edge], 1 - rgb[nearest[0], nearest[1]][edge]  # as differences from white
     share = ((color * pure).sum(-1) / np.maximum((pure**2).sum(-1), 1e-3)).clip(0, 1)
     mixed = np.abs(color - share[:, None] * pure).max(-1) < MIXED
-    opacity = np.ones(outside.shape, np.float32)
     opacity[edge] = np.where(mixed, np.maximum(share, color.max(-1)), 1)  # no colour is darker than black
     return opacity
 
