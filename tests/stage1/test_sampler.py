@@ -1,5 +1,6 @@
 """Sampling: against diffusers' own pipeline, and against the answer that a perfect network would reach."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 
@@ -143,7 +144,7 @@ def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sample
 
     sampling = Sampling(20, sampler=name, sigma=0.2, start_timestep=first)
     scheduler, timesteps = spaced(components.scheduler.config, sampling)
-    x = sampler.start(scheduler, sampling, range(2000)).detach()
+    x = sampler.start(scheduler, sampling, range(2000))
     abar = schedule(SIZES["scheduler"], "ddim").alphas_cumprod[timesteps[0]]
     if name == "euler":
         x = x * abar.sqrt()
@@ -264,3 +265,33 @@ def test_half_precision_inside_a_float32_network_changes_little(sampler, monkeyp
     rough = sampler(PROMPTS, sampling=Sampling(4))
     assert not torch.equal(plain, rough)
     assert (plain - rough).abs().mean() < 0.02
+
+
+def test_half_weights_draw_nearly_the_same_from_latents_in_float32(components, sampler):
+    halved = dataclasses.replace(
+        components, unet=copy.deepcopy(components.unet).bfloat16(), vae=copy.deepcopy(components.vae).bfloat16()
+    )
+    half = GridSampler(halved)
+    text, nothing = half.encode(PROMPTS)
+    latents = half.denoise(text, nothing, sampling=Sampling(4), seeds=[0, 1])
+    assert latents.dtype == torch.float32
+    assert (half.decode(latents) - sampler(PROMPTS, sampling=Sampling(4))).abs().mean() < 0.02
+
+
+def test_a_vae_that_overflows_in_half_precision_runs_in_full(components, sampler):
+    vae = copy.deepcopy(components.vae).half()
+    vae.register_to_config(force_upcast=True)
+    half = GridSampler(dataclasses.replace(components, vae=vae))
+    latents = torch.randn(1, 4, 8, 8)
+    torch.testing.assert_close(half.decode(latents), sampler.decode(latents), atol=2e-3, rtol=0)
+    assert vae.dtype == torch.float32
+
+
+def test_what_is_drawn_can_be_worked_on(sampler):
+    grid = sampler(PROMPTS[:1], sampling=Sampling(1))
+    grid[:] = grid * torch.ones(1, requires_grad=True)
+
+
+def test_one_sentence_is_not_taken_for_a_list_of_letters(sampler):
+    with pytest.raises(ValueError, match="put it into a list"):
+        sampler("a red fire hydrant")

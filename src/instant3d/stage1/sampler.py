@@ -58,6 +58,7 @@ class GridSampler:
         if at_once is not None and at_once < 1:
             raise ValueError(f"at least one grid is drawn at a time, got at_once={at_once}")
         self.components, self.at_once = components, at_once
+        self._starts: dict[tuple[Start, float], Tensor] = {}
 
     def __call__(
         self,
@@ -78,13 +79,14 @@ class GridSampler:
 
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> tuple[TextEmbedding, TextEmbedding]:
         """What the prompts (B) say, and what the negative prompt says, as often; nothing if there is none."""
+        if isinstance(prompts, str):
+            raise ValueError("prompts are a list of sentences, and came as one; put it into a list")
         unique = list(dict.fromkeys(prompts))
         text = encode(self.components, unique)[[unique.index(prompt) for prompt in prompts]]
         if negative is None:
             return text, TextEmbedding.nothing_like(text)
         return text, encode(self.components, [negative])[[0] * len(prompts)]
 
-    @torch.inference_mode()
     def denoise(
         self,
         text: TextEmbedding,
@@ -107,8 +109,9 @@ class GridSampler:
             if on_step is not None:
                 on_step(done, total)
 
-        parts = [self._denoise(text[some], negative[some], sampling, seeds[some], step_done) for some in turns]
-        return torch.cat(parts)
+        with torch.inference_mode():
+            parts = [self._denoise(text[some], negative[some], sampling, seeds[some], step_done) for some in turns]
+        return torch.cat(parts)  # out here, it is an ordinary tensor
 
     def start(self, scheduler: Any, sampling: Sampling, seeds: Sequence[int]) -> Tensor:
         """The state (B, C, h, w) that sampling begins with, one generator a grid."""
@@ -116,25 +119,28 @@ class GridSampler:
         shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         # drawn on the CPU, whose generators give the same numbers on every machine
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-        image = start_image(sampling.start, self.components.grid_size, sampling.sigma)
-        clean = None if image is None else self._latents(image)
-        return start_latents(clean, noise.to(unet.device), scheduler)
+        return start_latents(self._clean(sampling.start, sampling.sigma), noise.to(unet.device), scheduler)
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Grids (B, 3, H, W) in [0, 1] from latents, one at a time: a full-size grid takes gigabytes."""
         vae = self._vae()
         raw = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
-        with torch.autocast(vae.device.type, torch.bfloat16, enabled=_half(vae) and not vae.config.force_upcast):
-            grids = torch.cat([vae.decode(one, return_dict=False)[0] for one in raw.split(1)])
-        return (grids.float() / 2 + 0.5).clamp(0, 1)
+        half = _half(vae) and not vae.config.force_upcast
+        with torch.inference_mode(), torch.autocast(vae.device.type, torch.bfloat16, enabled=half):
+            grids = [vae.decode(one, return_dict=False)[0] for one in raw.split(1)]
+        return (torch.cat(grids).float() / 2 + 0.5).clamp(0, 1)
 
-    def _latents(self, image: Tensor) -> Tensor:
-        """The most likely latents (C, h, w) of a grid (3, H, W), on the UNet's device."""
-        vae = self._vae()
-        pixels = (2 * image - 1)[None].to(vae.device, vae.dtype)
-        mode = vae.encode(pixels).latent_dist.mode()[0].float()
-        return (mode * vae.config.scaling_factor).to(self.components.unet.device)
+    def _clean(self, start: Start, sigma: float) -> Tensor | None:
+        """The start image's most likely latents (C, h, w) on the UNet's device, encoded once; None for noise."""
+        image = start_image(start, self.components.grid_size, sigma)
+        if image is None:
+            return None
+        if (start, sigma) not in self._starts:
+            vae = self._vae()
+            with torch.no_grad():
+                mode = vae.encode((2 * image - 1)[None].to(vae.device, vae.dtype)).latent_dist.mode()[0]
+            self._starts[start, sigma] = mode.float() * vae.config.scaling_factor
+        return self._starts[start, sigma].to(self.components.unet.device)
 
     def _vae(self) -> Any:
         """The VAE, in float32 if it asks for it: SDXL's own overflows in half precision."""
