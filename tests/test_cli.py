@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from sphere_network import sphere_network
 
-from instant3d import cli, pipeline, scenes
+from instant3d import arguments, cli, pipeline, scenes
 from instant3d.asset import Asset
 from instant3d.cameras import orbit
 from instant3d.views import Views
@@ -26,8 +26,8 @@ RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turn
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
     """Films and sheets of a few small pictures: what is tested here is not their size."""
-    monkeypatch.setattr("instant3d.reconstruct.SHOWN_SIZE", 48)
-    monkeypatch.setattr("instant3d.reconstruct.FRAMES", 6)
+    monkeypatch.setattr("instant3d.results.SMALLEST", 48)
+    monkeypatch.setattr("instant3d.results.FRAMES", 6)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,7 @@ def test_an_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
 
 @pytest.mark.parametrize(("text", "expected"), [("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29), ("7", 7)])
 def test_an_amount_of_memory_is_read_in_powers_of_two(text, expected):
-    assert cli._bytes(text) == expected
+    assert arguments.amount(text) == expected
 
 
 def test_help_is_instant_because_it_loads_nothing_heavy():

@@ -11,20 +11,20 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 # A file imports from the rows above its own and from its own package; members of one row know nothing of each other.
 ROWS = (
     # nouns
-    ("__init__", "atomic", "batch"),
+    ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "progress", "prompts"),
     ("cameras",),
     ("views",),
     ("scenes", "mesh"),
     # parts
-    ("nerf", "transformer", "diffusion", "metrics"),
+    ("nerf", "transformer", "diffusion", "metrics", "residence"),
     ("losses", "supply"),
     # systems
     ("stage1", "stage2", "direct"),
     # uses
     ("asset", "writers"),
-    ("pipeline",),
-    ("reconstruct", "evaluate", "convert", "watchers"),
-    ("training", "demo"),
+    ("pipeline", "results"),
+    ("reconstruct", "generate", "evaluate", "convert", "watchers"),
+    ("training", "demo", "generate_options"),
     ("cli",),
 )
 NOUNS = {name for row in ROWS[: ROWS.index(("scenes", "mesh")) + 1] for name in row}
@@ -44,6 +44,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "objaverse": "data_prep/objaverse.py",
     "ray": "data_prep/blender.py",
     "torchmetrics": "src/instant3d/losses.py",
+    "tqdm": "src/instant3d/progress.py",
     "skimage": "src/instant3d/nerf/surface.py",
     "fast_simplification": "src/instant3d/mesh/surgery.py",
     "av": "src/instant3d/writers.py",

@@ -56,14 +56,18 @@ class Asset:
         """The surface with vertex colours, in world axes."""
         return surface.extract(self.field, self.resolution, max_memory=self.max_memory)
 
-    def render(self, cameras: Cameras, size: int, *, with_normals: bool = False) -> Views:
-        """Pictures `size` x `size` with alpha, depth and, if asked, normals, by cameras (V,)."""
+    def render(self, cameras: Cameras, size: int, *, with_normals: bool = False, step: float = pruned.STEP) -> Views:
+        """Pictures `size` x `size` with alpha, depth and, if asked, normals, by cameras (V,).
+
+        step  world length that one sample on a ray stands for
+        """
         return pruned.render(
             self.field,
             cameras.to(self.triplane.planes.device),
             size,
             size,
             occupancy=self.occupancy,
+            step=step,
             max_memory=self.max_memory,
             with_normals=with_normals,
         )

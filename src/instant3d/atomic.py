@@ -11,17 +11,21 @@ from pathlib import Path
 
 
 @contextmanager
-def merged(target: str | Path) -> Iterator[Path]:
+def merged(target: str | Path, seal: str | None = None) -> Iterator[Path]:
     """A new folder beside `target`; what it holds at the end moves into `target`, whose other files stay.
 
     If the block fails or is interrupted, nothing of it is left and `target` is as it was.
+
+    seal  a file that tells that the rest is whole: an older one goes before the others come, the new one comes last
     """
     target = Path(target)
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file, but a folder is to be written there; name another place")
     with _partial(target) as partial:
         yield partial
-        _move_into(partial, target)
+        if seal is not None:
+            (target / seal).unlink(missing_ok=True)
+        _move_into(partial, target, last=seal)
 
 
 @contextmanager
@@ -60,9 +64,9 @@ def _beside(target: Path, word: str) -> Path:
     return target.resolve().parent / f".{target.resolve().name}.{uuid.uuid4().hex[:8]}.{word}"
 
 
-def _move_into(source: Path, target: Path) -> None:
+def _move_into(source: Path, target: Path, last: str | None = None) -> None:
     target.mkdir(exist_ok=True)
-    for item in sorted(source.iterdir()):
+    for item in sorted(source.iterdir(), key=lambda item: (item.name == last, item.name)):
         if item.is_dir():
             _move_into(item, target / item.name)
         else:

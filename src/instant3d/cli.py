@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NoReturn
+from typing import NoReturn
 
-from instant3d import __version__
+from instant3d import __version__, bundled, generate_options
+from instant3d.arguments import amount, numbers, positive, words
+from instant3d.complaints import sentence
 
 TRAINING = {
     "fit": "train stage1 or stage2: fit stage2 -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
@@ -21,8 +21,6 @@ TRAINING = {
     "test": "measure a checkpoint of stage1 or stage2 on the test scenes",
     "predict": "views of many prompts by stage1, triplanes of many scenes by stage2",
 }
-DEMO_WEIGHTS = Path("checkpoints") / "stage2-demo"
-UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         if debug:
             raise
-        print(f"instant3d: error: {_sentence(error)}", file=sys.stderr)
+        print(f"instant3d: error: {sentence(error)}", file=sys.stderr)
         return 2
 
 
@@ -49,23 +47,23 @@ def _run(arguments: list[str]) -> int:
         training.main(arguments)
         return 0
     parsed = parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = parsed.command
+    command: Callable[[argparse.Namespace], int | None] = parsed.command
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _note  # type: ignore[assignment]
-            command(parsed)
+            return command(parsed) or 0
     finally:
         signal.signal(signal.SIGTERM, previous)
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser("instant3d", description="Four posed views of an object to a 3D asset.")
+    top = argparse.ArgumentParser("instant3d", description="A sentence, or four posed views, to a 3D asset.")
     top.add_argument("--version", action="version", version=f"instant3d {__version__}")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    generate_options.add(commands.add_parser("generate", help="prompts to meshes, triplanes and pictures"))
     _add_reconstruct(commands.add_parser("reconstruct", help="a scene folder to a mesh, a triplane and pictures"))
     evaluate = commands.add_parser("evaluate", help="measure reconstructions against views that were held back")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
@@ -84,10 +82,10 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     )
     _add_shared(command)
     command.add_argument(
-        "--resolution", type=_positive, default=256, help="nodes a side of the mesh's grid (default 256)"
+        "--resolution", type=positive, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
-    command.add_argument("--formats", type=_words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
-    command.add_argument("--max-memory", type=_bytes, default=2**30, help="for rendering and meshing (default 1G)")
+    command.add_argument("--formats", type=words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
+    command.add_argument("--max-memory", type=amount, default=2**30, help="for rendering and meshing (default 1G)")
     command.set_defaults(command=_reconstruct)
 
 
@@ -95,7 +93,7 @@ def _add_evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument("scenes", type=Path, nargs="+", help="scene folders, or folders of such")
     command.add_argument("-o", "--output", type=Path, required=True, help="folder for metrics.json and the table")
     _add_shared(command)
-    command.add_argument("--resolution", type=_positive, default=128, help="size of all pictures (default 128)")
+    command.add_argument("--resolution", type=positive, default=128, help="size of all pictures (default 128)")
     command.add_argument("--reference", type=Path, help="folder of true meshes, named like the scenes")
     command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too")
     command.set_defaults(command=_evaluate)
@@ -115,7 +113,7 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, help="the cache; one that was interrupted is gone on with"
     )
     command.add_argument("--keep", type=Path, help="text file of the ids to take (default: all)")
-    command.add_argument("--batch", type=_positive, default=16, help="grids encoded at once (default 16)")
+    command.add_argument("--batch", type=positive, default=16, help="grids encoded at once (default 16)")
     command.add_argument(
         "--prompts", nargs="+", default=["{}"], help="prompts of a scene, {} being its caption (default: just that)"
     )
@@ -124,9 +122,9 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
 
 
 def _add_shared(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--weights", help=f"checkpoint folder or Hub id (default {DEMO_WEIGHTS})")
+    command.add_argument("--weights", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
     command.add_argument(
-        "--views", type=_numbers, help="input frames, such as 0,1,2,3 (default: the first four), or all"
+        "--views", type=numbers, help="input frames, such as 0,1,2,3 (default: the first four), or all"
     )
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
@@ -137,7 +135,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     result = reconstruct(
         arguments.scene,
         arguments.output,
-        weights=_weights(arguments.weights),
+        weights=bundled.weights(bundled.STAGE2, arguments.weights),
         views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
@@ -157,7 +155,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
     evaluate.reconstruction(
         arguments.scenes,
-        weights=_weights(arguments.weights),
+        weights=bundled.weights(bundled.STAGE2, arguments.weights),
         views=arguments.views or [0, 1, 2, 3],
         resolution=arguments.resolution,
         output=arguments.output,
@@ -190,59 +188,6 @@ def _cache(arguments: argparse.Namespace) -> None:
         templates=arguments.prompts,
         device=find_device(arguments.device),
     )
-
-
-def _weights(named: str | None) -> str | Path:
-    """What was named, or the bundled weights: beside the working folder or beside the source."""
-    if named is not None:
-        return named
-    for place in (Path(), Path(__file__).parents[2]):
-        if (place / DEMO_WEIGHTS).is_dir():
-            return place / DEMO_WEIGHTS
-    raise FileNotFoundError(
-        f"there are no weights in {DEMO_WEIGHTS}; name a checkpoint folder or a Hub id by --weights"
-    )
-
-
-def _numbers(text: str) -> list[int] | Literal["all"]:
-    if text == "all":
-        return "all"
-    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of frame numbers such as 0,1,2,3")
-    return [int(part) for part in text.split(",")]
-
-
-def _words(text: str) -> list[str]:
-    return [part.strip().lower() for part in text.split(",") if part.strip()]
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
-    if not match or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory such as 512M or 2G")
-    return int(float(match[1]) * UNITS[match[2]])
-
-
-def _sentence(error: BaseException) -> str:
-    """The error in one line; one that was not raised by this package says how to learn more."""
-    if isinstance(error, MemoryError):
-        return "there is not enough memory; choose a smaller --resolution or fewer views"
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    else:
-        text = " ".join(str(error).split()) or type(error).__name__
-    return text if _is_ours(error) else f"{text} (--debug shows where)"
-
-
-def _is_ours(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
 
 
 def _note(message: Warning | str, category: type[Warning], *_: object) -> None:

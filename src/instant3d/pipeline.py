@@ -1,39 +1,56 @@
-"""From posed views to an asset in one call: where weights, network and field meet. Knows nothing of files but weights.
+"""From a sentence, or from posed views, to an asset in one call: where the systems meet in memory.
 
-model = ViewsTo3D.from_pretrained("checkpoints/stage2-demo")
-asset = model(scenes.read("examples/robot"))
-asset.save("out")
+Knows nothing of files but weights.
+
+TextTo3D.from_pretrained()("a red fire hydrant").save("out")
+ViewsTo3D.from_pretrained("checkpoints/stage2-demo")(scenes.read("examples/couch")).save("out")
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from instant3d import bundled
 from instant3d.asset import Asset
+from instant3d.diffusion.components import NETWORKS, Components
+from instant3d.diffusion.text import TextEmbedding
 from instant3d.nerf.frozen import fast_dtype
+from instant3d.residence import Residence, fair_share
 from instant3d.scenes import Scene
+from instant3d.stage1.grid import to_views
+from instant3d.stage1.sampler import GridSampler, OnStep, Sampling
 from instant3d.stage2.inputs import fitted, unfamiliar
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
 
-__all__ = ["Asset", "ViewsTo3D", "find_device"]
+__all__ = ["Asset", "Sampling", "TextTo3D", "ViewsTo3D", "find_device"]
+
+WORK_BYTES = 2**30  # that rendering and meshing may take, unless told otherwise
 
 
 class ViewsTo3D:
     """Four posed views, or as many as there are, to one asset; draws nothing, so the same views give the same asset."""
 
     def __init__(self, network: Reconstructor, device: str | torch.device = "cpu") -> None:
-        self.network, self.device = network.to(device).eval(), torch.device(device)
+        self.network = network.to(device).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is now."""
+        return self.network.tokens.device
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ViewsTo3D:
         """From a checkpoint folder, or a Hugging Face Hub id, which is downloaded."""
         return cls(Reconstructor.from_pretrained(source).requires_grad_(False), device)
 
-    def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = 2**30) -> Asset:
+    def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = WORK_BYTES) -> Asset:
         """Square views (V,) of one object, of any size; see `Asset` for `resolution` and `max_memory`."""
         views = views.views if isinstance(views, Scene) else views
         if views.rgb.dim() != 4:
@@ -50,9 +67,8 @@ class ViewsTo3D:
         inputs = fitted(views, a).to(self.device)[None]
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             triplane = self.network.triplane(inputs)
-        return Asset(
-            triplane[0].map(torch.Tensor.float), self.network.decoder, resolution=resolution, max_memory=max_memory
-        )
+        decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device
+        return Asset(triplane[0].map(Tensor.float), decoder, resolution=resolution, max_memory=max_memory)
 
     @property
     def _half(self) -> bool:
@@ -63,14 +79,142 @@ class ViewsTo3D:
         return not self.network.precise and (self.device.type == "cuda" or fast_dtype() is torch.bfloat16)
 
 
+class TextTo3D:
+    """A sentence to one asset: stage 1 draws four views as one picture, stage 2 turns them into a triplane.
+
+    Loaded once, used many times. The four steps (`encode`, `denoise`, `decode`, `build`) can be taken one by one.
+
+    max_memory  bytes: what weights may take on the device together, the others waiting on the CPU, and what rendering
+                and meshing may take. By default weights take at most six tenths of a GPU's free memory
+    at_once     grids that are denoised together
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        reconstruct: ViewsTo3D,
+        *,
+        device: str | torch.device = "cpu",
+        max_memory: int | None = None,
+        at_once: int = 4,
+    ) -> None:
+        self.device = torch.device(device)
+        self.sampler = GridSampler(components, at_once=at_once)
+        self.reconstruct = reconstruct
+        self.work_bytes = max_memory or WORK_BYTES
+        parts = {name: getattr(components, name) for name in NETWORKS} | {"stage2": reconstruct.network}
+        self.residence = Residence(parts, self.device, max_memory or fair_share(self.device))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        stage1: str | Path | None = None,
+        stage2: str | Path | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        max_memory: int | None = None,
+        at_once: int = 4,
+    ) -> TextTo3D:
+        """From folders or Hugging Face Hub ids; by default the bundled weights."""
+        stage1 = bundled.weights(bundled.STAGE1, stage1, option="--stage1")
+        stage2 = bundled.weights(bundled.STAGE2, stage2, option="--stage2")
+        check_stages(stage1, stage2)
+        components = Components.load(stage1, dtype=stage1_dtype(torch.device(device)))
+        for name in NETWORKS:
+            getattr(components, name).requires_grad_(False)
+        reconstruct = ViewsTo3D.from_pretrained(stage2)
+        return cls(components, reconstruct, device=device, max_memory=max_memory, at_once=at_once)
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        negative: str | None = None,
+        resolution: int = 256,
+        on_step: OnStep | None = None,
+    ) -> Asset:
+        """The object of a prompt; the same seed gives the same one. See `Asset` for `resolution`."""
+        (views,) = self.views([prompt], [seed], sampling=sampling, negative=negative, on_step=on_step)
+        return self.build(views, resolution=resolution)
+
+    def views(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int] | None = None,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        negative: str | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Views]:
+        """Four structured views for each prompt, cut from their white background; seeds count from 0 by default."""
+        text, away = self.encode(prompts, negative)
+        seeds = range(len(prompts)) if seeds is None else seeds
+        latents = self.denoise(text, away, seeds, sampling=sampling, on_step=on_step)
+        return [to_views(grid) for grid in self.decode(latents)]
+
+    def encode(self, prompts: Sequence[str], negative: str | None = None) -> tuple[TextEmbedding, TextEmbedding]:
+        """What the prompts (B) say, and what to stay away from."""
+        self.residence.bring("text_encoder", "text_encoder_2")
+        return self.sampler.encode(prompts, negative)
+
+    def denoise(
+        self,
+        text: TextEmbedding,
+        away: TextEmbedding,
+        seeds: Sequence[int],
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Clean latents (B, C, h, w)."""
+        self.residence.bring("unet", "vae")  # sampling starts from a picture, which the VAE encodes
+        return self.sampler.denoise(text, away, sampling=sampling, seeds=seeds, on_step=on_step)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Grids (B, 3, H, W) in [0, 1]."""
+        self.residence.bring("vae")
+        return self.sampler.decode(latents)
+
+    def build(self, views: Views, *, resolution: int = 256) -> Asset:
+        """The asset of four views (4,)."""
+        self.residence.bring("stage2")
+        return self.reconstruct(views, resolution=resolution, max_memory=self.work_bytes)
+
+    def reads_all(self, prompt: str) -> bool:
+        """Whether the prompt fits the tokenizers' windows, so that nothing of it is cut off."""
+        tokenizers = (self.sampler.components.tokenizer, self.sampler.components.tokenizer_2)
+        return all(len(each(prompt, verbose=False).input_ids) <= each.model_max_length for each in tokenizers)
+
+
+def stage1_dtype(device: torch.device) -> torch.dtype:
+    """In which stage 1 is kept: SDXL's usual half precision on a GPU; a CPU computes in float32, or casts by itself."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def check_stages(stage1: str | Path, stage2: str | Path) -> None:
+    """Refuse folders that were given for each other."""
+    if (Path(stage2) / "model_index.json").is_file():
+        raise ValueError(f"{stage2} holds a stage 1 (a diffusers model), but was given as stage 2; use it as --stage1")
+    if (Path(stage1) / "config.json").is_file() and not (Path(stage1) / "model_index.json").is_file():
+        raise ValueError(
+            f"{stage1} holds a single network, such as a stage 2, but was given as stage 1, which is a folder in "
+            "diffusers' layout; use it as --stage2"
+        )
+
+
 def find_device(name: str) -> torch.device:
     """The device of that name, or for `auto` a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{name!r} is no device; say cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"there is no {name} here; say --device cpu")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name!r} is no device; say cpu, cuda or cuda:1") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"there is no {name} here, but {count or 'no'} CUDA devices; say --device cpu or another")
     return device

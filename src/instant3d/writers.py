@@ -66,6 +66,11 @@ def animation(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) 
     images[0].save(path, **kept)
 
 
+def picture(pixels: Tensor, path: str | Path) -> None:
+    """Write one picture (3, H, W) in [0, 1] as a PNG."""
+    Image.fromarray(_bytes(pixels[None])[0]).save(path, "PNG")
+
+
 def sheet(rows: Sequence[Row], path: str | Path, *, heading: str = "") -> None:
     """Write rows of pictures, each under its title, as one PNG."""
     if not rows or not all(len(row.pictures) for row in rows):

@@ -1,0 +1,133 @@
+"""The folder of results that `reconstruct` and `generate` leave: mesh, triplane, turntable, contact sheet, record.
+
+Knows nothing of where the asset came from, but for the pictures and the heading that the sheet is to begin with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instant3d import __version__, writers
+from instant3d.asset import FILE, Asset, check_formats
+from instant3d.cameras import Cameras, turntable
+from instant3d.nerf.field import normals
+from instant3d.progress import Stopwatch
+from instant3d.views import Views
+from instant3d.writers import Row
+
+RECORD = "result.json"
+FRAMES, FRAMES_PER_SECOND = 40, 16  # nine degrees apart, so that the structured views are among them
+FILM_STEP = 1 / 24  # world units between samples; 58 dB from 256 a unit, which is what rounding to 8 bits costs
+SMALLEST, LARGEST = 128, 512  # pixels of a picture
+SLOPES_AT_ONCE = 2**15
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a sheet begins with: the views that the asset was made of."""
+
+    heading: str
+    title: str
+    views: Views  # (V,)
+    names: Sequence[str] = ()
+
+
+def picture_size(view_size: int) -> int:
+    """Pixels of a picture that shows all that a network knows which saw `view_size` pixels: half as much again."""
+    return max(SMALLEST, min(LARGEST, view_size * 3 // 2))
+
+
+def write(
+    folder: Path, asset: Asset, shown: Shown, *, size: int, formats: Sequence[str], watch: Stopwatch
+) -> dict[str, Any]:
+    """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide."""
+    formats = check_formats(formats)
+    with watch("mesh"):
+        mesh = asset.mesh
+        asset.write_files(folder, formats)
+    with watch("video"):
+        around = _pictures(asset, turntable(FRAMES), size)
+        frames = around.on(1.0)
+        writers.film(frames, folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
+        writers.animation(frames, folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
+        writers.sheet(_rows(asset, shown, around), folder / "sheet.png", heading=shown.heading)
+    return {
+        "resolution": asset.resolution,
+        "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
+        "files": [*(f"mesh.{name}" for name in formats), FILE, "turntable.mp4", "turntable.webp", "sheet.png"],
+    }
+
+
+def write_record(folder: Path, **fields: Any) -> dict[str, Any]:
+    """Write `result.json` and return its content."""
+    record = {"instant3d": __version__, **fields}
+    (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return record
+
+
+def closing_line(record: dict[str, Any], output: Path, source: str) -> str:
+    """One line for the terminal; `source` is what the asset was made from."""
+    total, size = sum(record["seconds"].values()), record["mesh"]["faces"]
+    return f"{output}: {', '.join(record['files'])} ({size} triangles from {source} in {total:.1f} s)"
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _rows(asset: Asset, shown: Shown, around: Views) -> list[Row]:
+    """The views that went in, the asset from the same cameras, its normals, and the asset from all sides."""
+    size = around.width
+    ours = _from(asset, shown.views.cameras, around)
+    others = writers.spread(FRAMES, max(len(shown.views.rgb), 4))
+    return [
+        Row(shown.title, shown.views.resized(size, size).on(1.0), shown.names),
+        Row("reconstruction, same cameras", ours.on(1.0)),
+        Row("its normals (red, green, blue = x, y, z)", writers.normal_pictures(_with_normals(asset, ours))),
+        Row("once around", around[others].on(1.0), [f"azimuth {360 * k // FRAMES}" for k in others]),
+    ]
+
+
+def _from(asset: Asset, cameras: Cameras, around: Views) -> Views:
+    """The asset as cameras (V,) see it: pictures of the turntable where they serve, new ones for the rest."""
+    apart = (around.cameras.cam_to_world - cameras.cam_to_world[:, None]).abs().amax((-2, -1))
+    apart = apart.maximum((around.cameras.intrinsics - cameras.intrinsics[:, None]).abs().amax(-1))
+    nearest = apart.argmin(1)
+    new = apart.amin(1) > 1e-4
+    shown = around[nearest]
+    if not new.any():
+        return shown
+    rendered = _pictures(asset, cameras[new], around.width)
+    return Views.stack([rendered[int(new[:k].sum())] if new[k] else shown[k] for k in range(len(new))])
+
+
+def _pictures(asset: Asset, cameras: Cameras, size: int) -> Views:
+    return asset.render(cameras, size, step=FILM_STEP).to("cpu")
+
+
+@torch.no_grad()
+def _with_normals(asset: Asset, views: Views) -> Views:
+    """Views (V,) with the field's normals at the one place in each pixel that its depth names.
+
+    Averaging them along rays, as `Asset.render` does, takes ten times as long and looks the same.
+    """
+    rays = views.cameras.rays(views.height, views.width)
+    if views.depth is None:
+        raise ValueError("these views have no depth to find their normals by")
+    forward = views.cameras.cam_to_world[:, None, None, :3, 2]
+    distance = views.depth[:, 0] / (rays.directions * forward).sum(-1)
+    places = rays.origins + distance[..., None] * rays.directions
+    solid = views.alpha[:, 0] > 0.5
+    device = asset.triplane.planes.device
+    found = [normals(asset.field, some.to(device)).cpu() for some in places[solid].split(SLOPES_AT_ONCE)]
+    slopes = torch.zeros_like(places)
+    slopes[solid] = torch.cat([slopes[:0, 0, 0], *found])
+    return Views(views.rgb, views.alpha, views.cameras, views.depth, slopes.permute(0, 3, 1, 2))
