@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
     _add_export(commands.add_parser("export", help="a training checkpoint to a folder of weights"))
+    _add_convert(commands.add_parser("convert", help="weights that peers gave away to a folder of weights, and back"))
     _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -104,6 +105,18 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=Path, required=True, help="folder for the weights")
     command.add_argument("--base", help="stage 1: what was fine-tuned, if it lies elsewhere now")
     command.set_defaults(command=_export)
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("family", choices=("instantmesh", "openlrm", "triposr"))
+    command.add_argument("source", help="a file (.safetensors .ckpt .pth), a folder, a Hub id, or owner/name/file")
+    command.add_argument("-o", "--output", type=Path, help="folder for the weights, their configuration and licence")
+    command.add_argument("--check", action="store_true", help="write nothing; say what would be")
+    command.add_argument("--config", type=Path, help="JSON or YAML with the network's sizes, if none is beside it")
+    command.add_argument("--image-size", type=positive, help="pixels it was taught with, if it is no known release")
+    command.add_argument("--half", action="store_true", help="store float16: half the size, faster, less exact")
+    command.add_argument("--back", action="store_true", help="SOURCE is our folder: write the family's own .ckpt")
+    command.set_defaults(command=_convert)
 
 
 def _add_cache(command: argparse.ArgumentParser) -> None:
@@ -173,6 +186,25 @@ def _export(arguments: argparse.Namespace) -> None:
         files = sorted(str(path.relative_to(partial)) for path in partial.rglob("*.safetensors"))
     count = sum(parameter.numel() for parameter in network.parameters())
     print(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from instant3d import convert
+
+    if arguments.output is None and not arguments.check:
+        raise ValueError("name a folder to write into by -o, or say --check to only look")
+    given = {"config": arguments.config, "image_size": arguments.image_size}
+    if arguments.back:
+        lines = convert.write_back(arguments.family, arguments.source, None if arguments.check else arguments.output)
+    elif arguments.check:
+        conversion = convert.look(arguments.family, arguments.source, **given)
+        print("\n".join(conversion.report()))
+        return 2 if conversion.missing or conversion.unexpected else 0
+    else:
+        conversion = convert.convert(arguments.family, arguments.source, arguments.output, half=arguments.half, **given)
+        lines = [*conversion.report(), f"{arguments.output}: config.json, model.safetensors, {convert.LICENCE_FILE}"]
+    print("\n".join(lines))
+    return 0
 
 
 def _cache(arguments: argparse.Namespace) -> None:

@@ -68,7 +68,13 @@ class ViewsTo3D:
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             triplane = self.network.triplane(inputs)
         decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device
-        return Asset(triplane[0].map(Tensor.float), decoder, resolution=resolution, max_memory=max_memory)
+        return Asset(
+            triplane[0].map(Tensor.float),
+            decoder,
+            resolution=resolution,
+            max_memory=max_memory,
+            exact=self.network.precise,
+        )
 
     @property
     def _half(self) -> bool:

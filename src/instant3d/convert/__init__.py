@@ -26,7 +26,19 @@ from instant3d.convert.source import Config, Source, licences, read
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.network import Reconstructor
 
-__all__ = ["FAMILIES", "Conversion", "convert", "parameters", "read", "to_ours", "to_theirs", "write_back"]
+__all__ = [
+    "FAMILIES",
+    "LICENCE_FILE",
+    "Conversion",
+    "convert",
+    "look",
+    "parameters",
+    "read",
+    "their_config",
+    "to_ours",
+    "to_theirs",
+    "write_back",
+]
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY for module in (instantmesh, openlrm, triposr)
@@ -155,25 +167,35 @@ def to_theirs(family: str, network: Reconstructor) -> dict[str, Tensor]:
     return {key: value.detach().contiguous() for key, value in unfolded(rules, ours).items()}
 
 
-def write_back(family: str, folder: str | Path, target: str | Path) -> Path:
+def write_back(family: str, folder: str | Path, target: str | Path | None) -> list[str]:
     """Write our checkpoint as the peer's own code reads it: FAMILY.ckpt, and a configuration that names its heads.
 
-    The file is a pickle of tensors alone, for that is what their code opens.
+    The file is a pickle of tensors alone, for that is what their code opens. Says what it wrote, or would write.
     """
     network = Reconstructor.from_pretrained(folder)
-    peer, a = _family(family), network.architecture
+    peer = _family(family)
     tensors = {peer.prefix + key: value for key, value in to_theirs(family, network).items()}
-    numbers = {
+    count = sum(value.numel() for value in tensors.values())
+    file = f"{family}.ckpt"
+    if target is not None:
+        with atomic.merged(target) as partial:
+            torch.save({"state_dict": tensors}, partial / file)
+            (partial / "config.json").write_text(json.dumps(their_config(family, network), indent=2) + "\n")
+            (partial / LICENCE_FILE).write_text(peer.licence)
+    where = Path(target) / file if target is not None else file
+    return [f"{where}: {len(tensors)} tensors, {count:,} parameters as {peer.title} names them, and config.json"]
+
+
+def their_config(family: str, network: Reconstructor) -> dict[str, Any]:
+    """What tensors do not tell and `to_ours` wants to know."""
+    a = network.architecture
+    return {
         "family": family,
+        "cond_image_size": a.image_size,
         "vit": {"num_attention_heads": a.encoder_heads, "num_heads": a.encoder_heads},
         "lrm": {"transformer_heads": a.heads, "heads": a.heads},
-        "key_prefix": peer.prefix,
+        "key_prefix": _family(family).prefix,
     }
-    with atomic.merged(target) as partial:
-        torch.save({"state_dict": tensors}, partial / f"{family}.ckpt")
-        (partial / "config.json").write_text(json.dumps(numbers, indent=2) + "\n")
-        (partial / LICENCE_FILE).write_text(peer.licence)
-    return Path(target) / f"{family}.ckpt"
 
 
 def parameters(architecture: Architecture) -> int:

@@ -41,6 +41,7 @@ def render(
     step: float = STEP,
     max_memory: int = 2**28,
     with_normals: bool = False,
+    exact: bool = False,
 ) -> Views:
     """Pictures (V, 3, height, width) of one object's field by cameras (V): straight colour and alpha, mean camera-z
     depth, and, if asked, mean world normals.
@@ -48,10 +49,11 @@ def render(
     occupancy   where the field is not empty; found first if not given, so give it when there are many calls
     step        world length that one sample stands for
     max_memory  bytes that one chunk of rays may take; more chunks, the same picture
+    exact       read the field in float32 even where half precision is faster
     """
     if step <= 0:
         raise ValueError(f"the step between samples is a length in world units and must be positive, got {step}")
-    quick = at_rest(field)
+    quick = at_rest(field, exact=exact)
     occupancy = Occupancy.of(quick) if occupancy is None else occupancy
     rays = cameras.rays(height, width)
     per_sample = BYTES_PER_SAMPLE + (0 if isinstance(quick, FrozenField) else BYTES_PER_POINT)
