@@ -145,6 +145,7 @@ def schedule(config: Mapping[str, Any], name: str, spacing: str | None = None) -
     spacing  which of the T = 1000 training timesteps n steps visit: "leading" multiples of T // n (so that sampling
              begins below T: at 958 of 999 for 30 steps of SDXL), "trailing" those that end at T - 1, "linspace" both
              ends; by default what `config` says. Lin et al. 2023 (table 2) find trailing best for few steps.
+             DDIM, which diffusers lets step by T // n whatever is visited, takes trailing in linspace's place.
     """
     import diffusers
 
@@ -156,6 +157,8 @@ def schedule(config: Mapping[str, Any], name: str, spacing: str | None = None) -
     wanted.pop("_use_default_values", None)
     if spacing is not None:
         wanted["timestep_spacing"] = spacing
+    if name == "ddim" and wanted.get("timestep_spacing") == "linspace":
+        wanted["timestep_spacing"] = "trailing"
     with quietly():
         return getattr(diffusers, SAMPLERS[name]).from_config(wanted)
 
@@ -206,7 +209,8 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
         raise ValueError(f"the {name} has low-rank additions, which plain diffusers would not read; merge them first")
     if name.startswith("text"):
         config = copy.deepcopy(network.config)
-        config.architectures, config.dtype = [type(network).__name__], dtype
+        # not `dtype`, in which transformers would load it unasked, beside a UNet that diffusers loads in float32
+        config.architectures, config.dtype = [type(network).__name__], torch.float32
         config.save_pretrained(folder)
     else:
         network.save_config(folder)

@@ -98,17 +98,19 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
             pipeline = StableDiffusionXLPipeline.from_single_file(
                 str(file), config=str(settings), local_files_only=True, torch_dtype=dtype, **unwanted
             )
+        networks = [getattr(pipeline, name) for name in parts if name in NETWORKS]
+        lacking = any(tensor.is_meta for network in networks for tensor in network.parameters())
+    except NotImplementedError:  # PyTorch's word on casting a tensor that was never filled
+        lacking = True
     except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
         raise ValueError(
             f"{file} does not hold the SDXL that {settings} describes ({_first_line(error)}); give another model"
         ) from None
+    if lacking:
+        raise ValueError(f"{file} lacks tensors that {settings} describes; give another, or copy it again")
     found = {name: getattr(pipeline, name) for name in parts}
-    for name in [name for name in NETWORKS if name in found]:
-        lacking = [key for key, tensor in found[name].named_parameters() if tensor.is_meta]
-        if lacking:
-            raise ValueError(f"{file} lacks {len(lacking)} tensors of its {name}, such as {lacking[0]}; give another")
-        if name == "vae" and found[name].config.force_upcast and dtype == torch.float16:
-            found[name].float()
+    if found.get("vae") is not None and found["vae"].config.force_upcast and dtype == torch.float16:
+        found["vae"].float()
     return found
 
 

@@ -157,7 +157,7 @@ def _snapshot(hub_id: str, patterns: list[str], full_only: bool = False) -> Path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-    ignored = ["*.fp16*", "*/openvino_model*", "*/flax_model*"] if full_only else None
+    ignored = ["*.fp16*"] if full_only else None
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored))
     except LocalEntryNotFoundError:
