@@ -21,10 +21,11 @@ ROWS = (
     # systems
     ("stage1", "stage2", "direct"),
     # uses
-    ("asset", "writers"),
-    ("pipeline", "results"),
-    ("reconstruct", "generate", "evaluate", "convert", "watchers"),
-    ("training", "demo", "generate_options"),
+    ("asset", "writers", "judge", "clip", "chart"),
+    ("pipeline", "results", "judge_training"),
+    ("reconstruct", "generate", "evaluate", "convert", "watchers", "gallery"),
+    ("training", "demo", "generate_options", "alignment", "consistency"),
+    ("evaluate_options",),
     ("cli",),
 )
 NOUNS = {name for row in ROWS[: ROWS.index(("scenes", "mesh")) + 1] for name in row}

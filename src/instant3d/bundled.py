@@ -6,6 +6,7 @@ from pathlib import Path
 
 FOLDER = Path("checkpoints")
 STAGE1, STAGE2 = FOLDER / "stage1-demo", FOLDER / "stage2-demo"
+JUDGE = FOLDER / "judge"
 
 
 def weights(demo: Path, named: str | Path | None = None, *, option: str = "--weights") -> str | Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from instant3d import __version__, bundled, generate_options
+from instant3d import __version__, bundled, evaluate_options, generate_options
 from instant3d.arguments import amount, numbers, positive, words
 from instant3d.complaints import sentence
 
@@ -65,12 +65,15 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     generate_options.add(commands.add_parser("generate", help="prompts to meshes, triplanes and pictures"))
     _add_reconstruct(commands.add_parser("reconstruct", help="a scene folder to a mesh, a triplane and pictures"))
-    evaluate = commands.add_parser("evaluate", help="measure reconstructions against views that were held back")
+    evaluate = commands.add_parser("evaluate", help="measure reconstructions, or what was made of prompts")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
+    evaluate_options.add_text(kinds.add_parser("text", help="whether assets show what their prompts ask for"))
+    evaluate_options.add_consistency(kinds.add_parser("consistency", help="whether stage 1's views agree"))
     _add_export(commands.add_parser("export", help="a training checkpoint to a folder of weights"))
     _add_convert(commands.add_parser("convert", help="weights that peers gave away to a folder of weights, and back"))
     _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
+    evaluate_options.add_training(commands.add_parser("train-judge", help="what `evaluate text` tells objects by"))
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
     return top

@@ -136,6 +136,15 @@ def accuracy(judge: Judge, examples: Examples) -> dict[str, float]:
     }
 
 
+def told(judge: Judge) -> str:
+    """What was measured, in one line."""
+    names = {"held_out_views": "views held back", "held_out_shapes": "shapes held back"}
+    parts = [(names[key], value) for key, value in judge.accuracy.items()]
+    return "; ".join(
+        f"{name}: colour {100 * value['colour']:.1f}%, object {100 * value['object']:.1f}%" for name, value in parts
+    )
+
+
 def distorted(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """RGBA bytes (N, 4, S, S) as they might look after a reconstruction, over white: (N, 3, S, S) in [0, 1]."""
     rgba = pictures.float() / 255

@@ -1,0 +1,187 @@
+"""The options of `instant3d evaluate text`, `instant3d evaluate consistency` and `instant3d train-judge`.
+
+Knows nothing of the work, but imports it late.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from instant3d import bundled
+from instant3d.arguments import positive, seed, words
+
+if TYPE_CHECKING:
+    from instant3d.alignment import Result
+    from instant3d.gallery import Order
+    from instant3d.judge import Judge
+    from instant3d.pipeline import TextTo3D, ViewsTo3D
+
+OBJECTS = Path("configs") / "prompts" / "judged_objects.txt"
+STARTS, SAMPLERS = ("blob", "noise", "square"), ("euler", "ddim")
+
+
+def add_text(command: argparse.ArgumentParser) -> None:
+    """Declare the options of `evaluate text`."""
+    command.add_argument(
+        "--prompts", type=Path, required=True, action="append", metavar="FILE", help="one a line; may be given again"
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for metrics.json, table.md, sheet.png"
+    )
+    command.add_argument("--n", type=positive, default=1, help="assets of each prompt (default 1)")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument("--assets", type=Path, help="folder of what `instant3d generate` made, to look at that")
+    instead.add_argument("--real", type=Path, help="scene folders whose captions are the prompts: the most to be had")
+    command.add_argument("--judge", help=f"a judge's folder, or none (default {bundled.JUDGE})")
+    command.add_argument(
+        "--clip", action="append", default=[], metavar="MODEL", help="folder or Hub id of a CLIP; may be given again"
+    )
+    _add_drawing(command)
+    command.add_argument("--steps", type=positive, default=30, help="of denoising (default 30)")
+    command.add_argument("--sampler", choices=SAMPLERS, default="euler", help="(default euler)")
+    command.add_argument("--start", choices=STARTS, default="blob", help="what lies under the noise (default blob)")
+    command.set_defaults(command=text)
+
+
+def add_consistency(command: argparse.ArgumentParser) -> None:
+    """Declare the options of `evaluate consistency`."""
+    command.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one a line")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for metrics.json, table.md, figure.png"
+    )
+    command.add_argument("--steps", type=words, default=["4", "10", "30", "100"], help="(default 4,10,30,100)")
+    command.add_argument("--starts", type=words, default=["blob", "noise"], help="among blob,noise,square")
+    command.add_argument("--samplers", type=words, default=["euler"], help="among euler,ddim (default euler)")
+    command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure MRC too")
+    _add_drawing(command)
+    command.set_defaults(command=consistency)
+
+
+def add_training(command: argparse.ArgumentParser) -> None:
+    """Declare the options of `train-judge`."""
+    command.add_argument("scenes", type=Path, nargs="+", help="folders of scenes painted by data_prep.recolour")
+    command.add_argument("-o", "--output", type=Path, required=True, help="folder for config.json, model.safetensors")
+    command.add_argument("--objects", type=Path, default=OBJECTS, help=f"the names to tell apart (default {OBJECTS})")
+    command.add_argument("--epochs", type=positive, default=24, help="(default 24)")
+    command.add_argument("--seed", type=seed, default=0, help="(default 0)")
+    command.add_argument(
+        "--hold-out-shapes", action="store_true", help="keep one shape of each object, to measure with; teaches less"
+    )
+    command.set_defaults(command=train_judge)
+
+
+def _add_drawing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--limit", type=positive, help="only the first so many prompts")
+    command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
+    command.add_argument("--guidance", type=float, default=5.0, help="how closely to follow the prompt (default 5)")
+    command.add_argument("--stage1", help=f"folder in diffusers' layout or Hub id (default {bundled.STAGE1})")
+    command.add_argument("--stage2", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
+    command.add_argument("--batch", type=positive, default=8, help="grids that are drawn together (default 8)")
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+
+
+def text(arguments: argparse.Namespace) -> None:
+    """Measure how well assets show their prompts."""
+    from instant3d import alignment, clip
+    from instant3d.gallery import listed, orders
+    from instant3d.pipeline import find_device
+
+    judge, device = _judge(arguments.judge), find_device(arguments.device)
+    if judge is None and not arguments.clip:
+        raise ValueError("with --judge none, nothing is measured; name a CLIP by --clip")
+    lists = {
+        path.stem: orders(listed(path, arguments.limit), arguments.seed, arguments.n) for path in arguments.prompts
+    }
+    if len(lists) < len(arguments.prompts):
+        raise ValueError("two lists of prompts have the same name, by which they are reported; rename one")
+    for order in (order for some in lists.values() for order in some):
+        if judge is not None:
+            judge.asked(order.prompt)
+    look = _looker(arguments, alignment.CLIP_SIZE if arguments.clip else alignment.SIZE)
+    alignment.evaluate(
+        {name: look(some) for name, some in lists.items()},
+        arguments.output,
+        judge=judge,
+        clips={name: partial(clip.Clip.from_pretrained, name, device) for name in arguments.clip},
+        settings={key: str(value) for key, value in vars(arguments).items() if key != "command" and value is not None},
+    )
+
+
+def consistency(arguments: argparse.Namespace) -> None:
+    """Measure whether grids agree with themselves."""
+    from instant3d import consistency as measuring
+    from instant3d.gallery import Gallery, listed, orders
+    from instant3d.losses import Perceptual
+    from instant3d.pipeline import Sampling
+
+    steps = [positive(word) for word in arguments.steps]
+    for named, known in ((arguments.starts, STARTS), (arguments.samplers, SAMPLERS)):
+        if not named or not set(named) <= set(known):
+            raise ValueError(f"{','.join(named)!r} is not among {', '.join(known)}")
+    perceptual = Perceptual(str(arguments.perceptual)) if arguments.perceptual else None
+    wanted = orders(listed(arguments.prompts, arguments.limit), arguments.seed)
+    stage1, load, model = _models(arguments)
+    settings = measuring.settings(steps, arguments.starts, arguments.samplers, Sampling(guidance=arguments.guidance))
+    galleries = {
+        name: Gallery(arguments.output / "views", stage1, sampling, load, at_once=arguments.batch)
+        for name, sampling in settings.items()
+    }
+    measuring.evaluate(wanted, arguments.output, galleries=galleries, model=model, perceptual=perceptual)
+
+
+def train_judge(arguments: argparse.Namespace) -> None:
+    """Train a judge and keep it."""
+    from instant3d import judge_training
+    from instant3d.gallery import listed
+
+    judge = judge_training.train(
+        arguments.scenes,
+        listed(arguments.objects),
+        epochs=arguments.epochs,
+        hold_out_shapes=arguments.hold_out_shapes,
+        seed=arguments.seed,
+    )
+    judge.save(arguments.output)
+    print(f"{arguments.output}: config.json, model.safetensors ({judge_training.told(judge)})")
+
+
+def _judge(named: str | None) -> Judge | None:
+    from instant3d.judge import Judge
+
+    if named == "none":
+        return None
+    return Judge.from_pretrained(bundled.weights(bundled.JUDGE, named, option="--judge"))
+
+
+def _looker(arguments: argparse.Namespace, size: int) -> Callable[[Sequence[Order]], Iterator[Result]]:
+    """Where assets come from: drawn anew, made before, or rebuilt from real renders."""
+    from instant3d import alignment
+    from instant3d.gallery import Gallery
+    from instant3d.pipeline import Sampling
+
+    if arguments.assets:
+        return lambda wanted: alignment.stored(arguments.assets, wanted, size)
+    stage1, load, model = _models(arguments)
+    if arguments.real:
+        return lambda wanted: alignment.real(arguments.real, wanted, model, size)
+    sampling = Sampling(
+        steps=arguments.steps, guidance=arguments.guidance, sampler=arguments.sampler, start=arguments.start
+    )
+    gallery = Gallery(arguments.output / "views", stage1, sampling, load, at_once=arguments.batch)
+    return lambda wanted: alignment.drawn(gallery, wanted, model, size)
+
+
+def _models(arguments: argparse.Namespace) -> tuple[str | Path, Callable[[], TextTo3D], ViewsTo3D]:
+    """Stage 1's place, how to open the whole when something is to be drawn, and stage 2 alone."""
+    from instant3d.pipeline import TextTo3D, ViewsTo3D, find_device
+
+    device = find_device(arguments.device)
+    stage2 = bundled.weights(bundled.STAGE2, arguments.stage2, option="--stage2")
+    real = getattr(arguments, "real", None)
+    stage1 = "" if real else bundled.weights(bundled.STAGE1, arguments.stage1, option="--stage1")
+    load = cache(partial(TextTo3D.from_pretrained, stage1, stage2, device=device, at_once=arguments.batch))
+    return stage1, load, ViewsTo3D.from_pretrained(stage2, device)
