@@ -13,15 +13,19 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
+from instant3d import scenes
 from instant3d.asset import write_triplane
 from instant3d.nerf.triplane import Triplane
-from instant3d.stage1.data import GridData
+from instant3d.stage1.data import GridData, Requests
+from instant3d.stage1.grid import to_views
 from instant3d.stage1.module import Stage1, export_stage1
 from instant3d.stage2.data import SceneData
 from instant3d.stage2.module import Stage2
 from instant3d.stage2.network import Architecture, Reconstructor
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
+ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
+ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false"]  # written batch by batch, not gathered
+SHORT = {"--prompts": "--data.prompts", "-o": "--scenes.output", "--output": "--scenes.output"}  # of stage 1
 
 
 class TriplaneWriter(BasePredictionWriter):
@@ -48,6 +52,32 @@ class TriplaneWriter(BasePredictionWriter):
             write_triplane(Triplane(planes), cast(Stage2, module).network.decoder, path)
 
 
+class SceneWriter(BasePredictionWriter):
+    """`predict` leaves the four views of a prompt in the scene folder `output/NUMBER-PROMPT`."""
+
+    def __init__(self, output: str = "out/predictions") -> None:
+        super().__init__("batch")
+        self.output, self.faults = Path(output), 0
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Requests,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        for grid, prompt, seed, name in zip(prediction, batch.prompts, batch.seeds, batch.names, strict=True):
+            if not torch.isfinite(grid).all():  # as a network in half precision may give; the other grids are good
+                self.faults += 1
+                print(f"{name}: the grid holds numbers that are not finite; nothing was written", file=sys.stderr)
+                continue
+            about = {"source": "stage 1", "seed": seed}
+            scenes.write(self.output / name, to_views(grid), caption=prompt, object_id=name, extra=about)
+
+
 class TrainingCLI(LightningCLI):
     """What both stages share."""
 
@@ -60,6 +90,21 @@ class TrainingCLI(LightningCLI):
             config.ckpt_path = str(newest_checkpoint(Path(config.ckpt_path)))
 
 
+class Stage1CLI(TrainingCLI):
+    """Tells data what the writer will write, so that it is not drawn again; what was left out fails at the end."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(SceneWriter, "scenes")
+        parser.link_arguments("scenes.output", "data.output")
+
+    def after_predict(self) -> None:
+        callbacks = cast(Any, self.trainer).callbacks
+        writer = next(callback for callback in callbacks if isinstance(callback, SceneWriter))
+        faults = writer.faults + (len(cast(GridData, self.datamodule).faults) if self.trainer.is_global_zero else 0)
+        if faults:
+            raise ValueError(f"{faults} prompts have no views, as said above; {writer.output} has the others")
+
+
 class Stage2CLI(TrainingCLI):
     """Ties what must agree between network and data."""
 
@@ -69,7 +114,7 @@ class Stage2CLI(TrainingCLI):
 
 
 SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.LightningDataModule]]] = {
-    "stage1": (TrainingCLI, Stage1, GridData),
+    "stage1": (Stage1CLI, Stage1, GridData),
     "stage2": (Stage2CLI, Stage2, SceneData),
 }
 
@@ -80,18 +125,27 @@ def main(args: list[str]) -> None:
     `--ckpt_path last` goes on where the last checkpoint in `trainer.default_root_dir` was written. Checkpoints are read
     with `weights_only`, which refuses pickles.
     """
-    system, args = ("stage2", args) if args[1:2] not in [[name] for name in SYSTEMS] else (args[1], args[:1] + args[2:])
-    safe = [args[0], "--weights_only=true", *args[1:]] if args[:1] and args[0] in SUBCOMMANDS else args
-    command, module, data = SYSTEMS[system]
+    subcommand, rest = args[:1], args[1:]
+    named = rest[:1] if rest[:1] and rest[0] in SYSTEMS else []
+    command, module, data = SYSTEMS[named[0] if named else "stage2"]
+    rest = rest[len(named) :]
+    if issubclass(command, Stage1CLI):
+        rest = [_long(word) for word in rest]
     command(
         module,
         data,
-        args=safe,
+        args=subcommand + (ALWAYS.get(subcommand[0], []) if subcommand else []) + rest,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"use_distributed_sampler": False},
     )
+
+
+def _long(word: str) -> str:
+    """A word of the command line, a short name of an option spelt out."""
+    option, equals, value = word.partition("=")
+    return SHORT.get(option, option) + equals + value
 
 
 def newest_checkpoint(root: Path) -> Path:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from instant3d.stage1.module import Stage1
 from instant3d.stage2.data import Example
 from instant3d.views import Views
+from instant3d.writers import picture
 
 COLLAPSE = (
     "renders are {what}: they cover {shown:.1%} of the picture where the objects cover {true:.1%}, for {count} "
@@ -48,6 +51,39 @@ def beside(targets: Views, shown: Views, objects: int) -> Tensor:
     for wanted, got in zip(targets.on(1.0)[:objects], shown.on(1.0)[:objects], strict=True):
         rows += [torch.cat(list(wanted), dim=-1), torch.cat(list(got), dim=-1)]
     return torch.cat(rows, dim=-2).clamp(0, 1).float().cpu()
+
+
+class SampleGrids(L.Callback):
+    """Draws a few prompts at each validation of stage 1, as one row, for the logger and into `samples` beside its log.
+
+    Only this needs VAE and text encoders where training is from caches; they are loaded at the first validation.
+    """
+
+    def __init__(self, prompts: list[str], seed: int = 0) -> None:
+        if not prompts:
+            raise ValueError("sample grids are drawn from prompts; give at least one, or leave the callback out")
+        self.prompts, self.seed = prompts, seed
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx or trainer.global_rank or trainer.sanity_checking:
+            return
+        stage1 = cast(Stage1, module)
+        seeds = range(self.seed, self.seed + len(self.prompts))
+        row = torch.cat(list(stage1.sampler()(self.prompts, sampling=stage1.sampling, seeds=seeds)), dim=-1).cpu()
+        path = Path(trainer.log_dir or trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(row, path)
+        board: Any = getattr(trainer.logger, "experiment", None)
+        if hasattr(board, "add_image"):
+            board.add_image("val/samples", row, trainer.global_step)
 
 
 class CollapseWatch(L.Callback):

@@ -79,6 +79,11 @@ def read(folder: str | Path, *, frames: Sequence[int] | None = None, size: int |
     return decode(document, lambda name: _load(root, name), path.parent, frames=frames, size=size)
 
 
+def document(folder: str | Path) -> transforms.Document:
+    """A scene's cameras, id and caption, without opening a picture."""
+    return _document(Path(folder))[1]
+
+
 def names(folder: str | Path) -> tuple[str, ...]:
     """The names of a scene's frames, without opening a picture; their number is the scene's length."""
     return _document(Path(folder))[1].names()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -67,6 +68,48 @@ def read(
             yield _scene(path, key, files, frames, size)
 
 
+@dataclass(frozen=True)
+class Packed:
+    """One scene in a tar: `where` tells where each of its files begins and how long it is, in bytes."""
+
+    path: Path
+    key: str
+    where: Mapping[str, tuple[int, int]]
+
+    def read(self, *, frames: Choice | None = None, size: int | None = None) -> Scene:
+        """The scene; only what `frames` name is read from disk."""
+        return _scene(self.path, self.key, self, frames, size)
+
+    def document(self) -> transforms.Document:
+        """Its cameras, id and caption."""
+        return _parsed(self.path, self.key, self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.where
+
+    def __getitem__(self, name: str) -> bytes:
+        begin, length = self.where[name]
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            return file.read(length)
+
+
+def index(source: str | Path | Sequence[str | Path]) -> list[Packed]:
+    """All scenes of some tars, to be read in any order: one pass over the headers, nothing is decoded."""
+    found = []
+    for path in paths(source):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; name a .tar of scenes or a folder of such")
+        try:
+            with tarfile.open(path, "r:") as tar:
+                files = [(*_named(member), member.offset_data, member.size) for member in tar if member.isreg()]
+        except tarfile.TarError as error:
+            raise ValueError(f"{path} is not a whole tar file ({error}); copy or pack it again") from error
+        for key, group in groupby(files, key=lambda file: file[0]):
+            found.append(Packed(path, key, {name: (begin, size) for _, name, begin, size in group}))
+    return found
+
+
 def _add(tar: tarfile.TarFile, number: int, scene: Scene) -> None:
     key = f"{number:07d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', scene.id)[:48]}"
     files = scenes.encode(scene.views, caption=scene.caption, object_id=scene.id)
@@ -90,12 +133,10 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
-    """Key, name and content of each regular file; the key ends at the first dot of the file's own name."""
+    """Key, name and content of each regular file."""
     taken, last = 0, None
     for member in tar:
-        folder, _, file = member.name.rpartition("/")
-        stem, _, name = file.partition(".")
-        key = f"{folder}/{stem}" if folder else stem
+        key, name = _named(member)
         taken = taken + member.size if key == last else member.size
         last = key
         if taken > MAX_SCENE_BYTES:
@@ -105,17 +146,28 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
             yield key, name, content.read()
 
 
-def _scene(path: Path, key: str, files: dict[str, bytes], frames: Choice | None, size: int | None) -> Scene:
+def _named(member: tarfile.TarInfo) -> tuple[str, str]:
+    """The key of a member's scene and its name there: the key ends at the first dot of the file's own name."""
+    folder, _, file = member.name.rpartition("/")
+    stem, _, name = file.partition(".")
+    return f"{folder}/{stem}" if folder else stem, name
+
+
+def _parsed(path: Path, key: str, files: dict[str, bytes] | Packed) -> transforms.Document:
     where = f"{path}:{key}"
     if scenes.DOCUMENT not in files:
         raise FileNotFoundError(f"{where} has no {scenes.DOCUMENT}; were these shards packed by another tool?")
-    document = transforms.parse(files[scenes.DOCUMENT], f"{where}.{scenes.DOCUMENT}")
+    return transforms.parse(files[scenes.DOCUMENT], f"{where}.{scenes.DOCUMENT}")
+
+
+def _scene(path: Path, key: str, files: dict[str, bytes] | Packed, frames: Choice | None, size: int | None) -> Scene:
+    document = _parsed(path, key, files)
 
     def load(name: str) -> bytes:
         for extension in scenes.EXTENSIONS:
             if _flat(name + extension) in files:
                 return files[_flat(name + extension)]
-        raise FileNotFoundError(f"{where} lacks {name}, which its {scenes.DOCUMENT} names; pack it again")
+        raise FileNotFoundError(f"{path}:{key} lacks {name}, which its {scenes.DOCUMENT} names; pack it again")
 
     chosen = frames(document.count) if callable(frames) else frames
     return scenes.decode(document, load, path / key, frames=chosen, size=size)

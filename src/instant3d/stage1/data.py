@@ -5,16 +5,18 @@ Every example is a function of the seed and its number alone, so an interrupted 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from instant3d import prompts, scenes
 from instant3d.stage1.cache import INDEX, Cache, Encoded
 from instant3d.stage1.scenes_as_grids import GridScenes, read_keep
 from instant3d.supply import Mixture, Numbers
@@ -53,7 +55,7 @@ class Examples(Dataset[Encoded | Pictures]):
     """Several sources as one: endless in the order of a mixture, or, without one, everything once."""
 
     def __init__(
-        self, sources: Sequence[Cache] | Sequence[Scenes], mixture: Mixture | None = None, limit: int | None = None
+        self, sources: Sequence[Cache | Scenes], mixture: Mixture | None = None, limit: int | None = None
     ) -> None:
         self.sources, self.mixture = list(sources), mixture
         self.places = [(which, index) for which, source in enumerate(sources) for index in range(len(source))][:limit]
@@ -66,20 +68,64 @@ class Examples(Dataset[Encoded | Pictures]):
         return self.sources[which].item(index, number)
 
 
-class GridData(L.LightningDataModule):
-    """Grids for training and validation.
+@dataclass(frozen=True)
+class Requests:
+    """Prompts to be drawn, and what tells their grids apart; all of length B."""
 
-    train, val   caches (`instant3d cache-stage1`), or folders of scene folders; one or the other, not both
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def to(self, *args: Any, **kwargs: Any) -> Requests:
+        return self
+
+
+def requests(path: str | Path, seed: int = 0) -> tuple[list[Requests], list[str]]:
+    """One request for each good prompt of a list, and a line for each of the others.
+
+    Number k of the list has the seed `seed` + k and a name of its own.
+    """
+    found, faults = [], []
+    for number, prompt in enumerate(prompts.read(path)):
+        if prompt.fault:
+            faults.append(f"{prompt.where} {prompt.fault}")
+        else:
+            found.append(Requests((prompt.text,), (seed + number,), (f"{number:05d}-{prompts.slug(prompt.text)}",)))
+    return found, faults
+
+
+def together(items: Sequence[Requests]) -> Requests:
+    """One batch of several."""
+    texts, seeds, names = zip(*((item.prompts[0], item.seeds[0], item.names[0]) for item in items), strict=True)
+    return Requests(texts, seeds, names)
+
+
+def still_to_do(wanted: Sequence[Requests], output: str | Path) -> list[Requests]:
+    """Those whose scene is not in the folder `output` yet."""
+    return [one for one in wanted if not _is_done(Path(output) / one.names[0], one.prompts[0])]
+
+
+def _is_done(folder: Path, prompt: str) -> bool:
+    return (folder / scenes.DOCUMENT).is_file() and scenes.document(folder).text("caption") == prompt
+
+
+class GridData(L.LightningDataModule):
+    """Grids for training, validation and test, and prompts for `predict`.
+
+    train, val, test   caches (`instant3d cache-stage1`), or folders of scene folders; one or the other, not both
     weights      how often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch
     keep         a text file of the ids to train with; all by default
     size         pixels a side of grids made from scenes (a cache knows its own)
     val_grids    validation takes the first so many
+    prompts      for `predict`: a text file with one prompt a line
+    output       for `predict`: the folder of scenes; prompts whose scene is there already are left out
     """
 
     def __init__(
         self,
         train: list[str] | None = None,
         val: list[str] | None = None,
+        test: list[str] | None = None,
         weights: list[float] | None = None,
         keep: str | None = None,
         size: int = 1024,
@@ -87,11 +133,14 @@ class GridData(L.LightningDataModule):
         workers: int = 4,
         seed: int = 0,
         val_grids: int = 128,
+        prompts: str | None = None,
+        output: str = "out/predictions",
     ) -> None:
         super().__init__()
-        self.train, self.val, self.weights, self.keep = train or [], val or [], weights, keep
+        self.train, self.val, self.test, self.weights, self.keep = train or [], val or [], test or [], weights, keep
         self.size, self.batch_size, self.workers, self.seed = size, batch_size, workers, seed
-        self.val_grids = val_grids
+        self.val_grids, self.prompts, self.output = val_grids, prompts, output
+        self.faults: list[str] = []
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
@@ -107,14 +156,27 @@ class GridData(L.LightningDataModule):
         batches = Numbers(self.batch_size, start, rank, world)
         return DataLoader(Examples(sources, mixture), batch_sampler=batches, **self._loading())
 
-    def val_dataloader(self) -> DataLoader[Encoded | Pictures]:
+    def val_dataloader(self) -> DataLoader[Encoded | Pictures] | list[Any]:
+        if not self.val and self.trainer is not None and self.trainer.training:
+            return []  # to learn without measuring is allowed
         examples = Examples(self._sources(self.val, "val"), limit=self.val_grids)
         return DataLoader(examples, batch_size=self.batch_size, **self._loading())
 
     def test_dataloader(self) -> DataLoader[Encoded | Pictures]:
-        return self.val_dataloader()
+        return DataLoader(Examples(self._sources(self.test, "test")), batch_size=self.batch_size, **self._loading())
 
-    def _sources(self, named: list[str], purpose: str, keep: set[str] | None = None) -> list[Cache] | list[Scenes]:
+    def predict_dataloader(self) -> DataLoader[Requests]:
+        """This process's share of the prompts that are still to be drawn."""
+        if self.prompts is None:
+            raise ValueError("there are no prompts; name a text file with one a line by --prompts")
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        wanted, self.faults = requests(self.prompts, self.seed)
+        if rank == 0 and self.faults:
+            print("\n".join(self.faults), file=sys.stderr, flush=True)
+        mine = still_to_do(wanted[rank::world], self.output)
+        return DataLoader(cast(Any, mine), batch_size=self.batch_size, collate_fn=together)
+
+    def _sources(self, named: list[str], purpose: str, keep: set[str] | None = None) -> Sequence[Cache | Scenes]:
         if not named:
             raise ValueError(f"there is nothing for {purpose}; set data.{purpose} to a list of caches or scene folders")
         if _are_caches(named):
@@ -125,13 +187,13 @@ class GridData(L.LightningDataModule):
         return {"num_workers": self.workers, "collate_fn": collate, "persistent_workers": self.workers > 0}
 
 
-def collate(items: Sequence[Encoded] | Sequence[Pictures]) -> Encoded | Pictures:
+def collate(items: Sequence[Encoded | Pictures]) -> Encoded | Pictures:
     """One batch of examples of one kind."""
-    first = items[0]
-    if isinstance(first, Encoded):
-        return Encoded.stack(items)  # type: ignore[arg-type]
-    grids, prompts, numbers = zip(*((item.grids, item.prompts, item.number) for item in items), strict=True)
-    return Pictures(torch.cat(grids), tuple(prompt for some in prompts for prompt in some), torch.cat(numbers))
+    if isinstance(items[0], Encoded):
+        return Encoded.stack(cast(Sequence[Encoded], items))
+    pictures = cast(Sequence[Pictures], items)
+    grids, numbers = (torch.cat([getattr(item, name) for item in pictures]) for name in ("grids", "number"))
+    return Pictures(grids, tuple(prompt for item in pictures for prompt in item.prompts), numbers)
 
 
 def _are_caches(named: Sequence[str]) -> bool:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from instant3d.diffusion.components import Components
+from instant3d.diffusion.components import Components, merge_lora, with_lora
 from instant3d.diffusion.process import min_snr_weight, noised, target
 from instant3d.diffusion.text import TextEmbedding, encode
 from instant3d.stage1.cache import PARTS, Encoded, posterior
-from instant3d.stage1.data import Pictures
+from instant3d.stage1.data import Pictures, Requests
+from instant3d.stage1.sampler import GridSampler, Sampling
 from instant3d.supply import seeded
 
 QUARTERS = 4  # of the timesteps, each with its own loss in the log
@@ -31,22 +32,23 @@ class Draw:
     silent: Tensor  # whether the prompt is left out
 
 
-class Bystanders:
-    """Frozen parts that a module uses but does not own: they are not in its checkpoints, averages or gradients."""
+class Frozen:
+    """Networks that a module uses but does not teach: they are in none of its checkpoints, averages and copies."""
 
     def __init__(self, base: str) -> None:
-        self.base, self.parts = base, Components()
+        self.base, self.encoders = base, Components()
+        self.unet: Any = None
 
-    def __deepcopy__(self, memo: Any) -> Bystanders:
+    def __deepcopy__(self, memo: Any) -> Frozen:
         return self
 
-    def encoders(self, device: torch.device) -> Components:
+    def encoders_on(self, device: torch.device) -> Components:
         """VAE and text encoders, loaded when they are first asked for."""
-        if self.parts.vae is None:
-            self.parts = Components.load(self.base, parts=PARTS)
-            for part in (self.parts.vae, self.parts.text_encoder, self.parts.text_encoder_2):
+        if self.encoders.vae is None:
+            self.encoders = Components.load(self.base, parts=PARTS)
+            for part in (self.encoders.vae, self.encoders.text_encoder, self.encoders.text_encoder_2):
                 part.requires_grad_(False)
-        return self.parts.to(device)
+        return self.encoders.to(device)
 
 
 class Stage1(L.LightningModule):
@@ -61,7 +63,11 @@ class Stage1(L.LightningModule):
     prompt_dropout           chance that an example has no prompt, which guidance needs
     sample_latents           draw latents from the VAE's posterior; its mean otherwise
     gradient_checkpointing   recompute the UNet's blocks in the backward pass to save memory
+    half_base                with LoRA, keep what is frozen in bfloat16; needs precision bf16-mixed
+    sampling                 how `predict` draws, and the sample grids of validation
     """
+
+    abar: Tensor
 
     def __init__(
         self,
@@ -78,20 +84,37 @@ class Stage1(L.LightningModule):
         prompt_dropout: float = 0.1,
         sample_latents: bool = True,
         gradient_checkpointing: bool = False,
+        half_base: bool = False,
+        sampling: Sampling = Sampling(),  # noqa: B008
         seed: int = 0,
     ) -> None:
         super().__init__()
-        parts = Components.load(base, parts=("unet", "scheduler"))
+        if half_base and not lora_rank:
+            raise ValueError("half_base keeps frozen weights in bfloat16, but nothing is frozen; set lora_rank too")
+        dtype = torch.bfloat16 if half_base else torch.float32
+        parts = Components.load(base, parts=("unet", "scheduler"), dtype=dtype)
         self.base, self.lora_rank, self.lora_alpha = base, lora_rank, float(lora_alpha or lora_rank)
+        self.scheduler, self.sampling = parts.scheduler, sampling
         self.kind = prediction_type or parts.scheduler.config.prediction_type
-        self.unet: Any = parts.unet.train()
+        self.scheduler.register_to_config(prediction_type=self.kind)
+        self.frozen = Frozen(base)
+        if lora_rank:
+            self.frozen.unet = with_lora(parts.unet, lora_rank, self.lora_alpha)
+            self.lora = nn.ParameterDict(additions(parts.unet))
+        else:
+            self.unet: Any = parts.unet.requires_grad_(True)
+        self.network.train()
         if gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
+            self.network.enable_gradient_checkpointing()
         self.register_buffer("abar", parts.scheduler.alphas_cumprod.float().clone(), persistent=False)
         self.learning_rate, self.warmup_steps, self.decay = learning_rate, warmup_steps, decay
         self.betas, self.weight_decay, self.min_snr_gamma = betas, weight_decay, min_snr_gamma
         self.prompt_dropout, self.sample_latents, self.seed = prompt_dropout, sample_latents, seed
-        self.bystanders = Bystanders(base)
+
+    @property
+    def network(self) -> Any:
+        """The UNet, on the module's device; with LoRA it is not the module's own, its additions are."""
+        return self.frozen.unet.to(self.device) if self.lora_rank else self.unet
 
     def training_step(self, batch: Encoded | Pictures, batch_idx: int) -> Tensor:
         grids = self.encoded(batch)
@@ -106,6 +129,15 @@ class Stage1(L.LightningModule):
 
     def test_step(self, batch: Encoded | Pictures, batch_idx: int) -> None:
         self.compare(batch, "test")
+
+    def predict_step(self, batch: Requests, batch_idx: int) -> Tensor:
+        """Grids (B, 3, H, W) of the batch's prompts, each from its own seed."""
+        return self.sampler()(batch.prompts, sampling=self.sampling, seeds=batch.seeds)
+
+    def sampler(self) -> GridSampler:
+        """What draws grids with the UNet as it is now."""
+        parts = self.frozen.encoders_on(self.device)
+        return GridSampler(replace(parts, unet=self.network, scheduler=self.scheduler))
 
     def compare(self, batch: Encoded | Pictures, stage: str) -> None:
         """Log the loss at one timestep of each quarter; timesteps and noise are the same in every run."""
@@ -123,13 +155,13 @@ class Stage1(L.LightningModule):
 
     def encoded(self, batch: Encoded | Pictures) -> Encoded:
         """The batch as it comes from a cache; pictures and prompts go through VAE and text encoders."""
-        if isinstance(batch, Encoded):
-            return batch
-        parts = self.bystanders.encoders(self.device)
-        mean, std = posterior(parts.vae, batch.grids)
-        text = encode(parts, batch.prompts).map(Tensor.float)
-        size = torch.full_like(batch.number, batch.grids.shape[-1])
-        return Encoded(mean, std, text, size.to(self.device), batch.number)
+        if isinstance(batch, Pictures):
+            parts = self.frozen.encoders_on(self.device)
+            mean, std = posterior(parts.vae, batch.grids)
+            text = encode(parts, batch.prompts).map(Tensor.float)
+            batch = Encoded(mean, std, text, torch.full_like(batch.number, batch.grids.shape[-1]), batch.number)
+        _check(batch, self.network.config)
+        return batch
 
     def losses(self, grids: Encoded, chance: Draw) -> Tensor:
         """How far the UNet's answer is from the truth: mean square over each example, weighted, (B,)."""
@@ -146,7 +178,7 @@ class Stage1(L.LightningModule):
         none = torch.zeros_like(size)
         time_ids = torch.stack([size, size, none, none, size, size], dim=-1).to(latents.dtype)
         told = {"text_embeds": text.pooled, "time_ids": time_ids}
-        return self.unet(latents, timestep, text.tokens, added_cond_kwargs=told, return_dict=False)[0]
+        return self.network(latents, timestep, text.tokens, added_cond_kwargs=told, return_dict=False)[0]
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -201,14 +233,48 @@ def rate(step: int, warmup: int, total: int | None) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
+def additions(unet: Any) -> dict[str, nn.Parameter]:
+    """The low-rank additions of a UNet by name, in float32; a parameter's name may not hold dots."""
+    found = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    for parameter in found.values():
+        parameter.data = parameter.data.float()
+    return {name.replace(".", "/"): parameter for name, parameter in found.items()}
+
+
 def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None = None) -> Any:
     """Write a checkpoint's UNet beside the other parts of its base, in diffusers' layout; returns the UNet."""
     settings = content["stage1"]
     parts = Components.load(base or settings["base"])
-    prefix = "unet."
-    parts.unet.load_state_dict(
-        {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
-    )
+    weights = content["state_dict"]
+    if settings["lora_rank"]:
+        unet = with_lora(parts.unet, settings["lora_rank"], settings["lora_alpha"])
+        trained = nn.ModuleDict({"lora": nn.ParameterDict(additions(unet))})
+    else:
+        trained = nn.ModuleDict({"unet": parts.unet})
+    try:
+        trained.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the checkpoint's weights do not fit {base or settings['base']}, which is not what was fine-tuned: {error}"
+        ) from None
+    if settings["lora_rank"]:
+        merge_lora(parts.unet)
     parts.scheduler.register_to_config(prediction_type=settings["prediction_type"])
     parts.save(folder)
     return parts.unet
+
+
+def _check(grids: Encoded, config: Any) -> None:
+    """Refuse latents or embeddings that were made by another VAE or other text encoders than the UNet's."""
+    expected = (config.in_channels, config.sample_size, config.sample_size)
+    got, width = tuple(grids.mean.shape[1:]), grids.text.tokens.shape[-1]
+    if got != expected:
+        raise ValueError(
+            f"the UNet draws latents {expected}, but the grids have {got}; make the cache with the same model, or set "
+            "data.size to its grid's"
+        )
+    if width != config.cross_attention_dim:
+        raise ValueError(
+            f"the UNet reads text embeddings of {config.cross_attention_dim} numbers, but they have {width}; make the "
+            "cache with the same model"
+        )

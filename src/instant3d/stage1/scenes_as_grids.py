@@ -1,8 +1,7 @@
-"""Training grids out of scene folders: the four structured views over white, and their caption. Knows no network."""
+"""Training grids out of scene folders and shards: the structured views over white, and a caption. Knows no network."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from instant3d import scenes
 from instant3d.cameras import structured
+from instant3d.scenes.shards import Packed, index
 from instant3d.stage1.grid import SIDE, pack
 
 STRUCTURED = range(SIDE**2)  # a rendering plan's first frames are the structured views
@@ -27,31 +27,36 @@ class Grid:
 
 
 class GridScenes:
-    """Scene folders below some roots, each read as a grid of `size` pixels a side.
+    """Scenes, each read as a grid of `size` pixels a side.
 
-    keep   ids of the scenes to take; all by default
+    roots   folders of scene folders or of shards, or single ones of either
+    keep    ids of the scenes to take; all by default
     """
 
     def __init__(self, roots: Sequence[str | Path], size: int, keep: Collection[str] | None = None) -> None:
         if size < SIDE or size % SIDE:
             raise ValueError(f"a grid of 2 x 2 views has an even side, got {size}")
         self.size = size
-        self.folders = [path.parent for root in roots for path in sorted(Path(root).glob(f"**/{scenes.DOCUMENT}"))]
+        self.scenes = [scene for root in roots for scene in _below(Path(root))]
         if keep is not None:
-            self.folders = [folder for folder in self.folders if _id(folder) in keep]
-        if not self.folders:
+            self.scenes = [scene for scene in self.scenes if _id(scene) in keep]
+        if not self.scenes:
             wanted = "" if keep is None else f" whose id is among the {len(keep)} to keep"
-            raise FileNotFoundError(f"no scene folder{wanted} in {', '.join(map(str, roots)) or 'an empty list'}")
+            raise FileNotFoundError(f"there is no scene{wanted} in {', '.join(map(str, roots)) or 'an empty list'}")
 
     def __len__(self) -> int:
-        return len(self.folders)
+        return len(self.scenes)
 
     def name(self, index: int) -> str:
         """Where the grid comes from: unlike its id, no two share it."""
-        return str(self.folders[index])
+        scene = self.scenes[index]
+        return f"{scene.path}:{scene.key}" if isinstance(scene, Packed) else str(scene)
 
     def __getitem__(self, index: int) -> Grid:
-        return as_grid(scenes.read(self.folders[index], frames=STRUCTURED, size=self.size // SIDE))
+        scene, tile = self.scenes[index], self.size // SIDE
+        if isinstance(scene, Packed):
+            return as_grid(scene.read(frames=STRUCTURED, size=tile))
+        return as_grid(scenes.read(scene, frames=STRUCTURED, size=tile))
 
 
 def as_grid(scene: scenes.Scene) -> Grid:
@@ -75,5 +80,16 @@ def read_keep(path: str | Path) -> set[str]:
     return {line for line in lines if line and not line.startswith("#")}
 
 
-def _id(folder: Path) -> str:
-    return json.loads((folder / scenes.DOCUMENT).read_text()).get("id") or folder.name
+def _below(root: Path) -> list[Path | Packed]:
+    """Scene folders below a folder and then the scenes of the tars in it, each kind sorted by path."""
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist; name a folder of scene folders or shards")
+    folders: list[Path | Packed] = [path.parent for path in sorted(root.glob(f"**/{scenes.DOCUMENT}"))]
+    tars = [root] if root.is_file() else sorted(root.glob("*.tar"))
+    return [*folders, *(index(tars) if tars else [])]
+
+
+def _id(scene: Path | Packed) -> str:
+    if isinstance(scene, Packed):
+        return scene.document().text("id") or scene.key
+    return scenes.document(scene).text("id") or scene.resolve().name
