@@ -111,7 +111,7 @@ def knowing(components, clean, kind="epsilon"):
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
 @pytest.mark.parametrize("steps", [1, 15, 61])  # 61 and 15 do not divide 1000
-@pytest.mark.parametrize("start", ["blob", "square", "noise"])
+@pytest.mark.parametrize("start", ["blob", "noise"])
 @pytest.mark.parametrize("first", [None, 980, 500])
 def test_a_network_that_knows_the_answer_ends_there(components, kind, name, steps, start, first):
     clean = torch.randn(4, 8, 8)
@@ -223,7 +223,7 @@ def test_full_rescaling_gives_back_the_spread_before_guidance():
 @pytest.mark.parametrize("first", [999, 980, 60])
 def test_any_number_of_steps_visits_as_many_noise_levels_and_no_other(first):
     every = schedule(SIZES["scheduler"], "ddim").alphas_cumprod
-    for steps in range(1, first + 2, 7 if first > 100 else 1):
+    for steps in range(1, first + 2, 1 + first // 40):
         scheduler, timesteps = spaced(SIZES["scheduler"], Sampling(steps, sampler="ddim", start_timestep=first))
         assert len(timesteps) == steps == len(scheduler.timesteps)
         assert timesteps[0] == first
