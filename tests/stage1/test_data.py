@@ -1,0 +1,120 @@
+"""Which example comes when, and which prompt which process draws."""
+
+import pytest
+import torch
+from balls import write_balls
+from tiny_sdxl import tiny_sdxl_folder
+
+from instant3d import scenes
+from instant3d.stage1 import cache
+from instant3d.stage1.data import GridData, requests, still_to_do
+from instant3d.supply import Mixture
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory):
+    return write_balls(tmp_path_factory.mktemp("balls"))
+
+
+@pytest.fixture(scope="module")
+def cached(balls, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cached")
+    cache.build([balls], tiny_sdxl_folder(folder / "model"), folder / "cache", say=lambda line: None)
+    return folder / "cache"
+
+
+def test_every_epoch_shows_each_item_as_often_as_its_weight_says():
+    mixture = Mixture([3, 4, 5], [1, 2, 0.4], seed=1)
+    epoch = 3 + 8 + 2
+    for first in range(0, 5 * epoch, epoch):
+        shown = [mixture(number) for number in range(first, first + epoch)]
+        assert sorted(item for item in shown if item[0] == 0) == [(0, 0), (0, 1), (0, 2)]
+        assert sorted(item for item in shown if item[0] == 1) == sorted([(1, k) for k in range(4)] * 2)
+    rare = [mixture(number) for number in range(5 * epoch) if mixture(number)[0] == 2]
+    assert sorted(rare) == sorted([(2, k) for k in range(5)] * 2), "ten places in five epochs: each of five twice"
+
+
+def test_epochs_are_shuffled_by_the_seed():
+    def order(seed, epoch):
+        return [Mixture([50], seed=seed)(50 * epoch + k)[1] for k in range(50)]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+    assert order(0, 0) != sorted(order(0, 0))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0]])
+def test_weights_that_say_nothing_are_refused(weights):
+    with pytest.raises(ValueError, match="weights|sources"):
+        Mixture([3, 4], weights)
+
+
+def test_a_batch_depends_on_seed_and_number_alone(cached):
+    def batch(**settings):
+        data = GridData([str(cached)], batch_size=2, workers=0, **settings)
+        return next(iter(data.train_dataloader()))
+
+    assert torch.equal(batch().mean, batch().mean)
+    assert batch().number.tolist() == [0, 1]
+    assert not all(torch.equal(batch().mean, batch(seed=seed).mean) for seed in range(1, 9))
+
+
+def test_grids_come_from_scenes_as_they_come_from_the_cache(cached, balls):
+    one, two = (
+        next(iter(GridData([str(source)], size=64, batch_size=3, workers=0).train_dataloader()))
+        for source in (cached, balls)
+    )
+    assert one.number.tolist() == two.number.tolist()
+    names = [cache.Cache(cached).grids[Mixture([3])(number)[1]]["caption"] for number in range(3)]
+    assert list(two.prompts) == names
+    assert two.grids.shape == (3, 3, 64, 64)
+    corner, middle = two.grids[..., 0, 0], two.grids[..., 16, 16]
+    assert (corner == 1).all(), "white around the object"
+    assert [int(colour.argmax()) for colour in middle] == [("red", "green", "blue").index(n.split()[1]) for n in names]
+
+
+def test_learning_from_both_kinds_at_once_is_refused(cached, balls):
+    with pytest.raises(ValueError, match="not from both"):
+        GridData([str(cached), str(balls)], workers=0).train_dataloader()
+
+
+def test_an_absent_source_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        GridData([str(tmp_path / "nowhere")], workers=0).train_dataloader()
+    with pytest.raises(ValueError, match=r"data\.train"):
+        GridData(workers=0).train_dataloader()
+
+
+def test_only_the_ids_to_keep_are_learnt_from(cached, tmp_path):
+    (tmp_path / "keep.txt").write_text("green\n")
+    data = GridData([str(cached)], keep=str(tmp_path / "keep.txt"), batch_size=4, workers=0)
+    batch = next(iter(data.train_dataloader()))
+    whole = cache.Cache(cached)
+    green = whole.item([grid["id"] for grid in whole.grids].index("green"), 0)
+    assert all(torch.equal(mean, green.mean) for mean in batch.mean)
+
+
+PROMPTS = "a red ball\n\n# not a prompt\na bad\x07one\n../../etc/passwd\nÉlan vital\n" + "x" * 5000 + "\na red ball\n"
+
+
+def test_a_bad_prompt_costs_no_other_its_place(tmp_path):
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+    wanted, faults = requests(tmp_path / "prompts.txt", seed=100)
+    assert [one.prompts[0] for one in wanted] == ["a red ball", "../../etc/passwd", "Élan vital", "a red ball"]
+    assert [one.seeds[0] for one in wanted] == [100, 102, 103, 105]
+    assert [one.names[0] for one in wanted] == [
+        "00000-a-red-ball", "00002-etc-passwd", "00003-elan-vital", "00005-a-red-ball",
+    ]  # fmt: skip
+    assert len(faults) == 2
+    assert "line 4" in faults[0]
+    assert "5,000 characters" in faults[1]
+
+
+def test_what_was_drawn_already_is_not_drawn_again_unless_the_prompt_is_another(balls, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red ball\na green ball\na blue ball\n")
+    wanted, _ = requests(tmp_path / "prompts.txt")
+    for one, ball in zip(wanted[:2], ("red", "blue"), strict=True):
+        views = scenes.read(balls / ball).views
+        scenes.write(tmp_path / "out" / one.names[0], views, caption=f"a {ball} ball")
+    assert [one.prompts[0] for one in still_to_do(wanted, tmp_path / "out")] == ["a green ball", "a blue ball"]
