@@ -23,6 +23,7 @@ from instant3d.batch import Batch
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = "instant3d-judge-1"
 SIZE = 64  # pixels a side to which every picture is brought
 POOL = 4  # of those, a side of what counts as one pixel for the colour
 
@@ -115,7 +116,7 @@ class Judge(nn.Module):
         """Write config.json and the weights in half precision, both or neither."""
         from safetensors.torch import save
 
-        config = {"judge": 1, "colours": self.colours, "objects": self.objects, "accuracy": self.accuracy}
+        config = {"format": FORMAT, "colours": self.colours, "objects": self.objects, "accuracy": self.accuracy}
         tensors = {name: value.detach().to("cpu", torch.float16) for name, value in _floats(self).items()}
         with atomic.merged(folder) as partial:
             (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -134,6 +135,8 @@ class Judge(nn.Module):
             )
         try:
             config = json.loads((folder / CONFIG).read_text())
+            if config["format"] != FORMAT:
+                raise ValueError(f"{CONFIG} says {config['format']!r} where {FORMAT!r} was expected")
             judge = cls(config["objects"], config["colours"])
             judge.accuracy = config["accuracy"]
             tensors = load((folder / WEIGHTS).read_bytes())
