@@ -18,7 +18,10 @@ HEAD_WIDTH = 64  # of an attention head in all released networks
 
 @dataclass(frozen=True)
 class Release:
-    """Weights that a peer gave away, told by what they are called and by the sizes that tell them apart."""
+    """Weights that a peer gave away: where they lie, and the sizes that tell them apart.
+
+    parameters  in the peer's own count, with what is of no use here
+    """
 
     name: str
     source: str

@@ -103,7 +103,7 @@ FAMILY = Family(
     ),
     files=("instant_nerf_large.ckpt",),
     preferred="instant_nerf_large.ckpt",
-    releases=(_release("large", 16, 80, 378_477_332), _release("base", 12, 40, 313_259_548)),
+    releases=(_release("large", 16, 80, 378_477_332), _release("base", 12, 40, 313_249_004)),
     architecture=architecture,
     rules=rules,
 )

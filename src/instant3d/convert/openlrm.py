@@ -196,9 +196,9 @@ FAMILY = Family(
     files=("model.safetensors", "model.pth", "pytorch_model.bin"),
     preferred=None,
     releases=(
-        _release("small", 384, 512, 12, 32, 224, 0),
-        _release("base", 768, 768, 12, 48, 336, 0),
-        _release("large", 768, 1024, 16, 80, 448, 0),
+        _release("small", 384, 512, 12, 32, 224, 111_390_948),
+        _release("base", 768, 768, 12, 48, 336, 260_201_972),
+        _release("large", 768, 1024, 16, 80, 448, 452_138_004),
     ),
     architecture=architecture,
     rules=rules,

@@ -160,7 +160,7 @@ FAMILY = Family(
             name="TripoSR",
             source="stabilityai/TripoSR",
             image_size=512,
-            parameters=0,
+            parameters=419_275_628,
             sizes={"width": 1024, "depth": 16, "channels": 40, "encoder_width": 768},
             download_bytes=1_677_246_742,
         ),

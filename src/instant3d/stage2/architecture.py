@@ -96,6 +96,9 @@ class Architecture:
         if self.lift_side and self.channels < EXTENT_CHANNELS:
             raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
 
+        if self.registers and self.positions == "dino":
+            raise ValueError("DINO's first code knows no registers; resize positions the antialiased way")
+
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
         """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
