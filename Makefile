@@ -7,9 +7,10 @@ SIZE ?= demo
 TRAINER ?= cpu
 DATA ?= data/scenes
 VAL ?= $(DATA)
+CACHE ?= data/cache/train
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench render-data train-stage2 evaluate demo-weights-stage2
+.PHONY: help demo test lint bench render-data cache-stage1 train-stage1 train-stage2 evaluate demo-weights-stage2
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -35,6 +36,13 @@ bench: .venv/.installed  ## measure speed beside a plain textbook path
 
 render-data: .venv/.installed  ## objects to scene folders: OBJECTS=folder DATA=folder
 	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder of .glb or .obj files)) -o $(DATA)
+
+cache-stage1: .venv/.installed  ## scenes to latents and embeddings: SCENES=folder MODEL=folder|Hub id CACHE=folder
+	$(BIN)/instant3d cache-stage1 $(or $(SCENES),$(error SCENES=folder of scenes)) \
+		--model $(or $(MODEL),$(error MODEL=folder or Hub id of an SDXL)) -o $(CACHE) $(ARGS)
+
+train-stage1: .venv/.installed  ## train the generator of views: SIZE=demo|one_gpu_lora|paper CACHE=folder ARGS=...
+	$(BIN)/instant3d fit stage1 -c configs/stage1/$(SIZE).yaml --data.train='["$(CACHE)"]' $(ARGS)
 
 train-stage2: .venv/.installed  ## train the reconstructor: SIZE=demo|one_gpu|paper TRAINER=cpu|... DATA=folder VAL=folder
 	$(BIN)/instant3d fit -c configs/stage2/$(SIZE).yaml -c configs/trainer/$(TRAINER).yaml \

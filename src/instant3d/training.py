@@ -10,7 +10,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
 from instant3d import scenes
@@ -24,7 +24,8 @@ from instant3d.stage2.module import Stage2
 from instant3d.stage2.network import Architecture, Reconstructor
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
-ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false"]  # written batch by batch, not gathered
+# predictions are written batch by batch, not gathered, and nothing is logged
+ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false", "--trainer.logger=false"]
 SHORT = {"--prompts": "--data.prompts", "-o": "--scenes.output", "--output": "--scenes.output"}  # of stage 1
 
 
@@ -137,6 +138,7 @@ def main(args: list[str]) -> None:
         args=subcommand + (ALWAYS.get(subcommand[0], []) if subcommand else []) + rest,
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        save_config_callback=None if subcommand == ["predict"] else SaveConfigCallback,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"use_distributed_sampler": False},
     )

@@ -46,7 +46,7 @@ def test_epochs_are_shuffled_by_the_seed():
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0]])
 def test_weights_that_say_nothing_are_refused(weights):
-    with pytest.raises(ValueError, match="weights|sources"):
+    with pytest.raises(ValueError, match=r"weights|sources"):
         Mixture([3, 4], weights)
 
 

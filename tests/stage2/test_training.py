@@ -1,14 +1,10 @@
 """Training: it learns, it continues where it was killed, and two processes do what one would."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+import training_runs
 import yaml
 
 from instant3d import scenes, training
@@ -115,51 +111,25 @@ def command(folder, run, steps, *more):
     return ["fit", "-c", str(run / "run.yaml"), *more]
 
 
-def losses(run):
-    """Loss by step, the newest run's word counting where two logged the same step."""
-    found = {}
-    for path in sorted(run.glob("**/metrics.csv"), key=lambda path: path.stat().st_mtime):
-        head, *rows = path.read_text().splitlines()
-        names = head.split(",")
-        for row in rows:
-            values = dict(zip(names, row.split(","), strict=True))
-            if values.get("train/loss"):
-                found[int(values["step"])] = values["train/loss"]
-    return found
-
-
-def run_process(args):
-    return subprocess.Popen(
-        [sys.executable, "-m", "instant3d.training", *args],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    straight = run_process(command(folder, whole, 8))
+    straight = training_runs.start(command(folder, whole, 8))
     assert straight.wait() == 0
-    killed = run_process(command(folder, broken, 8))
-    deadline = time.time() + 120
-    while not list(broken.glob("**/last.ckpt")) and time.time() < deadline and killed.poll() is None:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed = training_runs.start(command(folder, broken, 8))
+    training_runs.kill_at_first_checkpoint(killed, broken)
     start = torch.load(training.newest_checkpoint(broken), weights_only=True)["global_step"]
-    assert run_process(command(folder, broken, 8, "--ckpt_path", "last")).wait() == 0
-    logged = losses(broken)  # the kill may have cost the log, not the checkpoint, a line or two
+    assert training_runs.start(command(folder, broken, 8, "--ckpt_path", "last")).wait() == 0
+    logged = training_runs.losses(broken)  # the kill may have cost the log, not the checkpoint, a line or two
     assert 0 < start < 8
     assert set(logged) >= set(range(start, 8))
-    assert logged.items() <= losses(whole).items()
+    assert logged.items() <= training_runs.losses(whole).items()
     one, two = (torch.load(training.newest_checkpoint(run), weights_only=True)["state_dict"] for run in (whole, broken))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_two_processes_train_and_agree(folder, tmp_path):
     args = command(folder, tmp_path, 2, "--trainer.devices=2", "--trainer.strategy=ddp")
-    assert run_process(args).wait() == 0
+    assert training_runs.start(args).wait() == 0
     content = torch.load(training.newest_checkpoint(tmp_path), weights_only=True)
     assert content["global_step"] == 2
 

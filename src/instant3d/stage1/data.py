@@ -112,7 +112,7 @@ def _is_done(folder: Path, prompt: str) -> bool:
 class GridData(L.LightningDataModule):
     """Grids for training, validation and test, and prompts for `predict`.
 
-    train, val, test   caches (`instant3d cache-stage1`), or folders of scene folders; one or the other, not both
+    train, val, test   caches (`instant3d cache-stage1`), or folders of scene folders or shards; not both in one list
     weights      how often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch
     keep         a text file of the ids to train with; all by default
     size         pixels a side of grids made from scenes (a cache knows its own)
@@ -144,7 +144,8 @@ class GridData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
-            print(FROM_CACHE if _are_caches(self.train + self.val) else FROM_SCENES, flush=True)
+            cached = all(_are_caches(named) for named in (self.train, self.val) if named)
+            print(FROM_CACHE if cached else FROM_SCENES, flush=True)
 
     def train_dataloader(self) -> DataLoader[Encoded | Pictures]:
         sources = self._sources(self.train, "train", None if self.keep is None else read_keep(self.keep))

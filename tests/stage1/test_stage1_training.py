@@ -1,0 +1,401 @@
+"""Teaching stage 1: the loss is what a hand computes, a killed run goes on, and two processes do what one would."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import training_runs
+import yaml
+from balls import write_balls
+from tiny_sdxl import tiny_sdxl_folder
+from torch import nn
+
+from instant3d import scenes, training
+from instant3d.cameras import structured
+from instant3d.diffusion.components import Components, with_lora
+from instant3d.diffusion.text import TextEmbedding
+from instant3d.stage1 import cache
+from instant3d.stage1.cache import Encoded
+from instant3d.stage1.data import GridData, Requests
+from instant3d.stage1.module import Stage1, by_quarter, draw, muted, rate
+from instant3d.stage1.sampler import GridSampler, Sampling
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs/stage1").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_sdxl_folder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory):
+    return write_balls(tmp_path_factory.mktemp("balls"))
+
+
+@pytest.fixture(scope="module")
+def cached(model, balls, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    cache.build([balls], model, folder, say=lambda line: None)
+    return folder
+
+
+def batch(source, numbers=(0, 1, 2, 3)):
+    data = GridData([str(source)], size=64, batch_size=len(numbers), workers=0)
+    loader = data.train_dataloader()
+    return loader.collate_fn([loader.dataset[number] for number in numbers])
+
+
+class Recorder(nn.Module):
+    """Stands in for a UNet: answers with a constant and keeps what it was asked."""
+
+    def __init__(self, unet, answer):
+        super().__init__()
+        self.config, self.answer = unet.config, answer
+
+    def forward(self, x, t, tokens, added_cond_kwargs, return_dict):
+        self.asked = {"x": x, "t": t, "tokens": tokens, **added_cond_kwargs}
+        return (torch.full_like(x, self.answer),)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_loss_is_the_mean_square_of_what_the_formulas_on_paper_leave(kind, model, cached):
+    module = Stage1(str(model), prediction_type=kind, prompt_dropout=0.0)
+    module.unet = Recorder(module.unet, answer=0.25)
+    grids = batch(cached)
+    chance = draw(grids, 0, 1000, 0.0)
+    found = module.losses(grids, chance)
+    # SDXL's schedule by hand: betas are squares of evenly spaced roots
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    for k in range(len(grids.number)):
+        abar = float(torch.cumprod(1 - betas, 0)[chance.timestep[k]])
+        z, eps = grids.mean[k] + grids.std[k] * chance.within[k], chance.noise[k]
+        x = abar**0.5 * z + (1 - abar) ** 0.5 * eps
+        wanted = eps if kind == "epsilon" else abar**0.5 * eps - (1 - abar) ** 0.5 * z
+        torch.testing.assert_close(module.unet.asked["x"][k], x, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found[k], (wanted - 0.25).square().mean(), atol=1e-4, rtol=1e-4)
+    asked = module.unet.asked
+    assert torch.equal(asked["t"], chance.timestep)
+    assert torch.equal(asked["tokens"], grids.text.tokens)
+    assert torch.equal(asked["text_embeds"], grids.text.pooled)
+    assert asked["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 4
+
+
+def test_min_snr_weighs_each_example_by_its_own_noise(model, cached):
+    plain, weighed = (Stage1(str(model), min_snr_gamma=gamma) for gamma in (None, 5.0))
+    plain.unet, weighed.unet = (Recorder(module.unet, 0.0) for module in (plain, weighed))
+    grids = batch(cached, range(16))
+    chance = draw(grids, 0, 1000, 0.1)
+    abar = plain.abar[chance.timestep]
+    snr = abar / (1 - abar)
+    expected = plain.losses(grids, chance) * snr.clamp(max=5.0) / snr
+    torch.testing.assert_close(weighed.losses(grids, chance), expected)
+    assert snr.min() < 5 < snr.max(), "both sides of the threshold are looked at"
+
+
+def test_a_grid_from_the_cache_costs_what_it_costs_when_encoded_on_the_fly(model, cached, balls):
+    module = Stage1(str(model))
+    one, two = batch(cached), batch(balls)
+    chance = draw(one, 0, 1000, 0.1)
+    with torch.no_grad():
+        losses = module.losses(one, chance)
+        torch.testing.assert_close(losses, module.losses(module.encoded(two), chance), atol=2e-3, rtol=2e-3)
+        other = draw(one, 1, 1000, 0.1)
+        assert (losses - module.losses(one, other)).abs().max() > 0.05, "the test would see other noise"
+
+
+def test_an_examples_loss_does_not_depend_on_its_batch(model, cached):
+    module = Stage1(str(model))
+    whole = batch(cached)
+
+    def losses(grids):
+        with torch.no_grad():
+            return module.losses(grids, draw(grids, 0, 1000, 0.1))
+
+    apart = torch.cat([losses(whole[k : k + 1]) for k in range(4)])
+    torch.testing.assert_close(losses(whole), apart, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tenth_of_the_prompts_is_left_out_and_timesteps_are_spread_evenly(cached):
+    one = batch(cached, [0])
+    many = Encoded(*(part.expand(4000, *part.shape[1:]) for part in (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])),
+                   one.text[[0] * 4000], one.size.expand(4000), torch.arange(4000))  # fmt: skip
+    chance = draw(many, 0, 1000, 0.1)
+    assert 320 < int(chance.silent.sum()) < 480
+    assert chance.timestep.min() >= 0
+    assert chance.timestep.max() <= 999
+    counts = torch.bincount(chance.timestep // 100, minlength=10)
+    assert (counts - 400).abs().max() < 80
+    assert abs(float(chance.noise.std()) - 1) < 0.05
+    assert abs(float((chance.noise * chance.within).mean())) < 0.05
+
+
+def test_a_prompt_that_is_left_out_is_zeros_and_the_others_stay():
+    text = TextEmbedding(torch.randn(3, 4, 8), torch.randn(3, 5))
+    found = muted(text, torch.tensor([False, True, False]))
+    assert torch.equal(found.tokens[1], torch.zeros(4, 8))
+    assert torch.equal(found.pooled[1], torch.zeros(5))
+    assert torch.equal(found.tokens[::2], text.tokens[::2])
+    assert torch.equal(found.pooled[::2], text.pooled[::2])
+
+
+def test_losses_are_sorted_into_quarters_of_the_timesteps():
+    found = by_quarter("loss", torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 249, 750]), 1000)
+    assert {name: float(value) for name, value in found.items()} == {"loss_0": 2.0, "loss_3": 5.0}
+
+
+def test_low_rank_additions_change_nothing_at_first_and_merge_into_what_they_were(model, cached, tmp_path):
+    whole, module = Stage1(str(model)), Stage1(str(model), lora_rank=4)
+    grids = batch(cached)
+    chance = draw(grids, 0, 1000, 0.0)
+    with torch.no_grad():
+        assert torch.equal(whole.losses(grids, chance), module.losses(grids, chance))
+        for parameter in module.lora.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        wrapped = module.losses(grids, chance)
+    assert (wrapped - whole.losses(grids, chance)).abs().max() > 1e-3
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    assert set(content["state_dict"]) == {f"lora.{name}" for name in module.lora}, "nothing frozen is in a checkpoint"
+    torch.save(content, tmp_path / "last.ckpt")
+    merged = training.export(tmp_path / "last.ckpt", tmp_path / "export")
+    assert set(merged.state_dict()) == set(whole.unet.state_dict())
+    whole.unet.load_state_dict(merged.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(whole.losses(grids, chance), wrapped, atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_additions_learn(model, cached):
+    module = Stage1(str(model), lora_rank=4, gradient_checkpointing=True)
+    grids = batch(cached)
+    module.losses(grids, draw(grids, 0, 1000, 0.0)).mean().backward()
+    assert [name for name, _ in module.named_parameters()] == [f"lora.{name}" for name in module.lora]
+    moved = [name for name, parameter in module.lora.items() if parameter.grad.abs().max() > 0]
+    assert all("lora_B" in name for name in moved), "A has no gradient while B is zero"
+    assert len(moved) == len(module.lora) / 2
+    assert all(p.grad is None for name, p in module.network.named_parameters() if "lora" not in name)
+
+
+def test_a_frozen_half_stays_half_and_its_additions_full(model):
+    module = Stage1(str(model), lora_rank=2, half_base=True)
+    dtypes = {name: parameter.dtype for name, parameter in module.network.named_parameters()}
+    assert {dtype for name, dtype in dtypes.items() if "lora" in name} == {torch.float32}
+    assert {dtype for name, dtype in dtypes.items() if "lora" not in name} == {torch.bfloat16}
+    with pytest.raises(ValueError, match="lora_rank"):
+        Stage1(str(model), half_base=True)
+
+
+def test_grids_of_another_models_latents_are_refused(model, cached):
+    module = Stage1(str(model))
+    grids = batch(cached)
+    small = Encoded(grids.mean[..., :4], grids.std[..., :4], grids.text, grids.size, grids.number)
+    with pytest.raises(ValueError, match="same model"):
+        module.encoded(small)
+
+
+def test_the_learning_rate_is_constant_after_its_rise_unless_it_is_to_fall():
+    assert [rate(step, 4, None) for step in (0, 1, 3, 4, 1000)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert rate(0, 0, None) == 1
+    assert [rate(step, 0, 100) for step in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+def command(run, model, data, steps, *more, **settings):
+    run.mkdir(parents=True, exist_ok=True)
+    callbacks = "lightning.pytorch.callbacks"
+    save = {"every_n_train_steps": 2, "save_top_k": 0, "save_last": True}
+    log = {"save_dir": str(run), "flush_logs_every_n_steps": 1}
+    trainer = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": steps,
+        "default_root_dir": str(run),
+        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log},
+        "log_every_n_steps": 1,
+        "callbacks": [
+            {"class_path": f"{callbacks}.ModelCheckpoint", "init_args": save},
+            {"class_path": f"{callbacks}.EMAWeightAveraging", "init_args": {"decay": 0.9}},
+        ],
+        "enable_progress_bar": False,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "check_val_every_n_epoch": None,
+        "enable_model_summary": False,
+    }
+    config = {
+        "model": {"base": str(model), "learning_rate": 1e-3, **settings},
+        "data": {"train": [str(data)], "size": 64, "batch_size": 2, "workers": 0},
+        "trainer": trainer,
+    }
+    (run / "run.yaml").write_text(yaml.safe_dump(config))
+    return ["fit", "stage1", "-c", str(run / "run.yaml"), *more]
+
+
+def weights(run, name="state_dict"):
+    return torch.load(training.newest_checkpoint(run), weights_only=True)[name]
+
+
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(model, cached, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    training.main(command(whole, model, cached, 12))
+    killed = training_runs.start(command(broken, model, cached, 12))
+    training_runs.kill_at_first_checkpoint(killed, broken)
+    start = torch.load(training.newest_checkpoint(broken), weights_only=True)["global_step"]
+    training.main(command(broken, model, cached, 12, "--ckpt_path", "last"))
+    logged = training_runs.losses(broken)
+    assert 0 < start < 12
+    assert set(logged) >= set(range(start, 12))
+    assert logged.items() <= training_runs.losses(whole).items()
+    for name in ("state_dict", "current_model_state"):
+        one, two = weights(whole, name), weights(broken, name)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(model, cached, tmp_path):
+    plain = {"learning_rate": 1e-4}  # Adam turns rounding into a step of its full rate where a gradient is nought
+    training.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
+    process = training_runs.start(
+        command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
+    )
+    assert process.wait() == 0
+    start = {f"unet.{name}": value for name, value in Stage1(str(model)).unet.state_dict().items()}
+    one, two = (weights(tmp_path / run, "current_model_state") for run in ("one", "two"))
+    moved = sum((one[key] - start[key]).square().sum() for key in one).sqrt()
+    apart = sum((one[key] - two[key]).square().sum() for key in one).sqrt()
+    assert moved > 0.01
+    assert apart < 0.02 * moved
+
+
+def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_opens(model, cached, tmp_path):
+    training.main(command(tmp_path, model, cached, 2, prediction_type="v_prediction"))
+    training.export(tmp_path, tmp_path / "export")
+    averaged, last = weights(tmp_path), weights(tmp_path, "current_model_state")
+    from diffusers import StableDiffusionXLPipeline
+
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tmp_path / "export")
+    found = pipeline.unet.state_dict()
+    for key, value in found.items():
+        torch.testing.assert_close(value, averaged[f"unet.{key}"], atol=1e-3, rtol=1e-3)
+    assert sum((found[key] - averaged[f"unet.{key}"]).abs().sum() for key in found) < 0.5 * sum(
+        (last[key] - averaged[key]).abs().sum() for key in averaged
+    )
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    shutil.move(tmp_path / "export", tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        training.export(tmp_path, tmp_path / "again", base=str(tmp_path / "export"))
+
+
+def test_learning_from_a_cache_loads_neither_vae_nor_text_encoders_and_says_so(
+    model, cached, tmp_path, monkeypatch, capsys
+):
+    asked = []
+    original = Components.load.__func__
+
+    def load(cls, source, *, parts, **how):
+        asked.extend(parts)
+        return original(cls, source, parts=parts, **how)
+
+    monkeypatch.setattr(Components, "load", classmethod(load))
+    training.main(command(tmp_path, model, cached, 2))
+    assert set(asked) == {"unet", "scheduler"}
+    assert "neither a VAE nor a text encoder is loaded" in capsys.readouterr().out
+
+
+def test_validation_is_the_same_in_every_run_and_leaves_sample_grids(model, cached, balls, tmp_path):
+    watcher = {
+        "class_path": "instant3d.watchers.SampleGrids",
+        "init_args": {"prompts": ["a red ball", "a blue ball"]},
+    }
+    found = []
+    for seed in (0, 1):
+        args = command(tmp_path / str(seed), model, cached, 2, sampling={"steps": 2}, seed=seed)
+        config = yaml.safe_load((tmp_path / str(seed) / "run.yaml").read_text())
+        config["trainer"] |= {"limit_val_batches": 1, "val_check_interval": 1, "max_steps": 1}
+        config["trainer"]["callbacks"] = [watcher]
+        config["data"]["val"] = [str(balls)]
+        config["model"]["learning_rate"] = 0.0
+        (tmp_path / str(seed) / "run.yaml").write_text(yaml.safe_dump(config))
+        training.main(args)
+        (log,) = (tmp_path / str(seed)).glob("**/metrics.csv")
+        head, *rows = log.read_text().splitlines()
+        values = [dict(zip(head.split(","), row.split(","), strict=True)) for row in rows]
+        found.append([row["val/loss"] for row in values if row["val/loss"]])
+        (picture,) = (tmp_path / str(seed)).glob("**/samples/*.png")
+        from PIL import Image
+
+        assert Image.open(picture).size == (128, 64)
+    assert found[0] == found[1] != []
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_a_shipped_configuration_is_one_that_the_command_takes(config, capsys):
+    with pytest.raises(SystemExit) as done:
+        training.main(["fit", "stage1", "-c", str(config), "--print_config"])
+    assert done.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] > 0
+
+
+def test_the_papers_batch_is_192_grids_on_eight_gpus():
+    paper = yaml.safe_load((ROOT / "configs/stage1/paper.yaml").read_text())
+    assert paper["data"]["batch_size"] * 8 * paper["trainer"]["accumulate_grad_batches"] == 192
+
+
+def test_two_processes_draw_each_prompt_once_and_what_is_missing_is_drawn_later(model, tmp_path):
+    words = ["red", "green", "blue", "white", "black"]
+    (tmp_path / "prompts.txt").write_text("".join(f"a {word} ball\n" for word in words))
+    out = tmp_path / "out"
+    options = [
+        "predict", "stage1", "--model.base", str(model), "--model.sampling.steps", "2", "--prompts",
+        str(tmp_path / "prompts.txt"), "-o", str(out), "--data.batch_size", "2", "--trainer.accelerator", "cpu",
+        "--trainer.default_root_dir", str(tmp_path),
+    ]  # fmt: skip
+    names = [f"{k:05d}-a-{word}-ball" for k, word in enumerate(words)]
+    assert training_runs.start([*options, "--trainer.devices", "2", "--trainer.strategy", "ddp"]).wait() == 0
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "prompts.txt"], "nothing else is left"
+    scene = scenes.read(out / names[3])
+    assert (scene.caption, scene.id) == ("a white ball", names[3])
+    torch.testing.assert_close(scene.views.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*/transforms.json")}
+    shutil.rmtree(out / names[3])
+    training.main([*options, "--trainer.devices", "1"])
+    again = scenes.read(out / names[3]).views
+    torch.testing.assert_close(again.on(1.0), scene.views.on(1.0), atol=2 / 255, rtol=0)
+    del kept[out / names[3] / "transforms.json"]
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_a_bad_prompt_fails_the_command_only_after_the_others_are_drawn(model, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a bad\x07one\na red ball\n")
+    with pytest.raises(ValueError, match="1 prompts"):
+        training.main([
+            "predict", "stage1", f"--model.base={model}", "--model.sampling.steps=1",
+            f"--prompts={tmp_path / 'prompts.txt'}", f"--output={tmp_path / 'out'}", "--trainer.accelerator=cpu",
+            "--trainer.devices=1", f"--trainer.default_root_dir={tmp_path}",
+        ])  # fmt: skip
+    assert "line 1 holds control characters" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00001-a-red-ball"]
+
+
+def test_a_prediction_is_what_the_sampler_draws_with_the_trained_network(model):
+    module = Stage1(str(model), sampling=Sampling(steps=2)).eval()
+    with torch.no_grad():
+        for parameter in module.unet.parameters():
+            parameter.mul_(1.01)
+    grids = module.predict_step(Requests(("a red ball", "a blue ball"), (7, 8), ("0", "1")), 0)
+    parts = Components.load(model)
+    wrong = GridSampler(parts)(["a red ball", "a blue ball"], sampling=Sampling(steps=2), seeds=[7, 8])
+    parts.unet.load_state_dict(module.unet.state_dict())
+    right = GridSampler(parts)(["a red ball", "a blue ball"], sampling=Sampling(steps=2), seeds=[7, 8])
+    torch.testing.assert_close(grids, right)
+    assert (grids - wrong).abs().max() > 1e-3
+
+
+def test_additions_of_a_checkpoint_fit_only_the_base_that_they_were_learnt_on(model, cached, tmp_path):
+    content = {"state_dict": Stage1(str(model), lora_rank=4).state_dict()}
+    Stage1(str(model), lora_rank=2).on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="do not fit"):
+        training.export(tmp_path / "last.ckpt", tmp_path / "export")
+    assert with_lora(Components.load(model, parts=["unet"]).unet, 4, 4) is not None
