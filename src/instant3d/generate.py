@@ -121,7 +121,7 @@ def plan(prompts: Sequence[Prompt], output: Path, order: Order) -> list[Item]:
     if len(prompts) * order.count == 1:
         return [Item(prompt.text, prompt.where, order.seed, output) for prompt in prompts if not prompt.fault]
     return [
-        Item(prompt.text, prompt.where, seed, output / _name(number, prompt.text, seed if order.count > 1 else None))
+        _below(output, number, prompt, seed, several=order.count > 1)
         for number, prompt in enumerate(prompts, 1)
         if not prompt.fault
         for seed in seeds
@@ -191,14 +191,9 @@ class _Run:
             shown = Shown(item.prompt, f"generated views (seed {item.seed})", views)
             size = results.picture_size(self.model.reconstruct.network.image_size or views.width)
             written = results.write(partial, asset, shown, size=size, formats=self.order.formats, watch=watch)
-            files = {"files": ["grid.png", "views", *written.pop("files")]}
-            return results.write_record(
-                partial,
-                **_settings(item, self.order, self.weights),
-                device=str(self.model.device),
-                **{**written, **files},
-                seconds=watch.rounded(),
-            )
+            written["files"] = ["grid.png", "views", *written["files"]]
+            told = _settings(item, self.order, self.weights) | {"device": str(self.model.device)} | written
+            return results.write_record(partial, **told, seconds=watch.rounded())
 
 
 def _settings(item: Item, order: Order, weights: dict[str, Any]) -> dict[str, Any]:
@@ -230,11 +225,15 @@ def _finished(item: Item, order: Order, weights: dict[str, Any]) -> bool:
 
 def _notes(model: TextTo3D, items: Sequence[Item]) -> Iterator[Outcome]:
     """A word on prompts that are longer than what the text encoders read."""
-    for where, prompt in dict.fromkeys((item.where, item.prompt) for item in items):
-        lost = cut_off(prompt, model.reads_all)
+    for item in {item.prompt: item for item in reversed(items)}.values():
+        lost = cut_off(item.prompt, model.reads_all)
         if lost:
-            yield Outcome(where, note=f"is longer than what is read; its end makes no difference: {lost!r}")
+            yield Outcome(item.where, note=f"is longer than what is read; its end makes no difference: {lost!r}")
 
 
-def _name(number: int, prompt: str, seed: int | None) -> str:
-    return "-".join([f"{number:03d}", slug(prompt), *([] if seed is None else [str(seed)])])
+def _below(output: Path, number: int, prompt: Prompt, seed: int, several: bool) -> Item:
+    """An item with its own folder below `output`, which tells the seed where it is one of several."""
+    name = f"{number:03d}-{slug(prompt.text)}"
+    if several:
+        return Item(prompt.text, f"{prompt.where} (seed {seed})", seed, output / f"{name}-{seed}")
+    return Item(prompt.text, prompt.where, seed, output / name)
