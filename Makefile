@@ -41,8 +41,9 @@ cache-stage1: .venv/.installed  ## scenes to latents and embeddings: SCENES=fold
 	$(BIN)/instant3d cache-stage1 $(or $(SCENES),$(error SCENES=folder of scenes)) \
 		--model $(or $(MODEL),$(error MODEL=folder or Hub id of an SDXL)) -o $(CACHE) $(ARGS)
 
-train-stage1: .venv/.installed  ## train the generator of views: SIZE=demo|one_gpu_lora|paper CACHE=folder ARGS=...
-	$(BIN)/instant3d fit stage1 -c configs/stage1/$(SIZE).yaml --data.train='["$(CACHE)"]' $(ARGS)
+train-stage1: .venv/.installed  ## train the generator of views: SIZE=demo|one_gpu_lora|paper TRAINER=cpu|... CACHE=folder
+	$(BIN)/instant3d fit stage1 -c configs/trainer/$(TRAINER).yaml -c configs/stage1/$(SIZE).yaml \
+		--data.train='["$(CACHE)"]' $(ARGS)
 
 train-stage2: .venv/.installed  ## train the reconstructor: SIZE=demo|one_gpu|paper TRAINER=cpu|... DATA=folder VAL=folder
 	$(BIN)/instant3d fit -c configs/stage2/$(SIZE).yaml -c configs/trainer/$(TRAINER).yaml \

@@ -23,7 +23,7 @@ COLLAPSE = (
 
 
 class Pictures(L.Callback):
-    """Writes the first validation batch to the logger: targets above, renders below."""
+    """Writes stage 2's first validation batch to the logger: targets above, renders below."""
 
     def __init__(self, objects: int = 4) -> None:
         self.objects = objects
@@ -33,12 +33,12 @@ class Pictures(L.Callback):
         trainer: L.Trainer,
         module: L.LightningModule,
         outputs: Any,
-        batch: Example,
+        batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         board: Any = getattr(trainer.logger, "experiment", None)
-        if batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
+        if not isinstance(batch, Example) or batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
             return
         board.add_image(
             "val/targets_and_renders", beside(batch.targets, outputs["shown"], self.objects), trainer.global_step
@@ -78,6 +78,7 @@ class SampleGrids(L.Callback):
         stage1 = cast(Stage1, module)
         seeds = range(self.seed, self.seed + len(self.prompts))
         row = torch.cat(list(stage1.sampler()(self.prompts, sampling=stage1.sampling, seeds=seeds)), dim=-1).cpu()
+        stage1.frozen.encoders.to("cpu")  # training from caches has the device to itself
         path = Path(trainer.log_dir or trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(row, path)

@@ -8,7 +8,7 @@ from balls import ball_views, write_balls
 from safetensors import safe_open
 from tiny_sdxl import tiny_sdxl_folder
 
-from instant3d import scenes
+from instant3d import cli, scenes
 from instant3d.diffusion.components import Components
 from instant3d.diffusion.text import encode
 from instant3d.scenes import shards
@@ -139,3 +139,26 @@ def test_a_scene_without_a_caption_or_of_other_views_is_named(model, tmp_path):
     scenes.write(tmp_path / "turned" / "ball", views[[1, 2, 3, 0]], caption="a ball")
     with pytest.raises(ValueError, match="not the structured views"):
         cache.build([tmp_path / "turned"], model, tmp_path / "cache", say=quiet)
+
+
+def test_a_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
+    cache.build([balls], model, tmp_path, say=quiet)
+    path = tmp_path / "texts-00000.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"texts-00000\.safetensors is not a whole shard"):
+        Cache(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match="0 prompts"):
+        Cache(tmp_path)
+    cache.build([balls], model, tmp_path, say=quiet)
+    assert len(Cache(tmp_path)) == 3
+
+
+def test_the_command_writes_a_cache_and_says_in_one_line_what_is_wrong(model, balls, tmp_path, capsys):
+    words = ["cache-stage1", str(balls), "--model", str(model), "-o", str(tmp_path / "cache"), "--device", "cpu"]
+    assert cli.main(words) == 0
+    assert "3 grids of 64 pixels, 3 prompts" in capsys.readouterr().out
+    words[1] = str(tmp_path / "nowhere")
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -22,7 +22,6 @@ from instant3d.stage1.module import Stage1, by_quarter, draw, muted, rate
 from instant3d.stage1.sampler import GridSampler, Sampling
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs/stage1").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +251,18 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(model, cached, tm
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_additions_learn_on_from_a_checkpoint_as_if_nothing_had_been(model, cached, tmp_path):
+    lora = {"lora_rank": 2, "half_base": True, "gradient_checkpointing": True}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    training.main(command(whole, model, cached, 4, "--trainer.precision=bf16-mixed", **lora))
+    for steps, more in ((2, []), (4, ["--ckpt_path", "last"])):
+        training.main(command(broken, model, cached, steps, "--trainer.precision=bf16-mixed", *more, **lora))
+    for name in ("state_dict", "current_model_state"):
+        one, two = weights(whole, name), weights(broken, name)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    assert any(value.abs().max() > 0 for key, value in one.items() if "lora_B" in key)
+
+
 def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(model, cached, tmp_path):
     plain = {"learning_rate": 1e-4}  # Adam turns rounding into a step of its full rate where a gradient is nought
     training.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
@@ -282,7 +293,7 @@ def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_ope
     )
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     shutil.move(tmp_path / "export", tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="say --base"):
         training.export(tmp_path, tmp_path / "again", base=str(tmp_path / "export"))
 
 
@@ -328,12 +339,17 @@ def test_validation_is_the_same_in_every_run_and_leaves_sample_grids(model, cach
     assert found[0] == found[1] != []
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
-def test_a_shipped_configuration_is_one_that_the_command_takes(config, capsys):
+@pytest.mark.parametrize(("size", "trainer"), [("paper", "gpus"), ("one_gpu_lora", "one_gpu"), ("demo", "cpu")])
+def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, capsys):
+    files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/stage1" / f"{size}.yaml"]
     with pytest.raises(SystemExit) as done:
-        training.main(["fit", "stage1", "-c", str(config), "--print_config"])
+        training.main(["fit", "stage1", *(word for file in files for word in ("-c", str(file))), "--print_config"])
     assert done.value.code == 0
-    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] > 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    kinds = [callback["class_path"].rpartition(".")[2] for callback in found["trainer"]["callbacks"]]
+    assert {"EMAWeightAveraging", "ModelCheckpoint"} <= set(kinds)
+    assert ("SampleGrids" in kinds) == (size == "paper")
+    assert found["trainer"]["max_steps"] == yaml.safe_load(files[1].read_text())["trainer"]["max_steps"]
 
 
 def test_the_papers_batch_is_192_grids_on_eight_gpus():

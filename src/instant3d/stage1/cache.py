@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -190,12 +190,22 @@ def _finished(folder: Path, kind: str, made_with: dict[str, str]) -> list[Any]:
     """The entries of an earlier call's shards; they must have been made by the same model."""
     found: list[Any] = []
     for path in sorted(folder.glob(f"{kind}-*.safetensors")):
-        with safe_open(path, "pt") as shard:
-            metadata = shard.metadata()
+        with opened(path) as shard:
+            metadata = shard.metadata() or {}
         if any(metadata.get(key) != made_with[key] for key in ("fingerprint", "size")):
             raise ValueError(f"{path} was made with another model, {metadata.get('model')}; name another folder")
         found += json.loads(metadata["entries"])
     return found
+
+
+def opened(path: Path) -> Any:
+    """A shard that is whole, as safetensors opens it."""
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole shard ({error}); delete it and run `instant3d cache-stage1` again"
+        ) from None
 
 
 def fingerprint(components: Components) -> str:
@@ -233,6 +243,12 @@ class Cache:
             )
         self.size: int = index["size"]
         self._grids, self._texts = _Shards(self.folder, "grids"), _Shards(self.folder, "texts")
+        held, told = (len(self._grids), len(self._texts)), (len(self.grids), len(index["prompts"]))
+        if held != told:
+            raise ValueError(
+                f"the shards in {folder} hold {held[0]} grids and {held[1]} prompts, but its {INDEX} tells of "
+                f"{told[0]} and {told[1]}; run `instant3d cache-stage1` again"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -260,14 +276,17 @@ class _Shards:
         self._open: dict[int, Any] = {}
         counts = []
         for path in self.paths:
-            with safe_open(path, "pt") as shard:
+            with opened(path) as shard:
                 counts.append(shard.get_slice(next(iter(shard.keys()))).get_shape()[0])
         self.ends = list(accumulate(counts))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         which = bisect.bisect_right(self.ends, row)
         if which not in self._open:
-            self._open[which] = safe_open(self.paths[which], "pt")
+            self._open[which] = opened(self.paths[which])
         shard, place = self._open[which], row - (self.ends[which - 1] if which else 0)
         return {name: shard.get_slice(name)[place].float() for name in shard.keys()}  # noqa: SIM118
 

@@ -244,7 +244,10 @@ def additions(unet: Any) -> dict[str, nn.Parameter]:
 def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None = None) -> Any:
     """Write a checkpoint's UNet beside the other parts of its base, in diffusers' layout; returns the UNet."""
     settings = content["stage1"]
-    parts = Components.load(base or settings["base"])
+    try:
+        parts = Components.load(base or settings["base"])
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"what was fine-tuned cannot be read: {error}; if it lies elsewhere, say --base") from None
     weights = content["state_dict"]
     if settings["lora_rank"]:
         unet = with_lora(parts.unet, settings["lora_rank"], settings["lora_alpha"])
