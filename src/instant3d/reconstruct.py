@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from instant3d import atomic, results, scenes, writers
 from instant3d.asset import check_formats
+from instant3d.cameras import Cameras
 from instant3d.pipeline import WORK_BYTES, ViewsTo3D, find_device
 from instant3d.progress import Stopwatch
 from instant3d.results import Shown
+from instant3d.scenes import Scene
+from instant3d.stage2.architecture import Architecture
+from instant3d.stage2.inputs import assumed_camera
 from instant3d.stage2.network import locate
 
 SHOWN_VIEWS = 8  # at most, on the sheet
@@ -30,19 +35,21 @@ def reconstruct(
 ) -> dict[str, Any]:
     """Rebuild the object of a scene; writes into `output` and returns what `result.json` then holds.
 
-    views  numbers of the input frames; by default the first four, or as many as there are
+    views  numbers of the input frames; by default the first four, or as many as there are, or the first if the
+           network takes one picture: then its own camera is assumed, and the result stands in that camera's world
     """
     watch = Stopwatch()
     formats, folder = check_formats(formats), locate(weights)
     with watch("load"):
         model = ViewsTo3D.from_pretrained(folder, find_device(device))
-        frames = _frames(scene, views)
-        source = scenes.read(scene, frames=frames, size=model.network.image_size or None)
+        assumed = assumed_camera(model.network.architecture)
+        frames = _frames(scene, views, DEFAULT_VIEWS if assumed is None else 1)
+        source = _seen_by(assumed, _read(scene, frames, model.network.architecture))
     with atomic.merged(output, seal=results.RECORD) as partial:
         with watch("reconstruct"):
             asset = model(source, resolution=resolution, max_memory=max_memory)
         size = results.picture_size(source.views.width)
-        shown = _shown(scene, frames, size)
+        shown = _shown(scene, frames, size, assumed)
         written = results.write(partial, asset, shown, size=size, formats=formats, watch=watch)
         return results.write_record(
             partial,
@@ -61,15 +68,33 @@ def closing_line(record: dict[str, Any], output: Path) -> str:
     return results.closing_line(record, output, f"{len(record['views'])} views")
 
 
-def _shown(scene: Path, frames: Sequence[int], size: int) -> Shown:
+def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:
+    """Pictures at the network's size, or as they are if it has its own way of resizing them."""
+    if a.resize == "bilinear" and a.image_size:
+        return scenes.read(scene, frames=frames, size=a.image_size)
+    source = scenes.read(scene, frames=frames)
+    height, width = source.views.height, source.views.width
+    if height == width:
+        return source
+    return scenes.read(scene, frames=frames, size=a.image_size or max(height, width))
+
+
+def _seen_by(camera: Cameras | None, source: Scene) -> Scene:
+    """The scene with its one picture taken by `camera` (1,), if there is one."""
+    if camera is None or len(source.names) != 1:
+        return source  # the network says what is wrong
+    return replace(source, views=replace(source.views, cameras=camera))
+
+
+def _shown(scene: Path, frames: Sequence[int], size: int, assumed: Cameras | None) -> Shown:
     """The inputs as they are on the sheet: at its size, not at the network's, and not too many."""
     chosen = [frames[k] for k in writers.spread(len(frames), SHOWN_VIEWS)]
-    source = scenes.read(scene, frames=chosen, size=size)
+    source = _seen_by(assumed, scenes.read(scene, frames=chosen, size=size))
     return Shown(source.caption or source.id, "input views", source.views, source.names)
 
 
-def _frames(scene: Path, views: Sequence[int] | Literal["all"] | None) -> Sequence[int]:
+def _frames(scene: Path, views: Sequence[int] | Literal["all"] | None, usual: int) -> Sequence[int]:
     count = len(scenes.names(scene))
     if views is None:
-        return range(min(DEFAULT_VIEWS, count))
+        return range(min(usual, count))
     return range(count) if views == "all" else views

@@ -14,13 +14,13 @@ SLACK_DEG, SLACK = 1.0, 0.02  # what two cameras that mean the same may differ b
 
 
 def fitted(views: Views, a: Architecture) -> Views:
-    """Square views at the size that the network was taught with, resized as it was taught.
+    """Square views at the size that the network was taught with (or the nearest to their own that its patches divide).
 
     Networks that were taught with bicubically resized pictures get them on their background, for a curve through
     colours that mean nothing outside the object would ring.
     """
-    size = a.image_size
-    if not size or (views.height, views.width) == (size, size):
+    size = a.image_size or max(1, round(views.height / a.patch)) * a.patch
+    if (views.height, views.width) == (size, size):
         return views
     if a.resize == "bilinear":
         return views.resized(size, size)
