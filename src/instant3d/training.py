@@ -21,7 +21,7 @@ from instant3d.stage1.grid import to_views
 from instant3d.stage1.module import Stage1, export_stage1
 from instant3d.stage2.data import SceneData
 from instant3d.stage2.module import Stage2
-from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.stage2.network import Architecture, Reconstructor, locate, read_architecture
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
 # predictions are written batch by batch, not gathered, and nothing is logged
@@ -112,6 +112,19 @@ class Stage2CLI(TrainingCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.architecture.image_size", "data.image_size")
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
+
+    def before_instantiate_classes(self) -> None:
+        """What is gone on from brings its own architecture, and with it the size of pictures."""
+        super().before_instantiate_classes()
+        config = self.config[self.subcommand]
+        if config.model.start is not None:
+            architecture = read_architecture(locate(config.model.start) / "config.json")
+            if not architecture.image_size:
+                raise ValueError(
+                    f"{config.model.start} does not say which size of pictures it was taught with; "
+                    "convert it again with --image-size"
+                )
+            config.data.image_size = architecture.image_size
 
 
 SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.LightningDataModule]]] = {

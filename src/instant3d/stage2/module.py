@@ -41,6 +41,7 @@ class Marching:
 class Stage2(L.LightningModule):
     """Teaches a Reconstructor to see an object in four views and show it from the others.
 
+    start                a folder of weights (or Hub id) to go on from; it brings its own architecture
     perceptual_weights   a file of VGG-16 weights, "download", or null: then there is no perceptual loss
     background           "white" or "random": what targets and renderings are laid on before they are compared
     checkpointing        recompute transformer blocks and ray chunks in the backward pass to save memory
@@ -61,11 +62,15 @@ class Stage2(L.LightningModule):
         weight_decay: float = 0.05,
         checkpointing: bool = False,
         max_memory: int = 2**32,
+        start: str | None = None,
     ) -> None:
         super().__init__()
         if background not in ("white", "random"):
             raise ValueError(f"background must be white or random, got {background!r}")
-        self.network = Reconstructor(architecture, pretrained_encoder=pretrained_encoder)
+        if start is None:
+            self.network = Reconstructor(architecture, pretrained_encoder=pretrained_encoder)
+        else:
+            self.network = Reconstructor.from_pretrained(start).train()
         self.network.checkpointing = self.network.encoder.checkpointing = checkpointing
         self.marching, self.weights, self.background = marching, weights, background
         self.perceptual = Perceptual(perceptual_weights) if perceptual_weights and weights.perceptual else None

@@ -164,7 +164,8 @@ class Reconstructor(nn.Module):
                 f"(such as {', '.join((missing + extra + other)[:3])})"
             )
         network.precise = all(value.dtype == torch.float32 for value in weights.values())
-        network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
+        own = {key: value.to(torch.float32, copy=True) for key, value in weights.items()}  # the file may be rewritten
+        network.load_state_dict(own, assign=True)
         return network.eval()
 
 
