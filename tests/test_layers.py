@@ -11,7 +11,7 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 # A file imports from the rows above its own and from its own package; members of one row know nothing of each other.
 ROWS = (
     # nouns
-    ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "progress", "prompts"),
+    ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "hub", "progress", "prompts"),
     ("cameras",),
     ("views",),
     ("scenes", "mesh"),
@@ -49,7 +49,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "skimage": "src/instant3d/nerf/surface.py",
     "fast_simplification": "src/instant3d/mesh/surgery.py",
     "av": "src/instant3d/writers.py",
-    "huggingface_hub": ("src/instant3d/stage2/network.py", "src/instant3d/diffusion/"),
+    "huggingface_hub": ("src/instant3d/hub.py", "src/instant3d/diffusion/loading.py"),
     "moderngl": "data_prep/raster_gl.py",
     "embreex": "data_prep/raycast.py",
 }

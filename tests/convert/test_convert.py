@@ -198,7 +198,7 @@ def test_a_hub_id_is_downloaded_and_a_file_of_it_may_be_named(tmp_path, monkeypa
         asked.append((name, list(patterns)))
         return tmp_path
 
-    monkeypatch.setattr(source, "download", download)
+    monkeypatch.setattr(source, "snapshot", download)
     (tmp_path / "config.json").write_text(json.dumps(settings(golden)))
     save_file(golden.weights, tmp_path / "model.safetensors")
     assert convert.convert("openlrm", "zxhezexin/openlrm-mix-base-1.1").network is not None
@@ -211,7 +211,7 @@ def test_a_hub_id_is_downloaded_and_a_file_of_it_may_be_named(tmp_path, monkeypa
 @pytest.mark.parametrize("wrong", ["nowhere/at/all.ckpt.d/..", "./missing", "model.ckpt", "checkpoints/none.ckpt"])
 def test_a_source_that_is_not_there_is_no_hub_id(wrong, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(source, "download", lambda name, patterns: tmp_path)
+    monkeypatch.setattr(source, "snapshot", lambda name, patterns: tmp_path)
     assert re.search("neither|no weights|no file", complaint(capsys, "triposr", wrong, "-o", tmp_path / "out"))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instant3d.stage2.network import download
+from instant3d.hub import snapshot
 
 SAFE, PICKLED = (".safetensors",), (".ckpt", ".pth", ".pt", ".bin")
 CONFIGS = ("config.json", "config.yaml", "config.yml")
@@ -89,7 +89,7 @@ def _located(source: str | Path, wanted: Sequence[str], preferred: str | None) -
         raise FileNotFoundError(f"{source} is neither a file, nor a folder, nor a Hub id such as owner/name")
     name, inside = "/".join(parts[:2]), "/".join(parts[2:])
     files = [inside] if inside else [preferred] if preferred else list(wanted)
-    folder = download(name, [*files, *CONFIGS, *LICENCES])
+    folder = snapshot(name, [*files, *CONFIGS, *LICENCES])
     return folder / inside if inside else folder
 
 

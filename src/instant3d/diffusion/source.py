@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 
+from instant3d.hub import snapshot
+
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 # SDXL's own VAE overflows in float16; this one gives nearly the same pictures without
 SAFE_VAE = "madebyollin/sdxl-vae-fp16-fix"
 ALL = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
+MARKED = ["*.fp16*"]  # files in half precision
 
 
 def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype) -> dict[str, Path]:
@@ -29,7 +32,7 @@ def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype) -> d
     _check_kind(root)
     found = {name: root / name for name in parts}
     if "vae" in found and str(source) == SDXL and dtype == torch.float16:
-        found["vae"] = _snapshot(SAFE_VAE, ["config.json", "diffusion_pytorch_model.safetensors"])
+        found["vae"] = snapshot(SAFE_VAE, ["config.json", "diffusion_pytorch_model.safetensors"])
     return found
 
 
@@ -39,9 +42,9 @@ def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
     networks = [name for name in NETWORKS if name in parts]
     half, full = ([f"{name}/{kind}" for name in networks] for kind in ("*.fp16*safetensors", "*model*.safetensors"))
     first, second = (half, full) if is_half(dtype) else (full, half)
-    root = _snapshot(hub_id, settings + first, full_only=first is full)
+    root = snapshot(hub_id, settings + first, MARKED if first is full else ())
     lacking = [pattern for name, pattern in zip(networks, second, strict=True) if not _weights(root / name, dtype)]
-    return _snapshot(hub_id, lacking, full_only=second is full) if lacking else root
+    return snapshot(hub_id, lacking, MARKED if second is full else ()) if lacking else root
 
 
 def is_half(dtype: torch.dtype) -> bool:
@@ -125,7 +128,7 @@ def settings_of(file: Path) -> Path:
         _check_kind(file.parent)
         return file.parent
     try:
-        return _snapshot(SDXL, ["model_index.json", "*/*.json", "*/*.txt"])
+        return snapshot(SDXL, ["model_index.json", "*/*.json", "*/*.txt"])
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{file.name} holds weights alone, and its settings could not be had ({error}); or lay the .json and "
@@ -151,22 +154,3 @@ def _hub_id(source: str | Path) -> str:
             f"{name} is neither a folder in diffusers' layout, nor a .safetensors file, nor a Hub id such as {SDXL}"
         )
     return name
-
-
-def _snapshot(hub_id: str, patterns: list[str], full_only: bool = False) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-
-    ignored = ["*.fp16*"] if full_only else None
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored))
-    except LocalEntryNotFoundError:
-        raise FileNotFoundError(
-            f"{hub_id} is not a folder, its files are not in this machine's Hugging Face cache, and the Hub cannot be "
-            "reached; connect to the network once, or give a folder"
-        ) from None
-    except RepositoryNotFoundError:
-        raise FileNotFoundError(
-            f"{hub_id} is neither a folder nor a model on the Hub that you may read; check its name, or log in with "
-            "`hf auth login`"
-        ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from instant3d.hub import snapshot
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
@@ -217,11 +217,4 @@ def locate(source: str | Path) -> Path:
     parts = str(source).split("/")
     if len(parts) != 2 or str(source).startswith((".", "/", "~")) or parts[0] == "checkpoints":
         raise FileNotFoundError(f"{source} is neither a checkpoint folder nor a Hub id such as owner/name")
-    return download(str(source), ["config.json", "model.safetensors"])
-
-
-def download(name: str, patterns: Sequence[str]) -> Path:
-    """The files of a Hub repository that match `patterns`, as a local folder; the one door to the Hub."""
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    return snapshot(str(source), ["config.json", "model.safetensors"])
