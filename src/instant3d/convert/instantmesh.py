@@ -44,7 +44,7 @@ def architecture(shapes: Shapes, config: Config) -> Architecture:
         image_size=0,
         **huggingface_vit_sizes(shapes, "encoder.model", config),
         **triplane_sizes(shapes, tokens, width, "transformer.deconv.weight", "synthesizer.decoder.net.0.weight", mlp),
-        encoder_epsilon=1e-12,
+        encoder_epsilon=float(config.get("vit.layer_norm_eps", default=1e-12)),
         positions="dino",
         camera_width=shapes.of("encoder.camera_embedder.2.weight", 2)[0],
         depth=depth,

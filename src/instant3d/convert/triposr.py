@@ -70,7 +70,7 @@ def architecture(shapes: Shapes, config: Config) -> Architecture:
         image_size=0,
         **huggingface_vit_sizes(shapes, "image_tokenizer.model", config),
         **triplane_sizes(shapes, tokens, width, "post_processor.upsample.weight", "decoder.layers.0.weight", mlp),
-        encoder_epsilon=1e-12,
+        encoder_epsilon=float(config.get("vit.layer_norm_eps", default=1e-12)),
         positions="dino",
         background=0.5,
         camera="none",
