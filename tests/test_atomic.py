@@ -1,5 +1,6 @@
 """Folders that appear whole or not at all: what others see before, during and after."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,21 @@ def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
     with atomic.merged(".") as partial:
         fill(partial, x="1")
     assert tree(tmp_path) == {"x": "1"}
+
+
+def test_a_seal_comes_last_and_an_old_one_goes_first(tmp_path, monkeypatch):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "a-seal").write_text("old")
+    moved: list[tuple[str, bool]] = []
+    real = os.replace
+
+    def replace(source, target):
+        moved.append((Path(target).name, (tmp_path / "target" / "a-seal").exists()))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with atomic.merged(tmp_path / "target", seal="a-seal") as partial:
+        for name in ("a-seal", "b", "c"):
+            (partial / name).write_text("new")
+        assert (tmp_path / "target" / "a-seal").read_text() == "old"
+    assert moved == [("b", False), ("c", False), ("a-seal", False)]

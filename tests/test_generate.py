@@ -256,6 +256,12 @@ def test_one_asset_that_fails_does_not_end_the_list(make, tmp_path, monkeypatch)
     assert names(tmp_path / "out") == ["002-a-shoe"]
 
 
+def test_debug_shows_where_an_asset_failed(make, monkeypatch):
+    fails_at(monkeypatch, 1, ValueError("there is nothing to see"))
+    with pytest.raises(ValueError, match="nothing to see"):
+        make("a hat", "a shoe", "--debug")
+
+
 def test_an_answer_without_matter_is_explained(make, tmp_path):
     network = sphere_network()
     network.decoder.last.bias[0] = -1e4
@@ -264,6 +270,16 @@ def test_an_answer_without_matter_is_explained(make, tmp_path):
     assert code == 2
     assert "the field is empty" in errors(err)[0]
     assert names(tmp_path) == ["empty"]
+
+
+def test_a_gpu_that_is_too_small_is_told_with_what_to_do(make, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB ...")
+
+    monkeypatch.setattr(TextTo3D, "denoise", full)
+    code, _, err = make("a hat")
+    assert code == 2
+    assert errors(err)[0].startswith("the GPU has not enough memory; say --batch 1")
 
 
 def halved(stage1: Path, tmp_path: Path) -> Path:

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        return _run(arguments)
+        return _run(arguments, debug)
     except KeyboardInterrupt:
         print("instant3d: interrupted", file=sys.stderr)
         return 130
@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], debug: bool) -> int:
     if arguments and arguments[0] in TRAINING:
         from instant3d import training
 
         training.main(arguments)
         return 0
-    parsed = parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments, argparse.Namespace(debug=debug))
     command: Callable[[argparse.Namespace], int | None] = parsed.command
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,17 @@ class _Run:
     def make(self, items: Sequence[Item]) -> Generator[Outcome, None, bool]:
         """Draw the items' views together, then build them one by one; returns whether to stop, for lack of room."""
         drawn = Stopwatch()
-        for item, grid in zip(items, self._draw(items, drawn), strict=True):
+        with _enough_memory():
+            grids = self._draw(items, drawn)
+        for item, grid in zip(items, grids, strict=True):
             watch = Stopwatch()
             watch.seconds = {"load": self.load_seconds} | {
                 name: seconds / len(items) for name, seconds in drawn.seconds.items()
             }
             try:
-                yield Outcome(item.where, item.folder, record=self._write(item, grid, watch))
+                with _enough_memory():
+                    record = self._write(item, grid, watch)
+                yield Outcome(item.where, item.folder, record=record)
             except (ValueError, OSError, MemoryError) as error:
                 yield Outcome(item.where, item.folder, error=error)
                 if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -194,6 +199,18 @@ class _Run:
             written["files"] = ["grid.png", "views", *written["files"]]
             told = _settings(item, self.order, self.weights) | {"device": str(self.model.device)} | written
             return results.write_record(partial, **told, seconds=watch.rounded())
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """A GPU's lack of memory as Python's own error, with what to do about it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            "the GPU has not enough memory; say --batch 1, and --max-memory with less than now, so that fewer weights "
+            "stay on it"
+        ) from error
 
 
 def _settings(item: Item, order: Order, weights: dict[str, Any]) -> dict[str, Any]:

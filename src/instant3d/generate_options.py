@@ -97,11 +97,13 @@ def run(arguments: argparse.Namespace) -> int:
     good = bad = 0
     try:
         for outcome in outcomes:
+            if arguments.debug and isinstance(outcome.error, Exception):
+                raise outcome.error
             _tell(outcome)
             bad += bool(outcome.error)
             good += not (outcome.error or outcome.note)
     except (ValueError, OSError, MemoryError) as error:
-        if not good:
+        if arguments.debug or not good:
             raise
         print(f"instant3d: error: {sentence(error)}", file=sys.stderr)
         bad += 1
