@@ -102,9 +102,11 @@ def jobs(
         name = noun(caption)
         if only and name not in only:
             continue
-        yield Job(folder, out / folder.name, None, worded(caption), frames)
+        held = {colour for colour in COLOURS if any(shows(prompt, name, colour) for prompt in without)}
+        if held.isdisjoint(caption.split()):
+            yield Job(folder, out / folder.name, None, worded(caption), frames)
         for colour in COLOURS:
-            if not any(shows(prompt, name, colour) for prompt in without):
+            if colour not in held:
                 yield Job(folder, out / f"{folder.name}-{colour}", colour, worded(f"{colour} {name}"), frames)
 
 

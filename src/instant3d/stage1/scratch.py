@@ -1,4 +1,4 @@
-"""Makes a small SDXL from nothing where no pretrained one is at hand: `python -m instant3d.stage1.scratch SCENES -o FOLDER`.
+"""Makes a small SDXL from nothing where no pretrained one is at hand: `python -m instant3d.stage1.scratch`.
 
 It trains the parts that stage 1 leaves alone: a vocabulary from the captions, two text encoders against image towers
 (CLIP, Radford et al. 2021), a VAE (Kingma & Welling 2014); the UNet is left random, for `instant3d fit stage1`. Each
@@ -110,7 +110,7 @@ class Pictures:
 
 def train_vae(vae: Any, pictures: Pictures, steps: int, batch: int = 16, rate: float = 1.5e-3) -> None:
     """Views in and out: absolute and squared errors, those of differences (edges) and of averages (colours), and KL."""
-    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
+    average = torch.optim.swa_utils.AveragedModel(vae, avg_fn=_averaged)
     generator = torch.Generator().manual_seed(0)
     for step, optimizer in _schedule(vae.train(), steps, rate):
         wanted, _ = pictures.draw(batch, generator)
@@ -193,6 +193,11 @@ def _kept(file: Path, networks: Sequence[nn.Module], train: Callable[[], None]) 
         save_file({key: value.contiguous() for key, value in together.state_dict().items()}, partial)
         partial.replace(file)
     together.eval().requires_grad_(False)
+
+
+def _averaged(mean: Tensor, now: Tensor, count: Tensor | int) -> Tensor:
+    """Weights averaged over about the last 200 steps, or over the last tenth while there were fewer."""
+    return torch.lerp(mean, now, max(0.005, 10 / (float(count) + 10)))
 
 
 def _schedule(module: nn.Module, steps: int, rate: float) -> Iterator[tuple[int, torch.optim.Optimizer]]:
