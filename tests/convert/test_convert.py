@@ -184,6 +184,7 @@ def test_triposrs_own_yaml_beside_its_checkpoint_is_understood(tmp_path):
     assert conversion.unit == 0.5
     assert conversion.architecture.assumed_camera[2] == pytest.approx(3.8)
     assert torch.equal(conversion.network.tokens, convert.to_ours("triposr", bare(golden), settings(golden)).tokens)
+    assert convert.their_config("triposr", conversion.network)["lrm"]["radius"] == pytest.approx(0.5)
     own["renderer"]["feature_reduction"] = "mean"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(own))
     with pytest.raises(ValueError, match="feature_reduction"):

@@ -188,13 +188,13 @@ def write_back(family: str, folder: str | Path, target: str | Path | None) -> li
 
 def their_config(family: str, network: Reconstructor) -> dict[str, Any]:
     """What tensors do not tell and `to_ours` wants to know."""
-    a = network.architecture
+    a, peer = network.architecture, _family(family)
     return {
         "family": family,
         "cond_image_size": a.image_size,
         "vit": {"num_attention_heads": a.encoder_heads, "num_heads": a.encoder_heads},
-        "lrm": {"transformer_heads": a.heads, "heads": a.heads},
-        "key_prefix": _family(family).prefix,
+        "lrm": {"transformer_heads": a.heads, "heads": a.heads, **peer.settings(a)},
+        "key_prefix": peer.prefix,
     }
 
 

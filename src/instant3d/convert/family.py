@@ -45,6 +45,7 @@ class Family:
     strangers    beginnings of keys that checkpoints hold beside the network
     refused      beginnings of keys of its relatives that cannot be converted, and why
     unit         from the configuration, the length of half the field's cube in the peer's world
+    settings     what a configuration must say of an architecture so that `unit` and the like come back
     """
 
     name: str
@@ -61,6 +62,7 @@ class Family:
     strangers: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     unit: Callable[[Config], float] = lambda _: 1.0
+    settings: Callable[[Architecture], dict[str, Any]] = lambda _: {}
 
 
 class Shapes:

@@ -168,4 +168,5 @@ FAMILY = Family(
     architecture=architecture,
     rules=rules,
     unit=radius,
+    settings=lambda a: {"radius": DISTANCE / a.assumed_camera[2]} if a.assumed_camera else {},
 )
