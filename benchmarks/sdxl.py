@@ -12,6 +12,7 @@ import argparse
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -209,6 +210,7 @@ def main() -> int:
     if not 0 < options.utilisation <= 1 or options.steps < 1:
         parser.error("--utilisation is a share above 0 and at most 1, and --steps at least 1")
     chosen = tuple(name for name in VARIANTS if name in options.variants)
+    warnings.simplefilter("ignore", UserWarning)  # of the compiler, about what it found in diffusers
     try:
         for line in report(options.utilisation, options.steps, chosen):
             print(line, flush=True)
