@@ -1,7 +1,7 @@
 # Each target is one visible command. Needs Python 3.11 and make; everything else goes into .venv.
 PYTHON ?= python3.11
 BIN := .venv/bin
-SCENE ?= examples/couch
+PROMPT ?= a red fire hydrant
 OUT ?= out/demo
 SIZE ?= demo
 TRAINER ?= cpu
@@ -10,7 +10,8 @@ VAL ?= $(DATA)
 CACHE ?= data/cache/train
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench render-data cache-stage1 train-stage1 train-stage2 evaluate demo-weights-stage2
+.PHONY: help demo test lint bench render-data cache-stage1 train-stage1 train-stage2 evaluate evaluate-text \
+	demo-weights-stage1 demo-weights-stage2 demo-weights-judge
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -22,8 +23,8 @@ help:  ## show this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,test,lint]'
 	@touch $@
 
-demo: .venv/.installed  ## rebuild an example's four views in 3D: SCENE=folder OUT=folder
-	$(BIN)/instant3d reconstruct $(SCENE) -o $(OUT)
+demo: .venv/.installed  ## a sentence to a 3D asset by the bundled weights: PROMPT="a blue boat" OUT=folder
+	$(BIN)/instant3d generate "$(PROMPT)" -o $(OUT)
 
 test: .venv/.installed  ## run all tests (no network, no GPU)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -54,6 +55,26 @@ train-stage2: .venv/.installed  ## train the reconstructor: SIZE=demo|one_gpu|pa
 evaluate: OUT = out/evaluation
 evaluate: .venv/.installed  ## measure against both baselines: SCENES=folder OUT=folder
 	$(BIN)/instant3d evaluate reconstruction $(or $(SCENES),$(error SCENES=folder of scenes)) -o $(OUT)
+
+evaluate-text: OUT = out/evaluation-text
+evaluate-text: .venv/.installed  ## do the assets show what was asked for? PROMPTS=file OUT=folder
+	$(BIN)/instant3d evaluate text --prompts $(or $(PROMPTS),configs/prompts/held_out.txt) -o $(OUT)
+
+demo-weights-stage1: .venv/.installed  ## make stage 1's bundled weights anew, in some hours: OBJECTS=folder with a manifest
+	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) \
+		--split train --licenses CC0-1.0,MIT,MIT-0 --plan configs/render/grids.yaml -o data/scenes/grids
+	$(BIN)/python -m data_prep.recolour data/scenes/grids --frames 4 --without configs/prompts/held_out.txt -o data/scenes/painted
+	$(BIN)/python -m data_prep.procedural -o data/procedural
+	$(BIN)/python -m data_prep.render data/procedural --split train --plan configs/render/grids.yaml -o data/scenes/procedural_grids
+	$(BIN)/python -m instant3d.stage1.scratch data/scenes/painted -o runs/stage1-base
+	$(BIN)/instant3d cache-stage1 data/scenes/painted --model runs/stage1-base -o data/cache/painted
+	$(BIN)/instant3d cache-stage1 data/scenes/procedural_grids --model runs/stage1-base -o data/cache/procedural
+	$(BIN)/instant3d fit stage1 -c configs/trainer/cpu.yaml -c configs/stage1/demo.yaml
+	$(BIN)/instant3d export runs/stage1_demo -o checkpoints/stage1-demo
+
+demo-weights-judge: .venv/.installed  ## make the judge of `evaluate text` anew, from what demo-weights-stage1 rendered
+	$(BIN)/python -m data_prep.recolour data/scenes/grids --only configs/prompts/judged_objects.txt -o data/scenes/judge
+	$(BIN)/instant3d train-judge data/scenes/judge -o checkpoints/judge
 
 demo-weights-stage2: .venv/.installed  ## make the bundled weights anew: OBJECTS=folder with a manifest of real objects
 	$(BIN)/python -m data_prep.procedural -o data/procedural

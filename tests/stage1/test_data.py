@@ -7,7 +7,8 @@ from tiny_sdxl import tiny_sdxl_folder
 
 from instant3d import scenes
 from instant3d.stage1 import cache
-from instant3d.stage1.data import GridData, requests, still_to_do
+from instant3d.stage1.cache import Cache
+from instant3d.stage1.data import GridData, favouring, requests, still_to_do
 from instant3d.supply import Mixture
 
 
@@ -96,6 +97,32 @@ def test_only_the_ids_to_keep_are_learnt_from(cached, tmp_path):
 
 
 PROMPTS = "a red ball\n\n# not a prompt\na bad\x07one\n../../etc/passwd\nÉlan vital\n" + "x" * 5000 + "\na red ball\n"
+
+
+def captions(sources, mixture, count):
+    shown = [mixture(number) for number in range(count)]
+    return [sources[which].grids[sources[which].rows[index]]["caption"] for which, index in shown]
+
+
+def test_favoured_names_make_up_their_share_each_as_often_as_another(tmp_path):
+    write_balls(tmp_path / "scenes", prefix="one-")
+    for k, caption in enumerate(["a cube", "a blue cube", "a huge blue cube", "the cubes"]):
+        scene = scenes.read(tmp_path / "scenes" / "one-red")
+        scenes.write(tmp_path / "scenes" / f"two-{k}", scene.views, caption=caption)
+    cache.build([tmp_path / "scenes"], tiny_sdxl_folder(tmp_path / "model"), tmp_path / "cache", say=lambda line: None)
+    sources, weights = favouring([Cache(tmp_path / "cache")], [8.0], ["ball", "cube"], 0.6)
+    mixture = Mixture([len(source) for source in sources], weights)
+    shown = captions(sources, mixture, sum(mixture.shares))
+    # 7 grids 8 times each are 40% of 140; 30%, which is 42, are shared by two cubes, and 42 by three balls
+    assert len(shown) == 140
+    assert [shown.count(f"a {colour} ball") for colour in ("red", "blue", "green")] == [8 + 42 // 3] * 3
+    assert [shown.count(caption) for caption in ("a cube", "a blue cube")] == [8 + 42 // 2] * 2
+    assert [shown.count(caption) for caption in ("a huge blue cube", "the cubes")] == [8, 8]
+
+
+def test_a_favoured_name_that_nothing_shows_is_refused(cached):
+    with pytest.raises(ValueError, match=r"no grid .* 'teapot'"):
+        favouring([Cache(cached)], None, ["teapot"], 0.5)
 
 
 def test_a_bad_prompt_costs_no_other_its_place(tmp_path):

@@ -5,6 +5,7 @@ Every example is a function of the seed and its number alone, so an interrupted 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,6 +116,9 @@ class GridData(L.LightningDataModule):
     train, val, test   caches (`instant3d cache-stage1`), or folders of scene folders or shards; not both in one list
     weights      how often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch
     keep         a text file of the ids to train with; all by default
+    favoured     a text file of names such as "fire hydrant": beside their turn in the epoch, grids whose caption is one
+                 of them (an article and one more word may stand before it) make up `favoured_share` of all examples,
+                 each name as often as another; for caches only
     size         pixels a side of grids made from scenes (a cache knows its own)
     val_grids    validation takes the first so many
     prompts      for `predict`: a text file with one prompt a line
@@ -128,6 +132,8 @@ class GridData(L.LightningDataModule):
         test: list[str] | None = None,
         weights: list[float] | None = None,
         keep: str | None = None,
+        favoured: str | None = None,
+        favoured_share: float = 0.5,
         size: int = 1024,
         batch_size: int = 8,
         workers: int = 4,
@@ -138,6 +144,7 @@ class GridData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.train, self.val, self.test, self.weights, self.keep = train or [], val or [], test or [], weights, keep
+        self.favoured, self.favoured_share = favoured, favoured_share
         self.size, self.batch_size, self.workers, self.seed = size, batch_size, workers, seed
         self.val_grids, self.prompts, self.output = val_grids, prompts, output
         self.faults: list[str] = []
@@ -149,7 +156,10 @@ class GridData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Encoded | Pictures]:
         sources = self._sources(self.train, "train", None if self.keep is None else read_keep(self.keep))
-        mixture = Mixture([len(source) for source in sources], self.weights, self.seed)
+        weights = self.weights
+        if self.favoured is not None:
+            sources, weights = favouring(sources, weights, sorted(read_keep(self.favoured)), self.favoured_share)
+        mixture = Mixture([len(source) for source in sources], weights, self.seed)
         start, rank, world = 0, 0, 1
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
@@ -186,6 +196,32 @@ class GridData(L.LightningDataModule):
 
     def _loading(self) -> dict[str, Any]:
         return {"num_workers": self.workers, "collate_fn": collate, "persistent_workers": self.workers > 0}
+
+
+def favouring(
+    sources: Sequence[Cache | Scenes], weights: Sequence[float] | None, names: Sequence[str], share: float
+) -> tuple[list[Cache | Scenes], list[float]]:
+    """The caches, and behind them their grids of each name, with the weights that give the names their share."""
+    if not 0 < share < 1:
+        raise ValueError(f"favoured_share is a share of the examples between 0 and 1, got {share}")
+    weights = [1.0] * len(sources) if weights is None else list(weights)
+    examples = share / (1 - share) * sum(w * len(source) for w, source in zip(weights, sources, strict=True))
+    more: list[tuple[Cache, float]] = []
+    for name in names:
+        shown = re.compile(rf"((an?|the) )?([^ ]+ )?{re.escape(name)}")
+        found = [part for source in sources if (part := _captioned(source, shown)) is not None]
+        if not found:
+            raise ValueError(f"no grid to be trained with has a caption such as {name!r}, which is to be favoured")
+        more += [(part, examples / len(names) / sum(map(len, found))) for part in found]
+    return [*sources, *(part for part, _ in more)], [*weights, *(weight for _, weight in more)]
+
+
+def _captioned(source: Cache | Scenes, shown: re.Pattern[str]) -> Cache | None:
+    if not isinstance(source, Cache):
+        raise ValueError("names are favoured in caches only; run `instant3d cache-stage1` first")
+    grids = (source.grids[row] for row in source.rows)
+    ids = {grid["id"] for grid in grids if shown.fullmatch(grid["caption"])}
+    return Cache(source.folder, ids) if ids else None
 
 
 def collate(items: Sequence[Encoded | Pictures]) -> Encoded | Pictures:
