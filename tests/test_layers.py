@@ -21,8 +21,8 @@ ROWS = (
     # systems
     ("stage1", "stage2", "direct"),
     # uses
-    ("asset", "writers", "judge", "clip", "chart"),
-    ("pipeline", "results", "judge_training"),
+    ("asset", "writers", "judge", "clip", "chart", "cutout"),
+    ("pipeline", "results", "judge_training", "photo"),
     ("reconstruct", "generate", "evaluate", "convert", "watchers", "gallery"),
     ("training", "demo", "generate_options", "alignment", "consistency"),
     ("evaluate_options",),
@@ -45,6 +45,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "objaverse": "data_prep/objaverse.py",
     "ray": "data_prep/blender.py",
     "torchmetrics": "src/instant3d/losses.py",
+    "rembg": "src/instant3d/cutout.py",
     "tqdm": "src/instant3d/progress.py",
     "skimage": "src/instant3d/nerf/surface.py",
     "fast_simplification": "src/instant3d/mesh/surgery.py",

@@ -64,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     generate_options.add(commands.add_parser("generate", help="prompts to meshes, triplanes and pictures"))
-    _add_reconstruct(commands.add_parser("reconstruct", help="a scene folder to a mesh, a triplane and pictures"))
+    _add_reconstruct(
+        commands.add_parser("reconstruct", help="a scene folder, or a picture, to a mesh, a triplane and pictures")
+    )
     evaluate = commands.add_parser("evaluate", help="measure reconstructions, or what was made of prompts")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
@@ -80,7 +82,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_reconstruct(command: argparse.ArgumentParser) -> None:
-    command.add_argument("scene", type=Path, help="folder with transforms.json and pictures")
+    command.add_argument(
+        "scene", type=Path, help="folder with transforms.json and pictures; or one picture, for weights that take one"
+    )
     command.add_argument(
         "-o", "--output", type=Path, required=True, help="folder for the results; other files in it stay"
     )

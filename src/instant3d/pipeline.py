@@ -25,6 +25,7 @@ from instant3d.residence import Residence, fair_share
 from instant3d.scenes import Scene
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.sampler import GridSampler, OnStep, Sampling
+from instant3d.stage2.architecture import read_architecture
 from instant3d.stage2.inputs import fitted, unfamiliar
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
@@ -200,13 +201,19 @@ def stage1_dtype(device: torch.device) -> torch.dtype:
 
 
 def check_stages(stage1: str | Path, stage2: str | Path) -> None:
-    """Refuse folders that were given for each other."""
+    """Refuse folders that were given for each other, and a stage 2 that cannot take what stage 1 draws."""
     if (Path(stage2) / "model_index.json").is_file():
         raise ValueError(f"{stage2} holds a stage 1 (a diffusers model), but was given as stage 2; use it as --stage1")
     if (Path(stage1) / "config.json").is_file() and not (Path(stage1) / "model_index.json").is_file():
         raise ValueError(
             f"{stage1} holds a single network, such as a stage 2, but was given as stage 1, which is a folder in "
             "diffusers' layout; use it as --stage2"
+        )
+    config = Path(stage2) / "config.json"
+    if config.is_file() and read_architecture(config).assumed_camera is not None:
+        raise ValueError(
+            f"{stage2} makes an object of one picture, but stage 1 draws four views; give a --stage2 that takes posed "
+            "views, such as a converted InstantMesh"
         )
 
 

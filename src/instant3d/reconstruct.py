@@ -1,25 +1,38 @@
-"""The command `instant3d reconstruct`: a scene folder in, a folder of results out. Knows nothing of command lines."""
+"""The command `instant3d reconstruct`: a scene folder or a picture in, a folder of results out.
+
+Knows nothing of command lines.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from instant3d import atomic, results, scenes, writers
+from instant3d import atomic, photo, results, scenes, writers
 from instant3d.asset import check_formats
 from instant3d.cameras import Cameras
 from instant3d.pipeline import WORK_BYTES, ViewsTo3D, find_device
 from instant3d.progress import Stopwatch
 from instant3d.results import Shown
 from instant3d.scenes import Scene
-from instant3d.stage2.architecture import Architecture
+from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.inputs import assumed_camera
 from instant3d.stage2.network import locate
 
 SHOWN_VIEWS = 8  # at most, on the sheet
 DEFAULT_VIEWS = 4
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the network is shown, what the sheet shows of it at `size` pixels, and what the record tells beside it."""
+
+    source: Scene
+    shown: Shown
+    size: int
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 def reconstruct(
@@ -35,27 +48,29 @@ def reconstruct(
 ) -> dict[str, Any]:
     """Rebuild the object of a scene; writes into `output` and returns what `result.json` then holds.
 
+    scene  a scene folder; or a picture, for a network that takes one: what that is shown is left in `output/views`
     views  numbers of the input frames; by default the first four, or as many as there are, or the first if the
            network takes one picture: then its own camera is assumed, and the result stands in that camera's world
     """
     watch = Stopwatch()
-    formats, folder = check_formats(formats), locate(weights)
+    formats, folder, place = check_formats(formats), locate(weights), find_device(device)
     with watch("load"):
-        model = ViewsTo3D.from_pretrained(folder, find_device(device))
-        assumed = assumed_camera(model.network.architecture)
-        frames = _frames(scene, views, DEFAULT_VIEWS if assumed is None else 1)
-        source = _seen_by(assumed, _read(scene, frames, model.network.architecture))
+        given = _given(scene, views, read_architecture(folder / "config.json"))  # before weights, which take longer
+        model = ViewsTo3D.from_pretrained(folder, place)
+    source = given.source
     with atomic.merged(output, seal=results.RECORD) as partial:
         with watch("reconstruct"):
             asset = model(source, resolution=resolution, max_memory=max_memory)
-        size = results.picture_size(source.views.width)
-        shown = _shown(scene, frames, size, assumed)
-        written = results.write(partial, asset, shown, size=size, formats=formats, watch=watch)
+        written = results.write(partial, asset, given.shown, size=given.size, formats=formats, watch=watch)
+        if given.told:
+            scenes.write(partial / "views", source.views, object_id=source.id)
+            written["files"] = ["views", *written["files"]]
         return results.write_record(
             partial,
             scene=source.id,
             caption=source.caption,
             views=list(source.names),
+            **given.told,
             weights={"name": str(weights), "sha256": results.sha256(folder / "model.safetensors")},
             device=str(model.device),
             **written,
@@ -65,7 +80,28 @@ def reconstruct(
 
 def closing_line(record: dict[str, Any], output: Path) -> str:
     """One line for the terminal."""
-    return results.closing_line(record, output, f"{len(record['views'])} views")
+    count = len(record["views"])
+    return results.closing_line(record, output, "1 view" if count == 1 else f"{count} views")
+
+
+def _given(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architecture) -> Given:
+    if photo.is_photo(path):
+        return _photo(path, views, a)
+    assumed = assumed_camera(a)
+    frames = _frames(path, views, DEFAULT_VIEWS if assumed is None else 1)
+    source = _seen_by(assumed, _read(path, frames, a))
+    size = results.picture_size(source.views.width)
+    return Given(source, _shown(path, frames, size, assumed), size)
+
+
+def _photo(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architecture) -> Given:
+    if views is not None:
+        raise ValueError(f"{path} is one picture, which has no frames to choose from; leave out --views")
+    prepared = photo.read(path, a)
+    source = prepared.scene
+    shown = Shown(source.id, "input picture", source.views, source.names)
+    size = results.picture_size(a.image_size or source.views.width)
+    return Given(source, shown, size, {"cut_by": prepared.cut_by})
 
 
 def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:

@@ -174,8 +174,9 @@ def newest_checkpoint(root: Path) -> Path:
 def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) -> nn.Module:
     """Turn a training checkpoint (its averaged weights, if any) into a folder of weights; returns the network.
 
-    Stage 2's is for `Reconstructor.from_pretrained`; stage 1's is in diffusers' layout, the trained UNet beside the
-    other parts of what it was fine-tuned from: that is `base`, where it lies elsewhere now.
+    Stage 2's is for `Reconstructor.from_pretrained`, with the licence of what it was fine-tuned from. Stage 1's is in
+    diffusers' layout, the trained UNet beside the other parts of what it was fine-tuned from: that is `base`, where it
+    lies elsewhere now.
     `checkpoint` may also be a run's folder: then its newest one.
     """
     if Path(checkpoint).is_dir():
@@ -197,6 +198,7 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
 
 def _export_stage2(content: dict[str, Any], checkpoint: str | Path, folder: str | Path) -> Reconstructor:
     network = Reconstructor(Architecture.from_dict(content["architecture"], checkpoint))
+    network.licence = content.get("licence")
     prefix = "network."
     network.load_state_dict(
         {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}

@@ -24,7 +24,7 @@ from instant3d.convert.parts import without
 from instant3d.convert.rules import differences, folded, unfolded
 from instant3d.convert.source import Config, Source, licences, read
 from instant3d.stage2.architecture import Architecture
-from instant3d.stage2.network import Reconstructor
+from instant3d.stage2.network import LICENCE_FILE, Reconstructor
 
 __all__ = [
     "FAMILIES",
@@ -43,7 +43,6 @@ __all__ = [
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY for module in (instantmesh, openlrm, triposr)
 }  # fmt: skip
-LICENCE_FILE = "LICENSE-WEIGHTS.md"
 IMAGE_SIZES = ("cond_image_size", "source_size", "source_image_res", "input_image_size", "input_size")
 
 
@@ -136,7 +135,9 @@ def look(family: str, source: str | Path, *, config: Path | None = None, image_s
     )  # fmt: skip
     if missing or unexpected:
         return conversion
-    return replace(conversion, network=_filled(architecture, folded(rules, tensors), found.file))
+    network = _filled(architecture, folded(rules, tensors), found.file)
+    network.licence = peer.licence
+    return replace(conversion, network=network)
 
 
 def to_ours(
@@ -254,8 +255,7 @@ def _filled(architecture: Architecture, ours: Mapping[str, Tensor], where: objec
 
 
 def _write_notes(conversion: Conversion, source: str | Path, folder: Path) -> None:
-    """The licence, and what was done, for whoever finds the folder later."""
-    (folder / LICENCE_FILE).write_text(conversion.family.licence)
+    """What was done, for whoever finds the folder later, and the source's own licence if it lay beside it."""
     notes = {
         "family": conversion.family.name,
         "source": str(source),

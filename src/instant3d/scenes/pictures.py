@@ -28,7 +28,8 @@ class Picture:
 
     rgb: Array
     alpha: Array
-    matte: str  # "alpha", "mask", "white" (flooded from the border) or "none" (all of it counts as object)
+    matte: str
+    """"alpha", "mask", "white" (flooded from the border), "rembg", or "none" (all of it counts as object)."""
 
 
 def decode(data: bytes, mask: bytes | None, where: str) -> Picture:
@@ -37,7 +38,7 @@ def decode(data: bytes, mask: bytes | None, where: str) -> Picture:
     Without either, near-white pixels that touch the border through other near-white pixels are background, if such
     pixels make up at least half of the border. White parts inside the object stay. Otherwise alpha is 1 everywhere.
     """
-    image = _open(data, where)
+    image = opened(data, where)
     transparent = "A" in image.getbands() or "transparency" in image.info
     pixels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
     rgb = pixels[..., :3]
@@ -82,7 +83,7 @@ def decode_depth(data: bytes, unit: float | None, size: tuple[int, int], where: 
     if data[:6] == b"\x93NUMPY":
         depth = _numpy(data, size, where) * (1.0 if unit is None else unit)
     else:
-        image = _open(data, where, steps=True)
+        image = opened(data, where, steps=True)
         if image.mode not in ("I;16", "I;16B", "I;16L", "I"):
             raise ValueError(
                 f"{where} is a depth map in mode {image.mode}; expected a 16-bit grey PNG or an .npy of floats"
@@ -100,7 +101,7 @@ def encode_depth(depth: Array, unit: float) -> bytes:
 
 def decode_normals(data: bytes, size: tuple[int, int], where: str) -> Array:
     """Unit vectors (H, W, 3) in float32 from an 8-bit PNG, 128 being zero; 0 where the PNG is grey (128, 128, 128)."""
-    image = np.asarray(_open(data, where).convert("RGB")).astype(np.float32)
+    image = np.asarray(opened(data, where).convert("RGB")).astype(np.float32)
     _same_size(image.shape[:2], size, where)
     vectors = (image - 128) / 127
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -112,18 +113,24 @@ def encode_normals(normals: Array) -> bytes:
     return _png(Image.fromarray(np.round(np.clip(normals, -1, 1) * 127 + 128).astype(np.uint8)))
 
 
-def _open(data: bytes, where: str, steps: bool = False) -> Image.Image:
-    """A fully decoded picture; `steps` allows 16-bit grey, which other readers of a picture would clip."""
+def opened(data: bytes, where: str, *, steps: bool = False, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """A fully decoded picture; `steps` allows 16-bit grey, which other readers of a picture would clip.
+
+    formats  Pillow's names of those that are taken; all by default
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own word on large pictures; the bound below is ours
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=formats)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             image.load()
     except Image.DecompressionBombError as error:
         raise ValueError(f"{where} has more than {MAX_PIXELS} pixels; make it smaller") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
+        known = ", ".join(formats) if formats else "any known format, such as PNG, JPEG or WEBP"
+        raise ValueError(f"{where} is not a readable picture: it is not {known}; export it again") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
     if not steps and image.mode.startswith(("I", "F")):
         raise ValueError(f"{where} is a grey picture with more than 8 bits; save it as an ordinary 8-bit PNG")
@@ -131,7 +138,7 @@ def _open(data: bytes, where: str, steps: bool = False) -> Image.Image:
 
 
 def _mask(data: bytes, size: tuple[int, int], where: str) -> Array:
-    image = _open(data, f"the mask of {where}")
+    image = opened(data, f"the mask of {where}")
     if "A" in image.getbands() and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         mask = np.asarray(image.convert("RGBA").getchannel("A"))
     else:

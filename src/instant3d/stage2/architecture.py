@@ -96,6 +96,10 @@ class Architecture:
         if self.lift_side and self.channels < EXTENT_CHANNELS:
             raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
 
+        if self.foreground and not 0.1 <= self.foreground <= 1:
+            raise ValueError(
+                f"an object fills a tenth to all of its picture's side, or 0 for as it comes; got {self.foreground}"
+            )
         if self.registers and self.positions == "dino":
             raise ValueError("DINO's first code knows no registers; resize positions the antialiased way")
 

@@ -41,7 +41,7 @@ class Marching:
 class Stage2(L.LightningModule):
     """Teaches a Reconstructor to see an object in four views and show it from the others.
 
-    start                a folder of weights (or Hub id) to go on from; it brings its own architecture
+    start                a folder of weights (or Hub id) to go on from; it brings its own architecture and licence
     perceptual_weights   a file of VGG-16 weights, "download", or null: then there is no perceptual loss
     background           "white" or "random": what targets and renderings are laid on before they are compared
     checkpointing        recompute transformer blocks and ray chunks in the backward pass to save memory
@@ -153,6 +153,11 @@ class Stage2(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["architecture"] = asdict(self.network.architecture)
+        if self.network.licence is not None:
+            checkpoint["licence"] = self.network.licence
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.network.licence = checkpoint.get("licence", self.network.licence)
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -19,6 +19,8 @@ from instant3d.stage2.lift import Hourglass
 from instant3d.transformer import Block
 from instant3d.views import Views
 
+LICENCE_FILE = "LICENSE-WEIGHTS.md"
+
 
 class Bypass(nn.Module):
     """What leads tokens into a transformer and out of it beside a way around it, as in latent diffusion's networks."""
@@ -41,6 +43,7 @@ class Reconstructor(nn.Module):
     """Image encoder -> triplane transformer -> upsampler -> `TriplaneField`, for any number of views.
 
     `precise` tells that its weights were stored in float32, so whoever uses it should compute in float32 too.
+    `licence` is the text under which its weights were given, where that is told; it goes wherever they are saved.
     """
 
     def __init__(self, architecture: Architecture = Architecture(), *, pretrained_encoder: bool = False) -> None:  # noqa: B008
@@ -66,6 +69,7 @@ class Reconstructor(nn.Module):
         )
         self.checkpointing = False
         self.precise = False
+        self.licence: str | None = None
 
     @property
     def image_size(self) -> int:
@@ -127,7 +131,7 @@ class Reconstructor(nn.Module):
         return torch.cat([planes[:, :2], planes[:, 2:].mT], dim=1)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write `config.json` and `model.safetensors`."""
+        """Write `config.json` and `model.safetensors`, and the weights' licence if there is one."""
         from safetensors.torch import save
 
         folder = Path(folder)
@@ -137,6 +141,8 @@ class Reconstructor(nn.Module):
         (folder / "config.json").write_text(
             json.dumps({"model": "stage2", **asdict(self.architecture)}, indent=2) + "\n"
         )
+        if self.licence is not None:
+            (folder / LICENCE_FILE).write_text(self.licence, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Reconstructor:
@@ -166,7 +172,13 @@ class Reconstructor(nn.Module):
         network.precise = all(value.dtype == torch.float32 for value in weights.values())
         own = {key: value.to(torch.float32, copy=True) for key, value in weights.items()}  # the file may be rewritten
         network.load_state_dict(own, assign=True)
+        network.licence = _licence(folder)
         return network.eval()
+
+
+def _licence(folder: Path) -> str | None:
+    file = folder / LICENCE_FILE
+    return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def make_encoder(a: Architecture, pretrained: bool = False) -> DinoEncoder | PluckerEncoder:
@@ -217,4 +229,4 @@ def locate(source: str | Path) -> Path:
     parts = str(source).split("/")
     if len(parts) != 2 or str(source).startswith((".", "/", "~")) or parts[0] == "checkpoints":
         raise FileNotFoundError(f"{source} is neither a checkpoint folder nor a Hub id such as owner/name")
-    return snapshot(str(source), ["config.json", "model.safetensors"])
+    return snapshot(str(source), ["config.json", "model.safetensors", LICENCE_FILE])
