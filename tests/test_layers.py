@@ -23,8 +23,8 @@ ROWS = (
     # uses
     ("asset", "writers", "judge", "clip", "chart", "cutout"),
     ("pipeline", "results", "judge_training", "photo"),
-    ("reconstruct", "generate", "evaluate", "convert", "watchers", "gallery"),
-    ("training", "demo", "generate_options", "alignment", "consistency"),
+    ("reconstruct", "generate", "evaluate", "convert", "watchers", "gallery", "doctor"),
+    ("training", "demo", "generate_options", "doctor_options", "alignment", "consistency"),
     ("evaluate_options",),
     ("cli",),
 )

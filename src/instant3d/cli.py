@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from instant3d import __version__, bundled, evaluate_options, generate_options
+from instant3d import __version__, bundled, doctor_options, evaluate_options, generate_options
 from instant3d.arguments import amount, numbers, positive, words
 from instant3d.complaints import sentence
 
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     _add_convert(commands.add_parser("convert", help="weights that peers gave away to a folder of weights, and back"))
     _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
     evaluate_options.add_training(commands.add_parser("train-judge", help="what `evaluate text` tells objects by"))
+    doctor_options.add(commands.add_parser("doctor", help="what is wrong with scenes, before they are trained on"))
     for name, text in TRAINING.items():
         commands.add_parser(name, help=text, add_help=False)
     return top

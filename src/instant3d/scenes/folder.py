@@ -76,7 +76,7 @@ def read(folder: str | Path, *, frames: Sequence[int] | None = None, size: int |
     """
     path, document = _document(Path(folder))
     root = path.parent.resolve()
-    return decode(document, lambda name: _load(root, name), path.parent, frames=frames, size=size)
+    return decode(document, lambda name: file_content(root, name), path.parent, frames=frames, size=size)
 
 
 def document(folder: str | Path) -> transforms.Document:
@@ -234,7 +234,7 @@ def _document(path: Path) -> tuple[Path, transforms.Document]:
     return file, transforms.parse(file.read_bytes(), str(file))
 
 
-def _load(root: Path, name: str) -> bytes:
+def file_content(root: Path, name: str) -> bytes:
     """A file of the scene, its extension optional; never one outside the folder `root`."""
     if "\0" in name or Path(name).is_absolute() or not (root / name).resolve().is_relative_to(root):
         raise ValueError(f"{root / DOCUMENT} names {name!r}, which lies outside the scene folder; move it inside")

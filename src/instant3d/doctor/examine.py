@@ -1,0 +1,227 @@
+"""One scene folder to findings: is it readable, do its pictures show something, do its cameras fit them.
+
+Knows nothing of other scenes, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from instant3d import scenes
+from instant3d.cameras import Cameras
+from instant3d.doctor import conventions, judgement, look, sight
+from instant3d.doctor.finding import NOTE, Examination, Finding
+from instant3d.doctor.look import Picture
+from instant3d.scenes import pictures, transforms
+
+VIEWS = 12  # of a scene that are compared; more tell little more
+SHADES = {"black": "is black", "white": "is white", "empty": "shows nothing (its alpha is 0)"}
+
+
+def examine(path: Path) -> Examination:
+    """All that is found in the scene at `path`, a folder or its document."""
+    where = str(path)
+    try:
+        document = scenes.document(path)
+    except (ValueError, OSError) as error:
+        return Examination(where, (_unreadable(where, [str(error)]),))
+    root = (path.parent if path.suffix == ".json" else path).resolve()
+    shown, problems = _pictures(document, root)
+    findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
+    blank = look.blank(shown)
+    findings += [_blank(where, shade, blank) for shade in sorted(set(blank.values()))]
+    findings += _mattes(where, [picture for picture in shown if picture.number not in blank])
+    findings += _unnamed(where, document, root) + _caption(where, document)
+    usable = [picture for picture in shown if picture.number not in blank and picture.matte != "none"]
+    about_cameras, scores = _cameras(where, document, usable)
+    return Examination(
+        where,
+        (*findings, *about_cameras),
+        document.count,
+        document.text("id") or "",
+        look.fingerprint([picture for picture in shown if picture.number not in blank]),
+        scores,
+    )
+
+
+def _pictures(document: transforms.Document, root: Path) -> tuple[list[Picture], dict[int, str]]:
+    """The frames that can be read, and what is wrong with the others by number."""
+    shown: list[Picture] = []
+    problems: dict[int, str] = {}
+    for number in range(document.count):
+        try:
+            frame = document.frame(number)
+            mask = scenes.file_content(root, frame.mask) if frame.mask else None
+            found = pictures.decode(scenes.file_content(root, frame.picture), mask, frame.where)
+            height, width = found.alpha.shape
+            frame.intrinsics(width, height)
+        except (ValueError, OSError) as error:
+            problems[number] = str(error)
+            continue
+        rgb, alpha = torch.tensor(found.rgb).permute(2, 0, 1) / 255, torch.tensor(found.alpha)[None] / 255
+        shown.append(Picture(number, rgb, alpha, found.matte))
+    sizes = Counter(picture.size for picture in shown)
+    if len(sizes) > 1:
+        usual = sizes.most_common(1)[0][0]
+        for picture in [picture for picture in shown if picture.size != usual]:
+            text = "{} x {} pixels, but most of its scene are {} x {}; make them the same size"
+            problems[picture.number] = f"frame {picture.number} is " + text.format(*picture.size, *usual)
+            shown.remove(picture)
+    return shown, problems
+
+
+def _unreadable(where: str, errors: list[str], frames: tuple[int, ...] = (), count: int = 0) -> Finding:
+    share = f"{len(frames)} of {count} frames: " if frames else ""
+    return Finding("unreadable", where, 1.0, share + errors[0], "mend or remove what is named", frames=frames)
+
+
+def _blank(where: str, shade: str, blank: dict[int, str]) -> Finding:
+    frames = tuple(number for number, found in blank.items() if found == shade)
+    one = len(frames) == 1
+    evidence = f"frame {frames[0]} {SHADES[shade]}" if one else f"{len(frames)} frames: each {SHADES[shade]}"
+    return Finding(f"{shade} frame", where, 1.0, evidence, "render them again, or drop the scene", frames=frames)
+
+
+def _mattes(where: str, shown: list[Picture]) -> list[Finding]:
+    none = tuple(picture.number for picture in shown if picture.matte == "none")
+    cut = tuple(picture.number for picture in shown if picture.matte == "white")
+    findings = []
+    if none:
+        evidence = f"{len(none)} frames have neither alpha, nor a mask, nor a white background"
+        advice = "render with a transparent background or add masks: now all of the picture counts as the object"
+        findings.append(Finding("missing alpha", where, 1.0, evidence, advice, frames=none))
+    if cut:
+        evidence = f"{len(cut)} frames have no alpha; the object is cut from their white background"
+        advice = "fine if the object has no white edges; render RGBA to be exact"
+        findings.append(Finding("missing alpha", where, 1.0, evidence, advice, level=NOTE, frames=cut))
+    return findings
+
+
+def _unnamed(where: str, document: transforms.Document, root: Path) -> list[Finding]:
+    """Pictures that lie beside those of the frames, but are no frame's."""
+    try:
+        named = {(root / document.frame(k).picture) for k in range(document.count)}
+    except ValueError:
+        return []
+    places = {path.parent for path in named if path.parent != root}
+    stems = {path.with_suffix("") for path in named} | named
+    lying = [file for place in places if place.is_dir() for file in place.iterdir() if file.suffix in scenes_pictures()]
+    left = [file for file in lying if file.with_suffix("") not in stems]
+    if not left or len({path.parent for path in named}) > 1:
+        return []
+    evidence = f"{document.count} frames, but {len(lying)} pictures, such as {min(left).name}, which no frame names"
+    return [Finding("frame count", where, 0.9, evidence, "was the rendering interrupted? Render the scene again")]
+
+
+def scenes_pictures() -> tuple[str, ...]:
+    return (".png", ".jpg", ".jpeg", ".webp")
+
+
+def _caption(where: str, document: transforms.Document) -> list[Finding]:
+    if document.text("caption"):
+        return []
+    advice = "add a `caption` to transforms.json; stage 1 cannot learn from the scene, stage 2 can"
+    return [Finding("caption missing", where, 1.0, "no caption, or an empty one", advice, level=NOTE)]
+
+
+def _cameras(
+    where: str, document: transforms.Document, usable: list[Picture]
+) -> tuple[list[Finding], dict[str, float]]:
+    if len(usable) < judgement.LEAST_VIEWS:
+        return [], {}
+    picks = torch.linspace(0, len(usable) - 1, min(VIEWS, len(usable))).round().long().tolist()
+    chosen = [usable[k] for k in picks]
+    alpha = sight.shrunk(torch.stack([picture.alpha for picture in chosen]))
+    shapes = sight.silhouettes(alpha)
+    given = cameras_of(document, chosen)
+    scores = {conventions.GIVEN: judgement.contradiction(shapes, given)}
+    findings = []
+    if scores[conventions.GIVEN] > judgement.WRONG:
+        for reading in conventions.READINGS:
+            if reading != conventions.GIVEN:
+                turned = cameras_of(conventions.reread(document, reading), chosen)
+                scores[reading] = judgement.contradiction(shapes, turned)
+    if scores[conventions.GIVEN] > judgement.CLEAR:
+        findings.append(_disagreement(where, shapes, given, scores))
+    if not findings or findings[0] is None:
+        findings += _extent(where, shapes, given)
+    return [finding for finding in findings if finding] + _cut(where, chosen, alpha), scores
+
+
+def cameras_of(document: transforms.Document, chosen: list[Picture]) -> Cameras:
+    """The cameras of the chosen pictures, as the document has them."""
+    frames = [document.frame(picture.number) for picture in chosen]
+    matrices = torch.tensor([frame.cam_to_world.tolist() for frame in frames], dtype=torch.float32)
+    lenses = [frame.intrinsics(*picture.size) for frame, picture in zip(frames, chosen, strict=True)]
+    return Cameras(matrices, torch.tensor(lenses, dtype=torch.float32))
+
+
+def _disagreement(where: str, shapes: sight.Silhouettes, given: Cameras, scores: dict[str, float]) -> Finding | None:
+    """Why the given cameras contradict the pictures: another convention, another lens, or nothing that is known."""
+    now = scores[conventions.GIVEN]
+    if len(scores) > 1:
+        choice = judgement.best(scores)
+        if choice.name != conventions.GIVEN and judgement.trust(choice.score, now) >= judgement.SURE:
+            return _convention(where, choice, now)
+    factor, left = judgement.focal_factor(shapes, given)
+    plain = max(factor, 1 / factor) > judgement.FOCAL_LEAST
+    if plain and judgement.trust(left, now) > 0.5 and left < now / 3:
+        return _fov(where, given, factor, left, now)
+    if now <= judgement.WRONG:
+        return None
+    evidence = f"outlines contradict each other by {now:.2f} px; neither another convention nor another lens helps"
+    advice = "are the frames in the order of their cameras, and is it one unmoving object?"
+    return Finding("cameras", where, judgement.trust(0, now), evidence, advice)
+
+
+def _convention(where: str, choice: judgement.Choice, now: float) -> Finding:
+    told = f"outlines contradict each other by {now:.2f} px as given ({conventions.GIVEN}), by {choice.score:.2f} px"
+    evidence = f"{told} as {choice.name}, by {choice.runner_up:.2f} px as the next best"
+    if choice.sure >= judgement.SURE:
+        advice = f"the matrices are {choice.name}; `--fix` writes them as the format asks"
+        return Finding("camera convention", where, choice.sure, evidence, advice, cure=choice.name)
+    advice = f"the matrices are not what the format asks for, perhaps {choice.name}; look at how they were written"
+    return Finding("camera convention", where, judgement.trust(choice.score, now), evidence, advice)
+
+
+def _fov(where: str, given: Cameras, factor: float, left: float, now: float) -> Finding:
+    focal = float(given.intrinsics[:, 0].mean())
+    said, meant = (2 * math.degrees(math.atan(0.5 / f)) for f in (focal, focal * factor))
+    evidence = f"outlines contradict each other by {now:.2f} px at {said:.0f} degrees, by {left:.2f} px at {meant:.0f}"
+    advice = f"a field of view of about {meant:.0f} degrees fits the pictures; check fl_x or camera_angle_x"
+    return Finding("field of view", where, judgement.trust(left, now), evidence, advice)
+
+
+def _extent(where: str, shapes: sight.Silhouettes, given: Cameras) -> list[Finding]:
+    outside = judgement.share_outside(shapes, given)
+    if outside > judgement.OUTSIDE_SHARE:
+        evidence = f"{outside:.0%} of the rays along the outlines meet nothing inside the cube [-1, 1]^3"
+        advice = "scale or move the object, or all camera positions, so that it fits the unit sphere"
+        return [Finding("leaves the box", where, 0.95, evidence, advice)]
+    extent = judgement.half_extent(shapes, given)
+    if extent < judgement.TINY:
+        evidence = f"the object reaches {extent:.2f} from its middle at most, where 1 is expected"
+        return [Finding("tiny object", where, 0.95, evidence, "scale the object so that it just fits the unit sphere")]
+    return []
+
+
+def _cut(where: str, chosen: list[Picture], alpha: torch.Tensor) -> list[Finding]:
+    cut = [picture.number for picture, off in zip(chosen, judgement.cut_off(alpha), strict=True) if off]
+    if not cut:
+        return []
+    evidence = f"{len(cut)} of {len(chosen)} pictures show it cut by their frame"
+    advice = "move the cameras back, or scale the object: what leaves the frame is taken for empty"
+    return [Finding("leaves the frame", where, 1.0, evidence, advice, frames=tuple(cut))]
+
+
+def quietly(path: Path) -> Examination:
+    """`examine` without the reader's own warnings, which the findings hold already; on one thread."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return examine(path)
