@@ -24,7 +24,7 @@ ROWS = (
     ("asset", "writers", "judge", "clip", "chart", "cutout"),
     ("pipeline", "results", "judge_training", "photo"),
     ("reconstruct", "generate", "evaluate", "convert", "watchers", "gallery", "doctor"),
-    ("training", "demo", "generate_options", "doctor_options", "alignment", "consistency"),
+    ("training", "demo", "generate_options", "doctor_options", "scene_options", "alignment", "consistency"),
     ("evaluate_options",),
     ("cli",),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from instant3d import __version__, bundled, doctor_options, evaluate_options, generate_options
+from instant3d import __version__, bundled, doctor_options, evaluate_options, generate_options, scene_options
 from instant3d.arguments import amount, numbers, positive, words
 from instant3d.complaints import sentence
 
@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate_options.add_consistency(kinds.add_parser("consistency", help="whether stage 1's views agree"))
     _add_export(commands.add_parser("export", help="a training checkpoint to a folder of weights"))
     _add_convert(commands.add_parser("convert", help="weights that peers gave away to a folder of weights, and back"))
+    scene_options.add_import(commands.add_parser("import", help="objects in another project's layout to scene folders"))
+    scene_options.add_pack(commands.add_parser("pack", help="scene folders to a few tar files"))
+    scene_options.add_unpack(commands.add_parser("unpack", help="such tar files to scene folders"))
     _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
     evaluate_options.add_training(commands.add_parser("train-judge", help="what `evaluate text` tells objects by"))
     doctor_options.add(commands.add_parser("doctor", help="what is wrong with scenes, before they are trained on"))

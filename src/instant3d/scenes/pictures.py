@@ -108,6 +108,15 @@ def decode_normals(data: bytes, size: tuple[int, int], where: str) -> Array:
     return np.where(length > 0.5, vectors / np.maximum(length, 1e-6), 0).astype(np.float32)
 
 
+def decode_levels(data: bytes, size: tuple[int, int], where: str) -> Array:
+    """The 8-bit levels of a map as stored, uint8: (H, W, 1) if it is grey, else (H, W, 3); alpha is left out."""
+    image = opened(data, where)
+    grey = image.mode in ("1", "L", "LA")
+    levels = np.asarray(image.convert("L" if grey else "RGB"))
+    _same_size(levels.shape[:2], size, where)
+    return levels.reshape(*levels.shape[:2], -1)
+
+
 def encode_normals(normals: Array) -> bytes:
     """An 8-bit PNG of vectors (H, W, 3) in [-1, 1]."""
     return _png(Image.fromarray(np.round(np.clip(normals, -1, 1) * 127 + 128).astype(np.uint8)))

@@ -2,6 +2,7 @@
 
 Each file of a scene is one member `KEY.NAME`, its folders written as dots (`0007.images.0003.png`), all members of a
 scene together and its `KEY.transforms.json` first. WebDataset reads such a tar as samples by the same rule.
+`write` encodes scenes anew; `instant3d.scenes.packing` copies the files of scene folders exactly into the same layout.
 """
 
 from __future__ import annotations
@@ -111,29 +112,31 @@ def index(source: str | Path | Sequence[str | Path]) -> list[Packed]:
 
 
 def _add(tar: tarfile.TarFile, number: int, scene: Scene) -> None:
-    key = f"{number:07d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', scene.id)[:48]}"
+    key = key_of(number, scene.id)
     files = scenes.encode(scene.views, caption=scene.caption, object_id=scene.id)
     for name, data in files.items():
-        member = tarfile.TarInfo(f"{key}.{_flat(name)}")
+        member = tarfile.TarInfo(f"{key}.{flat(name)}")
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
+
+
+def key_of(number: int, name: str) -> str:
+    """What the members of a scene begin with: no dot, no slash, and no two alike."""
+    return f"{number:07d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:48]}"
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Keys and files of a tar's scenes, read in one pass; nothing is unpacked to disk."""
     try:
         with tarfile.open(path, "r|") as tar:
-            for key, members in groupby(_members(tar), key=lambda pair: pair[0]):
-                files: dict[str, bytes] = {}
-                for _, name, data in members:
-                    files[name] = data
-                yield key, files
+            for key, group in groupby(members(tar), key=lambda member: member[0]):
+                yield key, {name: data for _, name, data in group}
     except tarfile.TarError as error:
         raise ValueError(f"{path} is not a whole tar file ({error}); copy or pack it again") from error
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
-    """Key, name and content of each regular file."""
+def members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
+    """Key, name and content of each regular file of an open tar; a scene's size is bounded."""
     taken, last = 0, None
     for member in tar:
         key, name = _named(member)
@@ -165,13 +168,14 @@ def _scene(path: Path, key: str, files: dict[str, bytes] | Packed, frames: Choic
 
     def load(name: str) -> bytes:
         for extension in scenes.EXTENSIONS:
-            if _flat(name + extension) in files:
-                return files[_flat(name + extension)]
+            if flat(name + extension) in files:
+                return files[flat(name + extension)]
         raise FileNotFoundError(f"{path}:{key} lacks {name}, which its {scenes.DOCUMENT} names; pack it again")
 
     chosen = frames(document.count) if callable(frames) else frames
     return scenes.decode(document, load, path / key, frames=chosen, size=size)
 
 
-def _flat(name: str) -> str:
+def flat(name: str) -> str:
+    """A file's name in its scene as it is in a tar."""
     return name.removeprefix("./").replace("/", ".")

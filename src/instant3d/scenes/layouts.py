@@ -1,0 +1,214 @@
+"""Where other projects put an object's pictures and cameras, and by which axes. Knows nothing of pixels.
+
+All five were rendered in Blender, so +z is up in them as it is here. What differs is the direction of the matrix, the
+camera's axes (OpenGL: x right, y up, z backward; OpenCV: x right, y down, z forward) and the size of the world:
+
+    layout          files of one object                       matrix                            box      lens
+    openlrm         rgba/%03d.png, pose/%03d.npy,             camera-to-world (3, 4), OpenGL    side 2   in pixels
+                    intrinsics.npy (3, 2)
+    instantmesh     %03d.png, %03d_depth.png,                 world-to-camera (N, 3, 4),        side 2   50 degrees
+                    %03d_normal.png, cameras.npz: cam_poses   OpenGL
+    zero123         %03d.png, %03d.npy                        world-to-camera (3, 4), OpenGL    side 1   35 on 32 mm
+    gobjaverse      %05d/%05d.png, %05d/%05d.json             x, y, z and origin, OpenCV axes   side 1   x_fov, else
+                                                                                                         50 on 36 mm
+    nerf-synthetic  transforms_{train,val,test}.json          camera-to-world (4, 4), OpenGL    side 3   in the JSON
+
+Sources: OpenLRM's and Zero123's `blender_script.py`, InstantMesh's `data/objaverse.py` (normals along world axes, 8-bit
+depth along the camera's z, 255 being 6 units in its published loader; black where there is nothing), RichDreamer's
+`depth_warp_example.py`. Assumed, as no source says it: G-Objaverse's x_fov is in radians, Zero123's sensor is square.
+G-Objaverse's depth and normals (EXR) and the pictures of depth that NeRF-synthetic's test views have are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instant3d.scenes import arrays, transforms
+from instant3d.scenes.transforms import OPENGL_TO_OPENCV
+
+MAX_SHOTS = 10_000  # of one object
+MAX_JSON_BYTES = 2**20  # of one camera
+
+Matrix = np.ndarray
+Lens = Callable[[int, int], tuple[float, float, float, float]]  # a picture's size in pixels to (fx, fy, cx, cy) of it
+Load = Callable[[str], bytes]  # a file's content by its name in the object's folder
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One camera of an object, in the layout's own world and unit, with the names of its files."""
+
+    where: str  # for error messages
+    picture: str
+    cam_to_world: Matrix  # (4, 4) float64, OpenCV
+    lens: Lens
+    mask: str | None = None
+    depth: str | None = None  # 8 bits, see Options.depth_range
+    normals: str | None = None  # 8 bits, [-1, 1] along world axes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the files of some layouts do not say."""
+
+    fov_deg: float | None = None  # across the picture's width
+    depth_range: float = 6.0  # what an 8-bit depth of 255 is, in the layout's own unit
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`marks` are the files that tell an object's folder, `scale` makes its box that of side 2 around the origin."""
+
+    marks: tuple[str, ...]
+    scale: float
+    shots: Callable[[Path, Load, Options], list[Shot]]
+    fov_deg: float | None = None  # where neither the files nor the user say
+
+    def read(self, folder: Path, load: Load, options: Options) -> list[Shot]:
+        """The shots of the object in `folder`, whose files `load` reads."""
+        shots = self.shots(folder, load, replace(options, fov_deg=options.fov_deg or self.fov_deg))
+        if not 0 < len(shots) <= MAX_SHOTS:
+            raise ValueError(f"{folder} has {len(shots)} cameras with pictures; expected 1 to {MAX_SHOTS}")
+        return shots
+
+    def objects(self, source: Path) -> Iterator[Path]:
+        """The folders of objects in `source`, itself included, in order."""
+        found = {file.parents[mark.count("/")] for mark in self.marks for file in source.rglob(mark)}
+        yield from sorted(found)
+
+
+def _openlrm(folder: Path, load: Load, _: Options) -> list[Shot]:
+    (fx, fy), (cx, cy), (width, height) = _shaped(
+        arrays.read(load("intrinsics.npy"), f"{folder}/intrinsics.npy"), (3, 2), f"{folder}/intrinsics.npy"
+    )
+    if min(fx, fy, width, height) <= 0:
+        raise ValueError(f"{folder}/intrinsics.npy holds a focal length or a size that is not above 0")
+    fractions = (fx / width, fy / height, cx / width, cy / height)
+
+    def lens(*_: int) -> tuple[float, float, float, float]:
+        return fractions
+
+    shots = []
+    for pose in sorted(folder.glob("pose/*.npy")):
+        matrix = _rigid(arrays.read(load(f"pose/{pose.name}"), str(pose)), str(pose)) @ OPENGL_TO_OPENCV
+        shots.append(Shot(str(pose), f"rgba/{pose.stem}.png", matrix, lens))
+    return shots
+
+
+def _instantmesh(folder: Path, load: Load, options: Options) -> list[Shot]:
+    where = f"{folder}/cameras.npz"
+    poses = arrays.read_archive(load("cameras.npz"), "cam_poses", where)
+    if poses.ndim != 3 or len(poses) > MAX_SHOTS:
+        raise ValueError(f"cam_poses of {where} has shape {poses.shape}; expected (N, 3, 4)")
+    shots = []
+    for k, pose in enumerate(poses):
+        matrix = np.linalg.inv(_rigid(pose, f"camera {k} of {where}")) @ OPENGL_TO_OPENCV
+        depth, normals = (_if_there(folder, f"{k:03d}_{kind}.png") for kind in ("depth", "normal"))
+        lens = _angle(options.fov_deg)
+        shots.append(Shot(f"camera {k} of {where}", f"{k:03d}.png", matrix, lens, depth=depth, normals=normals))
+    return shots
+
+
+def _zero123(folder: Path, load: Load, options: Options) -> list[Shot]:
+    shots = []
+    for pose in sorted(folder.glob("[0-9][0-9][0-9].npy")):
+        matrix = np.linalg.inv(_rigid(arrays.read(load(pose.name), str(pose)), str(pose))) @ OPENGL_TO_OPENCV
+        shots.append(Shot(str(pose), f"{pose.stem}.png", matrix, _angle(options.fov_deg)))
+    return shots
+
+
+def _gobjaverse(folder: Path, load: Load, options: Options) -> list[Shot]:
+    shots = []
+    for file in sorted(folder.glob("[0-9]*/[0-9]*.json")):
+        content, where = _camera(load(f"{file.parent.name}/{file.name}"), str(file)), str(file)
+        axes = [content.get(axis) for axis in ("x", "y", "z", "origin")]
+        if any(not isinstance(axis, list) or len(axis) != 3 for axis in axes):
+            raise ValueError(f"{where} lacks one of x, y, z and origin, each a list of three numbers")
+        matrix = _rigid(_numbers(axes, where).T, where)
+        fov = content.get("x_fov")
+        fov_deg = options.fov_deg if fov is None else math.degrees(_number(fov, f"x_fov of {where}"))
+        shots.append(Shot(where, f"{file.parent.name}/{file.stem}.png", matrix, _angle(fov_deg)))
+    return shots
+
+
+def _nerf_synthetic(folder: Path, load: Load, _: Options) -> list[Shot]:
+    shots = []
+    for name in NERF_DOCUMENTS:
+        if not (folder / name).is_file():
+            continue
+        document = transforms.parse(load(name), f"{folder}/{name}")
+        frames = [document.frame(k) for k in range(min(document.count, MAX_SHOTS + 1))]
+        shots += [Shot(f.where, f.picture, f.cam_to_world, f.intrinsics, mask=f.mask) for f in frames]
+    return shots
+
+
+NERF_DOCUMENTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
+
+LAYOUTS = {
+    "openlrm": Layout(("intrinsics.npy",), 1.0, _openlrm),
+    "instantmesh": Layout(("cameras.npz",), 1.0, _instantmesh, 50.0),
+    "zero123": Layout(("000.npy",), 2.0, _zero123, math.degrees(2 * math.atan(16 / 35))),
+    "gobjaverse": Layout(("00000/00000.json",), 2.0, _gobjaverse, math.degrees(2 * math.atan(18 / 50))),
+    # instant-ngp's own choice for these scenes: cameras at 4.03, objects within 1.5 of the origin
+    "nerf-synthetic": Layout(NERF_DOCUMENTS, 0.66, _nerf_synthetic),
+}
+
+
+def _angle(fov_deg: float | None) -> Lens:
+    """Square pixels, the picture's middle on the axis."""
+    if fov_deg is None or not 0 < fov_deg < 180:
+        raise ValueError(f"a camera cannot see {fov_deg} degrees across; expected more than 0 and less than 180")
+    focal = 0.5 / math.tan(math.radians(fov_deg) / 2)
+    return lambda width, height: (focal, focal * width / height, 0.5, 0.5)
+
+
+def _camera(data: bytes, where: str) -> dict[str, Any]:
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{where} is larger than {MAX_JSON_BYTES} bytes; a camera takes far less")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} is no camera; expected an object with x, y, z and origin")
+    return content
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{what} is {value!r:.40}; expected a finite number")
+    return float(value)
+
+
+def _numbers(value: Any, where: str) -> Matrix:
+    return np.array([[_number(number, f"a coordinate of {where}") for number in row] for row in value])
+
+
+def _shaped(array: Matrix, shape: tuple[int, ...], where: str) -> Matrix:
+    if array.shape != shape:
+        raise ValueError(f"{where} has shape {array.shape}; expected {shape}")
+    return array
+
+
+def _rigid(matrix: Matrix, where: str) -> Matrix:
+    """(4, 4) from the (3, 4) or (4, 4) of a rotation and a position."""
+    if matrix.shape == (3, 4):
+        matrix = np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])
+    _shaped(matrix, (4, 4), where)
+    rotation = matrix[:3, :3]
+    if not np.allclose(rotation.T @ rotation, np.eye(3), atol=transforms.ROTATION_TOLERANCE, rtol=0):
+        raise ValueError(f"{where} is no rotation with a position (its axes are not unit vectors at right angles)")
+    if np.linalg.det(rotation) < 0 or not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
+        raise ValueError(f"{where} is mirrored or no affine matrix; is it of another layout?")
+    return matrix
+
+
+def _if_there(folder: Path, name: str) -> str | None:
+    return name if (folder / name).is_file() else None
