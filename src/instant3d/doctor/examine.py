@@ -20,6 +20,7 @@ from instant3d.doctor.look import Picture
 from instant3d.scenes import pictures, transforms
 
 VIEWS = 12  # of a scene that are compared; more tell little more
+ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
 SHADES = {"black": "is black", "white": "is white", "empty": "shows nothing (its alpha is 0)"}
 
 
@@ -31,25 +32,19 @@ def examine(path: Path) -> Examination:
     except (ValueError, OSError) as error:
         return Examination(where, (_unreadable(where, [str(error)]),))
     root = (path.parent if path.suffix == ".json" else path).resolve()
-    shown, problems = _pictures(document, root)
+    shown, problems = read(document, root)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
     blank = look.blank(shown)
     findings += [_blank(where, shade, blank) for shade in sorted(set(blank.values()))]
     findings += _mattes(where, [picture for picture in shown if picture.number not in blank])
     findings += _unnamed(where, document, root) + _caption(where, document)
     usable = [picture for picture in shown if picture.number not in blank and picture.matte != "none"]
-    about_cameras, scores = _cameras(where, document, usable)
-    return Examination(
-        where,
-        (*findings, *about_cameras),
-        document.count,
-        document.text("id") or "",
-        look.fingerprint([picture for picture in shown if picture.number not in blank]),
-        scores,
-    )
+    findings += cameras(where, document, usable)
+    fingerprint = look.fingerprint([picture for picture in shown if picture.number not in blank])
+    return Examination(where, tuple(findings), document.count, document.text("id") or "", fingerprint)
 
 
-def _pictures(document: transforms.Document, root: Path) -> tuple[list[Picture], dict[int, str]]:
+def read(document: transforms.Document, root: Path) -> tuple[list[Picture], dict[int, str]]:
     """The frames that can be read, and what is wrong with the others by number."""
     shown: list[Picture] = []
     problems: dict[int, str] = {}
@@ -110,16 +105,12 @@ def _unnamed(where: str, document: transforms.Document, root: Path) -> list[Find
         return []
     places = {path.parent for path in named if path.parent != root}
     stems = {path.with_suffix("") for path in named} | named
-    lying = [file for place in places if place.is_dir() for file in place.iterdir() if file.suffix in scenes_pictures()]
+    lying = [file for place in places if place.is_dir() for file in place.iterdir() if file.suffix in ENDINGS]
     left = [file for file in lying if file.with_suffix("") not in stems]
     if not left or len({path.parent for path in named}) > 1:
         return []
     evidence = f"{document.count} frames, but {len(lying)} pictures, such as {min(left).name}, which no frame names"
     return [Finding("frame count", where, 0.9, evidence, "was the rendering interrupted? Render the scene again")]
-
-
-def scenes_pictures() -> tuple[str, ...]:
-    return (".png", ".jpg", ".jpeg", ".webp")
 
 
 def _caption(where: str, document: transforms.Document) -> list[Finding]:
@@ -129,28 +120,22 @@ def _caption(where: str, document: transforms.Document) -> list[Finding]:
     return [Finding("caption missing", where, 1.0, "no caption, or an empty one", advice, level=NOTE)]
 
 
-def _cameras(
-    where: str, document: transforms.Document, usable: list[Picture]
-) -> tuple[list[Finding], dict[str, float]]:
+def cameras(where: str, document: transforms.Document, usable: list[Picture]) -> list[Finding]:
+    """What is wrong with the cameras of pictures that show something, and with the object's place before them."""
     if len(usable) < judgement.LEAST_VIEWS:
-        return [], {}
+        return []
     picks = torch.linspace(0, len(usable) - 1, min(VIEWS, len(usable))).round().long().tolist()
     chosen = [usable[k] for k in picks]
     alpha = sight.shrunk(torch.stack([picture.alpha for picture in chosen]))
-    shapes = sight.silhouettes(alpha)
-    given = cameras_of(document, chosen)
-    scores = {conventions.GIVEN: judgement.contradiction(shapes, given)}
-    findings = []
-    if scores[conventions.GIVEN] > judgement.WRONG:
-        for reading in conventions.READINGS:
-            if reading != conventions.GIVEN:
-                turned = cameras_of(conventions.reread(document, reading), chosen)
-                scores[reading] = judgement.contradiction(shapes, turned)
-    if scores[conventions.GIVEN] > judgement.CLEAR:
-        findings.append(_disagreement(where, shapes, given, scores))
-    if not findings or findings[0] is None:
-        findings += _extent(where, shapes, given)
-    return [finding for finding in findings if finding] + _cut(where, chosen, alpha), scores
+    shapes, given = sight.silhouettes(alpha), cameras_of(document, chosen)
+    now = judgement.contradiction(shapes, given)
+    scores = {conventions.GIVEN: now}
+    if now > judgement.WRONG:
+        for reading in conventions.READINGS.keys() - scores.keys():
+            turned = cameras_of(conventions.reread(document, reading), chosen)
+            scores[reading] = judgement.contradiction(shapes, turned)
+    ill = _disagreement(where, shapes, given, scores) if now > judgement.CLEAR else None
+    return ([ill] if ill else _extent(where, shapes, given)) + _cut(where, chosen, alpha)
 
 
 def cameras_of(document: transforms.Document, chosen: list[Picture]) -> Cameras:
@@ -168,10 +153,10 @@ def _disagreement(where: str, shapes: sight.Silhouettes, given: Cameras, scores:
         choice = judgement.best(scores)
         if choice.name != conventions.GIVEN and judgement.trust(choice.score, now) >= judgement.SURE:
             return _convention(where, choice, now)
-    factor, left = judgement.focal_factor(shapes, given)
-    plain = max(factor, 1 / factor) > judgement.FOCAL_LEAST
-    if plain and judgement.trust(left, now) > 0.5 and left < now / 3:
-        return _fov(where, given, factor, left, now)
+    lens = judgement.focal(shapes, given)
+    plain = max(lens.middle, 1 / lens.middle) > judgement.FOCAL_LEAST
+    if plain and judgement.trust(lens.score, now) > 0.5 and lens.score < now / 3:
+        return _fov(where, given, lens, now)
     if now <= judgement.WRONG:
         return None
     evidence = f"outlines contradict each other by {now:.2f} px; neither another convention nor another lens helps"
@@ -189,12 +174,14 @@ def _convention(where: str, choice: judgement.Choice, now: float) -> Finding:
     return Finding("camera convention", where, judgement.trust(choice.score, now), evidence, advice)
 
 
-def _fov(where: str, given: Cameras, factor: float, left: float, now: float) -> Finding:
+def _fov(where: str, given: Cameras, lens: judgement.Focal, now: float) -> Finding:
     focal = float(given.intrinsics[:, 0].mean())
-    said, meant = (2 * math.degrees(math.atan(0.5 / f)) for f in (focal, focal * factor))
-    evidence = f"outlines contradict each other by {now:.2f} px at {said:.0f} degrees, by {left:.2f} px at {meant:.0f}"
+    factors = (1.0, lens.middle, lens.high, lens.low)
+    said, meant, low, high = (2 * math.degrees(math.atan(0.5 / focal / factor)) for factor in factors)
+    left = f"by {lens.score:.2f} px between {low:.0f} and {high:.0f}"
+    evidence = f"outlines contradict each other by {now:.2f} px at {said:.0f} degrees, {left}"
     advice = f"a field of view of about {meant:.0f} degrees fits the pictures; check fl_x or camera_angle_x"
-    return Finding("field of view", where, judgement.trust(left, now), evidence, advice)
+    return Finding("field of view", where, judgement.trust(lens.score, now), evidence, advice)
 
 
 def _extent(where: str, shapes: sight.Silhouettes, given: Cameras) -> list[Finding]:

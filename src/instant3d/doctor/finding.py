@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 FAULT, NOTE = "fault", "note"  # training on it goes wrong; training on it works, but the user may want to know
@@ -39,4 +39,3 @@ class Examination:
     frames: int = 0
     id: str = ""
     fingerprint: bytes = b""  # float32 numbers that look alike where pictures do; empty where there are none
-    scores: dict[str, float] = field(default_factory=dict)  # pixels of contradiction under each reading of the cameras

@@ -27,11 +27,8 @@ def frame_counts(patients: Sequence[Examination], expected: int | None) -> Itera
         if expected is None and (len(group) < LEAST_SCENES or times < COMMON * len(group)):
             continue
         right, sure = (usual, times / len(group)) if expected is None else (expected, 1.0)
-        why = (
-            f"{times} of {len(group)} scenes beside it have {usual}"
-            if expected is None
-            else f"{expected} were asked for"
-        )
+        why = f"{times} of {len(group)} scenes beside it have {usual}"
+        why = why if expected is None else f"{expected} were asked for"
         for patient in group:
             if patient.frames != right:
                 advice = "render the scene again, or drop it; `--frames N` names the right number"

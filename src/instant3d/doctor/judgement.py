@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from instant3d.cameras import Cameras
-from instant3d.doctor.sight import SOLID, Silhouettes, misses
+from instant3d.doctor.sight import SOLID, Silhouettes, contact
 
 LEAST_VIEWS = 3
 CLEAR = 0.03  # below, the cameras are taken for right
@@ -19,9 +19,11 @@ WRONG = 0.5  # above, they are surely wrong, whatever is right instead
 NOISE = 0.02  # what right cameras may leave by chance
 SURE = 0.9  # from here on `--fix` may act
 FOCAL_FACTORS = (0.45, 0.55, 0.67, 0.8, 0.9, 1.12, 1.25, 1.5, 1.8, 2.2)
+FOCAL_RATIOS = (0.86, 0.91, 0.95, 1.05, 1.1, 1.16)  # around the best of those
 FOCAL_LEAST = 1.08  # a smaller factor is not told from 1
 BOX = 1.03  # half a side of the box, with the width of a pixel or so for rounding
 OUTSIDE_SHARE = 0.02  # of all rays
+OUTSIDE_PIXELS = 3.0  # by which they miss all that the box could hold
 TINY = 0.25  # half the object's extent, where the box's is 1
 
 
@@ -44,7 +46,7 @@ def trust(best: float, other: float) -> float:
 
 
 def contradiction(shapes: Silhouettes, cameras: Cameras) -> float:
-    return float(misses(shapes, cameras).mean())
+    return float(contact(shapes, cameras).miss.mean())
 
 
 def best(scores: dict[str, float]) -> Choice:
@@ -53,14 +55,28 @@ def best(scores: dict[str, float]) -> Choice:
     return Choice(order[0], scores[order[0]], scores[order[1]])
 
 
-def focal_factor(shapes: Silhouettes, cameras: Cameras) -> tuple[float, float]:
-    """By what the focal length is to be multiplied for the least contradiction, and what is left then."""
+@dataclass(frozen=True)
+class Focal:
+    """By what the focal length is to be multiplied: `low` to `high` fit about as well, which leaves `score`."""
+
+    low: float
+    high: float
+    score: float
+
+    @property
+    def middle(self) -> float:
+        return (self.low * self.high) ** 0.5
+
+
+def focal(shapes: Silhouettes, cameras: Cameras) -> Focal:
+    """The focal lengths of least contradiction; outlines tell them apart only so far."""
     scores = {factor: contradiction(shapes, zoomed(cameras, factor)) for factor in FOCAL_FACTORS}
-    factor = min(scores, key=lambda key: scores[key])
-    for ratio in (0.95, 1.05):
-        scores[factor * ratio] = contradiction(shapes, zoomed(cameras, factor * ratio))
-    factor = min(scores, key=lambda key: scores[key])
-    return factor, scores[factor]
+    near = min(scores, key=lambda key: scores[key])
+    for ratio in FOCAL_RATIOS:
+        scores[near * ratio] = contradiction(shapes, zoomed(cameras, near * ratio))
+    least = min(scores.values())
+    fitting = [factor for factor, score in scores.items() if score <= least + NOISE / 4]
+    return Focal(min(fitting), max(fitting), least)
 
 
 def zoomed(cameras: Cameras, factor: float) -> Cameras:
@@ -70,8 +86,10 @@ def zoomed(cameras: Cameras, factor: float) -> Cameras:
 
 def share_outside(shapes: Silhouettes, cameras: Cameras) -> float:
     """Of all rays along outlines, how many meet the object surely outside the box."""
-    inside = misses(shapes, cameras, box=BOX)
-    return float((inside - misses(shapes, cameras) > 3).float().mean())
+    free = contact(shapes, cameras)
+    if not (free.points.abs().amax(-1) > BOX).any():
+        return 0.0
+    return float((contact(shapes, cameras, box=BOX).miss - free.miss > OUTSIDE_PIXELS).float().mean())
 
 
 def half_extent(shapes: Silhouettes, cameras: Cameras) -> float:

@@ -37,12 +37,10 @@ def blank(pictures: list[Picture]) -> dict[int, str]:
     An object may be black by nature: where it is cut out, a frame counts only if others show colours.
     """
     shades = [_shade(picture) for picture in pictures]
-    lit = [shade for shade in shades if shade == "coloured"]
+    lit = 2 * shades.count("coloured") > len(shades)
     found = {}
     for picture, shade in zip(pictures, shades, strict=True):
-        if shade in ("empty", "white page", "black page") or (
-            shade in ("black", "white") and 2 * len(lit) > len(shades)
-        ):
+        if shade in ("empty", "white page", "black page") or (lit and shade in ("black", "white")):
             found[picture.number] = shade.removesuffix(" page")
     return found
 

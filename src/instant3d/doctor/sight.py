@@ -49,8 +49,16 @@ def silhouettes(alpha: Tensor) -> Silhouettes:
     return Silhouettes(torch.from_numpy(inside)[:, None], torch.from_numpy(rims))
 
 
-def misses(shapes: Silhouettes, cameras: Cameras, box: float | None = None) -> Tensor:
-    """By how many pixels the rim rays (V, R) at least miss what the other views (V) show, from 0 to FAR.
+@dataclass(frozen=True)
+class Contact:
+    """Where each rim ray best agrees with all views, and by how much it fails there."""
+
+    points: Tensor  # (V, R, 3)
+    miss: Tensor  # (V, R) pixels, 0 to FAR
+
+
+def contact(shapes: Silhouettes, cameras: Cameras, box: float | None = None) -> Contact:
+    """The best point of each rim ray of cameras (V), and by how many pixels it at least misses what they show.
 
     box   half a side of the cube around the world's centre in which alone the object may be, if anywhere
     """
@@ -60,13 +68,17 @@ def misses(shapes: Silhouettes, cameras: Cameras, box: float | None = None) -> T
     low, high = nearest - reach, nearest + reach
     low = torch.maximum(low, 0.02 * reach)
     distance = low[..., None] + (high - low).clamp(min=1e-6)[..., None] * torch.linspace(0, 1, COARSE)
-    score = _worst(shapes, cameras, (origins, directions), distance, box)
+
+    def inside(distance: Tensor) -> Tensor:
+        points = origins[..., None, :] + distance[..., None] * directions[..., None, :]
+        return _worst(shapes, cameras, points.reshape(-1, 3), box).reshape(distance.shape)
+
+    best = distance.gather(-1, inside(distance).argmax(-1, keepdim=True))
     step = (distance[..., 1] - distance[..., 0])[..., None]
-    best = distance.gather(-1, score.argmax(-1, keepdim=True))
-    finer = best + step * torch.linspace(-1, 1, FINE)
-    return -torch.maximum(score.amax(-1), _worst(shapes, cameras, (origins, directions), finer, box).amax(-1)).clamp(
-        max=0
-    )
+    finer = best + step * torch.linspace(-1, 1, FINE)  # the middle one is the best so far
+    score, chosen = inside(finer).max(-1)
+    best = finer.gather(-1, chosen[..., None])
+    return Contact(origins + best * directions, -score.clamp(max=0))
 
 
 def _rays(shapes: Silhouettes, cameras: Cameras) -> tuple[Tensor, Tensor]:
@@ -89,20 +101,22 @@ def _span(cameras: Cameras) -> tuple[Tensor, Tensor]:
     return middle, (1.3 * distance * tangent / (1 + tangent**2).sqrt())[:, None]
 
 
-def _worst(
-    shapes: Silhouettes, cameras: Cameras, rays: tuple[Tensor, Tensor], distance: Tensor, box: float | None
-) -> Tensor:
-    """The least signed distance to an outline (V, R, S), over all views, of points at `distance` (V, R, S)."""
-    origins, directions = rays
-    points = (origins[..., None, :] + distance[..., None] * directions[..., None, :]).reshape(1, -1, 3)
-    where, depth = cameras.project(points.expand(len(cameras.positions), -1, -1))
-    grid = (2 * where - 1).clamp(-4, 4)[:, None]
+def _worst(shapes: Silhouettes, cameras: Cameras, points: Tensor, box: float | None) -> Tensor:
+    """The least signed distance to an outline, over all views, of points (N, 3): (N,)."""
+    rotation = cameras.cam_to_world[:, :3, :3]
+    pinhole = torch.zeros_like(rotation)  # `Cameras.project` and the step to -1..1, as a single product
+    pinhole[:, 0, 0], pinhole[:, 1, 1] = 2 * cameras.intrinsics[:, 0], 2 * cameras.intrinsics[:, 1]
+    pinhole[:, :2, 2] = 2 * cameras.intrinsics[:, 2:] - 1
+    pinhole[:, 2, 2] = 1
+    turn = pinhole @ rotation.mT
+    flat = turn @ points.T - turn @ cameras.positions[..., None]  # (V, 3, N)
+    depth = flat[:, 2]
+    where = (flat[:, :2] / depth.clamp(min=1e-6)[:, None]).clamp(-4, 4)
     # beyond the frame the border's pixels go on: an object cut by the frame may reach there, another cannot
+    grid = where.mT[:, None]
     found = F.grid_sample(shapes.inside, grid, align_corners=False, padding_mode="border")[:, 0, 0]
     least = torch.where(depth > 0, found, -FAR).amin(0)
-    if box is not None:
-        least = torch.where(points[0].abs().amax(-1) <= box, least, -FAR)
-    return least.reshape(distance.shape)
+    return least if box is None else torch.where(points.abs().amax(-1) <= box, least, -FAR)
 
 
 def _signed(mask: np.ndarray) -> np.ndarray:
