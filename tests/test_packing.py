@@ -234,3 +234,14 @@ def test_the_commands_say_what_they_did(tmp_path, capsys):
     assert "5 scenes in 3 shards" in capsys.readouterr().out
     assert main(["unpack", str(tmp_path / "shards"), "-o", str(tmp_path / "back")]) == 0
     assert "5 scenes unpacked, 0 faults" in capsys.readouterr().out
+
+
+def test_a_shard_that_ends_after_a_whole_scene_is_still_told_of(tmp_path):
+    pack([some_scenes(tmp_path / "scenes", ("a", "b"))], tmp_path / "shards")
+    tar = tmp_path / "shards" / "00000.tar"
+    with tarfile.open(tar) as opened:
+        second = next(member.offset for member in opened if member.name.startswith("0000001-"))
+    tar.write_bytes(tar.read_bytes()[:second] + bytes(1024))
+    result = unpack(tmp_path / "shards", tmp_path / "back")
+    assert result.new == 1
+    assert any("1 of 2 scenes were found" in sentence for sentence in result.damage)
