@@ -27,6 +27,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 WIDEST = 2048  # pixels a side that are worked on: networks see at most a quarter
 CLEAR = 0.01  # share of transparent pixels from which transparency is a background, not the corner of a window
+SPECK = 0.002  # of the largest piece: pieces smaller than that do not count where its extent is measured
 FAINT = 25  # of 255: what is less opaque is no part of the object where its extent is measured
 
 
@@ -112,12 +113,22 @@ def window(alpha: np.ndarray, share: float) -> tuple[float, float, float]:
     height, width = alpha.shape
     ends = (0, width), (0, height)
     if share:
-        solid = alpha >= FAINT
+        solid = _without_specks(alpha >= FAINT)
         columns, rows = (np.flatnonzero(solid.any(axis)) for axis in (0, 1))
         ends = (int(columns[0]), int(columns[-1]) + 1), (int(rows[0]), int(rows[-1]) + 1)
     side = max(end - start for start, end in ends) / (share or 1.0)
     left, top = ((start + end - side) / 2 for start, end in ends)
     return left, top, side
+
+
+def _without_specks(solid: np.ndarray) -> np.ndarray:
+    """What is not tiny beside the largest piece: what compression or a matte leaves elsewhere is no object."""
+    from scipy import ndimage
+
+    pieces, _ = ndimage.label(solid)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return (sizes >= SPECK * sizes.max())[pieces] & solid
 
 
 def _upright(image: Image.Image) -> Image.Image:

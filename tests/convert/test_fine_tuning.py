@@ -89,7 +89,29 @@ def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weight
     start = Reconstructor.from_pretrained(weights)
     assert trained.architecture == start.architecture
     assert not torch.equal(trained.tokens, start.tokens)
+    licence = (weights / "LICENSE-WEIGHTS.md").read_text()
+    assert "NC 4.0" in licence
+    assert (tmp_path / "trained" / "LICENSE-WEIGHTS.md").read_text() == licence
     assert convert.to_theirs("instantmesh", trained).keys() == convert.to_theirs("instantmesh", start).keys()
+
+
+def test_a_licence_goes_wherever_weights_are_saved_and_none_is_made_up(weights, tmp_path):
+    network = Reconstructor.from_pretrained(weights)
+    network.save_pretrained(tmp_path / "copy")
+    again = Reconstructor.from_pretrained(tmp_path / "copy")
+    assert again.licence == network.licence == (weights / "LICENSE-WEIGHTS.md").read_text()
+    Reconstructor(network.architecture).save_pretrained(tmp_path / "own")
+    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_training_that_goes_on_elsewhere_keeps_the_licence(weights):
+    """The checkpoint tells it, whether or not the folder that was started from is still there."""
+    checkpoint = {}
+    Stage2(perceptual_weights=None, start=str(weights)).on_save_checkpoint(checkpoint)
+    module = Stage2(Reconstructor.from_pretrained(weights).architecture, perceptual_weights=None)
+    assert module.network.licence is None
+    module.on_load_checkpoint(checkpoint)
+    assert module.network.licence == (weights / "LICENSE-WEIGHTS.md").read_text()
 
 
 def test_a_checkpoint_of_unknown_size_asks_for_it(weights, tmp_path):
