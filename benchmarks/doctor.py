@@ -54,7 +54,7 @@ def zoom(factor: float) -> Plant:
 FAULTS: dict[str, tuple[Plant, str]] = {
     "none": (lambda content: content, ""),
     **{name: (misread(name), "camera convention") for name in list(READINGS)[1:]},
-    **{f"focal length x {factor}": (zoom(factor), "field of view") for factor in (0.5, 0.7, 0.8, 1.25, 1.4, 2.0)},
+    **{f"focal length x {factor}": (zoom(factor), "field of view") for factor in (0.7, 0.8, 1.25, 1.5)},
 }
 
 

@@ -122,6 +122,24 @@ def test_a_ball_cannot_tell_two_conventions_apart_and_is_left_alone(tmp_path):
     assert not list(folder.glob("*.before-doctor"))
 
 
+def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_path):
+    folder = put(tmp_path / "tripod")
+    write_matrices(folder, "world-to-camera, OpenCV")
+    edit(folder, lambda content: content["frames"].__setitem__(2, {"file_path": "images/0002.png"}))
+    doctor.fix(findings(folder))
+    assert kinds(folder) == ["unreadable"]
+    np.testing.assert_allclose(scenes.document(folder).frame(3).cam_to_world, AROUND.cam_to_world[3], atol=1e-6)
+
+
+def test_pictures_larger_than_are_compared_give_the_same_verdict(tmp_path):
+    folder = put(tmp_path / "tripod")
+    for k in range(6):
+        paint(folder, lambda image: image.resize((300, 300), Image.Resampling.BICUBIC), f"images/{k:04d}.png")
+    assert findings(folder) == []
+    write_matrices(folder, "world-to-camera, OpenGL")
+    assert [found.cure for found in findings(folder)] == ["world-to-camera, OpenGL"]
+
+
 def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
     folder = put(tmp_path / "tripod")
     for meaning in ("camera-to-world, OpenCV", "world-to-camera, OpenGL"):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,17 @@ def repair(file: Path, reading: str) -> Path:
     return kept
 
 
-def _reread(entry: Mapping[str, Any], reading: str) -> dict[str, Any]:
+def _reread(entry: Any, reading: str) -> Any:
+    """A frame's entry; one without a rigid matrix is not touched."""
     inverse, axes = READINGS[reading]
+    try:
+        given = np.asarray(entry["transform_matrix"], np.float64)
+    except (TypeError, KeyError, ValueError):
+        return entry
+    if given.shape not in ((3, 4), (4, 4)):
+        return entry
     matrix = np.eye(4)
-    given = np.asarray(entry["transform_matrix"], np.float64)
-    matrix[: given.shape[0]] = given
+    matrix[: len(given)] = given
     meant = (_inverse(matrix) if inverse else matrix) @ axes
     return {**entry, "transform_matrix": (meant + 0.0).tolist()}  # + 0.0: no "-0.0" in the file
 

@@ -58,16 +58,22 @@ def read(document: transforms.Document, root: Path) -> tuple[list[Picture], dict
         except (ValueError, OSError) as error:
             problems[number] = str(error)
             continue
-        rgb, alpha = torch.tensor(found.rgb).permute(2, 0, 1) / 255, torch.tensor(found.alpha)[None] / 255
-        shown.append(Picture(number, rgb, alpha, found.matte))
-    sizes = Counter(picture.size for picture in shown)
-    if len(sizes) > 1:
-        usual = sizes.most_common(1)[0][0]
-        for picture in [picture for picture in shown if picture.size != usual]:
-            text = "{} x {} pixels, but most of its scene are {} x {}; make them the same size"
-            problems[picture.number] = f"frame {picture.number} is " + text.format(*picture.size, *usual)
-            shown.remove(picture)
-    return shown, problems
+        shown.append(_shrunk(number, found))
+    usual = Counter(picture.size for picture in shown).most_common(1)
+    for picture in shown:
+        if picture.size != usual[0][0]:
+            text = "frame {} is {} x {} pixels, but most of its scene are {} x {}; make them the same size"
+            problems[picture.number] = text.format(picture.number, *picture.size, *usual[0][0])
+    return [picture for picture in shown if picture.number not in problems], problems
+
+
+def _shrunk(number: int, found: pictures.Picture) -> Picture:
+    """A frame at the size that suffices: of a hundred large ones, only the small copies stay in memory."""
+    height, width = found.alpha.shape
+    rgb, alpha = torch.tensor(found.rgb).permute(2, 0, 1) / 255, torch.tensor(found.alpha)[None] / 255
+    small = sight.shrunk(torch.cat([rgb * alpha, alpha])[None])[0]
+    straight = (small[:3] / small[3:].clamp(min=1e-6)).clamp(0, 1)
+    return Picture(number, straight, small[3:], found.matte, (width, height))
 
 
 def _unreadable(where: str, errors: list[str], frames: tuple[int, ...] = (), count: int = 0) -> Finding:
@@ -126,7 +132,7 @@ def cameras(where: str, document: transforms.Document, usable: list[Picture]) ->
         return []
     picks = torch.linspace(0, len(usable) - 1, min(VIEWS, len(usable))).round().long().tolist()
     chosen = [usable[k] for k in picks]
-    alpha = sight.shrunk(torch.stack([picture.alpha for picture in chosen]))
+    alpha = torch.stack([picture.alpha for picture in chosen])
     shapes, given = sight.silhouettes(alpha), cameras_of(document, chosen)
     now = judgement.contradiction(shapes, given)
     scores = {conventions.GIVEN: now}

@@ -19,16 +19,13 @@ TILE, TILES = 8, 4  # squares a side of a fingerprint, and pictures in it
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded frame: `rgb` (3, H, W) and `alpha` (1, H, W) in [0, 1]; `matte` tells where alpha came from."""
+    """A small copy of a frame: `rgb` (3, H, W) and `alpha` (1, H, W) in [0, 1], rgb 0 where alpha is."""
 
     number: int
     rgb: Tensor
     alpha: Tensor
-    matte: str
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return (self.rgb.shape[-1], self.rgb.shape[-2])
+    matte: str  # where alpha came from (`instant3d.scenes.pictures`)
+    size: tuple[int, int]  # width and height of the frame itself
 
 
 def blank(pictures: list[Picture]) -> dict[int, str]:
@@ -61,7 +58,7 @@ def _shade(picture: Picture) -> str:
     rgb, covered = picture.rgb, picture.alpha[0] >= 0.5
     share = float(covered.float().mean())
     if share < LEAST_SHARE:
-        return "white page" if picture.matte == "white" and float(rgb.min()) >= BRIGHT else "empty"
+        return "white page" if picture.matte == "white" else "empty"
     colours = rgb[:, covered]
     page = share > 0.99
     if float(colours.max()) <= DARK:

@@ -32,14 +32,14 @@ class Silhouettes:
     rims: Tensor  # (V, R, 2) image points, as fractions, that lie just inside
 
 
-def shrunk(alpha: Tensor) -> Tensor:
-    """Alphas (V, 1, H, W), area-averaged so that the longer side is SIDE at most."""
-    height, width = alpha.shape[-2:]
+def shrunk(image: Tensor) -> Tensor:
+    """Images (V, C, H, W), area-averaged so that the longer side is SIDE at most."""
+    height, width = image.shape[-2:]
     scale = SIDE / max(height, width)
     if scale >= 1:
-        return alpha
+        return image
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return F.interpolate(alpha, size, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def silhouettes(alpha: Tensor) -> Silhouettes:
