@@ -214,6 +214,11 @@ def test_a_link_out_of_a_scene_is_not_followed(tmp_path):
         pack([given], tmp_path / "shards")
 
 
+def test_what_a_killed_process_left_half_written_is_not_packed(tmp_path):
+    given = some_scenes(tmp_path / "scenes", ("a", ".b.0123abcd.partial"))
+    assert [shard.scenes for shard in pack([given], tmp_path / "shards").shards] == [1]
+
+
 def test_two_scenes_of_one_name_are_refused(tmp_path):
     one, two = some_scenes(tmp_path / "one", ("a",)), some_scenes(tmp_path / "two", ("a",))
     with pytest.raises(ValueError, match="would both be packed as 'a'"):

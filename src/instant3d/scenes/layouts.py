@@ -13,8 +13,8 @@ camera's axes (OpenGL: x right, y up, z backward; OpenCV: x right, y down, z for
                                                                                                          50 on 36 mm
     nerf-synthetic  transforms_{train,val,test}.json          camera-to-world (4, 4), OpenGL    side 3   in the JSON
 
-Sources: OpenLRM's and Zero123's `blender_script.py`, InstantMesh's `data/objaverse.py` (normals along world axes, 8-bit
-depth along the camera's z, 255 being 6 units in its published loader; black where there is nothing), RichDreamer's
+Sources: OpenLRM's and Zero123's `blender_script.py`, InstantMesh's `data/objaverse.py` (normals along world axes, black
+where there is nothing; 8-bit depth along the camera's z, 255 being 6 units or 4, by the version), RichDreamer's
 `depth_warp_example.py`. Assumed, as no source says it: G-Objaverse's x_fov is in radians, Zero123's sensor is square.
 G-Objaverse's depth and normals (EXR) and the pictures of depth that NeRF-synthetic's test views have are left out.
 """
