@@ -122,6 +122,19 @@ def test_a_ball_cannot_tell_two_conventions_apart_and_is_left_alone(tmp_path):
     assert not list(folder.glob("*.before-doctor"))
 
 
+@pytest.mark.parametrize(("others", "cured"), [(9, True), (3, False)])
+def test_a_ball_among_enough_scenes_of_one_mind_is_repaired_with_them(tmp_path, others, cured):
+    ball, first = put(tmp_path / "ball", "sphere"), put(tmp_path / "thing0")
+    for k in range(1, others):
+        shutil.copytree(first, tmp_path / f"thing{k}")
+    for folder in tmp_path.iterdir():
+        write_matrices(folder, "camera-to-world, OpenCV")
+    found = [finding for finding in doctor.fix(findings(tmp_path)) if finding.scene == str(ball)]
+    assert [(finding.kind, finding.cured) for finding in found] == [("camera convention", cured)]
+    exact = np.allclose(scenes.document(ball).frame(0).cam_to_world, AROUND.cam_to_world[0], atol=1e-6)
+    assert exact == cured
+
+
 def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_path):
     folder = put(tmp_path / "tripod")
     write_matrices(folder, "world-to-camera, OpenCV")

@@ -40,7 +40,7 @@ def check_up(
     places = find(folders)
     with (progress or Progress()).task(f"looking at {len(places)} scenes") as on_step:
         patients = list(_examined(places, jobs or _cores(), on_step))
-    findings = [finding for patient in patients for finding in patient.findings]
+    findings = herd.agreed([finding for patient in patients for finding in patient.findings])
     return patients, [*findings, *herd.frame_counts(patients, frames), *herd.twins(patients)]
 
 

@@ -158,7 +158,7 @@ def _disagreement(where: str, shapes: sight.Silhouettes, given: Cameras, scores:
     if len(scores) > 1:
         choice = judgement.best(scores)
         if choice.name != conventions.GIVEN and judgement.trust(choice.score, now) >= judgement.SURE:
-            return _convention(where, choice, now)
+            return _convention(where, choice, now, judgement.rivals(scores))
     lens = judgement.focal(shapes, given)
     plain = max(lens.middle, 1 / lens.middle) > judgement.FOCAL_LEAST
     if plain and judgement.trust(lens.score, now) > 0.5 and lens.score < now / 3:
@@ -170,14 +170,14 @@ def _disagreement(where: str, shapes: sight.Silhouettes, given: Cameras, scores:
     return Finding("cameras", where, judgement.trust(0, now), evidence, advice)
 
 
-def _convention(where: str, choice: judgement.Choice, now: float) -> Finding:
+def _convention(where: str, choice: judgement.Choice, now: float, rivals: tuple[str, ...]) -> Finding:
     told = f"outlines contradict each other by {now:.2f} px as given ({conventions.GIVEN}), by {choice.score:.2f} px"
     evidence = f"{told} as {choice.name}, by {choice.runner_up:.2f} px as the next best"
     if choice.sure >= judgement.SURE:
         advice = f"the matrices are {choice.name}; `--fix` writes them as the format asks"
         return Finding("camera convention", where, choice.sure, evidence, advice, cure=choice.name)
-    advice = f"the matrices are not what the format asks for, perhaps {choice.name}; look at how they were written"
-    return Finding("camera convention", where, judgement.trust(choice.score, now), evidence, advice)
+    advice = f"the matrices are not what the format asks for, but {' or '.join(rivals)}; see how they were written"
+    return Finding("camera convention", where, judgement.trust(choice.score, now), evidence, advice, fits=rivals)
 
 
 def _fov(where: str, given: Cameras, lens: judgement.Focal, now: float) -> Finding:

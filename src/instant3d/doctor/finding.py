@@ -20,6 +20,7 @@ class Finding:
     level: str = FAULT
     frames: tuple[int, ...] = ()  # those concerned; none named: all
     cure: str | None = None  # what `--fix` takes the matrices for; None: nothing that it dares to do
+    fits: tuple[str, ...] = ()  # where several cures fit this scene alike: which
     cured: bool = False
 
     def record(self) -> dict[str, Any]:

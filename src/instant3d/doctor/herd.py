@@ -1,7 +1,8 @@
-"""What only many scenes together show: twins, and scenes of another length than the rest. Knows nothing of files."""
+"""What only many scenes together show: twins, scenes of another length, a common convention. Knows nothing of files."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.doctor.finding import Examination, Finding
+from instant3d.doctor.judgement import SURE
 
 ALIKE = 0.012  # of 1: root mean square between the mosaics of two renderings of one object
 COMMON = 0.8  # of a folder's scenes, that must have one length before another one is odd
@@ -33,6 +35,30 @@ def frame_counts(patients: Sequence[Examination], expected: int | None) -> Itera
             if patient.frames != right:
                 advice = "render the scene again, or drop it; `--frames N` names the right number"
                 yield Finding("frame count", patient.scene, sure, f"{patient.frames} frames, but {why}", advice)
+
+
+def agreed(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings, where scenes that cannot tell their convention have it from those beside them.
+
+    One program wrote them all: n scenes that are sure and of one mind leave a chance of 1 in n + 2 (Laplace's rule of
+    succession) that the next one differs.
+    """
+    known: dict[Path, Counter[str]] = defaultdict(Counter)
+    for finding in findings:
+        if finding.cure is not None:
+            known[Path(finding.scene).parent][finding.cure] += 1
+    return [_persuaded(finding, known[Path(finding.scene).parent]) for finding in findings]
+
+
+def _persuaded(finding: Finding, beside: Counter[str]) -> Finding:
+    times = beside.total()
+    chance = (times + 1) / (times + 2)
+    if len(beside) != 1 or chance < SURE or not set(beside) <= set(finding.fits):
+        return finding
+    (cure,) = beside
+    evidence = f"{finding.evidence}; {times} scenes beside it are {cure} for sure"
+    advice = f"the matrices are {cure}; `--fix` writes them as the format asks"
+    return dataclasses.replace(finding, sure=min(finding.sure, chance), evidence=evidence, advice=advice, cure=cure)
 
 
 def twins(patients: Sequence[Examination]) -> Iterator[Finding]:

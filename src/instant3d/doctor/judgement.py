@@ -49,6 +49,12 @@ def contradiction(shapes: Silhouettes, cameras: Cameras) -> float:
     return float(contact(shapes, cameras).miss.mean())
 
 
+def rivals(scores: dict[str, float]) -> tuple[str, ...]:
+    """The readings that the pictures cannot tell from the best one."""
+    least = min(scores.values())
+    return tuple(sorted(name for name, score in scores.items() if trust(least, score) < SURE))
+
+
 def best(scores: dict[str, float]) -> Choice:
     """The reading of least contradiction, of two or more."""
     order = sorted(scores, key=lambda name: scores[name])
