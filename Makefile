@@ -32,10 +32,11 @@ test: .venv/.installed  ## run all tests (no network, no GPU)
 lint: .venv/.installed  ## check style, formatting and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src
 
-bench: .venv/.installed  ## measure speed: beside a plain textbook path, full-size SDXL, prompt to asset
+bench: .venv/.installed  ## measure speed: beside a plain textbook path, full-size SDXL, prompt to asset, converted peers
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.sdxl
 	$(BIN)/python -m benchmarks.split
+	$(BIN)/python -m benchmarks.peers
 
 render-data: .venv/.installed  ## objects to scene folders: OBJECTS=folder DATA=folder
 	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder of .glb or .obj files)) -o $(DATA)

@@ -297,7 +297,7 @@ def test_openlrms_first_version_comes_back_bit_by_bit():
     sizes |= {"width": 64, "depth": 2, "heads": 4, "token_side": 4, "plane_side": 8, "channels": 6, "decoder_layers": 4}
     architecture = Architecture(
         image_size=224, **sizes, encoder_epsilon=1e-12, positions="dino", camera="decoder", camera_width=40, feed=256,
-        epsilon=1e-6, last_epsilon=1e-6, plane_order="xy xz zy", resize="bicubic_corners",
+        epsilon=1e-6, last_epsilon=1e-6, plane_order="xy xz zy", resize="bicubic_corners", foreground=0.8,
         assumed_camera=(-90.0, 0.0, 2.0, 67.38013505195957),
     )  # fmt: skip
     ours = Reconstructor(architecture)
