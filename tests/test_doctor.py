@@ -341,7 +341,8 @@ def test_the_command_tells_repairs_and_reports(herd, tmp_path, capsys):
     assert json.loads((tmp_path / "report.json").read_text())["findings"] == []
 
 
-def test_two_processes_find_what_one_finds(herd):
+def test_two_processes_find_what_one_finds(herd, monkeypatch):
+    monkeypatch.setattr(doctor, "AT_ONCE", 1)
     folder = herd(3)
     write_matrices(folder / "thing0", "world-to-camera, OpenCV")
     assert doctor.check_up([folder], jobs=2) == doctor.check_up([folder], jobs=1)

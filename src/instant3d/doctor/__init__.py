@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +98,21 @@ def lines(patients: Sequence[Examination], findings: Sequence[Finding]) -> Itera
 
 
 def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[Examination]:
-    jobs = min(jobs, len(places))
-    if jobs == 1:
+    jobs = min(jobs, len(places) // AT_ONCE)  # to start a process takes longer than to look at a few scenes
+    if jobs <= 1:
         for done, place in enumerate(places, 1):
             yield quietly(place)
             on_step(done, len(places))
         return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done, patient in enumerate(pool.map(quietly, places, chunksize=AT_ONCE), 1):
-            yield patient
-            on_step(done, len(places))
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        try:
+            for done, patient in enumerate(pool.map(quietly, places, chunksize=AT_ONCE), 1):
+                yield patient
+                on_step(done, len(places))
+        except BrokenProcessPool as error:
+            text = "a process was killed, most likely for want of memory; choose fewer --jobs, or --jobs 1 to see where"
+            raise MemoryError(text) from error
 
 
 def _inside(folder: Path) -> list[Path]:
