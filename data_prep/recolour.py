@@ -92,9 +92,18 @@ def paint(job: Job) -> int:
 
 
 def jobs(
-    folders: Sequence[Path], out: Path, *, without: Sequence[str], only: Sequence[str], frames: int | None
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    without: Sequence[str],
+    only: Sequence[str],
+    frames: int | None,
+    colours: int = len(COLOURS),
 ) -> Iterator[Job]:
-    """One job a scene and colour, and one for the scene as it is; none for what a prompt of `without` asks for."""
+    """One job a scene and colour, and one for the scene as it is; none for what a prompt of `without` asks for.
+
+    colours   so many of the ten for each scene, drawn by its name
+    """
     for folder in folders:
         caption = scenes.read(folder, frames=[0]).caption
         if not caption:
@@ -105,9 +114,15 @@ def jobs(
         held = {colour for colour in COLOURS if any(shows(prompt, name, colour) for prompt in without)}
         if held.isdisjoint(caption.split()):
             yield Job(folder, out / folder.name, None, worded(caption), frames)
-        for colour in COLOURS:
+        for colour in _drawn_names(folder.name, colours):
             if colour not in held:
                 yield Job(folder, out / f"{folder.name}-{colour}", colour, worded(f"{colour} {name}"), frames)
+
+
+def _drawn_names(scene_id: str, count: int) -> list[str]:
+    """So many of the colours, others for other scenes, in their usual order."""
+    order = sorted(COLOURS, key=lambda name: hashlib.sha256(f"{scene_id}/{name}".encode()).digest())
+    return sorted(order[:count], key=COLOURS.index)
 
 
 def one_thread() -> None:
@@ -129,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 without=_lines(options.without),
                 only=_lines(options.only),
                 frames=options.frames,
+                colours=options.colours,
             )
         )
     except (ValueError, OSError) as error:
@@ -157,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders, with captions")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the painted scenes")
     parser.add_argument("--frames", type=int, help="only the first so many views (4 make a grid)")
+    parser.add_argument("--colours", type=int, default=len(COLOURS), help="how many for each scene (default: all ten)")
     parser.add_argument("--without", type=Path, help='prompts such as "a red chair", one a line, not to be painted')
     parser.add_argument("--only", type=Path, help="names of objects, one a line; others are left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")

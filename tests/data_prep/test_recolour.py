@@ -79,6 +79,13 @@ def test_only_named_objects_and_only_the_first_frames_are_kept_when_asked(source
     assert len(scenes.names(tmp_path / "out" / "c-red")) == 2
 
 
+def test_a_few_colours_for_each_object_are_not_the_same_for_all(source, tmp_path):
+    found = run(source, tmp_path / "out", "--colours", "3")
+    colours = {name: {key.split("-")[1] for key in found if key.startswith(f"{name}-")} for name in "abc"}
+    assert [len(drawn) for drawn in colours.values()] == [3, 3, 3]
+    assert len(set(map(frozenset, colours.values()))) > 1
+
+
 def test_a_second_run_paints_nothing_anew(source, tmp_path):
     run(source, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/transforms.json")}

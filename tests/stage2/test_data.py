@@ -113,6 +113,18 @@ def test_test_examples_hide_every_view_that_does_not_go_in(folder):
     torch.testing.assert_close(example.inputs.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
 
 
+def test_coarse_inputs_have_no_detail_that_half_as_many_pixels_could_not_hold(folder):
+    def alpha(coarse):
+        drawing = Drawing(structured=1.0, turn=False, patch=0, coarse=coarse)
+        return TrainingScenes([folder / "ball2"], 64, drawing)[0].inputs.alpha
+
+    sharp, coarse = alpha(0.0), alpha(1.0)
+    assert ((sharp > 0.01) & (sharp < 0.99)).sum() == 0  # a ball without any soft edge
+    assert ((coarse > 0.01) & (coarse < 0.99)).sum() > 200
+    halves = [torch.nn.functional.avg_pool2d(each, 2) for each in (sharp, coarse)]
+    assert (halves[0] - halves[1]).abs().mean() < 0.02
+
+
 def test_a_disturbed_camera_is_still_a_camera():
     views = ball_views(structured())
     matrix = disturbed(views, 0.05, 0.0, torch.Generator().manual_seed(0)).cameras.cam_to_world

@@ -45,6 +45,7 @@ class Drawing:
     turn               turn the world by a random multiple of 90 degrees about z, which keeps the structured views
     jitter             standard deviation of noise on the input cameras (radians and world units; LGM, section 3.4)
     distortion         chance that an input picture is bent by a smooth random grid, as generated views are
+    coarse             chance that the inputs are seen through half as many pixels, as small generators draw them
     normals            keep the targets' normals, for a loss on them; then every scene needs them
     """
 
@@ -57,6 +58,7 @@ class Drawing:
     turn: bool = True
     jitter: float = 0.0
     distortion: float = 0.0
+    coarse: float = 0.0
     normals: bool = False
 
 
@@ -84,6 +86,10 @@ class TrainingScenes(Dataset[Example]):
         if d.turn:
             views = turned(views, 90.0 * int(torch.randint(4, (), generator=generator)))
         inputs, targets = views[: len(seen)].resized(self.image_size, self.image_size), views[len(seen) :]
+        if d.coarse and float(torch.rand((), generator=generator)) < d.coarse:
+            inputs = inputs.resized(self.image_size // 2, self.image_size // 2).resized(
+                self.image_size, self.image_size
+            )
         inputs = disturbed(inputs, d.jitter, d.distortion, generator)
         return Example(
             Views(inputs.rgb, inputs.alpha, inputs.cameras), windows(targets, d, generator) if d.patch else targets
