@@ -214,6 +214,7 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
         config.save_pretrained(folder)
     else:
         network.save_config(folder)
+        _forget_origin(folder / "config.json")
     # the Hub's own names: this network lost its prefix in transformers 5.6, which still reads them, as older ones do
     prefix = "text_model." if name == "text_encoder" and not hasattr(network, "text_model") else ""
     tensors = {
@@ -222,3 +223,10 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
     path = folder / ("model.safetensors" if name.startswith("text") else "diffusion_pytorch_model.safetensors")
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod((folder / "config.json").stat().st_mode)  # `save_file` lets only its owner read
+
+
+def _forget_origin(config: Path) -> None:
+    """diffusers notes the folder that a network was loaded from, which says nothing to others and where one works."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
