@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
+import torch
 import trimesh
 from PIL import Image
 
@@ -17,7 +19,32 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "couch"
 
 
-def test_the_command_of_the_front_page_leaves_an_asset_that_other_tools_open(tmp_path):
+def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_for(tmp_path):
+    command = [sys.executable, "-m", "instant3d.cli", "generate", "a red chair", "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, "--steps", "10", "--resolution", "96"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
+    assert {"text", "denoise", "decode", "reconstruct", "mesh", "video"} <= set(result["seconds"])
+    mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
+    red, green, blue = np.median(mesh.visual.vertex_colors[:, :3], axis=0)
+    assert red > 1.5 * max(green, blue)
+    extents = mesh.bounds[1] - mesh.bounds[0]
+    assert extents[1] > 1.1 * extents[[0, 2]].max(), "a chair is higher than it is wide, y being up"
+
+
+def test_plain_diffusers_draws_with_the_bundled_stage_1():
+    pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(ROOT / "checkpoints" / "stage1-demo")
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    grid = pipeline("a blue mushroom", num_inference_steps=10, generator=generator, output_type="pt").images[0]
+    shown = grid[:, (grid < 0.8).any(0)].mean(-1)
+    assert shown[2] > 1.5 * shown[0], "what is not white is blue"
+
+
+def test_an_example_becomes_an_asset_that_covers_its_views(tmp_path):
     command = [sys.executable, "-m", "instant3d.cli", "reconstruct", str(EXAMPLE), "-o", str(tmp_path / "out")]
     done = subprocess.run([*command, "--resolution", "96"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -48,4 +75,4 @@ def test_the_weights_beat_both_baselines_on_views_that_were_held_back():
 def test_bundled_weights_stay_within_their_budget():
     files = [path for path in (ROOT / "checkpoints").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60 * 2**20
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".txt"}
