@@ -85,4 +85,7 @@ demo-weights-stage2: .venv/.installed  ## make the bundled weights anew: OBJECTS
 		--split train --licenses CC0-1.0,MIT,MIT-0 --plan configs/render/small.yaml -o data/scenes/real
 	$(BIN)/instant3d fit -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml --data.val='["data/scenes/held_out"]' \
 		--data.train='["data/scenes/real", "data/scenes/real", "data/scenes/procedural"]'  # real ones count twice
-	$(BIN)/instant3d export runs/cpu -o checkpoints/stage2-demo
+	$(BIN)/instant3d export runs/cpu -o runs/stage2-first
+	$(BIN)/python -m data_prep.recolour data/scenes/real --colours 1 --without configs/prompts/held_out.txt -o data/scenes/real_painted
+	$(BIN)/instant3d fit stage2 -c configs/trainer/cpu.yaml -c configs/stage2/demo.yaml -c configs/stage2/demo_generated.yaml
+	$(BIN)/instant3d export runs/stage2_generated -o checkpoints/stage2-demo

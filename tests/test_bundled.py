@@ -29,7 +29,8 @@ def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_f
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
     assert {"text", "denoise", "decode", "reconstruct", "mesh", "video"} <= set(result["seconds"])
     mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
-    red, green, blue = np.median(mesh.visual.vertex_colors[:, :3], axis=0)
+    shown = Asset.load(tmp_path / "out").render(structured(), 64)
+    red, green, blue = shown.rgb.movedim(1, -1)[shown.alpha[:, 0] > 0.9].mean(0)
     assert red > 1.5 * max(green, blue)
     extents = mesh.bounds[1] - mesh.bounds[0]
     assert extents[1] > 1.1 * extents[[0, 2]].max(), "a chair is higher than it is wide, y being up"
