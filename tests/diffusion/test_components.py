@@ -47,7 +47,7 @@ def test_what_is_saved_is_loaded_unchanged(saved):
 def test_plain_diffusers_opens_a_saved_model_and_draws_the_same(saved):
     from diffusers import StableDiffusionXLPipeline
 
-    folder = saved[1] / "full"
+    folder = saved[1]
     with quietly():
         pipeline = StableDiffusionXLPipeline.from_pretrained(folder / "half")
     assert all(getattr(pipeline, name) is not None for name in ALL)
@@ -80,7 +80,7 @@ def test_saving_in_half_precision_leaves_the_model_itself_alone(saved, tmp_path)
 
 
 def test_saved_weights_are_as_readable_as_their_settings(saved):
-    folder = saved[1] / "full" / "half" / "unet"
+    folder = saved[1] / "half" / "unet"
     modes = {path.stat().st_mode for path in folder.iterdir()}
     assert len(modes) == 1
 

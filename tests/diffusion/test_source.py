@@ -172,7 +172,7 @@ def test_a_scheduler_that_diffusers_does_not_have_is_refused(folder):
 
 
 def test_what_is_no_source_at_all_is_refused(tmp_path):
-    for name in (tmp_path / "nowhere", "checkpoints/stage1-demo", "./model", "a/b/c", "model.safetensors"):
+    for name in (tmp_path / "nowhere", "checkpoints/nothing-here", "./model", "a/b/c", "model.safetensors"):
         with pytest.raises(FileNotFoundError, match="neither a folder in diffusers' layout, nor"):
             Components.load(name)
     with pytest.raises(FileNotFoundError, match=r"has no model_index\.json"):
