@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d import scenes
+from instant3d.diffusion import sdxl
 from instant3d.diffusion.components import Components
 from instant3d.diffusion.small import clip_pair, train_tokenizer
 
@@ -69,17 +70,7 @@ UNET: dict[str, Any] = {
     "addition_time_embed_dim": 32,
     "projection_class_embeddings_input_dim": 6 * 32 + TEXT["projection_dim"],
 }
-SCHEDULE: dict[str, Any] = {  # SDXL's own, but for what the UNet predicts
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "timestep_spacing": "leading",
-    "steps_offset": 1,
-}
+SCHEDULE: dict[str, Any] = {**sdxl.SCHEDULER, "prediction_type": "v_prediction"}
 KL = 3e-4  # nats a latent against mean absolute error: keeps latents near a unit normal, at little cost in sharpness
 
 
