@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every scene was written, 1 when some failed, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
-        folders = [path.parent for source in options.scenes for path in sorted(source.glob("**/transforms.json"))]
+        folders = [folder for source in options.scenes for folder in scenes.below(source)]
         if not folders:
             raise ValueError(f"there are no scene folders in {', '.join(map(str, options.scenes))}")
         chosen = list(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from instant3d.diffusion.components import Components
+from instant3d.diffusion.sdxl import SCHEDULER
 from instant3d.diffusion.small import train_tokenizer
 
 CAPTIONS = ["a red fire hydrant", "a blue wooden chair", "a green teapot with a golden lid", "two yellow rubber boots"]
@@ -49,18 +50,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "norm_num_groups": 4,
         "force_upcast": False,
     },
-    # SDXL's own schedule
-    "scheduler": {
-        "num_train_timesteps": 1000,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": "epsilon",
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "timestep_spacing": "leading",
-        "steps_offset": 1,
-    },
+    "scheduler": SCHEDULER,
 }
 
 

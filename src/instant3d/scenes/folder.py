@@ -84,6 +84,11 @@ def document(folder: str | Path) -> transforms.Document:
     return _document(Path(folder))[1]
 
 
+def below(root: str | Path) -> list[Path]:
+    """Every scene folder in `root` at any depth, sorted by path."""
+    return [document.parent for document in sorted(Path(root).glob(f"**/{DOCUMENT}"))]
+
+
 def names(folder: str | Path) -> tuple[str, ...]:
     """The names of a scene's frames, without opening a picture; their number is the scene's length."""
     return _document(Path(folder))[1].names()

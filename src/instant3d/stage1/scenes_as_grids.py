@@ -84,7 +84,7 @@ def _below(root: Path) -> list[Path | Packed]:
     """Scene folders below a folder and then the scenes of the tars in it, each kind sorted by path."""
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; name a folder of scene folders or shards")
-    folders: list[Path | Packed] = [path.parent for path in sorted(root.glob(f"**/{scenes.DOCUMENT}"))]
+    folders: list[Path | Packed] = [*scenes.below(root)]
     tars = [root] if root.is_file() else sorted(root.glob("*.tar"))
     return [*folders, *(index(tars) if tars else [])]
 

@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text-steps", type=int, default=240)
     options = parser.parse_args(arguments)
     try:
-        folders = [path.parent for source in options.scenes for path in sorted(source.glob("**/transforms.json"))]
+        folders = [folder for source in options.scenes for folder in scenes.below(source)]
         if not folders:
             raise ValueError(f"there are no scene folders in {', '.join(map(str, options.scenes))}")
         make(folders, options.output, vae_steps=options.vae_steps, text_steps=options.text_steps)

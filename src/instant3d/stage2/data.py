@@ -181,7 +181,7 @@ class SceneData(L.LightningDataModule):
 
 def scene_folders(roots: Sequence[str | Path], purpose: str) -> list[Path]:
     """Every folder below `roots` that holds a scene, sorted by path within each root."""
-    found = [path.parent for root in roots for path in sorted(Path(root).glob("**/transforms.json"))]
+    found = [folder for root in roots for folder in scenes.below(root)]
     if not found:
         raise FileNotFoundError(
             f"no scene folder for {purpose} in {', '.join(map(str, roots)) or 'an empty list'}; "
