@@ -7,6 +7,28 @@ import sys
 import time
 
 
+def trainer_settings(run, steps):
+    """Of a short quiet run on the CPU that writes a checkpoint every second step and logs every one."""
+    callbacks = "lightning.pytorch.callbacks"
+    save = {"every_n_train_steps": 2, "save_top_k": 0, "save_last": True}
+    log = {"save_dir": str(run), "flush_logs_every_n_steps": 1}
+    return {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": steps,
+        "default_root_dir": str(run),
+        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log},
+        "log_every_n_steps": 1,
+        "callbacks": [
+            {"class_path": f"{callbacks}.ModelCheckpoint", "init_args": save},
+            {"class_path": f"{callbacks}.EMAWeightAveraging", "init_args": {"decay": 0.9}},
+        ],
+        "enable_progress_bar": False,
+        "limit_val_batches": 0,
+        "enable_model_summary": False,
+    }
+
+
 def start(args):
     """`instant3d ARGS...` for training, in a process with one thread."""
     return subprocess.Popen(

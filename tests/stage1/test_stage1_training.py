@@ -202,26 +202,7 @@ def test_the_learning_rate_is_constant_after_its_rise_unless_it_is_to_fall():
 
 def command(run, model, data, steps, *more, **settings):
     run.mkdir(parents=True, exist_ok=True)
-    callbacks = "lightning.pytorch.callbacks"
-    save = {"every_n_train_steps": 2, "save_top_k": 0, "save_last": True}
-    log = {"save_dir": str(run), "flush_logs_every_n_steps": 1}
-    trainer = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_steps": steps,
-        "default_root_dir": str(run),
-        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log},
-        "log_every_n_steps": 1,
-        "callbacks": [
-            {"class_path": f"{callbacks}.ModelCheckpoint", "init_args": save},
-            {"class_path": f"{callbacks}.EMAWeightAveraging", "init_args": {"decay": 0.9}},
-        ],
-        "enable_progress_bar": False,
-        "limit_val_batches": 0,
-        "num_sanity_val_steps": 0,
-        "check_val_every_n_epoch": None,
-        "enable_model_summary": False,
-    }
+    trainer = {**training_runs.trainer_settings(run, steps), "num_sanity_val_steps": 0, "check_val_every_n_epoch": None}
     config = {
         "model": {"base": str(model), "learning_rate": 1e-3, **settings},
         "data": {"train": [str(data)], "size": 64, "batch_size": 2, "workers": 0},

@@ -76,7 +76,6 @@ def test_two_objects_are_learnt_by_heart_in_a_minute(folder):
 
 def command(folder, run, steps, *more):
     run.mkdir(parents=True, exist_ok=True)
-    callbacks = "lightning.pytorch.callbacks"
     model = {
         "architecture": TINY,
         "marching": {"samples": 8, "importance": 8},
@@ -90,23 +89,7 @@ def command(folder, run, steps, *more):
         "workers": 0,
         "drawing": {"targets": 2, "patch": 8, "zoom": [16, 32]},
     }
-    save = {"every_n_train_steps": 2, "save_top_k": 0, "save_last": True}
-    log = {"save_dir": str(run), "flush_logs_every_n_steps": 1}
-    trainer = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_steps": steps,
-        "default_root_dir": str(run),
-        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log},
-        "log_every_n_steps": 1,
-        "callbacks": [
-            {"class_path": f"{callbacks}.ModelCheckpoint", "init_args": save},
-            {"class_path": f"{callbacks}.EMAWeightAveraging", "init_args": {"decay": 0.9}},
-        ],
-        "enable_progress_bar": False,
-        "limit_val_batches": 0,
-        "enable_model_summary": False,
-    }
+    trainer = training_runs.trainer_settings(run, steps)
     (run / "run.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "trainer": trainer}))
     return ["fit", "-c", str(run / "run.yaml"), *more]
 
