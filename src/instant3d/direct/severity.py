@@ -1,0 +1,142 @@
+"""How badly an object repeats itself around: the C of adaptive Perp-Neg (Instant3D arXiv 2311.08403, equation 12).
+
+Two views that look alike although they should not, for their cameras stand far apart, are the many-faced Janus. Knows
+features of pictures and directions of cameras; neither the pictures nor the network that made the features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from instant3d.batch import Batch
+from instant3d.cameras import Cameras
+
+Similarity = Literal["measured", "constant"]
+TYPICAL_SIMILARITY = 0.775  # middle of 0.6 to 0.95, between CLIP's features of two views of one object
+
+
+@dataclass(frozen=True)
+class Sighting(Batch):
+    """What is known of earlier views, (...) of them."""
+
+    directions: Tensor  # (..., 3), unit vectors from the object to the camera
+    features: Tensor  # (..., F)
+    seen: Tensor  # (...) bool: False where there is none
+
+
+def directions_of(cameras: Cameras) -> Tensor:
+    """Unit vectors (..., 3) from the origin to where cameras (...) stand."""
+    return F.normalize(cameras.positions, dim=-1)
+
+
+def great_circle_cosine(cameras_a: Cameras, cameras_b: Cameras) -> Tensor:
+    """Cosine (...) of the angle at the origin between two cameras; on the equator, of their azimuths' difference.
+
+    The paper writes cos(v - v_i) and leaves open of what; an unused function of the released code computes this.
+    """
+    return (directions_of(cameras_a) * directions_of(cameras_b)).sum(-1)
+
+
+@torch.no_grad()
+def severity(
+    directions: Tensor,
+    other_directions: Tensor,
+    features: Tensor,
+    other_features: Tensor,
+    seen: Tensor,
+    *,
+    similarity: Similarity = "measured",
+    constant: float = TYPICAL_SIMILARITY,
+) -> Tensor:
+    """C (B,) in [0, 1]: the mean over other views of (1 - cos of the angle between them) (1 + similarity) / 4.
+
+    directions  (B, 3), of the others (n, B, 3)
+    features    (B, F), of the others (n, B, F); their lengths do not matter
+    seen        (n, B) bool; others that are not there do not count, and without any C is 0
+    similarity  "measured" is the paper's, the cosine of features; "constant" sees no picture, for comparison: most of
+                what C does comes from the angle alone
+    """
+    if similarity not in get_args(Similarity):
+        raise ValueError(
+            f"there is no similarity {similarity!r} of views; choose among {', '.join(get_args(Similarity))}"
+        )
+    apart = 1 - F.cosine_similarity(directions.float(), other_directions.float(), dim=-1)
+    if similarity == "measured":
+        alike = 1 + F.cosine_similarity(features.float(), other_features.float(), dim=-1)
+    else:
+        alike = torch.full_like(apart, 1 + constant)
+    each = (apart * alike / 4).clamp(0, 1).where(seen, torch.zeros_like(apart))
+    return each.sum(0) / seen.sum(0).clamp(min=1)
+
+
+def negative_weight(severity: Tensor, least: float = 1.0, span: float = 2.0) -> Tensor:
+    """w_neg = w_min + C dW of severities C (equation 11); the paper publishes neither w_min nor dW, so 1 to 3 here.
+
+    stable-dreamfusion's fixed weight is 2, and its authors advise 0 to 4.
+    """
+    return least + span * severity
+
+
+def beside(ids: Tensor, directions: Tensor, features: Tensor) -> Sighting:
+    """For each view of a batch the others of the same prompt: (B others, B) of ids (B,), (B, 3) and (B, F)."""
+    count = len(ids)
+    same = (ids[:, None] == ids[None]) & ~torch.eye(count, dtype=torch.bool, device=ids.device)
+    return Sighting(
+        directions.detach()[:, None].expand(-1, count, -1), features.detach()[:, None].expand(-1, count, -1), same
+    )
+
+
+class FeatureCache(nn.Module):
+    """The last view of each of `prompts` training prompts, so that C costs no second rendering (section 3.4).
+
+    It is part of the checkpoint, and the same in all processes: each remembers what all of them saw in a step.
+    """
+
+    directions: Tensor
+    features: Tensor
+    seen: Tensor
+
+    def __init__(self, prompts: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("directions", torch.zeros(prompts, 3))
+        self.register_buffer("features", torch.zeros(prompts, width))
+        self.register_buffer("seen", torch.zeros(prompts, dtype=torch.bool))
+
+    def recall(self, ids: Tensor) -> Sighting:
+        """What was last remembered of prompts (B,)."""
+        return Sighting(self.directions[ids], self.features[ids], self.seen[ids])
+
+    @torch.no_grad()
+    def remember(self, ids: Tensor, directions: Tensor, features: Tensor) -> None:
+        """Put views (B, 3), (B, F) of prompts (B,) in the place of what was known; of one prompt, the last counts."""
+        ids, directions, features = gathered(ids, directions.to(self.directions), features.to(self.features))
+        place = torch.arange(len(ids), device=ids.device)
+        last = torch.full_like(self.seen, -1, dtype=torch.long).scatter_reduce(0, ids, place, "amax")
+        final = last[ids] == place  # one of each prompt, so that the order of writing does not matter
+        self.directions[ids[final]] = directions[final]
+        self.features[ids[final]] = features[final]
+        self.seen[ids] = True
+
+
+def gathered(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors (B, ...) of all processes behind one another, in the processes' order; B may differ between them."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return tensors
+    count = torch.tensor([len(tensors[0])], device=tensors[0].device)
+    counts = [torch.zeros_like(count) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(counts, count)
+    most = int(torch.stack(counts).max())
+    return tuple(_gather(tensor.contiguous(), [int(n) for n in counts], most) for tensor in tensors)
+
+
+def _gather(tensor: Tensor, counts: list[int], most: int) -> Tensor:
+    padded = torch.cat([tensor, tensor.new_zeros(most - len(tensor), *tensor.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    torch.distributed.all_gather(parts, padded)
+    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
