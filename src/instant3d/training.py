@@ -46,10 +46,10 @@ class TriplaneWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        folders = cast(Any, trainer.predict_dataloaders).dataset.folders
+        found = cast(Any, trainer.predict_dataloaders).dataset.scenes
         self.output.mkdir(parents=True, exist_ok=True)
         for index, planes in zip(batch_indices or [batch_idx], prediction, strict=True):
-            path = self.output / f"{folders[index].name}.safetensors"
+            path = self.output / f"{found.name(index)}.safetensors"
             write_triplane(Triplane(planes), cast(Stage2, module).network.decoder, path)
 
 

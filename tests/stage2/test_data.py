@@ -12,7 +12,7 @@ from instant3d.stage2.data import (
     TrainingScenes,
     bend,
     disturbed,
-    scene_folders,
+    scenes_for,
     turned,
     windows,
 )
@@ -80,7 +80,7 @@ def test_a_foreground_window_shows_the_object():
 
 def test_an_example_depends_on_its_number_and_seed_alone(folder):
     def supply(seed):
-        return TrainingScenes(scene_folders([folder], "train"), 32, Drawing(patch=16, zoom=(32, 64)), seed)
+        return TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=16, zoom=(32, 64)), seed)
 
     first, again = supply(0)[7], supply(0)[7]
     assert torch.equal(first.targets.rgb, again.targets.rgb)
@@ -90,7 +90,7 @@ def test_an_example_depends_on_its_number_and_seed_alone(folder):
 
 def test_each_epoch_shows_every_scene_once(folder):
     supply = TrainingScenes(
-        scene_folders([folder], "train"), 32, Drawing(structured=1.0, turn=False, patch=16, zoom=(32, 64))
+        scenes_for("train", [folder]), 32, Drawing(structured=1.0, turn=False, patch=16, zoom=(32, 64))
     )
     for epoch in range(2):
         sizes = {round(float(supply[3 * epoch + k].inputs.alpha.mean()), 3) for k in range(3)}
@@ -107,7 +107,7 @@ def test_processes_share_the_numbers_without_overlap_and_go_on_where_they_stoppe
 
 
 def test_test_examples_hide_every_view_that_does_not_go_in(folder):
-    example = TestScenes(scene_folders([folder], "test"), 32)[0]
+    example = TestScenes(scenes_for("test", [folder]), 32)[0]
     assert len(example.inputs.rgb) == 4
     assert len(example.targets.rgb) == 6
     torch.testing.assert_close(example.inputs.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
@@ -141,4 +141,4 @@ def test_bending_by_nothing_changes_nothing():
 
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        scene_folders([tmp_path], "train")
+        scenes_for("train", [tmp_path])

@@ -11,7 +11,7 @@ from instant3d import scenes, training
 from instant3d.asset import Asset
 from instant3d.cameras import Cameras, random_sphere, structured
 from instant3d.metrics import psnr
-from instant3d.stage2.data import Drawing, Example, TrainingScenes, scene_folders
+from instant3d.stage2.data import Drawing, Example, TrainingScenes, scenes_for
 from instant3d.stage2.module import Marching, Stage2, Weights, split_parameters, warmup_cosine
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.views import Views
@@ -48,9 +48,9 @@ def test_two_objects_are_learnt_by_heart_in_a_minute(folder):
     torch.manual_seed(0)
     module = Stage2(Architecture(**TINY), marching=Marching(24, 16), perceptual_weights=None)
     optimizer = torch.optim.AdamW(module.network.parameters(), lr=3e-3)
-    supply = TrainingScenes(scene_folders([folder], "train"), 32, Drawing(patch=16, zoom=(16, 32), turn=False))
+    supply = TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=16, zoom=(16, 32), turn=False))
     hidden = Example.stack(
-        [TrainingScenes(supply.folders, 32, Drawing(patch=0, turn=False, structured=1.0))[k] for k in range(2)]
+        [TrainingScenes(supply.scenes, 32, Drawing(patch=0, turn=False, structured=1.0))[k] for k in range(2)]
     )
 
     def quality():
@@ -171,7 +171,7 @@ def test_norms_biases_and_tokens_do_not_decay():
 
 
 def test_losses_of_weight_zero_leave_no_trace(folder):
-    supply = TrainingScenes(scene_folders([folder], "train"), 32, Drawing(patch=8, zoom=(16, 32)))
+    supply = TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=8, zoom=(16, 32)))
     batch = Example.stack([supply[0]])
     torch.manual_seed(0)
     module = Stage2(

@@ -14,7 +14,7 @@ white background is flooded from the border (`instant3d.scenes.pictures.decode`)
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from instant3d.views import Views
 
 DOCUMENT = "transforms.json"
 EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
+MAPS = ("depth", "normals")
 MAX_FILE_BYTES = 2**29
 MAX_DISTANCE = 1e3  # of a camera from the origin: beyond, float32 blurs an object of size 1
 MAX_PIXELS = 2**28  # of all frames read at once: 4 GiB as float32 RGBA
@@ -68,15 +69,22 @@ def write(
             (partial / name).write_bytes(data)
 
 
-def read(folder: str | Path, *, frames: Sequence[int] | None = None, size: int | None = None) -> Scene:
+def read(
+    folder: str | Path,
+    *,
+    frames: Sequence[int] | None = None,
+    size: int | None = None,
+    maps: Collection[str] = MAPS,
+) -> Scene:
     """Read a scene folder, or one named document (`lego/transforms_train.json`).
 
     frames   numbers of the frames to read, all by default; others are neither opened nor checked
     size     pictures become `size` x `size`: oblong ones are first widened to a square with nothing in it
+    maps     which of depth and normals to read where all frames have them; decoding one costs as much as its picture
     """
     path, document = _document(Path(folder))
     root = path.parent.resolve()
-    return decode(document, lambda name: file_content(root, name), path.parent, frames=frames, size=size)
+    return decode(document, lambda name: file_content(root, name), path.parent, frames=frames, size=size, maps=maps)
 
 
 def document(folder: str | Path) -> transforms.Document:
@@ -131,14 +139,16 @@ def decode(
     *,
     frames: Sequence[int] | None = None,
     size: int | None = None,
+    maps: Collection[str] = MAPS,
 ) -> Scene:
     """A scene from its document and a way to its files; `path` is for error messages and for a missing id."""
     if size is not None and size < 1:
         raise ValueError(f"pictures cannot be {size} pixels wide; ask for a size of at least 1")
     chosen = [document.frame(k) for k in document.choose(frames)]
     read, first = [], None
+    with_maps = "depth" in maps and all(f.depth for f in chosen), "normals" in maps and all(f.normals for f in chosen)
     for frame in chosen:
-        views = _frame(frame, document, load, with_maps=(all(f.depth for f in chosen), all(f.normals for f in chosen)))
+        views = _frame(frame, document, load, with_maps)
         first = first or (frame, views)
         _check_size(frame, views, *first, count=len(chosen), size=size)
         _check_sight(frame, views.cameras)
@@ -162,7 +172,7 @@ def _frame(frame: transforms.Frame, document: transforms.Document, load: Load, w
         normals = pictures.decode_normals(load(frame.normals), size, f"{frame.normals}, the normals of {frame.where},")
     matrix = torch.tensor(frame.cam_to_world, dtype=torch.float32)
     return Views(
-        torch.tensor(picture.rgb).permute(2, 0, 1) / 255,
+        torch.from_numpy(np.ascontiguousarray(picture.rgb.transpose(2, 0, 1))) / 255,
         torch.tensor(picture.alpha)[None] / 255,
         Cameras(matrix, torch.tensor(frame.intrinsics(width, height), dtype=torch.float32)),
         None if depth is None else torch.tensor(depth, dtype=torch.float32)[None],

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +22,10 @@ from instant3d.progress import OnStep
 from instant3d.scenes import folder as scenes
 from instant3d.scenes import shards
 
-INDEX, PACKED, VERSION = "index.json", "packed.json", 1
+INDEX, VERSION = "index.json", 1
+PACKED = shards.PACKED
 MAX_INDEX_BYTES = 2**28
-MAX_PACKED_BYTES = 2**24
+MAX_PACKED_BYTES = shards.MAX_PACKED_BYTES
 
 Files = Mapping[str, Path]  # a scene's files by their names in it
 
@@ -77,18 +79,33 @@ def read_index(folder: Path) -> dict[str, Shard]:
     path = folder / INDEX
     if not path.is_file():
         return {}
-    if path.stat().st_size > MAX_INDEX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_INDEX_BYTES} bytes; is it an index of shards?")
+    with path.open("rb") as file:
+        return parse_index(file.read(MAX_INDEX_BYTES + 1), str(path))
+
+
+def parse_index(data: bytes, where: str) -> dict[str, Shard]:
+    """The shards that the content of an `index.json` tells of, by name: plain names, so that none leads elsewhere."""
+    if len(data) > MAX_INDEX_BYTES:
+        raise ValueError(f"{where} is larger than {MAX_INDEX_BYTES} bytes; is it an index of shards?")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(data)
         if content["version"] != VERSION:
             raise ValueError(f"its version is {content['version']!r:.20}, but only {VERSION} is known")
         listed = [Shard(**entry) for entry in content["shards"]]
-        if any(PurePosixPath(shard.name).name != shard.name or not shard.name.endswith(".tar") for shard in listed):
-            raise ValueError("it names a shard that is no .tar file beside it")
+        for shard in listed:
+            _check(shard)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} is no index of shards ({error}); remove it, or name the folder of shards") from error
+        raise ValueError(f"{where} is no index of shards ({error}); remove it, or name the folder of shards") from error
     return {shard.name: shard for shard in listed}
+
+
+def _check(shard: Shard) -> None:
+    if PurePosixPath(shard.name).name != shard.name or not shard.name.endswith(".tar"):
+        raise ValueError("it names a shard that is no .tar file beside it")
+    if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
+        raise ValueError(f"the SHA-256 of {shard.name} is {shard.sha256!r:.80}")
+    if not all(isinstance(number, int) and number >= 0 for number in (shard.bytes, shard.scenes)):
+        raise ValueError(f"{shard.name} has no sound size or number of scenes")
 
 
 def _found(roots: Sequence[str | Path]) -> dict[str, Path]:

@@ -7,13 +7,17 @@ scene together and its `KEY.transforms.json` first. WebDataset reads such a tar 
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO
 
 from instant3d import atomic
 from instant3d.scenes import folder as scenes
@@ -21,6 +25,9 @@ from instant3d.scenes import transforms
 from instant3d.scenes.folder import Scene
 
 MAX_SCENE_BYTES = 2**31
+PACKED = "packed.json"  # beside a scene's files: what `instant3d.scenes.packing` knows of them
+MAX_PACKED_BYTES = 2**24
+MAPS = scenes.MAPS
 
 Choice = Sequence[int] | Callable[[int], Sequence[int]]
 
@@ -71,28 +78,74 @@ def read(
 
 @dataclass(frozen=True)
 class Packed:
-    """One scene in a tar: `where` tells where each of its files begins and how long it is, in bytes."""
+    """One scene in a tar: `where` tells where each of its files begins and how long it is, in bytes.
+
+    Files are compared with the SHA-256 that `instant3d pack` wrote beside them, if it is there.
+    """
 
     path: Path
     key: str
     where: Mapping[str, tuple[int, int]]
 
-    def read(self, *, frames: Choice | None = None, size: int | None = None) -> Scene:
-        """The scene; only what `frames` name is read from disk."""
-        return _scene(self.path, self.key, self, frames, size)
+    @property
+    def name(self) -> str:
+        """The key as a file may be called."""
+        return _plain(self.key)
+
+    def read(self, *, frames: Choice | None = None, size: int | None = None, maps: Collection[str] = MAPS) -> Scene:
+        """The scene; only what `frames` and `maps` name is read from disk."""
+        with self._opened() as files:
+            return _scene(self.path, self.key, files, frames, size, maps)
 
     def document(self) -> transforms.Document:
         """Its cameras, id and caption."""
-        return _parsed(self.path, self.key, self)
+        with self._opened() as files:
+            return _parsed(self.path, self.key, files)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.where
+    @contextmanager
+    def _opened(self) -> Iterator[Mapping[str, bytes]]:
+        with self.path.open("rb") as file:
+            yield _Files(file, self)
+
+
+class _Files(Mapping[str, bytes]):
+    """A packed scene's files, each read when it is asked for."""
+
+    def __init__(self, file: BinaryIO, packed: Packed) -> None:
+        self.file, self.packed = file, packed
+        self.sums: dict[str, str] = {}
+        if PACKED in packed.where:
+            self.sums = _sums(self._bytes(PACKED), f"{packed.path}:{packed.key}")
 
     def __getitem__(self, name: str) -> bytes:
-        begin, length = self.where[name]
-        with self.path.open("rb") as file:
-            file.seek(begin)
-            return file.read(length)
+        data = self._bytes(name)
+        if name in self.sums and hashlib.sha256(data).hexdigest() != self.sums[name]:
+            where = f"{self.packed.path}:{self.packed.key}"
+            raise ValueError(f"{where} is damaged ({name} is not as it was packed); copy or pack the tar again")
+        return data
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.packed.where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.packed.where)
+
+    def __len__(self) -> int:
+        return len(self.packed.where)
+
+    def _bytes(self, name: str) -> bytes:
+        begin, length = self.packed.where[name]
+        self.file.seek(begin)
+        return self.file.read(length)
+
+
+def _sums(data: bytes, where: str) -> dict[str, str]:
+    """SHA-256 of a scene's files by their flat names."""
+    try:
+        found = json.loads(data)["sha256"]
+        return {flat(name): str(digest) for name, digest in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{PACKED} of {where} is damaged ({error}); copy or pack the tar again") from error
 
 
 def index(source: str | Path | Sequence[str | Path]) -> list[Packed]:
@@ -107,7 +160,10 @@ def index(source: str | Path | Sequence[str | Path]) -> list[Packed]:
         except tarfile.TarError as error:
             raise ValueError(f"{path} is not a whole tar file ({error}); copy or pack it again") from error
         for key, group in groupby(files, key=lambda file: file[0]):
-            found.append(Packed(path, key, {name: (begin, size) for _, name, begin, size in group}))
+            where = {name: (begin, size) for _, name, begin, size in group}
+            if sum(size for _, size in where.values()) > MAX_SCENE_BYTES:
+                raise ValueError(f"scene {key} of {path} is larger than {MAX_SCENE_BYTES} bytes; leave it out")
+            found.append(Packed(path, key, where))
     return found
 
 
@@ -122,7 +178,11 @@ def _add(tar: tarfile.TarFile, number: int, scene: Scene) -> None:
 
 def key_of(number: int, name: str) -> str:
     """What the members of a scene begin with: no dot, no slash, and no two alike."""
-    return f"{number:07d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:48]}"
+    return f"{number:07d}-{_plain(name)[:48]}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -156,14 +216,21 @@ def _named(member: tarfile.TarInfo) -> tuple[str, str]:
     return f"{folder}/{stem}" if folder else stem, name
 
 
-def _parsed(path: Path, key: str, files: dict[str, bytes] | Packed) -> transforms.Document:
+def _parsed(path: Path, key: str, files: Mapping[str, bytes]) -> transforms.Document:
     where = f"{path}:{key}"
     if scenes.DOCUMENT not in files:
         raise FileNotFoundError(f"{where} has no {scenes.DOCUMENT}; were these shards packed by another tool?")
     return transforms.parse(files[scenes.DOCUMENT], f"{where}.{scenes.DOCUMENT}")
 
 
-def _scene(path: Path, key: str, files: dict[str, bytes] | Packed, frames: Choice | None, size: int | None) -> Scene:
+def _scene(
+    path: Path,
+    key: str,
+    files: Mapping[str, bytes],
+    frames: Choice | None,
+    size: int | None,
+    maps: Collection[str] = MAPS,
+) -> Scene:
     document = _parsed(path, key, files)
 
     def load(name: str) -> bytes:
@@ -173,7 +240,7 @@ def _scene(path: Path, key: str, files: dict[str, bytes] | Packed, frames: Choic
         raise FileNotFoundError(f"{path}:{key} lacks {name}, which its {scenes.DOCUMENT} names; pack it again")
 
     chosen = frames(document.count) if callable(frames) else frames
-    return scenes.decode(document, load, path / key, frames=chosen, size=size)
+    return scenes.decode(document, load, path / key, frames=chosen, size=size, maps=maps)
 
 
 def flat(name: str) -> str:

@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from instant3d import prompts, scenes
+from instant3d.scenes.sources import Sources
+from instant3d.scenes.stream import Shelf, is_url, local
 from instant3d.stage1.cache import INDEX, Cache, Encoded
 from instant3d.stage1.scenes_as_grids import GridScenes, read_keep
-from instant3d.supply import Mixture, Numbers
+from instant3d.supply import AHEAD, Mixture, Numbers
 
 FROM_CACHE = "stage 1 learns from caches: neither a VAE nor a text encoder is loaded"
 FROM_SCENES = "stage 1 learns from scenes: VAE and text encoders are loaded and run at every step; a cache is faster"
@@ -39,10 +41,10 @@ class Pictures:
 
 
 class Scenes:
-    """Scene folders as a source of `Pictures`."""
+    """Scenes as a source of `Pictures`."""
 
-    def __init__(self, root: str | Path, size: int, keep: set[str] | None) -> None:
-        self.scenes = GridScenes([root], size, keep)
+    def __init__(self, root: str | Path, size: int, keep: set[str] | None, shelf: Shelf | None = None) -> None:
+        self.scenes = GridScenes([root], size, keep, shelf)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -65,8 +67,17 @@ class Examples(Dataset[Encoded | Pictures]):
         return len(self.places)
 
     def __getitem__(self, number: int) -> Encoded | Pictures:
-        which, index = self.places[number] if self.mixture is None else self.mixture(number)
+        if self.mixture is None:
+            which, index = self.places[number]
+        else:
+            self._look_ahead(self.mixture(number + AHEAD))
+            which, index = self.mixture(number)
         return self.sources[which].item(index, number)
+
+    def _look_ahead(self, place: tuple[int, int]) -> None:
+        source = self.sources[place[0]]
+        if isinstance(source, Scenes):
+            source.scenes.scenes.fetch_ahead(place[1])
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,8 @@ def _is_done(folder: Path, prompt: str) -> bool:
 class GridData(L.LightningDataModule):
     """Grids for training, validation and test, and prompts for `predict`.
 
-    train, val, test   caches (`instant3d cache-stage1`), or folders of scene folders or shards; not both in one list
+    train, val, test   caches (`instant3d cache-stage1`); or folders of scene folders or shards, or URLs of shards; not
+                 both in one list
     weights      how often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch
     keep         a text file of the ids to train with; all by default
     favoured     a text file of names such as "fire hydrant": beside their turn in the epoch, grids whose caption is one
@@ -123,6 +135,8 @@ class GridData(L.LightningDataModule):
     val_grids    validation takes the first so many
     prompts      for `predict`: a text file with one prompt a line
     output       for `predict`: the folder of scenes; prompts whose scene is there already are left out
+    cache, cache_gib   where tars from behind a URL are kept (by default in the user's cache), and how much of them
+    window       tars of each of `train` whose scenes are shuffled together, if there are more of them than that
     """
 
     def __init__(
@@ -141,12 +155,16 @@ class GridData(L.LightningDataModule):
         val_grids: int = 128,
         prompts: str | None = None,
         output: str = "out/predictions",
+        cache: str | None = None,
+        cache_gib: float = 64.0,
+        window: int = 8,
     ) -> None:
         super().__init__()
         self.train, self.val, self.test, self.weights, self.keep = train or [], val or [], test or [], weights, keep
         self.favoured, self.favoured_share = favoured, favoured_share
         self.size, self.batch_size, self.workers, self.seed = size, batch_size, workers, seed
         self.val_grids, self.prompts, self.output = val_grids, prompts, output
+        self.shelf, self.window = Shelf.at(cache, cache_gib), window
         self.faults: list[str] = []
 
     def setup(self, stage: str) -> None:
@@ -159,7 +177,8 @@ class GridData(L.LightningDataModule):
         weights = self.weights
         if self.favoured is not None:
             sources, weights = favouring(sources, weights, sorted(read_keep(self.favoured)), self.favoured_share)
-        mixture = Mixture([len(source) for source in sources], weights, self.seed)
+        files = [source.scenes.scenes.files if isinstance(source, Scenes) else [] for source in sources]
+        mixture = Mixture([len(source) for source in sources], weights, self.seed, files, self.window)
         start, rank, world = 0, 0, 1
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
@@ -191,8 +210,13 @@ class GridData(L.LightningDataModule):
         if not named:
             raise ValueError(f"there is nothing for {purpose}; set data.{purpose} to a list of caches or scene folders")
         if _are_caches(named):
-            return [Cache(folder, keep) for folder in named]
-        return [Scenes(folder, self.size, keep) for folder in named]
+            return [Cache(local(folder), keep) for folder in named]
+        found = [Scenes(folder, self.size, keep, self.shelf) for folder in named]
+        if purpose == "train":
+            Sources([part for source in found for part in source.scenes.scenes.parts]).check_room(
+                self.shelf, self.window * len(found)
+            )
+        return found
 
     def _loading(self) -> dict[str, Any]:
         return {"num_workers": self.workers, "collate_fn": collate, "persistent_workers": self.workers > 0}
@@ -235,10 +259,18 @@ def collate(items: Sequence[Encoded | Pictures]) -> Encoded | Pictures:
 
 def _are_caches(named: Sequence[str]) -> bool:
     """Whether all of them are caches; a mixture of both kinds is refused."""
-    found = [(Path(folder) / INDEX).is_file() or any(Path(folder).glob("grids-*.safetensors")) for folder in named]
+    found = [_is_cache(folder) for folder in named]
     if any(found) and not all(found):
         raise ValueError(
             f"{named[found.index(False)]} is no cache, but {named[found.index(True)]} is; learn from caches or from "
             "scenes, not from both"
         )
     return all(found)
+
+
+def _is_cache(named: str) -> bool:
+    """Shards have an `index.json`, too, but tars beside it."""
+    folder = local(named)
+    if is_url(named):
+        return False
+    return any(folder.glob("grids-*.safetensors")) or ((folder / INDEX).is_file() and not any(folder.glob("*.tar")))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from instant3d import scenes
 from instant3d.cameras import structured
-from instant3d.scenes.shards import Packed, index
+from instant3d.scenes.sources import Sources
+from instant3d.scenes.stream import Shelf
 from instant3d.stage1.grid import SIDE, pack
 
 STRUCTURED = range(SIDE**2)  # a rendering plan's first frames are the structured views
@@ -29,18 +30,24 @@ class Grid:
 class GridScenes:
     """Scenes, each read as a grid of `size` pixels a side.
 
-    roots   folders of scene folders or of shards, or single ones of either
-    keep    ids of the scenes to take; all by default
+    roots   folders of scene folders or of shards, single ones of either, or URLs of shards
+    keep    ids of the scenes to take; all by default: every document is then read at once
+    shelf   where tars from behind a URL are kept
     """
 
-    def __init__(self, roots: Sequence[str | Path], size: int, keep: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        roots: Sequence[str | Path],
+        size: int,
+        keep: Collection[str] | None = None,
+        shelf: Shelf | None = None,
+    ) -> None:
         if size < SIDE or size % SIDE:
             raise ValueError(f"a grid of 2 x 2 views has an even side, got {size}")
-        self.size = size
-        self.scenes = [scene for root in roots for scene in _below(Path(root))]
+        self.size, self.scenes = size, Sources.find(roots, shelf)
         if keep is not None:
-            self.scenes = [scene for scene in self.scenes if _id(scene) in keep]
-        if not self.scenes:
+            self.scenes = self.scenes.only([k for k in range(len(self.scenes)) if self.scenes.identity(k) in keep])
+        if not len(self.scenes):
             wanted = "" if keep is None else f" whose id is among the {len(keep)} to keep"
             raise FileNotFoundError(f"there is no scene{wanted} in {', '.join(map(str, roots)) or 'an empty list'}")
 
@@ -49,14 +56,10 @@ class GridScenes:
 
     def name(self, index: int) -> str:
         """Where the grid comes from: unlike its id, no two share it."""
-        scene = self.scenes[index]
-        return f"{scene.path}:{scene.key}" if isinstance(scene, Packed) else str(scene)
+        return self.scenes.where(index)
 
     def __getitem__(self, index: int) -> Grid:
-        scene, tile = self.scenes[index], self.size // SIDE
-        if isinstance(scene, Packed):
-            return as_grid(scene.read(frames=STRUCTURED, size=tile))
-        return as_grid(scenes.read(scene, frames=STRUCTURED, size=tile))
+        return as_grid(self.scenes.read(index, frames=STRUCTURED, size=self.size // SIDE, maps=()))
 
 
 def as_grid(scene: scenes.Scene) -> Grid:
@@ -78,18 +81,3 @@ def read_keep(path: str | Path) -> set[str]:
         raise FileNotFoundError(f"{path} does not exist; name a text file with an id on each line")
     lines = (line.strip() for line in Path(path).read_text().splitlines())
     return {line for line in lines if line and not line.startswith("#")}
-
-
-def _below(root: Path) -> list[Path | Packed]:
-    """Scene folders below a folder and then the scenes of the tars in it, each kind sorted by path."""
-    if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist; name a folder of scene folders or shards")
-    folders: list[Path | Packed] = [*scenes.below(root)]
-    tars = [root] if root.is_file() else sorted(root.glob("*.tar"))
-    return [*folders, *(index(tars) if tars else [])]
-
-
-def _id(scene: Path | Packed) -> str:
-    if isinstance(scene, Packed):
-        return scene.document().text("id") or scene.key
-    return scenes.document(scene).text("id") or scene.resolve().name

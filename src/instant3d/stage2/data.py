@@ -1,4 +1,4 @@
-"""Training and test examples out of scene folders: which views go in, which must come out, and how they are disturbed.
+"""Training and test examples out of scenes: which views go in, which must come out, and how they are disturbed.
 
 Every example is a function of the seed and its number alone, so an interrupted run goes on with the same data.
 """
@@ -6,7 +6,7 @@ Every example is a function of the seed and its number alone, so an interrupted 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from instant3d import scenes
 from instant3d.batch import Batch
 from instant3d.cameras import Cameras
-from instant3d.supply import Numbers, seeded
+from instant3d.scenes.sources import Loose, Sources
+from instant3d.scenes.stream import Shelf
+from instant3d.supply import AHEAD, Epochs, Numbers, seeded
 from instant3d.views import Views
 
 STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
@@ -46,7 +47,8 @@ class Drawing:
     jitter             standard deviation of noise on the input cameras (radians and world units; LGM, section 3.4)
     distortion         chance that an input picture is bent by a smooth random grid, as generated views are
     coarse             chance that the inputs are seen through half as many pixels, as small generators draw them
-    normals            keep the targets' normals, for a loss on them; then every scene needs them
+    depth              read the targets' depth where there is some, for losses on it
+    normals            read the targets' normals, for a loss on them; then every scene needs them
     """
 
     inputs: int = 4
@@ -59,41 +61,52 @@ class Drawing:
     jitter: float = 0.0
     distortion: float = 0.0
     coarse: float = 0.0
+    depth: bool = True
     normals: bool = False
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """What is read of the targets beside their pictures."""
+        return ("depth",) * self.depth + ("normals",) * self.normals
 
 
 class TrainingScenes(Dataset[Example]):
-    """An endless supply of examples: number k is always the same."""
+    """An endless supply of examples: number k is always the same.
 
-    def __init__(self, folders: Sequence[Path], image_size: int, drawing: Drawing, seed: int = 0) -> None:
-        self.folders, self.image_size, self.drawing, self.seed = list(folders), image_size, drawing, seed
+    window   tars whose scenes are shuffled together, if there are more of them than that
+    """
+
+    def __init__(
+        self, found: Sources | Sequence[Path], image_size: int, drawing: Drawing, seed: int = 0, window: int = 8
+    ) -> None:
+        self.scenes = found if isinstance(found, Sources) else Sources([Loose(found)])
+        self.image_size, self.drawing, self.seed = image_size, drawing, seed
+        self.order = Epochs(len(self.scenes), self.scenes.files, window, seed)
 
     def __getitem__(self, number: int) -> Example:
-        epoch, position = divmod(number, len(self.folders))
-        order = torch.randperm(len(self.folders), generator=seeded(self.seed, epoch, 0))
-        generator = seeded(self.seed, number, 1)
-        folder, d = self.folders[int(order[position])], self.drawing
-        count = len(scenes.names(folder))
+        self.scenes.fetch_ahead(self.order(number + AHEAD))
+        which, generator, d = self.order(number), seeded(self.seed, number, 1), self.drawing
+        document = self.scenes.document(which)
+        count = document.count
         if count < d.inputs:
             raise ValueError(
-                f"{folder} has {count} frames, {d.inputs} are needed as inputs; leave it out or lower `inputs`"
+                f"{document.where} has {count} frames, {d.inputs} are needed as inputs; leave it out or lower `inputs`"
             )
         structured = count >= len(STRUCTURED) == d.inputs and float(torch.rand((), generator=generator)) < d.structured
         seen = list(STRUCTURED) if structured else torch.randperm(count, generator=generator)[: d.inputs].tolist()
         hidden = torch.randperm(count, generator=generator)[: d.targets].tolist()
-        views = scenes.read(folder, frames=[*seen, *hidden]).views
-        views = views if d.normals else replace(views, normals=None)
+        inputs = self.scenes.read(which, frames=seen, maps=()).views
+        targets = self.scenes.read(which, frames=hidden, maps=d.maps).views
         if d.turn:
-            views = turned(views, 90.0 * int(torch.randint(4, (), generator=generator)))
-        inputs, targets = views[: len(seen)].resized(self.image_size, self.image_size), views[len(seen) :]
+            angle_deg = 90.0 * int(torch.randint(4, (), generator=generator))
+            inputs, targets = turned(inputs, angle_deg), turned(targets, angle_deg)
+        inputs = inputs.resized(self.image_size, self.image_size)
         if d.coarse and float(torch.rand((), generator=generator)) < d.coarse:
             inputs = inputs.resized(self.image_size // 2, self.image_size // 2).resized(
                 self.image_size, self.image_size
             )
         inputs = disturbed(inputs, d.jitter, d.distortion, generator)
-        return Example(
-            Views(inputs.rgb, inputs.alpha, inputs.cameras), windows(targets, d, generator) if d.patch else targets
-        )
+        return Example(inputs, windows(targets, d, generator) if d.patch else targets)
 
 
 class TestScenes(Dataset[Example]):
@@ -102,33 +115,41 @@ class TestScenes(Dataset[Example]):
     __test__ = False
 
     def __init__(
-        self, folders: Sequence[Path], image_size: int, targets: int | None = None, target_size: int | None = None
+        self,
+        found: Sources | Sequence[Path],
+        image_size: int,
+        targets: int | None = None,
+        target_size: int | None = None,
+        limit: int | None = None,
     ) -> None:
-        self.folders, self.image_size, self.targets, self.target_size = list(folders), image_size, targets, target_size
+        self.scenes = found if isinstance(found, Sources) else Sources([Loose(found)])
+        self.image_size, self.targets, self.target_size, self.limit = image_size, targets, target_size, limit
 
     def __len__(self) -> int:
-        return len(self.folders)
+        return len(self.scenes) if self.limit is None else min(self.limit, len(self.scenes))
 
     def __getitem__(self, index: int) -> Example:
-        folder = self.folders[index]
-        count = len(scenes.names(folder))
-        if count <= len(STRUCTURED):
-            raise ValueError(f"{folder} has {count} frames; four inputs and at least one target are needed")
-        last = count if self.targets is None else min(count, len(STRUCTURED) + self.targets)
-        views = scenes.read(folder, frames=range(last)).views
-        inputs, targets = views[: len(STRUCTURED)], views[len(STRUCTURED) :]
-        inputs = inputs.resized(self.image_size, self.image_size)
+        document = self.scenes.document(index)
+        if document.count <= len(STRUCTURED):
+            raise ValueError(
+                f"{document.where} has {document.count} frames; four inputs and at least one target are needed"
+            )
+        last = document.count if self.targets is None else min(document.count, len(STRUCTURED) + self.targets)
+        inputs = self.scenes.read(index, frames=STRUCTURED, maps=()).views
+        targets = self.scenes.read(index, frames=range(len(STRUCTURED), last)).views
         if self.target_size:
             targets = targets.resized(self.target_size, self.target_size)
-        return Example(Views(inputs.rgb, inputs.alpha, inputs.cameras), targets)
+        return Example(inputs.resized(self.image_size, self.image_size), targets)
 
 
 class SceneData(L.LightningDataModule):
-    """Scene folders for training, validation and test.
+    """Scenes for training, validation and test.
 
-    train, val, test   folders of scene folders (lists are joined)
+    train, val, test   folders of scene folders or of shards, or URLs of shards (lists are joined)
     image_size         side of the input pictures; the network's
     val_targets        views compared per validation scene, at `val_size` pixels
+    cache, cache_gib   where tars from behind a URL are kept (by default in the user's cache), and how much of them
+    window             tars whose scenes are shuffled together, if there are more of them than that
     """
 
     def __init__(
@@ -144,6 +165,9 @@ class SceneData(L.LightningDataModule):
         val_targets: int = 4,
         val_size: int = 128,
         val_scenes: int = 32,
+        cache: str | None = None,
+        cache_gib: float = 64.0,
+        window: int = 8,
     ) -> None:
         super().__init__()
         self.train, self.val, self.test = train or [], val or [], test or []
@@ -155,9 +179,12 @@ class SceneData(L.LightningDataModule):
             seed,
         )
         self.val_targets, self.val_size, self.val_scenes = val_targets, val_size, val_scenes
+        self.shelf, self.window = Shelf.at(cache, cache_gib), window
 
     def train_dataloader(self) -> DataLoader[Example]:
-        dataset = TrainingScenes(scene_folders(self.train, "train"), self.image_size, self.drawing, self.seed)
+        found = scenes_for("train", self.train, self.shelf)
+        found.check_room(self.shelf, self.window)
+        dataset = TrainingScenes(found, self.image_size, self.drawing, self.seed, self.window)
         start, rank, world = 0, 0, 1
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
@@ -166,11 +193,12 @@ class SceneData(L.LightningDataModule):
         return DataLoader(dataset, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Example]:
-        folders = scene_folders(self.val, "val")[: self.val_scenes]
-        return DataLoader(TestScenes(folders, self.image_size, self.val_targets, self.val_size), **self._loading())
+        found = scenes_for("val", self.val, self.shelf)
+        examples = TestScenes(found, self.image_size, self.val_targets, self.val_size, self.val_scenes)
+        return DataLoader(examples, **self._loading())
 
     def test_dataloader(self) -> DataLoader[Example]:
-        return DataLoader(TestScenes(scene_folders(self.test, "test"), self.image_size), **self._loading())
+        return DataLoader(TestScenes(scenes_for("test", self.test, self.shelf), self.image_size), **self._loading())
 
     def predict_dataloader(self) -> DataLoader[Example]:
         return self.test_dataloader()
@@ -179,13 +207,13 @@ class SceneData(L.LightningDataModule):
         return {"num_workers": self.workers, "collate_fn": Example.stack, "persistent_workers": self.workers > 0}
 
 
-def scene_folders(roots: Sequence[str | Path], purpose: str) -> list[Path]:
-    """Every folder below `roots` that holds a scene, sorted by path within each root."""
-    found = [folder for root in roots for folder in scenes.below(root)]
-    if not found:
+def scenes_for(purpose: str, roots: Sequence[str | Path], shelf: Shelf | None = None) -> Sources:
+    """Every scene of `roots`, those of each sorted by path, or as they were packed."""
+    found = Sources.find(roots, shelf)
+    if not len(found):
         raise FileNotFoundError(
-            f"no scene folder for {purpose} in {', '.join(map(str, roots)) or 'an empty list'}; "
-            "`make render-data` writes them"
+            f"no scene for {purpose} in {', '.join(map(str, roots)) or 'an empty list'}; "
+            "`make render-data` writes scene folders, `instant3d pack` shards"
         )
     return found
 
