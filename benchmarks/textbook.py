@@ -29,10 +29,12 @@ class TextbookField:
         self.planes, self.decoder = triplane.planes, decoder  # (3, C, P, P)
 
     def features(self, points: Tensor) -> Tensor:
-        """Concatenated samples of the planes xy, xz, yz: (N, 3 C)."""
+        """Concatenated samples of the planes xy, xz, yz: (N, 3 C); their mean, (N, C), where the decoder wants that."""
         x, y, z = points.unbind(-1)
         where = torch.stack([torch.stack([x, y], -1), torch.stack([x, z], -1), torch.stack([y, z], -1)])
         sampled = F.grid_sample(self.planes, where[:, None], align_corners=False)  # (3, C, 1, N)
+        if self.decoder.aggregate == "mean":
+            return sampled[:, :, 0].mean(0).T
         return sampled[:, :, 0].permute(2, 0, 1).flatten(1)
 
     def raw(self, points: Tensor) -> Tensor:
@@ -43,11 +45,11 @@ class TextbookField:
         return self.decoder.last(state)
 
     def density(self, points: Tensor) -> Tensor:
-        return self.decoder.to_density(self.raw(points)[:, 0])
+        return self.decoder.to_density(self.raw(points)[:, 0], points)
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
         raw = self.raw(points)
-        return self.decoder.to_density(raw[:, 0]), self.decoder.to_rgb(raw[:, 1:])
+        return self.decoder.to_density(raw[:, 0], points), self.decoder.to_rgb(raw[:, 1:])
 
 
 @torch.no_grad()

@@ -136,7 +136,8 @@ def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
 
 
 def decoder_settings(decoder: Decoder) -> dict[str, Any]:
-    """The arguments that build a decoder of the same shape and activations."""
+    """The arguments that build a decoder of the same shape and activations, the rarer ones where they are in use."""
+    rare = {"aggregate": "concat", "blob": 0.0, "blob_radius": 1.0, "rgb": "sigmoid"}
     return {
         "channels": decoder.channels,
         "width": decoder.first.out_features,
@@ -145,6 +146,7 @@ def decoder_settings(decoder: Decoder) -> dict[str, Any]:
         "density": decoder.density_activation.__name__,
         "density_bias": decoder.density_bias,
         "rgb_margin": decoder.rgb_margin,
+        **{name: getattr(decoder, name) for name, usual in rare.items() if getattr(decoder, name) != usual},
     }
 
 
@@ -162,7 +164,10 @@ def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) 
     try:
         # before anything is built by these numbers, they must be those of the tensors that are there
         first = tensors["decoder.first.weight"].shape
-        if first != (settings["width"], 3 * settings["channels"]) or len(tensors) != 2 * settings["layers"] + 1:
+        width, channels, layers = (settings[key] for key in ("width", "channels", "layers"))
+        samples = 1 if settings.get("aggregate") == "mean" else 3
+        alphas = 1 if settings.get("rgb") == "scaled" else 0
+        if first != (width, samples * channels) or len(tensors) != 2 * layers + alphas + 1:
             raise KeyError("decoder")
         decoder = Decoder(**settings)
         planes = tensors.pop("planes")

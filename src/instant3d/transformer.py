@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *, xformers: bool = False) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, xformers: bool = False
+) -> Tensor:
     """Scaled dot-product attention over (B, heads, N, width of a head); the one door to xformers.
 
-    xformers' kernel exists on CUDA only; everywhere else torch's own fused attention computes the same.
+    Where the mask (B, M) is False, nothing is read. xformers' kernel exists on CUDA only, and is used without a mask
+    only; everywhere else torch's own fused attention computes the same.
     """
+    if mask is not None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
     if xformers and query.is_cuda:
         from xformers.ops import memory_efficient_attention
 
@@ -43,12 +48,12 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(context_width or width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=out_bias)
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, width), context (B, M, context width) -> (B, N, width)."""
+    def forward(self, tokens: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, width), context (B, M, context width), mask (B, M) -> (B, N, width)."""
         context = tokens if context is None else context
         query = self._split(self.query(tokens))
         key, value = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
-        mixed = attention(query, key, value, xformers=self.xformers)
+        mixed = attention(query, key, value, mask, xformers=self.xformers)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, tokens: Tensor) -> Tensor:
@@ -115,13 +120,23 @@ class Block(nn.Module):
         self.feed = (GatedFeedForward if gated else FeedForward)(width, feed_width)
         self.modulation = Modulation(width, condition_width, parts=3) if condition_width else None
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, width), context (B, M, context width), condition (B, condition width) -> (B, N, width)."""
+    def forward(
+        self,
+        tokens: Tensor,
+        context: Tensor | None = None,
+        condition: Tensor | None = None,
+        *,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens (B, N, width), context (B, M, context width), condition (B, condition width) -> (B, N, width).
+
+        Of the context only what its mask (B, M) names True is attended to.
+        """
         cross, own, feed = self._modulated(condition)
         if self.self_first:
             tokens = tokens + self.self_attention(own(self.self_norm(tokens)))
         if self.cross is not None and self.cross_norm is not None:
-            tokens = tokens + self.cross(cross(self.cross_norm(tokens)), context)
+            tokens = tokens + self.cross(cross(self.cross_norm(tokens)), context, context_mask)
         if not self.self_first:
             tokens = tokens + self.self_attention(own(self.self_norm(tokens)))
         return tokens + self.feed(feed(self.feed_norm(tokens)))

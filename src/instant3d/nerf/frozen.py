@@ -74,12 +74,12 @@ class FrozenField:
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
-        return torch.cat([self.decoder.to_density(self._raw(some, 1)[:, 0]) for some in _chunks(points)])
+        return torch.cat([self.decoder.to_density(self._raw(some, 1)[:, 0], some) for some in _chunks(points)])
 
     @torch.no_grad()
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
         raw = torch.cat([self._raw(some, 4) for some in _chunks(points)])
-        return self.decoder.to_density(raw[:, 0]), self.decoder.to_rgb(raw[:, 1:])
+        return self.decoder.to_density(raw[:, 0], points), self.decoder.to_rgb(raw[:, 1:])
 
     @torch.no_grad()
     def grid(self, axis: Tensor) -> Tensor:
@@ -92,10 +92,12 @@ class FrozenField:
         sides[0] += self.decoder.first.bias.float()
         front, side, top = sides.to(self.table.dtype)
         count = len(axis)
+        points = torch.cartesian_prod(axis[:1], axis, axis)
         slabs = []
-        for first, second in zip(front, side, strict=True):
+        for x, first, second in zip(axis, front, side, strict=True):
             state = first[:, None] + second[None] + top  # (y, z, width)
-            slabs.append(self.decoder.to_density(self._read(state.flatten(0, 1), 1)[:, 0]))
+            points[:, 0] = x
+            slabs.append(self.decoder.to_density(self._read(state.flatten(0, 1), 1)[:, 0], points))
         return torch.stack(slabs).view(count, count, count)
 
     def _raw(self, points: Tensor, outputs: int) -> Tensor:
@@ -115,8 +117,10 @@ class FrozenField:
         """Apply the activation in place. As integers, bfloat16 numbers have the same signs, and are clipped faster."""
         if self.decoder.activation is F.relu and state.dtype == torch.bfloat16:
             state.view(torch.int16).clamp_(min=0)
+        elif self.decoder.activation is F.softplus:
+            F.softplus(state, out=state)  # type: ignore[call-arg]  # it knows no `inplace`
         else:
-            self.decoder.activation(state, inplace=True)
+            self.decoder.activation(state, inplace=True)  # type: ignore[call-arg]
 
 
 def _chunks(points: Tensor) -> tuple[Tensor, ...]:

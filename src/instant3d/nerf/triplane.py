@@ -10,8 +10,9 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,8 +64,36 @@ def sample_table(table: Tensor, points: Tensor, side: int) -> Tensor:
     if batch > 1:
         rows = 3 * (side + 2) ** 2
         index = index + rows * torch.arange(batch, dtype=index.dtype).repeat_interleave(count)[:, None]
-    flat = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.to(table.dtype))
+    weight = weight.to(table.dtype)
+    if torch.is_grad_enabled() and table.requires_grad and not weight.requires_grad:
+        flat = _WeightedRows.apply(table, index, weight)
+    else:
+        flat = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
     return flat.unflatten(0, (batch, count))
+
+
+class _WeightedRows(torch.autograd.Function):
+    """Weighted sums of a table's rows, whose gradient by the table is one sparse product.
+
+    torch's own sorts all row numbers first: three to four times the time for the same numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        """Rows of a table (R, C), their numbers and weights (N, 12) -> (N, C)."""
+        ctx.save_for_backward(index, weight)
+        ctx.rows = len(table)
+        return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        from scipy.sparse import csr_matrix
+
+        index, weight = ctx.saved_tensors
+        starts = np.arange(0, index.numel() + 1, index.shape[1])
+        share = csr_matrix((weight.float().flatten(), index.flatten(), starts), shape=(len(index), ctx.rows))
+        return torch.from_numpy(share.T @ gradient.float().numpy()).to(gradient.dtype), None, None
 
 
 def _corners(points: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -98,39 +127,65 @@ def _corner_maps(side: int) -> tuple[Tensor, Tensor, Tensor]:
     return rows, across, down
 
 
+def scaled_sigmoid(raw: Tensor, alpha: Tensor | float) -> Tensor:
+    """sigmoid(alpha x) / alpha, a sigmoid whose slope at 0 is 1/4 for every alpha, and whose range is (0, 1 / alpha).
+
+    The lower alpha, the later it saturates (arXiv 2311.08403, eq. 9); at 1 it is the plain sigmoid.
+    """
+    return torch.sigmoid(alpha * raw) / alpha
+
+
 class Decoder(nn.Module):
-    """The MLP shared by all points: 3 x C plane features -> density and colour (LRM, arXiv 2311.04400, section 3.3).
+    """The MLP shared by all points: plane features -> density and colour (LRM, arXiv 2311.04400, section 3.3).
 
     layers            counts every linear layer, the last one (to 4 numbers) included
     density           softplus(raw + density_bias), or its exponential sibling
     rgb_margin        how far colours may leave [0, 1] on either side, so that pure black and white are within reach
-                      (mip-NeRF)
+                      (mip-NeRF); "scaled" colours have none
+    aggregate         what the first layer reads: the three samples of a point beside each other, or their mean
+    blob, blob_radius raw density starts from blob * (1 - |x| / blob_radius), so that a new field has matter in its
+                      middle and none at its border (DreamFusion, arXiv 2209.14988, appendix A.2)
+    rgb               "sigmoid", or "scaled" for `scaled_sigmoid` by the buffer `alpha`, which whoever trains may move
+                      (towards 1); such colours may exceed 1 and are not clamped before they are written to a file
     """
+
+    alpha: Tensor
 
     def __init__(
         self,
         channels: int,
         width: int = 64,
         layers: int = 4,
-        activation: Literal["relu", "silu"] = "relu",
+        activation: Literal["relu", "silu", "softplus"] = "relu",
         density: Literal["softplus", "exp"] = "softplus",
         density_bias: float = -1.0,
         rgb_margin: float = 0.001,
+        aggregate: Literal["concat", "mean"] = "concat",
+        blob: float = 0.0,
+        blob_radius: float = 1.0,
+        rgb: Literal["sigmoid", "scaled"] = "sigmoid",
     ) -> None:
         super().__init__()
         if layers < 2:
             raise ValueError(f"a decoder needs at least 2 layers, got {layers}")
+        if blob_radius <= 0:
+            raise ValueError(f"a blob of density needs a radius above 0, got {blob_radius}")
         self.channels, self.density_bias, self.rgb_margin = channels, density_bias, rgb_margin
-        self.first = nn.Linear(3 * channels, width)
+        self.blob, self.blob_radius = blob, blob_radius
+        self.aggregate, self.rgb = aggregate, rgb
+        self.first = nn.Linear({"concat": 3, "mean": 1}[aggregate] * channels, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 2))
         self.last = nn.Linear(width, 4)
-        self.activation = {"relu": F.relu, "silu": F.silu}[activation]
+        activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "softplus": F.softplus}
+        self.activation = activations[activation]
         densities: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": torch.exp}
         self.density_activation = densities[density]
         for layer in (self.first, *self.hidden, self.last):
             nn.init.zeros_(layer.bias)
         for layer in (self.first, *self.hidden):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        if {"sigmoid": False, "scaled": True}[rgb]:
+            self.register_buffer("alpha", torch.ones(()))
 
     def project(self, planes: Tensor) -> Tensor:
         """Planes (B, 3, C, P, P) through the first layer's weights: (B, 3, width, P, P).
@@ -138,7 +193,10 @@ class Decoder(nn.Module):
         Bilinear sampling is linear, so this is exact and takes the widest product out of the loop over points. The
         bias is left to `hidden_state`: outside the cube the planes are zero, the bias is not.
         """
-        weight = self.first.weight.unflatten(1, (3, self.channels))  # (width, 3, C)
+        weight = self.first.weight
+        if self.aggregate == "mean":
+            weight = weight.repeat(1, 3) / 3
+        weight = weight.unflatten(1, (3, self.channels))  # (width, 3, C)
         with torch.autocast(planes.device.type, enabled=False):  # position is lost if planes are sampled in bfloat16
             return torch.einsum("wkc,bkchv->bkwhv", weight, planes.to(weight.dtype))
 
@@ -149,11 +207,19 @@ class Decoder(nn.Module):
             state = self.activation(layer(state))
         return state
 
-    def to_density(self, raw: Tensor) -> Tensor:
-        return self.density_activation(raw.float() + self.density_bias)
+    def with_blob(self, raw: Tensor, points: Tensor) -> Tensor:
+        """Raw density (..., N) at points (..., N, 3) with the blob's share."""
+        if not self.blob:
+            return raw.float()
+        return raw.float() + self.blob * (1 - points.norm(dim=-1) / self.blob_radius)
+
+    def to_density(self, raw: Tensor, points: Tensor) -> Tensor:
+        return self.density_activation(self.with_blob(raw, points) + self.density_bias)
 
     def to_rgb(self, raw: Tensor) -> Tensor:
-        """Sigmoid, widened by the margin."""
+        """Scaled sigmoid, or the plain one widened by the margin."""
+        if self.rgb == "scaled":
+            return scaled_sigmoid(raw.float(), self.alpha)
         return torch.sigmoid(raw.float()) * (1 + 2 * self.rgb_margin) - self.rgb_margin
 
 
@@ -174,19 +240,19 @@ class TriplaneField:
         return self.projected.device
 
     def density(self, points: Tensor) -> Tensor:
-        last = self.decoder.last
-        state = self._state(points)
-        raw = F.linear(state, last.weight[:1].to(state.dtype), last.bias[:1].to(state.dtype))
-        return self._unbatch(self.decoder.to_density(raw[..., 0]))
+        return self.decoder.to_density(self._raw(points, 1)[..., 0], points)
+
+    def raw_density(self, points: Tensor) -> Tensor:
+        """Density (..., N) before its activation, blob included: it keeps a slope where density itself is flat."""
+        return self.decoder.with_blob(self._raw(points, 1)[..., 0], points)
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        state = self._state(points)
+        raw = self._raw(points, 4)
+        return self.decoder.to_density(raw[..., 0], points), self.decoder.to_rgb(raw[..., 1:])
+
+    def _raw(self, points: Tensor, outputs: int) -> Tensor:
+        """The first of the decoder's outputs, (..., N, outputs)."""
+        state = self.decoder.hidden_state(self.projected, points[None] if self.single else points)
         last = self.decoder.last
-        raw = F.linear(state, last.weight.to(state.dtype), last.bias.to(state.dtype))
-        return self._unbatch(self.decoder.to_density(raw[..., 0])), self._unbatch(self.decoder.to_rgb(raw[..., 1:]))
-
-    def _state(self, points: Tensor) -> Tensor:
-        return self.decoder.hidden_state(self.projected, points[None] if self.single else points)
-
-    def _unbatch(self, value: Tensor) -> Tensor:
-        return value[0] if self.single else value
+        raw = F.linear(state, last.weight[:outputs].to(state.dtype), last.bias[:outputs].to(state.dtype))
+        return raw[0] if self.single else raw

@@ -1,0 +1,103 @@
+"""The numbers that fix a text-to-triplane network, and the file they are kept in. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from instant3d.weights import architecture_of, read_numbers
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that fixes the network's shape; the defaults are the paper's (arXiv 2311.08403, appendix A).
+
+    What the paper does not tell is as in the authors' released code, whose own shape is `configs/direct/release.yaml`.
+    A checkpoint folder holds it as `config.json` beside `model.safetensors`.
+    """
+
+    # the text
+    text_width: int = 1024
+    """Of a token, as the text encoder gives it."""
+    text_length: int = 77
+    """Tokens of a prompt, padding included."""
+    mask_padding: bool = True
+    """Nothing is read out of padding; the authors' code reads it like words."""
+
+    # the ways by which text and chance come in
+    cross_attention: bool = True
+    style_text: bool = True
+    style_noise: bool = True
+    token_to_plane: bool = True
+    """The first map is made of the text; else it is learned, and the same for all."""
+    token_width: int = 192
+    """Of the tokens in the two small transformers that lead from text to the first map and to the style."""
+    token_heads: int = 8
+    style_text_width: int = 768
+    noise_width: int = 768
+    style_width: int = 320
+
+    # maps, from the first to the planes
+    base_side: int = 8
+    base_channels: int = 128
+    """Of the first map: as many numbers in 8 x 8 texels as the released 512 in 4 x 4, whose weights are most of all."""
+    widths: tuple[int, ...] = (320, 320, 160, 80, 80)
+    """Channels of each stage, which ends at twice the side that it begins at."""
+    groups: tuple[int, ...] = (8, 8, 8, 8, 4)
+    """Groups of channels that are normalised together in each stage."""
+    attention: tuple[bool, ...] = (True, True, True, False, False)
+    """Whether each convolution of a stage is followed by attention."""
+    layers: int = 10
+    head_width: int = 16
+    norm: Literal["instance", "group"] = "instance"
+    """What the style scales and shifts: channels normalised by themselves (AdaIN), or in groups."""
+    last_groups: int = 4
+    channels: int = 32
+    """Of each plane."""
+
+    # from the planes to density and colour
+    aggregate: Literal["concat", "mean"] = "concat"
+    decoder_width: int = 64
+    decoder_layers: int = 2
+    decoder_activation: Literal["relu", "silu", "softplus"] = "softplus"
+    density: Literal["softplus", "exp"] = "softplus"
+    density_bias: float = -1.0
+    blob: float = 17.5
+    """10 in the paper's world, whose box is 1.75 times ours, so that a unit of ours absorbs as much as 1.75 of its."""
+    blob_radius: float = 0.343
+    """0.6 in the paper's world."""
+    rgb: Literal["scaled", "sigmoid"] = "scaled"
+
+    def __post_init__(self) -> None:
+        if not self.widths or not len(self.widths) == len(self.groups) == len(self.attention):
+            raise ValueError(
+                "each stage needs a width, a number of groups and whether it attends; "
+                f"got {len(self.widths)}, {len(self.groups)} and {len(self.attention)} of them"
+            )
+        if self.layers < 1:
+            raise ValueError(f"a stage needs at least 1 layer, got {self.layers}")
+        if self.token_width % self.token_heads:
+            raise ValueError(
+                f"a token_width of {self.token_width} cannot be shared by {self.token_heads} heads; choose a divisor"
+            )
+        for width, groups in zip((*self.widths, self.widths[-1]), (*self.groups, self.last_groups), strict=True):
+            if width % groups:
+                raise ValueError(f"{width} channels cannot be parted into {groups} groups; choose a divisor")
+        for width, attends in zip((self.widths[0], *self.widths), (True, *self.attention), strict=True):
+            if attends and width % self.head_width:
+                raise ValueError(f"{width} channels cannot be parted into heads of {self.head_width}; choose a divisor")
+
+    @property
+    def plane_side(self) -> int:
+        return self.base_side * 2 ** len(self.widths)
+
+    @classmethod
+    def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
+        """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
+        return cast(Architecture, architecture_of(cls, numbers, source))
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The architecture in a checkpoint's `config.json`."""
+    return Architecture.from_dict(read_numbers(path, "direct", "direct text-to-triplane network"), path)

@@ -1,0 +1,163 @@
+"""The generator of the one-pass system: a prompt's tokens and chance in, a triplane NeRF out. Knows no training.
+
+Three ways lead from the text into the maps that grow to planes: the first map is made of it (token-to-plane), the
+style that every norm obeys is made of it and of noise, and the maps attend to it (arXiv 2311.08403, section 3.2).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from instant3d import weights
+from instant3d.diffusion.prompt_tokens import PromptTokens
+from instant3d.direct.architecture import Architecture, read_architecture
+from instant3d.direct.flattening import Flattening
+from instant3d.direct.stages import Attending, Layer, Residual, Stage
+from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+
+
+class Constant(nn.Module):
+    """What is learned once and the same for all, in place of what a text would give."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.randn(1, numbers))
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens (B, ...) -> (B, numbers), without a look at them."""
+        return self.value.expand(len(tokens), -1)
+
+
+class Style(nn.Module):
+    """The vector that every norm obeys: of the text and of noise, of one of them, or learned where there is neither."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.text = make_flattening(a, a.style_text_width) if a.style_text else None
+        self.noise_width = a.noise_width if a.style_noise else 0
+        into = (a.style_text_width if a.style_text else 0) + self.noise_width
+        self.constant = None if into else Constant(a.style_width)
+        self.mix = two_layers(into, a.style_width) if into else None
+
+    def forward(self, tokens: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+        """Tokens (B, N, text width), mask (B, N), noise (B, noise width) -> (B, style width)."""
+        if self.mix is None:
+            return cast(Constant, self.constant)(tokens, mask)
+        parts = [] if self.text is None else [self.text(tokens, mask)]
+        if self.noise_width:
+            parts.append(tokens.new_zeros(len(tokens), self.noise_width) if noise is None else noise.to(tokens))
+        return self.mix(torch.cat(parts, dim=1))
+
+
+class TextToTriplane(nn.Module):
+    """Tokens -> first map and style -> maps of doubling size -> `TriplaneField`.
+
+    `precise` tells that its weights were stored in float32, so whoever uses it should compute in float32 too.
+    """
+
+    def __init__(self, architecture: Architecture = Architecture()) -> None:  # noqa: B008
+        super().__init__()
+        self.architecture = a = architecture
+        numbers = a.base_channels * a.base_side**2
+        self.base = make_flattening(a, numbers) if a.token_to_plane else Constant(numbers)
+        self.style = Style(a)
+        self.inward = nn.Conv2d(a.base_channels, a.widths[0], 3, padding=1)
+        self.middle = nn.ModuleList(make_layer(a, 0, a.widths[0], attends) for attends in (True, False))
+        self.stages = nn.ModuleList(make_stage(a, stage) for stage in range(len(a.widths)))
+        self.norm = nn.GroupNorm(a.last_groups, a.widths[-1])
+        self.outward = nn.Conv2d(a.widths[-1], 3 * a.channels, 3, padding=1)
+        self.decoder = Decoder(
+            a.channels,
+            a.decoder_width,
+            a.decoder_layers,
+            activation=a.decoder_activation,
+            density=a.density,
+            density_bias=a.density_bias,
+            aggregate=a.aggregate,
+            blob=a.blob,
+            blob_radius=a.blob_radius,
+            rgb=a.rgb,
+        )
+        self.checkpointing = False
+        self.precise = False
+
+    def forward(self, text: PromptTokens, noise: Tensor | None = None) -> TriplaneField:
+        """Tokens of B prompts, and noise as `triplane` takes it -> the field of B objects."""
+        return TriplaneField(self.triplane(text, noise), self.decoder)
+
+    def triplane(self, text: PromptTokens, noise: Tensor | None = None) -> Triplane:
+        """Tokens of B prompts -> planes (B, 3, C, P, P).
+
+        noise  (B, noise width), standard normal; none at all is the middle of what it draws from: zeros. A network
+               without noise in its style takes no notice of it.
+        """
+        tokens, mask = self._checked(text, noise)
+        style = self.style(tokens, mask, noise)
+        base = self.base(tokens, mask).unflatten(1, (-1, *[self.architecture.base_side] * 2))
+        maps = self.inward(base)
+        for layer in self.middle:
+            maps = layer(maps, style, tokens, mask)
+        for stage in self.stages:
+            if self.checkpointing and torch.is_grad_enabled():
+                maps = checkpoint(stage, maps, style, tokens, mask, use_reentrant=False)
+            else:
+                maps = stage(maps, style, tokens, mask)
+        planes = self.outward(F.silu(self.norm(maps)))
+        return Triplane(planes.unflatten(1, (3, -1)))
+
+    def _checked(self, text: PromptTokens, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens and, where padding is masked, where there are words; of the shape that the network was made for."""
+        a = self.architecture
+        if text.tokens.dim() != 3 or text.tokens.shape[1:] != (a.text_length, a.text_width):
+            raise ValueError(
+                f"the network reads tokens of shape (B, {a.text_length}, {a.text_width}), "
+                f"got {tuple(text.tokens.shape)}; use the text encoder that it was taught with"
+            )
+        if noise is not None and a.style_noise and noise.shape != (len(text.tokens), a.noise_width):
+            raise ValueError(
+                f"noise for {len(text.tokens)} prompts is of shape ({len(text.tokens)}, {a.noise_width}), "
+                f"got {tuple(noise.shape)}"
+            )
+        return text.tokens, text.mask if a.mask_padding else None
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        weights.write(Path(folder), "direct", self.architecture, self, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> TextToTriplane:
+        """Read a folder written by `save_pretrained`, or download it by its Hub id; weights come back in float32."""
+        folder = weights.locate(source)
+        with torch.device("meta"):  # what is loaded below needs no start values
+            network = cls(read_architecture(folder / weights.CONFIG))
+        network.precise = weights.fill(network, folder)
+        return network.eval()
+
+
+def two_layers(into: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(into, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def make_flattening(a: Architecture, numbers: int) -> Flattening:
+    return Flattening(a.text_width, a.text_length, a.token_width, a.token_heads, numbers)
+
+
+def make_stage(a: Architecture, stage: int) -> Stage:
+    """The layers of a stage, the first of which takes the maps from the width of the stage before."""
+    width, before = a.widths[stage], a.widths[max(0, stage - 1)]
+    layers = [make_layer(a, stage, width if k else before, a.attention[stage]) for k in range(a.layers)]
+    return Stage(layers, width)
+
+
+def make_layer(a: Architecture, stage: int, into: int, attends: bool) -> Layer:
+    width, groups = a.widths[stage], a.groups[stage]
+    residual = Residual(into, width, 0 if a.norm == "instance" else groups, a.style_width)
+    if not attends:
+        return Layer(residual, None)
+    return Layer(residual, Attending(width, groups, a.head_width, a.text_width if a.cross_attention else None))
