@@ -12,16 +12,16 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 ROWS = (
     # nouns
     ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "hub", "progress", "prompts"),
-    ("cameras",),
+    ("cameras", "weights"),
     ("views",),
     ("scenes", "mesh"),
     # parts
-    ("nerf", "transformer", "diffusion", "metrics", "residence"),
+    ("nerf", "transformer", "diffusion", "metrics", "clip", "residence"),
     ("losses", "supply"),
     # systems
     ("stage1", "stage2", "direct"),
     # uses
-    ("asset", "writers", "judge", "clip", "chart", "cutout"),
+    ("asset", "writers", "judge", "chart", "cutout"),
     ("pipeline", "results", "judge_training", "photo"),
     ("reconstruct", "generate", "evaluate", "convert", "watchers", "gallery", "doctor"),
     ("training", "demo", "generate_options", "doctor_options", "scene_options", "alignment", "consistency"),
@@ -43,9 +43,11 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "blenderproc": "data_prep/blender.py",
     "bpy": "data_prep/blender.py",
     "objaverse": "data_prep/objaverse.py",
-    "ray": "data_prep/blender.py",
+    "ray": "data_prep/cluster.py",
     "torchmetrics": "src/instant3d/losses.py",
     "rembg": "src/instant3d/cutout.py",
+    "fsspec": "src/instant3d/scenes/stream.py",
+    "aiohttp": "src/instant3d/scenes/stream.py",
     "tqdm": "src/instant3d/progress.py",
     "skimage": "src/instant3d/nerf/surface.py",
     "fast_simplification": "src/instant3d/mesh/surgery.py",

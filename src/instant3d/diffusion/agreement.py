@@ -14,7 +14,19 @@ def check(parts: Mapping[str, Any], source: str) -> None:
         _check_latents(unet.config, parts["vae"], source)
         _check_text(unet.config, parts["text_encoder"], parts["text_encoder_2"], source)
     for suffix in ("", "_2"):
-        _check_tokens(parts["tokenizer" + suffix], parts["text_encoder" + suffix], source)
+        check_tokens(parts["tokenizer" + suffix], parts["text_encoder" + suffix], source)
+
+
+def check_single(parts: Mapping[str, Any], source: str) -> None:
+    """The same for a Stable Diffusion 1 or 2, which has one text encoder and is told nothing beside its tokens."""
+    unet, encoder = parts["unet"].config, parts["text_encoder"]
+    _check_latents(unet, parts["vae"], source)
+    if unet.cross_attention_dim != encoder.config.hidden_size:
+        raise ValueError(
+            f"the UNet of {source} reads {unet.cross_attention_dim} numbers a token, but its text encoder gives "
+            f"{encoder.config.hidden_size}; take them from one model"
+        )
+    check_tokens(parts["tokenizer"], encoder, source)
 
 
 def _check_unet(unet: Any, source: str) -> None:
@@ -50,7 +62,8 @@ def _check_text(unet: Any, first: Any, second: Any, source: str) -> None:
         )
 
 
-def _check_tokens(tokenizer: Any, encoder: Any, source: str) -> None:
+def check_tokens(tokenizer: Any, encoder: Any, source: str) -> None:
+    """Refuse a tokenizer of `source` that gives more or other tokens than its text encoder reads."""
     if tokenizer is None or encoder is None:
         return
     if tokenizer.model_max_length > encoder.config.max_position_embeddings:

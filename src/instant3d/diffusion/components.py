@@ -91,7 +91,7 @@ class Components:
         with atomic.merged(folder) as partial:
             for name in ALL:
                 (partial / name).mkdir()
-                _write(getattr(self, name), name, partial / name, dtype)
+                write(getattr(self, name), name, partial / name, dtype)
             (partial / "model_index.json").write_text(json.dumps(self._index(), indent=2) + "\n")
 
     def _index(self) -> dict[str, Any]:
@@ -192,7 +192,8 @@ def with_xformers(unet: Any) -> Any:
     return unet
 
 
-def _write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
+def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
+    """Write the part `name` into its folder, which exists; a network in `dtype`."""
     if name in NETWORKS:
         _write_network(part, name, folder, dtype)
         return

@@ -30,6 +30,14 @@ def clean(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
     return (x_t - noise * output) / signal if _known(kind) == "epsilon" else signal * x_t - noise * output
 
 
+def noise(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
+    """The noise eps that an answer stands for."""
+    if _known(kind) == "epsilon":
+        return output
+    signal, share = _roots(abar, x_t)
+    return signal * output + share * x_t
+
+
 def min_snr_weight(kind: str, abar: Tensor, gamma: float) -> Tensor:
     """Weight of each sample's loss, of abar's shape (Hang et al. 2023, section 3.4), with SNR = abar / (1 - abar).
 

@@ -22,14 +22,18 @@ SAFE_VAE = "madebyollin/sdxl-vae-fp16-fix"
 ALL = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
 MARKED = ["*.fp16*"]  # files in half precision
+SDXL_KIND = "StableDiffusionXL"  # how the names of its pipelines begin
 
 
-def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype) -> dict[str, Path]:
-    """The folder of each part, of a folder in diffusers' layout or of a Hub id, which is downloaded once."""
+def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype, kind: str = SDXL_KIND) -> dict[str, Path]:
+    """The folder of each part, of a folder in diffusers' layout or of a Hub id, which is downloaded once.
+
+    kind   how the name of the model's pipeline must begin, where the model tells it
+    """
     root = Path(source)
     if not root.is_dir():
         root = download(_hub_id(source), parts, dtype)
-    _check_kind(root)
+    _check_kind(root, kind)
     found = {name: root / name for name in parts}
     if "vae" in found and str(source) == SDXL and dtype == torch.float16:
         found["vae"] = snapshot(SAFE_VAE, ["config.json", "diffusion_pytorch_model.safetensors"])
@@ -117,6 +121,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def config_of(source: str | Path, part: str) -> dict[str, Any]:
+    """The config.json of one network of a folder in diffusers' layout or of a Hub id."""
+    root = Path(source)
+    if not root.is_dir():
+        root = snapshot(_hub_id(source), [f"{part}/config.json"])
+    return read_json(root / part / "config.json")
+
+
 def settings_of(file: Path) -> Path:
     """The folder with settings and tokenizers for a single-file SDXL, which holds neither.
 
@@ -136,15 +148,16 @@ def settings_of(file: Path) -> Path:
         ) from None
 
 
-def _check_kind(root: Path) -> None:
+def _check_kind(root: Path, wanted: str = SDXL_KIND) -> None:
     """Refuse a folder that says itself that it is another kind of model; a folder of some parts need not say."""
     if not (root / "model_index.json").is_file():
         if any((root / name).is_dir() for name in (*NETWORKS, "scheduler")):
             return
         raise FileNotFoundError(f"{root} has no model_index.json; is it a model in diffusers' layout?")
     kind = str(read_json(root / "model_index.json").get("_class_name"))
-    if not kind.startswith("StableDiffusionXL"):
-        raise ValueError(f"{root} holds a {kind}, not an SDXL (StableDiffusionXLPipeline); give another model")
+    if not kind.startswith(wanted):
+        name = "an SDXL" if wanted == SDXL_KIND else "a Stable Diffusion"
+        raise ValueError(f"{root} holds a {kind}, not {name} ({wanted}Pipeline); give another model")
 
 
 def _hub_id(source: str | Path) -> str:

@@ -8,7 +8,7 @@ where eps_hat joins several answers of the model to one x_t, t and eps: classifi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch import Tensor
 from instant3d.batch import Batch
 
 Conditions = Tensor | Batch
-Given = TypeVar("Given", Tensor, Batch)
 Weight = Literal["dreamfusion", "uniform", "fantasia3d"]
 
 FLOOR = 1e-6  # of |e_pos|^2 in the projection; stable-dreamfusion's
@@ -35,8 +34,9 @@ class Guide(Protocol):
         """What the model is told of prompts, (B, ...); "" stands for no prompt."""
         ...
 
-    def noise(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """The noise eps (B, ...) that the model sees in x_t at timesteps t (B,), long; without gradient."""
+    def noise(self, x_t: Tensor, t: Tensor, conditions: Any) -> Tensor:
+        """The noise eps (B, ...) that the model sees in x_t at timesteps t (B,), long, told `conditions` of the kind
+        that its `embed` gives; without gradient."""
         ...
 
 
@@ -67,7 +67,7 @@ def weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:
     raise ValueError(f"there is no weighting {kind!r} of timesteps; choose among {', '.join(get_args(Weight))}")
 
 
-def mix(conditions: Given, shares: Tensor) -> Given:
+def mix(conditions: Conditions, shares: Tensor) -> Conditions:
     """Each sample's prompt between its view words: (B, V, ...) with shares (B, V) becomes (B, ...).
 
     Of masks, whatever any word with a share shows is shown.
@@ -82,10 +82,11 @@ def mix(conditions: Given, shares: Tensor) -> Given:
     return conditions.map(mixed) if isinstance(conditions, Batch) else mixed(conditions)
 
 
-def answers(guide: Guide, x_t: Tensor, t: Tensor, conditions: Sequence[Given]) -> Tensor:
+def answers(guide: Guide, x_t: Tensor, t: Tensor, conditions: Sequence[Conditions]) -> Tensor:
     """The model's answers (K, B, ...) to one x_t (B, ...) and t (B,) under K conditions (B, ...) each, in one call."""
     first, count = conditions[0], len(conditions)
-    told: Conditions = type(first).cat(conditions) if isinstance(first, Batch) else torch.cat(list(conditions))
+    rows = list[Any](conditions)  # all of one kind
+    told = type(first).cat(rows) if isinstance(first, Batch) else torch.cat(rows)
     with torch.no_grad():
         noise = guide.noise(x_t.repeat(count, *[1] * (x_t.dim() - 1)), t.repeat(count), told)
     return noise.unflatten(0, (count, -1))

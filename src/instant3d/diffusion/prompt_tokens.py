@@ -1,0 +1,86 @@
+"""From prompts to one text encoder's tokens, as a network of our own reads them. Knows no diffusion model.
+
+The encoder is Stable Diffusion's: CLIP's text transformer, whose last hidden state also guides SD's own UNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from instant3d import atomic
+from instant3d.batch import Batch
+from instant3d.diffusion import source as files
+from instant3d.diffusion.agreement import check_tokens
+from instant3d.diffusion.components import write
+from instant3d.diffusion.loading import load
+
+PARTS = ("tokenizer", "text_encoder")
+
+
+@dataclass(frozen=True)
+class PromptTokens(Batch):
+    """Prompts as a text encoder reads them."""
+
+    tokens: Tensor  # (B, N, C)
+    mask: Tensor  # (B, N) bool: True where there is a word or a start or end mark, False where there is padding
+
+
+class PromptEncoder:
+    """A tokenizer and a CLIP text transformer, which learns nothing."""
+
+    def __init__(self, tokenizer: Any, encoder: Any, device: str | torch.device = "cpu") -> None:
+        self.tokenizer, self.encoder = tokenizer, encoder.to(device).eval().requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> PromptEncoder:
+        """Of a folder with tokenizer/ and text_encoder/, such as a Stable Diffusion's, or of a Hub id."""
+        found = files.folders(source, PARTS, dtype, kind="StableDiffusion")
+        tokenizer, encoder = (load(found[name], name, dtype) for name in PARTS)
+        check_tokens(tokenizer, encoder, str(source))
+        return cls(tokenizer, encoder, device)
+
+    @property
+    def width(self) -> int:
+        """Numbers a token, C."""
+        return self.encoder.config.hidden_size
+
+    @property
+    def length(self) -> int:
+        """Tokens a prompt, N, with both marks and padding."""
+        return self.tokenizer.model_max_length
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> PromptTokens:
+        """The last hidden state of prompts (B), in float32; what is longer than `length` is cut off.
+
+        The transformer itself sees no mask, as in Stable Diffusion: its words look back only, never at the padding.
+        """
+        if not prompts or isinstance(prompts, str):
+            raise ValueError(f"prompts are a list of at least one text, got {prompts!r}")
+        words = self.tokenizer(
+            list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        ).to(self.encoder.device)
+        return PromptTokens(self.encoder(words.input_ids).last_hidden_state.float(), words.attention_mask.bool())
+
+    def reads_all(self, prompt: str) -> bool:
+        """Whether the prompt fits, so that nothing of it is cut off."""
+        return len(self.tokenizer(prompt, verbose=False).input_ids) <= self.length
+
+    def to(self, device: str | torch.device) -> Self:
+        self.encoder.to(device)
+        return self
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write tokenizer/ and text_encoder/ into `folder`, the weights in `dtype`; what else is there stays."""
+        with atomic.merged(folder) as partial:
+            for name, part in zip(PARTS, (self.tokenizer, self.encoder), strict=True):
+                (partial / name).mkdir()
+                write(part, name, partial / name, dtype)

@@ -1,0 +1,57 @@
+"""What keeps a field tidy while it learns from guidance alone. Knows fields and their renders, and no guidance.
+
+The paper lists no regulariser and no weight; the released renderer returns orientation and opacity. The terms here are
+DreamFusion's (Poole et al. 2022, appendix A.2) as stable-dreamfusion and threestudio write them, each a mean over
+pixels or rays.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from instant3d.cameras import Rays
+from instant3d.nerf.field import Field, normals
+from instant3d.nerf.volume import box_span, even_edges, weights
+
+
+def opacity(alpha: Tensor) -> Tensor:
+    """Mean of sqrt(alpha^2 + 0.01) over pixels (...): empty space is cheaper than haze (DreamFusion, appendix A.2)."""
+    return (alpha.square() + 0.01).sqrt().mean()
+
+
+def entropy(alpha: Tensor, edge: float = 1e-5) -> Tensor:
+    """Mean entropy of pixels' (...) opacity, in bits: 0 where it is none or full, 1 at a half (stable-dreamfusion).
+
+    edge   opacities nearer than this to 0 and 1 have no gradient, which would be infinite there
+    """
+    alpha = alpha.clamp(edge, 1 - edge)
+    return -(alpha * alpha.log2() + (1 - alpha) * (1 - alpha).log2()).mean()
+
+
+def orientation(weight: Tensor, normal: Tensor, direction: Tensor) -> Tensor:
+    """Mean over rays (..., R) of sum_i w_i max(0, n_i . d)^2: what is seen must face the eye (Ref-NeRF 2022, eq. 11).
+
+    weight      (..., R, S)     share of the light that each sample sends, in [0, 1]; without gradient, else it would
+                                be lowered by hiding surfaces (DreamFusion, appendix A.2)
+    normal      (..., R, S, 3)  outward unit vectors
+    direction   (..., R, 3)     of the rays, away from the camera
+    """
+    behind = (normal * direction[..., None, :]).sum(-1).clamp(min=0)
+    return (weight.detach() * behind.square()).sum(-1).mean()
+
+
+def field_orientation(field: Field, rays: Rays, samples: int = 32, generator: torch.Generator | None = None) -> Tensor:
+    """The same of a field seen along rays (..., R), from its density as it is rendered.
+
+    Not from the raw density before activation, of which a density blob makes 1 - exp(-raw) about -10^15 at the corners.
+    A generator moves samples within their intervals.
+    """
+    near, far = box_span(rays)
+    edges = even_edges(near, far, samples)
+    part = 0.5 if generator is None else torch.rand(edges[..., 1:].shape, generator=generator).to(edges)
+    points = rays.at(edges[..., :-1] + part * edges.diff(dim=-1)).flatten(-3, -2)
+    shape = edges[..., 1:].shape[-2:]
+    with torch.no_grad():
+        weight = weights(field.density(points).unflatten(-1, shape), edges)
+    return orientation(weight, normals(field, points).unflatten(-2, shape), rays.directions)
