@@ -1,4 +1,4 @@
-"""`instant3d fit | validate | test | predict [stage1 | stage2]`: Lightning's own command line over our modules."""
+"""`instant3d fit | validate | test | predict [stage1 | stage2 | direct]`: Lightning's command line over our modules."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from torch import nn
 
 from instant3d import scenes
 from instant3d.asset import write_triplane
+from instant3d.direct.data import DirectData
+from instant3d.direct.data import Requests as DirectRequests
+from instant3d.direct.module import Direct, export_direct
 from instant3d.nerf.triplane import Triplane
 from instant3d.stage1.data import GridData, Requests
 from instant3d.stage1.grid import to_views
@@ -26,15 +29,20 @@ from instant3d.stage2.network import Architecture, Reconstructor, locate, read_a
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
 # predictions are written batch by batch, not gathered, and nothing is logged
 ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false", "--trainer.logger=false"]
-SHORT = {"--prompts": "--data.prompts", "-o": "--scenes.output", "--output": "--scenes.output"}  # of stage 1
+SHORT = {
+    "stage1": {"--prompts": "--data.prompts", "-o": "--scenes.output", "--output": "--scenes.output"},
+    "direct": {"--prompts": "--data.prompts", "-o": "--triplanes.output", "--output": "--triplanes.output"},
+}
 
 
 class TriplaneWriter(BasePredictionWriter):
-    """`predict` leaves the triplane of scene NAME in `output/NAME.safetensors`, for `Asset.load`."""
+    """`predict` leaves the triplane of scene or prompt NAME in `output/NAME.safetensors`, for `Asset.load`."""
+
+    made_of, makes = "scenes or prompts", "triplane"
 
     def __init__(self, output: str = "out/predictions") -> None:
         super().__init__("batch")
-        self.output = Path(output)
+        self.output, self.faults = Path(output), 0
 
     def write_on_batch_end(
         self,
@@ -46,15 +54,25 @@ class TriplaneWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        found = cast(Any, trainer.predict_dataloaders).dataset.scenes
+        if isinstance(batch, DirectRequests):
+            names = list(batch.names)
+        else:
+            found = cast(Any, trainer.predict_dataloaders).dataset.scenes
+            names = [found.name(index) for index in batch_indices or [batch_idx]]
         self.output.mkdir(parents=True, exist_ok=True)
-        for index, planes in zip(batch_indices or [batch_idx], prediction, strict=True):
-            path = self.output / f"{found.name(index)}.safetensors"
-            write_triplane(Triplane(planes), cast(Stage2, module).network.decoder, path)
+        for name, planes in zip(names, prediction, strict=True):
+            if not torch.isfinite(planes).all():  # as a network in half precision may give; the others are good
+                self.faults += 1
+                print(f"{name}: the triplane holds numbers that are not finite; nothing was written", file=sys.stderr)
+                continue
+            decoder = cast(Stage2 | Direct, module).network.decoder
+            write_triplane(Triplane(planes), decoder, self.output / f"{name}.safetensors")
 
 
 class SceneWriter(BasePredictionWriter):
     """`predict` leaves the four views of a prompt in the scene folder `output/NUMBER-PROMPT`."""
+
+    made_of, makes = "prompts", "views"
 
     def __init__(self, output: str = "out/predictions") -> None:
         super().__init__("batch")
@@ -80,7 +98,7 @@ class SceneWriter(BasePredictionWriter):
 
 
 class TrainingCLI(LightningCLI):
-    """What both stages share."""
+    """What all systems share."""
 
     def before_instantiate_classes(self) -> None:
         """`--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, a folder its own newest."""
@@ -90,20 +108,24 @@ class TrainingCLI(LightningCLI):
         elif config.ckpt_path and Path(config.ckpt_path).is_dir():
             config.ckpt_path = str(newest_checkpoint(Path(config.ckpt_path)))
 
+    def after_predict(self) -> None:
+        """What had to be left out fails at the end, when all the rest is written."""
+        callbacks = cast(Any, self.trainer).callbacks
+        writer = next(callback for callback in callbacks if isinstance(callback, TriplaneWriter | SceneWriter))
+        unread = getattr(self.datamodule, "faults", []) if self.trainer.is_global_zero else []
+        if writer.faults or unread:
+            raise ValueError(
+                f"{writer.faults + len(unread)} {writer.made_of} have no {writer.makes}, as said above; "
+                f"{writer.output} has the others"
+            )
+
 
 class Stage1CLI(TrainingCLI):
-    """Tells data what the writer will write, so that it is not drawn again; what was left out fails at the end."""
+    """Tells data what the writer will write, so that it is not drawn again."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(SceneWriter, "scenes")
         parser.link_arguments("scenes.output", "data.output")
-
-    def after_predict(self) -> None:
-        callbacks = cast(Any, self.trainer).callbacks
-        writer = next(callback for callback in callbacks if isinstance(callback, SceneWriter))
-        faults = writer.faults + (len(cast(GridData, self.datamodule).faults) if self.trainer.is_global_zero else 0)
-        if faults:
-            raise ValueError(f"{faults} prompts have no views, as said above; {writer.output} has the others")
 
 
 class Stage2CLI(TrainingCLI):
@@ -127,9 +149,18 @@ class Stage2CLI(TrainingCLI):
             config.data.image_size = architecture.image_size
 
 
+class DirectCLI(TrainingCLI):
+    """Tells data what the writer will write, so that it is not made again."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(TriplaneWriter, "triplanes")
+        parser.link_arguments("triplanes.output", "data.output")
+
+
 SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.LightningDataModule]]] = {
     "stage1": (Stage1CLI, Stage1, GridData),
     "stage2": (Stage2CLI, Stage2, SceneData),
+    "direct": (DirectCLI, Direct, DirectData),
 }
 
 
@@ -141,10 +172,9 @@ def main(args: list[str]) -> None:
     """
     subcommand, rest = args[:1], args[1:]
     named = rest[:1] if rest[:1] and rest[0] in SYSTEMS else []
-    command, module, data = SYSTEMS[named[0] if named else "stage2"]
-    rest = rest[len(named) :]
-    if issubclass(command, Stage1CLI):
-        rest = [_long(word) for word in rest]
+    system = named[0] if named else "stage2"
+    command, module, data = SYSTEMS[system]
+    rest = [_long(word, SHORT.get(system, {})) for word in rest[len(named) :]]
     command(
         module,
         data,
@@ -157,10 +187,10 @@ def main(args: list[str]) -> None:
     )
 
 
-def _long(word: str) -> str:
+def _long(word: str, short: dict[str, str]) -> str:
     """A word of the command line, a short name of an option spelt out."""
     option, equals, value = word.partition("=")
-    return SHORT.get(option, option) + equals + value
+    return short.get(option, option) + equals + value
 
 
 def newest_checkpoint(root: Path) -> Path:
@@ -175,8 +205,9 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
     """Turn a training checkpoint (its averaged weights, if any) into a folder of weights; returns the network.
 
     Stage 2's is for `Reconstructor.from_pretrained`, with the licence of what it was fine-tuned from. Stage 1's is in
-    diffusers' layout, the trained UNet beside the other parts of what it was fine-tuned from: that is `base`, where it
-    lies elsewhere now.
+    diffusers' layout, the trained UNet beside the other parts of what it was fine-tuned from. The direct system's is
+    for `TextToTriplane.from_pretrained`, beside the text encoder that it reads prompts with. `base` is where those
+    other parts lie, if they lie elsewhere now.
     `checkpoint` may also be a run's folder: then its newest one.
     """
     if Path(checkpoint).is_dir():
@@ -191,9 +222,11 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
         raise ValueError(f"{checkpoint} holds more than tensors and numbers and is not opened: {error}") from None
     if "stage1" in content:
         return export_stage1(content, folder, base)
+    if "direct" in content:
+        return export_direct(content, folder, base)
     if "architecture" in content:
         return _export_stage2(content, checkpoint, folder)
-    raise ValueError(f"{checkpoint} is no training checkpoint of stage 1 or 2: it names neither base nor architecture")
+    raise ValueError(f"{checkpoint} is no training checkpoint of ours: it names neither a base nor an architecture")
 
 
 def _export_stage2(content: dict[str, Any], checkpoint: str | Path, folder: str | Path) -> Reconstructor:

@@ -1,0 +1,244 @@
+"""How a text-to-triplane network is taught by a diffusion model (arXiv 2311.08403, sections 3.3 to 3.5)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit
+from instant3d.diffusion.prompt_tokens import PromptEncoder, PromptTokens
+from instant3d.diffusion.stable import SD_2_1_BASE
+from instant3d.direct.architecture import Architecture
+from instant3d.direct.clip_loss import Eyes
+from instant3d.direct.data import DirectData, Example, Requests
+from instant3d.direct.directions import FRONT_AZIMUTH_DEG
+from instant3d.direct.distillation import Distillation, Picture, Scoring
+from instant3d.direct.guides import Guidance, StableGuidance
+from instant3d.direct.network import TextToTriplane
+from instant3d.direct.regularisers import entropy, opacity
+from instant3d.direct.severity import FeatureCache
+from instant3d.nerf.volume import render
+from instant3d.supply import seeded
+from instant3d.views import Views
+
+READ_AT_ONCE = 64  # prompts of the text encoder
+SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATION_DEG)  # from the front, around
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each loss counts beside the CLIP loss, whose weight is among `scoring`; those of weight 0 are not computed.
+
+    sds          1 makes the gradient on the latents w(t) (eps_hat - eps) / B, a sum over latents; 1 / their number
+                 makes it a mean, to which the usual weights of the others refer
+    opacity      keeps space empty
+    entropy      keeps pixels from being half there
+    """
+
+    sds: float = 1.0
+    opacity: float = 0.0
+    entropy: float = 0.0
+
+
+class Frozen:
+    """What teaches and is not taught itself: it is in none of the module's averages and copies."""
+
+    def __init__(self) -> None:
+        self.encoder: PromptEncoder | None = None
+        self.cameras: Cameras | None = None
+        self.distillation: Distillation | None = None
+        self.restored: dict[str, Any] = {}  # what a checkpoint held beside weights
+
+    def __deepcopy__(self, memo: Any) -> Frozen:
+        return self
+
+
+class Direct(L.LightningModule):
+    """Teaches a TextToTriplane what a diffusion model knows of a list of prompts.
+
+    text           whose tokenizer and text encoder read the prompts: a folder in diffusers' layout or a Hub id
+    guidance       the diffusion model: {source: ...} for Stable Diffusion, {scenes: ...} for an exact one of pictures;
+                   Stable Diffusion 2.1 by default
+    clip           a CLIP for the CLIP loss and the severity of adaptive Perp-Neg, a folder or a Hub id; the paper names
+                   none, the released code loads this one
+    background     "random": one colour for each picture, so that nothing hides in white; or "white", for a guide whose
+                   pictures are
+    alpha_start    of the colours' scaled sigmoid, which rises evenly to 1 over `alpha_share` of all steps; the paper
+                   tells 0.5 and "gradually"
+    checkpointing  recompute the network's stages in the backward pass to save memory
+    start          a folder of weights (or Hub id) to go on from; it brings its own architecture
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture = Architecture(),  # noqa: B008
+        text: str = SD_2_1_BASE,
+        guidance: Guidance | None = None,
+        clip: str | None = "openai/clip-vit-large-patch14",
+        scoring: Scoring = Scoring(),  # noqa: B008
+        picture: Picture = Picture(),  # noqa: B008
+        weights: Weights = Weights(),
+        background: str = "random",
+        alpha_start: float = 0.5,
+        alpha_share: float = 0.6,
+        learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        epsilon: float = 1e-15,
+        checkpointing: bool = False,
+        start: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if background not in ("white", "random"):
+            raise ValueError(f"background must be white or random, got {background!r}")
+        if not 0 < alpha_start <= 1 or not 0 <= alpha_share <= 1:
+            raise ValueError(
+                f"alpha rises from above 0 to 1 over a share of the steps, got {alpha_start} and {alpha_share}"
+            )
+        if clip is None and sees(scoring):
+            raise ValueError(
+                "the CLIP loss and adaptive Perp-Neg look at pictures: set model.clip to a CLIP, or scoring.clip and "
+                "scoring.dw to 0"
+            )
+        self.network = TextToTriplane(architecture) if start is None else TextToTriplane.from_pretrained(start).train()
+        self.network.checkpointing = checkpointing
+        self.text, self.guidance, self.clip = text, guidance or StableGuidance(), clip
+        self.scoring, self.picture, self.weights, self.background = scoring, picture, weights, background
+        self.alpha_start, self.alpha_share = alpha_start, alpha_share
+        self.learning_rate, self.betas, self.epsilon, self.seed = learning_rate, betas, epsilon, seed
+        self.frozen = Frozen()
+
+    def on_fit_start(self) -> None:
+        """Read the prompts with the network's encoder and the guide's, once; from here on they are numbers."""
+        prompts = cast(DirectData, cast(Any, self.trainer).datamodule).texts
+        restored = self.frozen.restored
+        if restored and restored["prompts"] != digest(prompts):
+            raise ValueError(
+                "the checkpoint was taught other prompts; give the same data.prompts, data.share and data.split_seed"
+            )
+        guide, self.frozen.cameras = self.guidance.load(self.device)
+        eyes = Eyes.from_pretrained(cast(str, self.clip), self.device) if sees(self.scoring) else None
+        memory = None if eyes is None else FeatureCache(len(prompts), eyes.width).to(self.device)
+        if memory is not None and "memory" in restored:
+            memory.load_state_dict(restored["memory"])
+        self.frozen.distillation = Distillation(
+            self.network,
+            guide,
+            prompts,
+            self.read(prompts),
+            scoring=self.scoring,
+            picture=self.picture,
+            eyes=eyes,
+            remembers=memory,
+            judges=None if eyes is None else eyes.read(prompts),
+        )
+
+    @property
+    def known_cameras(self) -> Cameras | None:
+        """Where the guide's pictures were taken from (V,), if it cannot be asked from anywhere else."""
+        return self.frozen.cameras
+
+    def training_step(self, batch: Example, batch_idx: int) -> Tensor:
+        self.anneal()
+        generator = seeded(self.seed, int(batch.number[0]), 5)
+        background = torch.ones(len(batch.prompts), 3, device=self.device)
+        if self.background == "random":
+            background = torch.rand(background.shape, generator=generator).to(self.device)
+        losses, shown = cast(Distillation, self.frozen.distillation)(batch, background, generator)
+        if self.weights.opacity:
+            losses["opacity"] = opacity(shown.alpha)
+        if self.weights.entropy:
+            losses["entropy"] = entropy(shown.alpha)
+        counts = asdict(self.weights) | {"clip": self.scoring.clip}
+        total = torch.stack([counts[name] * loss for name, loss in losses.items()]).sum()
+        report = {name: loss.detach() for name, loss in losses.items()} | {"alpha": shown.alpha.detach().mean()}
+        self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(background))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(background))
+        return total
+
+    def anneal(self) -> None:
+        """Let the colours' activation saturate earlier and earlier; it is as it is now in whatever is saved now."""
+        if self.network.architecture.rgb == "scaled":
+            steps = self.alpha_share * self.trainer.estimated_stepping_batches
+            self.network.decoder.alpha.fill_(annealed(self.global_step, steps, self.alpha_start))
+
+    def validation_step(self, batch: Requests, batch_idx: int) -> dict[str, Any]:
+        return {"shown": self.look(batch, "val")}
+
+    def test_step(self, batch: Requests, batch_idx: int) -> None:
+        self.look(batch, "test")
+
+    def predict_step(self, batch: Requests, batch_idx: int) -> Tensor:
+        """Planes (B, 3, C, P, P) of the batch's prompts; nothing is left to chance."""
+        return self.network.triplane(self.read(batch.prompts)).planes
+
+    def look(self, batch: Requests, stage: str) -> Views:
+        """What is made of prompts (B, 4), from four sides; log how much of the picture it covers."""
+        field = self.network(self.read(batch.prompts))
+        cameras = SHOWN.to(self.device).map(lambda tensor: tensor.expand(len(batch.prompts), *tensor.shape))
+        p = self.picture
+        shown = render(field, cameras, p.size, p.size, samples=p.samples, importance=p.importance)
+        self.log(f"{stage}/alpha", shown.alpha.mean(), batch_size=len(batch.prompts), sync_dist=True)
+        return shown
+
+    def read(self, prompts: Sequence[str]) -> PromptTokens:
+        """Prompts (B) as the network reads them; the encoder is loaded when it is first asked for."""
+        if self.frozen.encoder is None:
+            self.frozen.encoder = PromptEncoder.from_pretrained(self.text, self.device)
+        encoder = self.frozen.encoder.to(self.device)
+        blocks = [prompts[k : k + READ_AT_ONCE] for k in range(0, len(prompts), READ_AT_ONCE)]
+        return PromptTokens.cat([encoder(block) for block in blocks])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), self.learning_rate, self.betas, self.epsilon)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["direct"] = {"architecture": asdict(self.network.architecture), "text": self.text}
+        teacher = self.frozen.distillation
+        if teacher is not None:
+            prompts = cast(DirectData, cast(Any, self.trainer).datamodule).texts
+            checkpoint["taught"] = {"prompts": digest(prompts)}
+            if teacher.remembers is not None:
+                checkpoint["taught"]["memory"] = teacher.remembers.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.frozen.restored = checkpoint.get("taught", {})
+
+
+def sees(scoring: Scoring) -> bool:
+    """Whether pictures are looked at, beside by the guide."""
+    return bool(scoring.clip or (scoring.dw and scoring.against != "none"))
+
+
+def annealed(step: int, steps: float, start: float) -> float:
+    """From `start` evenly up to 1, which is reached after so many steps."""
+    return 1.0 if step >= steps else start + (1 - start) * step / steps
+
+
+def digest(prompts: Sequence[str]) -> str:
+    """What tells one list of prompts from another."""
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+
+
+def export_direct(content: dict[str, Any], folder: str | Path, text: str | None = None) -> TextToTriplane:
+    """Write a checkpoint's network with the tokenizer and text encoder that it reads prompts with; returns it."""
+    settings = content["direct"]
+    network = TextToTriplane(Architecture.from_dict(settings["architecture"], "the checkpoint"))
+    prefix = "network."
+    network.load_state_dict(
+        {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+    )
+    try:
+        encoder = PromptEncoder.from_pretrained(text or settings["text"])
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"what reads prompts cannot be read: {error}; if it lies elsewhere, say --base") from None
+    network.save_pretrained(folder)
+    encoder.save(folder)
+    return network
