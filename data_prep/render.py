@@ -6,82 +6,122 @@ Scenes that are already in OUT are left as they are, so an interrupted run is co
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
+import shutil
 import sys
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep import catalogue, plan, workforce
+from data_prep import catalogue, cluster, leftovers, plan, workforce
 from data_prep.catalogue import Item
-from data_prep.plan import Plan
+from data_prep.failures import Failures
+from data_prep.one_object import Job, prepare, render_object
+from data_prep.plan import RENDERERS, Plan
+from data_prep.tally import Tally
+from data_prep.workforce import Outcome
 
-FAINTEST = 2e-4  # mean alpha of the structured views below which an object counts as not visible
+MAX_MEMORY = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
+JOBS_EACH = 200  # objects, before a process makes room for a new one
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # how `instant3d.atomic` calls a folder that it is writing
+
+Work = Callable[[Job], int]
+Outcomes = Generator[Outcome[Job], None, None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One object to be rendered into one folder."""
+class Means:
+    """Where and within which limits objects are rendered.
 
-    item: Item
-    folder: Path
-    plan: Plan
-    backend: str
+    ray        on Ray: the cluster at `address`, or this machine if that is None
+    workers    processes at once; None for one a core
+    timeout_s  and max_memory (bytes) are one object's
+    """
 
+    workers: int | None = None
+    timeout_s: float = 300.0
+    max_memory: int | None = MAX_MEMORY
+    backend: str = "auto"
+    ray: bool = False
+    address: str | None = None
 
-def render_object(job: Job) -> int:
-    """Write the scene of one object; the number of its views."""
-    from data_prep.fast_render import render_views
-    from instant3d import scenes
-    from instant3d.mesh import load, normalized
+    def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], **terms: Any) -> Outcomes:
+        limits: dict[str, Any] = {"timeout_s": self.timeout_s, "max_memory": self.max_memory, "prepare": prepare}
+        if self.ray:
+            return cluster.run(work, jobs, address=self.address, workers=self.workers, **limits, **terms)
+        return workforce.run(work, jobs, workers=self.workers or os.cpu_count() or 1, **limits, **terms)
 
-    cameras = job.plan.cameras(job.item.id)
-    meshes = normalized(load(job.item.path))
-    views = render_views(
-        meshes,
-        cameras,
-        job.plan.size,
-        lighting=job.plan.lighting,
-        supersample=job.plan.supersample,
-        backend=job.backend,
-    )
-    if views.alpha[:4].mean() < FAINTEST:
-        raise ValueError(f"{job.item.path} shows almost nothing: a few far vertices make the rest of it too small")
-    if not job.plan.geometry:
-        views = replace(views, depth=None, normals=None)
-    facts = job.item.facts | {"lighting": job.plan.lighting}
-    scenes.write(job.folder, views, caption=job.item.caption, object_id=job.item.id, extra=facts)
-    return len(views.rgb)
+    def fewer(self) -> Means:
+        """A quarter of this machine's workers: more room for each. A cluster keeps all, for its size is its own."""
+        if self.ray and self.workers is None:
+            return self
+        return replace(self, workers=max((self.workers or os.cpu_count() or 1) // 4, 1))
 
 
-def one_thread() -> None:
-    """Make this process keep to one core: there are as many processes as cores."""
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's software driver then draws in the calling thread
-    import torch
+def render_all(
+    items: Sequence[Item],
+    out: Path,
+    what: Plan,
+    means: Means,
+    *,
+    retry_failed: bool = False,
+    work: Work = render_object,
+) -> Tally:
+    """Render every item that has no scene in `out` yet, and has not failed before.
 
-    torch.set_num_threads(1)
-
-
-def render_all(items: Sequence[Item], out: Path, what: Plan, *, workers: int, backend: str, timeout_s: float) -> Tally:
-    """Render every item that has no scene in `out` yet; failures go to out/failures.jsonl."""
+    What crashed, took too long or too much memory is tried once more at the end, in a process of its own and with
+    fewer others beside it; then it counts as failed and is not tried again. Reasons go to out/failures.jsonl, the
+    counts of this run to out/report.json. A full disk ends the run with an OSError.
+    """
     _claim(out, what)
-    missing = [item for item in items if not (out / item.id / "transforms.json").is_file()]
-    jobs = [Job(item, out / item.id, what, backend) for item in missing]
-    tally = Tally(total=len(jobs), there_already=len(items) - len(jobs))
-    with (out / "failures.jsonl").open("w") as failures:
-        for outcome in workforce.run(render_object, jobs, workers=workers, timeout_s=timeout_s, prepare=one_thread):
-            if outcome.failure is not None:
-                row = {"id": outcome.job.item.id, "file": str(outcome.job.item.path), "reason": outcome.failure}
-                failures.write(json.dumps(row) + "\n")
-                failures.flush()
-            tally.count(outcome)
-    if not tally.failed:
-        (out / "failures.jsonl").unlink()
+    with _alone(out), Failures(out) as failures:
+        _remove_leftovers(out)
+        if retry_failed:
+            failures.forget([item.id for item in items])
+        there = _finished(out, items)
+        jobs = [
+            Job(item, out.resolve() / item.id, what, means.backend, means.timeout_s, means.max_memory)
+            for item in items
+            if item.id not in there
+        ]
+        fresh = [job for job in jobs if job.item.id not in failures.rows]
+        again = [job for job in jobs if failures.deserves_another(job.item.id)]
+        passed_over = len(jobs) - len(fresh) - len(again)
+        tally = Tally(len(fresh) + len(again), there_already=len(there), passed_over=passed_over)
+        ready = partial(prepare, what, means.backend)
+        with closing(means.run(work, fresh, ready, jobs_each=JOBS_EACH)) as outcomes:
+            again += [outcome.job for outcome in outcomes if not _counted(outcome, tally, failures, out)]
+        with closing(means.fewer().run(work, again, ready, jobs_each=1)) as outcomes:
+            for outcome in outcomes:
+                _counted(outcome, tally, failures, out)
+        failures.settle(out)
+    tally.write(out)
     return tally
+
+
+def _counted(outcome: Outcome[Job], tally: Tally, failures: Failures, out: Path) -> bool:
+    """Whether this was the last word on an object."""
+    name = outcome.job.item.id
+    if outcome.failure is None:
+        tally.finished(outcome.result)
+        return True
+    if outcome.kind == "full":
+        raise OSError(
+            f"the disk of {out} is full after {tally.done} objects; make room and run the same command again "
+            f"({outcome.failure})"
+        )
+    attempts = int(failures.rows.get(name, {}).get("attempts", 0)) + 1
+    row = {"id": name, "file": str(outcome.job.item.path), "reason": outcome.failure, "kind": outcome.kind}
+    failures.add(row | {"seconds": round(outcome.seconds, 1), "attempts": attempts})
+    if failures.deserves_another(name):
+        return False
+    tally.lost(outcome.kind)
+    return True
 
 
 def _claim(out: Path, what: Plan) -> None:
@@ -93,58 +133,61 @@ def _claim(out: Path, what: Plan) -> None:
     plan.write(what, note)
 
 
-@dataclass
-class Tally:
-    """What has been done so far, and the line that says so."""
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    try:
+        with leftovers.held(out):
+            yield
+    except BlockingIOError as error:
+        raise ValueError(f"another run is rendering into {out}; wait for it, or name another folder") from error
 
-    total: int
-    there_already: int
-    done: int = 0
-    failed: int = 0
-    views: int = 0
-    since: float = 0.0
-    said: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.since = self.said = time.monotonic()
+def _remove_leftovers(out: Path) -> None:
+    """What a killed run had begun to write."""
+    for entry in os.scandir(out):
+        if UNFINISHED.fullmatch(entry.name):
+            shutil.rmtree(entry.path, ignore_errors=True)
 
-    def count(self, outcome: workforce.Outcome[Job]) -> None:
-        self.done += outcome.failure is None
-        self.failed += outcome.failure is not None
-        self.views += outcome.result or 0
-        if time.monotonic() - self.said > 5:
-            self.said = time.monotonic()
-            print(f"{self.done + self.failed} of {self.total} objects, {self._rate()}", file=sys.stderr, flush=True)
 
-    def _rate(self) -> str:
-        seconds = time.monotonic() - self.since
-        return f"{self.failed} failed, {seconds:.0f} s, {self.views / max(seconds, 1e-9):.0f} views/s"
-
-    def closing_line(self, out: Path) -> str:
-        already = f"; {self.there_already} were there already" if self.there_already else ""
-        reasons = f"; reasons in {out / 'failures.jsonl'}" if self.failed else ""
-        return f"{self.done} objects rendered into {out} ({self.views} views, {self._rate()}){already}{reasons}"
+def _finished(out: Path, items: Sequence[Item]) -> set[str]:
+    """The ids of those items that have a scene."""
+    folders = {entry.name for entry in os.scandir(out)}  # one look instead of a million
+    return {item.id for item in items if item.id in folders and (out / item.id / "transforms.json").is_file()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when something was rendered or nothing was left to do, 1 when every object failed, 2 for bad input."""
+    """0 when something was rendered or nothing was left, 1 when every object failed, 2 for bad input or a full disk."""
     options = _parser().parse_args(arguments)
     try:
         what = plan.read(options.plan) if options.plan else Plan()
-        items = _gather(options)
-        settings: dict[str, Any] = {"workers": options.workers, "backend": options.backend}
-        tally = render_all(items, options.out, what, timeout_s=options.timeout, **settings)
+        if options.renderer:
+            what = replace(what, renderer=options.renderer)
+        tally = render_all(_gather(options), options.out, what, _means(options), retry_failed=options.retry_failed)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     print(tally.closing_line(options.out))
     return 1 if tally.failed and not tally.done + tally.there_already else 0
 
 
+def _means(options: argparse.Namespace) -> Means:
+    if (options.workers is not None and options.workers < 1) or options.timeout <= 0 or options.memory <= 0:
+        got = f"{options.workers}, {options.timeout:g} s and {options.memory:g} GB"
+        raise ValueError(f"at least one worker, some time and some memory are needed, got {got}")
+    return Means(
+        workers=options.workers,
+        timeout_s=options.timeout,
+        max_memory=round(options.memory * 1e9),
+        backend=options.backend,
+        ray=options.ray or options.address is not None,
+        address=options.address,
+    )
+
+
 def _gather(options: argparse.Namespace) -> list[Item]:
-    if options.workers < 1 or options.timeout <= 0:
-        got = f"{options.workers} and {options.timeout:g} s"
-        raise ValueError(f"at least one worker and some time are needed, got {got}")
     licenses = options.licenses.split(",") if options.licenses else None
     found = (catalogue.find(source, split=options.split, licenses=licenses) for source in options.objects)
     items = [item for part in found for item in part]
@@ -163,9 +206,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", help="only objects under these licences, such as CC0-1.0,MIT")
     parser.add_argument("--limit", type=int, help="only the first so many objects")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
-    parser.add_argument("--backend", choices=("auto", "gl", "embree"), default="auto")
+    parser.add_argument("--renderer", choices=RENDERERS, help="instead of the plan's")
+    parser.add_argument("--backend", choices=("auto", "gl", "embree"), default="auto", help="of the fast renderer")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core, on Ray of all machines)")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one object (default 300)")
+    parser.add_argument("--memory", type=float, default=MAX_MEMORY / 1e9, help="GB for one object (default 8)")
+    parser.add_argument("--retry-failed", action="store_true", help="try those again that have failed before")
+    parser.add_argument("--ray", action="store_true", help="run on Ray, on this machine unless there is an address")
+    parser.add_argument("--address", help="of a Ray cluster whose machines share this disk: auto or ray://host:10001")
     return parser
 
 

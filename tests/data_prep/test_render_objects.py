@@ -1,20 +1,31 @@
-"""From a folder of objects to scene folders: what is chosen, written, skipped, refused and reported."""
+"""From a folder of objects to scene folders: what is chosen, written, skipped, refused, survived and reported."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import odd_objects
 import pytest
 import torch
 import trimesh
 
-from data_prep import catalogue, render
+from data_prep import catalogue, failures, leftovers, render, tally
 from data_prep.catalogue import Item
 from data_prep.plan import Plan
 from instant3d import scenes
 from instant3d.cameras import structured
 from instant3d.mesh import Mesh
 
+ROOT = Path(__file__).parents[2]
 SMALL = Plan(size=24, random_views=2)
+TINY = Plan(size=16, random_views=0, geometry=False)
+MEANS = render.Means(workers=1, backend="embree")
 
 
 def write_ball(path, **look):
@@ -22,8 +33,23 @@ def write_ball(path, **look):
     Mesh(sphere.vertices * 3 + 7, sphere.faces, **look).save(path)
 
 
+def write_plan(path, content="{size: 16, random_views: 0, geometry: false}"):
+    path.write_text(content)
+    return str(path)
+
+
 def rows(*entries):
     return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def failed(out):
+    """The rows of failures.jsonl by id."""
+    return {row["id"]: row for row in map(json.loads, (out / "failures.jsonl").read_text().splitlines())}
+
+
+def finished(out):
+    """When each scene was written, and as which folder on the disk: another run's work would have others."""
+    return {path.parent.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in out.glob("*/transforms.json")}
 
 
 def test_a_scene_holds_the_plans_views_of_the_normalized_object(tmp_path):
@@ -36,7 +62,7 @@ def test_a_scene_holds_the_plans_views_of_the_normalized_object(tmp_path):
     assert scene.views.depth[0, 0, 12, 12] == pytest.approx(2.7 - 1, abs=0.02)  # a unit ball at the origin
     assert scene.views.rgb[0, :, 12, 12].tolist() == [1, 0, 0]
     document = json.loads((tmp_path / "scene" / "transforms.json").read_text())
-    assert (document["license"], document["lighting"]) == ("CC0-1.0", "flat")
+    assert (document["license"], document["lighting"], document["renderer"]) == ("CC0-1.0", "flat", "fast")
 
 
 def test_an_object_lost_in_its_own_bounds_is_refused(tmp_path):
@@ -52,36 +78,157 @@ def test_a_folder_is_rendered_once_and_its_failures_are_told(tmp_path, capsys):
     write_ball(objects / "good.glb")
     write_ball(objects / "more" / "good.obj")
     (objects / "broken.glb").write_bytes(b"glTF")
-    (tmp_path / "plan.yaml").write_text("{size: 16, random_views: 0, geometry: false}")
-    command = [
-        str(objects),
-        "-o",
-        str(out),
-        "--plan",
-        str(tmp_path / "plan.yaml"),
-        "--workers",
-        "1",
-        "--backend",
-        "embree",
-    ]
+    command = [str(objects), "-o", str(out), "--plan", write_plan(tmp_path / "plan.yaml")]
+    command += ["--workers", "1", "--backend", "embree"]
     assert render.main(command) == 0
-    assert capsys.readouterr().out.startswith(f"2 objects rendered into {out} (8 views, 1 failed")
-    assert {path.name for path in out.iterdir()} == {"good", "more__good", "failures.jsonl", "plan.yaml"}
-    (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
-    assert failure["id"] == "broken"
-    assert "cut short" in failure["reason"]
+    assert capsys.readouterr().out.startswith(f"2 objects rendered into {out} (8 views, 1 failed (1 broken), ")
+    assert {path.name for path in out.iterdir()} == {"good", "more__good", "failures.jsonl", "plan.yaml", "report.json"}
+    report = json.loads((out / "report.json").read_text())
+    assert [report[key] for key in ("objects", "done", "failed", "views")] == [3, 2, {"broken": 1}, 8]
+    assert failed(out)["broken"].items() >= {"kind": "broken", "attempts": 1}.items()
+    assert "cut short" in failed(out)["broken"]["reason"]
     assert scenes.read(out / "good").views.depth is None
 
-    (objects / "broken.glb").unlink()
-    before = (out / "good" / "transforms.json").stat().st_mtime_ns
-    assert render.main(command) == 0
-    assert "0 objects rendered" in capsys.readouterr().out
-    assert (out / "good" / "transforms.json").stat().st_mtime_ns == before
+    before = finished(out)
+    assert render.main(command) == 0  # what has failed is not tried again
+    assert "; 1 had failed before and were not tried again" in capsys.readouterr().out
+    assert "broken" in failed(out)
+    write_ball(objects / "broken.glb")
+    assert render.main([*command, "--retry-failed"]) == 0
+    assert "1 objects rendered" in capsys.readouterr().out
+    assert finished(out).items() > before.items()
     assert not (out / "failures.jsonl").exists()
 
-    (tmp_path / "plan.yaml").write_text("size: 32")
+    write_plan(tmp_path / "plan.yaml", "size: 32")
     assert render.main(command) == 2
     assert "scenes of another plan" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Two good objects and one of each bad kind, rendered."""
+    objects, out = tmp_path_factory.mktemp("objects"), tmp_path_factory.mktemp("out")
+    for name in ("first", "last"):
+        write_ball(objects / f"{name}.glb")
+    for name in ("cut_short", "bomb", "crowd", "prowler", "endless"):
+        (objects / f"{name}.glb").write_bytes(getattr(odd_objects, name)())
+    os.mkfifo(objects / "pipe.glb")
+    items = [*catalogue.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
+    items.sort(key=lambda item: item.id == "endless")  # a process fewer to start
+    count = render.render_all(items, out, TINY, render.Means(workers=1, backend="embree", timeout_s=2.0))
+    return count, out
+
+
+def test_bad_objects_take_no_good_one_with_them(odd):
+    count, out = odd
+    assert sorted(finished(out)) == ["first", "last"]
+    assert count.done == 2
+    assert count.kinds == Counter(broken=1, timeout=1, too_large=2, unsafe=1, unreadable=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "because"),
+    [
+        ("cut_short", "broken", "cut short"),
+        ("endless", "timeout", "it took longer than 2 s"),
+        ("bomb", "too_large", "a texture has more pixels than the 8192 a side"),
+        ("crowd", "too_large", "accessor 0 asks for 18000000 elements"),
+        ("prowler", "unsafe", "lies outside its folder"),
+        ("pipe", "unreadable", "there is no mesh file"),
+    ],
+)
+def test_each_failure_is_explained(odd, name, kind, because):
+    row = failed(odd[1])[name]
+    assert row["kind"] == kind
+    assert because in row["reason"]
+
+
+def test_only_what_may_pass_is_tried_twice(odd):
+    assert {name: row["attempts"] for name, row in failed(odd[1]).items() if row["attempts"] > 1} == {"endless": 2}
+
+
+def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(tmp_path):
+    for name in ("a", "b", "last"):
+        write_ball(tmp_path / f"{name}.glb")
+    items, out = catalogue.find(tmp_path), tmp_path / "out"
+    with pytest.raises(OSError, match="is full after 2 objects; make room and run the same command again"):
+        render.render_all(items, out, TINY, MEANS, work=odd_objects.on_a_full_disk)
+    assert sorted(finished(out)) == ["a", "b"]
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    count = render.render_all(items, out, TINY, MEANS)
+    assert (count.done, count.there_already, count.failed) == (1, 2, 0)
+
+
+def killed_soon(command, out, scenes_first):
+    """Start a run and kill it, no sooner than it has written so many more scenes and while it is at the next."""
+    before = len(finished(out)) if out.exists() else 0
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while len(finished(out)) < before + scenes_first:
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+
+
+def test_after_a_kill_nothing_is_lost_and_nothing_done_twice(tmp_path):
+    objects, out = tmp_path / "objects", tmp_path / "out"
+    objects.mkdir()
+    for k in range(6):
+        write_ball(objects / f"ball{k}.glb")
+    (objects / "ball2b.glb").write_bytes(odd_objects.cut_short())
+    command = [sys.executable, "-m", "data_prep.render", str(objects), "-o", str(out), "--workers", "1"]
+    command += ["--backend", "embree", "--plan", write_plan(tmp_path / "plan.yaml", "{size: 96, random_views: 8}")]
+    killed_soon(command, out, scenes_first=2)
+    before = finished(out)
+    assert 2 <= len(before) < 6
+    half = out / ".ball5.0123abcd.partial"
+    (half / "images").mkdir(parents=True)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    after = finished(out)
+    assert sorted(after) == [f"ball{k}" for k in range(6)]
+    assert after.items() >= before.items()
+    assert list(failed(out)) == ["ball2b"]
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_a_first_failure_that_a_killed_run_has_noted_counts(tmp_path):
+    notes = [{"id": "a", "kind": "crash", "attempts": 1}, {"id": "b", "kind": "broken", "attempts": 1}]
+    notes += [{"id": "c", "kind": "timeout", "attempts": 2}]
+    (tmp_path / failures.FILE).write_text(rows(*notes) + '{"id": "d", "ki')  # killed at the fourth
+    with failures.Failures(tmp_path) as known:
+        assert [name for name in "abcd" if known.deserves_another(name)] == ["a"]
+        assert set(known.rows) == {"a", "b", "c"}
+        known.add({"id": "e", "kind": "blank", "attempts": 1})
+    assert set(failures.read(tmp_path / failures.FILE)) == {"a", "b", "c", "e"}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "transforms.json").touch()
+    known.settle(tmp_path)
+    assert list(failed(tmp_path)) == ["b", "c", "e"]
+
+
+def test_two_runs_never_write_into_one_folder(tmp_path):
+    write_ball(tmp_path / "a.glb")
+    (tmp_path / "out").mkdir()
+    with leftovers.held(tmp_path / "out"), pytest.raises(ValueError, match="another run is rendering into"):
+        render.render_all(catalogue.find(tmp_path), tmp_path / "out", TINY, MEANS)
+
+
+def test_the_progress_line_tells_rate_and_time_left():
+    count = tally.Tally(total=100, since=time.monotonic() - 600)
+    for _ in range(24):
+        count.finished(10)
+    count.lost("timeout")
+    assert count.line() == (
+        "25 of 100 objects, 1 failed (1 timeout), 10 min 00 s, 0.0417 objects/s, 0.4 views/s, about 30 min 00 s left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(59.4, "59 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (2 * 86400 + 3600, "2 d 1 h")],
+)
+def test_time_is_told_in_its_two_largest_units(seconds, words):
+    assert tally.clock(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -93,17 +240,29 @@ def test_a_folder_is_rendered_once_and_its_failures_are_told(tmp_path, capsys):
         (["{}/objects", "{}/objects"], "2 objects have the id 'a'"),
         (["{}/objects", "--plan", "nowhere.yaml"], "no plan nowhere.yaml"),
         (["{}/objects", "--workers", "0"], "at least one worker"),
+        (["{}/objects", "--memory", "0"], "some memory"),
+        (["{}/objects", "--plan", "{}/area.yaml", "--renderer", "fast"], "no 'area' light"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, capsys, arguments, because):
     (tmp_path / "empty").mkdir()
     (tmp_path / "objects").mkdir()
+    write_plan(tmp_path / "area.yaml", "lighting: area")
     write_ball(tmp_path / "objects" / "a.ply")
     assert render.main([part.format(tmp_path) for part in arguments] + ["-o", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert because in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_machine_that_cannot_render_blames_no_object(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("INSTANT3D_BLENDER_PYTHON", str(tmp_path / "nowhere"))
+    write_ball(tmp_path / "a.glb")
+    command = [str(tmp_path), "-o", str(tmp_path / "out"), "--renderer", "blender", "--workers", "1"]
+    assert render.main(command) == 2
+    assert "which is no program" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("failures.jsonl")) or not failed(tmp_path / "out")
 
 
 def test_a_manifest_tells_names_splits_and_licences(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.mesh import gltf, gltf_writer, obj_ply
+from instant3d.mesh.texture_files import TooLarge, Unsafe
 from instant3d.mesh.triangles import MAX_FACES, Mesh, bounds, face_areas
 
 
@@ -27,7 +28,8 @@ def load(path: str | Path) -> list[Mesh]:
         meshes = [mesh for mesh in reader(path) if len(mesh.faces)]
         _check_object(meshes)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        kind = type(error) if isinstance(error, TooLarge | Unsafe) else ValueError
+        raise kind(f"{path} cannot be read: {error}") from error
     return meshes
 
 
@@ -36,7 +38,7 @@ def _check_object(meshes: Sequence[Mesh]) -> None:
     if not count:
         raise ValueError("it holds no triangles")
     if count > MAX_FACES:
-        raise ValueError(f"it holds {count} triangles; at most {MAX_FACES} are taken, simplify it first")
+        raise TooLarge(f"it holds {count} triangles; at most {MAX_FACES} are taken, simplify it first")
     low, high = bounds(meshes)
     area = sum(float(face_areas(mesh).sum()) for mesh in meshes)
     if not np.isfinite(area) or area <= 1e-9 * float(np.square(high - low, dtype=np.float64).sum()):

@@ -13,6 +13,7 @@ import numpy as np
 
 from instant3d.mesh.gltf_document import Document, Json
 from instant3d.mesh.light import srgb_from_linear
+from instant3d.mesh.texture_files import TooLarge
 from instant3d.mesh.triangles import MAX_FACES, WORLD_FROM_Y_UP, Mesh
 
 TRIANGLES, STRIP, FAN = 4, 5, 6
@@ -99,7 +100,7 @@ class _Scene:
         indices = accessor(primitive["indices"])[:, 0] if "indices" in primitive else np.arange(vertices)
         self.corners_left -= max(vertices, len(indices) if mode == TRIANGLES else 3 * (len(indices) - 2))
         if self.corners_left < 0:
-            raise ValueError(f"it holds more than {MAX_FACES} triangles; simplify it first")
+            raise TooLarge(f"it holds more than {MAX_FACES} triangles; simplify it first")
         return _triangles(indices.astype(np.int64), mode)
 
     def _morphed(self, primitive: Json, name: str, weights: list[float]) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from instant3d.mesh.texture_files import Decoder, path_inside
+from instant3d.mesh.texture_files import Decoder, TooLarge, content, path_inside
 
 Json = dict[str, Any]
 
@@ -28,7 +28,7 @@ class Document:
     """One file's JSON with its buffers and pictures, each fetched once."""
 
     def __init__(self, path: Path) -> None:
-        self.json, self.binary = _open(path.read_bytes())
+        self.json, self.binary = _open(content(path))
         self.folder, self.decoder = path.parent, Decoder()
         self.buffers: dict[int, memoryview] = {}
         self.images: dict[int, np.ndarray] = {}
@@ -36,10 +36,13 @@ class Document:
     def image(self, index: int) -> np.ndarray:
         """Pixels (H, W, 4) uint8; the same array for the same picture."""
         if index not in self.images:
-            image = self.json["images"][index]
-            data = self._view(image["bufferView"]) if "bufferView" in image else self._fetch(image["uri"])
-            self.images[index] = self.decoder.decode(bytes(data))
+            self.images[index] = self.decoder.decode(self.picture(index))
         return self.images[index]
+
+    def picture(self, index: int) -> bytes:
+        """The encoded file of a picture."""
+        image = self.json["images"][index]
+        return bytes(self._view(image["bufferView"])) if "bufferView" in image else self._fetch(image["uri"])
 
     def accessor(self, index: int, *, raw: bool = False) -> np.ndarray:
         """Values (count, width); normalised integers become floats in [0, 1] or [-1, 1] unless `raw`."""
@@ -47,7 +50,7 @@ class Document:
         kind, count = np.dtype(COMPONENTS[accessor["componentType"]]), accessor["count"]
         shape = (count, WIDTHS[accessor["type"]])
         if not 0 <= count <= MAX_ELEMENTS:
-            raise ValueError(f"accessor {index} asks for {count} elements; at most {MAX_ELEMENTS} are taken")
+            raise TooLarge(f"accessor {index} asks for {count} elements; at most {MAX_ELEMENTS} are taken")
         value = self._read(accessor, kind, shape) if "bufferView" in accessor else np.zeros(shape, kind)
         if "sparse" in accessor:
             value = self._sparse(value.copy(), accessor["sparse"])
@@ -76,12 +79,13 @@ class Document:
     def _view(self, index: int) -> memoryview:
         view = self.json["bufferViews"][index]
         start, length = view.get("byteOffset", 0), view["byteLength"]
-        data = self._buffer(view["buffer"])
+        data = self.buffer(view["buffer"])
         if start < 0 or length < 0 or start + length > len(data):
             raise ValueError(f"buffer view {index} reaches beyond its buffer")
         return data[start : start + length]
 
-    def _buffer(self, index: int) -> memoryview:
+    def buffer(self, index: int) -> memoryview:
+        """The bytes of a buffer, which may come from a file beside this one."""
         if index not in self.buffers:
             buffer = self.json["buffers"][index]
             data = self._fetch(buffer["uri"]) if "uri" in buffer else self.binary
@@ -92,7 +96,7 @@ class Document:
 
     def _fetch(self, uri: str) -> bytes:
         if not uri.startswith("data:"):
-            return path_inside(self.folder, uri).read_bytes()
+            return content(path_inside(self.folder, uri))
         try:
             return base64.b64decode(uri.partition(",")[2], validate=True)
         except binascii.Error as error:

@@ -18,7 +18,7 @@ from trimesh.resolvers import Resolver
 from instant3d.mesh.atomic_files import write_bytes
 from instant3d.mesh.light import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.surgery import merged, vertex_colors
-from instant3d.mesh.texture_files import Decoder, path_inside
+from instant3d.mesh.texture_files import Decoder, content, path_inside
 from instant3d.mesh.triangles import WORLD_FROM_Y_UP, Mesh
 
 
@@ -26,7 +26,7 @@ def read(path: Path) -> list[Mesh]:
     """The parts of an .obj (one a material) or of a .ply."""
     files = _Beside(path.parent)
     kind = path.suffix.lower()[1:]
-    data = path.read_bytes() if kind == "ply" else _text(path.read_bytes())
+    data = content(path) if kind == "ply" else _text(content(path))
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
             scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=files, process=False)
@@ -35,7 +35,7 @@ def read(path: Path) -> list[Mesh]:
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(f"it is not a readable .{kind} file ({type(error).__name__}: {error})") from error
     if files.refusals:
-        raise ValueError(files.refusals[0])
+        raise files.refusals[0]
     return meshes
 
 
@@ -52,18 +52,18 @@ class _Beside(Resolver):
     """Hands trimesh the files that an object names. trimesh goes on without a file that fails, so refusals are kept."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.refusals, self.decoder = folder, list[str](), Decoder()
+        self.folder, self.refusals, self.decoder = folder, list[ValueError](), Decoder()
 
     def get(self, name: str) -> bytes:
         try:
             path = path_inside(self.folder, name.strip())
-            data = path.read_bytes()
+            data = content(path)
             if path.suffix.lower() == ".mtl":
                 return _text(data)
             self.decoder.decode(data)  # everything else that an object names is a picture
             return data
         except ValueError as error:
-            self.refusals.append(str(error))
+            self.refusals.append(error)
             raise
 
     def write(self, name: str, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and paths named by a stranger's mesh file, opened safely. Knows nothing of meshes."""
+"""A stranger's mesh file, and the files and pictures that it names, opened safely. Knows nothing of meshes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,30 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
+MAX_FILE_BYTES = 2**30  # of a file before it is read: the largest of Objaverse fall short of it
 MAX_SIDE = 8192
 MAX_PIXELS = 4 * MAX_SIDE**2  # of all textures of one file together: 1 GiB once decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TGA")
+
+
+class Unsafe(ValueError):
+    """It reaches for what is not its own."""
+
+    kind = "unsafe"  # the word for it in lists of failures
+
+
+class TooLarge(ValueError):
+    """It asks for more than is given to one object."""
+
+    kind = "too_large"
+
+
+def content(path: Path) -> bytes:
+    """All of a file, which is looked at before it is read."""
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise TooLarge(f"{path.name} is {size} bytes long; at most {MAX_FILE_BYTES} are read")
+    return path.read_bytes()
 
 
 def path_inside(folder: Path, reference: str) -> Path:
@@ -19,7 +40,7 @@ def path_inside(folder: Path, reference: str) -> Path:
     folder = folder.resolve()
     path = (folder / unquote(reference).replace("\\", "/")).resolve()
     if not path.is_relative_to(folder) or "://" in reference:
-        raise ValueError(f"it refers to {reference!r}, which lies outside its folder")
+        raise Unsafe(f"it refers to {reference!r}, which lies outside its folder")
     if not path.is_file():
         raise ValueError(f"it refers to {reference!r}, which is not there")
     return path
@@ -37,12 +58,14 @@ class Decoder:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 self._allow(*image.size)
                 return np.asarray(image.convert("RGBA"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
+            raise TooLarge(f"a texture has more pixels than the {MAX_SIDE} a side that are taken") from error
+        except (OSError, SyntaxError) as error:
             raise ValueError(f"a texture is not a readable picture; expected one of {', '.join(FORMATS)}") from error
 
     def _allow(self, width: int, height: int) -> None:
         self.pixels_left -= width * height
         if max(width, height) > MAX_SIDE:
-            raise ValueError(f"a texture measures {width} x {height} px; at most {MAX_SIDE} a side are taken")
+            raise TooLarge(f"a texture measures {width} x {height} px; at most {MAX_SIDE} a side are taken")
         if self.pixels_left < 0:
-            raise ValueError(f"its textures add up to more than {MAX_PIXELS} pixels")
+            raise TooLarge(f"its textures add up to more than {MAX_PIXELS} pixels")

@@ -1,0 +1,55 @@
+"""What a process and its children hold of memory, and how they end together. Knows nothing of what they do.
+
+By Linux's /proc; where there is none, memory is not watched and children of a killed process look after themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+PROC = Path("/proc")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def family(process: int) -> list[int]:
+    """The process and all that descend from it, parents first; in other sessions too."""
+    found = [process]
+    for member in found:
+        for thread in PROC.glob(f"{member}/task/*/children"):
+            with contextlib.suppress(OSError):  # it ended in the meantime
+                found += map(int, thread.read_text().split())
+    return found
+
+
+def resident_bytes(process: int) -> int:
+    """Memory in the hands of a process and its descendants; what they share counts for each."""
+    return sum(_resident(member) for member in family(process))
+
+
+def _resident(process: int) -> int:
+    try:
+        return int((PROC / str(process) / "statm").read_text().split()[1]) * PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
+
+
+def end(process: int) -> None:
+    """Kill a process with all its descendants, at once and for good."""
+    for member in family(process):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed as soon as its parent is gone, however that ended."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before we asked
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,104 @@
+"""What a run has done so far: the lines that say so, and report.json. Knows nothing of rendering."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FILE = "report.json"
+EVERY_S = 5.0
+
+
+@dataclass
+class Tally:
+    """Counts objects and views, with the time that they took.
+
+    total        to be done in this run
+    there_already, passed_over   not touched: they have a scene, or have failed before
+    """
+
+    total: int
+    there_already: int = 0
+    passed_over: int = 0
+    done: int = 0
+    views: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    since: float = field(default_factory=time.monotonic)
+    said: float = field(default_factory=time.monotonic)
+
+    @property
+    def failed(self) -> int:
+        return self.kinds.total()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+    def finished(self, views: int) -> None:
+        self.done += 1
+        self.views += views
+        self._tell()
+
+    def lost(self, kind: str) -> None:
+        self.kinds[kind] += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if time.monotonic() - self.said > EVERY_S:
+            self.said = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """How far it is, how fast, and when it will be over at this rate."""
+        so_far = self.done + self.failed
+        left = (self.total - so_far) * self.seconds / max(so_far, 1)
+        return f"{so_far} of {self.total} objects, {self._rate()}, about {clock(left)} left"
+
+    def _rate(self) -> str:
+        views, objects = (count / max(self.seconds, 1e-9) for count in (self.views, self.done + self.failed))
+        rates = f"{objects:.3g} objects/s, {views:.3g} views/s"
+        return f"{self.failed} failed{self._reasons()}, {clock(self.seconds)}, {rates}"
+
+    def _reasons(self) -> str:
+        return f" ({', '.join(f'{count} {kind}' for kind, count in self.kinds.most_common())})" if self.kinds else ""
+
+    def closing_line(self, out: Path) -> str:
+        already = f"; {self.there_already} were there already" if self.there_already else ""
+        if self.passed_over:
+            already += f"; {self.passed_over} had failed before and were not tried again (--retry-failed tries them)"
+        reasons = f"; reasons in {out / 'failures.jsonl'}" if self.failed else ""
+        return f"{self.done} objects rendered into {out} ({self.views} views, {self._rate()}){already}{reasons}"
+
+    def write(self, out: Path) -> None:
+        """The counts of this run as report.json."""
+        report = {
+            "objects": self.total,
+            "done": self.done,
+            "failed": dict(self.kinds),
+            "there_already": self.there_already,
+            "passed_over": self.passed_over,
+            "views": self.views,
+            "seconds": round(self.seconds, 1),
+            "objects_per_s": round((self.done + self.failed) / max(self.seconds, 1e-9), 4),
+            "views_per_s": round(self.views / max(self.seconds, 1e-9), 3),
+        }
+        partial = out / f".{FILE}.partial"
+        partial.write_text(json.dumps(report, indent=2) + "\n")
+        os.replace(partial, out / FILE)
+
+
+def clock(seconds: float) -> str:
+    """As people say it: 42 s, 7 min 05 s, 3 h 20 min, 5 d 4 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
