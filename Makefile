@@ -20,7 +20,7 @@ help:  ## show this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 		{ echo "instant3d needs Python 3.11; name yours: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,ray,test,lint]'
 	@touch $@
 
 demo: .venv/.installed  ## a sentence to a 3D asset by the bundled weights: PROMPT="a blue boat" OUT=folder

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,9 @@ def work(job: str) -> object:
     if word == "nurse":  # hangs while a process of its own lives in another session; its number goes to a file
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
         Path(rest).write_text(f"{os.getpid()} {child.pid}")
+        time.sleep(60)
+    if word == "usurp":  # takes its guard down, and itself with it
+        os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
     if word == "who":
         return os.getpid()
