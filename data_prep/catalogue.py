@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.licences import spdx
+
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
-MANIFEST = "manifest.jsonl"
+MANIFESTS = ("objects.jsonl", "manifest.jsonl")  # the first that a folder holds speaks for it
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-PASSED_ON = ("split", "license", "source", "colors")  # fields of a manifest that a scene keeps
+PASSED_ON = ("split", "license", "source", "colors", "author", "url")  # fields of a manifest that a scene keeps
+MAX_MANIFEST_BYTES = 2**32  # a million rows take about half a gigabyte
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Item:
 
 
 def find(source: str | Path, *, split: str | None = None, licenses: Collection[str] | None = None) -> list[Item]:
-    """The objects of a folder (by its manifest.jsonl if it has one) or of a .jsonl manifest, in order.
+    """The objects of a folder (by its objects.jsonl or manifest.jsonl if it has one) or of a .jsonl manifest, in order.
 
     split, licenses  keep only objects whose manifest says so; without a manifest nothing is kept
     """
@@ -34,49 +39,84 @@ def find(source: str | Path, *, split: str | None = None, licenses: Collection[s
     if not items:
         asked = f" of split {split!r}" if split else ""
         asked += f" under {', '.join(sorted(licenses))}" if licenses else ""
-        raise ValueError(f"{source} names no objects{asked}; expected {', '.join(SUFFIXES)} files or a {MANIFEST}")
+        raise ValueError(
+            f"{source} names no objects{asked}; expected {', '.join(SUFFIXES)} files or a {' or '.join(MANIFESTS)}"
+        )
     return items
 
 
+def files(folder: Path) -> list[Path]:
+    """The object files in a folder at any depth, sorted by path; folders that are links are not entered."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def id_from(path: Path) -> str:
+    """A name that can be a folder's: `chairs/red one.glb` becomes `chairs__red_one`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", "__".join(path.with_suffix("").parts)).lstrip(".-")[:200] or "_"
+
+
+def read_rows(manifest: Path) -> Iterator[tuple[str, Row]]:
+    """Each row of a manifest, after where it stands; ids are safe names and files lie in the manifest's folder."""
+    if manifest.stat().st_size > MAX_MANIFEST_BYTES:
+        raise ValueError(f"{manifest} is larger than {MAX_MANIFEST_BYTES} bytes; split it into several manifests")
+    folder = manifest.parent.resolve()
+    with manifest.open(encoding="utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                where = f"{manifest}, line {number}"
+                yield where, _checked(line, where, folder)
+
+
+def words(row: Mapping[str, Any]) -> list[str]:
+    """What a row says of its object, best first: its captions; without that field a caption or a name."""
+    if "captions" in row:
+        return [str(words) for words in row["captions"]]
+    return [str(row[key]) for key in ("caption", "name") if row.get(key)][:1]
+
+
+def facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a scene keeps, the licence by its SPDX identifier."""
+    kept = {key: row[key] for key in PASSED_ON if key in row}
+    licence = row.get("license", row.get("licence"))
+    return kept | ({"license": spdx(licence)} if licence else {})
+
+
 def _all(source: Path) -> Iterator[Item]:
-    if source.is_dir() and not (source / MANIFEST).is_file():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        for path in files:
-            yield Item(_id_from(path.relative_to(source)), path, None, {})
+    manifest = next((source / name for name in MANIFESTS if (source / name).is_file()), source)
+    if manifest.is_dir():
+        for path in files(manifest):
+            yield Item(id_from(path.relative_to(source)), path, None, {})
         return
-    manifest = source / MANIFEST if source.is_dir() else source
     if not manifest.is_file():
         raise FileNotFoundError(f"there is no folder or manifest {source}")
-    yield from _rows(manifest)
-
-
-def _id_from(path: Path) -> str:
-    """A name that can be a folder's: `chairs/red one.glb` becomes `chairs__red_one`."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", "__".join(path.with_suffix("").parts)).lstrip(".-") or "_"
-
-
-def _rows(manifest: Path) -> Iterator[Item]:
     folder = manifest.parent.resolve()
-    for number, line in enumerate(manifest.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{manifest}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is not JSON ({error})") from error
-        if not isinstance(row, dict) or not {"id", "file"} <= set(row):
-            raise ValueError(f"{where} should be an object with `id` and `file`")
-        path = (folder / str(row["file"])).resolve()
-        if not path.is_relative_to(folder):
-            raise ValueError(f"{where} names {row['file']!r}, which lies outside {folder}")
-        if not SAFE_ID.fullmatch(str(row["id"])):
-            raise ValueError(f"{where} has the id {row['id']!r}; letters, digits, `.`, `_` and `-` make an id")
-        caption = row.get("caption") or row.get("name")
-        yield Item(row["id"], path, caption, {key: row[key] for key in PASSED_ON if key in row})
+    for where, row in read_rows(manifest):
+        if not row.get("file"):
+            raise ValueError(
+                f"{where}: {row['id']!r} has no file yet; run `python -m data_prep.sources` without --no-download"
+            )
+        yield Item(row["id"], (folder / row["file"]).resolve(), next(iter(words(row)), None), facts(row))
+
+
+def _checked(line: str, where: str, folder: Path) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error})") from error
+    if not isinstance(row, dict) or "id" not in row or not {"file", "uid"} & set(row):
+        raise ValueError(f"{where} should be an object with `id` and `file`")
+    if not isinstance(row["id"], str) or not SAFE_ID.fullmatch(row["id"]):
+        raise ValueError(f"{where} has the id {row['id']!r}; letters, digits, `.`, `_` and `-` make an id")
+    file = row.get("file") or "."
+    if not isinstance(file, str) or "\0" in file or not (folder / file).resolve().is_relative_to(folder):
+        raise ValueError(f"{where} names {file!r}, which lies outside {folder}")
+    captions, licence = row.get("captions", []), row.get("license", row.get("licence"))
+    if not isinstance(captions, list) or not isinstance(licence, str | None):
+        raise ValueError(f"{where} should have a list as `captions` and words as `license`")
+    return row
 
 
 def _wanted(item: Item, split: str | None, licenses: Collection[str] | None) -> bool:
     return (split is None or item.facts.get("split") == split) and (
-        licenses is None or item.facts.get("license") in licenses
+        licenses is None or item.facts.get("license") in {spdx(name) for name in licenses}
     )

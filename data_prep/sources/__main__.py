@@ -1,0 +1,206 @@
+"""Objects of any source to one manifest, objects.jsonl, which grows with every call: `python -m data_prep.sources`.
+
+Knows nothing of the work, but imports it late.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.licences import allowed
+from data_prep.objaverse import XL_SOURCES
+from instant3d.progress import Progress
+
+if TYPE_CHECKING:
+    from data_prep.catalogue import Row
+    from data_prep.objaverse import Store
+    from data_prep.sources.manifest import Manifest
+    from data_prep.sources.selection import Selection
+
+Counts = dict[str, int]
+FINE = ("new", "there", "listed", "duplicate")  # what may become of an object without the command having failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when every wanted object is there, 1 when some are not (objects.failures.jsonl says why), 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        counts = _run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(closing_line(options.output, counts))
+    return 0 if all(kind in FINE or kind.startswith("under ") for kind in counts) else 1
+
+
+def closing_line(output: Path, counts: Counts) -> str:
+    """What became of how many objects, the most first."""
+    told = {"there": "there already", "listed": "listed but not downloaded", "duplicate": "left out as duplicates"}
+    usual = [
+        f"{counts.get('new', 0)} new",
+        *(f"{counts[kind]} {word}" for kind, word in told.items() if counts.get(kind)),
+    ]
+    other = sorted((kind for kind in counts if kind not in FINE), key=lambda kind: (-counts[kind], kind))
+    licences = [f"{counts[kind]} {kind}" for kind in other if kind.startswith("under ")]
+    failures = [f"{counts[kind]} {kind}" for kind in other if not kind.startswith("under ")]
+    usual += [f"not taken: {', '.join(licences)}"] if licences else []
+    usual += (
+        [f"failed: {', '.join(failures)} (see {output.with_name(output.stem + '.failures.jsonl')})"] if failures else []
+    )
+    return f"{output}: {'; '.join(usual)}"
+
+
+def _run(options: argparse.Namespace) -> Counts:
+    from data_prep.sources.manifest import Manifest
+
+    manifest = Manifest(options.output)
+    manifest.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        counts: Counts = options.work(manifest, options)
+    except (OSError, KeyboardInterrupt):
+        if manifest.rows:
+            manifest.save()  # what came until then need not come again
+        raise
+    manifest.save()
+    return counts
+
+
+def _folder(manifest: Manifest, options: argparse.Namespace) -> Counts:
+    from data_prep.sources import folder
+
+    counts: Counts = {}
+    for path in options.paths:
+        with Progress.to_user().task(f"looking through {path}") as on_step:
+            part = folder.gather(
+                manifest,
+                path,
+                allowed=allowed(options.licences),
+                licence=options.licence,
+                prefix=options.prefix,
+                on_step=on_step,
+            )
+        counts = {kind: counts.get(kind, 0) + part.get(kind, 0) for kind in {**counts, **part}}
+    return counts
+
+
+def _procedural(manifest: Manifest, options: argparse.Namespace) -> Counts:
+    from data_prep.sources import folder
+
+    if options.count < 1 or options.first_seed < 0:
+        raise ValueError(f"expected --count >= 1 and --first-seed >= 0, got {options.count} and {options.first_seed}")
+    seeds = range(options.first_seed, options.first_seed + options.count)
+    with Progress.to_user().task(f"making {len(seeds)} objects") as on_step:
+        return folder.make(manifest, seeds, workers=options.workers, on_step=on_step)
+
+
+def _objaverse(manifest: Manifest, options: argparse.Namespace) -> Counts:
+    from data_prep import objaverse
+    from data_prep.sources import selection
+
+    wanted, others = _selection(options, "--lvis, --uids, --count"), Counts()
+    with objaverse.opened(options.cache or manifest.folder / "objaverse") as store:
+        rows = list(selection.objaverse(store, wanted, allowed(options.licences), others))
+        return _fetched(manifest, store, rows, options) | others
+
+
+def _objaverse_xl(manifest: Manifest, options: argparse.Namespace) -> Counts:
+    from data_prep import objaverse
+    from data_prep.sources import selection
+
+    wanted, others = _selection(options, "--uids, --count"), Counts()
+    sources = options.sources.split(",")
+    if not set(sources) <= set(XL_SOURCES):
+        raise ValueError(
+            f"{options.sources!r} should be some of {', '.join(XL_SOURCES)}; Thingiverse has only bare STL"
+        )
+    with objaverse.opened(options.cache or manifest.folder / "objaverse") as store:
+        rows: list[Row] = []
+        for source in sources:
+            rows += selection.objaverse_xl(store, source, wanted, allowed(options.licences), others)
+        return _fetched(manifest, store, rows, options) | others
+
+
+def _selection(options: argparse.Namespace, ways: str) -> Selection:
+    from data_prep.sources.selection import Selection, names_in
+
+    lvis = tuple(name.strip() for name in (getattr(options, "lvis", None) or "").split(",") if name.strip())
+    if not (lvis or options.uids or options.count is not None or options.all):
+        raise ValueError(f"which objects? choose by {ways}, or take everything there is by --all")
+    if options.count is not None and options.count < 1:
+        raise ValueError(f"--count should be at least 1, got {options.count}")
+    if lvis and options.uids:
+        raise ValueError("--lvis and --uids both name objects; give one of them")
+    return Selection(lvis, names_in(options.uids) if options.uids else None, options.count, options.seed)
+
+
+def _fetched(manifest: Manifest, store: Store, rows: list[Row], options: argparse.Namespace) -> Counts:
+    from data_prep.sources import downloads
+
+    if options.no_download:
+        there = sum(manifest.has(row) or manifest.expect(row) for row in rows)
+        return {"listed": len(rows) - there, "there": there}
+    if options.jobs < 1 or options.retries < 0:
+        raise ValueError(f"expected --jobs >= 1 and --retries >= 0, got {options.jobs} and {options.retries}")
+    with Progress.to_user().task(f"fetching {len(rows)} objects into {store.cache}") as on_step:
+        return downloads.fetch(manifest, store, rows, downloads.Effort(options.jobs, options.retries), on_step)
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m data_prep.sources", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
+
+    local = commands.add_parser("folder", help="folders of .glb, .gltf, .obj or .ply files, or other .jsonl manifests")
+    local.add_argument("paths", type=Path, nargs="+", help="a folder (its manifest.jsonl speaks for it) or a manifest")
+    local.add_argument("--licence", "--license", help="of objects whose manifest names none, such as CC0-1.0")
+    local.add_argument("--prefix", default="", help="put before every id, where two folders use the same")
+    _common(local, _folder, licences="all")
+
+    made = commands.add_parser("procedural", help="objects made from seeds")
+    made.add_argument("--count", type=int, default=100, help="how many (default 100)")
+    made.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default 0)")
+    made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    _common(made, _procedural, licences=None)
+
+    first = commands.add_parser("objaverse", help="Objaverse 1.0: 800,000 objects of Sketchfab")
+    first.add_argument("--lvis", metavar="NAMES", help="of these LVIS categories, such as chair,mug; `all` for any")
+    _downloads(first)
+    _common(first, _objaverse, licences="redistributable")
+
+    xl = commands.add_parser("objaverse-xl", help="Objaverse-XL: objects of Sketchfab, GitHub and the Smithsonian")
+    xl.add_argument("--from", dest="sources", default=",".join(XL_SOURCES), help="some of them (default: %(default)s)")
+    _downloads(xl)
+    _common(xl, _objaverse_xl, licences="redistributable")
+    return parser
+
+
+def _common(command: argparse.ArgumentParser, work: object, licences: str | None) -> None:
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="the manifest, made or added to: objects.jsonl"
+    )
+    if licences:
+        words = "only these: redistributable, all, or names such as CC-BY-4.0,CC0-1.0 (default: %(default)s)"
+        command.add_argument("--licences", "--licenses", default=licences, help=words)
+    command.set_defaults(work=work)
+
+
+def _downloads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--uids", type=Path, metavar="FILE", help="only those that a file names, one a line")
+    command.add_argument("--count", type=int, help="only so many (of each source)")
+    command.add_argument("--seed", type=int, help="of a random order to count in (default: the data set's order)")
+    command.add_argument("--all", action="store_true", help="everything there is")
+    command.add_argument(
+        "--cache", type=Path, help="where downloads are kept (default: `objaverse` beside the manifest)"
+    )
+    command.add_argument("--jobs", type=int, default=8, help="downloads at once (default 8)")
+    command.add_argument("--retries", type=int, default=4, help="further tries for each object (default 4)")
+    command.add_argument("--no-download", action="store_true", help="list objects, but fetch none of them yet")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
