@@ -8,7 +8,8 @@ from analytic_fields import Formula, ball
 from torch.nn import functional as F
 
 from instant3d.cameras import Rays, orbit
-from instant3d.direct.regularisers import entropy, field_orientation, opacity, orientation, slopes
+from instant3d.direct.regularisers import entropy, field_orientation, opacity, orientation
+from instant3d.nerf.field import slopes
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from instant3d.cameras import Rays
-from instant3d.nerf.field import Field
+from instant3d.nerf.field import Field, slopes
 from instant3d.nerf.volume import box_span, even_edges, weights
-
-STEP = 0.01 / 1.75  # of differences; 0.01 in the released code's box of side 3.5
 
 
 def opacity(alpha: Tensor) -> Tensor:
@@ -58,14 +55,3 @@ def field_orientation(field: Field, rays: Rays, samples: int = 32, generator: to
     with torch.no_grad():
         weight = weights(field.density(points).unflatten(-1, shape), edges)
     return orientation(weight, slopes(field, points).unflatten(-2, shape), rays.directions)
-
-
-def slopes(field: Field, points: Tensor, step: float = STEP) -> Tensor:
-    """Outward unit vectors (..., N, 3) at points (..., N, 3) by central differences of density (0 where it is flat).
-
-    Not by its derivative as `nerf.field.normals` does, whose own derivative the sampling of planes does not have.
-    """
-    offsets = step * torch.eye(3, dtype=points.dtype, device=points.device)
-    around = torch.cat([points[..., None, :] + offsets, points[..., None, :] - offsets], dim=-2)  # (..., N, 6, 3)
-    density = field.density(around.flatten(-3, -2)).unflatten(-1, (-1, 6))
-    return F.normalize(density[..., 3:] - density[..., :3], dim=-1)

@@ -92,8 +92,9 @@ class _WeightedRows(torch.autograd.Function):
 
         index, weight = ctx.saved_tensors
         starts = np.arange(0, index.numel() + 1, index.shape[1])
-        share = csr_matrix((weight.float().flatten(), index.flatten(), starts), shape=(len(index), ctx.rows))
-        return torch.from_numpy(share.T @ gradient.float().numpy()).to(gradient.dtype), None, None
+        exact = torch.promote_types(gradient.dtype, torch.float32)
+        share = csr_matrix((weight.to(exact).flatten(), index.flatten(), starts), shape=(len(index), ctx.rows))
+        return torch.from_numpy(share.T @ gradient.to(exact).numpy()).to(gradient.dtype), None, None
 
 
 def _corners(points: Tensor, side: int) -> tuple[Tensor, Tensor]:
