@@ -10,7 +10,7 @@ VAL ?= $(DATA)
 CACHE ?= data/cache/train
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench render-data cache-stage1 train-stage1 train-stage2 evaluate evaluate-text \
+.PHONY: help demo test lint bench render-env render-data cache-stage1 train-stage1 train-stage2 evaluate evaluate-text \
 	demo-weights-stage1 demo-weights-stage2 demo-weights-judge
 
 help:  ## show this list
@@ -26,7 +26,16 @@ help:  ## show this list
 demo: .venv/.installed  ## a sentence to a 3D asset by the bundled weights: PROMPT="a blue boat" OUT=folder
 	$(BIN)/instant3d generate "$(PROMPT)" -o $(OUT)
 
-test: .venv/.installed  ## run all tests (no network, no GPU)
+.venv-render/.installed: requirements-render.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "bpy needs Python 3.11; name yours: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv-render
+	.venv-render/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-render.txt
+	@touch $@
+
+render-env: .venv-render/.installed  ## Blender and BlenderProc for rendering, in an environment of their own (1.5 GB)
+
+test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no GPU)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/.installed  ## check style, formatting and types

@@ -10,25 +10,34 @@ from typing import Any, get_type_hints
 import torch
 import yaml
 
-from instant3d.cameras import Cameras, from_fov, random_sphere, structured
+from instant3d.cameras import Cameras, from_fov, orbit, random_sphere, structured
 
 Range = tuple[float, float]
-LIGHTINGS = ("flat", "soft")
+FAST_LIGHTINGS = ("flat", "soft")
+BLENDER_LIGHTINGS = ("flat", "uniform", "area")
+LIGHTINGS = tuple(dict.fromkeys(FAST_LIGHTINGS + BLENDER_LIGHTINGS))
+RENDERERS = ("auto", "fast", "blender")
+DEVICES = ("cpu", "cuda", "optix")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The four structured views of every object, then `random_views` others. A YAML file of the same names."""
+    """The four structured views of every object, rings of views, then random ones. A YAML file of the same names."""
 
     size: int = 128  # pixels a side
     random_views: int = 20
     elevation_deg: Range = (-30.0, 75.0)
     radius: Range = (2.4, 3.0)  # from 2.37 on a 50 degree camera sees the whole unit sphere
     fov_deg: Range = (50.0, 50.0)
+    ring_views: int = 0  # evenly around at each of the two heights, the same for all objects, from the front on
+    ring_deg: Range = (0.0, 30.0)  # these heights
     lighting: str = "flat"
-    supersample: int = 3
+    supersample: int = 3  # of the fast renderer: samples a side of a pixel
     geometry: bool = True  # depth and normal maps beside the pictures
-    seed: int = 0  # another one gives other random cameras
+    seed: int = 0  # another one gives other random cameras and area lights
+    renderer: str = "auto"  # "fast", "blender", or the fast one wherever it knows the light
+    samples: int = 16  # of Blender: paths a pixel
+    device: str = "cpu"  # of Blender: "cpu", "cuda" or "optix"
 
     def __post_init__(self) -> None:
         if not (1 <= self.size <= 4096 and 0 <= self.random_views <= 1000 and 1 <= self.supersample <= 8):
@@ -36,24 +45,51 @@ class Plan:
                 "a plan needs size 1 to 4096, random_views 0 to 1000 and supersample 1 to 8, "
                 f"got {self.size}, {self.random_views} and {self.supersample}"
             )
-        limits = {"elevation_deg": (-90, 90), "radius": (1e-3, 1e3), "fov_deg": (1, 170)}
+        if not 0 <= self.ring_views <= 360:
+            raise ValueError(f"a plan's ring_views are 0 to 360 at each height, got {self.ring_views}")
+        limits = {"elevation_deg": (-90, 90), "ring_deg": (-90, 90), "radius": (1e-3, 1e3), "fov_deg": (1, 170)}
         for name, (lowest, highest) in limits.items():
             low, high = getattr(self, name)
             if not lowest <= low <= high <= highest:
                 raise ValueError(f"a plan's {name} is [low, high] within {lowest} and {highest}, got [{low}, {high}]")
-        if self.lighting not in LIGHTINGS:
-            raise ValueError(f"a plan's lighting is one of {', '.join(LIGHTINGS)}, got {self.lighting!r}")
+        if not 1 <= self.samples <= 65536:
+            raise ValueError(f"a plan's samples are 1 to 65536 a pixel, got {self.samples}")
+        for name, known in (("lighting", LIGHTINGS), ("renderer", RENDERERS), ("device", DEVICES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"a plan's {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
+        able = FAST_LIGHTINGS if self.chosen_renderer == "fast" else BLENDER_LIGHTINGS
+        if self.lighting not in able:
+            raise ValueError(
+                f"the {self.chosen_renderer} renderer has no {self.lighting!r} light, only {', '.join(able)}; "
+                "name another renderer or light in the plan"
+            )
+
+    @property
+    def chosen_renderer(self) -> str:
+        """Who draws: "fast" or "blender"."""
+        if self.renderer == "auto":
+            return "fast" if self.lighting in FAST_LIGHTINGS else "blender"
+        return self.renderer
+
+    def draw(self, object_id: str) -> int:
+        """The seed (56 bits) of all that is drawn for an object: its random cameras and its area lights."""
+        digest = hashlib.sha256(f"{self.seed}/{object_id}".encode()).digest()
+        return int.from_bytes(digest[:7], "big")
 
     def cameras(self, object_id: str) -> Cameras:
-        """Cameras (4 + random_views,), the same for the same object wherever and whenever it is rendered."""
-        digest = hashlib.sha256(f"{self.seed}/{object_id}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        """Cameras (4 + 2 ring_views + random_views,), the same for the same object wherever and whenever it is rendered."""
+        generator = torch.Generator().manual_seed(self.draw(object_id))
         others = random_sphere(
             self.random_views, generator, elevation_deg=self.elevation_deg, radius=self.radius, fov_deg=self.fov_deg[0]
         )
         low, high = self.fov_deg
         fov = low + (high - low) * torch.rand(self.random_views, generator=generator)
-        return Cameras.cat([structured(), Cameras(others.cam_to_world, from_fov(fov))])
+        return Cameras.cat([structured(), *self.rings(), Cameras(others.cam_to_world, from_fov(fov))])
+
+    def rings(self) -> list[Cameras]:
+        """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, which a camera at azimuth 270 sees."""
+        around = [270 + 360 * k / self.ring_views for k in range(self.ring_views)]
+        return [orbit(around, height, self.radius[0], self.fov_deg[0]) for height in self.ring_deg] if around else []
 
     def described(self) -> dict[str, Any]:
         """The plan as plain numbers and words, as it stands in YAML."""

@@ -40,8 +40,8 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "tokenizers": "src/instant3d/diffusion/small.py",
     "peft": "src/instant3d/diffusion/components.py",
     "gradio": "src/instant3d/demo.py",
-    "blenderproc": "data_prep/blender.py",
-    "bpy": "data_prep/blender.py",
+    "blenderproc": ("data_prep/blender_worker.py", "data_prep/blender_scene.py"),  # run inside the renderer's Python
+    "bpy": ("data_prep/blender_worker.py", "data_prep/blender_scene.py", "data_prep/blender_bridge.py"),
     "objaverse": "data_prep/objaverse.py",
     "ray": "data_prep/cluster.py",
     "torchmetrics": "src/instant3d/losses.py",
@@ -56,7 +56,8 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "moderngl": "data_prep/raster_gl.py",
     "embreex": "data_prep/raycast.py",
 }
-EARLY = {"embreex", "moderngl"}  # data_prep's own, whose files are imported only where they are needed
+# data_prep's own, whose files are imported only where they are needed, or run by another Python
+EARLY = {"blenderproc", "bpy", "embreex", "moderngl"}
 LIGHTNING_USES = {"training.py", "watchers.py"}  # beside each system's module.py and data.py
 
 

@@ -29,10 +29,10 @@ def write(meshes: Sequence[Mesh], path: Path) -> None:
     """Write `meshes` as the parts of one object, +y up."""
     writer = _Writer()
     primitives = [writer.primitive(mesh) for mesh in meshes if len(mesh.faces)]
-    write_bytes(path, _container(writer.document(primitives), bytes(writer.data)))
+    write_bytes(path, container(writer.document(primitives), bytes(writer.data)))
 
 
-def _container(document: Json, binary: bytes) -> bytes:
+def container(document: Json, binary: bytes) -> bytes:
     """GLB: a header, the JSON padded with spaces, the binary padded with zeros."""
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
