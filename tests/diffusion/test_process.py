@@ -32,10 +32,11 @@ def test_the_wanted_answers_are_noise_and_the_velocity_that_diffusers_knows(draw
 
 
 @pytest.mark.parametrize("kind", process.KINDS)
-def test_a_right_answer_stands_for_the_clean_sample(kind, drawn):
+def test_a_right_answer_stands_for_the_clean_sample_and_for_its_noise(kind, drawn):
     z, eps, abar = drawn
     answer = process.target(kind, z, eps, abar)
     torch.testing.assert_close(process.clean(kind, answer, process.noised(z, eps, abar), abar), z)
+    torch.testing.assert_close(process.noise(kind, answer, process.noised(z, eps, abar), abar), eps)
 
 
 def test_velocity_is_the_way_that_a_sample_moves_along_the_angle_of_its_noise():
