@@ -131,7 +131,9 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
 
 
 def _add_cache(command: argparse.ArgumentParser) -> None:
-    command.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders, each with a caption")
+    command.add_argument(
+        "scenes", nargs="+", help="folders of scene folders or of shards, or URLs of shards; each scene has a caption"
+    )
     command.add_argument("--model", required=True, help="whose VAE and text encoders: a folder, Hub id or .safetensors")
     command.add_argument(
         "-o", "--output", type=Path, required=True, help="the cache; one that was interrupted is gone on with"

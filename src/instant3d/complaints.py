@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
+
+WORKER = "Caught "  # so PyTorch begins what a process that loads data complained of
 
 
 def sentence(error: BaseException) -> str:
@@ -13,10 +16,18 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(_own_words(error).split()) or type(error).__name__
     return text if _is_ours(error) else f"{text} (--debug shows where)"
 
 
+def _own_words(error: BaseException) -> str:
+    """What was said where it happened: PyTorch puts a worker's whole traceback before that."""
+    text = str(error)
+    return text.rpartition(f"\n{type(error).__name__}: ")[2] if text.startswith(WORKER) else text
+
+
 def _is_ours(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if str(error).startswith(WORKER):
+        files = re.findall(r'^  File "(.+?)", line \d+', str(error), re.MULTILINE)
+    return bool(files) and Path(files[-1]).is_relative_to(Path(__file__).parent)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,13 +133,13 @@ class Remote:
     def shards(self) -> list[Shard]:
         """What its index tells of."""
         url, only = self._parts()
-        with _one_sentence(f"{url}/{INDEX}"):
-            system, path = _system(f"{url}/{INDEX}")
-            with system.open(path, "rb") as file:
-                data = file.read(MAX_INDEX_BYTES + 1)
-        found = parse_index(data, f"{url}/{INDEX}")
+        where = f"{url}/{INDEX}"
+        with tempfile.TemporaryDirectory() as folder, _one_sentence(where):
+            _get(where, Path(folder) / INDEX, MAX_INDEX_BYTES)
+            data = (Path(folder) / INDEX).read_bytes()
+        found = parse_index(data, where)
         if only is not None and only not in found:
-            raise FileNotFoundError(f"{url}/{INDEX} tells of no {only}; name one of its tars, or their folder")
+            raise FileNotFoundError(f"{where} tells of no {only}; name one of its tars, or their folder")
         return list(found.values()) if only is None else [found[only]]
 
     def where(self, shard: Shard) -> str:
@@ -160,8 +161,7 @@ class Remote:
         with _one_sentence(where):
             for pause in (*PAUSES, None):
                 try:
-                    system, path = _system(where)
-                    system.get_file(path, str(place), callback=_bound(shard.bytes))
+                    _get(where, place, shard.bytes)
                     break
                 except FileNotFoundError:
                     raise
@@ -183,9 +183,16 @@ class Remote:
         return (folder, name) if name.endswith(".tar") else (url, None)
 
 
-def _system(url: str) -> tuple[Any, str]:
-    """A file system of fsspec's, made in the process that uses it, and the path there."""
+def _get(url: str, place: Path, limit: int) -> None:
+    """Copy a file of at most `limit` bytes to this disk; servers are not trusted to send no more."""
     import fsspec
+    from fsspec.callbacks import Callback
+
+    class Bound(Callback):
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            if self.value > limit:
+                raise ValueError(f"it is larger than {limit} bytes")
 
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
@@ -194,20 +201,7 @@ def _system(url: str) -> tuple[Any, str]:
         silence = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
         options["client_kwargs"] = {"timeout": silence}  # its own limit of five minutes is for small files
     system, path = fsspec.core.url_to_fs(url, **options)
-    return system, path
-
-
-def _bound(limit: int) -> Any:
-    """Ends a transfer that brings more than the index says; servers are not trusted."""
-    from fsspec.callbacks import Callback
-
-    class Bound(Callback):
-        def relative_update(self, inc: int = 1) -> None:
-            super().relative_update(inc)
-            if self.value > limit:
-                raise ValueError(f"it is larger than the {limit} bytes that {INDEX} tells of")
-
-    return Bound()
+    system.get_file(path, str(place), callback=Bound())
 
 
 def _failures() -> tuple[type[BaseException], ...]:
