@@ -9,12 +9,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import full_disk
 import numpy as np
-import odd_objects
 import pytest
 import torch
 import trimesh
 
+from benchmarks import planted
 from data_prep import catalogue, failures, leftovers, render, tally
 from data_prep.catalogue import Item
 from data_prep.plan import Plan
@@ -111,7 +112,7 @@ def odd(tmp_path_factory):
     for name in ("first", "last"):
         write_ball(objects / f"{name}.glb")
     for name in ("cut_short", "bomb", "crowd", "prowler", "endless"):
-        (objects / f"{name}.glb").write_bytes(getattr(odd_objects, name)())
+        (objects / f"{name}.glb").write_bytes(getattr(planted, name)())
     os.mkfifo(objects / "pipe.glb")
     items = [*catalogue.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
     items.sort(key=lambda item: item.id == "endless")  # a process fewer to start
@@ -152,7 +153,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(tmp_path):
         write_ball(tmp_path / f"{name}.glb")
     items, out = catalogue.find(tmp_path), tmp_path / "out"
     with pytest.raises(OSError, match="is full after 2 objects; make room and run the same command again"):
-        render.render_all(items, out, TINY, MEANS, work=odd_objects.on_a_full_disk)
+        render.render_all(items, out, TINY, MEANS, work=full_disk.render)
     assert sorted(finished(out)) == ["a", "b"]
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
     count = render.render_all(items, out, TINY, MEANS)
@@ -175,7 +176,7 @@ def test_after_a_kill_nothing_is_lost_and_nothing_done_twice(tmp_path):
     objects.mkdir()
     for k in range(6):
         write_ball(objects / f"ball{k}.glb")
-    (objects / "ball2b.glb").write_bytes(odd_objects.cut_short())
+    (objects / "ball2b.glb").write_bytes(planted.cut_short())
     command = [sys.executable, "-m", "data_prep.render", str(objects), "-o", str(out), "--workers", "1"]
     command += ["--backend", "embree", "--plan", write_plan(tmp_path / "plan.yaml", "{size: 96, random_views: 8}")]
     killed_soon(command, out, scenes_first=2)
