@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sphere_network import RADIUS, SHARPNESS, sphere_network
 
 from instant3d import mesh as meshes
-from instant3d import scenes
+from instant3d import scenes, writers
 from instant3d.asset import FILE, Asset, write_triplane
 from instant3d.cameras import structured
 from instant3d.nerf.triplane import Decoder, Triplane
@@ -101,16 +103,57 @@ def test_a_format_that_cannot_be_written_leaves_nothing(asset, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("activation", "density"), [("relu", "softplus"), ("silu", "exp")])
-def test_the_file_tells_every_choice_of_the_decoder(tmp_path, activation, density):
-    decoder = Decoder(6, 8, 3, activation=activation, density=density, density_bias=-2.5)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"activation": "relu", "density": "softplus"},
+        {"activation": "silu", "density": "exp"},
+        {"activation": "softplus", "aggregate": "mean", "blob": 2.5, "blob_radius": 0.5, "rgb": "scaled"},
+    ],
+)
+def test_the_file_tells_every_choice_of_the_decoder(tmp_path, choices):
+    decoder = Decoder(6, 8, 3, density_bias=-2.5, **choices)
     torch.nn.init.normal_(decoder.last.bias)
+    for alpha in decoder.buffers():
+        alpha.fill_(0.625)
     given = Asset(Triplane(torch.randn(3, 6, 5, 5)), decoder)
     write_triplane(given.triplane, decoder, tmp_path / FILE)
     loaded = Asset.load(tmp_path)
     points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for got, expected in zip(loaded.field(points), given.field(points), strict=True):
         torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)
+
+
+def test_the_file_of_a_usual_decoder_tells_nothing_of_the_rarer_choices(tmp_path):
+    """Files written before there were any read the same as those written now."""
+    decoder = Decoder(4, 8, 3)
+    write_triplane(Triplane(torch.zeros(3, 4, 5, 5)), decoder, tmp_path / FILE)
+    with safe_open(tmp_path / FILE, framework="pt") as file:
+        settings = json.loads(file.metadata()["decoder"])
+        assert len(file.keys()) == 2 * 3 + 1
+    assert sorted(settings) == sorted(
+        ["channels", "width", "layers", "activation", "density", "density_bias", "rgb_margin"]
+    )
+
+
+def test_colours_beyond_white_are_white_in_pictures_meshes_and_scenes(tmp_path):
+    """A ball whose red and green are at the ends of the scaled sigmoid's range, 2 and 0, and whose blue is half-way."""
+    decoder = Decoder(2, 8, 2, density_bias=0.0, blob=400.0, blob_radius=0.5, rgb="scaled")
+    torch.nn.init.zeros_(decoder.last.weight)
+    with torch.no_grad():
+        decoder.last.bias.copy_(torch.tensor([0.0, 50.0, -50.0, 0.0]))
+        decoder.alpha.fill_(0.5)
+    bright = Asset(Triplane(torch.zeros(3, 2, 4, 4)), decoder.requires_grad_(False), resolution=48)
+    assert bright.field(torch.zeros(1, 3))[1].tolist()[0] == pytest.approx([2, 0, 1], abs=1e-6)
+    shown = bright.render(structured(), 24)
+    torch.testing.assert_close(shown.rgb[:, :, 12, 12], torch.tensor([[2.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)
+    np.testing.assert_allclose(bright.mesh.colors, np.array([[1.0, 0.0, 1.0]] * len(bright.mesh.vertices)), atol=1e-5)
+    assert np.linalg.norm(bright.mesh.vertices, axis=1) == pytest.approx(0.48, abs=0.005)  # where density is half-way
+    writers.picture(shown.rgb[0], tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").getpixel((12, 12)) == (255, 0, 255)
+    scenes.write(tmp_path / "scene", shown)
+    again = scenes.read(tmp_path / "scene").views
+    torch.testing.assert_close(again.rgb[:, :, 12, 12], torch.tensor([[1.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize(

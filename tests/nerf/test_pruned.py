@@ -138,6 +138,23 @@ def test_views_agree_with_the_textbook_and_with_the_training_renderer():
     assert (shown.normals * trained.normals).sum(1, keepdim=True)[solid].min() > 0.98
 
 
+def test_a_field_that_starts_from_a_blob_looks_the_same_in_inference_in_training_and_in_the_textbook():
+    chance = torch.Generator().manual_seed(0)
+    triplane = Triplane(torch.randn(3, 6, 8, 8, generator=chance))
+    torch.manual_seed(0)
+    decoder = Decoder(6, 16, 2, "softplus", aggregate="mean", blob=40.0, blob_radius=0.6, rgb="scaled")
+    with torch.no_grad():
+        decoder.last.weight.mul_(5)
+        decoder.alpha.fill_(0.5)
+    field, cameras = TriplaneField(triplane, decoder), orbit([30.0], [20.0])
+    shown = pruned.render(field, cameras, 24, 24)
+    assert psnr(shown, textbook.render(textbook.TextbookField(triplane, decoder), cameras, 24, 24, 256, 0)) > 40
+    with torch.no_grad():
+        assert psnr(shown, volume.render(field, cameras, 24, 24, samples=256, importance=0)) > 40
+    assert 0.05 < shown.alpha.mean() < 0.5
+    assert shown.rgb[shown.alpha.expand_as(shown.rgb) > 0.9].max() > 1.1  # nothing has clamped it
+
+
 def test_the_memory_allowed_changes_no_pixel():
     triplane, decoder = asymmetric_object()
     field = TriplaneField(triplane, decoder)

@@ -7,9 +7,12 @@ from torch.nn import functional as F
 
 from benchmarks.textbook import TextbookField
 from instant3d.nerf.frozen import FrozenField, at_rest, grid_density
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField, _corner_maps, sample_planes
+from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField, _corner_maps, sample_planes, scaled_sigmoid
 
 WORLD_AXES = ((0, 1), (0, 2), (1, 2))  # planes xy, xz, yz: which axis runs along the width, which along the height
+
+
+TEXTS = {"activation": "softplus", "aggregate": "mean", "blob": 3.0, "blob_radius": 0.4, "rgb": "scaled"}
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -35,11 +38,13 @@ def by_grid_sample(planes: Tensor, points: Tensor) -> Tensor:
     return total
 
 
-def random_decoder(channels: int = 6, width: int = 16, layers: int = 4, **options: str) -> Decoder:
+def random_decoder(channels: int = 6, width: int = 16, layers: int = 4, **options: str | float) -> Decoder:
     decoder = Decoder(channels, width, layers, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=chance(parameter.numel())) * 0.4)
+        for alpha in decoder.buffers():
+            alpha.fill_(0.6)
     return decoder
 
 
@@ -101,7 +106,7 @@ def test_sampling_under_inference_mode_first_leaves_gradients_possible_later():
     assert points.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("options", [{}, {"activation": "silu", "density": "exp"}])
+@pytest.mark.parametrize("options", [{}, {"activation": "silu", "density": "exp"}, TEXTS])
 def test_projected_planes_give_what_concatenation_and_the_whole_mlp_give(options):
     triplane, decoder = Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options)
     points = random_points(400)
@@ -136,9 +141,9 @@ def test_objects_of_a_batch_do_not_mix():
         torch.testing.assert_close(together[k], TriplaneField(Triplane(planes[k]), decoder)(points[k])[1])
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu"])
-def test_a_field_at_rest_is_the_field(activation):
-    field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(activation=activation))
+@pytest.mark.parametrize("options", [{"activation": "relu"}, {"activation": "silu"}, TEXTS])
+def test_a_field_at_rest_is_the_field(options):
+    field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options))
     points = random_points(20_000)  # more than one chunk
     expected_density, expected_rgb = field(points)
     density, rgb = at_rest(field, exact=True)(points)
@@ -149,12 +154,83 @@ def test_a_field_at_rest_is_the_field(activation):
     torch.testing.assert_close(rounded.density(points), rounded(points)[0], rtol=0.02, atol=0.02)
 
 
-def test_a_whole_grid_of_densities_equals_densities_point_by_point():
-    field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder())
+@pytest.mark.parametrize("options", [{}, TEXTS])
+def test_a_whole_grid_of_densities_equals_densities_point_by_point(options):
+    field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options))
     axis = torch.linspace(-1.2, 1.1, 9)
     at_once = grid_density(at_rest(field, exact=True), axis)
     points = torch.cartesian_prod(axis, axis, axis)
     torch.testing.assert_close(at_once.flatten(), field.density(points), rtol=1e-4, atol=1e-5)
+
+
+def test_with_gradients_samples_and_those_of_planes_alone_are_the_same():
+    """Planes that learn, at points that stay, take a way of their own back; the gradients are those of all together."""
+    for dtype in (torch.float64, torch.float32):
+        planes = random_planes(2, 3, 4, 7, 7, dtype=dtype).requires_grad_()
+        points, wanted = random_points(2, 200, dtype=dtype), torch.randn(2, 200, 4, generator=chance(3), dtype=dtype)
+        (ours,) = torch.autograd.grad((sample_planes(planes, points) * wanted).sum(), planes)
+        (theirs,) = torch.autograd.grad((by_grid_sample(planes, points) * wanted).sum(), planes)
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("plane", [0, 1, 2])
+def test_the_mean_of_three_planes_is_read_alike_from_each_of_them(plane):
+    """A plane that holds the same everywhere counts a third, whichever it is."""
+    decoder = random_decoder(aggregate="mean")
+    planes = torch.zeros(3, 6, 4, 4)
+    planes[plane] = 3 * torch.randn(6, generator=chance(4))[:, None, None]
+    state = planes[plane, :, 0, 0] / 3
+    for layer in (decoder.first, *decoder.hidden):
+        state = F.relu(layer(state))
+    expected = torch.sigmoid(decoder.last(state)[1:]) * 1.002 - 0.001
+    rgb = TriplaneField(Triplane(planes), decoder)(random_points(20, reach=0.7))[1]
+    torch.testing.assert_close(rgb, expected.expand(20, 3))
+
+
+def test_a_field_that_has_learned_nothing_is_a_blob():
+    """softplus(blob (1 - |x| / radius) + bias): half of the blob's height lies at half of its radius."""
+    decoder = Decoder(2, 8, 2, density_bias=-1.0, blob=17.5, blob_radius=0.343)
+    torch.nn.init.zeros_(decoder.last.weight)
+    field, points = TriplaneField(Triplane(torch.zeros(3, 2, 4, 4)), decoder), random_points(300, reach=1.0)
+    distance = points.square().sum(-1).sqrt()
+    torch.testing.assert_close(
+        field.density(points), F.softplus(17.5 - 17.5 / 0.343 * distance - 1), rtol=1e-4, atol=1e-5
+    )
+    height = field.raw_density(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.343 / 2, 0.0], [0.0, 0.0, 0.343]]))
+    torch.testing.assert_close(height, torch.tensor([17.5, 8.75, 0.0]))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.8, 1.0])
+def test_the_scaled_sigmoid_has_the_slope_of_the_plain_one_at_zero_and_twice_its_range_at_a_half(alpha):
+    raw = torch.linspace(-30, 30, 61, dtype=torch.float64).requires_grad_()
+    value = scaled_sigmoid(raw, alpha)
+    assert value[30].item() == pytest.approx(1 / (2 * alpha))
+    (slope,) = torch.autograd.grad(value.sum(), raw)
+    assert slope[30].item() == pytest.approx(0.25)
+    torch.testing.assert_close(value + value.flip(0), torch.full_like(value, 1 / alpha))
+    assert 0 < value.min() < 1e-6
+    assert 1 / alpha - 1e-6 < value.max() <= 1 / alpha
+    torch.testing.assert_close(scaled_sigmoid(raw, 1.0), torch.sigmoid(raw))
+    assert torch.autograd.gradcheck(
+        lambda x: scaled_sigmoid(x, alpha), torch.randn(5, dtype=torch.float64).requires_grad_()
+    )
+
+
+def test_alpha_travels_with_the_weights_and_is_the_same_in_training_and_evaluation():
+    decoder, other = random_decoder(rgb="scaled"), Decoder(6, 16, 4, rgb="scaled")
+    other.load_state_dict(decoder.state_dict())
+    field, points = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), other.train()), random_points(50)
+    torch.testing.assert_close(field(points)[1], torch.sigmoid(0.6 * field._raw(points, 4)[:, 1:]) / 0.6)
+    trained = field(points)[1]
+    other.eval()
+    assert torch.equal(field(points)[1], trained)
+    assert field(points)[1].max() > 1
+    assert "alpha" not in random_decoder().state_dict()
+
+
+def test_a_blob_without_a_radius_is_refused():
+    with pytest.raises(ValueError, match="a blob of density needs a radius above 0, got 0"):
+        Decoder(2, blob=1.0, blob_radius=0)
 
 
 def test_planes_of_another_shape_are_refused():

@@ -28,18 +28,17 @@ class DistanceAttention(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, N, width), mask (B, N) True where they may be looked at -> (B, N, width)."""
-        nothing_key, nothing_value = self.nothing.to(tokens.dtype)[:, None].expand(-1, len(tokens), -1, -1, -1)
+        nothing_key, nothing_value = self.nothing[:, None].expand(-1, len(tokens), -1, -1, -1)
         place, value = self._split(self.place(tokens)), self._split(self.value(tokens))
-        key = torch.cat([nothing_key.to(place.dtype), place], dim=2)
+        key = torch.cat([nothing_key, place], dim=2)
         share = self._logits(place, key, mask).softmax(-1).to(value.dtype)
-        mixed = share @ torch.cat([nothing_value.to(value.dtype), value], dim=2)
+        mixed = share @ torch.cat([nothing_value, value], dim=2)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _logits(self, place: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
         """(B, heads, N, 1 + N), at least in float32: distances are small differences."""
         exact = torch.promote_types(place.dtype, torch.float32)
-        with torch.autocast(place.device.type, enabled=False):
-            distance = torch.cdist(place.to(exact), key.to(exact), compute_mode="donot_use_mm_for_euclid_dist")
+        distance = torch.cdist(place.to(exact), key.to(exact), compute_mode="donot_use_mm_for_euclid_dist")
         own = F.pad(torch.eye(place.shape[2], dtype=torch.bool, device=place.device), (1, 0))
         logits = (-distance / place.shape[-1] ** 0.5).masked_fill(own, OWN)
         if mask is not None:
@@ -78,10 +77,14 @@ class Flattening(nn.Module):
         self.outward = EqualisedLinear(text_length * width, numbers)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (B, text length, text width), mask (B, text length) True at words -> (B, numbers)."""
-        tokens = self.inward(tokens)
-        tokens = tokens + self.attention(self.attention_norm(tokens), mask)
-        tokens = self.norm(tokens + self.feed(self.feed_norm(tokens)))
-        if mask is not None:
-            tokens = tokens.masked_fill(~mask[..., None], 0.0)
-        return self.outward(tokens.flatten(1))
+        """Tokens (B, text length, text width), mask (B, text length) True at words -> (B, numbers).
+
+        In the weights' own precision: autocast would copy the wide last layer at every call, to read it once.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = self.inward(tokens.to(self.inward.weight.dtype))
+            tokens = tokens + self.attention(self.attention_norm(tokens), mask)
+            tokens = self.norm(tokens + self.feed(self.feed_norm(tokens)))
+            if mask is not None:
+                tokens = tokens.masked_fill(~mask[..., None], 0.0)
+            return self.outward(tokens.flatten(1))
