@@ -8,6 +8,9 @@ TRAINER ?= cpu
 DATA ?= data/scenes
 VAL ?= $(DATA)
 CACHE ?= data/cache/train
+PLAN ?= configs/render/small.yaml
+COUNT ?= 96
+MADE := data/objects/objects.jsonl
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench render-env render-data cache-stage1 train-stage1 train-stage2 evaluate evaluate-text \
@@ -47,8 +50,15 @@ bench: .venv/.installed  ## measure speed: beside a plain textbook path, full-si
 	$(BIN)/python -m benchmarks.split
 	$(BIN)/python -m benchmarks.peers
 
-render-data: .venv/.installed  ## objects to scene folders: OBJECTS=folder DATA=folder
-	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder of .glb or .obj files)) -o $(DATA)
+render-data: .venv/.installed  ## objects to checked and packed scenes: OBJECTS=folder|objects.jsonl PLAN=file DATA=folder
+ifndef OBJECTS  # a small set to try it all with: made objects, and those of examples/
+	$(BIN)/python -m data_prep.sources procedural --count $(COUNT) -o $(MADE)
+	$(BIN)/python -m data_prep.sources folder examples/objects -o $(MADE)
+endif
+	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(MADE)) -o $(DATA) --plan $(PLAN) $(ARGS)
+	$(BIN)/instant3d doctor $(DATA) -o $(DATA)/doctor.json || test $$? -eq 1
+	$(BIN)/instant3d pack $(DATA) -o $(DATA)-shards
+	@echo "next: make train-stage2 DATA=$(DATA)   or, from the tars: make train-stage2 DATA=$(DATA)-shards"
 
 cache-stage1: .venv/.installed  ## scenes to latents and embeddings: SCENES=folder MODEL=folder|Hub id CACHE=folder
 	$(BIN)/instant3d cache-stage1 $(or $(SCENES),$(error SCENES=folder of scenes)) \

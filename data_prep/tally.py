@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ class Tally:
     views: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     since: float = field(default_factory=time.monotonic)
+    first_at: float = math.nan  # when the first object was over: what comes before is starting up
     said: float = field(default_factory=time.monotonic)
 
     @property
@@ -49,6 +51,8 @@ class Tally:
         self._tell()
 
     def _tell(self) -> None:
+        if self.done + self.failed == 1:
+            self.first_at = time.monotonic()
         if time.monotonic() - self.said > EVERY_S:
             self.said = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
@@ -56,7 +60,9 @@ class Tally:
     def line(self) -> str:
         """How far it is, how fast, and when it will be over at this rate."""
         so_far = self.done + self.failed
-        left = (self.total - so_far) * self.seconds / max(so_far, 1)
+        if so_far < 2:
+            return f"{so_far} of {self.total} objects, {self._rate()}"
+        left = (self.total - so_far) * (time.monotonic() - self.first_at) / (so_far - 1)
         return f"{so_far} of {self.total} objects, {self._rate()}, about {clock(left)} left"
 
     def _rate(self) -> str:

@@ -214,13 +214,18 @@ def test_two_runs_never_write_into_one_folder(tmp_path):
         render.render_all(catalogue.find(tmp_path), tmp_path / "out", TINY, MEANS)
 
 
-def test_the_progress_line_tells_rate_and_time_left():
-    count = tally.Tally(total=100, since=time.monotonic() - 600)
+def test_the_progress_line_tells_rate_and_time_left(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(tally.time, "monotonic", lambda: now)
+    count = tally.Tally(total=101, since=now, said=now)
+    now += 30  # to start up, which is not to come again
+    count.finished(10)
+    now += 600
     for _ in range(24):
         count.finished(10)
     count.lost("timeout")
     assert count.line() == (
-        "25 of 100 objects, 1 failed (1 timeout), 10 min 00 s, 0.0417 objects/s, 0.4 views/s, about 30 min 00 s left"
+        "26 of 101 objects, 1 failed (1 timeout), 10 min 30 s, 0.0413 objects/s, 0.397 views/s, about 30 min 00 s left"
     )
 
 
