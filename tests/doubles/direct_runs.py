@@ -1,4 +1,4 @@
-"""What a short run of the direct system needs, made within a second: a text encoder, pictures that a guide knows, a CLIP."""
+"""What a short run of the direct system needs, made within a second: a text encoder, a CLIP, and a guide's pictures."""
 
 import torch
 import yaml
@@ -47,25 +47,32 @@ def clip_folder(folder):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         pixels = {**sizes, "image_size": 16, "patch_size": 8}
-        CLIPModel(CLIPConfig(text_config={**sizes, **words}, vision_config=pixels, projection_dim=8)).save_pretrained(folder)
+        CLIPModel(CLIPConfig(text_config={**sizes, **words}, vision_config=pixels, projection_dim=8)).save_pretrained(
+            folder
+        )
     side = {"height": 16, "width": 16}
     CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=side).save_pretrained(folder)
     return folder
 
 
-def ball_views(colour, size=SIDE, radius=0.5, azimuths=(0, 90, 180)):
-    """Views (V,) of a ball at the origin, at these azimuths from the front, without shading."""
+def ball_views(front, back=None, size=SIDE, radius=0.5, azimuths=(0, 90, 180)):
+    """Views (V,) of a ball at the origin, at these azimuths from the front; its back, where y > 0, has its own colour."""
     cameras = orbit([FRONT_AZIMUTH_DEG + azimuth for azimuth in azimuths], 10.0)
     rays = cameras.rays(size, size)
-    across = torch.linalg.cross(-rays.origins.expand_as(rays.directions), rays.directions).norm(dim=-1)
+    middle = -(rays.origins * rays.directions).sum(-1)
+    across = (rays.origins + middle[..., None] * rays.directions).norm(dim=-1)
+    surface = rays.origins + (middle - (radius**2 - across**2).clamp(min=0).sqrt())[..., None] * rays.directions
     alpha = ((radius - across) * size / 2 + 0.5).clamp(0, 1)[:, None]  # antialiased
-    return Views(torch.tensor(colour)[:, None, None].expand(len(azimuths), 3, size, size).clone(), alpha, cameras)
+    colours = torch.tensor([front, back or front])
+    rgb = colours[(surface[..., 1] > 0).long()].movedim(-1, -3)
+    return Views(rgb.clone(), alpha, cameras)
 
 
 def write_balls(root):
-    """A red and a blue ball as scene folders, whose captions are `PROMPTS`: one picture for each of the view words."""
+    """A red and a blue ball, black behind, as scene folders captioned by `PROMPTS`: one picture for each view word."""
     for prompt, colour in zip(PROMPTS, [(0.9, 0.1, 0.1), (0.1, 0.2, 0.8)], strict=True):
-        scenes.write(root / prompt.split()[1], ball_views(colour), caption=prompt, object_id=prompt)
+        views = ball_views(colour, (0.1, 0.1, 0.1))
+        scenes.write(root / prompt.split()[1], views, caption=prompt, object_id=prompt)
     return root
 
 

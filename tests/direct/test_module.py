@@ -1,0 +1,262 @@
+"""The direct system's module: it learns a prompt by heart, its colours' activation follows the steps, and what a
+checkpoint holds is enough to go on, to look and to export."""
+
+import direct_runs
+import pytest
+import torch
+from direct_runs import ARCHITECTURE, PROMPTS, SIDE, ball_views
+
+from instant3d.diffusion.prompt_tokens import PromptTokens
+from instant3d.direct.architecture import Architecture
+from instant3d.direct.data import DirectData, Requests
+from instant3d.direct.distillation import Distillation, Lesson, Picture, Scoring
+from instant3d.direct.finite import FiniteSet
+from instant3d.direct.guides import FiniteGuidance, StableGuidance
+from instant3d.direct.module import Direct, annealed, digest, export_direct
+from instant3d.direct.network import TextToTriplane
+from instant3d.nerf.volume import render
+from instant3d.scenes import write
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return direct_runs.text_folder(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory):
+    return direct_runs.write_balls(tmp_path_factory.mktemp("balls"))
+
+
+def small(text, balls=None, **settings):
+    plain = {"scoring": Scoring(scale=5.0, against="none"), "picture": Picture(SIDE, 12, 0), "clip": None}
+    guidance = None if balls is None else FiniteGuidance(str(balls), SIDE)
+    return Direct(Architecture.from_dict(ARCHITECTURE), str(text), guidance, **{**plain, **settings})
+
+
+class Standing:
+    """Stands in for a trainer in the midst of a run."""
+
+    def __init__(self, data, step=0, steps=10):
+        self.datamodule, self.global_step, self.estimated_stepping_batches = data, step, steps
+
+
+def begun(module, step=0, prompts=PROMPTS):
+    """The module as a trainer has it after its start."""
+    data = DirectData(list(prompts))
+    data.setup("fit")
+    module._trainer = Standing(data, step)
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    module.on_fit_start()
+    return module
+
+
+def example(module, count=4):
+    data = module.trainer.datamodule
+    data.batch_size = count
+    data.trainer = type("Trainer", (), {
+        "global_step": 0, "accumulate_grad_batches": 1, "global_rank": 0, "world_size": 1, "lightning_module": module,
+    })()  # fmt: skip
+    return next(iter(data.train_dataloader()))
+
+
+def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
+    """Seen from each side; front and back differ, so words, cameras and pictures must agree on where the front is."""
+    torch.manual_seed(0)
+    network = TextToTriplane(Architecture.from_dict(ARCHITECTURE))
+    truth = ball_views((0.9, 0.1, 0.1), (0.1, 0.2, 0.8))
+    guide = FiniteSet(truth.on(1.0), ["a ball"] * 3, torch.arange(3))
+    tokens = torch.randn(1, ARCHITECTURE["text_length"], ARCHITECTURE["text_width"])
+    text = PromptTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+    scoring = Scoring(scale=1.0, against="none")
+    teacher = Distillation(network, guide, ["a ball"], text, scoring=scoring, picture=Picture(SIDE, 16, 0))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.9, 0.99))
+
+    def error():
+        with torch.no_grad():
+            shown = render(network(text), truth.cameras[None], SIDE, SIDE, samples=32, importance=0)
+            return (shown.on(1.0)[0] - truth.on(1.0)).square().mean((1, 2, 3))
+
+    before = error()
+    print(before)
+    for step in range(70):
+        generator = torch.Generator().manual_seed(step)
+        network.decoder.alpha.fill_(annealed(step, 42, 0.5))
+        lesson = Lesson(torch.zeros(3, dtype=torch.long), truth.cameras)
+        losses, _ = teacher(lesson, torch.ones(3, 3), generator)
+        optimizer.zero_grad()
+        losses["sds"].backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    assert before.min() > 0.02
+    print(error())
+    assert error().max() < 0.005, "of the front, the side and the back"
+    # were the front taken for the back, the two pictures would be this far apart
+    assert (truth.on(1.0)[0] - truth.on(1.0)[2]).square().mean() > 0.03
+
+
+def test_alpha_rises_evenly_to_1_and_stays_there():
+    values = [annealed(step, 60.0, 0.5) for step in range(101)]
+    assert values[0] == 0.5
+    assert values[30] == pytest.approx(0.75)
+    assert values[60:] == [1.0] * 41
+    assert all(one < two for one, two in zip(values[:60], values[1:61], strict=True))
+    assert annealed(0, 0.0, 0.5) == 1.0
+
+
+def test_the_activation_of_colours_is_that_of_the_step_and_is_saved_with_the_weights(text, balls):
+    module = begun(small(text, balls), step=3)
+    module.training_step(example(module), 0)
+    # half way to 6 of 10 steps; with alpha a colour cannot exceed 1 / alpha
+    assert float(module.network.decoder.alpha) == pytest.approx(0.75)
+    assert float(module.state_dict()["network.decoder.alpha"]) == pytest.approx(0.75)
+    colours = module.network.decoder.to_rgb(torch.tensor([-100.0, 0.0, 100.0]))
+    torch.testing.assert_close(colours, torch.tensor([0.0, 2 / 3, 4 / 3]))
+
+
+def test_a_step_is_a_function_of_its_examples_numbers_alone(text, balls):
+    module = begun(small(text, balls))
+    batch = example(module)
+    with torch.no_grad():
+        one = module.training_step(batch, 0)
+        torch.rand(100)
+        assert torch.equal(one, module.training_step(batch, 7))
+        later = type(batch)(batch.prompts, batch.cameras, batch.number + 4)
+        assert not torch.equal(one, module.training_step(later, 0))
+
+
+def test_losses_count_as_their_weights_say(text, balls):
+    """The gradient is linear in the weights; of two losses it is the sum of those of each."""
+    gradients = []
+    for sds, opacity in [(1.0, 0.0), (0.0, 50.0), (1.0, 50.0)]:
+        torch.manual_seed(0)
+        module = small(text, balls)
+        module.weights = type(module.weights)(sds=sds, opacity=opacity)
+        begun(module)
+        module.training_step(example(module), 0).backward()
+        gradients.append(module.network.outward.weight.grad.clone())
+    assert min(float(gradient.abs().max()) for gradient in gradients) > 1e-3
+    torch.testing.assert_close(gradients[0] + gradients[1], gradients[2], atol=1e-4, rtol=1e-3)
+
+
+def test_nothing_that_teaches_is_in_the_module(text, balls):
+    module = begun(small(text, balls))
+    assert set(module.state_dict()) == {f"network.{name}" for name in module.network.state_dict()}
+
+
+def test_a_look_is_at_four_sides_beginning_with_the_front_and_leaves_nothing_to_chance(text):
+    module = small(text)
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: float(value)})
+    module.eval()
+    with torch.no_grad():
+        shown = module.validation_step(Requests(tuple(PROMPTS), ("0", "1")), 0)["shown"]
+        again = module.validation_step(Requests(tuple(PROMPTS), ("0", "1")), 0)["shown"]
+    assert torch.equal(shown.rgb, again.rgb)
+    assert shown.rgb.shape == (2, 4, 3, SIDE, SIDE)
+    assert logged["val/alpha"] == pytest.approx(float(shown.alpha.mean()))
+    sides = shown.cameras.positions[0, :, :2]
+    wanted = torch.tensor([[0.0, -1], [1, 0], [0, 1], [-1, 0]])  # the front faces -y
+    torch.testing.assert_close(sides / sides.norm(dim=-1, keepdim=True), wanted, atol=1e-5, rtol=0)
+
+
+def test_predictions_do_not_depend_on_the_batch_and_are_what_the_network_says_to_no_noise(text):
+    module = small(text).eval()
+    with torch.no_grad():
+        both = module.predict_step(Requests(tuple(PROMPTS), ("0", "1")), 0)
+        alone = module.predict_step(Requests((PROMPTS[1],), ("1",)), 0)
+        noise = torch.zeros(2, ARCHITECTURE["noise_width"])
+        plain = module.network.triplane(module.read(PROMPTS), noise).planes
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both, plain)
+    assert (both[0] - both[1]).abs().max() > 1e-3, "prompts differ in what is made of them"
+
+
+def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
+    module = begun(small(text, balls))
+    content = {}
+    module.on_save_checkpoint(content)
+    other = small(text, balls)
+    other.on_load_checkpoint(content)
+    begun(other)
+    with pytest.raises(ValueError, match="other prompts"):
+        begun(other, prompts=PROMPTS[::-1])
+    assert digest(["a", "b"]) != digest(["a b"])
+
+
+def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path):
+    clip = str(direct_runs.clip_folder(tmp_path))
+    settings = {"scoring": Scoring(scale=5.0), "clip": clip}
+    module = begun(small(text, balls, **settings))
+    batch = example(module, 1)
+    with torch.no_grad():
+        module.training_step(batch, 0)
+    content = {}
+    module.on_save_checkpoint(content)
+    memory = content["taught"]["memory"]
+    seen = [k in batch.prompts.tolist() for k in range(2)]
+    assert memory["seen"].tolist() == seen
+    toward = batch.cameras.positions / batch.cameras.positions.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(memory["directions"][batch.prompts], toward)
+    torch.testing.assert_close(memory["features"][batch.prompts].norm(dim=-1), torch.ones(1))
+    other = small(text, balls, **settings)
+    other.on_load_checkpoint(content)
+    begun(other)
+    for name, value in other.frozen.distillation.remembers.state_dict().items():
+        assert torch.equal(value, memory[name])
+
+
+def test_pictures_are_looked_at_only_by_a_clip(text):
+    with pytest.raises(ValueError, match=r"set model\.clip"):
+        small(text, scoring=Scoring())
+    with pytest.raises(ValueError, match=r"set model\.clip"):
+        small(text, scoring=Scoring(against="none", clip=0.1))
+    assert isinstance(small(text).guidance, StableGuidance)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"background": "grey"}, "white or random"), ({"alpha_start": 0.0}, "alpha"), ({"alpha_share": 1.5}, "alpha")],
+)
+def test_settings_without_meaning_are_refused(text, settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        small(text, **settings)
+
+
+def test_an_export_reads_prompts_by_itself(text, tmp_path):
+    module = small(text).eval()
+    module.network.decoder.alpha.fill_(0.75)
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    export_direct(content, tmp_path / "export")
+    found = {path.relative_to(tmp_path / "export").as_posix() for path in (tmp_path / "export").rglob("*")}
+    assert {"config.json", "model.safetensors", "tokenizer", "text_encoder/model.safetensors"} <= found
+    again = small(tmp_path / "export", start=str(tmp_path / "export")).eval()
+    with torch.no_grad():
+        one, two = (each.predict_step(Requests(tuple(PROMPTS), ("0", "1")), 0) for each in (module, again))
+    torch.testing.assert_close(one, two, atol=2e-2, rtol=2e-2)  # both are kept in half precision
+    assert float(again.network.decoder.alpha) == 0.75
+
+
+def test_an_export_without_its_text_encoder_says_what_to_name(text, tmp_path):
+    content = {"state_dict": small(text).state_dict()}
+    small(tmp_path / "gone").on_save_checkpoint(content)
+    with pytest.raises(ValueError, match="say --base"):
+        export_direct(content, tmp_path / "export")
+    export_direct(content, tmp_path / "export", str(text))
+
+
+def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tmp_path):
+    guide, cameras = FiniteGuidance(str(balls), SIDE).load(torch.device("cpu"))
+    torch.testing.assert_close(cameras.cam_to_world, ball_views((1.0, 0.0, 0.0)).cameras.cam_to_world)
+    named = guide.embed([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
+    assert named.max(1).values.tolist() == [1.0, 1.0, 1.0], "each word names one picture"
+    with pytest.raises(FileNotFoundError, match="no scene"):
+        FiniteGuidance(str(tmp_path)).load(torch.device("cpu"))
+    write(tmp_path / "a", ball_views((1.0, 0.0, 0.0)), caption="a ball")
+    write(tmp_path / "b", ball_views((1.0, 0.0, 0.0), azimuths=(0, 90, 200)), caption="a box")
+    with pytest.raises(ValueError, match="by one plan"):
+        FiniteGuidance(str(tmp_path)).load(torch.device("cpu"))
+    write(tmp_path / "b", ball_views((1.0, 0.0, 0.0)))
+    with pytest.raises(ValueError, match="no caption"):
+        FiniteGuidance(str(tmp_path)).load(torch.device("cpu"))
