@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from instant3d.hub import snapshot
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+Kind = TypeVar("Kind")  # of dataclass
 WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -87,10 +88,10 @@ def read_numbers(path: Path, model: str, kind: str, hint: str = "") -> dict[str,
     return numbers
 
 
-def architecture_of(kind: type[Any], numbers: dict[str, Any], source: object) -> Any:
+def architecture_of(kind: type[Kind], numbers: dict[str, Any], source: object) -> Kind:
     """The inverse of `dataclasses.asdict`, by way of JSON, for a dataclass `kind`; names every unknown key."""
     hints = get_type_hints(kind)
-    unknown = sorted(set(numbers) - {field.name for field in fields(kind)})
+    unknown = sorted(set(numbers) - {field.name for field in fields(kind)})  # type: ignore[arg-type]
     if unknown:
         raise ValueError(f"{source} describes another architecture: unknown {', '.join(unknown)}")
     return kind(**{name: _checked(value, hints[name], f"{source}: {name}") for name, value in numbers.items()})

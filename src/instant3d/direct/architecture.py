@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from instant3d.weights import architecture_of, read_numbers
 
@@ -95,7 +95,7 @@ class Architecture:
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
         """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
-        return cast(Architecture, architecture_of(cls, numbers, source))
+        return architecture_of(cls, numbers, source)
 
 
 def read_architecture(path: Path) -> Architecture:

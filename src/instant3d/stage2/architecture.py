@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
+
+from instant3d.weights import architecture_of, read_numbers
 
 EXTENT_CHANNELS = 11  # that the carved grid writes into the planes
 
@@ -106,48 +107,10 @@ class Architecture:
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
         """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
-        hints = get_type_hints(cls)
-        unknown = sorted(set(numbers) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"{source} describes another architecture: unknown {', '.join(unknown)}")
-        return cls(**{name: _checked(value, hints[name], f"{source}: {name}") for name, value in numbers.items()})
+        return architecture_of(cls, numbers, source)
 
 
 def read_architecture(path: Path) -> Architecture:
     """The architecture in a checkpoint's `config.json`."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.parent} has no {path.name}; is it a checkpoint folder (config.json and model.safetensors)?"
-        )
-    try:
-        numbers = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    kind = numbers.pop("model", None) if isinstance(numbers, dict) else None
-    if kind != "stage2":
-        foreign = " (a peer's weights are brought over by `instant3d convert`)" if kind is None else ""
-        raise ValueError(
-            f"{path} describes a {kind or 'nameless'} model, not a stage2 reconstructor; "
-            f"give another checkpoint{foreign}"
-        )
-    return Architecture.from_dict(numbers, path)
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """The value as the field wants it; JSON knows neither tuples nor the difference between 1 and 1.0."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{where} must be one of {', '.join(get_args(hint))}, got {value!r}")
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint in (int, bool, float):
-        if type(value) is not hint:
-            raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
-        return value
-    if value is None:
-        return None
-    count = len(get_args(get_args(hint)[0]))  # what is left are optional tuples of numbers
-    if not isinstance(value, list | tuple) or len(value) != count or any(type(v) not in (int, float) for v in value):
-        raise ValueError(f"{where} must be {count} numbers or null, got {value!r}")
-    return tuple(map(float, value))
+    hint = " (a peer's weights are brought over by `instant3d convert`)"
+    return Architecture.from_dict(read_numbers(path, "stage2", "stage2 reconstructor", hint), path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from instant3d.hub import snapshot
+from instant3d import weights
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
@@ -132,46 +130,17 @@ class Reconstructor(nn.Module):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write `config.json` and `model.safetensors`, and the weights' licence if there is one."""
-        from safetensors.torch import save
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
-        (folder / "model.safetensors").write_bytes(save(weights))  # save_file leaves a file that only its owner reads
-        (folder / "config.json").write_text(
-            json.dumps({"model": "stage2", **asdict(self.architecture)}, indent=2) + "\n"
-        )
+        weights.write(Path(folder), "stage2", self.architecture, self, dtype)
         if self.licence is not None:
-            (folder / LICENCE_FILE).write_text(self.licence, encoding="utf-8")
+            (Path(folder) / LICENCE_FILE).write_text(self.licence, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Reconstructor:
         """Read a folder written by `save_pretrained`, or download it by its Hub id; weights come back in float32."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = locate(source)
         with torch.device("meta"):  # what is loaded below needs no start values
-            network = cls(read_architecture(folder / "config.json"))
-        try:
-            weights = load_file(folder / "model.safetensors")
-        except SafetensorError as error:
-            raise ValueError(
-                f"{folder / 'model.safetensors'} is not a whole safetensors file ({error}); copy it again"
-            ) from None
-        expected = {key: value.shape for key, value in network.state_dict().items()}
-        found = {key: value.shape for key, value in weights.items()}
-        if found != expected:
-            missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-            other = sorted(key for key in set(found) & set(expected) if found[key] != expected[key])
-            raise ValueError(
-                f"{folder} does not hold the network its config.json describes: {len(missing)} tensors missing, "
-                f"{len(extra)} unexpected, {len(other)} of another shape "
-                f"(such as {', '.join((missing + extra + other)[:3])})"
-            )
-        network.precise = all(value.dtype == torch.float32 for value in weights.values())
-        own = {key: value.to(torch.float32, copy=True) for key, value in weights.items()}  # the file may be rewritten
-        network.load_state_dict(own, assign=True)
+            network = cls(read_architecture(folder / weights.CONFIG))
+        network.precise = weights.fill(network, folder)
         network.licence = _licence(folder)
         return network.eval()
 
@@ -222,11 +191,5 @@ def make_block(a: Architecture, context_width: int) -> Block:
 
 
 def locate(source: str | Path) -> Path:
-    """A checkpoint folder as it is, or downloaded if `source` is no folder but looks like a Hub id (`owner/name`)."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    parts = str(source).split("/")
-    if len(parts) != 2 or str(source).startswith((".", "/", "~")) or parts[0] == "checkpoints":
-        raise FileNotFoundError(f"{source} is neither a checkpoint folder nor a Hub id such as owner/name")
-    return snapshot(str(source), ["config.json", "model.safetensors", LICENCE_FILE])
+    """A checkpoint folder as it is, or downloaded by its Hub id, with the licence if there is one."""
+    return weights.locate(source, [LICENCE_FILE])
