@@ -7,6 +7,7 @@ and a stranger's file may take it down. Its conventions end here; what comes out
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from data_prep import plain_gltf
-from data_prep.blender_process import Process
+from data_prep.blender_process import Arrays, Process
 from data_prep.plan import BLENDER_LIGHTINGS, DEVICES
 from instant3d.cameras import Cameras
 from instant3d.views import Views
@@ -80,7 +81,7 @@ class Blender:
         job["lights"] = area_lights(seed) if lighting == "area" else []
         bounds = plain_gltf.write(Path(path), Path(job["object"]))
         try:
-            header, arrays = process.ask(job, timeout_s=timeout_s, max_memory=max_memory)
+            header, arrays = process.ask(job, _expected(job), timeout_s=timeout_s, max_memory=max_memory)
         except (ValueError, TimeoutError, MemoryError) as error:
             self.close()
             raise _worded(error, path, timeout_s) from error
@@ -146,6 +147,13 @@ def _job(cameras: Cameras, size: int) -> dict[str, Any]:
     return {"cameras": matrices.tolist(), "intrinsics": intrinsics.tolist(), "size": size}
 
 
+def _expected(job: dict[str, Any]) -> Arrays:
+    """Pictures with alpha, and with `geometry` depth and normals."""
+    views, size = len(job["cameras"]), job["size"]
+    arrays = [["uint8", [views, size, size, 4]], ["float32", [views, size, size]], ["float32", [views, size, size, 3]]]
+    return arrays if job["geometry"] else arrays[:1]
+
+
 def _worded(error: Exception, path: str | Path, timeout_s: float) -> Exception:
     """The same kind of error, with the object's name."""
     if isinstance(error, TimeoutError):
@@ -163,16 +171,19 @@ def _check_bounds(path: str | Path, ours: tuple[np.ndarray, np.ndarray], theirs:
 
 
 def _views(arrays: list[np.ndarray], cameras: Cameras, size: int) -> Views:
-    lead = cameras.shape
-    picture = torch.from_numpy(arrays[0].copy()).permute(0, 3, 1, 2).float() / 255
-    alpha = picture[:, 3:]
+    picture, *geometry = (torch.from_numpy(array.copy()) for array in arrays)
+    picture = picture.permute(0, 3, 1, 2).float() / 255
+    lead, alpha = cameras.shape, picture[:, 3:]
     views = Views(
         rgb=torch.where(alpha > 0, picture[:, :3], 0.0).reshape(*lead, 3, size, size),
         alpha=alpha.reshape(*lead, 1, size, size),
         cameras=cameras,
-        depth=torch.from_numpy(arrays[1].copy()).reshape(*lead, 1, size, size) if len(arrays) > 1 else None,
-        normals=torch.from_numpy(arrays[2].copy()).permute(0, 3, 1, 2).reshape(*lead, 3, size, size)
-        if len(arrays) > 1
-        else None,
     )
-    return views
+    if not geometry:
+        return views
+    depth, normals = geometry
+    return replace(
+        views,
+        depth=depth.reshape(*lead, 1, size, size),
+        normals=normals.permute(0, 3, 1, 2).reshape(*lead, 3, size, size),
+    )

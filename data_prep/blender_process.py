@@ -6,8 +6,10 @@ Jobs go down its standard input, answers come up a named pipe, for Blender print
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import json
+import math
 import os
 import select
 import shutil
@@ -25,8 +27,12 @@ import numpy as np
 
 WORKER = Path(__file__).with_name("blender_worker.py")
 START_S = 120.0  # for Blender to come up; 2 to 5 s are usual
+PREFIX = "instant3d-blender-"  # of folders for temporary files
+STALE_S = 60.0  # before a folder without a lock counts as left behind: its host may be about to lock it
 LONGEST_HEADER = 1 << 20  # bytes
+LAST_S = 5.0  # for a process to end that has nothing more to say
 LOOK_S = 0.1  # between two looks at the child's memory
+Arrays = list[list[Any]]  # [name of the dtype, [sizes]] of each
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -90,7 +96,9 @@ class Process:
 
     def __init__(self, threads: int) -> None:
         start = command()
-        self.folder = Path(tempfile.mkdtemp(prefix="instant3d-blender-"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.lock = _locked(self.folder)
         self.words: deque[str] = deque(maxlen=50)
         os.mkfifo(self.folder / "answers")
         self.answers = os.open(self.folder / "answers", os.O_RDONLY | os.O_NONBLOCK)
@@ -118,12 +126,12 @@ class Process:
         return self.child.poll() is None
 
     def ask(
-        self, job: dict[str, Any], *, timeout_s: float, max_memory: int | None
+        self, job: dict[str, Any], expected: Arrays, *, timeout_s: float, max_memory: int | None
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
         """The header and the arrays of the answer to `job`; whatever is raised here, the process is of no more use.
 
-        The child has read a stranger's file: nothing of what it says is executed, and no array is larger than the
-        job's pictures.
+        The child has read a stranger's file: nothing of what it says is executed, and only arrays of the kinds and
+        shapes `expected` are taken.
         """
         deadline = time.monotonic() + timeout_s
         self.used += 1
@@ -134,13 +142,14 @@ class Process:
             self.child.stdin.write(f"{note}\n".encode())
             self.child.stdin.flush()
         header = self._header(deadline, max_memory)
-        most = 4 * len(job["intrinsics"]) * job["size"] ** 2
+        if "failure" in header:
+            return header, []
+        if header.get("arrays") != expected:
+            raise Crashed(f"Blender answered with arrays {header.get('arrays')!s:.200} instead of {expected}")
         arrays = []
-        for name, shape in header.get("arrays", []):
-            kind, count = np.dtype({"uint8": "u1", "float32": "<f4"}[name]), int(np.prod(shape, dtype=np.int64))
-            if not 0 <= count <= most:
-                raise Crashed(f"Blender answered with an array of shape {shape}")
-            data = self._bytes(count * kind.itemsize, deadline, max_memory)
+        for name, shape in expected:
+            kind = np.dtype(name).newbyteorder("<")
+            data = self._bytes(math.prod(shape) * kind.itemsize, deadline, max_memory)
             arrays.append(np.frombuffer(data, kind).reshape(shape))
         return header, arrays
 
@@ -163,6 +172,7 @@ class Process:
                 stream.close()
         if self.answers >= 0:
             os.close(self.answers)
+            os.close(self.lock)
             self.answers = -1
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -181,8 +191,12 @@ class Process:
                 raise Crashed("Blender answered with something else than a header")
         line, _, rest = bytes(self.received).partition(b"\n")
         self.received = bytearray(rest)
-        header = json.loads(line)
-        assert isinstance(header, dict)
+        try:
+            header = json.loads(line)
+        except ValueError as error:
+            raise Crashed("Blender answered with something else than a header") from error
+        if not isinstance(header, dict):
+            raise Crashed("Blender answered with something else than a header")
         return header
 
     def _bytes(self, count: int, deadline: float, max_memory: int | None) -> bytes:
@@ -199,18 +213,42 @@ class Process:
         self.received += data
         if data:
             return
-        if not self.alive:
+        if ready:  # the pipe is closed at the other end, so the process is about to end or will never
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(LAST_S)
+        if ready or not self.alive:
             raise Crashed(f"Blender crashed ({_ending(self.child.returncode)}){self._last_words()}")
         if max_memory is not None and self.memory() > max_memory:
             raise MemoryError(f"Blender took more than {max_memory / 2**30:.1f} GiB of memory")
         if time.monotonic() > deadline:
             raise TimeoutError("Blender did not finish in time")
-        if ready:  # the pipe is closed at the other end, and the process takes its time to end
-            time.sleep(LOOK_S)
 
     def _last_words(self) -> str:
         return f"; its last words: {self.words[-1]}" if self.words else ""
 
 
-def _ending(code: int) -> str:
+def _locked(folder: Path) -> int:
+    """A lock on `folder` that ends with this process, as a file descriptor; BlockingIOError if another has it."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _sweep() -> None:
+    """Remove the folders of processes whose hosts were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # it is in use, another user's, or gone by now
+            if time.time() - folder.stat().st_mtime > STALE_S:
+                lock = _locked(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "it fell silent"
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -44,8 +44,7 @@ def load(path):
 
 
 def _decoded(image):
-    image.pixels[0:1]  # has_data is false until something asks for pixels
-    return image.has_data
+    return min(image.size) > 0 and image.has_data  # asking for the size makes Blender read the file
 
 
 def _corners():

@@ -1,9 +1,6 @@
 # The program that runs inside the renderer's Python: takes jobs on standard input, answers through a named pipe.
 # `blenderproc run` wants BlenderProc's import on the first line, and takes its folder off the search path: hence twice.
-import sys
-
-sys.path += [p for p in sys.path if p.endswith("site-packages")]
-import blenderproc as bproc  # noqa: I001
+import sys; sys.path += [p for p in sys.path if p.endswith("site-packages")]; import blenderproc as bproc  # noqa: E702, I001  # fmt: skip
 
 import ctypes
 import json

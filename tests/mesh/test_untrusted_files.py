@@ -3,11 +3,10 @@
 import json
 import os
 import struct
-import zlib
 
 import numpy as np
 import pytest
-from gltf_by_hand import TRIANGLE, ByHand, triangle
+from gltf_by_hand import TRIANGLE, ByHand, png_header, triangle
 
 from instant3d.mesh import load
 
@@ -17,14 +16,6 @@ def refused(path, because):
         load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def png_header(width, height):
-    """A PNG that declares its size and holds no pixels."""
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + head
-    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return start + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
 
 
 def textured(document, texture):
