@@ -88,7 +88,7 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, object]:
 
 
 def finished(out: Path) -> Finished:
-    documents = [(path, path.stat()) for path in out.glob("*/transforms.json")]
+    documents = [(path, path.stat()) for path in out.glob("[!.]*/transforms.json")]  # hidden ones are half-written
     return {path.parent.name: (status.st_mtime_ns, status.st_ino) for path, status in documents}
 
 

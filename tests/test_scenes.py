@@ -502,3 +502,10 @@ def test_the_structured_views_are_seen_whole_and_raise_no_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scenes.read(tmp_path / "s")
+
+
+def test_scenes_are_found_at_any_depth_but_not_those_left_half_written(tmp_path):
+    for name in ("a", "more/b", ".c.0123abcd.partial", ".hidden/d"):
+        one_frame(tmp_path / name)
+    assert scenes.below(tmp_path) == [tmp_path / "a", tmp_path / "more" / "b"]
+    assert scenes.below(tmp_path / ".hidden") == [tmp_path / ".hidden" / "d"]  # asked for by name

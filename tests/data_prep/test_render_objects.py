@@ -50,7 +50,8 @@ def failed(out):
 
 def finished(out):
     """When each scene was written, and as which folder on the disk: another run's work would have others."""
-    return {path.parent.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in out.glob("*/transforms.json")}
+    documents = [(path.parent.name, path.stat()) for path in out.glob("[!.]*/transforms.json")]
+    return {name: (status.st_mtime_ns, status.st_ino) for name, status in documents}
 
 
 def test_a_scene_holds_the_plans_views_of_the_normalized_object(tmp_path):

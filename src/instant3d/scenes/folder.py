@@ -93,8 +93,12 @@ def document(folder: str | Path) -> transforms.Document:
 
 
 def below(root: str | Path) -> list[Path]:
-    """Every scene folder in `root` at any depth, sorted by path."""
-    return [document.parent for document in sorted(Path(root).glob(f"**/{DOCUMENT}"))]
+    """Every scene folder in `root` at any depth, sorted by path.
+
+    Hidden folders are left out: a killed process leaves half-written scenes in such.
+    """
+    folders = [document.parent for document in sorted(Path(root).glob(f"**/{DOCUMENT}"))]
+    return [folder for folder in folders if not any(part[0] == "." for part in folder.relative_to(root).parts)]
 
 
 def names(folder: str | Path) -> tuple[str, ...]:
