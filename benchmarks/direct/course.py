@@ -1,0 +1,177 @@
+"""One student taught by one guide, and how well it then knows its prompts. Knows no particular experiment."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from benchmarks.direct.world import World, read
+from instant3d.direct.architecture import Architecture
+from instant3d.direct.distillation import Distillation, Lesson, Picture, Scoring
+from instant3d.direct.network import TextToTriplane
+from instant3d.nerf.frozen import keep_heap
+from instant3d.nerf.volume import render
+
+TINY = Path(__file__).parents[2] / "configs" / "direct" / "tiny.yaml"
+AROUND = (0, 4, 8, 12)  # numbers of the cameras that an evaluation looks through: four sides
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a student is taught; fixed before any ablation was looked at (the probe's values)."""
+
+    steps: int = 1000
+    batch: int = 8
+    rate: float = 1e-3
+    clip: float = 1.0
+    decay: float = 0.99  # of the averaged weights that are tested
+    alpha: tuple[float, float] = (0.5, 1.0)
+    alpha_share: float = 0.6  # of the steps over which alpha rises
+    picture: Picture = Picture(20, 24, 0)
+    scoring: Scoring = field(default_factory=lambda: Scoring(scale=5.0, against="none"))
+    tests: tuple[int, ...] = (250, 500, 750, 1000)
+
+
+def student(seed: int, **changes: Any) -> TextToTriplane:
+    """The tiny network of configs/direct/tiny.yaml, with other settings where they are named."""
+    settings = yaml.safe_load(TINY.read_text())["model"]["architecture"]
+    torch.manual_seed(seed)
+    return TextToTriplane(Architecture(**(settings | changes)))
+
+
+def teach(
+    distillation: Distillation,
+    world: World,
+    numbers: Sequence[int],
+    course: Course,
+    seed: int,
+    test: Callable[[TextToTriplane, int], dict[str, Any]],
+    terms: Callable[[dict[str, Tensor]], Tensor] = lambda losses: losses["sds"],
+) -> list[dict[str, Any]]:
+    """Train on prompts `numbers` of the world, and test averaged weights at the course's steps.
+
+    test  what is said of a network after so many steps
+    """
+    network = distillation.network
+    average = copy.deepcopy(network).eval()
+    optimizer = torch.optim.Adam(network.parameters(), lr=course.rate, betas=(0.9, 0.99), fused=True)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    said, since = [], time.process_time()
+    for step in range(course.steps):
+        set_alpha(network, alpha_at(course, step))
+        lesson = draw(world, numbers, course.batch, generator)
+        losses, _ = distillation(lesson, torch.ones(course.batch, 3), generator)
+        optimizer.zero_grad()
+        terms(losses).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), course.clip)
+        optimizer.step()
+        follow(average, network, min(course.decay, (step + 1) / (step + 10)))
+        if step + 1 in course.tests:
+            spent = time.process_time() - since
+            views = (step + 1) * course.batch / len(numbers)
+            said.append({"step": step + 1, "views_per_prompt": views, "seconds": spent} | test(average, step + 1))
+    return said
+
+
+def draw(world: World, numbers: Sequence[int], count: int, generator: torch.Generator) -> Lesson:
+    """Prompts, numbered by their place in `numbers`, and cameras of the world's."""
+    prompts = torch.randint(len(numbers), (count,), generator=generator)
+    return Lesson(prompts, world.cameras[torch.randint(len(world.azimuths), (count,), generator=generator)])
+
+
+def alpha_at(course: Course, step: int) -> float:
+    low, high = course.alpha
+    return low + (high - low) * min(1.0, step / max(1.0, course.alpha_share * course.steps))
+
+
+def set_alpha(network: TextToTriplane, alpha: float) -> None:
+    if hasattr(network.decoder, "alpha"):
+        network.decoder.alpha.fill_(alpha)
+
+
+@torch.no_grad()
+def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+    for slow, fast in zip(average.buffers(), network.buffers(), strict=True):
+        slow.copy_(fast)
+
+
+@torch.no_grad()
+def shown(
+    network: TextToTriplane, world: World, prompts: Sequence[str], picture: Picture, at: Sequence[int] = AROUND
+) -> Tensor:
+    """What a network makes of prompts, seen by cameras number `at`: (P, len(at), 3, size, size), without chance."""
+    text, cameras = read(prompts), world.cameras[list(at)]
+    pictures = []
+    for some in torch.arange(len(prompts)).split(8):
+        views = render(
+            network(text[some]),
+            cameras.map(lambda tensor: tensor.expand(len(some), *tensor.shape)),
+            picture.size,
+            picture.size,
+            samples=picture.samples,
+            importance=picture.importance,
+        )
+        pictures.append(views.on(1.0).clamp(0, 1))
+    return torch.cat(pictures)
+
+
+def nearest(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Which of the true objects (K, V, ...) each of the pictures (P, V, ...) is nearest to, by squared error: (P,)."""
+    return torch.cdist(pictures.flatten(1).double(), truth.flatten(1).double()).argmin(1)
+
+
+def recall(world: World, found: Tensor, asked: Sequence[int]) -> dict[str, float]:
+    """Shares of prompts whose nearest true object is the one asked for, and of its attributes that are right."""
+    kinds = [(world.kinds[int(a)], world.kinds[b]) for a, b in zip(found, asked, strict=True)]
+    return {
+        "recall": sum(a == b for a, b in kinds) / len(kinds),
+        "body": sum(a.body == b.body for a, b in kinds) / len(kinds),
+        "shape": sum(a.shape == b.shape for a, b in kinds) / len(kinds),
+        "hat": sum(a.hat == b.hat for a, b in kinds) / len(kinds),
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm of an experiment with one seed."""
+
+    arm: str
+    seed: int
+    work: Callable[[], dict[str, Any]]
+
+
+def carry_out(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[dict[str, Any]]:
+    """Do what has no result in `output` yet, one file each, so that an interrupted experiment is gone on with.
+
+    part  "k/n": only every n-th run, from the k-th on, for several processes side by side
+    """
+    torch.set_num_threads(1)
+    keep_heap()
+    first, every = (int(word) for word in part.split("/"))
+    for run in list(runs)[first - 1 :: every]:
+        file = output / f"{run.arm.replace(' ', '_')}-{run.seed}.json"
+        if not file.is_file():
+            since = time.monotonic()
+            found = {"arm": run.arm, "seed": run.seed} | run.work()
+            found["wall_seconds"] = time.monotonic() - since
+            output.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(found, indent=1) + "\n")
+            partial.replace(file)
+            print(f"{file}: {found['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
+        yield json.loads(file.read_text())
+
+
+__all__ = ["Course", "Run", "Scoring", "carry_out", "nearest", "recall", "replace", "shown", "student", "teach"]

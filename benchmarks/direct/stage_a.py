@@ -1,0 +1,122 @@
+"""What each mechanism of the network is worth, taught by an exact guide: `python -m benchmarks.direct.stage_a -o OUT`.
+
+72 prompts "a COLOUR SHAPE with a COLOUR hat", 24 of which (pairs of colours) are never shown. A prompt counts as known
+if, of the true pictures of all 72 objects, those of its own are nearest to what the student makes of it (chance 1/72).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.direct.course import AROUND, Course, Run, carry_out, nearest, recall, shown, student, teach
+from benchmarks.direct.world import COLOURS, World, read
+from instant3d.direct.distillation import Distillation
+from instant3d.direct.network import TextToTriplane
+
+MECHANISMS = ("cross_attention", "style_text", "token_to_plane")
+ARMS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "no cross-attention": {"cross_attention": False},
+    "no style text": {"style_text": False},
+    "no token-to-plane": {"token_to_plane": False},
+    "cross-attention only": {"style_text": False, "token_to_plane": False},
+    "style text only": {"cross_attention": False, "token_to_plane": False},
+    "token-to-plane only": {"cross_attention": False, "style_text": False},
+    "no text": dict.fromkeys(MECHANISMS, False),
+    "all, no noise": {"style_noise": False},
+    "cross-attention only, no noise": {"style_text": False, "token_to_plane": False, "style_noise": False},
+}
+
+
+def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
+    """Teach one student and say what it knows along the way; of the last, also the controls."""
+    world = World.of_hats()
+    network = student(seed, **ARMS[arm])
+    prompts = [world.prompts[number] for number in world.seen]
+    lessons = Distillation(
+        network, world.guide(world.seen), prompts, read(prompts), scoring=course.scoring, picture=course.picture
+    )
+
+    def test(average: TextToTriplane, step: int) -> dict[str, Any]:
+        said = exam(average, world, course)
+        return said | (controls(average, world, course) if step == course.steps else {})
+
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return {"parameters": count, "curve": teach(lessons, world, world.seen, course, seed, test)}
+
+
+def truth(world: World) -> Tensor:
+    return world.pictures[:, list(AROUND)]
+
+
+def exam(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
+    """How many prompts it knows, shown and never shown."""
+    pictures = shown(network, world, world.prompts, course.picture)
+    found = nearest(pictures, truth(world))
+    error = (pictures - truth(world)).square().flatten(1).mean(1)
+    return {
+        name: recall(world, found[numbers], numbers) | {"squared_error": error[numbers].mean().item()}
+        for name, numbers in (("seen", world.seen), ("unseen", world.unseen))
+    }
+
+
+def controls(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
+    """Each prompt's neighbour asked in its place; and another hat's colour, which is to change the hat alone."""
+    numbers = list(range(len(world.kinds)))
+    others = [(number + 7) % len(numbers) for number in numbers]  # another body, hat and sometimes shape
+    wrong = nearest(shown(network, world, [world.prompts[k] for k in others], course.picture), truth(world))
+    return {"shuffled": recall(world, wrong, numbers), "swapped": swap(network, world, course)}
+
+
+def swap(network: TextToTriplane, world: World, course: Course) -> dict[str, float]:
+    """Change only the word of the hat's colour: colour of hat and body regions before and after, over all prompts."""
+    names = list(COLOURS)
+    kinds = [replace(kind, hat=names[(names.index(kind.hat) + 1) % len(names)]) for kind in world.kinds]
+    before = shown(network, world, world.prompts, course.picture)
+    after = shown(network, world, [kind.prompt for kind in kinds], course.picture)
+    pairs = [(k, world.kinds.index(kind)) for k, kind in enumerate(kinds)]
+    moved, flipped = [], []
+    for first, second in pairs:
+        was, will = truth(world)[first], truth(world)[second]
+        hat = (was - will).abs().amax(1, keepdim=True) > 0.15  # pixels whose true colour the word changes
+        ground = (was > 0.98).all(1, keepdim=True) & (will > 0.98).all(1, keepdim=True)
+        body = ~hat & ~ground
+        moved.append(((after[first] - before[first]).abs() * body).sum() / (3 * body.sum()))
+        mean = (after[first] * hat).sum((0, 2, 3)) / hat.sum()
+        old, new = (torch.tensor(COLOURS[world.kinds[k].hat]) for k in (first, second))
+        flipped.append(((mean - new).norm() < (mean - old).norm()).float())
+    return {"body_moved": torch.stack(moved).mean().item(), "hat_flipped": torch.stack(flipped).mean().item()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    course = Course(steps=options.steps, tests=tuple(options.steps * k // 4 for k in range(1, 5)))
+    runs = [Run(arm, seed, partial(run, arm, seed, course)) for seed in options.seeds for arm in options.arms]
+    for found in carry_out(runs, options.output, options.part):
+        last = found["curve"][-1]
+        print(
+            f"{found['arm']:32} seed {found['seed']}  seen {last['seen']['recall']:.2f}  unseen {last['unseen']['recall']:.2f}"
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.direct.stage_a", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--part", default="1/1", help="k/n: every n-th run from the k-th on")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
