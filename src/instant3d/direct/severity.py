@@ -114,7 +114,9 @@ class FeatureCache(nn.Module):
     @torch.no_grad()
     def remember(self, ids: Tensor, directions: Tensor, features: Tensor) -> None:
         """Put views (B, 3), (B, F) of prompts (B,) in the place of what was known; of one prompt, the last counts."""
-        ids, directions, features = gathered(ids, directions.to(self.directions), features.to(self.features))
+        ids, directions, features = gathered(
+            ids.to(self.seen.device), directions.to(self.directions), features.to(self.features)
+        )
         place = torch.arange(len(ids), device=ids.device)
         last = torch.full_like(self.seen, -1, dtype=torch.long).scatter_reduce(0, ids, place, "amax")
         final = last[ids] == place  # one of each prompt, so that the order of writing does not matter
