@@ -64,9 +64,7 @@ def prepare(what: Plan, backend: str) -> None:
 
     torch.set_num_threads(1)
     if what.chosen_renderer == "blender":
-        from data_prep.blender_process import command
-
-        command()
+        _blender().start()
     else:
         from data_prep.fast_render import chosen
 
