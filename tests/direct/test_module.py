@@ -1,6 +1,8 @@
 """The direct system's module: it learns a prompt by heart, its colours' activation follows the steps, and what a
 checkpoint holds is enough to go on, to look and to export."""
 
+from itertools import pairwise
+
 import direct_runs
 import pytest
 import torch
@@ -12,8 +14,9 @@ from instant3d.direct.data import DirectData, Requests
 from instant3d.direct.distillation import Distillation, Lesson, Picture, Scoring
 from instant3d.direct.finite import FiniteSet
 from instant3d.direct.guides import FiniteGuidance, StableGuidance
-from instant3d.direct.module import Direct, annealed, digest, export_direct
+from instant3d.direct.module import Direct, Lighting, annealed, digest, export_direct
 from instant3d.direct.network import TextToTriplane
+from instant3d.direct.shading import Shaded
 from instant3d.nerf.volume import render
 from instant3d.scenes import write
 
@@ -78,7 +81,6 @@ def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
             return (shown.on(1.0)[0] - truth.on(1.0)).square().mean((1, 2, 3))
 
     before = error()
-    print(before)
     for step in range(70):
         generator = torch.Generator().manual_seed(step)
         network.decoder.alpha.fill_(annealed(step, 42, 0.5))
@@ -89,7 +91,6 @@ def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     assert before.min() > 0.02
-    print(error())
     assert error().max() < 0.005, "of the front, the side and the back"
     # were the front taken for the back, the two pictures would be this far apart
     assert (truth.on(1.0)[0] - truth.on(1.0)[2]).square().mean() > 0.03
@@ -100,7 +101,7 @@ def test_alpha_rises_evenly_to_1_and_stays_there():
     assert values[0] == 0.5
     assert values[30] == pytest.approx(0.75)
     assert values[60:] == [1.0] * 41
-    assert all(one < two for one, two in zip(values[:60], values[1:61], strict=True))
+    assert all(one < two for one, two in pairwise(values[:61]))
     assert annealed(0, 0.0, 0.5) == 1.0
 
 
@@ -137,6 +138,36 @@ def test_losses_count_as_their_weights_say(text, balls):
         gradients.append(module.network.outward.weight.grad.clone())
     assert min(float(gradient.abs().max()) for gradient in gradients) > 1e-3
     torch.testing.assert_close(gradients[0] + gradients[1], gradients[2], atol=1e-4, rtol=1e-3)
+
+
+def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, balls):
+    module = begun(small(text, balls, lighting=Lighting(chance=0.75, begin=5)), step=5)
+    batch = example(module)
+    fields = [module.light(batch, torch.Generator().manual_seed(k))(module.network) for k in range(400)]
+    modes = [field.mode for field in fields if isinstance(field, Shaded)]
+    assert len(modes) / 400 == pytest.approx(0.75, abs=0.1)
+    assert modes.count("textureless") / len(modes) == pytest.approx(0.5, abs=0.12)
+    module.trainer.global_step = 4
+    assert module.light(batch, torch.Generator().manual_seed(0))(module.network) is module.network
+
+
+def test_a_textureless_picture_has_no_colour(text, balls):
+    lighting = Lighting(chance=1.0, begin=0, textureless=1.0)
+    module = begun(small(text, balls, lighting=lighting, scoring=Scoring(scale=5.0, against="none", orientation=1.0)))
+    batch = example(module)
+    dress = module.light(batch, torch.Generator().manual_seed(0))
+    teacher = module.frozen.distillation
+    shown = []
+    for how in (dress, lambda field: field):
+        with torch.no_grad():
+            losses, views = teacher(batch, torch.ones(4, 3), torch.Generator().manual_seed(1), how)
+        shown.append(views)
+        assert losses["orientation"] >= 0
+    grey, coloured = ((views.rgb.amax(-3) - views.rgb.amin(-3)).max() for views in shown)
+    assert grey < 1e-5 < coloured
+    torch.testing.assert_close(shown[0].alpha, shown[1].alpha)
+    module.training_step(batch, 0).backward()
+    assert module.network.outward.weight.grad.isfinite().all()
 
 
 def test_nothing_that_teaches_is_in_the_module(text, balls):

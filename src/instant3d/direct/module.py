@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +24,8 @@ from instant3d.direct.guides import Guidance, StableGuidance
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import entropy, opacity
 from instant3d.direct.severity import FeatureCache
+from instant3d.direct.shading import Mode, Shaded, light_directions
+from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
 from instant3d.supply import seeded
 from instant3d.views import Views
@@ -34,7 +36,7 @@ SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATI
 
 @dataclass(frozen=True)
 class Weights:
-    """What each loss counts beside the CLIP loss, whose weight is among `scoring`; those of weight 0 are not computed.
+    """What each loss counts that is not among `scoring`; losses of weight 0 are not computed.
 
     sds          1 makes the gradient on the latents w(t) (eps_hat - eps) / B, a sum over latents; 1 / their number
                  makes it a mean, to which the usual weights of the others refer
@@ -45,6 +47,20 @@ class Weights:
     sds: float = 1.0
     opacity: float = 0.0
     entropy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """How often pictures are lit, so that shape is not painted on; the paper tells no numbers, these are threestudio's.
+
+    chance       that a step is lit, from step `begin` on; a lit picture costs seven times the density
+    textureless  share of those without colours
+    """
+
+    chance: float = 0.0
+    begin: int = 2000
+    textureless: float = 0.5
+    ambient: float = 0.1
 
 
 class Frozen:
@@ -85,6 +101,7 @@ class Direct(L.LightningModule):
         scoring: Scoring = Scoring(),  # noqa: B008
         picture: Picture = Picture(),  # noqa: B008
         weights: Weights = Weights(),
+        lighting: Lighting = Lighting(),
         background: str = "random",
         alpha_start: float = 0.5,
         alpha_share: float = 0.6,
@@ -111,6 +128,7 @@ class Direct(L.LightningModule):
         self.network.checkpointing = checkpointing
         self.text, self.guidance, self.clip = text, guidance or StableGuidance(), clip
         self.scoring, self.picture, self.weights, self.background = scoring, picture, weights, background
+        self.lighting = lighting
         self.alpha_start, self.alpha_share = alpha_start, alpha_share
         self.learning_rate, self.betas, self.epsilon, self.seed = learning_rate, betas, epsilon, seed
         self.frozen = Frozen()
@@ -151,17 +169,27 @@ class Direct(L.LightningModule):
         background = torch.ones(len(batch.prompts), 3, device=self.device)
         if self.background == "random":
             background = torch.rand(background.shape, generator=generator).to(self.device)
-        losses, shown = cast(Distillation, self.frozen.distillation)(batch, background, generator)
+        dress = self.light(batch, generator)
+        losses, shown = cast(Distillation, self.frozen.distillation)(batch, background, generator, dress)
         if self.weights.opacity:
             losses["opacity"] = opacity(shown.alpha)
         if self.weights.entropy:
             losses["entropy"] = entropy(shown.alpha)
-        counts = asdict(self.weights) | {"clip": self.scoring.clip}
+        counts = asdict(self.weights) | {"clip": self.scoring.clip, "orientation": self.scoring.orientation}
         total = torch.stack([counts[name] * loss for name, loss in losses.items()]).sum()
         report = {name: loss.detach() for name, loss in losses.items()} | {"alpha": shown.alpha.detach().mean()}
         self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(background))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(background))
         return total
+
+    def light(self, batch: Example, generator: torch.Generator) -> Callable[[Field], Field]:
+        """What a field is in this step's light, which is drawn for all objects alike but for its direction."""
+        lit, plain = torch.rand(2, generator=generator).tolist()
+        if self.global_step < self.lighting.begin or lit >= self.lighting.chance:
+            return lambda field: field
+        mode: Mode = "textureless" if plain < self.lighting.textureless else "lambertian"
+        toward = light_directions(batch.cameras, generator)
+        return lambda field: Shaded(field, mode, toward, self.lighting.ambient)
 
     def anneal(self) -> None:
         """Let the colours' activation saturate earlier and earlier; it is as it is now in whatever is saved now."""
