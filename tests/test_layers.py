@@ -36,7 +36,12 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "timm": "src/instant3d/stage2/encoder.py",
     "xformers": "src/instant3d/transformer.py",
     "diffusers": "src/instant3d/diffusion/",
-    "transformers": ("src/instant3d/diffusion/", "src/instant3d/clip.py"),
+    "transformers": (
+        "src/instant3d/diffusion/",
+        "src/instant3d/clip.py",
+        "data_prep/captioner.py",
+        "data_prep/curation/features.py",
+    ),
     "tokenizers": "src/instant3d/diffusion/small.py",
     "peft": "src/instant3d/diffusion/components.py",
     "gradio": "src/instant3d/demo.py",
@@ -55,6 +60,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "huggingface_hub": ("src/instant3d/hub.py", "src/instant3d/diffusion/loading.py"),
     "moderngl": "data_prep/raster_gl.py",
     "embreex": "data_prep/raycast.py",
+    "sklearn": "data_prep/curation/ranking.py",
 }
 # data_prep's own, whose files are imported only where they are needed, or run by another Python
 EARLY = {"blenderproc", "bpy", "embreex", "moderngl"}

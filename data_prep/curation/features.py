@@ -1,0 +1,162 @@
+"""What a CLIP sees in each scene: the door to it, and the way through many scenes. Knows nothing of what it is for.
+
+While a file of features is being made, its finished parts lie beside it in NAME.parts, so that an interrupted run goes
+on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_prep.curation import vectors
+from data_prep.curation.album import Subject
+from data_prep.curation.vectors import Features
+from instant3d.progress import OnStep
+
+CLIP = "openai/clip-vit-large-patch14"
+BATCH = 8  # scenes whose pictures go through the network together
+PER_PART = 1024  # scenes: what an interruption may cost
+
+Look = Tensor | Exception  # the pictures of a scene, or why there are none
+Failed = Callable[[Subject, str], None]
+
+
+class ImageEncoder:
+    """The image side of a CLIP of transformers with its own way of preparing pictures."""
+
+    def __init__(self, model: Any, preparer: Any, name: str, device: str | torch.device = "cpu") -> None:
+        self.model, self.preparer, self.name = model.to(device).eval().requires_grad_(False), preparer, name
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ImageEncoder:
+        """From a folder or a Hub id, such as openai/clip-vit-large-patch14."""
+        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+        name = str(source)
+        try:
+            model, info = CLIPVisionModelWithProjection.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True
+            )
+            preparer = CLIPImageProcessor.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{name} is neither a folder with a CLIP (config.json, model.safetensors, preprocessor_config.json) "
+                f"nor a Hub id that can be reached: {str(error).splitlines()[0]}"
+            ) from error
+        if info["missing_keys"]:
+            raise ValueError(f"{name} is no whole CLIP: it lacks {min(info['missing_keys'])}; name another")
+        return cls(model, preparer, name, device)
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Unit vectors (N, D) of N pictures (3, H, W) in [0, 1] of any sizes."""
+        levels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy() for p in pictures]
+        ready = self.preparer(images=levels, return_tensors="pt")["pixel_values"]
+        return F.normalize(self.model(ready.to(self.device)).image_embeds.float(), dim=-1).cpu()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the weights, for which those of the last layer stand."""
+        weights = self.model.visual_projection.weight.detach().cpu().float().contiguous()
+        return hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:16]
+
+
+def extend(
+    path: Path,
+    subjects: Sequence[Subject],
+    encoder: ImageEncoder,
+    *,
+    frames: Sequence[int],
+    per_view: bool = False,
+    threads: int = 4,
+    on_step: OnStep = lambda *_: None,
+    failed: Failed,
+) -> Features:
+    """The features of all subjects, in the file `path`; those that it or its parts hold already are not made again.
+
+    per_view  keep a vector for each view, instead of the direction of their mean
+    failed    told of each scene that cannot be read, and why; it is left out
+    """
+    shown = ",".join(map(str, frames))
+    made_with = {"model": encoder.name, "fingerprint": encoder.fingerprint, "frames": shown, "per_view": str(per_view)}
+    folder = path.with_name(f"{path.name}.parts")
+    earlier = sorted(folder.glob("*.safetensors"))
+    parts = [_of_one_kind(file, made_with) for file in [path, *earlier] if file.is_file()]
+    there = {name for part in parts for name in part.ids}
+    left = [subject for subject in subjects if subject.id not in there]
+    folder.mkdir(parents=True, exist_ok=True)
+    seen = len(subjects) - len(left)
+    for number, first in enumerate(range(0, len(left), PER_PART), start=len(earlier)):
+        found: dict[str, Tensor] = {}
+        for batch in _read_ahead(left[first : first + PER_PART], frames, threads):
+            found |= _encoded(batch, encoder, per_view, failed)
+            seen += len(batch)
+            on_step(seen, len(subjects))
+        if found:
+            parts.append(Features(tuple(found), torch.stack(list(found.values())).half(), made_with))
+            parts[-1].save(folder / f"{number:05d}.safetensors")
+    if not parts:
+        raise ValueError("not one scene could be read; no features were written")
+    whole = vectors.joined(parts)
+    whole.save(path)
+    shutil.rmtree(folder)
+    return whole
+
+
+def _encoded(
+    batch: Sequence[tuple[Subject, Look]], encoder: ImageEncoder, per_view: bool, failed: Failed
+) -> dict[str, Tensor]:
+    """Vectors (V, D) by id of what could be read of a batch."""
+    good = {}
+    for subject, look in batch:
+        if isinstance(look, Tensor):
+            good[subject.id] = look
+        else:
+            failed(subject, str(look))
+    if not good:
+        return {}
+    each = encoder([picture for pictures in good.values() for picture in pictures])
+    groups = each.split([len(pictures) for pictures in good.values()])
+    kept = groups if per_view else [F.normalize(group.mean(0, keepdim=True), dim=-1) for group in groups]
+    return dict(zip(good, kept, strict=True))
+
+
+def _read_ahead(
+    subjects: Sequence[Subject], frames: Sequence[int], threads: int
+) -> Iterator[list[tuple[Subject, Look]]]:
+    """Batches of what scenes show; while one is used, the next is read."""
+
+    def look(subject: Subject) -> Look:
+        try:
+            return subject.on_white(frames)
+        except (ValueError, OSError) as error:
+            return error
+
+    batches = [subjects[first : first + BATCH] for first in range(0, len(subjects), BATCH)]
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: list[Future[Look]] = []
+        for batch, following in zip(batches, [*batches[1:], []], strict=True):
+            jobs = ahead or [pool.submit(look, subject) for subject in batch]
+            ahead = [pool.submit(look, subject) for subject in following]
+            yield [(subject, job.result()) for subject, job in zip(batch, jobs, strict=True)]
+
+
+def _of_one_kind(path: Path, made_with: dict[str, str]) -> Features:
+    """What an earlier call left; it must have been made in the same way."""
+    earlier = vectors.load(path)
+    other = [key for key in ("fingerprint", "frames", "per_view") if earlier.made_with.get(key) != made_with[key]]
+    if other:
+        what = {"fingerprint": "weights", "frames": "frames", "per_view": "setting of --per-view"}[other[0]]
+        old = earlier.made_with.get("model")
+        raise ValueError(f"{path} was made with other {what} (by {old}); name another file, or delete it")
+    return earlier

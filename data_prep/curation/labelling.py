@@ -1,0 +1,90 @@
+"""A page on which a user calls scenes good or bad by single keys. Knows nothing of what is done with the labels.
+
+It is one HTML file that works from the disk: no server, nothing fetched. Captions and ids are untrusted, so they travel
+as JSON that cannot end its script and are shown as text; the page's policy runs no script but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from urllib.parse import quote
+
+from data_prep.curation.album import Subject, montage
+from data_prep.curation.lists import LABELS_FORMAT
+from data_prep.thumbnails import data_uri, script_data, webp
+from instant3d.mesh.atomic_files import write_bytes
+from instant3d.progress import OnStep
+
+WIDTH = 384  # pixels of the picture of all views
+HERE = Path(__file__).parent
+
+
+def sample(subjects: Sequence[Subject], count: int | None, seed: int = 0) -> list[Subject]:
+    """`count` of the scenes in the order of a draw that each id decides for itself: more scenes change no turns."""
+
+    def turn(subject: Subject) -> bytes:
+        return hashlib.sha256(f"{seed}/{subject.id}".encode()).digest()
+
+    return sorted(subjects, key=turn)[:count]
+
+
+def write(
+    path: Path,
+    subjects: Sequence[Subject],
+    *,
+    frames: Sequence[int],
+    labels: Mapping[str, str] | None = None,
+    embed: bool = True,
+    on_step: OnStep = lambda *_: None,
+) -> list[tuple[Subject, str]]:
+    """Write the page on which `subjects` are shown in this order; those that cannot be read come back, and why.
+
+    labels  with which the page begins
+    embed   pictures are in the page; otherwise in a folder beside it, which must travel with it
+    """
+    rows, failures = [], []
+    folder = path.with_name(f"{path.stem}_pictures")
+    if not embed:
+        folder.mkdir(parents=True, exist_ok=True)
+    aspect = 1.0
+    for number, subject in enumerate(subjects, start=1):
+        try:
+            scene = montage(subject.on_white(frames))
+            caption = subject.document().text("caption")
+        except (ValueError, OSError) as error:
+            failures.append((subject, str(error)))
+            continue
+        aspect = scene.shape[-1] / scene.shape[-2]
+        picture = webp(scene, WIDTH)
+        rows.append({"id": subject.id, "caption": caption, "picture": _place(picture, subject, folder, embed)})
+        on_step(number, len(subjects))
+    if not rows:
+        raise ValueError(f"not one of {len(subjects)} scenes could be read; no page was written")
+    told = [[name, label] for name, label in (labels or {}).items()]
+    key = "instant3d-labels:" + hashlib.sha256("\n".join(sorted(row["id"] or "" for row in rows)).encode()).hexdigest()
+    write_bytes(path, _page({"format": LABELS_FORMAT, "key": key, "subjects": rows, "labels": told}, aspect).encode())
+    return failures
+
+
+def _place(picture: bytes, subject: Subject, folder: Path, embed: bool) -> str:
+    """Where the page finds a picture; ids are no file names, but their hashes are."""
+    if embed:
+        return data_uri(picture)
+    file = folder / f"{hashlib.sha256(subject.id.encode()).hexdigest()[:32]}.webp"
+    write_bytes(file, picture)
+    return f"{quote(folder.name)}/{file.name}"
+
+
+def _page(content: Mapping[str, object], aspect: float) -> str:
+    script = (HERE / "labelling_page.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = Template((HERE / "labelling_page.html").read_text("utf-8"))
+    return page.substitute(policy=policy, aspect=f"{aspect:.4f}", data=script_data(content), script=script)

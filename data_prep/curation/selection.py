@@ -1,0 +1,31 @@
+"""From a ranking, without what looks alike, to the list of scenes to keep. Knows nothing of how either was made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from data_prep.curation.lists import BAD, Place, read_rows
+
+TOP = 10_000  # what arXiv 2311.06214 fine-tuned on
+
+
+def top(places: Sequence[Place], count: int, without: Collection[str] = ()) -> list[Place]:
+    """The best `count` places that are neither in `without` nor called bad by the user."""
+    return [place for place in places if place.label != BAD and place.id not in without][:count]
+
+
+def dropped(path: str | Path) -> set[str]:
+    """The ids that a file of near-duplicates lets go."""
+    return set(_dropped(path))
+
+
+def _dropped(path: str | Path) -> Iterator[str]:
+    hint = "`python -m data_prep.curation duplicates` writes it"
+    for number, row in read_rows(path, hint):
+        entries = row.get("drop")
+        if not isinstance(entries, list) or not all(
+            isinstance(e, dict) and isinstance(e.get("id"), str) for e in entries
+        ):
+            raise ValueError(f"{path}, line {number} is no group of near-duplicates; {hint}")
+        yield from (entry["id"] for entry in entries)
