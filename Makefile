@@ -13,8 +13,8 @@ COUNT ?= 96
 MADE := data/objects/objects.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench render-env render-data cache-stage1 train-stage1 train-stage2 evaluate evaluate-text \
-	demo-weights-stage1 demo-weights-stage2 demo-weights-judge
+.PHONY: help demo test lint bench render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
+	evaluate-text demo-weights-stage1 demo-weights-stage2 demo-weights-judge
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -71,6 +71,10 @@ train-stage1: .venv/.installed  ## train the generator of views: SIZE=demo|one_g
 train-stage2: .venv/.installed  ## train the reconstructor: SIZE=demo|one_gpu|paper TRAINER=cpu|... DATA=folder VAL=folder
 	$(BIN)/instant3d fit -c configs/stage2/$(SIZE).yaml -c configs/trainer/$(TRAINER).yaml \
 		--data.train='["$(DATA)"]' --data.val='["$(VAL)"]' $(ARGS)
+
+train-direct: .venv/.installed  ## train text to triplane: SIZE=tiny|demo|paper|release TRAINER=cpu|... PROMPTS=animals|file
+	$(BIN)/instant3d fit direct -c configs/trainer/$(TRAINER).yaml -c configs/direct/$(SIZE).yaml \
+		$(if $(PROMPTS),--data.prompts=$(PROMPTS)) $(ARGS)
 
 evaluate: OUT = out/evaluation
 evaluate: .venv/.installed  ## measure against both baselines: SCENES=folder OUT=folder

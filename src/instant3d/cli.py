@@ -16,10 +16,10 @@ from instant3d.arguments import amount, numbers, positive, words
 from instant3d.complaints import sentence
 
 TRAINING = {
-    "fit": "train stage1 or stage2: fit stage2 -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
-    "validate": "measure a checkpoint of stage1 or stage2 on the validation scenes",
-    "test": "measure a checkpoint of stage1 or stage2 on the test scenes",
-    "predict": "views of many prompts by stage1, triplanes of many scenes by stage2",
+    "fit": "train stage1, stage2 or direct: fit stage2 -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
+    "validate": "measure a checkpoint of stage1, stage2 or direct on the validation scenes or prompts",
+    "test": "measure a checkpoint of stage1, stage2 or direct on the test scenes or prompts",
+    "predict": "views of many prompts by stage1, triplanes of many scenes by stage2, of many prompts by direct",
 }
 
 
@@ -114,7 +114,10 @@ def _add_evaluation(command: argparse.ArgumentParser) -> None:
 def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", type=Path, help="a .ckpt that `instant3d fit` wrote")
     command.add_argument("-o", "--output", type=Path, required=True, help="folder for the weights")
-    command.add_argument("--base", help="stage 1: what was fine-tuned, if it lies elsewhere now")
+    command.add_argument(
+        "--base",
+        help="what goes beside the trained network, if it lies elsewhere now: stage 1's model, direct's text encoder",
+    )
     command.set_defaults(command=_export)
 
 

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from instant3d.direct.data import Requests
 from instant3d.stage1.module import Stage1
 from instant3d.stage2.data import Example
 from instant3d.views import Views
@@ -23,7 +24,8 @@ COLLAPSE = (
 
 
 class Pictures(L.Callback):
-    """Writes stage 2's first validation batch to the logger: targets above, renders below."""
+    """Writes the first validation batch to the logger: stage 2's targets above its renders, the direct system's objects
+    from four sides, one a row."""
 
     def __init__(self, objects: int = 4) -> None:
         self.objects = objects
@@ -38,11 +40,13 @@ class Pictures(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         board: Any = getattr(trainer.logger, "experiment", None)
-        if not isinstance(batch, Example) or batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
+        if batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
             return
-        board.add_image(
-            "val/targets_and_renders", beside(batch.targets, outputs["shown"], self.objects), trainer.global_step
-        )
+        if isinstance(batch, Example):
+            pair = beside(batch.targets, outputs["shown"], self.objects)
+            board.add_image("val/targets_and_renders", pair, trainer.global_step)
+        elif isinstance(batch, Requests):
+            board.add_image("val/prompts", around(outputs["shown"], self.objects), trainer.global_step)
 
 
 def beside(targets: Views, shown: Views, objects: int) -> Tensor:
@@ -50,6 +54,12 @@ def beside(targets: Views, shown: Views, objects: int) -> Tensor:
     rows = []
     for wanted, got in zip(targets.on(1.0)[:objects], shown.on(1.0)[:objects], strict=True):
         rows += [torch.cat(list(wanted), dim=-1), torch.cat(list(got), dim=-1)]
+    return torch.cat(rows, dim=-2).clamp(0, 1).float().cpu()
+
+
+def around(shown: Views, objects: int) -> Tensor:
+    """Objects (B, V), one below the other: one picture (3, H, W)."""
+    rows = [torch.cat(list(pictures), dim=-1) for pictures in shown.on(1.0)[:objects]]
     return torch.cat(rows, dim=-2).clamp(0, 1).float().cpu()
 
 

@@ -1,0 +1,171 @@
+"""The direct system by its commands: a killed run goes on, two processes share what they saw, and files come out."""
+
+from pathlib import Path
+
+import direct_runs
+import pytest
+import torch
+import training_runs
+import yaml
+from direct_runs import ARCHITECTURE, PROMPTS
+
+from instant3d import cli, training
+from instant3d.asset import Asset
+from instant3d.direct.data import DirectData, Examples
+from instant3d.direct.network import TextToTriplane
+
+ROOT = Path(__file__).parents[2]
+ADAPTIVE = {"scoring": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0}}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A text encoder, the guide's pictures, a CLIP."""
+    folder = tmp_path_factory.mktemp("parts")
+    return (
+        direct_runs.text_folder(folder / "text"),
+        direct_runs.write_balls(folder / "balls"),
+        str(direct_runs.clip_folder(folder / "clip")),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(parts, tmp_path_factory):
+    """The folder of a run of two steps."""
+    run = tmp_path_factory.mktemp("trained")
+    training.main(command(run, parts, 2))
+    return run
+
+
+def command(run, parts, steps, *more, adaptive=False, **model):
+    text, balls, clip = parts
+    settings = {**ADAPTIVE, "clip": clip} if adaptive else {}
+    trainer = {**training_runs.trainer_settings(run, steps), "gradient_clip_val": 1.0}
+    return direct_runs.command(run, text, balls, trainer, *more, **settings, **model)
+
+
+def content(run):
+    return torch.load(training.newest_checkpoint(run), weights_only=True)
+
+
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(parts, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    training.main(command(whole, parts, 12, adaptive=True))
+    killed = training_runs.start(command(broken, parts, 12, adaptive=True))
+    training_runs.kill_at_first_checkpoint(killed, broken)
+    start = content(broken)["global_step"]
+    training.main(command(broken, parts, 12, "--ckpt_path", "last", adaptive=True))
+    logged = training_runs.losses(broken)
+    assert 0 < start < 12
+    assert set(logged) >= set(range(start, 12))
+    assert logged.items() <= training_runs.losses(whole).items()
+    one, two = content(whole), content(broken)
+    for name in ("state_dict", "current_model_state"):  # the averaged weights and the last, alpha among them
+        assert all(torch.equal(one[name][key], two[name][key]) for key in one[name])
+    assert float(one["current_model_state"]["network.decoder.alpha"]) == 1.0
+    memory = one["taught"]["memory"]
+    assert all(torch.equal(memory[key], two["taught"]["memory"][key]) for key in memory)
+    assert memory["seen"].all()
+
+
+def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
+    process = training_runs.start(command(two, parts, 2, *words, adaptive=True))
+    training.main(command(one, parts, 2, "--data.batch_size=1", adaptive=True))
+    assert process.wait() == 0
+    alone, found = content(one), content(two)
+    assert found["global_step"] == 2
+    last = "network.outward.weight"
+    moved = [state["current_model_state"][last] for state in (alone, found)]
+    assert not torch.equal(*moved), "the other process's gradient counts"
+    # with one example a process, number n is seen in step n // 2 by process n % 2; in the last step, each saw another
+    data = DirectData(PROMPTS)
+    data.setup("fit")
+    examples = data.train_dataloader().dataset
+    assert {int(examples[number].prompts) for number in (2, 3)} == {0, 1}
+    memory = found["taught"]["memory"]
+    assert memory["seen"].tolist() == [True, True]
+    known = direct_runs.ball_views((1.0, 0.0, 0.0)).cameras
+    for number in (2, 3):
+        camera = Examples(2, known)[number].cameras.positions
+        row = int(examples[number].prompts)
+        torch.testing.assert_close(memory["directions"][row], camera / camera.norm(), atol=1e-5, rtol=0)
+
+
+def test_half_precision_trains_too(parts, tmp_path):
+    training.main(command(tmp_path, parts, 2, "--trainer.precision=bf16-mixed", adaptive=True))
+    losses = training_runs.losses(tmp_path)
+    assert set(losses) == {0, 1}
+    assert all(torch.isfinite(torch.tensor(float(value))) for value in losses.values())
+    weights = content(tmp_path)["state_dict"].values()
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in weights)
+
+
+def test_predictions_are_assets_that_the_exported_network_agrees_with(trained, parts, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("a red ball\na \x07 bell\na blue ball\n")
+    words = ["-c", str(trained / "run.yaml"), "--prompts", str(tmp_path / "list.txt"), "--ckpt_path", str(trained)]
+    with pytest.raises(ValueError, match="1 scenes or prompts have no triplane"):
+        training.main(["predict", "direct", *words, "-o", str(tmp_path / "out")])
+    assert "list.txt line 2" in capsys.readouterr().err
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["00000-a-red-ball.safetensors", "00001-a-blue-ball.safetensors"]
+    assert cli.main(["export", str(trained), "-o", str(tmp_path / "export")]) == 0
+    network = TextToTriplane.from_pretrained(tmp_path / "export")
+    from instant3d.diffusion.prompt_tokens import PromptEncoder
+
+    tokens = PromptEncoder.from_pretrained(tmp_path / "export")(PROMPTS)
+    for k, name in enumerate(files):
+        asset = Asset.load(tmp_path / "out" / name)
+        expected = network.triplane(tokens).planes[k].detach()
+        torch.testing.assert_close(asset.triplane.planes, expected, atol=1e-2, rtol=1e-2)
+        assert asset.decoder.blob == ARCHITECTURE["blob"]
+        torch.testing.assert_close(asset.decoder.alpha, network.decoder.alpha)
+
+
+def test_an_export_is_the_averaged_network(trained, tmp_path):
+    network = training.export(trained, tmp_path / "export")
+    found, name = content(trained), "network.outward.weight"
+    torch.testing.assert_close(network.outward.weight.detach(), found["state_dict"][name])
+    assert not torch.equal(found["state_dict"][name], found["current_model_state"][name])
+
+
+def test_validation_and_test_look_at_prompts_that_training_left_out(trained, tmp_path, capsys):
+    config = yaml.safe_load((trained / "run.yaml").read_text())
+    config["data"] |= {"share": 0.5, "val_prompts": 1}
+    config["trainer"] |= {"limit_val_batches": 1, "logger": False}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    for subcommand, name in (("validate", "val/alpha"), ("test", "test/alpha")):
+        training.main([subcommand, "direct", "-c", str(tmp_path / "run.yaml"), "--ckpt_path", str(trained)])
+        assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--model.scoring.dw=2", "--model.scoring.against=perp-neg"], "set model.clip"),
+        (["--data.prompts=nothing.txt"], "neither a list of prompts"),
+        (["--model.text=/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_is_wrong_with_a_run_is_one_sentence(parts, tmp_path, capsys, words, complaint):
+    assert cli.main(command(tmp_path, parts, 2, *words)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("instant3d: error: ")]
+    assert complaint in line
+
+
+@pytest.mark.parametrize(("size", "trainer"), [("paper", "gpus"), ("release", "gpus"), ("tiny", "cpu")])
+def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, capsys):
+    files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/direct" / f"{size}.yaml"]
+    with pytest.raises(SystemExit) as done:
+        training.main(["fit", "direct", *(word for file in files for word in ("-c", str(file))), "--print_config"])
+    assert done.value.code == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    kinds = [callback["class_path"].rpartition(".")[2] for callback in found["trainer"]["callbacks"]]
+    assert {"EMAWeightAveraging", "ModelCheckpoint"} <= set(kinds)
+
+
+def test_coloured_objects_are_named_in_a_configuration(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        training.main(["fit", "direct", "--data.prompts.objects=things.txt", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["prompts"]["objects"] == "things.txt"
