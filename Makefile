@@ -44,11 +44,12 @@ test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no
 lint: .venv/.installed  ## check style, formatting and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src
 
-bench: .venv/.installed  ## measure speed: beside a plain textbook path, full-size SDXL, prompt to asset, converted peers
+bench: .venv/.installed  ## measure speed: beside a plain textbook path, full-size SDXL, prompt to asset, converted peers, reading scenes
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.sdxl
 	$(BIN)/python -m benchmarks.split
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.loader
 
 render-data: .venv/.installed  ## objects to checked and packed scenes: OBJECTS=folder|objects.jsonl PLAN=file DATA=folder
 ifndef OBJECTS  # a small set to try it all with: made objects, and those of examples/

@@ -16,6 +16,7 @@ import pytest
 import torch
 from balls import ball_views
 from shard_server import served
+from tiny_sdxl import tiny_sdxl_folder
 from torch.utils.data import DataLoader
 from training_runs import trainer_settings
 
@@ -276,6 +277,24 @@ def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_taken_for_whol
     server.stall = None
     assert remote.fetch(shard).read_bytes() == (packed / "00001.tar").read_bytes()
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_busy_server_is_asked_again_and_not_for_ever(packed, server, tmp_path):
+    remote = Remote(server.url, Shelf(tmp_path, 2**30))
+    shard, server.busy = remote.shards()[0], 1
+    assert remote.fetch(shard).read_bytes() == (packed / shard.name).read_bytes()
+    server.busy = 9
+    with pytest.raises(OSError, match=r"00001\.tar cannot be reached \(503"):
+        remote.fetch(remote.shards()[1])
+    assert (server.asked["00000.tar"], server.asked["00001.tar"]) == (2, 2)
+
+
+def test_latents_are_cached_from_a_url(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    model = tiny_sdxl_folder(tmp_path / "model")
+    assert main(["cache-stage1", server.url, "--model", str(model), "-o", str(tmp_path / "cache")]) == 0
+    assert "12 grids" in capsys.readouterr().out
+    assert len(list((tmp_path / "home" / "instant3d" / "shards").glob("*.tar"))) == COUNT // PER_SHARD
 
 
 # damage

@@ -7,17 +7,17 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Served:
-    """What was asked for by name; `stall` is a name whose transfers stop in the middle until it is None again."""
+    """What was asked for by name; `stall` is a name whose transfers stop in the middle, `busy` how many are refused."""
 
     def __init__(self):
-        self.url, self.asked, self.stall, self.stalled, self.go_on = "", Counter(), None, threading.Event(), None
+        self.url, self.asked, self.stall, self.busy = "", Counter(), None, 0
+        self.stalled, self.go_on = threading.Event(), threading.Event()
 
 
 @contextmanager
 def served(folder):
     """Serve a folder for the length of a block."""
     told = Served()
-    told.go_on = threading.Event()
 
     class Handler(SimpleHTTPRequestHandler):
         def __init__(self, *args, **kwargs):
@@ -28,6 +28,10 @@ def served(folder):
 
         def do_GET(self):
             told.asked[self.path.rpartition("/")[2]] += 1
+            if told.busy and self.path.endswith(".tar"):
+                told.busy -= 1
+                self.send_error(503)
+                return
             super().do_GET()
 
         def copyfile(self, source, outputfile):
