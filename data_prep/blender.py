@@ -28,6 +28,12 @@ TOLERANCE = 0.02  # of the unit sphere: how far Blender's object may reach beyon
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
+class Empty(ValueError):
+    """Pictures with nothing on them."""
+
+    kind = "blank"  # the word for it in lists of failures
+
+
 class Blender:
     """A renderer that starts with the first object and lives through crashes: `with Blender() as blender`.
 
@@ -43,6 +49,11 @@ class Blender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that is running, if one is."""
+        return self._process.pid if self._process is not None and self._process.alive else None
 
     def close(self) -> None:
         """End the process; the next object starts another."""
@@ -93,8 +104,12 @@ class Blender:
         _check_bounds(path, bounds, header["bounds"])
         views = _views(arrays, cameras, size)
         if not views.alpha.any():
-            raise ValueError(f"{path} shows nothing: Blender's pictures of it are empty")
+            raise Empty(f"{path} shows nothing: Blender's pictures of it are empty")
         return views
+
+    def start(self) -> None:
+        """Start Blender now, so that its coming up is not counted as the first object's time."""
+        self._ready()
 
     def _ready(self) -> Process:
         process = self._process

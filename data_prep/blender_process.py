@@ -6,7 +6,6 @@ Jobs go down its standard input, answers come up a named pipe, for Blender print
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import math
@@ -16,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -25,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import leftovers
+
 WORKER = Path(__file__).with_name("blender_worker.py")
 START_S = 120.0  # for Blender to come up; 2 to 5 s are usual
-PREFIX = "instant3d-blender-"  # of folders for temporary files
-STALE_S = 60.0  # before a folder without a lock counts as left behind: its host may be about to lock it
 LONGEST_HEADER = 1 << 20  # bytes
 LAST_S = 5.0  # for a process to end that has nothing more to say
 LOOK_S = 0.1  # between two looks at the child's memory
@@ -37,9 +35,9 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Crashed(ValueError):
-    """The renderer's process ended by itself."""
+    """The renderer's process ended by itself, or talks nonsense."""
 
-    kind = "crash"  # the word for it in failures.jsonl
+    kind = "crash"  # the word for it in lists of failures
 
 
 def command() -> list[str]:
@@ -96,9 +94,8 @@ class Process:
 
     def __init__(self, threads: int) -> None:
         start = command()
-        _sweep()
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self.lock = _locked(self.folder)
+        self._belongings = contextlib.ExitStack()
+        self.folder = self._belongings.enter_context(leftovers.temporary())
         self.words: deque[str] = deque(maxlen=50)
         os.mkfifo(self.folder / "answers")
         self.answers = os.open(self.folder / "answers", os.O_RDONLY | os.O_NONBLOCK)
@@ -172,9 +169,8 @@ class Process:
                 stream.close()
         if self.answers >= 0:
             os.close(self.answers)
-            os.close(self.lock)
             self.answers = -1
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._belongings.close()
 
     def _listen(self) -> None:
         """Keep the last lines that the child prints, so that its pipe never fills."""
@@ -225,27 +221,6 @@ class Process:
 
     def _last_words(self) -> str:
         return f"; its last words: {self.words[-1]}" if self.words else ""
-
-
-def _locked(folder: Path) -> int:
-    """A lock on `folder` that ends with this process, as a file descriptor; BlockingIOError if another has it."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
-
-
-def _sweep() -> None:
-    """Remove the folders of processes whose hosts were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # it is in use, another user's, or gone by now
-            if time.time() - folder.stat().st_mtime > STALE_S:
-                lock = _locked(folder)
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
 
 
 def _ending(code: int | None) -> str:

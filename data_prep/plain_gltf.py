@@ -19,6 +19,7 @@ from instant3d.mesh import Mesh, bounds, load, normalized, save
 from instant3d.mesh.gltf import BLEND_CUTOFF
 from instant3d.mesh.gltf_document import Document, Json
 from instant3d.mesh.gltf_writer import container
+from instant3d.mesh.texture_files import TooLarge, Unsafe
 from instant3d.mesh.triangles import WORLD_FROM_Y_UP
 
 # Looks that Blender shows and that leave a surface solid and lit. Glass is drawn solid, as by the fast renderer.
@@ -45,7 +46,8 @@ def write(path: Path, target: Path) -> tuple[np.ndarray, np.ndarray]:
             broken = f"its glTF description is broken ({type(error).__name__}: {error})"
             raise ValueError(f"{path} cannot be read: {broken}") from error
         except ValueError as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            kind = type(error) if isinstance(error, TooLarge | Unsafe) else ValueError
+            raise kind(f"{path} cannot be read: {error}") from error
     else:
         save(placed, target)  # .obj and .ply hold nothing that a Mesh does not, but for bump maps and the like
     return bounds(placed)

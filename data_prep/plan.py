@@ -77,7 +77,7 @@ class Plan:
         return int.from_bytes(digest[:7], "big")
 
     def cameras(self, object_id: str) -> Cameras:
-        """Cameras (4 + 2 ring_views + random_views,), the same for the same object wherever and whenever it is rendered."""
+        """Cameras (4 + 2 ring_views + random_views,), the same for an object wherever and whenever it is rendered."""
         generator = torch.Generator().manual_seed(self.draw(object_id))
         others = random_sphere(
             self.random_views, generator, elevation_deg=self.elevation_deg, radius=self.radius, fov_deg=self.fov_deg[0]

@@ -347,12 +347,12 @@ def test_a_device_that_is_not_here_is_told(blender, sculpture):
 
 def test_a_crash_costs_one_object_and_the_next_one_is_rendered(blender, sculpture):
     blender.render(sculpture, structured()[:1], 8, lighting="flat", samples=1)
-    pid = blender._process.pid
+    pid = blender.pid
     threading.Timer(1.0, os.kill, (pid, signal.SIGSEGV)).start()
     with pytest.raises(Crashed, match=r"sculpture\.glb cannot be rendered: Blender crashed \(signal SIGSEGV"):
         blender.render(sculpture, CAMERAS, 512, lighting="uniform", samples=4096)
     assert blender.render(sculpture, structured()[:1], 8, lighting="flat", samples=1).alpha.any()
-    assert blender._process.pid != pid
+    assert blender.pid != pid
 
 
 def test_too_long_and_too_large_are_told_apart(blender, sculpture):

@@ -60,26 +60,6 @@ def test_nothing_is_left_of_a_killed_process(process):
         os.kill(pid, 0)
 
 
-def test_what_a_killed_host_left_behind_is_removed_and_a_living_one_keeps_its_own(process, tmp_path, monkeypatch):
-    monkeypatch.setattr(blender_process.tempfile, "gettempdir", lambda: str(tmp_path))
-    left, fresh, foreign = (tmp_path / name for name in ("instant3d-blender-a", "instant3d-blender-b", "other"))
-    for folder in (left, fresh, foreign):
-        folder.mkdir()
-        (folder / "object.glb").touch()
-    held = tmp_path / "instant3d-blender-c"
-    os.symlink(process.folder, held)
-    for folder in (left, foreign, process.folder):
-        os.utime(folder, (0, 0))
-    blender_process._sweep()
-    assert [folder.exists() for folder in (left, fresh, foreign, held, process.folder)] == [
-        False,
-        True,
-        True,
-        True,
-        True,
-    ]
-
-
 def test_the_child_cannot_be_reached_by_a_signal_to_our_session(process):
     assert os.getsid(process.pid) == process.pid != os.getsid(0)
 

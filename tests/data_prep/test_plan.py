@@ -45,9 +45,25 @@ def test_the_default_cameras_see_the_whole_unit_sphere():
 def test_plans_on_disk_say_what_they_promise(tmp_path):
     small, paper = plan.read(CONFIGS / "small.yaml"), plan.read(CONFIGS / "paper_stage2.yaml")
     assert (small.size, small.random_views, paper.size, paper.random_views) == (128, 20, 512, 32)
-    full = Plan(size=77, radius=(2.0, 3.5), lighting="soft", geometry=False)
-    plan.write(full, tmp_path / "plan.yaml")
-    assert plan.read(tmp_path / "plan.yaml") == full
+    views = plan.read(CONFIGS / "paper_stage1.yaml")
+    assert (views.size, len(views.cameras("a").intrinsics)) == (512, 4)
+    assert {one.chosen_renderer for one in (views, paper)} == {"blender"}
+    assert small.chosen_renderer == "fast"
+    for full in (
+        Plan(size=77, radius=(2.0, 3.5), lighting="soft", geometry=False),
+        Plan(lighting="area", renderer="blender", samples=7, device="optix"),
+    ):
+        plan.write(full, tmp_path / "plan.yaml")
+        assert plan.read(tmp_path / "plan.yaml") == full
+
+
+def test_a_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
+    (tmp_path / "plan.yaml").write_text(
+        "size: 128\nrandom_views: 20\nelevation_deg: [-30.0, 75.0]\nradius: [2.4, 3.0]\nfov_deg: [50.0, 50.0]\n"
+        "lighting: flat\nsupersample: 3\ngeometry: true\nseed: 0\n"
+    )
+    assert plan.read(tmp_path / "plan.yaml") == Plan()
+    assert Plan().chosen_renderer == "fast"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +79,12 @@ def test_plans_on_disk_say_what_they_promise(tmp_path):
         ("radius: [3, 2]", "radius is .low, high."),
         ("radius: [1, 2, 3]", "a number or .low, high."),
         ("elevation_deg: [-100, 0]", "within -90 and 90"),
-        ("lighting: moon", "one of flat, soft"),
+        ("lighting: moon", "one of flat, soft, uniform, area"),
+        ("renderer: pen", "one of auto, fast, blender"),
+        ("device: tpu", "one of cpu, cuda, optix"),
+        ("samples: 0", "1 to 65536"),
+        ("{renderer: fast, lighting: area}", "fast renderer has no 'area' light, only flat, soft;"),
+        ("{renderer: blender, lighting: soft}", "blender renderer has no 'soft' light, only flat, uniform, area;"),
     ],
 )
 def test_a_broken_plan_is_told_what_is_wrong(tmp_path, text, because):
