@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ def find(source: str | Path, *, split: str | None = None, licenses: Collection[s
 
     split, licenses  keep only objects whose manifest says so; without a manifest nothing is kept
     """
-    items = [item for item in _all(Path(source)) if _wanted(item, split, licenses)]
+    asked_for = None if licenses is None else {spdx(name) for name in licenses}
+    items = [item for item in _all(Path(source)) if _wanted(item, split, asked_for)]
     if not items:
         asked = f" of split {split!r}" if split else ""
         asked += f" under {', '.join(sorted(licenses))}" if licenses else ""
@@ -43,6 +45,26 @@ def find(source: str | Path, *, split: str | None = None, licenses: Collection[s
             f"{source} names no objects{asked}; expected {', '.join(SUFFIXES)} files or a {' or '.join(MANIFESTS)}"
         )
     return items
+
+
+class Inside:
+    """Files of a folder by name, wherever links lead: quick for many files, as folders on the way are followed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = os.path.realpath(folder)
+        self._real: dict[str, str] = {}
+
+    def path(self, name: str) -> Path | None:
+        """The real place of a file; None if that is not in the folder."""
+        if "\0" in name:
+            return None
+        parent, last = os.path.split(os.path.join(self.folder, name))
+        if parent not in self._real:
+            self._real[parent] = os.path.realpath(parent)
+        real = os.path.join(self._real[parent], last)
+        if last in ("", ".", "..") or os.path.islink(real):
+            real = os.path.realpath(real)
+        return Path(real) if os.path.commonpath([self.folder, real]) == self.folder else None
 
 
 def files(folder: Path) -> list[Path]:
@@ -59,12 +81,12 @@ def read_rows(manifest: Path) -> Iterator[tuple[str, Row]]:
     """Each row of a manifest, after where it stands; ids are safe names and files lie in the manifest's folder."""
     if manifest.stat().st_size > MAX_MANIFEST_BYTES:
         raise ValueError(f"{manifest} is larger than {MAX_MANIFEST_BYTES} bytes; split it into several manifests")
-    folder = manifest.parent.resolve()
-    with manifest.open(encoding="utf-8", newline="\n") as lines:
+    inside = Inside(manifest.parent)
+    with manifest.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 where = f"{manifest}, line {number}"
-                yield where, _checked(line, where, folder)
+                yield where, _checked(line, where, inside)
 
 
 def words(row: Mapping[str, Any]) -> list[str]:
@@ -89,16 +111,18 @@ def _all(source: Path) -> Iterator[Item]:
         return
     if not manifest.is_file():
         raise FileNotFoundError(f"there is no folder or manifest {source}")
-    folder = manifest.parent.resolve()
+    inside = Inside(manifest.parent)
     for where, row in read_rows(manifest):
         if not row.get("file"):
             raise ValueError(
                 f"{where}: {row['id']!r} has no file yet; run `python -m data_prep.sources` without --no-download"
             )
-        yield Item(row["id"], (folder / row["file"]).resolve(), next(iter(words(row)), None), facts(row))
+        file = inside.path(row["file"])
+        assert file is not None, "rows are checked as they are read"
+        yield Item(row["id"], file, next(iter(words(row)), None), facts(row))
 
 
-def _checked(line: str, where: str, folder: Path) -> Row:
+def _checked(line: str, where: str, inside: Inside) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -108,15 +132,15 @@ def _checked(line: str, where: str, folder: Path) -> Row:
     if not isinstance(row["id"], str) or not SAFE_ID.fullmatch(row["id"]):
         raise ValueError(f"{where} has the id {row['id']!r}; letters, digits, `.`, `_` and `-` make an id")
     file = row.get("file") or "."
-    if not isinstance(file, str) or "\0" in file or not (folder / file).resolve().is_relative_to(folder):
-        raise ValueError(f"{where} names {file!r}, which lies outside {folder}")
+    if not isinstance(file, str) or inside.path(file) is None:
+        raise ValueError(f"{where} names {file!r}, which lies outside {inside.folder}")
     captions, licence = row.get("captions", []), row.get("license", row.get("licence"))
     if not isinstance(captions, list) or not isinstance(licence, str | None):
         raise ValueError(f"{where} should have a list as `captions` and words as `license`")
     return row
 
 
-def _wanted(item: Item, split: str | None, licenses: Collection[str] | None) -> bool:
+def _wanted(item: Item, split: str | None, licenses: Collection[str | None] | None) -> bool:
     return (split is None or item.facts.get("split") == split) and (
-        licenses is None or item.facts.get("license") in {spdx(name) for name in licenses}
+        licenses is None or item.facts.get("license") in licenses
     )

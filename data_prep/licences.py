@@ -5,6 +5,7 @@ Knows no source of objects. Not legal advice: a row of the manifest keeps the li
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -37,6 +38,7 @@ IDENTIFIERS = {name.lower(): name for name in SPDX}
 TERMS = ("by", "nc", "nd", "sa")  # in SPDX's order, but for SA after ND, which exclude each other
 
 
+@functools.cache
 def spdx(name: str | None) -> str | None:
     """The SPDX identifier of a licence by any of its usual names; a name that is not known is kept, nothing is None.
 

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -83,7 +83,8 @@ def served(dataset):
             self.send_response(200)
             self.send_header("Content-Length", str(len(half if self.path in dataset.short else content)))
             self.end_headers()
-            self.wfile.write(half if self.path in dataset.short | dataset.cut else content)
+            with suppress(ConnectionError):  # who asked may be dead by now
+                self.wfile.write(half if self.path in dataset.short | dataset.cut else content)
 
         def log_message(self, *_):
             pass
