@@ -51,6 +51,7 @@ bench: .venv/.installed  ## measure speed: beside a plain textbook path, full-si
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.loader
 
+render-data: MANIFEST = $(if $(OBJECTS),$(filter %.jsonl,$(OBJECTS)) $(wildcard $(OBJECTS)/*.jsonl),$(MADE))
 render-data: .venv/.installed  ## objects to checked and packed scenes: OBJECTS=folder|objects.jsonl PLAN=file DATA=folder
 ifndef OBJECTS  # a small set to try it all with: made objects, and those of examples/
 	$(BIN)/python -m data_prep.sources procedural --count $(COUNT) -o $(MADE)
@@ -58,6 +59,8 @@ ifndef OBJECTS  # a small set to try it all with: made objects, and those of exa
 endif
 	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(MADE)) -o $(DATA) --plan $(PLAN) $(ARGS)
 	$(BIN)/instant3d doctor $(DATA) -o $(DATA)/doctor.json || test $$? -eq 1
+	$(BIN)/python -m data_prep.report $(DATA) $(addprefix --objects ,$(firstword $(MANIFEST))) \
+		--doctor $(DATA)/doctor.json -o $(DATA)/report.html
 	$(BIN)/instant3d pack $(DATA) -o $(DATA)-shards
 	@echo "next: make train-stage2 DATA=$(DATA)   or, from the tars: make train-stage2 DATA=$(DATA)-shards"
 
