@@ -30,9 +30,8 @@ def _features(options: argparse.Namespace) -> int:
     from data_prep.curation import features
 
     _checked_folder(options.out)
-    subjects = album.gather(options.scenes)
+    subjects, failures = album.gather(options.scenes)
     encoder = features.ImageEncoder.from_pretrained(options.clip, options.device)
-    failures: list[tuple[album.Subject, str]] = []
     with Progress.to_user().task(f"features of {len(subjects)} scenes") as on_step:
         found = features.extend(
             options.out,
@@ -42,7 +41,7 @@ def _features(options: argparse.Namespace) -> int:
             per_view=options.per_view,
             threads=options.threads,
             on_step=on_step,
-            failed=lambda subject, why: failures.append((subject, why)),
+            failed=lambda subject, why: failures.append((subject.where, why)),
         )
     print(f"{options.out}: {len(found.ids)} scenes, {found.vectors.shape[1]} x {found.vectors.shape[2]} numbers each")
     return _told(failures)
@@ -52,7 +51,7 @@ def _label(options: argparse.Namespace) -> int:
     from data_prep.curation import labelling
 
     _checked_folder(options.out)
-    subjects = album.gather(options.scenes)
+    subjects, failures = album.gather(options.scenes)
     if options.only is not None:
         wanted = set(lists.read_list(options.only))
         subjects = [subject for subject in subjects if subject.id in wanted]
@@ -61,14 +60,14 @@ def _label(options: argparse.Namespace) -> int:
     labels = lists.read_labels(options.labels) if options.labels else None
     chosen = labelling.sample(subjects, options.count, options.seed)
     with Progress.to_user().task(f"pictures of {len(chosen)} scenes") as on_step:
-        failures = labelling.write(
+        unread = labelling.write(
             options.out, chosen, frames=_frames(options), labels=labels, embed=not options.beside, on_step=on_step
         )
     size = options.out.stat().st_size / 2**20
     print(
-        f"{options.out}: {len(chosen) - len(failures)} of {len(subjects)} scenes ({size:.1f} MiB); open it in a browser"
+        f"{options.out}: {len(chosen) - len(unread)} of {len(subjects)} scenes ({size:.1f} MiB); open it in a browser"
     )
-    return _told(failures)
+    return _told(failures + unread)
 
 
 def _rank(options: argparse.Namespace) -> int:
@@ -119,9 +118,9 @@ def _select(options: argparse.Namespace) -> int:
     return 0
 
 
-def _told(failures: Sequence[tuple[album.Subject, str]]) -> int:
-    for subject, why in failures[:SHOWN]:
-        print(f"left out {subject.id}: {why}", file=sys.stderr)
+def _told(failures: album.Broken) -> int:
+    for where, why in failures[:SHOWN]:
+        print(f"left out {where}: {why}", file=sys.stderr)
     if len(failures) > SHOWN:
         print(f"left out {len(failures) - SHOWN} more", file=sys.stderr)
     return 1 if failures else 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from instant3d.scenes import shards, transforms
 
 STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
 LONGEST_ID = 500  # characters
+
+Broken = list[tuple[str, str]]  # what could not be read, and why
 
 
 @dataclass(frozen=True)
@@ -47,26 +50,30 @@ class Subject:
         return F.pad(pictures, edges, value=1.0)
 
 
-def gather(roots: Sequence[str | Path]) -> list[Subject]:
-    """All scenes below folders: scene folders at any depth, and the scenes of tars (or of one tar), sorted by id."""
+def gather(roots: Sequence[str | Path]) -> tuple[list[Subject], Broken]:
+    """All scenes below folders, sorted by id: scene folders at any depth, and the scenes of tars (or of one tar).
+
+    Scenes whose document cannot be read, or whose id cannot stand in a list or is another's, come apart from the rest.
+    """
     found: dict[str, Subject] = {}
+    broken: Broken = []
     for root in map(Path, roots):
         if not root.exists():
             raise FileNotFoundError(f"{root} does not exist; name a folder of scene folders or of shards")
-        for subject in _below(root):
+        for where, open_one in _below(root):
+            try:
+                subject = open_one()
+            except (ValueError, OSError) as error:
+                broken.append((where, str(error)))
+                continue
             if not _fits_a_line(subject.id):
-                raise ValueError(
-                    f"the id {subject.id!r:.60} of {subject.where} cannot stand on a line of a list; change it"
-                )
-            if subject.id in found:
-                other = found[subject.id].where
-                raise ValueError(
-                    f"{other} and {subject.where} have the same id, {subject.id}; each scene needs its own"
-                )
-            found[subject.id] = subject
+                broken.append((where, f"its id {subject.id!r:.60} cannot stand on a line of a list; change it"))
+            elif found.setdefault(subject.id, subject) is not subject:
+                broken.append((where, f"{found[subject.id].where} has the same id, {subject.id}; each needs its own"))
     if not found:
-        raise FileNotFoundError(f"there is no scene in {', '.join(map(str, roots))}; `make render-data` makes some")
-    return [found[name] for name in sorted(found)]
+        hint = f"{broken[0][0]}: {broken[0][1]}" if broken else "`make render-data` makes some"
+        raise FileNotFoundError(f"there is no usable scene in {', '.join(map(str, roots))}; {hint}")
+    return [found[name] for name in sorted(found)], broken
 
 
 def montage(pictures: Tensor) -> Tensor:
@@ -78,12 +85,21 @@ def montage(pictures: Tensor) -> Tensor:
     return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
 
-def _below(root: Path) -> Iterator[Subject]:
-    for folder in scenes.below(root):
-        yield Subject(scenes.document(folder).text("id") or folder.resolve().name, folder)
+def _below(root: Path) -> Iterator[tuple[str, Callable[[], Subject]]]:
+    """Where each scene lies, and what opens it."""
+    for folder in scenes.below(root) if root.is_dir() else ():
+        yield str(folder), partial(_of_folder, folder)
     tars = [root] if root.is_file() else sorted(root.glob("*.tar"))
     for packed in shards.index(tars) if tars else ():
-        yield Subject(packed.document().text("id") or packed.key, packed)
+        yield f"{packed.path}:{packed.key}", partial(_of_tar, packed)
+
+
+def _of_folder(folder: Path) -> Subject:
+    return Subject(scenes.document(folder).text("id") or folder.resolve().name, folder)
+
+
+def _of_tar(packed: shards.Packed) -> Subject:
+    return Subject(packed.document().text("id") or packed.key, packed)
 
 
 def _fits_a_line(name: str) -> bool:

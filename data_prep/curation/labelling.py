@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from data_prep.curation.album import Subject, montage
+from data_prep.curation.album import Broken, Subject, montage
 from data_prep.curation.lists import LABELS_FORMAT
 from data_prep.thumbnails import data_uri, script_data, webp
 from instant3d.mesh.atomic_files import write_bytes
@@ -40,13 +40,14 @@ def write(
     labels: Mapping[str, str] | None = None,
     embed: bool = True,
     on_step: OnStep = lambda *_: None,
-) -> list[tuple[Subject, str]]:
+) -> Broken:
     """Write the page on which `subjects` are shown in this order; those that cannot be read come back, and why.
 
     labels  with which the page begins
     embed   pictures are in the page; otherwise in a folder beside it, which must travel with it
     """
-    rows, failures = [], []
+    rows: list[dict[str, str | None]] = []
+    failures: Broken = []
     folder = path.with_name(f"{path.stem}_pictures")
     if not embed:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def write(
             scene = montage(subject.on_white(frames))
             caption = subject.document().text("caption")
         except (ValueError, OSError) as error:
-            failures.append((subject, str(error)))
+            failures.append((subject.where, str(error)))
             continue
         aspect = scene.shape[-1] / scene.shape[-2]
         picture = webp(scene, WIDTH)
