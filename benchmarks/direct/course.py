@@ -16,6 +16,7 @@ import yaml
 from torch import Tensor
 
 from benchmarks.direct.world import World, read
+from instant3d.cameras import Cameras
 from instant3d.direct.architecture import Architecture
 from instant3d.direct.distillation import Distillation, Lesson, Picture, Scoring
 from instant3d.direct.network import TextToTriplane
@@ -37,7 +38,7 @@ class Course:
     decay: float = 0.99  # of the averaged weights that are tested
     alpha: tuple[float, float] = (0.5, 1.0)
     alpha_share: float = 0.6  # of the steps over which alpha rises
-    picture: Picture = Picture(20, 24, 0)
+    picture: Picture = field(default_factory=lambda: Picture(20, 24, 0))
     scoring: Scoring = field(default_factory=lambda: Scoring(scale=5.0, against="none"))
     tests: tuple[int, ...] = (250, 500, 750, 1000)
 
@@ -117,7 +118,7 @@ def shown(
     for some in torch.arange(len(prompts)).split(8):
         views = render(
             network(text[some]),
-            cameras.map(lambda tensor: tensor.expand(len(some), *tensor.shape)),
+            Cameras.stack([cameras] * len(some)),
             picture.size,
             picture.size,
             samples=picture.samples,

@@ -1,7 +1,7 @@
 """What each mechanism of the network is worth, taught by an exact guide: `python -m benchmarks.direct.stage_a -o OUT`.
 
-72 prompts "a COLOUR SHAPE with a COLOUR hat", 24 of which (pairs of colours) are never shown. A prompt counts as known
-if, of the true pictures of all 72 objects, those of its own are nearest to what the student makes of it (chance 1/72).
+128 prompts "a COLOUR SHAPE with a COLOUR hat", 32 of which (pairs of colours) are never shown. A prompt counts as
+known if, of the true pictures of all 128 objects, its own are nearest to what the student makes of it (chance 1/128).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def exam(network: TextToTriplane, world: World, course: Course) -> dict[str, Any
 def controls(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
     """Each prompt's neighbour asked in its place; and another hat's colour, which is to change the hat alone."""
     numbers = list(range(len(world.kinds)))
-    others = [(number + 7) % len(numbers) for number in numbers]  # another body, hat and sometimes shape
+    others = [(number + 9) % len(numbers) for number in numbers]  # another body, hat and sometimes shape
     wrong = nearest(shown(network, world, [world.prompts[k] for k in others], course.picture), truth(world))
     return {"shuffled": recall(world, wrong, numbers), "swapped": swap(network, world, course)}
 
@@ -98,13 +98,12 @@ def swap(network: TextToTriplane, world: World, course: Course) -> dict[str, flo
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    course = Course(steps=options.steps, tests=tuple(options.steps * k // 4 for k in range(1, 5)))
+    course = Course(steps=options.steps, tests=(options.steps // 2, options.steps))
     runs = [Run(arm, seed, partial(run, arm, seed, course)) for seed in options.seeds for arm in options.arms]
     for found in carry_out(runs, options.output, options.part):
         last = found["curve"][-1]
-        print(
-            f"{found['arm']:32} seed {found['seed']}  seen {last['seen']['recall']:.2f}  unseen {last['unseen']['recall']:.2f}"
-        )
+        known = "  ".join(f"{name} {last[name]['recall']:.2f}" for name in ("seen", "unseen"))
+        print(f"{found['arm']:32} seed {found['seed']}  {known}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -27,9 +27,11 @@ COLOURS = {
     "yellow": (0.90, 0.80, 0.10),
     "purple": (0.60, 0.15, 0.70),
     "black": (0.10, 0.10, 0.10),
+    "cyan": (0.10, 0.75, 0.80),
+    "grey": (0.50, 0.50, 0.50),
 }
 SHAPES = ("ball", "box")
-UNSEEN_STEPS = (2, 4)  # a hat this many colours after its body's is kept for testing: 24 of the 72 prompts
+UNSEEN_STEPS = (3, 5)  # a hat this many colours after its body's is kept for testing: 32 of the 128 prompts
 AZIMUTHS, ELEVATIONS_DEG = 16, (10.0, 35.0)
 SIZE = 20  # pixels a side
 FOV_DEG = 38.0
@@ -87,6 +89,12 @@ class World:
         kinds = [Kind(*each) for each in itertools.product(COLOURS, SHAPES, COLOURS)]
         return cls(kinds)
 
+    @classmethod
+    def of_faces(cls) -> World:
+        """Six boxes, alike from four sides but for a black face in front; no other part of them is as dark."""
+        names = [name for name in COLOURS if name not in ("black", "grey")]
+        return cls([Kind(body, "box", names[(k + 2) % len(names)], "black") for k, body in enumerate(names)])
+
     @cached_property
     def cameras(self) -> Cameras:
         """(32,), evenly around at two heights; the first is right in front."""
@@ -101,19 +109,20 @@ class World:
     @cached_property
     def pictures(self) -> Tensor:
         """On white, (K, 32, 3, size, size). Colours are linear in the pictures of parts, so these are rendered once."""
-        parts = {shape: self._parts(shape) for shape in {kind.shape for kind in self.kinds}}
-        pictures = []
-        for kind in self.kinds:
-            colours = torch.tensor([COLOURS[kind.body], COLOURS[kind.hat], COLOURS[kind.face or kind.body]])
-            share, alpha = parts[kind.shape]
-            pictures.append(torch.einsum("vphw,pc->vchw", share, colours) + 1 - alpha)
-        return torch.stack(pictures)
+        parts = self.parts(self.cameras)
+        return torch.stack([painted(kind, *parts[kind.shape]) for kind in self.kinds])
 
-    def _parts(self, shape: str) -> tuple[Tensor, Tensor]:
-        """How much of each pixel each part is, (32, 3, size, size), and its opacity; four samples a pixel."""
-        fine = render(Formula(shape), self.cameras, 2 * self.size, 2 * self.size, samples=96, importance=0)
-        views = fine.resized(self.size, self.size)
-        return views.rgb * views.alpha, views.alpha
+    def parts(self, cameras: Cameras) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each shape, how much of each pixel each part is, (V, 3, size, size), and its opacity, (V, 1, size, size).
+
+        Four samples a pixel.
+        """
+        found = {}
+        for shape in {kind.shape for kind in self.kinds}:
+            fine = render(Formula(shape), cameras, 2 * self.size, 2 * self.size, samples=96, importance=0)
+            views = fine.resized(self.size, self.size)
+            found[shape] = views.rgb * views.alpha, views.alpha
+        return found
 
     @property
     def prompts(self) -> list[str]:
@@ -145,6 +154,12 @@ class World:
         pictures = self.pictures[list(numbers)].flatten(0, 1)
         owners = [self.kinds[number].prompt for number in numbers for _ in range(len(self.azimuths))]
         return FiniteSet(pictures, owners, torch.cat(tables))
+
+
+def painted(kind: Kind, share: Tensor, alpha: Tensor) -> Tensor:
+    """Pictures (V, 3, H, W) on white of how much of each pixel each part is, (V, 3, H, W), and its opacity."""
+    colours = torch.tensor([COLOURS[kind.body], COLOURS[kind.hat], COLOURS[kind.face or kind.body]])
+    return torch.einsum("vphw,pc->vchw", share, colours) + 1 - alpha
 
 
 def read(prompts: Sequence[str], seed: int = 0) -> PromptTokens:

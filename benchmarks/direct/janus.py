@@ -1,0 +1,205 @@
+"""Whether negative view words keep faces in front, and what C is worth: `python -m benchmarks.direct.janus -o OUT`.
+
+Six boxes with a black face in front, in one network. Of every second, the guide takes the words for the side and the
+back for the front, nearly always (a leak of 0.97); of the others never. So one fixed weight of the negatives must be
+too little for some or needless for others, and a weight chosen by looking should do better than one that is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach
+from benchmarks.direct.world import COLOURS, World, read
+from instant3d.direct.distillation import Distillation, Lesson
+from instant3d.direct.network import TextToTriplane
+from instant3d.direct.severity import TYPICAL_SIMILARITY, FeatureCache
+
+LEAKS = {"leaky": 0.97, "sound": 0.0}
+COARSE = 5  # pixels a side of what the severity looks at
+FACING_DEG, AWAY_DEG = 45.0, 90.0  # cameras that see the face well, and cameras that do not see it
+RULE: dict[str, Any] = {"against": "perp-neg", "w_min": 1.0, "dw": 2.0}
+ARMS: dict[str, dict[str, Any]] = {
+    "none": {"against": "none", "dw": 0.0},
+    "plain 2": {"against": "plain", "w_min": 2.0, "dw": 0.0},
+    "perp-neg 1": {"against": "perp-neg", "w_min": 1.0, "dw": 0.0},
+    "perp-neg 2": {"against": "perp-neg", "w_min": 2.0, "dw": 0.0},
+    "perp-neg 3": {"against": "perp-neg", "w_min": 3.0, "dw": 0.0},
+    "adaptive": RULE,
+    "content-blind": RULE | {"similarity": "constant"},
+    "random": RULE,
+}
+
+
+class Eyes:
+    """Pictures as 5 x 5 pixels less those of the world's average picture: all there is to see here, honestly small.
+
+    Without the average taken away all pictures are alike to 0.99; with it two sides of a box are alike to about 0.8 if
+    one shows the face, and to 1 if neither or both do, as CLIP's features of real objects are (0.6 to 0.95).
+    """
+
+    def __init__(self, world: World) -> None:
+        self.average = self._coarse(world.pictures.flatten(0, 1)).mean(0)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 75)."""
+        return self._coarse(pictures) - self.average
+
+    @staticmethod
+    def _coarse(pictures: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(pictures, COARSE).flatten(1)
+
+
+class Watched(Distillation):
+    """Keeps every severity, beside what a rule that sees no pictures says at the same moment.
+
+    dealt    severities are dealt out to others of the batch by chance: the same numbers, about nothing
+    typical  similarity of views that a rule without eyes takes for granted
+    """
+
+    def __init__(self, *arguments: Any, dealt: bool, typical: float, seed: int, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.dealt, self.typical = dealt, typical
+        self.chance = torch.Generator().manual_seed(seed)
+        self.notes: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def severity(self, lesson: Lesson, direction: Tensor, seen: Tensor | None) -> Tensor:
+        """C (B,) as `Distillation` has it, dealt out if that is asked for."""
+        twin = copy.copy(self)
+        twin.remembers, twin.scoring = copy.deepcopy(self.remembers), replace(self.scoring, similarity="constant")
+        blind = Distillation.severity(twin, lesson, direction, seen) * (1 + self.typical) / (1 + TYPICAL_SIMILARITY)
+        found = super().severity(lesson, direction, seen)
+        if self.scoring.similarity == "constant":
+            found = blind
+        if self.dealt:
+            found = deal(found, self.chance)
+        self.notes.append((lesson.prompts, found, blind))
+        return found
+
+    def noted(self, leaky: Tensor) -> dict[str, float]:
+        """Means of C over all, over leaky (P,) bool and over other prompts; its spread, and how much of it is angle."""
+        if not self.scoring.dw:
+            return {}
+        prompts, found, blind = (torch.cat(each) for each in zip(*self.notes, strict=True))
+        some = blind > 0
+        return {
+            "mean": found.mean().item(),
+            "leaky": found[leaky[prompts]].mean().item(),
+            "sound": found[~leaky[prompts]].mean().item(),
+            "deviation": found.std().item(),
+            "by_angle": torch.corrcoef(torch.stack([found[some], blind[some]]))[0, 1].square().item(),
+        }
+
+
+def deal(severities: Tensor, generator: torch.Generator) -> Tensor:
+    """The same severities (B,), each at another's place: mean and spread are equal, and none is about its own view."""
+    count = len(severities)
+    return severities.roll(int(torch.randint(1, count, (), generator=generator))) if count > 1 else severities
+
+
+def typical(world: World, eyes: Eyes) -> float:
+    """Mean similarity of two true pictures of one object."""
+    seen = F.normalize(eyes(world.pictures.flatten(0, 1)), dim=-1).unflatten(0, world.pictures.shape[:2])
+    return (seen @ seen.mT).mean().item()
+
+
+def leaking(world: World) -> Tensor:
+    """Which of the prompts (P,) the guide leaks for."""
+    return torch.arange(len(world.kinds)) % 2 == 0
+
+
+def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
+    """Teach one student by one rule; both groups of prompts are judged apart."""
+    world, numbers = World.of_faces(), list(range(6))
+    leaky, eyes = leaking(world), Eyes(world)
+    lessons = Watched(
+        student(seed),
+        world.guide(numbers, [LEAKS["leaky" if leaks else "sound"] for leaks in leaky]),
+        world.prompts,
+        read(world.prompts),
+        scoring=replace(course.scoring, **ARMS[arm]),
+        picture=course.picture,
+        eyes=eyes,
+        remembers=FeatureCache(len(numbers), 3 * COARSE**2),
+        dealt=arm == "random",
+        typical=typical(world, eyes),
+        seed=seed,
+    )
+
+    def test(average: TextToTriplane, step: int) -> dict[str, Any]:
+        pictures = shown(average, world, world.prompts, course.picture, range(len(world.azimuths)))
+        return {
+            name: faces(pictures[group], world, group.nonzero()[:, 0].tolist())
+            for name, group in (("leaky", leaky), ("sound", ~leaky))
+        }
+
+    curve = teach(lessons, world, numbers, course, seed, test)
+    return {"curve": curve, "severity": lessons.noted(leaky)}
+
+
+def faces(pictures: Tensor, world: World, numbers: Sequence[int]) -> dict[str, float]:
+    """Where faces are in pictures (P, 32, 3, size, size), by all the world's cameras, of kinds number `numbers`.
+
+    janus        share of cameras at the side and behind whose nearest true picture is one from the front
+    kept         share of cameras in front of which the same is true, as it should be
+    dark_away    face-coloured pixels from the side and behind, relative to the true ones from the front
+    dark_front   the same from the front
+    """
+    truth = world.pictures[list(numbers)]
+    away, facing = world.azimuths.abs() >= AWAY_DEG, world.azimuths.abs() <= FACING_DEG
+    apart = torch.cdist(pictures.flatten(2).double(), truth.flatten(2).double())
+    as_front = facing[apart.argmin(-1)].double()
+    dark = torch.stack([face_pixels(views, world, k) for views, k in zip(pictures, numbers, strict=True)])
+    real = torch.stack([face_pixels(views, world, k) for views, k in zip(truth, numbers, strict=True)])
+    return {
+        "janus": as_front[:, away].mean().item(),
+        "kept": as_front[:, facing].mean().item(),
+        "dark_away": (dark[:, away].mean() / real[:, facing].mean()).item(),
+        "dark_front": (dark[:, facing].mean() / real[:, facing].mean()).item(),
+        "squared_error": (pictures - truth).square().mean().item(),
+    }
+
+
+def face_pixels(views: Tensor, world: World, number: int) -> Tensor:
+    """How many pixels of views (V, 3, H, W) are nearer to the face's colour than to white, body's or hat's: (V,)."""
+    kind = world.kinds[number]
+    palette = torch.tensor([COLOURS[kind.face], COLOURS[kind.body], COLOURS[kind.hat], (1.0, 1.0, 1.0)])
+    apart = (views[:, None] - palette[:, :, None, None]).square().sum(2)
+    return (apart.argmin(1) == 0).double().sum((1, 2))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    course = Course(steps=options.steps, tests=(options.steps // 2, options.steps))
+    runs = [Run(arm, seed, partial(run, arm, seed, course)) for seed in options.seeds for arm in options.arms]
+    for found in carry_out(runs, options.output, options.part):
+        last = found["curve"][-1]
+        groups = "  ".join(
+            f"{name}: janus {last[name]['janus']:.2f} error {last[name]['squared_error']:.4f}" for name in LEAKS
+        )
+        print(f"{found['arm']:16} seed {found['seed']}  {groups}")
+
+
+def parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.direct.janus", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--part", default="1/1", help="k/n: every n-th run from the k-th on")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
