@@ -143,7 +143,6 @@ def test_validation_and_test_look_at_prompts_that_training_left_out(trained, tmp
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--model.scoring.dw=2", "--model.scoring.against=perp-neg"], "set model.clip"),
         (["--data.prompts=nothing.txt"], "neither a list of prompts"),
         (["--model.text=/nowhere"], "/nowhere"),
     ],
@@ -154,7 +153,9 @@ def test_what_is_wrong_with_a_run_is_one_sentence(parts, tmp_path, capsys, words
     assert complaint in line
 
 
-@pytest.mark.parametrize(("size", "trainer"), [("paper", "gpus"), ("release", "gpus"), ("tiny", "cpu")])
+@pytest.mark.parametrize(
+    ("size", "trainer"), [("paper", "gpus"), ("release", "gpus"), ("tiny", "cpu"), ("demo", "cpu")]
+)
 def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, capsys):
     files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/direct" / f"{size}.yaml"]
     with pytest.raises(SystemExit) as done:

@@ -19,6 +19,8 @@ from instant3d.direct.network import TextToTriplane
 from instant3d.direct.shading import Shaded
 from instant3d.nerf.volume import render
 from instant3d.scenes import write
+from instant3d.views import Views
+from instant3d.watchers import Pictures
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,7 @@ class Standing:
 
     def __init__(self, data, step=0, steps=10):
         self.datamodule, self.global_step, self.estimated_stepping_batches = data, step, steps
+        self.world_size, self.accumulate_grad_batches = 1, 1
 
 
 def begun(module, step=0, prompts=PROMPTS):
@@ -291,3 +294,17 @@ def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tm
     write(tmp_path / "b", ball_views((1.0, 0.0, 0.0)))
     with pytest.raises(ValueError, match="no caption"):
         FiniteGuidance(str(tmp_path)).load(torch.device("cpu"))
+
+
+def test_the_logger_gets_one_row_of_four_sides_for_each_object(text):
+    given = {}
+    board = type("Board", (), {"add_image": lambda self, name, picture, step: given.update({name: picture})})()
+    trainer = type("Trainer", (), {"logger": type("Logger", (), {"experiment": board})(), "global_rank": 0,
+                                   "global_step": 7})()  # fmt: skip
+    pictures = torch.rand(3, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    cameras = ball_views((1.0, 0.0, 0.0), azimuths=(0, 90, 180, 270)).cameras
+    cameras = cameras.map(lambda tensor: tensor.expand(3, *tensor.shape))
+    shown = {"shown": Views(pictures, torch.ones(3, 4, 1, 5, 5), cameras)}
+    Pictures(objects=2).on_validation_batch_end(trainer, None, shown, Requests(("a", "b", "c"), ("0", "1", "2")), 0)
+    assert given["val/prompts"].shape == (3, 10, 20)
+    torch.testing.assert_close(given["val/prompts"][:, 5:, 15:], pictures[1, 3])
