@@ -66,6 +66,7 @@ def prepare(what: Plan, backend: str) -> None:
     if what.chosen_renderer == "blender":
         _blender().start()
     else:
+        import instant3d.mesh  # noqa: F401  (its seconds are no object's)
         from data_prep.fast_render import chosen
 
         chosen(backend)

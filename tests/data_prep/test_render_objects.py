@@ -117,7 +117,7 @@ def odd(tmp_path_factory):
     os.mkfifo(objects / "pipe.glb")
     items = [*catalogue.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
     items.sort(key=lambda item: item.id == "endless")  # a process fewer to start
-    count = render.render_all(items, out, TINY, render.Means(workers=1, backend="embree", timeout_s=2.0))
+    count = render.render_all(items, out, TINY, render.Means(workers=1, backend="embree", timeout_s=4.0))
     return count, out
 
 
@@ -132,7 +132,7 @@ def test_bad_objects_take_no_good_one_with_them(odd):
     ("name", "kind", "because"),
     [
         ("cut_short", "broken", "cut short"),
-        ("endless", "timeout", "it took longer than 2 s"),
+        ("endless", "timeout", "it took longer than 4 s"),
         ("bomb", "too_large", "a texture has more pixels than the 8192 a side"),
         ("crowd", "too_large", "accessor 0 asks for 18000000 elements"),
         ("prowler", "unsafe", "lies outside its folder"),
