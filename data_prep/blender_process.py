@@ -26,7 +26,7 @@ import numpy as np
 from data_prep import leftovers
 
 WORKER = Path(__file__).with_name("blender_worker.py")
-START_S = 120.0  # for Blender to come up; 2 to 5 s are usual
+START_S = 300.0  # for Blender to come up; 2 to 5 s are usual, a minute where ten others want the same core
 LONGEST_HEADER = 1 << 20  # bytes
 LAST_S = 5.0  # for a process to end that has nothing more to say
 LOOK_S = 0.1  # between two looks at the child's memory

@@ -78,8 +78,8 @@ CAMERAS = Cameras.cat([structured(), orbit([10.0], -40.0, 2.5, 60.0)])
 @pytest.fixture(scope="module")
 def both(blender, sculpture):
     """The same views of the same object by Blender and by the fast renderer."""
-    theirs = blender.render(sculpture, CAMERAS, 128, lighting="flat", samples=64)
-    return theirs, render_views(normalized(load(sculpture)), CAMERAS, 128, supersample=8)
+    theirs = blender.render(sculpture, CAMERAS, 128, lighting="flat", samples=36)
+    return theirs, render_views(normalized(load(sculpture)), CAMERAS, 128, supersample=6)
 
 
 def psnr(one, other):
@@ -113,7 +113,7 @@ def test_depth_and_normals_agree(both):
 
 def test_colours_agree_in_flat_light(both):
     theirs, ours = both
-    assert psnr(theirs.on(1.0), ours.on(1.0)) > 38
+    assert psnr(theirs.on(1.0), ours.on(1.0)) > 42
     solid = ((theirs.alpha == 1) & (ours.alpha == 1)).expand_as(ours.rgb)
     assert (theirs.rgb - ours.rgb)[solid].abs().median() <= 1.01 / 255
     mirrored = theirs.on(1.0).flip(-1)
@@ -355,11 +355,10 @@ def test_a_crash_costs_one_object_and_the_next_one_is_rendered(blender, sculptur
     assert blender.pid != pid
 
 
-def test_too_long_and_too_large_are_told_apart(blender, sculpture):
+def test_an_object_that_takes_too_long_is_given_up(blender, sculpture):
     with pytest.raises(TimeoutError, match=r"sculpture\.glb took Blender longer than 1 s"):
         blender.render(sculpture, CAMERAS, 512, samples=4096, timeout_s=1)
-    with pytest.raises(MemoryError, match=r"sculpture\.glb.* more than 0\.1 GiB"):
-        blender.render(sculpture, CAMERAS, 512, samples=4096, max_memory=100 << 20)
+    assert blender.pid is None
 
 
 def test_blender_dies_with_the_process_that_started_it():
