@@ -56,7 +56,7 @@ def clip_folder(folder):
 
 
 def ball_views(front, back=None, size=SIDE, radius=0.5, azimuths=(0, 90, 180)):
-    """Views (V,) of a ball at the origin, at these azimuths from the front; its back (y > 0) may have its own colour."""
+    """Views (V,) of a ball at the origin, at azimuths from the front; its back (y > 0) may have its own colour."""
     cameras = orbit([FRONT_AZIMUTH_DEG + azimuth for azimuth in azimuths], 10.0)
     rays = cameras.rays(size, size)
     middle = -(rays.origins * rays.directions).sum(-1)
