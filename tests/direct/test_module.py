@@ -42,6 +42,8 @@ def small(text, balls=None, **settings):
 class Standing:
     """Stands in for a trainer in the midst of a run."""
 
+    world_size = accumulate_grad_batches = 1
+
     def __init__(self, data, step=0, steps=10):
         self.datamodule, self.global_step, self.estimated_stepping_batches = data, step, steps
         self.world_size, self.accumulate_grad_batches = 1, 1

@@ -21,7 +21,7 @@ from instant3d.direct.directions import VIEWS, Schedule, from_front, negatives, 
 from instant3d.direct.guidance import Guide, Weight
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import field_orientation
-from instant3d.direct.severity import FeatureCache, Similarity, Sighting
+from instant3d.direct.severity import FeatureCache, Sighting, Similarity
 from instant3d.nerf.field import Field
 from instant3d.nerf.triplane import TriplaneField
 from instant3d.nerf.volume import render
@@ -116,8 +116,8 @@ class Distillation:
         prompts: Sequence[str],
         text: PromptTokens,
         *,
-        scoring: Scoring = Scoring(),  # noqa: B008
-        picture: Picture = Picture(),  # noqa: B008
+        scoring: Scoring = Scoring(),
+        picture: Picture = Picture(),
         eyes: Callable[[Tensor], Tensor] | None = None,
         remembers: FeatureCache | None = None,
         judges: Tensor | None = None,
