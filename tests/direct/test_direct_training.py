@@ -166,7 +166,18 @@ def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, ca
     assert {"EMAWeightAveraging", "ModelCheckpoint"} <= set(kinds)
 
 
-def test_coloured_objects_are_named_in_a_configuration(tmp_path, capsys):
+def printed(capsys, *words):
     with pytest.raises(SystemExit):
-        training.main(["fit", "direct", "--data.prompts.objects=things.txt", "--print_config"])
-    assert yaml.safe_load(capsys.readouterr().out)["data"]["prompts"]["objects"] == "things.txt"
+        training.main(["fit", "direct", *words, "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)["data"]
+
+
+def test_coloured_objects_are_named_in_a_configuration(capsys):
+    assert printed(capsys, "--data.coloured.objects=things.txt")["coloured"]["objects"] == "things.txt"
+
+
+def test_files_of_prompts_are_named_and_not_read_as_configurations(tmp_path, capsys):
+    file = tmp_path / "some.txt"
+    file.write_text("a red chair\n")
+    found = printed(capsys, f"--data.prompts={file}", f"--data.val={file}")
+    assert (found["prompts"], found["val"]) == (str(file), str(file))

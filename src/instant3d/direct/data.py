@@ -112,8 +112,9 @@ def together(items: Sequence[Requests]) -> Requests:
 class DirectData(L.LightningDataModule):
     """Prompts and cameras for training, prompts for pictures in between, and prompts for `predict`.
 
-    prompts     `animals`, `portraits`, `daily_life`, a text file with one prompt a line, a list of prompts, or
-                {objects: FILE, without: FILE} for coloured objects; for `predict`, what triplanes are made of
+    prompts     `animals`, `portraits`, `daily_life`, a text file with one prompt a line, or a list of prompts; for
+                `predict`, what triplanes are made of (default: animals)
+    coloured    {objects: FILE, without: FILE}: every object in every colour, in place of `prompts`
     share       of the prompts that is trained with; the others are for validation and test (0.6 in the paper)
     split_seed  which prompts those are
     val, test   prompts in place of those that training leaves out
@@ -125,11 +126,12 @@ class DirectData(L.LightningDataModule):
 
     def __init__(
         self,
-        prompts: grammar.Source = "animals",
+        prompts: str | list[str] | None = None,
+        coloured: grammar.Coloured | None = None,
         share: float = 1.0,
         split_seed: int = 0,
-        val: grammar.Source | None = None,
-        test: grammar.Source | None = None,
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
         val_prompts: int = 8,
         cameras: Orbits = Orbits(),
         views: int = 1,
@@ -140,7 +142,8 @@ class DirectData(L.LightningDataModule):
         super().__init__()
         if batch_size % views:
             raise ValueError(f"a batch of {batch_size} cannot show {views} views of every prompt; choose a multiple")
-        self.prompts, self.share, self.split_seed, self.val, self.test = prompts, share, split_seed, val, test
+        self.prompts, self.coloured, self.share, self.split_seed = prompts, coloured, share, split_seed
+        self.val, self.test = val, test
         self.val_prompts, self.cameras, self.views, self.batch_size = val_prompts, cameras, views, batch_size
         self.seed, self.output = seed, output
         self.texts: list[str] = []
@@ -150,7 +153,10 @@ class DirectData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """`texts` are the prompts to train with, `held` those that training leaves out."""
         if stage != "predict" and not self.texts:
-            self.texts, self.held = grammar.split(grammar.read(self.prompts), self.share, self.split_seed)
+            if self.prompts is not None and self.coloured is not None:
+                raise ValueError("data.prompts and data.coloured both name prompts to train with; set one to null")
+            source = self.coloured or self.prompts or "animals"
+            self.texts, self.held = grammar.split(grammar.read(source), self.share, self.split_seed)
 
     def train_dataloader(self) -> DataLoader[Example]:
         start, rank, world, known = 0, 0, 1, None
@@ -183,9 +189,10 @@ class DirectData(L.LightningDataModule):
 
     def _good(self) -> list[str]:
         self.faults = []
-        if not isinstance(self.prompts, str) or self.prompts in grammar.GRAMMARS:
-            return grammar.read(self.prompts)
-        found = lists.read(self.prompts)
+        wanted = self.prompts or "animals"
+        if not isinstance(wanted, str) or wanted in grammar.GRAMMARS:
+            return grammar.read(wanted)
+        found = lists.read(wanted)
         self.faults = [f"{prompt.where} {prompt.fault}" for prompt in found if prompt.fault]
         return [prompt.text for prompt in found if not prompt.fault]
 
