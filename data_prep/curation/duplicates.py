@@ -98,15 +98,13 @@ def _united(
 
 
 def _group(members: list[int], neighbours: Mapping[int, Mapping[int, float]], ids: tuple[str, ...]) -> Group:
-    keep: list[int] = []
-    drop = []
-    kept: set[int] = set()
+    keep: dict[int, None] = {}
     for member in members:
-        like = neighbours[member].keys() & kept
-        if like:
-            nearest = max(like, key=lambda k: (neighbours[member][k], ids[k]))
-            drop.append((ids[member], ids[nearest], neighbours[member][nearest]))
-        else:
-            keep.append(member)
-            kept.add(member)
+        if neighbours[member].keys().isdisjoint(keep):
+            keep[member] = None
+    drop = []
+    for member in members:
+        if member not in keep:
+            cosine, nearest = max((neighbours[member][k], -k) for k in neighbours[member].keys() & keep.keys())
+            drop.append((ids[member], ids[-nearest], cosine))
     return Group(tuple(ids[k] for k in keep), tuple(drop))

@@ -40,21 +40,19 @@ class ImageEncoder:
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ImageEncoder:
         """From a folder or a Hub id, such as openai/clip-vit-large-patch14."""
-        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+        from transformers import CLIPImageProcessor, CLIPModel
 
         name = str(source)
         try:
-            model, info = CLIPVisionModelWithProjection.from_pretrained(
-                name, use_safetensors=True, output_loading_info=True
-            )
+            model, info = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
             preparer = CLIPImageProcessor.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{name} is neither a folder with a CLIP (config.json, model.safetensors, preprocessor_config.json) "
                 f"nor a Hub id that can be reached: {str(error).splitlines()[0]}"
             ) from error
-        if info["missing_keys"]:
-            raise ValueError(f"{name} is no whole CLIP: it lacks {min(info['missing_keys'])}; name another")
+        if absent := sorted(info["missing_keys"]):  # transformers would fill them with chance
+            raise ValueError(f"{name} is no whole CLIP: it lacks {absent[0]}; name another")
         return cls(model, preparer, name, device)
 
     @torch.no_grad()
@@ -62,7 +60,8 @@ class ImageEncoder:
         """Unit vectors (N, D) of N pictures (3, H, W) in [0, 1] of any sizes."""
         levels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy() for p in pictures]
         ready = self.preparer(images=levels, return_tensors="pt")["pixel_values"]
-        return F.normalize(self.model(ready.to(self.device)).image_embeds.float(), dim=-1).cpu()
+        found = self.model.get_image_features(ready.to(self.device)).pooler_output
+        return F.normalize(found.float(), dim=-1).cpu()
 
     @property
     def fingerprint(self) -> str:
