@@ -5,8 +5,8 @@ Pictures are the centres X_k of a Gaussian mixture with spread s. Noised, it sta
     E[x_0 | x_t, y] = sum_k r_k m_k,   r = softmax_k(log pi_k(y) - |x_t - sqrt(abar) X_k|^2 / 2 (abar s^2 + 1 - abar))
     eps_hat = (x_t - sqrt(abar) E[x_0 | x_t, y]) / sqrt(1 - abar)
 
-where m_k is the posterior mean within one component and pi(y) are the shares of the pictures that the words y name. It
-is what a network trained without end on that set would predict, so what a student of it gets wrong is the student's own.
+where m_k is the posterior mean within one component and pi(y) are the shares of the pictures that words y name. It
+is what a network trained without end on that set would predict: what a student gets wrong is the student's own.
 """
 
 from __future__ import annotations
