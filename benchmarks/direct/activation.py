@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.direct.course import AROUND, Course, Run, carry_out, shown, student, teach
+from benchmarks.direct.course import AROUND, Course, Run, carry_out, set_alpha, shown, student, teach
 from benchmarks.direct.world import World, read
 from instant3d.direct.distillation import Distillation
 from instant3d.direct.network import TextToTriplane
@@ -61,6 +61,7 @@ def pupil(head: Head, seed: int) -> TextToTriplane:
     network = student(seed)
     if head.linear:
         network.decoder.__class__ = LinearDecoder  # the same weights, for no draw is to differ between arms
+    set_alpha(network, head.alpha[0])
     with torch.no_grad():
         network.decoder.last.bias[1:] = head.start
     return network

@@ -1,0 +1,138 @@
+"""Who says what is in a picture of the small world: classifiers of attributes, and matchers of words and pictures.
+
+Of each there are two, of other seeds and other architectures, so that none judges what it taught.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.direct.album import LENGTH, VOCABULARY, Album, drawn_from, numbered
+from benchmarks.direct.world import COLOURS, SHAPES, Kind
+
+Build = Literal["strided", "pooled"]
+ATTRIBUTES = ("body", "shape", "hat")
+GRAIN = 0.1  # the most noise that is put on true pictures, for those of students and painters are not clean
+BATCH, RATE = 64, 2e-3
+
+
+def tower(build: Build) -> nn.Sequential:
+    """From pictures (B, 3, 20, 20) to vectors."""
+    if build == "strided":
+        layers = [(3, 24, 1), (24, 48, 2), (48, 64, 2)]
+        inside = [(nn.Conv2d(a, b, 3, stride, 1), nn.GroupNorm(8, b), nn.SiLU()) for a, b, stride in layers]
+    else:
+        inside = [(nn.Conv2d(a, b, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(2)) for a, b in ((3, 16), (16, 40))]
+    return nn.Sequential(*itertools.chain(*inside), nn.Flatten())
+
+
+class Attributes(nn.Module):
+    """What colours body and hat have, and of what shape the body is."""
+
+    def __init__(self, build: Build, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.tower = tower(build)
+        self.last = nn.LazyLinear(2 * len(COLOURS) + len(SHAPES))
+        self(torch.zeros(1, 3, 20, 20))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Logits of bodies (B, 8), shapes (B, 2), hats (B, 8)."""
+        return self.last(self.tower(pictures)).split([len(COLOURS), len(SHAPES), len(COLOURS)], dim=1)
+
+    @torch.no_grad()
+    def shares_right(self, pictures: Tensor, kinds: Sequence[Kind]) -> dict[str, float]:
+        """Of pictures (B, V, 3, 20, 20) of kinds (B), the shares with each attribute right, and with all."""
+        wanted = answers(kinds)[:, None].expand(-1, pictures.shape[1], -1)
+        found = torch.stack([logits.argmax(1) for logits in self(pictures.flatten(0, 1))], dim=1)
+        right = (found.view_as(wanted) == wanted).double()
+        each = right.mean((0, 1)).tolist()
+        return dict(zip(ATTRIBUTES, each, strict=True)) | {"all": right.prod(-1).mean().item()}
+
+
+def answers(kinds: Sequence[Kind]) -> Tensor:
+    """Numbers of body, shape and hat, (B, 3)."""
+    names = list(COLOURS)
+    return torch.tensor([(names.index(k.body), SHAPES.index(k.shape), names.index(k.hat)) for k in kinds])
+
+
+def learn_attributes(judge: Attributes, album: Album, kinds: Sequence[Kind], steps: int, seed: int) -> None:
+    """Train on grainy true pictures of all kinds."""
+    generator, wanted = torch.Generator().manual_seed(seed), answers(kinds)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, fused=True)
+    for _ in range(steps):
+        chosen = drawn_from(range(len(kinds)), BATCH, generator)
+        logits = judge(grainy(album.draw(chosen, generator)[0], generator))
+        losses = [F.cross_entropy(logit, wanted[chosen, k]) for k, logit in enumerate(logits)]
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+
+
+class Matcher(nn.Module):
+    """Unit vectors of pictures and of prompts, near each other where they belong together (CLIP, arXiv 2103.00020)."""
+
+    def __init__(self, build: Build, seed: int, width: int = 64) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.build = build
+        self.tower, self.last = tower(build), nn.LazyLinear(width)
+        self.words = nn.Embedding(len(VOCABULARY), 32)
+        self.places = nn.Parameter(0.5 * torch.randn(LENGTH, 32))
+        if build == "strided":
+            self.reader = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+            self.said = nn.Linear(32, width)
+        else:
+            self.reader = nn.Sequential(nn.Flatten(), nn.Linear(LENGTH * 32, 96), nn.ReLU())
+            self.said = nn.Linear(96, width)
+        self.heat = nn.Parameter(torch.tensor(2.3))
+        self(torch.zeros(1, 3, 20, 20))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Unit vectors (B, 64) of pictures (B, 3, 20, 20)."""
+        return F.normalize(self.last(self.tower(pictures)), dim=-1)
+
+    def read(self, prompts: Tensor) -> Tensor:
+        """Unit vectors (B, 64) of prompts in numbers (B, 9)."""
+        found = self.reader(self.words(prompts) + self.places)
+        return F.normalize(self.said(found.mean(1) if self.build == "strided" else found), dim=-1)
+
+    @torch.no_grad()
+    def retrieval(self, pictures: Tensor, prompts: Sequence[str], asked: Sequence[int]) -> dict[str, float]:
+        """How well prompts `asked` (B) of a list (P) are found from pictures (B, V, 3, 20, 20): mean over all views.
+
+        first        share of pictures to which their own prompt is the nearest
+        probability  what the model itself gives it, by the temperature it learned
+        """
+        alike = self.heat.exp() * self(pictures.flatten(0, 1)) @ self.read(numbered(prompts)).T
+        own = torch.tensor(asked).repeat_interleave(pictures.shape[1])
+        chance = alike.softmax(1).gather(1, own[:, None])
+        return {"first": (alike.argmax(1) == own).double().mean().item(), "probability": chance.mean().item()}
+
+
+def learn_matching(
+    model: Matcher, album: Album, prompts: Sequence[str], numbers: Sequence[int], steps: int, seed: int
+) -> None:
+    """Train on true pictures of the kinds `numbers`, a batch of prompts that are all different at a time."""
+    generator, texts = torch.Generator().manual_seed(seed), numbered(prompts)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
+    for _ in range(steps):
+        chosen = torch.tensor(numbers)[torch.randperm(len(numbers), generator=generator)[:BATCH]]
+        pictures = grainy(album.draw(chosen, generator)[0], generator)
+        alike = model.heat.exp().clamp(max=100) * model(pictures) @ model.read(texts[chosen]).T
+        own = torch.arange(len(chosen))
+        optimizer.zero_grad()
+        (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)).backward()
+        optimizer.step()
+
+
+def grainy(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (B, ...) with noise of a strength of each one's own."""
+    strength = GRAIN * torch.rand(len(pictures), 1, 1, 1, generator=generator)
+    return pictures + strength * torch.randn(pictures.shape, generator=generator)

@@ -1,0 +1,210 @@
+"""The same lessons from a guide that had to learn them itself: `python -m benchmarks.direct.stage_b -o OUT`.
+
+A small diffusion model learns the 128 objects from pictures, without the 32 held-out pairs of colours ("apart") or with
+them ("whole"), and teaches only if what it paints is what was asked for. Students are taught by its scores (sds), by a
+small contrastive model that learned from the same pictures (clip), or by both. They are judged by a classifier and a
+contrastive model of other seeds and architectures, which have seen all 128 objects. Learned models are made once and
+kept in OUT/models: `--prepare` makes them and nothing else, which is to come before several processes share the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.direct import judges, painter
+from benchmarks.direct.album import Album, kept, numbered
+from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach
+from benchmarks.direct.judges import ATTRIBUTES, Attributes, Matcher
+from benchmarks.direct.painter import Painter
+from benchmarks.direct.stage_a import exam
+from benchmarks.direct.world import World, read
+from instant3d.direct.directions import VIEWS
+from instant3d.direct.distillation import Distillation, Lesson
+from instant3d.direct.network import TextToTriplane
+
+GUIDES = ("apart", "whole")
+LOSSES = ("sds", "clip", "both")
+ARMS = tuple(f"{guide} {loss}" for guide in GUIDES for loss in LOSSES)
+CLIP_WEIGHT = 120.0  # 0.1 of a score's loss that is a mean over the 1,200 numbers of a picture, not a sum
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where models are kept, and how long each learns; `gate` is what a guide must reach before it may teach."""
+
+    folder: Path
+    painter_steps: int = 8000
+    judge_steps: int = 1500
+    gate: float = 0.95
+
+
+@cache
+def world() -> World:
+    return World.of_hats()
+
+
+@cache
+def album() -> Album:
+    return Album(world())
+
+
+def taught(guide: str) -> list[int]:
+    """Numbers of the kinds that a guide may see."""
+    return world().seen if guide == "apart" else list(range(len(world().kinds)))
+
+
+def painter_of(study: Study, guide: str) -> Painter:
+    steps, numbers = study.painter_steps, taught(guide)
+    file = study.folder / f"painter-{guide}.safetensors"
+    return kept(Painter(), file, lambda model: painter.learn(model, album(), world().prompts, numbers, steps, 1))
+
+
+def eyes_of(study: Study, guide: str) -> Matcher:
+    """The contrastive model that teaches."""
+    steps, numbers = study.judge_steps, taught(guide)
+    file = study.folder / f"eyes-{guide}.safetensors"
+    return kept(
+        Matcher("strided", 2),
+        file,
+        lambda model: judges.learn_matching(model, album(), world().prompts, numbers, steps, 2),
+    )
+
+
+def judging(study: Study) -> Matcher:
+    """The contrastive model that judges."""
+    steps, numbers = study.judge_steps, range(len(world().kinds))
+    file = study.folder / "judge-words.safetensors"
+    return kept(
+        Matcher("pooled", 3),
+        file,
+        lambda model: judges.learn_matching(model, album(), world().prompts, numbers, steps, 3),
+    )
+
+
+def classifier(study: Study, purpose: str) -> Attributes:
+    """Of what painters paint ("gate"), or of what students show ("judge")."""
+    build, seed = ("pooled", 4) if purpose == "gate" else ("strided", 5)
+    file = study.folder / f"{purpose}-attributes.safetensors"
+    return kept(
+        Attributes(build, seed),  # type: ignore[arg-type]
+        file,
+        lambda model: judges.learn_attributes(model, album(), world().kinds, study.judge_steps, seed),
+    )
+
+
+def examined(study: Study, guide: str) -> dict[str, dict[str, float]]:
+    """What a classifier finds in a guide's paintings of shown and of held-out prompts; written once."""
+    file = study.folder / f"gate-{guide}.json"
+    if not file.is_file():
+        model, judge, generator = painter_of(study, guide), classifier(study, "gate"), torch.Generator().manual_seed(6)
+        found = {"truth": judge.shares_right(world().pictures[:, ::4], world().kinds)}
+        for name, numbers in (("seen", world().seen), ("unseen", world().unseen)):
+            asked = [f"{world().prompts[number]}, {view}" for number in numbers for view in VIEWS]
+            pictures = painter.paint(model, asked, generator).unflatten(0, (len(numbers), len(VIEWS)))
+            found[name] = judge.shares_right(pictures, [world().kinds[number] for number in numbers])
+        file.write_text(json.dumps(found, indent=1) + "\n")
+    return json.loads(file.read_text())
+
+
+def admitted(study: Study, guide: str) -> dict[str, dict[str, float]]:
+    """The same, of a guide that may teach; one that cannot paint what it was shown may not."""
+    found = examined(study, guide)
+    shown_to_it = ("seen",) if guide == "apart" else ("seen", "unseen")
+    worst = min(found[name][attribute] for name in shown_to_it for attribute in ATTRIBUTES)
+    if worst < study.gate:
+        raise ValueError(
+            f"the guide {guide!r} paints an attribute right in {worst:.2f} of its pictures, not the {study.gate} that "
+            f"are asked for; remove {study.folder} and let it learn longer (--painter-steps)"
+        )
+    return found
+
+
+class ClipAlone(Distillation):
+    """Lessons without the guide's scores."""
+
+    def score(self, lesson: Lesson, images: Tensor, seen: Tensor | None, generator: torch.Generator) -> Tensor:
+        return images.new_zeros(())
+
+
+def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
+    """Teach one student by one guide and one loss."""
+    guide, loss = arm.split()
+    gate, eyes, numbers = admitted(study, guide), eyes_of(study, guide), world().seen
+    prompts = [world().prompts[number] for number in numbers]
+    weight = 0.0 if loss == "sds" else CLIP_WEIGHT
+    lessons = (ClipAlone if loss == "clip" else Distillation)(
+        student(seed),
+        painter_of(study, guide),
+        prompts,
+        read(prompts),
+        scoring=replace(course.scoring, clip=weight),
+        picture=course.picture,
+        eyes=eyes if weight else None,
+        judges=eyes.read(numbered(prompts)) if weight else None,
+    )
+    test = partial(judged, study=study, guide=guide, course=course)
+
+    def together(losses: dict[str, Tensor]) -> Tensor:
+        return losses["sds"] + weight * losses["clip"] if weight else losses["sds"]
+
+    return {"gate": gate, "curve": teach(lessons, world(), numbers, course, seed, test, together)}
+
+
+def judged(network: TextToTriplane, step: int, *, study: Study, guide: str, course: Course) -> dict[str, Any]:
+    """Stage A's exam, then the classifier's word, the judge's, and, for comparison, that of the eyes that taught."""
+    said, all_prompts = exam(network, world(), course), world().prompts
+    pictures = shown(network, world(), all_prompts, course.picture)
+    for name, numbers in (("seen", world().seen), ("unseen", world().unseen)):
+        some = pictures[numbers]
+        said[name] |= {
+            "attributes": classifier(study, "judge").shares_right(some, [world().kinds[k] for k in numbers]),
+            "judge": judging(study).retrieval(some, all_prompts, numbers),
+            "eyes": eyes_of(study, guide).retrieval(some, all_prompts, numbers),
+        }
+    return said
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    study = Study(options.output / "models", options.painter_steps, options.judge_steps, options.gate)
+    if options.prepare:
+        torch.set_num_threads(1)
+        judging(study), classifier(study, "judge")
+        for guide in GUIDES:
+            eyes_of(study, guide)
+            print(guide, json.dumps(examined(study, guide)))
+        return
+    course = Course(steps=options.steps, tests=(options.steps // 2, options.steps))
+    runs = [Run(arm, seed, partial(run, arm, seed, course, study)) for seed in options.seeds for arm in options.arms]
+    for found in carry_out(runs, options.output, options.part):
+        last = found["curve"][-1]
+        known = "  ".join(f"{name} {last[name]['attributes']['all']:.2f}" for name in ("seen", "unseen"))
+        print(f"{found['arm']:12} seed {found['seed']}  {known}")
+
+
+def parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.direct.stage_b", description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--part", default="1/1", help="k/n: every n-th run from the k-th on")
+    parser.add_argument("--prepare", action="store_true", help="make the guides and judges, and say what they can")
+    parser.add_argument("--painter-steps", type=int, default=Study.painter_steps)
+    parser.add_argument("--judge-steps", type=int, default=Study.judge_steps)
+    parser.add_argument("--gate", type=float, default=Study.gate, help="the least share of attributes painted right")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
