@@ -18,7 +18,8 @@ from instant3d import cli, generate, prompts, scenes, writers
 from instant3d.asset import Asset
 from instant3d.cameras import structured
 from instant3d.generate import Order, plan
-from instant3d.pipeline import TextTo3D
+from instant3d.makers import TwoStage
+from instant3d.pipeline import Sampling, TextTo3D
 
 MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4", "turntable.webp", "sheet.png"}
 
@@ -370,8 +371,8 @@ def test_a_log_is_told_in_plain_lines(make):
 
 
 def test_results_come_one_by_one_so_that_a_caller_need_not_wait_for_all(stage1, stage2, tmp_path):
-    order = Order(sampling=generate.Sampling(steps=1), resolution=16)
-    outcomes = generate.generate(prompts.given(["a", "b"]), tmp_path, order, stage1=stage1, stage2=stage2, at_once=1)
+    maker = TwoStage(stage1, stage2, sampling=Sampling(steps=1), device="cpu", at_once=1)
+    outcomes = generate.generate(prompts.given(["a", "b"]), tmp_path, maker, Order(resolution=16))
     assert next(outcomes).record["prompt"] == "a"
     assert names(tmp_path) == ["001-a"]
     outcomes.close()

@@ -12,7 +12,7 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 ROWS = (
     # nouns
     ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "hub", "progress", "prompts"),
-    ("cameras", "weights"),
+    ("cameras", "weights", "system_options"),
     ("views",),
     ("scenes", "mesh"),
     # parts
@@ -21,8 +21,9 @@ ROWS = (
     # systems
     ("stage1", "stage2", "direct"),
     # uses
-    ("asset", "writers", "judge", "chart", "cutout"),
+    ("asset", "writers", "judge", "chart", "cutout", "weight_kinds"),
     ("pipeline", "results", "judge_training", "photo"),
+    ("makers",),
     ("reconstruct", "generate", "evaluate", "convert", "watchers", "gallery", "doctor"),
     ("training", "demo", "generate_options", "doctor_options", "scene_options", "alignment", "consistency"),
     ("evaluate_options",),

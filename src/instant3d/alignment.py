@@ -1,8 +1,9 @@
 """The command `instant3d evaluate text`: whether assets show what their prompts ask for.
 
 For each prompt four views are drawn (or taken from an asset's folder, or from real renders, which is the most that
-the judge and stage 2 allow), rebuilt, and the asset is rendered from eight new cameras between and below and above
-those of the four views. A judge that never saw a generated picture, and CLIPs if asked, then say what they see.
+the judge and stage 2 allow) and rebuilt, or the direct system makes the asset in one pass. It is rendered from eight
+new cameras between and below and above those of the four views. A judge that never saw a generated picture, and CLIPs
+if asked, then say what they see.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,17 @@ from torch import Tensor
 from instant3d import __version__, atomic, clip, scenes, writers
 from instant3d.asset import FILE, Asset
 from instant3d.cameras import Cameras, orbit
+from instant3d.direct.directions import FRONT_AZIMUTH_DEG
+from instant3d.direct.taught import Taught
 from instant3d.gallery import Gallery, Order
 from instant3d.judge import Judge, Opinion
-from instant3d.pipeline import ViewsTo3D
+from instant3d.pipeline import DirectTextTo3D, ViewsTo3D
+from instant3d.results import RECORD
 from instant3d.writers import Row
 
 NEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)  # half-way between the structured ones
 NEW_ELEVATIONS_DEG = (5.0, 35.0)
+FRONT = NEW_AZIMUTHS_DEG.index(FRONT_AZIMUTH_DEG)  # of the renders
 SIZE = 128  # pixels a side of the renders
 CLIP_SIZE = 224  # if a CLIP looks at them too
 ACROSS, MOST_SHOWN = 10, 100  # pictures of the sheet
@@ -41,7 +46,7 @@ class Result:
     """What there is to look at for one order: pictures over white, (V, 3, S, S)."""
 
     order: Order
-    views: Tensor | None  # what stage 1 drew, if that is known
+    views: Tensor | None  # what stage 1 drew, if it did and that is known
     renders: Tensor  # the final asset from the new cameras
     seconds: float | None  # of drawing; None if it was not drawn here
 
@@ -59,6 +64,17 @@ def drawn(gallery: Gallery, orders: Sequence[Order], model: ViewsTo3D, size: int
     for order in orders:
         views = gallery.views(order)
         yield Result(order, views.on(1.0), _render(model(views), size), gallery.seconds(order))
+
+
+def made(model: DirectTextTo3D, orders: Sequence[Order], at_once: int = 8, size: int = SIZE) -> Iterator[Result]:
+    """From prompts, in one pass, so many of them together."""
+    for k in range(0, len(orders), at_once):
+        some = orders[k : k + at_once]
+        start = time.perf_counter()
+        assets = model.many([order.prompt for order in some], [order.seed for order in some])
+        seconds = (time.perf_counter() - start) / len(some)
+        for order, asset in zip(some, assets, strict=True):
+            yield Result(order, None, _render(asset, size), seconds)
 
 
 def stored(folder: Path, orders: Sequence[Order], size: int = SIZE) -> Iterator[Result]:
@@ -93,14 +109,27 @@ def evaluate(
     judge: Judge | None,
     clips: Mapping[str, Callable[[], clip.Clip]],
     settings: Mapping[str, Any],
+    trained: Collection[str] | None = None,
+    taught: Taught | None = None,
 ) -> dict[str, Any]:
-    """Look at the results of each list of prompts and write metrics.json, table.md and sheet.png into `output`."""
+    """Look at the results of each list of prompts and write metrics.json, table.md and sheet.png into `output`.
+
+    trained  the lists that training had, if that is known; CLIPs then look for a picture's prompt in all lists at once,
+             as the paper of the direct system does, yet tell what they find of each list apart
+    taught   what the direct system was taught with, for its cost
+    """
     report: dict[str, Any] = {"instant3d": __version__, "settings": dict(settings), "lists": {}}
+    if taught is not None:
+        report["taught"] = taught.told()
     everything: dict[str, list[Result]] = {}
     for name, some in results.items():
         start = time.perf_counter()
         everything[name] = list(some)
         report["lists"][name] = {"seconds": round(time.perf_counter() - start, 1)}
+        if trained is not None:
+            report["lists"][name]["trained"] = name in trained
+    everyone = [result.order.prompt for some in everything.values() for result in some]
+    others = [] if trained is None else everyone
     sheets: list[tuple[Result, str]] = []
     for name, items in everything.items():
         if judge is not None:
@@ -111,7 +140,7 @@ def evaluate(
     for model, load in clips.items():
         loaded = load()  # one at a time: the largest takes 10 GB
         for name, items in everything.items():
-            report["lists"][name].setdefault("clip", {})[model] = _clip_numbers(loaded, items)
+            report["lists"][name].setdefault("clip", {})[model] = _clip_numbers(loaded, items, others)
     text = table(report)
     with atomic.merged(output) as partial:
         (partial / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -170,20 +199,31 @@ def seen(judge: Judge, opinion: Opinion) -> tuple[str, str]:
 def table(report: Mapping[str, Any]) -> str:
     """All numbers as Markdown, in percent but for CLIP's scores and probabilities."""
     lines = []
+    if "taught" in report:
+        taught = report["taught"]
+        lines += [
+            "",
+            f"taught by {taught['steps']:,} steps of {taught['batch']:,} pictures for {taught['prompts']:,} prompts: "
+            f"{taught['views_per_prompt']:,.0f} views per prompt",
+        ]
     for name, numbers in report["lists"].items():
+        heading = name
+        if "trained" in numbers:
+            heading += " (trained on)" if numbers["trained"] else " (held out)"
         if "renders" in numbers:
             lines += [
                 "",
-                f"| {name}, {numbers['assets']} assets | colour | object | both | colour, per picture | object |",
+                f"| {heading}, {numbers['assets']} assets | colour | object | both | colour, per picture | object |",
             ]
             lines += ["|---|---|---|---|---|---|"]
             for look, words in (("renders", "renders of the asset, new cameras"), ("views", "the four views given")):
                 if look in numbers:
                     lines += ["| " + " | ".join([words, *(f"{100 * v:.1f}" for v in numbers[look].values())]) + " |"]
         if "clip" in numbers:
+            among = next(iter(numbers["clip"].values()))["among"]
             lines += [
                 "",
-                f"| {name}, by | CLIP score | R-Precision@1 | AP | retrieval probability |",
+                f"| {heading}, by | CLIP score | R-Precision@1 of {among:,} | AP | retrieval probability |",
                 "|---|---|---|---|---|",
             ]
             for model, values in numbers["clip"].items():
@@ -202,12 +242,15 @@ def _opinion(judge: Judge, pictures: Tensor) -> Opinion:
     return judge(pictures)
 
 
-def _clip_numbers(model: clip.Clip, results: Sequence[Result]) -> dict[str, float]:
-    """CLIP's numbers of the renders; several assets of one prompt are more views of it."""
+def _clip_numbers(model: clip.Clip, results: Sequence[Result], others: Sequence[str]) -> dict[str, float]:
+    """CLIP's numbers of the renders; several assets of one prompt are more views of it.
+
+    others  prompts that pictures are compared with, beside those of the results
+    """
     pictures: dict[str, list[Tensor]] = {}
     for result in results:
         pictures.setdefault(result.order.prompt, []).append(result.renders)
-    return clip.measured(model, torch.stack([torch.cat(some) for some in pictures.values()]), list(pictures))
+    return clip.measured(model, torch.stack([torch.cat(some) for some in pictures.values()]), list(pictures), others)
 
 
 def _mean(scores: Sequence[Score]) -> Score:
@@ -223,27 +266,35 @@ def _mistakes(pairs: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
 def _by_prompt(folder: Path) -> dict[str, list[Path]]:
     """Folders of assets below `folder` by the prompt in their result.json."""
     found: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("**/result.json")):
+    for file in sorted(folder.glob(f"**/{RECORD}")):
         if (file.parent / FILE).is_file():
             found.setdefault(json.loads(file.read_text()).get("prompt", ""), []).append(file.parent)
     return found
 
 
 def _views_of(place: Path) -> Tensor | None:
-    """The four views beside an asset, if they are there."""
-    for document in sorted(place.glob(f"**/{scenes.DOCUMENT}")):
+    """The four views that an asset was made of, if they are there."""
+    told = json.loads((place / RECORD).read_text()).get("files", ["views"])
+    for document in sorted(place.glob(f"**/{scenes.DOCUMENT}") if "views" in told else ()):
         return scenes.read(document.parent).views.on(1.0)
     return None
 
 
 def _sheet(shown: Sequence[tuple[Result, str]]) -> list[Row]:
-    """For ten assets at a time what was drawn first of each, and the asset from a new camera."""
+    """For ten assets at a time what was drawn first of each, and the asset from a new camera; or from two of them."""
     rows = []
     for k in range(0, len(shown), ACROSS):
         results, says = zip(*shown[k : k + ACROSS], strict=True)
-        drawn = torch.stack([torch.ones(3, SIZE, SIZE) if r.views is None else _sized(r.views[0]) for r in results])
+        if all(result.views is None for result in results):
+            title, first = "the asset from the front", [result.renders[FRONT] for result in results]
+        else:
+            title, first = (
+                "as given to stage 2",
+                [torch.ones(3, SIZE, SIZE) if r.views is None else r.views[0] for r in results],
+            )
+        drawn = torch.stack([_sized(picture) for picture in first])
         anew = torch.stack([_sized(result.renders[len(NEW_AZIMUTHS_DEG)]) for result in results])
-        rows.append(Row("as given to stage 2", drawn, [result.order.prompt for result in results]))
+        rows.append(Row(title, drawn, [result.order.prompt for result in results]))
         rows.append(Row("the asset from a new camera", anew, says))
     return rows
 

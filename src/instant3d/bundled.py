@@ -6,6 +6,7 @@ from pathlib import Path
 
 FOLDER = Path("checkpoints")
 STAGE1, STAGE2 = FOLDER / "stage1-demo", FOLDER / "stage2-demo"
+DIRECT = FOLDER / "direct-demo"
 JUDGE = FOLDER / "judge"
 
 

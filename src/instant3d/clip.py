@@ -67,11 +67,12 @@ class Clip:
         return F.normalize(torch.cat(found).float(), dim=-1).cpu()
 
 
-def measured(clip: Clip, pictures: Tensor, prompts: Sequence[str]) -> dict[str, float]:
-    """All numbers of pictures (P, V, 3, H, W) of the assets made for P prompts."""
+def measured(clip: Clip, pictures: Tensor, prompts: Sequence[str], others: Sequence[str] = ()) -> dict[str, float]:
+    """All numbers of pictures (P, V, 3, H, W) of the assets made for P prompts, compared with those and with others."""
     if len(set(prompts)) != len(prompts):
         raise ValueError("prompts to be told apart must differ; leave out those that come twice")
-    similarity = clip.images(pictures) @ clip.texts(prompts).T
+    among = [*prompts, *(text for text in dict.fromkeys(others) if text not in set(prompts))]
+    similarity = clip.images(pictures) @ clip.texts(among).T
     precision, average = r_precision(similarity)
     return {
         "clip_score": clip_score(similarity),
@@ -79,6 +80,7 @@ def measured(clip: Clip, pictures: Tensor, prompts: Sequence[str]) -> dict[str, 
         "average_precision": average,
         "retrieval_probability": retrieval_probability(similarity, clip.scale),
         "prompts": len(prompts),
+        "among": len(among),
         "views": pictures.shape[1],
     }
 

@@ -6,6 +6,7 @@ Knows nothing of the work, but imports it late.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from instant3d import bundled
 from instant3d.arguments import positive, seed, words
+from instant3d.system_options import add_stages, add_system, settle
 
 if TYPE_CHECKING:
     from instant3d.alignment import Result
+    from instant3d.direct.taught import Taught
     from instant3d.gallery import Order
     from instant3d.judge import Judge
     from instant3d.pipeline import TextTo3D, ViewsTo3D
@@ -27,7 +30,20 @@ STARTS, SAMPLERS = ("blob", "noise", "square"), ("euler", "ddim")
 def add_text(command: argparse.ArgumentParser) -> None:
     """Declare the options of `evaluate text`."""
     command.add_argument(
-        "--prompts", type=Path, required=True, action="append", metavar="FILE", help="one a line; may be given again"
+        "--prompts",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="one a line; may be given again, and each list is reported apart",
+    )
+    command.add_argument(
+        "--train-prompts",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="as --prompts, of what was trained on; the others are then held out, and CLIPs search all lists at once",
     )
     command.add_argument(
         "-o", "--output", type=Path, required=True, help="folder for metrics.json, table.md, sheet.png"
@@ -37,13 +53,18 @@ def add_text(command: argparse.ArgumentParser) -> None:
     instead.add_argument("--assets", type=Path, help="folder of what `instant3d generate` made, to look at that")
     instead.add_argument("--real", type=Path, help="scene folders whose captions are the prompts: the most to be had")
     command.add_argument("--judge", help=f"a judge's folder, or none (default {bundled.JUDGE})")
+    add_system(command)
     command.add_argument(
-        "--clip", action="append", default=[], metavar="MODEL", help="folder or Hub id of a CLIP; may be given again"
+        "--clip",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="folder or Hub id of a CLIP, best not the one that training asked; again for more",
     )
     _add_drawing(command)
-    command.add_argument("--steps", type=positive, default=30, help="of denoising (default 30)")
-    command.add_argument("--sampler", choices=SAMPLERS, default="euler", help="(default euler)")
-    command.add_argument("--start", choices=STARTS, default="blob", help="what lies under the noise (default blob)")
+    command.add_argument("--steps", type=positive, help="of denoising (default 30)")
+    command.add_argument("--sampler", choices=SAMPLERS, help="(default euler)")
+    command.add_argument("--start", choices=STARTS, help="what lies under the noise (default blob)")
     command.set_defaults(command=text)
 
 
@@ -57,6 +78,7 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
     command.add_argument("--starts", type=words, default=["blob", "noise"], help="among blob,noise,square")
     command.add_argument("--samplers", type=words, default=["euler"], help="among euler,ddim (default euler)")
     command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure MRC too")
+    add_stages(command)
     _add_drawing(command)
     command.set_defaults(command=consistency)
 
@@ -77,10 +99,8 @@ def add_training(command: argparse.ArgumentParser) -> None:
 def _add_drawing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=positive, help="only the first so many prompts")
     command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
-    command.add_argument("--guidance", type=float, default=5.0, help="how closely to follow the prompt (default 5)")
-    command.add_argument("--stage1", help=f"folder in diffusers' layout or Hub id (default {bundled.STAGE1})")
-    command.add_argument("--stage2", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
-    command.add_argument("--batch", type=positive, default=8, help="grids that are drawn together (default 8)")
+    command.add_argument("--guidance", type=float, help="how closely to follow the prompt (default 5)")
+    command.add_argument("--batch", type=positive, default=8, help="prompts that are begun together (default 8)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
 
@@ -90,24 +110,32 @@ def text(arguments: argparse.Namespace) -> None:
     from instant3d.gallery import listed, orders
     from instant3d.pipeline import find_device
 
+    settle(arguments)
     judge, device = _judge(arguments.judge), find_device(arguments.device)
     if judge is None and not arguments.clip:
         raise ValueError("with --judge none, nothing is measured; name a CLIP by --clip")
-    lists = {
-        path.stem: orders(listed(path, arguments.limit), arguments.seed, arguments.n) for path in arguments.prompts
-    }
-    if len(lists) < len(arguments.prompts):
+    paths = [*arguments.prompts, *arguments.train_prompts]
+    lists = {path.stem: orders(listed(path, arguments.limit), arguments.seed, arguments.n) for path in paths}
+    if len(lists) < len(paths):
         raise ValueError("two lists of prompts have the same name, by which they are reported; rename one")
+    _check_apart(arguments.prompts, arguments.train_prompts)
     for order in (order for some in lists.values() for order in some):
         if judge is not None:
             judge.asked(order.prompt)
-    look = _looker(arguments, alignment.CLIP_SIZE if arguments.clip else alignment.SIZE)
+    look, taught = _looker(arguments, alignment.CLIP_SIZE if arguments.clip else alignment.SIZE)
+    if taught is not None and taught.clip in arguments.clip:
+        warnings.warn(
+            f"{taught.clip} was asked in training too, so what it says here is flattery; name another CLIP",
+            stacklevel=2,
+        )
     alignment.evaluate(
         {name: look(some) for name, some in lists.items()},
         arguments.output,
         judge=judge,
         clips={name: partial(clip.Clip.from_pretrained, name, device) for name in arguments.clip},
         settings={key: str(value) for key, value in vars(arguments).items() if key != "command" and value is not None},
+        trained=[path.stem for path in arguments.train_prompts] or None,
+        taught=taught,
     )
 
 
@@ -118,6 +146,7 @@ def consistency(arguments: argparse.Namespace) -> None:
     from instant3d.losses import Perceptual
     from instant3d.pipeline import Sampling
 
+    settle(arguments)
     steps = [positive(word) for word in arguments.steps]
     for named, known in ((arguments.starts, STARTS), (arguments.samplers, SAMPLERS)):
         if not named or not set(named) <= set(known):
@@ -157,14 +186,40 @@ def _judge(named: str | None) -> Judge | None:
     return Judge.from_pretrained(bundled.weights(bundled.JUDGE, named, option="--judge"))
 
 
-def _looker(arguments: argparse.Namespace, size: int) -> Callable[[Sequence[Order]], Iterator[Result]]:
-    """Where assets come from: drawn anew, made before, or rebuilt from real renders."""
+def _check_apart(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
+    """Refuse what is said to be held out and trained on, in whatever part of a list."""
+    from instant3d.gallery import listed
+
+    known = {text: path for path in trained for text in listed(path)}
+    for path in held_out:
+        for text in listed(path):
+            if text in known:
+                raise ValueError(
+                    f"{text!r} is in {path} and in {known[text]}, which was trained on; a prompt is one or the other: "
+                    "take it out of one list"
+                )
+
+
+def _looker(
+    arguments: argparse.Namespace, size: int
+) -> tuple[Callable[[Sequence[Order]], Iterator[Result]], Taught | None]:
+    """Where assets come from (drawn anew, made before, or rebuilt from real renders), and how that was taught."""
+    from instant3d import alignment
+    from instant3d.pipeline import DirectTextTo3D, find_device
+
+    if arguments.assets:
+        return (lambda wanted: alignment.stored(arguments.assets, wanted, size)), None
+    if arguments.system == "direct":
+        direct = DirectTextTo3D.from_pretrained(arguments.direct, device=find_device(arguments.device))
+        return (lambda wanted: alignment.made(direct, wanted, arguments.batch, size)), direct.network.taught
+    return _two_stage_looker(arguments, size), None
+
+
+def _two_stage_looker(arguments: argparse.Namespace, size: int) -> Callable[[Sequence[Order]], Iterator[Result]]:
     from instant3d import alignment
     from instant3d.gallery import Gallery
     from instant3d.pipeline import Sampling
 
-    if arguments.assets:
-        return lambda wanted: alignment.stored(arguments.assets, wanted, size)
     stage1, load, model = _models(arguments)
     if arguments.real:
         return lambda wanted: alignment.real(arguments.real, wanted, model, size)

@@ -1,8 +1,8 @@
 """The command `instant3d generate`: prompts in, a folder of results for each out. Knows nothing of command lines.
 
-A folder holds grid.png, views/ (a scene), mesh.FORMAT, triplane.safetensors, turntable.mp4 and .webp, sheet.png and,
-last of all, result.json: where that is, the asset is finished, and it tells by which settings. What is finished by the
-same settings is not made again.
+A folder holds mesh.FORMAT, triplane.safetensors, turntable.mp4 and .webp, sheet.png, what else the system has to show
+(grid.png and the scene views/ of the two-stage one) and, last of all, result.json: where that is, the asset is
+finished, and it tells by which settings. What is finished by the same settings is not made again.
 """
 
 from __future__ import annotations
@@ -11,24 +11,20 @@ import errno
 import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from instant3d import atomic, bundled, results, scenes, writers
+from instant3d import atomic, results
 from instant3d.asset import check_formats
-from instant3d.diffusion import source as stage1_files
-from instant3d.pipeline import Sampling, TextTo3D, check_stages, find_device, stage1_dtype
+from instant3d.makers import Maker
 from instant3d.progress import Progress, Stopwatch
 from instant3d.prompts import Prompt, cut_off, slug
-from instant3d.results import RECORD, Shown
-from instant3d.stage1.grid import to_views
-from instant3d.stage2.network import locate
+from instant3d.results import RECORD
 
-SYSTEM = "two-stage"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # after these, nothing more can be written
 
 
@@ -38,8 +34,6 @@ class Order:
 
     seed: int = 0
     count: int = 1
-    sampling: Sampling = field(default_factory=Sampling)
-    negative: str | None = None
     resolution: int = 256
     formats: Sequence[str] = ("glb",)
 
@@ -69,43 +63,35 @@ class Outcome:
 def generate(
     prompts: Sequence[Prompt],
     output: Path,
-    order: Order,
+    maker: Maker,
+    order: Order = Order(),
     *,
-    stage1: str | Path | None = None,
-    stage2: str | Path | None = None,
-    device: str = "auto",
-    max_memory: int | None = None,
-    at_once: int = 4,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """Make the assets of prompts, and tell of each as soon as it is there. Nothing is loaded if nothing is to be done.
 
     One prompt with one seed is written into `output` itself, others into folders below it.
     """
-    where = find_device(device)
-    stage1 = bundled.weights(bundled.STAGE1, stage1, option="--stage1")
-    stage2 = bundled.weights(bundled.STAGE2, stage2, option="--stage2")
     check_formats(order.formats)
     yield from (Outcome(prompt.where, error=prompt.fault) for prompt in prompts if prompt.fault)
     watch = Stopwatch()
     with watch("load"):
-        check_stages(stage1, stage2)
-        weights = hashes(stage1, stage2, where)
+        _ = maker.weights  # their hashes take a while
     items, fresh = plan(prompts, output, order), []
     for item in items:
-        if _finished(item, order, weights):
+        if _finished(item, order, maker):
             yield Outcome(item.where, item.folder)
         else:
             fresh.append(item)
     if not fresh:
         return
     with watch("load"):
-        model = TextTo3D.from_pretrained(stage1, stage2, device=where, max_memory=max_memory, at_once=at_once)
-    yield from _notes(model, fresh)
-    run = _Run(model, order, weights, watch.seconds["load"], progress or Progress())
-    for k in range(0, len(fresh), at_once):
-        if (yield from run.make(fresh[k : k + at_once])):
-            yield from (Outcome(item.where, error="was not begun") for item in fresh[k + at_once :])
+        maker.load()
+    yield from _notes(maker, fresh)
+    run = _Run(maker, order, watch.seconds["load"], progress or Progress())
+    for k in range(0, len(fresh), maker.at_once):
+        if (yield from run.make(fresh[k : k + maker.at_once])):
+            yield from (Outcome(item.where, error="was not begun") for item in fresh[k + maker.at_once :])
             return
 
 
@@ -129,44 +115,28 @@ def plan(prompts: Sequence[Prompt], output: Path, order: Order) -> list[Item]:
     ]
 
 
-def hashes(stage1: str | Path, stage2: str | Path, device: torch.device) -> dict[str, Any]:
-    """Where the weights were found and the SHA-256 of each of their files."""
-    if Path(stage1).is_file():
-        first = {Path(stage1).name: Path(stage1)}
-    else:
-        parts = stage1_files.folders(stage1, stage1_files.NETWORKS, stage1_dtype(device))
-        files = [(part, file) for part, folder in parts.items() for file in sorted(folder.glob("*.safetensors"))]
-        first = {f"{part}/{file.name}": file for part, file in files}
-    second = locate(stage2) / "model.safetensors"
-    return {
-        "stage1": {"name": str(stage1), "sha256": {name: results.sha256(file) for name, file in first.items()}},
-        "stage2": {"name": str(stage2), "sha256": {second.name: results.sha256(second)} if second.is_file() else {}},
-    }
-
-
 @dataclass(frozen=True)
 class _Run:
     """What stays the same from one batch to the next."""
 
-    model: TextTo3D
+    maker: Maker
     order: Order
-    weights: dict[str, Any]
     load_seconds: float
     progress: Progress
 
     def make(self, items: Sequence[Item]) -> Generator[Outcome, None, bool]:
-        """Draw the items' views together, then build them one by one; returns whether to stop, for lack of room."""
-        drawn = Stopwatch()
+        """Begin the items together, then end them one by one; returns whether to stop, for lack of room."""
+        begun = Stopwatch()
         with _enough_memory():
-            grids = self._draw(items, drawn)
-        for item, grid in zip(items, grids, strict=True):
+            drafts = self._begin(items, begun)
+        for item, draft in zip(items, drafts, strict=True):
             watch = Stopwatch()
             watch.seconds = {"load": self.load_seconds} | {
-                name: seconds / len(items) for name, seconds in drawn.seconds.items()
+                name: seconds / len(items) for name, seconds in begun.seconds.items()
             }
             try:
                 with _enough_memory():
-                    record = self._write(item, grid, watch)
+                    record = self._write(item, draft, watch)
                 yield Outcome(item.where, item.folder, record=record)
             except (ValueError, OSError, MemoryError) as error:
                 yield Outcome(item.where, item.folder, error=error)
@@ -174,30 +144,21 @@ class _Run:
                     return True
         return False
 
-    def _draw(self, items: Sequence[Item], watch: Stopwatch) -> Tensor:
+    def _begin(self, items: Sequence[Item], watch: Stopwatch) -> Tensor:
         prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
-        with watch("text"):
-            text, away = self.model.encode(prompts, self.order.negative)
         name = items[0].where if len(items) == 1 else f"{items[0].where} and {len(items) - 1} more"
-        with watch("denoise"), self.progress.task(f"{name}: drawing the views") as on_step:
-            latents = self.model.denoise(text, away, seeds, sampling=self.order.sampling, on_step=on_step)
-        with watch("decode"):
-            return self.model.decode(latents).cpu()
+        with self.progress.task(f"{name}: {self.maker.task}") as on_step:
+            return self.maker.begin(prompts, seeds, watch, on_step)
 
-    def _write(self, item: Item, grid: Tensor, watch: Stopwatch) -> dict[str, Any]:
+    def _write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
         """One asset, whole or not at all."""
         with atomic.merged(item.folder, seal=RECORD) as partial, self.progress.task(f"{item.where}: building"):
-            with watch("reconstruct"):
-                views = to_views(grid)
-                asset = self.model.build(views, resolution=self.order.resolution)
-            with watch("video"):
-                writers.picture(grid, partial / "grid.png")
-                scenes.write(partial / "views", views, caption=item.prompt, object_id=slug(item.prompt))
-            shown = Shown(item.prompt, f"generated views (seed {item.seed})", views)
-            size = results.picture_size(self.model.reconstruct.network.image_size or views.width)
-            written = results.write(partial, asset, shown, size=size, formats=self.order.formats, watch=watch)
-            written["files"] = ["grid.png", "views", *written["files"]]
-            told = _settings(item, self.order, self.weights) | {"device": str(self.model.device)} | written
+            made = self.maker.end(draft, item.prompt, item.seed, self.order.resolution, partial, watch)
+            written = results.write(
+                partial, made.asset, made.shown, size=made.size, formats=self.order.formats, watch=watch
+            )
+            written["files"] = [*made.files, *written["files"]]
+            told = _settings(item, self.order, self.maker) | {"device": str(self.maker.device)} | written
             return results.write_record(partial, **told, seconds=watch.rounded())
 
 
@@ -208,31 +169,29 @@ def _enough_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise MemoryError(
-            "the GPU has not enough memory; say --batch 1, and --max-memory with less than now, so that fewer weights "
-            "stay on it"
+            "the GPU has not enough memory; say --batch 1, and --max-memory with less than now"
         ) from error
 
 
-def _settings(item: Item, order: Order, weights: dict[str, Any]) -> dict[str, Any]:
+def _settings(item: Item, order: Order, maker: Maker) -> dict[str, Any]:
     """What decides how the asset looks."""
     return {
-        "system": SYSTEM,
+        "system": maker.system,
         "prompt": item.prompt,
-        "negative": order.negative,
         "seed": item.seed,
-        "sampling": asdict(order.sampling),
+        **maker.settings,
         "resolution": order.resolution,
-        "weights": weights,
+        "weights": maker.weights,
     }
 
 
-def _finished(item: Item, order: Order, weights: dict[str, Any]) -> bool:
+def _finished(item: Item, order: Order, maker: Maker) -> bool:
     """Whether the item's folder holds what would be made again; weights are known by their content."""
     try:
         record = json.loads((item.folder / RECORD).read_text(encoding="utf-8"))
-        wanted = json.loads(json.dumps(_settings(item, order, weights)))
+        wanted = json.loads(json.dumps(_settings(item, order, maker)))
         for each in (record, wanted):
-            each["weights"] = {stage: told["sha256"] for stage, told in each["weights"].items()}
+            each["weights"] = {part: told["sha256"] for part, told in each["weights"].items()}
         files = [*record["files"], *(f"mesh.{name}" for name in order.formats)]
         same = all(record[name] == value for name, value in wanted.items())
         return same and all((item.folder / name).exists() for name in files)
@@ -240,10 +199,10 @@ def _finished(item: Item, order: Order, weights: dict[str, Any]) -> bool:
         return False  # there is none, or it is another command's
 
 
-def _notes(model: TextTo3D, items: Sequence[Item]) -> Iterator[Outcome]:
-    """A word on prompts that are longer than what the text encoders read."""
+def _notes(maker: Maker, items: Sequence[Item]) -> Iterator[Outcome]:
+    """A word on prompts that are longer than what is read of them."""
     for item in {item.prompt: item for item in reversed(items)}.values():
-        lost = cut_off(item.prompt, model.reads_all)
+        lost = cut_off(item.prompt, maker.reads_all)
         if lost:
             yield Outcome(item.where, note=f"is longer than what is read; its end makes no difference: {lost!r}")
 

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instant3d import bundled, prompts
+from instant3d import prompts
 from instant3d.arguments import amount, positive, seed, words
 from instant3d.complaints import sentence
 from instant3d.progress import Progress
+from instant3d.system_options import add_system, settle
 
 if TYPE_CHECKING:
     from instant3d.generate import Outcome
+    from instant3d.makers import Maker
 
 EPILOG = """Several prompts, or several seeds, each get a folder of their own below OUT; what is already there, made by
 the same settings, is not made again. Exit code 1: some were not made; 2: none."""
@@ -25,7 +27,9 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("prompt", nargs="*", help="what to make, such as 'a red fire hydrant'")
     command.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
     command.add_argument("--prompts", metavar="FILE", help="text file with one prompt a line, or - to read them here")
-    command.add_argument("--seed", type=seed, default=0, help="same seed, same asset (default 0)")
+    command.add_argument(
+        "--seed", type=seed, default=0, help="of chance: the same seed and prompt make the same asset (default 0)"
+    )
     command.add_argument(
         "--n", type=positive, default=1, help="assets of each prompt, by seeds counting up (default 1)"
     )
@@ -33,67 +37,44 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resolution", type=positive, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
-    _add_sampling(command.add_argument_group("how the views are drawn"))
+    _add_sampling(command.add_argument_group("how the two-stage system draws views"))
     _add_machine(command.add_argument_group("weights and machine"))
     command.set_defaults(command=run)
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--steps", type=positive, default=30, help="of denoising (default 30)")
-    group.add_argument("--guidance", type=float, default=5.0, help="how closely to follow the prompt (default 5)")
-    group.add_argument("--rescale", type=float, default=0.0, help="0 to 1: against glaring colours (default 0)")
-    group.add_argument("--sampler", choices=["euler", "ddim"], default="euler", help="(default euler)")
-    group.add_argument(
-        "--start", choices=["blob", "square", "noise"], default="blob", help="what lies under the noise (default blob)"
-    )
+    group.add_argument("--steps", type=positive, help="of denoising (default 30)")
+    group.add_argument("--guidance", type=float, help="how closely to follow the prompt (default 5)")
+    group.add_argument("--rescale", type=float, help="0 to 1: against glaring colours (default 0)")
+    group.add_argument("--sampler", choices=["euler", "ddim"], help="(default euler)")
+    group.add_argument("--start", choices=["blob", "square", "noise"], help="what lies under the noise (default blob)")
     group.add_argument("--negative", metavar="TEXT", help="what to stay away from")
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--system", choices=["two-stage"], default="two-stage", help="(default two-stage)")
-    group.add_argument("--stage1", help=f"folder in diffusers' layout or Hub id (default {bundled.STAGE1})")
-    group.add_argument("--stage2", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
+    add_system(group)
     group.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     group.add_argument(
         "--max-memory", type=amount, help="on a GPU: for weights (default 60%% of what is free); anywhere: for meshing"
     )
-    group.add_argument("--batch", type=positive, default=4, help="prompts that are drawn together (default 4)")
+    group.add_argument("--batch", type=positive, default=4, help="prompts that are begun together (default 4)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make what is asked for, one line for each asset; returns the exit code."""
     from instant3d.generate import Order, generate
-    from instant3d.pipeline import Sampling
 
+    settle(arguments)
     given = prompts.given(arguments.prompt) + (prompts.read(arguments.prompts) if arguments.prompts else [])
     if not given:
         raise ValueError("there is no prompt; give one, or name a list of them by --prompts")
-    sampling = Sampling(
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        rescale=arguments.rescale,
-        sampler=arguments.sampler,
-        start=arguments.start,
-    )
     order = Order(
         seed=arguments.seed,
         count=arguments.n,
-        sampling=sampling,
-        negative=arguments.negative,
         resolution=arguments.resolution,
         formats=arguments.formats,
     )
-    outcomes = generate(
-        given,
-        arguments.output,
-        order,
-        stage1=arguments.stage1,
-        stage2=arguments.stage2,
-        device=arguments.device,
-        max_memory=arguments.max_memory,
-        at_once=arguments.batch,
-        progress=Progress.to_user(),
-    )
+    outcomes = generate(given, arguments.output, _maker(arguments), order, progress=Progress.to_user())
     good = bad = 0
     try:
         for outcome in outcomes:
@@ -108,6 +89,24 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"instant3d: error: {sentence(error)}", file=sys.stderr)
         bad += 1
     return 0 if not bad else 1 if good else 2
+
+
+def _maker(arguments: argparse.Namespace) -> Maker:
+    """The chosen system with its options; nothing is loaded yet."""
+    from instant3d.makers import Direct, TwoStage
+    from instant3d.pipeline import Sampling
+
+    machine = {"device": arguments.device, "max_memory": arguments.max_memory, "at_once": arguments.batch}
+    if arguments.system == "direct":
+        return Direct(arguments.direct, **machine)
+    sampling = Sampling(
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        rescale=arguments.rescale,
+        sampler=arguments.sampler,
+        start=arguments.start,
+    )
+    return TwoStage(arguments.stage1, arguments.stage2, sampling=sampling, negative=arguments.negative, **machine)
 
 
 def _tell(outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 Knows nothing of files but weights.
 
 TextTo3D.from_pretrained()("a red fire hydrant").save("out")
+DirectTextTo3D.from_pretrained()("a red fire hydrant").save("out")
 ViewsTo3D.from_pretrained("checkpoints/stage2-demo")(scenes.read("examples/couch")).save("out")
 """
 
@@ -19,18 +20,21 @@ from torch import Tensor
 from instant3d import bundled
 from instant3d.asset import Asset
 from instant3d.diffusion.components import NETWORKS, Components
+from instant3d.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 from instant3d.diffusion.text import TextEmbedding
+from instant3d.direct.network import TextToTriplane
 from instant3d.nerf.frozen import fast_dtype
+from instant3d.nerf.triplane import Triplane
 from instant3d.residence import Residence, fair_share
 from instant3d.scenes import Scene
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.sampler import GridSampler, OnStep, Sampling
-from instant3d.stage2.architecture import read_architecture
 from instant3d.stage2.inputs import fitted, unfamiliar
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
+from instant3d.weight_kinds import check_stages, direct_folder
 
-__all__ = ["Asset", "Sampling", "TextTo3D", "ViewsTo3D", "find_device"]
+__all__ = ["Asset", "DirectTextTo3D", "Sampling", "TextTo3D", "ViewsTo3D", "find_device"]
 
 WORK_BYTES = 2**30  # that rendering and meshing may take, unless told otherwise
 
@@ -195,26 +199,89 @@ class TextTo3D:
         return all(len(each(prompt, verbose=False).input_ids) <= each.model_max_length for each in tokenizers)
 
 
+class DirectTextTo3D:
+    """A sentence to one asset in one pass of one network. Loaded once, used many times.
+
+    A seed stands for the noise in the network's style, which a generator of its own draws, so it means the same in
+    every batch; None is the middle of what is drawn from. A network without noise answers every seed alike. The three
+    steps (`encode`, `imagine`, `build`) can be taken one by one.
+
+    max_memory  bytes that rendering and meshing may take
+    """
+
+    def __init__(
+        self,
+        network: TextToTriplane,
+        encoder: PromptEncoder,
+        *,
+        device: str | torch.device = "cpu",
+        max_memory: int | None = None,
+    ) -> None:
+        a = network.architecture
+        if (encoder.length, encoder.width) != (a.text_length, a.text_width):
+            raise ValueError(
+                f"the network reads {a.text_length} tokens of {a.text_width} numbers, but the text encoder gives "
+                f"{encoder.length} of {encoder.width}; use the one that it was taught with"
+            )
+        self.device = torch.device(device)
+        self.network, self.encoder = network.to(device).eval(), encoder.to(device)
+        self.work_bytes = max_memory or WORK_BYTES
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        max_memory: int | None = None,
+    ) -> DirectTextTo3D:
+        """From a folder, or a Hugging Face Hub id; by default the bundled weights."""
+        folder = direct_folder(bundled.weights(bundled.DIRECT, source, option="--direct"))
+        network = TextToTriplane.from_pretrained(folder).requires_grad_(False)
+        return cls(network, PromptEncoder.from_pretrained(folder), device=device, max_memory=max_memory)
+
+    def __call__(self, prompt: str, *, seed: int | None = 0, resolution: int = 256) -> Asset:
+        """The object of a prompt; the same seed gives the same one. See `Asset` for `resolution`."""
+        return self.many([prompt], [seed], resolution=resolution)[0]
+
+    def many(
+        self, prompts: Sequence[str], seeds: Sequence[int | None] | None = None, *, resolution: int = 256
+    ) -> list[Asset]:
+        """An asset for each prompt, all in one pass; seeds count from 0 by default."""
+        triplanes = self.imagine(self.encode(prompts), range(len(prompts)) if seeds is None else seeds)
+        return [self.build(triplanes[k], resolution=resolution) for k in range(len(prompts))]
+
+    def encode(self, prompts: Sequence[str]) -> PromptTokens:
+        """What the prompts (B) say."""
+        return self.encoder(prompts)
+
+    def imagine(self, text: PromptTokens, seeds: Sequence[int | None]) -> Triplane:
+        """Planes (B, 3, C, P, P)."""
+        half = self.device.type == "cuda" and not self.network.precise
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            triplane = self.network.triplane(text, torch.stack([self._noise(seed) for seed in seeds]).to(self.device))
+        return triplane.map(Tensor.float)
+
+    def build(self, triplane: Triplane, *, resolution: int = 256) -> Asset:
+        """The asset of planes (3, C, P, P)."""
+        if not torch.isfinite(triplane.planes).all():
+            raise ValueError("the network answers with numbers that are not finite; copy or export its weights again")
+        decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device
+        exact = self.network.precise
+        return Asset(triplane, decoder, resolution=resolution, max_memory=self.work_bytes, exact=exact)
+
+    def reads_all(self, prompt: str) -> bool:
+        """Whether the prompt fits the text encoder's window, so that nothing of it is cut off."""
+        return self.encoder.reads_all(prompt)
+
+    def _noise(self, seed: int | None) -> Tensor:
+        width = self.network.architecture.noise_width
+        return torch.zeros(width) if seed is None else torch.randn(width, generator=torch.Generator().manual_seed(seed))
+
+
 def stage1_dtype(device: torch.device) -> torch.dtype:
     """In which stage 1 is kept: SDXL's usual half precision on a GPU; a CPU computes in float32, or casts by itself."""
     return torch.float16 if device.type == "cuda" else torch.float32
-
-
-def check_stages(stage1: str | Path, stage2: str | Path) -> None:
-    """Refuse folders that were given for each other, and a stage 2 that cannot take what stage 1 draws."""
-    if (Path(stage2) / "model_index.json").is_file():
-        raise ValueError(f"{stage2} holds a stage 1 (a diffusers model), but was given as stage 2; use it as --stage1")
-    if (Path(stage1) / "config.json").is_file() and not (Path(stage1) / "model_index.json").is_file():
-        raise ValueError(
-            f"{stage1} holds a single network, such as a stage 2, but was given as stage 1, which is a folder in "
-            "diffusers' layout; use it as --stage2"
-        )
-    config = Path(stage2) / "config.json"
-    if config.is_file() and read_architecture(config).assumed_camera is not None:
-        raise ValueError(
-            f"{stage2} makes an object of one picture, but stage 1 draws four views; give a --stage2 that takes posed "
-            "views, such as a converted InstantMesh"
-        )
 
 
 def find_device(name: str) -> torch.device:

@@ -33,11 +33,11 @@ AROUND = (-0.04, -0.02, 0.0, 0.02, 0.04)  # world units along the ray: a surface
 
 @dataclass(frozen=True)
 class Shown:
-    """What a sheet begins with: the views that the asset was made of."""
+    """What a sheet begins with: the views that the asset was made of, or, if there are none, where to see it from."""
 
     heading: str
     title: str
-    views: Views  # (V,)
+    views: Views | Cameras  # (V,)
     names: Sequence[str] = ()
 
 
@@ -86,16 +86,26 @@ def sha256(file: Path) -> str:
 
 
 def _rows(asset: Asset, shown: Shown, around: Views) -> list[Row]:
-    """The views that went in, the asset from the same cameras, its normals, and the asset from all sides."""
+    """The views that went in, the asset from the same cameras, its normals, and the asset from all sides.
+
+    Where no views went in, the asset from where it is to be seen, and its normals.
+    """
     size = around.width
+    if isinstance(shown.views, Cameras):
+        ours = _from(asset, shown.views, around)
+        return [Row(shown.title, ours.on(1.0), shown.names), _normals_row(asset, ours)]
     ours = _from(asset, shown.views.cameras, around)
     others = writers.spread(FRAMES, max(len(shown.views.rgb), 4))
     return [
         Row(shown.title, shown.views.resized(size, size).on(1.0), shown.names),
         Row("reconstruction, same cameras", ours.on(1.0)),
-        Row("its normals (red, green, blue = x, y, z)", writers.normal_pictures(_with_normals(asset, ours))),
+        _normals_row(asset, ours),
         Row("once around", around[others].on(1.0), [f"azimuth {360 * k // FRAMES}" for k in others]),
     ]
+
+
+def _normals_row(asset: Asset, views: Views) -> Row:
+    return Row("its normals (red, green, blue = x, y, z)", writers.normal_pictures(_with_normals(asset, views)))
 
 
 def _from(asset: Asset, cameras: Cameras, around: Views) -> Views:

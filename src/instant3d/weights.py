@@ -32,14 +32,14 @@ def locate(source: str | Path, others: Sequence[str] = ()) -> Path:
     return snapshot(str(source), [CONFIG, WEIGHTS, *others])
 
 
-def write(folder: Path, model: str, architecture: Any, network: nn.Module, dtype: torch.dtype) -> None:
-    """The folder of a `model` whose architecture is a dataclass of numbers."""
+def write(folder: Path, model: str, architecture: Any, network: nn.Module, dtype: torch.dtype, **told: Any) -> None:
+    """The folder of a `model` whose architecture is a dataclass of numbers; `told` is what else its config tells."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(tensors))  # save_file leaves a file that only its owner reads
-    (folder / CONFIG).write_text(json.dumps({"model": model, **asdict(architecture)}, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps({"model": model, **asdict(architecture), **told}, indent=2) + "\n")
 
 
 def fill(network: nn.Module, folder: Path) -> bool:
@@ -50,6 +50,8 @@ def fill(network: nn.Module, folder: Path) -> bool:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} has no {WEIGHTS} beside its {CONFIG}; copy the whole folder")
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from instant3d.direct.taught import KEY
 from instant3d.weights import architecture_of, read_numbers
 
 
@@ -100,4 +101,6 @@ class Architecture:
 
 def read_architecture(path: Path) -> Architecture:
     """The architecture in a checkpoint's `config.json`."""
-    return Architecture.from_dict(read_numbers(path, "direct", "direct text-to-triplane network"), path)
+    numbers = read_numbers(path, "direct", "direct text-to-triplane network")
+    numbers.pop(KEY, None)
+    return Architecture.from_dict(numbers, path)

@@ -25,6 +25,7 @@ from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import entropy, opacity
 from instant3d.direct.severity import FeatureCache
 from instant3d.direct.shading import Mode, Shaded, light_directions
+from instant3d.direct.taught import Taught
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
 from instant3d.supply import seeded
@@ -231,8 +232,12 @@ class Direct(L.LightningModule):
         checkpoint["direct"] = {"architecture": asdict(self.network.architecture), "text": self.text}
         teacher = self.frozen.distillation
         if teacher is not None:
-            prompts = cast(DirectData, cast(Any, self.trainer).datamodule).texts
-            checkpoint["taught"] = {"prompts": digest(prompts)}
+            trainer = cast(Any, self.trainer)
+            data = cast(DirectData, trainer.datamodule)
+            batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+            clip = cast(str, self.clip) if sees(self.scoring) else ""
+            checkpoint["direct"]["taught"] = asdict(Taught(self.global_step, batch, len(data.texts), clip))
+            checkpoint["taught"] = {"prompts": digest(data.texts)}
             if teacher.remembers is not None:
                 checkpoint["taught"]["memory"] = teacher.remembers.state_dict()
 
@@ -267,6 +272,8 @@ def export_direct(content: dict[str, Any], folder: str | Path, text: str | None 
         encoder = PromptEncoder.from_pretrained(text or settings["text"])
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"what reads prompts cannot be read: {error}; if it lies elsewhere, say --base") from None
+    if "taught" in settings:
+        network.taught = Taught(**settings["taught"])
     network.save_pretrained(folder)
     encoder.save(folder)
     return network

@@ -19,6 +19,7 @@ from instant3d.diffusion.prompt_tokens import PromptTokens
 from instant3d.direct.architecture import Architecture, read_architecture
 from instant3d.direct.flattening import Flattening
 from instant3d.direct.stages import Attending, Layer, Residual, Stage
+from instant3d.direct.taught import KEY, Taught, read_taught
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 
 
@@ -58,7 +59,8 @@ class Style(nn.Module):
 class TextToTriplane(nn.Module):
     """Tokens -> first map and style -> maps of doubling size -> `TriplaneField`.
 
-    `precise` tells that its weights were stored in float32, so whoever uses it should compute in float32 too.
+    `precise` tells that its weights were stored in float32, so whoever uses it should compute in float32 too; `taught`
+    what its last run of training was, where that is known.
     """
 
     def __init__(self, architecture: Architecture = Architecture()) -> None:  # noqa: B008
@@ -86,6 +88,7 @@ class TextToTriplane(nn.Module):
         )
         self.checkpointing = False
         self.precise = False
+        self.taught: Taught | None = None
 
     def forward(self, text: PromptTokens, noise: Tensor | None = None) -> TriplaneField:
         """Tokens of B prompts, and noise as `triplane` takes it -> the field of B objects."""
@@ -128,7 +131,8 @@ class TextToTriplane(nn.Module):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write `config.json` and `model.safetensors`."""
-        weights.write(Path(folder), "direct", self.architecture, self, dtype)
+        told = {} if self.taught is None else {KEY: self.taught.told()}
+        weights.write(Path(folder), "direct", self.architecture, self, dtype, **told)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> TextToTriplane:
@@ -137,6 +141,7 @@ class TextToTriplane(nn.Module):
         with torch.device("meta"):  # what is loaded below needs no start values
             network = cls(read_architecture(folder / weights.CONFIG))
         network.precise = weights.fill(network, folder)
+        network.taught = read_taught(folder / weights.CONFIG)
         return network.eval()
 
 
