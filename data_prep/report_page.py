@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.report import BINS, ENDS, Facts, Thumbnail
 from data_prep.thumbnails import data_uri, escaped
 
-MAX_PICTURES = 3 * 2**19  # bytes of all pictures before they become text, a third longer: the page stays below 2 MiB
+MAX_PICTURES = 5 * 2**18  # bytes of all pictures before they become text, a third longer: the page stays below 2 MiB
 LISTED = 12  # rows of a table of counts
 EXAMPLES = 40  # rows of a table of single cases
 STYLE = """
