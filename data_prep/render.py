@@ -20,6 +20,7 @@ from typing import Any
 
 from data_prep import catalogue, cluster, leftovers, plan, workforce
 from data_prep.catalogue import Item
+from data_prep.curation.lists import read_list
 from data_prep.failures import Failures
 from data_prep.one_object import Job, prepare, render_object
 from data_prep.plan import RENDERERS, Plan
@@ -194,6 +195,11 @@ def _gather(options: argparse.Namespace) -> list[Item]:
     name, times = Counter(item.id for item in items).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} objects have the id {name!r}; each needs its own")
+    if options.keep is not None:
+        wanted = set(read_list(options.keep))
+        items = [item for item in items if item.id in wanted]
+        if not items:
+            raise ValueError(f"none of the {len(wanted)} ids in {options.keep} is an object's")
     return items[: options.limit]
 
 
@@ -205,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", help="what to render (default: 128 px, 4 structured and 20 random views)")
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", help="only objects under these licences, such as CC0-1.0,MIT")
+    parser.add_argument("--keep", type=Path, help="only the objects that a list names, an id on each line")
     parser.add_argument("--limit", type=int, help="only the first so many objects")
     parser.add_argument("--renderer", choices=RENDERERS, help="instead of the plan's")
     parser.add_argument("--backend", choices=("auto", "gl", "embree"), default="auto", help="of the fast renderer")

@@ -241,6 +241,16 @@ def test_the_commands_say_what_they_did(tmp_path, capsys):
     assert "5 scenes unpacked, 0 faults" in capsys.readouterr().out
 
 
+def test_only_the_scenes_of_a_list_are_packed_when_there_is_one(tmp_path, capsys):
+    given = some_scenes(tmp_path / "scenes")
+    (tmp_path / "list.txt").write_text("# ids, not paths\nc\na\nelsewhere\n")
+    assert main(["pack", str(given), "-o", str(tmp_path / "shards"), "--keep", str(tmp_path / "list.txt")]) == 0
+    assert [scene.id for scene in shards.read(tmp_path / "shards")] == ["a", "c"]
+    (tmp_path / "list.txt").write_text("elsewhere\n")
+    assert main(["pack", str(given), "-o", str(tmp_path / "none"), "--keep", str(tmp_path / "list.txt")]) == 2
+    assert "no scene to pack has one of the 1 ids" in capsys.readouterr().err
+
+
 def test_a_shard_that_ends_after_a_whole_scene_is_still_told_of(tmp_path):
     pack([some_scenes(tmp_path / "scenes", ("a", "b"))], tmp_path / "shards")
     tar = tmp_path / "shards" / "00000.tar"

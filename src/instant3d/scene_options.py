@@ -30,6 +30,7 @@ def add_pack(command: argparse.ArgumentParser) -> None:
     command.add_argument("scenes", type=Path, nargs="+", help="scene folders, or folders of such at any depth")
     command.add_argument("-o", "--output", type=Path, required=True, help="folder for the tars and index.json")
     command.add_argument("--per-shard", type=positive, default=256, help="scenes in a tar (default 256)")
+    command.add_argument("--keep", type=Path, metavar="LIST", help="text file of ids, one a line: only these scenes")
     command.set_defaults(command=_pack)
 
 
@@ -59,9 +60,11 @@ def _import(arguments: argparse.Namespace) -> int:
 def _pack(arguments: argparse.Namespace) -> None:
     from instant3d.progress import Progress
     from instant3d.scenes import packing
+    from instant3d.stage1.scenes_as_grids import read_keep
 
+    keep = None if arguments.keep is None else read_keep(arguments.keep)
     with Progress.to_user().task("packing scenes") as on_step:
-        result = packing.pack(arguments.scenes, arguments.output, arguments.per_shard, on_step)
+        result = packing.pack(arguments.scenes, arguments.output, arguments.per_shard, on_step, keep)
     scenes, size = sum(shard.scenes for shard in result.shards), sum(shard.bytes for shard in result.shards)
     kept = f", {result.kept} of them there already" if result.kept else ""
     print(f"{arguments.output}: {scenes} scenes in {len(result.shards)} shards ({size / 2**20:.1f} MiB){kept}")

@@ -272,6 +272,17 @@ def test_a_machine_that_cannot_render_blames_no_object(tmp_path, capsys, monkeyp
     assert not list((tmp_path / "out").glob("failures.jsonl")) or not failed(tmp_path / "out")
 
 
+def test_only_the_objects_of_a_list_are_rendered_when_there_is_one(tmp_path, capsys):
+    for name in "abc":
+        write_ball(tmp_path / f"{name}.glb")
+    (tmp_path / "list.txt").write_text("# the best two\nc\na\nelsewhere\n")
+    run = [str(tmp_path), "-o", str(tmp_path / "out"), "--keep", str(tmp_path / "list.txt")]
+    assert [item.id for item in render._gather(render._parser().parse_args(run))] == ["a", "c"]
+    (tmp_path / "list.txt").write_text("elsewhere\n")
+    assert render.main(run) == 2
+    assert "none of the 1 ids" in capsys.readouterr().err
+
+
 def test_a_manifest_tells_names_splits_and_licences(tmp_path):
     entries = [
         {"id": "a", "file": "a.glb", "name": "a chair", "split": "train", "license": "MIT", "faces": 3},

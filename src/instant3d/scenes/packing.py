@@ -14,7 +14,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -50,12 +50,23 @@ class Packing:
 
 
 def pack(
-    roots: Sequence[str | Path], target: str | Path, per_shard: int = 256, on_step: OnStep = lambda *_: None
+    roots: Sequence[str | Path],
+    target: str | Path,
+    per_shard: int = 256,
+    on_step: OnStep = lambda *_: None,
+    keep: Collection[str] | None = None,
 ) -> Packing:
-    """Copy every scene folder in `roots` (scenes, or folders of such) into tars of `per_shard` scenes in `target`."""
+    """Copy every scene folder in `roots` (scenes, or folders of such) into tars of `per_shard` scenes in `target`.
+
+    keep   ids of the scenes to pack; all by default
+    """
     if per_shard < 1:
         raise ValueError(f"a shard holds at least one scene, but per_shard is {per_shard}")
     found, target = sorted(_found(roots).items()), Path(target)
+    if keep is not None:
+        found = [(name, folder) for name, folder in found if _id(folder) in keep]
+        if not found:
+            raise ValueError(f"no scene to pack has one of the {len(keep)} ids to keep")
     earlier = _earlier(target)
     target.mkdir(parents=True, exist_ok=True)
     done: list[Shard] = []
@@ -132,6 +143,10 @@ def _found(roots: Sequence[str | Path]) -> dict[str, Path]:
         if outer is not None:
             raise ValueError(f"the scene {found[name]} lies inside the scene {found[outer]}; move it out")
     return found
+
+
+def _id(folder: Path) -> str:
+    return scenes.document(folder).text("id") or folder.resolve().name
 
 
 def _files(folder: Path) -> Files:
