@@ -187,7 +187,7 @@ class GridData(L.LightningDataModule):
         return DataLoader(Examples(sources, mixture), batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Encoded | Pictures] | list[Any]:
-        if not self.val and self.trainer is not None and self.trainer.training:
+        if not self.val and self.trainer is not None and self.trainer.state.fn == "fit":
             return []  # to learn without measuring is allowed
         examples = Examples(self._sources(self.val, "val"), limit=self.val_grids)
         return DataLoader(examples, batch_size=self.batch_size, **self._loading())
