@@ -7,27 +7,31 @@ from pathlib import Path
 
 import diffusers
 import numpy as np
+import pytest
 import torch
 import trimesh
 from PIL import Image
 
-from instant3d import evaluate, scenes
+from instant3d import bundled, evaluate, scenes
 from instant3d.asset import Asset
 from instant3d.cameras import structured
 
 ROOT = Path(__file__).parents[1]
+# with what makes them quick; those whose weights are here
+SYSTEMS = {"two-stage": ["--steps", "10"]} | ({"direct": []} if (ROOT / bundled.DIRECT).is_dir() else {})
 WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "couch"
 
 
-def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_for(tmp_path):
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_for(tmp_path, system):
     command = [sys.executable, "-m", "instant3d.cli", "generate", "a red chair", "-o", str(tmp_path / "out")]
-    done = subprocess.run(
-        [*command, "--steps", "10", "--resolution", "96"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command += ["--system", system, "--resolution", "96", *SYSTEMS[system]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
-    assert {"text", "denoise", "decode", "reconstruct", "mesh", "video"} <= set(result["seconds"])
+    parts = {"two-stage": {"denoise", "decode", "reconstruct"}, "direct": {"network"}}[system]
+    assert {"load", "text", *parts, "mesh", "video"} == set(result["seconds"])
     mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
     shown = Asset.load(tmp_path / "out").render(structured(), 64)
     red, green, blue = shown.rgb.movedim(1, -1)[shown.alpha[:, 0] > 0.9].mean(0)

@@ -13,6 +13,7 @@ from instant3d import cli, training
 from instant3d.asset import Asset
 from instant3d.direct.data import DirectData, Examples
 from instant3d.direct.network import TextToTriplane
+from instant3d.direct.taught import Taught
 
 ROOT = Path(__file__).parents[2]
 ADAPTIVE = {"scoring": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0}}
@@ -76,6 +77,8 @@ def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
     assert process.wait() == 0
     alone, found = content(one), content(two)
     assert found["global_step"] == 2
+    batches = [state["direct"]["taught"]["batch"] for state in (alone, found)]
+    assert batches == [1, 2], "what a step costs is what all processes looked at"
     last = "network.outward.weight"
     moved = [state["current_model_state"][last] for state in (alone, found)]
     assert not torch.equal(*moved), "the other process's gradient counts"
@@ -126,6 +129,9 @@ def test_predictions_are_assets_that_the_exported_network_agrees_with(trained, p
 def test_an_export_is_the_averaged_network(trained, tmp_path):
     network = training.export(trained, tmp_path / "export")
     found, name = content(trained), "network.outward.weight"
+    taught = TextToTriplane.from_pretrained(tmp_path / "export").taught
+    assert taught == Taught(steps=2, batch=4, prompts=2)
+    assert taught.views_per_prompt == 4
     torch.testing.assert_close(network.outward.weight.detach(), found["state_dict"][name])
     assert not torch.equal(found["state_dict"][name], found["current_model_state"][name])
 

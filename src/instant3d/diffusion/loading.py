@@ -15,16 +15,14 @@ from instant3d.diffusion.source import ALL, NETWORKS
 
 
 def kind_of(name: str) -> Any:
-    """The class of a network."""
-    import diffusers
-    import transformers
+    """The class of a network; of the two libraries, whose classes take seconds to import, only the one that has it."""
+    if name.startswith("text_encoder"):
+        import transformers
 
-    return {
-        "text_encoder": transformers.CLIPTextModel,
-        "text_encoder_2": transformers.CLIPTextModelWithProjection,
-        "unet": diffusers.UNet2DConditionModel,
-        "vae": diffusers.AutoencoderKL,
-    }[name]
+        return transformers.CLIPTextModelWithProjection if name == "text_encoder_2" else transformers.CLIPTextModel
+    import diffusers
+
+    return diffusers.AutoencoderKL if name == "vae" else diffusers.UNet2DConditionModel
 
 
 def load(folder: Path, name: str, dtype: torch.dtype) -> Any:
