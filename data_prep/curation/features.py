@@ -22,7 +22,6 @@ from data_prep.curation.album import Subject
 from data_prep.curation.vectors import Features
 from instant3d.progress import OnStep
 
-CLIP = "openai/clip-vit-large-patch14"
 BATCH = 8  # scenes whose pictures go through the network together
 PER_PART = 1024  # scenes: what an interruption may cost
 
@@ -44,13 +43,14 @@ class ImageEncoder:
 
         name = str(source)
         try:
-            model, info = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+            loaded: Any = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
             preparer = CLIPImageProcessor.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{name} is neither a folder with a CLIP (config.json, model.safetensors, preprocessor_config.json) "
                 f"nor a Hub id that can be reached: {str(error).splitlines()[0]}"
             ) from error
+        model, info = loaded
         if absent := sorted(info["missing_keys"]):  # transformers would fill them with chance
             raise ValueError(f"{name} is no whole CLIP: it lacks {absent[0]}; name another")
         return cls(model, preparer, name, device)

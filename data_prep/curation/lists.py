@@ -130,6 +130,7 @@ def _lines(text: str, path: str | Path) -> Iterator[tuple[str, str]]:
 
 
 def _place(row: dict[str, Any]) -> Place | None:
-    rank, name, score, label = (row.get(key) for key in ("rank", "id", "score", "label"))
-    known = isinstance(rank, int) and isinstance(name, str) and isinstance(score, int | float) and math.isfinite(score)
-    return Place(rank, name, float(score), label) if known and label in (None, GOOD, BAD, SKIP) else None
+    rank, name, score, label = row.get("rank"), row.get("id"), row.get("score"), row.get("label")
+    if not (isinstance(rank, int) and isinstance(name, str) and isinstance(score, int | float)):
+        return None
+    return Place(rank, name, float(score), label) if math.isfinite(score) and label in (None, GOOD, BAD, SKIP) else None
