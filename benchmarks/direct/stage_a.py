@@ -59,7 +59,11 @@ def truth(world: World) -> Tensor:
 
 def exam(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
     """How many prompts it knows, shown and never shown."""
-    pictures = shown(network, world, world.prompts, course.picture)
+    return marks(shown(network, world, world.prompts, course.picture), world)
+
+
+def marks(pictures: Tensor, world: World) -> dict[str, Any]:
+    """The same of its pictures of all prompts, (K, 4, 3, size, size)."""
     found = nearest(pictures, truth(world))
     error = (pictures - truth(world)).square().flatten(1).mean(1)
     return {

@@ -25,7 +25,7 @@ from benchmarks.direct.album import Album, kept, numbered
 from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach
 from benchmarks.direct.judges import ATTRIBUTES, Attributes, Matcher
 from benchmarks.direct.painter import Painter
-from benchmarks.direct.stage_a import exam
+from benchmarks.direct.stage_a import marks
 from benchmarks.direct.world import World, read
 from instant3d.direct.directions import VIEWS
 from instant3d.direct.distillation import Distillation, Lesson
@@ -42,8 +42,8 @@ class Study:
     """Where models are kept, and how long each learns; `gate` is what a guide must reach before it may teach."""
 
     folder: Path
-    painter_steps: int = 8000
-    judge_steps: int = 1500
+    painter_steps: int = 4000
+    judge_steps: int = 1000
     gate: float = 0.95
 
 
@@ -160,9 +160,10 @@ def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
 
 
 def judged(network: TextToTriplane, step: int, *, study: Study, guide: str, course: Course) -> dict[str, Any]:
-    """Stage A's exam, then the classifier's word, the judge's, and, for comparison, that of the eyes that taught."""
-    said, all_prompts = exam(network, world(), course), world().prompts
+    """Stage A's marks, then the classifier's word, the judge's, and, for comparison, that of the eyes that taught."""
+    all_prompts = world().prompts
     pictures = shown(network, world(), all_prompts, course.picture)
+    said = marks(pictures, world())
     for name, numbers in (("seen", world().seen), ("unseen", world().unseen)):
         some = pictures[numbers]
         said[name] |= {
