@@ -92,8 +92,9 @@ def stored(folder: Path, orders: Sequence[Order], size: int = SIZE) -> Iterator[
 def real(folder: Path, orders: Sequence[Order], model: ViewsTo3D, size: int = SIZE) -> Iterator[Result]:
     """From real renders with that caption, as if stage 1 had drawn them without a fault."""
     captioned: dict[str, list[Path]] = {}
-    for document in sorted(folder.glob(f"**/{scenes.DOCUMENT}")):
-        captioned.setdefault(json.loads(document.read_text()).get("caption", ""), []).append(document.parent)
+    for place in scenes.below(folder):
+        told = json.loads((place / scenes.DOCUMENT).read_text())
+        captioned.setdefault(told.get("caption", ""), []).append(place)
     for order in orders:
         if order.prompt not in captioned:
             raise FileNotFoundError(f"{folder} holds no scene with the caption {order.prompt!r}; paint one")
@@ -275,8 +276,8 @@ def _by_prompt(folder: Path) -> dict[str, list[Path]]:
 def _views_of(place: Path) -> Tensor | None:
     """The four views that an asset was made of, if they are there."""
     told = json.loads((place / RECORD).read_text()).get("files", ["views"])
-    for document in sorted(place.glob(f"**/{scenes.DOCUMENT}") if "views" in told else ()):
-        return scenes.read(document.parent).views.on(1.0)
+    for folder in scenes.below(place) if "views" in told else ():
+        return scenes.read(folder).views.on(1.0)
     return None
 
 

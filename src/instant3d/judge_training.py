@@ -69,8 +69,8 @@ def train(
 def gathered(folders: Sequence[Path], objects: Sequence[str]) -> Examples:
     """All renders of those scenes whose caption names one of the objects, in any colour."""
     parts, shapes = [], [list[str]() for _ in objects]
-    for document in sorted(file for folder in folders for file in Path(folder).glob(f"**/{scenes.DOCUMENT}")):
-        scene = scenes.read(document.parent, frames=None, size=SIZE)
+    for place in (place for folder in folders for place in scenes.below(folder)):
+        scene = scenes.read(place, frames=None, size=SIZE)
         colour, thing = parsed(scene.caption or "", COLOURS, objects)
         if thing is None:
             continue

@@ -116,9 +116,13 @@ def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[Ex
 
 
 def _inside(folder: Path) -> list[Path]:
-    known = sorted({document.parent for document in folder.rglob(scenes.DOCUMENT)})
+    known = scenes.below(folder)
     holders = {parent for place in known for parent in (place, *place.parents)}
-    strays = [child for child in sorted(folder.iterdir()) if child.is_dir() and child not in holders]
+    strays = [
+        child
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and child not in holders and not child.name.startswith(".")
+    ]
     return sorted([*known, *(child for child in strays if any(child.rglob("*.png")) or any(child.rglob("*.jpg")))])
 
 

@@ -120,18 +120,12 @@ def _check(shard: Shard) -> None:
 
 
 def _found(roots: Sequence[str | Path]) -> dict[str, Path]:
-    """Scene folders by name: their path below the root, or the root's own name if it is a scene itself.
-
-    Hidden folders are left out: a killed process leaves half-written scenes in such.
-    """
+    """Scene folders by name: their path below the root, or the root's own name if it is a scene itself."""
     found: dict[str, Path] = {}
     for root in map(Path, roots):
         if not root.is_dir():
             raise FileNotFoundError(f"{root} is no folder; name scene folders or folders of such")
-        for document in sorted(root.rglob(scenes.DOCUMENT)):
-            folder = document.parent
-            if any(part.startswith(".") for part in folder.relative_to(root).parts):
-                continue
+        for folder in scenes.below(root):
             name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
             if name in found:
                 raise ValueError(f"{found[name]} and {folder} would both be packed as {name!r}; rename one")
