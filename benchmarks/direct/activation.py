@@ -7,17 +7,15 @@ is below a quarter of blank pictures'.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.direct.course import AROUND, Course, Run, carry_out, set_alpha, shown, student, teach
+from benchmarks.direct.course import AROUND, Course, Run, carry_out, set_alpha, shown, student, teach, usual_options
 from benchmarks.direct.world import World, read
 from instant3d.direct.distillation import Distillation
 from instant3d.direct.network import TextToTriplane
@@ -101,24 +99,13 @@ def first_below(curve: Sequence[dict[str, Any]], bound: float) -> int | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
+    options = usual_options("activation", __doc__, ARMS, steps=600).parse_args(arguments)
     every = min(EVERY, options.steps)
     course = Course(steps=options.steps, tests=tuple(range(every, options.steps + 1, every)))
     runs = [Run(arm, seed, partial(run, arm, seed, course)) for seed in options.seeds for arm in options.arms]
     for found in carry_out(runs, options.output, options.part):
         last = found["curve"][-1]["squared_error"]
         print(f"{found['arm']:20} seed {found['seed']}  recovered at {found['recovered']}, last error {last:.4f}")
-
-
-def parser() -> argparse.ArgumentParser:
-    assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.direct.activation", description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--part", default="1/1", help="k/n: every n-th run from the k-th on")
-    return parser
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,18 @@ class Run:
     arm: str
     seed: int
     work: Callable[[], dict[str, Any]]
+
+
+def usual_options(name: str, about: str | None, arms: Collection[str], steps: int) -> argparse.ArgumentParser:
+    """What every experiment's command takes; `about` is its module's docstring."""
+    assert about
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.direct.{name}", description=about.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms), metavar="ARM")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--part", default="1/1", help="k/n: every n-th run from the k-th on")
+    return parser
 
 
 def carry_out(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[dict[str, Any]]:

@@ -7,19 +7,17 @@ too little for some or needless for others, and a weight chosen by looking shoul
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach
+from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach, usual_options
 from benchmarks.direct.world import COLOURS, World, read
 from instant3d.direct.distillation import Distillation, Lesson
 from instant3d.direct.network import TextToTriplane
@@ -179,7 +177,7 @@ def face_pixels(views: Tensor, world: World, number: int) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
+    options = usual_options("janus", __doc__, ARMS, steps=500).parse_args(arguments)
     course = Course(steps=options.steps, tests=(options.steps // 2, options.steps))
     runs = [Run(arm, seed, partial(run, arm, seed, course)) for seed in options.seeds for arm in options.arms]
     for found in carry_out(runs, options.output, options.part):
@@ -188,17 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{name}: janus {last[name]['janus']:.2f} error {last[name]['squared_error']:.4f}" for name in LEAKS
         )
         print(f"{found['arm']:16} seed {found['seed']}  {groups}")
-
-
-def parser() -> argparse.ArgumentParser:
-    assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.direct.janus", description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--part", default="1/1", help="k/n: every n-th run from the k-th on")
-    return parser
 
 
 if __name__ == "__main__":

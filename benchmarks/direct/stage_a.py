@@ -6,17 +6,26 @@ known if, of the true pictures of all 128 objects, its own are nearest to what t
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.direct.course import AROUND, Course, Run, carry_out, nearest, recall, shown, student, teach
+from benchmarks.direct.course import (
+    AROUND,
+    Course,
+    Run,
+    carry_out,
+    nearest,
+    recall,
+    shown,
+    student,
+    teach,
+    usual_options,
+)
 from benchmarks.direct.world import COLOURS, World, read
 from instant3d.direct.distillation import Distillation
 from instant3d.direct.network import TextToTriplane
@@ -101,24 +110,13 @@ def swap(network: TextToTriplane, world: World, course: Course) -> dict[str, flo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
+    options = usual_options("stage_a", __doc__, ARMS, steps=1000).parse_args(arguments)
     course = Course(steps=options.steps, tests=(options.steps // 2, options.steps))
     runs = [Run(arm, seed, partial(run, arm, seed, course)) for seed in options.seeds for arm in options.arms]
     for found in carry_out(runs, options.output, options.part):
         last = found["curve"][-1]
         known = "  ".join(f"{name} {last[name]['recall']:.2f}" for name in ("seen", "unseen"))
         print(f"{found['arm']:32} seed {found['seed']}  {known}")
-
-
-def parser() -> argparse.ArgumentParser:
-    assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.direct.stage_a", description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--part", default="1/1", help="k/n: every n-th run from the k-th on")
-    return parser
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.direct import judges, painter
 from benchmarks.direct.album import Album, kept, numbered
-from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach
+from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach, usual_options
 from benchmarks.direct.judges import ATTRIBUTES, Attributes, Matcher
 from benchmarks.direct.painter import Painter
 from benchmarks.direct.stage_a import marks
@@ -193,13 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.direct.stage_b", description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--part", default="1/1", help="k/n: every n-th run from the k-th on")
+    parser = usual_options("stage_b", __doc__, ARMS, steps=1000)
     parser.add_argument("--prepare", action="store_true", help="make the guides and judges, and say what they can")
     parser.add_argument("--painter-steps", type=int, default=Study.painter_steps)
     parser.add_argument("--judge-steps", type=int, default=Study.judge_steps)
