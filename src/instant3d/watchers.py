@@ -105,8 +105,8 @@ class CollapseWatch(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         metrics = trainer.callback_metrics
-        if trainer.sanity_checking or "val/alpha" not in metrics:
-            return
+        if trainer.sanity_checking or not {"val/alpha", "val/true_alpha"} <= set(metrics):
+            return  # what is made of a prompt has no true alpha beside it
         shown, true = float(metrics["val/alpha"]), float(metrics["val/true_alpha"])
         what = "empty" if shown < 0.02 * true else "full of fog" if shown > max(0.97, 3 * true) else ""
         self.bad = self.bad + 1 if what else 0

@@ -1,5 +1,6 @@
 """The direct system by its commands: a killed run goes on, two processes share what they saw, and files come out."""
 
+import json
 from pathlib import Path
 
 import direct_runs
@@ -67,6 +68,18 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(parts, tmp_path):
     memory = one["taught"]["memory"]
     assert all(torch.equal(memory[key], two["taught"]["memory"][key]) for key in memory)
     assert memory["seen"].all()
+
+
+def test_validation_shows_prompts_under_the_watchers_of_the_shipped_trainers(parts, tmp_path):
+    shipped = yaml.safe_load((ROOT / "configs/trainer/cpu.yaml").read_text())["trainer"]["callbacks"]
+    watchers = [each for each in shipped if each["class_path"].startswith("instant3d.watchers.")]
+    words = [f"--trainer.callbacks+={json.dumps(each)}" for each in watchers]
+    look = [f"--data.val={json.dumps(PROMPTS[:1])}", "--trainer.val_check_interval=1", "--trainer.limit_val_batches=1"]
+    training.main(command(tmp_path, parts, 2, *words, *look, "--trainer.check_val_every_n_epoch=null"))
+    assert len(watchers) == 2
+    assert content(tmp_path)["global_step"] == 2
+    (table,) = tmp_path.glob("**/metrics.csv")
+    assert "val/alpha" in table.read_text().splitlines()[0].split(",")
 
 
 def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
