@@ -96,7 +96,7 @@ class Blender:
         except (ValueError, TimeoutError, MemoryError) as error:
             self.close()
             raise _worded(error, path, timeout_s) from error
-        except BaseException:
+        except BaseException:  # an interrupt, say
             self.close()  # half an answer is still on its way
             raise
         if "failure" in header:

@@ -114,7 +114,7 @@ class Process:
         self.used = 0
         try:
             self.pid = int(self._header(time.monotonic() + START_S, None)["pid"])
-        except BaseException:
+        except BaseException:  # an interrupt, too, must leave no process behind
             self.kill()
             raise
 

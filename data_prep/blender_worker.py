@@ -98,7 +98,7 @@ def leave(code):
 if __name__ == "__main__":
     try:
         serve()
-    except BaseException:
+    except BaseException:  # whatever it was, the parent reads the log's last words
         traceback.print_exc()
         leave(1)
     leave(0)

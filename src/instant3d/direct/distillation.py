@@ -17,6 +17,7 @@ from instant3d.cameras import Cameras
 from instant3d.diffusion.process import noised
 from instant3d.diffusion.prompt_tokens import PromptTokens
 from instant3d.direct import guidance, severity
+from instant3d.direct.clip_loss import clip_loss
 from instant3d.direct.directions import VIEWS, Schedule, from_front, negatives, shares, worded
 from instant3d.direct.guidance import Guide, Weight
 from instant3d.direct.network import TextToTriplane
@@ -152,8 +153,7 @@ class Distillation:
         seen = self.eyes(images) if self.eyes is not None else None
         losses = {"sds": self.score(lesson, images, seen, generator)}
         if self.scoring.clip and seen is not None and self.judges is not None:
-            alike = torch.cosine_similarity(seen, self.judges[lesson.prompts].to(seen), dim=-1)
-            losses["clip"] = (1 - alike).mean()
+            losses["clip"] = clip_loss(seen, self.judges[lesson.prompts].to(seen)).mean()
         if self.scoring.orientation:
             rays = lesson.cameras.rays(COARSE, COARSE).map(lambda tensor: tensor.flatten(1, 2))
             losses["orientation"] = field_orientation(field, rays, generator=generator)
