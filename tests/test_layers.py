@@ -17,7 +17,7 @@ ROWS = (
     ("scenes", "mesh"),
     # parts
     ("nerf", "transformer", "diffusion", "metrics", "clip", "residence"),
-    ("losses", "supply"),
+    ("losses", "schedule", "supply"),
     # systems
     ("stage1", "stage2", "direct"),
     # uses

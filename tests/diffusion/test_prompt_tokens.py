@@ -36,6 +36,28 @@ def test_tokens_are_what_stable_diffusions_own_pipeline_tells_its_unet(folder, e
     assert not found.tokens.requires_grad
 
 
+def test_fewer_layers_are_clip_skip_and_are_all_that_is_saved(folder, encoder, tmp_path):
+    layers = encoder.encoder.config.num_hidden_layers
+    words = encoder.tokenizer(PROMPTS, padding="max_length", max_length=24, truncation=True, return_tensors="pt")
+    states = encoder.encoder(words.input_ids, output_hidden_states=True).hidden_states  # as diffusers' clip_skip reads
+    norm = encoder.encoder.get_submodule("text_model" if hasattr(encoder.encoder, "text_model") else "")
+    expected = norm.final_layer_norm(states[-2])
+    short = PromptEncoder.from_pretrained(folder, layers=layers - 1)
+    torch.testing.assert_close(short(PROMPTS).tokens, expected)
+    short.save(tmp_path, torch.float32)
+    torch.testing.assert_close(PromptEncoder.from_pretrained(tmp_path)(PROMPTS).tokens, expected)
+
+
+def test_without_layers_a_word_is_the_same_beside_any_other(folder):
+    words = PromptEncoder.from_pretrained(folder, layers=0)
+    red, blue = words(["a red chair", "a blue chair"]).tokens
+    differ = (red != blue).any(-1).nonzero().flatten().tolist()
+    assert differ, "another colour is another word"
+    assert len(differ) < (red != words([""]).tokens[0]).any(-1).sum()
+    with pytest.raises(ValueError, match="layers; 99 of them cannot be kept"):
+        PromptEncoder.from_pretrained(folder, layers=99)
+
+
 def test_the_mask_shows_words_and_marks_and_hides_padding(encoder):
     mask = encoder(PROMPTS).mask
     words = len(encoder.tokenizer(PROMPTS[0], add_special_tokens=False).input_ids)

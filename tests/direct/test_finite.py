@@ -61,6 +61,27 @@ def test_words_between_two_views_name_pictures_by_how_near_they_are():
     torch.testing.assert_close(guide.embed(["cup, front view"])[0], torch.tensor([2, 1, 0], dtype=torch.float64) / 3)
 
 
+def test_told_the_camera_only_the_picture_from_there_is_meant():
+    around = torch.tensor([0.0, 60.0, 120.0], dtype=torch.float64)
+    places = torch.stack([around.deg2rad().cos(), around.deg2rad().sin(), torch.zeros(3)], dim=1).repeat(2, 1)
+    guide = FiniteSet(
+        some_pictures(6), ["cup"] * 3 + ["hat"] * 3, shares(around.repeat(2)), taken_from=places, spread=0.0
+    )
+    both = guide.told_camera(guide.embed(["hat", "", "hat, side view"]), places[[1, 2, 1]] + 0.001)
+    assert both[0].tolist() == [0, 0, 0, 0, 1, 0]
+    assert both[1].tolist() == [0, 0, 0.5, 0, 0, 0.5]
+    assert both[2].tolist() == [0, 0, 0, 0, 1, 0]
+    x0, eps, abar = guide.latents(some_pictures(7)[6:]), torch.randn(1, 3, 4, 4, dtype=torch.float64), guide.abar[300]
+    pull = guide.noise(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, torch.tensor([300]), both[:1]) - eps
+    torch.testing.assert_close(pull, (abar / (1 - abar)).sqrt() * (x0 - guide.latents(some_pictures(6)[4:5])))
+
+
+def test_a_guide_that_does_not_know_its_cameras_cannot_be_told_one():
+    guide = FiniteSet(some_pictures(2), ["cup"] * 2, torch.tensor([FRONT, BACK]))
+    words = guide.embed(["cup"])
+    assert guide.told_camera(words, torch.eye(3)[:1]) is words
+
+
 def test_a_prompt_with_a_comma_is_no_view():
     guide = FiniteSet(some_pictures(1), ["a cup, red"], torch.tensor([FRONT]))
     assert guide.embed(["a cup, red"]).tolist() == [[1.0]]

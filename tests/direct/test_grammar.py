@@ -56,6 +56,8 @@ def test_what_is_held_out_is_in_no_list_of_coloured_objects(tmp_path):
     (tmp_path / "without").write_text("an orange chair\na red apple tree\n")
     found = read(Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange")))
     assert found == ["a red chair", "an orange apple tree"]
+    plain = read(Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange"), plain=True))
+    assert plain == ["a chair", "an apple tree", *found]
     assert len(coloured(["chair", "boat"])) == 20
 
 

@@ -1,12 +1,14 @@
 """The direct system's module: it learns a prompt by heart, its colours' activation follows the steps, and what a
 checkpoint holds is enough to go on, to look and to export."""
 
+import json
 from itertools import pairwise
 
 import direct_runs
 import pytest
 import torch
 from direct_runs import ARCHITECTURE, PROMPTS, SIDE, ball_views
+from torch.nn import functional as F
 
 from instant3d.diffusion.prompt_tokens import PromptTokens
 from instant3d.direct.architecture import Architecture
@@ -274,6 +276,17 @@ def test_an_export_reads_prompts_by_itself(text, tmp_path):
     assert float(again.network.decoder.alpha) == 0.75
 
 
+def test_an_export_keeps_as_many_layers_of_the_text_encoder_as_were_read_with(text, tmp_path):
+    module = small(text, text_layers=0).eval()
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    export_direct(content, tmp_path)
+    assert json.loads((tmp_path / "text_encoder" / "config.json").read_text())["num_hidden_layers"] == 0
+    again, whole = (small(where).read(PROMPTS).tokens for where in (tmp_path, text))
+    torch.testing.assert_close(again, module.read(PROMPTS).tokens, atol=2e-2, rtol=2e-2)
+    assert not torch.allclose(again, whole, atol=0.1)
+
+
 def test_an_export_without_its_text_encoder_says_what_to_name(text, tmp_path):
     content = {"state_dict": small(text).state_dict()}
     small(tmp_path / "gone").on_save_checkpoint(content)
@@ -287,6 +300,11 @@ def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tm
     torch.testing.assert_close(cameras.cam_to_world, ball_views((1.0, 0.0, 0.0)).cameras.cam_to_world)
     named = guide.embed([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
     assert named.max(1).values.tolist() == [1.0, 1.0, 1.0], "each word names one picture"
+    told, _ = FiniteGuidance(str(balls), SIDE, camera=True).load(torch.device("cpu"))
+    directions = F.normalize(cameras.positions, dim=-1)
+    by_camera = told.told_camera(told.embed([PROMPTS[0]] * len(directions)), directions)
+    assert (by_camera.argmax(1) % len(directions)).tolist() == list(range(len(directions)))
+    assert by_camera.max(1).values.tolist() == [1.0] * len(directions)
     with pytest.raises(FileNotFoundError, match="no scene"):
         FiniteGuidance(str(tmp_path)).load(torch.device("cpu"))
     write(tmp_path / "a", ball_views((1.0, 0.0, 0.0)), caption="a ball")

@@ -18,7 +18,7 @@ from instant3d.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache
 from instant3d.stage1.cache import Encoded
 from instant3d.stage1.data import GridData, Requests
-from instant3d.stage1.module import Stage1, by_quarter, draw, muted, rate
+from instant3d.stage1.module import Stage1, by_quarter, draw, muted
 from instant3d.stage1.sampler import GridSampler, Sampling
 
 ROOT = Path(__file__).parents[2]
@@ -192,12 +192,6 @@ def test_grids_of_another_models_latents_are_refused(model, cached):
     small = Encoded(grids.mean[..., :4], grids.std[..., :4], grids.text, grids.size, grids.number)
     with pytest.raises(ValueError, match="same model"):
         module.encoded(small)
-
-
-def test_the_learning_rate_is_constant_after_its_rise_unless_it_is_to_fall():
-    assert [rate(step, 4, None) for step in (0, 1, 3, 4, 1000)] == [0.25, 0.5, 1.0, 1.0, 1.0]
-    assert rate(0, 0, None) == 1
-    assert [rate(step, 0, 100) for step in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
 
 
 def command(run, model, data, steps, *more, **settings):

@@ -12,7 +12,7 @@ from instant3d.asset import Asset
 from instant3d.cameras import Cameras, random_sphere, structured
 from instant3d.metrics import psnr
 from instant3d.stage2.data import Drawing, Example, TrainingScenes, scenes_for
-from instant3d.stage2.module import Marching, Stage2, Weights, split_parameters, warmup_cosine
+from instant3d.stage2.module import Marching, Stage2, Weights, split_parameters
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.views import Views
 from instant3d.watchers import CollapseWatch
@@ -151,14 +151,6 @@ def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
     with pytest.raises(ValueError, match="not opened"):
         training.export(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_learning_rate_rises_per_step_and_falls_to_nothing():
-    factors = [warmup_cosine(step, 10, 110) for step in range(111)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[9] == factors[10] == 1
-    assert factors[60] == pytest.approx(0.5)
-    assert factors[110] == pytest.approx(0)
 
 
 def test_norms_biases_and_tokens_do_not_decay():

@@ -39,12 +39,22 @@ class PromptEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        layers: int | None = None,
     ) -> PromptEncoder:
-        """Of a folder with tokenizer/ and text_encoder/, such as a Stable Diffusion's, or of a Hub id."""
+        """Of a folder with tokenizer/ and text_encoder/, such as a Stable Diffusion's, or of a Hub id.
+
+        layers  keep only the first so many of the transformer; what leaves out the last few is called "clip skip"
+        """
         found = files.folders(source, PARTS, dtype, kind="StableDiffusion")
         tokenizer, encoder = (load(found[name], name, dtype) for name in PARTS)
         check_tokens(tokenizer, encoder, str(source))
+        if layers is not None:
+            _shorten(encoder, layers, str(source))
         return cls(tokenizer, encoder, device)
 
     @property
@@ -84,3 +94,13 @@ class PromptEncoder:
             for name, part in zip(PARTS, (self.tokenizer, self.encoder), strict=True):
                 (partial / name).mkdir()
                 write(part, name, partial / name, dtype)
+
+
+def _shorten(encoder: Any, layers: int, source: str) -> None:
+    """Keep the first `layers` of a CLIP text transformer, and its last norm."""
+    has = encoder.config.num_hidden_layers
+    if not 0 <= layers <= has:
+        raise ValueError(f"the text encoder of {source} has {has} layers; {layers} of them cannot be kept")
+    stack = getattr(encoder, "text_model", encoder).encoder
+    stack.layers = stack.layers[:layers]
+    encoder.config.num_hidden_layers = layers

@@ -19,7 +19,7 @@ from instant3d.diffusion.prompt_tokens import PromptTokens
 from instant3d.direct import guidance, severity
 from instant3d.direct.clip_loss import clip_loss
 from instant3d.direct.directions import VIEWS, Schedule, from_front, negatives, shares, worded
-from instant3d.direct.guidance import Guide, Weight
+from instant3d.direct.guidance import CameraGuide, Guide, Weight
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import field_orientation
 from instant3d.direct.severity import FeatureCache, Sighting, Similarity
@@ -193,7 +193,10 @@ class Distillation:
         s = self.scoring
         direction = severity.directions_of(lesson.cameras)
         azimuth = from_front(torch.rad2deg(torch.atan2(direction[:, 1], direction[:, 0])))
-        asked = [self.conditions.nothing(len(x_t)), self.conditions.between(lesson.prompts, shares(azimuth))]
+        here = self.conditions.between(lesson.prompts, shares(azimuth))
+        if isinstance(self.guide, CameraGuide):
+            here = self.guide.told_camera(here, direction)
+        asked = [self.conditions.nothing(len(x_t)), here]
         if s.against == "none":
             nothing, positive = guidance.answers(self.guide, x_t, t, asked)
             return guidance.guided(nothing, positive, s.scale)

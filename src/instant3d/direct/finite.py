@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from instant3d.direct.directions import VIEWS
 
+SAME_PLACE = 1e-4  # of cosines: less than a degree
+
 
 class FiniteSet:
     """A `Guide` that knows K pictures (K, 3, side, side) in [0, 1], the prompt of each, and from where it was seen.
@@ -26,6 +28,8 @@ class FiniteSet:
     views   index into `VIEWS` of each picture (K), or how far each view's words name it, (K, 3): words may leak
     spread  s, of pictures whose values are in [-1, 1]
     abar    share of signal left at each of T timesteps; that of Stable Diffusion by default
+    taken_from  unit vectors (K, 3) to where each picture was taken from, if the model is to be told the camera as well,
+                like those that were trained with cameras (MVDream, Shi et al. 2023)
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class FiniteSet:
         *,
         spread: float = 0.1,
         abar: Tensor | None = None,
+        taken_from: Tensor | None = None,
     ) -> None:
         if len(pictures) != len(prompts) or len(pictures) != len(views):
             raise ValueError(
@@ -50,6 +55,7 @@ class FiniteSet:
         self.named = named.to(self.centres)
         self.spread = spread
         self.abar = (scaled_linear() if abar is None else abar).to(self.centres)
+        self.taken_from = None if taken_from is None else taken_from.to(self.centres)
 
     def latents(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] as they are compared: (B, 3, side, side), values from -1 to 1."""
@@ -74,6 +80,14 @@ class FiniteSet:
         if not shares.any():
             raise ValueError(f"no picture shows {prompt!r}; render it from all sides")
         return shares / shares.sum()
+
+    def told_camera(self, conditions: Tensor, directions: Tensor) -> Tensor:
+        """Of shares (B, K), those of the pictures that were taken from nearest to directions (B, 3), if it knows."""
+        if self.taken_from is None:
+            return conditions
+        cosine = directions.to(self.taken_from) @ self.taken_from.T
+        kept = conditions * (cosine > cosine.amax(dim=1, keepdim=True) - SAME_PLACE)
+        return kept / kept.sum(dim=1, keepdim=True)
 
     @torch.no_grad()
     def noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:

@@ -51,11 +51,13 @@ class Coloured:
 
     objects  a text file of names, one a line
     without  a text file of prompts that are left out, to ask for what was never seen together
+    plain    every object without a colour as well, as "a OBJECT"
     """
 
     objects: str
     without: str | None = None
     colours: tuple[str, ...] = COLOURS
+    plain: bool = False
 
 
 Source = str | list[str] | Coloured
@@ -95,15 +97,21 @@ GRAMMARS = {"animals": animals, "portraits": portraits, "daily_life": daily_life
 def coloured(objects: Iterable[str], colours: Iterable[str] = COLOURS, without: Iterable[str] = ()) -> list[str]:
     """Prompts such as "a red chair" and "an orange chair", but for those `without`."""
     held = set(without)
-    several = [f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {thing}" for thing in objects for colour in colours]
+    several = [f"{_article(colour)} {colour} {thing}" for thing in objects for colour in colours]
     return [prompt for prompt in several if prompt not in held]
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def read(source: Source) -> list[str]:
     """The prompts of a grammar by its name, of coloured objects, of a file with one a line, or a list as it is."""
     if isinstance(source, Coloured):
         without = [] if source.without is None else _in_file(source.without)
-        found = coloured(_in_file(source.objects), source.colours, without)
+        names = _in_file(source.objects)
+        found = [f"{_article(name)} {name}" for name in names if source.plain]
+        found += coloured(names, source.colours, without)
     elif isinstance(source, str):
         found = GRAMMARS[source]() if source in GRAMMARS else _in_file(source)
     else:

@@ -8,7 +8,7 @@ where eps_hat joins several answers of the model to one x_t, t and eps: classifi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,15 @@ class Guide(Protocol):
     def noise(self, x_t: Tensor, t: Tensor, conditions: Any) -> Tensor:
         """The noise eps (B, ...) that the model sees in x_t at timesteps t (B,), long, told `conditions` of the kind
         that its `embed` gives; without gradient."""
+        ...
+
+
+@runtime_checkable
+class CameraGuide(Guide, Protocol):
+    """A diffusion model that may also be told where the camera stands, beyond "front view" and "side view"."""
+
+    def told_camera(self, conditions: Any, directions: Tensor) -> Any:
+        """`conditions` (B, ...), with what cameras in directions (B, 3) from the origin add to them."""
         ...
 
 

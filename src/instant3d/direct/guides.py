@@ -13,6 +13,7 @@ from instant3d.diffusion.stable import SD_2_1_BASE, StableGuide
 from instant3d.direct.directions import from_front, shares
 from instant3d.direct.finite import FiniteSet
 from instant3d.direct.guidance import Guide
+from instant3d.direct.severity import directions_of
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class FiniteGuidance:
 
     size    pixels a side at which pictures are compared
     spread  how far from a picture the model still takes it for that one, where values go from -1 to 1
+    camera  tell it the camera beside "front view", "side view" or "back view", each of which names a quarter turn
     """
 
     scenes: str
     size: int = 64
     spread: float = 0.1
+    camera: bool = False
 
     def load(self, device: torch.device) -> tuple[Guide, Cameras | None]:
         """The guide, and the cameras (V,) of its pictures, which all scenes must share."""
@@ -59,7 +62,8 @@ class FiniteGuidance:
         azimuth = from_front(torch.rad2deg(torch.atan2(cameras.positions[:, 1], cameras.positions[:, 0])))
         views = shares(azimuth).repeat(len(found), 1)
         owners: Any = [caption for caption in captions for _ in range(len(azimuth))]
-        guide: Guide = FiniteSet(pictures.to(device), owners, views.to(device), spread=self.spread)
+        known = directions_of(cameras).repeat(len(found), 1) if self.camera else None
+        guide: Guide = FiniteSet(pictures.to(device), owners, views.to(device), spread=self.spread, taken_from=known)
         return guide, cameras
 
 

@@ -28,6 +28,7 @@ from instant3d.direct.shading import Mode, Shaded, light_directions
 from instant3d.direct.taught import Taught
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
+from instant3d.schedule import scheduled
 from instant3d.supply import seeded
 from instant3d.views import Views
 
@@ -83,12 +84,14 @@ class Direct(L.LightningModule):
     text           whose tokenizer and text encoder read the prompts: a folder in diffusers' layout or a Hub id
     guidance       the diffusion model: {source: ...} for Stable Diffusion, {scenes: ...} for an exact one of pictures;
                    Stable Diffusion 2.1 by default
+    text_layers    how many layers of the text encoder are kept; 0 for words that know nothing of one another (all)
     clip           a CLIP for the CLIP loss and the severity of adaptive Perp-Neg, a folder or a Hub id; the paper names
                    none, the released code loads this one
     background     "random": one colour for each picture, so that nothing hides in white; or "white", for a guide whose
                    pictures are
     alpha_start    of the colours' scaled sigmoid, which rises evenly to 1 over `alpha_share` of all steps; the paper
                    tells 0.5 and "gradually"
+    learning_rate  stays as it is, as in the paper, or falls by a cosine to 0 at the end if `decay`
     checkpointing  recompute the network's stages in the backward pass to save memory
     start          a folder of weights (or Hub id) to go on from; it brings its own architecture
     """
@@ -98,6 +101,7 @@ class Direct(L.LightningModule):
         architecture: Architecture = Architecture(),  # noqa: B008
         text: str = SD_2_1_BASE,
         guidance: Guidance | None = None,
+        text_layers: int | None = None,
         clip: str | None = "openai/clip-vit-large-patch14",
         scoring: Scoring = Scoring(),  # noqa: B008
         picture: Picture = Picture(),  # noqa: B008
@@ -107,6 +111,7 @@ class Direct(L.LightningModule):
         alpha_start: float = 0.5,
         alpha_share: float = 0.6,
         learning_rate: float = 1e-4,
+        decay: bool = False,
         betas: tuple[float, float] = (0.9, 0.99),
         epsilon: float = 1e-15,
         checkpointing: bool = False,
@@ -127,11 +132,13 @@ class Direct(L.LightningModule):
             )
         self.network = TextToTriplane(architecture) if start is None else TextToTriplane.from_pretrained(start).train()
         self.network.checkpointing = checkpointing
-        self.text, self.guidance, self.clip = text, guidance or StableGuidance(), clip
+        self.text, self.text_layers = text, text_layers
+        self.guidance, self.clip = guidance or StableGuidance(), clip
         self.scoring, self.picture, self.weights, self.background = scoring, picture, weights, background
         self.lighting = lighting
         self.alpha_start, self.alpha_share = alpha_start, alpha_share
-        self.learning_rate, self.betas, self.epsilon, self.seed = learning_rate, betas, epsilon, seed
+        self.learning_rate, self.decay, self.betas, self.epsilon = learning_rate, decay, betas, epsilon
+        self.seed = seed
         self.frozen = Frozen()
 
     def on_fit_start(self) -> None:
@@ -220,16 +227,18 @@ class Direct(L.LightningModule):
     def read(self, prompts: Sequence[str]) -> PromptTokens:
         """Prompts (B) as the network reads them; the encoder is loaded when it is first asked for."""
         if self.frozen.encoder is None:
-            self.frozen.encoder = PromptEncoder.from_pretrained(self.text, self.device)
+            self.frozen.encoder = PromptEncoder.from_pretrained(self.text, self.device, layers=self.text_layers)
         encoder = self.frozen.encoder.to(self.device)
         blocks = [prompts[k : k + READ_AT_ONCE] for k in range(0, len(prompts), READ_AT_ONCE)]
         return PromptTokens.cat([encoder(block) for block in blocks])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), self.learning_rate, self.betas, self.epsilon)
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.network.parameters(), self.learning_rate, self.betas, self.epsilon)
+        return scheduled(optimizer, 0, int(self.trainer.estimated_stepping_batches) if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["direct"] = {"architecture": asdict(self.network.architecture), "text": self.text}
+        reading = {"text": self.text, "text_layers": self.text_layers}
+        checkpoint["direct"] = {"architecture": asdict(self.network.architecture)} | reading
         teacher = self.frozen.distillation
         if teacher is not None:
             trainer = cast(Any, self.trainer)
@@ -269,7 +278,7 @@ def export_direct(content: dict[str, Any], folder: str | Path, text: str | None 
         {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
     )
     try:
-        encoder = PromptEncoder.from_pretrained(text or settings["text"])
+        encoder = PromptEncoder.from_pretrained(text or settings["text"], layers=settings.get("text_layers"))
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"what reads prompts cannot be read: {error}; if it lies elsewhere, say --base") from None
     if "taught" in settings:

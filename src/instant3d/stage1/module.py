@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from instant3d.diffusion.components import Components, merge_lora, with_lora
 from instant3d.diffusion.process import min_snr_weight, noised, target
 from instant3d.diffusion.text import TextEmbedding, encode
+from instant3d.schedule import scheduled
 from instant3d.stage1.cache import PARTS, Encoded, posterior
 from instant3d.stage1.data import Pictures, Requests
 from instant3d.stage1.sampler import GridSampler, Sampling
@@ -184,10 +184,7 @@ class Stage1(L.LightningModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate(step, self.warmup_steps, steps if self.decay else None)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, self.warmup_steps, steps if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage1"] = {
@@ -222,15 +219,6 @@ def by_quarter(name: str, loss: Tensor, timestep: Tensor, timesteps: int) -> dic
     """Mean loss of the examples (B,) in each quarter of the timesteps; quarters without any are left out."""
     quarter = timestep * QUARTERS // timesteps
     return {f"{name}_{k}": loss[quarter == k].mean() for k in range(QUARTERS) if (quarter == k).any()}
-
-
-def rate(step: int, warmup: int, total: int | None) -> float:
-    """Factor of the learning rate: linear up to 1 over `warmup` steps, then 1, or half a cosine to 0 at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    if total is None:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
 def additions(unet: Any) -> dict[str, nn.Parameter]:

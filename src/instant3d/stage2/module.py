@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from instant3d.losses import Perceptual, clear_way, geometric, photometric
 from instant3d.metrics import mask_iou, psnr
 from instant3d.nerf.volume import render
+from instant3d.schedule import scheduled
 from instant3d.stage2.data import Example
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.views import Views
@@ -146,10 +146,7 @@ class Stage2(L.LightningModule):
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, self.warmup_steps, steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, self.warmup_steps, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["architecture"] = asdict(self.network.architecture)
@@ -168,10 +165,3 @@ def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
         is_table = name.endswith(("tokens", "cls_token", "pos_embed"))
         (plain if parameter.dim() < 2 or is_table else decayed).append(parameter)
     return decayed, plain
-
-
-def warmup_cosine(step: int, warmup: int, total: int) -> float:
-    """Factor of the learning rate: linear up to 1 over `warmup` steps, then half a cosine down to 0 at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
