@@ -14,7 +14,7 @@ MADE := data/objects/objects.jsonl
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
-	evaluate-text demo-weights-stage1 demo-weights-stage2 demo-weights-judge
+	evaluate-text demo-weights-stage1 demo-weights-stage2 demo-weights-judge demo-weights-direct
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -116,3 +116,11 @@ demo-weights-stage2: .venv/.installed  ## make the bundled weights anew: OBJECTS
 	$(BIN)/python -m data_prep.recolour data/scenes/real --colours 1 --without configs/prompts/held_out.txt -o data/scenes/real_painted
 	$(BIN)/instant3d fit stage2 -c configs/trainer/cpu.yaml -c configs/stage2/demo.yaml -c configs/stage2/demo_generated.yaml
 	$(BIN)/instant3d export runs/stage2_generated -o checkpoints/stage2-demo
+
+demo-weights-direct: .venv/.installed  ## make the one-pass system's bundled weights anew, in an hour: OBJECTS=folder with a manifest
+	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) \
+		--keep configs/direct/demo_objects.txt --plan configs/render/rings.yaml -o data/scenes/rings
+	$(BIN)/python -m data_prep.recolour data/scenes/rings --only configs/prompts/judged_objects.txt \
+		--without configs/prompts/held_out.txt -o data/scenes/direct
+	$(BIN)/instant3d fit direct -c configs/trainer/cpu.yaml -c configs/direct/demo.yaml
+	$(BIN)/instant3d export runs/direct_demo -o checkpoints/direct-demo

@@ -20,6 +20,7 @@ from instant3d.direct import guidance, severity
 from instant3d.direct.clip_loss import clip_loss
 from instant3d.direct.directions import VIEWS, Schedule, from_front, negatives, shares, worded
 from instant3d.direct.guidance import CameraGuide, Guide, Weight
+from instant3d.direct.lookup import Lookup
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import field_orientation
 from instant3d.direct.severity import FeatureCache, Sighting, Similarity
@@ -28,7 +29,6 @@ from instant3d.nerf.triplane import TriplaneField
 from instant3d.nerf.volume import render
 from instant3d.views import Views
 
-ASKED_AT_ONCE = 64  # prompts of the guide's text encoder
 COARSE = 16  # rays a side along which the orientation of surfaces is looked at
 Against = Literal["none", "plain", "perp-neg"]
 
@@ -79,13 +79,12 @@ class Picture:
 
 
 class Conditions:
-    """What the guide is told of each prompt from each side, and of none; made once, given by number."""
+    """What the guide is told of each prompt from each side, and of none, by number."""
 
     def __init__(self, guide: Guide, prompts: Sequence[str]) -> None:
         texts = [worded(prompt, view) for prompt in prompts for view in VIEWS] + [""]
-        blocks = [guide.embed(texts[k : k + ASKED_AT_ONCE]) for k in range(0, len(texts), ASKED_AT_ONCE)]
-        first = blocks[0]
-        self.table = type(first).cat(blocks) if isinstance(first, Batch) else torch.cat(blocks)  # type: ignore[arg-type]
+        self.nowhere = len(texts) - 1
+        self.table = Lookup(texts, guide.embed)
 
     def of(self, prompts: Tensor, view: Tensor) -> guidance.Conditions:
         """Prompts (B,) from views (B,), numbers of VIEWS."""
@@ -98,13 +97,13 @@ class Conditions:
 
     def nothing(self, count: int) -> guidance.Conditions:
         """No prompt, `count` times."""
-        return self.table[torch.full((count,), -1)]
+        return self.table[torch.full((count,), self.nowhere)]
 
 
 class Distillation:
     """Teaches a network what a guide knows of a list of prompts.
 
-    text       the generator's own reading of the prompts, (P, N, C)
+    text       the generator's own reading of the prompts, (P, N, C), or a `Lookup` of it
     eyes       features (B, F) of pictures (B, 3, H, W), for the severity of Perp-Neg and the CLIP loss
     remembers  the last features of every prompt, if the severity is to be measured against earlier views
     judges     CLIP's features (P, F) of the prompts, for the CLIP loss
@@ -115,7 +114,7 @@ class Distillation:
         network: TextToTriplane,
         guide: Guide,
         prompts: Sequence[str],
-        text: PromptTokens,
+        text: PromptTokens | Lookup,
         *,
         scoring: Scoring = Scoring(),
         picture: Picture = Picture(),
@@ -162,7 +161,8 @@ class Distillation:
     def field(self, lesson: Lesson, generator: torch.Generator) -> TriplaneField:
         """The objects of the prompts (B)."""
         noise = torch.randn(len(lesson.prompts), self.network.architecture.noise_width, generator=generator)
-        return self.network(self.text[lesson.prompts], noise.to(self.text.tokens.device))
+        text: PromptTokens = self.text[lesson.prompts]
+        return self.network(text, noise.to(text.tokens.device))
 
     def show(self, field: Field, lesson: Lesson, generator: torch.Generator) -> Views:
         """Objects (B, 1) as the cameras see them."""

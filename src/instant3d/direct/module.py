@@ -21,6 +21,7 @@ from instant3d.direct.data import DirectData, Example, Requests
 from instant3d.direct.directions import FRONT_AZIMUTH_DEG
 from instant3d.direct.distillation import Distillation, Picture, Scoring
 from instant3d.direct.guides import Guidance, StableGuidance
+from instant3d.direct.lookup import Lookup
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import entropy, opacity
 from instant3d.direct.severity import FeatureCache
@@ -32,7 +33,6 @@ from instant3d.schedule import scheduled
 from instant3d.supply import seeded
 from instant3d.views import Views
 
-READ_AT_ONCE = 64  # prompts of the text encoder
 SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATION_DEG)  # from the front, around
 
 
@@ -158,7 +158,7 @@ class Direct(L.LightningModule):
             self.network,
             guide,
             prompts,
-            self.read(prompts),
+            Lookup(prompts, self.read),
             scoring=self.scoring,
             picture=self.picture,
             eyes=eyes,
@@ -228,9 +228,7 @@ class Direct(L.LightningModule):
         """Prompts (B) as the network reads them; the encoder is loaded when it is first asked for."""
         if self.frozen.encoder is None:
             self.frozen.encoder = PromptEncoder.from_pretrained(self.text, self.device, layers=self.text_layers)
-        encoder = self.frozen.encoder.to(self.device)
-        blocks = [prompts[k : k + READ_AT_ONCE] for k in range(0, len(prompts), READ_AT_ONCE)]
-        return PromptTokens.cat([encoder(block) for block in blocks])
+        return self.frozen.encoder.to(self.device)(prompts)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.network.parameters(), self.learning_rate, self.betas, self.epsilon)
