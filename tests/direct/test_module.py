@@ -103,6 +103,27 @@ def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
     assert (truth.on(1.0)[0] - truth.on(1.0)[2]).square().mean() > 0.03
 
 
+def test_views_of_one_prompt_share_a_pass_where_chance_has_no_say(monkeypatch):
+    torch.manual_seed(0)
+    network = TextToTriplane(Architecture.from_dict(ARCHITECTURE | {"style_noise": False}))
+    guide = FiniteSet(
+        ball_views((0.9, 0.1, 0.1)).on(1.0).repeat(2, 1, 1, 1), ["a"] * 3 + ["b"] * 3, torch.arange(6) % 3
+    )
+    tokens = torch.randn(2, ARCHITECTURE["text_length"], ARCHITECTURE["text_width"])
+    text = PromptTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+    scoring = Scoring(scale=1.0, against="none")
+    teacher = Distillation(network, guide, ["a", "b"], text, scoring=scoring, picture=Picture(SIDE, 12, 0))
+    asked, points = torch.tensor([1, 0, 1, 1]), torch.rand(4, 50, 3) * 2 - 1
+    expected = network(text[asked])(points)
+    passes = []
+    grow = network.triplane
+    monkeypatch.setattr(network, "triplane", lambda text: passes.append(len(text.tokens)) or grow(text))
+    cameras = ball_views((1.0, 0.0, 0.0)).cameras[torch.tensor([0, 1, 2, 0])]
+    found = teacher.field(Lesson(asked, cameras), torch.Generator())(points)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert passes == [2]
+
+
 def test_alpha_rises_evenly_to_1_and_stays_there():
     values = [annealed(step, 60.0, 0.5) for step in range(101)]
     assert values[0] == 0.5

@@ -159,8 +159,12 @@ class Distillation:
         return losses, shown
 
     def field(self, lesson: Lesson, generator: torch.Generator) -> TriplaneField:
-        """The objects of the prompts (B)."""
+        """The objects of the prompts (B); where chance has no say in them, all views of a prompt share one pass."""
         noise = torch.randn(len(lesson.prompts), self.network.architecture.noise_width, generator=generator)
+        if not self.network.architecture.style_noise:
+            prompts, place = lesson.prompts.unique(return_inverse=True)
+            triplane = self.network.triplane(self.text[prompts])
+            return TriplaneField(triplane[place], self.network.decoder)
         text: PromptTokens = self.text[lesson.prompts]
         return self.network(text, noise.to(text.tokens.device))
 
