@@ -1,4 +1,4 @@
-"""The experiments' results as tables and a figure: `python -m benchmarks.direct.tables OUT -o docs/direct_tables.md`.
+"""The experiments' results as tables and a figure: `python -m benchmarks.direct.tables OUT -o docs/direct_results.md`.
 
 OUT holds a folder of results for each experiment: stage_a, stage_b, janus, activation; those that are not there are
 left out. A number is the mean over seeds, with the least and the most in brackets where there are several.
@@ -15,9 +15,21 @@ from typing import Any
 from benchmarks.direct import activation, janus, stage_a, stage_b
 from instant3d.chart import Line, chart
 
+HEAD = """# What the direct system's experiments found
+
+A number is the mean over seeds, the least and the most in brackets; a run's minutes are of one core of a server CPU.
+What was asked, and what the answers say: [direct.md](direct.md#experiments)."""
 Result = dict[str, Any]
 Found = dict[str, list[Result]]  # of each arm, one of each seed
-DRAWN = ("all", "no cross-attention", "no token-to-plane", "token-to-plane only", "cross-attention only", "no text")
+DRAWN = (
+    "all",
+    "no cross-attention",
+    "no token-to-plane",
+    "token-to-plane only",
+    "cross-attention only",
+    "style text only",
+    "no text",
+)
 
 
 def results(folder: Path, arms: Iterable[str]) -> Found:
@@ -51,8 +63,8 @@ def last(some: Sequence[Result], *path: str) -> list[float]:
 
 
 def extent(some: Sequence[Result]) -> str:
-    """Seeds and mean minutes of a run."""
-    return f"{len(some)} x {sum(one['wall_seconds'] for one in some) / len(some) / 60:.0f} min"
+    """Seeds and the mean time of a processor that a run took."""
+    return f"{len(some)} x {sum(one['curve'][-1]['seconds'] for one in some) / len(some) / 60:.1f} min"
 
 
 def of_stage_a(found: Found) -> str:
@@ -202,7 +214,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def page(folder: Path, picture: Path | None = None) -> str:
     """All there is, in Markdown; the figure goes to `picture`."""
-    parts = []
+    parts: list[str] = []
     for name, (title, arms, told) in EXPERIMENTS.items():
         found = results(folder / name, arms)
         if not found:
@@ -215,7 +227,7 @@ def page(folder: Path, picture: Path | None = None) -> str:
         raise FileNotFoundError(
             f"{folder} has no results in any of {', '.join(EXPERIMENTS)}; run the experiments first"
         )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([HEAD, *parts]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

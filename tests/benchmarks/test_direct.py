@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from benchmarks.direct.world import COLOURS, SHAPES, Kind, World, read
 from instant3d.direct.directions import VIEWS
 
 NUMBERS = list(range(6))
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -211,8 +213,7 @@ def saturated(seed, recovered):
         "start": 0.2,
         "bound": 0.05,
         "recovered": recovered,
-        "wall_seconds": 120.0,
-        "curve": [{"step": 25, "squared_error": 0.01 * (seed + 1)}],
+        "curve": [{"step": 25, "seconds": 120.0, "squared_error": 0.01 * (seed + 1)}],
     }
 
 
@@ -228,8 +229,13 @@ def test_tables_hold_means_and_extremes_of_all_seeds(tmp_path):
         "0.200 (0.200 to 0.200)",
         "0.050",
         "0.0200 (0.0100 to 0.0300)",
-        "3 x 2 min",
+        "3 x 2.0 min",
     ]
+
+
+def test_the_page_in_the_docs_says_what_the_results_beside_the_experiments_say(tmp_path):
+    expected = tables.page(ROOT / "benchmarks" / "direct" / "results", tmp_path / "direct_recall.png")
+    assert (ROOT / "docs" / "direct_results.md").read_text() == expected
 
 
 def test_a_folder_without_results_is_named(tmp_path):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from instant3d.batch import Batch
 
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # which world axes run along the width and the height of each plane
+TINY = 1e-20  # of a squared distance, where its root has no slope
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,9 @@ class Decoder(nn.Module):
         """Raw density (..., N) at points (..., N, 3) with the blob's share."""
         if not self.blob:
             return raw.float()
-        return raw.float() + self.blob * (1 - points.norm(dim=-1) / self.blob_radius)
+        x, y, z = points.unbind(-1)  # `norm` is fifty times as slow where coordinates come first in memory
+        distance = (x * x + y * y + z * z).clamp(min=TINY).sqrt()
+        return raw.float() + self.blob * (1 - distance / self.blob_radius)
 
     def to_density(self, raw: Tensor, points: Tensor) -> Tensor:
         return self.density_activation(self.with_blob(raw, points) + self.density_bias)
