@@ -70,6 +70,15 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(parts, tmp_path):
     assert memory["seen"].all()
 
 
+def test_one_setting_of_the_guide_changes_alone(parts, tmp_path, capsys):
+    guidance = {"class_path": "FiniteGuidance", "init_args": {"scenes": "here", "spread": 0.2, "camera": True}}
+    with pytest.raises(SystemExit):
+        training.main(command(tmp_path, parts, 1, "--model.guidance.scenes=there", "--print_config", guidance=guidance))
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["guidance"]
+    assert found["class_path"].endswith("FiniteGuidance")
+    assert found["init_args"] == {"scenes": "there", "size": 64, "spread": 0.2, "camera": True}
+
+
 def test_validation_shows_prompts_under_the_watchers_of_the_shipped_trainers(parts, tmp_path):
     shipped = yaml.safe_load((ROOT / "configs/trainer/cpu.yaml").read_text())["trainer"]["callbacks"]
     watchers = [each for each in shipped if each["class_path"].startswith("instant3d.watchers.")]

@@ -82,7 +82,7 @@ def command(run, text, balls, trainer, *more, **model):
     settings = {
         "architecture": ARCHITECTURE,
         "text": str(text),
-        "guidance": {"scenes": str(balls), "size": SIDE},
+        "guidance": {"class_path": "FiniteGuidance", "init_args": {"scenes": str(balls), "size": SIDE}},
         "clip": None,
         "scoring": {"scale": 5.0, "against": "none"},
         "picture": {"size": SIDE, "samples": 12, "importance": 0},

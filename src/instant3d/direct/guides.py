@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,16 @@ from instant3d.direct.guidance import Guide
 from instant3d.direct.severity import directions_of
 
 
+class Guidance(ABC):
+    """Of a diffusion model, all that a configuration says; `class_path` there names which kind it is."""
+
+    @abstractmethod
+    def load(self, device: torch.device) -> tuple[Guide, Cameras | None]:
+        """The guide, and the cameras (V,) that it must be asked from if it knows no others."""
+
+
 @dataclass(frozen=True)
-class StableGuidance:
+class StableGuidance(Guidance):
     """A Stable Diffusion or an SDXL, in a folder of diffusers' layout or on the Hub.
 
     size  pixels a side of the pictures that it is shown; those it was made for by default
@@ -32,7 +41,7 @@ class StableGuidance:
 
 
 @dataclass(frozen=True)
-class FiniteGuidance:
+class FiniteGuidance(Guidance):
     """The exact diffusion model of the pictures in a folder of scene folders; their captions are the prompts.
 
     size    pixels a side at which pictures are compared
@@ -65,9 +74,6 @@ class FiniteGuidance:
         known = directions_of(cameras).repeat(len(found), 1) if self.camera else None
         guide: Guide = FiniteSet(pictures.to(device), owners, views.to(device), spread=self.spread, taken_from=known)
         return guide, cameras
-
-
-Guidance = StableGuidance | FiniteGuidance
 
 
 def _alike(one: Cameras, other: Cameras) -> bool:
