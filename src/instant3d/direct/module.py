@@ -82,8 +82,8 @@ class Direct(L.LightningModule):
     """Teaches a TextToTriplane what a diffusion model knows of a list of prompts.
 
     text           whose tokenizer and text encoder read the prompts: a folder in diffusers' layout or a Hub id
-    guidance       the diffusion model, `StableGuidance` or the exact one of pictures, `FiniteGuidance`; Stable Diffusion
-                   2.1 by default
+    guidance       the diffusion model: `StableGuidance`, or the exact one of pictures, `FiniteGuidance`; by default
+                   Stable Diffusion 2.1
     text_layers    how many layers of the text encoder are kept; 0 for words that know nothing of one another (all)
     clip           a CLIP for the CLIP loss and the severity of adaptive Perp-Neg, a folder or a Hub id; the paper names
                    none, the released code loads this one
