@@ -117,7 +117,7 @@ demo-weights-stage2: .venv/.installed  ## make the bundled weights anew: OBJECTS
 	$(BIN)/instant3d fit stage2 -c configs/trainer/cpu.yaml -c configs/stage2/demo.yaml -c configs/stage2/demo_generated.yaml
 	$(BIN)/instant3d export runs/stage2_generated -o checkpoints/stage2-demo
 
-demo-weights-direct: .venv/.installed  ## make the one-pass system's bundled weights anew, in an hour: OBJECTS=folder with a manifest
+demo-weights-direct: .venv/.installed  ## make the one-pass system's bundled weights anew, in 1.5 hours: OBJECTS=folder with a manifest
 	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) \
 		--keep configs/direct/demo_objects.txt --plan configs/render/rings.yaml -o data/scenes/rings
 	$(BIN)/python -m data_prep.recolour data/scenes/rings --only configs/prompts/judged_objects.txt \

@@ -25,7 +25,6 @@ DRAWN = (
     "all",
     "no cross-attention",
     "no token-to-plane",
-    "token-to-plane only",
     "cross-attention only",
     "style text only",
     "no text",

@@ -49,6 +49,5 @@ def test_only_what_does_not_fit_is_read_again_and_then_each_text_once(looked_up)
 def test_a_tables_size_is_that_of_all_its_tensors():
     assert size(read(TEXTS)) == 10 * 4 * 4 + 10 * 4
     assert size(torch.zeros(3, 5, dtype=torch.float64)) == 120
-    Lookup(TEXTS, read, most_bytes=200)
     assert Lookup(TEXTS, read, most_bytes=200).kept is not None
     assert Lookup(TEXTS, read, most_bytes=199).kept is None

@@ -85,7 +85,7 @@ class FiniteSet:
         """Of shares (B, K), those of the pictures that were taken from nearest to directions (B, 3), if it knows."""
         if self.taken_from is None:
             return conditions
-        cosine = directions.to(self.taken_from) @ self.taken_from.T
+        cosine = (directions.to(self.taken_from) @ self.taken_from.T).masked_fill(conditions == 0, -2.0)
         kept = conditions * (cosine > cosine.amax(dim=1, keepdim=True) - SAME_PLACE)
         return kept / kept.sum(dim=1, keepdim=True)
 
