@@ -90,9 +90,11 @@ def test_buttons_do_what_keys_do_and_keys_with_modifiers_do_nothing(scenes, tmp_
 
 def test_what_was_said_is_there_after_the_page_was_closed(scenes, tmp_path, show):
     file, names = written(scenes, tmp_path), order(scenes)
-    page = show(file)
+    witness, page = show(file), show(file)
     for key in "gb":
         page.keyboard.press(key)
+    # A browser writes behind the page's back, and a page that a test closes is gone at once.
+    witness.wait_for_function("Object.values(localStorage).some(kept => Object.keys(JSON.parse(kept)).length === 2)")
     page.close()
     again = show(file)
     assert again.locator("#id").inner_text() == names[2]
