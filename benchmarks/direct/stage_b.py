@@ -2,9 +2,11 @@
 
 A small diffusion model learns the 128 objects from pictures, without the 32 held-out pairs of colours ("apart") or with
 them ("whole"), and teaches only if what it paints is what was asked for. Students are taught by its scores (sds), by a
-small contrastive model that learned from the same pictures (clip), or by both. They are judged by a classifier and a
-contrastive model of other seeds and architectures, which have seen all 128 objects. Learned models are made once and
-kept in OUT/models: `--prepare` makes them and nothing else, which is to come before several processes share the runs.
+small contrastive model that learned from the same pictures (clip), or by both; the guide "apart" also teaches two of
+Stage A's networks by its scores, one with nothing but cross-attention and one without text. Students are judged by a
+classifier and a contrastive model of other seeds and architectures, which have seen all 128 objects. Learned models are
+made once and kept in OUT/models: `--prepare` makes them and nothing else, which is to come before several processes
+share the runs.
 """
 
 from __future__ import annotations
@@ -20,12 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.direct import judges, painter
+from benchmarks.direct import judges, painter, stage_a
 from benchmarks.direct.album import Album, kept, numbered
 from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach, usual_options
 from benchmarks.direct.judges import ATTRIBUTES, Attributes, Matcher
 from benchmarks.direct.painter import Painter
-from benchmarks.direct.stage_a import marks
 from benchmarks.direct.world import World, read
 from instant3d.direct.directions import VIEWS
 from instant3d.direct.distillation import Distillation, Lesson
@@ -33,7 +34,8 @@ from instant3d.direct.network import TextToTriplane
 
 GUIDES = ("apart", "whole")
 LOSSES = ("sds", "clip", "both")
-ARMS = tuple(f"{guide} {loss}" for guide in GUIDES for loss in LOSSES)
+PARTIAL = ("cross-attention only", "no text")
+ARMS = (*(f"{guide} {loss}" for guide in GUIDES for loss in LOSSES), *(f"apart sds, {part}" for part in PARTIAL))
 CLIP_WEIGHT = 120.0  # 0.1 of a score's loss that is a mean over the 1,200 numbers of a picture, not a sum
 
 
@@ -137,12 +139,13 @@ class ClipAlone(Distillation):
 
 def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
     """Teach one student by one guide and one loss."""
-    guide, loss = arm.split()
+    taught_by, _, part = arm.partition(", ")
+    guide, loss = taught_by.split()
     gate, eyes, numbers = admitted(study, guide), eyes_of(study, guide), world().seen
     prompts = [world().prompts[number] for number in numbers]
     weight = 0.0 if loss == "sds" else CLIP_WEIGHT
     lessons = (ClipAlone if loss == "clip" else Distillation)(
-        student(seed),
+        student(seed, **stage_a.ARMS[part or "all"]),
         painter_of(study, guide),
         prompts,
         read(prompts),
@@ -160,10 +163,10 @@ def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
 
 
 def judged(network: TextToTriplane, step: int, *, study: Study, guide: str, course: Course) -> dict[str, Any]:
-    """Stage A's marks, then the classifier's word, the judge's, and, for comparison, that of the eyes that taught."""
+    """Stage A's marks, and controls at the end; what the classifier and the judge say, and the eyes that taught."""
     all_prompts = world().prompts
     pictures = shown(network, world(), all_prompts, course.picture)
-    said = marks(pictures, world())
+    said = stage_a.marks(pictures, world())
     for name, numbers in (("seen", world().seen), ("unseen", world().unseen)):
         some = pictures[numbers]
         said[name] |= {
@@ -171,7 +174,7 @@ def judged(network: TextToTriplane, step: int, *, study: Study, guide: str, cour
             "judge": judging(study).retrieval(some, all_prompts, numbers),
             "eyes": eyes_of(study, guide).retrieval(some, all_prompts, numbers),
         }
-    return said
+    return said | (stage_a.controls(network, world(), course) if step == course.steps else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -189,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for found in carry_out(runs, options.output, options.part):
         last = found["curve"][-1]
         known = "  ".join(f"{name} {last[name]['attributes']['all']:.2f}" for name in ("seen", "unseen"))
-        print(f"{found['arm']:12} seed {found['seed']}  {known}")
+        print(f"{found['arm']:31} seed {found['seed']}  {known}")
 
 
 def parser() -> argparse.ArgumentParser:

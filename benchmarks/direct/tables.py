@@ -90,21 +90,21 @@ def of_stage_a(found: Found) -> str:
     )
     parts = [table(head, rows)]
     if "all" in found:
-        parts.append(table(("whole network", "found"), _controls(found)))
+        parts.append(controls(found["all"], found.get("cross-attention only")))
     return "\n\n".join(parts)
 
 
-def _controls(found: Found) -> list[tuple[str, str]]:
-    whole = found["all"]
+def controls(whole: Sequence[Result], partial: Sequence[Result] | None) -> str:
+    """What only the last test of a whole network says, and how far it is ahead of one with cross-attention alone."""
     rows = [
         ("recall where each prompt's neighbour was asked for", spread(last(whole, "shuffled", "recall"))),
         ("hats that turn with their word", spread(last(whole, "swapped", "hat_flipped"))),
         ("mean change of the bodies then", spread(last(whole, "swapped", "body_moved"), 3)),
     ]
-    if "cross-attention only" in found:
-        ahead = _mean(last(whole, "unseen", "recall")) - _mean(last(found["cross-attention only"], "unseen", "recall"))
+    if partial:
+        ahead = _mean(last(whole, "unseen", "recall")) - _mean(last(partial, "unseen", "recall"))
         rows.append(("held-out recall ahead of cross-attention only", f"{ahead:.2f}"))
-    return rows
+    return table(("whole network", "found"), rows)
 
 
 def of_stage_b(found: Found) -> str:
@@ -133,7 +133,10 @@ def of_stage_b(found: Found) -> str:
     ]
     judged = ["student", "all right, shown", "all right, held out", "body", "shape", "hat"]
     judged += ["nearest true object", "found by the judge", "found by the eyes that taught", "runs"]
-    return "\n\n".join((table(head, painted), table(judged, rows)))
+    parts = [table(head, painted), table(judged, rows)]
+    if "apart sds" in found:
+        parts.append(controls(found["apart sds"], found.get("apart sds, cross-attention only")))
+    return "\n\n".join(parts)
 
 
 def of_janus(found: Found) -> str:
