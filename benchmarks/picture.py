@@ -14,11 +14,13 @@ from torch import Tensor
 
 from instant3d import writers
 from instant3d.asset import Asset
-from instant3d.cameras import turntable
+from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit, turntable
+from instant3d.direct.directions import FRONT_AZIMUTH_DEG
 
 SIZE = 160  # pixels of a picture
 ACROSS = 4  # prompts side by side
-CAMERA = 1  # of twelve once around: 15 degrees from the nearest view that was drawn
+BETWEEN = turntable(12)[1:2]  # 15 degrees from the nearest view that was drawn
+AROUND_DEG = (30, 120)  # from the front, of an asset that was made without views
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,10 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for first in range(0, len(found), ACROSS):
         some = found[first : first + ACROSS]
         prompts = [json.loads((folder / "result.json").read_text())["prompt"] for folder in some]
-        pictures = [picture for folder in some for picture in (drawn(folder), built(folder))]
-        captions = [text for prompt in prompts for text in (prompt, "the asset")]
-        rows.append(writers.Row("", torch.stack(pictures), captions))
+        pairs = [pair(folder) for folder in some]
+        captions = [text for prompt, (_, second) in zip(prompts, pairs, strict=True) for text in (prompt, second)]
+        rows.append(writers.Row("", torch.cat([pictures for pictures, _ in pairs]), captions))
     writers.sheet(rows, options.output)
+
+
+def pair(folder: Path) -> tuple[Tensor, str]:
+    """An asset's two pictures (2, 3, SIZE, SIZE), and what the second shows: first its views, if it was made of any."""
+    if (folder / "grid.png").is_file():
+        return torch.stack([drawn(folder), *built(folder, BETWEEN)]), "the asset"
+    azimuths = [FRONT_AZIMUTH_DEG + degrees for degrees in AROUND_DEG]
+    return built(folder, orbit(azimuths, STRUCTURED_ELEVATION_DEG)), "a quarter around"
 
 
 def drawn(folder: Path) -> Tensor:
@@ -47,9 +57,9 @@ def drawn(folder: Path) -> Tensor:
     return torch.from_numpy(np.asarray(grid.convert("RGB")).copy()).permute(2, 0, 1) / 255
 
 
-def built(folder: Path) -> Tensor:
-    """The asset from a camera between those of its views, (3, SIZE, SIZE)."""
-    return Asset.load(folder).render(turntable(12)[CAMERA : CAMERA + 1], SIZE).on(1.0)[0]
+def built(folder: Path, cameras: Cameras) -> Tensor:
+    """The asset by cameras (V,), (V, 3, SIZE, SIZE)."""
+    return Asset.load(folder).render(cameras, SIZE).on(1.0)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,14 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # after these, nothing more
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of every prompt; `count` assets of each, by seeds that count up from `seed`."""
+    """What is asked of every prompt; `count` assets of each, by seeds that count up from `seed`.
+
+    resolution  nodes along each axis of the mesh's grid; by default the system's own
+    """
 
     seed: int = 0
     count: int = 1
-    resolution: int = 256
+    resolution: int | None = None
     formats: Sequence[str] = ("glb",)
 
 
@@ -153,7 +156,7 @@ class _Run:
     def _write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
         """One asset, whole or not at all."""
         with atomic.merged(item.folder, seal=RECORD) as partial, self.progress.task(f"{item.where}: building"):
-            made = self.maker.end(draft, item.prompt, item.seed, self.order.resolution, partial, watch)
+            made = self.maker.end(draft, item.prompt, item.seed, _nodes(self.order, self.maker), partial, watch)
             written = results.write(
                 partial, made.asset, made.shown, size=made.size, formats=self.order.formats, watch=watch
             )
@@ -173,6 +176,10 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
+def _nodes(order: Order, maker: Maker) -> int:
+    return order.resolution or maker.nodes
+
+
 def _settings(item: Item, order: Order, maker: Maker) -> dict[str, Any]:
     """What decides how the asset looks."""
     return {
@@ -180,7 +187,7 @@ def _settings(item: Item, order: Order, maker: Maker) -> dict[str, Any]:
         "prompt": item.prompt,
         "seed": item.seed,
         **maker.settings,
-        "resolution": order.resolution,
+        "resolution": _nodes(order, maker),
         "weights": maker.weights,
     }
 

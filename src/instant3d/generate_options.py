@@ -35,7 +35,9 @@ def add(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--formats", type=words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
     command.add_argument(
-        "--resolution", type=positive, default=256, help="nodes a side of the mesh's grid (default 256)"
+        "--resolution",
+        type=positive,
+        help="nodes a side of the mesh's grid (default 256; if direct, two for each texel of its planes, at most 256)",
     )
     _add_sampling(command.add_argument_group("how the two-stage system draws views"))
     _add_machine(command.add_argument_group("weights and machine"))

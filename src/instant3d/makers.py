@@ -20,6 +20,7 @@ from instant3d.asset import Asset
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
 from instant3d.diffusion import source as stage1_files
 from instant3d.diffusion.prompt_tokens import PARTS
+from instant3d.direct.architecture import read_architecture
 from instant3d.direct.directions import FRONT_AZIMUTH_DEG
 from instant3d.nerf.triplane import Triplane
 from instant3d.pipeline import DirectTextTo3D, Sampling, TextTo3D, find_device, stage1_dtype
@@ -29,7 +30,7 @@ from instant3d.results import Shown, picture_size
 from instant3d.stage1.grid import to_views
 from instant3d.stage2.network import locate
 from instant3d.weight_kinds import check_stages, direct_folder
-from instant3d.weights import WEIGHTS
+from instant3d.weights import CONFIG, WEIGHTS
 
 AROUND_DEG = range(0, 360, 45)  # from the front, where a sheet shows what was made of no pictures
 SIDES = {0: "front", 90: "side", 180: "back", 270: "side"}
@@ -52,6 +53,7 @@ class Maker(Protocol):
     at_once   prompts that are begun together
     settings  what decides how an asset looks, beside its prompt and seed, the mesh's resolution and the weights
     weights   where they were found and the SHA-256 of each of their files
+    nodes     of the mesh's grid, a side, unless others are asked for
     """
 
     system: str
@@ -59,6 +61,7 @@ class Maker(Protocol):
     device: torch.device
     at_once: int
     settings: dict[str, Any]
+    nodes: int
 
     @property
     def weights(self) -> dict[str, Any]: ...
@@ -80,6 +83,7 @@ class TwoStage:
     """Stage 1 draws a grid of views, which is the draft, and stage 2 builds the asset of them."""
 
     system, task = "two-stage", "drawing the views"
+    nodes = 256
 
     def __init__(
         self,
@@ -163,6 +167,7 @@ class Direct:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
         self.source = bundled.weights(bundled.DIRECT, weights, option="--direct")
         self.folder = direct_folder(self.source)
+        self.nodes = read_architecture(self.folder / CONFIG).mesh_resolution
         self.settings: dict[str, Any] = {}
 
     @cached_property

@@ -240,12 +240,12 @@ class DirectTextTo3D:
         network = TextToTriplane.from_pretrained(folder).requires_grad_(False)
         return cls(network, PromptEncoder.from_pretrained(folder), device=device, max_memory=max_memory)
 
-    def __call__(self, prompt: str, *, seed: int | None = 0, resolution: int = 256) -> Asset:
-        """The object of a prompt; the same seed gives the same one. See `Asset` for `resolution`."""
+    def __call__(self, prompt: str, *, seed: int | None = 0, resolution: int | None = None) -> Asset:
+        """The object of a prompt; the same seed gives the same one. See `build` for `resolution`."""
         return self.many([prompt], [seed], resolution=resolution)[0]
 
     def many(
-        self, prompts: Sequence[str], seeds: Sequence[int | None] | None = None, *, resolution: int = 256
+        self, prompts: Sequence[str], seeds: Sequence[int | None] | None = None, *, resolution: int | None = None
     ) -> list[Asset]:
         """An asset for each prompt, all in one pass; seeds count from 0 by default."""
         triplanes = self.imagine(self.encode(prompts), range(len(prompts)) if seeds is None else seeds)
@@ -262,8 +262,12 @@ class DirectTextTo3D:
             triplane = self.network.triplane(text, torch.stack([self._noise(seed) for seed in seeds]).to(self.device))
         return triplane.map(Tensor.float)
 
-    def build(self, triplane: Triplane, *, resolution: int = 256) -> Asset:
-        """The asset of planes (3, C, P, P)."""
+    def build(self, triplane: Triplane, *, resolution: int | None = None) -> Asset:
+        """The asset of planes (3, C, P, P).
+
+        resolution  nodes along each axis of the mesh's grid; by default two for each texel of the planes, at most 256
+        """
+        resolution = resolution or self.network.architecture.mesh_resolution
         if not torch.isfinite(triplane.planes).all():
             raise ValueError("the network answers with numbers that are not finite; copy or export its weights again")
         decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device

@@ -88,6 +88,15 @@ def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made
     assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the blob's
 
 
+def test_a_mesh_has_two_nodes_a_texel_unless_others_are_asked_for(capsys, weights, tmp_path):
+    (side,) = {planes.shape[-1] for planes in DirectTextTo3D.from_pretrained(weights)(RED).triplane.planes}
+    command = ["generate", RED, "--system", "direct", "--direct", str(weights), "-o", str(tmp_path / "out")]
+    assert cli.main([*command, "--device", "cpu"]) == 0
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["resolution"] == 2 * side
+    assert cli.main([*command, "--device", "cpu"]) == 0
+    assert "is finished with the same settings" in capsys.readouterr().err
+
+
 def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_in(model, tmp_path, monkeypatch):
     sheets = []
     monkeypatch.setattr(writers, "sheet", lambda rows, *_, **__: sheets.append(rows))

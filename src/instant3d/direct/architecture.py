@@ -93,6 +93,11 @@ class Architecture:
     def plane_side(self) -> int:
         return self.base_side * 2 ** len(self.widths)
 
+    @property
+    def mesh_resolution(self) -> int:
+        """Nodes along each axis of a grid that shows what planes can hold: two for each texel, at most 256."""
+        return min(256, 2 * self.plane_side)
+
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
         """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
