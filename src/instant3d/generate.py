@@ -177,7 +177,7 @@ def _enough_memory() -> Iterator[None]:
 
 
 def _nodes(order: Order, maker: Maker) -> int:
-    return order.resolution or maker.nodes
+    return maker.nodes if order.resolution is None else order.resolution
 
 
 def _settings(item: Item, order: Order, maker: Maker) -> dict[str, Any]:

@@ -267,7 +267,8 @@ class DirectTextTo3D:
 
         resolution  nodes along each axis of the mesh's grid; by default two for each texel of the planes, at most 256
         """
-        resolution = resolution or self.network.architecture.mesh_resolution
+        if resolution is None:
+            resolution = self.network.architecture.mesh_resolution
         if not torch.isfinite(triplane.planes).all():
             raise ValueError("the network answers with numbers that are not finite; copy or export its weights again")
         decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device
