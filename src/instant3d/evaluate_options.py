@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from instant3d import bundled
 from instant3d.arguments import positive, seed, words
-from instant3d.system_options import add_stages, add_system, settle
+from instant3d.system_options import SAMPLERS, STARTS, add_stages, add_system, settle
 
 if TYPE_CHECKING:
     from instant3d.alignment import Result
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from instant3d.pipeline import TextTo3D, ViewsTo3D
 
 OBJECTS = Path("configs") / "prompts" / "judged_objects.txt"
-STARTS, SAMPLERS = ("blob", "noise", "square"), ("euler", "ddim")
 
 
 def add_text(command: argparse.ArgumentParser) -> None:
@@ -75,8 +74,12 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, help="folder for metrics.json, table.md, figure.png"
     )
     command.add_argument("--steps", type=words, default=["4", "10", "30", "100"], help="(default 4,10,30,100)")
-    command.add_argument("--starts", type=words, default=["blob", "noise"], help="among blob,noise,square")
-    command.add_argument("--samplers", type=words, default=["euler"], help="among euler,ddim (default euler)")
+    command.add_argument(
+        "--starts", type=words, default=["blob", "noise"], help=f"among {','.join(STARTS)} (default blob,noise)"
+    )
+    command.add_argument(
+        "--samplers", type=words, default=["euler"], help=f"among {','.join(SAMPLERS)} (default euler)"
+    )
     command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure MRC too")
     add_stages(command)
     _add_drawing(command)

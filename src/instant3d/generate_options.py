@@ -11,7 +11,7 @@ from instant3d import prompts
 from instant3d.arguments import amount, positive, seed, words
 from instant3d.complaints import sentence
 from instant3d.progress import Progress
-from instant3d.system_options import add_system, settle
+from instant3d.system_options import SAMPLERS, STARTS, add_system, settle
 
 if TYPE_CHECKING:
     from instant3d.generate import Outcome
@@ -48,8 +48,8 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=positive, help="of denoising (default 30)")
     group.add_argument("--guidance", type=float, help="how closely to follow the prompt (default 5)")
     group.add_argument("--rescale", type=float, help="0 to 1: against glaring colours (default 0)")
-    group.add_argument("--sampler", choices=["euler", "ddim"], help="(default euler)")
-    group.add_argument("--start", choices=["blob", "square", "noise"], help="what lies under the noise (default blob)")
+    group.add_argument("--sampler", choices=SAMPLERS, help="(default euler)")
+    group.add_argument("--start", choices=STARTS, help="what lies under the noise (default blob)")
     group.add_argument("--negative", metavar="TEXT", help="what to stay away from")
 
 

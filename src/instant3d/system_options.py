@@ -7,6 +7,9 @@ from typing import Any
 
 from instant3d import bundled
 
+SAMPLERS = ("euler", "ddim", "dpm++")
+STARTS = ("blob", "noise", "square")
+
 # with what they are if nothing is said, so that parsers leave them None
 OWN: dict[str, dict[str, Any]] = {
     "two-stage": {
