@@ -1,24 +1,52 @@
-"""How the learning rate goes on, of all that is trained here."""
+"""Learning-rate schedules of everything that is trained here: a linear warm-up, then half a cosine to zero.
+
+The cosine falls over a number of steps or, where a run is given a time (`trainer.max_time`), over its seconds.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.callbacks import Timer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def rate(step: int, warmup: int, total: int | None) -> float:
-    """Factor of the learning rate: linear up to 1 over `warmup` steps, then 1, or half a cosine to 0 at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    if total is None:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+def rate(step: int, warmup: int, progress: float) -> float:
+    """Factor of the learning rate.
+
+    Args:
+        step: Optimiser steps taken so far.
+        warmup: Steps over which the factor rises linearly to 1.
+        progress: Share of the training that is over, in [0, 1]; 0 throughout keeps the rate constant.
+    """
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
 
-def scheduled(optimizer: Optimizer, warmup: int, total: int | None) -> dict[str, Any]:
-    """What Lightning's `configure_optimizers` returns: the optimizer with that factor, taken anew at every step."""
-    schedule = LambdaLR(optimizer, lambda step: rate(step, warmup, total))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+def progress_of(trainer: L.Trainer, step: int, warmup: int = 0) -> float:
+    """Share of a run that is over: of its steps after the warm-up, or of its time, whichever ends first."""
+    shares = [max(0, step - warmup) / max(1, trainer.estimated_stepping_batches - warmup)]
+    for timer in (one for one in trainer.callbacks if isinstance(one, Timer)):  # type: ignore[attr-defined]
+        if (remaining := timer.time_remaining()) is not None:
+            elapsed = timer.time_elapsed()
+            shares.append(elapsed / max(elapsed + remaining, 1e-9))
+    # every process of DDP must take the same rate, and their clocks differ
+    return float(trainer.strategy.broadcast(max(shares))) if len(shares) > 1 else shares[0]
+
+
+def scheduled(optimizer: Optimizer, warmup: int, trainer: L.Trainer | None) -> dict[str, Any]:
+    """What `configure_optimizers` returns: the optimizer with the factor `rate`, set anew at every step.
+
+    Args:
+        optimizer: Holds the highest learning rates.
+        warmup: Steps of linear rise.
+        trainer: Whose `max_steps` or `max_time` ends the cosine; None keeps the rate constant after its rise.
+    """
+
+    def factor(step: int) -> float:
+        return rate(step, warmup, 0.0 if trainer is None else progress_of(trainer, step, warmup))
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

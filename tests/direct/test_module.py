@@ -49,6 +49,7 @@ class Standing:
     def __init__(self, data, step=0, steps=10):
         self.datamodule, self.global_step, self.estimated_stepping_batches = data, step, steps
         self.world_size, self.accumulate_grad_batches = 1, 1
+        self.callbacks = []
 
 
 def begun(module, step=0, prompts=PROMPTS):

@@ -29,7 +29,7 @@ from instant3d.direct.shading import Mode, Shaded, light_directions
 from instant3d.direct.taught import Taught
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
-from instant3d.schedule import scheduled
+from instant3d.schedule import progress_of, scheduled
 from instant3d.supply import seeded
 from instant3d.views import Views
 
@@ -202,8 +202,8 @@ class Direct(L.LightningModule):
     def anneal(self) -> None:
         """Let the colours' activation saturate earlier and earlier; it is as it is now in whatever is saved now."""
         if self.network.architecture.rgb == "scaled":
-            steps = self.alpha_share * self.trainer.estimated_stepping_batches
-            self.network.decoder.alpha.fill_(annealed(self.global_step, steps, self.alpha_start))
+            progress = progress_of(self.trainer, self.global_step)
+            self.network.decoder.alpha.fill_(annealed(progress, self.alpha_share, self.alpha_start))
 
     def validation_step(self, batch: Requests, batch_idx: int) -> dict[str, Any]:
         return {"shown": self.look(batch, "val")}
@@ -232,7 +232,7 @@ class Direct(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.network.parameters(), self.learning_rate, self.betas, self.epsilon)
-        return scheduled(optimizer, 0, int(self.trainer.estimated_stepping_batches) if self.decay else None)
+        return scheduled(optimizer, 0, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         reading = {"text": self.text, "text_layers": self.text_layers}
@@ -257,9 +257,9 @@ def sees(scoring: Scoring) -> bool:
     return bool(scoring.clip or (scoring.dw and scoring.against != "none"))
 
 
-def annealed(step: int, steps: float, start: float) -> float:
-    """From `start` evenly up to 1, which is reached after so many steps."""
-    return 1.0 if step >= steps else start + (1 - start) * step / steps
+def annealed(progress: float, end: float, start: float) -> float:
+    """From `start` evenly up to 1, which is reached when so much of the training is over."""
+    return 1.0 if progress >= end else start + (1 - start) * progress / end
 
 
 def digest(prompts: Sequence[str]) -> str:

@@ -183,8 +183,7 @@ class Stage1(L.LightningModule):
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        return scheduled(optimizer, self.warmup_steps, steps if self.decay else None)
+        return scheduled(optimizer, self.warmup_steps, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage1"] = {

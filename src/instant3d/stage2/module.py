@@ -145,8 +145,7 @@ class Stage2(L.LightningModule):
         decayed, plain = split_parameters(self.network)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
-        steps = int(self.trainer.estimated_stepping_batches)
-        return scheduled(optimizer, self.warmup_steps, steps)
+        return scheduled(optimizer, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["architecture"] = asdict(self.network.architecture)

@@ -1,0 +1,110 @@
+"""How few denoising steps do: text alignment, view agreement and seconds for numbers of steps and samplers.
+
+`python -m benchmarks.steps -o out/steps` draws the views of all prompts by every setting, rebuilds each asset once and
+looks at it twice: from new cameras, for the judge (`evaluate text`), and from the cameras of the drawn views, for their
+agreement (`evaluate consistency`). Settings that were measured before are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from instant3d import alignment, atomic, bundled, consistency
+from instant3d.arguments import positive, words
+from instant3d.gallery import Gallery, Order, listed, orders
+from instant3d.judge import Judge
+from instant3d.pipeline import Sampling, TextTo3D, ViewsTo3D
+
+PROMPTS = Path("configs") / "prompts" / "held_out.txt"
+STEPS, SAMPLERS = (4, 6, 8, 12, 16, 20, 30), ("euler", "dpm++")
+TIMED = 4  # prompts whose views are drawn one by one for the seconds, as `generate` draws one
+HEADINGS = (
+    "sampler | steps | colour | object | both | both, drawn views | agreement, dB | s to denoise one prompt".split(
+        " | "
+    )
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every combination and print the table."""
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, help=f'"a COLOUR OBJECT", one a line ({PROMPTS})')
+    parser.add_argument("--steps", type=words, default=[str(count) for count in STEPS])
+    parser.add_argument("--samplers", type=words, default=list(SAMPLERS))
+    parser.add_argument("--every", type=positive, default=1, help="only each so-manieth prompt (default 1: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first prompt; others count up")
+    parser.add_argument("--stage1", default=None)
+    parser.add_argument("--stage2", default=None)
+    parser.add_argument(
+        "--timing-only", action="store_true", help="take the seconds anew, on a machine that is idle now"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for views, steps.json and table.md")
+    options = parser.parse_args(arguments)
+    stage1 = bundled.weights(bundled.STAGE1, options.stage1)
+    stage2 = bundled.weights(bundled.STAGE2, options.stage2)
+    load = cache(partial(TextTo3D.from_pretrained, stage1, stage2))
+    model, judge = ViewsTo3D.from_pretrained(stage2), Judge.from_pretrained(bundled.weights(bundled.JUDGE))
+    wanted = orders(listed(options.prompts)[:: options.every], options.seed)
+    file = options.output / "steps.json"
+    report: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    for steps in map(int, options.steps):
+        for sampler in options.samplers:
+            name, sampling = f"{sampler} {steps}", Sampling(steps=steps, sampler=sampler)
+            if name not in report:
+                gallery = Gallery(options.output / "views", stage1, sampling, load)
+                report[name] = {"sampling": asdict(sampling), **measured(gallery, wanted, model, judge)}
+            if options.timing_only or "seconds" not in report[name]:
+                report[name]["seconds"] = seconds(load(), wanted[:TIMED], sampling)
+            with atomic.merged(options.output) as partial_folder:
+                (partial_folder / "steps.json").write_text(json.dumps(report, indent=2) + "\n")
+                (partial_folder / "table.md").write_text(table(report))
+    print(table(report), end="")
+
+
+def measured(gallery: Gallery, wanted: Sequence[Order], model: ViewsTo3D, judge: Judge) -> dict[str, Any]:
+    """Shares of assets and of drawn views that the judge names rightly, and the views' agreement in dB."""
+    gallery.fill(wanted)
+    results, agreements = [], []
+    for order in wanted:
+        views = gallery.views(order)
+        asset = model(views)
+        again = asset.render(views.cameras, views.width)
+        agreements.append(consistency.measure(views, again))
+        renders = asset.render(alignment.new_cameras(), alignment.SIZE).on(1.0).clamp(0, 1)
+        results.append(alignment.Result(order, views.on(1.0), renders, None))
+    said = alignment.judged(judge, results)
+    return {"renders": said["renders"], "views": said["views"], "agreement": consistency.summary(agreements)["psnr"]}
+
+
+def seconds(model: TextTo3D, wanted: Sequence[Order], sampling: Sampling) -> float:
+    """The least time that denoising the views of one prompt took, among a few prompts, after one to warm up."""
+    taken = []
+    for order in [wanted[0], *wanted]:
+        text, away = model.encode([order.prompt])
+        start = time.perf_counter()
+        model.denoise(text, away, [order.seed], sampling=sampling)
+        taken.append(time.perf_counter() - start)
+    return round(min(taken[1:]), 3)
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """One line a setting, as Markdown; shares in percent."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
+    for name, numbers in report.items():
+        sampler, steps = name.split()
+        shares = [numbers["renders"][key] for key in ("colour", "object", "both")] + [numbers["views"]["both"]]
+        cells = [sampler, steps, *(f"{100 * share:.0f}" for share in shares)]
+        lines.append("| " + " | ".join([*cells, f"{numbers['agreement']:.2f}", f"{numbers['seconds']:.2f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
