@@ -25,11 +25,16 @@ from instant3d.pipeline import Sampling, TextTo3D, ViewsTo3D
 PROMPTS = Path("configs") / "prompts" / "held_out.txt"
 STEPS, SAMPLERS = (4, 6, 8, 12, 16, 20, 30), ("euler", "dpm++")
 TIMED = 4  # prompts whose views are drawn one by one for the seconds, as `generate` draws one
-HEADINGS = (
-    "sampler | steps | colour | object | both | both, drawn views | agreement, dB | s to denoise one prompt".split(
-        " | "
-    )
-)
+HEADINGS = [
+    "sampler",
+    "steps",
+    "colour",
+    "object",
+    "both",
+    "both, drawn views",
+    "agreement, dB",
+    "s to denoise one prompt",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

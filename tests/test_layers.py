@@ -12,7 +12,7 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 ROWS = (
     # nouns
     ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "hub", "progress", "prompts"),
-    ("cameras", "weights", "system_options"),
+    ("cameras", "devices", "weights", "system_options"),
     ("views",),
     ("scenes", "mesh"),
     # parts
@@ -65,7 +65,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
 }
 # data_prep's own, whose files are imported only where they are needed, or run by another Python
 EARLY = {"blenderproc", "bpy", "embreex", "moderngl"}
-LIGHTNING_USES = {"training.py", "watchers.py"}  # beside each system's module.py and data.py
+LIGHTNING_USES = {"training.py", "watchers.py", "schedule.py"}  # beside each system's module.py and data.py
 
 
 def files() -> Iterator[Path]:

@@ -12,9 +12,10 @@ from tiny_sdxl import tiny_sdxl_folder
 
 from instant3d import pipeline
 from instant3d.cameras import structured
+from instant3d.devices import find_device
 from instant3d.diffusion.components import Components
 from instant3d.diffusion.text import encode
-from instant3d.pipeline import Sampling, TextTo3D, ViewsTo3D, find_device
+from instant3d.pipeline import Sampling, TextTo3D, ViewsTo3D
 from instant3d.prompts import cut_off
 from instant3d.stage1.grid import unpack
 from instant3d.stage1.sampler import GridSampler

@@ -176,7 +176,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from instant3d import evaluate
-    from instant3d.pipeline import find_device
+    from instant3d.devices import find_device
 
     if arguments.views == "all":
         raise ValueError(
@@ -224,7 +224,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _cache(arguments: argparse.Namespace) -> None:
-    from instant3d.pipeline import find_device
+    from instant3d.devices import find_device
     from instant3d.stage1 import cache
 
     cache.build(

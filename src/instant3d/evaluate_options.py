@@ -110,8 +110,8 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
 def text(arguments: argparse.Namespace) -> None:
     """Measure how well assets show their prompts."""
     from instant3d import alignment, clip
+    from instant3d.devices import find_device
     from instant3d.gallery import listed, orders
-    from instant3d.pipeline import find_device
 
     settle(arguments)
     judge, device = _judge(arguments.judge), find_device(arguments.device)
@@ -208,7 +208,8 @@ def _looker(
 ) -> tuple[Callable[[Sequence[Order]], Iterator[Result]], Taught | None]:
     """Where assets come from (drawn anew, made before, or rebuilt from real renders), and how that was taught."""
     from instant3d import alignment
-    from instant3d.pipeline import DirectTextTo3D, find_device
+    from instant3d.devices import find_device
+    from instant3d.pipeline import DirectTextTo3D
 
     if arguments.assets:
         return (lambda wanted: alignment.stored(arguments.assets, wanted, size)), None
@@ -235,7 +236,8 @@ def _two_stage_looker(arguments: argparse.Namespace, size: int) -> Callable[[Seq
 
 def _models(arguments: argparse.Namespace) -> tuple[str | Path, Callable[[], TextTo3D], ViewsTo3D]:
     """Stage 1's place, how to open the whole when something is to be drawn, and stage 2 alone."""
-    from instant3d.pipeline import TextTo3D, ViewsTo3D, find_device
+    from instant3d.devices import find_device
+    from instant3d.pipeline import TextTo3D, ViewsTo3D
 
     device = find_device(arguments.device)
     stage2 = bundled.weights(bundled.STAGE2, arguments.stage2, option="--stage2")

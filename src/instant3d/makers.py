@@ -18,12 +18,13 @@ from torch import Tensor
 from instant3d import bundled, results, scenes, writers
 from instant3d.asset import Asset
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
+from instant3d.devices import find_device
 from instant3d.diffusion import source as stage1_files
 from instant3d.diffusion.prompt_tokens import PARTS
 from instant3d.direct.architecture import read_architecture
 from instant3d.direct.directions import FRONT_AZIMUTH_DEG
 from instant3d.nerf.triplane import Triplane
-from instant3d.pipeline import DirectTextTo3D, Sampling, TextTo3D, find_device, stage1_dtype
+from instant3d.pipeline import DirectTextTo3D, Sampling, TextTo3D, stage1_dtype
 from instant3d.progress import OnStep, Stopwatch
 from instant3d.prompts import slug
 from instant3d.results import Shown, picture_size

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from instant3d import bundled
 from instant3d.asset import Asset
+from instant3d.devices import fast_dtype
 from instant3d.diffusion.components import NETWORKS, Components
 from instant3d.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 from instant3d.diffusion.text import TextEmbedding
 from instant3d.direct.network import TextToTriplane
-from instant3d.nerf.frozen import fast_dtype
 from instant3d.nerf.triplane import Triplane
 from instant3d.residence import Residence, fair_share
 from instant3d.scenes import Scene
@@ -34,7 +34,7 @@ from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
 from instant3d.weight_kinds import check_stages, direct_folder
 
-__all__ = ["Asset", "DirectTextTo3D", "Sampling", "TextTo3D", "ViewsTo3D", "find_device"]
+__all__ = ["Asset", "DirectTextTo3D", "Sampling", "TextTo3D", "ViewsTo3D"]
 
 WORK_BYTES = 2**30  # that rendering and meshing may take, unless told otherwise
 
@@ -287,19 +287,3 @@ class DirectTextTo3D:
 def stage1_dtype(device: torch.device) -> torch.dtype:
     """In which stage 1 is kept: SDXL's usual half precision on a GPU; a CPU computes in float32, or casts by itself."""
     return torch.float16 if device.type == "cuda" else torch.float32
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name, or for `auto` a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name!r} is no device; say cpu, cuda or cuda:1") from None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"there is no {name} here, but {count or 'no'} CUDA devices; say --device cpu or another")
-    return device

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from instant3d import atomic, photo, results, scenes, writers
 from instant3d.asset import check_formats
 from instant3d.cameras import Cameras
-from instant3d.pipeline import WORK_BYTES, ViewsTo3D, find_device
+from instant3d.devices import find_device
+from instant3d.pipeline import WORK_BYTES, ViewsTo3D
 from instant3d.progress import Stopwatch
 from instant3d.results import Shown
 from instant3d.scenes import Scene

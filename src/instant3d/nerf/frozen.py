@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from instant3d.devices import fast_dtype
 from instant3d.nerf.field import Field
 from instant3d.nerf.triplane import TriplaneField, corner_table, sample_table
 
@@ -44,13 +45,6 @@ def keep_heap() -> None:
     how much to keep from the largest block freed so far, up to 32 MiB; elsewhere this changes nothing.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
-
-
-def fast_dtype() -> torch.dtype:
-    """bfloat16 on processors with products for it (AVX-512 BF16, AMX), float32 on others, which only emulate it."""
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    able = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    return torch.bfloat16 if able else torch.float32
 
 
 class FrozenField:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instant3d.devices import fast_dtype
 from instant3d.diffusion.components import Components, schedule
 from instant3d.diffusion.text import TextEmbedding, encode
-from instant3d.nerf.frozen import fast_dtype
 from instant3d.stage1.blob import Start, start_image, start_latents
 
 OnStep = Callable[[int, int], object]  # told how many steps are done, of how many

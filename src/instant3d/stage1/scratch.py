@@ -1,237 +1,185 @@
-"""Makes a small SDXL from nothing where no pretrained one is at hand: `python -m instant3d.stage1.scratch`.
+"""A small SDXL from nothing, where no pretrained one is at hand: `python -m instant3d.stage1.scratch`.
 
-It trains the parts that stage 1 leaves alone: a vocabulary from the captions, two text encoders against image towers
-(CLIP, Radford et al. 2021), a VAE (Kingma & Welling 2014); the UNet is left random, for `instant3d fit stage1`. Each
-part is written when it is done, and one that is there is not made again. Knows nothing of diffusion.
+Makes what stage 1 keeps frozen: a vocabulary from the captions, two text encoders and a VAE; the UNet is left random,
+for `instant3d fit stage1`. Each part is written when it is done, and one that is there is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from instant3d import scenes
+from instant3d.devices import find_device
 from instant3d.diffusion import sdxl
 from instant3d.diffusion.components import Components
-from instant3d.diffusion.small import clip_pair, train_tokenizer
+from instant3d.diffusion.small import train_tokenizer
+from instant3d.stage1.grid import SIDE
+from instant3d.stage1.pretrain import CaptionedViews, Training, latent_scale, train_text, train_vae
 
-TOKENS, LENGTH = 2000, 24  # vocabulary, and tokens of a prompt with both marks
-TILE = 64  # pixels a side of one view
-TEXT: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 256,
-    "projection_dim": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-}
-VISION: dict[str, Any] = {
-    "hidden_size": 96,
-    "intermediate_size": 384,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": TILE,
-    "patch_size": 8,
-}
-VAE: dict[str, Any] = {
-    "sample_size": 2 * TILE,
-    "latent_channels": 8,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [16, 32, 96, 128],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "mid_block_add_attention": False,
-    "force_upcast": False,
-}
-UNET: dict[str, Any] = {
-    "sample_size": 16,
-    "in_channels": 8,
-    "out_channels": 8,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],  # attention among 8 x 8 latents, 4 x 4 of each view
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [128, 224],
-    "layers_per_block": 1,
-    "attention_head_dim": [2, 4],
-    "transformer_layers_per_block": [1, 1],
-    "use_linear_projection": True,
-    "norm_num_groups": 16,
-    "cross_attention_dim": 2 * TEXT["hidden_size"],
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 32,
-    "projection_class_embeddings_input_dim": 6 * 32 + TEXT["projection_dim"],
-}
-SCHEDULE: dict[str, Any] = {**sdxl.SCHEDULER, "prediction_type": "v_prediction"}
-KL = 3e-4  # nats a latent against mean absolute error: keeps latents near a unit normal, at little cost in sharpness
+CONFIG = Path("configs") / "stage1" / "demo_base.yaml"
+TIME_WIDTH = 32  # of the embedding of each of SDXL's six size and crop numbers
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Structured views (N, 4, 3, TILE, TILE) over white as bytes, and the caption of each N."""
+class BaseConfig:
+    """Sizes and trainings of a small SDXL; networks' sizes by the names of transformers and diffusers.
 
-    views: Tensor
-    captions: list[str]
+    Attributes:
+        view_size: Pixels a side of one view; a grid has twice as many.
+        vocabulary: Tokens of the vocabulary.
+        prompt_length: Tokens of a prompt with both marks.
+        text_encoder: Sizes of both text encoders.
+        image_encoder: Sizes of the image encoders that the text encoders are trained against.
+        vae: Sizes of the VAE.
+        unet: Sizes of the UNet.
+        train_text: How the text encoders are trained.
+        train_vae: How the VAE is trained.
+    """
+
+    view_size: int
+    vocabulary: int
+    prompt_length: int
+    text_encoder: dict[str, Any]
+    image_encoder: dict[str, Any]
+    vae: dict[str, Any]
+    unet: dict[str, Any]
+    train_text: Training
+    train_vae: Training
 
     @classmethod
-    def read(cls, folders: Sequence[Path]) -> Pictures:
-        views, captions = [], []
-        for folder in folders:
-            scene = scenes.read(folder, frames=range(4), size=TILE)
-            if not scene.caption:
-                raise ValueError(f"{folder} has no caption, but text encoders are trained on captions; leave it out")
-            views.append((scene.views.on(1.0) * 255).round().to(torch.uint8))
-            captions.append(scene.caption)
-        return cls(torch.stack(views), captions)
+    def read(cls, path: Path) -> BaseConfig:
+        """From a YAML file."""
+        import yaml
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
-        """`count` views of different scenes in [-1, 1], with their captions."""
-        chosen = torch.randint(len(self.views), (count,), generator=generator)
-        view = torch.randint(4, (count,), generator=generator)
-        return self.views[chosen, view].float() / 127.5 - 1, [self.captions[k] for k in chosen]
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no {path}; name a YAML file of a small SDXL's sizes by --config")
+        content = yaml.safe_load(path.read_text())
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(content, dict) or set(content) != expected:
+            got = sorted(content) if isinstance(content, dict) else content
+            raise ValueError(f"{path} should have the keys {', '.join(sorted(expected))}, got {got}")
+        try:
+            trainings = {name: Training(**content[name]) for name in ("train_text", "train_vae")}
+        except TypeError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return cls(**{**content, **trainings})
 
-
-def train_vae(vae: Any, pictures: Pictures, steps: int, batch: int = 16, rate: float = 1.5e-3) -> None:
-    """Views in and out: absolute and squared errors, those of differences (edges) and of averages (colours), and KL."""
-    average = torch.optim.swa_utils.AveragedModel(vae, avg_fn=_averaged)
-    generator = torch.Generator().manual_seed(0)
-    for step, optimizer in _schedule(vae.train(), steps, rate):
-        wanted, _ = pictures.draw(batch, generator)
-        if step % 2:
-            wanted = wanted.flip(-1)
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(wanted).latent_dist
-            mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-            noise = torch.randn(mean.shape, generator=generator)
-            shown = vae.decode(mean + noise * (log_variance / 2).exp()).sample
-        divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
-        error = shown.float() - wanted
-        _descend(vae, optimizer, _errors(error) + KL * divergence)
-        average.update_parameters(vae)
-        _say("vae", step, steps, f"{-10 * math.log10(float(error.detach().square().mean()) / 4):.1f} dB")
-    vae.load_state_dict(average.module.state_dict())
-
-
-def _errors(error: Tensor) -> Tensor:
-    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    colours = F.avg_pool2d(error, 4).abs().mean() + F.avg_pool2d(error, 8).abs().mean()
-    return error.abs().mean() + 2 * error.square().mean() + edges / 2 + colours
-
-
-@torch.no_grad()
-def latent_scale(vae: Any, pictures: Pictures) -> float:
-    """The factor that gives latents a standard deviation of 1 (SDXL's `scaling_factor`)."""
-    shown, _ = pictures.draw(256, torch.Generator().manual_seed(1))
-    return 1 / float(vae.encode(shown).latent_dist.mean.std())
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """Whole configurations of all parts, with what follows from other numbers."""
+        levels, channels = len(self.vae["block_out_channels"]), self.vae["latent_channels"]
+        vae = {
+            "sample_size": SIDE * self.view_size,
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "up_block_types": ["UpDecoderBlock2D"] * levels,
+            "layers_per_block": 1,
+            "mid_block_add_attention": False,
+            "force_upcast": False,
+        }
+        unet = {
+            "sample_size": SIDE * self.view_size // 2 ** (levels - 1),
+            "in_channels": channels,
+            "out_channels": channels,
+            "layers_per_block": 1,
+            "use_linear_projection": True,
+            "cross_attention_dim": 2 * self.text_encoder["hidden_size"],
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": TIME_WIDTH,
+            "projection_class_embeddings_input_dim": 6 * TIME_WIDTH + self.text_encoder["projection_dim"],
+        }
+        return {
+            "text_encoder": self.text_encoder,
+            "text_encoder_2": self.text_encoder,
+            "vae": {**vae, **self.vae},
+            "unet": {**unet, **self.unet},
+            "scheduler": {**sdxl.SCHEDULER, "prediction_type": "v_prediction"},
+        }
 
 
-def train_text(encoders: Sequence[Any], tokenizer: Any, pictures: Pictures, steps: int, batch: int = 128) -> None:
-    """Each encoder and an image tower of its own tell which caption belongs to which view (InfoNCE).
-
-    Equal captions in a batch count as one: each of their views is a right answer.
-    """
-    generator = torch.Generator().manual_seed(0)
-    pairs = [clip_pair(encoder, VISION) for encoder in encoders]
-    towers = nn.ModuleList(pairs).train()
-    for step, optimizer in _schedule(towers, steps, 1e-3):
-        shown, captions = pictures.draw(batch, generator)
-        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        same = torch.tensor([[float(one == other) for other in captions] for one in captions])
-        wanted = same / same.sum(1, keepdim=True)
-        loss = torch.zeros(())
-        for pair in pairs:
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = pair(input_ids=ids, pixel_values=shown).logits_per_text.float()
-            loss = loss + (F.cross_entropy(scores, wanted) + F.cross_entropy(scores.T, wanted)) / 2
-        _descend(towers, optimizer, loss)
-        _say("text", step, steps, f"loss {float(loss.detach()) / len(pairs):.2f} (chance {math.log(batch):.2f})")
+def read_views(folders: Sequence[Path], size: int) -> CaptionedViews:
+    views, captions = [], []
+    for folder in folders:
+        scene = scenes.read(folder, frames=range(4), size=size)
+        if not scene.caption:
+            raise ValueError(f"{folder} has no caption, but text encoders are trained on captions; leave it out")
+        views.append((scene.views.on(1.0) * 255).round().to(torch.uint8))
+        captions.append(scene.caption)
+    return CaptionedViews(torch.stack(views), captions)
 
 
-def make(folders: Sequence[Path], out: Path, *, vae_steps: int = 2800, text_steps: int = 240) -> Components:
-    """The whole small SDXL, from what is in `out` already and what is made now."""
-    pictures = Pictures.read(folders)
+def make(data: CaptionedViews, out: Path, config: BaseConfig, device: str | torch.device = "cpu") -> Components:
+    """The whole small SDXL, from what is in `out` already and what is trained now, on the CPU at the end."""
+    data = data.to(device)
     if not (out / "tokenizer" / "vocab.json").is_file():
-        train_tokenizer(pictures.captions, out / "tokenizer", TOKENS, LENGTH)
+        train_tokenizer(data.captions, out / "tokenizer", config.vocabulary, config.prompt_length)
     torch.manual_seed(0)
-    sizes = {"text_encoder": TEXT, "text_encoder_2": TEXT, "vae": VAE, "unet": UNET, "scheduler": SCHEDULE}
-    parts = Components.build(sizes, out / "tokenizer")
-    _kept(out / "vae.safetensors", [parts.vae], lambda: train_vae(parts.vae, pictures, vae_steps))
-    parts.vae.register_to_config(scaling_factor=latent_scale(parts.vae, pictures))
+    parts = Components.build(config.sizes(), out / "tokenizer").to(device)
+    _trained(out / "vae.safetensors", [parts.vae], lambda state: train_vae(parts.vae, data, config.train_vae, state))
+    parts.vae.register_to_config(scaling_factor=latent_scale(parts.vae, data))
     encoders = [parts.text_encoder, parts.text_encoder_2]
-    _kept(out / "text.safetensors", encoders, lambda: train_text(encoders, parts.tokenizer, pictures, text_steps))
-    parts.save(out, torch.float32)
+    images = {**config.image_encoder, "image_size": config.view_size}
+    _trained(
+        out / "text.safetensors",
+        encoders,
+        lambda state: train_text(encoders, parts.tokenizer, images, data, config.train_text, state),
+    )
+    parts.to("cpu").save(out, torch.float32)
     return parts
 
 
-def _kept(file: Path, networks: Sequence[nn.Module], train: Callable[[], None]) -> None:
-    """Train the networks, or read what an earlier call trained, so that an interruption costs one part at most."""
+def _trained(file: Path, networks: Sequence[nn.Module], train: Callable[[Path], None]) -> None:
+    """Train the networks, or read what an earlier call trained, so that an interruption costs seconds."""
     from safetensors.torch import load_file, save_file
 
     together = nn.ModuleList(networks)
     if file.is_file():
         together.load_state_dict(load_file(file))
     else:
-        train()
+        train(file.with_suffix(".training"))
         partial = file.with_name(f".{file.name}.partial")
         save_file({key: value.contiguous() for key, value in together.state_dict().items()}, partial)
         partial.replace(file)
     together.eval().requires_grad_(False)
 
 
-def _averaged(mean: Tensor, now: Tensor, count: Tensor | int) -> Tensor:
-    """Weights averaged over about the last 200 steps, or over the last tenth while there were fewer."""
-    return torch.lerp(mean, now, max(0.005, 10 / (float(count) + 10)))
-
-
-def _schedule(module: nn.Module, steps: int, rate: float) -> Iterator[tuple[int, torch.optim.Optimizer]]:
-    """Step numbers with an optimiser whose rate rises over 100 steps and falls along a cosine to a hundredth."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.99))
-    for step in range(steps):
-        share = min(1, (step + 1) / 100) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * share
-        yield step, optimizer
-
-
-def _descend(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
-
-
-def _say(part: str, step: int, steps: int, what: str) -> None:
-    if step % 50 == 49 or step + 1 == steps:
-        print(f"{part}: step {step + 1} of {steps}, {what}, {time.strftime('%X')}", file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the folder is whole, 2 for bad input."""
-    assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m instant3d.stage1.scratch", description=__doc__.splitlines()[0])
-    parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders with captions")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the small SDXL")
-    parser.add_argument("--vae-steps", type=int, default=2800)
-    parser.add_argument("--text-steps", type=int, default=240)
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
+        config = BaseConfig.read(options.config)
+        for name in ("train_vae", "train_text"):
+            seconds = getattr(options, name.replace("train_", "") + "_seconds")
+            if seconds is not None:
+                length = replace(getattr(config, name), seconds=seconds, steps=None)
+                config = replace(config, **{name: length})
         folders = [folder for source in options.scenes for folder in scenes.below(source)]
         if not folders:
             raise ValueError(f"there are no scene folders in {', '.join(map(str, options.scenes))}")
-        make(folders, options.output, vae_steps=options.vae_steps, text_steps=options.text_steps)
+        make(read_views(folders, config.view_size), options.output, config, find_device(options.device))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{options.output}: a small SDXL with a random UNet, from {len(folders)} scenes")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m instant3d.stage1.scratch", description=__doc__.splitlines()[0])
+    parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders with captions")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the small SDXL")
+    parser.add_argument("--config", type=Path, default=CONFIG, help=f"sizes and trainings (default {CONFIG})")
+    parser.add_argument("--vae-seconds", type=float, help="length of the VAE's training (default: the config's)")
+    parser.add_argument("--text-seconds", type=float, help="of the text encoders' training (default: the config's)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    return parser
 
 
 if __name__ == "__main__":
