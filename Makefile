@@ -11,10 +11,15 @@ CACHE ?= data/cache/train
 PLAN ?= configs/render/small.yaml
 COUNT ?= 96
 MADE := data/objects/objects.jsonl
+SECONDS ?= 1500
+PARTS ?= stage1,stage2
+# the trainer's config, the model's, and what of that differs with this trainer
+with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SIZE).yaml \
+	$(wildcard configs/$(1)/$(SIZE)_$(TRAINER).yaml))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
-	evaluate-text demo-weights-stage1 demo-weights-stage2 demo-weights-judge demo-weights-direct
+	evaluate-text demo-weights
 
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -69,15 +74,15 @@ cache-stage1: .venv/.installed  ## scenes to latents and embeddings: SCENES=fold
 		--model $(or $(MODEL),$(error MODEL=folder or Hub id of an SDXL)) -o $(CACHE) $(ARGS)
 
 train-stage1: .venv/.installed  ## train the generator of views: SIZE=demo|one_gpu_lora|paper TRAINER=cpu|... CACHE=folder
-	$(BIN)/instant3d fit stage1 -c configs/trainer/$(TRAINER).yaml -c configs/stage1/$(SIZE).yaml \
+	$(BIN)/instant3d fit stage1 $(call with_configs,stage1) \
 		--data.train='["$(CACHE)"]' $(ARGS)
 
 train-stage2: .venv/.installed  ## train the reconstructor: SIZE=demo|one_gpu|paper TRAINER=cpu|... DATA=folder VAL=folder
-	$(BIN)/instant3d fit -c configs/stage2/$(SIZE).yaml -c configs/trainer/$(TRAINER).yaml \
+	$(BIN)/instant3d fit stage2 $(call with_configs,stage2) \
 		--data.train='["$(DATA)"]' --data.val='["$(VAL)"]' $(ARGS)
 
 train-direct: .venv/.installed  ## train text to triplane: SIZE=tiny|demo|paper|release TRAINER=cpu|... PROMPTS=animals|file
-	$(BIN)/instant3d fit direct -c configs/trainer/$(TRAINER).yaml -c configs/direct/$(SIZE).yaml \
+	$(BIN)/instant3d fit direct $(call with_configs,direct) \
 		$(if $(PROMPTS),--data.prompts=$(PROMPTS)) $(ARGS)
 
 evaluate: OUT = out/evaluation
@@ -88,39 +93,7 @@ evaluate-text: OUT = out/evaluation-text
 evaluate-text: .venv/.installed  ## do the assets show what was asked for? PROMPTS=file OUT=folder
 	$(BIN)/instant3d evaluate text --prompts $(or $(PROMPTS),configs/prompts/held_out.txt) -o $(OUT)
 
-demo-weights-stage1: .venv/.installed  ## make stage 1's bundled weights anew, in some hours: OBJECTS=folder with a manifest
-	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) \
-		--split train --licenses CC0-1.0,MIT,MIT-0 --plan configs/render/grids.yaml -o data/scenes/grids
-	$(BIN)/python -m data_prep.recolour data/scenes/grids --frames 4 --without configs/prompts/held_out.txt -o data/scenes/painted
-	$(BIN)/python -m data_prep.procedural -o data/procedural
-	$(BIN)/python -m data_prep.render data/procedural --split train --plan configs/render/grids.yaml -o data/scenes/procedural_grids
-	$(BIN)/python -m instant3d.stage1.scratch data/scenes/painted -o runs/stage1-base
-	$(BIN)/instant3d cache-stage1 data/scenes/painted --model runs/stage1-base -o data/cache/painted
-	$(BIN)/instant3d cache-stage1 data/scenes/procedural_grids --model runs/stage1-base -o data/cache/procedural
-	$(BIN)/instant3d fit stage1 -c configs/trainer/cpu.yaml -c configs/stage1/demo.yaml
-	$(BIN)/instant3d export runs/stage1_demo -o checkpoints/stage1-demo
-
-demo-weights-judge: .venv/.installed  ## make the judge of `evaluate text` anew, from what demo-weights-stage1 rendered
-	$(BIN)/python -m data_prep.recolour data/scenes/grids --only configs/prompts/judged_objects.txt -o data/scenes/judge
-	$(BIN)/instant3d train-judge data/scenes/judge -o checkpoints/judge
-
-demo-weights-stage2: .venv/.installed  ## make the bundled weights anew: OBJECTS=folder with a manifest of real objects
-	$(BIN)/python -m data_prep.procedural -o data/procedural
-	$(BIN)/python -m data_prep.render data/procedural --split train --plan configs/render/small.yaml -o data/scenes/procedural
-	$(BIN)/python -m data_prep.render data/procedural --split dev --plan configs/render/small.yaml -o data/scenes/held_out
-	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) \
-		--split train --licenses CC0-1.0,MIT,MIT-0 --plan configs/render/small.yaml -o data/scenes/real
-	$(BIN)/instant3d fit -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml --data.val='["data/scenes/held_out"]' \
-		--data.train='["data/scenes/real", "data/scenes/real", "data/scenes/procedural"]'  # real ones count twice
-	$(BIN)/instant3d export runs/cpu -o runs/stage2-first
-	$(BIN)/python -m data_prep.recolour data/scenes/real --colours 1 --without configs/prompts/held_out.txt -o data/scenes/real_painted
-	$(BIN)/instant3d fit stage2 -c configs/trainer/cpu.yaml -c configs/stage2/demo.yaml -c configs/stage2/demo_generated.yaml
-	$(BIN)/instant3d export runs/stage2_generated -o checkpoints/stage2-demo
-
-demo-weights-direct: .venv/.installed  ## make the one-pass system's bundled weights anew, in 1.5 hours: OBJECTS=folder with a manifest
-	$(BIN)/python -m data_prep.render $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) \
-		--keep configs/direct/demo_objects.txt --plan configs/render/rings.yaml -o data/scenes/rings
-	$(BIN)/python -m data_prep.recolour data/scenes/rings --only configs/prompts/judged_objects.txt \
-		--without configs/prompts/held_out.txt -o data/scenes/direct
-	$(BIN)/instant3d fit direct -c configs/trainer/cpu.yaml -c configs/direct/demo.yaml
-	$(BIN)/instant3d export runs/direct_demo -o checkpoints/direct-demo
+demo-weights: OUT = runs/demo-weights
+demo-weights: .venv/.installed  ## objects to demo weights and their cards: OBJECTS=folder SECONDS=1500 TRAINER=cpu|one_gpu PARTS=stage1,stage2 OUT=folder
+	$(BIN)/python -m data_prep.demo_weights $(or $(OBJECTS),$(error OBJECTS=folder with a manifest.jsonl)) -o $(OUT) \
+		--seconds $(SECONDS) --trainer $(TRAINER) --parts $(PARTS) $(ARGS)

@@ -1,0 +1,305 @@
+"""The steps from objects to demo weights: render, vary, paint, make the base, cache, train, export, evaluate.
+
+Stage 1 needs only the objects themselves, painted, so on a machine with a GPU it trains while stage 2's variants are
+still rendered; there both stages share the GPU, elsewhere one follows the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_prep import catalogue
+from data_prep.demo_weights.running import Step
+from instant3d import bundled
+from instant3d.devices import fast_dtype
+
+PARTS = ("stage1", "stage2", "direct", "judge")
+TRAINERS = ("cpu", "one_gpu")
+CONFIGS = Path("configs")
+PROMPTS = CONFIGS / "prompts" / "held_out.txt"
+JUDGED = CONFIGS / "prompts" / "judged_objects.txt"
+DIRECT_OBJECTS = CONFIGS / "direct" / "demo_objects.txt"
+VAE_SHARE, TEXT_SHARE = 0.15, 0.03  # of stage 1's time; the UNet has the rest
+RENDERED, PAINTED = (0, 1), (0, 1)  # exit codes: a broken object costs one object
+SEED_STEP = 1000  # between the first seeds of two evaluations
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights.
+
+    Attributes:
+        objects: Folders or manifests of objects.
+        out: Folder of everything that is made.
+        parts: Which weights to make, among PARTS.
+        trainer: The trainer's config, among TRAINERS.
+        seconds: Length of the run up to the end of training.
+        licences: Objects under other licences are left out; "all" takes every one.
+        variants: Turned, stretched and mirrored copies of each object, for stage 2.
+        procedural: Objects from the generator, for stage 2.
+        seeds: Evaluations of text alignment, each with seeds of its own.
+        prompts: List for that evaluation; no training image shows what it asks for.
+        size: Configs are configs/PART/SIZE.yaml, and SIZE_TRAINER.yaml where there is one.
+        configs: Folder of the configs.
+        workers: Processes.
+    """
+
+    objects: tuple[str, ...]
+    out: Path
+    parts: tuple[str, ...] = ("stage1", "stage2")
+    trainer: str = "cpu"
+    seconds: float = 1500.0
+    licences: str = "CC0-1.0,MIT,MIT-0"
+    variants: int = 3
+    procedural: int = 3000
+    seeds: int = 3
+    prompts: Path = PROMPTS
+    size: str = "demo"
+    configs: Path = CONFIGS
+    workers: int = os.cpu_count() or 1
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.parts) - set(PARTS))
+        if unknown or not self.parts:
+            raise ValueError(f"parts are among {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
+        if self.seconds <= 0 or self.workers < 1 or min(self.variants, self.procedural, self.seeds) < 0:
+            raise ValueError("seconds and workers must be positive, and counts at least 0")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must stay the same when a run is resumed."""
+        names = ("parts", "trainer", "seconds", "licences", "variants", "procedural", "size")
+        return json.loads(json.dumps({"objects": self.objects, **{name: getattr(self, name) for name in names}}))
+
+    @property
+    def parallel(self) -> bool:
+        """Whether both stages train at the same time."""
+        return self.trainer != "cpu"
+
+    def training_left(self, seconds: float) -> float:
+        """Seconds that are left for training; half of all at least, however long the data took."""
+        return max(self.seconds - seconds, self.seconds / 2)
+
+    def scenes(self, name: str) -> str:
+        """A folder of scenes."""
+        return str(self.out / "scenes" / name)
+
+    def weights(self, part: str) -> Path:
+        """The folder of a part's weights."""
+        return self.out / (part if part == "judge" else f"{part}-demo")
+
+    def config(self, part: str) -> list[str]:
+        """The options that name a training's configs, the trainer's first."""
+        found = [self.configs / "trainer" / f"{self.trainer}.yaml", self.configs / part / f"{self.size}.yaml"]
+        special = self.configs / part / f"{self.size}_{self.trainer}.yaml"
+        return [word for path in [*found, *([special] if special.is_file() else [])] for word in ("-c", str(path))]
+
+
+def splits(recipe: Recipe) -> set[str]:
+    """The splits that the objects' manifests tell of; none if they do not."""
+    items = (item for source in recipe.objects for item in catalogue.find(source))
+    return {str(item.facts["split"]) for item in items if "split" in item.facts}
+
+
+def steps(recipe: Recipe) -> list[Step]:
+    """All steps, in an order in which they could run one after the other; without a GPU they do."""
+    found = [step for part in (_data, _stage1, _stage2, _direct, _judge, _evaluations) for step in part(recipe)]
+    if recipe.parallel:
+        return found
+    in_turn = sorted(found, key=lambda step: step.lane != "data")  # all data first: training gets the time that is left
+    return [replace(step, lane="cpu") for step in in_turn]
+
+
+def _data(recipe: Recipe) -> Iterator[Step]:
+    """Scenes of the objects themselves, first: stage 1 waits for them."""
+    yield _render(recipe, "real", recipe.objects, "small", split="train")
+    if "dev" in splits(recipe):
+        yield _render(recipe, "dev", recipe.objects, "evaluation", split="dev")
+    if "judge" in recipe.parts:
+        yield _render(recipe, "grids", recipe.objects, "grids", split="train")
+    if "direct" in recipe.parts:
+        yield _render(recipe, "rings", recipe.objects, "rings", "--keep", str(DIRECT_OBJECTS))
+
+
+def _stage1(recipe: Recipe) -> Iterator[Step]:
+    if "stage1" not in recipe.parts:
+        return
+    lane, base, cache = ("stage1" if recipe.parallel else "train"), str(recipe.out / "base"), str(recipe.out / "cache")
+    share = _share(recipe, "stage1")
+    yield _paint(recipe, "painted", ["real"], "--frames", "4", lane=lane)
+
+    def make_base(left: float) -> list[str]:
+        lengths = {"--vae-seconds": VAE_SHARE, "--text-seconds": TEXT_SHARE}
+        config = ["--config", str(recipe.configs / "stage1" / f"{recipe.size}_base.yaml"), "--device", _device(recipe)]
+        timed = [word for name, part in lengths.items() for word in (name, f"{part * share * left:.1f}")]
+        return [recipe.scenes("painted"), "-o", base, *config, *timed]
+
+    yield Step("base", "instant3d.stage1.scratch", make_base, ("paint-painted",), lane)
+    caching = ["cache-stage1", recipe.scenes("painted"), "--model", base, "-o", cache, "--device", _device(recipe)]
+    yield Step("cache", "instant3d.cli", lambda _: caching, ("base",), lane)
+    more = [f"--model.base={base}", f"--data.train={json.dumps([cache])}", "--trainer.limit_val_batches=0"]
+    yield _fit(recipe, "stage1", more, ("cache",), lane)
+    yield _export(recipe, "stage1", lane)
+
+
+def _stage2(recipe: Recipe) -> Iterator[Step]:
+    if "stage2" not in recipe.parts:
+        return
+    lane, train = ("stage2" if recipe.parallel else "train"), ["real", "real_painted"]
+    added = list(_added(recipe))
+    yield from added
+    if added:
+        folders = [str(recipe.out / "objects" / step.name) for step in added]
+        yield _render(recipe, "added", folders, "small", after=[step.name for step in added])
+        train.append("added")
+    yield _paint(recipe, "real_painted", ["real"], "--colours", "1")
+    folders = json.dumps([recipe.scenes(name) for name in train])
+    more = [f"--data.train={folders}"]
+    if "dev" in splits(recipe):
+        more.append(f"--data.val={json.dumps([recipe.scenes('dev')])}")
+    else:
+        more.append("--trainer.limit_val_batches=0")
+    after = ["render-real", "paint-real_painted", "render-added"] if added else ["render-real", "paint-real_painted"]
+    yield _fit(recipe, "stage2", more, after, lane)
+    yield _export(recipe, "stage2", lane)
+
+
+def _added(recipe: Recipe) -> Iterator[Step]:
+    """Objects beside the given ones; each step writes the folder OUT/objects/NAME of its name."""
+    folder, workers = recipe.out / "objects", ["--workers", str(recipe.workers)]
+    if recipe.variants:
+        chosen = ["--count", str(recipe.variants), *_chosen(recipe, "train")]
+        words = [*recipe.objects, "-o", str(folder / "variants"), *chosen, *workers]
+        yield Step("variants", "data_prep.variants", lambda _: words, accepted=RENDERED)
+    if recipe.procedural:
+        seeds = ["--count", str(recipe.procedural), "--first-seed", "2000"]
+        made = ["-o", str(folder / "procedural"), *seeds, *workers]
+        yield Step("procedural", "data_prep.procedural", lambda _: made)
+
+
+def _direct(recipe: Recipe) -> Iterator[Step]:
+    if "direct" not in recipe.parts:
+        return
+    lane = "direct" if recipe.parallel else "train"
+    yield _paint(recipe, "direct", ["rings"], "--only", str(JUDGED), lane=lane)
+    guidance = f"--model.guidance.init_args.scenes={recipe.scenes('direct')}"
+    yield _fit(recipe, "direct", [guidance], ("paint-direct",), lane)
+    yield _export(recipe, "direct", lane)
+
+
+def _judge(recipe: Recipe) -> Iterator[Step]:
+    if "judge" not in recipe.parts:
+        return
+    yield _paint(recipe, "judge", ["grids"], "--only", str(JUDGED), without=False)
+    words = ["train-judge", recipe.scenes("judge"), "-o", str(recipe.weights("judge"))]
+    yield Step("judge", "instant3d.cli", lambda _: words, ("paint-judge",))
+
+
+def _evaluations(recipe: Recipe) -> Iterator[Step]:
+    """Figures for the cards, by the commands that anybody can run on the weights."""
+    stage1, stage2 = (
+        str(recipe.weights(part) if part in recipe.parts else bundled.weights(place))
+        for part, place in (("stage1", bundled.STAGE1), ("stage2", bundled.STAGE2))
+    )
+    exported = [f"export-{part}" for part in ("stage1", "stage2") if part in recipe.parts]
+    if "stage2" in recipe.parts and "dev" in splits(recipe):
+        words = ["evaluate", "reconstruction", recipe.scenes("dev"), "-o", _evaluation(recipe, "reconstruction")]
+        yield _evaluate("evaluate-reconstruction", [*words, "--weights", stage2], ["export-stage2"], recipe)
+    systems = [("two-stage", ["--stage1", stage1, "--stage2", stage2], exported)] if exported else []
+    if "direct" in recipe.parts:
+        systems.append(("direct", ["--direct", str(recipe.weights("direct"))], ["export-direct"]))
+    for system, weights, after in systems:
+        for first in range(0, SEED_STEP * recipe.seeds, SEED_STEP):
+            name = f"text-{system}-{first}"
+            words = ["evaluate", "text", "--prompts", str(recipe.prompts), "-o", _evaluation(recipe, name)]
+            words += ["--system", system, "--seed", str(first), *weights]
+            yield _evaluate(f"evaluate-{name}", words, after, recipe)
+
+
+def _render(
+    recipe: Recipe,
+    name: str,
+    objects: Sequence[str],
+    plan: str,
+    *more: str,
+    split: str = "",
+    after: Sequence[str] = (),
+) -> Step:
+    settings = ["--plan", str(recipe.configs / "render" / f"{plan}.yaml"), "--workers", str(recipe.workers)]
+    words = [*objects, "-o", recipe.scenes(name), *settings, *_chosen(recipe, split), *more]
+    return Step(f"render-{name}", "data_prep.render", lambda _: words, after, accepted=RENDERED)
+
+
+def _chosen(recipe: Recipe, split: str) -> list[str]:
+    """Options that choose objects by split and licence, where the objects say either."""
+    words = ["--split", split] if split in splits(recipe) else []
+    return words + (["--licenses", recipe.licences] if split == "train" and recipe.licences != "all" else [])
+
+
+def _paint(recipe: Recipe, name: str, of: Sequence[str], *more: str, lane: str = "data", without: bool = True) -> Step:
+    held_out = ["--without", str(recipe.prompts)] if without else []
+    words = [*map(recipe.scenes, of), "-o", recipe.scenes(name), "--workers", str(recipe.workers), *held_out, *more]
+    after = [f"render-{each}" for each in of]
+    return Step(f"paint-{name}", "data_prep.recolour", lambda _: words, after, lane, accepted=PAINTED)
+
+
+def _fit(recipe: Recipe, part: str, more: Sequence[str], after: Sequence[str], lane: str) -> Step:
+    run, share = recipe.out / "runs" / part, _share(recipe, part)
+
+    def command(left: float) -> list[str]:
+        length = ["--trainer.max_steps=-1", f"--trainer.max_time={_duration(share * left)}"]
+        log = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={run}", "--trainer.logger.name=log"]
+        precision = ["--trainer.precision=32-true"] if _emulates_bfloat16(recipe) else []
+        where = [f"--trainer.default_root_dir={run}", f"--data.workers={_loaders(recipe, part)}"]
+        return ["fit", part, *recipe.config(part), *where, *log, *length, *precision, *more]
+
+    return Step(f"train-{part}", "instant3d.cli", command, after, lane, checkpoints=run)
+
+
+def _export(recipe: Recipe, part: str, lane: str) -> Step:
+    words = ["export", str(recipe.out / "runs" / part), "-o", str(recipe.weights(part))]
+    return Step(f"export-{part}", "instant3d.cli", lambda _: words, (f"train-{part}",), lane)
+
+
+def _evaluate(name: str, words: list[str], after: Sequence[str], recipe: Recipe) -> Step:
+    return Step(name, "instant3d.cli", lambda _: [*words, "--device", _device(recipe)], after, lane="evaluate")
+
+
+def _evaluation(recipe: Recipe, name: str) -> str:
+    return str(recipe.out / "evaluation" / name)
+
+
+def _share(recipe: Recipe, part: str) -> float:
+    """What a training takes of the seconds that are left when it begins: its equal part of what is to follow."""
+    if recipe.parallel:
+        return 1.0
+    order = [name for name in ("stage1", "stage2", "direct") if name in recipe.parts]
+    return 1 / (len(order) - order.index(part))
+
+
+def _loaders(recipe: Recipe, part: str) -> int:
+    """Processes that read scenes for a training; stage 1's latents and the direct system's prompts need none."""
+    if part != "stage2":
+        return 0
+    return max(recipe.workers - 2, 1) if recipe.parallel else 1
+
+
+def _emulates_bfloat16(recipe: Recipe) -> bool:
+    import torch
+
+    return recipe.trainer == "cpu" and fast_dtype() is torch.float32
+
+
+def _device(recipe: Recipe) -> str:
+    return "cpu" if recipe.trainer == "cpu" else "cuda"
+
+
+def _duration(seconds: float) -> str:
+    """As Lightning writes it: days, hours, minutes, seconds."""
+    whole = max(1, round(seconds))
+    return f"{whole // 86400:02d}:{whole // 3600 % 24:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
