@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data_prep.fast_render import render_views
 from instant3d import writers
 from instant3d.asset import Asset
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit, turntable
 from instant3d.direct.directions import FRONT_AZIMUTH_DEG
+from instant3d.mesh import load
 
-SIZE = 160  # pixels of a picture
-ACROSS = 4  # prompts side by side
+SIZE = 224  # pixels of an image
+ACROSS = 2  # prompts side by side
 BETWEEN = turntable(12)[1:2]  # 15 degrees from the nearest view that was drawn
 AROUND_DEG = (30, 120)  # from the front, of an asset that was made without views
 
@@ -37,18 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for first in range(0, len(found), ACROSS):
         some = found[first : first + ACROSS]
         prompts = [json.loads((folder / "result.json").read_text())["prompt"] for folder in some]
-        pairs = [pair(folder) for folder in some]
-        captions = [text for prompt, (_, second) in zip(prompts, pairs, strict=True) for text in (prompt, second)]
-        rows.append(writers.Row("", torch.cat([pictures for pictures, _ in pairs]), captions))
+        shown = [images_of(folder) for folder in some]
+        captions = [text for prompt, (_, others) in zip(prompts, shown, strict=True) for text in (prompt, *others)]
+        rows.append(writers.Row("", torch.cat([images for images, _ in shown]), captions))
     writers.sheet(rows, options.output)
 
 
-def pair(folder: Path) -> tuple[Tensor, str]:
-    """An asset's two pictures (2, 3, SIZE, SIZE), and what the second shows: first its views, if it was made of any."""
+def images_of(folder: Path) -> tuple[Tensor, list[str]]:
+    """An asset's three images (3, 3, SIZE, SIZE), and what the second and third show.
+
+    First its drawn views, if it was made of any, then the volume and the shaded mesh from a new camera; else the volume
+    and the mesh from one side, and the mesh from another.
+    """
     if (folder / "grid.png").is_file():
-        return torch.stack([drawn(folder), *built(folder, BETWEEN)]), "the asset"
-    azimuths = [FRONT_AZIMUTH_DEG + degrees for degrees in AROUND_DEG]
-    return built(folder, orbit(azimuths, STRUCTURED_ELEVATION_DEG)), "a quarter around"
+        return torch.stack([drawn(folder), *built(folder, BETWEEN), *meshed(folder, BETWEEN)]), ["volume", "mesh"]
+    sides = orbit([FRONT_AZIMUTH_DEG + degrees for degrees in AROUND_DEG], STRUCTURED_ELEVATION_DEG)
+    return torch.cat([built(folder, sides[:1]), meshed(folder, sides)]), ["mesh", "a quarter around"]
 
 
 def drawn(folder: Path) -> Tensor:
@@ -60,6 +66,11 @@ def drawn(folder: Path) -> Tensor:
 def built(folder: Path, cameras: Cameras) -> Tensor:
     """The asset by cameras (V,), (V, 3, SIZE, SIZE)."""
     return Asset.load(folder).render(cameras, SIZE).on(1.0)
+
+
+def meshed(folder: Path, cameras: Cameras) -> Tensor:
+    """The mesh of `mesh.glb` under a light by cameras (V,), (V, 3, SIZE, SIZE)."""
+    return render_views(load(folder / "mesh.glb"), cameras, SIZE, lighting="soft").on(1.0)
 
 
 if __name__ == "__main__":

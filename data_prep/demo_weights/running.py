@@ -232,6 +232,7 @@ def _ended(running: dict[str, tuple[Any, float]]) -> Iterator[None]:
 def _work(module: str, arguments: list[str], log: str, path: list[str]) -> None:
     """What a step's process does: run a command, with all that it prints in a log."""
     limits.die_with(os.getppid())
+    multiprocessing.set_start_method("fork", force=True)  # for processes that read data: they need not import again
     sys.path[:] = path
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
