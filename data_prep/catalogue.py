@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from data_prep.licences import spdx
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 MANIFESTS = ("objects.jsonl", "manifest.jsonl")  # the first that a folder holds speaks for it
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-PASSED_ON = ("split", "license", "source", "colors", "author", "url")  # fields of a manifest that a scene keeps
+VARIANT = ("variant_of", "turned_deg", "stretched", "mirrored")  # what a row of `data_prep.variants` has beside others
+# Fields of a manifest that a scene keeps.
+PASSED_ON = ("split", "license", "source", "colors", "name", "author", "url", *VARIANT)
 MAX_MANIFEST_BYTES = 2**32  # a million rows take about half a gigabyte
 
 Row = dict[str, Any]
@@ -23,12 +26,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Item:
-    """One object: a file and the words and facts that travel with it."""
+    """One object: a file and the words and facts that travel with it; `row` is all that its manifest says."""
 
     id: str
     path: Path
     caption: str | None
     facts: dict[str, Any]
+    row: Row = field(default_factory=dict)
 
 
 def find(source: str | Path, *, split: str | None = None, licenses: Collection[str] | None = None) -> list[Item]:
@@ -44,6 +48,17 @@ def find(source: str | Path, *, split: str | None = None, licenses: Collection[s
         raise ValueError(
             f"{source} names no objects{asked}; expected {', '.join(SUFFIXES)} files or a {' or '.join(MANIFESTS)}"
         )
+    return items
+
+
+def find_all(
+    sources: Sequence[str | Path], *, split: str | None = None, licenses: Collection[str] | None = None
+) -> list[Item]:
+    """The objects of several folders and manifests, as `find` gives them; each must have an id of its own."""
+    items = [item for source in sources for item in find(source, split=split, licenses=licenses)]
+    name, times = Counter(item.id for item in items).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{times} objects have the id {name!r}; each needs its own")
     return items
 
 
@@ -119,7 +134,7 @@ def _all(source: Path) -> Iterator[Item]:
             )
         file = inside.path(row["file"])
         assert file is not None, "rows are checked as they are read"
-        yield Item(row["id"], file, next(iter(words(row)), None), facts(row))
+        yield Item(row["id"], file, next(iter(words(row)), None), facts(row), row)
 
 
 def _checked(line: str, where: str, inside: Inside) -> Row:

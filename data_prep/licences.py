@@ -15,7 +15,7 @@ Allowed = Callable[[str | None], bool]  # told an SPDX identifier, or a licence'
 # under CC-BY-SA stay under CC-BY-SA. Not among them: NC (no commercial use), ND (a picture is an adaptation), copyleft
 # of programs (what is the source code of a picture?), and what names no licence.
 REDISTRIBUTABLE = re.compile(
-    r"CC0-1\.0|CC-BY(-SA)?-\d\.\d|MIT|MIT-0|0BSD|BSD-[23]-Clause|Apache-2\.0|ISC|Zlib|Unlicense|BSL-1\.0"
+    r"CC0-1\.0|CC-BY(-SA)?-\d\.\d|CC-BY-3\.0-US|MIT|MIT-0|0BSD|BSD-[23]-Clause|Apache-2\.0|ISC|Zlib|Unlicense|BSL-1\.0"
 )
 GROUPS = ("redistributable", "all")
 
@@ -32,6 +32,7 @@ WORDS = {  # in small letters without punctuation, as GitHub names licences
     "the unlicense": "Unlicense",
     "boost software license 1 0": "BSL-1.0",
     "creative commons public domain dedication": "CC0-1.0",
+    "creative commons zero public domain": "CC0-1.0",
 }
 SPDX = ("MIT", "MIT-0", "0BSD", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "ISC", "Zlib", "Unlicense", "BSL-1.0")
 IDENTIFIERS = {name.lower(): name for name in SPDX}
@@ -56,7 +57,7 @@ def spdx(name: str | None) -> str | None:
 def _creative_commons(name: str) -> str | None:
     """`by-nc`, `CC BY 3.0`, `Creative Commons - Attribution - ShareAlike`, or a URL of the licence's deed."""
     text = name.lower()
-    if re.fullmatch(r"(https?://)?(www\.)?creativecommons\.org/publicdomain/zero/1\.0(/\S*)?", text):
+    if re.fullmatch(r"(https?://)?(www\.)?creativecommons\.org/(publicdomain/zero/1\.0|choose/zero)(/\S*)?", text):
         return "CC0-1.0"
     if re.fullmatch(r"(cc0|creative commons zero)([\s_-]+(v?1\.0|universal|public domain|dedication|license))*", text):
         return "CC0-1.0"
@@ -64,12 +65,24 @@ def _creative_commons(name: str) -> str | None:
     text = text.replace("attribution", "by")
     shape = r"(?:https?://)?(?:www\.)?(?:creativecommons\.org/licenses/|creative commons|cc)?[\s_-]*"
     shape += r"(by(?:[\s_-]+(?:nc|nd|sa))*)(?:[\s_/-]*v?([1-4]\.\d))?"
-    shape += r"[\s/]*(?:international|unported|generic|license|deed\S*|legalcode\S*)?"
+    shape += r"(?:[\s_/-]*(us|united states))?"
+    shape += r"(?:[\s/]*(?:international|unported|generic|license|deed\S*|legalcode\S*)){0,2}/?"
     found = re.fullmatch(shape, text)
-    if found is None:
+    if found is None or (found[3] and (found[1], found[2]) != ("by", "3.0")):  # SPDX lists one licence of the US
         return None
     terms = set(re.findall("[a-z]+", found[1]))
-    return "-".join(["CC", *(term.upper() for term in TERMS if term in terms), found[2] or "4.0"])
+    parts = ["CC", *(term.upper() for term in TERMS if term in terms), found[2] or "4.0"]
+    return "-".join([*parts, "US"] if found[3] else parts)
+
+
+def deed(licence: str) -> str | None:
+    """The page of a Creative Commons licence by its SPDX identifier; None for other licences."""
+    if licence == "CC0-1.0":
+        return "https://creativecommons.org/publicdomain/zero/1.0/"
+    found = re.fullmatch(r"CC-(BY(?:-NC)?(?:-ND|-SA)?)-(\d\.\d)(-US)?", licence)
+    if found is None:
+        return None
+    return f"https://creativecommons.org/licenses/{found[1].lower()}/{found[2]}/{'us/' if found[3] else ''}"
 
 
 def allowed(choice: str) -> Allowed:

@@ -134,20 +134,13 @@ class _Plain:
 
     def _place(self, centre: np.ndarray, scale: float) -> None:
         """Hang the default scene's nodes on one that brings the object to the origin and to size."""
-        nodes, roots = self.json["nodes"], self._roots()
+        nodes, roots = self.json["nodes"], self.document.roots
         shown = set(_below(nodes, roots))
         for index, node in enumerate(nodes):
             if index not in shown:
                 node.pop("mesh", None)
         shift = WORLD_FROM_Y_UP.T @ (-scale * centre)
         nodes.append({"children": roots, "scale": [scale] * 3, "translation": shift.tolist()})
-
-    def _roots(self) -> list[int]:
-        scenes, nodes = self.document.json.get("scenes"), self.json["nodes"]
-        if scenes:
-            return list(scenes[self.document.json.get("scene", 0)].get("nodes", []))
-        children = {child for node in nodes for child in node.get("children", [])}
-        return [index for index in range(len(nodes)) if index not in children]
 
     def _simplify_materials(self) -> None:
         """Materials as the fast renderer sees them: see-through ones are solid, and what has none is white."""

@@ -14,14 +14,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from data_prep import workforce
+from data_prep.catalogue import PASSED_ON
 from data_prep.colours import NAMED_COLOURS, Colour, nearest_name
 from data_prep.dice import Dice
 from instant3d import scenes
+from instant3d.scenes.transforms import Document
 from instant3d.views import Views
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
@@ -87,8 +90,15 @@ def paint(job: Job) -> int:
     count = len(scenes.names(job.source))
     scene = scenes.read(job.source, frames=range(min(count, job.frames or count)))
     views = painted(scene.views, drawn(job.colour, scene.id)) if job.colour else scene.views
-    scenes.write(job.out, views, caption=job.caption, object_id=job.out.name, extra={"painted": job.colour})
+    facts = kept(scenes.document(job.source), job.colour)
+    scenes.write(job.out, views, caption=job.caption, object_id=job.out.name, extra=facts | {"painted": job.colour})
     return len(scene.names)
+
+
+def kept(document: Document, colour: str | None) -> dict[str, Any]:
+    """What a painted scene keeps of its original: licence, author and the like, but no colours that it has no more."""
+    names = [name for name in (*PASSED_ON, "lighting", "renderer") if name != "colors" or colour is None]
+    return {name: document.content[name] for name in names if name in document.content} | document.credit
 
 
 def jobs(

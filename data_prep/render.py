@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -190,11 +189,7 @@ def _means(options: argparse.Namespace) -> Means:
 
 def _gather(options: argparse.Namespace) -> list[Item]:
     licenses = options.licenses.split(",") if options.licenses else None
-    found = (catalogue.find(source, split=options.split, licenses=licenses) for source in options.objects)
-    items = [item for part in found for item in part]
-    name, times = Counter(item.id for item in items).most_common(1)[0]
-    if times > 1:
-        raise ValueError(f"{times} objects have the id {name!r}; each needs its own")
+    items = catalogue.find_all(options.objects, split=options.split, licenses=licenses)
     if options.keep is not None:
         wanted = set(read_list(options.keep))
         items = [item for item in items if item.id in wanted]

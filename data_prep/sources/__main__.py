@@ -98,6 +98,17 @@ def _procedural(manifest: Manifest, options: argparse.Namespace) -> Counts:
         return folder.make(manifest, seeds, workers=options.workers, on_step=on_step)
 
 
+def _sweethome3d(manifest: Manifest, options: argparse.Namespace) -> Counts:
+    from data_prep.sources import sweethome3d
+
+    if options.workers < 1:
+        raise ValueError(f"expected --workers >= 1, got {options.workers}")
+    with Progress.to_user().task("converting furniture") as on_step:
+        return sweethome3d.gather(
+            manifest, options.libraries, allowed=allowed(options.licences), workers=options.workers, on_step=on_step
+        )
+
+
 def _objaverse(manifest: Manifest, options: argparse.Namespace) -> Counts:
     from data_prep import objaverse
     from data_prep.sources import selection
@@ -156,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
 
     local = commands.add_parser("folder", help="folders of .glb, .gltf, .obj or .ply files, or other .jsonl manifests")
-    local.add_argument("paths", type=Path, nargs="+", help="a folder (its manifest.jsonl speaks for it) or a manifest")
+    local.add_argument("paths", type=Path, nargs="+", help="a folder (its manifest speaks for it) or a manifest")
     local.add_argument("--licence", "--license", help="of objects whose manifest names none, such as CC0-1.0")
     local.add_argument("--prefix", default="", help="put before every id, where two folders use the same")
     _common(local, _folder, licences="all")
@@ -166,6 +177,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default 0)")
     made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     _common(made, _procedural, licences=None)
+
+    furniture = commands.add_parser("sweethome3d", help="furniture libraries of Sweet Home 3D (.sh3f)")
+    furniture.add_argument("libraries", type=Path, nargs="+", metavar="FILES", help=".sh3f files, or folders of such")
+    furniture.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    _common(furniture, _sweethome3d, licences="redistributable")
 
     first = commands.add_parser("objaverse", help="Objaverse 1.0: 800,000 objects of Sketchfab")
     first.add_argument("--lvis", metavar="NAMES", help="of these LVIS categories, such as chair,mug; `all` for any")

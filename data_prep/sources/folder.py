@@ -31,7 +31,7 @@ def gather(
     prefix   before every id
     """
     root = source if source.is_dir() else source.parent
-    found = list(_listed(source, prefix))
+    found = list(_listed(source, prefix, manifest.path))
     counts = {"new": 0, "there": 0}
     for done, (row, file) in enumerate(found):
         on_step(done, len(found))
@@ -59,9 +59,10 @@ def make(manifest: Manifest, seeds: range, *, workers: int, on_step: OnStep) -> 
     return counts
 
 
-def _listed(source: Path, prefix: str) -> Iterator[Found]:
-    """Rows without `file`, and their files; a folder's manifest.jsonl speaks for it."""
-    theirs = source / "manifest.jsonl" if source.is_dir() else source
+def _listed(source: Path, prefix: str, ours: Path) -> Iterator[Found]:
+    """Rows without `file`, and their files; a folder's objects.jsonl or manifest.jsonl speaks for it, if not `ours`."""
+    manifests = [source / name for name in catalogue.MANIFESTS if (source / name).resolve() != ours.resolve()]
+    theirs = next((path for path in manifests if path.is_file()), source)
     if theirs.is_file():
         for where, row in catalogue.read_rows(theirs):
             if not row.get("file"):
@@ -74,9 +75,7 @@ def _listed(source: Path, prefix: str) -> Iterator[Found]:
         raise FileNotFoundError(f"there is no folder or manifest {source}")
     files = catalogue.files(source)
     if not files:
-        raise ValueError(
-            f"{source} holds no objects; expected {', '.join(catalogue.SUFFIXES)} files or a manifest.jsonl"
-        )
+        raise ValueError(f"{source} holds no objects; expected {', '.join(catalogue.SUFFIXES)} files or a manifest")
     for file in files:
         yield {"id": prefix + catalogue.id_from(file.relative_to(source)), "source": "folder"}, file
 

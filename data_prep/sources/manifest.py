@@ -18,6 +18,7 @@ from data_prep import catalogue
 from data_prep.catalogue import SAFE_ID, Row
 
 FIELDS = ("id", "file", "uid", "source", "license", "captions", "name", "author", "url", "category", "split", "colors")
+FIELDS += catalogue.VARIANT
 SIDECARS = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff")  # of .obj and .gltf
 WHOLE = (".glb", ".ply")  # formats that need no other file
 
@@ -116,9 +117,9 @@ class Manifest:
     def save(self) -> None:
         """Write both files, sorted by id; equal contents make equal bytes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _write(self.path, self.rows.values())
+        write_rows(self.path, self.rows.values())
         if self.left_out:
-            _write(self.failures_path, self.left_out.values())
+            write_rows(self.failures_path, self.left_out.values())
         else:
             self.failures_path.unlink(missing_ok=True)
 
@@ -186,7 +187,8 @@ def _beside(file: Path) -> dict[str, str]:
     return {other.name: digest(other) for other in others}
 
 
-def _write(path: Path, rows: Iterable[Row]) -> None:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Rows as JSON lines, sorted by id; the file appears whole or not at all."""
     with _partial(path) as partial, partial.open("w", encoding="ascii") as file:
         file.writelines(json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: str(row["id"])))
 

@@ -292,7 +292,7 @@ def test_a_manifest_tells_names_splits_and_licences(tmp_path):
     (tmp_path / "manifest.jsonl").write_text(rows(*entries))
     everything = catalogue.find(tmp_path)
     assert [(item.id, item.caption) for item in everything] == [("a", "a chair"), ("b", "words"), ("c", None)]
-    assert everything[0].facts == {"split": "train", "license": "MIT"}
+    assert everything[0].facts == {"name": "a chair", "split": "train", "license": "MIT"}
     assert everything[2].path == tmp_path / "sub" / "c.obj"
     chosen = catalogue.find(tmp_path / "manifest.jsonl", split="train", licenses=["MIT", "CC0-1.0"])
     assert [item.id for item in chosen] == ["a"]

@@ -69,7 +69,7 @@ def test_a_folders_own_manifest_keeps_its_words_splits_licences_and_order_does_n
     pot, cup = catalogue.find(out)
     assert (pot.id, pot.caption, cup.id, cup.caption) == ("a", "a pot", "b", "a cup")
     assert pot.facts == {"source": "folder", "license": "CC-BY-4.0", "colors": [["red", 1.0]]}
-    assert cup.facts == {"source": "shop", "license": "MIT", "split": "dev"}
+    assert cup.facts == {"name": "a cup", "source": "shop", "license": "MIT", "split": "dev"}
     assert rows(out)[0]["captions"] == ["a pot", "a vessel"]
     assert [item.id for item in catalogue.find(out, split="dev", licenses=["MIT License"])] == ["b"]
 

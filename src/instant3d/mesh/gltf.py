@@ -53,7 +53,7 @@ class _Scene:
 
     def _placed(self) -> Iterator[tuple[int, np.ndarray]]:
         """Nodes with their matrices to the scene, parents first."""
-        waiting, seen = [(root, np.eye(4)) for root in self._roots()], set[int]()
+        waiting, seen = [(root, np.eye(4)) for root in self.document.roots], set[int]()
         while waiting:
             index, parent = waiting.pop()
             if index in seen or index < 0:
@@ -62,13 +62,6 @@ class _Scene:
             matrix = parent @ _local_matrix(self.nodes[index])
             yield index, matrix
             waiting += [(child, matrix) for child in self.nodes[index].get("children", [])]
-
-    def _roots(self) -> list[int]:
-        scenes = self.document.json.get("scenes")
-        if scenes:
-            return list(scenes[self.document.json.get("scene", 0)].get("nodes", []))
-        children = {child for node in self.nodes for child in node.get("children", [])}
-        return [index for index in range(len(self.nodes)) if index not in children]
 
     def _joints(self, node: Json) -> np.ndarray | None:
         """Matrices (J, 4, 4) from a skinned mesh's own axes to the scene, or None."""

@@ -33,6 +33,15 @@ class Document:
         self.buffers: dict[int, memoryview] = {}
         self.images: dict[int, np.ndarray] = {}
 
+    @property
+    def roots(self) -> list[int]:
+        """Numbers of the default scene's nodes; without scenes, of all nodes that are no other's child."""
+        scenes, nodes = self.json.get("scenes"), self.json.get("nodes", [])
+        if scenes:
+            return list(scenes[self.json.get("scene", 0)].get("nodes", []))
+        children = {child for node in nodes for child in node.get("children", [])}
+        return [index for index in range(len(nodes)) if index not in children]
+
     def image(self, index: int) -> np.ndarray:
         """Pixels (H, W, 4) uint8; the same array for the same picture."""
         if index not in self.images:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,17 @@ Load = Callable[[str], bytes]  # a file's content by its name in the scene
 
 @dataclass(frozen=True)
 class Scene:
-    """Some or all frames of a scene; `names` are those of the frames read, `path` tells where from."""
+    """Some or all frames of a scene; `names` are those of the frames read, `path` tells where from.
+
+    credit  its licence, author, source, title and address, as far as they are given (`transforms.Document.credit`)
+    """
 
     views: Views  # (V,)
     caption: str | None
     id: str
     names: tuple[str, ...]
     path: Path
+    credit: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(
@@ -158,7 +162,8 @@ def decode(
         _check_sight(frame, views.cameras)
         read.append(views if size is None else _square(views).resized(size, size))
     scene_id = document.text("id") or path.resolve().name
-    return Scene(Views.stack(read), document.text("caption"), scene_id, tuple(f.name for f in chosen), path)
+    names = tuple(frame.name for frame in chosen)
+    return Scene(Views.stack(read), document.text("caption"), scene_id, names, path, document.credit)
 
 
 def _frame(frame: transforms.Frame, document: transforms.Document, load: Load, with_maps: tuple[bool, bool]) -> Views:

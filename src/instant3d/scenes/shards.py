@@ -169,7 +169,7 @@ def index(source: str | Path | Sequence[str | Path]) -> list[Packed]:
 
 def _add(tar: tarfile.TarFile, number: int, scene: Scene) -> None:
     key = key_of(number, scene.id)
-    files = scenes.encode(scene.views, caption=scene.caption, object_id=scene.id)
+    files = scenes.encode(scene.views, caption=scene.caption, object_id=scene.id, extra=scene.credit)
     for name, data in files.items():
         member = tarfile.TarInfo(f"{key}.{flat(name)}")
         member.size = len(data)

@@ -21,6 +21,8 @@ MAX_BYTES = 2**26
 ROTATION_TOLERANCE = 1e-3  # of R^T R against the identity
 PINHOLE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+CREDIT = ("license", "author", "source", "name", "url")  # whose work the object is, and its title
+LONGEST_CREDIT = 500  # characters of each
 Numbers = np.ndarray
 
 
@@ -77,6 +79,13 @@ class Document:
     def text(self, key: str) -> str | None:
         value = self.content.get(key)
         return value if isinstance(value, str) and value.strip() else None
+
+    @property
+    def credit(self) -> dict[str, str]:
+        """Those of the fields `CREDIT` that the document has, by name; `licence` is read as well."""
+        found = {key: self.text(key) for key in CREDIT}
+        found["license"] = found["license"] or self.text("licence")
+        return {key: value[:LONGEST_CREDIT] for key, value in found.items() if value}
 
     @property
     def depth_unit(self) -> float | None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from instant3d.batch import Batch
 from instant3d.diffusion.components import Components
 from instant3d.diffusion.text import TextEmbedding, encode
-from instant3d.stage1.scenes_as_grids import GridScenes, read_keep
+from instant3d.stage1.scenes_as_grids import Grid, GridScenes, read_keep
 from instant3d.supply import seeded
 
 INDEX, FORMAT = "index.json", "instant3d-stage1-cache-1"
@@ -108,7 +108,7 @@ def build(
 def _grids(
     scenes: GridScenes, components: Components, folder: Path, made_with: dict[str, str], batch: int, say: Say
 ) -> list[dict[str, Any]]:
-    """Encode what no finished shard holds; id, caption and origin of every grid, in the order of the shards."""
+    """Encode what no finished shard holds; id, caption, origin and credit of every grid, in the order of the shards."""
     done = _finished(folder, "grids", made_with)
     at_hand = {entry["from"] for entry in done}
     left = [k for k in range(len(scenes)) if scenes.name(k) not in at_hand]
@@ -123,10 +123,16 @@ def _grids(
             some = [(scenes.name(k), scenes[k]) for k in left[first : first + batch]]
             pictures = torch.stack([grid.picture for _, grid in some]).to(components.vae.device)
             mean, std = posterior(components.vae, pictures)
-            entries = [{"id": grid.id, "caption": grid.caption, "from": name} for name, grid in some]
+            entries = [_entry(grid, name) for name, grid in some]
             yield {"mean": mean, "std": std}, entries
 
     return done + _write(encoded(), folder, "grids", len(left), made_with, say)
+
+
+def _entry(grid: Grid, name: str) -> dict[str, Any]:
+    """What the index holds of a grid; whose work it shows only where its scene names that."""
+    entry: dict[str, Any] = {"id": grid.id, "caption": grid.caption, "from": name}
+    return entry | {"credit": dict(grid.credit)} if grid.credit else entry
 
 
 def _texts(

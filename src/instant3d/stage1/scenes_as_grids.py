@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,11 +20,12 @@ STRUCTURED = range(SIDE**2)  # a rendering plan's first frames are the structure
 
 @dataclass(frozen=True)
 class Grid:
-    """One picture (3, size, size) in [0, 1] of four views, and what is said of it."""
+    """One picture (3, size, size) in [0, 1] of four views, what is said of it, and whose work is shown (`credit`)."""
 
     picture: Tensor
     caption: str
     id: str
+    credit: Mapping[str, str] = field(default_factory=dict)
 
 
 class GridScenes:
@@ -72,7 +73,7 @@ def as_grid(scene: scenes.Scene) -> Grid:
             f"the first four frames of {scene.path} are not the structured views (elevation 20, azimuths 45, 135, 225, "
             "315, radius 2.7); render it by a plan of this project"
         )
-    return Grid(pack(scene.views.on(1.0)), scene.caption, scene.id)
+    return Grid(pack(scene.views.on(1.0)), scene.caption, scene.id, scene.credit)
 
 
 def read_keep(path: str | Path) -> set[str]:
