@@ -19,6 +19,7 @@ SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 VARIANT = ("variant_of", "turned_deg", "stretched", "mirrored")  # what a row of `data_prep.variants` has beside others
 # Fields of a manifest that a scene keeps.
 PASSED_ON = ("split", "license", "source", "colors", "name", "author", "url", *VARIANT)
+TRAIN = "train"  # the split of objects whose manifest names none
 MAX_MANIFEST_BYTES = 2**32  # a million rows take about half a gigabyte
 
 Row = dict[str, Any]
@@ -38,7 +39,8 @@ class Item:
 def find(source: str | Path, *, split: str | None = None, licenses: Collection[str] | None = None) -> list[Item]:
     """The objects of a folder (by its objects.jsonl or manifest.jsonl if it has one) or of a .jsonl manifest, in order.
 
-    split, licenses  keep only objects whose manifest says so; without a manifest nothing is kept
+    split, licenses  keep only objects whose manifest says so; what is of no split is for training, and what names no
+                     licence is under none of them
     """
     asked_for = None if licenses is None else {spdx(name) for name in licenses}
     items = [item for item in _all(Path(source)) if _wanted(item, split, asked_for)]
@@ -156,6 +158,6 @@ def _checked(line: str, where: str, inside: Inside) -> Row:
 
 
 def _wanted(item: Item, split: str | None, licenses: Collection[str | None] | None) -> bool:
-    return (split is None or item.facts.get("split") == split) and (
+    return (split is None or item.facts.get("split", TRAIN) == split) and (
         licenses is None or item.facts.get("license") in licenses
     )

@@ -1,4 +1,4 @@
-"""Demo weights from a folder of objects, trained for a given time: `python -m data_prep.demo_weights OBJECTS -o OUT`."""
+"""Demo weights from objects, trained for a given time: `python -m data_prep.demo_weights OBJECTS... -o OUT`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draft model cards: what a run made, from what, how long it took and what it measured, all from the run's own files."""
+"""Draft model cards: what a run made, of which data, how long it took and what it measured, from the run's files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep import attribution
 from data_prep.demo_weights.recipe import Recipe
 from data_prep.demo_weights.running import Record
 from instant3d import __version__, atomic
@@ -121,7 +122,7 @@ def _measured(recipe: Recipe, part: str) -> Iterator[str]:
     reconstruction, texts = _metrics(recipe, "reconstruction"), _texts(recipe, part)
     if part == "stage2" and reconstruction:
         (report,) = reconstruction
-        rows = {**report["baselines"], folder_name(recipe, part): report["mean"]}
+        rows = {**report["baselines"], recipe.weights(part).name: report["mean"]}
         yield from (
             "## Measured",
             "",
@@ -139,11 +140,6 @@ def _measured(recipe: Recipe, part: str) -> Iterator[str]:
             for look in looks
         )
         yield from (*_table(["", *ALIGNMENT], cells), "")
-
-
-def folder_name(recipe: Recipe, part: str) -> str:
-    """What a part's weights are called."""
-    return recipe.weights(part).name
 
 
 def _texts(recipe: Recipe, part: str) -> list[dict[str, Any]]:

@@ -10,14 +10,17 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from data_prep import catalogue
+from data_prep.catalogue import TRAIN
 from data_prep.demo_weights.running import Step
 from instant3d import bundled
 from instant3d.devices import fast_dtype
 
+HELD_OUT = "dev"
 PARTS = ("stage1", "stage2", "direct", "judge")
 TRAINERS = ("cpu", "one_gpu")
 CONFIGS = Path("configs")
@@ -81,6 +84,15 @@ class Recipe:
         """Whether both stages train at the same time."""
         return self.trainer != "cpu"
 
+    @cached_property
+    def held_out(self) -> list[str]:
+        """The sources of objects that have a split `dev`, which is kept for validation and evaluation."""
+        return [
+            source
+            for source in self.objects
+            if any(item.facts.get("split") == HELD_OUT for item in catalogue.find(source))
+        ]
+
     def training_left(self, seconds: float) -> float:
         """Seconds that are left for training; half of all at least, however long the data took."""
         return max(self.seconds - seconds, self.seconds / 2)
@@ -100,12 +112,6 @@ class Recipe:
         return [word for path in [*found, *([special] if special.is_file() else [])] for word in ("-c", str(path))]
 
 
-def splits(recipe: Recipe) -> set[str]:
-    """The splits that the objects' manifests tell of; none if they do not."""
-    items = (item for source in recipe.objects for item in catalogue.find(source))
-    return {str(item.facts["split"]) for item in items if "split" in item.facts}
-
-
 def steps(recipe: Recipe) -> list[Step]:
     """All steps, in an order in which they could run one after the other; without a GPU they do."""
     found = [step for part in (_data, _stage1, _stage2, _direct, _judge, _evaluations) for step in part(recipe)]
@@ -117,11 +123,11 @@ def steps(recipe: Recipe) -> list[Step]:
 
 def _data(recipe: Recipe) -> Iterator[Step]:
     """Scenes of the objects themselves, first: stage 1 waits for them."""
-    yield _render(recipe, "real", recipe.objects, "small", split="train")
-    if "dev" in splits(recipe):
-        yield _render(recipe, "dev", recipe.objects, "evaluation", split="dev")
+    yield _render(recipe, "real", recipe.objects, "small", split=TRAIN)
+    if recipe.held_out:
+        yield _render(recipe, "dev", recipe.held_out, "evaluation", split=HELD_OUT)
     if "judge" in recipe.parts:
-        yield _render(recipe, "grids", recipe.objects, "grids", split="train")
+        yield _render(recipe, "grids", recipe.objects, "grids", split=TRAIN)
     if "direct" in recipe.parts:
         yield _render(recipe, "rings", recipe.objects, "rings", "--keep", str(DIRECT_OBJECTS))
 
@@ -154,13 +160,13 @@ def _stage2(recipe: Recipe) -> Iterator[Step]:
     added = list(_added(recipe))
     yield from added
     if added:
-        folders = [str(recipe.out / "objects" / step.name) for step in added]
-        yield _render(recipe, "added", folders, "small", after=[step.name for step in added])
+        made = [str(recipe.out / "objects" / step.name) for step in added]
+        yield _render(recipe, "added", made, "small", after=[step.name for step in added])
         train.append("added")
     yield _paint(recipe, "real_painted", ["real"], "--colours", "1")
     folders = json.dumps([recipe.scenes(name) for name in train])
     more = [f"--data.train={folders}"]
-    if "dev" in splits(recipe):
+    if recipe.held_out:
         more.append(f"--data.val={json.dumps([recipe.scenes('dev')])}")
     else:
         more.append("--trainer.limit_val_batches=0")
@@ -173,7 +179,7 @@ def _added(recipe: Recipe) -> Iterator[Step]:
     """Objects beside the given ones; each step writes the folder OUT/objects/NAME of its name."""
     folder, workers = recipe.out / "objects", ["--workers", str(recipe.workers)]
     if recipe.variants:
-        chosen = ["--count", str(recipe.variants), *_chosen(recipe, "train")]
+        chosen = ["--count", str(recipe.variants), *_chosen(recipe)]
         words = [*recipe.objects, "-o", str(folder / "variants"), *chosen, *workers]
         yield Step("variants", "data_prep.variants", lambda _: words, accepted=RENDERED)
     if recipe.procedural:
@@ -207,7 +213,7 @@ def _evaluations(recipe: Recipe) -> Iterator[Step]:
         for part, place in (("stage1", bundled.STAGE1), ("stage2", bundled.STAGE2))
     )
     exported = [f"export-{part}" for part in ("stage1", "stage2") if part in recipe.parts]
-    if "stage2" in recipe.parts and "dev" in splits(recipe):
+    if "stage2" in recipe.parts and recipe.held_out:
         words = ["evaluate", "reconstruction", recipe.scenes("dev"), "-o", _evaluation(recipe, "reconstruction")]
         yield _evaluate("evaluate-reconstruction", [*words, "--weights", stage2], ["export-stage2"], recipe)
     systems = [("two-stage", ["--stage1", stage1, "--stage2", stage2], exported)] if exported else []
@@ -231,14 +237,14 @@ def _render(
     after: Sequence[str] = (),
 ) -> Step:
     settings = ["--plan", str(recipe.configs / "render" / f"{plan}.yaml"), "--workers", str(recipe.workers)]
-    words = [*objects, "-o", recipe.scenes(name), *settings, *_chosen(recipe, split), *more]
+    chosen = _chosen(recipe) if split == TRAIN else ["--split", split] if split else []
+    words = [*objects, "-o", recipe.scenes(name), *settings, *chosen, *more]
     return Step(f"render-{name}", "data_prep.render", lambda _: words, after, accepted=RENDERED)
 
 
-def _chosen(recipe: Recipe, split: str) -> list[str]:
-    """Options that choose objects by split and licence, where the objects say either."""
-    words = ["--split", split] if split in splits(recipe) else []
-    return words + (["--licenses", recipe.licences] if split == "train" and recipe.licences != "all" else [])
+def _chosen(recipe: Recipe) -> list[str]:
+    """Options that choose the objects to train on."""
+    return ["--split", TRAIN, *([] if recipe.licences == "all" else ["--licenses", recipe.licences])]
 
 
 def _paint(recipe: Recipe, name: str, of: Sequence[str], *more: str, lane: str = "data", without: bool = True) -> Step:
@@ -278,7 +284,7 @@ def _share(recipe: Recipe, part: str) -> float:
     """What a training takes of the seconds that are left when it begins: its equal part of what is to follow."""
     if recipe.parallel:
         return 1.0
-    order = [name for name in ("stage1", "stage2", "direct") if name in recipe.parts]
+    order = [name for name in PARTS if name in recipe.parts and name != "judge"]
     return 1 / (len(order) - order.index(part))
 
 

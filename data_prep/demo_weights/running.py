@@ -6,12 +6,15 @@ finished. Processes are forked from one that has imported the libraries already.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -231,7 +234,7 @@ def _ended(running: dict[str, tuple[Any, float]]) -> Iterator[None]:
 
 def _work(module: str, arguments: list[str], log: str, path: list[str]) -> None:
     """What a step's process does: run a command, with all that it prints in a log."""
-    limits.die_with(os.getppid())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     multiprocessing.set_start_method("fork", force=True)  # for processes that read data: they need not import again
     sys.path[:] = path
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -242,6 +245,16 @@ def _work(module: str, arguments: list[str], log: str, path: list[str]) -> None:
     print(f"$ python -m {module} {shlex.join(arguments)}", flush=True)
     sys.argv = [module]
     sys.exit(importlib.import_module(module).main(arguments))
+
+
+def _die_with_parent() -> None:
+    """End this process and its children as soon as the run's own process is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    for member in reversed(limits.family(os.getpid())):  # itself last
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
 
 
 def _clock(seconds: float) -> str:
