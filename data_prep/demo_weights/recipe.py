@@ -142,7 +142,7 @@ def _stage1(recipe: Recipe) -> Iterator[Step]:
     def make_base(left: float) -> list[str]:
         lengths = {"--vae-seconds": VAE_SHARE, "--text-seconds": TEXT_SHARE}
         config = ["--config", str(recipe.configs / "stage1" / f"{recipe.size}_base.yaml"), "--device", _device(recipe)]
-        timed = [word for name, part in lengths.items() for word in (name, f"{part * share * left:.1f}")]
+        timed = [word for name, part in lengths.items() for word in (name, f"{max(part * share * left, 0.1):.1f}")]
         return [recipe.scenes("painted"), "-o", base, *config, *timed]
 
     yield Step("base", "instant3d.stage1.scratch", make_base, ("paint-painted",), lane)
