@@ -26,6 +26,10 @@ SHOWS = {
 }
 SETS = {"stage1": ("painted",), "direct": ("direct",), "judge": ("judge",)}
 STAGE2_SETS = ("real", "real_painted", "added")
+OWN_STEPS = {
+    "stage1": ("base", "cache", "paint-painted"),
+    "stage2": ("variants", "procedural", "render-added", "paint-real_painted"),
+}
 RECONSTRUCTION = {"psnr": "PSNR", "ssim": "SSIM", "mask_iou": "mask IoU", "depth_error": "depth error"}
 ALIGNMENT = ("colour", "object", "both")
 LOGGED = ("train/loss", "val/psnr", "val/mask_iou", "val/loss")
@@ -65,8 +69,6 @@ def card(recipe: Recipe, record: Record, part: str) -> str:
             *_table(["file", "numbers", "bytes", "sha256"], _files(folder)),
             "",
             *_measured(recipe, part),
-            "## Data sources",
-            "",
             attribution.markdown(attribution.gather(scenes)).strip(),
             "",
         ]
@@ -161,10 +163,10 @@ def _count(scenes: Path) -> int:
 
 
 def _steps_of(record: Record, part: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The steps of a part, and those of the data that all parts share."""
-    others = {"stage1": ("base", "cache", "paint-painted")}.get(part, ())
+    """The steps that a part's weights come from."""
+    others = OWN_STEPS.get(part, ())
     for name, known in record.steps.items():
-        if name.endswith(f"-{part}") or name in others or (name.startswith("render-") and part in ("stage1", "stage2")):
+        if name.endswith(f"-{part}") or name in others or name == "render-real":
             yield name, known
 
 

@@ -128,7 +128,7 @@ def test_demo_weights_go_from_objects_to_weights_that_generate_and_cards_that_sa
     for part in ("stage1", "stage2"):
         text = (out / f"{part}-demo" / "README.md").read_text()
         assert re.search(r"training \| [\d,]+ steps", text)
-        assert "CC0-1.0" in text.split("## Data sources")[1]
+        assert "CC0-1.0" in text.split("## Objects and their authors")[1]
         assert "## Measured" in text
     network = out / "stage2-demo" / "model.safetensors"
     with safe_open(network, "pt") as tensors:
