@@ -12,7 +12,7 @@ from instant3d.cameras import structured
 from instant3d.consistency import LEAST, LPIPS_SIDE, MARGIN, Box, foreground, measure
 from instant3d.gallery import orders
 from instant3d.pipeline import ViewsTo3D
-from instant3d.stage1.sampler import Sampling
+from instant3d.sampling import Sampling
 from instant3d.views import Views
 
 

@@ -7,7 +7,7 @@ import torch
 
 from instant3d.cameras import structured
 from instant3d.gallery import Gallery, Order, fingerprint, listed, orders
-from instant3d.stage1.sampler import Sampling
+from instant3d.sampling import Sampling
 from instant3d.views import Views
 
 

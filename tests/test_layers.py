@@ -12,7 +12,8 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 ROWS = (
     # nouns
     ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "hub", "progress", "prompts"),
-    ("cameras", "devices", "weights", "system_options"),
+    ("cameras", "devices", "sampling", "weights"),
+    ("system_options",),
     ("views",),
     ("scenes", "mesh"),
     # parts

@@ -25,8 +25,7 @@ from instant3d.chart import Line, chart
 from instant3d.gallery import Gallery, Order
 from instant3d.losses import Perceptual
 from instant3d.pipeline import ViewsTo3D
-from instant3d.stage1.blob import Start
-from instant3d.stage1.sampler import Sampling
+from instant3d.sampling import Sampling, Start
 from instant3d.views import Views
 from instant3d.writers import Row
 

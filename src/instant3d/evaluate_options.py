@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from instant3d import bundled
 from instant3d.arguments import positive, seed, words
-from instant3d.system_options import SAMPLERS, STARTS, add_stages, add_system, settle
+from instant3d.sampling import SAMPLERS, STARTS, Sampling
+from instant3d.system_options import add_stages, add_system, settle
 
 if TYPE_CHECKING:
     from instant3d.alignment import Result
@@ -61,9 +62,9 @@ def add_text(command: argparse.ArgumentParser) -> None:
         help="folder or Hub id of a CLIP, best not the one that training asked; again for more",
     )
     _add_drawing(command)
-    command.add_argument("--steps", type=positive, help="of denoising (default 30)")
-    command.add_argument("--sampler", choices=SAMPLERS, help="(default euler)")
-    command.add_argument("--start", choices=STARTS, help="what lies under the noise (default blob)")
+    command.add_argument("--steps", type=positive, help=f"of denoising (default {Sampling.steps})")
+    command.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
+    command.add_argument("--start", choices=STARTS, help=f"what lies under the noise (default {Sampling.start})")
     command.set_defaults(command=text)
 
 
@@ -78,7 +79,10 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
         "--starts", type=words, default=["blob", "noise"], help=f"among {','.join(STARTS)} (default blob,noise)"
     )
     command.add_argument(
-        "--samplers", type=words, default=["euler"], help=f"among {','.join(SAMPLERS)} (default euler)"
+        "--samplers",
+        type=words,
+        default=[Sampling.sampler],
+        help=f"among {','.join(SAMPLERS)} (default {Sampling.sampler})",
     )
     command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure MRC too")
     add_stages(command)
@@ -102,7 +106,9 @@ def add_training(command: argparse.ArgumentParser) -> None:
 def _add_drawing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=positive, help="only the first so many prompts")
     command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
-    command.add_argument("--guidance", type=float, help="how closely to follow the prompt (default 5)")
+    command.add_argument(
+        "--guidance", type=float, help=f"how closely to follow the prompt (default {Sampling.guidance:g})"
+    )
     command.add_argument("--batch", type=positive, default=8, help="prompts that are begun together (default 8)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
@@ -147,7 +153,6 @@ def consistency(arguments: argparse.Namespace) -> None:
     from instant3d import consistency as measuring
     from instant3d.gallery import Gallery, listed, orders
     from instant3d.losses import Perceptual
-    from instant3d.pipeline import Sampling
 
     settle(arguments)
     steps = [positive(word) for word in arguments.steps]
@@ -222,7 +227,6 @@ def _looker(
 def _two_stage_looker(arguments: argparse.Namespace, size: int) -> Callable[[Sequence[Order]], Iterator[Result]]:
     from instant3d import alignment
     from instant3d.gallery import Gallery
-    from instant3d.pipeline import Sampling
 
     stage1, load, model = _models(arguments)
     if arguments.real:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from instant3d import prompts, scenes
 from instant3d.pipeline import TextTo3D
-from instant3d.stage1.sampler import Sampling
+from instant3d.sampling import Sampling
 from instant3d.views import Views
 
 

@@ -11,7 +11,8 @@ from instant3d import prompts
 from instant3d.arguments import amount, positive, seed, words
 from instant3d.complaints import sentence
 from instant3d.progress import Progress
-from instant3d.system_options import SAMPLERS, STARTS, add_system, settle
+from instant3d.sampling import SAMPLERS, STARTS, Sampling
+from instant3d.system_options import add_system, settle
 
 if TYPE_CHECKING:
     from instant3d.generate import Outcome
@@ -45,11 +46,13 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--steps", type=positive, help="of denoising (default 30)")
-    group.add_argument("--guidance", type=float, help="how closely to follow the prompt (default 5)")
-    group.add_argument("--rescale", type=float, help="0 to 1: against glaring colours (default 0)")
-    group.add_argument("--sampler", choices=SAMPLERS, help="(default euler)")
-    group.add_argument("--start", choices=STARTS, help="what lies under the noise (default blob)")
+    group.add_argument("--steps", type=positive, help=f"of denoising (default {Sampling.steps})")
+    group.add_argument(
+        "--guidance", type=float, help=f"how closely to follow the prompt (default {Sampling.guidance:g})"
+    )
+    group.add_argument("--rescale", type=float, help=f"0 to 1: against glaring colours (default {Sampling.rescale:g})")
+    group.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
+    group.add_argument("--start", choices=STARTS, help=f"what lies under the noise (default {Sampling.start})")
     group.add_argument("--negative", metavar="TEXT", help="what to stay away from")
 
 
@@ -96,7 +99,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _maker(arguments: argparse.Namespace) -> Maker:
     """The chosen system with its options; nothing is loaded yet."""
     from instant3d.makers import Direct, TwoStage
-    from instant3d.pipeline import Sampling
 
     machine = {"device": arguments.device, "max_memory": arguments.max_memory, "at_once": arguments.batch}
     if arguments.system == "direct":

@@ -24,10 +24,11 @@ from instant3d.diffusion.prompt_tokens import PARTS
 from instant3d.direct.architecture import read_architecture
 from instant3d.direct.directions import FRONT_AZIMUTH_DEG
 from instant3d.nerf.triplane import Triplane
-from instant3d.pipeline import DirectTextTo3D, Sampling, TextTo3D, stage1_dtype
+from instant3d.pipeline import DirectTextTo3D, TextTo3D, stage1_dtype
 from instant3d.progress import OnStep, Stopwatch
 from instant3d.prompts import slug
 from instant3d.results import Shown, picture_size
+from instant3d.sampling import Sampling
 from instant3d.stage1.grid import to_views
 from instant3d.stage2.network import locate
 from instant3d.weight_kinds import check_stages, direct_folder

@@ -26,9 +26,10 @@ from instant3d.diffusion.text import TextEmbedding
 from instant3d.direct.network import TextToTriplane
 from instant3d.nerf.triplane import Triplane
 from instant3d.residence import Residence, fair_share
+from instant3d.sampling import Sampling
 from instant3d.scenes import Scene
 from instant3d.stage1.grid import to_views
-from instant3d.stage1.sampler import GridSampler, OnStep, Sampling
+from instant3d.stage1.sampler import GridSampler, OnStep
 from instant3d.stage2.inputs import fitted, unfamiliar
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views

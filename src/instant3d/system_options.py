@@ -6,9 +6,7 @@ import argparse
 from typing import Any
 
 from instant3d import bundled
-
-SAMPLERS = ("euler", "ddim", "dpm++")
-STARTS = ("blob", "noise", "square")
+from instant3d.sampling import Sampling
 
 # with what they are if nothing is said, so that parsers leave them None
 OWN: dict[str, dict[str, Any]] = {
@@ -16,12 +14,8 @@ OWN: dict[str, dict[str, Any]] = {
         "stage1": None,
         "stage2": None,
         "real": None,
-        "steps": 30,
-        "guidance": 5.0,
-        "rescale": 0.0,
-        "sampler": "euler",
-        "start": "blob",
         "negative": None,
+        **{name: getattr(Sampling, name) for name in ("steps", "guidance", "rescale", "sampler", "start")},
     },
     "direct": {"direct": None},
 }

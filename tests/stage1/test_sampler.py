@@ -10,7 +10,8 @@ from tiny_sdxl import SIZES, tiny_sdxl
 
 from instant3d.diffusion.components import schedule
 from instant3d.diffusion.text import TextEmbedding
-from instant3d.stage1.sampler import GridSampler, Sampling, guide, spaced
+from instant3d.sampling import Sampling
+from instant3d.stage1.sampler import GridSampler, guide, spaced
 
 PROMPTS = ["a red fire hydrant", "a blue wooden chair"]
 ONE = TextEmbedding(torch.zeros(1, 4, 32), torch.zeros(1, 16))

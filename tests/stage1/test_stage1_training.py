@@ -15,11 +15,12 @@ from instant3d import scenes, training
 from instant3d.cameras import structured
 from instant3d.diffusion.components import Components, with_lora
 from instant3d.diffusion.text import TextEmbedding
+from instant3d.sampling import Sampling
 from instant3d.stage1 import cache
 from instant3d.stage1.cache import Encoded
 from instant3d.stage1.data import GridData, Requests
 from instant3d.stage1.module import Stage1, by_quarter, draw, muted
-from instant3d.stage1.sampler import GridSampler, Sampling
+from instant3d.stage1.sampler import GridSampler
 
 ROOT = Path(__file__).parents[2]
 

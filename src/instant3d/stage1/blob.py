@@ -8,14 +8,13 @@ middle", and the network agrees (arXiv 2311.06214, section 3.1). Knows nothing o
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from instant3d.sampling import STARTS, Start
 from instant3d.stage1.grid import SIDE, pack
-
-Start = Literal["blob", "square", "noise"]
 
 
 def start_image(kind: Start, size: int, sigma: float = 0.1) -> Tensor | None:
@@ -25,8 +24,8 @@ def start_image(kind: Start, size: int, sigma: float = 0.1) -> Tensor | None:
     square   1 - m, m a square at the tile's centre that takes the place of the blob and darkens as much: its side is
              sqrt(2 pi) sigma, so that it has the area under the Gaussian. Edge pixels are covered by their share
     """
-    if kind not in get_args(Start):
-        raise ValueError(f"sampling starts from {', '.join(get_args(Start))}; there is no {kind!r}")
+    if kind not in STARTS:
+        raise ValueError(f"sampling starts from {', '.join(STARTS)}; there is no {kind!r}")
     if size < SIDE or size % SIDE or sigma <= 0:
         raise ValueError(f"a start image needs an even size and a positive sigma, got {size} and {sigma}")
     if kind == "noise":

@@ -7,7 +7,6 @@ what is drawn beside it. Knows nothing of cameras or of what becomes of the grid
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor
 from instant3d.devices import fast_dtype
 from instant3d.diffusion.components import Components, schedule
 from instant3d.diffusion.text import TextEmbedding, encode
-from instant3d.stage1.blob import Start, start_image, start_latents
+from instant3d.sampling import Sampling, Start
+from instant3d.stage1.blob import start_image, start_latents
 
 OnStep = Callable[[int, int], object]  # told how many steps are done, of how many
 
@@ -27,25 +27,6 @@ SETTINGS = {
     "use_karras_sigmas": False,
 }
 LEAST_SIGNAL = 2.0**-24  # abar of a "zero" terminal signal, of which Euler's scaling needs a trace
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How grids are drawn.
-
-    guidance         1 follows the prompt alone; above, away from the negative prompt too, at twice the work
-    rescale          0 to 1: how far guidance may not change the spread of the network's answers
-    start, sigma     see `blob.start_image`
-    start_timestep   how much noise covers the start, as one of training's timesteps; by default the most there is
-    """
-
-    steps: int = 30
-    guidance: float = 5.0
-    rescale: float = 0.0
-    sampler: str = "euler"  # "ddim", "dpm++"
-    start: Start = "blob"
-    sigma: float = 0.1
-    start_timestep: int | None = None
 
 
 class GridSampler:
