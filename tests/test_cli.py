@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,9 @@ from sphere_network import sphere_network
 from instant3d import arguments, cli, pipeline, scenes
 from instant3d.asset import Asset
 from instant3d.cameras import orbit
+from instant3d.cli import parser
+from instant3d.diffusion import components
+from instant3d.sampling import SAMPLERS, Sampling
 from instant3d.views import Views
 
 RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp"]
@@ -276,3 +280,22 @@ def test_training_commands_are_handed_on_untouched(monkeypatch, capsys, command)
     monkeypatch.setattr("instant3d.training.main", seen.append)
     assert run(capsys, command, "-c", "a.yaml", "--help")[0] == 0
     assert seen == [[command, "-c", "a.yaml", "--help"]]
+
+
+def readme_options() -> dict[str, str]:
+    """What the README's lines of `instant3d generate` offer: options with the word that stands behind each."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    usage = re.search(r'instant3d generate "a red fire hydrant" -o OUT \[.*?(?=\ninstant3d)', text, re.DOTALL)
+    return dict(re.findall(r"\[(--[a-z0-9-]+) ([^\]]+)\]", usage.group()))
+
+
+@pytest.mark.parametrize(("option", "value"), readme_options().items())
+def test_generate_accepts_what_the_readme_offers(option, value):
+    for word in value.split("|"):
+        told = parser().parse_args(["generate", "a chair", "-o", "out", option, word])
+        assert str(getattr(told, option.strip("-").replace("-", "_"))) != "None"
+
+
+def test_readme_offers_every_sampler_and_the_default_steps():
+    assert set(readme_options()["--sampler"].split("|")) == set(components.SAMPLERS) == set(SAMPLERS)
+    assert int(readme_options()["--steps"]) == Sampling().steps

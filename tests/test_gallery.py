@@ -25,7 +25,7 @@ class Painter:
         return [Views(torch.full((4, 3, 8, 8), seed / 255), torch.ones(4, 1, 8, 8), structured()) for seed in seeds]
 
 
-def gallery(folder, painter, sampling=Sampling()):  # noqa: B008
+def gallery(folder, painter, sampling=Sampling()):
     return Gallery(folder, "stage1", sampling, lambda: painter, at_once=2)
 
 

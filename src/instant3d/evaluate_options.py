@@ -78,12 +78,8 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--starts", type=words, default=["blob", "noise"], help=f"among {','.join(STARTS)} (default blob,noise)"
     )
-    command.add_argument(
-        "--samplers",
-        type=words,
-        default=[Sampling.sampler],
-        help=f"among {','.join(SAMPLERS)} (default {Sampling.sampler})",
-    )
+    samplers = f"among {','.join(SAMPLERS)} (default {Sampling.sampler})"
+    command.add_argument("--samplers", type=words, default=[Sampling.sampler], help=samplers)
     command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure MRC too")
     add_stages(command)
     _add_drawing(command)
@@ -106,9 +102,7 @@ def add_training(command: argparse.ArgumentParser) -> None:
 def _add_drawing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=positive, help="only the first so many prompts")
     command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
-    command.add_argument(
-        "--guidance", type=float, help=f"how closely to follow the prompt (default {Sampling.guidance:g})"
-    )
+    command.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
     command.add_argument("--batch", type=positive, default=8, help="prompts that are begun together (default 8)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 

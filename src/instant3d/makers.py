@@ -92,7 +92,7 @@ class TwoStage:
         stage1: str | Path | None = None,
         stage2: str | Path | None = None,
         *,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling = Sampling(),
         negative: str | None = None,
         device: str = "auto",
         max_memory: int | None = None,

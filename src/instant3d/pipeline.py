@@ -142,7 +142,7 @@ class TextTo3D:
         prompt: str,
         *,
         seed: int = 0,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling = Sampling(),
         negative: str | None = None,
         resolution: int = 256,
         on_step: OnStep | None = None,
@@ -156,7 +156,7 @@ class TextTo3D:
         prompts: Sequence[str],
         seeds: Sequence[int] | None = None,
         *,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling = Sampling(),
         negative: str | None = None,
         on_step: OnStep | None = None,
     ) -> list[Views]:
@@ -177,7 +177,7 @@ class TextTo3D:
         away: TextEmbedding,
         seeds: Sequence[int],
         *,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling = Sampling(),
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Clean latents (B, C, h, w)."""

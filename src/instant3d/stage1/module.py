@@ -86,7 +86,7 @@ class Stage1(L.LightningModule):
         sample_latents: bool = True,
         gradient_checkpointing: bool = False,
         half_base: bool = False,
-        sampling: Sampling = Sampling(),  # noqa: B008
+        sampling: Sampling = Sampling(),
         seed: int = 0,
     ) -> None:
         super().__init__()
