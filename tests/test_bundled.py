@@ -79,5 +79,5 @@ def test_the_weights_beat_both_baselines_on_views_that_were_held_back():
 
 def test_bundled_weights_stay_within_their_budget():
     files = [path for path in (ROOT / "checkpoints").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 60 * 2**20
+    assert sum(path.stat().st_size for path in files) < 100 * 2**20
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".txt"}
