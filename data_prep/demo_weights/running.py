@@ -199,8 +199,14 @@ class Run:
         self.say(f"{_clock(self.seconds)} {name} took {known['seconds']:.0f} s: {last_line(self._log(name))}")
 
     def _report(self, running: dict[str, Any]) -> str:
-        parts = [f"{name}: {last_line(self._log(name))}" for name in running]
-        return f"{_clock(self.seconds)} " + " | ".join(parts)
+        finished = sum(self.record.finished(step.name) for step in self.steps)
+        far = f"{finished} of {len(self.steps)} steps, {_clock(self.training_left(self.seconds)).strip()} left to train"
+        parts = [f"{step.name}: {self._state(step)}" for step in self.steps if step.name in running]
+        return f"{_clock(self.seconds)} {far} | {' | '.join(parts)}"
+
+    def _state(self, step: Step) -> str:
+        """The last line of a step's log; of a training the last two, for its progress bar may take two."""
+        return last_line(self._log(step.name), 1 if step.checkpoints is None else 2)
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -210,15 +216,15 @@ class Run:
         self.record.save()
 
 
-def last_line(log: Path) -> str:
-    """The last line that a command printed, or the last state of its progress bar."""
+def last_line(log: Path, count: int = 1) -> str:
+    """The last line that a command printed, or the last state of its progress bar; or the last `count` as one."""
     if not log.is_file():
         return "starting"
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         text = file.read().decode("utf-8", "replace")
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return "".join(c for c in lines[-1] if c.isprintable())[:LINE] if lines else "starting"
+    return "".join(c for c in " ".join(lines[-count:]) if c.isprintable())[:LINE] if lines else "starting"
 
 
 @contextmanager

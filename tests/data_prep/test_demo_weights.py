@@ -271,6 +271,7 @@ def test_last_values_are_those_of_the_last_rows_that_have_them(tmp_path):
 def test_last_line_of_a_log_is_what_a_terminal_would_show(tmp_path):
     (tmp_path / "log").write_bytes(b"begin\nstep 1\rstep 2\x1b[0m\r\n\n")
     assert running.last_line(tmp_path / "log") == "step 2[0m"
+    assert running.last_line(tmp_path / "log", 2) == "step 1 step 2[0m"
     assert running.last_line(tmp_path / "none") == "starting"
 
 
