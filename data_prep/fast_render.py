@@ -53,13 +53,13 @@ def chosen(backend: str) -> str:
         return backend
     try:
         raster_gl.shared_context()
+        return "gl"
     except raster_gl.Unavailable as error:
-        if backend == "gl":
-            raise ValueError(
-                f"OpenGL cannot draw here ({error}); install libegl1 or take the embree back end"
-            ) from error
-        return chosen("embree")
-    return "gl"
+        if backend == "auto" and raycast.available():
+            return chosen("embree")
+        raise ValueError(
+            f"OpenGL cannot draw here ({error}); install libegl1, or embreex for the embree back end"
+        ) from error
 
 
 def _check(cameras: Cameras, size: int, lighting: str, supersample: int, backend: str) -> None:

@@ -5,6 +5,7 @@ Every sample is a ray from the camera whose direction has camera depth 1, so tha
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,13 +50,20 @@ def draw(
     return pixels, {name: np.stack([surface[name] for surface in surfaces]) for name in maps}
 
 
+def available() -> bool:
+    """Whether embreex is installed."""
+    return importlib.util.find_spec("embreex") is not None
+
+
 def library() -> tuple[Any, Any]:
     """Embree's scene and triangle mesh."""
     try:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
     except ImportError as error:
-        raise ValueError(f"there is nothing to draw with: embreex cannot be imported ({error})") from error
+        raise ValueError(
+            f"the embree back end cannot draw here ({error}); pip install embreex, or use OpenGL"
+        ) from error
     return EmbreeScene, TriangleMesh
 
 

@@ -356,3 +356,6 @@ def test_without_opengl_rays_are_cast_instead(monkeypatch):
     assert chosen("auto") == "embree"
     with pytest.raises(ValueError, match="no libEGL"):
         chosen("gl")
+    monkeypatch.setattr(raycast, "available", lambda: False)
+    with pytest.raises(ValueError, match=r"no libEGL.*install libegl1, or embreex"):
+        chosen("auto")
