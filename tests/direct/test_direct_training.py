@@ -191,7 +191,7 @@ def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, ca
     assert done.value.code == 0
     found = yaml.safe_load(capsys.readouterr().out)
     kinds = [callback["class_path"].rpartition(".")[2] for callback in found["trainer"]["callbacks"]]
-    assert {"EMAWeightAveraging", "ModelCheckpoint"} <= set(kinds)
+    assert {"EMAWeightAveraging", "LastCheckpoint"} <= set(kinds)
 
 
 def printed(capsys, *words):
