@@ -1,7 +1,7 @@
 """How fast scenes are read for training, beside what the `one_gpu` configurations need: `python -m benchmarks.loader`.
 
-Makes scenes in a temporary folder as `configs/render/paper_stage2.yaml` has them (36 views of 512 px with depth and
-normals), of textured balls whose PNGs are about as large as those of rendered objects, or takes yours by `--scenes`.
+Makes scenes in a temporary folder as `configs/render/paper_stage2.yaml` has them (36 views of 512 px), with depth and
+normals too, of textured balls whose PNGs are about as large as those of rendered objects, or takes yours by `--scenes`.
 Reads them as folders, as tars on disk, and as tars behind a URL (memory://, so that no network is measured: fetching,
 hashing and the shelf are), with stage 2's own examples and stage 1's grids. The processors are timed, too: on a busy
 machine the seconds of the clock say little. What a step needs on a GPU is an estimate, as its line says.

@@ -7,7 +7,7 @@ and a stranger's file may take it down. Its conventions end here; what comes out
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import torch
 
 from data_prep import plain_gltf
 from data_prep.blender_process import Arrays, Process
+from data_prep.pixels import to_views
 from data_prep.plan import BLENDER_LIGHTINGS, DEVICES
 from instant3d.cameras import Cameras
-from instant3d.views import Views
+from instant3d.views import MAPS, Views
 
 TIMEOUT_S = 600.0  # for one object; 36 views of 512 px at 32 samples take about 90 s on one core
 MAX_MEMORY = 8 << 30  # bytes; 1.7 GB were seen for five million triangles, 2.5 GB for a texture of 16,384 px
@@ -69,7 +70,7 @@ class Blender:
         *,
         lighting: str = "uniform",
         samples: int = 16,
-        geometry: bool = True,
+        maps: Sequence[str] = MAPS,
         device: str = "cpu",
         seed: int = 0,
         timeout_s: float = TIMEOUT_S,
@@ -77,7 +78,8 @@ class Blender:
     ) -> Views:
         """Square views (..., C, size, size) of the object in a file, as `normalized` places it, from cameras (...).
 
-        samples     paths a pixel, for colour and alpha; depth and normals (left out without `geometry`) hold at centres
+        samples     paths a pixel, for colour and alpha; depth and normals hold at its centre
+        maps        which of depth and world normals to draw too
         seed        what the lamps of "area" light are drawn with
         timeout_s   of the rendering alone; a fresh process has as long again as it needs to start
         max_memory  resident bytes of Blender (watched on Linux only)
@@ -87,7 +89,7 @@ class Blender:
         """
         _check(cameras, size, lighting, samples, device)
         process = self._ready()
-        job = _job(cameras, size) | {"lighting": lighting, "samples": samples, "geometry": geometry, "device": device}
+        job = _job(cameras, size) | {"lighting": lighting, "samples": samples, "maps": list(maps), "device": device}
         job |= {"threads": self.threads, "object": str(process.folder / "object.glb")}
         job["lights"] = area_lights(seed) if lighting == "area" else []
         bounds = plain_gltf.write(Path(path), Path(job["object"]))
@@ -102,7 +104,7 @@ class Blender:
         if "failure" in header:
             raise ValueError(f"{path} cannot be rendered: {header['failure']}")
         _check_bounds(path, bounds, header["bounds"])
-        views = _views(arrays, cameras, size)
+        views = to_views(arrays[0], dict(zip(maps, arrays[1:], strict=True)), cameras)
         if not views.alpha.any():
             raise Empty(f"{path} shows nothing: Blender's pictures of it are empty")
         return views
@@ -163,10 +165,10 @@ def _job(cameras: Cameras, size: int) -> dict[str, Any]:
 
 
 def _expected(job: dict[str, Any]) -> Arrays:
-    """Pictures with alpha, and with `geometry` depth and normals."""
-    views, size = len(job["cameras"]), job["size"]
-    arrays = [["uint8", [views, size, size, 4]], ["float32", [views, size, size]], ["float32", [views, size, size, 3]]]
-    return arrays if job["geometry"] else arrays[:1]
+    """Pictures with alpha, then the maps."""
+    shape = [len(job["cameras"]), job["size"], job["size"]]
+    channels = {"depth": 1, "normals": 3}
+    return [["uint8", [*shape, 4]], *(["float32", [*shape, channels[name]]] for name in job["maps"])]
 
 
 def _worded(error: Exception, path: str | Path, timeout_s: float) -> Exception:
@@ -183,22 +185,3 @@ def _check_bounds(path: str | Path, ours: tuple[np.ndarray, np.ndarray], theirs:
         raise ValueError(
             f"{path} cannot be rendered: Blender and our reader see objects of different extent ({apart:.2g} apart)"
         )
-
-
-def _views(arrays: list[np.ndarray], cameras: Cameras, size: int) -> Views:
-    picture, *geometry = (torch.from_numpy(array.copy()) for array in arrays)
-    picture = picture.permute(0, 3, 1, 2).float() / 255
-    lead, alpha = cameras.shape, picture[:, 3:]
-    views = Views(
-        rgb=torch.where(alpha > 0, picture[:, :3], 0.0).reshape(*lead, 3, size, size),
-        alpha=alpha.reshape(*lead, 1, size, size),
-        cameras=cameras,
-    )
-    if not geometry:
-        return views
-    depth, normals = geometry
-    return replace(
-        views,
-        depth=depth.reshape(*lead, 1, size, size),
-        normals=normals.permute(0, 3, 1, 2).reshape(*lead, 3, size, size),
-    )

@@ -137,8 +137,9 @@ def pictures(bproc, samples, threads, lighting):
     return np.stack(renderer.render(verbose=True)["colors"])
 
 
-def geometry(bproc):
-    """Camera z (V, S, S) and world normals (V, S, S, 3), float32, at pixel centres; both 0 where there is nothing.
+def surfaces(bproc, maps):
+    """Those of `maps`, in their order: camera z "depth" (V, S, S, 1), world "normals" (V, S, S, 3), float32, at pixel
+    centres; both 0 where there is nothing.
 
     Surfaces glow in what is asked for, with one sample a pixel, the first of which Cycles puts in the centre. Its own
     passes would do for depth, but they average normals, and BlenderProc turns those to the camera by compositing, which
@@ -151,11 +152,12 @@ def geometry(bproc):
     bproc.renderer.set_output_format("OPEN_EXR", 32, enable_transparency=True)
     for lamp in [found for found in bpy.data.objects if found.type == "LIGHT"]:
         bpy.data.objects.remove(lamp)
-    depth = _glowing(bproc, "depth", _view_depth)[..., 0]
-    normals = _glowing(bproc, "normals", _coded_normal) * 2 - 1
-    length = np.linalg.norm(normals, axis=-1, keepdims=True)
-    normals = np.where(depth[..., None] > 0, normals / np.maximum(length, 1e-6), 0)
-    return depth.astype(np.float32), normals.astype(np.float32)
+    found = {"depth": _glowing(bproc, "depth", _view_depth)[..., :1]}
+    if "normals" in maps:
+        normals = _glowing(bproc, "normals", _coded_normal) * 2 - 1
+        length = np.linalg.norm(normals, axis=-1, keepdims=True)
+        found["normals"] = np.where(found["depth"] > 0, normals / np.maximum(length, 1e-6), 0)
+    return [found[name].astype(np.float32) for name in maps]
 
 
 def _glowing(bproc, key, source):

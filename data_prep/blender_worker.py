@@ -57,8 +57,8 @@ def rendered(job):
     blender_scene.light(bproc, job["lighting"], job["lights"])
     blender_scene.aim(bproc, cameras, intrinsics, job["size"])
     arrays = [blender_scene.pictures(bproc, job["samples"], job["threads"], job["lighting"])]
-    if job["geometry"]:
-        arrays += blender_scene.geometry(bproc)
+    if job["maps"]:
+        arrays += blender_scene.surfaces(bproc, job["maps"])
     return bounds, arrays
 
 

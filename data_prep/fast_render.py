@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from data_prep import raster_gl, raycast
+from data_prep.pixels import to_views
 from data_prep.soup import flatten
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
-from instant3d.views import Views
+from instant3d.views import MAPS, Views
 
 LIGHTINGS = ("flat", "soft")
 BACKENDS = ("auto", "gl", "embree")
@@ -29,10 +29,12 @@ def render_views(
     lighting: str = "flat",
     supersample: int = 3,
     backend: str = "auto",
+    maps: Sequence[str] = MAPS,
 ) -> Views:
-    """Square views (..., C, size, size) of `meshes` from cameras (...), with depth and world normals.
+    """Square views (..., C, size, size) of `meshes` from cameras (...).
 
     supersample  samples a side of a pixel, averaged to its colour and alpha; depth and normals hold at its centre
+    maps         which of depth and world normals to draw too
     backend      "gl" (OpenGL through EGL), "embree" (ray casting, needs nothing but pip), "auto" (the first that works)
     """
     _check(cameras, size, lighting, supersample, backend)
@@ -40,18 +42,8 @@ def render_views(
     intrinsics = cameras.intrinsics.detach().cpu().double().reshape(-1, 4).numpy()
     soup = flatten(meshes, texture_side=max(1024, 2 * size))
     draw = raycast.draw if chosen(backend) == "embree" else raster_gl.draw
-    pixels, depth, normals = draw(
-        soup, np.linalg.inv(matrices), intrinsics, size, soft=lighting == "soft", supersample=supersample
-    )
-    picture = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    lead = cameras.shape
-    return Views(
-        rgb=picture[:, :3].reshape(*lead, 3, size, size),
-        alpha=picture[:, 3:].reshape(*lead, 1, size, size),
-        cameras=cameras,
-        depth=torch.from_numpy(depth.copy()).reshape(*lead, 1, size, size),
-        normals=torch.from_numpy(normals).permute(0, 3, 1, 2).reshape(*lead, 3, size, size),
-    )
+    how = {"soft": lighting == "soft", "supersample": supersample, "maps": maps}
+    return to_views(*draw(soup, np.linalg.inv(matrices), intrinsics, size, **how), cameras)
 
 
 def chosen(backend: str) -> str:
@@ -61,13 +53,13 @@ def chosen(backend: str) -> str:
         return backend
     try:
         raster_gl.shared_context()
+        return "gl"
     except raster_gl.Unavailable as error:
-        if backend == "gl":
-            raise ValueError(
-                f"OpenGL cannot draw here ({error}); install libegl1 or take the embree back end"
-            ) from error
-        return chosen("embree")
-    return "gl"
+        if backend == "auto" and raycast.available():
+            return chosen("embree")
+        raise ValueError(
+            f"OpenGL cannot draw here ({error}); install libegl1, or embreex for the embree back end"
+        ) from error
 
 
 def _check(cameras: Cameras, size: int, lighting: str, supersample: int, backend: str) -> None:

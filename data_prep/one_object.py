@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +50,6 @@ def render_object(job: Job) -> int:
     views = _by_blender(job, cameras) if job.plan.chosen_renderer == "blender" else _fast(job, cameras)
     if views.alpha[:4].mean() < FAINTEST:
         raise Blank(f"{job.item.path} shows almost nothing: a few far vertices make the rest of it too small")
-    if not job.plan.geometry:
-        views = replace(views, depth=None, normals=None)
     facts = job.item.facts | {"lighting": job.plan.lighting, "renderer": job.plan.chosen_renderer}
     scenes.write(job.folder, views, caption=job.item.caption, object_id=job.item.id, extra=facts)
     return len(views.rgb)
@@ -84,6 +82,7 @@ def _fast(job: Job, cameras: Cameras) -> Views:
         lighting=job.plan.lighting,
         supersample=job.plan.supersample,
         backend=job.backend,
+        maps=job.plan.maps,
     )
 
 
@@ -94,7 +93,7 @@ def _by_blender(job: Job, cameras: Cameras) -> Views:
         job.plan.size,
         lighting=job.plan.lighting,
         samples=job.plan.samples,
-        geometry=job.plan.geometry,
+        maps=job.plan.maps,
         device=job.plan.device,
         seed=job.plan.draw(job.item.id),
         timeout_s=OURS * job.timeout_s,

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from instant3d.cameras import Cameras, from_fov, orbit, random_sphere, structured
+from instant3d.views import MAPS
 
 Range = tuple[float, float]
 FAST_LIGHTINGS = ("flat", "soft")
@@ -33,7 +34,8 @@ class Plan:
     ring_deg: Range = (0.0, 30.0)  # these heights
     lighting: str = "flat"
     supersample: int = 3  # of the fast renderer: samples a side of a pixel
-    geometry: bool = True  # depth and normal maps beside the pictures
+    depth: bool = True  # maps beside the pictures, which losses may use
+    normals: bool = False
     seed: int = 0  # another one gives other random cameras and area lights
     renderer: str = "auto"  # "fast", "blender", or the fast one wherever it knows the light
     samples: int = 16  # of Blender: paths a pixel
@@ -71,6 +73,11 @@ class Plan:
             return "fast" if self.lighting in FAST_LIGHTINGS else "blender"
         return self.renderer
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """What is drawn beside the pictures: some of depth and normals."""
+        return tuple(name for name in MAPS if getattr(self, name))
+
     def draw(self, object_id: str) -> int:
         """The seed (56 bits) of all that is drawn for an object: its random cameras and its area lights."""
         digest = hashlib.sha256(f"{self.seed}/{object_id}".encode()).digest()
@@ -106,9 +113,11 @@ def read(path: str | Path) -> Plan:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable YAML ({error})") from error
     known = get_type_hints(Plan)
-    if not isinstance(content, dict) or not set(content) <= set(known):
+    if not isinstance(content, dict) or not set(content) <= {*known, "geometry"}:
         raise ValueError(f"{path} must name some of {', '.join(known)}; it holds {content}")
     try:
+        if "geometry" in content:  # how older plans name both maps at once
+            content = dict.fromkeys(MAPS, _converted("geometry", content.pop("geometry"), bool)) | content
         return Plan(**{name: _converted(name, value, known[name]) for name, value in content.items()})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

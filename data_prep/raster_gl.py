@@ -1,12 +1,13 @@
 """Draws a soup with OpenGL, on a GPU or on Mesa's software driver. Knows nothing of files; `fast_render` is its door.
 
-Colour is drawn on a grid `supersample` times finer and averaged in linear light; depth and normals are drawn once more
-at the picture's own size, so that they are exact at the centre of each pixel.
+Colour is drawn on a grid `supersample` times finer and averaged in linear light; depth and normals, if asked for, are
+drawn once more at the picture's own size, so that they are exact at the centre of each pixel.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,10 @@ void main() {
 #ifdef MASKED
     if (texel().a < cutoff) discard;
 #endif
-    drawn = vec4(facing_normal(), 1.0 / gl_FragCoord.w);
+    drawn = vec4(1.0 / gl_FragCoord.w, facing_normal());
 }
 """
+DEPTH = GEOMETRY.replace("facing_normal()", "vec3(0)")
 
 WHOLE_VERTEX = """
 #version 330
@@ -99,9 +101,17 @@ class Unavailable(RuntimeError):
 
 
 def draw(
-    soup: Soup, world_to_cam: np.ndarray, intrinsics: np.ndarray, size: int, *, soft: bool, supersample: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures (V, S, S, 4) uint8, depth (V, S, S) and world normals (V, S, S, 3) float32 of V cameras."""
+    soup: Soup,
+    world_to_cam: np.ndarray,
+    intrinsics: np.ndarray,
+    size: int,
+    *,
+    soft: bool,
+    supersample: int,
+    maps: Sequence[str],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pictures (V, S, S, 4) uint8 of V cameras, and by name those of `maps`, float32: depth (V, S, S, 1) and world
+    normals (V, S, S, 3)."""
     context = shared_context()
     limit = context.info["GL_MAX_TEXTURE_SIZE"] // size
     if limit < 1 or size * supersample > context.info["GL_MAX_TEXTURE_SIZE"]:
@@ -111,11 +121,12 @@ def draw(
     batches = []
     try:
         for start in range(0, len(matrices), min(limit, 16)):
-            batches.append(drawing.views(matrices[start : start + min(limit, 16)], size, supersample))
+            batches.append(drawing.views(matrices[start : start + min(limit, 16)], size, supersample, maps))
     finally:
         drawing.release()
     color, surface = (np.concatenate(part) for part in zip(*batches, strict=True))
-    return color, surface[..., 3], surface[..., :3]
+    found = {"depth": surface[..., :1], "normals": surface[..., 1:]}
+    return color, {name: found[name] for name in maps}
 
 
 @functools.cache
@@ -174,18 +185,18 @@ class _Drawing:
         for held in (*self.arrays.values(), self.buffer, *self.textures.values()):
             held.release()
 
-    def views(self, matrices: np.ndarray, size: int, supersample: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures (V, S, S, 4) uint8 and (normal, depth) (V, S, S, 4) float32, one below the other in the target."""
+    def views(
+        self, matrices: np.ndarray, size: int, supersample: int, maps: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures (V, S, S, 4) uint8, and depth and normals (V, S, S, 4) float32: of depth alone (V, S, S, 1), of no
+        map (V, S, S, 0)."""
         context, count = self.context, len(matrices)
-        fine, color, surface = _targets(size, supersample, count)
+        fine, color = _targets(size, supersample, count)
         average = _average(supersample)
-        surface.clear()
         for k, matrix in enumerate(matrices):
             fine.use()
             fine.clear()
             self._draw(COLOR, matrix, (0, 0, size * supersample, size * supersample))
-            surface.use()
-            self._draw(GEOMETRY, matrix, (0, k * size, size, size))
             color.use()
             context.viewport = (0, k * size, size, size)
             context.disable(context.DEPTH_TEST)
@@ -193,8 +204,19 @@ class _Drawing:
             average.program["row"].value = k * size
             average.render(context.TRIANGLES)
         pixels = np.frombuffer(color.read(components=4), np.uint8).reshape(count, size, size, 4)
-        values = np.frombuffer(surface.read(components=4, dtype="f4"), np.float32).reshape(count, size, size, 4)
-        return pixels, values
+        return pixels, self._surfaces(matrices, size, maps)
+
+    def _surfaces(self, matrices: np.ndarray, size: int, maps: Sequence[str]) -> np.ndarray:
+        count, channels = len(matrices), 4 if "normals" in maps else 1
+        if not maps:
+            return np.zeros((count, size, size, 0), np.float32)
+        target = _surface_target(size, count, channels)
+        target.use()
+        target.clear()
+        for k, matrix in enumerate(matrices):
+            self._draw(GEOMETRY if channels == 4 else DEPTH, matrix, (0, k * size, size, size))
+        values = np.frombuffer(target.read(components=channels, dtype="f4"), np.float32)
+        return values.reshape(count, size, size, channels)
 
     def _draw(self, shader: str, matrix: np.ndarray, viewport: tuple[int, int, int, int]) -> None:
         context = self.context
@@ -247,11 +269,15 @@ def _average(supersample: int) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _targets(size: int, supersample: int, count: int) -> tuple[Any, Any, Any]:
-    """Framebuffers: one fine picture in half floats, `count` finished pictures, `count` pictures of floats."""
+def _targets(size: int, supersample: int, count: int) -> tuple[Any, Any]:
+    """Framebuffers: one fine picture in half floats, `count` finished pictures one below the other."""
     context, fine_size = shared_context(), (size * supersample, size * supersample)
-    tall = (size, size * count)
     fine = context.framebuffer([context.texture(fine_size, 4, dtype="f2")], context.depth_renderbuffer(fine_size))
-    color = context.framebuffer([context.texture(tall, 4)])
-    surface = context.framebuffer([context.texture(tall, 4, dtype="f4")], context.depth_renderbuffer(tall))
-    return fine, color, surface
+    return fine, context.framebuffer([context.texture((size, size * count), 4)])
+
+
+@functools.lru_cache(maxsize=4)
+def _surface_target(size: int, count: int, channels: int) -> Any:
+    """A framebuffer of `count` pictures of floats, one below the other."""
+    context, tall = shared_context(), (size, size * count)
+    return context.framebuffer([context.texture(tall, channels, dtype="f4")], context.depth_renderbuffer(tall))

@@ -5,6 +5,8 @@ Every sample is a ray from the camera whose direction has camera depth 1, so tha
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +33,26 @@ class Hits:
 
 
 def draw(
-    soup: Soup, world_to_cam: np.ndarray, intrinsics: np.ndarray, size: int, *, soft: bool, supersample: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures (V, S, S, 4) uint8, depth (V, S, S) and world normals (V, S, S, 3) float32 of V cameras."""
-    caster = _Caster(soup)
-    pixels = np.zeros((len(intrinsics), size, size, 4), np.uint8)
-    depth = np.zeros((len(intrinsics), size, size), np.float32)
-    normals = np.zeros((len(intrinsics), size, size, 3), np.float32)
-    for k, (matrix, inside) in enumerate(zip(world_to_cam, intrinsics, strict=True)):
-        pixels[k] = _picture(caster, matrix, inside, size, soft, supersample)
-        depth[k], normals[k] = _surface(caster, matrix, inside, size)
-    return pixels, depth, normals
+    soup: Soup,
+    world_to_cam: np.ndarray,
+    intrinsics: np.ndarray,
+    size: int,
+    *,
+    soft: bool,
+    supersample: int,
+    maps: Sequence[str],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pictures (V, S, S, 4) uint8 of V cameras, and by name those of `maps`, float32: depth (V, S, S, 1) and world
+    normals (V, S, S, 3)."""
+    caster, cameras = _Caster(soup), list(zip(world_to_cam, intrinsics, strict=True))
+    pixels = np.stack([_picture(caster, *camera, size, soft, supersample) for camera in cameras])
+    surfaces = [_surface(caster, *camera, size, maps) for camera in cameras] if maps else []
+    return pixels, {name: np.stack([surface[name] for surface in surfaces]) for name in maps}
+
+
+def available() -> bool:
+    """Whether embreex is installed."""
+    return importlib.util.find_spec("embreex") is not None
 
 
 def library() -> tuple[Any, Any]:
@@ -50,7 +61,9 @@ def library() -> tuple[Any, Any]:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
     except ImportError as error:
-        raise ValueError(f"there is nothing to draw with: embreex cannot be imported ({error})") from error
+        raise ValueError(
+            f"the embree back end cannot draw here ({error}); pip install embreex, or use OpenGL"
+        ) from error
     return EmbreeScene, TriangleMesh
 
 
@@ -70,13 +83,17 @@ def _picture(
     return np.rint(np.dstack([srgb_from_linear(straight), mean[..., 3]]) * 255).astype(np.uint8)
 
 
-def _surface(caster: _Caster, matrix: np.ndarray, intrinsics: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _surface(
+    caster: _Caster, matrix: np.ndarray, intrinsics: np.ndarray, size: int, maps: Sequence[str]
+) -> dict[str, np.ndarray]:
     place, origin, directions = _rays(caster.soup, matrix, intrinsics, size)
     hits = caster.first_hits(origin, directions)
-    depth, normals = np.zeros(size * size, np.float32), np.zeros((size * size, 3), np.float32)
-    depth[place[hits.ray]] = hits.depth
-    normals[place[hits.ray]] = caster.normals(hits, directions)
-    return depth.reshape(size, size), normals.reshape(size, size, 3)
+    found = {}
+    for name in maps:
+        values = hits.depth[:, None] if name == "depth" else caster.normals(hits, directions)
+        found[name] = np.zeros((size, size, values.shape[1]), np.float32)
+        found[name].reshape(size * size, -1)[place[hits.ray]] = values
+    return found
 
 
 def _rays(

@@ -115,7 +115,7 @@ def jobs(
     colours   so many of the ten for each scene, drawn by its name
     """
     for folder in folders:
-        caption = scenes.read(folder, frames=[0]).caption
+        caption = scenes.document(folder).text("caption")
         if not caption:
             raise ValueError(f"{folder} has no caption; its colour could not be said")
         name = noun(caption)

@@ -143,10 +143,11 @@ def _stage1(recipe: Recipe) -> Iterator[Step]:
         lengths = {"--vae-seconds": VAE_SHARE, "--text-seconds": TEXT_SHARE}
         config = ["--config", str(recipe.configs / "stage1" / f"{recipe.size}_base.yaml"), "--device", _device(recipe)]
         timed = [word for name, part in lengths.items() for word in (name, f"{max(part * share * left, 0.1):.1f}")]
-        return [recipe.scenes("painted"), "-o", base, *config, *timed]
+        return [recipe.scenes("painted"), "-o", base, *config, *timed, "--workers", str(recipe.workers)]
 
     yield Step("base", "instant3d.stage1.scratch", make_base, ("paint-painted",), lane)
-    caching = ["cache-stage1", recipe.scenes("painted"), "--model", base, "-o", cache, "--device", _device(recipe)]
+    machine = ["--device", _device(recipe), "--workers", str(recipe.workers)]
+    caching = ["cache-stage1", recipe.scenes("painted"), "--model", base, "-o", cache, *machine]
     yield Step("cache", "instant3d.cli", lambda _: caching, ("base",), lane)
     more = [f"--model.base={base}", f"--data.train={json.dumps([cache])}", "--trainer.limit_val_batches=0"]
     yield _fit(recipe, "stage1", more, ("cache",), lane)

@@ -30,6 +30,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number from 0."""
+    if not re.fullmatch(r"\d{1,6}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
 def seed(text: str) -> int:
     """A whole number from 0 that leaves room to count up."""
     if not re.fullmatch(r"\d{1,18}", text):

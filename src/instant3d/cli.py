@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import warnings
@@ -12,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from instant3d import __version__, bundled, doctor_options, evaluate_options, generate_options, scene_options
-from instant3d.arguments import amount, numbers, positive, words
+from instant3d.arguments import amount, numbers, positive, whole, words
 from instant3d.complaints import sentence
 
 TRAINING = {
@@ -147,6 +148,12 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
         "--prompts", nargs="+", default=["{}"], help="prompts of a scene, {} being its caption (default: just that)"
     )
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    command.add_argument(
+        "--workers",
+        type=whole,
+        default=os.cpu_count() or 1,
+        help="processes that read scenes ahead (default: one per core; 0: none)",
+    )
     command.set_defaults(command=_cache)
 
 
@@ -235,6 +242,7 @@ def _cache(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         templates=arguments.prompts,
         device=find_device(arguments.device),
+        workers=arguments.workers,
     )
 
 

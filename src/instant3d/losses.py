@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import box_span
+from instant3d.random_numbers import rand_like
 from instant3d.views import Views
 
 
@@ -49,8 +50,7 @@ def clear_way(field: Field, wanted: Views, generator: torch.Generator | None = N
     alpha, depth = wanted.alpha[..., 0, :, :], wanted.depth[..., 0, :, :]
     surface = torch.where(alpha > 0.99, depth / forward, far)
     sharp = ((alpha > 0.99) & (depth > 0)) | (alpha < 0.01)  # a pixel on an edge is neither
-    part = torch.rand(surface.shape, generator=generator).to(surface)
-    distance = near + part * (surface - near).clamp(min=0)
+    distance = near + rand_like(surface, generator) * (surface - near).clamp(min=0)
     density = field.density(rays.at(distance[..., None]).flatten(-5, -2)).reshape(distance.shape)
     remaining = (surface - distance).clamp(0, 0.2)
     opacity = -torch.expm1(-density * remaining)

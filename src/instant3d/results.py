@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from instant3d import __version__, writers
 from instant3d.asset import FILE, Asset, check_formats
@@ -49,22 +51,35 @@ def picture_size(view_size: int) -> int:
 def write(
     folder: Path, asset: Asset, shown: Shown, *, size: int, formats: Sequence[str], watch: Stopwatch
 ) -> dict[str, Any]:
-    """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide."""
+    """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide.
+
+    Without PyAV there is no turntable.mp4, and a warning says so.
+    """
     formats = check_formats(formats)
     with watch("mesh"):
         mesh = asset.mesh
         asset.write_files(folder, formats)
     with watch("video"):
         around = _pictures(asset, turntable(FRAMES), size)
-        frames = around.on(1.0)
-        writers.film(frames, folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
-        writers.animation(frames, folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
+        turntables = _turntables(around.on(1.0), folder)
         writers.sheet(_rows(asset, shown, around), folder / "sheet.png", heading=shown.heading)
     return {
         "resolution": asset.resolution,
         "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
-        "files": [*(f"mesh.{name}" for name in formats), FILE, "turntable.mp4", "turntable.webp", "sheet.png"],
+        "files": [*(f"mesh.{name}" for name in formats), FILE, *turntables, "sheet.png"],
     }
+
+
+def _turntables(frames: Tensor, folder: Path) -> list[str]:
+    """Write frames (F, 3, H, W) as the films that can be written here; their names."""
+    films = ["turntable.webp"]
+    writers.animation(frames, folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
+    if writers.can_film():
+        films.insert(0, "turntable.mp4")
+        writers.film(frames, folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
+    else:
+        warnings.warn("turntable.mp4 is left out, for films need PyAV: pip install av", stacklevel=2)
+    return films
 
 
 def write_record(folder: Path, **fields: Any) -> dict[str, Any]:

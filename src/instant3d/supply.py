@@ -12,12 +12,12 @@ from torch.utils.data import Sampler
 AHEAD = 1024  # examples: how long before its turn a file that is far away is asked for
 
 
-def seeded(*key: int) -> torch.Generator:
-    """A generator for this key; keys that differ in any place give streams of their own."""
+def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on `device` for this key; keys that differ in any place give streams of their own."""
     mixed = 0
     for part in key:
         mixed = (mixed * 1_000_003 + part + 1) % (2**63 - 1)
-    return torch.Generator().manual_seed(mixed)
+    return torch.Generator(device).manual_seed(mixed)
 
 
 class Numbers(Sampler[list[int]]):

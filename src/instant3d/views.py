@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from instant3d.batch import Batch
 from instant3d.cameras import Cameras
 
+MAPS = ("depth", "normals")  # what views may hold beside their pictures
+
 
 @dataclass(frozen=True)
 class Views(Batch):

@@ -1,4 +1,4 @@
-"""What watches a training run without taking part: pictures for the logger, and a word when the model has collapsed."""
+"""What watches a training run without taking part: images for the logger, checkpoints, a warning of a collapse."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from instant3d.direct.data import Requests
@@ -95,6 +96,19 @@ class SampleGrids(L.Callback):
         board: Any = getattr(trainer.logger, "experiment", None)
         if hasattr(board, "add_image"):
             board.add_image("val/samples", row, trainer.global_step)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """A `ModelCheckpoint` that also saves `last.ckpt` when training ends between two of its steps, whatever ended it.
+
+    That is at the end of the epoch that `max_steps` or `max_time` cuts short: when training itself ends,
+    `EMAWeightAveraging` has already put the averaged weights in the place of those that training goes on from.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, module)
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class CollapseWatch(L.Callback):

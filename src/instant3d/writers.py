@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +27,11 @@ class Row:
     title: str
     pictures: Tensor
     captions: Sequence[str] = ()
+
+
+def can_film() -> bool:
+    """Whether PyAV, which encodes films, is installed."""
+    return importlib.util.find_spec("av") is not None
 
 
 def film(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> None:

@@ -137,7 +137,7 @@ def test_known_points_land_on_their_pixels(blender, tmp_path):
     intrinsics = cameras.intrinsics.clone()
     intrinsics[2, 2:] = torch.tensor([0.42, 0.57])
     cameras = Cameras(cameras.cam_to_world, intrinsics)
-    views = blender.render(tmp_path / "specks.glb", cameras, 96, lighting="flat", samples=64, geometry=False)
+    views = blender.render(tmp_path / "specks.glb", cameras, 96, lighting="flat", samples=64, maps=())
     expected, _ = cameras.project(centred.expand(3, 3, 3))
     grid = (torch.arange(96) + 0.5) / 96
     for channel in range(3):
@@ -186,6 +186,17 @@ def test_area_light_comes_from_its_lamps_and_is_drawn_by_the_seed(blender, tmp_p
     assert dim.min() > 0.05  # no side is left in the dark
     assert torch.equal(shades(1)[0], picture)
     assert (shades(2)[0] - picture).abs().mean() > 0.01
+
+
+def test_a_map_that_is_not_asked_for_is_not_sent(blender, sculpture):
+    both, depth, normals = (
+        blender.render(sculpture, CAMERAS, 32, lighting="flat", samples=1, maps=maps)
+        for maps in (("depth", "normals"), ("depth",), ("normals",))
+    )
+    assert torch.equal(depth.depth, both.depth)
+    assert torch.equal(normals.normals, both.normals)
+    assert depth.normals is None
+    assert normals.depth is None
 
 
 def test_a_second_object_is_drawn_as_by_a_fresh_process(blender, sculpture, tmp_path):

@@ -49,8 +49,9 @@ def test_plans_on_disk_say_what_they_promise(tmp_path):
     assert (views.size, len(views.cameras("a").intrinsics)) == (512, 4)
     assert {one.chosen_renderer for one in (views, paper)} == {"blender"}
     assert small.chosen_renderer == "fast"
+    assert (small.maps, paper.maps) == (("depth",), ())
     for full in (
-        Plan(size=77, radius=(2.0, 3.5), lighting="soft", geometry=False),
+        Plan(size=77, radius=(2.0, 3.5), lighting="soft", depth=False, normals=True),
         Plan(lighting="area", renderer="blender", samples=7, device="optix"),
     ):
         plan.write(full, tmp_path / "plan.yaml")
@@ -62,8 +63,24 @@ def test_a_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
         "size: 128\nrandom_views: 20\nelevation_deg: [-30.0, 75.0]\nradius: [2.4, 3.0]\nfov_deg: [50.0, 50.0]\n"
         "lighting: flat\nsupersample: 3\ngeometry: true\nseed: 0\n"
     )
-    assert plan.read(tmp_path / "plan.yaml") == Plan()
+    assert plan.read(tmp_path / "plan.yaml") == Plan(normals=True)
     assert Plan().chosen_renderer == "fast"
+
+
+@pytest.mark.parametrize(
+    ("text", "maps"),
+    [
+        ("", ("depth",)),
+        ("normals: true", ("depth", "normals")),
+        ("depth: false", ()),
+        ("geometry: true", ("depth", "normals")),  # how older plans named both
+        ("geometry: false", ()),
+        ("{geometry: true, depth: false}", ("normals",)),
+    ],
+)
+def test_a_plan_says_which_maps_are_drawn(tmp_path, text, maps):
+    (tmp_path / "plan.yaml").write_text(text)
+    assert plan.read(tmp_path / "plan.yaml").maps == maps
 
 
 @pytest.mark.parametrize(
@@ -76,6 +93,7 @@ def test_a_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
         ("size: 128.5", "size should be of type int"),
         ("random_views: true", "random_views should be of type int"),
         ("size: 0", "size 1 to 4096"),
+        ("geometry: some", "geometry should be of type bool, got 'some'"),
         ("radius: [3, 2]", "radius is .low, high."),
         ("radius: [1, 2, 3]", "a number or .low, high."),
         ("elevation_deg: [-100, 0]", "within -90 and 90"),

@@ -86,6 +86,13 @@ def test_a_few_colours_for_each_object_are_not_the_same_for_all(source, tmp_path
     assert len(set(map(frozenset, colours.values()))) > 1
 
 
+def test_captions_are_read_without_a_look_at_the_images(source, tmp_path):
+    for image in source.glob("*/images/*"):
+        image.unlink()
+    found = recolour.jobs(sorted(source.iterdir()), tmp_path, without=[], only=[], frames=None, colours=0)
+    assert [job.caption for job in found] == ["a red chair", "an armchair", "an apple"]
+
+
 def test_a_second_run_paints_nothing_anew(source, tmp_path):
     run(source, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/transforms.json")}

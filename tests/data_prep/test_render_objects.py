@@ -25,7 +25,7 @@ from instant3d.mesh import Mesh
 
 ROOT = Path(__file__).parents[2]
 SMALL = Plan(size=24, random_views=2)
-TINY = Plan(size=16, random_views=0, geometry=False)
+TINY = Plan(size=16, random_views=0, depth=False)
 MEANS = render.Means(workers=1, backend="embree")
 
 
@@ -34,7 +34,7 @@ def write_ball(path, **look):
     Mesh(sphere.vertices * 3 + 7, sphere.faces, **look).save(path)
 
 
-def write_plan(path, content="{size: 16, random_views: 0, geometry: false}"):
+def write_plan(path, content="{size: 16, random_views: 0, depth: false}"):
     path.write_text(content)
     return str(path)
 
@@ -63,6 +63,7 @@ def test_a_scene_holds_the_plans_views_of_the_normalized_object(tmp_path):
     torch.testing.assert_close(scene.views.cameras.cam_to_world[:4], structured().cam_to_world, atol=1e-5, rtol=0)
     assert scene.views.depth[0, 0, 12, 12] == pytest.approx(2.7 - 1, abs=0.02)  # a unit ball at the origin
     assert scene.views.rgb[0, :, 12, 12].tolist() == [1, 0, 0]
+    assert {path.name for path in (tmp_path / "scene").iterdir()} == {"transforms.json", "images", "depth"}
     document = json.loads((tmp_path / "scene" / "transforms.json").read_text())
     assert (document["license"], document["lighting"], document["renderer"]) == ("CC0-1.0", "flat", "fast")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import trimesh
 
-from data_prep import raster_gl
+from data_prep import raster_gl, raycast
 from data_prep.fast_render import chosen, render_views
 from data_prep.soup import halved
 from instant3d.cameras import Cameras, orbit, structured
@@ -299,6 +299,24 @@ def test_both_renderers_agree():
     assert ((gl.normals - rays.normals).abs().amax(1, keepdim=True)[met] > 1e-3).float().mean() < 5e-3
 
 
+@each_backend
+def test_a_map_that_is_not_asked_for_is_not_drawn(backend, monkeypatch):
+    def drawn(*maps):
+        return render_views([ball(0.5)], structured(), 32, backend=backend, maps=maps)
+
+    both = drawn("depth", "normals")
+    assert torch.equal(drawn("normals").normals, both.normals)
+    assert drawn("normals").depth is None
+    monkeypatch.setattr(raster_gl, "GEOMETRY", "no shader")  # what each back end draws normals by
+    monkeypatch.setattr(raycast._Caster, "normals", None)
+    assert torch.equal(drawn("depth").depth, both.depth)
+    assert drawn("depth").normals is None
+    monkeypatch.setattr(raster_gl, "DEPTH", "no shader")
+    monkeypatch.setattr(raycast, "_surface", None)
+    assert torch.equal(drawn().rgb, both.rgb)
+    assert drawn().depth is None
+
+
 def test_a_texture_is_halved_in_linear_light_and_by_its_alpha():
     picture = np.zeros((4, 4, 4), np.uint8)
     picture[..., 3] = 255
@@ -338,3 +356,6 @@ def test_without_opengl_rays_are_cast_instead(monkeypatch):
     assert chosen("auto") == "embree"
     with pytest.raises(ValueError, match="no libEGL"):
         chosen("gl")
+    monkeypatch.setattr(raycast, "available", lambda: False)
+    with pytest.raises(ValueError, match=r"no libEGL.*install libegl1, or embreex"):
+        chosen("auto")

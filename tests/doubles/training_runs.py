@@ -8,8 +8,7 @@ import time
 
 
 def trainer_settings(run, steps):
-    """Of a short quiet run on the CPU that writes a checkpoint every second step and logs every one."""
-    callbacks = "lightning.pytorch.callbacks"
+    """Of a short quiet run on the CPU that writes a checkpoint every second step and at the end, and logs every one."""
     save = {"every_n_train_steps": 2, "save_top_k": 0, "save_last": True}
     log = {"save_dir": str(run), "flush_logs_every_n_steps": 1}
     return {
@@ -20,8 +19,8 @@ def trainer_settings(run, steps):
         "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log},
         "log_every_n_steps": 1,
         "callbacks": [
-            {"class_path": f"{callbacks}.ModelCheckpoint", "init_args": save},
-            {"class_path": f"{callbacks}.EMAWeightAveraging", "init_args": {"decay": 0.9}},
+            {"class_path": "instant3d.watchers.LastCheckpoint", "init_args": save},
+            {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}},
         ],
         "enable_progress_bar": False,
         "limit_val_batches": 0,

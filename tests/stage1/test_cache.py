@@ -81,6 +81,27 @@ def test_an_interrupted_cache_ends_as_if_it_had_not_been(model, balls, tmp_path,
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_worker_processes_change_nothing_but_the_time(model, balls, tmp_path, workers):
+    shards.write(sorted(balls.iterdir()), tmp_path / "shards", per_shard=1)
+    for source in (balls, tmp_path / "shards"):
+        made = []
+        for count in (0, workers):
+            folder = tmp_path / f"{source.name}-{count}"
+            cache.build([source], model, folder, batch=2, workers=count, say=quiet)
+            made.append(contents(folder))
+        assert made[0] == made[1]
+
+
+def test_an_interrupted_cache_is_gone_on_with_by_workers(model, balls, tmp_path):
+    cache.build([balls / "blue"], model, tmp_path / "broken", workers=2, say=quiet)
+    (tmp_path / "broken" / "index.json").unlink()
+    cache.build([balls], model, tmp_path / "broken", workers=2, say=quiet)
+    made = Cache(tmp_path / "broken")
+    assert [grid["id"] for grid in made.grids] == ["blue", "green", "red"]
+    assert len(list((tmp_path / "broken").glob("grids-*"))) == 2
+
+
 def test_grids_of_one_caption_share_its_embedding_and_those_of_one_id_stay_apart(model, tmp_path):
     for k, colour in enumerate([(0.9, 0.1, 0.1), (0.6, 0.0, 0.0)]):
         scenes.write(tmp_path / f"source{k}" / "ball", ball_views(colour), caption="a red ball", object_id="ball")
@@ -159,6 +180,10 @@ def test_the_command_writes_a_cache_and_says_in_one_line_what_is_wrong(model, ba
     words = ["cache-stage1", str(balls), "--model", str(model), "-o", str(tmp_path / "cache"), "--device", "cpu"]
     assert cli.main(words) == 0
     assert "3 grids of 64 pixels, 3 prompts" in capsys.readouterr().out
+    scenes.write(tmp_path / "mute" / "ball", ball_views((0.5, 0.5, 0.5)))
+    mute = ["cache-stage1", str(tmp_path / "mute"), *words[2:5], str(tmp_path / "none"), "--workers", "1"]
+    assert cli.main(mute) == 2
+    assert capsys.readouterr().err.startswith(f"instant3d: error: {tmp_path / 'mute' / 'ball'} has no caption")
     words[1] = str(tmp_path / "nowhere")
     assert cli.main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -60,7 +60,7 @@ def command(root: Path, *more: str) -> int:
 
 
 def views_of(root: Path) -> pretrain.CaptionedViews:
-    return scratch.read_views(sorted((root / "scenes").iterdir()), SIDE)
+    return pretrain.CaptionedViews(*scratch.read_views(sorted((root / "scenes").iterdir()), SIDE))
 
 
 def test_plain_diffusers_opens_what_was_made(made):

@@ -227,6 +227,39 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(model, cached, tm
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def every_fifth(args, **trainer):
+    """The command with a checkpoint every fifth step, and settings of the trainer changed."""
+    path = Path(args[3])
+    config = yaml.safe_load(path.read_text())
+    config["trainer"] |= trainer
+    config["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"] = 5
+    path.write_text(yaml.safe_dump(config))
+    return args
+
+
+def test_a_run_that_ends_between_two_checkpoints_keeps_its_last_step_and_goes_on_from_it(model, cached, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    training.main(every_fifth(command(whole, model, cached, 9)))
+    training.main(every_fifth(command(broken, model, cached, 7)))
+    content = torch.load(training.newest_checkpoint(broken), weights_only=True)
+    assert content["global_step"] == 7
+    assert any(
+        not torch.equal(value, content["state_dict"][key]) for key, value in content["current_model_state"].items()
+    )
+    training.main(every_fifth(command(broken, model, cached, 9, "--ckpt_path", "last")))
+    assert set(training_runs.losses(broken)) == set(range(9))
+    assert training_runs.losses(broken) == training_runs.losses(whole)
+    for name in ("state_dict", "current_model_state"):
+        one, two = weights(whole, name), weights(broken, name)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_run_out_of_time_keeps_its_last_step(model, cached, tmp_path):
+    training.main(every_fifth(command(tmp_path, model, cached, 100_003), max_time={"seconds": 2}))
+    steps = max(training_runs.losses(tmp_path)) + 1
+    assert weights(tmp_path, "global_step") == steps < 100_003
+
+
 def test_additions_learn_on_from_a_checkpoint_as_if_nothing_had_been(model, cached, tmp_path):
     lora = {"lora_rank": 2, "half_base": True, "gradient_checkpointing": True}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -323,7 +356,7 @@ def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, ca
     assert done.value.code == 0
     found = yaml.safe_load(capsys.readouterr().out)
     kinds = [callback["class_path"].rpartition(".")[2] for callback in found["trainer"]["callbacks"]]
-    assert {"EMAWeightAveraging", "ModelCheckpoint"} <= set(kinds)
+    assert {"EMAWeightAveraging", "LastCheckpoint"} <= set(kinds)
     assert ("SampleGrids" in kinds) == (size == "paper")
     assert found["trainer"]["max_steps"] == yaml.safe_load(files[1].read_text())["trainer"]["max_steps"]
 

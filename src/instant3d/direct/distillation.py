@@ -27,6 +27,7 @@ from instant3d.direct.severity import FeatureCache, Sighting, Similarity
 from instant3d.nerf.field import Field
 from instant3d.nerf.triplane import TriplaneField
 from instant3d.nerf.volume import render
+from instant3d.random_numbers import drawn_on, randn_like
 from instant3d.views import Views
 
 COARSE = 16  # rays a side along which the orientation of surfaces is looked at
@@ -160,7 +161,7 @@ class Distillation:
 
     def field(self, lesson: Lesson, generator: torch.Generator) -> TriplaneField:
         """The objects of the prompts (B); where chance has no say in them, all views of a prompt share one pass."""
-        noise = torch.randn(len(lesson.prompts), self.network.architecture.noise_width, generator=generator)
+        noise = torch.randn(len(lesson.prompts), self.network.architecture.noise_width, **drawn_on(generator))
         if not self.network.architecture.style_noise:
             prompts, place = lesson.prompts.unique(return_inverse=True)
             triplane = self.network.triplane(self.text[prompts])
@@ -186,7 +187,7 @@ class Distillation:
         s = self.scoring
         x0 = self.guide.latents(images)
         t = guidance.timesteps(len(x0), len(self.guide.abar), generator, least=s.least, most=s.most).to(x0.device)
-        eps = torch.randn(x0.shape, generator=generator).to(x0)
+        eps = randn_like(x0, generator)
         abar = self.guide.abar[t]
         eps_hat = self.answer(lesson, noised(x0.detach(), eps, abar), t, seen)
         gradient = guidance.weight(abar, s.weight).view(-1, *[1] * (x0.dim() - 1)) * (eps_hat - eps)

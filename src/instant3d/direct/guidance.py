@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from instant3d.batch import Batch
+from instant3d.random_numbers import drawn_on
 
 Conditions = Tensor | Batch
 Weight = Literal["dreamfusion", "uniform", "fantasia3d"]
@@ -59,7 +60,7 @@ def timesteps(
     if not 0 <= least <= most <= 1:
         raise ValueError(f"timesteps are drawn between shares 0 <= least <= most <= 1, got {least} and {most}")
     first, last = int(least * total), min(int(most * total), total - 1)
-    return torch.randint(first, last + 1, (count,), generator=generator)
+    return torch.randint(first, last + 1, (count,), **drawn_on(generator))
 
 
 def weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:

@@ -29,6 +29,7 @@ from instant3d.direct.shading import Mode, Shaded, light_directions
 from instant3d.direct.taught import Taught
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
+from instant3d.random_numbers import drawn_on, rand_like
 from instant3d.schedule import progress_of, scheduled
 from instant3d.supply import seeded
 from instant3d.views import Views
@@ -173,10 +174,10 @@ class Direct(L.LightningModule):
 
     def training_step(self, batch: Example, batch_idx: int) -> Tensor:
         self.anneal()
-        generator = seeded(self.seed, int(batch.number[0]), 5)
+        generator = seeded(self.seed, int(batch.number[0]), 5, device=self.device)
         background = torch.ones(len(batch.prompts), 3, device=self.device)
         if self.background == "random":
-            background = torch.rand(background.shape, generator=generator).to(self.device)
+            background = rand_like(background, generator)
         dress = self.light(batch, generator)
         losses, shown = cast(Distillation, self.frozen.distillation)(batch, background, generator, dress)
         if self.weights.opacity:
@@ -192,7 +193,7 @@ class Direct(L.LightningModule):
 
     def light(self, batch: Example, generator: torch.Generator) -> Callable[[Field], Field]:
         """What a field is in this step's light, which is drawn for all objects alike but for its direction."""
-        lit, plain = torch.rand(2, generator=generator).tolist()
+        lit, plain = torch.rand(2, **drawn_on(generator)).tolist()
         if self.global_step < self.lighting.begin or lit >= self.lighting.chance:
             return lambda field: field
         mode: Mode = "textureless" if plain < self.lighting.textureless else "lambertian"

@@ -13,6 +13,7 @@ from torch import Tensor
 from instant3d.cameras import Rays
 from instant3d.nerf.field import Field, slopes
 from instant3d.nerf.volume import box_span, even_edges, weights
+from instant3d.random_numbers import rand_like
 
 
 def opacity(alpha: Tensor) -> Tensor:
@@ -49,8 +50,9 @@ def field_orientation(field: Field, rays: Rays, samples: int = 32, generator: to
     """
     near, far = box_span(rays)
     edges = even_edges(near, far, samples)
-    part = 0.5 if generator is None else torch.rand(edges[..., 1:].shape, generator=generator).to(edges)
-    points = rays.at(edges[..., :-1] + part * edges.diff(dim=-1)).flatten(-3, -2)
+    length = edges.diff(dim=-1)
+    part = 0.5 if generator is None else rand_like(length, generator)
+    points = rays.at(edges[..., :-1] + part * length).flatten(-3, -2)
     shape = edges[..., 1:].shape[-2:]
     with torch.no_grad():
         weight = weights(field.density(points).unflatten(-1, shape), edges)

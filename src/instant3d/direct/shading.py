@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.nerf.field import Field, slopes
+from instant3d.random_numbers import randn_like
 
 Mode = Literal["albedo", "lambertian", "textureless", "normal"]
 
@@ -66,4 +67,4 @@ class Shaded:
 def light_directions(cameras: Cameras, generator: torch.Generator) -> Tensor:
     """Directions (..., 3) towards lights scattered around the cameras (...), as the authors' code draws them."""
     place = cameras.positions
-    return F.normalize(place + torch.randn(place.shape, generator=generator).to(place) / SCALE, dim=-1)
+    return F.normalize(place + randn_like(place, generator) / SCALE, dim=-1)

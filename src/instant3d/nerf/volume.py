@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from instant3d.batch import Batch
 from instant3d.cameras import Cameras, Rays
 from instant3d.nerf.field import Field, normals
+from instant3d.random_numbers import rand_like
 from instant3d.views import Views
 
 BYTES_PER_POINT = 4 * 64 * 8  # a 64-wide float32 decoder keeps about eight such rows of each point while it runs
@@ -90,7 +91,7 @@ def importance_edges(
     cumulative = cumulative / cumulative[..., -1:]
     cut = torch.arange(1, samples, device=edges.device, dtype=edges.dtype).expand(*edges.shape[:-1], -1)
     if generator is not None:
-        cut = cut + torch.rand(cut.shape, generator=generator).to(cut) - 0.5
+        cut = cut + rand_like(cut, generator) - 0.5
     cut = (cut / samples).contiguous()
     upper = torch.searchsorted(cumulative.contiguous(), cut, right=True).clamp(1, weight.shape[-1])
     low, high = cumulative.gather(-1, upper - 1), cumulative.gather(-1, upper)
@@ -133,8 +134,8 @@ def march(
 def _inside(edges: Tensor, generator: torch.Generator | None) -> Tensor:
     if generator is None:
         return (edges[..., 1:] + edges[..., :-1]) / 2
-    part = torch.rand(edges[..., 1:].shape, generator=generator).to(edges)
-    return edges[..., :-1] + part * edges.diff(dim=-1)
+    length = edges.diff(dim=-1)
+    return edges[..., :-1] + rand_like(length, generator) * length
 
 
 def _points(rays: Rays, distance: Tensor) -> Tensor:
@@ -164,7 +165,9 @@ def render(
     objects = max(1, flat.origins[..., 0, 0].numel())
     count = max(1, max_memory // (BYTES_PER_POINT * objects * max(samples, importance)))
 
-    def piece(origins: Tensor, directions: Tensor) -> Pixels:
+    def piece(origins: Tensor, directions: Tensor, state: Tensor | None = None) -> Pixels:
+        if generator is not None and state is not None:
+            generator.set_state(state)  # recomputed, the same numbers are drawn again
         return march(
             field,
             Rays(origins, directions),
@@ -176,7 +179,10 @@ def render(
 
     chunks = zip(flat.origins.split(count, dim=-2), flat.directions.split(count, dim=-2), strict=True)
     if checkpointing and torch.is_grad_enabled():
-        pieces = [checkpoint(piece, *chunk, use_reentrant=False) for chunk in chunks]
+        pieces = [
+            checkpoint(piece, *chunk, generator.get_state() if generator else None, use_reentrant=False)
+            for chunk in chunks
+        ]
     else:
         pieces = [piece(*chunk) for chunk in chunks]
     return to_views(join(pieces), cameras, rays.directions, height, width)

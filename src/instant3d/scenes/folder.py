@@ -26,11 +26,10 @@ from torch import Tensor
 from instant3d import atomic
 from instant3d.cameras import Cameras
 from instant3d.scenes import pictures, transforms
-from instant3d.views import Views
+from instant3d.views import MAPS, Views
 
 DOCUMENT = "transforms.json"
 EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
-MAPS = ("depth", "normals")
 MAX_FILE_BYTES = 2**29
 MAX_DISTANCE = 1e3  # of a camera from the origin: beyond, float32 blurs an object of size 1
 MAX_PIXELS = 2**28  # of all frames read at once: 4 GiB as float32 RGBA

@@ -26,7 +26,7 @@ from torch import Tensor
 from instant3d.batch import Batch
 from instant3d.diffusion.components import Components
 from instant3d.diffusion.text import TextEmbedding, encode
-from instant3d.stage1.scenes_as_grids import Grid, GridScenes, read_keep
+from instant3d.stage1.scenes_as_grids import Grid, GridScenes, read_ahead, read_keep
 from instant3d.supply import seeded
 
 INDEX, FORMAT = "index.json", "instant3d-stage1-cache-1"
@@ -72,11 +72,13 @@ def build(
     batch: int = 16,
     templates: Sequence[str] = ("{}",),
     device: str | torch.device = "cpu",
+    workers: int = 0,
     say: Say = print,
 ) -> None:
     """Encode the scenes below `sources` with the VAE and text encoders of `model`; goes on where it was interrupted.
 
     templates   prompts made of each caption, which takes the place of {}; training draws one of them
+    workers     processes that read scenes ahead; 0 reads them in this one
     """
     folder = Path(folder)
     size = Components.load(model, parts=("unet", "vae"), dtype=torch.float16).grid_size
@@ -85,7 +87,7 @@ def build(
     made_with = {"model": str(model), "fingerprint": fingerprint(components), "size": str(size)}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    grids = _grids(scenes, components, folder, made_with, batch, say)
+    grids = _grids(scenes, components, folder, made_with, batch, workers, say)
     prompts = list(dict.fromkeys(template.replace("{}", grid["caption"]) for grid in grids for template in templates))
     _texts(prompts, components, folder, made_with, batch, say)
     row = {prompt: k for k, prompt in enumerate(prompts)}
@@ -106,7 +108,13 @@ def build(
 
 
 def _grids(
-    scenes: GridScenes, components: Components, folder: Path, made_with: dict[str, str], batch: int, say: Say
+    scenes: GridScenes,
+    components: Components,
+    folder: Path,
+    made_with: dict[str, str],
+    batch: int,
+    workers: int,
+    say: Say,
 ) -> list[dict[str, Any]]:
     """Encode what no finished shard holds; id, caption, origin and credit of every grid, in the order of the shards."""
     done = _finished(folder, "grids", made_with)
@@ -119,8 +127,9 @@ def _grids(
         )
 
     def encoded() -> Iterator[tuple[dict[str, Tensor], list[dict[str, Any]]]]:
+        ahead = read_ahead(scenes, left, workers)
         for first in range(0, len(left), batch):
-            some = [(scenes.name(k), scenes[k]) for k in left[first : first + batch]]
+            some = [(scenes.name(k), next(ahead)) for k in left[first : first + batch]]
             pictures = torch.stack([grid.picture for _, grid in some]).to(components.vae.device)
             mean, std = posterior(components.vae, pictures)
             entries = [_entry(grid, name) for name, grid in some]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from instant3d import scenes
 from instant3d.cameras import structured
+from instant3d.progress import Progress
 from instant3d.scenes.sources import Sources
 from instant3d.scenes.stream import Shelf
 from instant3d.stage1.grid import SIDE, pack
@@ -28,7 +31,7 @@ class Grid:
     credit: Mapping[str, str] = field(default_factory=dict)
 
 
-class GridScenes:
+class GridScenes(Dataset[Grid]):
     """Scenes, each read as a grid of `size` pixels a side.
 
     roots   folders of scene folders or of shards, single ones of either, or URLs of shards
@@ -74,6 +77,52 @@ def as_grid(scene: scenes.Scene) -> Grid:
             "315, radius 2.7); render it by a plan of this project"
         )
     return Grid(pack(scene.views.on(1.0)), scene.caption, scene.id, scene.credit)
+
+
+class StructuredViews(Dataset[tuple[Tensor, str]]):
+    """The structured views (4, 3, size, size) of scene folders over white, uint8, each with its scene's caption."""
+
+    def __init__(self, folders: Sequence[Path], size: int) -> None:
+        self.folders, self.size = folders, size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        folder = self.folders[index]
+        scene = scenes.read(folder, frames=STRUCTURED, size=self.size, maps=())
+        if not scene.caption:
+            raise ValueError(f"{folder} has no caption, but text encoders are trained on captions; leave it out")
+        return (scene.views.on(1.0) * 255).round().to(torch.uint8), scene.caption
+
+
+def read_views(
+    folders: Sequence[Path], size: int, workers: int = 0, progress: Progress | None = None
+) -> tuple[Tensor, list[str]]:
+    """The structured views of many scenes, all in memory at once.
+
+    Args:
+        folders: Scene folders (N); each has a caption.
+        size: Pixels a side of a view.
+        workers: Processes that read; 0 reads in this one.
+        progress: Where to report how many scenes are read; silent by default.
+
+    Returns:
+        Views (N, 4, 3, size, size) over white, uint8, and the N captions, in the order of the folders.
+
+    Raises:
+        ValueError: A scene has no caption, or cannot be decoded.
+    """
+    views = torch.empty(len(folders), SIDE**2, 3, size, size, dtype=torch.uint8)
+    captions: list[str] = []
+    with (progress or Progress()).task("reading scenes") as on_step:
+        for image, caption in read_ahead(StructuredViews(folders, size), range(len(folders)), workers):
+            views[len(captions)] = image
+            captions.append(caption)
+            on_step(len(captions), len(folders))
+    return views, captions
+
+
+def read_ahead(dataset: Dataset[Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:
+    """The items of a dataset with these numbers, in this order, read by so many processes; by this one if 0."""
+    return iter(DataLoader(dataset, batch_size=None, sampler=numbers, num_workers=min(workers, len(numbers))))
 
 
 def read_keep(path: str | Path) -> set[str]:

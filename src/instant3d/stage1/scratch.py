@@ -7,6 +7,7 @@ for `instant3d fit stage1`. Each part is written when it is done, and one that i
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,12 +18,15 @@ import torch
 from torch import nn
 
 from instant3d import scenes
+from instant3d.arguments import whole
 from instant3d.devices import find_device
 from instant3d.diffusion import sdxl
 from instant3d.diffusion.components import Components
 from instant3d.diffusion.small import train_tokenizer
+from instant3d.progress import Progress
 from instant3d.stage1.grid import SIDE
 from instant3d.stage1.pretrain import CaptionedViews, Training, latent_scale, train_text, train_vae
+from instant3d.stage1.scenes_as_grids import read_views
 
 CONFIG = Path("configs") / "stage1" / "demo_base.yaml"
 TIME_WIDTH = 32  # of the embedding of each of SDXL's six size and crop numbers
@@ -103,17 +107,6 @@ class BaseConfig:
         }
 
 
-def read_views(folders: Sequence[Path], size: int) -> CaptionedViews:
-    views, captions = [], []
-    for folder in folders:
-        scene = scenes.read(folder, frames=range(4), size=size)
-        if not scene.caption:
-            raise ValueError(f"{folder} has no caption, but text encoders are trained on captions; leave it out")
-        views.append((scene.views.on(1.0) * 255).round().to(torch.uint8))
-        captions.append(scene.caption)
-    return CaptionedViews(torch.stack(views), captions)
-
-
 def make(data: CaptionedViews, out: Path, config: BaseConfig, device: str | torch.device = "cpu") -> Components:
     """The whole small SDXL, from what is in `out` already and what is trained now, on the CPU at the end."""
     data = data.to(device)
@@ -162,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders = [folder for source in options.scenes for folder in scenes.below(source)]
         if not folders:
             raise ValueError(f"there are no scene folders in {', '.join(map(str, options.scenes))}")
-        make(read_views(folders, config.view_size), options.output, config, find_device(options.device))
+        data = CaptionedViews(*read_views(folders, config.view_size, options.workers, Progress.to_user()))
+        make(data, options.output, config, find_device(options.device))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -178,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=CONFIG, help=f"sizes and trainings (default {CONFIG})")
     parser.add_argument("--vae-seconds", type=float, help="length of the VAE's training (default: the config's)")
     parser.add_argument("--text-seconds", type=float, help="of the text encoders' training (default: the config's)")
+    parser.add_argument(
+        "--workers", type=whole, default=os.cpu_count() or 1, help="processes that read scenes (default: one per core)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     return parser
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from instant3d.losses import Perceptual, clear_way, geometric, photometric
 from instant3d.metrics import mask_iou, psnr
 from instant3d.nerf.volume import render
+from instant3d.random_numbers import rand_like
 from instant3d.schedule import scheduled
 from instant3d.stage2.data import Example
 from instant3d.stage2.network import Architecture, Reconstructor
@@ -79,13 +80,13 @@ class Stage2(L.LightningModule):
         self.checkpointing, self.max_memory = checkpointing, max_memory
 
     def training_step(self, batch: Example, batch_idx: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.global_step)
+        generator = torch.Generator(self.device).manual_seed(self.global_step)
         field = self.network(batch.inputs)
         wanted = batch.targets
         shown = self.show(field, wanted, generator)
         background = torch.ones(*wanted.cameras.shape, 3, device=self.device)
         if self.background == "random":
-            background = torch.rand(background.shape, generator=generator).to(self.device)
+            background = rand_like(background, generator)
         losses = photometric(shown, wanted, background) | geometric(shown, wanted)
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(shown.on(background), wanted.on(background))

@@ -1,0 +1,140 @@
+"""The commands that make data and weights, on a machine without the packages that only some of their kind need."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from balls import write_balls
+from tiny_sdxl import tiny_sdxl_folder
+
+from data_prep import raster_gl
+
+ROOT = Path(__file__).parents[1]
+DOUBLES = ROOT / "tests" / "doubles"
+WITHOUT = (  # as they are imported
+    "accelerate", "av", "blenderproc", "bpy", "cv2", "embreex", "objaverse", "peft", "ray", "sklearn", "tensorboard",
+    "torchvision",
+)  # fmt: skip
+INSIDE_BLENDER = ("data_prep.blender_worker", "data_prep.blender_scene", "data_prep.blender_bridge")
+TINY = {
+    "image_size": 32, "encoder": "plucker", "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "patch": 8,
+    "width": 64, "depth": 1, "heads": 2, "token_side": 4, "plane_side": 16, "channels": 16, "decoder_width": 32,
+    "decoder_layers": 3,
+}  # fmt: skip
+
+
+def run(script, *words):
+    """A script in a fresh Python that lacks the packages."""
+    search = [DOUBLES / "lean", *filter(None, [os.environ.get("PYTHONPATH")]), ROOT]
+    return subprocess.run(
+        [sys.executable, "-c", script, *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, search)), "WITHOUT": ",".join(WITHOUT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def commands(*given):
+    """What `python -m` does with each command, a module and its words, one after the other; what they said."""
+    script = "import importlib, json, sys\nfor name, *words in json.loads(sys.argv[1]):\n"
+    script += "    assert importlib.import_module(name).main(words) == 0"
+    done = run(script, json.dumps([[str(word) for word in command] for command in given]))
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def config(path, **sections):
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def opengl():
+    try:
+        raster_gl.shared_context()
+    except raster_gl.Unavailable:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory):
+    return write_balls(tmp_path_factory.mktemp("balls"))
+
+
+def test_every_module_is_imported():
+    files = [*(ROOT / "data_prep").rglob("*.py"), *(ROOT / "src" / "instant3d").rglob("*.py")]
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removeprefix("src.") for file in files}
+    names = {name.removesuffix(".__init__") for name in names if not name.endswith("__main__")}
+    script = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    done = run(script, *names - {*INSIDE_BLENDER})
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_packages_are_neither_found_nor_listed():
+    script = "import importlib.util, importlib.metadata as m, sys\n"
+    script += "assert not [name for name in sys.argv[1:] if importlib.util.find_spec(name)]\n"
+    script += "for name in ('scikit-learn', *sys.argv[1:]):\n"
+    script += "    try: m.version(name)\n    except m.PackageNotFoundError: continue\n    sys.exit(name)"
+    done = run(script, *WITHOUT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not opengl(), reason="there is no OpenGL with EGL here")
+def test_objects_are_made_rendered_and_painted(tmp_path):
+    (tmp_path / "plan.yaml").write_text("{size: 16, random_views: 0, depth: false}")
+    plan = ["--plan", tmp_path / "plan.yaml", "--workers", 1]
+    commands(
+        ["data_prep.procedural", "--count", 1, "-o", tmp_path / "objects"],
+        ["data_prep.render", tmp_path / "objects", "-o", tmp_path / "scenes", *plan],
+        ["data_prep.recolour", tmp_path / "scenes", "-o", tmp_path / "painted", "--colours", 1, "--workers", 1],
+    )
+    assert len(list((tmp_path / "painted").glob("*/transforms.json"))) == 2
+
+
+def test_stage_1_is_cached_trained_and_exported(balls, tmp_path):
+    model, run_folder = tiny_sdxl_folder(tmp_path / "model"), str(tmp_path / "run")
+    settings = config(
+        tmp_path / "run.yaml",
+        model={"base": str(model)},
+        data={"train": [str(tmp_path / "cache")], "batch_size": 2, "workers": 0},
+        trainer={"max_steps": 2, "default_root_dir": run_folder},
+    )
+    commands(
+        ["instant3d.cli", "cache-stage1", balls, "--model", model, "-o", tmp_path / "cache"],
+        ["instant3d.cli", "fit", "stage1", "-c", "configs/trainer/cpu.yaml", "-c", settings],
+        ["instant3d.cli", "export", run_folder, "-o", tmp_path / "weights"],
+    )
+    assert (tmp_path / "weights" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_stage_2_is_trained_exported_measured_and_used_but_for_the_film(balls, tmp_path):
+    run_folder, weights = str(tmp_path / "run"), ["--weights", tmp_path / "weights", "--resolution", 24]
+    settings = config(
+        tmp_path / "run.yaml",
+        model={"architecture": TINY, "marching": {"samples": 4}, "perceptual_weights": None},
+        data={"train": [str(balls)], "batch_size": 2, "workers": 0, "drawing": {"patch": 8, "zoom": [16, 32]}},
+        trainer={"max_steps": 2, "limit_val_batches": 0, "default_root_dir": run_folder},
+    )
+    told = commands(
+        ["instant3d.cli", "fit", "stage2", "-c", "configs/trainer/cpu.yaml", "-c", settings],
+        ["instant3d.cli", "export", run_folder, "-o", tmp_path / "weights"],
+        ["instant3d.cli", "evaluate", "reconstruction", balls, "-o", tmp_path / "numbers", "--views", "0,1", *weights],
+        ["instant3d.cli", "reconstruct", balls / "red", "-o", tmp_path / "red", *weights],
+    )
+    assert "instant3d: note: turntable.mp4 is left out, for films need PyAV: pip install av\n" in told
+    files = json.loads((tmp_path / "red" / "result.json").read_text())["files"]
+    assert "turntable.webp" in files
+    assert "turntable.mp4" not in files
+
+
+def test_what_prompts_give_is_measured(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red chair\n")
+    words = ["--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "numbers", "--steps", 1]
+    commands(["instant3d.cli", "evaluate", "text", *words])
+    assert (tmp_path / "numbers" / "metrics.json").is_file()
