@@ -12,7 +12,7 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 ROWS = (
     # nouns
     ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "hub", "progress", "prompts"),
-    ("cameras", "weights", "system_options"),
+    ("cameras", "caption_words", "weights", "system_options"),
     ("views",),
     ("scenes", "mesh"),
     # parts

@@ -25,6 +25,11 @@ def test_plain_diffusers_opens_what_was_made(made):
     assert pipeline.vae_scale_factor * pipeline.unet.config.sample_size == 2 * scratch.TILE
 
 
+def test_the_words_of_the_captions_lie_beside_the_tokenizer(made):
+    listed = (made / "base" / "tokenizer" / "caption_words.txt").read_text()
+    assert listed == "ball\t3\nblue\t1\ngreen\t1\nred\t1\n"
+
+
 def test_latents_leave_the_vae_with_a_standard_deviation_of_one(made):
     parts = Components.load(made / "base", parts=("vae",))
     pictures = scratch.Pictures.read(sorted((made / "scenes").iterdir()))

@@ -11,6 +11,7 @@ import argparse
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d import scenes
+from instant3d.caption_words import CaptionWords
 from instant3d.diffusion import sdxl
 from instant3d.diffusion.components import Components
 from instant3d.diffusion.small import clip_pair, train_tokenizer
@@ -160,6 +162,7 @@ def make(folders: Sequence[Path], out: Path, *, vae_steps: int = 2800, text_step
     pictures = Pictures.read(folders)
     if not (out / "tokenizer" / "vocab.json").is_file():
         train_tokenizer(pictures.captions, out / "tokenizer", TOKENS, LENGTH)
+        CaptionWords.of(Counter(pictures.captions)).write(out / "tokenizer")
     torch.manual_seed(0)
     sizes = {"text_encoder": TEXT, "text_encoder_2": TEXT, "vae": VAE, "unet": UNET, "scheduler": SCHEDULE}
     parts = Components.build(sizes, out / "tokenizer")
