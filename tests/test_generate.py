@@ -355,6 +355,33 @@ def test_a_prompt_that_is_too_long_for_the_encoders_is_told_which_words_are_cut(
     assert note.endswith("with a tin whistle'")
 
 
+def test_words_that_training_never_showed_are_told_in_a_line_for_each_prompt_and_noted(make, stage1, tmp_path):
+    listing = shutil.copytree(stage1, tmp_path / "listing") / "tokenizer" / "caption_words.txt"
+    listing.write_text("red\t3\nfire hydrant\t2\nfire\t2\nhydrant\t2\nchair\t1\n")
+    file = listed(tmp_path, "a red fire hydrant", "red chairs with a dragon", "a chair")
+    code, _, err = make("--prompts", file, "--stage1", tmp_path / "listing")
+    notes = [line for line in err.splitlines() if "note:" in line]
+    assert (code, len(notes)) == (0, 1)
+    assert "list.txt line 2" in notes[0]
+    assert notes[0].endswith(": chairs (nearest known: chair), dragon")
+    results = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*/result.json"))]
+    assert [result.get("unknown_words") for result in results] == [None, ["chairs", "dragon"], None]
+
+
+def test_nothing_is_said_of_words_where_the_weights_list_none(make, tmp_path):
+    _, _, err = make("a dragon of obsidian")
+    assert "note:" not in err
+    assert "unknown_words" not in json.loads((tmp_path / "out" / "result.json").read_text())
+
+
+def test_a_broken_list_of_words_is_one_sentence(make, stage1, tmp_path):
+    listing = shutil.copytree(stage1, tmp_path / "listing") / "tokenizer" / "caption_words.txt"
+    listing.write_text("red\n")
+    code, out, err = make("a hat", "--stage1", tmp_path / "listing")
+    assert (code, out, len(errors(err))) == (2, "", 1)
+    assert "caption_words.txt, line 1 should be a word" in errors(err)[0]
+
+
 def test_prompts_are_drawn_in_batches_of_limited_size(make, monkeypatch):
     sizes: list[int] = []
     real = TextTo3D.encode

@@ -12,7 +12,7 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 ROWS = (
     # nouns
     ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "hub", "progress", "prompts"),
-    ("cameras", "devices", "sampling", "weights", "random_numbers"),
+    ("cameras", "caption_words", "devices", "sampling", "weights", "random_numbers"),
     ("system_options",),
     ("views",),
     ("scenes", "mesh"),

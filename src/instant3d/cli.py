@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from instant3d import __version__, bundled, doctor_options, evaluate_options, generate_options, scene_options
 from instant3d.arguments import amount, numbers, positive, whole, words
+from instant3d.caption_words import CaptionWords
 from instant3d.complaints import sentence
 
 TRAINING = {
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     scene_options.add_import(commands.add_parser("import", help="objects in another project's layout to scene folders"))
     scene_options.add_pack(commands.add_parser("pack", help="scene folders to a few tar files"))
     scene_options.add_unpack(commands.add_parser("unpack", help="such tar files to scene folders"))
+    _add_words(commands.add_parser("words", help="the words that weights were trained on, most often shown first"))
     _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
     evaluate_options.add_training(commands.add_parser("train-judge", help="what `evaluate text` tells objects by"))
     doctor_options.add(commands.add_parser("doctor", help="what is wrong with scenes, before they are trained on"))
@@ -132,6 +134,13 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("--half", action="store_true", help="store float16: half the size, faster, less exact")
     command.add_argument("--back", action="store_true", help="SOURCE is our folder: write the family's own .ckpt")
     command.set_defaults(command=_convert)
+
+
+def _add_words(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "folder", nargs="?", type=Path, help=f"a stage 1 or the direct system (default {bundled.STAGE1})"
+    )
+    command.set_defaults(command=_words)
 
 
 def _add_cache(command: argparse.ArgumentParser) -> None:
@@ -228,6 +237,23 @@ def _convert(arguments: argparse.Namespace) -> int:
         lines = [*conversion.report(), f"{arguments.output}: config.json, model.safetensors, {convert.LICENCE_FILE}"]
     print("\n".join(lines))
     return 0
+
+
+def _words(arguments: argparse.Namespace) -> None:
+    folder = Path(bundled.weights(bundled.STAGE1, arguments.folder, option="FOLDER"))
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder with a tokenizer/, as a stage 1 or the direct system has")
+    listed = CaptionWords.read(tokenizer)
+    if listed is None:
+        raise FileNotFoundError(
+            f"{folder} does not list its words: only weights that were trained from nothing do, and a text encoder "
+            "that was trained elsewhere, such as SDXL's, reads any prompt in its language"
+        )
+    try:
+        print("\n".join(listed.lines()), flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _cache(arguments: argparse.Namespace) -> None:

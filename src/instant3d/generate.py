@@ -162,6 +162,8 @@ class _Run:
             )
             written["files"] = [*made.files, *written["files"]]
             told = _settings(item, self.order, self.maker) | {"device": str(self.maker.device)} | written
+            if self.maker.words is not None and (unknown := self.maker.words.unknown(item.prompt)):
+                told["unknown_words"] = unknown
             return results.write_record(partial, **told, seconds=watch.rounded())
 
 
@@ -207,8 +209,10 @@ def _finished(item: Item, order: Order, maker: Maker) -> bool:
 
 
 def _notes(maker: Maker, items: Sequence[Item]) -> Iterator[Outcome]:
-    """A word on prompts that are longer than what is read of them."""
+    """Which prompts have words that training never showed, or are longer than what is read of them."""
     for item in {item.prompt: item for item in reversed(items)}.values():
+        if maker.words is not None and (remark := maker.words.remark(item.prompt)):
+            yield Outcome(item.where, note=remark)
         lost = cut_off(item.prompt, maker.reads_all)
         if lost:
             yield Outcome(item.where, note=f"is longer than what is read; its end makes no difference: {lost!r}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from instant3d import bundled, results, scenes, writers
 from instant3d.asset import Asset
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
+from instant3d.caption_words import CaptionWords
 from instant3d.devices import find_device
 from instant3d.diffusion import source as stage1_files
 from instant3d.diffusion.prompt_tokens import PARTS
@@ -73,6 +74,10 @@ class Maker(Protocol):
 
     def reads_all(self, prompt: str) -> bool:
         """Whether nothing of the prompt is cut off."""
+
+    @property
+    def words(self) -> CaptionWords | None:
+        """The words of its training captions, if its folder lists them."""
 
     def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
         """Drafts (B, ...)."""
@@ -131,6 +136,10 @@ class TwoStage:
     def reads_all(self, prompt: str) -> bool:
         return self.model.reads_all(prompt)
 
+    @property
+    def words(self) -> CaptionWords | None:
+        return self.model.words
+
     def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
         """Grids (B, 3, H, W)."""
         with watch("text"):
@@ -187,6 +196,10 @@ class Direct:
 
     def reads_all(self, prompt: str) -> bool:
         return self.model.reads_all(prompt)
+
+    @property
+    def words(self) -> CaptionWords | None:
+        return self.model.words
 
     def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
         """Planes (B, 3, C, P, P)."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from instant3d import bundled
 from instant3d.asset import Asset
+from instant3d.caption_words import CaptionWords
 from instant3d.devices import fast_dtype
 from instant3d.diffusion.components import NETWORKS, Components
 from instant3d.diffusion.prompt_tokens import PromptEncoder, PromptTokens
@@ -199,6 +200,11 @@ class TextTo3D:
         tokenizers = (self.sampler.components.tokenizer, self.sampler.components.tokenizer_2)
         return all(len(each(prompt, verbose=False).input_ids) <= each.model_max_length for each in tokenizers)
 
+    @property
+    def words(self) -> CaptionWords | None:
+        """The words of the captions that stage 1 was trained on, if its folder lists them."""
+        return self.sampler.components.words
+
 
 class DirectTextTo3D:
     """A sentence to one asset in one pass of one network. Loaded once, used many times.
@@ -279,6 +285,11 @@ class DirectTextTo3D:
     def reads_all(self, prompt: str) -> bool:
         """Whether the prompt fits the text encoder's window, so that nothing of it is cut off."""
         return self.encoder.reads_all(prompt)
+
+    @property
+    def words(self) -> CaptionWords | None:
+        """The words of the prompts that the network was trained on, if its folder lists them."""
+        return self.encoder.words
 
     def _noise(self, seed: int | None) -> Tensor:
         width = self.network.architecture.noise_width

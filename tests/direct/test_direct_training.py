@@ -1,6 +1,7 @@
 """The direct system by its commands: a killed run goes on, two processes share what they saw, and files come out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import direct_runs
@@ -15,6 +16,7 @@ from instant3d.asset import Asset
 from instant3d.direct.data import DirectData, Examples
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.taught import Taught
+from instant3d.pipeline import DirectTextTo3D
 
 ROOT = Path(__file__).parents[2]
 ADAPTIVE = {"scoring": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0}}
@@ -157,6 +159,15 @@ def test_an_export_is_the_averaged_network(trained, tmp_path):
     assert taught.views_per_prompt == 4
     torch.testing.assert_close(network.outward.weight.detach(), found["state_dict"][name])
     assert not torch.equal(found["state_dict"][name], found["current_model_state"][name])
+
+
+def test_an_export_lists_the_words_of_its_prompts_where_its_text_encoder_lists_its_own(trained, parts, tmp_path):
+    training.export(trained, tmp_path / "without")
+    assert not (tmp_path / "without" / "tokenizer" / "caption_words.txt").exists()
+    text = shutil.copytree(parts[0], tmp_path / "text")
+    (text / "tokenizer" / "caption_words.txt").write_text("castle\t9\n")
+    training.export(trained, tmp_path / "with", base=str(text))
+    assert DirectTextTo3D.from_pretrained(tmp_path / "with").words.counts == {"ball": 2, "blue": 1, "red": 1}
 
 
 def test_validation_and_test_look_at_prompts_that_training_left_out(trained, tmp_path, capsys):

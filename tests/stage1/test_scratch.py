@@ -79,6 +79,11 @@ def test_demo_config_gives_the_bundled_sizes():
     assert counts == [22_816_552, 4_348_643]  # of checkpoints/stage1-demo
 
 
+def test_the_words_of_the_captions_lie_beside_the_tokenizer(made):
+    listed = (made / "base" / "tokenizer" / "caption_words.txt").read_text()
+    assert listed == "ball\t3\nblue\t1\ngreen\t1\nred\t1\n"
+
+
 def test_latents_leave_the_vae_with_a_standard_deviation_of_one(made):
     parts = Components.load(made / "base", parts=("vae",))
     images = views_of(made).views.flatten(0, 1).float() / 127.5 - 1

@@ -306,6 +306,27 @@ def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_ope
         training.export(tmp_path, tmp_path / "again", base=str(tmp_path / "export"))
 
 
+@pytest.mark.parametrize(
+    ("from_cache", "listed", "expected"),
+    [
+        (True, "hat\t9\nred\t1\n", "hat\t9\nball\t6\nblue\t2\ngreen\t2\nred\t2\n"),  # each of three grids twice
+        (True, None, None),  # a released text encoder, say
+        (False, "hat\t9\n", None),  # captions of scenes are not known before they come
+    ],
+)
+def test_an_export_lists_the_words_of_its_base_and_of_its_own_captions(
+    model, cached, balls, tmp_path, from_cache, listed, expected
+):
+    base = shutil.copytree(model, tmp_path / "base")
+    if listed is not None:
+        (base / "tokenizer" / "caption_words.txt").write_text(listed)
+    more = ["--data.weights=[2]"]
+    training.main(command(tmp_path / "run", base, cached if from_cache else balls, 2, *more))
+    training.export(tmp_path / "run", tmp_path / "export")
+    file = tmp_path / "export" / "tokenizer" / "caption_words.txt"
+    assert (file.read_text() if file.is_file() else None) == expected
+
+
 def test_learning_from_a_cache_loads_neither_vae_nor_text_encoders_and_says_so(
     model, cached, tmp_path, monkeypatch, capsys
 ):

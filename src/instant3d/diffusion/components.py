@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 
 from instant3d import atomic
+from instant3d.caption_words import CaptionWords
 from instant3d.diffusion import source as files
 from instant3d.diffusion.agreement import check
 from instant3d.diffusion.loading import kind_of, load, load_single, load_tokenizer, quietly
@@ -31,7 +32,10 @@ LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 @dataclass
 class Components:
-    """The parts; each is None when it was not asked for."""
+    """The parts; each is None when it was not asked for.
+
+    words   of the captions that the model was trained on, if its tokenizer comes with a list of them
+    """
 
     tokenizer: Any = None
     tokenizer_2: Any = None
@@ -40,6 +44,7 @@ class Components:
     unet: Any = None
     vae: Any = None
     scheduler: Any = None
+    words: CaptionWords | None = None
 
     @classmethod
     def load(
@@ -58,6 +63,7 @@ class Components:
         else:
             found = files.folders(source, parts, dtype)
             components = cls(**{name: load(folder, name, dtype) for name, folder in found.items()})
+            components.words = CaptionWords.read(found["tokenizer"]) if "tokenizer" in found else None
         check(vars(components), str(source))
         return components
 
@@ -92,6 +98,8 @@ class Components:
             for name in ALL:
                 (partial / name).mkdir()
                 write(getattr(self, name), name, partial / name, dtype)
+            if self.words is not None:
+                self.words.write(partial / "tokenizer")
             (partial / "model_index.json").write_text(json.dumps(self._index(), indent=2) + "\n")
 
     def _index(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from instant3d import atomic
 from instant3d.batch import Batch
+from instant3d.caption_words import CaptionWords
 from instant3d.diffusion import source as files
 from instant3d.diffusion.agreement import check_tokens
 from instant3d.diffusion.components import write
@@ -32,10 +33,16 @@ class PromptTokens(Batch):
 
 
 class PromptEncoder:
-    """A tokenizer and a CLIP text transformer, which learns nothing."""
+    """A tokenizer and a CLIP text transformer, which learns nothing.
 
-    def __init__(self, tokenizer: Any, encoder: Any, device: str | torch.device = "cpu") -> None:
+    words   of the prompts that their reader was trained on, if the tokenizer comes with a list of them
+    """
+
+    def __init__(
+        self, tokenizer: Any, encoder: Any, device: str | torch.device = "cpu", words: CaptionWords | None = None
+    ) -> None:
         self.tokenizer, self.encoder = tokenizer, encoder.to(device).eval().requires_grad_(False)
+        self.words = words
 
     @classmethod
     def from_pretrained(
@@ -55,7 +62,7 @@ class PromptEncoder:
         check_tokens(tokenizer, encoder, str(source))
         if layers is not None:
             _shorten(encoder, layers, str(source))
-        return cls(tokenizer, encoder, device)
+        return cls(tokenizer, encoder, device, CaptionWords.read(found["tokenizer"]))
 
     @property
     def width(self) -> int:
@@ -94,6 +101,8 @@ class PromptEncoder:
             for name, part in zip(PARTS, (self.tokenizer, self.encoder), strict=True):
                 (partial / name).mkdir()
                 write(part, name, partial / name, dtype)
+            if self.words is not None:
+                self.words.write(partial / "tokenizer")
 
 
 def _shorten(encoder: Any, layers: int, source: str) -> None:

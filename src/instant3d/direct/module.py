@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit
+from instant3d.caption_words import CaptionWords
 from instant3d.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 from instant3d.diffusion.stable import SD_2_1_BASE
 from instant3d.direct.architecture import Architecture
@@ -33,6 +34,7 @@ from instant3d.random_numbers import drawn_on, rand_like
 from instant3d.schedule import progress_of, scheduled
 from instant3d.supply import seeded
 from instant3d.views import Views
+from instant3d.weights import locate
 
 SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATION_DEG)  # from the front, around
 
@@ -133,6 +135,8 @@ class Direct(L.LightningModule):
             )
         self.network = TextToTriplane(architecture) if start is None else TextToTriplane.from_pretrained(start).train()
         self.network.checkpointing = checkpointing
+        self.start = start
+        self.words: CaptionWords | None = None  # of the prompts that it is trained on, where they are known
         self.text, self.text_layers = text, text_layers
         self.guidance, self.clip = guidance or StableGuidance(), clip
         self.scoring, self.picture, self.weights, self.background = scoring, picture, weights, background
@@ -150,6 +154,7 @@ class Direct(L.LightningModule):
             raise ValueError(
                 "the checkpoint was taught other prompts; give the same data.prompts, data.share and data.split_seed"
             )
+        self.words = trained_words(prompts, self.start)
         guide, self.frozen.cameras = self.guidance.load(self.device)
         eyes = Eyes.from_pretrained(cast(str, self.clip), self.device) if sees(self.scoring) else None
         memory = None if eyes is None else FeatureCache(len(prompts), eyes.width).to(self.device)
@@ -245,12 +250,22 @@ class Direct(L.LightningModule):
             batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
             clip = cast(str, self.clip) if sees(self.scoring) else ""
             checkpoint["direct"]["taught"] = asdict(Taught(self.global_step, batch, len(data.texts), clip))
+            checkpoint["direct"]["words"] = None if self.words is None else dict(self.words.counts)
             checkpoint["taught"] = {"prompts": digest(data.texts)}
             if teacher.remembers is not None:
                 checkpoint["taught"]["memory"] = teacher.remembers.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.frozen.restored = checkpoint.get("taught", {})
+
+
+def trained_words(prompts: Sequence[str], start: str | None) -> CaptionWords | None:
+    """The words of the prompts, and of those before if training began with the folder `start`; None if it has none."""
+    words = CaptionWords.of(dict.fromkeys(prompts, 1))
+    if start is None:
+        return words
+    before = CaptionWords.read(locate(start) / "tokenizer")
+    return None if before is None else before.joined(words)
 
 
 def sees(scoring: Scoring) -> bool:
@@ -282,6 +297,8 @@ def export_direct(content: dict[str, Any], folder: str | Path, text: str | None 
         raise ValueError(f"what reads prompts cannot be read: {error}; if it lies elsewhere, say --base") from None
     if "taught" in settings:
         network.taught = Taught(**settings["taught"])
+    if encoder.words is not None:  # the text encoder was trained from nothing, and its own prompts are not these
+        encoder.words = None if settings.get("words") is None else CaptionWords(settings["words"])
     network.save_pretrained(folder)
     encoder.save(folder)
     return network

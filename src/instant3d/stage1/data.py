@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from instant3d import prompts, scenes
+from instant3d.caption_words import CaptionWords
 from instant3d.scenes.sources import Sources
 from instant3d.scenes.stream import Shelf, is_url, local
 from instant3d.stage1.cache import INDEX, Cache, Encoded
@@ -173,10 +176,7 @@ class GridData(L.LightningDataModule):
             print(FROM_CACHE if cached else FROM_SCENES, flush=True)
 
     def train_dataloader(self) -> DataLoader[Encoded | Pictures]:
-        sources = self._sources(self.train, "train", None if self.keep is None else read_keep(self.keep))
-        weights = self.weights
-        if self.favoured is not None:
-            sources, weights = favouring(sources, weights, sorted(read_keep(self.favoured)), self.favoured_share)
+        sources, weights = self._training()
         files = [source.scenes.scenes.files if isinstance(source, Scenes) else [] for source in sources]
         mixture = Mixture([len(source) for source in sources], weights, self.seed, files, self.window)
         start, rank, world = 0, 0, 1
@@ -185,6 +185,20 @@ class GridData(L.LightningDataModule):
             rank, world = self.trainer.global_rank, self.trainer.world_size
         batches = Numbers(self.batch_size, start, rank, world)
         return DataLoader(Examples(sources, mixture), batch_sampler=batches, **self._loading())
+
+    @cached_property
+    def words(self) -> CaptionWords | None:
+        """The words of the prompts in one epoch of training; None for scenes, whose captions come one by one."""
+        shown: defaultdict[str, float] = defaultdict(float)
+        sources, weights = self._training()
+        for source, weight in zip(sources, weights or [1.0] * len(sources), strict=True):
+            if not isinstance(source, Cache):
+                return None
+            for row in source.rows:
+                texts = source.grids[row]["texts"]
+                for text in texts:
+                    shown[source.index["prompts"][text]] += weight / len(texts)
+        return CaptionWords.of(shown)
 
     def val_dataloader(self) -> DataLoader[Encoded | Pictures] | list[Any]:
         if not self.val and self.trainer is not None and self.trainer.state.fn == "fit":
@@ -205,6 +219,13 @@ class GridData(L.LightningDataModule):
             print("\n".join(self.faults), file=sys.stderr, flush=True)
         mine = still_to_do(wanted[rank::world], self.output)
         return DataLoader(cast(Any, mine), batch_size=self.batch_size, collate_fn=together)
+
+    def _training(self) -> tuple[Sequence[Cache | Scenes], Sequence[float] | None]:
+        """What is trained with, and how often an epoch shows an example of each source."""
+        sources = self._sources(self.train, "train", None if self.keep is None else read_keep(self.keep))
+        if self.favoured is None:
+            return sources, self.weights
+        return favouring(sources, self.weights, sorted(read_keep(self.favoured)), self.favoured_share)
 
     def _sources(self, named: list[str], purpose: str, keep: set[str] | None = None) -> Sequence[Cache | Scenes]:
         if not named:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
+from instant3d.caption_words import CaptionWords
 from instant3d.diffusion.components import Components, merge_lora, with_lora
 from instant3d.diffusion.process import min_snr_weight, noised, target
 from instant3d.diffusion.text import TextEmbedding, encode
 from instant3d.sampling import Sampling
 from instant3d.schedule import scheduled
 from instant3d.stage1.cache import PARTS, Encoded, posterior
-from instant3d.stage1.data import Pictures, Requests
+from instant3d.stage1.data import GridData, Pictures, Requests
 from instant3d.stage1.sampler import GridSampler
 from instant3d.supply import seeded
 
@@ -111,11 +112,16 @@ class Stage1(L.LightningModule):
         self.learning_rate, self.warmup_steps, self.decay = learning_rate, warmup_steps, decay
         self.betas, self.weight_decay, self.min_snr_gamma = betas, weight_decay, min_snr_gamma
         self.prompt_dropout, self.sample_latents, self.seed = prompt_dropout, sample_latents, seed
+        self.words: CaptionWords | None = None  # of the captions that it is trained on, where they are known
 
     @property
     def network(self) -> Any:
         """The UNet, on the module's device; with LoRA it is not the module's own, its additions are."""
         return self.frozen.unet.to(self.device) if self.lora_rank else self.unet
+
+    def on_fit_start(self) -> None:
+        data = cast(Any, self.trainer).datamodule
+        self.words = data.words if isinstance(data, GridData) else None
 
     def training_step(self, batch: Encoded | Pictures, batch_idx: int) -> Tensor:
         grids = self.encoded(batch)
@@ -192,6 +198,7 @@ class Stage1(L.LightningModule):
             "prediction_type": self.kind,
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
+            "words": None if self.words is None else dict(self.words.counts),
         }
 
 
@@ -230,7 +237,11 @@ def additions(unet: Any) -> dict[str, nn.Parameter]:
 
 
 def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None = None) -> Any:
-    """Write a checkpoint's UNet beside the other parts of its base, in diffusers' layout; returns the UNet."""
+    """Write a checkpoint's UNet beside the other parts of its base, in diffusers' layout; returns the UNet.
+
+    A base that lists its words gets those that the UNet was trained on beside them, or loses its list if those are not
+    known: without one, nothing is said to be unknown.
+    """
     settings = content["stage1"]
     try:
         parts = Components.load(base or settings["base"])
@@ -251,6 +262,9 @@ def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None 
     if settings["lora_rank"]:
         merge_lora(parts.unet)
     parts.scheduler.register_to_config(prediction_type=settings["prediction_type"])
+    trained_on = settings.get("words")
+    if parts.words is not None:
+        parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
     parts.save(folder)
     return parts.unet
 

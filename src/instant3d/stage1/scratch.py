@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 
 from instant3d import scenes
 from instant3d.arguments import whole
+from instant3d.caption_words import CaptionWords
 from instant3d.devices import find_device
 from instant3d.diffusion import sdxl
 from instant3d.diffusion.components import Components
@@ -112,6 +114,7 @@ def make(data: CaptionedViews, out: Path, config: BaseConfig, device: str | torc
     data = data.to(device)
     if not (out / "tokenizer" / "vocab.json").is_file():
         train_tokenizer(data.captions, out / "tokenizer", config.vocabulary, config.prompt_length)
+        CaptionWords.of(Counter(data.captions)).write(out / "tokenizer")
     torch.manual_seed(0)
     parts = Components.build(config.sizes(), out / "tokenizer").to(device)
     _trained(out / "vae.safetensors", [parts.vae], lambda state: train_vae(parts.vae, data, config.train_vae, state))
