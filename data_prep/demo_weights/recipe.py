@@ -26,6 +26,7 @@ TRAINERS = ("cpu", "one_gpu")
 CONFIGS = Path("configs")
 PROMPTS = CONFIGS / "prompts" / "held_out.txt"
 JUDGED = CONFIGS / "prompts" / "judged_objects.txt"
+CAPTIONS = CONFIGS / "data" / "captions.jsonl"
 DIRECT_OBJECTS = CONFIGS / "direct" / "demo_objects.txt"
 VAE_SHARE, TEXT_SHARE = 0.15, 0.03  # of stage 1's time; the UNet has the rest
 RENDERED, PAINTED = (0, 1), (0, 1)  # exit codes: a broken object costs one object
@@ -123,13 +124,17 @@ def steps(recipe: Recipe) -> list[Step]:
 
 def _data(recipe: Recipe) -> Iterator[Step]:
     """Scenes of the objects themselves, first: stage 1 waits for them."""
-    yield _render(recipe, "real", recipe.objects, "small", split=TRAIN)
-    if recipe.held_out:
+    if {"stage1", "stage2"} & set(recipe.parts):
+        yield _render(recipe, "real", recipe.objects, "small", split=TRAIN)
+        yield _mend(recipe, "real")
+    if "stage2" in recipe.parts and recipe.held_out:
         yield _render(recipe, "dev", recipe.held_out, "evaluation", split=HELD_OUT)
     if "judge" in recipe.parts:
         yield _render(recipe, "grids", recipe.objects, "grids", split=TRAIN)
+        yield _mend(recipe, "grids")
     if "direct" in recipe.parts:
         yield _render(recipe, "rings", recipe.objects, "rings", "--keep", str(DIRECT_OBJECTS))
+        yield _mend(recipe, "rings")
 
 
 def _stage1(recipe: Recipe) -> Iterator[Step]:
@@ -248,10 +253,16 @@ def _chosen(recipe: Recipe) -> list[str]:
     return ["--split", TRAIN, *([] if recipe.licences == "all" else ["--licenses", recipe.licences])]
 
 
+def _mend(recipe: Recipe, name: str) -> Step:
+    """Better captions for objects whose name means two things."""
+    words = ["manifest", str(CAPTIONS), recipe.scenes(name), "--overwrite"]
+    return Step(f"captions-{name}", "data_prep.captions", lambda _: words, [f"render-{name}"])
+
+
 def _paint(recipe: Recipe, name: str, of: Sequence[str], *more: str, lane: str = "data", without: bool = True) -> Step:
     held_out = ["--without", str(recipe.prompts)] if without else []
     words = [*map(recipe.scenes, of), "-o", recipe.scenes(name), "--workers", str(recipe.workers), *held_out, *more]
-    after = [f"render-{each}" for each in of]
+    after = [f"captions-{each}" for each in of]
     return Step(f"paint-{name}", "data_prep.recolour", lambda _: words, after, lane, accepted=PAINTED)
 
 

@@ -32,6 +32,7 @@ PRELOADED = [
     "instant3d.alignment",
     "instant3d.stage1.scratch",
     "data_prep.render",
+    "data_prep.captions",
     "data_prep.recolour",
     "data_prep.procedural",
     "diffusers.models.unets.unet_2d_condition",

@@ -246,7 +246,7 @@ def test_recipe_gives_training_at_least_half_of_the_time(tmp_path):
 
 def test_parts_pick_what_is_made(tmp_path):
     names = set(planned(tmp_path, parts=("judge",)))
-    assert names == {"render-real", "render-dev", "render-grids", "paint-judge", "judge"}
+    assert names == {"render-grids", "captions-grids", "paint-judge", "judge"}
 
 
 @pytest.mark.parametrize(
