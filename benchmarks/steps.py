@@ -18,6 +18,7 @@ from typing import Any
 
 from instant3d import alignment, atomic, bundled, consistency
 from instant3d.arguments import positive, words
+from instant3d.chart import Line, chart
 from instant3d.gallery import Gallery, Order, listed, orders
 from instant3d.judge import Judge
 from instant3d.pipeline import Sampling, TextTo3D, ViewsTo3D
@@ -51,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--timing-only", action="store_true", help="take the seconds anew, on a machine that is idle now"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for views, steps.json and table.md")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for views, steps.json, table.md, figure.png"
+    )
     options = parser.parse_args(arguments)
     stage1 = bundled.weights(bundled.STAGE1, options.stage1)
     stage2 = bundled.weights(bundled.STAGE2, options.stage2)
@@ -71,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with atomic.merged(options.output) as partial_folder:
                 (partial_folder / "steps.json").write_text(json.dumps(report, indent=2) + "\n")
                 (partial_folder / "table.md").write_text(table(report))
+                chart(lines(report), partial_folder / "figure.png", across="steps", up="agreement of the views, dB")
     print(table(report), end="")
 
 
@@ -100,10 +104,19 @@ def seconds(model: TextTo3D, wanted: Sequence[Order], sampling: Sampling) -> flo
     return round(min(taken[1:]), 3)
 
 
+def lines(report: Mapping[str, Any]) -> list[Line]:
+    """Agreement by steps, a line for each sampler."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for name, numbers in report.items():
+        sampler, steps = name.split()
+        points.setdefault(sampler, []).append((float(steps), numbers["agreement"]))
+    return [Line(sampler, sorted(some)) for sampler, some in points.items()]
+
+
 def table(report: Mapping[str, Any]) -> str:
     """One line a setting, as Markdown; shares in percent."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
-    for name, numbers in report.items():
+    for name, numbers in sorted(report.items(), key=lambda item: (int(item[0].split()[1]), item[0][0] != "e")):
         sampler, steps = name.split()
         shares = [numbers["renders"][key] for key in ("colour", "object", "both")] + [numbers["views"]["both"]]
         cells = [sampler, steps, *(f"{100 * share:.0f}" for share in shares)]
