@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d import atomic, metrics, scenes
+from instant3d import atomic, listing, metrics, scenes
 from instant3d.batch import Batch
 from instant3d.cameras import Cameras
 from instant3d.losses import Perceptual
@@ -106,7 +106,7 @@ def find(folders: Sequence[str | Path]) -> dict[str, Path]:
     """Scene folders by name: each path is one, or holds some."""
     found: list[Path] = []
     for path in map(Path, folders):
-        inside = sorted(document.parent for document in path.glob("*/transforms.json")) if path.is_dir() else []
+        inside = [document.parent for document in listing.found(path, "*/transforms.json")]
         alone = path.is_file() or (path / scenes.DOCUMENT).is_file() or not inside
         found += [path] if alone else inside
     if not found:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from instant3d import prompts, scenes
+from instant3d import listing, prompts, scenes
 from instant3d.scenes.sources import Sources
 from instant3d.scenes.stream import Shelf, is_url, local
 from instant3d.stage1.cache import INDEX, Cache, Encoded
@@ -273,4 +273,5 @@ def _is_cache(named: str) -> bool:
     folder = local(named)
     if is_url(named):
         return False
-    return any(folder.glob("grids-*.safetensors")) or ((folder / INDEX).is_file() and not any(folder.glob("*.tar")))
+    indexed = (folder / INDEX).is_file() and not listing.any_found(folder, "*.tar")
+    return indexed or any(folder.glob("grids-*.safetensors"))

@@ -106,7 +106,7 @@ class BaseConfig:
 def read_views(folders: Sequence[Path], size: int) -> CaptionedViews:
     views, captions = [], []
     for folder in folders:
-        scene = scenes.read(folder, frames=range(4), size=size)
+        scene = scenes.read(folder, frames=range(4), size=size, maps=())
         if not scene.caption:
             raise ValueError(f"{folder} has no caption, but text encoders are trained on captions; leave it out")
         views.append((scene.views.on(1.0) * 255).round().to(torch.uint8))
