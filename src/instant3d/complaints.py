@@ -9,6 +9,7 @@ import traceback
 import unicodedata
 import zlib
 from pathlib import Path
+from typing import TextIO
 
 WORKER = "Caught "  # so PyTorch begins what a process that loads data complained of
 
@@ -37,6 +38,11 @@ def printable(text: object) -> str:
     escaped, such as `\\x1b`, so that no foreign name moves the cursor, changes colours or forges a line.
     """
     return "".join(_escaped(letter) for letter in str(text))
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print lines that may hold names and words of strangers; only line ends stay as they are."""
+    print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
 
 
 def _escaped(letter: str) -> str:
