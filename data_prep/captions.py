@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_prep import catalogue
 from data_prep.curation.lists import read_rows
-from instant3d import prompts, scenes
+from instant3d import listing, prompts, scenes
 from instant3d.arguments import numbers
 from instant3d.complaints import sentence
 from instant3d.mesh.atomic_files import write_bytes
@@ -107,7 +107,7 @@ def by_name(roots: Sequence[Path]) -> dict[str, Path]:
     for root in roots:
         folders = scenes.below(root)
         if not folders:
-            tars = root.is_file() or any(root.glob("*.tar"))
+            tars = root.is_file() or listing.any_found(root, "*.tar")
             hint = "`instant3d unpack` makes folders of tars" if tars else "`make render-data` makes some"
             raise FileNotFoundError(f"there is no scene folder in {root}; {hint}")
         for folder in folders:
@@ -208,7 +208,7 @@ def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
     with Progress.to_user().task(f"captions of {len(left)} scenes") as on_step:
         for done, folder in enumerate(left, start=1):
             try:
-                pictures = scenes.read(folder, frames=options.frames).views.on(1.0)
+                pictures = scenes.read(folder, frames=options.frames, maps=()).views.on(1.0)
             except (ValueError, OSError) as error:
                 tally.refused.append(str(error))
                 continue

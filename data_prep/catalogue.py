@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.licences import spdx
+from instant3d import listing
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 MANIFESTS = ("objects.jsonl", "manifest.jsonl")  # the first that a folder holds speaks for it
@@ -86,7 +87,7 @@ class Inside:
 
 def files(folder: Path) -> list[Path]:
     """The object files in a folder at any depth, sorted by path; folders that are links are not entered."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [path for path in listing.found(folder, "**/*") if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
 def id_from(path: Path) -> str:

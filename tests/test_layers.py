@@ -11,7 +11,8 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 # A file imports from the rows above its own and from its own package; members of one row know nothing of each other.
 ROWS = (
     # nouns
-    ("__init__", "atomic", "batch", "bundled", "arguments", "complaints", "hub", "progress", "prompts"),
+    ("complaints", "listing"),
+    ("__init__", "atomic", "batch", "bundled", "arguments", "hub", "images", "progress", "prompts"),
     ("cameras", "caption_words", "devices", "sampling", "weights", "random_numbers"),
     ("system_options",),
     ("views",),
@@ -143,6 +144,21 @@ def test_a_heavy_library_comes_in_by_its_one_door_and_late():
             too_early = early and library in DOORS and library not in EARLY
             astray += [f"{relative(file)} imports {name}"] if wrong_door or too_early else []
     assert astray == []
+
+
+def opens_images(file: Path) -> bool:
+    """Whether a file calls `Image.open`, under whatever name it imported that, or another library that opens images."""
+    tree = ast.parse(file.read_text())
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    pillow = {name for name, _ in imports(file) if name.startswith("PIL")}
+    readers = {name.split(".")[0] for name, _ in imports(file)} & {"cv2", "imageio"}
+    return bool(
+        readers or "PIL.Image.open" in pillow or (pillow and any(name.endswith("Image.open") for name in calls))
+    )
+
+
+def test_images_are_opened_in_one_file_alone():
+    assert [relative(file) for file in files() if opens_images(file)] == ["src/instant3d/images.py"]
 
 
 def test_lightning_is_known_only_to_modules_data_and_training():

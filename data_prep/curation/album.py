@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d import scenes
+from instant3d import listing, scenes
 from instant3d.scenes import shards, transforms
 
 STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
@@ -38,8 +38,8 @@ class Subject:
     def read(self, frames: Sequence[int], size: int | None = None) -> scenes.Scene:
         """Some of its frames; `size` as in `scenes.read`."""
         if isinstance(self.source, Path):
-            return scenes.read(self.source, frames=frames, size=size)
-        return self.source.read(frames=frames, size=size)
+            return scenes.read(self.source, frames=frames, size=size, maps=())
+        return self.source.read(frames=frames, size=size, maps=())
 
     def on_white(self, frames: Sequence[int], size: int | None = None) -> Tensor:
         """Pictures (V, 3, S, S) over white; oblong ones stand in the middle of a white square."""
@@ -89,7 +89,7 @@ def _below(root: Path) -> Iterator[tuple[str, Callable[[], Subject]]]:
     """Where each scene lies, and what opens it."""
     for folder in scenes.below(root) if root.is_dir() else ():
         yield str(folder), partial(_of_folder, folder)
-    tars = [root] if root.is_file() else sorted(root.glob("*.tar"))
+    tars = [root] if root.is_file() else listing.found(root, "*.tar")
     for packed in shards.index(tars) if tars else ():
         yield f"{packed.path}:{packed.key}", partial(_of_tar, packed)
 

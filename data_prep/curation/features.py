@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from data_prep.curation import vectors
 from data_prep.curation.album import Subject
 from data_prep.curation.vectors import Features
+from instant3d import listing
 from instant3d.progress import OnStep
 
 BATCH = 8  # scenes whose pictures go through the network together
@@ -89,7 +90,7 @@ def extend(
     shown = ",".join(map(str, frames))
     made_with = {"model": encoder.name, "fingerprint": encoder.fingerprint, "frames": shown, "per_view": str(per_view)}
     folder = path.with_name(f"{path.name}.parts")
-    earlier = sorted(folder.glob("*.safetensors"))
+    earlier = listing.found(folder, "*.safetensors")
     parts = [_of_one_kind(file, made_with) for file in [path, *earlier] if file.is_file()]
     there = {name for part in parts for name in part.ids}
     left = [subject for subject in subjects if subject.id not in there]

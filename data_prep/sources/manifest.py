@@ -16,6 +16,7 @@ from pathlib import Path
 
 from data_prep import catalogue
 from data_prep.catalogue import SAFE_ID, Row
+from instant3d import listing
 
 FIELDS = ("id", "file", "uid", "source", "license", "captions", "name", "author", "url", "category", "split", "colors")
 FIELDS += catalogue.VARIANT
@@ -108,7 +109,7 @@ class Manifest:
         place = self.folder / "objects" / f"{root.resolve().name.lstrip('.')}-{_fingerprint(root)}"
         if file.suffix.lower() not in WHOLE and file.parent not in self._brought:
             self._brought.add(file.parent)
-            for other in sorted(file.parent.rglob("*")):
+            for other in listing.found(file.parent, "**/*"):
                 if other.suffix.lower() in SIDECARS and other.is_file() and inside(other, root):
                     link(other, place / other.relative_to(root))
         link(file, place / file.relative_to(root))
@@ -183,7 +184,9 @@ def _fingerprint(root: Path) -> str:
 
 def _beside(file: Path) -> dict[str, str]:
     """What an .obj or .gltf may take its look from: files in its folder, by name."""
-    others = (other for other in file.parent.iterdir() if other.suffix.lower() in SIDECARS and other.is_file())
+    others = (
+        other for other in listing.found(file.parent, "*") if other.suffix.lower() in SIDECARS and other.is_file()
+    )
     return {other.name: digest(other) for other in others}
 
 

@@ -14,6 +14,7 @@ from data_prep import workforce
 from data_prep.licences import Allowed
 from data_prep.sources.furniture import Library, Piece
 from data_prep.sources.manifest import Manifest
+from instant3d import listing
 from instant3d.mesh import Mesh, bounds, load, save
 from instant3d.mesh.texture_files import TooLarge, Unsafe
 from instant3d.mesh.triangles import WORLD_FROM_Y_UP
@@ -35,7 +36,7 @@ class Job:
 
 def libraries(paths: Sequence[Path]) -> list[Path]:
     """The .sh3f files named, and those in folders named."""
-    found = [file for path in paths for file in (sorted(path.glob("*.sh3f")) if path.is_dir() else [path])]
+    found = [file for path in paths for file in (listing.found(path, "*.sh3f") if path.is_dir() else [path])]
     if not found:
         raise FileNotFoundError(f"there is no .sh3f file in {', '.join(map(str, paths))}; name furniture libraries")
     return found

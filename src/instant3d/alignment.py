@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instant3d import __version__, atomic, clip, scenes, writers
+from instant3d import __version__, atomic, clip, listing, scenes, writers
 from instant3d.asset import FILE, Asset
 from instant3d.cameras import Cameras, orbit
 from instant3d.direct.directions import FRONT_AZIMUTH_DEG
@@ -99,7 +99,7 @@ def real(folder: Path, orders: Sequence[Order], model: ViewsTo3D, size: int = SI
         if order.prompt not in captioned:
             raise FileNotFoundError(f"{folder} holds no scene with the caption {order.prompt!r}; paint one")
         places = captioned[order.prompt]
-        views = scenes.read(places[order.seed % len(places)], frames=range(4)).views
+        views = scenes.read(places[order.seed % len(places)], frames=range(4), maps=()).views
         yield Result(order, views.on(1.0), _render(model(views), size), None)
 
 
@@ -267,7 +267,7 @@ def _mistakes(pairs: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
 def _by_prompt(folder: Path) -> dict[str, list[Path]]:
     """Folders of assets below `folder` by the prompt in their result.json."""
     found: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob(f"**/{RECORD}")):
+    for file in listing.found(folder, f"**/{RECORD}"):
         if (file.parent / FILE).is_file():
             found.setdefault(json.loads(file.read_text()).get("prompt", ""), []).append(file.parent)
     return found
@@ -277,7 +277,7 @@ def _views_of(place: Path) -> Tensor | None:
     """The four views that an asset was made of, if they are there."""
     told = json.loads((place / RECORD).read_text()).get("files", ["views"])
     for folder in scenes.below(place) if "views" in told else ():
-        return scenes.read(folder).views.on(1.0)
+        return scenes.read(folder, maps=()).views.on(1.0)
     return None
 
 

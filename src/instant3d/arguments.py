@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import Literal
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -21,6 +22,18 @@ def numbers(text: str) -> list[int] | Literal["all"]:
 def words(text: str) -> list[str]:
     """Words between commas, in lower case."""
     return [part.strip().lower() for part in text.split(",") if part.strip()]
+
+
+def place(text: str) -> Path:
+    """A file or folder; an empty text, such as a shell makes of an unset variable, is none."""
+    return Path(named(text))
+
+
+def named(text: str) -> str:
+    """A name of a file, a folder or a model, not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; name a file or folder, or leave the option out")
+    return text
 
 
 def positive(text: str) -> int:

@@ -16,6 +16,8 @@ def weights(demo: Path, named: str | Path | None = None, *, option: str = "--wei
     option  where the user can name others, for the error's sake
     """
     if named is not None:
+        if not str(named).strip():
+            raise ValueError(f"{option} is empty; name a checkpoint folder or a Hub id, or leave it out")
         return named
     for place in (Path(), Path(__file__).parents[2]):
         if (place / demo).is_dir():

@@ -8,14 +8,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from instant3d import __version__, bundled, doctor_options, evaluate_options, generate_options, scene_options
-from instant3d.arguments import amount, numbers, positive, whole, words
+from instant3d.arguments import amount, named, numbers, place, positive, whole, words
 from instant3d.caption_words import CaptionWords
-from instant3d.complaints import sentence
+from instant3d.complaints import say, sentence
 
 TRAINING = {
     "fit": "train stage1, stage2 or direct: fit stage2 -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
@@ -33,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments, debug)
     except KeyboardInterrupt:
-        print("instant3d: interrupted", file=sys.stderr)
+        say("instant3d: interrupted", sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError) as error:
         if debug:
             raise
-        print(f"instant3d: error: {sentence(error)}", file=sys.stderr)
+        say(f"instant3d: error: {sentence(error)}", sys.stderr)
         return 2
 
 
@@ -90,10 +89,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "scene", type=Path, help="folder with transforms.json and pictures; or one picture, for weights that take one"
+        "scene", type=place, help="folder with transforms.json and pictures; or one picture, for weights that take one"
     )
     command.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder for the results; other files in it stay"
+        "-o", "--output", type=place, required=True, help="folder for the results; other files in it stay"
     )
     _add_shared(command)
     command.add_argument(
@@ -105,18 +104,18 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluation(command: argparse.ArgumentParser) -> None:
-    command.add_argument("scenes", type=Path, nargs="+", help="scene folders, or folders of such")
-    command.add_argument("-o", "--output", type=Path, required=True, help="folder for metrics.json and the table")
+    command.add_argument("scenes", type=place, nargs="+", help="scene folders, or folders of such")
+    command.add_argument("-o", "--output", type=place, required=True, help="folder for metrics.json and the table")
     _add_shared(command)
     command.add_argument("--resolution", type=positive, default=128, help="size of all pictures (default 128)")
-    command.add_argument("--reference", type=Path, help="folder of true meshes, named like the scenes")
-    command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too")
+    command.add_argument("--reference", type=place, help="folder of true meshes, named like the scenes")
+    command.add_argument("--perceptual", type=place, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too")
     command.set_defaults(command=_evaluate)
 
 
 def _add_export(command: argparse.ArgumentParser) -> None:
-    command.add_argument("checkpoint", type=Path, help="a .ckpt that `instant3d fit` wrote")
-    command.add_argument("-o", "--output", type=Path, required=True, help="folder for the weights")
+    command.add_argument("checkpoint", type=place, help="a .ckpt that `instant3d fit` wrote")
+    command.add_argument("-o", "--output", type=place, required=True, help="folder for the weights")
     command.add_argument(
         "--base",
         help="what goes beside the trained network, if it lies elsewhere now: stage 1's model, direct's text encoder",
@@ -127,9 +126,9 @@ def _add_export(command: argparse.ArgumentParser) -> None:
 def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("family", choices=("instantmesh", "openlrm", "triposr"))
     command.add_argument("source", help="a file (.safetensors .ckpt .pth), a folder, a Hub id, or owner/name/file")
-    command.add_argument("-o", "--output", type=Path, help="folder for the weights, their configuration and licence")
+    command.add_argument("-o", "--output", type=place, help="folder for the weights, their configuration and licence")
     command.add_argument("--check", action="store_true", help="write nothing; say what would be")
-    command.add_argument("--config", type=Path, help="JSON or YAML with the network's sizes, if none is beside it")
+    command.add_argument("--config", type=place, help="JSON or YAML with the network's sizes, if none is beside it")
     command.add_argument("--image-size", type=positive, help="pixels it was taught with, if it is no known release")
     command.add_argument("--half", action="store_true", help="store float16: half the size, faster, less exact")
     command.add_argument("--back", action="store_true", help="SOURCE is our folder: write the family's own .ckpt")
@@ -147,11 +146,13 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "scenes", nargs="+", help="folders of scene folders or of shards, or URLs of shards; each scene has a caption"
     )
-    command.add_argument("--model", required=True, help="whose VAE and text encoders: a folder, Hub id or .safetensors")
     command.add_argument(
-        "-o", "--output", type=Path, required=True, help="the cache; one that was interrupted is gone on with"
+        "--model", type=named, required=True, help="whose VAE and text encoders: a folder, Hub id or .safetensors"
     )
-    command.add_argument("--keep", type=Path, help="text file of the ids to take (default: all)")
+    command.add_argument(
+        "-o", "--output", type=place, required=True, help="the cache; one that was interrupted is gone on with"
+    )
+    command.add_argument("--keep", type=place, help="text file of the ids to take (default: all)")
     command.add_argument("--batch", type=positive, default=16, help="grids encoded at once (default 16)")
     command.add_argument(
         "--prompts", nargs="+", default=["{}"], help="prompts of a scene, {} being its caption (default: just that)"
@@ -187,7 +188,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         max_memory=arguments.max_memory,
     )
-    print(closing_line(result, arguments.output))
+    say(closing_line(result, arguments.output))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -217,7 +218,7 @@ def _export(arguments: argparse.Namespace) -> None:
         network = training.export(arguments.checkpoint, partial, arguments.base)
         files = sorted(str(path.relative_to(partial)) for path in partial.rglob("*.safetensors"))
     count = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")
+    say(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -230,12 +231,12 @@ def _convert(arguments: argparse.Namespace) -> int:
         lines = convert.write_back(arguments.family, arguments.source, None if arguments.check else arguments.output)
     elif arguments.check:
         conversion = convert.look(arguments.family, arguments.source, **given)
-        print("\n".join(conversion.report()))
+        say("\n".join(conversion.report()))
         return 2 if conversion.missing or conversion.unexpected else 0
     else:
         conversion = convert.convert(arguments.family, arguments.source, arguments.output, half=arguments.half, **given)
         lines = [*conversion.report(), f"{arguments.output}: config.json, model.safetensors, {convert.LICENCE_FILE}"]
-    print("\n".join(lines))
+    say("\n".join(lines))
     return 0
 
 
@@ -275,7 +276,7 @@ def _cache(arguments: argparse.Namespace) -> None:
 def _note(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Our warnings as one line; those of libraries about themselves are not for the user."""
     if category is UserWarning:
-        print(f"instant3d: note: {' '.join(str(message).split())}", file=sys.stderr)
+        say(f"instant3d: note: {' '.join(str(message).split())}", sys.stderr)
 
 
 def _terminated(_: int, __: FrameType | None) -> NoReturn:

@@ -1,12 +1,55 @@
-"""An error as one sentence for the terminal. Knows no command."""
+"""An error as one sentence for the terminal, and text of strangers that is safe to print there."""
 
 from __future__ import annotations
 
 import re
+import struct
+import tokenize
 import traceback
+import unicodedata
+import zlib
 from pathlib import Path
+from typing import TextIO
 
 WORKER = "Caught "  # so PyTorch begins what a process that loads data complained of
+
+BROKEN_FILE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+    tokenize.TokenError,
+)
+"""What libraries raise over the content of a broken file, be it declared or not; readers turn it into a ValueError."""
+
+TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # marks that reverse what is written beside them
+
+
+def printable(text: object) -> str:
+    """Text as a terminal can show it: control characters, marks that turn its direction and what is no character are
+    escaped, such as `\\x1b`, so that no foreign name moves the cursor, changes colours or forges a line.
+    """
+    return "".join(_escaped(letter) for letter in str(text))
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print lines that may hold names and words of strangers; only line ends stay as they are."""
+    print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp") and code not in TURNING:
+        return letter
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def sentence(error: BaseException) -> str:
@@ -17,7 +60,7 @@ def sentence(error: BaseException) -> str:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:
         text = " ".join(_own_words(error).split()) or type(error).__name__
-    return text if _is_ours(error) else f"{text} (--debug shows where)"
+    return printable(text if _is_ours(error) else f"{text} (--debug shows where)")
 
 
 def _own_words(error: BaseException) -> str:

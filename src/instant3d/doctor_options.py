@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from instant3d.arguments import positive
+from instant3d.arguments import place, positive
+from instant3d.complaints import say
 from instant3d.progress import Progress
 
 EPILOG = """Exit code 0: no scene has a fault, or all were repaired; 1: some have one. A note is no fault."""
@@ -15,8 +15,8 @@ EPILOG = """Exit code 0: no scene has a fault, or all were repaired; 1: some hav
 def add(command: argparse.ArgumentParser) -> None:
     """Declare the options."""
     command.epilog = EPILOG
-    command.add_argument("scenes", type=Path, nargs="+", help="scene folders, or folders of such at any depth")
-    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="all findings, as JSON")
+    command.add_argument("scenes", type=place, nargs="+", help="scene folders, or folders of such at any depth")
+    command.add_argument("-o", "--output", type=place, metavar="FILE", help="all findings, as JSON")
     command.add_argument(
         "--fix", action="store_true", help="repair camera conventions where sure; the old file stays beside the new"
     )
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     findings = doctor.fix(findings) if arguments.fix else findings
     report = doctor.report(patients, findings)
-    print("\n".join(doctor.lines(patients, findings)))
+    say("\n".join(doctor.lines(patients, findings)))
     if arguments.output is not None:
         write_bytes(arguments.output, (json.dumps(report, indent=1) + "\n").encode())
     return 0 if report["healthy"] == report["scenes"] else 1

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d import atomic, metrics, scenes
+from instant3d import atomic, listing, metrics, scenes
 from instant3d.batch import Batch
 from instant3d.cameras import Cameras
+from instant3d.complaints import say
 from instant3d.losses import Perceptual
 from instant3d.mesh import Mesh, load, normalized, sample_points
 from instant3d.nerf.field import Field
@@ -92,11 +93,11 @@ def reconstruction(
         task = read(name, folder, views, resolution, truths[name]).to(device)
         records[name] = measure(task, model, similarity)
         if len(records) == 1:
-            print(header(records[name], width), flush=True)
-        print(line(name, records[name], width), flush=True)
+            say(header(records[name], width))
+        say(line(name, records[name], width))
     settings = {"weights": weights and str(weights), "views": list(views), "resolution": resolution, "background": 1.0}
     report = summarize(records, settings)
-    print(line("mean", {"network": report["mean"], **report["baselines"]}, width), flush=True)
+    say(line("mean", {"network": report["mean"], **report["baselines"]}, width))
     if output is not None:
         write(report, output)
     return report
@@ -106,7 +107,7 @@ def find(folders: Sequence[str | Path]) -> dict[str, Path]:
     """Scene folders by name: each path is one, or holds some."""
     found: list[Path] = []
     for path in map(Path, folders):
-        inside = sorted(document.parent for document in path.glob("*/transforms.json")) if path.is_dir() else []
+        inside = [document.parent for document in listing.found(path, "*/transforms.json")]
         alone = path.is_file() or (path / scenes.DOCUMENT).is_file() or not inside
         found += [path] if alone else inside
     if not found:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instant3d import bundled
-from instant3d.arguments import positive, seed, words
+from instant3d.arguments import place, positive, seed, words
 from instant3d.sampling import SAMPLERS, STARTS, Sampling
 from instant3d.system_options import add_stages, add_system, settle
 
@@ -31,7 +31,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
     """Declare the options of `evaluate text`."""
     command.add_argument(
         "--prompts",
-        type=Path,
+        type=place,
         required=True,
         action="append",
         metavar="FILE",
@@ -39,19 +39,19 @@ def add_text(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--train-prompts",
-        type=Path,
+        type=place,
         action="append",
         default=[],
         metavar="FILE",
         help="as --prompts, of what was trained on; the others are then held out, and CLIPs search all lists at once",
     )
     command.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder for metrics.json, table.md, sheet.png"
+        "-o", "--output", type=place, required=True, help="folder for metrics.json, table.md, sheet.png"
     )
     command.add_argument("--n", type=positive, default=1, help="assets of each prompt (default 1)")
     instead = command.add_mutually_exclusive_group()
-    instead.add_argument("--assets", type=Path, help="folder of what `instant3d generate` made, to look at that")
-    instead.add_argument("--real", type=Path, help="scene folders whose captions are the prompts: the most to be had")
+    instead.add_argument("--assets", type=place, help="folder of what `instant3d generate` made, to look at that")
+    instead.add_argument("--real", type=place, help="scene folders whose captions are the prompts: the most to be had")
     command.add_argument("--judge", help=f"a judge's folder, or none (default {bundled.JUDGE})")
     add_system(command)
     command.add_argument(
@@ -70,9 +70,9 @@ def add_text(command: argparse.ArgumentParser) -> None:
 
 def add_consistency(command: argparse.ArgumentParser) -> None:
     """Declare the options of `evaluate consistency`."""
-    command.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one a line")
+    command.add_argument("--prompts", type=place, required=True, metavar="FILE", help="one a line")
     command.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder for metrics.json, table.md, figure.png"
+        "-o", "--output", type=place, required=True, help="folder for metrics.json, table.md, figure.png"
     )
     command.add_argument("--steps", type=words, default=["4", "10", "30", "100"], help="(default 4,10,30,100)")
     command.add_argument(
@@ -80,7 +80,7 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
     )
     samplers = f"among {','.join(SAMPLERS)} (default {Sampling.sampler})"
     command.add_argument("--samplers", type=words, default=[Sampling.sampler], help=samplers)
-    command.add_argument("--perceptual", type=Path, help="torchvision's VGG-16 weights (.pth), to measure MRC too")
+    command.add_argument("--perceptual", type=place, help="torchvision's VGG-16 weights (.pth), to measure MRC too")
     add_stages(command)
     _add_drawing(command)
     command.set_defaults(command=consistency)
@@ -88,9 +88,9 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
 
 def add_training(command: argparse.ArgumentParser) -> None:
     """Declare the options of `train-judge`."""
-    command.add_argument("scenes", type=Path, nargs="+", help="folders of scenes painted by data_prep.recolour")
-    command.add_argument("-o", "--output", type=Path, required=True, help="folder for config.json, model.safetensors")
-    command.add_argument("--objects", type=Path, default=OBJECTS, help=f"the names to tell apart (default {OBJECTS})")
+    command.add_argument("scenes", type=place, nargs="+", help="folders of scenes painted by data_prep.recolour")
+    command.add_argument("-o", "--output", type=place, required=True, help="folder for config.json, model.safetensors")
+    command.add_argument("--objects", type=place, default=OBJECTS, help=f"the names to tell apart (default {OBJECTS})")
     command.add_argument("--epochs", type=positive, default=24, help="(default 24)")
     command.add_argument("--seed", type=seed, default=0, help="(default 0)")
     command.add_argument(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from instant3d import prompts, scenes
+from instant3d import listing, prompts, scenes
 from instant3d.pipeline import TextTo3D
 from instant3d.sampling import Sampling
 from instant3d.views import Views
@@ -107,7 +107,7 @@ def listed(path: str | Path, most: int | None = None) -> list[str]:
 def fingerprint(stage1: str | Path, sampling: Sampling) -> str:
     """Eight hexadecimal digits that change with the weights' files, by their sizes and dates, and with the sampling."""
     source = Path(stage1)
-    files = [source] if source.is_file() else sorted(source.glob("**/*.safetensors")) if source.is_dir() else []
+    files = [source] if source.is_file() else listing.found(source, "**/*.safetensors")
     weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     known = json.dumps([str(stage1), weights, asdict(sampling)])
     return hashlib.sha256(known.encode()).hexdigest()[:8]

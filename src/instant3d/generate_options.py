@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instant3d import prompts
-from instant3d.arguments import amount, positive, seed, words
-from instant3d.complaints import sentence
+from instant3d.arguments import amount, place, positive, seed, words
+from instant3d.complaints import say, sentence
 from instant3d.progress import Progress
 from instant3d.sampling import SAMPLERS, STARTS, Sampling
 from instant3d.system_options import add_system, settle
@@ -26,7 +25,7 @@ def add(command: argparse.ArgumentParser) -> None:
     """Declare the options."""
     command.epilog = EPILOG
     command.add_argument("prompt", nargs="*", help="what to make, such as 'a red fire hydrant'")
-    command.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    command.add_argument("-o", "--output", type=place, required=True, help="folder for the results")
     command.add_argument("--prompts", metavar="FILE", help="text file with one prompt a line, or - to read them here")
     command.add_argument(
         "--seed", type=seed, default=0, help="of chance: the same seed and prompt make the same asset (default 0)"
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, MemoryError) as error:
         if arguments.debug or not good:
             raise
-        print(f"instant3d: error: {sentence(error)}", file=sys.stderr)
+        say(f"instant3d: error: {sentence(error)}", sys.stderr)
         bad += 1
     return 0 if not bad else 1 if good else 2
 
@@ -117,10 +116,10 @@ def _tell(outcome: Outcome) -> None:
 
     if outcome.error:
         wrong = outcome.error if isinstance(outcome.error, str) else sentence(outcome.error)
-        print(f"instant3d: error: {outcome.where} {wrong}", file=sys.stderr)
+        say(f"instant3d: error: {outcome.where} {wrong}", sys.stderr)
     elif outcome.note:
-        print(f"instant3d: note: {outcome.where} {outcome.note}", file=sys.stderr)
+        say(f"instant3d: note: {outcome.where} {outcome.note}", sys.stderr)
     elif outcome.record is None:
-        print(f"instant3d: note: {outcome.folder} is finished with the same settings; left as it is", file=sys.stderr)
+        say(f"instant3d: note: {outcome.folder} is finished with the same settings; left as it is", sys.stderr)
     else:
-        print(closing_line(outcome.record, outcome.folder), flush=True)
+        say(closing_line(outcome.record, outcome.folder))

@@ -70,7 +70,7 @@ def gathered(folders: Sequence[Path], objects: Sequence[str]) -> Examples:
     """All renders of those scenes whose caption names one of the objects, in any colour."""
     parts, shapes = [], [list[str]() for _ in objects]
     for place in (place for folder in folders for place in scenes.below(folder)):
-        scene = scenes.read(place, frames=None, size=SIZE)
+        scene = scenes.read(place, frames=None, size=SIZE, maps=())
         colour, thing = parsed(scene.caption or "", COLOURS, objects)
         if thing is None:
             continue

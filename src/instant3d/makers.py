@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from instant3d import bundled, results, scenes, writers
+from instant3d import bundled, listing, results, scenes, writers
 from instant3d.asset import Asset
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
 from instant3d.caption_words import CaptionWords
@@ -116,7 +116,7 @@ class TwoStage:
             first = {Path(self.stage1).name: Path(self.stage1)}
         else:
             parts = stage1_files.folders(self.stage1, stage1_files.NETWORKS, stage1_dtype(self.device))
-            files = [(part, file) for part, folder in parts.items() for file in sorted(folder.glob("*.safetensors"))]
+            files = [(part, file) for part, folder in parts.items() for file in listing.found(folder, "*.safetensors")]
             first = {f"{part}/{file.name}": file for part, file in files}
         second = locate(self.stage2) / WEIGHTS
         return {
@@ -183,7 +183,7 @@ class Direct:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        files = sorted(file for part in PARTS for file in (self.folder / part).glob("*.safetensors"))
+        files = [file for part in sorted(PARTS) for file in listing.found(self.folder / part, "*.safetensors")]
         files += [self.folder / WEIGHTS] if (self.folder / WEIGHTS).is_file() else []
         return {"direct": _hashes(self.source, {file.relative_to(self.folder).as_posix(): file for file in files})}
 

@@ -6,16 +6,15 @@ Knows of the network only its `Architecture`. The picture is untrusted: its size
 from __future__ import annotations
 
 import math
-import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from instant3d import cutout
+from instant3d import cutout, images
 from instant3d.scenes import Scene, pictures
 from instant3d.scenes.folder import MAX_FILE_BYTES
 from instant3d.scenes.pictures import Picture
@@ -23,7 +22,6 @@ from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.inputs import assumed_camera
 from instant3d.views import Views
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 WIDEST = 2048  # pixels a side that are worked on: networks see at most a quarter
 CLEAR = 0.01  # share of transparent pixels from which transparency is a background, not the corner of a window
@@ -69,9 +67,7 @@ def read(path: Path, a: Architecture) -> Photo:
 
 def decoded(data: bytes, where: str) -> Image.Image:
     """The picture as it is meant to be seen, in RGB or RGBA, at most `WIDEST` pixels a side."""
-    image = _eight_bits(_upright(pictures.opened(data, where, steps=True, formats=FORMATS)))
-    transparent = "A" in image.getbands() or "transparency" in image.info
-    image = image.convert("RGBA" if transparent else "RGB")
+    image = images.open_image(data, where, enough=WIDEST, upright=True)
     image.thumbnail((WIDEST, WIDEST))  # colours are weighted by alpha
     return image
 
@@ -129,19 +125,3 @@ def _without_specks(solid: np.ndarray) -> np.ndarray:
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     return (sizes >= SPECK * sizes.max())[pieces] & solid
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its camera was held (EXIF orientation); what cannot be understood is not followed."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
-        return image
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as grey of 8."""
-    if not image.mode.startswith("I"):
-        return image
-    steps = np.asarray(image).astype(np.float64).clip(0, 65535)
-    return Image.fromarray((steps / 257).round().astype(np.uint8))

@@ -108,12 +108,12 @@ def _photo(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architec
 def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:
     """Pictures at the network's size, or as they are if it has its own way of resizing them."""
     if a.resize == "bilinear" and a.image_size:
-        return scenes.read(scene, frames=frames, size=a.image_size)
-    source = scenes.read(scene, frames=frames)
+        return scenes.read(scene, frames=frames, size=a.image_size, maps=())
+    source = scenes.read(scene, frames=frames, maps=(), widest=photo.WIDEST)
     height, width = source.views.height, source.views.width
     if height == width:
         return source
-    return scenes.read(scene, frames=frames, size=a.image_size or max(height, width))
+    return scenes.read(scene, frames=frames, size=a.image_size or max(height, width), maps=())
 
 
 def _seen_by(camera: Cameras | None, source: Scene) -> Scene:
@@ -126,7 +126,7 @@ def _seen_by(camera: Cameras | None, source: Scene) -> Scene:
 def _shown(scene: Path, frames: Sequence[int], size: int, assumed: Cameras | None) -> Shown:
     """The inputs as they are on the sheet: at its size, not at the network's, and not too many."""
     chosen = [frames[k] for k in writers.spread(len(frames), SHOWN_VIEWS)]
-    source = _seen_by(assumed, scenes.read(scene, frames=chosen, size=size))
+    source = _seen_by(assumed, scenes.read(scene, frames=chosen, size=size, maps=()))
     return Shown(source.caption or source.id, "input views", source.views, source.names)
 
 

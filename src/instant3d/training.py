@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
-from instant3d import scenes
+from instant3d import listing, scenes
 from instant3d.asset import write_triplane
 from instant3d.direct.data import DirectData
 from instant3d.direct.data import Requests as DirectRequests
@@ -195,7 +195,7 @@ def _long(word: str, short: dict[str, str]) -> str:
 
 def newest_checkpoint(root: Path) -> Path:
     """The `last.ckpt` (or `last-v1.ckpt`, ...) that was written latest below `root`."""
-    found = sorted(root.glob("**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    found = sorted(listing.found(root, "**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(f"there is no last.ckpt below {root}; `instant3d fit` writes them")
     return found[-1]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instant3d import listing
 from instant3d.hub import snapshot
 
 SAFE, PICKLED = (".safetensors",), (".ckpt", ".pth", ".pt", ".bin")
@@ -98,7 +99,7 @@ def _weights(folder: Path, preferred: str | None) -> Path:
     if preferred and (folder / preferred).is_file():
         return folder / preferred
     for suffixes in (SAFE, PICKLED):
-        found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+        found = [path for path in listing.found(folder, "*") if path.suffix in suffixes]
         usual = [path for path in found if path.stem in ("weights", "model", "pytorch_model")]
         if len(found) == 1 or usual:
             return (usual or found)[0]

@@ -56,7 +56,7 @@ class FiniteGuidance(Guidance):
 
     def load(self, device: torch.device) -> tuple[Guide, Cameras | None]:
         """The guide, and the cameras (V,) of its pictures, which all scenes must share."""
-        found = [scenes.read(folder, size=self.size) for folder in scenes.below(self.scenes)]
+        found = [scenes.read(folder, size=self.size, maps=()) for folder in scenes.below(self.scenes)]
         if not found:
             raise FileNotFoundError(f"there is no scene in {self.scenes}; `make render-data` writes them")
         cameras, captions = found[0].views.cameras, [scene.caption for scene in found]

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from instant3d import scenes
+from instant3d import listing, scenes
 from instant3d.doctor import conventions, herd
 from instant3d.doctor.examine import quietly
 from instant3d.doctor.finding import FAULT, Examination, Finding
@@ -51,7 +51,7 @@ def find(folders: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, folders):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; name scene folders, or folders of them")
-        alone = path.is_file() or any(path.glob("transforms*.json"))
+        alone = path.is_file() or listing.any_found(path, "transforms*.json")
         found |= dict.fromkeys([path] if alone else _inside(path))
     if not found:
         raise ValueError(f"there is no scene in {folders[0]}; name scene folders, or folders of them")
@@ -118,12 +118,9 @@ def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[Ex
 def _inside(folder: Path) -> list[Path]:
     known = scenes.below(folder)
     holders = {parent for place in known for parent in (place, *place.parents)}
-    strays = [
-        child
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and child not in holders and not child.name.startswith(".")
-    ]
-    return sorted([*known, *(child for child in strays if any(child.rglob("*.png")) or any(child.rglob("*.jpg")))])
+    strays = [child for child in listing.found(folder, "*") if child.is_dir() and child not in holders]
+    shown = (child for child in strays if any(listing.any_found(child, f"**/*{ending}") for ending in (".png", ".jpg")))
+    return sorted([*known, *shown])
 
 
 def _cores() -> int:

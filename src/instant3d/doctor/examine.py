@@ -12,16 +12,17 @@ from pathlib import Path
 
 import torch
 
-from instant3d import scenes
+from instant3d import listing, scenes
 from instant3d.cameras import Cameras
+from instant3d.complaints import BROKEN_FILE
 from instant3d.doctor import conventions, judgement, look, sight
 from instant3d.doctor.finding import NOTE, Examination, Finding
 from instant3d.doctor.look import Picture
-from instant3d.scenes import pictures, transforms
+from instant3d.scenes import folder, pictures, transforms
 
 VIEWS = 12  # of a scene that are compared; more tell little more
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
-SHADES = {"black": "is black", "white": "is white", "empty": "shows nothing (its alpha is 0)"}
+SHADES = {"black": "is black", "white": "is white", "empty": "shows nothing"}
 
 
 def examine(path: Path) -> Examination:
@@ -35,7 +36,8 @@ def examine(path: Path) -> Examination:
     shown, problems = read(document, root)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
     blank = look.blank(shown)
-    findings += [_blank(where, shade, blank) for shade in sorted(set(blank.values()))]
+    findings += [_blank(where, shade, blank, document, shown) for shade in sorted(set(blank.values()))]
+    findings += _maps(where, document, root, shown)
     findings += _mattes(where, [picture for picture in shown if picture.number not in blank])
     findings += _unnamed(where, document, root) + _caption(where, document)
     usable = [picture for picture in shown if picture.number not in blank and picture.matte != "none"]
@@ -52,8 +54,8 @@ def read(document: transforms.Document, root: Path) -> tuple[list[Picture], dict
         try:
             frame = document.frame(number)
             mask = scenes.file_content(root, frame.mask) if frame.mask else None
-            found = pictures.decode(scenes.file_content(root, frame.picture), mask, frame.where)
-            height, width = found.alpha.shape
+            found = pictures.decode(scenes.file_content(root, frame.picture), mask, frame.where, folder.ENOUGH)
+            height, width = found.full_size or found.alpha.shape
             frame.intrinsics(width, height)
         except (ValueError, OSError) as error:
             problems[number] = str(error)
@@ -69,11 +71,11 @@ def read(document: transforms.Document, root: Path) -> tuple[list[Picture], dict
 
 def _shrunk(number: int, found: pictures.Picture) -> Picture:
     """A frame at the size that suffices: of a hundred large ones, only the small copies stay in memory."""
-    height, width = found.alpha.shape
+    height, width = found.full_size or found.alpha.shape
     rgb, alpha = torch.tensor(found.rgb).permute(2, 0, 1) / 255, torch.tensor(found.alpha)[None] / 255
     small = sight.shrunk(torch.cat([rgb * alpha, alpha])[None])[0]
     straight = (small[:3] / small[3:].clamp(min=1e-6)).clamp(0, 1)
-    return Picture(number, straight, small[3:], found.matte, (width, height))
+    return Picture(number, straight, small[3:], found.matte, (width, height), int(found.alpha.max()))
 
 
 def _unreadable(where: str, errors: list[str], frames: tuple[int, ...] = (), count: int = 0) -> Finding:
@@ -81,11 +83,36 @@ def _unreadable(where: str, errors: list[str], frames: tuple[int, ...] = (), cou
     return Finding("unreadable", where, 1.0, share + errors[0], "mend or remove what is named", frames=frames)
 
 
-def _blank(where: str, shade: str, blank: dict[int, str]) -> Finding:
+def _blank(
+    where: str, shade: str, blank: dict[int, str], document: transforms.Document, shown: list[Picture]
+) -> Finding:
     frames = tuple(number for number, found in blank.items() if found == shade)
     one = len(frames) == 1
     evidence = f"frame {frames[0]} {SHADES[shade]}" if one else f"{len(frames)} frames: each {SHADES[shade]}"
-    return Finding(f"{shade} frame", where, 1.0, evidence, "render them again, or drop the scene", frames=frames)
+    advice = "render them again, or drop the scene"
+    if shade == "empty":
+        greatest = max(picture.greatest for picture in shown if picture.number in frames)
+        mask = document.frame(frames[0]).mask
+        source = "the masks" if mask else "alpha"
+        evidence += f" ({source}: {greatest} of 255 at most{f', such as {mask}' if mask else ''})"
+        advice = "write the masks as 0 and 255, or as 0 and 1" if mask and greatest else advice
+    return Finding(f"{shade} frame", where, 1.0, evidence, advice, frames=frames)
+
+
+def _maps(where: str, document: transforms.Document, root: Path, shown: list[Picture]) -> list[Finding]:
+    """Depth and normal maps that training could not read."""
+    problems: dict[int, str] = {}
+    for picture in shown:
+        try:
+            frame, size = document.frame(picture.number), picture.size[::-1]
+            folder.read_maps(frame, document, lambda name: scenes.file_content(root, name), size)
+        except (ValueError, OSError) as error:
+            problems[picture.number] = str(error)
+    if not problems:
+        return []
+    evidence = f"{len(problems)} of {document.count} frames: {next(iter(problems.values()))}"
+    advice = "write maps of the pictures' size, or drop their keys from transforms.json"
+    return [Finding("depth or normals", where, 1.0, evidence, advice, frames=tuple(problems))]
 
 
 def _mattes(where: str, shown: list[Picture]) -> list[Finding]:
@@ -106,12 +133,12 @@ def _mattes(where: str, shown: list[Picture]) -> list[Finding]:
 def _unnamed(where: str, document: transforms.Document, root: Path) -> list[Finding]:
     """Pictures that lie beside those of the frames, but are no frame's."""
     try:
-        named = {(root / document.frame(k).picture) for k in range(document.count)}
-    except ValueError:
+        named = {root / document.frame(k).picture for k in range(document.count)}
+        places = {path.parent for path in named if path.parent != root}
+        lying = [file for place in places for file in listing.found(place, "*") if file.suffix in ENDINGS]
+        stems = {path.with_suffix("") for path in named} | named
+    except (ValueError, OSError):  # of a name that is no file's, which `read` has told of
         return []
-    places = {path.parent for path in named if path.parent != root}
-    stems = {path.with_suffix("") for path in named} | named
-    lying = [file for place in places if place.is_dir() for file in place.iterdir() if file.suffix in ENDINGS]
     left = [file for file in lying if file.with_suffix("") not in stems]
     if not left or len({path.parent for path in named}) > 1:
         return []
@@ -217,4 +244,8 @@ def quietly(path: Path) -> Examination:
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return examine(path)
+        try:
+            return examine(path)
+        except BROKEN_FILE as error:  # one scene, whatever it holds, ends nothing
+            text = f"it cannot be examined ({type(error).__name__}: {error})"
+            return Examination(str(path), (_unreadable(str(path), [text]),))

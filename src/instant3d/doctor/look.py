@@ -26,6 +26,7 @@ class Picture:
     alpha: Tensor
     matte: str  # where alpha came from (`instant3d.scenes.pictures`)
     size: tuple[int, int]  # width and height of the frame itself
+    greatest: int = 255  # of the frame's alpha
 
 
 def blank(pictures: list[Picture]) -> dict[int, str]:

@@ -60,8 +60,7 @@ class _Beside(Resolver):
             data = content(path)
             if path.suffix.lower() == ".mtl":
                 return _text(data)
-            self.decoder.decode(data)  # everything else that an object names is a picture
-            return data
+            return _png(self.decoder.decode(data), compress_level=0)  # anything else is a picture, read by our rules
         except ValueError as error:
             self.refusals.append(error)
             raise
@@ -123,9 +122,9 @@ def _painted(mesh: Mesh) -> bool:
     return mesh.colors is not None and mesh.texture is None
 
 
-def _png(texture: np.ndarray) -> bytes:
+def _png(texture: np.ndarray, compress_level: int = 6) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(texture).save(stream, "PNG")
+    Image.fromarray(texture).save(stream, "PNG", compress_level=compress_level)
     return stream.getvalue()
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import Image
+
+from instant3d import images
 
 MAX_FILE_BYTES = 2**30  # of a file before it is read: the largest of Objaverse fall short of it
 MAX_SIDE = 8192
 MAX_PIXELS = 4 * MAX_SIDE**2  # of all textures of one file together: 1 GiB once decoded
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TGA")
 
 
 class Unsafe(ValueError):
@@ -55,13 +54,9 @@ class Decoder:
     def decode(self, data: bytes) -> np.ndarray:
         """Pixels (H, W, 4) uint8. The declared size is looked at before anything is decoded."""
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                self._allow(*image.size)
-                return np.asarray(image.convert("RGBA"))
-        except Image.DecompressionBombError as error:
+            return np.asarray(images.open_image(data, "a texture", check=self._allow).convert("RGBA"))
+        except images.TooManyPixels as error:
             raise TooLarge(f"a texture has more pixels than the {MAX_SIDE} a side that are taken") from error
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"a texture is not a readable picture; expected one of {', '.join(FORMATS)}") from error
 
     def _allow(self, width: int, height: int) -> None:
         self.pixels_left -= width * height

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instant3d import atomic
+from instant3d import atomic, listing
 from instant3d.cameras import Cameras
 from instant3d.scenes import pictures, transforms
 from instant3d.views import MAPS, Views
@@ -32,7 +32,8 @@ DOCUMENT = "transforms.json"
 EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
 MAX_FILE_BYTES = 2**29
 MAX_DISTANCE = 1e3  # of a camera from the origin: beyond, float32 blurs an object of size 1
-MAX_PIXELS = 2**28  # of all frames read at once: 4 GiB as float32 RGBA
+MAX_PIXELS = 2**27  # of all frames read at once: 2 GiB as float32 RGBA
+ENOUGH = 1024  # pixels a side: pictures of twice that are reduced while they are decoded, if smaller ones are asked for
 
 Load = Callable[[str], bytes]  # a file's content by its name in the scene
 
@@ -78,16 +79,19 @@ def read(
     frames: Sequence[int] | None = None,
     size: int | None = None,
     maps: Collection[str] = MAPS,
+    widest: int | None = None,
 ) -> Scene:
     """Read a scene folder, or one named document (`lego/transforms_train.json`).
 
     frames   numbers of the frames to read, all by default; others are neither opened nor checked
     size     pictures become `size` x `size`: oblong ones are first widened to a square with nothing in it
     maps     which of depth and normals to read where all frames have them; decoding one costs as much as its picture
+    widest   without a size: pictures of at least twice that many pixels a side are reduced towards it
     """
     path, document = _document(Path(folder))
     root = path.parent.resolve()
-    return decode(document, lambda name: file_content(root, name), path.parent, frames=frames, size=size, maps=maps)
+    how = {"frames": frames, "size": size, "maps": maps, "widest": widest}
+    return decode(document, lambda name: file_content(root, name), path.parent, **how)
 
 
 def document(folder: str | Path) -> transforms.Document:
@@ -100,8 +104,7 @@ def below(root: str | Path) -> list[Path]:
 
     Hidden folders are left out: a killed process leaves half-written scenes in such.
     """
-    folders = [document.parent for document in sorted(Path(root).glob(f"**/{DOCUMENT}"))]
-    return [folder for folder in folders if not any(part[0] == "." for part in folder.relative_to(root).parts)]
+    return [document.parent for document in listing.found(root, f"**/{DOCUMENT}")]
 
 
 def names(folder: str | Path) -> tuple[str, ...]:
@@ -147,6 +150,7 @@ def decode(
     frames: Sequence[int] | None = None,
     size: int | None = None,
     maps: Collection[str] = MAPS,
+    widest: int | None = None,
 ) -> Scene:
     """A scene from its document and a way to its files; `path` is for error messages and for a missing id."""
     if size is not None and size < 1:
@@ -154,30 +158,31 @@ def decode(
     chosen = [document.frame(k) for k in document.choose(frames)]
     read, first = [], None
     with_maps = "depth" in maps and all(f.depth for f in chosen), "normals" in maps and all(f.normals for f in chosen)
+    enough = widest if size is None else max(2 * size, ENOUGH)
     for frame in chosen:
-        views = _frame(frame, document, load, with_maps)
+        views = _frame(frame, document, load, with_maps, enough)
         first = first or (frame, views)
         _check_size(frame, views, *first, count=len(chosen), size=size)
         _check_sight(frame, views.cameras)
         read.append(views if size is None else _square(views).resized(size, size))
+    _check_opacity(chosen, read)
     scene_id = document.text("id") or path.resolve().name
     names = tuple(frame.name for frame in chosen)
     return Scene(Views.stack(read), document.text("caption"), scene_id, names, path, document.credit)
 
 
-def _frame(frame: transforms.Frame, document: transforms.Document, load: Load, with_maps: tuple[bool, bool]) -> Views:
+def _frame(
+    frame: transforms.Frame, document: transforms.Document, load: Load, with_maps: tuple[bool, bool], enough: int | None
+) -> Views:
     """One frame's picture, maps and camera: views of shape ()."""
-    picture = pictures.decode(load(frame.picture), load(frame.mask) if frame.mask else None, frame.where)
-    height, width = size = picture.alpha.shape
+    mask = load(frame.mask) if frame.mask else None
+    picture = pictures.decode(load(frame.picture), mask, frame.where, enough)
     if picture.matte == "none":
         note = "has neither alpha, nor a mask, nor a white background: all of it counts as the object"
         warnings.warn(f"{frame.where} {note}", stacklevel=2)
-    depth = normals = None
-    if frame.depth and with_maps[0]:
-        where = f"{frame.depth}, the depth of {frame.where},"
-        depth = pictures.decode_depth(load(frame.depth), document.depth_unit, size, where) * document.world_scale
-    if frame.normals and with_maps[1]:
-        normals = pictures.decode_normals(load(frame.normals), size, f"{frame.normals}, the normals of {frame.where},")
+    height, width = full = picture.full_size or picture.alpha.shape
+    depth, normals = read_maps(frame, document, load, full, with_maps)
+    depth, normals = (None if values is None else _thinned(values, picture.alpha.shape) for values in (depth, normals))
     matrix = torch.tensor(frame.cam_to_world, dtype=torch.float32)
     return Views(
         torch.from_numpy(np.ascontiguousarray(picture.rgb.transpose(2, 0, 1))) / 255,
@@ -186,6 +191,37 @@ def _frame(frame: transforms.Frame, document: transforms.Document, load: Load, w
         None if depth is None else torch.tensor(depth, dtype=torch.float32)[None],
         None if normals is None else torch.tensor(normals).permute(2, 0, 1),
     )
+
+
+def read_maps(
+    frame: transforms.Frame,
+    document: transforms.Document,
+    load: Load,
+    size: tuple[int, int],
+    wanted: tuple[bool, bool] = (True, True),
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """A frame's depth (H, W) in world units and normals (H, W, 3), where it has them.
+
+    size     height and width of its picture in pixels, which maps must have
+    wanted   whether depth, and whether normals are to be read
+    """
+    depth = normals = None
+    if frame.depth and wanted[0]:
+        where = f"{frame.depth}, the depth of {frame.where},"
+        depth = pictures.decode_depth(load(frame.depth), document.depth_unit, size, where) * document.world_scale
+    if frame.normals and wanted[1]:
+        where = f"{frame.normals}, the normals of {frame.where},"
+        normals = pictures.decode_normals(load(frame.normals), size, where)
+    return depth, normals
+
+
+def _thinned(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The values of a map that lie in the middle of a reduced picture's pixels: their mean lies on no surface."""
+    if values.shape[:2] == size:
+        return values
+    pairs = zip(values.shape[:2], size, strict=True)
+    rows, columns = (((np.arange(few) + 0.5) * many / few).astype(int) for many, few in pairs)
+    return values[np.ix_(rows, columns)]
 
 
 def _square(views: Views) -> Views:
@@ -214,6 +250,18 @@ def _check_size(
     if count * (size * size if size else views.width * views.height) > MAX_PIXELS:
         raise ValueError(
             f"{count} pictures like {frame.where} are too many to read at once; ask for fewer frames or a smaller size"
+        )
+
+
+def _check_opacity(frames: Sequence[transforms.Frame], views: Sequence[Views]) -> None:
+    """Warn if nothing in any frame is opaque enough to count as object."""
+    greatest = max(float(view.alpha.max()) for view in views)
+    if greatest < 0.5:
+        source = f"the mask {frames[0].mask}" if frames[0].mask else "its alpha"
+        warnings.warn(
+            f"{frames[0].where} shows nothing: the greatest value of {source} is {255 * greatest:.0f} of 255 in all "
+            f"{len(frames)} frames read; expected 255, or a mask of 0 and 1, where the object is",
+            stacklevel=3,
         )
 
 
@@ -249,7 +297,7 @@ def _document(path: Path) -> tuple[Path, transforms.Document]:
     if not file.is_file():
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; name a scene folder with a {DOCUMENT} in it")
-        others = sorted(other.name for other in path.glob("transforms*.json"))
+        others = [other.name for other in listing.found(path, "transforms*.json")]
         hint = f"name one of its documents, such as {path / others[0]}" if others else "is it a scene folder?"
         raise FileNotFoundError(f"{path} has no {DOCUMENT}; {hint}")
     if file.stat().st_size > transforms.MAX_BYTES:

@@ -6,6 +6,7 @@ see them. One picture is in memory at a time, and nothing outside the source fol
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from instant3d import atomic
+from instant3d.complaints import sentence
 from instant3d.scenes import folder as scenes
 from instant3d.scenes import pictures, transforms
 from instant3d.scenes.layouts import LAYOUTS, Layout, Load, Matrix, Options, Shot
 from instant3d.scenes.pictures import Picture
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # after these, nothing more can be written
 RECORD = "imported"  # the field of the document that tells by what settings
 RGBA8 = b"\x08\x06"  # bit depth and colour type, where a PNG's header has them
 UPS: dict[str, Matrix] = {
@@ -72,15 +75,21 @@ def convert(source: str | Path, target: str | Path, settings: Settings) -> Itera
     if not objects:
         raise FileNotFoundError(f"{source} holds nothing in the layout {settings.layout} (no {layout.marks[0]})")
     for folder in objects:
-        name = _name(folder, source)
-        if _is_there(Path(target) / name, settings):
-            yield Outcome(name, "there")
-            continue
-        try:
-            _import(folder, source.resolve(), Path(target) / name, layout, settings)
-            yield Outcome(name, "new")
-        except (ValueError, FileNotFoundError) as error:
-            yield Outcome(name, "failed", str(error))
+        yield _outcome(folder, source, Path(target), layout, settings)
+
+
+def _outcome(folder: Path, source: Path, target: Path, layout: Layout, settings: Settings) -> Outcome:
+    """What becomes of one object, whatever its files hold; a full disk ends the command, as it would end the next."""
+    name = _name(folder, source)
+    try:
+        if _is_there(target / name, settings):
+            return Outcome(name, "there")
+        _import(folder, source.resolve(), target / name, layout, settings)
+        return Outcome(name, "new")
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        return Outcome(name, "failed", sentence(error))
 
 
 def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: Settings) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from instant3d import listing
 from instant3d.scenes import arrays, transforms
 from instant3d.scenes.transforms import OPENGL_TO_OPENCV
 
@@ -80,7 +81,7 @@ class Layout:
 
     def objects(self, source: Path) -> Iterator[Path]:
         """The folders of objects in `source`, itself included, in order."""
-        found = {file.parents[mark.count("/")] for mark in self.marks for file in source.rglob(mark)}
+        found = {file.parents[mark.count("/")] for mark in self.marks for file in listing.found(source, f"**/{mark}")}
         yield from sorted(found)
 
 
@@ -96,7 +97,7 @@ def _openlrm(folder: Path, load: Load, _: Options) -> list[Shot]:
         return fractions
 
     shots = []
-    for pose in sorted(folder.glob("pose/*.npy")):
+    for pose in listing.found(folder, "pose/*.npy"):
         matrix = _rigid(arrays.read(load(f"pose/{pose.name}"), str(pose)), str(pose)) @ OPENGL_TO_OPENCV
         shots.append(Shot(str(pose), f"rgba/{pose.stem}.png", matrix, lens))
     return shots
@@ -118,7 +119,7 @@ def _instantmesh(folder: Path, load: Load, options: Options) -> list[Shot]:
 
 def _zero123(folder: Path, load: Load, options: Options) -> list[Shot]:
     shots = []
-    for pose in sorted(folder.glob("[0-9][0-9][0-9].npy")):
+    for pose in listing.found(folder, "[0-9][0-9][0-9].npy"):
         matrix = np.linalg.inv(_rigid(arrays.read(load(pose.name), str(pose)), str(pose))) @ OPENGL_TO_OPENCV
         shots.append(Shot(str(pose), f"{pose.stem}.png", matrix, _angle(options.fov_deg)))
     return shots
@@ -126,7 +127,7 @@ def _zero123(folder: Path, load: Load, options: Options) -> list[Shot]:
 
 def _gobjaverse(folder: Path, load: Load, options: Options) -> list[Shot]:
     shots = []
-    for file in sorted(folder.glob("[0-9]*/[0-9]*.json")):
+    for file in listing.found(folder, "[0-9]*/[0-9]*.json"):
         content, where = _camera(load(f"{file.parent.name}/{file.name}"), str(file)), str(file)
         axes = [content.get(axis) for axis in ("x", "y", "z", "origin")]
         if any(not isinstance(axis, list) or len(axis) != 3 for axis in axes):
@@ -182,7 +183,7 @@ def _camera(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
         raise ValueError(f"{what} is {value!r:.40}; expected a finite number")
     return float(value)
 

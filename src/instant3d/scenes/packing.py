@@ -18,6 +18,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
+from instant3d import listing
+from instant3d.complaints import printable
 from instant3d.progress import OnStep
 from instant3d.scenes import folder as scenes
 from instant3d.scenes import shards
@@ -133,6 +135,8 @@ def _found(roots: Sequence[str | Path]) -> dict[str, Path]:
     if not found:
         raise ValueError("there are no scenes to pack; name folders with a transforms.json in them")
     for name in found:
+        if listing.is_hidden(name) or printable(name) != name:
+            raise ValueError(f"the scene {found[name]} has a hidden name or one with control characters; rename it")
         outer = next((str(path) for path in PurePosixPath(name).parents if str(path) in found), None)
         if outer is not None:
             raise ValueError(f"the scene {found[name]} lies inside the scene {found[outer]}; move it out")
@@ -144,14 +148,17 @@ def _id(folder: Path) -> str:
 
 
 def _files(folder: Path) -> Files:
-    """All files of a scene, none of them from outside of it, their flat names all different."""
+    """All visible files of a scene, none of them from outside of it, their flat names all different."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in listing.found(folder, "**/*"):
         if path.is_dir():
             continue
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} is no file of its scene (a link to elsewhere?); put the file itself there")
         files[path.relative_to(folder).as_posix()] = path
+    for name in files:
+        if printable(name) != name:
+            raise ValueError(f"{folder / name} holds control characters in its name; rename it")
     taken = {shards.flat(name): name for name in files}
     for name in files:
         if taken[shards.flat(name)] != name or shards.flat(name) == PACKED:
@@ -215,7 +222,7 @@ def _earlier(target: Path) -> dict[str, Shard]:
     """What an earlier call left; anything else in the folder is not overwritten."""
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file, but a folder is to be written there; name another place")
-    held = [path.name for path in target.iterdir()] if target.is_dir() else []
+    held = [path.name for path in listing.found(target, "*")] if target.is_dir() else []
     if INDEX not in held and any(not name.endswith(".partial") for name in held):
         raise ValueError(f"{target} holds files but no {INDEX}; name an empty or a new folder")
     return read_index(target)

@@ -6,18 +6,21 @@ Everything read is untrusted: sizes are bounded before pixels are decoded, and n
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-MAX_PIXELS = 2**26  # 8192 x 8192, of one picture
+from instant3d import images
+from instant3d.complaints import BROKEN_FILE
+
+MOST_LABELS = 16  # values in a mask that are taken for labels, not for degrees of opacity
 NEAR_WHITE = 245  # of 255, in all three channels: white that JPEG has touched
 EDGE = 2.3  # pixels: how far white is mixed into an object at its outline
 REACH = 8  # pixels: how far from the edge the colour that is mixed there may be sought
 MIXED = 0.12  # of 1, in each channel: how far a colour may be from the mixture that it is taken for
 DEPTH_LEVELS = 65535
+COLOURED = 32  # of 255: channels of a pixel that differ by that are a colour, not a grey that JPEG has touched
 
 Array = np.ndarray
 
@@ -31,27 +34,36 @@ class Picture:
     matte: str
     """"alpha", "mask", "white" (flooded from the border), "rembg", or "none" (all of it counts as object)."""
 
+    full_size: tuple[int, int] | None = None
+    """Height and width of the file, in pixels, where they may be more than those of `rgb`."""
 
-def decode(data: bytes, mask: bytes | None, where: str) -> Picture:
+
+def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = None) -> Picture:
     """A picture with its alpha: its own, times `mask` if there is one; else cut from a white background.
 
     Without either, near-white pixels that touch the border through other near-white pixels are background, if such
     pixels make up at least half of the border. White parts inside the object stay. Otherwise alpha is 1 everywhere.
+
+    Args:
+        data: an encoded image.
+        mask: an encoded image of the same size: how opaque each pixel is, or two values or labels, of which 0 is
+            background.
+        where: what to call the picture in an error.
+        enough: side in pixels that suffices; much larger pictures come smaller, see `images.open_image`.
     """
-    image = opened(data, where)
-    transparent = "A" in image.getbands() or "transparency" in image.info
-    pixels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
-    rgb = pixels[..., :3]
+    width, height = images.header(data, where).size
+    pixels = np.asarray(images.open_image(data, where, enough=enough))
+    rgb, size = pixels[..., :3], (height, width)
+    own = _own_alpha(pixels[..., 3]) if pixels.shape[-1] == 4 else None
     if mask is not None:
-        cover = _mask(mask, rgb.shape[:2], where)
-        own = pixels[..., 3] if transparent else np.full_like(cover, 255)
-        return Picture(rgb, np.minimum(own, cover), "mask")
-    if transparent:
-        return Picture(rgb, pixels[..., 3], "alpha")
+        cover = _mask(mask, size, rgb.shape[:2], where)
+        return Picture(rgb, cover if own is None else np.minimum(own, cover), "mask", size)
+    if own is not None:
+        return Picture(rgb, own, "alpha", size)
     cut = matte(rgb.astype(np.float32) / 255)
     if cut is None:
-        return Picture(rgb, np.full(rgb.shape[:2], 255, np.uint8), "none")
-    return Picture(_levels(cut[0]), _levels(cut[1]), "white")
+        return Picture(rgb, np.full(rgb.shape[:2], 255, np.uint8), "none", size)
+    return Picture(_levels(cut[0]), _levels(cut[1]), "white", size)
 
 
 def matte(rgb: Array) -> tuple[Array, Array] | None:
@@ -83,7 +95,7 @@ def decode_depth(data: bytes, unit: float | None, size: tuple[int, int], where: 
     if data[:6] == b"\x93NUMPY":
         depth = _numpy(data, size, where) * (1.0 if unit is None else unit)
     else:
-        image = opened(data, where, steps=True)
+        image = images.open_raw(data, where)
         if image.mode not in ("I;16", "I;16B", "I;16L", "I"):
             raise ValueError(
                 f"{where} is a depth map in mode {image.mode}; expected a 16-bit grey PNG or an .npy of floats"
@@ -101,7 +113,7 @@ def encode_depth(depth: Array, unit: float) -> bytes:
 
 def decode_normals(data: bytes, size: tuple[int, int], where: str) -> Array:
     """Unit vectors (H, W, 3) in float32 from an 8-bit PNG, 128 being zero; 0 where the PNG is grey (128, 128, 128)."""
-    image = np.asarray(opened(data, where).convert("RGB")).astype(np.float32)
+    image = np.asarray(images.open_image(data, where).convert("RGB")).astype(np.float32)
     _same_size(image.shape[:2], size, where)
     vectors = (image - 128) / 127
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -110,7 +122,7 @@ def decode_normals(data: bytes, size: tuple[int, int], where: str) -> Array:
 
 def decode_levels(data: bytes, size: tuple[int, int], where: str) -> Array:
     """The 8-bit levels of a map as stored, uint8: (H, W, 1) if it is grey, else (H, W, 3); alpha is left out."""
-    image = opened(data, where)
+    image = images.eight_bits(images.open_raw(data, where))
     grey = image.mode in ("1", "L", "LA")
     levels = np.asarray(image.convert("L" if grey else "RGB"))
     _same_size(levels.shape[:2], size, where)
@@ -122,38 +134,54 @@ def encode_normals(normals: Array) -> bytes:
     return _png(Image.fromarray(np.round(np.clip(normals, -1, 1) * 127 + 128).astype(np.uint8)))
 
 
-def opened(data: bytes, where: str, *, steps: bool = False, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """A fully decoded picture; `steps` allows 16-bit grey, which other readers of a picture would clip.
-
-    formats  Pillow's names of those that are taken; all by default
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own word on large pictures; the bound below is ours
-            image = Image.open(io.BytesIO(data), formats=formats)
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            image.load()
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{where} has more than {MAX_PIXELS} pixels; make it smaller") from error
-    except UnidentifiedImageError as error:
-        known = ", ".join(formats) if formats else "any known format, such as PNG, JPEG or WEBP"
-        raise ValueError(f"{where} is not a readable picture: it is not {known}; export it again") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
-    if not steps and image.mode.startswith(("I", "F")):
-        raise ValueError(f"{where} is a grey picture with more than 8 bits; save it as an ordinary 8-bit PNG")
-    return image
+def _own_alpha(alpha: Array) -> Array:
+    """Opacity (H, W) in uint8; what was written as 0 and 1 becomes 0 and 255."""
+    return alpha * 255 if alpha.max() == 1 else alpha
 
 
-def _mask(data: bytes, size: tuple[int, int], where: str) -> Array:
-    image = opened(data, f"the mask of {where}")
-    if "A" in image.getbands() and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        mask = np.asarray(image.convert("RGBA").getchannel("A"))
-    else:
-        mask = np.asarray(image.convert("L"))
-    _same_size(mask.shape, size, f"the mask of {where}")
-    return mask
+def _mask(data: bytes, full: tuple[int, int], size: tuple[int, int], where: str) -> Array:
+    """Opacity (H, W) in uint8 of height and width `size`, from a mask of height and width `full`."""
+    where = f"the mask of {where}"
+    image = images.open_raw(data, where)
+    _same_size(image.size[::-1], full, where)
+    opacity = _opacity_of(image)
+    if full == size:
+        return opacity
+    return np.asarray(Image.fromarray(opacity).resize(size[::-1], Image.Resampling.BOX))
+
+
+def _opacity_of(mask: Image.Image) -> Array:
+    """Opacity (H, W) in uint8: labels are opaque but for 0, anything else is as opaque as it is bright."""
+    if mask.mode == "P" and "transparency" not in mask.info and not _is_grey(mask.convert("RGB")):
+        return np.where(np.asarray(mask) > 0, np.uint8(255), np.uint8(0))  # a palette of labels
+    levels, most = _brightness(mask)
+    values = np.unique(levels)
+    two = len(values) <= 2 and values[0] == 0
+    if two or (len(values) <= MOST_LABELS and values[-1] < most / 2):  # as opacity, nothing would count as object
+        return np.where(levels > 0, np.uint8(255), np.uint8(0))
+    return levels if most == 255 else np.asarray(images.eight_bits(mask).convert("L"))
+
+
+def _brightness(mask: Image.Image) -> tuple[Array, int]:
+    """The values of a mask (H, W) and the greatest possible: its transparency if it has some, else how bright it is."""
+    if mask.mode.startswith("I"):
+        return np.asarray(mask), 65535
+    if mask.has_transparency_data:
+        alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
+        if alpha.min() < 255:
+            return alpha, 255
+    if mask.mode in ("1", "L", "LA"):
+        return np.asarray(mask.convert("L")), 255
+    colours = mask.convert("RGB")
+    if _is_grey(colours):
+        return np.asarray(colours.convert("L")), 255
+    return np.asarray(colours).max(axis=-1), 255  # a colour is as bright as its strongest channel
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether no pixel of an RGB image is clearly coloured."""
+    pixels = np.asarray(image)
+    return bool((pixels.max(axis=-1) - pixels.min(axis=-1)).max() < COLOURED)
 
 
 def _flood(rgb: Array) -> Array | None:
@@ -197,7 +225,7 @@ def _numpy(data: bytes, size: tuple[int, int], where: str) -> Array:
         if dtype.kind != "f" or shape not in (size, (*size, 1)):
             raise ValueError(f"holds {dtype} of shape {shape}, but floats of shape {size} were expected")
         return np.load(io.BytesIO(data), allow_pickle=False).reshape(size).astype(np.float64)
-    except (ValueError, EOFError) as error:
+    except BROKEN_FILE as error:
         raise ValueError(f"{where} is not a usable depth map: {error}") from error
 
 

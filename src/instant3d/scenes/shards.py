@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
-from instant3d import atomic
+from instant3d import atomic, listing
 from instant3d.scenes import folder as scenes
 from instant3d.scenes import transforms
 from instant3d.scenes.folder import Scene
@@ -54,7 +54,7 @@ def write(items: Iterable[Scene | str | Path], folder: str | Path, per_shard: in
 def paths(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """The tars in a folder in order, or those named."""
     if isinstance(source, str | Path) and Path(source).is_dir():
-        found = sorted(Path(source).glob("*.tar"))
+        found = listing.found(source, "*.tar")
         if not found:
             raise FileNotFoundError(f"{source} has no .tar files; is it a folder of shards?")
         return found
@@ -92,10 +92,17 @@ class Packed:
         """The key as a file may be called."""
         return _plain(self.key)
 
-    def read(self, *, frames: Choice | None = None, size: int | None = None, maps: Collection[str] = MAPS) -> Scene:
-        """The scene; only what `frames` and `maps` name is read from disk."""
+    def read(
+        self,
+        *,
+        frames: Choice | None = None,
+        size: int | None = None,
+        maps: Collection[str] = MAPS,
+        widest: int | None = None,
+    ) -> Scene:
+        """The scene; only what `frames` and `maps` name is read from disk. The rest as in `scenes.read`."""
         with self._opened() as files:
-            return _scene(self.path, self.key, files, frames, size, maps)
+            return _scene(self.path, self.key, files, frames, size, maps, widest)
 
     def document(self) -> transforms.Document:
         """Its cameras, id and caption."""
@@ -156,7 +163,7 @@ def index(source: str | Path | Sequence[str | Path]) -> list[Packed]:
             raise FileNotFoundError(f"{path} does not exist; name a .tar of scenes or a folder of such")
         try:
             with tarfile.open(path, "r:") as tar:
-                files = [(*_named(member), member.offset_data, member.size) for member in tar if member.isreg()]
+                files = [(*_named(member), member.offset_data, member.size) for member in tar if is_whole(member)]
         except tarfile.TarError as error:
             raise ValueError(f"{path} is not a whole tar file ({error}); copy or pack it again") from error
         for key, group in groupby(files, key=lambda file: file[0]):
@@ -200,13 +207,22 @@ def members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
     taken, last = 0, None
     for member in tar:
         key, name = _named(member)
+        if not is_whole(member):
+            continue
         taken = taken + member.size if key == last else member.size
         last = key
         if taken > MAX_SCENE_BYTES:
             raise tarfile.TarError(f"scene {key} is larger than {MAX_SCENE_BYTES} bytes")
-        content = tar.extractfile(member) if member.isreg() else None
+        content = tar.extractfile(member)
         if content is not None:
             yield key, name, content.read()
+
+
+def is_whole(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a visible file that holds all its bytes: no link, no device, and not sparse, which would
+    grow from a few bytes to any size.
+    """
+    return member.isreg() and not member.issparse() and not listing.is_hidden(member.name)
 
 
 def _named(member: tarfile.TarInfo) -> tuple[str, str]:
@@ -230,6 +246,7 @@ def _scene(
     frames: Choice | None,
     size: int | None,
     maps: Collection[str] = MAPS,
+    widest: int | None = None,
 ) -> Scene:
     document = _parsed(path, key, files)
 
@@ -240,7 +257,7 @@ def _scene(
         raise FileNotFoundError(f"{path}:{key} lacks {name}, which its {scenes.DOCUMENT} names; pack it again")
 
     chosen = frames(document.count) if callable(frames) else frames
-    return scenes.decode(document, load, path / key, frames=chosen, size=size, maps=maps)
+    return scenes.decode(document, load, path / key, frames=chosen, size=size, maps=maps, widest=widest)
 
 
 def flat(name: str) -> str:

@@ -14,6 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
+from instant3d import listing
 from instant3d.scenes import folder as scenes
 from instant3d.scenes import shards, stream, transforms
 from instant3d.scenes.folder import Scene
@@ -204,9 +205,10 @@ def _parts(root: str | Path, shelf: stream.Shelf) -> list[Tar | Loose]:
     if path.is_file():
         listed = read_index(path.parent)
         return [_tar(path, listed.get(path.name))]
-    if any(path.glob("*.tar")):
+    tars = {file.name for file in listing.found(path, "*.tar")}
+    if tars:
         listed = read_index(path)
-        names = sorted({file.name for file in path.glob("*.tar")} | set(listed))
+        names = sorted(tars | set(listed))
         return [Loose(scenes.below(path)), *(_tar(path / name, listed.get(name)) for name in names)]
     return [Loose(scenes.below(path))]
 

@@ -13,11 +13,14 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from instant3d import atomic
+from instant3d import atomic, listing
+from instant3d.complaints import printable
 from instant3d.progress import OnStep
 from instant3d.scenes import folder as scenes
 from instant3d.scenes import shards
 from instant3d.scenes.packing import INDEX, MAX_PACKED_BYTES, PACKED, VERSION, Shard, read_index
+
+MISSING = "missing, or is a link or a sparse file in the tar"
 
 
 @dataclass
@@ -38,7 +41,7 @@ def unpack(source: str | Path, target: str | Path, on_step: OnStep = lambda *_: 
     source, target, result = Path(source), Path(target), Unpacking()
     expected = read_index(source if source.is_dir() else source.parent)
     if source.is_dir():
-        names = sorted({path.name for path in source.glob("*.tar")} | set(expected))
+        names = sorted({path.name for path in listing.found(source, "*.tar")} | set(expected))
         paths = [source / name for name in names]
     else:
         paths = [source]
@@ -109,7 +112,7 @@ def _checked(where: str, files: dict[str, bytes]) -> tuple[str, dict[str, bytes]
     for file, digest in hashes.items():
         data = files.get(shards.flat(file))
         if data is None or hashlib.sha256(data).hexdigest() != digest:
-            raise ValueError(f"{where} is damaged ({file} is {'missing' if data is None else 'not as it was packed'})")
+            raise ValueError(f"{where} is damaged ({file} is {MISSING if data is None else 'not as it was packed'})")
         contents[file] = data
     return name, contents
 
@@ -123,6 +126,8 @@ def _manifest(data: bytes, where: str) -> tuple[str, dict[str, str]]:
         for path in (name, *hashes):
             if PurePosixPath(path).is_absolute() or not _is_plain(path):
                 raise ValueError(f"{path!r:.80} would lie outside the folder")
+            if listing.is_hidden(path) or printable(path) != path:
+                raise ValueError(f"{path!r:.80} is a hidden name or holds control characters")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{PACKED} of {where} is damaged ({error})") from error
     return name, hashes
@@ -133,5 +138,5 @@ def _is_plain(path: str) -> bool:
 
 
 def _same(folder: Path, contents: dict[str, bytes]) -> bool:
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    found = {path.relative_to(folder).as_posix(): path for path in listing.found(folder, "**/*") if path.is_file()}
     return found.keys() == contents.keys() and all(found[name].read_bytes() == contents[name] for name in found)

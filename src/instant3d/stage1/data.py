@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from instant3d import prompts, scenes
+from instant3d import listing, prompts, scenes
 from instant3d.caption_words import CaptionWords
 from instant3d.scenes.sources import Sources
 from instant3d.scenes.stream import Shelf, is_url, local
@@ -294,4 +294,5 @@ def _is_cache(named: str) -> bool:
     folder = local(named)
     if is_url(named):
         return False
-    return any(folder.glob("grids-*.safetensors")) or ((folder / INDEX).is_file() and not any(folder.glob("*.tar")))
+    indexed = (folder / INDEX).is_file() and not listing.any_found(folder, "*.tar")
+    return indexed or any(folder.glob("grids-*.safetensors"))

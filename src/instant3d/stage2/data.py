@@ -136,7 +136,7 @@ class TestScenes(Dataset[Example]):
             )
         last = document.count if self.targets is None else min(document.count, len(STRUCTURED) + self.targets)
         inputs = self.scenes.read(index, frames=STRUCTURED, maps=()).views
-        targets = self.scenes.read(index, frames=range(len(STRUCTURED), last)).views
+        targets = self.scenes.read(index, frames=range(len(STRUCTURED), last), maps=()).views
         if self.target_size:
             targets = targets.resized(self.target_size, self.target_size)
         return Example(inputs.resized(self.image_size, self.image_size), targets)

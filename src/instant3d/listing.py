@@ -1,0 +1,25 @@
+"""What a folder holds, without hidden files: macOS leaves `._name` beside files, killed processes half-written ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def is_hidden(path: str | Path) -> bool:
+    """Whether a part of a relative path begins with a dot."""
+    return any(part.startswith(".") and part not in (".", "..") for part in Path(path).parts)
+
+
+def found(folder: str | Path, pattern: str) -> list[Path]:
+    """Files and folders in `folder` that match a pattern such as `*.tar` or `**/transforms.json`, sorted."""
+    return sorted(_visible(Path(folder), pattern))
+
+
+def any_found(folder: str | Path, pattern: str) -> bool:
+    """Whether there is at least one; the rest is not looked for."""
+    return next(_visible(Path(folder), pattern), None) is not None
+
+
+def _visible(folder: Path, pattern: str) -> Iterator[Path]:
+    return (path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder)))
