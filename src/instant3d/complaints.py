@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import struct
 import traceback
+import zlib
 from pathlib import Path
 
 WORKER = "Caught "  # so PyTorch begins what a process that loads data complained of
+
+# what libraries raise over files that are broken in ways that they do not expect
+LIBRARY_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    pickle.PickleError,
+    struct.error,
+    zlib.error,
+)
 
 
 def sentence(error: BaseException) -> str:
@@ -18,6 +41,11 @@ def sentence(error: BaseException) -> str:
     else:
         text = " ".join(_own_words(error).split()) or type(error).__name__
     return text if _is_ours(error) else f"{text} (--debug shows where)"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name if it says nothing."""
+    return next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
 
 
 def _own_words(error: BaseException) -> str:

@@ -23,14 +23,14 @@ def bufferless(document, count, kind, component=FLOAT):
 def refused_at_once(path, megabytes=1):
     assert path.stat().st_size < megabytes * 2**20
     tracemalloc.start()
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(TooLarge, match="repeats its content") as caught:
         load(path)
-    seconds, peak = time.monotonic() - begun, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - begun, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert str(path) in str(caught.value)
     assert peak < 400 * 2**20
-    assert seconds < 15  # the guard is of memory; this is far above what a starved machine takes
+    assert seconds < 5
 
 
 def test_accessors_without_a_buffer(tmp_path):
