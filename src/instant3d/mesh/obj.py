@@ -107,9 +107,7 @@ class _Object:
         for (name, _), found in triangles.items():
             yield self._mesh(np.concatenate(found), name, lists, colors)
 
-    def _mesh(
-        self, corners: np.ndarray, material: Material, lists: list[np.ndarray], colors: np.ndarray | None
-    ) -> Mesh:
+    def _mesh(self, corners: np.ndarray, name: str, lists: list[np.ndarray], colors: np.ndarray | None) -> Mesh:
         """Of corners (F, 3, 3): vertex, texture coordinate and normal, -1 where there is none."""
         used, faces = _distinct(corners.reshape(-1, 3), [len(rows) for rows in lists])
         vertex, uv, normal = used.T
