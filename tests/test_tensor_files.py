@@ -30,7 +30,7 @@ class Evil:
 
 
 def pickled(path):
-    path.write_bytes(pickle.dumps({"state_dict": Evil()}))
+    path.write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
     return path
 
 
@@ -74,18 +74,15 @@ def test_a_pickle_that_would_run_a_program_is_refused_by_name_and_never_run(tmp_
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "content", [b"PK\x03\x04" + bytes(60), b"\x80\x02", b"\x80\x04K\x01.", bytes(100), b"plain words"]
-)
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(60), b"\x80\x02", bytes(100), b"plain words"])
 def test_broken_checkpoints_end_in_one_sentence_without_advice(tmp_path, content):
     path = tmp_path / "model.ckpt"
     path.write_bytes(content)
     for read in reads(path)[:2]:
-        try:
+        with pytest.raises(ValueError, match="is not a whole") as caught:
             read()
-        except ValueError as error:
-            assert str(path) in str(error)
-            assert not any(word in str(error) for word in ADVICE)
+        assert str(path) in str(caught.value)
+        assert not any(word in str(caught.value) for word in ADVICE)
 
 
 def test_a_checkpoint_that_holds_no_dictionary_is_none_of_ours(tmp_path):

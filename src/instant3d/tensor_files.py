@@ -6,6 +6,7 @@ Libraries' own words are not passed on: on a broken file PyTorch advises to load
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def unpickled(path: Path, map_location: Any = "cpu") -> Any:
     except LIBRARY_ERRORS as error:
         _refuse(path)
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted or _is_pickle(path):
+        if wanted or (isinstance(error, pickle.UnpicklingError) and _is_pickle(path)):
             name = f" ({wanted[1]})" if wanted else ""
             raise ValueError(
                 f"{path} holds more than tensors and numbers{name} and is not opened, for that may run a stranger's "

@@ -50,9 +50,10 @@ def test_a_skin_whose_vertices_lie_in_no_buffer(tmp_path):
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0, "skin": 0}]))
 
 
-def test_a_skin_with_a_joint_named_a_million_times(tmp_path):
+def test_a_skin_with_a_joint_named_very_often(tmp_path, monkeypatch):
+    monkeypatch.setattr("instant3d.mesh.budget.BASE", 2**22)
     document = triangle()
-    document.json["skins"] = [{"joints": [0] * 100_000}]
+    document.json["skins"] = [{"joints": [0] * 10_000}]
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0, "skin": 0}, *[{"mesh": 0, "skin": 0}] * 20]))
 
 
@@ -65,7 +66,8 @@ def test_a_morph_of_many_targets(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0, 4])
-def test_many_nodes_that_show_a_mesh_of_many_parts(tmp_path, mode):
+def test_many_nodes_that_show_a_mesh_of_many_parts(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("instant3d.mesh.budget.BASE", 2**22)
     document = triangle(mode=mode)
     document.json["meshes"][0]["primitives"] *= 2000
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0}] * 2000))

@@ -20,7 +20,7 @@ TRIANGLES, STRIP, FAN = 4, 5, 6
 WRAP_MODES = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 BLEND_CUTOFF = 0.1  # see-through surfaces are drawn solid, except where they are almost invisible
 ALPHA_MODES = ("OPAQUE", "MASK", "BLEND")
-PART = 2**14  # bytes that stand for the time of making any part, however small
+PART = 2**15  # bytes that stand for the time of making any part, however small
 CORNER = 32  # bytes of a triangle's corner: its index, and a share of what is later derived of the triangle
 MATRIX = 128  # bytes of a matrix (4, 4) float64
 
