@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -147,3 +148,21 @@ def test_numbers_that_are_each_in_range_but_make_a_giant_together_are_refused():
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="width of 1024 cannot be shared by 3 heads"):
         Architecture(heads=3)
+
+
+@pytest.mark.parametrize("write", [pickled, archived, lambda path: torch.save({"a": 1}, path) or path])
+def test_training_goes_on_from_no_strange_checkpoint(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "a.ckpt")
+    command = SimpleNamespace(subcommand="fit", config={"fit": SimpleNamespace(ckpt_path=str(path))})
+    with pytest.raises(ValueError, match=r"a\.ckpt (holds more than tensors|is no training checkpoint)"):
+        training.TrainingCLI.before_instantiate_classes(command)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_document_that_refers_to_itself_is_refused_and_not_walked_for_ever(tmp_path):
+    (tmp_path / "config.yaml").write_text("a: &a\n  b: *a\n  c: 1\n")
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    torch.save({"a": torch.ones(1)}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match="below more than 32 names"):
+        convert.look("triposr", tmp_path / "model.ckpt")

@@ -18,7 +18,7 @@ from instant3d.hub import snapshot
 
 SAFE, PICKLED = (".safetensors",), (".ckpt", ".pth", ".pt", ".bin")
 CONFIGS = ("config.json", "config.yaml", "config.yml")
-MAX_YAML, MAX_VALUES = 2**20, 100_000  # bytes, and what they describe
+MAX_YAML, MAX_VALUES, MAX_DEPTH = 2**20, 100_000, 32  # bytes, and what they describe
 NESTS = ("state_dict", "weights", "model")  # where a training checkpoint keeps its tensors
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
@@ -148,6 +148,9 @@ def _flat(document: Any) -> dict[str, Any]:
                 waiting.append((f"{prefix}{key}.", value))
             else:
                 found[f"{prefix}{key}"] = value
-        if len(waiting) + len(found) > MAX_VALUES:
-            raise ValueError(f"the configuration holds more than {MAX_VALUES} values; give that of the network alone")
+        if len(waiting) + len(found) > MAX_VALUES or prefix.count(".") > MAX_DEPTH:
+            raise ValueError(
+                f"the configuration holds more than {MAX_VALUES} values, or values below more than {MAX_DEPTH} names; "
+                "give that of the network alone"
+            )
     return found
