@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instant3d import atomic
+from instant3d import atomic, tensor_files
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
 from instant3d.nerf import pruned, surface
@@ -122,16 +122,11 @@ def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
 
 def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
     """The inverse of `write_triplane`, in float32."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `instant3d reconstruct` writes it")
-    try:
-        with safe_open(path, framework="pt") as file:
-            settings = _settings(file.metadata() or {}, path)
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+    with tensor_files.opened(path) as file:
+        settings = _settings(file.metadata() or {}, path)
+        tensors = {key: tensor_files.float32(key, file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     return _triplane(tensors, settings, path)
 
 
@@ -155,7 +150,7 @@ def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a triplane of this version ({FORMAT}); reconstruct the object again")
     try:
         settings = json.loads(metadata.get("decoder", ""))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} has damaged metadata ({error}); reconstruct the object again") from error
     return settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import struct
 import tokenize
@@ -13,22 +14,26 @@ from typing import TextIO
 
 WORKER = "Caught "  # so PyTorch begins what a process that loads data complained of
 
-BROKEN_FILE = (
-    OSError,
-    SyntaxError,
-    ValueError,
+# what libraries raise over the content of a broken file, be it declared or not; readers turn it into a ValueError
+LIBRARY_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
     EOFError,
     LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
+    MemoryError,
+    NameError,
+    OSError,
     RuntimeError,
-    AssertionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    pickle.PickleError,
     struct.error,
     zlib.error,
     tokenize.TokenError,
 )
-"""What libraries raise over the content of a broken file, be it declared or not; readers turn it into a ValueError."""
 
 TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # marks that reverse what is written beside them
 
@@ -61,6 +66,11 @@ def sentence(error: BaseException) -> str:
     else:
         text = " ".join(_own_words(error).split()) or type(error).__name__
     return printable(text if _is_ours(error) else f"{text} (--debug shows where)")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name if it says nothing."""
+    return next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
 
 
 def _own_words(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageOps
 
-from instant3d.complaints import BROKEN_FILE
+from instant3d.complaints import LIBRARY_ERRORS
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
@@ -78,7 +78,7 @@ def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check
         if factor > 1 and image.format in JPEGS:
             image.draft("", _divided(image.size, factor))
         image.load()
-    except BROKEN_FILE as error:
+    except LIBRARY_ERRORS as error:
         raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
     return image
 
@@ -92,7 +92,7 @@ def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
             frames = 1 if image.format in JPEGS else int(getattr(image, "n_frames", 1))
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"{where} has more than {MAX_PIXELS} pixels; make it smaller") from error
-    except BROKEN_FILE as error:
+    except LIBRARY_ERRORS as error:
         known = ", ".join(FORMATS)
         raise ValueError(
             f"{where} is not a readable picture: it is {_kind(data)}, not {known}; export it again as one of these"
@@ -122,7 +122,7 @@ def is_turned(image: Image.Image) -> bool:
     """Whether an EXIF tag asks for the image to be turned or mirrored before it is shown."""
     try:
         return image.getexif().get(ORIENTATION, 1) in range(2, 9)
-    except BROKEN_FILE:
+    except LIBRARY_ERRORS:
         return False
 
 
@@ -130,7 +130,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turned as its camera was held; a tag that cannot be understood is not followed."""
     try:
         return ImageOps.exif_transpose(image)
-    except BROKEN_FILE:
+    except LIBRARY_ERRORS:
         return image
 
 

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instant3d import atomic
+from instant3d import atomic, tensor_files
 from instant3d.batch import Batch
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "instant3d-judge-1"
+MAX_NAMES = 100_000  # of colours or objects
 SIZE = 64  # pixels a side to which every picture is brought
 POOL = 4  # of those, a side of what counts as one pixel for the colour
 
@@ -125,28 +126,33 @@ class Judge(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Judge:
         """Read what `save` wrote; the judge is in float32 and does not learn."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         folder = Path(folder)
         if not ((folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
             raise FileNotFoundError(
                 f"{folder} has no {CONFIG} and {WEIGHTS} of a judge; `instant3d train-judge` writes them"
             )
         try:
-            config = json.loads((folder / CONFIG).read_text())
+            config = tensor_files.settings(folder / CONFIG)
             if config["format"] != FORMAT:
                 raise ValueError(f"{CONFIG} says {config['format']!r} where {FORMAT!r} was expected")
-            judge = cls(config["objects"], config["colours"])
+            judge = cls(_names(config, "objects"), _names(config, "colours"))
             judge.accuracy = config["accuracy"]
-            tensors = load((folder / WEIGHTS).read_bytes())
+            tensors = tensor_files.tensors(folder / WEIGHTS)
             counters = {name: value for name, value in judge.state_dict().items() if name not in _floats(judge)}
-            judge.load_state_dict({name: value.float() for name, value in tensors.items()} | counters)
-        except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            judge.load_state_dict({n: tensor_files.float32(n, value) for n, value in tensors.items()} | counters)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(
                 f"{folder} does not hold a whole judge ({' '.join(str(error).split())[:120]}); train or copy it again"
             ) from error
         return judge.eval().requires_grad_(False)
+
+
+def _names(config: dict[str, Any], key: str) -> list[str]:
+    """Names of colours or objects as a judge's settings tell them."""
+    names = config[key]
+    if not isinstance(names, list) or not 0 < len(names) <= MAX_NAMES or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"{CONFIG} must name 1 to {MAX_NAMES} {key}")
+    return names
 
 
 def parsed(caption: str, colours: Sequence[str], objects: Sequence[str]) -> tuple[str | None, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import box_span
 from instant3d.random_numbers import rand_like
+from instant3d.tensor_files import unpickled
 from instant3d.views import Views
 
 
@@ -73,7 +75,7 @@ class Perceptual(nn.Module):
             )
         self.net = _LPIPS(pretrained=True, net="vgg", pnet_rand=weights != "download", use_dropout=True)
         if weights != "download":
-            _load_vgg(self.net.net, torch.load(weights, weights_only=True, map_location="cpu"))
+            _load_vgg(self.net.net, unpickled(Path(weights)))
         self.net.eval().requires_grad_(False)
 
     def forward(self, shown: Tensor, wanted: Tensor) -> Tensor:
@@ -87,9 +89,14 @@ class Perceptual(nn.Module):
         """Nothing is saved, so nothing is missing."""
 
 
-def _load_vgg(slices: nn.Module, weights: dict[str, Tensor]) -> None:
+def _load_vgg(slices: nn.Module, weights: Any) -> None:
     """torchvision's `features.N.*` into torchmetrics' slices, which keep N as the layer's name."""
     wanted = slices.state_dict()
+    if not isinstance(weights, dict):
+        raise ValueError(
+            f"the VGG-16 file holds a {type(weights).__name__}, not tensors by name; "
+            "give torchvision's vgg16-397923af.pth"
+        )
     found = {
         key: weights[f"features.{key.split('.', 1)[1]}"]
         for key in wanted
@@ -100,4 +107,7 @@ def _load_vgg(slices: nn.Module, weights: dict[str, Tensor]) -> None:
             f"the VGG-16 file lacks {len(wanted) - len(found)} of {len(wanted)} tensors; "
             "give torchvision's vgg16-397923af.pth"
         )
+    other = [key for key, value in found.items() if getattr(value, "shape", None) != wanted[key].shape]
+    if other:
+        raise ValueError(f"the VGG-16 file's {other[0]} has another shape; give torchvision's vgg16-397923af.pth")
     slices.load_state_dict(found)

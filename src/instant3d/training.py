@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +24,7 @@ from instant3d.stage1.module import Stage1, export_stage1
 from instant3d.stage2.data import SceneData
 from instant3d.stage2.module import Stage2
 from instant3d.stage2.network import Architecture, Reconstructor, locate, read_architecture
+from instant3d.tensor_files import unpickled
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
 # predictions are written batch by batch, not gathered, and nothing is logged
@@ -107,6 +107,10 @@ class TrainingCLI(LightningCLI):
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
         elif config.ckpt_path and Path(config.ckpt_path).is_dir():
             config.ckpt_path = str(newest_checkpoint(Path(config.ckpt_path)))
+        if config.ckpt_path and Path(config.ckpt_path).is_file():
+            content = unpickled(Path(config.ckpt_path), map_location="meta")  # Lightning's own complaint is a traceback
+            if not isinstance(content, dict) or "state_dict" not in content:
+                raise ValueError(f"{config.ckpt_path} is no training checkpoint; `instant3d fit` writes them")
 
     def after_predict(self) -> None:
         """What had to be left out fails at the end, when all the rest is written."""
@@ -216,10 +220,9 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
         raise FileNotFoundError(
             f"there is no checkpoint {checkpoint}; `instant3d fit` writes them below trainer.default_root_dir"
         )
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{checkpoint} holds more than tensors and numbers and is not opened: {error}") from None
+    content = unpickled(Path(checkpoint))
+    if not isinstance(content, dict):
+        raise ValueError(f"{checkpoint} holds a {type(content).__name__}, not a training checkpoint")
     if "stage1" in content:
         return export_stage1(content, folder, base)
     if "direct" in content:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from instant3d.diffusion.prompt_tokens import PARTS
 from instant3d.direct.architecture import read_architecture as read_direct
 from instant3d.stage2.architecture import read_architecture as read_stage2
+from instant3d.tensor_files import settings
 from instant3d.weights import CONFIG, locate
 
 NAMES = {"stage1": "a stage 1 (a diffusers model)", "stage2": "a stage 2", "direct": "the direct system"}
@@ -21,10 +21,10 @@ def kind_of(source: str | Path) -> str | None:
     if (folder / "model_index.json").is_file():
         return "stage1"
     try:
-        told = json.loads((folder / CONFIG).read_text()).get("model")
+        told = settings(folder / CONFIG).get("model")
     except (OSError, ValueError, AttributeError):
         return None  # whoever reads it will say what is wrong
-    return told if told in NAMES else None
+    return told if isinstance(told, str) and told in NAMES else None
 
 
 def check_stages(stage1: str | Path, stage2: str | Path) -> None:

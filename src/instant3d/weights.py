@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
@@ -12,9 +12,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
+from instant3d import tensor_files
 from instant3d.hub import snapshot
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MAX_PARAMETERS = 20_000_000_000  # of one network: 40 times the largest that has been published
 Kind = TypeVar("Kind")  # of dataclass
 WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -47,15 +49,9 @@ def fill(network: nn.Module, folder: Path) -> bool:
 
     Tells whether float32 is also how they were stored.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS} beside its {CONFIG}; copy the whole folder")
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file ({error}); copy it again") from None
+    tensors = tensor_files.tensors(folder / WEIGHTS)
     expected = {key: value.shape for key, value in network.state_dict().items()}
     found = {key: value.shape for key, value in tensors.items()}
     if found != expected:
@@ -66,7 +62,8 @@ def fill(network: nn.Module, folder: Path) -> bool:
             f"{len(extra)} unexpected, {len(other)} of another shape "
             f"(such as {', '.join((missing + extra + other)[:3])})"
         )
-    own = {key: value.to(torch.float32, copy=True) for key, value in tensors.items()}  # the file may be rewritten
+    own = {key: tensor_files.float32(key, value) for key, value in tensors.items()}
+    own = {key: value.clone() if value is tensors[key] else value for key, value in own.items()}  # of no file's memory
     network.load_state_dict(own, assign=True)
     return all(value.dtype == torch.float32 for value in tensors.values())
 
@@ -77,10 +74,7 @@ def read_numbers(path: Path, model: str, kind: str, hint: str = "") -> dict[str,
         raise FileNotFoundError(
             f"{path.parent} has no {path.name}; is it a checkpoint folder ({CONFIG} and {WEIGHTS})?"
         )
-    try:
-        numbers = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    numbers = tensor_files.settings(path)
     found = numbers.pop("model", None) if isinstance(numbers, dict) else None
     if found != model:
         raise ValueError(
@@ -96,7 +90,36 @@ def architecture_of(kind: type[Kind], numbers: dict[str, Any], source: object) -
     unknown = sorted(set(numbers) - {field.name for field in fields(kind)})  # type: ignore[arg-type]
     if unknown:
         raise ValueError(f"{source} describes another architecture: unknown {', '.join(unknown)}")
-    return kind(**{name: _checked(value, hints[name], f"{source}: {name}") for name, value in numbers.items()})
+    values = {name: _checked(value, hints[name], f"{source}: {name}") for name, value in numbers.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def check_ranges(architecture: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse a dataclass of which a number, or one of a tuple of numbers, lies outside its range.
+
+    Raises:
+        ValueError: Names field, value and range.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(architecture, name)
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(low <= number <= high for number in numbers):  # also false for what is no number (NaN)
+            raise ValueError(f"{name} must lie from {low} to {high}, got {value}")
+
+
+def check_size(parameters: int) -> None:
+    """Refuse a network by the rough number of its parameters, before anything is built.
+
+    Raises:
+        ValueError: They are more than `MAX_PARAMETERS`.
+    """
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(
+            f"these sizes make some {parameters:,} parameters, but at most {MAX_PARAMETERS:,} are built; choose less"
+        )
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -306,3 +307,15 @@ def test_openlrms_first_version_comes_back_bit_by_bit():
     again = convert.to_ours("openlrm", theirs, convert.their_config("openlrm", ours))
     assert again.architecture == architecture
     assert all(torch.equal(again.state_dict()[key], value) for key, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["instantmesh", "openlrm", "triposr"])
+def test_weights_in_float8_become_the_network_of_the_numbers_they_stand_for(tmp_path, family):
+    golden = Golden(family)
+    rough = {key: value.to(torch.float8_e4m3fn) for key, value in golden.weights.items()}
+    for name, tensors in (("rough", rough), ("same", {key: value.float() for key, value in rough.items()})):
+        (tmp_path / name).mkdir()
+        shutil.copy(golden.folder / "config.json", tmp_path / name)
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    found, wanted = (convert.look(family, tmp_path / name).network.state_dict() for name in ("rough", "same"))
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)

@@ -249,7 +249,7 @@ def test_tokens_and_noise_of_another_shape_are_explained():
         ({"groups": (8, 8, 8, 8, 3)}, "80 channels cannot be parted into 3 groups; choose a divisor"),
         ({"head_width": 24}, "320 channels cannot be parted into heads of 24"),
         ({"token_heads": 7}, "a token_width of 192 cannot be shared by 7 heads"),
-        ({"layers": 0}, "at least 1 layer"),
+        ({"layers": 0}, "layers must lie from 1 to 256, got 0"),
         ({"widths": [320, "a"]}, "widths must be a list, of which each is a whole number, got"),
         ({"attention": [1, 0, 1, 0, 1]}, "attention must be a list, of which each is true or false"),
         ({"norm": "batch"}, "norm must be one of instance, group, got 'batch'"),

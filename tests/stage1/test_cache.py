@@ -167,7 +167,7 @@ def test_a_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
     path = tmp_path / "texts-00000.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"texts-00000\.safetensors is not a whole shard"):
+    with pytest.raises(ValueError, match=r"texts-00000\.safetensors is not a whole safetensors file"):
         Cache(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="0 prompts"):

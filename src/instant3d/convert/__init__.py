@@ -25,6 +25,7 @@ from instant3d.convert.rules import differences, folded, unfolded
 from instant3d.convert.source import Config, Source, licences, read
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.network import LICENCE_FILE, Reconstructor
+from instant3d.tensor_files import float32
 
 __all__ = [
     "FAMILIES",
@@ -124,7 +125,9 @@ def look(family: str, source: str | Path, *, config: Path | None = None, image_s
     outside = [key for key in found.tensors if not key.startswith(prefix)]
     _refuse_relatives(peer, inside, found.file)
     kept, strangers = without(inside, peer.strangers)
-    tensors = {key: inside[key] for key in kept}
+    tensors = {
+        key: float32(key, inside[key]) for key in kept
+    }  # before folding, which halves and float8 are too rough for
     architecture, release = _architecture(peer, Shapes(tensors, found.file), found.config, image_size)
     rules = peer.rules(architecture)
     missing, unexpected = differences(rules, tensors)

@@ -5,21 +5,20 @@ Knows nothing of any peer. Pickles are opened with `weights_only=True`, so nothi
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from instant3d import listing
+from instant3d import listing, tensor_files
+from instant3d.complaints import first_line
 from instant3d.hub import snapshot
 
 SAFE, PICKLED = (".safetensors",), (".ckpt", ".pth", ".pt", ".bin")
 CONFIGS = ("config.json", "config.yaml", "config.yml")
+MAX_YAML, MAX_VALUES, MAX_DEPTH = 2**20, 100_000, 32  # bytes, and what they describe
 NESTS = ("state_dict", "weights", "model")  # where a training checkpoint keeps its tensors
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
@@ -55,7 +54,7 @@ class Config:
 
     @classmethod
     def of(cls, document: Any) -> Config:
-        return cls(dict(_flat(document, "")))
+        return cls(_flat(document))
 
 
 def read(
@@ -113,19 +112,8 @@ def _opened(file: Path) -> tuple[Any, dict[str, Tensor]]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
     if file.suffix in SAFE:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return {}, load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is not a whole safetensors file ({error}); copy it again") from None
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{file} holds more than tensors and numbers and is not opened: {error}") from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} is not a whole checkpoint ({error}); copy it again") from None
+        return {}, tensor_files.tensors(file)
+    content = tensor_files.unpickled(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, not tensors by name")
     nest = next((name for name in NESTS if isinstance(content.get(name), Mapping)), None)
@@ -141,17 +129,28 @@ def _document(path: Path) -> Any:
 
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration {path}")
+    if path.suffix == ".json":
+        return tensor_files.settings(path)
+    if path.stat().st_size > MAX_YAML:
+        raise ValueError(f"{path} is {path.stat().st_size} bytes long; at most {MAX_YAML} of YAML are read")
     try:
-        return json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
-    except (json.JSONDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
 
 
-def _flat(document: Any, prefix: str) -> list[tuple[str, Any]]:
-    if not isinstance(document, Mapping):
-        return []
-    found: list[tuple[str, Any]] = []
-    for key, value in document.items():
-        inside = isinstance(value, Mapping)
-        found += _flat(value, f"{prefix}{key}.") if inside else [(f"{prefix}{key}", value)]
+def _flat(document: Any) -> dict[str, Any]:
+    """All values by dotted names; of a document whose parts may refer to each other, so it has a bound."""
+    waiting, found = [("", document)], dict[str, Any]()
+    for prefix, part in waiting:  # grows on the way
+        for key, value in part.items() if isinstance(part, Mapping) else ():
+            if isinstance(value, Mapping):
+                waiting.append((f"{prefix}{key}.", value))
+            else:
+                found[f"{prefix}{key}"] = value
+        if len(waiting) + len(found) > MAX_VALUES or prefix.count(".") > MAX_DEPTH:
+            raise ValueError(
+                f"the configuration holds more than {MAX_VALUES} values, or values below more than {MAX_DEPTH} names; "
+                "give that of the network alone"
+            )
     return found

@@ -20,6 +20,7 @@ from instant3d.caption_words import CaptionWords
 from instant3d.diffusion import source as files
 from instant3d.diffusion.agreement import check
 from instant3d.diffusion.loading import kind_of, load, load_single, load_tokenizer, quietly
+from instant3d.diffusion.sizes import check_sizes
 from instant3d.diffusion.source import ALL, NETWORKS
 
 SAMPLERS = {
@@ -139,6 +140,7 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
     """One network or the scheduler with this configuration; random weights, on the current default device."""
     if name == "scheduler":
         return schedule(config, "euler")
+    check_sizes(config, name)
     with quietly():
         if name.startswith("text"):
             from transformers import CLIPTextConfig

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from instant3d.complaints import LIBRARY_ERRORS, first_line
 from instant3d.diffusion import source as files
+from instant3d.diffusion.sizes import check_sizes
 from instant3d.diffusion.source import ALL, NETWORKS
 
 
@@ -61,6 +63,7 @@ def _load_network(folder: Path, name: str, dtype: torch.dtype) -> Any:
 
     mark = files.variant(folder, dtype)
     config = files.read_json(folder / "config.json")
+    check_sizes(config, folder / "config.json")
     if config.get("force_upcast") and dtype == torch.float16:
         dtype = torch.float32
     settings = {"torch_dtype": dtype} if name in ("unet", "vae") else {"dtype": dtype, "ignore_mismatched_sizes": True}
@@ -70,8 +73,8 @@ def _load_network(folder: Path, name: str, dtype: torch.dtype) -> Any:
             network, report = kind.from_pretrained(
                 folder, use_safetensors=True, variant=mark, output_loading_info=True, **settings
             )
-    except (ValueError, TypeError, OSError, RuntimeError, StrictDataclassError) as error:
-        raise ValueError(f"{folder} does not hold the {kind.__name__} it should ({_first_line(error)})") from None
+    except (*LIBRARY_ERRORS, StrictDataclassError) as error:
+        raise ValueError(f"{folder} does not hold the {kind.__name__} it should ({first_line(error)})") from None
     wrong = [str(key) for part in ("missing_keys", "mismatched_keys") for key in report[part]]
     if wrong:
         raise ValueError(
@@ -86,6 +89,9 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
     from diffusers import StableDiffusionXLPipeline
 
     settings = files.settings_of(file)
+    for name in NETWORKS:
+        if (settings / name / "config.json").is_file():
+            check_sizes(files.read_json(settings / name / "config.json"), settings / name / "config.json")
     keys = files.check_whole(file)
     for prefix in ("model.diffusion_model.", "conditioner.embedders.1.", "first_stage_model."):
         if not any(key.startswith(prefix) for key in keys):
@@ -100,9 +106,9 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
         lacking = any(tensor.is_meta for network in networks for tensor in network.parameters())
     except NotImplementedError:  # PyTorch's word on casting a tensor that was never filled
         lacking = True
-    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+    except LIBRARY_ERRORS as error:
         raise ValueError(
-            f"{file} does not hold the SDXL that {settings} describes ({_first_line(error)}); give another model"
+            f"{file} does not hold the SDXL that {settings} describes ({first_line(error)}); give another model"
         ) from None
     if lacking:
         raise ValueError(f"{file} lacks tensors that {settings} describes; give another, or copy it again")
@@ -110,10 +116,6 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
     if found.get("vae") is not None and found["vae"].config.force_upcast and dtype == torch.float16:
         found["vae"].float()
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

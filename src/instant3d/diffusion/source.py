@@ -6,7 +6,6 @@ full precision, one marked fp16 half.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from instant3d.hub import snapshot
+from instant3d.tensor_files import opened, settings
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 # SDXL's own VAE overflows in float16; this one gives nearly the same pictures without
@@ -97,25 +97,17 @@ def _shards(index: Path) -> Iterator[Path]:
 
 def check_whole(path: Path) -> list[str]:
     """The names of the tensors in a safetensors file, whose length is what its header says."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; the download stopped early, so resume it")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); copy or download it again") from None
+    with opened(path, "copy or download it again") as file:
+        return list(file.keys())
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; is {path.parent} part of a model in diffusers' layout?")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); copy or download it again") from None
+    content = settings(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no settings but a {type(content).__name__}; copy or download it again")
     return content

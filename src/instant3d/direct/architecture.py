@@ -7,7 +7,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instant3d.direct.taught import KEY
-from instant3d.weights import architecture_of, read_numbers
+from instant3d.weights import architecture_of, check_ranges, check_size, read_numbers
+
+WIDTH = (1, 16384)
+RANGES: dict[str, tuple[float, float]] = {
+    "text_width": WIDTH,
+    "text_length": (1, 4096),
+    "token_width": WIDTH,
+    "token_heads": (1, 256),
+    "style_text_width": WIDTH,
+    "noise_width": WIDTH,
+    "style_width": WIDTH,
+    "base_side": (1, 256),
+    "base_channels": WIDTH,
+    "widths": WIDTH,
+    "groups": WIDTH,
+    "layers": (1, 256),
+    "head_width": WIDTH,
+    "last_groups": WIDTH,
+    "channels": (1, 4096),
+    "decoder_width": (1, 4096),
+    "decoder_layers": (2, 64),
+    "density_bias": (-1000, 1000),
+    "blob": (-1e6, 1e6),
+    "blob_radius": (1e-6, 1e6),
+}
+MAX_STAGES = 8  # each doubles the side of planes
 
 
 @dataclass(frozen=True)
@@ -76,8 +101,10 @@ class Architecture:
                 "each stage needs a width, a number of groups and whether it attends; "
                 f"got {len(self.widths)}, {len(self.groups)} and {len(self.attention)} of them"
             )
-        if self.layers < 1:
-            raise ValueError(f"a stage needs at least 1 layer, got {self.layers}")
+        if len(self.widths) > MAX_STAGES:
+            raise ValueError(f"planes are made in at most {MAX_STAGES} stages, got {len(self.widths)} widths")
+        check_ranges(self, RANGES)
+        check_size(self._parameters())
         if self.token_width % self.token_heads:
             raise ValueError(
                 f"a token_width of {self.token_width} cannot be shared by {self.token_heads} heads; choose a divisor"
@@ -88,6 +115,14 @@ class Architecture:
         for width, attends in zip((self.widths[0], *self.widths), (True, *self.attention), strict=True):
             if attends and width % self.head_width:
                 raise ValueError(f"{width} channels cannot be parted into heads of {self.head_width}; choose a divisor")
+
+    def _parameters(self) -> int:
+        """Roughly: those of the matrices and convolutions."""
+        numbers = self.base_side**2 * self.base_channels * self.token_to_plane + self.style_text_width
+        text = self.text_length * self.token_width * numbers + 2 * self.text_width * self.token_width
+        style = (self.style_text_width + self.noise_width + self.style_width) * self.style_width
+        layer = (18 * width**2 + 4 * width * self.style_width + 12 * width**2 for width in self.widths)
+        return text + style + self.layers * sum(layer) + self.decoder_layers * self.decoder_width**2
 
     @property
     def plane_side(self) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from instant3d.tensor_files import settings
 from instant3d.weights import architecture_of
 
 KEY = "taught"  # of a folder's config.json
@@ -45,7 +45,7 @@ class Taught:
 
 def read_taught(config: Path) -> Taught | None:
     """What a folder's config.json tells, if it tells anything."""
-    told = json.loads(config.read_text()).get(KEY)
+    told = settings(config).get(KEY)
     if told is None:
         return None
     if not isinstance(told, dict):

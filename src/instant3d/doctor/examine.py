@@ -14,7 +14,7 @@ import torch
 
 from instant3d import listing, scenes
 from instant3d.cameras import Cameras
-from instant3d.complaints import BROKEN_FILE
+from instant3d.complaints import LIBRARY_ERRORS
 from instant3d.doctor import conventions, judgement, look, sight
 from instant3d.doctor.finding import NOTE, Examination, Finding
 from instant3d.doctor.look import Picture
@@ -246,6 +246,6 @@ def quietly(path: Path) -> Examination:
         warnings.simplefilter("ignore")
         try:
             return examine(path)
-        except BROKEN_FILE as error:  # one scene, whatever it holds, ends nothing
+        except LIBRARY_ERRORS as error:  # one scene, whatever it holds, ends nothing
             text = f"it cannot be examined ({type(error).__name__}: {error})"
             return Examination(str(path), (_unreadable(str(path), [text]),))

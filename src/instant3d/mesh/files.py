@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from instant3d.mesh import gltf, gltf_writer, obj_ply
+from instant3d.mesh import gltf, gltf_writer, obj, obj_ply
 from instant3d.mesh.texture_files import TooLarge, Unsafe
 from instant3d.mesh.triangles import MAX_FACES, Mesh, bounds, face_areas
 
@@ -18,7 +18,7 @@ def load(path: str | Path) -> list[Mesh]:
     Made for files of strangers: refuses what it would read wrongly, and never opens a file outside the file's folder.
     """
     path = Path(path)
-    readers = {".glb": gltf.read, ".gltf": gltf.read, ".obj": obj_ply.read, ".ply": obj_ply.read}
+    readers = {".glb": gltf.read, ".gltf": gltf.read, ".obj": obj.read, ".ply": obj_ply.read_ply}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path} is not a mesh that can be read; expected one of {', '.join(readers)}")

@@ -20,6 +20,9 @@ TRIANGLES, STRIP, FAN = 4, 5, 6
 WRAP_MODES = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 BLEND_CUTOFF = 0.1  # see-through surfaces are drawn solid, except where they are almost invisible
 ALPHA_MODES = ("OPAQUE", "MASK", "BLEND")
+PART = 2**15  # bytes that stand for the time of making any part, however small
+CORNER = 32  # bytes of a triangle's corner: its index, and a share of what is later derived of the triangle
+MATRIX = 128  # bytes of a matrix (4, 4) float64
 
 
 def read(path: Path) -> list[Mesh]:
@@ -48,6 +51,7 @@ class _Scene:
             mesh = self.document.json["meshes"][node["mesh"]]
             weights = node.get("weights", mesh.get("weights", []))
             for primitive in mesh["primitives"]:
+                self.document.budget.spend(PART)
                 if primitive.get("mode", TRIANGLES) in (TRIANGLES, STRIP, FAN):
                     yield self._primitive(primitive, matrix, self._joints(node), weights)
 
@@ -68,6 +72,7 @@ class _Scene:
         if "skin" not in node:
             return None
         skin = self.document.json["skins"][node["skin"]]
+        self.document.budget.spend(2 * MATRIX * len(skin["joints"]))
         scene = np.stack([self.placed[joint] for joint in skin["joints"]])
         if "inverseBindMatrices" not in skin:
             return scene
@@ -90,15 +95,20 @@ class _Scene:
 
     def _faces(self, primitive: Json, vertices: int) -> np.ndarray:
         accessor, mode = self.document.accessor, primitive.get("mode", TRIANGLES)
-        indices = accessor(primitive["indices"])[:, 0] if "indices" in primitive else np.arange(vertices)
-        self.corners_left -= max(vertices, len(indices) if mode == TRIANGLES else 3 * (len(indices) - 2))
+        indices = accessor(primitive["indices"])[:, 0] if "indices" in primitive else None
+        count = vertices if indices is None else len(indices)
+        corners = max(vertices, count if mode == TRIANGLES else 3 * (count - 2))
+        self.corners_left -= corners
         if self.corners_left < 0:
             raise TooLarge(f"it holds more than {MAX_FACES} triangles; simplify it first")
-        return _triangles(indices.astype(np.int64), mode)
+        self.document.budget.spend(CORNER * corners)
+        return _triangles(np.arange(vertices) if indices is None else indices.astype(np.int64), mode)
 
     def _morphed(self, primitive: Json, name: str, weights: list[float]) -> np.ndarray:
         value = self.document.accessor(primitive["attributes"][name]).astype(np.float64)
-        for weight, target in zip(weights, primitive.get("targets", []), strict=False):
+        targets = primitive.get("targets", [])
+        self.document.budget.spend(MATRIX * len(targets))
+        for weight, target in zip(weights, targets, strict=False):
             if weight and name in target:
                 value = value + weight * self.document.accessor(target[name])
         return value
@@ -108,6 +118,7 @@ class _Scene:
         accessor, sets = self.document.accessor, [k for k in range(8) if f"JOINTS_{k}" in attributes]
         index = np.concatenate([accessor(attributes[f"JOINTS_{k}"], raw=True) for k in sets], 1)
         weight = np.concatenate([accessor(attributes[f"WEIGHTS_{k}"]) for k in sets], 1).astype(np.float64)
+        self.document.budget.spend(MATRIX * len(index) * (index.shape[1] + 2))
         weight /= np.maximum(weight.sum(1, keepdims=True), 1e-12)
         return sum((weight[:, k, None, None] * joints[index[:, k]] for k in range(index.shape[1])), np.zeros(()))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from instant3d.mesh.budget import Budget
 from instant3d.mesh.texture_files import Decoder, TooLarge, content, path_inside
 
 Json = dict[str, Any]
@@ -22,14 +23,20 @@ COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 512
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 MAX_ELEMENTS = 15_000_000  # of one accessor: what `MAX_FACES` separate triangles need
 JSON_CHUNK = 0x4E4F534A
+READING = 2**12  # bytes that stand for the time of reading any accessor, however short
+VALUE = 8  # bytes of a number while it is worked with
 
 
 class Document:
     """One file's JSON with its buffers and pictures, each fetched once."""
 
     def __init__(self, path: Path) -> None:
-        self.json, self.binary = _open(content(path))
+        data = content(path)
+        self.budget = Budget()
+        self.budget.grow(len(data))
+        self.json, self.binary = _open(data)
         self.folder, self.decoder = path.parent, Decoder()
+        self.files: dict[Path, bytes] = {}
         self.buffers: dict[int, memoryview] = {}
         self.images: dict[int, np.ndarray] = {}
 
@@ -58,14 +65,19 @@ class Document:
         accessor = self.json["accessors"][index]
         kind, count = np.dtype(COMPONENTS[accessor["componentType"]]), accessor["count"]
         shape = (count, WIDTHS[accessor["type"]])
-        if not 0 <= count <= MAX_ELEMENTS:
-            raise TooLarge(f"accessor {index} asks for {count} elements; at most {MAX_ELEMENTS} are taken")
+        self._allow(index, count, shape[1])
         value = self._read(accessor, kind, shape) if "bufferView" in accessor else np.zeros(shape, kind)
         if "sparse" in accessor:
+            self._allow(index, accessor["sparse"]["count"], shape[1] + 1)
             value = self._sparse(value.copy(), accessor["sparse"])
         if accessor.get("normalized") and not raw and kind.kind in "iu":
             return np.maximum(value.astype(np.float32) / (2 ** (8 * kind.itemsize - (kind.kind == "i")) - 1), -1)
         return value
+
+    def _allow(self, index: int, count: int, width: int) -> None:
+        if not 0 <= count <= MAX_ELEMENTS:
+            raise TooLarge(f"accessor {index} asks for {count} elements; at most {MAX_ELEMENTS} are taken")
+        self.budget.spend(READING + VALUE * count * width)
 
     def _sparse(self, value: np.ndarray, sparse: Json) -> np.ndarray:
         """A copy in which some rows are replaced."""
@@ -105,11 +117,18 @@ class Document:
 
     def _fetch(self, uri: str) -> bytes:
         if not uri.startswith("data:"):
-            return content(path_inside(self.folder, uri))
+            return self._beside(path_inside(self.folder, uri))
         try:
             return base64.b64decode(uri.partition(",")[2], validate=True)
         except binascii.Error as error:
             raise ValueError("data inside it is not valid base64") from error
+
+    def _beside(self, path: Path) -> bytes:
+        """A file's bytes, read once however often it is named."""
+        if path not in self.files:
+            self.files[path] = content(path)
+            self.budget.grow(len(self.files[path]))
+        return self.files[path]
 
 
 def _open(data: bytes) -> tuple[Json, bytes]:

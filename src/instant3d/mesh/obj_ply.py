@@ -1,4 +1,4 @@
-"""Wavefront .obj and Stanford .ply files, both +y up, to meshes and back. Knows nothing of glTF.
+"""Stanford .ply files to meshes, and meshes to .ply and Wavefront .obj files, all +y up.
 
 Vertex colours and an .mtl's Kd are taken as sRGB. Neither format can tell cut-out materials: all is opaque.
 """
@@ -15,6 +15,7 @@ import trimesh
 from PIL import Image
 from trimesh.resolvers import Resolver
 
+from instant3d.complaints import LIBRARY_ERRORS, first_line
 from instant3d.mesh.atomic_files import write_bytes
 from instant3d.mesh.light import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.surgery import merged, vertex_colors
@@ -22,45 +23,31 @@ from instant3d.mesh.texture_files import Decoder, content, path_inside
 from instant3d.mesh.triangles import WORLD_FROM_Y_UP, Mesh
 
 
-def read(path: Path) -> list[Mesh]:
-    """The parts of an .obj (one a material) or of a .ply."""
-    files = _Beside(path.parent)
-    kind = path.suffix.lower()[1:]
-    data = content(path) if kind == "ply" else _text(content(path))
+def read_ply(path: Path) -> list[Mesh]:
+    """The parts of a .ply."""
+    files, data = _Beside(path.parent), content(path)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
-            scene = trimesh.load_scene(io.BytesIO(data), file_type=kind, resolver=files, process=False)
+            scene = trimesh.load_scene(io.BytesIO(data), file_type="ply", resolver=files, process=False)
             parts = [part for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh)]
             meshes = [_mesh(part) for part in parts if len(part.faces)]
-    except (IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise ValueError(f"it is not a readable .{kind} file ({type(error).__name__}: {error})") from error
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"it is not a readable .ply file ({type(error).__name__}: {first_line(error)})") from error
     if files.refusals:
         raise files.refusals[0]
     return meshes
 
 
-def _text(data: bytes) -> bytes:
-    """As UTF-8; what is not is taken for Latin-1, which older exporters write."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return data.decode("latin-1").encode()
-    return data
-
-
 class _Beside(Resolver):
-    """Hands trimesh the files that an object names. trimesh goes on without a file that fails, so refusals are kept."""
+    """Hands trimesh the files that a .ply names. trimesh goes on without a file that fails, so refusals are kept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.refusals, self.decoder = folder, list[ValueError](), Decoder()
 
     def get(self, name: str) -> bytes:
         try:
-            path = path_inside(self.folder, name.strip())
-            data = content(path)
-            if path.suffix.lower() == ".mtl":
-                return _text(data)
-            return _png(self.decoder.decode(data), compress_level=0)  # anything else is a picture, read by our rules
+            data = content(path_inside(self.folder, name.strip()))
+            return _png(self.decoder.decode(data), compress_level=0)  # all that a .ply names is an image
         except ValueError as error:
             self.refusals.append(error)
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -34,15 +36,59 @@ def content(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def plain_text(data: bytes) -> str:
+    """UTF-8 without its mark; what is not UTF-8 is taken for Latin-1, which older exporters write."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
 def path_inside(folder: Path, reference: str) -> Path:
-    """The file that `reference` names, which must lie in `folder` or below."""
+    """The file that `reference` names, which must lie in `folder` or below.
+
+    Of an absolute path, which was one on another machine, the longest end that leads to a file here is taken. Large
+    and small letters count as equal where no name fits exactly.
+
+    Raises:
+        Unsafe: It leads outside the folder.
+        ValueError: There is no such file.
+    """
     folder = folder.resolve()
-    path = (folder / unquote(reference).replace("\\", "/")).resolve()
-    if not path.is_relative_to(folder) or "://" in reference:
+    if "://" in reference:
         raise Unsafe(f"it refers to {reference!r}, which lies outside its folder")
-    if not path.is_file():
-        raise ValueError(f"it refers to {reference!r}, which is not there")
-    return path
+    plain, unquoted = (text.replace("\\", "/") for text in (reference, unquote(reference)))
+    for name in dict.fromkeys([plain, unquoted]):
+        for parts in _endings(name):
+            found = _spelt(folder, parts)
+            if found is not None and found.is_relative_to(folder) and found.is_file():
+                return found
+    if not (folder / unquoted).resolve().is_relative_to(folder):
+        raise Unsafe(f"it refers to {reference!r}, which lies outside its folder")
+    raise ValueError(f"it refers to {reference!r}, which is not there")
+
+
+def _endings(name: str) -> list[list[str]]:
+    """The parts of a path, and if it is absolute, also what is left of them from the left, the longest first."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    absolute = name.startswith("/") or bool(parts and re.fullmatch("[A-Za-z]:", parts[0]))
+    return [parts[k:] for k in range(len(parts))] if absolute else [parts]
+
+
+def _spelt(folder: Path, parts: list[str]) -> Path | None:
+    """The path of a file below `folder`, by exact names or else by names that differ in letter case alone."""
+    exact = folder.joinpath(*parts)
+    if os.path.isfile(exact):
+        return exact.resolve()
+    found = folder
+    for part in parts:
+        if part == ".." or not found.is_dir():
+            return None
+        alike = [path for path in sorted(found.iterdir()) if path.name.lower() == part.lower()]
+        if not alike:
+            return None
+        found = next((path for path in alike if path.name == part), alike[0])
+    return found.resolve()
 
 
 class Decoder:

@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 
-from instant3d.complaints import BROKEN_FILE
+from instant3d.complaints import LIBRARY_ERRORS
 
 MAX_BYTES = 2**24  # of one array: 100,000 matrices and more
 
@@ -32,7 +32,7 @@ def read(data: bytes, where: str) -> Array:
         array = np.load(io.BytesIO(data), allow_pickle=False).astype(np.float64)
         if not np.isfinite(array).all():
             raise ValueError("holds a number that is not finite (NaN or infinite)")
-    except BROKEN_FILE as error:
+    except LIBRARY_ERRORS as error:
         raise ValueError(f"{where} is no usable .npy file: {error}; export it again") from error
     return array
 
@@ -44,6 +44,6 @@ def read_archive(data: bytes, name: str, where: str) -> Array:
             content = file.read(MAX_BYTES + 1024)
     except KeyError as error:
         raise ValueError(f"{where} has no array {name!r}; is it of another layout?") from error
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, *BROKEN_FILE) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, *LIBRARY_ERRORS) as error:
         raise ValueError(f"{where} is no usable .npz file: {error}; export it again") from error
     return read(content, f"{name} of {where}")

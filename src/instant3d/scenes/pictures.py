@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from instant3d import images
-from instant3d.complaints import BROKEN_FILE
+from instant3d.complaints import LIBRARY_ERRORS
 
 MOST_LABELS = 16  # values in a mask that are taken for labels, not for degrees of opacity
 NEAR_WHITE = 245  # of 255, in all three channels: white that JPEG has touched
@@ -225,7 +225,7 @@ def _numpy(data: bytes, size: tuple[int, int], where: str) -> Array:
         if dtype.kind != "f" or shape not in (size, (*size, 1)):
             raise ValueError(f"holds {dtype} of shape {shape}, but floats of shape {size} were expected")
         return np.load(io.BytesIO(data), allow_pickle=False).reshape(size).astype(np.float64)
-    except BROKEN_FILE as error:
+    except LIBRARY_ERRORS as error:
         raise ValueError(f"{where} is not a usable depth map: {error}") from error
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from instant3d import tensor_files
 from instant3d.batch import Batch
 from instant3d.diffusion.components import Components
 from instant3d.diffusion.text import TextEmbedding, encode
@@ -215,12 +215,7 @@ def _finished(folder: Path, kind: str, made_with: dict[str, str]) -> list[Any]:
 
 def opened(path: Path) -> Any:
     """A shard that is whole, as safetensors opens it."""
-    try:
-        return safe_open(path, "pt")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole shard ({error}); delete it and run `instant3d cache-stage1` again"
-        ) from None
+    return tensor_files.opened(path, "delete it and run `instant3d cache-stage1` again")
 
 
 def fingerprint(components: Components) -> str:
@@ -246,7 +241,7 @@ class Cache:
                 f"{folder} has no {INDEX}; is it a cache, and whole? `instant3d cache-stage1` writes one, and goes on "
                 "with one that was interrupted"
             )
-        index = json.loads((self.folder / INDEX).read_text())
+        index = tensor_files.settings(self.folder / INDEX)
         if index.get("format") != FORMAT:
             raise ValueError(f"{self.folder / INDEX} is of format {index.get('format')}, not {FORMAT}; cache anew")
         self.index: dict[str, Any] = index

@@ -6,11 +6,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from instant3d.weights import architecture_of, read_numbers
+from instant3d.weights import architecture_of, check_ranges, check_size, read_numbers
 
+BYPASS_GROUPS = 32  # of channels that the bypass normalises
 EXTENT_CHANNELS = 11  # that the carved grid writes into the planes
 
 Span = tuple[float, float]
+
+COUNT, WIDTH, SIDE, LAYERS, HEADS = (0, 65536), (1, 16384), (1, 1024), (1, 256), (1, 256)
+RANGES: dict[str, Span] = {
+    "image_size": (0, 8192),
+    "encoder_width": WIDTH,
+    "encoder_depth": LAYERS,
+    "encoder_heads": HEADS,
+    "patch": (1, 256),
+    "width": WIDTH,
+    "depth": LAYERS,
+    "heads": HEADS,
+    "token_side": (1, 256),
+    "plane_side": SIDE,
+    "channels": (1, 4096),
+    "decoder_width": (1, 4096),
+    "decoder_layers": (2, 64),
+    "lift_side": (0, 1024),
+    "lift_width": (1, 4096),
+    "encoder_feed": COUNT,
+    "encoder_epsilon": (0, 1),
+    "registers": (0, 1024),
+    "position_side": (0, 1024),
+    "background": (0, 1),
+    "camera_width": (0, 16384),
+    "feed": COUNT,
+    "epsilon": (0, 1),
+    "last_epsilon": (0, 1),
+    "rgb_margin": (0, 1),
+    "foreground": (0, 1),
+    "assumed_camera": (-360, 360),
+    "known_elevations_deg": (-90, 90),
+    "known_radii": (0, 1000),
+    "known_fovs_deg": (0, 180),
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +120,9 @@ class Architecture:
     known_fovs_deg: Span | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
+        self._check_heads()
+        check_size(self._parameters())
         if self.plane_side % self.token_side:
             raise ValueError(
                 f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple"
@@ -103,6 +141,25 @@ class Architecture:
             )
         if self.registers and self.positions == "dino":
             raise ValueError("DINO's first code knows no registers; resize positions the antialiased way")
+
+    def _check_heads(self) -> None:
+        for prefix in ("encoder_", ""):
+            width, heads = getattr(self, f"{prefix}width"), getattr(self, f"{prefix}heads")
+            if width % heads:
+                raise ValueError(f"a {prefix}width of {width} cannot be shared by {heads} heads; choose a divisor")
+        if self.bypass and self.width % BYPASS_GROUPS:
+            raise ValueError(f"with a bypass, width must be a multiple of {BYPASS_GROUPS}, got {self.width}")
+
+    def _parameters(self) -> int:
+        """Roughly: those of the matrices."""
+        feeds = (self.encoder_feed or 4 * self.encoder_width, self.feed or 4 * self.width)
+        encoder = self.encoder_depth * self.encoder_width * (4 * self.encoder_width + 2 * feeds[0])
+        blocks = self.depth * self.width * (8 * self.width + 2 * feeds[1])
+        tables = 3 * self.token_side**2 * self.width + self.position_side**2 * self.encoder_width
+        lift = 3 * self.lift_side * self.lift_width * 5 + 100 * self.lift_width**2 * bool(self.lift_side)
+        decoder = self.decoder_layers * self.decoder_width**2
+        upsample = self.width * self.channels * max(1, self.plane_side // self.token_side) ** 2
+        return encoder + blocks + tables + lift + decoder + upsample
 
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:

@@ -1,0 +1,208 @@
+"""Wavefront .obj files (+y up) to meshes, one a material.
+
+Own code rather than a library's: a stranger's file must be read as meant or refused, and the common readers count
+relative indices from the end of the file, take one material library and fill in concave faces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instant3d.mesh.mtl import Material, materials, statements
+from instant3d.mesh.polygons import Triangulator
+from instant3d.mesh.texture_files import Decoder, TooLarge, content, path_inside, plain_text
+from instant3d.mesh.triangles import MAX_FACES, WORLD_FROM_Y_UP, Mesh
+
+VERTEX, UV, NORMAL = 0, 1, 2
+# what a corner names, by its words with each number as 0
+FORMS = {
+    "0": (VERTEX,),
+    "0/": (VERTEX,),
+    "0//": (VERTEX,),
+    "0/0": (VERTEX, UV),
+    "0/0/": (VERTEX, UV),
+    "0//0": (VERTEX, NORMAL),
+    "0/0/0": (VERTEX, UV, NORMAL),
+}
+NAMES = ("vertices", "texture coordinates", "normals")
+MAX_PARTS = 4096  # materials, each of which becomes a mesh
+MAX_WORDS = 16  # in the name of one material library
+
+
+def read(path: Path) -> list[Mesh]:
+    """The parts of an .obj."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
+        return list(_Object(path).meshes())
+
+
+class _Object:
+    """The statements of one file, sorted by what they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder, self.decoder, self.triangulator = path.parent, Decoder(), Triangulator()
+        self.rows: dict[str, list[str]] = {"v": [], "vt": [], "vn": []}
+        self.polygons: dict[tuple[str, str], list[str]] = defaultdict(list)  # by material and form
+        self.libraries: dict[Path, dict[str, Material]] = {}
+        self.textures: dict[Path, np.ndarray] = {}
+        self._sort(plain_text(content(path)))
+
+    def _sort(self, text: str) -> None:
+        material = ""
+        for word, rest in statements(text):
+            if word in self.rows:
+                self.rows[word].append(rest)
+            elif word == "f":
+                self._polygon(material, rest)
+            elif word == "usemtl":
+                material = rest
+            elif word == "mtllib":
+                self._libraries(rest)
+
+    def _polygon(self, material: str, rest: str) -> None:
+        """Keep a face's corners with those of the same form, relative numbers as absolute ones."""
+        corners = rest.partition("#")[0].split()
+        if len(corners) < 3:
+            return
+        if "-" in rest:
+            corners = [self._absolute(corner) for corner in corners]
+        words = " ".join(corners)
+        self.polygons[material, re.sub(r"\d+", "0", words)].append(words)
+
+    def _absolute(self, corner: str) -> str:
+        """A corner whose negative numbers, which count back from the rows read so far, count from the start."""
+        words, lists = corner.split("/"), self.rows.values()
+        return "/".join(
+            str(max(0, len(rows) + 1 + int(word))) if word.startswith("-") else word
+            for word, rows in zip(words, lists, strict=False)
+        )
+
+    def _libraries(self, rest: str) -> None:
+        for path in _named_files(self.folder, rest):
+            if path not in self.libraries:
+                self.libraries[path] = materials(plain_text(content(path)))
+
+    def _material(self, name: str) -> Material:
+        """As the first library that has it says; white if none has."""
+        return next((found[name] for found in self.libraries.values() if name in found), Material())
+
+    def meshes(self) -> Iterator[Mesh]:
+        """One for each material and what its corners name."""
+        if sum(len(faces) * (form.count(" ") - 1) for (_, form), faces in self.polygons.items()) > MAX_FACES:
+            raise TooLarge(f"it holds more than {MAX_FACES} triangles; simplify it first")
+        lists = [_numbers(self.rows["v"], 3), _numbers(self.rows["vt"], 2), _numbers(self.rows["vn"], 3)]
+        colors = _colors(self.rows["v"])
+        triangles: dict[tuple[str, tuple[int, ...]], list[np.ndarray]] = defaultdict(list)
+        for (material, form), faces in self.polygons.items():
+            corners, kept = _corners(faces, form, [len(rows) for rows in lists])
+            number, *three = self.triangulator.triangles(corners[..., VERTEX], lists[VERTEX]).T
+            triangles[material, kept].append(np.stack([corners[number, k] for k in three], axis=1))
+        if len(triangles) > MAX_PARTS:
+            raise TooLarge(f"it holds {len(triangles)} materials; at most {MAX_PARTS} are taken")
+        for (name, _), found in triangles.items():
+            yield self._mesh(np.concatenate(found), name, lists, colors)
+
+    def _mesh(self, corners: np.ndarray, name: str, lists: list[np.ndarray], colors: np.ndarray | None) -> Mesh:
+        """Of corners (F, 3, 3): vertex, texture coordinate and normal, -1 where there is none."""
+        used, faces = _distinct(corners.reshape(-1, 3), [len(rows) for rows in lists])
+        vertex, uv, normal = used.T
+        material = self._material(name)
+        look: dict[str, Any] = {"base_color": material.base_color}
+        if material.texture is not None and uv.min(initial=0) >= 0:
+            look = self._texture(material, lists[UV][uv])  # Kd is then no colour of its own
+        elif colors is not None:
+            look["colors"] = colors[vertex]
+        normals = None if normal.min(initial=0) < 0 else _unit(lists[NORMAL][normal] @ WORLD_FROM_Y_UP.T)
+        return Mesh(lists[VERTEX][vertex] @ WORLD_FROM_Y_UP.T, faces.reshape(-1, 3), normals, **look)
+
+    def _texture(self, material: Material, uv: np.ndarray) -> dict[str, Any]:
+        path = path_inside(self.folder, str(material.texture))
+        if path not in self.textures:
+            self.textures[path] = self.decoder.decode(content(path))
+        moved = uv * material.scale + material.offset
+        wrap = ("clamp", "clamp") if material.clamped else ("repeat", "repeat")
+        return {"uv": moved * (1, -1) + (0, 1), "texture": self.textures[path], "wrap": wrap}  # .obj counts v upwards
+
+
+def _named_files(folder: Path, rest: str) -> list[Path]:
+    """The files of a statement: one, whose name may hold blanks, or several; each name is as long as there is a file.
+
+    Raises:
+        ValueError: A name leads to no file, or outside the folder.
+    """
+    words, found = rest.split(), list[Path]()
+    while words:
+        length = next((n for n in range(min(len(words), MAX_WORDS), 1, -1) if _is_there(folder, words[:n])), 1)
+        found.append(path_inside(folder, " ".join(words[:length])))
+        del words[:length]
+    return found
+
+
+def _is_there(folder: Path, words: Sequence[str]) -> bool:
+    try:
+        return path_inside(folder, " ".join(words)).is_file()
+    except ValueError:
+        return False
+
+
+def _numbers(rows: Sequence[str], width: int) -> np.ndarray:
+    """The first `width` numbers of each row, (N, width) float64."""
+    if not rows:
+        return np.zeros((0, width))
+    if width == 2:
+        rows = [row if " " in row else f"{row} 0" for row in rows]  # a texture along one axis
+    return _table(rows, range(width))
+
+
+def _colors(rows: Sequence[str]) -> np.ndarray | None:
+    """Red, green and blue that follow each vertex, (N, 3) in [0, 1], if they follow all."""
+    if not rows or len(rows[0].split()) < 6 or min(len(row.partition("#")[0].split()) for row in rows) < 6:
+        return None
+    found = _table(rows, range(3, 6))
+    return found / 255 if found.max() > 1 else found
+
+
+def _table(rows: Sequence[str], columns: range) -> np.ndarray:
+    """Numbers (N, C) of the rows; `loadtxt` passes over empty ones, which would number all others anew."""
+    found = np.loadtxt(rows, usecols=columns, ndmin=2)
+    if len(found) != len(rows):
+        raise ValueError(f"{len(rows) - len(found)} of {len(rows)} vertices or the like have no numbers")
+    return found
+
+
+def _corners(faces: Sequence[str], form: str, counts: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Numbers from 0 of vertex, texture coordinate and normal, (P, N, 3), -1 where a form has none; and what it has.
+
+    Raises:
+        ValueError: A face is of no known form, or names what is not there.
+    """
+    one, *others = form.split(" ")
+    if one not in FORMS or any(other != one for other in others):
+        raise ValueError(f"it has a face {faces[0]!r}, whose corners are not all of one form such as 1/1/1")
+    kept = FORMS[one]
+    found = np.full((len(faces), 1 + len(others), 3), -1, dtype=np.int64)
+    numbers = np.fromstring(" ".join(faces).replace("/", " "), dtype=np.int64, sep=" ")
+    found[..., kept] = numbers.reshape(*found.shape[:2], len(kept)) - 1
+    for k in kept:
+        low, high = int(found[..., k].min()) + 1, int(found[..., k].max()) + 1
+        if low < 1 or high > counts[k]:
+            raise ValueError(f"its faces name {NAMES[k]} {low} to {high}, but there are {counts[k]}")
+    return found, kept
+
+
+def _distinct(corners: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows of (C, 3), and which of them each row is, (C,)."""
+    pair = corners[:, VERTEX] * (counts[UV] + 1) + corners[:, UV] + 1
+    _, which = np.unique(pair, return_inverse=True)
+    key = which * (counts[NORMAL] + 1) + corners[:, NORMAL] + 1
+    _, first, which = np.unique(key, return_index=True, return_inverse=True)
+    return corners[first], which
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
