@@ -13,7 +13,7 @@ EXTENT_CHANNELS = 11  # that the carved grid writes into the planes
 
 Span = tuple[float, float]
 
-COUNT, WIDTH, SIDE, LAYERS, HEADS = (0, 65536), (1, 16384), (1, 1024), (1, 256), (1, 256)
+COUNT, WIDTH, SIDE, LAYERS, HEADS = (0, 65536), (1, 16384), (1, 1024), (0, 256), (1, 256)
 RANGES: dict[str, Span] = {
     "image_size": (0, 8192),
     "encoder_width": WIDTH,
