@@ -25,7 +25,7 @@ from instant3d.chart import Line, chart
 from instant3d.gallery import Gallery, Order
 from instant3d.losses import Perceptual
 from instant3d.pipeline import ViewsTo3D
-from instant3d.sampling import Sampling, Start
+from instant3d.sampling import Sampler, Sampling, Start
 from instant3d.views import Views
 from instant3d.writers import Row
 
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def settings(
-    steps: Sequence[int], starts: Sequence[Start], samplers: Sequence[str], base: Sampling
+    steps: Sequence[int], starts: Sequence[Start], samplers: Sequence[Sampler], base: Sampling
 ) -> dict[str, Sampling]:
     """Every combination, by a name such as "blob, euler, 30 steps"."""
     combined = itertools.product(starts, samplers, sorted(set(steps)))

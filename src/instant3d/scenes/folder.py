@@ -13,6 +13,7 @@ white background is flooded from the border (`instant3d.scenes.pictures.decode`)
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +91,8 @@ def read(
     """
     path, document = _document(Path(folder))
     root = path.parent.resolve()
-    how = {"frames": frames, "size": size, "maps": maps, "widest": widest}
-    return decode(document, lambda name: file_content(root, name), path.parent, **how)
+    content = functools.partial(file_content, root)
+    return decode(document, content, path.parent, frames=frames, size=size, maps=maps, widest=widest)
 
 
 def document(folder: str | Path) -> transforms.Document:
