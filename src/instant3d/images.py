@@ -118,14 +118,6 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def is_turned(image: Image.Image) -> bool:
-    """Whether an EXIF tag asks for the image to be turned or mirrored before it is shown."""
-    try:
-        return image.getexif().get(ORIENTATION, 1) in range(2, 9)
-    except LIBRARY_ERRORS:
-        return False
-
-
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its camera was held; a tag that cannot be understood is not followed."""
     try:
