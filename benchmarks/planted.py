@@ -40,7 +40,7 @@ def cut_short() -> bytes:
 
 
 def endless(targets: int = 1_000_000) -> bytes:
-    """Well-formed, small, and it keeps a reader busy for an hour: the same long row of zeros is added ever again."""
+    """Well-formed and small, but the same long row of zeros is added ever again, which a reader must refuse."""
     document = triangle(
         meshes=[
             {

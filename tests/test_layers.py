@@ -12,7 +12,7 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 ROWS = (
     # nouns
     ("complaints", "listing"),
-    ("__init__", "atomic", "batch", "bundled", "arguments", "hub", "images", "progress", "prompts"),
+    ("__init__", "atomic", "batch", "bundled", "arguments", "hub", "images", "progress", "prompts", "tensor_files"),
     ("cameras", "caption_words", "devices", "sampling", "weights", "random_numbers"),
     ("system_options",),
     ("views",),

@@ -105,7 +105,7 @@ def check_ranges(architecture: Any, ranges: Mapping[str, tuple[float, float]]) -
     """
     for name, (low, high) in ranges.items():
         value = getattr(architecture, name)
-        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        numbers = value if isinstance(value, tuple | list) else () if value is None else (value,)
         if not all(low <= number <= high for number in numbers):  # also false for what is no number (NaN)
             raise ValueError(f"{name} must lie from {low} to {high}, got {value}")
 

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import endless_object
 import full_disk
 import numpy as np
 import pytest
@@ -113,13 +114,14 @@ def odd(tmp_path_factory):
     objects, out = tmp_path_factory.mktemp("objects"), tmp_path_factory.mktemp("out")
     for name in ("first", "last"):
         write_ball(objects / f"{name}.glb")
-    for name in ("cut_short", "bomb", "crowd", "prowler", "endless"):
+    for name in ("cut_short", "bomb", "crowd", "prowler"):
         (objects / f"{name}.glb").write_bytes(getattr(planted, name)())
+    write_ball(objects / "endless.glb")
     os.mkfifo(objects / "pipe.glb")
     items = [*catalogue.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
     items.sort(key=lambda item: item.id == "endless")  # a process fewer to start
-    count = render.render_all(items, out, TINY, render.Means(workers=1, backend="embree", timeout_s=4.0))
-    return count, out
+    means = render.Means(workers=1, backend="embree", timeout_s=4.0)
+    return render.render_all(items, out, TINY, means, work=endless_object.render), out
 
 
 def test_bad_objects_take_no_good_one_with_them(odd):

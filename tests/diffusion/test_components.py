@@ -54,7 +54,7 @@ def test_plain_diffusers_opens_a_saved_model_and_draws_the_same(saved):
     pipeline.set_progress_bar_config(disable=True)
     settings = {"num_inference_steps": 2, "output_type": "latent"}
     drawn = pipeline(PROMPT, generator=torch.Generator().manual_seed(0), **settings).images
-    own = StableDiffusionXLPipeline(**vars(Components.load(folder / "half")))
+    own = StableDiffusionXLPipeline(**Components.load(folder / "half").parts)
     own.set_progress_bar_config(disable=True)
     torch.testing.assert_close(own(PROMPT, generator=torch.Generator().manual_seed(0), **settings).images, drawn)
 

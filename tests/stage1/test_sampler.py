@@ -39,8 +39,7 @@ def theirs(components, prompts, sampling, latents, **settings):
 
     changes = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
     scheduler = schedule({**components.scheduler.config, **changes}, sampling.sampler)
-    parts = {f.name: getattr(components, f.name) for f in dataclasses.fields(components)}
-    pipeline = StableDiffusionXLPipeline(**{**parts, "scheduler": scheduler})
+    pipeline = StableDiffusionXLPipeline(**{**components.parts, "scheduler": scheduler})
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
         prompts,

@@ -114,6 +114,11 @@ class Components:
             **{name: [kind.__module__.split(".")[0], kind.__name__] for name, kind in kinds.items()},
         }
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts by name, as `StableDiffusionXLPipeline` takes them."""
+        return {name: getattr(self, name) for name in ALL}
+
     def to(self, device: str | torch.device) -> Self:
         """Move the networks."""
         for name in NETWORKS:

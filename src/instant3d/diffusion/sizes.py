@@ -11,7 +11,7 @@ RANGES = {
     "hidden_size": WIDTH,
     "intermediate_size": (1, 262144),
     "projection_dim": WIDTH,
-    "num_hidden_layers": LAYERS,
+    "num_hidden_layers": (0, LAYERS[1]),  # none: the direct system may read word vectors alone
     "num_attention_heads": HEADS,
     "vocab_size": (1, 4_000_000),
     "max_position_embeddings": (1, 65536),
