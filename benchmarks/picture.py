@@ -23,7 +23,7 @@ from instant3d.mesh import load
 SIZE = 224  # pixels of an image
 ACROSS = 2  # prompts side by side
 BETWEEN = turntable(12)[1:2]  # 15 degrees from the nearest view that was drawn
-ZOOM = 1.25  # of the new views, which leave less room around an object than those that are drawn
+ZOOM = 1.15  # of the new views, which leave less room around an object than those that are drawn
 AROUND_DEG = (30, 120)  # from the front, of an asset that was made without views
 
 
