@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from instant3d import bundled, cli, prompts
+from instant3d import bundled, caption_words, cli, prompts
 from instant3d.caption_words import FILE, MAX_BYTES, CaptionWords, split
 from instant3d.stage1.scenes_as_grids import read_keep
 
@@ -38,10 +38,12 @@ def test_words_and_names_are_counted_by_how_often_their_captions_are_shown():
     assert list(CaptionWords.of(CAPTIONS).counts.items()) == list(expected.items())
 
 
-def test_no_caption_makes_a_list_that_is_too_large_to_be_read(tmp_path):
-    noise = {f"a {'x' * 990} {''.join(map(chr, (0x4E00 + k // 500, 0x4E00 + k % 500)))}": 1 for k in range(110_000)}
-    CaptionWords.of(noise).write(tmp_path)
-    assert len(CaptionWords.read(tmp_path).counts) == 100_000
+def test_a_list_keeps_the_most_frequent_words_of_bearable_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(caption_words, "MAX_TERMS", 2)
+    CaptionWords.of({"rare": 1, "often": 3, "sometimes": 2, "x" * 51: 9}).write(tmp_path)
+    assert (tmp_path / FILE).read_text() == "often\t3\nsometimes\t2\n"
+    largest = 100_000 * len(("\U00020000" * 50 + "\t999999999999\n").encode())
+    assert largest <= MAX_BYTES, "what can be written can be read"
 
 
 def test_rare_words_are_not_rounded_away():
@@ -126,13 +128,19 @@ def test_the_file_is_a_word_a_tab_and_a_number_on_each_line(tmp_path):
         ("red\t\u0661\n".encode(), "line 1 should be"),
         (b"\t1\n", "line 1 is empty"),
         (b"r\xe9d\t1\n", "not UTF-8"),
-        (b"red\t1\n" * (MAX_BYTES // 6 + 1), "larger than"),
         (b"x" * 1001 + b"\t1\n", "line 1 has 1,001 characters"),
     ],
 )
 def test_a_file_that_is_no_list_of_words_is_refused_in_a_sentence(tmp_path, content, complaint):
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(ValueError, match=complaint):
+        CaptionWords.read(tmp_path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / FILE).open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(ValueError, match="larger than"):
         CaptionWords.read(tmp_path)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from instant3d import prompts
 
 FILE = "caption_words.txt"
-MAX_BYTES, MAX_TERMS, LONGEST_TERM = 2**24, 100_000, 50  # of the file; words and names; characters
+MAX_BYTES, MAX_TERMS, LONGEST_TERM = 2**25, 100_000, 50  # of the file; words and names; characters
 LONGEST_NAME = 5  # words
 FOLLOWED = 3  # different words that a name of several words stands behind, such as colours
 ALIKE = 0.75  # difflib's ratio from which on two words are spelt alike
