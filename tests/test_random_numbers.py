@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from scipy import stats
 
-from instant3d.random_numbers import drawn_on, rand_like, randn_like
+from instant3d.random_numbers import GOLDEN, _mixed, drawn_on, normal_of, rand_like, randn_like, uniform_of
 from instant3d.supply import seeded
 
 LIKE = torch.zeros(3, 5, dtype=torch.float64)
@@ -45,3 +46,29 @@ def test_seeds_give_generators_on_the_device_asked_for(monkeypatch):
     monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or generator)
     seeded(1, 2, device="cuda")
     assert asked == ["cuda"]
+
+
+def test_bits_are_mixed_as_in_the_published_splitmix64():
+    states = torch.tensor([1234567], dtype=torch.int64) + torch.arange(1, 4) * GOLDEN  # wraps modulo 2**64
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]  # of seed 1234567
+    assert [int(value) % 2**64 for value in _mixed(states)] == published
+
+
+@pytest.mark.parametrize(("draw", "law"), [(uniform_of, "uniform"), (normal_of, "norm")])
+def test_numbers_of_examples_follow_their_law_within_and_across_examples(draw, law):
+    found = draw(torch.arange(1000), (64,), 0, 1)
+    assert stats.kstest(found.flatten().numpy(), law).pvalue > 0.01
+    assert stats.kstest(found[:, 0].numpy(), law).pvalue > 0.01
+    neighbours = torch.corrcoef(torch.stack([found[:-1].flatten(), found[1:].flatten()]))[0, 1]
+    assert abs(float(neighbours)) < 0.02
+
+
+def test_an_examples_numbers_depend_on_its_number_and_the_key_alone():
+    alone, among = normal_of(torch.tensor([7]), (2, 3), 5, 1), normal_of(torch.tensor([3, 7]), (2, 3), 5, 1)
+    assert torch.equal(alone[0], among[1])
+    for other in (normal_of(torch.tensor([7]), (2, 3), 1, 5), normal_of(torch.tensor([7]), (2, 3), 5, 2), among[:1]):
+        assert not torch.isclose(alone, other).any()
+
+
+def test_a_number_for_each_example_has_its_batchs_shape():
+    assert uniform_of(torch.arange(5), (), 0).shape == (5,)

@@ -301,10 +301,10 @@ def _share(recipe: Recipe, part: str) -> float:
 
 
 def _loaders(recipe: Recipe, part: str) -> int:
-    """Processes that read scenes for a training; stage 1's latents and the direct system's prompts need none."""
-    if part != "stage2":
-        return 0
-    return max(recipe.workers - 2, 1) if recipe.parallel else 1
+    """Processes that read for a training: most for stage 2's scenes, few for latents, none for prompts."""
+    if not recipe.parallel:
+        return int(part == "stage2")
+    return {"stage1": min(2, recipe.workers), "stage2": max(recipe.workers - 3, 1)}.get(part, 0)
 
 
 def _emulates_bfloat16(recipe: Recipe) -> bool:

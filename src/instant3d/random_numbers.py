@@ -1,11 +1,15 @@
-"""Random numbers drawn on the generator's device, so that training on a GPU does not wait for the CPU to draw them."""
+"""Random numbers drawn where they are used, so that training on a GPU does not wait for the CPU to draw them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the odd number nearest to 2**64 divided by the golden ratio, as an int64
 
 
 def rand_like(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -26,3 +30,49 @@ def drawn_on(generator: torch.Generator | None, device: torch.device | str = "cp
         device: Where to draw without a generator; a generator draws on its own device, for it can on no other.
     """
     return {"generator": generator, "device": device if generator is None else generator.device}
+
+
+def uniform_of(numbers: Tensor, shape: Sequence[int], *key: int) -> Tensor:
+    """Uniform numbers in [0, 1) that are a function of an example's number alone, whatever its batch and device.
+
+    A counter-based generator (Salmon et al. 2011): a whole batch is drawn by a few operations where it is used,
+    without a generator for each example.
+
+    Args:
+        numbers: Examples' numbers, (B,) int64; the result lies on their device.
+        shape: Of one example's numbers.
+        key: Seed and purpose; keys that differ in any place give streams of their own.
+
+    Returns:
+        (B, *shape), float32, in steps of 2**-24.
+    """
+    stream = numbers.to(torch.int64)
+    for part in key:
+        stream = _mixed(stream + _signed((part + 1) * GOLDEN))
+    counter = torch.arange(1, math.prod(shape) + 1, device=numbers.device) * GOLDEN
+    bits = _mixed(_mixed(stream)[:, None] + counter)
+    return (_shifted(bits, 40).float() * 2.0**-24).reshape(len(numbers), *shape)
+
+
+def normal_of(numbers: Tensor, shape: Sequence[int], *key: int) -> Tensor:
+    """Normal numbers (mean 0, variance 1), otherwise as `uniform_of`: (B, *shape) float32, by Box and Muller 1958."""
+    radius, angle = uniform_of(numbers, (2, *shape), *key).unbind(1)
+    return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
+
+
+def _mixed(state: Tensor) -> Tensor:
+    """The output function of SplitMix64 (Steele, Lea and Flood 2014): every bit of the result depends on every bit."""
+    state = (state ^ _shifted(state, 30)) * _signed(0xBF58476D1CE4E5B9)
+    state = (state ^ _shifted(state, 27)) * _signed(0x94D049BB133111EB)
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(state: Tensor, places: int) -> Tensor:
+    """A shift to the right that fills with zeros; torch's own keeps the sign."""
+    return (state >> places) & ((1 << (64 - places)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the bits of a number modulo 2**64."""
+    value %= 2**64
+    return value - 2**64 if value >= 2**63 else value

@@ -174,6 +174,8 @@ def main(args: list[str]) -> None:
     `--ckpt_path last` goes on where the last checkpoint in `trainer.default_root_dir` was written. Checkpoints are read
     with `weights_only`, which refuses pickles.
     """
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32 for products outside of autocast
     subcommand, rest = args[:1], args[1:]
     named = rest[:1] if rest[:1] and rest[0] in SYSTEMS else []
     system = named[0] if named else "stage2"

@@ -120,9 +120,17 @@ def test_favoured_names_make_up_their_share_each_as_often_as_another(tmp_path):
     assert [shown.count(caption) for caption in ("a huge blue cube", "the cubes")] == [8, 8]
 
 
-def test_a_favoured_name_that_nothing_shows_is_refused(cached):
-    with pytest.raises(ValueError, match=r"no grid .* 'teapot'"):
-        favouring([Cache(cached)], None, ["teapot"], 0.5)
+def test_a_favoured_name_that_nothing_shows_is_told_and_the_others_share_its_part(cached):
+    with pytest.warns(UserWarning, match=r"1 of 2 names .* 'teapot'; the others"):
+        sources, weights = favouring([Cache(cached)], None, ["ball", "teapot"], 0.5)
+    extra = sum(weight * len(source) for weight, source in zip(weights[1:], sources[1:], strict=True))
+    assert extra == pytest.approx(len(Cache(cached)))  # half of all examples
+
+
+def test_where_nothing_shows_any_favoured_name_all_is_as_without(cached):
+    with pytest.warns(UserWarning, match="2 of 2"):
+        _, weights = favouring([Cache(cached)], [3.0], ["kettle", "teapot"], 0.5)
+    assert weights == [3.0]
 
 
 def test_a_bad_prompt_costs_no_other_its_place(tmp_path):

@@ -135,8 +135,22 @@ def test_a_disturbed_camera_is_still_a_camera():
 
 def test_bending_by_nothing_changes_nothing():
     image = torch.rand(2, 4, 16, 16)
-    torch.testing.assert_close(bend(image, 0.0, torch.Generator()), image)
-    assert (bend(image, 0.02, torch.Generator().manual_seed(0)) - image).abs().max() > 0.01
+    torch.testing.assert_close(bend(image, torch.zeros(2, 2, 6, 6)), image)
+    assert (bend(image, 0.02 * torch.randn(2, 2, 6, 6)) - image).abs().max() > 0.01
+
+
+def test_bending_by_the_same_everywhere_shifts_the_image():
+    image = torch.rand(1, 1, 16, 16)
+    shift = torch.zeros(1, 2, 6, 6)
+    shift[:, 0] = 2 / 16  # in widths; a pixel is 1 / 16
+    torch.testing.assert_close(bend(image, shift)[..., :-2], image[..., 2:], atol=1e-4, rtol=0)
+
+
+def test_a_share_of_the_input_images_is_bent_and_the_others_are_left_alone():
+    views = ball_views(structured())[torch.arange(4).repeat(50)]
+    found = disturbed(views, 0.0, 0.15, torch.Generator().manual_seed(0))
+    changed = (found.rgb != views.rgb).flatten(1).any(1) | (found.alpha != views.alpha).flatten(1).any(1)
+    assert 15 < int(changed.sum()) < 45  # 30 of 200 are expected, give or take 5
 
 
 def test_an_empty_folder_is_named(tmp_path):

@@ -164,12 +164,13 @@ def decode(
         views = _frame(frame, document, load, with_maps, enough)
         first = first or (frame, views)
         _check_size(frame, views, *first, count=len(chosen), size=size)
-        _check_sight(frame, views.cameras)
         read.append(views if size is None else _square(views).resized(size, size))
-    _check_opacity(chosen, read)
+    scene = Views.stack(read)
+    _check_sight(chosen, scene.cameras)
+    _check_opacity(chosen, scene)
     scene_id = document.text("id") or path.resolve().name
     names = tuple(frame.name for frame in chosen)
-    return Scene(Views.stack(read), document.text("caption"), scene_id, names, path, document.credit)
+    return Scene(scene, document.text("caption"), scene_id, names, path, document.credit)
 
 
 def _frame(
@@ -254,9 +255,9 @@ def _check_size(
         )
 
 
-def _check_opacity(frames: Sequence[transforms.Frame], views: Sequence[Views]) -> None:
+def _check_opacity(frames: Sequence[transforms.Frame], views: Views) -> None:
     """Warn if nothing in any frame is opaque enough to count as object."""
-    greatest = max(float(view.alpha.max()) for view in views)
+    greatest = float(views.alpha.max())
     if greatest < 0.5:
         source = f"the mask {frames[0].mask}" if frames[0].mask else "its alpha"
         warnings.warn(
@@ -266,22 +267,24 @@ def _check_opacity(frames: Sequence[transforms.Frame], views: Sequence[Views]) -
         )
 
 
-def _check_sight(frame: transforms.Frame, camera: Cameras) -> None:
-    """Refuse a camera that cannot see the cube [-1, 1]^3; warn if it does not see the cube's centre."""
+def _check_sight(frames: Sequence[transforms.Frame], cameras: Cameras) -> None:
+    """Refuse a camera, of (V,), that cannot see the cube [-1, 1]^3; warn if it does not see the cube's centre."""
     corners = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3)
-    image, depth = camera.project(corners)
-    shown = (depth > 0) & ((image > 0) & (image < 1)).all(-1)
-    if camera.positions.norm() > MAX_DISTANCE:
-        raise ValueError(
-            f"{frame.where} stands more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
-        )
-    if not (shown.any() or _hits_cube(camera)):
-        raise ValueError(
-            f"{frame.where} looks away from the object: its camera sees nothing of the cube [-1, 1]^3 around the "
-            "origin; check the matrix's axes (OpenGL: x right, y up, z backward), or move and scale the cameras"
-        )
-    if not shown[len(corners) // 2]:
-        warnings.warn(f"{frame.where} does not show the origin, where the object should be", stacklevel=3)
+    image, depth = cameras.project(corners.expand(len(frames), -1, -1))
+    shown = (depth > 0) & ((image > 0) & (image < 1)).all(-1)  # (V, 27)
+    far = cameras.positions.norm(dim=-1) > MAX_DISTANCE
+    for k, frame in enumerate(frames):
+        if far[k]:
+            raise ValueError(
+                f"{frame.where} stands more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
+            )
+        if not (shown[k].any() or _hits_cube(cameras[k])):
+            raise ValueError(
+                f"{frame.where} looks away from the object: its camera sees nothing of the cube [-1, 1]^3 around the "
+                "origin; check the matrix's axes (OpenGL: x right, y up, z backward), or move and scale the cameras"
+            )
+        if not shown[k, len(corners) // 2]:
+            warnings.warn(f"{frame.where} does not show the origin, where the object should be", stacklevel=3)
 
 
 def _hits_cube(camera: Cameras, across: int = 16) -> bool:

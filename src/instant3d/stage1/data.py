@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -246,19 +247,29 @@ class GridData(L.LightningDataModule):
 def favouring(
     sources: Sequence[Cache | Scenes], weights: Sequence[float] | None, names: Sequence[str], share: float
 ) -> tuple[list[Cache | Scenes], list[float]]:
-    """The caches, and behind them their grids of each name, with the weights that give the names their share."""
+    """The caches, and behind them their grids of each name, with the weights that give the names their share.
+
+    Names that no caption shows are left out with a warning; the others have their share.
+    """
     if not 0 < share < 1:
         raise ValueError(f"favoured_share is a share of the examples between 0 and 1, got {share}")
     weights = [1.0] * len(sources) if weights is None else list(weights)
     examples = share / (1 - share) * sum(w * len(source) for w, source in zip(weights, sources, strict=True))
-    more: list[tuple[Cache, float]] = []
-    for name in names:
-        shown = re.compile(rf"((an?|the) )?([^ ]+ )?{re.escape(name)}")
-        found = [part for source in sources if (part := _captioned(source, shown)) is not None]
-        if not found:
-            raise ValueError(f"no grid to be trained with has a caption such as {name!r}, which is to be favoured")
-        more += [(part, examples / len(names) / sum(map(len, found))) for part in found]
+    found = {name: parts for name in names if (parts := _captioned_all(sources, name))}
+    if missing := [name for name in names if name not in found]:
+        warnings.warn(
+            f"{len(missing)} of {len(names)} names to be favoured are in no caption of what is trained with: "
+            f"{', '.join(map(repr, missing))}; the others are favoured",
+            stacklevel=2,
+        )
+    more = [(part, examples / len(found) / sum(map(len, parts))) for parts in found.values() for part in parts]
     return [*sources, *(part for part, _ in more)], [*weights, *(weight for _, weight in more)]
+
+
+def _captioned_all(sources: Sequence[Cache | Scenes], name: str) -> list[Cache]:
+    """The parts of caches whose captions are a name; an article and one more word may stand before it."""
+    shown = re.compile(rf"((an?|the) )?([^ ]+ )?{re.escape(name)}")
+    return [part for source in sources if (part := _captioned(source, shown)) is not None]
 
 
 def _captioned(source: Cache | Scenes, shown: re.Pattern[str]) -> Cache | None:

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from instant3d.caption_words import CaptionWords
+from instant3d.cuda_graphs import GraphedModule
 from instant3d.diffusion.components import Components, merge_lora, with_lora
 from instant3d.diffusion.process import min_snr_weight, noised, target
 from instant3d.diffusion.text import TextEmbedding, encode
+from instant3d.random_numbers import normal_of, uniform_of
 from instant3d.sampling import Sampling
 from instant3d.schedule import scheduled
 from instant3d.stage1.cache import PARTS, Encoded, posterior
 from instant3d.stage1.data import GridData, Pictures, Requests
 from instant3d.stage1.sampler import GridSampler
-from instant3d.supply import seeded
 
 QUARTERS = 4  # of the timesteps, each with its own loss in the log
 
@@ -53,6 +54,19 @@ class Frozen:
         return self.encoders.to(device)
 
 
+class _Prediction(nn.Module):
+    """A UNet of an SDXL as a function of tensors alone."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
+        """The prediction (B, C, h, w) for latents (B, C, h, w), text tokens (B, T, D), (B, D'), and sizes (B, 6)."""
+        conditions = {"text_embeds": pooled, "time_ids": time_ids}
+        return self.unet(latents, timestep, tokens, added_cond_kwargs=conditions, return_dict=False)[0]
+
+
 class Stage1(L.LightningModule):
     """Teaches the UNet of an SDXL to draw four views of an object as one picture.
 
@@ -66,6 +80,8 @@ class Stage1(L.LightningModule):
     sample_latents           draw latents from the VAE's posterior; its mean otherwise
     gradient_checkpointing   recompute the UNet's blocks in the backward pass to save memory
     half_base                with LoRA, keep what is frozen in bfloat16; needs precision bf16-mixed
+    cuda_graphs              record the UNet's passes as CUDA graphs: a small UNet is several times as fast, for its
+                             many kernels are launched at once; whole UNets on one GPU, without checkpointing
     sampling                 how `predict` draws, and the sample grids of validation
     """
 
@@ -87,12 +103,15 @@ class Stage1(L.LightningModule):
         sample_latents: bool = True,
         gradient_checkpointing: bool = False,
         half_base: bool = False,
+        cuda_graphs: bool = False,
         sampling: Sampling = Sampling(),
         seed: int = 0,
     ) -> None:
         super().__init__()
         if half_base and not lora_rank:
             raise ValueError("half_base keeps frozen weights in bfloat16, but nothing is frozen; set lora_rank too")
+        if cuda_graphs and (lora_rank or gradient_checkpointing):
+            raise ValueError("cuda_graphs needs a whole UNet without gradient_checkpointing; set one of them to false")
         dtype = torch.bfloat16 if half_base else torch.float32
         parts = Components.load(base, parts=("unet", "scheduler"), dtype=dtype)
         self.base, self.lora_rank, self.lora_alpha = base, lora_rank, float(lora_alpha or lora_rank)
@@ -106,6 +125,7 @@ class Stage1(L.LightningModule):
         else:
             self.unet: Any = parts.unet.requires_grad_(True)
         self.network.train()
+        self.graphed = GraphedModule(_Prediction(self.network)) if cuda_graphs else None
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
         self.register_buffer("abar", parts.scheduler.alphas_cumprod.float().clone(), persistent=False)
@@ -122,12 +142,17 @@ class Stage1(L.LightningModule):
     def on_fit_start(self) -> None:
         data = cast(Any, self.trainer).datamodule
         self.words = data.words if isinstance(data, GridData) else None
+        if self.graphed and (self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1):
+            raise ValueError("cuda_graphs is for one process without accumulation; set model.cuda_graphs to false")
 
     def training_step(self, batch: Encoded | Pictures, batch_idx: int) -> Tensor:
         grids = self.encoded(batch)
         chance = draw(grids, self.seed, len(self.abar), self.prompt_dropout)
         loss = self.losses(grids, chance)
-        self.log_dict(by_quarter("train/loss", loss.detach(), chance.timestep, len(self.abar)), batch_size=len(loss))
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # counting waits for the GPU
+            self.log_dict(
+                by_quarter("train/loss", loss.detach(), chance.timestep, len(self.abar)), batch_size=len(loss)
+            )
         self.log("train/loss", loss.detach().mean(), prog_bar=True, batch_size=len(loss))
         return loss.mean()
 
@@ -184,8 +209,8 @@ class Stage1(L.LightningModule):
         """The UNet's answer (B, C, h, w); told that the pictures are `size` pixels wide and high and uncropped."""
         none = torch.zeros_like(size)
         time_ids = torch.stack([size, size, none, none, size, size], dim=-1).to(latents.dtype)
-        told = {"text_embeds": text.pooled, "time_ids": time_ids}
-        return self.network(latents, timestep, text.tokens, added_cond_kwargs=told, return_dict=False)[0]
+        predict = self.graphed if self.graphed and self.training else _Prediction(self.network)
+        return predict(latents, timestep, text.tokens, text.pooled, time_ids)
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -204,15 +229,10 @@ class Stage1(L.LightningModule):
 
 def draw(grids: Encoded, seed: int, timesteps: int, prompt_dropout: float) -> Draw:
     """What chance decides, a function of the seed and each example's number: neither of its batch nor of its device."""
-    shape = grids.mean.shape[1:]
-    found = []
-    for number in grids.number.tolist():
-        generator = seeded(seed, number, 3)
-        timestep = torch.randint(timesteps, (), generator=generator)
-        silent = torch.rand((), generator=generator) < prompt_dropout
-        noise, within = torch.randn(2, *shape, generator=generator)
-        found.append((timestep, noise, within, silent))
-    return Draw(*(torch.stack(part).to(grids.mean.device) for part in zip(*found, strict=True)))
+    shape, number = grids.mean.shape[1:], grids.number
+    timestep = (uniform_of(number, (), seed, 0) * timesteps).long()
+    noise, within = normal_of(number, (2, *shape), seed, 1).unbind(1)
+    return Draw(timestep, noise, within, uniform_of(number, (), seed, 2) < prompt_dropout)
 
 
 def muted(text: TextEmbedding, silent: Tensor) -> TextEmbedding:

@@ -267,16 +267,16 @@ def disturbed(views: Views, jitter: float, distortion: float, generator: torch.G
     rgb, alpha = views.rgb, views.alpha
     if distortion:
         bent = torch.rand(len(rgb), generator=generator) < distortion
-        image = bend(torch.cat([rgb * alpha, alpha], dim=-3), 0.02, generator)
-        straight = image[:, :3] / image[:, 3:].clamp(min=1e-6)
-        rgb = torch.where(bent[:, None, None, None], straight.clamp(0, 1), rgb)
-        alpha = torch.where(bent[:, None, None, None], image[:, 3:], alpha)
+        coarse = torch.randn(len(rgb), 2, 6, 6, generator=generator)
+        if bent.any():
+            image = bend(torch.cat([rgb * alpha, alpha], dim=-3)[bent], 0.02 * coarse[bent])
+            rgb, alpha = rgb.clone(), alpha.clone()
+            rgb[bent], alpha[bent] = (image[:, :3] / image[:, 3:].clamp(min=1e-6)).clamp(0, 1), image[:, 3:]
     return Views(rgb, alpha, cameras)
 
 
-def bend(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Images (V, C, H, W) shifted by a smooth field whose standard deviation is `strength` of the width."""
-    coarse = torch.randn(len(image), 2, 6, 6, generator=generator) * (2 * strength)
-    shift = F.interpolate(coarse, image.shape[-2:], mode="bicubic", align_corners=True).movedim(1, -1)
+def bend(image: Tensor, coarse: Tensor) -> Tensor:
+    """Images (V, C, H, W) shifted by a smooth field, given on a coarse grid (V, 2, h, w) in widths of the image."""
+    shift = F.interpolate(2 * coarse, image.shape[-2:], mode="bicubic", align_corners=True).movedim(1, -1)
     identity = F.affine_grid(torch.eye(2, 3).expand(len(image), 2, 3), list(image.shape), align_corners=False)
     return F.grid_sample(image, identity + shift, align_corners=False)
