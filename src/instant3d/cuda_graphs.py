@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,10 @@ def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tens
     device = inputs[0].device
     if device.type != "cuda":
         return module
-    settings = {"dtype": torch.get_autocast_dtype("cuda"), "enabled": torch.is_autocast_enabled("cuda")}
-    with torch.autocast("cuda", cache_enabled=False, **settings):  # casts are part of the recording
-        return torch.cuda.make_graphed_callables(_Call(module), inputs, allow_unused_input=True)
+    dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # casts are part of the recording
+        recorded = torch.cuda.make_graphed_callables(_Call(module), inputs, allow_unused_input=True)
+    return cast(Callable[..., Tensor], recorded)
 
 
 class _Call(nn.Module):

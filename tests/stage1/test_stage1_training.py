@@ -167,6 +167,23 @@ def test_low_rank_additions_change_nothing_at_first_and_merge_into_what_they_wer
         torch.testing.assert_close(whole.losses(grids, chance), wrapped, atol=1e-5, rtol=1e-5)
 
 
+def test_a_unet_to_be_recorded_gives_the_losses_and_gradients_of_a_plain_one(model, cached):
+    plain, graphed = Stage1(str(model)), Stage1(str(model), cuda_graphs=True)  # on the CPU nothing is recorded
+    grids = batch(cached)
+    chance = draw(grids, 0, 1000, 0.1)
+    for module in (plain, graphed):
+        module.train().losses(grids, chance).mean().backward()
+    assert set(graphed.state_dict()) == set(plain.state_dict())
+    for one, two in zip(plain.parameters(), graphed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+
+
+@pytest.mark.parametrize("other", [{"lora_rank": 4}, {"gradient_checkpointing": True}])
+def test_what_cannot_be_recorded_is_refused(other, model):
+    with pytest.raises(ValueError, match="cuda_graphs needs a whole UNet without gradient_checkpointing"):
+        Stage1(str(model), cuda_graphs=True, **other)
+
+
 def test_only_the_additions_learn(model, cached):
     module = Stage1(str(model), lora_rank=4, gradient_checkpointing=True)
     grids = batch(cached)

@@ -1,5 +1,6 @@
 """Training: it learns, it continues where it was killed, and two processes do what one would."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,18 @@ def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
     with pytest.raises(ValueError, match="not opened"):
         training.export(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_compiled_network_trains_as_the_plain_one(folder, monkeypatch):
+    module = Stage2(Architecture(**TINY), marching=Marching(8, 0), perceptual_weights=None, torch_compile=True)
+    example = TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=16, zoom=(16, 32)))[0][None]
+    plain = module.field(example.inputs).projected
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced, not translated
+    module.on_train_start()
+    compiled = module.field(example.inputs).projected
+    assert module.compiled is not None
+    torch.testing.assert_close(compiled, plain)
+    assert set(module.state_dict()) == {f"network.{name}" for name in module.network.state_dict()}
 
 
 def test_norms_biases_and_tokens_do_not_decay():

@@ -149,7 +149,7 @@ class Stage1(L.LightningModule):
         grids = self.encoded(batch)
         chance = draw(grids, self.seed, len(self.abar), self.prompt_dropout)
         loss = self.losses(grids, chance)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # counting waits for the GPU
+        if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:  # counting waits for the GPU
             self.log_dict(
                 by_quarter("train/loss", loss.detach(), chance.timestep, len(self.abar)), batch_size=len(loss)
             )
