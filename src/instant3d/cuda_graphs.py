@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ class GraphedModule:
     used with it, for gradients of one replay lie where the next one writes them.
 
     Args:
-        module: What is recorded; it returns one tensor, and holds no randomness such as dropout.
+        module: What is recorded; it returns tensors, and holds no randomness such as dropout.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.recorded: Callable[..., Tensor] | None = None
+        self.recorded: Callable[..., Any] | None = None
         self.shapes: tuple[Any, ...] = ()
 
     def __deepcopy__(self, memo: Any) -> GraphedModule:
@@ -30,8 +30,8 @@ class GraphedModule:
             self  # recorded kernels cannot be copied; a copy of the weights, such as their average, has no use for it
         )
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """The module's output; inputs are tensors that need no gradient.
+    def __call__(self, *inputs: Tensor) -> Any:
+        """The module's output, a tensor or a tuple of them; inputs are tensors that need no gradient.
 
         Raises:
             ValueError: If the inputs' shapes are others than at the first call.
@@ -47,15 +47,14 @@ class GraphedModule:
         return self.recorded(*inputs)
 
 
-def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
     """What replays the passes of a module, recorded with the precision that is in force now."""
     device = inputs[0].device
     if device.type != "cuda":
         return module
     dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
     with torch.autocast("cuda", dtype, enabled, cache_enabled=False):  # casts are part of the recording
-        recorded = torch.cuda.make_graphed_callables(_Call(module), inputs, allow_unused_input=True)
-    return cast(Callable[..., Tensor], recorded)
+        return torch.cuda.make_graphed_callables(_Call(module), inputs, allow_unused_input=True)
 
 
 class _Call(nn.Module):
@@ -65,7 +64,7 @@ class _Call(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Any:
         return self.module(*inputs)
 
 

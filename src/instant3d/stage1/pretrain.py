@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from instant3d.cuda_graphs import GraphedModule
 from instant3d.devices import fast_dtype
 from instant3d.diffusion.small import clip_pair
 from instant3d.schedule import rate
@@ -96,20 +97,35 @@ def train_vae(vae: Any, data: CaptionedViews, training: Training, state: Path | 
         state: File that keeps an unfinished training.
     """
 
+    coded = GraphedModule(_Autoencoder(vae))  # a small network: launching its kernels takes longer than running them
+    side = data.views.shape[-1] // 2 ** (len(vae.config.block_out_channels) - 1)
+    latents = (training.batch_size, vae.config.latent_channels, side, side)
+
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, str]:
         images, _ = data.draw(training.batch_size, generator)
         images = images.flip(-1) if step % 2 else images
+        noise = torch.randn(latents, generator=generator, device=images.device)
         with half_precision(images.device):
-            posterior = vae.encode(images).latent_dist
-            mean, log_variance = posterior.mean.float(), posterior.logvar.float()
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            output = vae.decode(mean + noise * (log_variance / 2).exp()).sample
+            output, mean, log_variance = coded(images, noise)
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
         error = output.float() - images
         psnr = -10 * (error.detach().square().mean() / 4).log10()
         return _reconstruction_loss(error) + KL * divergence, f"{float(psnr):.1f} dB" if _due(step) else ""
 
     optimize(vae, loss, training, name="vae", state=state)
+
+
+class _Autoencoder(nn.Module):
+    """A VAE as a function of tensors alone: images and noise to images and the posterior's mean and log variance."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        posterior = self.vae.encode(images).latent_dist
+        mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+        return self.vae.decode(mean + noise * (log_variance / 2).exp()).sample, mean, log_variance
 
 
 def _reconstruction_loss(error: Tensor) -> Tensor:
@@ -178,7 +194,7 @@ def optimize(
     """
     device = next(module.parameters()).device
     optimizer = torch.optim.AdamW(module.train().parameters(), lr=training.learning_rate, betas=(0.9, 0.99))
-    average = torch.optim.swa_utils.AveragedModel(module, avg_fn=_averaged)
+    average = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=lambda *lists: _average(*lists[:2], step))
     parts = {"module": module, "average": average, "optimizer": optimizer}
     step, seconds = _restore(state, parts, device)
     begin = time.monotonic() - seconds
@@ -215,9 +231,9 @@ def _due(step: int) -> bool:
     return step % 10 == 9
 
 
-def _averaged(mean: Tensor, now: Tensor, count: Tensor | int) -> Tensor:
-    """Weights averaged over about the last 200 steps, or over the last tenth while there were fewer."""
-    return torch.lerp(mean, now, max(0.005, 10 / (float(count) + 10)))
+def _average(means: Sequence[Tensor], now: Sequence[Tensor], count: int) -> None:
+    """Average weights, in place, over about the last 200 steps, or over the last tenth while there were fewer."""
+    torch._foreach_lerp_(list(means), list(now), max(0.005, 10 / (count + 10)))
 
 
 def _keep(state: Path, parts: Mapping[str, Any], step: int, seconds: float) -> None:
