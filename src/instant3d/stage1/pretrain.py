@@ -194,7 +194,7 @@ def optimize(
     """
     device = next(module.parameters()).device
     optimizer = torch.optim.AdamW(module.train().parameters(), lr=training.learning_rate, betas=(0.9, 0.99))
-    average = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=lambda *lists: _average(*lists[:2], step))
+    average = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=lambda means, now, _: _average(means, now, step))
     parts = {"module": module, "average": average, "optimizer": optimizer}
     step, seconds = _restore(state, parts, device)
     begin = time.monotonic() - seconds
