@@ -7,6 +7,7 @@ the ray's way through the cube from entry to exit, and their lengths are world l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from instant3d.cameras import Cameras, Rays
 from instant3d.nerf.field import Field, normals
 from instant3d.random_numbers import rand_like
 from instant3d.views import Views
+
+if TYPE_CHECKING:
+    from instant3d.nerf.fused import Fused
 
 BYTES_PER_POINT = 4 * 64 * 8  # a 64-wide float32 decoder keeps about eight such rows of each point while it runs
 
@@ -116,19 +120,37 @@ def march(
                 only these are blended
     generator   moves samples within their intervals; without one, they sit in the middle
     """
-    near, far = box_span(rays)
-    edges = even_edges(near, far, samples)
+    edges = even_edges(*box_span(rays), samples)
     if importance:
         with torch.no_grad():
-            density = field.density(_points(rays, _inside(edges, generator)))
-            edges = importance_edges(
-                edges, weights(density.unflatten(-1, edges[..., 1:].shape[-2:]), edges), importance, generator
-            )
-    points = _points(rays, _inside(edges, generator))
+            weight = interval_weights(field, rays, edges, _inside(edges, generator))
+            edges = importance_edges(edges, weight, importance, generator)
+    return blended(field, rays, edges, _inside(edges, generator), with_normals)
+
+
+def interval_weights(field: Field, rays: Rays, edges: Tensor, at: Tensor) -> Tensor:
+    """Share of the light (..., R, S) that intervals of rays (..., R) send, by density at distances (..., R, S)."""
+    fused = _fused(field, "weights", rays, at)
+    if fused is not None:
+        return fused.weights(rays, edges, at)
+    return weights(field.density(_points(rays, at)).unflatten(-1, at.shape[-2:]), edges)
+
+
+def blended(field: Field, rays: Rays, edges: Tensor, at: Tensor, with_normals: bool = False) -> Pixels:
+    """What rays (..., R) see of a field whose samples at distances (..., R, S) fill the intervals of `edges`."""
+    fused = None if with_normals else _fused(field, "pixels", rays, at)
+    if fused is not None:
+        return Pixels(*fused.pixels(rays, edges, at))
+    points, shape = _points(rays, at), at.shape[-2:]
     density, rgb = field(points)
-    shape = edges[..., 1:].shape[-2:]
     normal = normals(field, points).unflatten(-2, shape) if with_normals else None
     return composite(density.unflatten(-1, shape), rgb.unflatten(-2, shape), edges, normal)
+
+
+def _fused(field: Field, mode: Literal["pixels", "weights"], rays: Rays, at: Tensor) -> Fused | None:
+    """The kernels that march a field's rays in one pass, where it has some that can be taken."""
+    fused: Fused | None = getattr(field, "fused", None)
+    return fused if fused and fused.takes(mode, at.shape[-1], rays.origins, rays.directions, at) else None
 
 
 def _inside(edges: Tensor, generator: torch.Generator | None) -> Tensor:
