@@ -26,6 +26,7 @@ Mode = Literal["pixels", "weights", "points"]
 Choice = Literal["auto", "never", "always"]
 
 NAMES = {F.relu: "relu", F.silu: "silu", F.softplus: "softplus", torch.exp: "exp"}
+COLUMNS = 16  # of the last layer, whose 4 are padded to what a product takes
 POINT_STEPS = 8  # blocks of points that one program goes through
 WIDEST, DEEPEST = 128, 16  # decoders that fit a processor's registers and shared memory
 BLOCKS = {"forward": (64, 4), "backward": (64, 4), "deep": (64, 8)}  # rows of a block and warps
@@ -134,8 +135,8 @@ class Fused:
             F.pad(decoder.first.bias, (0, pad)),
             torch.stack([F.pad(layer.weight, (0, pad, 0, pad)) for layer in hidden]) if hidden else empty,
             torch.stack([F.pad(layer.bias, (0, pad)) for layer in hidden]) if hidden else empty,
-            F.pad(decoder.last.weight, (0, pad)).contiguous(),
-            decoder.last.bias,
+            F.pad(decoder.last.weight, (0, pad, 0, COLUMNS - 4)),
+            F.pad(decoder.last.bias, (0, COLUMNS - 4)),
         )
         self.alpha = decoder.alpha if setup.scaled else projected.new_ones(())
 
@@ -160,7 +161,7 @@ class Fused:
     def pixels(self, rays: Rays, edges: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """rgb (..., R, 3), alpha and distance (..., R) of rays (..., R) with samples at (..., R, S)."""
         out = self._run("pixels", at.shape[-1], rays.origins, rays.directions, edges, at)
-        rgb, alpha, moment = out.split([3, 1, 1], dim=-1)
+        alpha, rgb, moment = out.split([1, 3, 1], dim=-1)
         return rgb, alpha[..., 0], (moment / alpha.clamp(min=1e-6))[..., 0]
 
     def weights(self, rays: Rays, edges: Tensor, at: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-OUTPUTS = tl.constexpr(16)  # columns of the last layer, padded to the least that a product takes; 4 are used
+COLUMNS = tl.constexpr(16)  # of the last layer, the least that a product takes: density, red, green, blue, unused
+SEEN = tl.constexpr(5)  # what is blended of a sample: 1, red, green, blue, distance
 
 
 @triton.jit
@@ -66,39 +67,41 @@ def _cell(x, SIDE: tl.constexpr):
 
 
 @triton.jit
-def _rows(across, down, NUMBER: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """Offsets of a point's four texels of plane NUMBER, and their weights."""
-    top = (NUMBER * SIDE + down[0]) * SIDE
-    bottom = (NUMBER * SIDE + down[1]) * SIDE
-    offsets = (
-        (top + across[0]) * WIDTH,
-        (top + across[1]) * WIDTH,
-        (bottom + across[0]) * WIDTH,
-        (bottom + across[1]) * WIDTH,
-    )
-    shares = (down[2] * across[2], down[2] * across[3], down[3] * across[2], down[3] * across[3])
+def _texels(x, y, z, plane, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """Offsets of points' four texels of a plane (0 xy, 1 xz, 2 yz), and their bilinear weights."""
+    left, right, on_left, on_right = _cell(tl.where(plane == 2, y, x), SIDE)
+    top, bottom, on_top, on_bottom = _cell(tl.where(plane == 0, y, z), SIDE)
+    top = (plane * SIDE + top) * SIDE
+    bottom = (plane * SIDE + bottom) * SIDE
+    offsets = ((top + left) * WIDTH, (top + right) * WIDTH, (bottom + left) * WIDTH, (bottom + right) * WIDTH)
+    shares = (on_top * on_left, on_top * on_right, on_bottom * on_left, on_bottom * on_right)
     return offsets, shares
 
 
 @triton.jit
-def _gather(total, planes, across, down, channel, NUMBER: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """`total` (rows, WIDTH) and the bilinear samples of one plane."""
-    offsets, shares = _rows(across, down, NUMBER, SIDE, WIDTH)
-    for corner in tl.static_range(4):
-        texel = tl.load(planes + offsets[corner][:, None] + channel[None, :]).to(total.dtype)
-        total += shares[corner][:, None] * texel
+def _sample(planes, x, y, z, bias, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr, SUM: tl.constexpr):
+    """The bias and the bilinear samples of three planes, (rows, WIDTH).
+
+    A loop over planes, which is not unrolled: all twelve texels at once would not fit into registers.
+    """
+    total = tl.zeros((x.shape[0], WIDTH), SUM) + bias[None, :]
+    for plane in range(3):
+        offsets, shares = _texels(x, y, z, plane, SIDE, WIDTH)
+        for corner in tl.static_range(4):
+            texel = tl.load(planes + offsets[corner][:, None] + channel[None, :]).to(SUM)
+            total += shares[corner][:, None] * texel
     return total
 
 
 @triton.jit
-def _scatter(value, live, planes, across, down, channel, NUMBER: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """Add the gradient (rows, WIDTH) of samples to that of one plane's texels."""
-    offsets, shares = _rows(across, down, NUMBER, SIDE, WIDTH)
-    for corner in tl.static_range(4):
-        share = shares[corner]
-        touched = live & (share != 0)
-        where = planes + offsets[corner][:, None] + channel[None, :]
-        tl.atomic_add(where, share[:, None] * value, mask=touched[:, None], sem="relaxed")
+def _scatter(planes, x, y, z, value, live, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """Add the gradient (rows, WIDTH) of samples to that of the texels, in rows that are live."""
+    for plane in range(3):
+        offsets, shares = _texels(x, y, z, plane, SIDE, WIDTH)
+        for corner in tl.static_range(4):
+            touched = live & (shares[corner] != 0)
+            where = planes + offsets[corner][:, None] + channel[None, :]
+            tl.atomic_add(where, shares[corner][:, None] * value, mask=touched[:, None], sem="relaxed")
 
 
 @triton.jit
@@ -143,9 +146,19 @@ def _blob(x, y, z, BLOB: tl.constexpr, RADIUS: tl.constexpr):
 
 
 @triton.jit
-def _output(state, weights, biases, channel, NUMBER: tl.constexpr, WIDTH: tl.constexpr):
-    row = tl.load(weights + NUMBER * WIDTH + channel)
-    return tl.sum(state * row[None, :], 1) + tl.load(biases + NUMBER)
+def _sight(outputs, middle, column, steepness, SCALED: tl.constexpr, MARGIN: tl.constexpr):
+    """What is blended of samples, (rows, COLUMNS), and its derivative by the last layer's outputs."""
+    if SCALED:
+        share = tl.sigmoid(outputs * steepness)
+        seen = share / steepness
+        slope = share * (1 - share)
+    else:
+        share = tl.sigmoid(outputs)
+        seen = share * (1 + 2 * MARGIN) - MARGIN
+        slope = share * (1 - share) * (1 + 2 * MARGIN)
+    seen = tl.where(column[None, :] == 0, 1.0, seen)
+    seen = tl.where(column[None, :] == SEEN - 1, middle[:, None], seen)
+    return seen, slope
 
 
 @triton.jit
@@ -200,15 +213,17 @@ def forward(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """MODE "pixels": rgb, alpha and sum of weight x middle; "weights": every interval's weight; "points": density."""
+    """MODE "pixels": what is blended, SEEN of a ray; "weights": every interval's weight; "points": density."""
     thing = tl.program_id(1).to(tl.int64)
     start = thing * count
     planes += thing * (3 * SIDE * SIDE * WIDTH)
     channel = tl.arange(0, WIDTH)
+    column = tl.arange(0, COLUMNS)
     number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row = tl.minimum(number, count - 1)
     origin = (0.0, 0.0, 0.0)
     step = (0.0, 0.0, 0.0)
+    near = tl.zeros((BLOCK,), SUM)
     if MODE != "points":
         origin = _vector(origins, start + row)
         step = _vector(directions, start + row)
@@ -216,29 +231,23 @@ def forward(
         far = tl.load(edges + (start + row) * (STEPS + 1) + STEPS)
         if tl.max(far - near) <= 0:
             return
-    else:
-        near = tl.zeros((BLOCK,), SUM)
     matrices, biases = _load_hidden(hidden_weight, hidden_bias, LAYERS, WIDTH, PRODUCT)
     bias = tl.load(first_bias + channel)
+    last = tl.load(last_weight + column[:, None] * WIDTH + channel[None, :]).to(PRODUCT)
+    last_offset = tl.load(last_bias + column)
     steepness = tl.load(alpha)
     depth = tl.zeros((BLOCK,), SUM)
-    red = tl.zeros((BLOCK,), SUM)
-    green = tl.zeros((BLOCK,), SUM)
-    blue = tl.zeros((BLOCK,), SUM)
-    opacity = tl.zeros((BLOCK,), SUM)
-    moment = tl.zeros((BLOCK,), SUM)
+    blended = tl.zeros((BLOCK, COLUMNS), SUM)
     for i in range(STEPS):
         if MODE == "points":
             number = (tl.program_id(0) * STEPS + i) * BLOCK + tl.arange(0, BLOCK)
             row = tl.minimum(number, count - 1)
         x, y, z = _position(origin, step, at, start, row, i, MODE, STEPS)
-        along_x, along_y, along_z = _cell(x, SIDE), _cell(y, SIDE), _cell(z, SIDE)
-        features = tl.zeros((BLOCK, WIDTH), SUM)
-        features = _gather(features, planes, along_x, along_y, channel, 0, SIDE, WIDTH)
-        features = _gather(features, planes, along_x, along_z, channel, 1, SIDE, WIDTH)
-        features = _gather(features, planes, along_y, along_z, channel, 2, SIDE, WIDTH) + bias[None, :]
+        features = _sample(planes, x, y, z, bias, channel, SIDE, WIDTH, SUM)
         state, _before = _decode(features, matrices, biases, KIND, LAYERS, PRODUCT, SUM, PRECISION)
-        raw = _output(state, last_weight, last_bias, channel, 0, WIDTH) + BIAS
+        outputs = tl.dot(state.to(PRODUCT), tl.trans(last), input_precision=PRECISION, out_dtype=SUM)
+        outputs += last_offset[None, :]
+        raw = tl.sum(tl.where(column[None, :] == 0, outputs, 0.0), 1) + BIAS
         if BLOB != 0:
             raw += _blob(x, y, z, BLOB, RADIUS)
         density = _activation(raw, DENSITY)
@@ -252,42 +261,12 @@ def forward(
             if MODE == "weights":
                 tl.store(out + (start + row) * STEPS + i, weight, mask=number < count)
             else:
-                opacity += weight
-                moment += weight * (0.5 * (edge + near))
-                r = _output(state, last_weight, last_bias, channel, 1, WIDTH)
-                g = _output(state, last_weight, last_bias, channel, 2, WIDTH)
-                b = _output(state, last_weight, last_bias, channel, 3, WIDTH)
-                red += weight * _colour(r, steepness, SCALED, MARGIN)
-                green += weight * _colour(g, steepness, SCALED, MARGIN)
-                blue += weight * _colour(b, steepness, SCALED, MARGIN)
+                seen, _slopes = _sight(outputs, 0.5 * (edge + near), column, steepness, SCALED, MARGIN)
+                blended += weight[:, None] * seen
             near = edge
     if MODE == "pixels":
-        place = out + (start + row) * 5
-        tl.store(place, red, mask=number < count)
-        tl.store(place + 1, green, mask=number < count)
-        tl.store(place + 2, blue, mask=number < count)
-        tl.store(place + 3, opacity, mask=number < count)
-        tl.store(place + 4, moment, mask=number < count)
-
-
-@triton.jit
-def _colour(raw, steepness, SCALED: tl.constexpr, MARGIN: tl.constexpr):
-    if SCALED:
-        y = tl.sigmoid(raw * steepness) / steepness
-    else:
-        y = tl.sigmoid(raw) * (1 + 2 * MARGIN) - MARGIN
-    return y
-
-
-@triton.jit
-def _colour_slope(raw, steepness, SCALED: tl.constexpr, MARGIN: tl.constexpr):
-    if SCALED:
-        s = tl.sigmoid(raw * steepness)
-        y = s * (1 - s)
-    else:
-        s = tl.sigmoid(raw)
-        y = s * (1 - s) * (1 + 2 * MARGIN)
-    return y
+        place = out + (start + row)[:, None] * SEEN + column[None, :]
+        tl.store(place, blended, mask=(number < count)[:, None] & (column < SEEN)[None, :])
 
 
 @triton.jit
@@ -339,20 +318,18 @@ def backward(
     planes += thing * (3 * SIDE * SIDE * WIDTH)
     d_planes += thing * (3 * SIDE * SIDE * WIDTH)
     channel = tl.arange(0, WIDTH)
-    column = tl.arange(0, OUTPUTS)
+    column = tl.arange(0, COLUMNS)
     number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row = tl.minimum(number, count - 1)
-    steepness = tl.load(alpha)
     origin = (0.0, 0.0, 0.0)
     step = (0.0, 0.0, 0.0)
     near = tl.zeros((BLOCK,), SUM)
-    d_red = near
-    d_green = near
-    d_blue = near
-    d_opacity = near
-    d_moment = near
-    behind = near
-    most = near
+    matrices, biases = _load_hidden(hidden_weight, hidden_bias, LAYERS, WIDTH, PRODUCT)
+    bias = tl.load(first_bias + channel)
+    last = tl.load(last_weight + column[:, None] * WIDTH + channel[None, :]).to(PRODUCT)
+    last_offset = tl.load(last_bias + column)
+    steepness = tl.load(alpha)
+    depth = tl.zeros((BLOCK,), SUM)
     if MODE == "pixels":
         origin = _vector(origins, start + row)
         step = _vector(directions, start + row)
@@ -360,51 +337,37 @@ def backward(
         far = tl.load(edges + (start + row) * (STEPS + 1) + STEPS)
         if tl.max(far - near) <= 0:
             return
-        place = (start + row) * 5
-        alive = number < count
-        d_red = tl.load(gradient + place, mask=alive, other=0.0)
-        d_green = tl.load(gradient + place + 1, mask=alive, other=0.0)
-        d_blue = tl.load(gradient + place + 2, mask=alive, other=0.0)
-        d_opacity = tl.load(gradient + place + 3, mask=alive, other=0.0)
-        d_moment = tl.load(gradient + place + 4, mask=alive, other=0.0)
-        behind = d_red * tl.load(out + place) + d_green * tl.load(out + place + 1) + d_blue * tl.load(out + place + 2)
-        behind += d_opacity * tl.load(out + place + 3) + d_moment * tl.load(out + place + 4)
-        brightest = 1.0 + MARGIN
-        if SCALED:
-            brightest = 1.0 / steepness
-        most = (tl.abs(d_red) + tl.abs(d_green) + tl.abs(d_blue)) * brightest
-        most += tl.abs(d_opacity) + tl.abs(d_moment) * far
-    matrices, biases = _load_hidden(hidden_weight, hidden_bias, LAYERS, WIDTH, PRODUCT)
-    bias = tl.load(first_bias + channel)
-    ones = tl.full((BLOCK, OUTPUTS), 1.0, SUM).to(PRODUCT)
-    depth = tl.zeros((BLOCK,), SUM)
+        place = (start + row)[:, None] * SEEN + column[None, :]
+        given = (number < count)[:, None] & (column < SEEN)[None, :]
+        d_blended = tl.load(gradient + place, mask=given, other=0.0)
+        behind = tl.sum(d_blended * tl.load(out + place, mask=given, other=0.0), 1)
+        brightest, _slopes = _sight(
+            tl.full((BLOCK, COLUMNS), 100.0, SUM), far, column, steepness, SCALED, MARGIN
+        )
+        most = tl.sum(tl.abs(d_blended) * brightest, 1)
+    ones = tl.full((BLOCK, COLUMNS), 1.0, SUM).to(PRODUCT)
     d_matrices = ()
-    d_biases = (tl.zeros((WIDTH, OUTPUTS), SUM),)
+    d_biases = (tl.zeros((WIDTH, COLUMNS), SUM),)
     for _layer in tl.static_range(LAYERS):
-        d_matrices = d_matrices + (tl.zeros((WIDTH, WIDTH), SUM),)
-        d_biases = d_biases + (tl.zeros((WIDTH, OUTPUTS), SUM),)
-    d_last = tl.zeros((WIDTH, OUTPUTS), SUM)
-    d_last_bias_rows = tl.zeros((BLOCK, OUTPUTS), SUM)
+        d_matrices = d_matrices + (tl.zeros((WIDTH, WIDTH), SUM),)  # noqa: RUF005
+        d_biases = d_biases + (tl.zeros((WIDTH, COLUMNS), SUM),)  # noqa: RUF005
+    d_last = tl.zeros((WIDTH, COLUMNS), SUM)
+    d_last_offset = tl.zeros((BLOCK, COLUMNS), SUM)
     for i in range(STEPS):
         if MODE == "points":
             number = (tl.program_id(0) * STEPS + i) * BLOCK + tl.arange(0, BLOCK)
             row = tl.minimum(number, count - 1)
         x, y, z = _position(origin, step, at, start, row, i, MODE, STEPS)
-        along_x, along_y, along_z = _cell(x, SIDE), _cell(y, SIDE), _cell(z, SIDE)
-        features = tl.zeros((BLOCK, WIDTH), SUM)
-        features = _gather(features, planes, along_x, along_y, channel, 0, SIDE, WIDTH)
-        features = _gather(features, planes, along_x, along_z, channel, 1, SIDE, WIDTH)
-        features = _gather(features, planes, along_y, along_z, channel, 2, SIDE, WIDTH) + bias[None, :]
+        features = _sample(planes, x, y, z, bias, channel, SIDE, WIDTH, SUM)
         state, before = _decode(features, matrices, biases, KIND, LAYERS, PRODUCT, SUM, PRECISION)
-        raw = _output(state, last_weight, last_bias, channel, 0, WIDTH) + BIAS
+        outputs = tl.dot(state.to(PRODUCT), tl.trans(last), input_precision=PRECISION, out_dtype=SUM)
+        outputs += last_offset[None, :]
+        raw = tl.sum(tl.where(column[None, :] == 0, outputs, 0.0), 1) + BIAS
         if BLOB != 0:
             raw += _blob(x, y, z, BLOB, RADIUS)
         if MODE == "points":
-            d_density = tl.load(gradient + start + row, mask=number < count, other=0.0)
-            d_raw = d_density * _slope(raw, DENSITY)
-            touched = d_raw != 0
+            d_raw = tl.load(gradient + start + row, mask=number < count, other=0.0) * _slope(raw, DENSITY)
             d_outputs = tl.where(column[None, :] == 0, d_raw[:, None], 0.0)
-            d_state = d_raw[:, None] * tl.load(last_weight + channel)[None, :]
         else:
             edge = tl.load(edges + (start + row) * (STEPS + 1) + i + 1)
             length = edge - near
@@ -412,33 +375,20 @@ def backward(
             weight = tl.exp(-depth) * _opacity(thickness)
             depth += thickness
             passed = tl.exp(-depth)
-            r = _output(state, last_weight, last_bias, channel, 1, WIDTH)
-            g = _output(state, last_weight, last_bias, channel, 2, WIDTH)
-            b = _output(state, last_weight, last_bias, channel, 3, WIDTH)
-            value = d_red * _colour(r, steepness, SCALED, MARGIN) + d_green * _colour(g, steepness, SCALED, MARGIN)
-            value += d_blue * _colour(b, steepness, SCALED, MARGIN)
-            value += d_opacity + d_moment * (0.5 * (edge + near))
+            seen, slopes = _sight(outputs, 0.5 * (edge + near), column, steepness, SCALED, MARGIN)
+            value = tl.sum(d_blended * seen, 1)
             behind -= weight * value
             limit = passed * most
             rest = tl.minimum(tl.maximum(behind, -limit), limit)
             d_raw = (passed * value - rest) * length * _slope(raw, DENSITY)
-            d_r = weight * d_red * _colour_slope(r, steepness, SCALED, MARGIN)
-            d_g = weight * d_green * _colour_slope(g, steepness, SCALED, MARGIN)
-            d_b = weight * d_blue * _colour_slope(b, steepness, SCALED, MARGIN)
-            touched = (d_raw != 0) | (d_r != 0) | (d_g != 0) | (d_b != 0)
-            d_outputs = tl.where(column[None, :] == 0, d_raw[:, None], 0.0)
-            d_outputs = tl.where(column[None, :] == 1, d_r[:, None], d_outputs)
-            d_outputs = tl.where(column[None, :] == 2, d_g[:, None], d_outputs)
-            d_outputs = tl.where(column[None, :] == 3, d_b[:, None], d_outputs)
-            d_state = d_raw[:, None] * tl.load(last_weight + channel)[None, :]
-            d_state += d_r[:, None] * tl.load(last_weight + WIDTH + channel)[None, :]
-            d_state += d_g[:, None] * tl.load(last_weight + 2 * WIDTH + channel)[None, :]
-            d_state += d_b[:, None] * tl.load(last_weight + 3 * WIDTH + channel)[None, :]
+            d_outputs = tl.where(column[None, :] < SEEN - 1, weight[:, None] * d_blended * slopes, 0.0)
+            d_outputs = tl.where(column[None, :] == 0, d_raw[:, None], d_outputs)
             near = edge
-        d_last_bias_rows += d_outputs
-        d_last = tl.dot(
-            tl.trans(state.to(PRODUCT)), d_outputs.to(PRODUCT), d_last, input_precision=PRECISION, out_dtype=SUM
-        )
+        touched = tl.max(tl.abs(d_outputs), 1) > 0
+        d_last_offset += d_outputs
+        d_outputs = d_outputs.to(PRODUCT)
+        d_last = tl.dot(tl.trans(state.to(PRODUCT)), d_outputs, d_last, input_precision=PRECISION, out_dtype=SUM)
+        d_state = tl.dot(d_outputs, last, input_precision=PRECISION, out_dtype=SUM)
         new_matrices = ()
         new_biases = ()
         for layer in tl.static_range(LAYERS - 1, -1, -1):
@@ -455,17 +405,12 @@ def backward(
         )
         d_matrices = new_matrices
         d_biases = (grown,) + new_biases  # noqa: RUF005
-        _scatter(d_features, touched, d_planes, along_x, along_y, channel, 0, SIDE, WIDTH)
-        _scatter(d_features, touched, d_planes, along_x, along_z, channel, 1, SIDE, WIDTH)
-        _scatter(d_features, touched, d_planes, along_y, along_z, channel, 2, SIDE, WIDTH)
+        _scatter(d_planes, x, y, z, d_features, touched, channel, SIDE, WIDTH)
     square = channel[:, None] * WIDTH + channel[None, :]
     for layer in tl.static_range(LAYERS):
         tl.atomic_add(d_hidden_weight + layer * WIDTH * WIDTH + square, d_matrices[layer], sem="relaxed")
         total = tl.sum(tl.where(column[None, :] == 0, d_biases[layer + 1], 0.0), 1)
         tl.atomic_add(d_hidden_bias + layer * WIDTH + channel, total, sem="relaxed")
     tl.atomic_add(d_first_bias + channel, tl.sum(tl.where(column[None, :] == 0, d_biases[0], 0.0), 1), sem="relaxed")
-    wanted = column < 4
-    tl.atomic_add(
-        d_last_weight + column[None, :] * WIDTH + channel[:, None], d_last, mask=wanted[None, :], sem="relaxed"
-    )
-    tl.atomic_add(d_last_bias + column, tl.sum(d_last_bias_rows, 0), mask=wanted, sem="relaxed")
+    tl.atomic_add(d_last_weight + column[None, :] * WIDTH + channel[:, None], d_last, sem="relaxed")
+    tl.atomic_add(d_last_bias + column, tl.sum(d_last_offset, 0), sem="relaxed")
