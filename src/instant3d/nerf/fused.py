@@ -29,8 +29,26 @@ NAMES = {F.relu: "relu", F.silu: "silu", F.softplus: "softplus", torch.exp: "exp
 COLUMNS = 16  # of the last layer, whose 4 are padded to what a product takes
 POINT_STEPS = 8  # blocks of points that one program goes through
 WIDEST, DEEPEST = 128, 16  # decoders that fit a processor's registers and shared memory
-BLOCKS = {"forward": (64, 4), "backward": (64, 4), "deep": (64, 8)}  # rows of a block and warps
 DEEP = 4  # hidden layers from which the backward pass needs more warps
+
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is spread over the GPU: rows of a block, warps, and the most registers of a thread (None: any)."""
+
+    block: int = 64
+    warps: int = 4
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton takes of it beside the kernel's own arguments."""
+        return {"num_warps": self.warps, "num_stages": 1} | ({"maxnreg": self.registers} if self.registers else {})
+
+
+LAUNCHES = {"forward": Launch(), "backward": Launch(warps=8), "deep backward": Launch(warps=8)}
+SHORT_PLANES = True  # texels are read in bfloat16 where products are
 
 _choice: list[Choice] = ["auto"]
 
@@ -192,7 +210,8 @@ class _Pass(torch.autograd.Function):
         batch, count = origins.shape[:2]
         shape = {"pixels": (5,), "weights": (steps,), "points": ()}[mode]
         out = origins.new_zeros(batch, count, *shape)
-        ready = [planes, *(layer.to(origins.dtype).contiguous() for layer in layers)]
+        short = SHORT_PLANES and product == torch.bfloat16
+        ready = [planes.to(product) if short else planes, *(layer.to(origins.dtype).contiguous() for layer in layers)]
         ctx.given = setup, mode, steps, product
         ctx.save_for_backward(alpha, origins, directions, edges, at, out, *ready)
         ctx.dtypes = [tensor.dtype for tensor in (planes, *layers)]
@@ -217,13 +236,13 @@ def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensor
     batch, count = origins.shape[:2]
     if not batch * count:
         return
-    block, warps = BLOCKS["deep" if name == "backward" and setup.layers >= DEEP else name]
-    rows = block * (steps if mode == "points" else 1)
+    how = LAUNCHES["deep backward" if name == "backward" and setup.layers >= DEEP else name]
+    rows = how.block * (steps if mode == "points" else 1)
     constants = setup.constants(mode, steps, planes.shape[2], product)
     kernel = getattr(fused_kernels, name)
     with torch.cuda.device(planes.device) if planes.is_cuda else contextlib.nullcontext():
         kernel[(-(-count // rows), batch)](
-            *tensors, count, **constants, BLOCK=block, num_warps=warps, num_stages=1
+            *tensors, count, **constants, BLOCK=how.block, **how.options
         )
 
 
