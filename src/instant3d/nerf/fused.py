@@ -239,9 +239,11 @@ def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensor
     how = LAUNCHES["deep backward" if name == "backward" and setup.layers >= DEEP else name]
     rows = how.block * (steps if mode == "points" else 1)
     constants = setup.constants(mode, steps, planes.shape[2], product)
-    kernel = getattr(fused_kernels, name)
+    kernel, grid = getattr(fused_kernels, name), (-(-count // rows), batch)
+    if name == "backward":
+        tensors = [*tensors, origins.new_empty(grid[0] * batch * how.block * setup.padded, dtype=product)]
     with torch.cuda.device(planes.device) if planes.is_cuda else contextlib.nullcontext():
-        kernel[(-(-count // rows), batch)](
+        kernel[grid](
             *tensors, count, **constants, BLOCK=how.block, **how.options
         )
 

@@ -49,7 +49,7 @@ def _slope(x, KIND: tl.constexpr):
 def _opacity(thickness):
     """1 - exp(-thickness), by its series where the difference would lose digits."""
     x = thickness
-    series = x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5 * (1 - x / 6)))))
+    series = x * (1 - x * (1 / 2) * (1 - x * (1 / 3) * (1 - x * (1 / 4) * (1 - x * (1 / 5) * (1 - x * (1 / 6))))))
     return tl.where(x < 0.05, series, 1 - tl.exp(-x))
 
 
@@ -94,8 +94,16 @@ def _sample(planes, x, y, z, bias, channel, SIDE: tl.constexpr, WIDTH: tl.conste
 
 
 @triton.jit
-def _scatter(planes, x, y, z, value, live, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """Add the gradient (rows, WIDTH) of samples to that of the texels, in rows that are live."""
+def _scatter(planes, x, y, z, value, live, scratch, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """Add the gradient (rows, WIDTH) of samples to that of the texels, in rows that are live.
+
+    On its way through memory a product's result, whose rows lie scattered over threads, becomes rows of neighbours.
+    """
+    place = scratch + tl.arange(0, value.shape[0])[:, None] * WIDTH + channel[None, :]
+    tl.debug_barrier()
+    tl.store(place, value.to(scratch.dtype.element_ty))
+    tl.debug_barrier()
+    value = tl.load(place).to(planes.dtype.element_ty)
     for plane in range(3):
         offsets, shares = _texels(x, y, z, plane, SIDE, WIDTH)
         for corner in tl.static_range(4):
@@ -290,6 +298,7 @@ def backward(
     d_hidden_bias,
     d_last_weight,
     d_last_bias,
+    scratch,
     count,
     MODE: tl.constexpr,
     STEPS: tl.constexpr,
@@ -317,6 +326,7 @@ def backward(
     start = thing * count
     planes += thing * (3 * SIDE * SIDE * WIDTH)
     d_planes += thing * (3 * SIDE * SIDE * WIDTH)
+    scratch += (thing * tl.num_programs(0) + tl.program_id(0)) * (BLOCK * WIDTH)
     channel = tl.arange(0, WIDTH)
     column = tl.arange(0, COLUMNS)
     number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -405,7 +415,7 @@ def backward(
         )
         d_matrices = new_matrices
         d_biases = (grown,) + new_biases  # noqa: RUF005
-        _scatter(d_planes, x, y, z, d_features, touched, channel, SIDE, WIDTH)
+        _scatter(d_planes, x, y, z, d_features, touched, scratch, channel, SIDE, WIDTH)
     square = channel[:, None] * WIDTH + channel[None, :]
     for layer in tl.static_range(LAYERS):
         tl.atomic_add(d_hidden_weight + layer * WIDTH * WIDTH + square, d_matrices[layer], sem="relaxed")
