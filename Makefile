@@ -18,7 +18,7 @@ with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SI
 	$(wildcard configs/$(1)/$(SIZE)_$(TRAINER).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
+.PHONY: help demo test lint bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
 	evaluate-text demo-weights
 
 help:  ## show this list
@@ -55,6 +55,9 @@ bench: .venv/.installed  ## measure speed: beside a plain textbook path, full-si
 	$(BIN)/python -m benchmarks.split
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.loader
+
+bench-gpu: .venv/.installed  ## measure the fused renderer and training steps on this machine's GPU
+	$(BIN)/python -m benchmarks.gpu
 
 render-data: MANIFEST = $(if $(OBJECTS),$(filter %.jsonl,$(OBJECTS)) $(wildcard $(OBJECTS)/*.jsonl),$(MADE))
 render-data: .venv/.installed  ## objects to checked and packed scenes: OBJECTS=folder|objects.jsonl PLAN=file DATA=folder

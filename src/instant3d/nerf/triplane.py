@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.batch import Batch
+
+if TYPE_CHECKING:
+    from instant3d.nerf.fused import Fused
 
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # which world axes run along the width and the height of each plane
 TINY = 1e-20  # of a squared distance, where its root has no slope
@@ -243,7 +246,16 @@ class TriplaneField:
     def device(self) -> torch.device:
         return self.projected.device
 
+    @functools.cached_property
+    def fused(self) -> Fused | None:
+        """The kernels that sample and decode it in one pass, where there are some for it."""
+        from instant3d.nerf.fused import prepared
+
+        return prepared(self)
+
     def density(self, points: Tensor) -> Tensor:
+        if self.fused and self.fused.takes("points", 0, points):
+            return self.fused.density(points)
         return self.decoder.to_density(self._raw(points, 1)[..., 0], points)
 
     def raw_density(self, points: Tensor) -> Tensor:

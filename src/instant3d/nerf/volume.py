@@ -7,6 +7,7 @@ the ray's way through the cube from entry to exit, and their lengths are world l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +19,11 @@ from instant3d.nerf.field import Field, normals
 from instant3d.random_numbers import rand_like
 from instant3d.views import Views
 
+if TYPE_CHECKING:
+    from instant3d.nerf.fused import Fused
+
 BYTES_PER_POINT = 4 * 64 * 8  # a 64-wide float32 decoder keeps about eight such rows of each point while it runs
+FUSED_BYTES_PER_POINT = 4 * 16  # edges and distances, and what they are made of
 
 
 @dataclass(frozen=True)
@@ -116,19 +121,37 @@ def march(
                 only these are blended
     generator   moves samples within their intervals; without one, they sit in the middle
     """
-    near, far = box_span(rays)
-    edges = even_edges(near, far, samples)
+    edges = even_edges(*box_span(rays), samples)
     if importance:
         with torch.no_grad():
-            density = field.density(_points(rays, _inside(edges, generator)))
-            edges = importance_edges(
-                edges, weights(density.unflatten(-1, edges[..., 1:].shape[-2:]), edges), importance, generator
-            )
-    points = _points(rays, _inside(edges, generator))
+            weight = interval_weights(field, rays, edges, _inside(edges, generator))
+            edges = importance_edges(edges, weight, importance, generator)
+    return blended(field, rays, edges, _inside(edges, generator), with_normals)
+
+
+def interval_weights(field: Field, rays: Rays, edges: Tensor, at: Tensor) -> Tensor:
+    """Share of the light (..., R, S) that intervals of rays (..., R) send, by density at distances (..., R, S)."""
+    fused = _fused(field, "weights", rays, at.shape[-1])
+    if fused is not None:
+        return fused.weights(rays, edges, at)
+    return weights(field.density(_points(rays, at)).unflatten(-1, at.shape[-2:]), edges)
+
+
+def blended(field: Field, rays: Rays, edges: Tensor, at: Tensor, with_normals: bool = False) -> Pixels:
+    """What rays (..., R) see of a field whose samples at distances (..., R, S) fill the intervals of `edges`."""
+    fused = None if with_normals else _fused(field, "pixels", rays, at.shape[-1])
+    if fused is not None:
+        return Pixels(*fused.pixels(rays, edges, at))
+    points, shape = _points(rays, at), at.shape[-2:]
     density, rgb = field(points)
-    shape = edges[..., 1:].shape[-2:]
     normal = normals(field, points).unflatten(-2, shape) if with_normals else None
     return composite(density.unflatten(-1, shape), rgb.unflatten(-2, shape), edges, normal)
+
+
+def _fused(field: Field, mode: Literal["pixels", "weights"], rays: Rays, samples: int) -> Fused | None:
+    """The kernels that march a field's rays in one pass, where it has some that can be taken."""
+    fused: Fused | None = getattr(field, "fused", None)
+    return fused if fused and fused.takes(mode, samples, rays.origins, rays.directions) else None
 
 
 def _inside(edges: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -158,12 +181,15 @@ def render(
     """Pictures (..., V, 3, height, width) of fields (...) by cameras (..., V); differentiable.
 
     max_memory     bytes that one chunk of rays may take; more chunks, the same picture (without a generator)
-    checkpointing  recompute each chunk in the backward pass instead of keeping it: memory of one chunk, 4/3 the time
+    checkpointing  recompute each chunk in the backward pass instead of keeping it: memory of one chunk, 4/3 the time;
+                   the fused kernels do so anyway
     """
     rays = cameras.rays(height, width)
     flat = Rays(rays.origins.flatten(-4, -2), rays.directions.flatten(-4, -2))  # (..., V * H * W, 3)
     objects = max(1, flat.origins[..., 0, 0].numel())
-    count = max(1, max_memory // (BYTES_PER_POINT * objects * max(samples, importance)))
+    fused = None if with_normals else _fused(field, "pixels", flat, importance or samples)
+    size = FUSED_BYTES_PER_POINT if fused else BYTES_PER_POINT
+    count = max(1, max_memory // (size * objects * max(samples, importance)))
 
     def piece(origins: Tensor, directions: Tensor, state: Tensor | None = None) -> Pixels:
         if generator is not None and state is not None:
@@ -178,7 +204,7 @@ def render(
         )
 
     chunks = zip(flat.origins.split(count, dim=-2), flat.directions.split(count, dim=-2), strict=True)
-    if checkpointing and torch.is_grad_enabled():
+    if checkpointing and torch.is_grad_enabled() and not fused:
         pieces = [
             checkpoint(piece, *chunk, generator.get_state() if generator else None, use_reentrant=False)
             for chunk in chunks

@@ -1,0 +1,323 @@
+"""Ray marching of a projected triplane in one pass on a GPU: which kernels run, with which arguments, and whether.
+
+Optional: needs Triton. `TriplaneField.fused` offers it, and `march` and `TriplaneField.density` take it where it can
+be taken and its self-check, once for every kind of call, comes out as the plain path does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import subprocess
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from instant3d.cameras import Rays, look_at
+from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+
+Mode = Literal["pixels", "weights", "points"]
+Choice = Literal["auto", "never", "always"]
+
+NAMES = {F.relu: "relu", F.silu: "silu", F.softplus: "softplus", torch.exp: "exp"}
+COLUMNS = 16  # of the last layer, whose 4 are padded to what a product takes
+POINT_STEPS = 8  # blocks of points that one program goes through
+WIDEST, DEEPEST = 128, 16  # decoders that fit a processor's registers and shared memory
+DEEP = 4  # hidden layers from which the backward pass needs more warps
+
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is spread over the GPU: rows of a block, warps, and the most registers of a thread (None: any)."""
+
+    block: int = 64
+    warps: int = 4
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton takes of it beside the kernel's own arguments."""
+        return {"num_warps": self.warps, "num_stages": 1} | ({"maxnreg": self.registers} if self.registers else {})
+
+
+LAUNCHES = {"forward": Launch(), "backward": Launch(warps=8), "deep backward": Launch(warps=8)}
+SHORT_PLANES = True  # texels are read in bfloat16 where products are
+
+_choice: list[Choice] = ["auto"]
+
+
+@contextlib.contextmanager
+def using(choice: Choice) -> Iterator[None]:
+    """Choose the fused path "never", "always" (unchecked, on any device), or where it pays ("auto", the default)."""
+    _choice.append(choice)
+    try:
+        yield
+    finally:
+        _choice.pop()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that kernels are compiled for, but the number of samples and of texels."""
+
+    width: int
+    layers: int
+    activation: str
+    density: str
+    density_bias: float
+    blob: float
+    blob_radius: float
+    scaled: bool
+    rgb_margin: float
+
+    @classmethod
+    def of(cls, decoder: Decoder) -> Setup | None:
+        """What a decoder needs, or None where there is no kernel for it."""
+        activation, density = NAMES.get(decoder.activation), NAMES.get(decoder.density_activation)
+        width, layers = decoder.first.out_features, len(decoder.hidden)
+        if activation is None or density is None or width > WIDEST or layers > DEEPEST:
+            return None
+        return cls(
+            width,
+            layers,
+            activation,
+            density,
+            decoder.density_bias,
+            decoder.blob,
+            decoder.blob_radius,
+            decoder.rgb == "scaled",
+            decoder.rgb_margin,
+        )
+
+    @property
+    def padded(self) -> int:
+        """The width, padded to what a product takes."""
+        return max(16, 1 << (self.width - 1).bit_length())
+
+    def decoder(self) -> Decoder:
+        """Some decoder that needs this."""
+        return Decoder(
+            4,
+            self.width,
+            self.layers + 2,
+            activation=self.activation,  # type: ignore[arg-type]
+            density=self.density,  # type: ignore[arg-type]
+            density_bias=self.density_bias,
+            rgb_margin=self.rgb_margin,
+            blob=self.blob,
+            blob_radius=self.blob_radius,
+            rgb="scaled" if self.scaled else "sigmoid",
+        )
+
+    def constants(self, mode: Mode, steps: int, side: int, product: torch.dtype) -> dict[str, Any]:
+        """The kernels' compile-time arguments."""
+        import triton.language as tl
+
+        types = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
+        return {
+            "MODE": mode,
+            "STEPS": steps,
+            "SIDE": side,
+            "WIDTH": self.padded,
+            "LAYERS": self.layers,
+            "KIND": self.activation,
+            "DENSITY": self.density,
+            "BIAS": self.density_bias,
+            "BLOB": self.blob,
+            "RADIUS": self.blob_radius,
+            "SCALED": self.scaled,
+            "MARGIN": self.rgb_margin,
+            "PRODUCT": types[product],
+            "SUM": tl.float64 if product == torch.float64 else tl.float32,
+            "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        }
+
+
+class Fused:
+    """A triplane field as the kernels read it: planes of projected features, channels last, and stacked layers."""
+
+    def __init__(self, setup: Setup, projected: Tensor, decoder: Decoder) -> None:
+        pad = setup.padded - setup.width
+        self.setup, self.dtype, self.side = setup, projected.dtype, projected.shape[-1]
+        hidden = list(decoder.hidden)
+        empty = projected.new_zeros(0)
+        self.tensors = (
+            F.pad(projected.permute(0, 1, 3, 4, 2), (0, pad)).contiguous(),
+            F.pad(decoder.first.bias, (0, pad)),
+            torch.stack([F.pad(layer.weight, (0, pad, 0, pad)) for layer in hidden]) if hidden else empty,
+            torch.stack([F.pad(layer.bias, (0, pad)) for layer in hidden]) if hidden else empty,
+            F.pad(decoder.last.weight, (0, pad, 0, COLUMNS - 4)),
+            F.pad(decoder.last.bias, (0, COLUMNS - 4)),
+        )
+        self.alpha = decoder.alpha if setup.scaled else projected.new_ones(())
+
+    @property
+    def product(self) -> torch.dtype:
+        """Of the products' operands: autocast's, or the planes' own."""
+        device = self.tensors[0].device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
+
+    def takes(self, mode: Mode, steps: int, *inputs: Tensor) -> bool:
+        """Whether it can stand in for the plain path now."""
+        choice = _choice[-1]
+        if choice == "never" or any(tensor.requires_grad for tensor in inputs):
+            return False
+        if choice == "always":
+            return True
+        device, product = self.tensors[0].device, self.product
+        if product not in (torch.bfloat16, torch.float32) or torch.are_deterministic_algorithms_enabled():
+            return False
+        return available(device) and passes(self.setup, mode, steps, self.side, product, device)
+
+    def pixels(self, rays: Rays, edges: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """rgb (..., R, 3), alpha and distance (..., R) of rays (..., R) with samples at (..., R, S)."""
+        out = self._run("pixels", at.shape[-1], rays.origins, rays.directions, edges, at)
+        alpha, rgb, moment = out.split([1, 3, 1], dim=-1)
+        return rgb, alpha[..., 0], (moment / alpha.clamp(min=1e-6))[..., 0]
+
+    def weights(self, rays: Rays, edges: Tensor, at: Tensor) -> Tensor:
+        """Every interval's share of the light, (..., R, S), without gradient."""
+        with torch.no_grad():
+            return self._run("weights", at.shape[-1], rays.origins, rays.directions, edges, at)
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density (..., N) at points (..., N, 3)."""
+        return self._run("points", POINT_STEPS, points, points, points, points)
+
+    def _run(self, mode: Mode, steps: int, *inputs: Tensor) -> Tensor:
+        product = self.product
+        exact = torch.float64 if product == torch.float64 else torch.float32
+        batch = len(self.tensors[0])
+        ready = [tensor.detach().to(exact).reshape(batch, -1, tensor.shape[-1]).contiguous() for tensor in inputs]
+        out = _Pass.apply(self.setup, mode, steps, product, self.alpha.to(exact), *ready, *self.tensors)
+        lead = inputs[-1].shape[:-1]
+        return out.reshape(*lead, *out.shape[2:])
+
+
+class _Pass(torch.autograd.Function):
+    """One kernel over all rays or points, and the one of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, setup: Setup, mode: Mode, steps: int, product: torch.dtype, *given: Tensor) -> Tensor:
+        alpha, origins, directions, edges, at, planes, *layers = given
+        batch, count = origins.shape[:2]
+        shape = {"pixels": (5,), "weights": (steps,), "points": ()}[mode]
+        out = origins.new_zeros(batch, count, *shape)
+        short = SHORT_PLANES and product == torch.bfloat16
+        ready = [planes.to(product) if short else planes, *(layer.to(origins.dtype).contiguous() for layer in layers)]
+        ctx.given = setup, mode, steps, product
+        ctx.save_for_backward(alpha, origins, directions, edges, at, out, *ready)
+        ctx.dtypes = [tensor.dtype for tensor in (planes, *layers)]
+        _launch("forward", ctx.given, [*ready, alpha, origins, directions, edges, at, out])
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        alpha, origins, directions, edges, at, out, *ready = ctx.saved_tensors
+        sums = [torch.zeros_like(tensor, dtype=origins.dtype) for tensor in ready]
+        inputs = [*ready, alpha, origins, directions, edges, at, out, gradient.to(origins.dtype).contiguous()]
+        _launch("backward", ctx.given, [*inputs, *sums])
+        return (*[None] * 9, *(total.to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)))
+
+
+def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensors: list[Tensor]) -> None:
+    from instant3d.nerf import fused_kernels
+
+    setup, mode, steps, product = given
+    planes, origins = tensors[0], tensors[7]
+    batch, count = origins.shape[:2]
+    if not batch * count:
+        return
+    how = LAUNCHES["deep backward" if name == "backward" and setup.layers >= DEEP else name]
+    rows = how.block * (steps if mode == "points" else 1)
+    constants = setup.constants(mode, steps, planes.shape[2], product)
+    kernel, grid = getattr(fused_kernels, name), (-(-count // rows), batch)
+    if name == "backward":
+        tensors = [*tensors, origins.new_empty(grid[0] * batch * how.block * setup.padded, dtype=product)]
+    with torch.cuda.device(planes.device) if planes.is_cuda else contextlib.nullcontext():
+        kernel[grid](
+            *tensors, count, **constants, BLOCK=how.block, **how.options
+        )
+
+
+def prepared(field: TriplaneField) -> Fused | None:
+    """A field for the kernels, or None where they cannot run."""
+    setup = Setup.of(field.decoder)
+    if setup is None or not (_choice[-1] == "always" or available(field.projected.device)):
+        return None
+    with torch.set_grad_enabled(field.projected.requires_grad), torch.autocast(field.device.type, enabled=False):
+        return Fused(setup, field.projected, field.decoder)
+
+
+@functools.cache
+def available(device: torch.device) -> bool:
+    """Whether there is a GPU that multiplies bfloat16, and Triton."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@functools.cache
+def passes(setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device) -> bool:
+    """Whether a kernel compiles and comes out as the plain path, forward and backward; warns where it does not."""
+    from triton.errors import TritonError
+
+    try:
+        error = self_check(setup, mode, steps, side, product, device)
+    except (TritonError, RuntimeError, ValueError, OSError, subprocess.CalledProcessError) as failure:
+        reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
+    else:
+        if error <= (0.05 if product == torch.bfloat16 else 5e-3):
+            return True
+        reason = f"it is off by {error:.2g} of the greatest value"
+    warnings.warn(f"the fused renderer is not used for {mode}: {reason}; rendering goes the plain way", stacklevel=2)
+    return False
+
+
+def self_check(
+    setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device, rays: int = 200
+) -> float:
+    """The greatest difference to the plain path, of results and gradients, each as a share of its greatest value."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
+        torch.manual_seed(0)
+        decoder = setup.decoder().to(device)
+        planes = torch.randn(2, 3, 4, side, side, device=device, requires_grad=True)
+        points = 2.2 * torch.rand(2, rays, 3, device=device) - 1.1
+        origins = torch.nn.functional.normalize(torch.randn(2, rays, 3, device=device), dim=-1) * 2.5
+        results = []
+        for choice in ("never", "always"):
+            with using(choice), torch.autocast(device.type, torch.bfloat16, enabled=choice == "always" and product == torch.bfloat16):
+                results.append(_results(TriplaneField(Triplane(planes), decoder), mode, steps, origins, points))
+    return max(
+        float((ours - plain).abs().max() / plain.abs().max().clamp(min=1e-12))
+        for plain, ours in zip(*results, strict=True)
+    )
+
+
+def _results(field: TriplaneField, mode: Mode, steps: int, origins: Tensor, points: Tensor) -> list[Tensor]:
+    """What one kind of call gives, and the gradients of a sum of it."""
+    from instant3d.nerf import volume
+
+    rays = Rays(origins, F.normalize(points - origins, dim=-1))
+    edges = volume.even_edges(*volume.box_span(rays), steps)
+    at = (edges[..., 1:] + edges[..., :-1]) / 2
+    if mode == "weights":
+        with torch.no_grad():
+            return [volume.interval_weights(field, rays, edges, at)]
+    if mode == "points":
+        outputs = [field.density(points)]
+    else:
+        seen = volume.blended(field, rays, edges, at)
+        outputs = [seen.rgb, seen.alpha, seen.distance]
+    scalar = sum((output * torch.linspace(0.5, 1.5, output.numel(), device=output.device).view_as(output)).sum() for output in outputs)
+    wanted = [field.projected, *field.decoder.parameters()]
+    gradients = torch.autograd.grad(scalar, wanted, allow_unused=True)
+    return [output.detach() for output in outputs] + [gradient for gradient in gradients if gradient is not None]
