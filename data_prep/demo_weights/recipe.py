@@ -285,7 +285,7 @@ def _export(recipe: Recipe, part: str, lane: str) -> Step:
 
 
 def _evaluate(name: str, words: list[str], after: Sequence[str], recipe: Recipe) -> Step:
-    return Step(name, "instant3d.cli", lambda _: [*words, "--device", _device(recipe)], after, lane="evaluate")
+    return Step(name, "instant3d.cli", lambda _: [*words, "--device", _device(recipe)], after, lane=name)
 
 
 def _evaluation(recipe: Recipe, name: str) -> str:

@@ -240,5 +240,5 @@ def _levels(values: Array) -> Array:
 
 def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, "PNG")
+    image.save(stream, "PNG", compress_level=2)
     return stream.getvalue()
