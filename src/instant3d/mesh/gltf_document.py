@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from instant3d.mesh.budget import Budget
-from instant3d.mesh.texture_files import Decoder, TooLarge, content, path_inside
+from instant3d.mesh.gltf_budget import Budget
+from instant3d.mesh.untrusted import Decoder, TooLarge, content, path_inside
 
 Json = dict[str, Any]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instant3d.batch import Batch
+from instant3d.utils.tensor_dataclass import Batch
 
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # which world axes run along the width and the height of each plane
 TINY = 1e-20  # of a squared distance, where its root has no slope

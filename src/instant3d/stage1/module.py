@@ -10,16 +10,16 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from instant3d.caption_words import CaptionWords
-from instant3d.diffusion.components import Components, merge_lora, with_lora
-from instant3d.diffusion.process import min_snr_weight, noised, target
-from instant3d.diffusion.text import TextEmbedding, encode
-from instant3d.sampling import Sampling
-from instant3d.schedule import scheduled
+from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
+from instant3d.modules.diffusion.noise_process import min_snr_weight, noised, target
+from instant3d.modules.diffusion.text import TextEmbedding, encode
+from instant3d.modules.lr_schedule import scheduled
 from instant3d.stage1.cache import PARTS, Encoded, posterior
 from instant3d.stage1.data import GridData, Pictures, Requests
 from instant3d.stage1.sampler import GridSampler
-from instant3d.supply import seeded
+from instant3d.stage1.sampling_options import Sampling
+from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.data_order import seeded
 
 QUARTERS = 4  # of the timesteps, each with its own loss in the log
 
