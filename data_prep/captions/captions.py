@@ -15,13 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep import catalogue
-from data_prep.curation.lists import read_rows
-from instant3d import listing, prompts, scenes
-from instant3d.arguments import numbers
-from instant3d.complaints import sentence
-from instant3d.mesh.atomic_files import write_bytes
-from instant3d.progress import Progress
+from instant3d import scenes
+from instant3d.utils import file_listing, prompts
+from instant3d.utils.arg_types import numbers
+from instant3d.utils.atomic import write_bytes
+from instant3d.utils.errors import sentence
+from instant3d.utils.progress import Progress
+
+from ..manifests import object_manifest
+from ..manifests.id_lists import read_rows
 
 MAX_CSV_BYTES = 2**32
 SHOWN = 5  # examples on the terminal
@@ -107,7 +109,7 @@ def by_name(roots: Sequence[Path]) -> dict[str, Path]:
     for root in roots:
         folders = scenes.below(root)
         if not folders:
-            tars = root.is_file() or listing.any_found(root, "*.tar")
+            tars = root.is_file() or file_listing.any_found(root, "*.tar")
             hint = "`instant3d unpack` makes folders of tars" if tars else "`make render-data` makes some"
             raise FileNotFoundError(f"there is no scene folder in {root}; {hint}")
         for folder in folders:
@@ -144,7 +146,7 @@ def read_manifest(path: Path) -> Iterator[Caption]:
     for _, row in read_rows(path, "name a manifest of JSON lines with id and caption"):
         if "captions" in row and not isinstance(row["captions"], list):
             raise ValueError(f"{path} has captions {row['captions']!r:.40}; expected a list of sentences")
-        words = catalogue.words(row)
+        words = object_manifest.words(row)
         names = tuple(row[key] for key in ("id", "uid") if isinstance(row.get(key), str))
         if words and names:
             yield names, words[0]
@@ -194,7 +196,7 @@ def _listed(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
 
 def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
     """Captions by a network, each written at once."""
-    from data_prep.captioner import Captioner, consensus
+    from .blip2 import Captioner, consensus
 
     if options.frames == "all":
         raise ValueError("name the frames to look at, such as 0,1,2,3")
@@ -247,7 +249,3 @@ def _parser() -> argparse.ArgumentParser:
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders")
     parser.add_argument("--overwrite", action="store_true", help="also scenes that have a caption")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_prep.curation import album
-from data_prep.curation.album import Broken, Subject
-from data_prep.recolour import noun
-from instant3d.complaints import sentence
-from instant3d.progress import Progress
+from instant3d.utils.errors import sentence
+from instant3d.utils.progress import Progress
+
+from ..curation import scene_index
+from ..curation.scene_index import Broken, Subject
+from .recolour import noun
 
 SIZE = 32  # pixels a side of a silhouette
 THRESHOLD = 0.4
@@ -93,7 +94,7 @@ def odd_ones(silhouettes: Mapping[str, Tensor], name: str, threshold: float) -> 
 
 def find(roots: Sequence[Path], threshold: float) -> tuple[list[Odd], int, Broken]:
     """Odd objects, the least similar first; how many scenes share a name with another; and what cannot be read."""
-    subjects, broken = album.gather(roots)
+    subjects, broken = scene_index.gather(roots)
     shared = {name: some for name, some in by_name(subjects).items() if len(some) > 1}
     found: list[Odd] = []
     with Progress.to_user().task(f"looking at {len(shared)} names") as on_step:
@@ -107,7 +108,7 @@ def _silhouettes(subjects: Sequence[Subject], broken: Broken) -> dict[str, Tenso
     found = {}
     for subject in subjects:
         try:
-            found[subject.id] = subject.read(album.STRUCTURED, SIZE).views.alpha[:, 0] > 0.5
+            found[subject.id] = subject.read(scene_index.STRUCTURED, SIZE).views.alpha[:, 0] > 0.5
         except (ValueError, OSError) as error:
             broken.append((subject.where, str(error)))
     return found
@@ -135,7 +136,3 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold", type=float, default=THRESHOLD, help=f"likeness of the silhouettes (default {THRESHOLD})"
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

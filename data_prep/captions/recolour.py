@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep import workforce
-from data_prep.catalogue import PASSED_ON
-from data_prep.colours import NAMED_COLOURS, Colour, nearest_name
-from data_prep.dice import Dice
 from instant3d import scenes
 from instant3d.scenes.transforms import Document
 from instant3d.views import Views
+
+from ..execution import process_pool
+from ..manifests.object_manifest import PASSED_ON
+from ..procedural.colours import NAMED_COLOURS, Colour, nearest_name
+from ..procedural.portable_rng import Dice
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
 CONTRAST = 0.6  # of the light and dark parts: 1 keeps their ratios, 0 paints everything alike
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [job for job in chosen if not (job.out / "transforms.json").is_file()]
     options.out.mkdir(parents=True, exist_ok=True)
     failures = 0
-    for outcome in workforce.run(paint, missing, workers=options.workers, timeout_s=60.0, prepare=one_thread):
+    for outcome in process_pool.run(paint, missing, workers=options.workers, timeout_s=60.0, prepare=one_thread):
         if outcome.failure is not None:
             failures += 1
             print(f"{outcome.job.source}: {outcome.failure}", file=sys.stderr)
@@ -188,7 +189,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=Path, help="names of objects, one a line; others are left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

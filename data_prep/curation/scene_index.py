@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d import listing, scenes
+from instant3d import scenes
 from instant3d.scenes import shards, transforms
+from instant3d.utils import file_listing
 
 STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
 LONGEST_ID = 500  # characters
@@ -89,7 +90,7 @@ def _below(root: Path) -> Iterator[tuple[str, Callable[[], Subject]]]:
     """Where each scene lies, and what opens it."""
     for folder in scenes.below(root) if root.is_dir() else ():
         yield str(folder), partial(_of_folder, folder)
-    tars = [root] if root.is_file() else listing.found(root, "*.tar")
+    tars = [root] if root.is_file() else file_listing.found(root, "*.tar")
     for packed in shards.index(tars) if tars else ():
         yield f"{packed.path}:{packed.key}", partial(_of_tar, packed)
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from data_prep import limits
+from . import process_limits
 
 Answer = tuple[object, str | None, str]  # the result, or why there is none and of which kind that is
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -22,7 +22,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 def main() -> None:
     """Arguments: sys.path, the pipe's file descriptor, the parent's process id and its main module if work is there."""
     descriptor, parent, main_module = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    limits.die_with(parent)
+    process_limits.die_with(parent)
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if main_module:  # jobs and work of a `python -m` program are pickled under this name

@@ -23,14 +23,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from data_prep import leftovers, limits
+from . import locked_tempdir, process_limits
 
 Job = TypeVar("Job")
 START_S = 300.0  # for a process to come up, however short the jobs
 WATCH_S = 0.1  # between two looks at how much memory is held
 PRINTED = "printed.log"
 # Not by PYTHONPATH, which programs that a job starts would inherit.
-BEGIN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from data_prep.worker import main; main()"
+BEGIN = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__package__}.pool_worker import main; main()"
 STRIKES = 3  # processes in a row that end before they begin: then something is wrong with all of them
 
 
@@ -80,7 +80,7 @@ def run(
     Raises ChildProcessError if no process comes up.
     """
     terms = Terms(work, prepare, timeout_s, max_memory, jobs_each or math.inf)
-    with leftovers.temporary() as scratch:
+    with locked_tempdir.temporary() as scratch:
         crew = _Crew(terms, scratch, iter(jobs))
         try:
             yield from crew.outcomes(workers)
@@ -189,12 +189,12 @@ class _Worker(Generic[Job]):
         if time.monotonic() >= self.deadline():
             return self._lost(f"it took longer than {self.terms.timeout_s:g} s", "timeout")
         limit = self.terms.max_memory
-        if limit is not None and (held := limits.resident_bytes(self.process.pid)) > limit:
+        if limit is not None and (held := process_limits.resident_bytes(self.process.pid)) > limit:
             return self._lost(f"it took {held / 1e9:.1f} GB of memory, more than {limit / 1e9:g}", "memory")
         return None
 
     def _lost(self, failure: str, kind: str) -> Outcome[Job] | None:
-        limits.end(self.process.pid)
+        process_limits.end(self.process.pid)
         self.process.wait()
         self.failed_to_start = not self.ready
         return self._outcome(None, failure, kind) if self.ready else None
@@ -215,7 +215,7 @@ class _Worker(Generic[Job]):
         return name
 
     def end(self) -> None:
-        limits.end(self.process.pid)
+        process_limits.end(self.process.pid)
         self.process.wait()
         self.pipe.close()
         shutil.rmtree(self.folder, ignore_errors=True)

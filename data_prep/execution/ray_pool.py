@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
-from data_prep import workforce
-from data_prep.workforce import Outcome
+from . import process_pool
+from .process_pool import Outcome
 
 Job = TypeVar("Job")
 LOSSES = 3  # of the machine under it, after which a job is given up
@@ -70,7 +70,7 @@ class _Seat:
         self.outcomes: Iterator[Outcome[Any]] = iter(())
 
     def begin(self, jobs: Sequence[Any]) -> None:
-        self.outcomes = workforce.run(self.work, jobs, workers=1, **self.terms)
+        self.outcomes = process_pool.run(self.work, jobs, workers=1, **self.terms)
 
     def answer(self) -> Outcome[Any] | str | None:
         """The next outcome; None after the last; words if no process comes up."""

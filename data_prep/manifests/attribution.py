@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep import catalogue
-from data_prep.licences import deed, spdx
-from instant3d.mesh.atomic_files import write_bytes
-from instant3d.progress import OnStep, Progress
-from instant3d.scenes.sources import Sources
+from instant3d.scenes.dataset import Sources
 from instant3d.scenes.transforms import CREDIT
+from instant3d.utils.atomic import write_bytes
+from instant3d.utils.progress import OnStep, Progress
+
+from . import object_manifest
+from .licences import deed, spdx
 
 CACHE = "instant3d-stage1-cache"  # what the format of a cache's index begins with
 NAMED = "CC-BY"  # what the licences begin with that ask for each work's author
@@ -107,8 +108,8 @@ def _told(manifests: Sequence[str | Path]) -> dict[str, Credit]:
     """Credits by id and by uid."""
     found: dict[str, Credit] = {}
     for manifest in manifests:
-        for _, row in catalogue.read_rows(Path(manifest)):
-            facts = catalogue.facts(row)
+        for _, row in object_manifest.read_rows(Path(manifest)):
+            facts = object_manifest.facts(row)
             credit = {key: facts[key] for key in CREDIT if isinstance(facts.get(key), str)}
             found |= {row[key]: credit for key in ("uid", "id") if isinstance(row.get(key), str)}
     return found
@@ -168,7 +169,3 @@ def _parser() -> argparse.ArgumentParser:
         "--objects", type=Path, nargs="+", default=[], help="manifests, for scenes that name no licence"
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

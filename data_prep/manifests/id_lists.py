@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from instant3d.mesh.atomic_files import write_bytes
+from instant3d.utils.atomic import write_bytes
 
 GOOD, BAD, SKIP = "good", "bad", "skip"
 LABELS_FORMAT = "instant3d-labels-1"

@@ -6,13 +6,15 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.licences import spdx
-from instant3d import listing
+from instant3d.utils import file_listing
+from instant3d.utils.atomic import partial_file
+
+from .licences import spdx
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 MANIFESTS = ("objects.jsonl", "manifest.jsonl")  # the first that a folder holds speaks for it
@@ -87,7 +89,7 @@ class Inside:
 
 def files(folder: Path) -> list[Path]:
     """The object files in a folder at any depth, sorted by path; folders that are links are not entered."""
-    return [path for path in listing.found(folder, "**/*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return [path for path in file_listing.found(folder, "**/*") if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
 def id_from(path: Path) -> str:
@@ -105,6 +107,12 @@ def read_rows(manifest: Path) -> Iterator[tuple[str, Row]]:
             if line.strip():
                 where = f"{manifest}, line {number}"
                 yield where, _checked(line, where, inside)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Rows as JSON lines, sorted by id; the file appears whole or not at all."""
+    with partial_file(path) as partial, partial.open("w", encoding="ascii") as file:
+        file.writelines(json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: str(row["id"])))
 
 
 def words(row: Mapping[str, Any]) -> list[str]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep import shapes, textures
-from data_prep.colours import Colour, draw_colour
-from data_prep.dice import Dice
-from data_prep.shapes import Shape, Vectors
-from data_prep.textures import Texture
+from . import shapes, textures
+from .colours import Colour, draw_colour
+from .portable_rng import Dice
+from .shapes import Shape, Vectors
+from .textures import Texture
 
 Triple = Sequence[float]
 ORIGIN = (0.0, 0.0, 0.0)

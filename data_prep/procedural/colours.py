@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dice import Dice
+from .portable_rng import Dice
 
 Colour = tuple[int, int, int]
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import shapes
-from data_prep.assemblies import ASSEMBLIES
-from data_prep.builder import Builder, Part
-from data_prep.dice import Dice
-from data_prep.scatter import scatter
 from instant3d.mesh import Mesh, linear_from_srgb, save
+
+from . import shapes
+from .assemblies import ASSEMBLIES
+from .builder import Builder, Part
+from .lrm_zero import scatter
+from .portable_rng import Dice
 
 ASSEMBLED = 0.45  # share of objects that are assemblies of everyday things; the others are LRM-Zero's
 
@@ -123,7 +124,3 @@ def main(arguments: list[str] | None = None) -> int:
     partial.replace(options.out / "manifest.jsonl")
     print(f"{len(rows)} objects in {options.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data_prep import sculpture, shapes, textures
-from data_prep.builder import NUMBERS, Part, counted, groups, listed
-from data_prep.colours import draw_colour
-from data_prep.dice import Dice
-from data_prep.sculpture import KINDS, Kind
-from data_prep.shapes import Shape, Vectors
-from data_prep.textures import Texture
+from . import primitive_ops, shapes, textures
+from .builder import NUMBERS, Part, counted, groups, listed
+from .colours import draw_colour
+from .portable_rng import Dice
+from .primitive_ops import KINDS, Kind
+from .shapes import Shape, Vectors
+from .textures import Texture
 
 COUNT_WEIGHTS = (5, 5, 5, 5, 5, 4, 3, 2, 1)  # of 1 ... 9 primitives
 BUMPY, CUT, WIRED = 0.5, 0.4, 0.2  # height fields on each surface; cut and wired objects exclude each other
@@ -29,7 +29,7 @@ class Primitive:
 
     def holds(self, points: Vectors) -> np.ndarray:
         """Which world points lie inside."""
-        return sculpture.inside(self.kind, self.half, (points - self.shift) @ self.rotation)
+        return primitive_ops.inside(self.kind, self.half, (points - self.shift) @ self.rotation)
 
 
 def scatter(dice: Dice) -> tuple[list[Part], str]:
@@ -76,8 +76,8 @@ def _skin(dice: Dice, place: Primitive, texture: Texture, cells: int) -> Part:
         bumps = [False] * 6
     bumpy = any(bumps[: {"cube": 6, "sphere": 1, "cylinder": 3, "cone": 2, "torus": 1}[place.kind]])
     sides = max(sides, 16) if bumpy else sides
-    fine = sculpture.primitive_patches(place.kind, place.half, texture.tile, cells if bumpy else 1, sides)
-    patches = [sculpture.displaced(p, dice, amplitude) if bump else p for p, bump in zip(fine, bumps, strict=False)]
+    fine = primitive_ops.primitive_patches(place.kind, place.half, texture.tile, cells if bumpy else 1, sides)
+    patches = [primitive_ops.displaced(p, dice, amplitude) if bump else p for p, bump in zip(fine, bumps, strict=False)]
     shape = shapes.moved(shapes.assemble(patches), place.rotation, place.shift)
     noun = f"bumpy {noun_of(place.kind, place.half)}" if bumpy else noun_of(place.kind, place.half)
     return Part(noun, shape, texture)
@@ -103,7 +103,7 @@ def _cut(dice: Dice, placed: list[Primitive], parts: list[Part]) -> tuple[list[P
     half = dice.uniforms(3, 0.3, 0.6)
     rotation, inner_look = shapes.random_rotation(dice), textures.plain(draw_colour(dice))
     contrasting = dice.chance(0.5)
-    knife = shapes.assemble(sculpture.primitive_patches(kind, half, 0.5, 1, 16))
+    knife = shapes.assemble(primitive_ops.primitive_patches(kind, half, 0.5, 1, 16))
     knife = shapes.moved(knife, rotation, centre)
     left: list[Part] = []
     cuts = 0
@@ -121,13 +121,13 @@ def _cut(dice: Dice, placed: list[Primitive], parts: list[Part]) -> tuple[list[P
 
 def _bitten(place: Primitive, part: Part, knife: Shape, hollow: bool) -> tuple[tuple[Shape, Shape] | None, bool]:
     """The part without the knife's volume; hollow, where asked, only if the cut opens it."""
-    solid = sculpture.difference(part.shape, [knife])
+    solid = primitive_ops.difference(part.shape, [knife])
     if solid is None or not hollow:
         return solid, False
-    core = sculpture.primitive_patches(place.kind, place.half * 0.82, 0.5, 1, 16)
+    core = primitive_ops.primitive_patches(place.kind, place.half * 0.82, 0.5, 1, 16)
     inner = shapes.moved(shapes.assemble(core), place.rotation, place.shift)
-    opened = sculpture.difference(inner, [knife])
-    shell = sculpture.difference(part.shape, [inner, knife]) if opened is not None else None
+    opened = primitive_ops.difference(inner, [knife])
+    shell = primitive_ops.difference(part.shape, [inner, knife]) if opened is not None else None
     return (shell, True) if shell is not None else (solid, False)
 
 
@@ -136,8 +136,10 @@ def _wired(dice: Dice, placed: list[Primitive], parts: list[Part]) -> list[Part]
     chosen = dice.below(len(parts))
     place, part = placed[chosen], parts[chosen]
     sides = dice.pick([6, 8, 10])
-    cage = shapes.assemble(sculpture.primitive_patches(place.kind, place.half, 0.0, 1, sides))
-    bars = sculpture.wires(shapes.moved(cage, place.rotation, place.shift), dice.uniform(0.04, 0.09), part.texture.tile)
+    cage = shapes.assemble(primitive_ops.primitive_patches(place.kind, place.half, 0.0, 1, sides))
+    bars = primitive_ops.wires(
+        shapes.moved(cage, place.rotation, place.shift), dice.uniform(0.04, 0.09), part.texture.tile
+    )
     noun = f"wireframe {noun_of(place.kind, place.half)}"
     return [replace(part, noun=noun, shape=bars) if i == chosen else part for i, part in enumerate(parts)]
 

@@ -9,9 +9,9 @@ import manifold3d
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep import shapes
-from data_prep.dice import Dice
-from data_prep.shapes import Numbers, Patch, Shape, Vectors
+from . import shapes
+from .portable_rng import Dice
+from .shapes import Numbers, Patch, Shape, Vectors
 
 Kind = Literal["cube", "sphere", "cylinder", "cone", "torus"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

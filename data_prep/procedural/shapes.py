@@ -10,7 +10,7 @@ import manifold3d
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.dice import Dice
+from .portable_rng import Dice
 
 Vectors = NDArray[np.float64]
 Numbers = Sequence[float] | Vectors  # a point, a size

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.colours import Colour, draw_colour, draw_pair, nearest_name
-from data_prep.dice import Dice
+from .colours import Colour, draw_colour, draw_pair, nearest_name
+from .portable_rng import Dice
 
 
 @dataclass(frozen=True)

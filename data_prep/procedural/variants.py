@@ -19,14 +19,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep import catalogue, plain_gltf, workforce
-from data_prep.catalogue import SAFE_ID, Item, Row
-from data_prep.dice import Dice
-from data_prep.sources.manifest import write_rows
-from instant3d.mesh.atomic_files import write_bytes
 from instant3d.mesh.gltf_document import Document, Json
 from instant3d.mesh.gltf_writer import container
-from instant3d.progress import Progress
+from instant3d.utils.atomic import write_bytes
+from instant3d.utils.progress import Progress
+
+from ..execution import process_pool
+from ..manifests import object_manifest
+from ..manifests.object_manifest import SAFE_ID, Item, Row, write_rows
+from ..rendering import sanitized_gltf
+from .portable_rng import Dice
 
 NARROWEST, WIDEST = 0.75, 1.3  # factors along each axis
 MANIFEST, FAILURES = "objects.jsonl", "objects.failures.jsonl"
@@ -101,7 +103,7 @@ def varied(document: Document, change: Change) -> bytes:
 def make(job: Job) -> list[Row]:
     """Write those variants of one object that are not there yet; the rows of all, and with each whether it is `new`."""
     item = job.item
-    words = [*catalogue.words(item.row), str(item.row.get("name", ""))]
+    words = [*object_manifest.words(item.row), str(item.row.get("name", ""))]
     mirror = job.mirror and not ONE_SIDED.search(" ".join(words))
     changes = {f"{item.id}-v{k}": drawn(job.seed, item.id, k, mirror=mirror) for k in range(1, job.count + 1)}
     if not all(map(SAFE_ID.fullmatch, changes)):
@@ -128,7 +130,7 @@ def _opened(path: Path) -> Document:
     if path.suffix.lower() == ".glb" and not _needs_files(document := Document(path)):
         return document
     with tempfile.TemporaryDirectory() as folder:
-        plain_gltf.write(path, Path(folder) / "plain.glb")
+        sanitized_gltf.write(path, Path(folder) / "plain.glb")
         return Document(Path(folder) / "plain.glb")
 
 
@@ -185,7 +187,7 @@ def _made(jobs: Sequence[Job], workers: int) -> tuple[list[Row], list[Row]]:
     lost: list[Row] = []
     with (
         Progress.to_user().task(f"variants of {len(jobs)} objects") as on_step,
-        closing(workforce.run(make, jobs, workers=workers, timeout_s=TIMEOUT_S)) as outcomes,
+        closing(process_pool.run(make, jobs, workers=workers, timeout_s=TIMEOUT_S)) as outcomes,
     ):
         for done, outcome in enumerate(outcomes, start=1):
             item = outcome.job.item
@@ -202,12 +204,12 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
         got = f"{options.count}, {options.workers} and {options.seed}"
         raise ValueError(f"expected --count >= 1, --workers >= 1 and --seed >= 0, got {got}")
     licenses = options.licenses.split(",") if options.licenses else None
-    items = catalogue.find_all(options.objects, split=options.split, licenses=licenses)
+    items = object_manifest.find_all(options.objects, split=options.split, licenses=licenses)
     inside = options.out.resolve()
     if any(item.path.resolve().is_relative_to(inside) for item in items):
         raise ValueError(f"{options.out} holds objects that were named; name another folder for their variants")
     earlier = options.out / MANIFEST
-    if earlier.is_file() and any("variant_of" not in row for _, row in catalogue.read_rows(earlier)):
+    if earlier.is_file() and any("variant_of" not in row for _, row in object_manifest.read_rows(earlier)):
         raise ValueError(f"{earlier} lists objects that are no variants; name another folder")
     return [Job(item, inside, options.count, options.seed, options.mirror) for item in items]
 
@@ -224,7 +226,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-mirror", dest="mirror", action="store_false", help="mirror none")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

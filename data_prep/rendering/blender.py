@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep import plain_gltf
-from data_prep.blender_process import Arrays, Process
-from data_prep.pixels import to_views
-from data_prep.plan import BLENDER_LIGHTINGS, DEVICES
 from instant3d.cameras import Cameras
 from instant3d.views import MAPS, Views
+
+from . import sanitized_gltf
+from .blender_process import Arrays, Process
+from .pixels import to_views
+from .render_plan import BLENDER_LIGHTINGS, DEVICES
 
 TIMEOUT_S = 600.0  # for one object; 36 views of 512 px at 32 samples take about 90 s on one core
 MAX_MEMORY = 8 << 30  # bytes; 1.7 GB were seen for five million triangles, 2.5 GB for a texture of 16,384 px
@@ -92,7 +93,7 @@ class Blender:
         job = _job(cameras, size) | {"lighting": lighting, "samples": samples, "maps": list(maps), "device": device}
         job |= {"threads": self.threads, "object": str(process.folder / "object.glb")}
         job["lights"] = area_lights(seed) if lighting == "area" else []
-        bounds = plain_gltf.write(Path(path), Path(job["object"]))
+        bounds = sanitized_gltf.write(Path(path), Path(job["object"]))
         try:
             header, arrays = process.ask(job, _expected(job), timeout_s=timeout_s, max_memory=max_memory)
         except (ValueError, TimeoutError, MemoryError) as error:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import leftovers
+from ..execution import locked_tempdir
 
 WORKER = Path(__file__).with_name("blender_worker.py")
 START_S = 300.0  # for Blender to come up; 2 to 5 s are usual, a minute where ten others want the same core
@@ -95,7 +95,7 @@ class Process:
     def __init__(self, threads: int) -> None:
         start = command()
         self._belongings = contextlib.ExitStack()
-        self.folder = self._belongings.enter_context(leftovers.temporary())
+        self.folder = self._belongings.enter_context(locked_tempdir.temporary())
         self.words: deque[str] = deque(maxlen=50)
         os.mkfifo(self.folder / "answers")
         self.answers = os.open(self.folder / "answers", os.O_RDONLY | os.O_NONBLOCK)

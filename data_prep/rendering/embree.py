@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY, Group, Soup
 from instant3d.mesh import linear_from_srgb, srgb_from_linear
+
+from .triangle_soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY, Group, Soup
 
 MAX_LAYERS = 64  # of cut-out surface that a ray passes through before it is given up
 LINEAR = linear_from_srgb(np.arange(256) / 255).astype(np.float32)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY, Group, Soup
 from instant3d.mesh import WRAPS
+
+from .triangle_soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY, Group, Soup
 
 LAYOUT = {"position": "3f", "normal": "3f", "color": "3f", "uv": "2f"}
 GL_SRGB8_ALPHA8 = 0x8C43  # decoded to linear light before it is interpolated

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep import raster_gl, raycast
-from data_prep.pixels import to_views
-from data_prep.soup import flatten
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
 from instant3d.views import MAPS, Views
+
+from . import embree, opengl
+from .pixels import to_views
+from .triangle_soup import flatten
 
 LIGHTINGS = ("flat", "soft")
 BACKENDS = ("auto", "gl", "embree")
@@ -41,7 +42,7 @@ def render_views(
     matrices = cameras.cam_to_world.detach().cpu().double().reshape(-1, 4, 4).numpy()
     intrinsics = cameras.intrinsics.detach().cpu().double().reshape(-1, 4).numpy()
     soup = flatten(meshes, texture_side=max(1024, 2 * size))
-    draw = raycast.draw if chosen(backend) == "embree" else raster_gl.draw
+    draw = embree.draw if chosen(backend) == "embree" else opengl.draw
     how = {"soft": lighting == "soft", "supersample": supersample, "maps": maps}
     return to_views(*draw(soup, np.linalg.inv(matrices), intrinsics, size, **how), cameras)
 
@@ -49,13 +50,13 @@ def render_views(
 def chosen(backend: str) -> str:
     """The back end that will draw: "gl" or "embree"; an error if it cannot."""
     if backend == "embree":
-        raycast.library()
+        embree.library()
         return backend
     try:
-        raster_gl.shared_context()
+        opengl.shared_context()
         return "gl"
-    except raster_gl.Unavailable as error:
-        if backend == "auto" and raycast.available():
+    except opengl.Unavailable as error:
+        if backend == "auto" and embree.available():
             return chosen("embree")
         raise ValueError(
             f"OpenGL cannot draw here ({error}); install libegl1, or embreex for the embree back end"

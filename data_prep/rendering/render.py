@@ -17,18 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep import catalogue, cluster, leftovers, plan, workforce
-from data_prep.catalogue import Item
-from data_prep.curation.lists import read_list
-from data_prep.failures import Failures
-from data_prep.one_object import Job, prepare, render_object
-from data_prep.plan import RENDERERS, Plan
-from data_prep.tally import Tally
-from data_prep.workforce import Outcome
+from ..execution import locked_tempdir, process_pool, ray_pool
+from ..execution.process_pool import Outcome
+from ..manifests import object_manifest
+from ..manifests.failure_log import Failures
+from ..manifests.id_lists import read_list
+from ..manifests.object_manifest import Item
+from . import render_plan
+from .render_object import Job, prepare, render_object
+from .render_plan import RENDERERS, Plan
+from .run_stats import Tally
 
 MAX_MEMORY = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
 JOBS_EACH = 200  # objects, before a process makes room for a new one
-UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # how `instant3d.atomic` calls a folder that it is writing
+UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # how `instant3d.utils.atomic` calls a folder that it is writing
 
 Work = Callable[[Job], int]
 Outcomes = Generator[Outcome[Job], None, None]
@@ -53,8 +55,8 @@ class Means:
     def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], **terms: Any) -> Outcomes:
         limits: dict[str, Any] = {"timeout_s": self.timeout_s, "max_memory": self.max_memory, "prepare": prepare}
         if self.ray:
-            return cluster.run(work, jobs, address=self.address, workers=self.workers, **limits, **terms)
-        return workforce.run(work, jobs, workers=self.workers or os.cpu_count() or 1, **limits, **terms)
+            return ray_pool.run(work, jobs, address=self.address, workers=self.workers, **limits, **terms)
+        return process_pool.run(work, jobs, workers=self.workers or os.cpu_count() or 1, **limits, **terms)
 
     def fewer(self) -> Means:
         """A quarter of this machine's workers: more room for each. A cluster keeps all, for its size is its own."""
@@ -127,16 +129,16 @@ def _counted(outcome: Outcome[Job], tally: Tally, failures: Failures, out: Path)
 def _claim(out: Path, what: Plan) -> None:
     """Note the plan in `out`, so that one folder never mixes two."""
     note = out / "plan.yaml"
-    if note.is_file() and plan.read(note) != what:
+    if note.is_file() and render_plan.read(note) != what:
         raise ValueError(f"{out} holds scenes of another plan (see {note}); name another folder or remove it")
     out.mkdir(parents=True, exist_ok=True)
-    plan.write(what, note)
+    render_plan.write(what, note)
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     try:
-        with leftovers.held(out):
+        with locked_tempdir.held(out):
             yield
     except BlockingIOError as error:
         raise ValueError(f"another run is rendering into {out}; wait for it, or name another folder") from error
@@ -159,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when something was rendered or nothing was left, 1 when every object failed, 2 for bad input or a full disk."""
     options = _parser().parse_args(arguments)
     try:
-        what = plan.read(options.plan) if options.plan else Plan()
+        what = render_plan.read(options.plan) if options.plan else Plan()
         if options.renderer:
             what = replace(what, renderer=options.renderer)
         tally = render_all(_gather(options), options.out, what, _means(options), retry_failed=options.retry_failed)
@@ -189,7 +191,7 @@ def _means(options: argparse.Namespace) -> Means:
 
 def _gather(options: argparse.Namespace) -> list[Item]:
     licenses = options.licenses.split(",") if options.licenses else None
-    items = catalogue.find_all(options.objects, split=options.split, licenses=licenses)
+    items = object_manifest.find_all(options.objects, split=options.split, licenses=licenses)
     if options.keep is not None:
         wanted = set(read_list(options.keep))
         items = [item for item in items if item.id in wanted]
@@ -217,7 +219,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ray", action="store_true", help="run on Ray, on this machine unless there is an address")
     parser.add_argument("--address", help="of a Ray cluster whose machines share this disk: auto or ray://host:10001")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.catalogue import Item
-from data_prep.plan import Plan
 from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.views import Views
 
+from ..manifests.object_manifest import Item
+from .render_plan import Plan
+
 if TYPE_CHECKING:
-    from data_prep.blender import Blender
+    from .blender import Blender
 
 FAINTEST = 2e-4  # mean alpha of the structured views below which an object counts as not visible
 OURS = 0.8  # of an object's time: what Blender gets, so that it can tell why it failed before it is killed
@@ -65,14 +66,16 @@ def prepare(what: Plan, backend: str) -> None:
         _blender().start()
     else:
         import instant3d.mesh  # noqa: F401  (its seconds are no object's)
-        from data_prep.fast_render import chosen
+
+        from .rasterizer import chosen
 
         chosen(backend)
 
 
 def _fast(job: Job, cameras: Cameras) -> Views:
-    from data_prep.fast_render import render_views
     from instant3d.mesh import load, normalized
+
+    from .rasterizer import render_views
 
     meshes = normalized(load(job.item.path))
     return render_views(
@@ -104,7 +107,7 @@ def _by_blender(job: Job, cameras: Cameras) -> Views:
 @functools.cache
 def _blender() -> Blender:
     """This process's own, which goes on from object to object."""
-    from data_prep.blender import Blender
+    from .blender import Blender
 
     blender = Blender()
     atexit.register(blender.close)

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from instant3d.mesh import Mesh, bounds, load, normalized, save
-from instant3d.mesh.gltf import BLEND_CUTOFF
 from instant3d.mesh.gltf_document import Document, Json
+from instant3d.mesh.gltf_reader import BLEND_CUTOFF
 from instant3d.mesh.gltf_writer import container
-from instant3d.mesh.texture_files import TooLarge, Unsafe
-from instant3d.mesh.triangles import WORLD_FROM_Y_UP
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP
+from instant3d.mesh.untrusted import TooLarge, Unsafe
 
 # Looks that Blender shows and that leave a surface solid and lit. Glass is drawn solid, as by the fast renderer.
 EXTENSIONS = {"KHR_texture_transform", "KHR_mesh_quantization", "KHR_materials_pbrSpecularGlossiness"} | {

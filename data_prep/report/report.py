@@ -1,7 +1,6 @@
 """What a set of scenes holds, on one page with pictures: `python -m data_prep.report SCENES -o report.html`.
 
-Gathers the facts; how they look is known to `data_prep.report_page`. Documents of all scenes are read, pictures of a
-sample.
+Gathers the facts; how they look is known to `report_page`. Documents of all scenes are read, pictures of a sample.
 """
 
 from __future__ import annotations
@@ -11,61 +10,26 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from data_prep import failures
-from data_prep.curation import album, lists
-from data_prep.curation.album import Broken, Subject, montage
-from data_prep.curation.labelling import sample
-from data_prep.thumbnails import webp
-from instant3d.arguments import positive
-from instant3d.complaints import sentence
-from instant3d.mesh.atomic_files import write_bytes
-from instant3d.progress import OnStep, Progress
+from instant3d.utils.arg_types import positive
+from instant3d.utils.atomic import write_bytes
+from instant3d.utils.errors import sentence
+from instant3d.utils.progress import OnStep, Progress
 
-BINS = 20  # of the histogram of coverage
-ENDS = 8  # scenes shown at each end of an order
+from ..curation import scene_index
+from ..curation.labelling import sample
+from ..curation.scene_index import Broken, Subject, montage
+from ..manifests import failure_log, id_lists
+from ..manifests.thumbnails import webp
+from . import report_page
+from .report_facts import ENDS, Facts, Thumbnail
+
 WIDTH = 192  # pixels of a picture
 MAX_BYTES = 2**28  # of a JSON file that is read
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A small picture of a scene's first views, as WebP, and how much of them the object covers, 0 ... 1."""
-
-    id: str
-    caption: str | None
-    picture: bytes
-    coverage: float
-    remark: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """All that the page tells."""
-
-    scenes: int
-    frames: Counter[str]  # how many scenes have so many views, and so on
-    sizes: Counter[str]
-    licences: Counter[str]
-    sources: Counter[str]
-    captioned: int
-    without_caption: list[str]
-    broken: Broken
-    shown: list[Thumbnail]
-    rejected: list[dict[str, Any]]
-    objects: Mapping[str, int] | None = None  # of the manifest: in all, with a scene, rejected, neither
-    doctor: Mapping[str, Any] | None = None
-    best: list[Thumbnail] = field(default_factory=list)
-    worst: list[Thumbnail] = field(default_factory=list)
-
-    @property
-    def views(self) -> int:
-        return sum(int(count) * scenes for count, scenes in self.frames.items())
 
 
 def collect(
@@ -82,7 +46,7 @@ def collect(
 
     shown  scenes whose pictures are looked at, drawn at random
     """
-    subjects, broken = album.gather(roots)
+    subjects, broken = scene_index.gather(roots)
     frames, sizes, licences, sources = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     without: list[str] = []
     for subject in subjects:
@@ -92,7 +56,9 @@ def collect(
         licences[document.text("license") or document.text("licence") or "not told"] += 1
         sources[document.text("source") or "not told"] += 1
         without += [] if document.text("caption") else [subject.id]
-    lost = _rejected([rejected] if rejected else [root / failures.FILE for root in roots], named=rejected is not None)
+    lost = _rejected(
+        [rejected] if rejected else [root / failure_log.FILE for root in roots], named=rejected is not None
+    )
     known = {subject.id: subject for subject in subjects}
     chosen = sample(subjects, shown)
     thumbnails = []
@@ -122,8 +88,8 @@ def _thumbnail(subject: Subject, broken: Broken, remark: str = "") -> list[Thumb
     """The scene's picture, or none if it cannot be read, which is then told."""
     try:
         document = subject.document()
-        views = subject.read(album.STRUCTURED[: document.count]).views
-        picture: Tensor = montage(subject.on_white(album.STRUCTURED[: document.count]))
+        views = subject.read(scene_index.STRUCTURED[: document.count]).views
+        picture: Tensor = montage(subject.on_white(scene_index.STRUCTURED[: document.count]))
     except (ValueError, OSError) as error:
         broken.append((subject.where, str(error)))
         return []
@@ -133,9 +99,9 @@ def _thumbnail(subject: Subject, broken: Broken, remark: str = "") -> list[Thumb
 
 def _ends(known: Mapping[str, Subject], ranking: Path, broken: Broken) -> tuple[list[Thumbnail], list[Thumbnail]]:
     """The best and the worst scenes of a ranking that are here."""
-    places = [place for place in lists.read_ranking(ranking) if place.id in known]
+    places = [place for place in id_lists.read_ranking(ranking) if place.id in known]
 
-    def pictures(some: Sequence[lists.Place]) -> list[Thumbnail]:
+    def pictures(some: Sequence[id_lists.Place]) -> list[Thumbnail]:
         return [t for place in some for t in _thumbnail(known[place.id], broken, f"{place.score:+.2f}")]
 
     return pictures(places[:ENDS]), pictures(places[ENDS:][-ENDS:])
@@ -145,12 +111,12 @@ def _rejected(paths: Sequence[Path], named: bool) -> list[dict[str, Any]]:
     """Rows of failures, the last of each object."""
     if named and not paths[0].is_file():
         raise FileNotFoundError(f"{paths[0]} does not exist; rendering writes failures.jsonl where objects failed")
-    return [row for path in paths if path.is_file() for row in failures.read(path).values()]
+    return [row for path in paths if path.is_file() for row in failure_log.read(path).values()]
 
 
 def _objects(path: Path, known: Mapping[str, Subject], lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """What became of a manifest's objects."""
-    names = {str(row.get("id")) for _, row in lists.read_rows(path, "`python -m data_prep.sources` writes it")}
+    names = {str(row.get("id")) for _, row in id_lists.read_rows(path, "`python -m data_prep.sources` writes it")}
     rendered, failed = names & known.keys(), names & {row["id"] for row in lost} - known.keys()
     neither = len(names) - len(rendered) - len(failed)
     return {"in the manifest": len(names), "with a scene": len(rendered), "rejected": len(failed), "neither": neither}
@@ -181,8 +147,6 @@ def _size(content: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the page was written, 2 for bad input."""
-    from data_prep import report_page
-
     options = _parser().parse_args(arguments)
     try:
         if not options.out.resolve().parent.is_dir():
@@ -219,7 +183,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ranking", type=Path, help="a ranking, of which both ends are shown")
     parser.add_argument("--shown", type=positive, default=96, help="scenes whose pictures are looked at (default 96)")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

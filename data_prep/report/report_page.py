@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep.report import BINS, ENDS, Facts, Thumbnail
-from data_prep.thumbnails import data_uri, escaped
+from ..manifests.thumbnails import data_uri, escaped
+from .report_facts import BINS, ENDS, Facts, Thumbnail
 
 MAX_PICTURES = 5 * 2**18  # bytes of all pictures before they become text, a third longer: the page stays below 2 MiB
 LISTED = 12  # rows of a table of counts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.builder import Builder
-from data_prep.textures import Texture
+from ..builder import Builder
+from ..textures import Texture
 
 
 def four_legs(b: Builder, texture: Texture, width: float, depth: float, height: float) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.builder import Builder
-from data_prep.shapes import arc
+from ..builder import Builder
+from ..shapes import arc
 
 
 def sword(b: Builder) -> str:

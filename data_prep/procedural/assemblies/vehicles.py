@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_prep.builder import Builder
+from ..builder import Builder
 
 
 def wheels(b: Builder, radius: float, wide: float, track: float, places: list[float]) -> None:
