@@ -37,32 +37,39 @@ SYSTEMS = {"stage1", "stage2", "direct"}
 # Heavy libraries, each with the only file that may import it, or the few, or the folder.
 DOORS: dict[str, str | tuple[str, ...]] = {
     "timm": "src/instant3d/stage2/encoder.py",
-    "xformers": "src/instant3d/transformer.py",
-    "diffusers": "src/instant3d/diffusion/",
+    "xformers": "src/instant3d/modules/transformer.py",
+    "diffusers": "src/instant3d/modules/diffusion/",
     "transformers": (
-        "src/instant3d/diffusion/",
-        "src/instant3d/clip.py",
-        "data_prep/captioner.py",
+        "src/instant3d/modules/diffusion/",
+        "src/instant3d/modules/clip.py",
+        "data_prep/captions/blip2.py",
         "data_prep/curation/features.py",
     ),
-    "tokenizers": "src/instant3d/diffusion/small.py",
-    "peft": "src/instant3d/diffusion/components.py",
+    "tokenizers": "src/instant3d/modules/diffusion/tiny_models.py",
+    "peft": "src/instant3d/modules/diffusion/components.py",
     "gradio": "src/instant3d/demo.py",
-    "blenderproc": ("data_prep/blender_worker.py", "data_prep/blender_scene.py"),  # run inside the renderer's Python
-    "bpy": ("data_prep/blender_worker.py", "data_prep/blender_scene.py", "data_prep/blender_bridge.py"),
-    "objaverse": "data_prep/objaverse.py",
-    "ray": "data_prep/cluster.py",
-    "torchmetrics": "src/instant3d/losses.py",
-    "rembg": "src/instant3d/cutout.py",
-    "fsspec": "src/instant3d/scenes/stream.py",
-    "aiohttp": "src/instant3d/scenes/stream.py",
-    "tqdm": "src/instant3d/progress.py",
-    "skimage": "src/instant3d/nerf/surface.py",
-    "fast_simplification": "src/instant3d/mesh/surgery.py",
-    "av": "src/instant3d/writers.py",
-    "huggingface_hub": ("src/instant3d/hub.py", "src/instant3d/diffusion/loading.py"),
-    "moderngl": "data_prep/raster_gl.py",
-    "embreex": "data_prep/raycast.py",
+    "blenderproc": (
+        "data_prep/rendering/blender_worker.py",
+        "data_prep/rendering/blender_scene.py",
+    ),  # run inside the renderer's Python
+    "bpy": (
+        "data_prep/rendering/blender_worker.py",
+        "data_prep/rendering/blender_scene.py",
+        "data_prep/rendering/blender_bridge.py",
+    ),
+    "objaverse": "data_prep/sources/objaverse.py",
+    "ray": "data_prep/execution/ray_pool.py",
+    "torchmetrics": "src/instant3d/modules/losses.py",
+    "rembg": "src/instant3d/pipelines/background_removal.py",
+    "fsspec": "src/instant3d/scenes/shard_cache.py",
+    "aiohttp": "src/instant3d/scenes/shard_cache.py",
+    "tqdm": "src/instant3d/utils/progress.py",
+    "skimage": "src/instant3d/nerf/mesh_extraction.py",
+    "fast_simplification": "src/instant3d/mesh/processing.py",
+    "av": "src/instant3d/utils/visualization.py",
+    "huggingface_hub": ("src/instant3d/utils/hub.py", "src/instant3d/modules/diffusion/loading.py"),
+    "moderngl": "data_prep/rendering/opengl.py",
+    "embreex": "data_prep/rendering/embree.py",
     "sklearn": "data_prep/curation/ranking.py",
 }
 # data_prep's own, whose files are imported only where they are needed, or run by another Python
@@ -158,7 +165,7 @@ def opens_images(file: Path) -> bool:
 
 
 def test_images_are_opened_in_one_file_alone():
-    assert [relative(file) for file in files() if opens_images(file)] == ["src/instant3d/images.py"]
+    assert [relative(file) for file in files() if opens_images(file)] == ["src/instant3d/utils/images.py"]
 
 
 def test_lightning_is_known_only_to_modules_data_and_training():

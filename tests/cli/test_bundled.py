@@ -12,11 +12,13 @@ import torch
 import trimesh
 from PIL import Image
 
-from instant3d import bundled, evaluate, scenes
-from instant3d.asset import Asset
+from instant3d import scenes
 from instant3d.cameras import structured
+from instant3d.evaluation import reconstruction
+from instant3d.nerf.asset import Asset
+from instant3d.utils import bundled
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # with what makes them quick; those whose weights are here
 SYSTEMS = {"two-stage": ["--steps", "10"]} | ({"direct": []} if (ROOT / bundled.DIRECT).is_dir() else {})
 WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "couch"
@@ -24,7 +26,7 @@ WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "co
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_for(tmp_path, system):
-    command = [sys.executable, "-m", "instant3d.cli", "generate", "a red chair", "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "instant3d.cli.main", "generate", "a red chair", "-o", str(tmp_path / "out")]
     command += ["--system", system, "--resolution", "96", *SYSTEMS[system]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -50,7 +52,7 @@ def test_plain_diffusers_draws_with_the_bundled_stage_1():
 
 
 def test_an_example_becomes_an_asset_that_covers_its_views(tmp_path):
-    command = [sys.executable, "-m", "instant3d.cli", "reconstruct", str(EXAMPLE), "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "instant3d.cli.main", "reconstruct", str(EXAMPLE), "-o", str(tmp_path / "out")]
     done = subprocess.run([*command, "--resolution", "96"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.strip().splitlines()) == 1
@@ -72,7 +74,7 @@ def test_an_example_becomes_an_asset_that_covers_its_views(tmp_path):
 
 
 def test_the_weights_beat_both_baselines_on_views_that_were_held_back():
-    report = evaluate.reconstruction([EXAMPLE], weights=WEIGHTS, resolution=64)
+    report = reconstruction.reconstruction([EXAMPLE], weights=WEIGHTS, resolution=64)
     for name, scores in report["baselines"].items():
         assert report["mean"]["psnr"] > scores["psnr"], name
 

@@ -14,12 +14,15 @@ from PIL import Image
 from sphere_network import RADIUS, sphere_network
 from tiny_sdxl import tiny_sdxl_folder
 
-from instant3d import cli, generate, prompts, scenes, writers
-from instant3d.asset import Asset
+from instant3d import scenes
 from instant3d.cameras import structured
-from instant3d.generate import Order, plan
-from instant3d.makers import TwoStage
-from instant3d.pipeline import Sampling, TextTo3D
+from instant3d.cli import main as cli
+from instant3d.nerf.asset import Asset
+from instant3d.pipelines import generate
+from instant3d.pipelines.generate import Order, plan
+from instant3d.pipelines.generators import TwoStage
+from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
+from instant3d.utils import prompts, visualization
 
 MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4", "turntable.webp", "sheet.png"}
 
@@ -27,9 +30,9 @@ MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4"
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
     """Films and sheets of a few small pictures: what is tested here is not their size."""
-    monkeypatch.setattr("instant3d.results.SMALLEST", 16)
-    monkeypatch.setattr("instant3d.results.LARGEST", 16)
-    monkeypatch.setattr("instant3d.results.FRAMES", 4)
+    monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
+    monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
+    monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 4)
 
 
 @pytest.fixture(scope="module")
@@ -220,14 +223,14 @@ def test_a_record_of_another_kind_is_no_finished_asset(make, tmp_path, content):
 
 def fails_at(monkeypatch, turn: int, error: BaseException) -> None:
     """The sheet of the `turn`-th asset cannot be written; by then its mesh, triplane and film are."""
-    real, turns = writers.sheet, iter(range(1, 100))
+    real, turns = visualization.sheet, iter(range(1, 100))
 
     def sheet(*args, **kwargs):
         if next(turns) == turn:
             raise error
         real(*args, **kwargs)
 
-    monkeypatch.setattr("instant3d.writers.sheet", sheet)
+    monkeypatch.setattr("instant3d.utils.visualization.sheet", sheet)
 
 
 def test_an_interrupted_list_keeps_what_is_finished_and_goes_on_there(make, tmp_path, monkeypatch):

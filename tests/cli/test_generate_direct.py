@@ -13,14 +13,18 @@ import torch
 from ball_network import BALL, RADIUS, ball_network, direct_folder
 from safetensors.torch import load_file, save_file
 
-from instant3d import alignment, cli, clip, makers, results, writers
-from instant3d.asset import Asset
 from instant3d.cameras import orbit, structured
-from instant3d.diffusion.prompt_tokens import PromptEncoder
-from instant3d.direct.taught import Taught
-from instant3d.gallery import Order, orders
-from instant3d.judge import Judge
-from instant3d.pipeline import DirectTextTo3D, TextTo3D
+from instant3d.cli import main as cli
+from instant3d.direct.training_record import Taught
+from instant3d.evaluation import text_alignment
+from instant3d.evaluation.attribute_classifier import Judge
+from instant3d.evaluation.view_cache import Order, orders
+from instant3d.modules import clip
+from instant3d.modules.diffusion.prompt_tokens import PromptEncoder
+from instant3d.nerf.asset import Asset
+from instant3d.pipelines import generators, results
+from instant3d.pipelines.text_to_3d import DirectTextTo3D, TextTo3D
+from instant3d.utils import visualization
 
 MADE = {"mesh.glb", "triplane.safetensors", "turntable.mp4", "turntable.webp", "sheet.png"}
 RED, BLUE = direct_runs.PROMPTS
@@ -29,9 +33,9 @@ RED, BLUE = direct_runs.PROMPTS
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
     """Films and sheets of a few small pictures: what is tested here is not their size."""
-    monkeypatch.setattr("instant3d.results.SMALLEST", 16)
-    monkeypatch.setattr("instant3d.results.LARGEST", 16)
-    monkeypatch.setattr("instant3d.results.FRAMES", 8)
+    monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
+    monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
+    monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 8)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +103,8 @@ def test_a_mesh_has_two_nodes_a_texel_unless_others_are_asked_for(capsys, weight
 
 def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_in(model, tmp_path, monkeypatch):
     sheets = []
-    monkeypatch.setattr(writers, "sheet", lambda rows, *_, **__: sheets.append(rows))
-    maker = makers.Direct(direct_folder(tmp_path / "weights"), device="cpu")
+    monkeypatch.setattr(visualization, "sheet", lambda rows, *_, **__: sheets.append(rows))
+    maker = generators.Direct(direct_folder(tmp_path / "weights"), device="cpu")
     watch = results.Stopwatch()
     draft = maker.begin([BLUE], [3], watch, lambda *_: None)[0]
     made = maker.end(draft, BLUE, 3, 24, tmp_path, watch)
@@ -286,8 +290,8 @@ def written(tmp_path, name: str, *lines: str) -> Path:
 @pytest.fixture
 def measure(capsys, tmp_path, monkeypatch):
     """Runs `evaluate text` on small renders by a judge that knows nothing but its words."""
-    monkeypatch.setattr(alignment, "SIZE", 32)
-    monkeypatch.setattr(alignment, "CLIP_SIZE", 32)
+    monkeypatch.setattr(text_alignment, "SIZE", 32)
+    monkeypatch.setattr(text_alignment, "CLIP_SIZE", 32)
     Judge(["ball"]).eval().save(tmp_path / "judge")
 
     def run(*arguments: object) -> tuple[int, dict, str, str]:
@@ -323,10 +327,10 @@ def test_what_was_trained_on_and_what_was_not_are_told_apart_at_their_cost(measu
 
 def test_assets_are_rendered_as_one_by_one_and_batches_change_nothing(model):
     wanted = orders([RED, BLUE, "a green ball"], seed=3)
-    batched = list(alignment.made(model, wanted, 2, 24))
+    batched = list(text_alignment.made(model, wanted, 2, 24))
     assert [result.order for result in batched] == wanted
     for result in batched:
-        one = model(result.order.prompt, seed=result.order.seed).render(alignment.new_cameras(), 24).on(1.0)
+        one = model(result.order.prompt, seed=result.order.seed).render(text_alignment.new_cameras(), 24).on(1.0)
         torch.testing.assert_close(result.renders, one.clamp(0, 1), atol=0.02, rtol=0)
         assert result.views is None
 
@@ -353,7 +357,7 @@ def test_views_that_another_system_left_beside_an_asset_are_not_taken_for_its_ow
     make(RED)
     views = Views(torch.full((4, 3, 16, 16), 0.2), torch.ones(4, 1, 16, 16), structured())
     scenes.write(tmp_path / "out" / "views", views)
-    (found,) = alignment.stored(tmp_path / "out", [Order(RED, 0)], 16)
+    (found,) = text_alignment.stored(tmp_path / "out", [Order(RED, 0)], 16)
     assert found.views is None
 
 

@@ -16,12 +16,15 @@ import torch
 from PIL import Image
 from sphere_network import sphere_network
 
-from instant3d import arguments, cli, pipeline, scenes
-from instant3d.asset import Asset
+from instant3d import scenes
 from instant3d.cameras import orbit
-from instant3d.cli import parser
-from instant3d.diffusion import components
-from instant3d.sampling import SAMPLERS, Sampling
+from instant3d.cli import main as cli
+from instant3d.cli.main import parser
+from instant3d.modules.diffusion import components
+from instant3d.nerf.asset import Asset
+from instant3d.pipelines import text_to_3d
+from instant3d.stage1.sampling_options import SAMPLERS, Sampling
+from instant3d.utils import arg_types
 from instant3d.views import Views
 
 RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp"]
@@ -30,8 +33,8 @@ RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turn
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
     """Films and sheets of a few small pictures: what is tested here is not their size."""
-    monkeypatch.setattr("instant3d.results.SMALLEST", 48)
-    monkeypatch.setattr("instant3d.results.FRAMES", 6)
+    monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 48)
+    monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 6)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,9 @@ def weights(tmp_path_factory) -> Path:
 def make_scene(folder: Path, count: int = 5) -> Path:
     """Pictures of the sphere that the network answers anyway, so that a look at the sheet makes sense."""
     cameras = orbit(torch.arange(count) * 360.0 / count, 20.0)
-    asset = pipeline.ViewsTo3D(sphere_network())(Views(torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32), cameras[:1]))
+    asset = text_to_3d.ViewsTo3D(sphere_network())(
+        Views(torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32), cameras[:1])
+    )
     seen = asset.render(cameras, 40)
     scenes.write(folder, Views(seen.rgb, seen.alpha, cameras), caption="a sphere of many colours")
     return folder
@@ -226,14 +231,14 @@ def test_an_interrupted_run_leaves_nothing_half_written(capsys, scene, weights, 
     def stop(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("instant3d.writers.sheet", stop)  # by then mesh, triplane and film are written
+    monkeypatch.setattr("instant3d.utils.visualization.sheet", stop)  # by then mesh, triplane and film are written
     code, out, _ = reconstruct(capsys, scene, tmp_path / "out", weights)
     assert (code, out) == (expected, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
 
 
 def test_a_terminated_run_leaves_nothing_half_written(capsys, scene, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("instant3d.writers.sheet", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("instant3d.utils.visualization.sheet", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as stop:
         reconstruct(capsys, scene, tmp_path / "out", weights)
     assert stop.value.code == 143
@@ -264,7 +269,7 @@ def test_an_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
 
 @pytest.mark.parametrize(("text", "expected"), [("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29), ("7", 7)])
 def test_an_amount_of_memory_is_read_in_powers_of_two(text, expected):
-    assert arguments.amount(text) == expected
+    assert arg_types.amount(text) == expected
 
 
 def test_help_is_instant_because_it_loads_nothing_heavy():
@@ -277,14 +282,14 @@ def test_help_is_instant_because_it_loads_nothing_heavy():
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_training_commands_are_handed_on_untouched(monkeypatch, capsys, command):
     seen: list[list[str]] = []
-    monkeypatch.setattr("instant3d.training.main", seen.append)
+    monkeypatch.setattr("instant3d.training.fit.main", seen.append)
     assert run(capsys, command, "-c", "a.yaml", "--help")[0] == 0
     assert seen == [[command, "-c", "a.yaml", "--help"]]
 
 
 def readme_options() -> dict[str, str]:
     """What the README's lines of `instant3d generate` offer: options with the word that stands behind each."""
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "README.md").read_text()
     usage = re.search(r'instant3d generate "a red fire hydrant" -o OUT \[.*?(?=\ninstant3d)', text, re.DOTALL)
     return dict(re.findall(r"\[(--[a-z0-9-]+) ([^\]]+)\]", usage.group()))
 

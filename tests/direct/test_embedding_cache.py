@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from instant3d.diffusion.prompt_tokens import PromptTokens
-from instant3d.direct import lookup
-from instant3d.direct.lookup import Lookup, size
+from instant3d.direct import embedding_cache
+from instant3d.direct.embedding_cache import Lookup, size
+from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 
 TEXTS = [f"text {k}" * (k % 3 + 1) for k in range(10)]
 
@@ -18,7 +18,7 @@ def read(texts):
 
 @pytest.fixture(params=[10**6, 0], ids=["kept", "read anew"])
 def looked_up(request, monkeypatch):
-    monkeypatch.setattr(lookup, "AT_ONCE", 4)
+    monkeypatch.setattr(embedding_cache, "AT_ONCE", 4)
     calls = []
 
     def counted(texts):

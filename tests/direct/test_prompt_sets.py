@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from instant3d.direct import grammar
-from instant3d.direct.grammar import Coloured, animals, coloured, daily_life, portraits, read, split
+from instant3d.direct import prompt_sets
+from instant3d.direct.prompt_sets import Coloured, animals, coloured, daily_life, portraits, read, split
 
 ANIMAL = re.compile(
     "a (wolf|dog|panda|fox|civet|cat|red panda|teddy bear|rabbit|koala)"
@@ -33,7 +33,7 @@ def test_each_thing_is_missing_from_its_share_of_the_animals():
     found = animals()
     assert sum("sitting" not in prompt for prompt in found) == 3150 / 7
     assert sum(not re.search("a tie|a cape|sunglasses|a scarf", prompt) for prompt in found) == 3150 / 5
-    assert sum(not re.search(f" ({'|'.join(grammar.HATS[:-1])})$", prompt) for prompt in found) == 3150 / 9
+    assert sum(not re.search(f" ({'|'.join(prompt_sets.HATS[:-1])})$", prompt) for prompt in found) == 3150 / 9
     assert sum(" sitting" not in prompt and " wearing" not in prompt for prompt in found) == 10
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from instant3d.cameras import orbit
-from instant3d.direct.directions import FRONT_AZIMUTH_DEG, VIEWS, from_front, negatives, shares, worded
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, VIEWS, from_front, negatives, shares, worded
 
 ROUND = torch.arange(-180.0, 180.0, 0.5)
 SCHEDULES = ["stable-dreamfusion", "threestudio"]

@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data_prep import recolour
-from data_prep.colours import NAMED_COLOURS
-from instant3d import cli, judge_training, scenes
+from data_prep.captions import recolour
+from data_prep.procedural.colours import NAMED_COLOURS
+from instant3d import scenes
 from instant3d.cameras import turntable
-from instant3d.judge import COLOURS, POOL, SIZE, Judge, Opinion, parsed
-from instant3d.judge_training import UNKNOWN, Examples
+from instant3d.cli import main as cli
+from instant3d.evaluation import train_attribute_classifier
+from instant3d.evaluation.attribute_classifier import COLOURS, POOL, SIZE, Judge, Opinion, parsed
+from instant3d.evaluation.train_attribute_classifier import UNKNOWN, Examples
 from instant3d.views import Views
 
 OBJECTS = ("ball", "bar")
-BUNDLED = Path(__file__).parents[1] / "checkpoints" / "judge"
+BUNDLED = Path(__file__).parents[2] / "checkpoints" / "judge"
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_what_is_no_judge_is_refused_in_a_sentence(judge, tmp_path):
 
 
 def test_scenes_become_examples_by_their_captions_and_ids(folder):
-    examples = judge_training.gathered([folder], OBJECTS)
+    examples = train_attribute_classifier.gathered([folder], OBJECTS)
     assert len(examples.object) == 5 * 6, "the cloud is left out"
     second = examples[examples.shape == 1]
     assert set(second.object.tolist()) == {0}
@@ -137,30 +139,34 @@ def test_scenes_become_examples_by_their_captions_and_ids(folder):
 
 def test_an_object_that_no_scene_shows_is_named(folder):
     with pytest.raises(ValueError, match="shows tree"):
-        judge_training.gathered([folder], [*OBJECTS, "tree"])
+        train_attribute_classifier.gathered([folder], [*OBJECTS, "tree"])
 
 
 def test_a_rare_object_is_taught_as_often_as_a_frequent_one():
     kinds = torch.tensor([0] * 90 + [1] * 10)
     examples = Examples(torch.zeros(100, 4, 1, 1), kinds, kinds, kinds, kinds)
-    drawn = torch.cat([b.object for b in judge_training.batches(examples, 40, torch.Generator().manual_seed(0))])
+    drawn = torch.cat(
+        [b.object for b in train_attribute_classifier.batches(examples, 40, torch.Generator().manual_seed(0))]
+    )
     assert drawn.double().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
 def test_distortion_keeps_white_what_is_empty_and_repeats_with_its_generator():
     empty = torch.zeros(8, 4, SIZE, SIZE, dtype=torch.uint8)
-    white = judge_training.distorted(empty, torch.Generator().manual_seed(0))
+    white = train_attribute_classifier.distorted(empty, torch.Generator().manual_seed(0))
     assert white.mean() > 0.97
     solid = torch.full((8, 4, SIZE, SIZE), 60, dtype=torch.uint8)
     solid[:, 3] = 255
-    one, two, three = (judge_training.distorted(solid, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, two, three = (
+        train_attribute_classifier.distorted(solid, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     torch.testing.assert_close(one, two)
     assert (one - three).abs().max() > 0.1
     assert one.mean() < 0.6, "dark stays dark"
 
 
 def test_what_was_taught_is_told_on_views_that_were_held_back(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(judge_training, "BATCH", 16)
+    monkeypatch.setattr(train_attribute_classifier, "BATCH", 16)
     (tmp_path / "names.txt").write_text("\n".join(OBJECTS))
     command = ["train-judge", str(folder), "-o", str(tmp_path / "judge"), "--objects", str(tmp_path / "names.txt")]
     assert cli.main([*command, "--epochs", "50"]) == 0
@@ -173,11 +179,13 @@ def test_what_was_taught_is_told_on_views_that_were_held_back(folder, tmp_path, 
 
 def test_a_shape_that_is_held_back_is_not_taught_and_a_lone_one_is(folder, monkeypatch):
     taught = []
-    monkeypatch.setattr(judge_training, "taught", lambda examples, judge, **_: taught.append(examples) or judge.eval())
-    judge = judge_training.train([folder], OBJECTS, hold_out_shapes=True)
+    monkeypatch.setattr(
+        train_attribute_classifier, "taught", lambda examples, judge, **_: taught.append(examples) or judge.eval()
+    )
+    judge = train_attribute_classifier.train([folder], OBJECTS, hold_out_shapes=True)
     (examples,) = taught
     assert set(zip(examples.object.tolist(), examples.shape.tolist(), strict=True)) == {(0, 1), (1, 0)}
-    assert examples.view.min() > judge_training.HELD_VIEWS
+    assert examples.view.min() > train_attribute_classifier.HELD_VIEWS
     assert judge.accuracy["held_out_shapes"]["pictures"] == 2 * 6
     assert judge.accuracy["held_out_views"]["pictures"] == 3 * 3
 
@@ -190,7 +198,7 @@ def test_the_bundled_judge_names_all_ten_colours_of_a_plain_disc():
 
 def test_the_bundled_judge_is_small_knows_the_listed_objects_and_says_how_good_it_is():
     judge = Judge.from_pretrained(BUNDLED)
-    listed = (Path(__file__).parents[1] / "configs" / "prompts" / "judged_objects.txt").read_text().splitlines()
+    listed = (Path(__file__).parents[2] / "configs" / "prompts" / "judged_objects.txt").read_text().splitlines()
     assert list(judge.objects) == [line for line in listed if line and not line.startswith("#")]
     assert (BUNDLED / "model.safetensors").stat().st_size < 2**20
     assert judge.accuracy["held_out_views"]["object"] > 0.9

@@ -8,13 +8,15 @@ from sphere_network import sphere_network
 from tiny_sdxl import tiny_sdxl_folder
 from torch.nn import functional as F
 
-from instant3d import alignment, cli, scenes
-from instant3d.alignment import Result
-from instant3d.asset import Asset
+from instant3d import scenes
 from instant3d.cameras import structured
-from instant3d.gallery import Order, orders
-from instant3d.judge import COLOURS, Judge, Opinion
-from instant3d.pipeline import ViewsTo3D
+from instant3d.cli import main as cli
+from instant3d.evaluation import text_alignment
+from instant3d.evaluation.attribute_classifier import COLOURS, Judge, Opinion
+from instant3d.evaluation.text_alignment import Result
+from instant3d.evaluation.view_cache import Order, orders
+from instant3d.nerf.asset import Asset
+from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.views import Views
 
 OBJECTS = ("chair", "boat")
@@ -46,7 +48,7 @@ def result(prompt: str, renders: torch.Tensor, views: torch.Tensor | None = None
 
 
 def test_the_new_cameras_look_from_between_below_and_above_where_stage_1_drew():
-    new, old = alignment.new_cameras(), structured()
+    new, old = text_alignment.new_cameras(), structured()
     directions, known = (F.normalize(cameras.positions, dim=-1) for cameras in (new, old))
     apart = torch.rad2deg(torch.acos((directions @ known.T).clamp(-1, 1)))
     assert apart.shape == (8, 4)
@@ -58,17 +60,17 @@ def test_the_new_cameras_look_from_between_below_and_above_where_stage_1_drew():
 def test_an_asset_is_judged_by_all_its_pictures_together_and_each_picture_by_itself():
     judge = Reader()
     unsure = [("blue", "chair", 0.1), ("blue", "boat", 0.2), ("red", "boat", 0.9)]
-    score = alignment.score(judge, "a red boat", judge(saying(*unsure)))
+    score = text_alignment.score(judge, "a red boat", judge(saying(*unsure)))
     assert score["colour"] == 1, "one picture that is sure outweighs two that are not"
     assert (score["object"], score["both"]) == (1, 1)
     assert score["colour_per_picture"] == pytest.approx(1 / 3)
     assert score["object_per_picture"] == pytest.approx(2 / 3)
-    assert alignment.seen(judge, judge(saying(*unsure))) == ("red", "boat")
+    assert text_alignment.seen(judge, judge(saying(*unsure))) == ("red", "boat")
 
 
 def test_shares_are_over_assets_and_mistakes_are_listed_with_what_was_asked():
     red_boat, blue_boat = saying(("red", "boat", 1)), saying(("blue", "boat", 1))
-    found = alignment.judged(
+    found = text_alignment.judged(
         Reader(),
         [
             result("a red boat", red_boat, red_boat),
@@ -91,7 +93,7 @@ def test_lists_are_reported_apart_in_the_table_and_the_record(tmp_path, capsys):
         "held_out": iter([result("a red chair", red_boat)]),
         "trained": iter([result("a red boat", red_boat, red_boat)]),
     }
-    alignment.evaluate(lists, tmp_path, judge=Reader(), clips={}, settings={"seed": "0"})
+    text_alignment.evaluate(lists, tmp_path, judge=Reader(), clips={}, settings={"seed": "0"})
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["lists"]["held_out"]["renders"]["object"] == 0
     assert written["lists"]["trained"]["renders"]["object"] == 1
@@ -116,7 +118,7 @@ class Parrot:
 def test_a_clip_is_asked_of_the_renders_and_several_assets_of_a_prompt_are_more_views_of_it(tmp_path):
     right, wrong = torch.full((8, 3, 32, 32), 0.5), torch.full((8, 3, 32, 32), 0.9)
     items = [result("12345", right), result("12345", wrong), result("1234567", wrong), result("1234567", wrong)]
-    report = alignment.evaluate({"few": iter(items)}, tmp_path, judge=None, clips={"parrot": Parrot}, settings={})
+    report = text_alignment.evaluate({"few": iter(items)}, tmp_path, judge=None, clips={"parrot": Parrot}, settings={})
     numbers = report["lists"]["few"]["clip"]["parrot"]
     assert numbers["clip_score"] == pytest.approx(25.0)
     assert numbers["views"] == 16
@@ -127,12 +129,12 @@ def test_real_renders_are_found_by_their_captions_and_seen_from_new_cameras(tmp_
     views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured())
     scenes.write(tmp_path / "one", views, caption="a red boat")
     model = ViewsTo3D(sphere_network())
-    (found,) = alignment.real(tmp_path, [Order("a red boat", 5)], model, 32)
+    (found,) = text_alignment.real(tmp_path, [Order("a red boat", 5)], model, 32)
     torch.testing.assert_close(found.views, views.on(1.0), atol=1 / 255, rtol=0)
-    expected = model(views).render(alignment.new_cameras(), 32).on(1.0)
+    expected = model(views).render(text_alignment.new_cameras(), 32).on(1.0)
     torch.testing.assert_close(found.renders, expected.clamp(0, 1), atol=0.02, rtol=0)
     with pytest.raises(FileNotFoundError, match="a red chair"):
-        list(alignment.real(tmp_path, [Order("a red chair", 5)], model, 32))
+        list(text_alignment.real(tmp_path, [Order("a red chair", 5)], model, 32))
 
 
 def test_assets_made_before_are_found_by_their_prompts_each_once(tmp_path):
@@ -142,12 +144,14 @@ def test_assets_made_before_are_found_by_their_prompts_each_once(tmp_path):
         model(views, resolution=24).save(tmp_path / name, formats=())
         (tmp_path / name / "result.json").write_text(json.dumps({"prompt": "a red boat"}))
     scenes.write(tmp_path / "0002" / "views", views)
-    first, second = alignment.stored(tmp_path, orders(["a red boat"], each=2), 32)
+    first, second = text_alignment.stored(tmp_path, orders(["a red boat"], each=2), 32)
     assert first.views is None
     assert second.views is not None
-    torch.testing.assert_close(first.renders, Asset.load(tmp_path / "0001").render(alignment.new_cameras(), 32).on(1.0))
+    torch.testing.assert_close(
+        first.renders, Asset.load(tmp_path / "0001").render(text_alignment.new_cameras(), 32).on(1.0)
+    )
     with pytest.raises(FileNotFoundError, match="a blue boat"):
-        list(alignment.stored(tmp_path, orders(["a blue boat"]), 32))
+        list(text_alignment.stored(tmp_path, orders(["a blue boat"]), 32))
 
 
 @pytest.fixture(scope="module")

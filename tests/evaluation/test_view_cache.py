@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from instant3d.cameras import structured
-from instant3d.gallery import Gallery, Order, fingerprint, listed, orders
-from instant3d.sampling import Sampling
+from instant3d.evaluation.view_cache import Gallery, Order, fingerprint, listed, orders
+from instant3d.stage1.sampling_options import Sampling
 from instant3d.views import Views
 
 

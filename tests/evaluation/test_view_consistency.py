@@ -7,12 +7,12 @@ import pytest
 import torch
 from sphere_network import sphere_network
 
-from instant3d import consistency
 from instant3d.cameras import structured
-from instant3d.consistency import LEAST, LPIPS_SIDE, MARGIN, Box, foreground, measure
-from instant3d.gallery import orders
-from instant3d.pipeline import ViewsTo3D
-from instant3d.sampling import Sampling
+from instant3d.evaluation import view_consistency
+from instant3d.evaluation.view_cache import orders
+from instant3d.evaluation.view_consistency import LEAST, LPIPS_SIDE, MARGIN, Box, foreground, measure
+from instant3d.pipelines.text_to_3d import ViewsTo3D
+from instant3d.stage1.sampling_options import Sampling
 from instant3d.views import Views
 
 
@@ -85,7 +85,7 @@ def test_the_perceptual_distance_sees_enlarged_boxes_and_is_averaged_over_tiles(
 
 
 def test_every_combination_is_a_setting_and_steps_come_in_order():
-    found = consistency.settings([10, 4], ["blob", "noise"], ["euler"], Sampling(guidance=3.0))
+    found = view_consistency.settings([10, 4], ["blob", "noise"], ["euler"], Sampling(guidance=3.0))
     assert list(found) == [
         "blob, euler, 4 steps",
         "blob, euler, 10 steps",
@@ -120,7 +120,7 @@ def test_the_report_ranks_what_agrees_above_what_does_not_and_is_written_whole(t
         "noise, euler, 4 steps": Known(model, 0.5, Sampling(steps=4, start="noise")),
     }
     wanted = orders(["a ball", "another ball"])
-    report = consistency.evaluate(wanted, tmp_path / "out", galleries=galleries, model=model)
+    report = view_consistency.evaluate(wanted, tmp_path / "out", galleries=galleries, model=model)
     good, bad = report["settings"].values()
     assert good["psnr"] > 60 > 30 > bad["psnr"]
     assert good["ssim"] > bad["ssim"]
@@ -132,7 +132,7 @@ def test_the_report_ranks_what_agrees_above_what_does_not_and_is_written_whole(t
     assert [row.split(" | ")[0] for row in table.splitlines()] == ["| setting", "| ---", *(f"| {n}" for n in galleries)]
     assert table in capsys.readouterr().out
     assert (tmp_path / "out" / "figure.png").is_file()
-    assert [(line.name, line.points[0][0]) for line in consistency.lines(report)] == [
+    assert [(line.name, line.points[0][0]) for line in view_consistency.lines(report)] == [
         ("blob, euler", 30),
         ("noise, euler", 4),
     ]

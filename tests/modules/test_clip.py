@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from instant3d import clip
-from instant3d.clip import Clip
-from instant3d.diffusion.small import train_tokenizer
+from instant3d.modules import clip
+from instant3d.modules.clip import Clip
+from instant3d.modules.diffusion.tiny_models import train_tokenizer
 
 PROMPTS = ["a red chair", "a blue boat", "a green house"]
 # cosines of one view (first index: the asset's prompt) and of another, with three prompts

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
 
-from instant3d.schedule import progress_of, rate, scheduled
+from instant3d.modules.lr_schedule import progress_of, rate, scheduled
 
 
 class Line(L.LightningModule):

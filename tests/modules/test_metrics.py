@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from instant3d.metrics import chamfer, depth_error, f_score, mask_iou, psnr, ssim
+from instant3d.modules.metrics import chamfer, depth_error, f_score, mask_iou, psnr, ssim
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from sphere_network import RADIUS, SHARPNESS, sphere_network
 
 from instant3d import mesh as meshes
-from instant3d import scenes, writers
-from instant3d.asset import FILE, Asset, write_triplane
+from instant3d import scenes
 from instant3d.cameras import structured
+from instant3d.nerf.asset import FILE, Asset, write_triplane
 from instant3d.nerf.triplane import Decoder, Triplane
-from instant3d.pipeline import ViewsTo3D
+from instant3d.pipelines.text_to_3d import ViewsTo3D
+from instant3d.utils import visualization
 from instant3d.views import Views
 
 
@@ -149,7 +150,7 @@ def test_colours_beyond_white_are_white_in_pictures_meshes_and_scenes(tmp_path):
     torch.testing.assert_close(shown.rgb[:, :, 12, 12], torch.tensor([[2.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)
     np.testing.assert_allclose(bright.mesh.colors, np.array([[1.0, 0.0, 1.0]] * len(bright.mesh.vertices)), atol=1e-5)
     assert np.linalg.norm(bright.mesh.vertices, axis=1) == pytest.approx(0.48, abs=0.005)  # where density is half-way
-    writers.picture(shown.rgb[0], tmp_path / "picture.png")
+    visualization.picture(shown.rgb[0], tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").getpixel((12, 12)) == (255, 0, 255)
     scenes.write(tmp_path / "scene", shown)
     again = scenes.read(tmp_path / "scene").views

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from benchmarks import textbook
 from instant3d.mesh import Mesh
-from instant3d.nerf import surface
+from instant3d.nerf import mesh_extraction
 from instant3d.nerf.field import normals
-from instant3d.nerf.surface import extract
+from instant3d.nerf.mesh_extraction import extract
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 
 CENTRE, RADIUS = np.array([0.2, -0.3, 0.1]), 0.45
@@ -91,9 +91,9 @@ def labyrinth(thickness: float) -> Formula:
 @pytest.mark.parametrize("thickness", [0.03, 0.1])
 def test_a_labyrinth_is_found_whole_however_coarse_the_search_starts(monkeypatch, thickness, coarsest):
     field = labyrinth(thickness)
-    monkeypatch.setattr(surface, "COARSEST", 97)  # no halvings: the dense grid
+    monkeypatch.setattr(mesh_extraction, "COARSEST", 97)  # no halvings: the dense grid
     dense = extract(field, 97, threshold=30.0)
-    monkeypatch.setattr(surface, "COARSEST", coarsest)  # three or four halvings
+    monkeypatch.setattr(mesh_extraction, "COARSEST", coarsest)  # three or four halvings
     found = extract(field, 97, threshold=30.0)
     assert solid(found).is_watertight
     assert len(found.vertices) == pytest.approx(len(dense.vertices), rel=0.006)  # crumbs at the box's edge are missed

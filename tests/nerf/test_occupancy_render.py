@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks import textbook
 from instant3d.cameras import Cameras, from_fov, look_at, orbit
-from instant3d.nerf import pruned, volume
+from instant3d.nerf import occupancy_render, volume
 from instant3d.nerf.occupancy import THRESHOLD, Occupancy
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.views import Views
@@ -56,39 +56,41 @@ def asymmetric_object() -> tuple[Triplane, Decoder]:
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
 def test_fog_that_fills_the_cube_absorbs_by_the_length_of_the_chord(sigma):
     field = fog(sigma, (-2, -2, -2), (2, 2, 2))
-    shown = pruned.render(field, CAMERAS, 24, 24)
+    shown = occupancy_render.render(field, CAMERAS, 24, 24)
     length = chord(CAMERAS, 24, torch.tensor([-1.0] * 3), torch.tensor([1.0] * 3))
-    torch.testing.assert_close(shown.alpha[:, 0], 1 - torch.exp(-sigma * length), rtol=0, atol=pruned.DARK + 1e-5)
+    torch.testing.assert_close(
+        shown.alpha[:, 0], 1 - torch.exp(-sigma * length), rtol=0, atol=occupancy_render.DARK + 1e-5
+    )
 
 
 def test_a_box_of_fog_off_centre_absorbs_by_the_length_of_the_chord_up_to_one_step():
     low, high, sigma, step = torch.tensor([-0.5, -0.2, 0.1]), torch.tensor([0.3, 0.6, 0.7]), 1.5, 1 / 128
-    shown = pruned.render(fog(sigma, low.tolist(), high.tolist()), CAMERAS, 24, 24, step=step)
+    shown = occupancy_render.render(fog(sigma, low.tolist(), high.tolist()), CAMERAS, 24, 24, step=step)
     expected = 1 - torch.exp(-sigma * chord(CAMERAS, 24, low, high))
     assert (shown.alpha[:, 0] - expected).abs().max() < 2 * sigma * step
     assert (shown.alpha[:, 0] - expected).abs().mean() < 0.2 * sigma * step
 
 
 def test_opacity_of_even_fog_does_not_depend_on_the_step():
-    coarse, fine = (pruned.render(EVERYWHERE, CAMERAS, 16, 16, step=step) for step in (0.11, 1 / 200))
+    coarse, fine = (occupancy_render.render(EVERYWHERE, CAMERAS, 16, 16, step=step) for step in (0.11, 1 / 200))
     torch.testing.assert_close(coarse.alpha, fine.alpha, rtol=0, atol=1e-5)
 
 
 def test_a_ray_that_misses_the_cube_sees_nothing():
     away = Cameras(look_at(torch.tensor([[2.7, 0, 0]]), torch.tensor([[5.0, 0, 0]])), from_fov(50.0)[None])
-    assert pruned.render(EVERYWHERE, away, 8, 8).alpha.max() == 0
+    assert occupancy_render.render(EVERYWHERE, away, 8, 8).alpha.max() == 0
 
 
 def test_a_camera_inside_the_fog_sees_only_what_is_before_it():
     inside = Cameras(look_at(torch.tensor([[0.5, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])), from_fov(2.0)[None])
-    alpha = pruned.render(EVERYWHERE, inside, 3, 3).alpha[0, 0, 1, 1]
+    alpha = occupancy_render.render(EVERYWHERE, inside, 3, 3).alpha[0, 0, 1, 1]
     torch.testing.assert_close(alpha, torch.tensor(1 - math.exp(-0.7 * 0.5)), rtol=0, atol=1e-4)
 
 
 def test_an_opaque_sphere_shows_its_disc_its_depth_its_colours_and_its_normals():
     centre, radius = torch.tensor([0.1, -0.2, 0.15]), 0.5
     cameras, size = orbit([40.0], [25.0]), 48
-    shown = pruned.render(ball(2000.0, centre.tolist(), radius, 1e-3), cameras, size, size, with_normals=True)
+    shown = occupancy_render.render(ball(2000.0, centre.tolist(), radius, 1e-3), cameras, size, size, with_normals=True)
     rays = cameras.rays(size, size)
     origins = rays.origins - centre
     along = (origins * rays.directions).sum(-1)
@@ -108,7 +110,7 @@ def test_an_opaque_sphere_shows_its_disc_its_depth_its_colours_and_its_normals()
 @pytest.mark.parametrize("sigma", [0.006, 0.05])
 def test_colour_is_straight_even_where_fog_is_thin(sigma):
     red = Formula(fog(sigma, (-2, -2, -2), (2, 2, 2)).densities, lambda p: torch.tensor([0.9, 0.2, 0.1]).expand_as(p))
-    shown = pruned.render(red, CAMERAS, 8, 8)
+    shown = occupancy_render.render(red, CAMERAS, 8, 8)
     assert shown.alpha.max() < 4 * sigma
     seen = shown.rgb.movedim(1, -1)[shown.alpha[:, 0] > sigma / 10]
     torch.testing.assert_close(seen, torch.tensor([0.9, 0.2, 0.1]).expand_as(seen), rtol=0, atol=1e-4)
@@ -117,8 +119,8 @@ def test_colour_is_straight_even_where_fog_is_thin(sigma):
 def test_turning_world_and_camera_together_changes_nothing():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.35, 0.02)
     turned = ball(50.0, (-0.1, 0.3, -0.2), 0.35, 0.02)  # by 90 degrees about +z: x to y, y to -x
-    before = pruned.render(field, orbit([10.0], [30.0]), 32, 32)
-    after = pruned.render(turned, orbit([100.0], [30.0]), 32, 32)
+    before = occupancy_render.render(field, orbit([10.0], [30.0]), 32, 32)
+    after = occupancy_render.render(turned, orbit([100.0], [30.0]), 32, 32)
     torch.testing.assert_close(after.alpha, before.alpha, rtol=0, atol=2e-3)
     torch.testing.assert_close(after.depth, before.depth, rtol=0, atol=2e-3)
 
@@ -127,7 +129,7 @@ def test_views_agree_with_the_textbook_and_with_the_training_renderer():
     triplane, decoder = asymmetric_object()
     field, plain = TriplaneField(triplane, decoder), textbook.TextbookField(triplane, decoder)
     cameras = orbit([30.0], [20.0])
-    shown = pruned.render(field, cameras, 32, 32, with_normals=True)
+    shown = occupancy_render.render(field, cameras, 32, 32, with_normals=True)
     assert psnr(shown, textbook.render(plain, cameras, 32, 32, 256, 0)) > 45
     with torch.no_grad():
         trained = volume.render(field, cameras, 32, 32, samples=192, importance=0, with_normals=True)
@@ -147,7 +149,7 @@ def test_a_field_that_starts_from_a_blob_looks_the_same_in_inference_in_training
         decoder.last.weight.mul_(5)
         decoder.alpha.fill_(0.5)
     field, cameras = TriplaneField(triplane, decoder), orbit([30.0], [20.0])
-    shown = pruned.render(field, cameras, 24, 24)
+    shown = occupancy_render.render(field, cameras, 24, 24)
     assert psnr(shown, textbook.render(textbook.TextbookField(triplane, decoder), cameras, 24, 24, 256, 0)) > 40
     with torch.no_grad():
         assert psnr(shown, volume.render(field, cameras, 24, 24, samples=256, importance=0)) > 40
@@ -158,7 +160,7 @@ def test_a_field_that_starts_from_a_blob_looks_the_same_in_inference_in_training
 def test_the_memory_allowed_changes_no_pixel():
     triplane, decoder = asymmetric_object()
     field = TriplaneField(triplane, decoder)
-    whole, pieces = (pruned.render(field, CAMERAS, 24, 24, max_memory=m) for m in (2**28, 2**17))
+    whole, pieces = (occupancy_render.render(field, CAMERAS, 24, 24, max_memory=m) for m in (2**28, 2**17))
     torch.testing.assert_close(pieces.rgb, whole.rgb, rtol=0, atol=1e-3)
     torch.testing.assert_close(pieces.alpha, whole.alpha, rtol=0, atol=1e-3)
     torch.testing.assert_close(pieces.depth, whole.depth, rtol=0, atol=1e-3)
@@ -166,7 +168,9 @@ def test_the_memory_allowed_changes_no_pixel():
 
 def test_the_same_call_gives_the_same_picture():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.35, 0.02)
-    assert torch.equal(pruned.render(field, CAMERAS, 16, 16).rgb, pruned.render(field, CAMERAS, 16, 16).rgb)
+    assert torch.equal(
+        occupancy_render.render(field, CAMERAS, 16, 16).rgb, occupancy_render.render(field, CAMERAS, 16, 16).rgb
+    )
 
 
 class Counted:
@@ -191,10 +195,10 @@ def test_a_field_is_asked_only_near_matter_and_colour_only_where_it_can_be_seen(
     field = Counted(ball(500.0, centre.tolist(), radius, 1e-3))
     grid = Occupancy.of(field)
     field.asked.clear()
-    pruned.render(field, orbit([0.0], [0.0]), 64, 64, occupancy=grid)
+    occupancy_render.render(field, orbit([0.0], [0.0]), 64, 64, occupancy=grid)
     away = torch.linalg.vector_norm(torch.cat(field.asked) - centre, dim=-1) - radius
     # all is asked within two cells of matter and their diagonals, but for the rest of a packet that began there
-    assert away.max() < 2 * math.sqrt(3) / 32 + 8 * pruned.PACKET * pruned.STEP
+    assert away.max() < 2 * math.sqrt(3) / 32 + 8 * occupancy_render.PACKET * occupancy_render.STEP
     assert away.median() < 2 * math.sqrt(3) / 32
     assert len(away) < 0.1 * 64 * 64 * 128
     coloured = torch.cat(field.coloured)
@@ -205,12 +209,12 @@ def test_a_field_is_asked_only_near_matter_and_colour_only_where_it_can_be_seen(
 
 def test_a_grid_found_before_gives_the_picture_that_a_grid_found_now_gives():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.35, 0.02)
-    known = pruned.render(field, CAMERAS, 16, 16, occupancy=Occupancy.of(field))
-    assert torch.equal(known.rgb, pruned.render(field, CAMERAS, 16, 16).rgb)
+    known = occupancy_render.render(field, CAMERAS, 16, 16, occupancy=Occupancy.of(field))
+    assert torch.equal(known.rgb, occupancy_render.render(field, CAMERAS, 16, 16).rgb)
 
 
 def test_an_empty_field_gives_empty_pictures():
-    shown = pruned.render(fog(0.0, (-1, -1, -1), (1, 1, 1)), CAMERAS, 8, 8, with_normals=True)
+    shown = occupancy_render.render(fog(0.0, (-1, -1, -1), (1, 1, 1)), CAMERAS, 8, 8, with_normals=True)
     assert shown.alpha.max() == 0
     assert shown.depth.max() == 0
     assert torch.isfinite(shown.rgb).all()
@@ -218,8 +222,8 @@ def test_an_empty_field_gives_empty_pictures():
 
 def test_haze_below_the_threshold_is_dropped_and_above_it_is_kept():
     below, above = (fog(share * THRESHOLD, (-2, -2, -2), (2, 2, 2)) for share in (0.9, 1.1))
-    assert pruned.render(below, CAMERAS, 8, 8).alpha.max() == 0
-    assert pruned.render(above, CAMERAS, 8, 8).alpha.max() > THRESHOLD
+    assert occupancy_render.render(below, CAMERAS, 8, 8).alpha.max() == 0
+    assert occupancy_render.render(above, CAMERAS, 8, 8).alpha.max() > THRESHOLD
 
 
 def test_a_leap_never_passes_through_an_occupied_cell():
@@ -250,4 +254,4 @@ def test_occupied_cells_hold_all_matter_and_a_margin_of_one_cell_around_it():
 
 def test_a_step_without_length_is_refused():
     with pytest.raises(ValueError, match="must be positive"):
-        pruned.render(EVERYWHERE, CAMERAS, 4, 4, step=0.0)
+        occupancy_render.render(EVERYWHERE, CAMERAS, 4, 4, step=0.0)

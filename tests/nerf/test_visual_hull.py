@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from instant3d.cameras import Cameras, orbit, structured
-from instant3d.nerf.hull import Hull, carve
+from instant3d.nerf.visual_hull import Hull, carve
 from instant3d.views import Views
 
 RADIUS = 0.8

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from instant3d.residence import Residence, fair_share, weight_bytes
+from instant3d.pipelines.model_offload import Residence, fair_share, weight_bytes
 
 META = torch.device("meta")  # a device that holds no bytes, so that a CPU can play the GPU
 

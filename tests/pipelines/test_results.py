@@ -6,12 +6,12 @@ import pytest
 import torch
 from sphere_network import RADIUS, sphere_network
 
-from instant3d import results
-from instant3d.asset import Asset
 from instant3d.cameras import orbit, structured, turntable
-from instant3d.pipeline import ViewsTo3D
-from instant3d.progress import Progress, Stopwatch
-from instant3d.results import Shown
+from instant3d.nerf.asset import Asset
+from instant3d.pipelines import results
+from instant3d.pipelines.results import Shown
+from instant3d.pipelines.text_to_3d import ViewsTo3D
+from instant3d.utils.progress import Progress, Stopwatch
 from instant3d.views import Views
 
 
@@ -77,7 +77,7 @@ def test_what_is_written_is_what_is_told(asset, tmp_path, monkeypatch):
 
 def test_a_stopwatch_adds_up_what_bears_one_name(monkeypatch):
     ticks = iter([0.0, 1.0, 10.0, 12.5, 20.0, 20.25])
-    monkeypatch.setattr("instant3d.progress.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("instant3d.utils.progress.time.perf_counter", lambda: next(ticks))
     watch = Stopwatch()
     for name in ("a", "b", "a"):
         with watch(name):
@@ -93,7 +93,7 @@ def test_a_log_gets_a_line_every_ten_seconds_and_a_terminal_a_bar(monkeypatch):
             return True
 
     clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr("instant3d.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("instant3d.utils.progress.time.monotonic", lambda: next(clock))
     log, terminal = io.StringIO(), Terminal()
     for stream in (log, terminal):
         with Progress(stream).task("drawing") as on_step:

@@ -10,16 +10,16 @@ import trimesh
 from sphere_network import RADIUS, SPHERE, sphere_network
 from tiny_sdxl import tiny_sdxl_folder
 
-from instant3d import pipeline
 from instant3d.cameras import structured
-from instant3d.devices import find_device
-from instant3d.diffusion.components import Components
-from instant3d.diffusion.text import encode
-from instant3d.pipeline import Sampling, TextTo3D, ViewsTo3D
-from instant3d.prompts import cut_off
+from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.text import encode
+from instant3d.pipelines import text_to_3d
+from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
 from instant3d.stage1.grid import unpack
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage2.network import Reconstructor
+from instant3d.utils.devices import find_device
+from instant3d.utils.prompts import cut_off
 from instant3d.views import Views
 
 QUICK = Sampling(steps=2)
@@ -156,5 +156,5 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch, count, name, known):
 
 
 def test_weights_are_halved_on_a_gpu_alone():
-    assert pipeline.stage1_dtype(torch.device("cuda")) == torch.float16
-    assert pipeline.stage1_dtype(torch.device("cpu")) == torch.float32
+    assert text_to_3d.stage1_dtype(torch.device("cuda")) == torch.float16
+    assert text_to_3d.stage1_dtype(torch.device("cpu")) == torch.float32

@@ -14,9 +14,9 @@ from PIL import Image
 
 from instant3d import scenes
 from instant3d.cameras import Cameras, from_fov, orbit
-from instant3d.cli import main
-from instant3d.scene_options import LAYOUTS as OFFERED
-from instant3d.scenes import foreign, pictures
+from instant3d.cli.main import main
+from instant3d.cli.scene_options import LAYOUTS as OFFERED
+from instant3d.scenes import images, importers
 from instant3d.scenes.layouts import LAYOUTS, Options
 from instant3d.views import Views
 
@@ -40,8 +40,8 @@ def views(layout: str, count: int = 4, size: int = 12, maps: bool = False) -> Vi
     return replace(given, depth=levels(1, low=1) * DEPTH_RANGE, normals=normals) if maps else given
 
 
-def imported(source: Path, target: Path, layout: str, **settings: object) -> list[foreign.Outcome]:
-    return list(foreign.convert(source, target, foreign.Settings(layout, **settings)))
+def imported(source: Path, target: Path, layout: str, **settings: object) -> list[importers.Outcome]:
+    return list(importers.convert(source, target, importers.Settings(layout, **settings)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -181,7 +181,7 @@ def test_a_picture_that_fits_is_kept_byte_for_byte_and_one_on_white_is_cut_out(t
     imported(tmp_path / "cup", tmp_path / "out", "zero123")
     image = tmp_path / "out" / "cup" / "images"
     assert (image / "0000.png").read_bytes() == (tmp_path / "cup" / "000.png").read_bytes()
-    cut = pictures.decode((image / "0001.png").read_bytes(), None, "")
+    cut = images.decode((image / "0001.png").read_bytes(), None, "")
     assert (cut.matte, cut.alpha[0, 0], cut.alpha[6, 6]) == ("alpha", 0, 255)
 
 

@@ -12,10 +12,10 @@ import torch
 from balls import ball_views
 
 from instant3d import scenes
-from instant3d.cli import main
+from instant3d.cli.main import main
 from instant3d.scenes import shards
-from instant3d.scenes.packing import pack
-from instant3d.scenes.unpacking import unpack
+from instant3d.scenes.pack import pack
+from instant3d.scenes.unpack import unpack
 
 NAMES = ("a", "b", "d.e", "deep/er/c", "f g")
 

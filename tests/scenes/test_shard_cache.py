@@ -21,15 +21,15 @@ from torch.utils.data import DataLoader
 from training_runs import trainer_settings
 
 from instant3d import scenes
-from instant3d.cli import main
-from instant3d.complaints import sentence
-from instant3d.scenes import stream
-from instant3d.scenes.packing import pack
-from instant3d.scenes.sources import Sources
-from instant3d.scenes.stream import Remote, Shelf
+from instant3d.cli.main import main
+from instant3d.scenes import shard_cache
+from instant3d.scenes.dataset import Sources
+from instant3d.scenes.pack import pack
+from instant3d.scenes.shard_cache import Remote, Shelf
 from instant3d.stage1.data import GridData
 from instant3d.stage2.data import Drawing, Example, SceneData, TrainingScenes
-from instant3d.supply import Mixture, Numbers, shuffled
+from instant3d.utils.data_order import Mixture, Numbers, shuffled
+from instant3d.utils.errors import sentence
 
 COUNT, PER_SHARD = 12, 2
 DRAWING = Drawing(inputs=2, targets=2, patch=8, zoom=(8, 12), structured=0.0)
@@ -60,7 +60,7 @@ def server(packed):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(stream, "PAUSES", (0.0,))
+    monkeypatch.setattr(shard_cache, "PAUSES", (0.0,))
 
 
 def scene_of(example):

@@ -7,9 +7,9 @@ import torch
 from balls import COLOURS, ball_views, write_balls
 
 from instant3d import scenes
-from instant3d.complaints import sentence
-from instant3d.progress import Progress
-from instant3d.stage1.scenes_as_grids import read_ahead, read_views
+from instant3d.stage1.grid_dataset import read_ahead, read_views
+from instant3d.utils.errors import sentence
+from instant3d.utils.progress import Progress
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

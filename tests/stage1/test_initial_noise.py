@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_sdxl import SIZES
 
-from instant3d.diffusion.components import schedule
-from instant3d.diffusion.process import noised
-from instant3d.stage1.blob import start_image, start_latents
+from instant3d.modules.diffusion.components import schedule
+from instant3d.modules.diffusion.noise_process import noised
 from instant3d.stage1.grid import unpack
+from instant3d.stage1.initial_noise import start_image, start_latents
 
 
 def dark(kind: str, size: int, sigma: float = 0.1) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 import yaml
 from balls import COLOURS, write_balls
 
-from instant3d.diffusion.components import Components
-from instant3d.stage1 import pretrain, scratch
+from instant3d.modules.diffusion.components import Components
+from instant3d.stage1 import pretrain, train_tiny_sdxl
 from instant3d.stage1.pretrain import Training, optimize
 
 SIDE = 32  # pixels of a view
@@ -56,11 +56,11 @@ def made(tmp_path_factory):
 
 def command(root: Path, *more: str) -> int:
     scenes, base, config = (str(root / name) for name in ("scenes", "base", "tiny.yaml"))
-    return scratch.main([scenes, "-o", base, "--config", config, "--device", "cpu", *more])
+    return train_tiny_sdxl.main([scenes, "-o", base, "--config", config, "--device", "cpu", *more])
 
 
 def views_of(root: Path) -> pretrain.CaptionedViews:
-    return pretrain.CaptionedViews(*scratch.read_views(sorted((root / "scenes").iterdir()), SIDE))
+    return pretrain.CaptionedViews(*train_tiny_sdxl.read_views(sorted((root / "scenes").iterdir()), SIDE))
 
 
 def test_plain_diffusers_opens_what_was_made(made):
@@ -71,7 +71,7 @@ def test_plain_diffusers_opens_what_was_made(made):
 
 
 def test_demo_config_gives_the_bundled_sizes():
-    sizes = scratch.BaseConfig.read(Path(__file__).parents[2] / scratch.CONFIG).sizes()
+    sizes = train_tiny_sdxl.BaseConfig.read(Path(__file__).parents[2] / train_tiny_sdxl.CONFIG).sizes()
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel(**sizes["unet"])
         vae = diffusers.AutoencoderKL(**sizes["vae"])
@@ -96,8 +96,8 @@ def test_what_is_there_is_not_made_again(made, monkeypatch):
     def refuse(*_):
         raise AssertionError("trained a second time")
 
-    monkeypatch.setattr(scratch, "train_vae", refuse)
-    monkeypatch.setattr(scratch, "train_text", refuse)
+    monkeypatch.setattr(train_tiny_sdxl, "train_vae", refuse)
+    monkeypatch.setattr(train_tiny_sdxl, "train_text", refuse)
     before = Components.load(made / "base", parts=("vae",)).vae.decoder.conv_out.weight
     assert command(made) == 0
     after = Components.load(made / "base", parts=("vae",)).vae.decoder.conv_out.weight
@@ -108,7 +108,7 @@ def test_vae_training_halves_the_error_of_its_images(made):
     torch.manual_seed(0)
     data = views_of(made)
     vae = diffusers.AutoencoderKL(
-        **{**scratch.BaseConfig.read(made / "tiny.yaml").sizes()["vae"], "latent_channels": 8}
+        **{**train_tiny_sdxl.BaseConfig.read(made / "tiny.yaml").sizes()["vae"], "latent_channels": 8}
     )
     images = data.views.flatten(0, 1).float() / 127.5 - 1
 

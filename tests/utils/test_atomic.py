@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from instant3d import atomic
+from instant3d.utils import atomic
 
 
 def tree(folder: Path) -> dict[str, str]:

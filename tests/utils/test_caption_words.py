@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from instant3d import bundled, caption_words, cli, prompts
-from instant3d.caption_words import FILE, MAX_BYTES, CaptionWords, split
-from instant3d.stage1.scenes_as_grids import read_keep
+from instant3d.cli import main as cli
+from instant3d.stage1.grid_dataset import read_keep
+from instant3d.utils import bundled, caption_words, prompts
+from instant3d.utils.caption_words import FILE, MAX_BYTES, CaptionWords, split
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CAPTIONS = {
     "a red fire hydrant": 4,
     "a blue fire hydrant": 2,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from instant3d.arguments import place
-from instant3d.complaints import printable, say
+from instant3d.utils.arg_types import place
+from instant3d.utils.errors import printable, say
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instant3d import images
-from instant3d.scenes import pictures
+from instant3d.scenes import images as pictures
+from instant3d.utils import images
 
 RED = (200, 30, 30)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instant3d.chart import BOTTOM, FINER, HEIGHT, HUES, LEFT, RIGHT, TOP, WIDTH, Frame, Line, chart, levels
+from instant3d.utils.line_chart import BOTTOM, FINER, HEIGHT, HUES, LEFT, RIGHT, TOP, WIDTH, Frame, Line, chart, levels
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from instant3d import prompts
-from instant3d.prompts import LONGEST, cut_off, fault, given, read, slug
+from instant3d.utils import prompts
+from instant3d.utils.prompts import LONGEST, cut_off, fault, given, read, slug
 
 RESERVED = [*("con", "prn", "aux", "nul"), *(f"{port}{k}" for port in ("com", "lpt") for k in range(1, 10))]
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from instant3d.random_numbers import drawn_on, rand_like, randn_like
-from instant3d.supply import seeded
+from instant3d.utils.data_order import seeded
+from instant3d.utils.random_numbers import drawn_on, rand_like, randn_like
 
 LIKE = torch.zeros(3, 5, dtype=torch.float64)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from instant3d.batch import Batch
+from instant3d.utils.tensor_dataclass import Batch
 
 
 @dataclass(frozen=True)

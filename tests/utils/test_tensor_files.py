@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from instant3d import convert, losses, tensor_files, training
 from instant3d.direct.architecture import Architecture as DirectArchitecture
+from instant3d.modules import losses
+from instant3d.pipelines import convert
 from instant3d.stage2.architecture import Architecture, read_architecture
+from instant3d.training import fit
+from instant3d.utils import tensor_files
 
 ADVICE = ("weights_only", "torch.load", "add_safe_globals", "arbitrary code")
 PAGE = b"<!DOCTYPE html><html><body>429 Too Many Requests</body></html>\n"
@@ -45,7 +48,7 @@ def reads(path):
     return [
         lambda: tensor_files.unpickled(path),
         lambda: tensor_files.tensors(path),
-        lambda: training.export(path, path.parent / "out"),
+        lambda: fit.export(path, path.parent / "out"),
         lambda: convert.look("triposr", path),
     ]
 
@@ -89,7 +92,7 @@ def test_broken_checkpoints_end_in_one_sentence_without_advice(tmp_path, content
 def test_a_checkpoint_that_holds_no_dictionary_is_none_of_ours(tmp_path):
     torch.save(torch.ones(3), tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="holds a Tensor"):
-        training.export(tmp_path / "a.ckpt", tmp_path / "out")
+        fit.export(tmp_path / "a.ckpt", tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64])
@@ -156,7 +159,7 @@ def test_training_goes_on_from_no_strange_checkpoint(tmp_path, monkeypatch, writ
     path = write(tmp_path / "a.ckpt")
     command = SimpleNamespace(subcommand="fit", config={"fit": SimpleNamespace(ckpt_path=str(path))})
     with pytest.raises(ValueError, match=r"a\.ckpt (holds more than tensors|is no training checkpoint)"):
-        training.TrainingCLI.before_instantiate_classes(command)
+        fit.TrainingCLI.before_instantiate_classes(command)
     assert not (tmp_path / "ran").exists()
 
 

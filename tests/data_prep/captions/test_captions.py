@@ -6,8 +6,8 @@ import discs
 import pytest
 import torch
 
-from data_prep import captions
-from data_prep.captioner import Captioner, consensus
+from data_prep.captions import captions
+from data_prep.captions.blip2 import Captioner, consensus
 from instant3d import scenes
 
 UID = "8476c4170df24cf5bbe6967222d1a42d"

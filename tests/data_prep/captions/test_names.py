@@ -6,13 +6,13 @@ import discs
 import pytest
 import torch
 
-from data_prep import captions, names
-from data_prep.recolour import noun
+from data_prep.captions import captions, names
+from data_prep.captions.recolour import noun
 from instant3d import scenes
 from instant3d.cameras import structured
 from instant3d.views import Views
 
-LIST = Path(__file__).parents[2] / "configs" / "data" / "captions.jsonl"
+LIST = Path(__file__).parents[3] / "configs" / "data" / "captions.jsonl"
 
 
 def pole(folder: Path, name: str, caption: str, columns=(11, 13)) -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from data_prep import recolour
-from data_prep.colours import NAMED_COLOURS, nearest_name
+from data_prep.captions import recolour
+from data_prep.procedural.colours import NAMED_COLOURS, nearest_name
 from instant3d import scenes
 from instant3d.cameras import structured
 from instant3d.views import Views

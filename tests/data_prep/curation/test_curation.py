@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data_prep.curation import album, duplicates, features, labelling, lists, ranking, selection, vectors
+from data_prep.curation import duplicates, feature_store, features, labelling, ranking, scene_index, selection
 from data_prep.curation.__main__ import main
+from data_prep.curation.feature_store import Features
 from data_prep.curation.features import ImageEncoder
-from data_prep.curation.lists import Place
-from data_prep.curation.vectors import Features
-from instant3d.scenes import packing
-from instant3d.stage1.scenes_as_grids import read_keep
+from data_prep.manifests import id_lists
+from data_prep.manifests.id_lists import Place
+from instant3d.scenes import pack
+from instant3d.stage1.grid_dataset import read_keep
 
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0), "teal": (0.0, 0.5, 0.5)}
 
@@ -43,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def extended(path, place, encoder, **more) -> Features:
-    subjects, _ = album.gather([place])
+    subjects, _ = scene_index.gather([place])
     return features.extend(path, subjects, encoder, frames=(0, 1, 2, 3), failed=pytest.fail, **more)
 
 
@@ -69,7 +70,7 @@ def test_features_are_those_of_transformers_whole_clip(clip):
 
 
 def test_scenes_in_folders_and_in_tars_are_seen_alike(clip, folder, tmp_path):
-    packing.pack([folder], tmp_path / "shards", per_shard=3)
+    pack.pack([folder], tmp_path / "shards", per_shard=3)
     encoder = ImageEncoder.from_pretrained(clip)
     loose = extended(tmp_path / "a.safetensors", folder, encoder)
     packed = extended(tmp_path / "b.safetensors", tmp_path / "shards", encoder)
@@ -87,7 +88,7 @@ def test_the_mean_of_a_scene_is_the_direction_of_its_views_mean(clip, folder, tm
 
 
 def test_what_is_transparent_is_seen_as_white_and_oblong_pictures_are_widened(folder):
-    subject = next(subject for subject in album.gather([folder])[0] if subject.id == "blue")
+    subject = next(subject for subject in scene_index.gather([folder])[0] if subject.id == "blue")
     pictures = subject.on_white((0, 2))
     assert pictures.shape == (2, 3, 24, 24)
     assert pictures[:, :, 0, 0].eq(1).all()
@@ -121,7 +122,7 @@ def test_interrupted_work_goes_on_and_ends_as_if_it_had_not_been(clip, folder, t
 def test_features_of_other_weights_or_other_frames_are_not_mixed(clip, folder, tmp_path):
     encoder = ImageEncoder.from_pretrained(clip)
     extended(tmp_path / "f.safetensors", folder, encoder)
-    subjects, _ = album.gather([folder])
+    subjects, _ = scene_index.gather([folder])
     with pytest.raises(ValueError, match="made with other frames"):
         features.extend(tmp_path / "f.safetensors", subjects, encoder, frames=(0,), failed=pytest.fail)
     encoder.model.visual_projection.weight.data += 1
@@ -134,9 +135,9 @@ def test_a_damaged_file_of_features_is_refused_in_a_sentence(tmp_path):
     data = (tmp_path / "f.safetensors").read_bytes()
     (tmp_path / "f.safetensors").write_bytes(data[:-8])
     with pytest.raises(ValueError, match="no whole file of features"):
-        vectors.load(tmp_path / "f.safetensors")
+        feature_store.load(tmp_path / "f.safetensors")
     with pytest.raises(FileNotFoundError, match="curation features"):
-        vectors.load(tmp_path / "none.safetensors")
+        feature_store.load(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -235,10 +236,12 @@ def test_a_threshold_that_makes_everything_alike_is_refused(monkeypatch):
 def test_labels_are_read_as_the_page_exports_them_and_the_last_word_counts(tmp_path):
     (tmp_path / "a.txt").write_text("# mine\nx y\tgood\n\nz\tskip\nx y\tbad\n")
     (tmp_path / "a.json").write_text(
-        json.dumps({"format": lists.LABELS_FORMAT, "labels": [["x y", "good"], ["z", "skip"], ["x y", "bad"]]})
+        json.dumps({"format": id_lists.LABELS_FORMAT, "labels": [["x y", "good"], ["z", "skip"], ["x y", "bad"]]})
     )
     assert (
-        lists.read_labels(tmp_path / "a.txt") == lists.read_labels(tmp_path / "a.json") == {"x y": "bad", "z": "skip"}
+        id_lists.read_labels(tmp_path / "a.txt")
+        == id_lists.read_labels(tmp_path / "a.json")
+        == {"x y": "bad", "z": "skip"}
     )
 
 
@@ -255,16 +258,16 @@ def test_labels_are_read_as_the_page_exports_them_and_the_last_word_counts(tmp_p
 def test_labels_that_are_none_are_refused_in_a_sentence(tmp_path, text, words):
     (tmp_path / "labels").write_text(text)
     with pytest.raises(ValueError, match=words):
-        lists.read_labels(tmp_path / "labels")
+        id_lists.read_labels(tmp_path / "labels")
 
 
 def test_rankings_come_back_as_they_were_written(tmp_path):
     places = [Place(1, "a", 1.5, "good"), Place(2, "b", -0.25)]
-    lists.write_ranking(tmp_path / "r.jsonl", places)
-    assert lists.read_ranking(tmp_path / "r.jsonl") == places
+    id_lists.write_ranking(tmp_path / "r.jsonl", places)
+    assert id_lists.read_ranking(tmp_path / "r.jsonl") == places
     (tmp_path / "r.jsonl").write_text('{"rank": 1, "id": "a", "score": NaN}\n')
     with pytest.raises(ValueError, match="line 1 is no place"):
-        lists.read_ranking(tmp_path / "r.jsonl")
+        id_lists.read_ranking(tmp_path / "r.jsonl")
 
 
 def test_what_the_user_called_bad_or_looks_alike_is_never_kept():
@@ -273,10 +276,10 @@ def test_what_the_user_called_bad_or_looks_alike_is_never_kept():
 
 
 def test_a_draw_keeps_its_order_when_scenes_are_added(folder, tmp_path):
-    subjects, _ = album.gather([folder])
+    subjects, _ = scene_index.gather([folder])
     names = [subject.id for subject in labelling.sample(subjects, None)]
     discs.write(tmp_path, "violet", (0.5, 0.0, 1.0))
-    more, _ = album.gather([folder, tmp_path])
+    more, _ = scene_index.gather([folder, tmp_path])
     assert [s.id for s in labelling.sample(more, None) if s.id != "violet"] == names != sorted(names)
 
 
@@ -284,7 +287,7 @@ def test_scenes_that_cannot_be_listed_are_told_and_the_others_taken(folder, tmp_
     (discs.write(tmp_path, "broken") / "transforms.json").write_text("{")
     discs.write(tmp_path, "twice", object_id="red")
     discs.write(tmp_path, "line", object_id="two\nlines")
-    subjects, broken = album.gather([folder, tmp_path])
+    subjects, broken = scene_index.gather([folder, tmp_path])
     assert [subject.id for subject in subjects] == sorted(COLOURS)
     assert sorted(where.rpartition("/")[2] for where, _ in broken) == ["broken", "line", "twice"]
 

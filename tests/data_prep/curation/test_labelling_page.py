@@ -6,8 +6,9 @@ import browser
 import discs
 import pytest
 
-from data_prep.curation import album, labelling, lists
+from data_prep.curation import labelling, scene_index
 from data_prep.curation.__main__ import main
+from data_prep.manifests import id_lists
 
 EVIL = '</script><img src=x onerror="document.title=1"><b>"&\'</b> \u2028 ${1} $data'
 NAMES = ("a", "b", "c", "d")
@@ -50,14 +51,14 @@ def written(scenes, tmp_path, *more):
 
 
 def order(scenes):
-    return [subject.id for subject in labelling.sample(album.gather([scenes])[0], None)]
+    return [subject.id for subject in labelling.sample(scene_index.gather([scenes])[0], None)]
 
 
 def exported(page, key, place):
     with page.expect_download() as waiting:
         page.keyboard.press(key)
     waiting.value.save_as(place)
-    return lists.read_labels(place)
+    return id_lists.read_labels(place)
 
 
 def test_keys_label_scenes_one_after_the_other_and_both_exports_say_the_same(scenes, tmp_path, show):

@@ -14,14 +14,14 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from data_prep import procedural
 from data_prep.demo_weights import __main__ as command
 from data_prep.demo_weights import card, recipe, running
 from data_prep.demo_weights.recipe import Recipe
 from data_prep.demo_weights.running import Record, Run, Step
-from instant3d.pipeline import TextTo3D
+from data_prep.procedural import generate
+from instant3d.pipelines.text_to_3d import TextTo3D
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 TRAINING = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3}
 TOY = {
@@ -87,7 +87,7 @@ TOY = {
 
 def toy(folder: Path) -> list[str]:
     """Objects, configs and a prompt in a folder; the arguments of a run over them."""
-    procedural.main(["-o", str(folder / "objects"), "--count", "3", "--first-seed", "18"])  # number 19 is held out
+    generate.main(["-o", str(folder / "objects"), "--count", "3", "--first-seed", "18"])  # number 19 is held out
     shutil.copytree(ROOT / "configs" / "trainer", folder / "configs" / "trainer")
     for name, content in TOY.items():
         file = folder / "configs" / name
@@ -186,9 +186,9 @@ def test_run_that_is_killed_leaves_no_process_and_goes_on(tmp_path):
     )
     (tmp_path / "go.py").write_text(script)
     (tmp_path / "hang-second").touch()
-    doubles, here = str(ROOT / "tests" / "doubles"), str(Path(__file__).parent)
-    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), doubles, here])}
-    words = [sys.executable, str(tmp_path / "go.py"), str(tmp_path), doubles]
+    fixtures, here = str(ROOT / "tests" / "fixtures"), str(Path(__file__).parent)
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), fixtures, here])}
+    words = [sys.executable, str(tmp_path / "go.py"), str(tmp_path), fixtures]
     run = subprocess.Popen(words, env=paths, stdout=subprocess.PIPE)
     worker = _wait_for(tmp_path / "hanging")
     run.send_signal(signal.SIGKILL)
@@ -219,7 +219,7 @@ def _wait_for(file: Path, seconds: float = 120.0) -> str:
 
 
 def planned(tmp_path: Path, **settings) -> dict[str, Step]:
-    procedural.main(["-o", str(tmp_path / "objects"), "--count", "2", "--first-seed", "18"])
+    generate.main(["-o", str(tmp_path / "objects"), "--count", "2", "--first-seed", "18"])
     wanted = Recipe((str(tmp_path / "objects"),), tmp_path / "out", **settings)
     return {step.name: step for step in recipe.steps(wanted)}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import odd_jobs
 import pytest
 
-from data_prep import leftovers, limits, workforce
+from data_prep.execution import locked_tempdir, process_limits, process_pool
 
-DOUBLES = Path(odd_jobs.__file__).parent
+FIXTURES = Path(odd_jobs.__file__).parent
 
 
 def gone(process, within_s=5.0):
@@ -33,12 +33,12 @@ def gone(process, within_s=5.0):
 def outcomes_of(*jobs, workers=2, timeout_s=20.0, **terms):
     return {
         outcome.job: outcome
-        for outcome in workforce.run(odd_jobs.work, jobs, workers=workers, timeout_s=timeout_s, **terms)
+        for outcome in process_pool.run(odd_jobs.work, jobs, workers=workers, timeout_s=timeout_s, **terms)
     }
 
 
 def children():
-    return set(limits.family(os.getpid())[1:])
+    return set(process_limits.family(os.getpid())[1:])
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_process_makes_room_after_as_many_jobs_as_it_may_do():
 
 def test_what_a_job_has_started_ends_with_it_even_in_another_session(tmp_path):
     note = tmp_path / "note"
-    (outcome,) = workforce.run(odd_jobs.work, [f"nurse {note}"], workers=1, timeout_s=1.0)
+    (outcome,) = process_pool.run(odd_jobs.work, [f"nurse {note}"], workers=1, timeout_s=1.0)
     assert outcome.kind == "timeout"
     assert all(gone(int(process)) for process in note.read_text().split())
 
@@ -99,11 +99,11 @@ def test_what_a_job_has_started_ends_with_it_even_in_another_session(tmp_path):
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     note = tmp_path / "note"
     program = f"""
-import sys; sys.path.insert(0, {str(DOUBLES)!r})
+import sys; sys.path.insert(0, {str(FIXTURES)!r})
 import odd_jobs; from data_prep import workforce
 list(workforce.run(odd_jobs.work, ["nurse {note}"], workers=1, timeout_s=60))
 """
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     while not (note.is_file() and note.read_text()):
         time.sleep(0.02)
     worker, _ = note.read_text().split()
@@ -115,11 +115,11 @@ list(workforce.run(odd_jobs.work, ["nurse {note}"], workers=1, timeout_s=60))
 
 def test_temporary_files_go_with_their_process_and_those_of_the_dead_with_the_next_run(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    abandoned, held = tmp_path / f"{leftovers.PREFIX}old", tmp_path / f"{leftovers.PREFIX}alive"
+    abandoned, held = tmp_path / f"{locked_tempdir.PREFIX}old", tmp_path / f"{locked_tempdir.PREFIX}alive"
     for folder in (abandoned, held):
         folder.mkdir()
         (folder / "file").touch()
-    with leftovers.held(held):
+    with locked_tempdir.held(held):
         where = Path(outcomes_of("where", workers=1)["where"].result)
         assert where.is_relative_to(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [held.name]
@@ -127,7 +127,7 @@ def test_temporary_files_go_with_their_process_and_those_of_the_dead_with_the_ne
 
 def test_leaving_early_leaves_no_process_behind():
     before = children()
-    outcomes = workforce.run(odd_jobs.work, ["one", "hang", "two"], workers=2, timeout_s=30.0)
+    outcomes = process_pool.run(odd_jobs.work, ["one", "hang", "two"], workers=2, timeout_s=30.0)
     assert next(outcomes).job == "one"
     outcomes.close()
     assert children() == before
@@ -144,7 +144,7 @@ def test_where_no_process_comes_up_the_jobs_are_not_blamed(prepare, because):
 def test_jobs_are_taken_as_they_are_needed():
     taken = []
     jobs = (taken.append(k) or f"job {k}" for k in range(1000))
-    outcomes = workforce.run(odd_jobs.work, jobs, workers=2, timeout_s=20.0)
+    outcomes = process_pool.run(odd_jobs.work, jobs, workers=2, timeout_s=20.0)
     next(outcomes)
     outcomes.close()
     assert len(taken) < 10

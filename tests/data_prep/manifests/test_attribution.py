@@ -8,9 +8,12 @@ import pytest
 from balls import COLOURS, ball_views
 from tiny_sdxl import tiny_sdxl_folder
 
-from data_prep import attribution, recolour, workforce
-from data_prep.attribution import Work, gather, markdown
-from instant3d import cli, scenes
+from data_prep.captions import recolour
+from data_prep.execution import process_pool
+from data_prep.manifests import attribution
+from data_prep.manifests.attribution import Work, gather, markdown
+from instant3d import scenes
+from instant3d.cli import main as cli
 from instant3d.stage1 import cache
 
 ANN = {"license": "CC-BY-4.0", "author": "Ann", "source": "shop", "name": "Red ball", "url": "https://shop.test/1"}
@@ -47,7 +50,7 @@ def test_scenes_and_the_tars_that_they_are_packed_into_tell_the_same(folder, tmp
 
 
 def test_a_painted_scene_keeps_its_authors_name_and_licence(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(workforce, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_crew.run)
     document = json.loads((folder / "s0" / "transforms.json").read_text()) | {"colors": [["red", 1.0]]}
     (folder / "s0" / "transforms.json").write_text(json.dumps(document))
     assert recolour.main([str(folder), "-o", str(tmp_path / "out"), "--colours", "2"]) == 0

@@ -13,19 +13,19 @@ import pytest
 import trimesh
 from skimage.color import deltaE_cie76, rgb2lab
 
-from data_prep import colours, procedural, sculpture, shapes, textures
-from data_prep.assemblies import ASSEMBLIES
-from data_prep.builder import NUMBERS, PLURALS, Builder, Part
-from data_prep.dice import Dice
+from data_prep.procedural import colours, generate, primitive_ops, shapes, textures
+from data_prep.procedural.assemblies import ASSEMBLIES
+from data_prep.procedural.builder import NUMBERS, PLURALS, Builder, Part
+from data_prep.procedural.portable_rng import Dice
 from instant3d.mesh import load
 
 SEEDS = range(120)
-ROOT = Path(procedural.__file__).parents[1]
+ROOT = Path(generate.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def things():
-    return [procedural.generate(seed) for seed in SEEDS]
+    return [generate.generate(seed) for seed in SEEDS]
 
 
 def solid(*pieces):
@@ -47,7 +47,7 @@ def is_closed(mesh):
 def digest(seeds):
     total = hashlib.sha256()
     for seed in seeds:
-        thing = procedural.generate(seed)
+        thing = generate.generate(seed)
         total.update(thing.caption.encode())
         for part in thing.parts:
             total.update(np.rint(part.shape.vertices / shapes.GRID).astype("<i4").tobytes())
@@ -61,7 +61,7 @@ def digest(seeds):
 
 
 def test_a_seed_gives_the_same_object_in_any_process():
-    script = "from tests.data_prep.test_procedural import digest; print(digest(range(12)))"
+    script = "from tests.data_prep.procedural.test_procedural import digest; print(digest(range(12)))"
     environment = os.environ | {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script]
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -69,7 +69,7 @@ def test_a_seed_gives_the_same_object_in_any_process():
 
 
 def test_seeds_mean_what_they_meant_when_weights_were_trained_on_them():
-    uncut = [seed for seed in range(40) if "cut by" not in procedural.generate(seed).caption]
+    uncut = [seed for seed in range(40) if "cut by" not in generate.generate(seed).caption]
     assert digest(uncut) == "6214549c74dbc01847a1cab0b8ce69d82fc2463e35ab9c76d5c40044e99f40ff"
 
 
@@ -101,28 +101,28 @@ def volume(kind, half):
     }[kind]
 
 
-@pytest.mark.parametrize("kind", sculpture.KINDS)
+@pytest.mark.parametrize("kind", primitive_ops.KINDS)
 def test_primitives_are_watertight_and_hold_the_volume_of_the_formula(kind):
     half = np.array([0.8, 0.5, 0.3])
-    mesh = solid(shapes.assemble(sculpture.primitive_patches(kind, half, 0.5, 1, 96)))
+    mesh = solid(shapes.assemble(primitive_ops.primitive_patches(kind, half, 0.5, 1, 96)))
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(volume(kind, half), rel=5e-3)
     np.testing.assert_allclose(mesh.bounds, [-half, half], atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", sculpture.KINDS)
+@pytest.mark.parametrize("kind", primitive_ops.KINDS)
 def test_inside_agrees_with_the_mesh(kind):
     half = np.array([0.8, 0.5, 0.3])
-    mesh = solid(shapes.assemble(sculpture.primitive_patches(kind, half, 0.5, 1, 96)))
+    mesh = solid(shapes.assemble(primitive_ops.primitive_patches(kind, half, 0.5, 1, 96)))
     points = np.random.default_rng(0).uniform(-0.9, 0.9, (400, 3))
-    assert np.mean(mesh.contains(points) != sculpture.inside(kind, half, points)) < 0.01
+    assert np.mean(mesh.contains(points) != primitive_ops.inside(kind, half, points)) < 0.01
 
 
-@pytest.mark.parametrize("kind", sculpture.KINDS)
+@pytest.mark.parametrize("kind", primitive_ops.KINDS)
 def test_height_fields_only_add_and_leave_no_gap(kind):
     half, dice = np.array([0.8, 0.5, 0.3]), Dice(3)
-    flat = sculpture.primitive_patches(kind, half, 0.5, 8, 24)
-    bumpy = shapes.assemble([sculpture.displaced(patch, dice, 0.1) for patch in flat])
+    flat = primitive_ops.primitive_patches(kind, half, 0.5, 8, 24)
+    bumpy = shapes.assemble([primitive_ops.displaced(patch, dice, 0.1) for patch in flat])
     assert solid(bumpy).is_watertight
     assert solid(bumpy).volume > 1.02 * solid(shapes.assemble(flat)).volume
 
@@ -131,8 +131,8 @@ def test_a_cut_takes_away_what_both_share_and_shows_the_inside():
     cube = shapes.box((2, 2, 2))
     knife = shapes.moved(shapes.box((1, 1, 1)), shift=(1.0, 1.0, 1.0))  # an eighth of it lies in the cube: 1/8
     half_space = shapes.moved(shapes.box((2, 4, 4)), shift=(1.5, 0.0, 0.0))  # x > 0.5
-    assert sculpture.difference(cube, [knife]) is None  # 1.6 % is too little to speak of
-    skin, inside = sculpture.difference(cube, [half_space])
+    assert primitive_ops.difference(cube, [knife]) is None  # 1.6 % is too little to speak of
+    skin, inside = primitive_ops.difference(cube, [half_space])
     assert solid(skin, inside).is_watertight
     assert solid(skin, inside).volume == pytest.approx(6.0)
     np.testing.assert_allclose(inside.vertices[:, 0], 0.5)
@@ -140,7 +140,7 @@ def test_a_cut_takes_away_what_both_share_and_shows_the_inside():
 
 
 def test_wires_run_along_the_twelve_edges_of_a_cube():
-    bars = sculpture.wires(shapes.box((1, 1, 1)), 0.1, 0.5)
+    bars = primitive_ops.wires(shapes.box((1, 1, 1)), 0.1, 0.5)
     assert len(bars.faces) == 12 * 12
     assert solid(bars).volume == pytest.approx(12 * 0.01 * 1.08, rel=5e-3)
 
@@ -153,7 +153,7 @@ def test_a_prism_holds_its_area_times_its_depth():
 
 
 def test_normals_of_a_sphere_point_along_its_radius():
-    sphere = shapes.assemble(sculpture.primitive_patches("sphere", (1.0, 1.0, 1.0), 0.5, 1, 64))
+    sphere = shapes.assemble(primitive_ops.primitive_patches("sphere", (1.0, 1.0, 1.0), 0.5, 1, 64))
     assert ((shapes.normals(sphere) * sphere.vertices).sum(-1) > 0.995).all()
 
 
@@ -205,10 +205,10 @@ def test_every_shape_that_is_named_shows_outside_the_others(things):
 
 
 def test_each_family_of_objects_comes_as_often_as_meant():
-    captions = [procedural.generate(seed).caption for seed in range(200)]
+    captions = [generate.generate(seed).caption for seed in range(200)]
     cut = np.mean(["cut by" in caption for caption in captions])
     wired = np.mean(["wireframe" in caption for caption in captions])
-    scattered = 1 - procedural.ASSEMBLED
+    scattered = 1 - generate.ASSEMBLED
     assert scattered * 0.28 < cut < scattered * 0.45
     assert scattered * 0.13 < wired < scattered * 0.27
 
@@ -333,8 +333,8 @@ def test_files_hold_the_object_upright_and_unmirrored(tmp_path):
     marker = Part(
         "box", shapes.moved(shapes.box((0.2, 0.4, 0.6)), shift=(0.1, 0.2, 0.3)), textures.plain((204, 38, 36))
     )
-    thing = procedural.Procedural((marker,), "a red box")
-    procedural.save(procedural.meshes(thing), tmp_path / "marker.glb")
+    thing = generate.Procedural((marker,), "a red box")
+    generate.save(generate.meshes(thing), tmp_path / "marker.glb")
     raw = trimesh.load(tmp_path / "marker.glb", force="mesh", process=False)  # glTF axes: x, up, towards the viewer
     np.testing.assert_allclose(raw.bounds, [[0.0, 0.0, -0.4], [0.2, 0.6, 0.0]], atol=2e-4)
     back = load(tmp_path / "marker.glb")
@@ -343,8 +343,8 @@ def test_files_hold_the_object_upright_and_unmirrored(tmp_path):
 
 def test_the_picture_stands_upright_on_a_wall(tmp_path):
     texture = textures.shaded(Dice(0))  # the first colour on top
-    thing = procedural.Procedural((Part("box", shapes.box((1, 1, 1)), texture),), "")
-    (mesh,) = procedural.meshes(thing)
+    thing = generate.Procedural((Part("box", shapes.box((1, 1, 1)), texture),), "")
+    (mesh,) = generate.meshes(thing)
     side = np.abs(mesh.normals[:, 2]) < 0.1
     rows = np.clip((mesh.uv[:, 1] * 64).astype(int), 0, 63)
     seen = mesh.texture[rows, 0, :3]
@@ -355,21 +355,21 @@ def test_the_picture_stands_upright_on_a_wall(tmp_path):
 
 def test_plain_colours_survive_the_file(tmp_path):
     colour = (120, 50, 158)
-    thing = procedural.Procedural((Part("box", shapes.box((1, 1, 1)), textures.plain(colour)),), "")
-    procedural.save(procedural.meshes(thing), tmp_path / "box.glb")
+    thing = generate.Procedural((Part("box", shapes.box((1, 1, 1)), textures.plain(colour)),), "")
+    generate.save(generate.meshes(thing), tmp_path / "box.glb")
     linear = np.array(load(tmp_path / "box.glb")[0].base_color[:3])
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
     np.testing.assert_allclose(srgb * 255, colour, atol=0.5)
 
 
 def test_the_command_writes_files_and_a_manifest(tmp_path, capsys):
-    assert procedural.main(["-o", str(tmp_path), "--count", "3", "--first-seed", "18"]) == 0
+    assert generate.main(["-o", str(tmp_path), "--count", "3", "--first-seed", "18"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [(row["seed"], row["split"]) for row in rows] == [(18, "train"), (19, "dev"), (20, "train")]
     for row in rows:
         assert set(row) == {"id", "file", "name", "split", "license", "source", "seed"}
         assert row["license"] == "CC0-1.0"
-        assert row["name"] == procedural.generate(row["seed"]).caption
+        assert row["name"] == generate.generate(row["seed"]).caption
         assert 0 < (tmp_path / row["file"]).stat().st_size < 400_000
         assert load(tmp_path / row["file"])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
@@ -379,6 +379,6 @@ def test_the_command_writes_files_and_a_manifest(tmp_path, capsys):
 
 @pytest.mark.parametrize("wrong", [["--count", "0"], ["--first-seed", "-1"]])
 def test_numbers_that_make_no_sense_are_refused_in_one_line(tmp_path, capsys, wrong):
-    assert procedural.main(["-o", str(tmp_path / "out"), *wrong]) == 2
+    assert generate.main(["-o", str(tmp_path / "out"), *wrong]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "out").exists()

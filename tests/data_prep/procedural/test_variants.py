@@ -9,7 +9,10 @@ import pytest
 import trimesh
 from gltf_by_hand import triangle
 
-from data_prep import catalogue, plain_gltf, variants, workforce
+from data_prep.execution import process_pool
+from data_prep.manifests import object_manifest
+from data_prep.procedural import variants
+from data_prep.rendering import sanitized_gltf
 from data_prep.sources.__main__ import main as sources
 from instant3d import mesh
 from instant3d.mesh import Mesh
@@ -34,7 +37,7 @@ def write(folder, *rows):
 def at_once(request, monkeypatch):
     """No processes, but where a test is about them."""
     if "processes" not in request.node.name:
-        monkeypatch.setattr(workforce, "run", no_crew.run)
+        monkeypatch.setattr(process_pool, "run", no_crew.run)
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_our_reader_keeps_mirrored_solids_right_side_out(objects, tmp_path):
 def test_blender_is_given_the_same_variant(objects, tmp_path):
     rows = run(objects, tmp_path / "out", "--count", 1)
     mirrored = next(row for row in rows.values() if row["mirrored"])
-    plain_gltf.write(tmp_path / "out" / mirrored["file"], tmp_path / "plain.glb")
+    sanitized_gltf.write(tmp_path / "out" / mirrored["file"], tmp_path / "plain.glb")
     expected = described(mirrored, CORNERS)
     expected -= (expected.min(0) + expected.max(0)) / 2
     expected /= np.linalg.norm(expected, axis=1).max()
@@ -122,7 +125,7 @@ def test_the_binary_chunk_is_copied_and_only_a_node_is_added(objects, tmp_path):
 
 def test_rows_keep_words_licence_author_and_split_and_reach_the_scene(objects, tmp_path):
     run(objects, tmp_path / "out", "--count", 2)
-    item = next(item for item in catalogue.find(tmp_path / "out") if item.id == "thing3-v2")
+    item = next(item for item in object_manifest.find(tmp_path / "out") if item.id == "thing3-v2")
     assert item.caption == "a thing3"
     told = {key: item.facts[key] for key in ("license", "author", "source", "split", "variant_of")}
     assert told == {
@@ -135,7 +138,7 @@ def test_rows_keep_words_licence_author_and_split_and_reach_the_scene(objects, t
     assert {"turned_deg", "stretched", "mirrored"} <= item.facts.keys()
     joined = tmp_path / "joined" / "objects.jsonl"
     assert sources(["folder", str(tmp_path / "out"), "-o", str(joined)]) == 0
-    assert next(other for other in catalogue.find(joined) if other.id == "thing3-v2").facts == item.facts
+    assert next(other for other in object_manifest.find(joined) if other.id == "thing3-v2").facts == item.facts
 
 
 def test_variants_depend_on_seed_and_id_alone(objects, tmp_path):
@@ -220,7 +223,7 @@ def test_a_broken_object_costs_no_other_and_is_told(objects, tmp_path, capsys):
 
 def test_several_processes_write_the_same_manifest_as_none(objects, tmp_path, monkeypatch):
     several = run(objects, tmp_path / "several", "--workers", 2)
-    monkeypatch.setattr(workforce, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_crew.run)
     assert run(objects, tmp_path / "none") == several
     assert (tmp_path / "none" / "objects.jsonl").read_bytes() == (tmp_path / "several" / "objects.jsonl").read_bytes()
 

@@ -18,10 +18,10 @@ import trimesh
 from gltf_by_hand import ByHand, png_header, triangle
 from PIL import Image
 
-from data_prep import plain_gltf
-from data_prep.blender import Blender, area_lights
-from data_prep.blender_process import Crashed, command
-from data_prep.fast_render import render_views
+from data_prep.rendering import sanitized_gltf
+from data_prep.rendering.blender import Blender, area_lights
+from data_prep.rendering.blender_process import Crashed, command
+from data_prep.rendering.rasterizer import render_views
 from instant3d.cameras import Cameras, orbit, structured
 from instant3d.mesh import Mesh, bounds, load, normalized, save, srgb_from_linear
 
@@ -256,7 +256,7 @@ def test_what_moves_shines_or_looks_is_taken_out_and_the_rest_stays(blender, tmp
     assert torch.equal(views.alpha[0], views.alpha[2])
     fast = render_views(normalized(load(busy)), cameras, 48)
     assert (views.alpha - fast.alpha).abs().mean() < 0.005  # cut out where the texture is all but transparent
-    plain_gltf.write(busy, tmp_path / "plain.glb")
+    sanitized_gltf.write(busy, tmp_path / "plain.glb")
     text = (tmp_path / "plain.glb").read_bytes()
     for word in (b"animations", b"camera", b"lights", b"extras", b"script", b"paint", b"uri", b"BLEND"):
         assert word not in text
@@ -304,7 +304,7 @@ def test_pictures_that_only_blender_would_open_are_checked_too(tmp_path, name, b
     path = with_texture(triangle(), name, use).save(folder / "a.gltf")
     assert load(path)
     with pytest.raises(ValueError, match=because) as caught:
-        plain_gltf.write(path, tmp_path / "plain.glb")
+        sanitized_gltf.write(path, tmp_path / "plain.glb")
     assert str(path) in str(caught.value)
 
 
@@ -313,7 +313,7 @@ def test_an_array_beyond_its_buffer_is_refused_even_if_unused(tmp_path):
     document.values(np.zeros((2, 4), np.float32))
     document.json["accessors"][-1]["count"] = 5000
     with pytest.raises(ValueError, match="reaches beyond"):
-        plain_gltf.write(document.save(tmp_path / "a.gltf"), tmp_path / "plain.glb")
+        sanitized_gltf.write(document.save(tmp_path / "a.gltf"), tmp_path / "plain.glb")
 
 
 def test_an_unknown_required_extension_never_reaches_blender(blender, tmp_path):
@@ -374,7 +374,8 @@ def test_an_object_that_takes_too_long_is_given_up(blender, sculpture):
 
 def test_blender_dies_with_the_process_that_started_it():
     host = (
-        "from data_prep.blender_process import Process; print(Process(1).pid, flush=True); import time; time.sleep(99)"
+        "from data_prep.rendering.blender_process import Process\n"
+        "print(Process(1).pid, flush=True); import time; time.sleep(99)"
     )
     with subprocess.Popen([sys.executable, "-c", host], stdout=subprocess.PIPE, text=True) as parent:
         pid = int(parent.stdout.readline())

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import blender_process
-from data_prep.blender_process import Crashed, Process, command
+from data_prep.rendering import blender_process
+from data_prep.rendering.blender_process import Crashed, Process, command
 
-DOUBLE = Path(__file__).parents[1] / "doubles" / "fake_blender.py"
+DOUBLE = Path(__file__).parents[2] / "fixtures" / "fake_blender.py"
 
 
 @pytest.fixture

@@ -17,14 +17,16 @@ import torch
 import trimesh
 
 from benchmarks import planted
-from data_prep import catalogue, failures, leftovers, render, tally
-from data_prep.catalogue import Item
-from data_prep.plan import Plan
+from data_prep.execution import locked_tempdir
+from data_prep.manifests import failure_log, object_manifest
+from data_prep.manifests.object_manifest import Item
+from data_prep.rendering import render, run_stats
+from data_prep.rendering.render_plan import Plan
 from instant3d import scenes
 from instant3d.cameras import structured
 from instant3d.mesh import Mesh
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = Plan(size=24, random_views=2)
 TINY = Plan(size=16, random_views=0, depth=False)
 MEANS = render.Means(workers=1, backend="embree")
@@ -118,7 +120,7 @@ def odd(tmp_path_factory):
         (objects / f"{name}.glb").write_bytes(getattr(planted, name)())
     write_ball(objects / "endless.glb")
     os.mkfifo(objects / "pipe.glb")
-    items = [*catalogue.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
+    items = [*object_manifest.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
     items.sort(key=lambda item: item.id == "endless")  # a process fewer to start
     means = render.Means(workers=1, backend="embree", timeout_s=4.0)
     return render.render_all(items, out, TINY, means, work=endless_object.render), out
@@ -155,7 +157,7 @@ def test_only_what_may_pass_is_tried_twice(odd):
 def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(tmp_path):
     for name in ("a", "b", "last"):
         write_ball(tmp_path / f"{name}.glb")
-    items, out = catalogue.find(tmp_path), tmp_path / "out"
+    items, out = object_manifest.find(tmp_path), tmp_path / "out"
     with pytest.raises(OSError, match="is full after 2 objects; make room and run the same command again"):
         render.render_all(items, out, TINY, MEANS, work=full_disk.render)
     assert sorted(finished(out)) == ["a", "b"]
@@ -199,12 +201,12 @@ def test_after_a_kill_nothing_is_lost_and_nothing_done_twice(tmp_path):
 def test_a_first_failure_that_a_killed_run_has_noted_counts(tmp_path):
     notes = [{"id": "a", "kind": "crash", "attempts": 1}, {"id": "b", "kind": "broken", "attempts": 1}]
     notes += [{"id": "c", "kind": "timeout", "attempts": 2}]
-    (tmp_path / failures.FILE).write_text(rows(*notes) + '{"id": "d", "ki')  # killed at the fourth
-    with failures.Failures(tmp_path) as known:
+    (tmp_path / failure_log.FILE).write_text(rows(*notes) + '{"id": "d", "ki')  # killed at the fourth
+    with failure_log.Failures(tmp_path) as known:
         assert [name for name in "abcd" if known.deserves_another(name)] == ["a"]
         assert set(known.rows) == {"a", "b", "c"}
         known.add({"id": "e", "kind": "blank", "attempts": 1})
-    assert set(failures.read(tmp_path / failures.FILE)) == {"a", "b", "c", "e"}
+    assert set(failure_log.read(tmp_path / failure_log.FILE)) == {"a", "b", "c", "e"}
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "transforms.json").touch()
     known.settle(tmp_path)
@@ -214,14 +216,14 @@ def test_a_first_failure_that_a_killed_run_has_noted_counts(tmp_path):
 def test_two_runs_never_write_into_one_folder(tmp_path):
     write_ball(tmp_path / "a.glb")
     (tmp_path / "out").mkdir()
-    with leftovers.held(tmp_path / "out"), pytest.raises(ValueError, match="another run is rendering into"):
-        render.render_all(catalogue.find(tmp_path), tmp_path / "out", TINY, MEANS)
+    with locked_tempdir.held(tmp_path / "out"), pytest.raises(ValueError, match="another run is rendering into"):
+        render.render_all(object_manifest.find(tmp_path), tmp_path / "out", TINY, MEANS)
 
 
 def test_the_progress_line_tells_rate_and_time_left(monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(tally.time, "monotonic", lambda: now)
-    count = tally.Tally(total=101, since=now, said=now)
+    monkeypatch.setattr(run_stats.time, "monotonic", lambda: now)
+    count = run_stats.Tally(total=101, since=now, said=now)
     now += 30  # to start up, which is not to come again
     count.finished(10)
     now += 600
@@ -238,7 +240,7 @@ def test_the_progress_line_tells_rate_and_time_left(monkeypatch):
     [(59.4, "59 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (2 * 86400 + 3600, "2 d 1 h")],
 )
 def test_time_is_told_in_its_two_largest_units(seconds, words):
-    assert tally.clock(seconds) == words
+    assert run_stats.clock(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -293,11 +295,11 @@ def test_a_manifest_tells_names_splits_and_licences(tmp_path):
         {"id": "c", "file": "sub/c.obj", "split": "train", "license": "CC-BY-4.0"},
     ]
     (tmp_path / "manifest.jsonl").write_text(rows(*entries))
-    everything = catalogue.find(tmp_path)
+    everything = object_manifest.find(tmp_path)
     assert [(item.id, item.caption) for item in everything] == [("a", "a chair"), ("b", "words"), ("c", None)]
     assert everything[0].facts == {"name": "a chair", "split": "train", "license": "MIT"}
     assert everything[2].path == tmp_path / "sub" / "c.obj"
-    chosen = catalogue.find(tmp_path / "manifest.jsonl", split="train", licenses=["MIT", "CC0-1.0"])
+    chosen = object_manifest.find(tmp_path / "manifest.jsonl", split="train", licenses=["MIT", "CC0-1.0"])
     assert [item.id for item in chosen] == ["a"]
 
 
@@ -314,4 +316,4 @@ def test_a_manifest_tells_names_splits_and_licences(tmp_path):
 def test_a_broken_manifest_is_told_what_is_wrong(tmp_path, line, because):
     (tmp_path / "manifest.jsonl").write_text(line)
     with pytest.raises(ValueError, match=because):
-        catalogue.find(tmp_path)
+        object_manifest.find(tmp_path)

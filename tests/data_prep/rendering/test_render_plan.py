@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep import plan
-from data_prep.plan import Plan
+from data_prep.rendering import render_plan
+from data_prep.rendering.render_plan import Plan
 from instant3d.cameras import structured
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "render"
+CONFIGS = Path(__file__).parents[3] / "configs" / "render"
 
 
 def test_structured_views_come_first_then_random_ones_in_their_ranges():
@@ -43,9 +43,9 @@ def test_the_default_cameras_see_the_whole_unit_sphere():
 
 
 def test_plans_on_disk_say_what_they_promise(tmp_path):
-    small, paper = plan.read(CONFIGS / "small.yaml"), plan.read(CONFIGS / "paper_stage2.yaml")
+    small, paper = render_plan.read(CONFIGS / "small.yaml"), render_plan.read(CONFIGS / "paper_stage2.yaml")
     assert (small.size, small.random_views, paper.size, paper.random_views) == (128, 20, 512, 32)
-    views = plan.read(CONFIGS / "paper_stage1.yaml")
+    views = render_plan.read(CONFIGS / "paper_stage1.yaml")
     assert (views.size, len(views.cameras("a").intrinsics)) == (512, 4)
     assert {one.chosen_renderer for one in (views, paper)} == {"blender"}
     assert small.chosen_renderer == "fast"
@@ -54,8 +54,8 @@ def test_plans_on_disk_say_what_they_promise(tmp_path):
         Plan(size=77, radius=(2.0, 3.5), lighting="soft", depth=False, normals=True),
         Plan(lighting="area", renderer="blender", samples=7, device="optix"),
     ):
-        plan.write(full, tmp_path / "plan.yaml")
-        assert plan.read(tmp_path / "plan.yaml") == full
+        render_plan.write(full, tmp_path / "plan.yaml")
+        assert render_plan.read(tmp_path / "plan.yaml") == full
 
 
 def test_a_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
@@ -63,7 +63,7 @@ def test_a_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
         "size: 128\nrandom_views: 20\nelevation_deg: [-30.0, 75.0]\nradius: [2.4, 3.0]\nfov_deg: [50.0, 50.0]\n"
         "lighting: flat\nsupersample: 3\ngeometry: true\nseed: 0\n"
     )
-    assert plan.read(tmp_path / "plan.yaml") == Plan(normals=True)
+    assert render_plan.read(tmp_path / "plan.yaml") == Plan(normals=True)
     assert Plan().chosen_renderer == "fast"
 
 
@@ -80,7 +80,7 @@ def test_a_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
 )
 def test_a_plan_says_which_maps_are_drawn(tmp_path, text, maps):
     (tmp_path / "plan.yaml").write_text(text)
-    assert plan.read(tmp_path / "plan.yaml").maps == maps
+    assert render_plan.read(tmp_path / "plan.yaml").maps == maps
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_plan_says_which_maps_are_drawn(tmp_path, text, maps):
 def test_a_broken_plan_is_told_what_is_wrong(tmp_path, text, because):
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(ValueError, match=because):
-        plan.read(tmp_path / "plan.yaml")
+        render_plan.read(tmp_path / "plan.yaml")
 
 
 def test_one_number_stands_for_a_range_of_one():
@@ -117,4 +117,4 @@ def test_one_number_stands_for_a_range_of_one():
 
 def test_a_missing_plan_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="no plan"):
-        plan.read(tmp_path / "none.yaml")
+        render_plan.read(tmp_path / "none.yaml")

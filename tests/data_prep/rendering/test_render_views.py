@@ -8,24 +8,25 @@ import pytest
 import torch
 import trimesh
 
-from data_prep import raster_gl, raycast
-from data_prep.fast_render import chosen, render_views
-from data_prep.soup import halved
+from data_prep.rendering import embree
+from data_prep.rendering import opengl
+from data_prep.rendering.rasterizer import chosen, render_views
+from data_prep.rendering.triangle_soup import halved
 from instant3d.cameras import Cameras, orbit, structured
 from instant3d.mesh import Mesh
 
 FOCAL = 0.5 / math.tan(math.radians(25))  # of the 50 degree cameras, as a fraction of the image
 
 
-def opengl():
+def has_opengl():
     try:
-        raster_gl.shared_context()
-    except raster_gl.Unavailable:
+        opengl.shared_context()
+    except opengl.Unavailable:
         return False
     return True
 
 
-needs_opengl = pytest.mark.skipif(not opengl(), reason="there is no OpenGL with EGL here")
+needs_opengl = pytest.mark.skipif(not has_opengl(), reason="there is no OpenGL with EGL here")
 each_backend = pytest.mark.parametrize("backend", [pytest.param("gl", marks=needs_opengl), "embree"])
 
 
@@ -307,12 +308,12 @@ def test_a_map_that_is_not_asked_for_is_not_drawn(backend, monkeypatch):
     both = drawn("depth", "normals")
     assert torch.equal(drawn("normals").normals, both.normals)
     assert drawn("normals").depth is None
-    monkeypatch.setattr(raster_gl, "GEOMETRY", "no shader")  # what each back end draws normals by
-    monkeypatch.setattr(raycast._Caster, "normals", None)
+    monkeypatch.setattr(opengl, "GEOMETRY", "no shader")  # what each back end draws normals by
+    monkeypatch.setattr(embree._Caster, "normals", None)
     assert torch.equal(drawn("depth").depth, both.depth)
     assert drawn("depth").normals is None
-    monkeypatch.setattr(raster_gl, "DEPTH", "no shader")
-    monkeypatch.setattr(raycast, "_surface", None)
+    monkeypatch.setattr(opengl, "DEPTH", "no shader")
+    monkeypatch.setattr(embree, "_surface", None)
     assert torch.equal(drawn().rgb, both.rgb)
     assert drawn().depth is None
 
@@ -350,12 +351,12 @@ def test_what_cannot_be_drawn_is_refused(change, because):
 
 def test_without_opengl_rays_are_cast_instead(monkeypatch):
     def missing():
-        raise raster_gl.Unavailable("no libEGL")
+        raise opengl.Unavailable("no libEGL")
 
-    monkeypatch.setattr(raster_gl, "shared_context", missing)
+    monkeypatch.setattr(opengl, "shared_context", missing)
     assert chosen("auto") == "embree"
     with pytest.raises(ValueError, match="no libEGL"):
         chosen("gl")
-    monkeypatch.setattr(raycast, "available", lambda: False)
+    monkeypatch.setattr(embree, "available", lambda: False)
     with pytest.raises(ValueError, match=r"no libEGL.*install libegl1, or embreex"):
         chosen("auto")

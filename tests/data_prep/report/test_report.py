@@ -8,11 +8,11 @@ import discs
 import pytest
 import torch
 
-from data_prep import report, report_page
-from data_prep.report import Thumbnail
-from data_prep.thumbnails import escaped, script_data, webp
-from instant3d import doctor
-from instant3d.scenes import packing
+from data_prep.manifests.thumbnails import escaped, script_data, webp
+from data_prep.report import report, report_page
+from data_prep.report.report_facts import Thumbnail
+from instant3d.scenes import pack
+from instant3d.scenes.checks import check
 
 EVIL = '<script>document.title="taken"</script><img src=x onerror=alert(1)>'
 
@@ -50,7 +50,7 @@ def test_coverage_is_the_share_of_pixels_that_a_disc_takes(place):
 def test_tars_are_told_of_like_folders(place, tmp_path):
     for name in ("d", "failures.jsonl"):
         (place / name).rename(tmp_path / name)
-    packing.pack([place], tmp_path / "shards")
+    pack.pack([place], tmp_path / "shards")
     loose, packed = (report.collect([root], shown=10) for root in (place, tmp_path / "shards"))
     assert loose == packed
 
@@ -70,8 +70,8 @@ def test_both_ends_of_a_ranking_are_shown(place, tmp_path, monkeypatch):
 
 
 def test_the_page_shows_in_a_browser_with_hostile_words_as_words(place, tmp_path):
-    patients, findings = doctor.check_up([place], jobs=1)
-    (tmp_path / "doctor.json").write_text(json.dumps(doctor.report(patients, findings)))
+    patients, findings = check.check_up([place], jobs=1)
+    (tmp_path / "doctor.json").write_text(json.dumps(check.report(patients, findings)))
     arguments = [str(place), "-o", str(tmp_path / "page.html"), "--doctor", str(tmp_path / "doctor.json")]
     assert report.main(arguments) == 0
     with browser.chromium() as running:

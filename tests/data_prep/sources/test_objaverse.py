@@ -19,11 +19,11 @@ import pytest
 import requests
 from objaverse_stand_in import ONE, XL, Dataset, glb, served, uid, wait_until
 
-from data_prep import catalogue
+from data_prep.manifests import object_manifest
 from data_prep.sources.__main__ import main
 from instant3d import mesh
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LICENCES = ("by", "cc0", "by-nc", "by-sa", "by", "by-nc-sa")
 
 
@@ -97,7 +97,7 @@ def test_objects_of_lvis_categories_arrive_with_their_words_licences_and_authors
     }
     assert (found[uid(1)]["license"], found[uid(1)]["captions"]) == ("CC0-1.0", ["bow"])
     assert served_dataset.objects_asked() == {uid(0): 1, uid(1): 1}  # and not the one under another licence
-    (item, _) = catalogue.find(out.parent)
+    (item, _) = object_manifest.find(out.parent)
     assert (item.id, item.caption, item.facts["author"]) == (uid(0), "coffee table", "maker0")
     assert mesh.load(item.path)
 
@@ -199,15 +199,15 @@ def test_what_is_only_listed_is_fetched_later_and_not_rendered_before(served_dat
     assert "2 listed but not downloaded" in capsys.readouterr().out
     assert served_dataset.objects_asked() == {}
     with pytest.raises(ValueError, match="has no file yet"):
-        catalogue.find(out)
+        object_manifest.find(out)
     assert main(["objaverse", "--count", "2", "-o", str(out)]) == 0
-    assert len(catalogue.find(out)) == 2
+    assert len(object_manifest.find(out)) == 2
 
 
 def test_a_cache_elsewhere_is_shared_not_copied(served_dataset, tmp_path):
     cache, out = tmp_path / "cache", tmp_path / "data" / "objects.jsonl"
     assert main(["objaverse", "--count", "1", "--cache", str(cache), "-o", str(out)]) == 0
-    (item,) = catalogue.find(out)
+    (item,) = object_manifest.find(out)
     assert item.path.is_relative_to(out.parent)
     assert item.path.samefile(cache / "hf-objaverse-v1" / "glbs" / "000-000" / f"{uid(0)}.glb")
 
@@ -356,7 +356,7 @@ def test_objects_of_objaverse_xl_come_from_all_its_sources(xl, served_dataset, t
     assert left_out(out) == {"0" * 64: "changed", "2" * 64: "missing", "3" * 64: "changed", "4" * 64: "missing"}
     told = capsys.readouterr().out
     assert "not taken: 1 under CC-BY-NC-4.0, 1 under no known licence" in told
-    assert len(catalogue.find(out)) == 3
+    assert len(object_manifest.find(out)) == 3
 
     asked = served_dataset.asked["/relic.glb"]
     assert main(["objaverse", "--count", "1", "-o", str(out)]) == 0  # the same object of Sketchfab
@@ -384,7 +384,7 @@ def test_a_table_that_a_kill_left_half_written_is_fetched_anew(xl, served_datase
 
 
 def test_a_silent_connection_ends(served_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.objaverse.SILENCE_S", 0.3)
+    monkeypatch.setattr("data_prep.sources.objaverse.SILENCE_S", 0.3)
     silent = served_dataset.object_path(uid(1))
     served_dataset.held[silent] = threading.Event()
     out, start = tmp_path / "objects.jsonl", time.monotonic()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import catalogue, procedural
-from data_prep.licences import allowed, spdx
+from data_prep.manifests import object_manifest
+from data_prep.manifests.licences import allowed, spdx
+from data_prep.procedural import generate
 from data_prep.sources.__main__ import main
 from instant3d import mesh
 from instant3d.mesh import Mesh
@@ -66,12 +67,12 @@ def test_a_folders_own_manifest_keeps_its_words_splits_licences_and_order_does_n
     write(folder / "x" / "a.ply", 2)
     (folder / "manifest.jsonl").write_text(lines(*entries))
     assert main(["folder", str(folder), "--licence", "CC-BY-4.0", "-o", str(out)]) == 0
-    pot, cup = catalogue.find(out)
+    pot, cup = object_manifest.find(out)
     assert (pot.id, pot.caption, cup.id, cup.caption) == ("a", "a pot", "b", "a cup")
     assert pot.facts == {"source": "folder", "license": "CC-BY-4.0", "colors": [["red", 1.0]]}
     assert cup.facts == {"name": "a cup", "source": "shop", "license": "MIT", "split": "dev"}
     assert rows(out)[0]["captions"] == ["a pot", "a vessel"]
-    assert [item.id for item in catalogue.find(out, split="dev", licenses=["MIT License"])] == ["b"]
+    assert [item.id for item in object_manifest.find(out, split="dev", licenses=["MIT License"])] == ["b"]
 
     (folder / "manifest.jsonl").write_text(lines(*reversed(entries)))
     other = tmp_path / "other" / "objects.jsonl"
@@ -89,7 +90,7 @@ def test_several_sources_join_in_one_manifest_and_a_second_call_changes_nothing(
     ]
     assert [main(command) for command in commands] == [0, 0]
     assert [row["id"] for row in rows(out)] == ["a", "c", "procedural_000019", "procedural_000020"]
-    assert [item.facts.get("split") for item in catalogue.find(out.parent)] == [None, None, "dev", "train"]
+    assert [item.facts.get("split") for item in object_manifest.find(out.parent)] == [None, None, "dev", "train"]
     before, made = out.read_bytes(), (out.parent / "procedural" / "procedural_000019.glb").stat().st_mtime_ns
     capsys.readouterr()
     assert [main(command) for command in commands] == [0, 0]
@@ -100,8 +101,8 @@ def test_several_sources_join_in_one_manifest_and_a_second_call_changes_nothing(
 
 def test_procedural_objects_are_those_of_their_seeds_whoever_makes_them(tmp_path, out):
     assert main(["procedural", "--count", "1", "--first-seed", "7", "--workers", "1", "-o", str(out)]) == 0
-    known = procedural.write_object(7, tmp_path)
-    (item,) = catalogue.find(out)
+    known = generate.write_object(7, tmp_path)
+    (item,) = object_manifest.find(out)
     assert item.path.read_bytes() == (tmp_path / "procedural_000007.glb").read_bytes()
     assert (item.caption, item.facts["license"]) == (known["name"], "CC0-1.0")
 
@@ -123,7 +124,7 @@ def test_equal_obj_files_with_other_pictures_are_two_objects(tmp_path, out):
         write(tmp_path / "models" / name / "thing.obj", uv=uv, texture=texture)
     assert main(["folder", str(tmp_path / "models"), "-o", str(out)]) == 0
     assert {row["id"] for row in rows(out)} == {"again__thing", "red__thing"}
-    for item in catalogue.find(out):
+    for item in object_manifest.find(out):
         assert item.path.is_relative_to(out.parent)
         (part,) = mesh.load(item.path)
         assert part.texture[0, 0, 0] == (200 if item.id.startswith("red") else 90)
@@ -230,7 +231,7 @@ def test_an_unsafe_or_senseless_row_is_refused_by_reader_and_writer(tmp_path, ou
     (folder / "folder").symlink_to(tmp_path / "elsewhere")
     (folder / "manifest.jsonl").write_text(lines(line))
     with pytest.raises(ValueError, match=because):
-        catalogue.find(folder)
+        object_manifest.find(folder)
     assert main(["folder", str(folder), "-o", str(out)]) == 2
     error = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
     assert len(error) == 1
@@ -266,7 +267,7 @@ def test_a_file_on_another_disk_is_copied_and_its_copy_kept(tmp_path, out, monke
     write(tmp_path / "models" / "a.glb")
     command = ["folder", str(tmp_path / "models"), "-o", str(out)]
     assert main(command) == 0
-    (item,) = catalogue.find(out)
+    (item,) = object_manifest.find(out)
     assert item.path.read_bytes() == (tmp_path / "models" / "a.glb").read_bytes()
     inode = item.path.stat().st_ino
     assert inode != (tmp_path / "models" / "a.glb").stat().st_ino

@@ -12,7 +12,8 @@ import pytest
 import trimesh
 from PIL import Image
 
-from data_prep import catalogue, workforce
+from data_prep.execution import process_pool
+from data_prep.manifests import object_manifest
 from data_prep.sources import furniture
 from data_prep.sources.__main__ import main
 from data_prep.sources.furniture import caption, properties
@@ -28,7 +29,7 @@ SIZE = {"width": 50, "depth": 200}  # centimetres: with a height of 100 half of 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """No processes, which take seconds to start."""
-    monkeypatch.setattr(workforce, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_crew.run)
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_row_says_what_whose_and_from_where_a_piece_is(tmp_path, out):
         "category": "Office",
     }
     assert (row["bytes"], content[:4]) == (len(content), b"glTF")
-    (item,) = catalogue.find(out)
+    (item,) = object_manifest.find(out)
     assert item.caption == "door wedge"
 
 

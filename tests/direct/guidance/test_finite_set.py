@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from instant3d.direct.directions import shares
-from instant3d.direct.finite import FiniteSet, scaled_linear
+from instant3d.direct.guidance.finite_set import FiniteSet, scaled_linear
+from instant3d.direct.view_prompts import shares
 
 FRONT, SIDE, BACK = 0, 1, 2
 

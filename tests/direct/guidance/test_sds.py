@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from instant3d.batch import Batch
-from instant3d.diffusion.process import noised
-from instant3d.direct.guidance import answers, distil, guided, mix, perp_neg, timesteps, weight
+from instant3d.direct.guidance.sds import answers, distil, guided, mix, perp_neg, timesteps, weight
+from instant3d.modules.diffusion.noise_process import noised
+from instant3d.utils.tensor_dataclass import Batch
 
 ABAR = torch.linspace(0.9999, 0.005, 1000, dtype=torch.float64)
 

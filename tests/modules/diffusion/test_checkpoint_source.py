@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_sdxl import SIZES, TEXT, tiny_sdxl
 
-from instant3d.diffusion import source
-from instant3d.diffusion.components import Components, make
-from instant3d.diffusion.source import ALL, NETWORKS
+from instant3d.modules.diffusion import checkpoint_source
+from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
+from instant3d.modules.diffusion.components import Components, make
 
 WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
 
@@ -184,7 +184,7 @@ def test_the_hub_out_of_reach_is_one_clear_sentence(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="the Hub cannot be reached; connect to the network once") as error:
-        Components.load(source.SDXL)
+        Components.load(checkpoint_source.SDXL)
     assert "\n" not in str(error.value)
 
 
@@ -205,15 +205,15 @@ def test_sdxl_in_float16_gets_the_vae_that_does_not_overflow(original, folder, m
     original[0].vae.save_pretrained(safe)
     weights = load_file(safe / WEIGHTS["unet"])
     save_file({key: tensor + 1 for key, tensor in weights.items()}, safe / WEIGHTS["unet"], metadata={"format": "pt"})
-    cached(monkeypatch, tmp_path / "cache", source.SDXL, folder)
-    with pytest.raises(FileNotFoundError, match=source.SAFE_VAE):
-        Components.load(source.SDXL, dtype=torch.float16)
-    cached(monkeypatch, tmp_path / "cache", source.SAFE_VAE, safe)
-    substituted = Components.load(source.SDXL, dtype=torch.float16).vae
+    cached(monkeypatch, tmp_path / "cache", checkpoint_source.SDXL, folder)
+    with pytest.raises(FileNotFoundError, match=checkpoint_source.SAFE_VAE):
+        Components.load(checkpoint_source.SDXL, dtype=torch.float16)
+    cached(monkeypatch, tmp_path / "cache", checkpoint_source.SAFE_VAE, safe)
+    substituted = Components.load(checkpoint_source.SDXL, dtype=torch.float16).vae
     assert substituted.dtype == torch.float16
     bias = original[0].vae.decoder.conv_in.bias
     torch.testing.assert_close(substituted.decoder.conv_in.bias, (bias + 1).half())
-    own = Components.load(source.SDXL, dtype=torch.float32).vae
+    own = Components.load(checkpoint_source.SDXL, dtype=torch.float32).vae
     torch.testing.assert_close(own.decoder.conv_in.bias, bias.half().float())
 
 
@@ -247,7 +247,7 @@ def test_one_file_without_its_settings_says_what_to_do(single, monkeypatch, tmp_
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     with pytest.raises(FileNotFoundError, match=r"holds weights alone, .* lay the \.json and \.txt files of"):
         Components.load(alone)
-    cached(monkeypatch, tmp_path / "cache", source.SDXL, single.parent)
+    cached(monkeypatch, tmp_path / "cache", checkpoint_source.SDXL, single.parent)
     same(Components.load(alone), original[0])
 
 

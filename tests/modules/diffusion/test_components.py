@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_sdxl import SIZES, tiny_sdxl
 
-from instant3d.diffusion import components as module
-from instant3d.diffusion.components import Components, merge_lora, quietly, schedule, with_lora, with_xformers
-from instant3d.diffusion.source import ALL, NETWORKS
-from instant3d.diffusion.text import encode
+from instant3d.modules.diffusion import components as module
+from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
+from instant3d.modules.diffusion.components import Components, merge_lora, quietly, schedule, with_lora, with_xformers
+from instant3d.modules.diffusion.text import encode
 
 PROMPT = ["a red fire hydrant"]
 

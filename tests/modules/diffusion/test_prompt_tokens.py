@@ -7,8 +7,8 @@ import torch
 from tiny_sdxl import tiny_sdxl_folder
 from tiny_stable import tiny_stable_folder
 
-from instant3d.diffusion.components import quietly
-from instant3d.diffusion.prompt_tokens import PromptEncoder, PromptTokens
+from instant3d.modules.diffusion.components import quietly
+from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 
 PROMPTS = ["a red fire hydrant", "", "zebras, 火 and quinces " * 30]
 
@@ -130,7 +130,7 @@ def test_folders_without_an_encoder_are_refused_in_a_sentence(folder, tmp_path):
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
-    from instant3d.diffusion.small import train_tokenizer
+    from instant3d.modules.diffusion.tiny_models import train_tokenizer
 
     shutil.copytree(folder / "text_encoder", tmp_path / "text_encoder")
     train_tokenizer(["a chair"], tmp_path / "tokenizer", size=520, max_length=77)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from instant3d.diffusion.components import make
-from instant3d.diffusion.sdxl import SIZES
+from instant3d.modules.diffusion.components import make
+from instant3d.modules.diffusion.sdxl import SIZES
 
 
 @pytest.mark.parametrize(

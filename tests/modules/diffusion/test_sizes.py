@@ -2,7 +2,7 @@
 
 import pytest
 
-from instant3d.diffusion.sizes import check_sizes
+from instant3d.modules.diffusion.sizes import check_sizes
 
 # SDXL's own, as published
 SDXL = {

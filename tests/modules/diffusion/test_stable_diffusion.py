@@ -10,11 +10,11 @@ from PIL import Image
 from tiny_sdxl import tiny_sdxl_folder
 from tiny_stable import tiny_stable_folder
 
-from instant3d.diffusion import process, stable
-from instant3d.diffusion.components import quietly
-from instant3d.diffusion.stable import StableGuide
-from instant3d.diffusion.text import TextEmbedding
-from instant3d.direct.guidance import answers, distil, mix
+from instant3d.direct.guidance.sds import answers, distil, mix
+from instant3d.modules.diffusion import noise_process, stable_diffusion
+from instant3d.modules.diffusion.components import quietly
+from instant3d.modules.diffusion.stable_diffusion import StableGuide
+from instant3d.modules.diffusion.text import TextEmbedding
 
 PROMPTS = ["a red fire hydrant, front view", "", "a blue wooden chair, back view"]
 T = torch.tensor([20, 500, 980])
@@ -125,8 +125,8 @@ def test_an_answer_in_velocity_is_turned_into_the_same_models_noise(folders, gui
     abar = guide.abar[T][:, None, None, None]
     # as diffusers' scheduler turns it, DDIM (Song et al. 2021)
     torch.testing.assert_close(eps, abar.sqrt() * velocity + (1 - abar).sqrt() * x_t)
-    z = process.clean("v_prediction", velocity, x_t, guide.abar[T])
-    torch.testing.assert_close(process.noised(z, eps, guide.abar[T]), x_t)
+    z = noise_process.clean("v_prediction", velocity, x_t, guide.abar[T])
+    torch.testing.assert_close(noise_process.noised(z, eps, guide.abar[T]), x_t)
 
 
 def test_sdxl_is_told_sizes_and_summary_as_by_its_own_pipeline(folders, guides):
@@ -208,7 +208,7 @@ def test_a_folder_without_a_unet_is_refused_in_a_sentence(folders, tmp_path):
 
 def test_a_hub_id_that_cannot_be_reached_is_refused_in_a_sentence():
     with pytest.raises(FileNotFoundError, match="the Hub cannot be reached; connect to the network once") as error:
-        StableGuide.from_pretrained(stable.SD_2_1_BASE)
+        StableGuide.from_pretrained(stable_diffusion.SD_2_1_BASE)
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="neither a folder in diffusers' layout"):
         StableGuide.from_pretrained("no-such-folder")

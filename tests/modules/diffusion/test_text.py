@@ -2,8 +2,8 @@ import pytest
 import torch
 from tiny_sdxl import tiny_sdxl
 
-from instant3d.diffusion.components import quietly
-from instant3d.diffusion.text import TextEmbedding, encode
+from instant3d.modules.diffusion.components import quietly
+from instant3d.modules.diffusion.text import TextEmbedding, encode
 
 PROMPTS = ["a red fire hydrant", "", "zebras, 火 and quinces " * 30]
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny_sdxl import CAPTIONS, SIZES, tiny_sdxl
 
-from instant3d.diffusion.small import clip_pair, train_tokenizer
+from instant3d.modules.diffusion.tiny_models import clip_pair, train_tokenizer
 
 VISION = {
     "hidden_size": 16,

@@ -9,20 +9,22 @@ from golden_sets import Golden
 from PIL import Image
 from tiny_sdxl import tiny_sdxl_folder
 
-from instant3d import cli, convert, scenes
-from instant3d.asset import Asset
+from instant3d import scenes
 from instant3d.cameras import orbit, structured
-from instant3d.stage2.inputs import assumed_camera
+from instant3d.cli import main as cli
+from instant3d.nerf.asset import Asset
+from instant3d.pipelines import convert
 from instant3d.stage2.network import Reconstructor
+from instant3d.stage2.view_checks import assumed_camera
 from instant3d.views import Views
 
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch):
     """Films and sheets of a few small pictures: random weights fill the whole cube, which is slow to see through."""
-    monkeypatch.setattr("instant3d.results.SMALLEST", 8)
-    monkeypatch.setattr("instant3d.results.LARGEST", 8)
-    monkeypatch.setattr("instant3d.results.FRAMES", 2)
+    monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 8)
+    monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 8)
+    monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 2)
 
 
 @pytest.fixture(scope="module")

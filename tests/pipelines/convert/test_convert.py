@@ -11,13 +11,14 @@ import yaml
 from golden_sets import FAMILIES, Golden, opencv
 from safetensors.torch import load_file, save_file
 
-from instant3d import cli, convert
 from instant3d.cameras import orbit, structured
-from instant3d.convert import source
-from instant3d.convert.parts import turned_camera
+from instant3d.cli import main as cli
+from instant3d.pipelines import convert
+from instant3d.pipelines.convert import source
+from instant3d.pipelines.convert.parts import turned_camera
 from instant3d.stage2.encoder import camera_vector
-from instant3d.stage2.inputs import assumed_camera, unfamiliar
 from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.stage2.view_checks import assumed_camera, unfamiliar
 
 
 @pytest.fixture(params=FAMILIES)

@@ -8,14 +8,16 @@ import torch
 import yaml
 from golden_sets import Golden
 
-from instant3d import convert, scenes, training
+from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured
+from instant3d.pipelines import convert
 from instant3d.stage2.data import Drawing, Example, TrainingScenes
 from instant3d.stage2.module import Marching, Stage2, Weights
 from instant3d.stage2.network import Reconstructor
+from instant3d.training import fit
 from instant3d.views import Views
 
-CONFIG = Path(__file__).parents[2] / "configs" / "stage2" / "from_instantmesh.yaml"
+CONFIG = Path(__file__).parents[3] / "configs" / "stage2" / "from_instantmesh.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +86,8 @@ def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weight
         },
     }  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(overrides))
-    training.main(["fit", "stage2", "-c", str(CONFIG), "-c", str(tmp_path / "tiny.yaml")])
-    trained = training.export(training.newest_checkpoint(tmp_path), tmp_path / "trained")
+    fit.main(["fit", "stage2", "-c", str(CONFIG), "-c", str(tmp_path / "tiny.yaml")])
+    trained = fit.export(fit.newest_checkpoint(tmp_path), tmp_path / "trained")
     start = Reconstructor.from_pretrained(weights)
     assert trained.architecture == start.architecture
     assert not torch.equal(trained.tokens, start.tokens)
@@ -118,4 +120,4 @@ def test_a_checkpoint_of_unknown_size_asks_for_it(weights, tmp_path):
     config = json.loads((weights / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"image_size": 0}))
     with pytest.raises(ValueError, match="--image-size"):
-        training.main(["fit", "stage2", "-c", str(CONFIG), f"--model.start={tmp_path}", "--data.train=[]"])
+        fit.main(["fit", "stage2", "-c", str(CONFIG), f"--model.start={tmp_path}", "--data.train=[]"])

@@ -7,12 +7,12 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from golden_sets import FAMILIES, Golden
 
-from instant3d import convert
-from instant3d.convert import parts, triposr
-from instant3d.convert.rules import folded
+from instant3d.modules.transformer import Attention, Block
+from instant3d.pipelines import convert
+from instant3d.pipelines.convert import parts, triposr
+from instant3d.pipelines.convert.rules import folded
 from instant3d.stage2.encoder import resized_positions
 from instant3d.stage2.network import Reconstructor
-from instant3d.transformer import Attention, Block
 
 ODD = {
     "encoder_width": 60, "encoder_depth": 2, "encoder_heads": 5, "encoder_feed": 77, "position_side": 7, "patch": 8,

@@ -5,11 +5,12 @@ import torch
 from golden_sets import Golden
 from torchvision.transforms.v2 import functional as torchvision
 
-from instant3d import convert, scenes
+from instant3d import scenes
 from instant3d.cameras import structured
-from instant3d.reconstruct import reconstruct
-from instant3d.stage2.inputs import assumed_camera, fitted
+from instant3d.pipelines import convert
+from instant3d.pipelines.reconstruct import reconstruct
 from instant3d.stage2.network import Reconstructor
+from instant3d.stage2.view_checks import assumed_camera, fitted
 from instant3d.views import Views
 
 

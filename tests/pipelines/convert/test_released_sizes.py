@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from instant3d import convert
+from instant3d.pipelines import convert
 
 HF = {
     "embeddings.cls_token": "1,1,F", "embeddings.position_embeddings": "1,197,F",

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from instant3d import doctor, scenes
+from instant3d import scenes
 from instant3d.cameras import Cameras, from_fov, orbit, structured
-from instant3d.cli import main
-from instant3d.doctor.conventions import READINGS
+from instant3d.cli.main import main
+from instant3d.scenes.checks import check
+from instant3d.scenes.checks.conventions import READINGS
 from instant3d.views import Views
 
 SIZE = 96
@@ -69,7 +70,7 @@ def write_matrices(folder, meaning) -> None:
 
 
 def findings(*folders, **how):
-    return doctor.check_up(folders, jobs=1, **how)[1]
+    return check.check_up(folders, jobs=1, **how)[1]
 
 
 def kinds(*folders, **how):
@@ -101,7 +102,7 @@ def test_a_mistaken_convention_is_named_and_repaired(tmp_path, meaning):
     assert (found.kind, found.cure) == ("camera convention", meaning)
     assert found.sure > 0.9
     assert "px" in found.evidence
-    (cured,) = doctor.fix([found])
+    (cured,) = check.fix([found])
     assert cured.cured
     assert (folder / "transforms.json.before-doctor").read_bytes() == wrong
     after = scenes.document(folder)
@@ -117,7 +118,7 @@ def test_a_ball_cannot_tell_two_conventions_apart_and_is_left_alone(tmp_path):
     wrong = (folder / "transforms.json").read_bytes()
     (found,) = findings(folder)
     assert (found.kind, found.cure) == ("camera convention", None)
-    assert not doctor.fix([found])[0].cured
+    assert not check.fix([found])[0].cured
     assert (folder / "transforms.json").read_bytes() == wrong
     assert not list(folder.glob("*.before-doctor"))
 
@@ -129,7 +130,7 @@ def test_a_ball_among_enough_scenes_of_one_mind_is_repaired_with_them(tmp_path, 
         shutil.copytree(first, tmp_path / f"thing{k}")
     for folder in tmp_path.iterdir():
         write_matrices(folder, "camera-to-world, OpenCV")
-    found = [finding for finding in doctor.fix(findings(tmp_path)) if finding.scene == str(ball)]
+    found = [finding for finding in check.fix(findings(tmp_path)) if finding.scene == str(ball)]
     assert [(finding.kind, finding.cured) for finding in found] == [("camera convention", cured)]
     exact = np.allclose(scenes.document(ball).frame(0).cam_to_world, AROUND.cam_to_world[0], atol=1e-6)
     assert exact == cured
@@ -139,7 +140,7 @@ def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_
     folder = put(tmp_path / "tripod")
     write_matrices(folder, "world-to-camera, OpenCV")
     edit(folder, lambda content: content["frames"].__setitem__(2, {"file_path": "images/0002.png"}))
-    doctor.fix(findings(folder))
+    check.fix(findings(folder))
     assert kinds(folder) == ["unreadable"]
     np.testing.assert_allclose(scenes.document(folder).frame(3).cam_to_world, AROUND.cam_to_world[3], atol=1e-6)
 
@@ -157,7 +158,7 @@ def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
     folder = put(tmp_path / "tripod")
     for meaning in ("camera-to-world, OpenCV", "world-to-camera, OpenGL"):
         write_matrices(folder, meaning)
-        doctor.fix(findings(folder))
+        check.fix(findings(folder))
     assert len(list(folder.glob("transforms.json.before-doctor*"))) == 2
 
 
@@ -342,14 +343,14 @@ def test_the_command_tells_repairs_and_reports(herd, tmp_path, capsys):
 
 
 def test_two_processes_find_what_one_finds(herd, monkeypatch):
-    monkeypatch.setattr(doctor, "AT_ONCE", 1)
+    monkeypatch.setattr(check, "AT_ONCE", 1)
     folder = herd(3)
     write_matrices(folder / "thing0", "world-to-camera, OpenCV")
-    assert doctor.check_up([folder], jobs=2) == doctor.check_up([folder], jobs=1)
+    assert check.check_up([folder], jobs=2) == check.check_up([folder], jobs=1)
 
 
 def test_no_scene_is_an_error_with_a_hint(tmp_path):
     with pytest.raises(ValueError, match="name scene folders"):
-        doctor.check_up([tmp_path])
+        check.check_up([tmp_path])
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        doctor.check_up([tmp_path / "nowhere"])
+        check.check_up([tmp_path / "nowhere"])
