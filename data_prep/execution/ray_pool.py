@@ -1,6 +1,6 @@
-"""What `workforce.run` does, spread over the machines of a Ray cluster: the one door to ray. Knows nothing of the jobs.
+"""What `process_pool.run` does, spread over the machines of a Ray cluster: the one door to ray. Knows nothing of the jobs.
 
-Each of Ray's workers guards one process as `workforce` does, so that a job can only take that process down; should a
+Each of Ray's workers guards one process as `process_pool` does, so that a job can only take that process down; should a
 machine go, its jobs are done elsewhere. All machines need this package, the same Python and the same disk.
 """
 
@@ -30,7 +30,7 @@ def run(
     jobs_each: int | None = None,
     **terms: Any,
 ) -> Generator[Outcome[Job], None, None]:
-    """Outcomes as they come; the other arguments are those of `workforce.run`.
+    """Outcomes as they come; the other arguments are those of `process_pool.run`.
 
     address  of the cluster, "auto" or "ray://host:10001"; None starts Ray on this machine alone
     workers  at once, all processors of the cluster by default

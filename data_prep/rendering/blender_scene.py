@@ -1,6 +1,6 @@
 """One object, its light and its cameras as a Blender scene, and the pictures of it. Runs inside the renderer's Python.
 
-Knows nothing of processes, and trusts its input: `plain_gltf` made it.
+Knows nothing of processes, and trusts its input: `sanitized_gltf` made it.
 """
 
 import bpy
@@ -81,7 +81,7 @@ def light(bproc, lighting, lights):
 
 
 def _surfaces():
-    """Node trees of all materials, each with its surface shader; the importer makes no other kind of `plain_gltf`'s."""
+    """Node trees of all materials, each with its surface shader; the importer makes no other kind of `sanitized_gltf`'s."""
     for material in bpy.data.materials:
         for node in list(material.node_tree.nodes) if material.use_nodes else []:
             if node.type == "BSDF_PRINCIPLED":

@@ -274,7 +274,7 @@ def test_an_amount_of_memory_is_read_in_powers_of_two(text, expected):
 
 def test_help_is_instant_because_it_loads_nothing_heavy():
     heavy = "{'torch', 'numpy', 'av', 'PIL'}"
-    code = f"import sys; from instant3d import cli; cli.parser(); print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys; from instant3d.cli import main; main.parser(); print(sorted({heavy} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
 

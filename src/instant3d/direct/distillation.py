@@ -50,7 +50,7 @@ class Scoring:
 
     scale         of classifier-free guidance
     least, most   share of the schedule within which timesteps are drawn
-    weight        w(t), see `guidance.weight`
+    weight        w(t), see `sds.weight`
     against       the views that a camera does not have, as negative prompts: not at all, plainly, or perpendicularly
     schedule      which of the published weights they have at an azimuth
     w_min, dw     the weight of negatives is w_min + C dw with the severity C; dw = 0 is ordinary Perp-Neg

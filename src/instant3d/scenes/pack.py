@@ -1,4 +1,4 @@
-"""Scene folders into tars, byte for byte. Knows nothing of pictures, nor of the way back (`unpacking`).
+"""Scene folders into tars, byte for byte. Knows nothing of pictures, nor of the way back (`unpack`).
 
 The tars are those of `instant3d.scenes.shards`. One member more in each scene, `KEY.packed.json`, holds what flat names
 lose: the scene's name, and the name and SHA-256 of each file. So every tar can be unpacked and checked alone. Beside

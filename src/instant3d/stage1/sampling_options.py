@@ -20,7 +20,7 @@ class Sampling:
         guidance: 1 follows the prompt alone; above, away from the negative prompt too, at twice the work.
         rescale: 0 to 1, how far guidance may not change the spread of the network's answers (Lin et al. 2023).
         sampler: Euler, DDIM, or DPM-Solver++ 2M (Lu et al. 2022).
-        start: What lies under the noise; see `stage1.blob.start_image`.
+        start: What lies under the noise; see `stage1.initial_noise.start_image`.
         sigma: Size of the start, in tile sides.
         start_timestep: How much noise covers the start, as one of training's timesteps; by default the most there is.
     """

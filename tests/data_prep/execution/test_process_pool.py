@@ -100,8 +100,8 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     note = tmp_path / "note"
     program = f"""
 import sys; sys.path.insert(0, {str(FIXTURES)!r})
-import odd_jobs; from data_prep import workforce
-list(workforce.run(odd_jobs.work, ["nurse {note}"], workers=1, timeout_s=60))
+import odd_jobs; from data_prep.execution import process_pool
+list(process_pool.run(odd_jobs.work, ["nurse {note}"], workers=1, timeout_s=60))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     while not (note.is_file() and note.read_text()):

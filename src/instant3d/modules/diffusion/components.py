@@ -54,7 +54,7 @@ class Components:
         """Read `parts`, networks in `dtype`, from a folder in diffusers' layout, a Hub id or one .safetensors file.
 
         A half `dtype` prefers files marked fp16. The VAE stays in float32 where its settings say that it overflows in
-        float16 (`force_upcast`), except that the Hub's SDXL gets the one of `source.SAFE_VAE` instead.
+        float16 (`force_upcast`), except that the Hub's SDXL gets the one of `checkpoint_source.SAFE_VAE` instead.
         """
         unknown = sorted(set(parts) - set(ALL))
         if unknown:
