@@ -24,7 +24,7 @@ with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SI
 help:  ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
 
-.venv/.installed: setup.cfg pyproject.toml constraints.txt
+.venv/.installed: setup.py setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 		{ echo "instant3d needs Python 3.11; name yours: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from instant3d import doctor, scenes
-from instant3d.doctor import look
-from instant3d.doctor.conventions import READINGS, reread
-from instant3d.doctor.examine import cameras, read
+from instant3d import scenes
 from instant3d.scenes import transforms
+from instant3d.scenes.checks import blank_frames, check
+from instant3d.scenes.checks.conventions import READINGS, reread
+from instant3d.scenes.checks.scene_checks import cameras, read
 
 Plant = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, help="only the first so many frames of each scene")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    places = doctor.find(arguments.scenes)
+    places = check.find(arguments.scenes)
     random.Random(0).shuffle(places)
     alarms: Counter[str] = Counter()
     named: Counter[str] = Counter()
@@ -75,7 +75,7 @@ def main() -> None:
     for place in places[: arguments.count]:
         document = scenes.document(place)
         shown = read(document, place.resolve())[0][: arguments.views]
-        blank = look.blank(shown)
+        blank = blank_frames.blank(shown)
         usable = [picture for picture in shown if picture.number not in blank and picture.matte != "none"]
         for fault, (plant, kind) in FAULTS.items():
             ill = transforms.Document(document.where, plant(dict(document.content)))

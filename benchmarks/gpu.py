@@ -21,7 +21,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from instant3d.batch import Batch
+from instant3d.utils.tensor_dataclass import Batch
 from instant3d.cameras import Cameras, random_sphere, structured
 from instant3d.nerf import fused
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField

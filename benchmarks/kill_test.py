@@ -22,7 +22,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks import planted
-from data_prep import catalogue, limits
+from data_prep.execution import process_limits
+from data_prep.manifests import object_manifest
 
 PLANTED: dict[str, tuple[Callable[[], bytes], str]] = {  # with the kind of failure that they should end as
     "planted_cut_short": (planted.cut_short, "broken"),
@@ -95,12 +96,12 @@ def finished(out: Path) -> Finished:
 def _gather(folder: Path, source: Path, count: int) -> set[str]:
     """Copies of objects from all over the source, and the planted ones; their ids."""
     folder.mkdir()
-    items = catalogue.find(source)
+    items = object_manifest.find(source)
     for item in items[:: max(len(items) // count, 1)][:count]:
         shutil.copy(item.path, folder / f"{item.id}{item.path.suffix}")
     for name, (make, _) in PLANTED.items():
         (folder / f"{name}.glb").write_bytes(make())
-    return {item.id for item in catalogue.find(folder)}
+    return {item.id for item in object_manifest.find(folder)}
 
 
 def _killed(command: Sequence[str], out: Path, after: int, temporary: Path) -> int:
@@ -108,14 +109,14 @@ def _killed(command: Sequence[str], out: Path, after: int, temporary: Path) -> i
     run = subprocess.Popen(command, env=_environment(temporary))
     while len(finished(out)) < after and run.poll() is None:
         time.sleep(0.02)
-    family = limits.family(run.pid)
+    family = process_limits.family(run.pid)
     run.send_signal(signal.SIGKILL)
     if run.wait() != -signal.SIGKILL:
         raise ValueError(f"the run ended by itself ({run.returncode}) before {after} scenes were there; add objects")
     until = time.monotonic() + GONE_S
-    while time.monotonic() < until and any(map(limits.resident_bytes, family)):
+    while time.monotonic() < until and any(map(process_limits.resident_bytes, family)):
         time.sleep(0.05)
-    return sum(limits.resident_bytes(process) > 0 for process in family)
+    return sum(process_limits.resident_bytes(process) > 0 for process in family)
 
 
 def _environment(temporary: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured
-from instant3d.scenes.packing import pack
+from instant3d.scenes.pack import pack
 from instant3d.stage1.data import GridData
 from instant3d.stage2.data import Drawing, SceneData
 from instant3d.stage2.network import Architecture, Reconstructor

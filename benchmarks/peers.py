@@ -1,8 +1,8 @@
 """Converted weights of peers beside our demo model, on the example scene: `python -m benchmarks.peers`.
 
-The peers are the small random ones of tests/convert/golden, or released ones by --weights FOLDER ... once converted.
-Each is measured in a process of its own: seconds to load, for planes of the scene's first four views (or the first,
-where a network takes one), for a picture of 64 px and for a mesh of 64^3 (best of three), and the growth of its peak
+The peers are the small random ones of tests/pipelines/convert/golden, or released ones by --weights FOLDER ... once
+converted. Each is measured in a process of its own: seconds to load, for planes of the scene's first four views (or the
+first, where a network takes one), for a picture of 64 px and for a mesh of 64^3 (best of three), and the growth of its peak
 of resident memory from before it was loaded. Random weights fill the whole cube, which is the slowest case to render.
 """
 
@@ -21,15 +21,17 @@ from typing import Any
 import torch
 
 from benchmarks.speed import forget_peak, peak
-from instant3d import bundled, convert, scenes
+from instant3d import scenes
 from instant3d.cameras import orbit
-from instant3d.pipeline import ViewsTo3D
+from instant3d.pipelines import convert
+from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage2.architecture import Architecture, read_architecture
-from instant3d.stage2.inputs import assumed_camera, fitted
+from instant3d.stage2.view_checks import assumed_camera, fitted
+from instant3d.utils import bundled
 from instant3d.views import Views
 
 ROOT = Path(__file__).parents[1]
-GOLDEN, SCENE = ROOT / "tests" / "convert" / "golden", ROOT / "examples" / "couch"
+GOLDEN, SCENE = ROOT / "tests" / "pipelines" / "convert" / "golden", ROOT / "examples" / "couch"
 SIZES = {"instantmesh": 160, "openlrm": 168, "triposr": 160}  # pixels of the golden pictures
 PICTURE, CELLS, ROUNDS = 64, 64, 3
 

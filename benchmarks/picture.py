@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_prep.fast_render import render_views
-from instant3d import writers
-from instant3d.asset import Asset
+from data_prep.rendering.rasterizer import render_views
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit, turntable
-from instant3d.direct.directions import FRONT_AZIMUTH_DEG
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.mesh import load
+from instant3d.nerf.asset import Asset
+from instant3d.utils import visualization
 
 SIZE = 224  # pixels of an image
 ACROSS = 2  # prompts side by side
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prompts = [json.loads((folder / "result.json").read_text())["prompt"] for folder in some]
         shown = [images_of(folder) for folder in some]
         captions = [text for prompt, (_, others) in zip(prompts, shown, strict=True) for text in (prompt, *others)]
-        rows.append(writers.Row("", torch.cat([images for images, _ in shown]), captions))
-    writers.sheet(rows, options.output)
+        rows.append(visualization.Row("", torch.cat([images for images, _ in shown]), captions))
+    visualization.sheet(rows, options.output)
 
 
 def images_of(folder: Path) -> tuple[Tensor, list[str]]:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from data_prep import procedural
-from data_prep.blender import Blender
-from data_prep.fast_render import chosen, render_views
+from data_prep.procedural import generate
+from data_prep.rendering.blender import Blender
+from data_prep.rendering.rasterizer import chosen, render_views
 from instant3d.cameras import structured
 from instant3d.mesh import load, normalized
 from instant3d.views import Views
@@ -84,7 +84,7 @@ def main() -> int:
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's software driver then draws in the calling thread
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = options.object or Path(folder, str(procedural.write_object(7, Path(folder))["file"]))
+            path = options.object or Path(folder, str(generate.write_object(7, Path(folder))["file"]))
             for row in rows(path, options):
                 print(row, flush=True)
         except (ValueError, OSError) as error:

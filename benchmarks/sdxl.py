@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.weightless import Cost, cost
-from instant3d.diffusion.components import make, with_xformers
-from instant3d.diffusion.sdxl import SIZES
+from instant3d.modules.diffusion.components import make, with_xformers
+from instant3d.modules.diffusion.sdxl import SIZES
 
 Run = Callable[[], object]
 STEPS = 30  # of Euler, the default of `instant3d generate`

@@ -30,7 +30,7 @@ import torch
 from benchmarks import subject, textbook
 from instant3d.cameras import orbit
 from instant3d.mesh import Mesh
-from instant3d.nerf import pruned, surface
+from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.triplane import TriplaneField
 from instant3d.views import Views
@@ -58,10 +58,10 @@ def _path(name: str) -> Callable[[], Views | Mesh]:
     plain, ours = textbook.TextbookField(triplane, decoder), TriplaneField(triplane, decoder)
     known = Occupancy.of(ours) if name == "view-ours-known-grid" else None
     paths: dict[str, Callable[[], Views | Mesh]] = {
-        "view-ours": lambda: pruned.render(ours, CAMERAS, SIZE, SIZE),
-        "view-ours-known-grid": lambda: pruned.render(ours, CAMERAS, SIZE, SIZE, occupancy=known),
+        "view-ours": lambda: occupancy_render.render(ours, CAMERAS, SIZE, SIZE),
+        "view-ours-known-grid": lambda: occupancy_render.render(ours, CAMERAS, SIZE, SIZE, occupancy=known),
         "view-textbook": lambda: textbook.render(plain, CAMERAS, SIZE, SIZE),
-        "mesh-ours": lambda: surface.extract(ours, CELLS, threshold=THRESHOLD),
+        "mesh-ours": lambda: mesh_extraction.extract(ours, CELLS, threshold=THRESHOLD),
         "mesh-textbook": lambda: textbook.extract(plain, CELLS, THRESHOLD),
     }
     return paths[name]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instant3d import bundled
+from instant3d.utils import bundled
 
 PROMPT = "a red fire hydrant"
 START = "start"  # of Python and of its libraries, and the end: all that the record does not tell of
@@ -44,7 +44,18 @@ class Round:
 def command(folder: Path, options: argparse.Namespace) -> list[str]:
     stages = ["--stage1", str(options.stage1), "--stage2", str(options.stage2)]
     drawn = ["--steps", str(options.steps), "--device", options.device]
-    return [sys.executable, "-m", "instant3d.cli", "generate", "-o", str(folder), *stages, *drawn, "--", options.prompt]
+    return [
+        sys.executable,
+        "-m",
+        "instant3d.cli.main",
+        "generate",
+        "-o",
+        str(folder),
+        *stages,
+        *drawn,
+        "--",
+        options.prompt,
+    ]
 
 
 def measured(options: argparse.Namespace) -> Round:

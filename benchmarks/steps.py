@@ -16,12 +16,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from instant3d import alignment, atomic, bundled, consistency
-from instant3d.arguments import positive, words
-from instant3d.chart import Line, chart
-from instant3d.gallery import Gallery, Order, listed, orders
-from instant3d.judge import Judge
-from instant3d.pipeline import Sampling, TextTo3D, ViewsTo3D
+from instant3d.evaluation import text_alignment, view_consistency
+from instant3d.evaluation.attribute_classifier import Judge
+from instant3d.evaluation.view_cache import Gallery, Order, listed, orders
+from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
+from instant3d.utils import atomic, bundled
+from instant3d.utils.arg_types import positive, words
+from instant3d.utils.line_chart import Line, chart
 
 PROMPTS = Path("configs") / "prompts" / "held_out.txt"
 STEPS, SAMPLERS = (4, 6, 8, 12, 16, 20, 30), ("euler", "dpm++")
@@ -86,11 +87,15 @@ def measured(gallery: Gallery, wanted: Sequence[Order], model: ViewsTo3D, judge:
         views = gallery.views(order)
         asset = model(views)
         again = asset.render(views.cameras, views.width)
-        agreements.append(consistency.measure(views, again))
-        renders = asset.render(alignment.new_cameras(), alignment.SIZE).on(1.0).clamp(0, 1)
-        results.append(alignment.Result(order, views.on(1.0), renders, None))
-    said = alignment.judged(judge, results)
-    return {"renders": said["renders"], "views": said["views"], "agreement": consistency.summary(agreements)["psnr"]}
+        agreements.append(view_consistency.measure(views, again))
+        renders = asset.render(text_alignment.new_cameras(), text_alignment.SIZE).on(1.0).clamp(0, 1)
+        results.append(text_alignment.Result(order, views.on(1.0), renders, None))
+    said = text_alignment.judged(judge, results)
+    return {
+        "renders": said["renders"],
+        "views": said["views"],
+        "agreement": view_consistency.summary(agreements)["psnr"],
+    }
 
 
 def seconds(model: TextTo3D, wanted: Sequence[Order], sampling: Sampling) -> float:

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,12 @@ from balls import ball_views
 from direct_runs import clip_folder
 from objaverse_stand_in import Dataset, glb, served, uid
 
-from instant3d import cli, mesh, scenes, training
-from instant3d.diffusion.components import Components
+from instant3d import mesh, scenes
+from instant3d.cli import main as cli
+from instant3d.modules.diffusion.components import Components
 from instant3d.stage1.cache import Cache
 from instant3d.stage2.network import Reconstructor
+from instant3d.training import fit
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "from_zero.md"
@@ -179,12 +182,12 @@ def test_the_gpus_commands_name_options_and_files_that_there_are(capsys, monkeyp
         match shlex.split(command):
             case ["instant3d", "fit", *rest]:
                 with pytest.raises(SystemExit) as stopped:
-                    training.main(["fit", *rest, "--print_config"])
+                    fit.main(["fit", *rest, "--print_config"])
                 assert stopped.value.code == 0, capsys.readouterr().err
             case ["instant3d", *rest]:
                 cli.parser().parse_args(rest)
             case ["python", "-m", module, *rest]:
-                entry(module)._parser().parse_args(rest)
+                sys.modules[entry(module).main.__module__]._parser().parse_args(rest)
             case words:
                 assert words[0] in ("head", "tail"), command
 
@@ -267,7 +270,7 @@ def test_the_shards_hold_every_scene_and_the_cache_the_kept_ones(walk):
 
 @pytest.mark.parametrize(("run_folder", "taught"), [("stage1_lora", "lora"), ("cpu", "network")])
 def test_both_stages_were_taught_for_two_steps(walk, run_folder, taught):
-    content = torch.load(training.newest_checkpoint(walk[0] / "runs" / run_folder), weights_only=True)
+    content = torch.load(fit.newest_checkpoint(walk[0] / "runs" / run_folder), weights_only=True)
     assert content["global_step"] == 2
     weights = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith(taught)}
     assert weights

@@ -1,73 +1,75 @@
-"""The layer table of the code base, and the proof that the imports keep to it."""
+"""The packages in their order, and the proof that the imports keep to it."""
 
 import ast
-import configparser
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 
-# A file imports from the rows above its own and from its own package; members of one row know nothing of each other.
+# A package imports from the rows above its own and from itself.
 ROWS = (
-    # nouns
-    ("complaints", "listing"),
-    ("__init__", "atomic", "batch", "bundled", "arguments", "hub", "images", "progress", "prompts", "tensor_files"),
-    ("cameras", "caption_words", "devices", "sampling", "weights", "random_numbers"),
-    ("system_options",),
+    ("utils",),
+    ("cameras",),
     ("views",),
-    ("scenes", "mesh"),
-    # parts
-    ("nerf", "transformer", "diffusion", "metrics", "clip", "residence"),
-    ("losses", "schedule", "supply"),
-    # systems
+    ("mesh", "scenes"),
+    ("nerf",),
+    ("modules",),
     ("stage1", "stage2", "direct"),
-    # uses
-    ("asset", "writers", "judge", "chart", "cutout", "weight_kinds"),
-    ("pipeline", "results", "judge_training", "photo"),
-    ("makers",),
-    ("reconstruct", "generate", "evaluate", "convert", "watchers", "gallery", "doctor"),
-    ("training", "demo", "generate_options", "doctor_options", "scene_options", "alignment", "consistency"),
-    ("evaluate_options",),
+    ("pipelines",),
+    ("training", "evaluation"),
     ("cli",),
 )
-NOUNS = {name for row in ROWS[: ROWS.index(("scenes", "mesh")) + 1] for name in row}
-SYSTEMS = {"stage1", "stage2", "direct"}
+DATA_PREP_ROWS = (
+    ("manifests", "execution"),
+    ("rendering", "curation"),
+    ("procedural", "report"),
+    ("captions", "sources"),
+    ("demo_weights",),
+    ("attribution", "names", "recolour", "render", "variants"),  # doors: `python -m data_prep.render`
+)
+FOR_DATA_PREP = {"utils", "cameras", "views", "mesh", "scenes"}
+MODELS = {"stage1", "stage2", "direct"}
 
+INSIDE_BLENDER = tuple(f"data_prep/rendering/blender_{name}.py" for name in ("worker", "scene", "bridge"))
 # Heavy libraries, each with the only file that may import it, or the few, or the folder.
 DOORS: dict[str, str | tuple[str, ...]] = {
     "timm": "src/instant3d/stage2/encoder.py",
-    "xformers": "src/instant3d/transformer.py",
-    "diffusers": "src/instant3d/diffusion/",
+    "xformers": "src/instant3d/modules/transformer.py",
+    "diffusers": "src/instant3d/modules/diffusion/",
     "transformers": (
-        "src/instant3d/diffusion/",
-        "src/instant3d/clip.py",
-        "data_prep/captioner.py",
+        "src/instant3d/modules/diffusion/",
+        "src/instant3d/modules/clip.py",
+        "data_prep/captions/blip2.py",
         "data_prep/curation/features.py",
     ),
-    "tokenizers": "src/instant3d/diffusion/small.py",
-    "peft": "src/instant3d/diffusion/components.py",
-    "gradio": "src/instant3d/demo.py",
-    "blenderproc": ("data_prep/blender_worker.py", "data_prep/blender_scene.py"),  # run inside the renderer's Python
-    "bpy": ("data_prep/blender_worker.py", "data_prep/blender_scene.py", "data_prep/blender_bridge.py"),
-    "objaverse": "data_prep/objaverse.py",
-    "ray": "data_prep/cluster.py",
-    "torchmetrics": "src/instant3d/losses.py",
-    "rembg": "src/instant3d/cutout.py",
-    "fsspec": "src/instant3d/scenes/stream.py",
-    "aiohttp": "src/instant3d/scenes/stream.py",
-    "tqdm": "src/instant3d/progress.py",
-    "skimage": "src/instant3d/nerf/surface.py",
-    "fast_simplification": "src/instant3d/mesh/surgery.py",
-    "av": "src/instant3d/writers.py",
-    "huggingface_hub": ("src/instant3d/hub.py", "src/instant3d/diffusion/loading.py"),
-    "moderngl": "data_prep/raster_gl.py",
-    "embreex": "data_prep/raycast.py",
+    "tokenizers": "src/instant3d/modules/diffusion/tiny_models.py",
+    "peft": "src/instant3d/modules/diffusion/components.py",
+    "blenderproc": INSIDE_BLENDER,
+    "bpy": INSIDE_BLENDER,
+    "objaverse": "data_prep/sources/objaverse.py",
+    "ray": "data_prep/execution/ray_pool.py",
+    "torchmetrics": "src/instant3d/modules/losses.py",
+    "rembg": "src/instant3d/pipelines/background_removal.py",
+    "fsspec": "src/instant3d/scenes/shard_cache.py",
+    "aiohttp": "src/instant3d/scenes/shard_cache.py",
+    "tqdm": "src/instant3d/utils/progress.py",
+    "skimage": "src/instant3d/nerf/mesh_extraction.py",
+    "fast_simplification": "src/instant3d/mesh/processing.py",
+    "av": "src/instant3d/utils/visualization.py",
+    "huggingface_hub": ("src/instant3d/utils/hub.py", "src/instant3d/modules/diffusion/loading.py"),
+    "moderngl": "data_prep/rendering/opengl.py",
+    "embreex": "data_prep/rendering/embree.py",
     "sklearn": "data_prep/curation/ranking.py",
 }
 # data_prep's own, whose files are imported only where they are needed, or run by another Python
 EARLY = {"blenderproc", "bpy", "embreex", "moderngl"}
-LIGHTNING_USES = {"training.py", "watchers.py", "schedule.py"}  # beside each system's module.py and data.py
+LIGHTNING_USES = {  # beside each model's module.py and data.py
+    "src/instant3d/training/fit.py",
+    "src/instant3d/training/callbacks.py",
+    "src/instant3d/modules/lr_schedule.py",
+}
 
 
 def files() -> Iterator[Path]:
@@ -88,62 +90,94 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node not in inside) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file} imports by a relative path; name the module in full"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from ((name, node not in inside) for name in names)
+            yield from ((f"{_origin(node, file)}.{alias.name}", node not in inside) for alias in node.names)
+
+
+def _origin(node: ast.ImportFrom, file: Path) -> str:
+    """What stands between `from` and `import`, in full."""
+    if not node.level:
+        return str(node.module)
+    here = file.relative_to(DATA_PREP.parent).parts[: -node.level]
+    return ".".join([*here, *([node.module] if node.module else [])])
 
 
 def member(module: str) -> str:
-    """Which member of the table `instant3d.x.y` belongs to."""
+    """The member of the table that `instant3d.x.y` belongs to; of `instant3d` itself, none."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 and any(parts[1] in row for row in ROWS) else "__init__"
+    return parts[1] if len(parts) > 1 and parts[1] not in ("__version__", "__init__") else ""
 
 
-def row_of(name: str) -> int:
-    return next(index for index, row in enumerate(ROWS) if name in row)
+def astray(folder: Path, rows: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Imports inside `folder` that do not lead upwards in its table."""
+    height = {"": -1} | {name: height for height, row in enumerate(rows) for name in row}
+    found = []
+    for file in sorted(folder.rglob("*.py")):
+        own = file.relative_to(folder).parts[0].removesuffix(".py").removeprefix("__init__")
+        used = {member(name) for name, _ in imports(file) if name.split(".")[0] == folder.name} - {own}
+        found += [f"{relative(file)} imports {name}" for name in sorted(used) if height[name] >= height[own]]
+    return found
 
 
 def relative(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
-def test_every_file_of_the_package_has_a_row_in_the_table():
-    members = {path.stem for path in SOURCE.glob("*.py")} | {path.parent.name for path in SOURCE.glob("*/__init__.py")}
-    assert members <= {name for row in ROWS for name in row}
+def test_the_tables_hold_every_package_and_nothing_else():
+    for folder, rows in ((SOURCE, ROWS), (DATA_PREP, DATA_PREP_ROWS)):
+        members = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/*.py")}
+        assert members - {"__init__"} == {name for row in rows for name in row}
 
 
-def test_a_file_imports_only_from_the_rows_above_it():
-    astray = []
-    for file in sorted(SOURCE.rglob("*.py")):
-        own = file.relative_to(SOURCE).parts[0].removesuffix(".py")
-        used = {member(name) for name, _ in imports(file) if name.split(".")[0] == "instant3d"} - {own}
-        astray += [f"{relative(file)} imports {name}" for name in sorted(used) if row_of(name) >= row_of(own)]
-    assert astray == []
+def test_every_door_and_every_file_of_lightning_exists():
+    doors = [door for entry in DOORS.values() for door in ([entry] if isinstance(entry, str) else entry)]
+    assert [door for door in [*doors, *LIGHTNING_USES] if not (ROOT / door).exists()] == []
+
+
+def test_a_package_imports_only_from_the_rows_above_it():
+    assert astray(SOURCE, ROWS) == []
+    assert astray(DATA_PREP, DATA_PREP_ROWS) == []
 
 
 def test_the_package_never_imports_what_stands_beside_it():
     beside = {"data_prep", "tests", "benchmarks"}
-    astray = [
+    found = [
         relative(file) for file in SOURCE.rglob("*.py") if beside & {name.split(".")[0] for name, _ in imports(file)}
     ]
-    assert astray == []
+    assert found == []
 
 
-def test_data_prep_imports_nouns_only():
+def test_data_prep_imports_low_packages_only_and_itself_by_relative_paths():
     for file in DATA_PREP.rglob("*.py"):
-        used = {member(name) for name, _ in imports(file) if name.split(".")[0] == "instant3d"}
-        assert used <= NOUNS, f"{relative(file)} imports {sorted(used - NOUNS)}"
+        used = {member(name) for name, _ in imports(file) if name.split(".")[0] == "instant3d"} - {""}
+        assert used <= FOR_DATA_PREP, f"{relative(file)} imports {sorted(used - FOR_DATA_PREP)}"
+        assert "from data_prep" not in file.read_text(), f"{relative(file)} would fail under another name"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    known = {".".join(file.relative_to(SOURCE.parent).with_suffix("").parts) for file in SOURCE.rglob("*.py")}
+    known |= {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in DATA_PREP.rglob("*.py")}
+    graph = TopologicalSorter()
+    for file in files():
+        own = ".".join(file.relative_to(SOURCE.parent if SOURCE in file.parents else ROOT).with_suffix("").parts)
+        for name, early in imports(file):
+            found = [each for each in (name, name.rpartition(".")[0]) if each in known]
+            graph.add(own, *found[:1] if early else [])
+    graph.prepare()  # raises CycleError
+
+
+def test_every_folder_of_modules_is_a_package_that_installation_finds():
+    assert [relative(file) for file in files() if not (file.parent / "__init__.py").is_file()] == []
 
 
 def test_a_heavy_library_comes_in_by_its_one_door_and_late():
-    astray = []
+    found = []
     for file in files():
         for name, early in imports(file):
             library = name.split(".")[0]
             wrong_door = not relative(file).startswith(DOORS.get(library, relative(file)))
             too_early = early and library in DOORS and library not in EARLY
-            astray += [f"{relative(file)} imports {name}"] if wrong_door or too_early else []
-    assert astray == []
+            found += [f"{relative(file)} imports {name}"] if wrong_door or too_early else []
+    assert found == []
 
 
 def opens_images(file: Path) -> bool:
@@ -158,24 +192,15 @@ def opens_images(file: Path) -> bool:
 
 
 def test_images_are_opened_in_one_file_alone():
-    assert [relative(file) for file in files() if opens_images(file)] == ["src/instant3d/images.py"]
+    assert [relative(file) for file in files() if opens_images(file)] == ["src/instant3d/utils/images.py"]
 
 
 def test_lightning_is_known_only_to_modules_data_and_training():
     for file in files():
-        in_system = file.parent.name in SYSTEMS and file.name in {"module.py", "data.py"}
-        in_use = file.parent == SOURCE and file.name in LIGHTNING_USES
+        in_model = file.parent.name in MODELS and file.name in {"module.py", "data.py"}
+        in_use = relative(file) in LIGHTNING_USES
         known = {name.split(".")[0] for name, _ in imports(file)} & {"lightning", "pytorch_lightning"}
-        assert not known or in_system or in_use, f"{relative(file)} imports {known}"
-
-
-def test_every_package_is_listed_for_installation():
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    listed = set(config["options"]["packages"].split())
-    found = {".".join(path.parent.relative_to(ROOT / "src").parts) for path in SOURCE.rglob("__init__.py")}
-    found |= {".".join(path.parent.relative_to(ROOT).parts) for path in DATA_PREP.rglob("__init__.py")}
-    assert listed == found
+        assert not known or in_model or in_use, f"{relative(file)} imports {known}"
 
 
 def test_the_reader_of_imports_tells_early_from_late(tmp_path):

@@ -11,15 +11,19 @@ import yaml
 from balls import write_balls
 from tiny_sdxl import tiny_sdxl_folder
 
-from data_prep import raster_gl
+from data_prep.rendering import opengl
 
 ROOT = Path(__file__).parents[1]
-DOUBLES = ROOT / "tests" / "doubles"
+FIXTURES = ROOT / "tests" / "fixtures"
 WITHOUT = (  # as they are imported
     "accelerate", "av", "blenderproc", "bpy", "cv2", "embreex", "objaverse", "peft", "ray", "sklearn", "tensorboard",
     "torchvision",
 )  # fmt: skip
-INSIDE_BLENDER = ("data_prep.blender_worker", "data_prep.blender_scene", "data_prep.blender_bridge")
+INSIDE_BLENDER = (
+    "data_prep.rendering.blender_worker",
+    "data_prep.rendering.blender_scene",
+    "data_prep.rendering.blender_bridge",
+)
 TINY = {
     "image_size": 32, "encoder": "plucker", "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "patch": 8,
     "width": 64, "depth": 1, "heads": 2, "token_side": 4, "plane_side": 16, "channels": 16, "decoder_width": 32,
@@ -29,7 +33,7 @@ TINY = {
 
 def run(script, *words):
     """A script in a fresh Python that lacks the packages."""
-    search = [DOUBLES / "lean", *filter(None, [os.environ.get("PYTHONPATH")]), ROOT]
+    search = [FIXTURES / "lean", *filter(None, [os.environ.get("PYTHONPATH")]), ROOT]
     return subprocess.run(
         [sys.executable, "-c", script, *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, search)), "WITHOUT": ",".join(WITHOUT)},
@@ -54,10 +58,10 @@ def config(path, **sections):
     return path
 
 
-def opengl():
+def has_opengl():
     try:
-        raster_gl.shared_context()
-    except raster_gl.Unavailable:
+        opengl.shared_context()
+    except opengl.Unavailable:
         return False
     return True
 
@@ -85,12 +89,12 @@ def test_the_packages_are_neither_found_nor_listed():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not opengl(), reason="there is no OpenGL with EGL here")
+@pytest.mark.skipif(not has_opengl(), reason="there is no OpenGL with EGL here")
 def test_objects_are_made_rendered_and_painted(tmp_path):
     (tmp_path / "plan.yaml").write_text("{size: 16, random_views: 0, depth: false}")
     plan = ["--plan", tmp_path / "plan.yaml", "--workers", 1]
     commands(
-        ["data_prep.procedural", "--count", 1, "-o", tmp_path / "objects"],
+        ["data_prep.procedural.__main__", "--count", 1, "-o", tmp_path / "objects"],
         ["data_prep.render", tmp_path / "objects", "-o", tmp_path / "scenes", *plan],
         ["data_prep.recolour", tmp_path / "scenes", "-o", tmp_path / "painted", "--colours", 1, "--workers", 1],
     )
@@ -106,9 +110,9 @@ def test_stage_1_is_cached_trained_and_exported(balls, tmp_path):
         trainer={"max_steps": 2, "default_root_dir": run_folder},
     )
     commands(
-        ["instant3d.cli", "cache-stage1", balls, "--model", model, "-o", tmp_path / "cache"],
-        ["instant3d.cli", "fit", "stage1", "-c", "configs/trainer/cpu.yaml", "-c", settings],
-        ["instant3d.cli", "export", run_folder, "-o", tmp_path / "weights"],
+        ["instant3d.cli.main", "cache-stage1", balls, "--model", model, "-o", tmp_path / "cache"],
+        ["instant3d.cli.main", "fit", "stage1", "-c", "configs/trainer/cpu.yaml", "-c", settings],
+        ["instant3d.cli.main", "export", run_folder, "-o", tmp_path / "weights"],
     )
     assert (tmp_path / "weights" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
@@ -122,10 +126,20 @@ def test_stage_2_is_trained_exported_measured_and_used_but_for_the_film(balls, t
         trainer={"max_steps": 2, "limit_val_batches": 0, "default_root_dir": run_folder},
     )
     told = commands(
-        ["instant3d.cli", "fit", "stage2", "-c", "configs/trainer/cpu.yaml", "-c", settings],
-        ["instant3d.cli", "export", run_folder, "-o", tmp_path / "weights"],
-        ["instant3d.cli", "evaluate", "reconstruction", balls, "-o", tmp_path / "numbers", "--views", "0,1", *weights],
-        ["instant3d.cli", "reconstruct", balls / "red", "-o", tmp_path / "red", *weights],
+        ["instant3d.cli.main", "fit", "stage2", "-c", "configs/trainer/cpu.yaml", "-c", settings],
+        ["instant3d.cli.main", "export", run_folder, "-o", tmp_path / "weights"],
+        [
+            "instant3d.cli.main",
+            "evaluate",
+            "reconstruction",
+            balls,
+            "-o",
+            tmp_path / "numbers",
+            "--views",
+            "0,1",
+            *weights,
+        ],
+        ["instant3d.cli.main", "reconstruct", balls / "red", "-o", tmp_path / "red", *weights],
     )
     assert "instant3d: note: turntable.mp4 is left out, for films need PyAV: pip install av\n" in told
     files = json.loads((tmp_path / "red" / "result.json").read_text())["files"]
@@ -136,5 +150,5 @@ def test_stage_2_is_trained_exported_measured_and_used_but_for_the_film(balls, t
 def test_what_prompts_give_is_measured(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red chair\n")
     words = ["--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "numbers", "--steps", 1]
-    commands(["instant3d.cli", "evaluate", "text", *words])
+    commands(["instant3d.cli.main", "evaluate", "text", *words])
     assert (tmp_path / "numbers" / "metrics.json").is_file()

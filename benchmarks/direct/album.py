@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.direct.world import COLOURS, FOV_DEG, SHAPES, World
 from instant3d.cameras import orbit
-from instant3d.direct.directions import FRONT_AZIMUTH_DEG, VIEWS, shares
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, VIEWS, shares
 
 POSES = 256
 LOWEST_DEG, HIGHEST_DEG = 5.0, 40.0

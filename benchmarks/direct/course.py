@@ -21,7 +21,7 @@ from instant3d.cameras import Cameras
 from instant3d.direct.architecture import Architecture
 from instant3d.direct.distillation import Distillation, Lesson, Picture, Scoring
 from instant3d.direct.network import TextToTriplane
-from instant3d.nerf.frozen import keep_heap
+from instant3d.nerf.baked_field import keep_heap
 from instant3d.nerf.volume import render
 
 TINY = Path(__file__).parents[2] / "configs" / "direct" / "tiny.yaml"

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from benchmarks.direct.album import LENGTH, VOCABULARY, Album, drawn_from, numbered, views_of
 from benchmarks.direct.course import follow
 from benchmarks.direct.world import SIZE
-from instant3d.diffusion.process import clean, noised
-from instant3d.direct.finite import scaled_linear
-from instant3d.direct.guidance import guided
+from instant3d.direct.guidance.finite_set import scaled_linear
+from instant3d.direct.guidance.sds import guided
+from instant3d.modules.diffusion.noise_process import clean, noised
 
 WIDTH = 48  # of a word
 BLOCK = 2  # pixels a side that the UNet takes as one place, which is a third of the work

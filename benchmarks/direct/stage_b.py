@@ -28,9 +28,9 @@ from benchmarks.direct.course import Course, Run, carry_out, shown, student, tea
 from benchmarks.direct.judges import ATTRIBUTES, Attributes, Matcher
 from benchmarks.direct.painter import Painter
 from benchmarks.direct.world import World, read
-from instant3d.direct.directions import VIEWS
 from instant3d.direct.distillation import Distillation, Lesson
 from instant3d.direct.network import TextToTriplane
+from instant3d.direct.view_prompts import VIEWS
 
 GUIDES = ("apart", "whole")
 LOSSES = ("sds", "clip", "both")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.direct import activation, janus, stage_a, stage_b
-from instant3d.chart import Line, chart
+from instant3d.utils.line_chart import Line, chart
 
 HEAD = """# What the direct system's experiments found
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras, orbit
-from instant3d.diffusion.prompt_tokens import PromptTokens
-from instant3d.direct.directions import FRONT_AZIMUTH_DEG, from_front, shares
-from instant3d.direct.finite import FiniteSet
+from instant3d.direct.guidance.finite_set import FiniteSet
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, from_front, shares
+from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.volume import render
 
 COLOURS = {

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.curation import album, lists, selection
-from instant3d.arguments import numbers, positive, seed
-from instant3d.complaints import sentence
-from instant3d.progress import Progress
+from instant3d.utils.arg_types import numbers, positive, seed
+from instant3d.utils.errors import sentence
+from instant3d.utils.progress import Progress
+
+from ..manifests import id_lists
+from . import scene_index, selection
 
 SHOWN = 5  # scenes named on the terminal
 
@@ -27,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _features(options: argparse.Namespace) -> int:
-    from data_prep.curation import features
+    from . import features
 
     _checked_folder(options.out)
-    subjects, failures = album.gather(options.scenes)
+    subjects, failures = scene_index.gather(options.scenes)
     encoder = features.ImageEncoder.from_pretrained(options.clip, options.device)
     with Progress.to_user().task(f"features of {len(subjects)} scenes") as on_step:
         found = features.extend(
@@ -48,16 +50,16 @@ def _features(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
-    from data_prep.curation import labelling
+    from . import labelling
 
     _checked_folder(options.out)
-    subjects, failures = album.gather(options.scenes)
+    subjects, failures = scene_index.gather(options.scenes)
     if options.only is not None:
-        wanted = set(lists.read_list(options.only))
+        wanted = set(id_lists.read_list(options.only))
         subjects = [subject for subject in subjects if subject.id in wanted]
         if not subjects:
             raise ValueError(f"{options.only} names none of the scenes")
-    labels = lists.read_labels(options.labels) if options.labels else None
+    labels = id_lists.read_labels(options.labels) if options.labels else None
     chosen = labelling.sample(subjects, options.count, options.seed)
     with Progress.to_user().task(f"pictures of {len(chosen)} scenes") as on_step:
         unread = labelling.write(
@@ -71,12 +73,12 @@ def _label(options: argparse.Namespace) -> int:
 
 
 def _rank(options: argparse.Namespace) -> int:
-    from data_prep.curation import ranking, vectors
+    from . import feature_store, ranking
 
     _checked_folder(options.out)
-    labels = lists.read_labels(options.labels)
-    places, trust = ranking.rank(vectors.load(options.features), labels, softness=options.softness)
-    lists.write_ranking(options.out, places)
+    labels = id_lists.read_labels(options.labels)
+    places, trust = ranking.rank(feature_store.load(options.features), labels, softness=options.softness)
+    id_lists.write_ranking(options.out, places)
     best = selection.top(places, options.top)
     print(trust.sentence())
     print(f"{options.out}: {len(places)} scenes, {sum(place.score > 0 for place in places)} of them on the good side")
@@ -86,14 +88,14 @@ def _rank(options: argparse.Namespace) -> int:
 
 
 def _duplicates(options: argparse.Namespace) -> int:
-    from data_prep.curation import duplicates, vectors
+    from . import duplicates, feature_store
 
     _checked_folder(options.out)
-    places = lists.read_ranking(options.ranking) if options.ranking else []
-    features = vectors.load(options.features)
+    places = id_lists.read_ranking(options.ranking) if options.ranking else []
+    features = feature_store.load(options.features)
     with Progress.to_user().task(f"comparing {len(features.ids)} scenes") as on_step:
         groups = duplicates.find(features, options.threshold, {place.id: place.score for place in places}, on_step)
-    lists.write_rows(options.out, (group.record() for group in groups))
+    id_lists.write_rows(options.out, (group.record() for group in groups))
     for group in groups[:SHOWN]:
         for name, like, cosine in group.drop[:1]:
             print(f"  {name} looks like {like} (cosine {cosine:.3f})")
@@ -104,7 +106,7 @@ def _duplicates(options: argparse.Namespace) -> int:
 
 def _select(options: argparse.Namespace) -> int:
     _checked_folder(options.out)
-    places = lists.read_ranking(options.ranking)
+    places = id_lists.read_ranking(options.ranking)
     without: set[str] = set()
     for path in options.without:
         without |= selection.dropped(path)
@@ -113,12 +115,12 @@ def _select(options: argparse.Namespace) -> int:
         raise ValueError(f"nothing of {options.ranking} is left to keep")
     remark = f"the best {len(best)} of {len(places)} scenes by {options.ranking.name}"
     remark += f", without {len(without)} near-duplicates" if without else ""
-    lists.write_list(options.out, [place.id for place in best], remark)
+    id_lists.write_list(options.out, [place.id for place in best], remark)
     print(f"{options.out}: {len(best)} of {len(places)} scenes, down to a score of {best[-1].score:+.3f}")
     return 0
 
 
-def _told(failures: album.Broken) -> int:
+def _told(failures: scene_index.Broken) -> int:
     for where, why in failures[:SHOWN]:
         print(f"left out {where}: {why}", file=sys.stderr)
     if len(failures) > SHOWN:
@@ -187,7 +189,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders, or of shards")
-    parser.add_argument("--frames", type=numbers, default=list(album.STRUCTURED), help="to look at (default 0,1,2,3)")
+    parser.add_argument(
+        "--frames", type=numbers, default=list(scene_index.STRUCTURED), help="to look at (default 0,1,2,3)"
+    )
 
 
 def _count(text: str) -> int:

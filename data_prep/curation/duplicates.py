@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from data_prep.curation.vectors import Features
-from instant3d.progress import OnStep
+from instant3d.utils.progress import OnStep
+
+from .feature_store import Features
 
 BLOCK = 2048  # scenes on a side of what is compared at once
 MAX_PAIRS = 20_000_000

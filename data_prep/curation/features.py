@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_prep.curation import vectors
-from data_prep.curation.album import Subject
-from data_prep.curation.vectors import Features
-from instant3d import listing
-from instant3d.progress import OnStep
+from instant3d.utils import file_listing
+from instant3d.utils.progress import OnStep
+
+from . import feature_store
+from .feature_store import Features
+from .scene_index import Subject
 
 BATCH = 8  # scenes whose pictures go through the network together
 PER_PART = 1024  # scenes: what an interruption may cost
@@ -90,7 +91,7 @@ def extend(
     shown = ",".join(map(str, frames))
     made_with = {"model": encoder.name, "fingerprint": encoder.fingerprint, "frames": shown, "per_view": str(per_view)}
     folder = path.with_name(f"{path.name}.parts")
-    earlier = listing.found(folder, "*.safetensors")
+    earlier = file_listing.found(folder, "*.safetensors")
     parts = [_of_one_kind(file, made_with) for file in [path, *earlier] if file.is_file()]
     there = {name for part in parts for name in part.ids}
     left = [subject for subject in subjects if subject.id not in there]
@@ -107,7 +108,7 @@ def extend(
             parts[-1].save(folder / f"{number:05d}.safetensors")
     if not parts:
         raise ValueError("not one scene could be read; no features were written")
-    whole = vectors.joined(parts)
+    whole = feature_store.joined(parts)
     whole.save(path)
     shutil.rmtree(folder)
     return whole
@@ -153,7 +154,7 @@ def _read_ahead(
 
 def _of_one_kind(path: Path, made_with: dict[str, str]) -> Features:
     """What an earlier call left; it must have been made in the same way."""
-    earlier = vectors.load(path)
+    earlier = feature_store.load(path)
     other = [key for key in ("fingerprint", "frames", "per_view") if earlier.made_with.get(key) != made_with[key]]
     if other:
         what = {"fingerprint": "weights", "frames": "frames", "per_view": "setting of --per-view"}[other[0]]

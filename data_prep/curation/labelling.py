@@ -13,11 +13,12 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from data_prep.curation.album import Broken, Subject, montage
-from data_prep.curation.lists import LABELS_FORMAT
-from data_prep.thumbnails import data_uri, script_data, webp
-from instant3d.mesh.atomic_files import write_bytes
-from instant3d.progress import OnStep
+from instant3d.utils.atomic import write_bytes
+from instant3d.utils.progress import OnStep
+
+from ..manifests.id_lists import LABELS_FORMAT
+from ..manifests.thumbnails import data_uri, script_data, webp
+from .scene_index import Broken, Subject, montage
 
 WIDTH = 384  # pixels of the picture of all views
 HERE = Path(__file__).parent

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.curation.lists import BAD, GOOD, Place
-from data_prep.curation.vectors import Features
+from ..manifests.id_lists import BAD, GOOD, Place
+from .feature_store import Features
 
 LEAST = 5  # good ones and bad ones: fewer cannot be cross-validated
 FOLDS = 5

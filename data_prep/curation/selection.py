@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from data_prep.curation.lists import BAD, Place, read_rows
+from ..manifests.id_lists import BAD, Place, read_rows
 
 TOP = 10_000  # what arXiv 2311.06214 fine-tuned on
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.demo_weights import card, recipe
-from data_prep.demo_weights.recipe import CONFIGS, PARTS, PROMPTS, TRAINERS, Recipe
-from data_prep.demo_weights.running import Record, Run
+from . import card, recipe
+from .recipe import CONFIGS, PARTS, PROMPTS, TRAINERS, Recipe
+from .running import Record, Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import attribution
-from data_prep.demo_weights.recipe import Recipe
-from data_prep.demo_weights.running import Record
-from instant3d import __version__, atomic
+from instant3d import __version__
+from instant3d.utils import atomic
+
+from ..manifests import attribution
+from .recipe import Recipe
+from .running import Record
 
 CARD = "README.md"
 SHOWS = {

@@ -14,11 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_prep import catalogue
-from data_prep.catalogue import TRAIN
-from data_prep.demo_weights.running import Step
-from instant3d import bundled
-from instant3d.devices import fast_dtype
+from instant3d.utils import bundled
+from instant3d.utils.devices import fast_dtype
+
+from ..manifests import object_manifest
+from ..manifests.object_manifest import TRAIN
+from .running import PACKAGE, Step
 
 HELD_OUT = "dev"
 PARTS = ("stage1", "stage2", "direct", "judge")
@@ -91,7 +92,7 @@ class Recipe:
         return [
             source
             for source in self.objects
-            if any(item.facts.get("split") == HELD_OUT for item in catalogue.find(source))
+            if any(item.facts.get("split") == HELD_OUT for item in object_manifest.find(source))
         ]
 
     def training_left(self, seconds: float) -> float:
@@ -150,10 +151,10 @@ def _stage1(recipe: Recipe) -> Iterator[Step]:
         timed = [word for name, part in lengths.items() for word in (name, f"{max(part * share * left, 0.1):.1f}")]
         return [recipe.scenes("painted"), "-o", base, *config, *timed, "--workers", str(recipe.workers)]
 
-    yield Step("base", "instant3d.stage1.scratch", make_base, ("paint-painted",), lane)
+    yield Step("base", "instant3d.stage1.train_tiny_sdxl", make_base, ("paint-painted",), lane)
     machine = ["--device", _device(recipe), "--workers", str(recipe.workers)]
     caching = ["cache-stage1", recipe.scenes("painted"), "--model", base, "-o", cache, *machine]
-    yield Step("cache", "instant3d.cli", lambda _: caching, ("base",), lane)
+    yield Step("cache", "instant3d.cli.main", lambda _: caching, ("base",), lane)
     more = [f"--model.base={base}", f"--data.train={json.dumps([cache])}", "--trainer.limit_val_batches=0"]
     yield _fit(recipe, "stage1", more, ("cache",), lane)
     yield _export(recipe, "stage1", lane)
@@ -187,11 +188,11 @@ def _added(recipe: Recipe) -> Iterator[Step]:
     if recipe.variants:
         chosen = ["--count", str(recipe.variants), *_chosen(recipe)]
         words = [*recipe.objects, "-o", str(folder / "variants"), *chosen, *workers]
-        yield Step("variants", "data_prep.variants", lambda _: words, accepted=RENDERED)
+        yield Step("variants", f"{PACKAGE}.variants", lambda _: words, accepted=RENDERED)
     if recipe.procedural:
         seeds = ["--count", str(recipe.procedural), "--first-seed", "2000"]
         made = ["-o", str(folder / "procedural"), *seeds, *workers]
-        yield Step("procedural", "data_prep.procedural", lambda _: made)
+        yield Step("procedural", f"{PACKAGE}.procedural.__main__", lambda _: made)
 
 
 def _direct(recipe: Recipe) -> Iterator[Step]:
@@ -209,7 +210,7 @@ def _judge(recipe: Recipe) -> Iterator[Step]:
         return
     yield _paint(recipe, "judge", ["grids"], "--only", str(JUDGED), without=False)
     words = ["train-judge", recipe.scenes("judge"), "-o", str(recipe.weights("judge"))]
-    yield Step("judge", "instant3d.cli", lambda _: words, ("paint-judge",))
+    yield Step("judge", "instant3d.cli.main", lambda _: words, ("paint-judge",))
 
 
 def _evaluations(recipe: Recipe) -> Iterator[Step]:
@@ -245,7 +246,7 @@ def _render(
     settings = ["--plan", str(recipe.configs / "render" / f"{plan}.yaml"), "--workers", str(recipe.workers)]
     chosen = _chosen(recipe) if split == TRAIN else ["--split", split] if split else []
     words = [*objects, "-o", recipe.scenes(name), *settings, *chosen, *more]
-    return Step(f"render-{name}", "data_prep.render", lambda _: words, after, accepted=RENDERED)
+    return Step(f"render-{name}", f"{PACKAGE}.render", lambda _: words, after, accepted=RENDERED)
 
 
 def _chosen(recipe: Recipe) -> list[str]:
@@ -256,14 +257,14 @@ def _chosen(recipe: Recipe) -> list[str]:
 def _mend(recipe: Recipe, name: str) -> Step:
     """Better captions for objects whose name means two things."""
     words = ["manifest", str(CAPTIONS), recipe.scenes(name), "--overwrite"]
-    return Step(f"captions-{name}", "data_prep.captions", lambda _: words, [f"render-{name}"])
+    return Step(f"captions-{name}", f"{PACKAGE}.captions.__main__", lambda _: words, [f"render-{name}"])
 
 
 def _paint(recipe: Recipe, name: str, of: Sequence[str], *more: str, lane: str = "data", without: bool = True) -> Step:
     held_out = ["--without", str(recipe.prompts)] if without else []
     words = [*map(recipe.scenes, of), "-o", recipe.scenes(name), "--workers", str(recipe.workers), *held_out, *more]
     after = [f"captions-{each}" for each in of]
-    return Step(f"paint-{name}", "data_prep.recolour", lambda _: words, after, lane, accepted=PAINTED)
+    return Step(f"paint-{name}", f"{PACKAGE}.recolour", lambda _: words, after, lane, accepted=PAINTED)
 
 
 def _fit(recipe: Recipe, part: str, more: Sequence[str], after: Sequence[str], lane: str) -> Step:
@@ -276,16 +277,16 @@ def _fit(recipe: Recipe, part: str, more: Sequence[str], after: Sequence[str], l
         where = [f"--trainer.default_root_dir={run}", f"--data.workers={_loaders(recipe, part)}"]
         return ["fit", part, *recipe.config(part), *where, *log, *length, *precision, *more]
 
-    return Step(f"train-{part}", "instant3d.cli", command, after, lane, checkpoints=run)
+    return Step(f"train-{part}", "instant3d.cli.main", command, after, lane, checkpoints=run)
 
 
 def _export(recipe: Recipe, part: str, lane: str) -> Step:
     words = ["export", str(recipe.out / "runs" / part), "-o", str(recipe.weights(part))]
-    return Step(f"export-{part}", "instant3d.cli", lambda _: words, (f"train-{part}",), lane)
+    return Step(f"export-{part}", "instant3d.cli.main", lambda _: words, (f"train-{part}",), lane)
 
 
 def _evaluate(name: str, words: list[str], after: Sequence[str], recipe: Recipe) -> Step:
-    return Step(name, "instant3d.cli", lambda _: [*words, "--device", _device(recipe)], after, lane=name)
+    return Step(name, "instant3d.cli.main", lambda _: [*words, "--device", _device(recipe)], after, lane=name)
 
 
 def _evaluation(recipe: Recipe, name: str) -> str:

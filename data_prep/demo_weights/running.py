@@ -23,18 +23,19 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from data_prep import limits
+from ..execution import process_limits
 
+PACKAGE = __package__.rpartition(".")[0]  # the name that this folder is imported by
 RECORD, LOGS = "run.json", "logs"
 PRELOADED = [
-    "instant3d.training",
-    "instant3d.evaluate",
-    "instant3d.alignment",
-    "instant3d.stage1.scratch",
-    "data_prep.render",
-    "data_prep.captions",
-    "data_prep.recolour",
-    "data_prep.procedural",
+    "instant3d.training.fit",
+    "instant3d.evaluation.reconstruction",
+    "instant3d.evaluation.text_alignment",
+    "instant3d.stage1.train_tiny_sdxl",
+    f"{PACKAGE}.rendering.render",
+    f"{PACKAGE}.captions.captions",
+    f"{PACKAGE}.captions.recolour",
+    f"{PACKAGE}.procedural.generate",
     "diffusers.models.unets.unet_2d_condition",
     "diffusers.models.autoencoders.autoencoder_kl",
     "transformers.models.clip.modeling_clip",
@@ -235,7 +236,7 @@ def _ended(running: dict[str, tuple[Any, float]]) -> Iterator[None]:
         yield
     finally:
         for process, _ in running.values():
-            limits.end(process.pid)
+            process_limits.end(process.pid)
             process.join()
 
 
@@ -259,7 +260,7 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    for member in reversed(limits.family(os.getpid())):  # itself last
+    for member in reversed(process_limits.family(os.getpid())):  # itself last
         with contextlib.suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
 

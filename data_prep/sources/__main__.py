@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.licences import allowed
-from data_prep.objaverse import XL_SOURCES
-from instant3d.progress import Progress
+from instant3d.utils.progress import Progress
+
+from ..manifests.licences import allowed
+from .objaverse import XL_SOURCES
 
 if TYPE_CHECKING:
-    from data_prep.catalogue import Row
-    from data_prep.objaverse import Store
-    from data_prep.sources.manifest import Manifest
-    from data_prep.sources.selection import Selection
+    from ..manifests.object_manifest import Row
+    from .manifest import Manifest
+    from .objaverse import Store
+    from .selection import Selection
 
 Counts = dict[str, int]
 FINE = ("new", "there", "listed", "duplicate")  # what may become of an object without the command having failed
@@ -56,7 +57,7 @@ def closing_line(output: Path, counts: Counts) -> str:
 
 
 def _run(options: argparse.Namespace) -> Counts:
-    from data_prep.sources.manifest import Manifest
+    from .manifest import Manifest
 
     manifest = Manifest(options.output)
     manifest.folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ def _run(options: argparse.Namespace) -> Counts:
 
 
 def _folder(manifest: Manifest, options: argparse.Namespace) -> Counts:
-    from data_prep.sources import folder
+    from . import folder
 
     counts: Counts = {}
     for path in options.paths:
@@ -89,7 +90,7 @@ def _folder(manifest: Manifest, options: argparse.Namespace) -> Counts:
 
 
 def _procedural(manifest: Manifest, options: argparse.Namespace) -> Counts:
-    from data_prep.sources import folder
+    from . import folder
 
     if options.count < 1 or options.first_seed < 0:
         raise ValueError(f"expected --count >= 1 and --first-seed >= 0, got {options.count} and {options.first_seed}")
@@ -99,7 +100,7 @@ def _procedural(manifest: Manifest, options: argparse.Namespace) -> Counts:
 
 
 def _sweethome3d(manifest: Manifest, options: argparse.Namespace) -> Counts:
-    from data_prep.sources import sweethome3d
+    from . import sweethome3d
 
     if options.workers < 1:
         raise ValueError(f"expected --workers >= 1, got {options.workers}")
@@ -110,8 +111,7 @@ def _sweethome3d(manifest: Manifest, options: argparse.Namespace) -> Counts:
 
 
 def _objaverse(manifest: Manifest, options: argparse.Namespace) -> Counts:
-    from data_prep import objaverse
-    from data_prep.sources import selection
+    from . import objaverse, selection
 
     wanted, others = _selection(options, "--lvis, --uids, --count"), Counts()
     with objaverse.opened(options.cache or manifest.folder / "objaverse") as store:
@@ -120,8 +120,7 @@ def _objaverse(manifest: Manifest, options: argparse.Namespace) -> Counts:
 
 
 def _objaverse_xl(manifest: Manifest, options: argparse.Namespace) -> Counts:
-    from data_prep import objaverse
-    from data_prep.sources import selection
+    from . import objaverse, selection
 
     wanted, others = _selection(options, "--uids, --count"), Counts()
     sources = options.sources.split(",")
@@ -137,7 +136,7 @@ def _objaverse_xl(manifest: Manifest, options: argparse.Namespace) -> Counts:
 
 
 def _selection(options: argparse.Namespace, ways: str) -> Selection:
-    from data_prep.sources.selection import Selection, names_in
+    from .selection import Selection, names_in
 
     lvis = tuple(name.strip() for name in (getattr(options, "lvis", None) or "").split(",") if name.strip())
     if not (lvis or options.uids or options.count is not None or options.all):
@@ -150,7 +149,7 @@ def _selection(options: argparse.Namespace, ways: str) -> Selection:
 
 
 def _fetched(manifest: Manifest, store: Store, rows: list[Row], options: argparse.Namespace) -> Counts:
-    from data_prep.sources import downloads
+    from . import downloads
 
     if options.no_download:
         there = sum(manifest.has(row) or manifest.expect(row) for row in rows)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_prep.catalogue import Row
-from data_prep.objaverse import Store, fault, is_whole, refuse_faulty
-from data_prep.sources.manifest import Manifest, digest
-from instant3d.progress import OnStep
+from instant3d.utils.progress import OnStep
+
+from ..manifests.object_manifest import Row
+from .manifest import Manifest, digest
+from .objaverse import Store, fault, is_whole, refuse_faulty
 
 LOST_IN_A_ROW = 25  # objects that the network keeps from us, after which it counts as down
 Failure = tuple[str, str]  # kind and reason

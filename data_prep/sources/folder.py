@@ -7,11 +7,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_prep import catalogue
-from data_prep.catalogue import Row
-from data_prep.licences import Allowed, spdx
-from data_prep.sources.manifest import Manifest, digest, inside
-from instant3d.progress import OnStep
+from instant3d.utils.progress import OnStep
+
+from ..manifests import object_manifest
+from ..manifests.licences import Allowed, spdx
+from ..manifests.object_manifest import Row
+from .manifest import Manifest, digest, inside
 
 Found = tuple[Row, Path]
 
@@ -61,23 +62,31 @@ def make(manifest: Manifest, seeds: range, *, workers: int, on_step: OnStep) -> 
 
 def _listed(source: Path, prefix: str, ours: Path) -> Iterator[Found]:
     """Rows without `file`, and their files; a folder's objects.jsonl or manifest.jsonl speaks for it, if not `ours`."""
-    manifests = [source / name for name in catalogue.MANIFESTS if (source / name).resolve() != ours.resolve()]
+    manifests = [source / name for name in object_manifest.MANIFESTS if (source / name).resolve() != ours.resolve()]
     theirs = next((path for path in manifests if path.is_file()), source)
     if theirs.is_file():
-        for where, row in catalogue.read_rows(theirs):
+        for where, row in object_manifest.read_rows(theirs):
             if not row.get("file"):
                 raise ValueError(f"{where}: {row['id']!r} has no file; download it where that manifest was made")
-            known: Row = catalogue.facts(row) | {key: row[key] for key in ("name", "category", "uid") if row.get(key)}
-            known |= {"id": prefix + row["id"], "captions": catalogue.words(row), "source": row.get("source", "folder")}
+            known: Row = object_manifest.facts(row) | {
+                key: row[key] for key in ("name", "category", "uid") if row.get(key)
+            }
+            known |= {
+                "id": prefix + row["id"],
+                "captions": object_manifest.words(row),
+                "source": row.get("source", "folder"),
+            }
             yield known | {"expected": row.get("sha256")}, theirs.parent / row["file"]
         return
     if not source.is_dir():
         raise FileNotFoundError(f"there is no folder or manifest {source}")
-    files = catalogue.files(source)
+    files = object_manifest.files(source)
     if not files:
-        raise ValueError(f"{source} holds no objects; expected {', '.join(catalogue.SUFFIXES)} files or a manifest")
+        raise ValueError(
+            f"{source} holds no objects; expected {', '.join(object_manifest.SUFFIXES)} files or a manifest"
+        )
     for file in files:
-        yield {"id": prefix + catalogue.id_from(file.relative_to(source)), "source": "folder"}, file
+        yield {"id": prefix + object_manifest.id_from(file.relative_to(source)), "source": "folder"}, file
 
 
 def _add(manifest: Manifest, row: Row, file: Path, root: Path) -> str:
@@ -106,10 +115,10 @@ def _made(seed: int, folder: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _written(seeds: Sequence[int], folder: Path, workers: int) -> Iterator[dict[str, object]]:
-    from data_prep import procedural
+    from ..procedural import generate
 
     if workers <= 1:
-        yield from (procedural.write_object(seed, folder) for seed in seeds)
+        yield from (generate.write_object(seed, folder) for seed in seeds)
         return
     with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(procedural.write_object, seeds, [folder] * len(seeds), chunksize=8)
+        yield from pool.map(generate.write_object, seeds, [folder] * len(seeds), chunksize=8)

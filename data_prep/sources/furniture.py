@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from data_prep.catalogue import SAFE_ID, Row
-from data_prep.licences import spdx
-from instant3d import prompts
-from instant3d.mesh.texture_files import TooLarge
+from instant3d.mesh.untrusted import TooLarge
+from instant3d.utils import prompts
+
+from ..manifests.licences import spdx
+from ..manifests.object_manifest import SAFE_ID, Row
 
 CATALOGUE = "PluginFurnitureCatalog.properties"
 MAX_MEMBERS = 100_000

@@ -6,20 +6,18 @@ Knows nothing of where objects come from. Files lie in the manifest's folder or 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from data_prep import catalogue
-from data_prep.catalogue import SAFE_ID, Row
-from instant3d import listing
+from instant3d.utils import file_listing
+from instant3d.utils.atomic import partial_file
+
+from ..manifests import object_manifest
+from ..manifests.object_manifest import SAFE_ID, Row
 
 FIELDS = ("id", "file", "uid", "source", "license", "captions", "name", "author", "url", "category", "split", "colors")
-FIELDS += catalogue.VARIANT
+FIELDS += object_manifest.VARIANT
 SIDECARS = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff")  # of .obj and .gltf
 WHOLE = (".glb", ".ply")  # formats that need no other file
 
@@ -33,12 +31,12 @@ class Manifest:
         self.rows: dict[str, Row] = {}
         self.left_out: dict[str, Row] = {}
         if path.is_file():
-            for where, row in catalogue.read_rows(path):
+            for where, row in object_manifest.read_rows(path):
                 if row["id"] in self.rows:
                     raise ValueError(f"{where} repeats the id {row['id']!r}; each object needs its own")
                 self.rows[row["id"]] = row
         if self.failures_path.is_file():
-            self.left_out = {row["id"]: row for _, row in catalogue.read_rows(self.failures_path)}
+            self.left_out = {row["id"]: row for _, row in object_manifest.read_rows(self.failures_path)}
         self._since = path.stat().st_mtime if path.is_file() else 0.0
         self._brought: set[Path] = set()
         self._ids_by_content: dict[str, list[str]] = {}
@@ -109,7 +107,7 @@ class Manifest:
         place = self.folder / "objects" / f"{root.resolve().name.lstrip('.')}-{_fingerprint(root)}"
         if file.suffix.lower() not in WHOLE and file.parent not in self._brought:
             self._brought.add(file.parent)
-            for other in listing.found(file.parent, "**/*"):
+            for other in file_listing.found(file.parent, "**/*"):
                 if other.suffix.lower() in SIDECARS and other.is_file() and inside(other, root):
                     link(other, place / other.relative_to(root))
         link(file, place / file.relative_to(root))
@@ -118,9 +116,9 @@ class Manifest:
     def save(self) -> None:
         """Write both files, sorted by id; equal contents make equal bytes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_rows(self.path, self.rows.values())
+        object_manifest.write_rows(self.path, self.rows.values())
         if self.left_out:
-            write_rows(self.failures_path, self.left_out.values())
+            object_manifest.write_rows(self.failures_path, self.left_out.values())
         else:
             self.failures_path.unlink(missing_ok=True)
 
@@ -170,7 +168,7 @@ def link(file: Path, target: Path) -> None:
         if target.samefile(file) or (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns):
             return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _partial(target) as partial:
+    with partial_file(target) as partial:
         try:
             os.link(file.resolve(), partial)
         except OSError:  # another disk, or one without links
@@ -185,23 +183,6 @@ def _fingerprint(root: Path) -> str:
 def _beside(file: Path) -> dict[str, str]:
     """What an .obj or .gltf may take its look from: files in its folder, by name."""
     others = (
-        other for other in listing.found(file.parent, "*") if other.suffix.lower() in SIDECARS and other.is_file()
+        other for other in file_listing.found(file.parent, "*") if other.suffix.lower() in SIDECARS and other.is_file()
     )
     return {other.name: digest(other) for other in others}
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Rows as JSON lines, sorted by id; the file appears whole or not at all."""
-    with _partial(path) as partial, partial.open("w", encoding="ascii") as file:
-        file.writelines(json.dumps(row) + "\n" for row in sorted(rows, key=lambda row: str(row["id"])))
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path`, moved into its place if all goes well."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.catalogue import SUFFIXES, Row
-from data_prep.licences import Allowed, spdx
-from data_prep.objaverse import UID, Store
+from ..manifests.licences import Allowed, spdx
+from ..manifests.object_manifest import SUFFIXES, Row
+from .objaverse import UID, Store
 
 AHEAD = 1.25  # how many more annotations are looked at than objects are wanted: about one in ten has another licence
 COLUMNS = {"fileIdentifier", "license", "fileType", "sha256"}

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import workforce
-from data_prep.licences import Allowed
-from data_prep.sources.furniture import Library, Piece
-from data_prep.sources.manifest import Manifest
-from instant3d import listing
 from instant3d.mesh import Mesh, bounds, load, save
-from instant3d.mesh.texture_files import TooLarge, Unsafe
-from instant3d.mesh.triangles import WORLD_FROM_Y_UP
-from instant3d.progress import OnStep
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP
+from instant3d.mesh.untrusted import TooLarge, Unsafe
+from instant3d.utils import file_listing
+from instant3d.utils.progress import OnStep
+
+from ..execution import process_pool
+from ..manifests.licences import Allowed
+from .furniture import Library, Piece
+from .manifest import Manifest
 
 CUT_OUT = 0.5  # alpha cut-off of a texture with holes, such as a leaf's
 TIMEOUT_S = 120.0  # for one model; the slowest of Debian's libraries takes 5
@@ -36,7 +37,7 @@ class Job:
 
 def libraries(paths: Sequence[Path]) -> list[Path]:
     """The .sh3f files named, and those in folders named."""
-    found = [file for path in paths for file in (listing.found(path, "*.sh3f") if path.is_dir() else [path])]
+    found = [file for path in paths for file in (file_listing.found(path, "*.sh3f") if path.is_dir() else [path])]
     if not found:
         raise FileNotFoundError(f"there is no .sh3f file in {', '.join(map(str, paths))}; name furniture libraries")
     return found
@@ -124,10 +125,10 @@ def _listed(paths: Sequence[Path]) -> list[Piece]:
     return list(found.values())
 
 
-def _in_order(jobs: Sequence[Job], workers: int, on_step: OnStep) -> Iterator[workforce.Outcome[Job]]:
+def _in_order(jobs: Sequence[Job], workers: int, on_step: OnStep) -> Iterator[process_pool.Outcome[Job]]:
     """Outcomes in the order of the jobs: which of two equal models is kept is no matter of chance."""
     outcomes = {}
-    terms = workforce.run(convert, jobs, workers=workers, timeout_s=TIMEOUT_S, max_memory=MAX_MEMORY)
+    terms = process_pool.run(convert, jobs, workers=workers, timeout_s=TIMEOUT_S, max_memory=MAX_MEMORY)
     with closing(terms) as arriving:
         for outcome in arriving:
             outcomes[outcome.job.target] = outcome

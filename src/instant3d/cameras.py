@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instant3d.batch import Batch
+from instant3d.utils.tensor_dataclass import Batch
 
 Numbers = float | Sequence[float] | Tensor
 

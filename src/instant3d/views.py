@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d.batch import Batch
 from instant3d.cameras import Cameras
+from instant3d.utils.tensor_dataclass import Batch
 
 MAPS = ("depth", "normals")  # what views may hold beside their pictures
 
@@ -75,3 +75,21 @@ class Views(Batch):
         rgb = (smooth(self.rgb * self.alpha) / alpha.clamp(min=1e-6)).clamp(0, 1)
         rgb = torch.where(alpha > 0, rgb, smooth(self.rgb).clamp(0, 1))
         return Views(rgb, alpha, self.cameras, nearest(self.depth), nearest(self.normals))
+
+
+def depth_pictures(views: Views) -> Tensor:
+    """Depth as grey (V, 3, H, W), near dark to far light, over white where nothing is; one scale for all views."""
+    if views.depth is None:
+        raise ValueError("these views have no depth to draw")
+    solid = (views.depth > 0) & (views.alpha > 0.5)
+    seen = views.depth[solid]
+    near, far = (seen.min(), seen.max()) if len(seen) else (views.depth.new_tensor(0.0), views.depth.new_tensor(1.0))
+    grey = 0.15 + 0.7 * ((views.depth - near) / (far - near).clamp(min=1e-6)).clamp(0, 1)
+    return torch.where(solid, grey, torch.ones_like(grey)).expand_as(views.rgb)
+
+
+def normal_pictures(views: Views) -> Tensor:
+    """Normals as colours (V, 3, H, W): red, green, blue for +x, +y, +z of the world; white where nothing is."""
+    if views.normals is None:
+        raise ValueError("these views have no normals to draw")
+    return ((views.normals + 1) / 2).clamp(0, 1) * views.alpha + (1 - views.alpha)

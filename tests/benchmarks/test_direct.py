@@ -12,7 +12,7 @@ from benchmarks.direct.album import Album, numbered, views_of
 from benchmarks.direct.course import AROUND, Course, Run, alpha_at, carry_out, nearest, recall
 from benchmarks.direct.judges import Attributes, Matcher, answers
 from benchmarks.direct.world import COLOURS, SHAPES, Kind, World, read
-from instant3d.direct.directions import VIEWS
+from instant3d.direct.view_prompts import VIEWS
 
 NUMBERS = list(range(6))
 ROOT = Path(__file__).parents[2]

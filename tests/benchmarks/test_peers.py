@@ -4,7 +4,7 @@ import torch
 
 from benchmarks import peers
 from instant3d.stage2.architecture import Architecture, read_architecture
-from instant3d.stage2.inputs import assumed_camera
+from instant3d.stage2.view_checks import assumed_camera
 
 
 def test_a_network_of_one_picture_is_shown_one_by_its_own_camera_and_another_four():

@@ -8,8 +8,8 @@ from tiny_sdxl import SIZES, tiny_sdxl
 
 from benchmarks import sdxl
 from benchmarks.weightless import Cost
-from instant3d.sampling import Sampling
 from instant3d.stage1.sampler import GridSampler
+from instant3d.stage1.sampling_options import Sampling
 
 FOUND = {
     name: Cost(operations, {"linear": 0.5, "convolution": 0.25, "attention": 0.25}, weights * 2**30, 2**29)

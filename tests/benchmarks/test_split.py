@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import split
-from instant3d import bundled
-from instant3d.cli import parser
+from instant3d.cli.main import parser
+from instant3d.utils import bundled
 
 SECONDS = {"load": 1.0, "text": 0.25, "denoise": 2.0, "mesh": 0.5}
 RECORD = {
@@ -56,7 +56,7 @@ def test_what_is_run_is_the_users_command_with_the_given_weights(generated):
     assert found.record == RECORD
     assert found.wall > 0
     python, *module = generated[0][:3]
-    assert (python, module) == (sys.executable, ["-m", "instant3d.cli"])
+    assert (python, module) == (sys.executable, ["-m", "instant3d.cli.main"])
     told = parser().parse_args(generated[0][3:])
     assert (told.prompt, told.stage1, told.stage2, told.steps) == (["-a bus"], "one", "two", 7)
     assert (told.device, told.n) == ("cpu", 1)

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from benchmarks.sdxl import building, step
 from benchmarks.weightless import cost
-from instant3d.diffusion.components import make
-from instant3d.diffusion.sdxl import SIZES
+from instant3d.modules.diffusion.components import make
+from instant3d.modules.diffusion.sdxl import SIZES
 
 BATCH, TEXT, WIDE = 2, 77, 2048  # a guided step: with the prompt and without; tokens of text and their width
 

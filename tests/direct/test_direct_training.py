@@ -11,12 +11,13 @@ import training_runs
 import yaml
 from direct_runs import ARCHITECTURE, PROMPTS
 
-from instant3d import cli, training
-from instant3d.asset import Asset
+from instant3d.cli import main as cli
 from instant3d.direct.data import DirectData, Examples
 from instant3d.direct.network import TextToTriplane
-from instant3d.direct.taught import Taught
-from instant3d.pipeline import DirectTextTo3D
+from instant3d.direct.training_record import Taught
+from instant3d.nerf.asset import Asset
+from instant3d.pipelines.text_to_3d import DirectTextTo3D
+from instant3d.training import fit
 
 ROOT = Path(__file__).parents[2]
 ADAPTIVE = {"scoring": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0}}
@@ -37,7 +38,7 @@ def parts(tmp_path_factory):
 def trained(parts, tmp_path_factory):
     """The folder of a run of two steps."""
     run = tmp_path_factory.mktemp("trained")
-    training.main(command(run, parts, 2))
+    fit.main(command(run, parts, 2))
     return run
 
 
@@ -49,16 +50,16 @@ def command(run, parts, steps, *more, adaptive=False, **model):
 
 
 def content(run):
-    return torch.load(training.newest_checkpoint(run), weights_only=True)
+    return torch.load(fit.newest_checkpoint(run), weights_only=True)
 
 
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(parts, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    training.main(command(whole, parts, 12, adaptive=True))
+    fit.main(command(whole, parts, 12, adaptive=True))
     killed = training_runs.start(command(broken, parts, 12, adaptive=True))
     training_runs.kill_at_first_checkpoint(killed, broken)
     start = content(broken)["global_step"]
-    training.main(command(broken, parts, 12, "--ckpt_path", "last", adaptive=True))
+    fit.main(command(broken, parts, 12, "--ckpt_path", "last", adaptive=True))
     logged = training_runs.losses(broken)
     assert 0 < start < 12
     assert set(logged) >= set(range(start, 12))
@@ -75,7 +76,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(parts, tmp_path):
 def test_one_setting_of_the_guide_changes_alone(parts, tmp_path, capsys):
     guidance = {"class_path": "FiniteGuidance", "init_args": {"scenes": "here", "spread": 0.2, "camera": True}}
     with pytest.raises(SystemExit):
-        training.main(command(tmp_path, parts, 1, "--model.guidance.scenes=there", "--print_config", guidance=guidance))
+        fit.main(command(tmp_path, parts, 1, "--model.guidance.scenes=there", "--print_config", guidance=guidance))
     found = yaml.safe_load(capsys.readouterr().out)["model"]["guidance"]
     assert found["class_path"].endswith("FiniteGuidance")
     assert found["init_args"] == {"scenes": "there", "size": 64, "spread": 0.2, "camera": True}
@@ -83,11 +84,11 @@ def test_one_setting_of_the_guide_changes_alone(parts, tmp_path, capsys):
 
 def test_validation_shows_prompts_under_the_watchers_of_the_shipped_trainers(parts, tmp_path):
     shipped = yaml.safe_load((ROOT / "configs/trainer/cpu.yaml").read_text())["trainer"]["callbacks"]
-    names = ("instant3d.watchers.Pictures", "instant3d.watchers.CollapseWatch")
+    names = ("instant3d.training.callbacks.Pictures", "instant3d.training.callbacks.CollapseWatch")
     watchers = [each for each in shipped if each["class_path"] in names]
     words = [f"--trainer.callbacks+={json.dumps(each)}" for each in watchers]
     look = [f"--data.val={json.dumps(PROMPTS[:1])}", "--trainer.val_check_interval=1", "--trainer.limit_val_batches=1"]
-    training.main(command(tmp_path, parts, 2, *words, *look, "--trainer.check_val_every_n_epoch=null"))
+    fit.main(command(tmp_path, parts, 2, *words, *look, "--trainer.check_val_every_n_epoch=null"))
     assert len(watchers) == 2
     assert content(tmp_path)["global_step"] == 2
     (table,) = tmp_path.glob("**/metrics.csv")
@@ -98,7 +99,7 @@ def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     words = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
     process = training_runs.start(command(two, parts, 2, *words, adaptive=True))
-    training.main(command(one, parts, 2, "--data.batch_size=1", adaptive=True))
+    fit.main(command(one, parts, 2, "--data.batch_size=1", adaptive=True))
     assert process.wait() == 0
     alone, found = content(one), content(two)
     assert found["global_step"] == 2
@@ -122,7 +123,7 @@ def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
 
 
 def test_half_precision_trains_too(parts, tmp_path):
-    training.main(command(tmp_path, parts, 2, "--trainer.precision=bf16-mixed", adaptive=True))
+    fit.main(command(tmp_path, parts, 2, "--trainer.precision=bf16-mixed", adaptive=True))
     losses = training_runs.losses(tmp_path)
     assert set(losses) == {0, 1}
     assert all(torch.isfinite(torch.tensor(float(value))) for value in losses.values())
@@ -134,13 +135,13 @@ def test_predictions_are_assets_that_the_exported_network_agrees_with(trained, p
     (tmp_path / "list.txt").write_text("a red ball\na \x07 bell\na blue ball\n")
     words = ["-c", str(trained / "run.yaml"), "--prompts", str(tmp_path / "list.txt"), "--ckpt_path", str(trained)]
     with pytest.raises(ValueError, match="1 scenes or prompts have no triplane"):
-        training.main(["predict", "direct", *words, "-o", str(tmp_path / "out")])
+        fit.main(["predict", "direct", *words, "-o", str(tmp_path / "out")])
     assert "list.txt line 2" in capsys.readouterr().err
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert files == ["00000-a-red-ball.safetensors", "00001-a-blue-ball.safetensors"]
     assert cli.main(["export", str(trained), "-o", str(tmp_path / "export")]) == 0
     network = TextToTriplane.from_pretrained(tmp_path / "export")
-    from instant3d.diffusion.prompt_tokens import PromptEncoder
+    from instant3d.modules.diffusion.prompt_tokens import PromptEncoder
 
     tokens = PromptEncoder.from_pretrained(tmp_path / "export")(PROMPTS)
     for k, name in enumerate(files):
@@ -152,7 +153,7 @@ def test_predictions_are_assets_that_the_exported_network_agrees_with(trained, p
 
 
 def test_an_export_is_the_averaged_network(trained, tmp_path):
-    network = training.export(trained, tmp_path / "export")
+    network = fit.export(trained, tmp_path / "export")
     found, name = content(trained), "network.outward.weight"
     taught = TextToTriplane.from_pretrained(tmp_path / "export").taught
     assert taught == Taught(steps=2, batch=4, prompts=2)
@@ -162,11 +163,11 @@ def test_an_export_is_the_averaged_network(trained, tmp_path):
 
 
 def test_an_export_lists_the_words_of_its_prompts_where_its_text_encoder_lists_its_own(trained, parts, tmp_path):
-    training.export(trained, tmp_path / "without")
+    fit.export(trained, tmp_path / "without")
     assert not (tmp_path / "without" / "tokenizer" / "caption_words.txt").exists()
     text = shutil.copytree(parts[0], tmp_path / "text")
     (text / "tokenizer" / "caption_words.txt").write_text("castle\t9\n")
-    training.export(trained, tmp_path / "with", base=str(text))
+    fit.export(trained, tmp_path / "with", base=str(text))
     assert DirectTextTo3D.from_pretrained(tmp_path / "with").words.counts == {"ball": 2, "blue": 1, "red": 1}
 
 
@@ -176,7 +177,7 @@ def test_validation_and_test_look_at_prompts_that_training_left_out(trained, tmp
     config["trainer"] |= {"limit_val_batches": 1, "logger": False}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     for subcommand, name in (("validate", "val/alpha"), ("test", "test/alpha")):
-        training.main([subcommand, "direct", "-c", str(tmp_path / "run.yaml"), "--ckpt_path", str(trained)])
+        fit.main([subcommand, "direct", "-c", str(tmp_path / "run.yaml"), "--ckpt_path", str(trained)])
         assert name in capsys.readouterr().out
 
 
@@ -199,7 +200,7 @@ def test_what_is_wrong_with_a_run_is_one_sentence(parts, tmp_path, capsys, words
 def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, capsys):
     files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/direct" / f"{size}.yaml"]
     with pytest.raises(SystemExit) as done:
-        training.main(["fit", "direct", *(word for file in files for word in ("-c", str(file))), "--print_config"])
+        fit.main(["fit", "direct", *(word for file in files for word in ("-c", str(file))), "--print_config"])
     assert done.value.code == 0
     found = yaml.safe_load(capsys.readouterr().out)
     kinds = [callback["class_path"].rpartition(".")[2] for callback in found["trainer"]["callbacks"]]
@@ -208,7 +209,7 @@ def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, ca
 
 def printed(capsys, *words):
     with pytest.raises(SystemExit):
-        training.main(["fit", "direct", *words, "--print_config"])
+        fit.main(["fit", "direct", *words, "--print_config"])
     return yaml.safe_load(capsys.readouterr().out)["data"]
 
 

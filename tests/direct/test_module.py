@@ -10,19 +10,19 @@ import torch
 from direct_runs import ARCHITECTURE, PROMPTS, SIDE, ball_views
 from torch.nn import functional as F
 
-from instant3d.diffusion.prompt_tokens import PromptTokens
 from instant3d.direct.architecture import Architecture
 from instant3d.direct.data import DirectData, Requests
 from instant3d.direct.distillation import Distillation, Lesson, Picture, Scoring
-from instant3d.direct.finite import FiniteSet
-from instant3d.direct.guides import FiniteGuidance, StableGuidance
+from instant3d.direct.guidance.configs import FiniteGuidance, StableGuidance
+from instant3d.direct.guidance.finite_set import FiniteSet
 from instant3d.direct.module import Direct, Lighting, annealed, digest, export_direct
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.shading import Shaded
+from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.volume import render
 from instant3d.scenes import write
+from instant3d.training.callbacks import Pictures
 from instant3d.views import Views
-from instant3d.watchers import Pictures
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d.diffusion.prompt_tokens import PromptTokens
 from instant3d.direct.architecture import Architecture
-from instant3d.direct.flattening import OWN, DistanceAttention, EqualisedLinear
+from instant3d.direct.decoder_blocks import StyledNorm
 from instant3d.direct.network import TextToTriplane
-from instant3d.direct.stages import StyledNorm
+from instant3d.direct.text_pooling import OWN, DistanceAttention, EqualisedLinear
+from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "direct"
 

@@ -9,7 +9,7 @@ import pytest
 from gltf_by_hand import ByHand, triangle
 
 from instant3d.mesh import load
-from instant3d.mesh.texture_files import TooLarge
+from instant3d.mesh.untrusted import TooLarge
 
 MANY = 15_000_000 // 3 * 3
 FLOAT, BYTE = 5126, 5121
@@ -51,7 +51,7 @@ def test_a_skin_whose_vertices_lie_in_no_buffer(tmp_path):
 
 
 def test_a_skin_with_a_joint_named_very_often(tmp_path, monkeypatch):
-    monkeypatch.setattr("instant3d.mesh.budget.BASE", 2**18)
+    monkeypatch.setattr("instant3d.mesh.gltf_budget.BASE", 2**18)
     document = triangle()
     document.json["skins"] = [{"joints": [0] * 10_000}]
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0, "skin": 0}, *[{"mesh": 0, "skin": 0}] * 20]))
@@ -67,7 +67,7 @@ def test_a_morph_of_many_targets(tmp_path):
 
 @pytest.mark.parametrize("mode", [0, 4])
 def test_many_nodes_that_show_a_mesh_of_many_parts(tmp_path, monkeypatch, mode):
-    monkeypatch.setattr("instant3d.mesh.budget.BASE", 2**22)
+    monkeypatch.setattr("instant3d.mesh.gltf_budget.BASE", 2**22)
     document = triangle(mode=mode)
     document.json["meshes"][0]["primitives"] *= 2000
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0}] * 2000))

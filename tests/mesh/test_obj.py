@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from instant3d.mesh import face_areas, load
-from instant3d.mesh.texture_files import TooLarge
+from instant3d.mesh.untrusted import TooLarge
 
 TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 UV = "vt 0 0\nvt 1 0\nvt 0 1\n"

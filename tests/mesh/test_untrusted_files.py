@@ -81,23 +81,23 @@ def test_a_broken_texture(tmp_path):
 
 
 def test_many_textures_that_are_large_together(tmp_path, monkeypatch):
-    monkeypatch.setattr("instant3d.mesh.texture_files.MAX_PIXELS", 99)
+    monkeypatch.setattr("instant3d.mesh.untrusted.MAX_PIXELS", 99)
     document = ByHand()
     refused(textured(document, document.picture(png_header(10, 10))).save(tmp_path / "a.gltf"), "more than 99 pixels")
 
 
 def test_more_triangles_than_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("instant3d.mesh.gltf.MAX_FACES", 2)
+    monkeypatch.setattr("instant3d.mesh.gltf_reader.MAX_FACES", 2)
     nodes = [{"mesh": 0}] * 3  # one triangle, shown three times
     refused(triangle().save(tmp_path / "a.gltf", nodes=nodes), "more than 2 triangles")
 
 
 def test_a_strip_counts_by_its_triangles(tmp_path, monkeypatch):
-    monkeypatch.setattr("instant3d.mesh.gltf.MAX_FACES", 3)
+    monkeypatch.setattr("instant3d.mesh.gltf_reader.MAX_FACES", 3)
     document = ByHand()
     indices = document.values(np.array([0, 1, 2, 0, 1], np.uint16))
     assert len(load(triangle(document=document, indices=indices, mode=5).save(tmp_path / "a.gltf"))[0].faces) == 3
-    monkeypatch.setattr("instant3d.mesh.gltf.MAX_FACES", 2)
+    monkeypatch.setattr("instant3d.mesh.gltf_reader.MAX_FACES", 2)
     refused(tmp_path / "a.gltf", "more than 2 triangles")
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.textbook import TextbookField
-from instant3d.nerf.frozen import FrozenField, at_rest, grid_density
+from instant3d.nerf.baked_field import FrozenField, at_rest, grid_density
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField, _corner_maps, sample_planes, scaled_sigmoid
 
 WORLD_AXES = ((0, 1), (0, 2), (1, 2))  # planes xy, xz, yz: which axis runs along the width, which along the height

@@ -8,9 +8,10 @@ from balls import ball_views, write_balls
 from safetensors import safe_open
 from tiny_sdxl import tiny_sdxl_folder
 
-from instant3d import cli, scenes
-from instant3d.diffusion.components import Components
-from instant3d.diffusion.text import encode
+from instant3d import scenes
+from instant3d.cli import main as cli
+from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.text import encode
 from instant3d.scenes import shards
 from instant3d.stage1 import cache
 from instant3d.stage1.cache import Cache

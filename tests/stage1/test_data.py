@@ -9,7 +9,7 @@ from instant3d import scenes
 from instant3d.stage1 import cache
 from instant3d.stage1.cache import Cache
 from instant3d.stage1.data import GridData, favouring, requests, still_to_do
-from instant3d.supply import Mixture
+from instant3d.utils.data_order import Mixture
 
 
 @pytest.fixture(scope="module")

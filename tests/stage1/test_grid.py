@@ -9,7 +9,7 @@ from PIL import Image
 
 from instant3d import scenes
 from instant3d.cameras import structured
-from instant3d.scenes import pictures
+from instant3d.scenes import images
 from instant3d.stage1.grid import pack, to_views, unpack
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_an_object_thinner_than_its_edge_stays_solid():
 def test_a_picture_on_white_is_cut_alike_from_a_grid_and_from_a_file(tmp_path):
     pixels = (disc(48, (0.7, 0.1, 0.1))[0] * 255).round().to(torch.uint8)
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
-    read = pictures.decode((tmp_path / "a.png").read_bytes(), None, "a.png")
+    read = images.decode((tmp_path / "a.png").read_bytes(), None, "a.png")
     views = to_views(pack((pixels / 255).expand(4, 3, 48, 48)))
     np.testing.assert_array_equal(read.alpha, (views.alpha[0, 0] * 255).round().numpy())
     np.testing.assert_array_equal(read.rgb, (views.rgb[0] * 255).round().permute(1, 2, 0).numpy())

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_sdxl import SIZES, tiny_sdxl
 
-from instant3d.diffusion.components import schedule
-from instant3d.diffusion.text import TextEmbedding
-from instant3d.sampling import Sampling
+from instant3d.modules.diffusion.components import schedule
+from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1.sampler import GridSampler, guide, spaced
+from instant3d.stage1.sampling_options import Sampling
 
 PROMPTS = ["a red fire hydrant", "a blue wooden chair"]
 ONE = TextEmbedding(torch.zeros(1, 4, 32), torch.zeros(1, 16))
@@ -140,7 +140,7 @@ def test_ddim_and_euler_take_the_same_way(sampler, steps):
 @pytest.mark.parametrize("name", ["ddim", "euler"])
 @pytest.mark.parametrize("first", [None, 400])
 def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sampler, name, first):
-    from instant3d.stage1.blob import start_image
+    from instant3d.stage1.initial_noise import start_image
 
     sampling = Sampling(20, sampler=name, sigma=0.2, start_timestep=first)
     scheduler, timesteps = spaced(components.scheduler.config, sampling)

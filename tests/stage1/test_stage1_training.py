@@ -11,16 +11,17 @@ from balls import write_balls
 from tiny_sdxl import tiny_sdxl_folder
 from torch import nn
 
-from instant3d import scenes, training
+from instant3d import scenes
 from instant3d.cameras import structured
-from instant3d.diffusion.components import Components, with_lora
-from instant3d.diffusion.text import TextEmbedding
-from instant3d.sampling import Sampling
+from instant3d.modules.diffusion.components import Components, with_lora
+from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache
 from instant3d.stage1.cache import Encoded
 from instant3d.stage1.data import GridData, Requests
 from instant3d.stage1.module import Stage1, by_quarter, draw, muted
 from instant3d.stage1.sampler import GridSampler
+from instant3d.stage1.sampling_options import Sampling
+from instant3d.training import fit
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,7 +161,7 @@ def test_low_rank_additions_change_nothing_at_first_and_merge_into_what_they_wer
     module.on_save_checkpoint(content)
     assert set(content["state_dict"]) == {f"lora.{name}" for name in module.lora}, "nothing frozen is in a checkpoint"
     torch.save(content, tmp_path / "last.ckpt")
-    merged = training.export(tmp_path / "last.ckpt", tmp_path / "export")
+    merged = fit.export(tmp_path / "last.ckpt", tmp_path / "export")
     assert set(merged.state_dict()) == set(whole.unet.state_dict())
     whole.unet.load_state_dict(merged.state_dict())
     with torch.no_grad():
@@ -225,16 +226,16 @@ def command(run, model, data, steps, *more, **settings):
 
 
 def weights(run, name="state_dict"):
-    return torch.load(training.newest_checkpoint(run), weights_only=True)[name]
+    return torch.load(fit.newest_checkpoint(run), weights_only=True)[name]
 
 
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(model, cached, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    training.main(command(whole, model, cached, 12))
+    fit.main(command(whole, model, cached, 12))
     killed = training_runs.start(command(broken, model, cached, 12))
     training_runs.kill_at_first_checkpoint(killed, broken)
-    start = torch.load(training.newest_checkpoint(broken), weights_only=True)["global_step"]
-    training.main(command(broken, model, cached, 12, "--ckpt_path", "last"))
+    start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
+    fit.main(command(broken, model, cached, 12, "--ckpt_path", "last"))
     logged = training_runs.losses(broken)
     assert 0 < start < 12
     assert set(logged) >= set(range(start, 12))
@@ -256,14 +257,14 @@ def every_fifth(args, **trainer):
 
 def test_a_run_that_ends_between_two_checkpoints_keeps_its_last_step_and_goes_on_from_it(model, cached, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    training.main(every_fifth(command(whole, model, cached, 9)))
-    training.main(every_fifth(command(broken, model, cached, 7)))
-    content = torch.load(training.newest_checkpoint(broken), weights_only=True)
+    fit.main(every_fifth(command(whole, model, cached, 9)))
+    fit.main(every_fifth(command(broken, model, cached, 7)))
+    content = torch.load(fit.newest_checkpoint(broken), weights_only=True)
     assert content["global_step"] == 7
     assert any(
         not torch.equal(value, content["state_dict"][key]) for key, value in content["current_model_state"].items()
     )
-    training.main(every_fifth(command(broken, model, cached, 9, "--ckpt_path", "last")))
+    fit.main(every_fifth(command(broken, model, cached, 9, "--ckpt_path", "last")))
     assert set(training_runs.losses(broken)) == set(range(9))
     assert training_runs.losses(broken) == training_runs.losses(whole)
     for name in ("state_dict", "current_model_state"):
@@ -272,7 +273,7 @@ def test_a_run_that_ends_between_two_checkpoints_keeps_its_last_step_and_goes_on
 
 
 def test_a_run_out_of_time_keeps_its_last_step(model, cached, tmp_path):
-    training.main(every_fifth(command(tmp_path, model, cached, 100_003), max_time={"seconds": 2}))
+    fit.main(every_fifth(command(tmp_path, model, cached, 100_003), max_time={"seconds": 2}))
     steps = max(training_runs.losses(tmp_path)) + 1
     assert weights(tmp_path, "global_step") == steps < 100_003
 
@@ -280,9 +281,9 @@ def test_a_run_out_of_time_keeps_its_last_step(model, cached, tmp_path):
 def test_additions_learn_on_from_a_checkpoint_as_if_nothing_had_been(model, cached, tmp_path):
     lora = {"lora_rank": 2, "half_base": True, "gradient_checkpointing": True}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    training.main(command(whole, model, cached, 4, "--trainer.precision=bf16-mixed", **lora))
+    fit.main(command(whole, model, cached, 4, "--trainer.precision=bf16-mixed", **lora))
     for steps, more in ((2, []), (4, ["--ckpt_path", "last"])):
-        training.main(command(broken, model, cached, steps, "--trainer.precision=bf16-mixed", *more, **lora))
+        fit.main(command(broken, model, cached, steps, "--trainer.precision=bf16-mixed", *more, **lora))
     for name in ("state_dict", "current_model_state"):
         one, two = weights(whole, name), weights(broken, name)
         assert all(torch.equal(one[key], two[key]) for key in one)
@@ -291,7 +292,7 @@ def test_additions_learn_on_from_a_checkpoint_as_if_nothing_had_been(model, cach
 
 def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(model, cached, tmp_path):
     plain = {"learning_rate": 1e-4}  # Adam turns rounding into a step of its full rate where a gradient is nought
-    training.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
+    fit.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
     process = training_runs.start(
         command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
     )
@@ -305,8 +306,8 @@ def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(model, 
 
 
 def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_opens(model, cached, tmp_path):
-    training.main(command(tmp_path, model, cached, 2, prediction_type="v_prediction"))
-    training.export(tmp_path, tmp_path / "export")
+    fit.main(command(tmp_path, model, cached, 2, prediction_type="v_prediction"))
+    fit.export(tmp_path, tmp_path / "export")
     averaged, last = weights(tmp_path), weights(tmp_path, "current_model_state")
     from diffusers import StableDiffusionXLPipeline
 
@@ -320,7 +321,7 @@ def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_ope
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     shutil.move(tmp_path / "export", tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="say --base"):
-        training.export(tmp_path, tmp_path / "again", base=str(tmp_path / "export"))
+        fit.export(tmp_path, tmp_path / "again", base=str(tmp_path / "export"))
 
 
 @pytest.mark.parametrize(
@@ -338,8 +339,8 @@ def test_an_export_lists_the_words_of_its_base_and_of_its_own_captions(
     if listed is not None:
         (base / "tokenizer" / "caption_words.txt").write_text(listed)
     more = ["--data.weights=[2]"]
-    training.main(command(tmp_path / "run", base, cached if from_cache else balls, 2, *more))
-    training.export(tmp_path / "run", tmp_path / "export")
+    fit.main(command(tmp_path / "run", base, cached if from_cache else balls, 2, *more))
+    fit.export(tmp_path / "run", tmp_path / "export")
     file = tmp_path / "export" / "tokenizer" / "caption_words.txt"
     assert (file.read_text() if file.is_file() else None) == expected
 
@@ -355,14 +356,14 @@ def test_learning_from_a_cache_loads_neither_vae_nor_text_encoders_and_says_so(
         return original(cls, source, parts=parts, **how)
 
     monkeypatch.setattr(Components, "load", classmethod(load))
-    training.main(command(tmp_path, model, cached, 2))
+    fit.main(command(tmp_path, model, cached, 2))
     assert set(asked) == {"unet", "scheduler"}
     assert "neither a VAE nor a text encoder is loaded" in capsys.readouterr().out
 
 
 def test_validation_is_the_same_in_every_run_and_leaves_sample_grids(model, cached, balls, tmp_path):
     watcher = {
-        "class_path": "instant3d.watchers.SampleGrids",
+        "class_path": "instant3d.training.callbacks.SampleGrids",
         "init_args": {"prompts": ["a red ball", "a blue ball"]},
     }
     found = []
@@ -374,7 +375,7 @@ def test_validation_is_the_same_in_every_run_and_leaves_sample_grids(model, cach
         config["data"]["val"] = [str(balls)]
         config["model"]["learning_rate"] = 0.0
         (tmp_path / str(seed) / "run.yaml").write_text(yaml.safe_dump(config))
-        training.main(args)
+        fit.main(args)
         (log,) = (tmp_path / str(seed)).glob("**/metrics.csv")
         head, *rows = log.read_text().splitlines()
         values = [dict(zip(head.split(","), row.split(","), strict=True)) for row in rows]
@@ -390,7 +391,7 @@ def test_validation_is_the_same_in_every_run_and_leaves_sample_grids(model, cach
 def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, capsys):
     files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/stage1" / f"{size}.yaml"]
     with pytest.raises(SystemExit) as done:
-        training.main(["fit", "stage1", *(word for file in files for word in ("-c", str(file))), "--print_config"])
+        fit.main(["fit", "stage1", *(word for file in files for word in ("-c", str(file))), "--print_config"])
     assert done.value.code == 0
     found = yaml.safe_load(capsys.readouterr().out)
     kinds = [callback["class_path"].rpartition(".")[2] for callback in found["trainer"]["callbacks"]]
@@ -422,7 +423,7 @@ def test_two_processes_draw_each_prompt_once_and_what_is_missing_is_drawn_later(
     torch.testing.assert_close(scene.views.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*/transforms.json")}
     shutil.rmtree(out / names[3])
-    training.main([*options, "--trainer.devices", "1"])
+    fit.main([*options, "--trainer.devices", "1"])
     again = scenes.read(out / names[3]).views
     torch.testing.assert_close(again.on(1.0), scene.views.on(1.0), atol=2 / 255, rtol=0)
     del kept[out / names[3] / "transforms.json"]
@@ -432,7 +433,7 @@ def test_two_processes_draw_each_prompt_once_and_what_is_missing_is_drawn_later(
 def test_a_bad_prompt_fails_the_command_only_after_the_others_are_drawn(model, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a bad\x07one\na red ball\n")
     with pytest.raises(ValueError, match="1 prompts"):
-        training.main([
+        fit.main([
             "predict", "stage1", f"--model.base={model}", "--model.sampling.steps=1",
             f"--prompts={tmp_path / 'prompts.txt'}", f"--output={tmp_path / 'out'}", "--trainer.accelerator=cpu",
             "--trainer.devices=1", f"--trainer.default_root_dir={tmp_path}",
@@ -460,5 +461,5 @@ def test_additions_of_a_checkpoint_fit_only_the_base_that_they_were_learnt_on(mo
     Stage1(str(model), lora_rank=2).on_save_checkpoint(content)
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="do not fit"):
-        training.export(tmp_path / "last.ckpt", tmp_path / "export")
+        fit.export(tmp_path / "last.ckpt", tmp_path / "export")
     assert with_lora(Components.load(model, parts=["unet"]).unet, 4, 4) is not None

@@ -8,8 +8,8 @@ import torch
 
 from instant3d.cameras import structured
 from instant3d.nerf.triplane import PLANE_AXES
-from instant3d.stage2.lift import carve_grid, extents
 from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.stage2.visual_hull_input import carve_grid, extents
 from instant3d.views import Views
 
 TINY = Architecture(

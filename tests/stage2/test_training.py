@@ -8,15 +8,16 @@ import torch
 import training_runs
 import yaml
 
-from instant3d import scenes, training
-from instant3d.asset import Asset
+from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured
-from instant3d.metrics import psnr
+from instant3d.modules.metrics import psnr
+from instant3d.nerf.asset import Asset
 from instant3d.stage2.data import Drawing, Example, TrainingScenes, scenes_for
 from instant3d.stage2.module import Marching, Stage2, Weights, split_parameters
 from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.training import fit
+from instant3d.training.callbacks import CollapseWatch
 from instant3d.views import Views
-from instant3d.watchers import CollapseWatch
 
 TINY = {
     "image_size": 32, "encoder": "plucker", "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "patch": 8,
@@ -101,27 +102,27 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path)
     assert straight.wait() == 0
     killed = training_runs.start(command(folder, broken, 8))
     training_runs.kill_at_first_checkpoint(killed, broken)
-    start = torch.load(training.newest_checkpoint(broken), weights_only=True)["global_step"]
+    start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
     assert training_runs.start(command(folder, broken, 8, "--ckpt_path", "last")).wait() == 0
     logged = training_runs.losses(broken)  # the kill may have cost the log, not the checkpoint, a line or two
     assert 0 < start < 8
     assert set(logged) >= set(range(start, 8))
     assert logged.items() <= training_runs.losses(whole).items()
-    one, two = (torch.load(training.newest_checkpoint(run), weights_only=True)["state_dict"] for run in (whole, broken))
+    one, two = (torch.load(fit.newest_checkpoint(run), weights_only=True)["state_dict"] for run in (whole, broken))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_two_processes_train_and_agree(folder, tmp_path):
     args = command(folder, tmp_path, 2, "--trainer.devices=2", "--trainer.strategy=ddp")
     assert training_runs.start(args).wait() == 0
-    content = torch.load(training.newest_checkpoint(tmp_path), weights_only=True)
+    content = torch.load(fit.newest_checkpoint(tmp_path), weights_only=True)
     assert content["global_step"] == 2
 
 
 def test_an_exported_checkpoint_is_the_averaged_network(folder, tmp_path):
-    training.main(command(folder, tmp_path, 2))
-    network = training.export(training.newest_checkpoint(tmp_path), tmp_path / "export")
-    content = torch.load(training.newest_checkpoint(tmp_path), weights_only=True)
+    fit.main(command(folder, tmp_path, 2))
+    network = fit.export(fit.newest_checkpoint(tmp_path), tmp_path / "export")
+    content = torch.load(fit.newest_checkpoint(tmp_path), weights_only=True)
     name = "network.decoder.last.weight"
     torch.testing.assert_close(network.state_dict()[name.removeprefix("network.")], content["state_dict"][name])
     assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
@@ -130,27 +131,27 @@ def test_an_exported_checkpoint_is_the_averaged_network(folder, tmp_path):
 
 
 def test_predictions_are_assets_that_can_be_rendered(folder, tmp_path):
-    training.main(command(folder, tmp_path, 2))
+    fit.main(command(folder, tmp_path, 2))
     options = [f'--data.test=["{folder}"]', "--ckpt_path", str(tmp_path), "--triplanes.output", str(tmp_path / "out")]
-    training.main(["predict", "-c", str(tmp_path / "run.yaml"), *options])
+    fit.main(["predict", "-c", str(tmp_path / "run.yaml"), *options])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"ball0.safetensors", "ball1.safetensors"}
     planes = [Asset.load(tmp_path / "out" / f"ball{k}.safetensors").triplane.planes for k in range(2)]
     assert planes[0].shape == (3, TINY["channels"], TINY["plane_side"], TINY["plane_side"])
-    network = training.export(tmp_path, tmp_path / "export")
+    network = fit.export(tmp_path, tmp_path / "export")
     views = scenes.read(folder / "ball1", frames=range(4), size=32).views[None]
     torch.testing.assert_close(planes[1], network.triplane(views).planes[0].detach(), atol=2e-3, rtol=2e-3)
 
 
 def test_going_on_without_a_checkpoint_is_refused_in_one_sentence(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="instant3d fit"):
-        training.main(command(folder, tmp_path, 2, "--ckpt_path", "last"))
+        fit.main(command(folder, tmp_path, 2, "--ckpt_path", "last"))
 
 
 def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
     path = tmp_path / "evil.ckpt"
     torch.save({"architecture": TINY, "state_dict": {}, "extra": Path("x")}, path)
     with pytest.raises(ValueError, match="not opened"):
-        training.export(path, tmp_path / "out")
+        fit.export(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

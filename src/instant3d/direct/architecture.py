@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from instant3d.direct.taught import KEY
-from instant3d.weights import architecture_of, check_ranges, check_size, read_numbers
+from instant3d.direct.training_record import KEY
+from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_numbers
 
 WIDTH = (1, 16384)
 RANGES: dict[str, tuple[float, float]] = {

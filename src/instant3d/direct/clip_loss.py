@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d.clip import Clip
+from instant3d.modules.clip import Clip
 
 
 class Eyes:

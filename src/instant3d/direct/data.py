@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from instant3d import prompts as lists
 from instant3d.cameras import Cameras, orbit
-from instant3d.direct import grammar
-from instant3d.direct.directions import FRONT_AZIMUTH_DEG
+from instant3d.direct import prompt_sets
 from instant3d.direct.distillation import Lesson
-from instant3d.supply import Mixture, Numbers, seeded
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
+from instant3d.utils import prompts as lists
+from instant3d.utils.data_order import Mixture, Numbers, seeded
 
 UNIT = 1.75  # of the paper's world lengths, whose box has sides of 3.5, to one of ours
 SIDES_DEG = (0.0, -90.0, 90.0, 180.0)  # middles of the quadrants from the front
@@ -127,7 +127,7 @@ class DirectData(L.LightningDataModule):
     def __init__(
         self,
         prompts: str | list[str] | None = None,
-        coloured: grammar.Coloured | None = None,
+        coloured: prompt_sets.Coloured | None = None,
         share: float = 1.0,
         split_seed: int = 0,
         val: str | list[str] | None = None,
@@ -156,7 +156,7 @@ class DirectData(L.LightningDataModule):
             if self.prompts is not None and self.coloured is not None:
                 raise ValueError("data.prompts and data.coloured both name prompts to train with; set one to null")
             source = self.coloured or self.prompts or "animals"
-            self.texts, self.held = grammar.split(grammar.read(source), self.share, self.split_seed)
+            self.texts, self.held = prompt_sets.split(prompt_sets.read(source), self.share, self.split_seed)
 
     def train_dataloader(self) -> DataLoader[Example]:
         start, rank, world, known = 0, 0, 1, None
@@ -169,11 +169,11 @@ class DirectData(L.LightningDataModule):
         return DataLoader(examples, batch_sampler=batches, collate_fn=Example.stack)
 
     def val_dataloader(self) -> DataLoader[Requests] | list[Any]:
-        texts = self.held if self.val is None else grammar.read(self.val)
+        texts = self.held if self.val is None else prompt_sets.read(self.val)
         return self._shown(texts[: self.val_prompts])
 
     def test_dataloader(self) -> DataLoader[Requests]:
-        texts = self.held if self.test is None else grammar.read(self.test)
+        texts = self.held if self.test is None else prompt_sets.read(self.test)
         if not texts:
             raise ValueError("there is nothing to test with; set data.test to prompts, or data.share below 1")
         return self._shown(texts)
@@ -190,8 +190,8 @@ class DirectData(L.LightningDataModule):
     def _good(self) -> list[str]:
         self.faults = []
         wanted = self.prompts or "animals"
-        if not isinstance(wanted, str) or wanted in grammar.GRAMMARS:
-            return grammar.read(wanted)
+        if not isinstance(wanted, str) or wanted in prompt_sets.GRAMMARS:
+            return prompt_sets.read(wanted)
         found = lists.read(wanted)
         self.faults = [f"{prompt.where} {prompt.fault}" for prompt in found if prompt.fault]
         return [prompt.text for prompt in found if not prompt.fault]

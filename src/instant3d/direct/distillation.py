@@ -12,22 +12,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from instant3d.batch import Batch
 from instant3d.cameras import Cameras
-from instant3d.diffusion.process import noised
-from instant3d.diffusion.prompt_tokens import PromptTokens
-from instant3d.direct import guidance, severity
+from instant3d.direct import severity
 from instant3d.direct.clip_loss import clip_loss
-from instant3d.direct.directions import VIEWS, Schedule, from_front, negatives, shares, worded
-from instant3d.direct.guidance import CameraGuide, Guide, Weight
-from instant3d.direct.lookup import Lookup
+from instant3d.direct.embedding_cache import Lookup
+from instant3d.direct.guidance import base, sds
+from instant3d.direct.guidance.base import CameraGuide, Guide
+from instant3d.direct.guidance.sds import Weight
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import field_orientation
 from instant3d.direct.severity import FeatureCache, Sighting, Similarity
+from instant3d.direct.view_prompts import VIEWS, Schedule, from_front, negatives, shares, worded
+from instant3d.modules.diffusion.noise_process import noised
+from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.field import Field
 from instant3d.nerf.triplane import TriplaneField
 from instant3d.nerf.volume import render
-from instant3d.random_numbers import drawn_on, randn_like
+from instant3d.utils.random_numbers import drawn_on, randn_like
+from instant3d.utils.tensor_dataclass import Batch
 from instant3d.views import Views
 
 COARSE = 16  # rays a side along which the orientation of surfaces is looked at
@@ -48,7 +50,7 @@ class Scoring:
 
     scale         of classifier-free guidance
     least, most   share of the schedule within which timesteps are drawn
-    weight        w(t), see `guidance.weight`
+    weight        w(t), see `sds.weight`
     against       the views that a camera does not have, as negative prompts: not at all, plainly, or perpendicularly
     schedule      which of the published weights they have at an azimuth
     w_min, dw     the weight of negatives is w_min + C dw with the severity C; dw = 0 is ordinary Perp-Neg
@@ -87,16 +89,16 @@ class Conditions:
         self.nowhere = len(texts) - 1
         self.table = Lookup(texts, guide.embed)
 
-    def of(self, prompts: Tensor, view: Tensor) -> guidance.Conditions:
+    def of(self, prompts: Tensor, view: Tensor) -> base.Conditions:
         """Prompts (B,) from views (B,), numbers of VIEWS."""
         return self.table[prompts * len(VIEWS) + view]
 
-    def between(self, prompts: Tensor, share: Tensor) -> guidance.Conditions:
+    def between(self, prompts: Tensor, share: Tensor) -> base.Conditions:
         """Prompts (B,) from between the views, shares (B, 3)."""
         rows = prompts[:, None] * len(VIEWS) + torch.arange(len(VIEWS), device=prompts.device)
-        return guidance.mix(self.table[rows], share)
+        return sds.mix(self.table[rows], share)
 
-    def nothing(self, count: int) -> guidance.Conditions:
+    def nothing(self, count: int) -> base.Conditions:
         """No prompt, `count` times."""
         return self.table[torch.full((count,), self.nowhere)]
 
@@ -186,12 +188,12 @@ class Distillation:
         """A loss whose gradient on the latents of images (B, 3, H, W) is w(t) (eps_hat - eps) / B."""
         s = self.scoring
         x0 = self.guide.latents(images)
-        t = guidance.timesteps(len(x0), len(self.guide.abar), generator, least=s.least, most=s.most).to(x0.device)
+        t = sds.timesteps(len(x0), len(self.guide.abar), generator, least=s.least, most=s.most).to(x0.device)
         eps = randn_like(x0, generator)
         abar = self.guide.abar[t]
         eps_hat = self.answer(lesson, noised(x0.detach(), eps, abar), t, seen)
-        gradient = guidance.weight(abar, s.weight).view(-1, *[1] * (x0.dim() - 1)) * (eps_hat - eps)
-        return guidance.distil(x0, gradient)
+        gradient = sds.weight(abar, s.weight).view(-1, *[1] * (x0.dim() - 1)) * (eps_hat - eps)
+        return sds.distil(x0, gradient)
 
     def answer(self, lesson: Lesson, x_t: Tensor, t: Tensor, seen: Tensor | None) -> Tensor:
         """eps_hat (B, ...): the guide's answers to no prompt, the prompt from here, and, if asked, from elsewhere."""
@@ -203,14 +205,14 @@ class Distillation:
             here = self.guide.told_camera(here, direction)
         asked = [self.conditions.nothing(len(x_t)), here]
         if s.against == "none":
-            nothing, positive = guidance.answers(self.guide, x_t, t, asked)
-            return guidance.guided(nothing, positive, s.scale)
+            nothing, positive = sds.answers(self.guide, x_t, t, asked)
+            return sds.guided(nothing, positive, s.scale)
         elevation = torch.rad2deg(torch.asin(direction[:, 2]))
         weights, views = negatives(azimuth, s.schedule, elevation).topk(2, dim=-1)  # no schedule has more
         asked += [self.conditions.of(lesson.prompts, view) for view in views.T]
         strength = severity.negative_weight(self.severity(lesson, direction, seen), s.w_min, s.dw)
-        nothing, positive, *away = guidance.answers(self.guide, x_t, t, asked)
-        return guidance.perp_neg(
+        nothing, positive, *away = sds.answers(self.guide, x_t, t, asked)
+        return sds.perp_neg(
             nothing,
             positive,
             torch.stack(away),

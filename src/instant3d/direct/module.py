@@ -13,28 +13,28 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit
-from instant3d.caption_words import CaptionWords
-from instant3d.diffusion.prompt_tokens import PromptEncoder, PromptTokens
-from instant3d.diffusion.stable import SD_2_1_BASE
 from instant3d.direct.architecture import Architecture
 from instant3d.direct.clip_loss import Eyes
 from instant3d.direct.data import DirectData, Example, Requests
-from instant3d.direct.directions import FRONT_AZIMUTH_DEG
 from instant3d.direct.distillation import Distillation, Picture, Scoring
-from instant3d.direct.guides import Guidance, StableGuidance
-from instant3d.direct.lookup import Lookup
+from instant3d.direct.embedding_cache import Lookup
+from instant3d.direct.guidance.configs import Guidance, StableGuidance
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import entropy, opacity
 from instant3d.direct.severity import FeatureCache
 from instant3d.direct.shading import Mode, Shaded, light_directions
-from instant3d.direct.taught import Taught
+from instant3d.direct.training_record import Taught
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
+from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
+from instant3d.modules.diffusion.stable_diffusion import SD_2_1_BASE
+from instant3d.modules.lr_schedule import progress_of, scheduled
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
-from instant3d.random_numbers import drawn_on, rand_like
-from instant3d.schedule import progress_of, scheduled
-from instant3d.supply import seeded
+from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.data_order import seeded
+from instant3d.utils.random_numbers import drawn_on, rand_like
+from instant3d.utils.safetensors_folder import locate
 from instant3d.views import Views
-from instant3d.weights import locate
 
 SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATION_DEG)  # from the front, around
 

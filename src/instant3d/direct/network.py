@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from instant3d import weights
-from instant3d.diffusion.prompt_tokens import PromptTokens
 from instant3d.direct.architecture import Architecture, read_architecture
-from instant3d.direct.flattening import Flattening
-from instant3d.direct.stages import Attending, Layer, Residual, Stage
-from instant3d.direct.taught import KEY, Taught, read_taught
+from instant3d.direct.decoder_blocks import Attending, Layer, Residual, Stage
+from instant3d.direct.text_pooling import Flattening
+from instant3d.direct.training_record import KEY, Taught, read_taught
+from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.utils import safetensors_folder
 
 
 class Constant(nn.Module):
@@ -132,16 +132,16 @@ class TextToTriplane(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write `config.json` and `model.safetensors`."""
         told = {} if self.taught is None else {KEY: self.taught.told()}
-        weights.write(Path(folder), "direct", self.architecture, self, dtype, **told)
+        safetensors_folder.write(Path(folder), "direct", self.architecture, self, dtype, **told)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> TextToTriplane:
         """Read a folder written by `save_pretrained`, or download it by its Hub id; weights come back in float32."""
-        folder = weights.locate(source)
+        folder = safetensors_folder.locate(source)
         with torch.device("meta"):  # what is loaded below needs no start values
-            network = cls(read_architecture(folder / weights.CONFIG))
-        network.precise = weights.fill(network, folder)
-        network.taught = read_taught(folder / weights.CONFIG)
+            network = cls(read_architecture(folder / safetensors_folder.CONFIG))
+        network.precise = safetensors_folder.fill(network, folder)
+        network.taught = read_taught(folder / safetensors_folder.CONFIG)
         return network.eval()
 
 

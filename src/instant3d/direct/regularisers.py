@@ -13,7 +13,7 @@ from torch import Tensor
 from instant3d.cameras import Rays
 from instant3d.nerf.field import Field, slopes
 from instant3d.nerf.volume import box_span, even_edges, weights
-from instant3d.random_numbers import rand_like
+from instant3d.utils.random_numbers import rand_like
 
 
 def opacity(alpha: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instant3d.batch import Batch
 from instant3d.cameras import Cameras
+from instant3d.utils.tensor_dataclass import Batch
 
 Similarity = Literal["measured", "constant"]
 TYPICAL_SIMILARITY = 0.775  # middle of 0.6 to 0.95, between CLIP's features of two views of one object

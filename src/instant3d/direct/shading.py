@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.nerf.field import Field, slopes
-from instant3d.random_numbers import randn_like
+from instant3d.utils.random_numbers import randn_like
 
 Mode = Literal["albedo", "lambertian", "textureless", "normal"]
 

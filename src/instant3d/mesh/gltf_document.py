@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from instant3d.mesh.budget import Budget
-from instant3d.mesh.texture_files import Decoder, TooLarge, content, path_inside
+from instant3d.mesh.gltf_budget import Budget
+from instant3d.mesh.untrusted import Decoder, TooLarge, content, path_inside
 
 Json = dict[str, Any]
 
-# Extensions that only change the look in ways that a diffuse colour does not show, or that `gltf` reads.
+# Extensions that only change the look in ways that a diffuse colour does not show, or that `gltf_reader` reads.
 KNOWN_EXTENSIONS = {"KHR_texture_transform", "KHR_mesh_quantization", "EXT_texture_webp", "KHR_lights_punctual"}
 KNOWN_PREFIX = "KHR_materials_"
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from instant3d.mesh.atomic_files import write_bytes
-from instant3d.mesh.gltf import WRAP_MODES
+from instant3d.mesh.colorspace import linear_from_srgb
 from instant3d.mesh.gltf_document import Json
-from instant3d.mesh.light import linear_from_srgb
-from instant3d.mesh.triangles import WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.gltf_reader import WRAP_MODES
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
+from instant3d.utils.atomic import write_bytes
 
 ARRAY, INDICES = 34962, 34963  # what a buffer view is for
 TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}

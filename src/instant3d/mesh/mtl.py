@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from instant3d.mesh.light import linear_from_srgb
+from instant3d.mesh.colorspace import linear_from_srgb
 
 # how many words follow an option of a texture: at least, at most
 OPTIONS = {

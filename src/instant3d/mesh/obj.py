@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from instant3d.mesh.mesh import MAX_FACES, WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.mtl import Material, materials, statements
 from instant3d.mesh.polygons import Triangulator
-from instant3d.mesh.texture_files import Decoder, TooLarge, content, path_inside, plain_text
-from instant3d.mesh.triangles import MAX_FACES, WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.untrusted import Decoder, TooLarge, content, path_inside, plain_text
 
 VERTEX, UV, NORMAL = 0, 1, 2
 # what a corner names, by its words with each number as 0

@@ -15,12 +15,12 @@ import trimesh
 from PIL import Image
 from trimesh.resolvers import Resolver
 
-from instant3d.complaints import LIBRARY_ERRORS, first_line
-from instant3d.mesh.atomic_files import write_bytes
-from instant3d.mesh.light import linear_from_srgb, srgb_from_linear
-from instant3d.mesh.surgery import merged, vertex_colors
-from instant3d.mesh.texture_files import Decoder, content, path_inside
-from instant3d.mesh.triangles import WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.processing import merged, vertex_colors
+from instant3d.mesh.untrusted import Decoder, content, path_inside
+from instant3d.utils.atomic import write_bytes
+from instant3d.utils.errors import LIBRARY_ERRORS, first_line
 
 
 def read_ply(path: Path) -> list[Mesh]:

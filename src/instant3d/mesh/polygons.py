@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from instant3d.mesh.texture_files import TooLarge
+from instant3d.mesh.untrusted import TooLarge
 
 MAX_TESTS = 250_000  # of corners of concave polygons, some ten seconds
 FLAT = 1e-9  # a turn smaller than this share of the polygon's own area is none

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from instant3d.nerf.baked_field import at_rest, device_of, grid_density
 from instant3d.nerf.field import Field
-from instant3d.nerf.frozen import at_rest, device_of, grid_density
 
 THRESHOLD = 0.005  # density below which a place counts as empty
 DENSE = 1.0  # density from which a place may hold a surface; below, a default cell absorbs at most 3 %

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instant3d.batch import Batch
+from instant3d.utils.tensor_dataclass import Batch
 
 if TYPE_CHECKING:
     from instant3d.nerf.fused import Fused

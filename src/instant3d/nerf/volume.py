@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from instant3d.batch import Batch
 from instant3d.cameras import Cameras, Rays
 from instant3d.nerf.field import Field, normals
-from instant3d.random_numbers import rand_like
+from instant3d.utils.random_numbers import rand_like
+from instant3d.utils.tensor_dataclass import Batch
 from instant3d.views import Views
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from instant3d import listing
-from instant3d.scenes import arrays, transforms
+from instant3d.scenes import npy, transforms
 from instant3d.scenes.transforms import OPENGL_TO_OPENCV
+from instant3d.utils import file_listing
 
 MAX_SHOTS = 10_000  # of one object
 MAX_JSON_BYTES = 2**20  # of one camera
@@ -81,13 +81,15 @@ class Layout:
 
     def objects(self, source: Path) -> Iterator[Path]:
         """The folders of objects in `source`, itself included, in order."""
-        found = {file.parents[mark.count("/")] for mark in self.marks for file in listing.found(source, f"**/{mark}")}
+        found = {
+            file.parents[mark.count("/")] for mark in self.marks for file in file_listing.found(source, f"**/{mark}")
+        }
         yield from sorted(found)
 
 
 def _openlrm(folder: Path, load: Load, _: Options) -> list[Shot]:
     (fx, fy), (cx, cy), (width, height) = _shaped(
-        arrays.read(load("intrinsics.npy"), f"{folder}/intrinsics.npy"), (3, 2), f"{folder}/intrinsics.npy"
+        npy.read(load("intrinsics.npy"), f"{folder}/intrinsics.npy"), (3, 2), f"{folder}/intrinsics.npy"
     )
     if min(fx, fy, width, height) <= 0:
         raise ValueError(f"{folder}/intrinsics.npy holds a focal length or a size that is not above 0")
@@ -97,15 +99,15 @@ def _openlrm(folder: Path, load: Load, _: Options) -> list[Shot]:
         return fractions
 
     shots = []
-    for pose in listing.found(folder, "pose/*.npy"):
-        matrix = _rigid(arrays.read(load(f"pose/{pose.name}"), str(pose)), str(pose)) @ OPENGL_TO_OPENCV
+    for pose in file_listing.found(folder, "pose/*.npy"):
+        matrix = _rigid(npy.read(load(f"pose/{pose.name}"), str(pose)), str(pose)) @ OPENGL_TO_OPENCV
         shots.append(Shot(str(pose), f"rgba/{pose.stem}.png", matrix, lens))
     return shots
 
 
 def _instantmesh(folder: Path, load: Load, options: Options) -> list[Shot]:
     where = f"{folder}/cameras.npz"
-    poses = arrays.read_archive(load("cameras.npz"), "cam_poses", where)
+    poses = npy.read_archive(load("cameras.npz"), "cam_poses", where)
     if poses.ndim != 3 or len(poses) > MAX_SHOTS:
         raise ValueError(f"cam_poses of {where} has shape {poses.shape}; expected (N, 3, 4)")
     shots = []
@@ -119,15 +121,15 @@ def _instantmesh(folder: Path, load: Load, options: Options) -> list[Shot]:
 
 def _zero123(folder: Path, load: Load, options: Options) -> list[Shot]:
     shots = []
-    for pose in listing.found(folder, "[0-9][0-9][0-9].npy"):
-        matrix = np.linalg.inv(_rigid(arrays.read(load(pose.name), str(pose)), str(pose))) @ OPENGL_TO_OPENCV
+    for pose in file_listing.found(folder, "[0-9][0-9][0-9].npy"):
+        matrix = np.linalg.inv(_rigid(npy.read(load(pose.name), str(pose)), str(pose))) @ OPENGL_TO_OPENCV
         shots.append(Shot(str(pose), f"{pose.stem}.png", matrix, _angle(options.fov_deg)))
     return shots
 
 
 def _gobjaverse(folder: Path, load: Load, options: Options) -> list[Shot]:
     shots = []
-    for file in listing.found(folder, "[0-9]*/[0-9]*.json"):
+    for file in file_listing.found(folder, "[0-9]*/[0-9]*.json"):
         content, where = _camera(load(f"{file.parent.name}/{file.name}"), str(file)), str(file)
         axes = [content.get(axis) for axis in ("x", "y", "z", "origin")]
         if any(not isinstance(axis, list) or len(axis) != 3 for axis in axes):

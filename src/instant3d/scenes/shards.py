@@ -2,7 +2,7 @@
 
 Each file of a scene is one member `KEY.NAME`, its folders written as dots (`0007.images.0003.png`), all members of a
 scene together and its `KEY.transforms.json` first. WebDataset reads such a tar as samples by the same rule.
-`write` encodes scenes anew; `instant3d.scenes.packing` copies the files of scene folders exactly into the same layout.
+`write` encodes scenes anew; `instant3d.scenes.pack` copies the files of scene folders exactly into the same layout.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
-from instant3d import atomic, listing
-from instant3d.scenes import folder as scenes
+from instant3d.scenes import scene_folder as scenes
 from instant3d.scenes import transforms
-from instant3d.scenes.folder import Scene
+from instant3d.scenes.scene_folder import Scene
+from instant3d.utils import atomic, file_listing
 
 MAX_SCENE_BYTES = 2**31
-PACKED = "packed.json"  # beside a scene's files: what `instant3d.scenes.packing` knows of them
+PACKED = "packed.json"  # beside a scene's files: what `instant3d.scenes.pack` knows of them
 MAX_PACKED_BYTES = 2**24
 MAPS = scenes.MAPS
 
@@ -54,7 +54,7 @@ def write(items: Iterable[Scene | str | Path], folder: str | Path, per_shard: in
 def paths(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """The tars in a folder in order, or those named."""
     if isinstance(source, str | Path) and Path(source).is_dir():
-        found = listing.found(source, "*.tar")
+        found = file_listing.found(source, "*.tar")
         if not found:
             raise FileNotFoundError(f"{source} has no .tar files; is it a folder of shards?")
         return found
@@ -222,7 +222,7 @@ def is_whole(member: tarfile.TarInfo) -> bool:
     """Whether a member is a visible file that holds all its bytes: no link, no device, and not sparse, which would
     grow from a few bytes to any size.
     """
-    return member.isreg() and not member.issparse() and not listing.is_hidden(member.name)
+    return member.isreg() and not member.issparse() and not file_listing.is_hidden(member.name)
 
 
 def _named(member: tarfile.TarInfo) -> tuple[str, str]:

@@ -22,12 +22,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instant3d import tensor_files
-from instant3d.batch import Batch
-from instant3d.diffusion.components import Components
-from instant3d.diffusion.text import TextEmbedding, encode
-from instant3d.stage1.scenes_as_grids import Grid, GridScenes, read_ahead, read_keep
-from instant3d.supply import seeded
+from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.text import TextEmbedding, encode
+from instant3d.stage1.grid_dataset import Grid, GridScenes, read_ahead, read_keep
+from instant3d.utils import tensor_files
+from instant3d.utils.data_order import seeded
+from instant3d.utils.tensor_dataclass import Batch
 
 INDEX, FORMAT = "index.json", "instant3d-stage1-cache-1"
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "scheduler")

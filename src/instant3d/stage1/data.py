@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from instant3d import listing, prompts, scenes
-from instant3d.caption_words import CaptionWords
-from instant3d.scenes.sources import Sources
-from instant3d.scenes.stream import Shelf, is_url, local
+from instant3d import scenes
+from instant3d.scenes.dataset import Sources
+from instant3d.scenes.shard_cache import Shelf, is_url, local
 from instant3d.stage1.cache import INDEX, Cache, Encoded
-from instant3d.stage1.scenes_as_grids import GridScenes, read_keep
-from instant3d.supply import AHEAD, Mixture, Numbers
+from instant3d.stage1.grid_dataset import GridScenes, read_keep
+from instant3d.utils import file_listing, prompts
+from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.data_order import AHEAD, Mixture, Numbers
 
 FROM_CACHE = "stage 1 learns from caches: neither a VAE nor a text encoder is loaded"
 FROM_SCENES = "stage 1 learns from scenes: VAE and text encoders are loaded and run at every step; a cache is faster"
@@ -305,5 +306,5 @@ def _is_cache(named: str) -> bool:
     folder = local(named)
     if is_url(named):
         return False
-    indexed = (folder / INDEX).is_file() and not listing.any_found(folder, "*.tar")
+    indexed = (folder / INDEX).is_file() and not file_listing.any_found(folder, "*.tar")
     return indexed or any(folder.glob("grids-*.safetensors"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import structured
-from instant3d.scenes import pictures
+from instant3d.scenes import images
 from instant3d.views import Views
 
 SIDE = 2  # tiles along each side of the grid
@@ -47,7 +47,7 @@ def to_views(grid: Tensor) -> Views:
 
 def _cut(tile: Tensor) -> tuple[Tensor, Tensor]:
     """Straight colours (3, S, S) and alpha (1, S, S) of a tile (3, S, S)."""
-    cut = pictures.matte(tile.permute(1, 2, 0).numpy())
+    cut = images.matte(tile.permute(1, 2, 0).numpy())
     if cut is None:
         return tile, torch.ones_like(tile[:1])
     rgb, alpha = (torch.from_numpy(part) for part in cut)

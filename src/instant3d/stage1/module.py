@@ -10,17 +10,17 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from instant3d.caption_words import CaptionWords
-from instant3d.cuda_graphs import GraphedModule
-from instant3d.diffusion.components import Components, merge_lora, with_lora
-from instant3d.diffusion.process import min_snr_weight, noised, target
-from instant3d.diffusion.text import TextEmbedding, encode
-from instant3d.random_numbers import normal_of, uniform_of
-from instant3d.sampling import Sampling
-from instant3d.schedule import scheduled
+from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
+from instant3d.modules.diffusion.noise_process import min_snr_weight, noised, target
+from instant3d.modules.diffusion.text import TextEmbedding, encode
+from instant3d.modules.lr_schedule import scheduled
 from instant3d.stage1.cache import PARTS, Encoded, posterior
 from instant3d.stage1.data import GridData, Pictures, Requests
 from instant3d.stage1.sampler import GridSampler
+from instant3d.stage1.sampling_options import Sampling
+from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.cuda_graphs import GraphedModule
+from instant3d.utils.random_numbers import normal_of, uniform_of
 
 QUARTERS = 4  # of the timesteps, each with its own loss in the log
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instant3d.cuda_graphs import GraphedModule
-from instant3d.devices import fast_dtype
-from instant3d.diffusion.small import clip_pair
-from instant3d.schedule import rate
+from instant3d.modules.diffusion.tiny_models import clip_pair
+from instant3d.modules.lr_schedule import rate
+from instant3d.utils.cuda_graphs import GraphedModule
+from instant3d.utils.devices import fast_dtype
 
 KL = 3e-4  # nats a latent against mean absolute error: keeps latents near a unit normal, at little cost in sharpness
 WARMUP = 100  # steps

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instant3d.devices import fast_dtype
-from instant3d.diffusion.components import Components, schedule
-from instant3d.diffusion.text import TextEmbedding, encode
-from instant3d.sampling import Sampling, Start
-from instant3d.stage1.blob import start_image, start_latents
+from instant3d.modules.diffusion.components import Components, schedule
+from instant3d.modules.diffusion.text import TextEmbedding, encode
+from instant3d.stage1.initial_noise import start_image, start_latents
+from instant3d.stage1.sampling_options import Sampling, Start
+from instant3d.utils.devices import fast_dtype
 
 OnStep = Callable[[int, int], object]  # told how many steps are done, of how many
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from instant3d.weights import architecture_of, check_ranges, check_size, read_numbers
+from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_numbers
 
 BYPASS_GROUPS = 32  # of channels that the bypass normalises
 EXTENT_CHANNELS = 11  # that the carved grid writes into the planes

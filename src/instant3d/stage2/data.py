@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from instant3d.batch import Batch
 from instant3d.cameras import Cameras
-from instant3d.scenes.sources import Loose, Sources
-from instant3d.scenes.stream import Shelf
-from instant3d.supply import AHEAD, Epochs, Numbers, seeded
+from instant3d.scenes.dataset import Loose, Sources
+from instant3d.scenes.shard_cache import Shelf
+from instant3d.utils.data_order import AHEAD, Epochs, Numbers, seeded
+from instant3d.utils.tensor_dataclass import Batch
 from instant3d.views import Views
 
 STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
-from instant3d.transformer import Block, Modulation, modulate
+from instant3d.modules.transformer import Block, Modulation, modulate
 from instant3d.views import Views
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -10,14 +10,14 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from instant3d.losses import Perceptual, clear_way, geometric, photometric
-from instant3d.metrics import mask_iou, psnr
+from instant3d.modules.losses import Perceptual, clear_way, geometric, photometric
+from instant3d.modules.lr_schedule import scheduled
+from instant3d.modules.metrics import mask_iou, psnr
 from instant3d.nerf.triplane import Triplane, TriplaneField
 from instant3d.nerf.volume import render
-from instant3d.random_numbers import rand_like
-from instant3d.schedule import scheduled
 from instant3d.stage2.data import Example
 from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.utils.random_numbers import rand_like
 from instant3d.views import Views
 
 

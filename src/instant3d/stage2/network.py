@@ -9,12 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from instant3d import weights
+from instant3d.modules.transformer import Block
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
-from instant3d.stage2.lift import Hourglass
-from instant3d.transformer import Block
+from instant3d.stage2.visual_hull_input import Hourglass
+from instant3d.utils import safetensors_folder
 from instant3d.views import Views
 
 LICENCE_FILE = "LICENSE-WEIGHTS.md"
@@ -130,7 +130,7 @@ class Reconstructor(nn.Module):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write `config.json` and `model.safetensors`, and the weights' licence if there is one."""
-        weights.write(Path(folder), "stage2", self.architecture, self, dtype)
+        safetensors_folder.write(Path(folder), "stage2", self.architecture, self, dtype)
         if self.licence is not None:
             (Path(folder) / LICENCE_FILE).write_text(self.licence, encoding="utf-8")
 
@@ -139,8 +139,8 @@ class Reconstructor(nn.Module):
         """Read a folder written by `save_pretrained`, or download it by its Hub id; weights come back in float32."""
         folder = locate(source)
         with torch.device("meta"):  # what is loaded below needs no start values
-            network = cls(read_architecture(folder / weights.CONFIG))
-        network.precise = weights.fill(network, folder)
+            network = cls(read_architecture(folder / safetensors_folder.CONFIG))
+        network.precise = safetensors_folder.fill(network, folder)
         network.licence = _licence(folder)
         return network.eval()
 
@@ -192,4 +192,4 @@ def make_block(a: Architecture, context_width: int) -> Block:
 
 def locate(source: str | Path) -> Path:
     """A checkpoint folder as it is, or downloaded by its Hub id, with the licence if there is one."""
-    return weights.locate(source, [LICENCE_FILE])
+    return safetensors_folder.locate(source, [LICENCE_FILE])

@@ -1,0 +1,1 @@
+"""Captions of scenes: from Cap3D, from manifests, from BLIP-2, and from painted colours."""

@@ -1,0 +1,251 @@
+"""Captions into scene folders: `python -m data_prep.captions cap3d|manifest|blip2`. Knows no network.
+
+A caption is written into a scene's `transforms.json`, of which every other byte stays as it was. Scenes that have one
+are left alone unless told otherwise, so an interrupted run is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from instant3d import scenes
+from instant3d.utils import file_listing, prompts
+from instant3d.utils.arg_types import numbers
+from instant3d.utils.atomic import write_bytes
+from instant3d.utils.errors import sentence
+from instant3d.utils.progress import Progress
+
+from ..manifests import object_manifest
+from ..manifests.id_lists import read_rows
+
+MAX_CSV_BYTES = 2**32
+SHOWN = 5  # examples on the terminal
+
+Caption = tuple[tuple[str, ...], str]  # the names that its object goes by, and the words
+
+
+@dataclass
+class Tally:
+    """What became of the scenes, and of a source's captions."""
+
+    written: int = 0
+    had_one: int = 0
+    without: list[str] = field(default_factory=list)  # scenes that the source does not know
+    refused: list[str] = field(default_factory=list)  # captions that are none, in a sentence each
+    unknown: int = 0  # ids of the source that are no scene's
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.written} captions written, {self.had_one} scenes had one already"
+        if self.without:
+            yield f"{len(self.without)} scenes stay without one, such as {', '.join(self.without[:SHOWN])}"
+        if self.unknown:
+            yield f"{self.unknown} captions belong to no scene here"
+        yield from (f"refused: {words}" for words in self.refused[:SHOWN])
+        if len(self.refused) > SHOWN:
+            yield f"{len(self.refused) - SHOWN} more were refused"
+
+
+def with_caption(data: bytes, caption: str) -> bytes:
+    """The document `data` with this caption; all of its other bytes are as before."""
+    encoding = json.detect_encoding(data)
+    text, words = data.decode(encoding), json.dumps(caption)
+    fields = {key: (begin, end) for key, begin, end in _fields(text)}  # of a key that comes twice the last one counts
+    if "caption" in fields:
+        begin, end = fields["caption"]
+        return (text[:begin] + words + text[end:]).encode(encoding)
+    brace = text.index("{") + 1
+    indent = text[brace : len(text) - len(text[brace:].lstrip())]
+    return f'{text[:brace]}{indent}"caption": {words},{text[brace:]}'.encode(encoding)
+
+
+def give(folder: Path, caption: str) -> None:
+    """Write a caption into the scene in `folder`, in one step."""
+    scenes.document(folder)  # a broken document is not touched
+    file = folder / scenes.DOCUMENT
+    write_bytes(file, with_caption(file.read_bytes(), caption))
+
+
+def cleaned(caption: str) -> str:
+    """In one line, without spaces around it."""
+    return unicodedata.normalize("NFC", " ".join(caption.split()))
+
+
+def spread(captions: Iterable[Caption], folders: Mapping[str, Path], overwrite: bool = False) -> Tally:
+    """Give scenes (folders by name) the captions that come with their names; of several for one the first counts."""
+    tally = Tally()
+    met: set[Path] = set()
+    for names, words in captions:
+        name = next((name for name in names if name in folders), None)
+        if name is None:
+            tally.unknown += 1
+            continue
+        if folders[name] in met:
+            continue
+        caption = cleaned(words)
+        if wrong := prompts.fault(caption):
+            tally.refused.append(f"the caption of {name} {wrong}")
+            continue
+        met.add(folders[name])
+        if scenes.document(folders[name]).text("caption") and not overwrite:
+            tally.had_one += 1
+        else:
+            give(folders[name], caption)
+            tally.written += 1
+    left = set(folders.values()) - met
+    tally.without = sorted(folder.name for folder in left if not scenes.document(folder).text("caption"))
+    return tally
+
+
+def by_name(roots: Sequence[Path]) -> dict[str, Path]:
+    """Scene folders by all that a source may call them: their id (the folder's name without one), and their `uid`."""
+    found: dict[str, Path] = {}
+    for root in roots:
+        folders = scenes.below(root)
+        if not folders:
+            tars = root.is_file() or file_listing.any_found(root, "*.tar")
+            hint = "`instant3d unpack` makes folders of tars" if tars else "`make render-data` makes some"
+            raise FileNotFoundError(f"there is no scene folder in {root}; {hint}")
+        for folder in folders:
+            document = scenes.document(folder)
+            for name in {document.text("id") or folder.resolve().name, document.text("uid")} - {None}:
+                if found.setdefault(name, folder) != folder:
+                    raise ValueError(f"{found[name]} and {folder} have the same id, {name}; each scene needs its own")
+    return found
+
+
+def read_cap3d(path: Path) -> Iterator[Caption]:
+    """Ids and captions of Cap3D's CSV: two columns, no header, a comma inside a caption in quotes. Read as it comes."""
+    _is_there(path, "Cap3D's Cap3D_automated_Objaverse_full.csv, say")
+    if path.stat().st_size > MAX_CSV_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_CSV_BYTES} bytes; split it")
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines)
+        try:
+            for row in reader:
+                if len(row) == 2:
+                    yield (row[0].strip(),), row[1]
+                elif row:
+                    raise ValueError(
+                        f"{path}, line {reader.line_num} has {len(row)} columns; expected an id and a caption"
+                    )
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num} is no CSV ({error}); download it again") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text; download it again") from error
+
+
+def read_manifest(path: Path) -> Iterator[Caption]:
+    """Ids, uids and captions of a manifest's rows, from the same fields as rendering takes them."""
+    for _, row in read_rows(path, "name a manifest of JSON lines with id and caption"):
+        if "captions" in row and not isinstance(row["captions"], list):
+            raise ValueError(f"{path} has captions {row['captions']!r:.40}; expected a list of sentences")
+        words = object_manifest.words(row)
+        names = tuple(row[key] for key in ("id", "uid") if isinstance(row.get(key), str))
+        if words and names:
+            yield names, words[0]
+
+
+def _fields(text: str) -> Iterator[tuple[str, int, int]]:
+    """Names of a valid JSON object's fields, and where their values begin and end."""
+    decoder = json.JSONDecoder()
+    at = _past_space(text, text.index("{") + 1)
+    while text[at] == '"':
+        key, at = decoder.raw_decode(text, at)
+        begin = _past_space(text, _past_space(text, at) + 1)  # + 1: the colon
+        _, end = decoder.raw_decode(text, begin)
+        yield key, begin, end
+        at = _past_space(text, end)
+        if text[at] == ",":
+            at = _past_space(text, at + 1)
+
+
+def _past_space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _is_there(path: Path, what: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name {what}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when done, 1 when captions were refused or scenes could not be read, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        folders = by_name(options.scenes)
+        tally = options.command(options, folders)
+    except (ValueError, OSError) as error:
+        print(f"error: {sentence(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        return 2
+    print("\n".join(tally.lines()))
+    return 1 if tally.refused else 0
+
+
+def _listed(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
+    return spread(options.read(options.list), folders, options.overwrite)
+
+
+def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
+    """Captions by a network, each written at once."""
+    from .blip2 import Captioner, consensus
+
+    if options.frames == "all":
+        raise ValueError("name the frames to look at, such as 0,1,2,3")
+    tally = Tally()
+    every = sorted(set(folders.values()))
+    left = [folder for folder in every if options.overwrite or not scenes.document(folder).text("caption")]
+    tally.had_one = len(every) - len(left)
+    if not left:
+        return tally
+    captioner = Captioner.from_pretrained(options.model, options.device)
+    with Progress.to_user().task(f"captions of {len(left)} scenes") as on_step:
+        for done, folder in enumerate(left, start=1):
+            try:
+                pictures = scenes.read(folder, frames=options.frames, maps=()).views.on(1.0)
+            except (ValueError, OSError) as error:
+                tally.refused.append(str(error))
+                continue
+            caption = cleaned(consensus(captioner(pictures, options.prompt)))
+            if wrong := prompts.fault(caption):
+                tally.refused.append(f"the caption of {folder.name} {wrong}")
+                continue
+            give(folder, caption)
+            tally.written += 1
+            on_step(done, len(left))
+    return tally
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m data_prep.captions", description=__doc__.splitlines()[0])
+    words = parser.add_subparsers(required=True, metavar="SOURCE")
+    for name, read, about in (
+        ("cap3d", read_cap3d, "Cap3D's CSV: id, caption"),
+        ("manifest", read_manifest, "JSON lines with id (or uid) and captions, caption or name"),
+    ):
+        listed = words.add_parser(name, help=about)
+        listed.add_argument("list", type=Path, help=about)
+        _add_scenes(listed)
+        listed.set_defaults(command=_listed, read=read)
+    drawn = words.add_parser("blip2", help="what BLIP-2 says of the pictures")
+    _add_scenes(drawn)
+    drawn.add_argument("--model", default="Salesforce/blip2-opt-2.7b", help="folder or Hub id (default: %(default)s)")
+    drawn.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
+    drawn.add_argument("--frames", type=numbers, default=[0, 1, 2, 3], help="to look at (default 0,1,2,3)")
+    drawn.add_argument("--prompt", default="", help="what the caption begins with, or a question")
+    drawn.set_defaults(command=_drawn)
+    return parser
+
+
+def _add_scenes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders")
+    parser.add_argument("--overwrite", action="store_true", help="also scenes that have a caption")

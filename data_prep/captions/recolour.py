@@ -1,0 +1,191 @@
+"""Scenes painted anew, each in one of ten named colours that its caption then says: `python -m data_prep.recolour`.
+
+Under flat light a picture shows the object's own colours, so painting the pictures paints the object. Light and dark
+parts stay lighter and darker than one another; hues go. Knows nothing of meshes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from instant3d import scenes
+from instant3d.scenes.transforms import Document
+from instant3d.views import Views
+
+from ..execution import process_pool
+from ..manifests.object_manifest import PASSED_ON
+from ..procedural.colours import NAMED_COLOURS, Colour, nearest_name
+from ..procedural.portable_rng import Dice
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
+CONTRAST = 0.6  # of the light and dark parts: 1 keeps their ratios, 0 paints everything alike
+DARKEST, LIGHTEST = 0.4, 1.7  # factors on the new colour
+LUMA = (0.2126, 0.7152, 0.0722)
+
+
+def painted(views: Views, colour: Colour) -> Views:
+    """Views (V,) in shades of one sRGB colour in 0 ... 255; what was of middling lightness gets exactly that colour."""
+    luma = torch.einsum("vchw,c->vhw", views.rgb, torch.tensor(LUMA))[:, None]
+    middle = luma[views.alpha > 0.5].median() if (views.alpha > 0.5).any() else torch.tensor(0.5)
+    shade = ((luma + 0.05) / (middle + 0.05)).pow(CONTRAST).clamp(DARKEST, LIGHTEST)
+    target = torch.tensor(colour, dtype=torch.float32)[:, None, None] / 255
+    darker, lighter = target * shade, 1 - (1 - target) * (2 - shade).clamp(min=0.5)
+    return replace(views, rgb=torch.where(shade < 1, darker, lighter).clamp(0, 1))
+
+
+def drawn(name: str, scene_id: str) -> Colour:
+    """A colour of that name, a little different for every object and always the same for one."""
+    seed = int.from_bytes(hashlib.sha256(f"{name}/{scene_id}".encode()).digest()[:4], "big")
+    dice, base = Dice(seed), np.array(NAMED_COLOURS[name], dtype=np.float64)
+    for _ in range(20):
+        shifted = np.clip(base * dice.uniform(0.88, 1.1) + dice.uniforms(3, -8, 8), 0, 255).astype(int)
+        if nearest_name(shifted) == name:
+            return int(shifted[0]), int(shifted[1]), int(shifted[2])
+    return NAMED_COLOURS[name]
+
+
+def noun(caption: str) -> str:
+    """What is shown, without an article and without leading colours: "a dark red can" becomes "can"."""
+    words = re.sub(r"^(an?|the)\s+", "", " ".join(caption.split()))
+    colours = sorted(NAMED_COLOURS, key=len, reverse=True)
+    return re.sub(rf"^({'|'.join(colours)})\s+(?=\w)", "", words)
+
+
+def worded(name: str) -> str:
+    """A name with its article, which a name that begins with a number or an article goes without."""
+    if re.match(r"(an?|the|two|three|some)\s|\d", name):
+        return name
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def shows(prompt: str, name: str, colour: str) -> bool:
+    """Whether a prompt such as "a red chair" asks for what an object of this name is in this colour."""
+    asked = noun(prompt)
+    return f" {colour} " in f" {prompt} " and re.search(rf"\b{re.escape(asked)}\b", name) is not None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene to be painted, or with no colour to be passed on with its caption worded."""
+
+    source: Path
+    out: Path
+    colour: str | None
+    caption: str
+    frames: int | None
+
+
+def paint(job: Job) -> int:
+    """Write one painted scene; the number of its views."""
+    count = len(scenes.names(job.source))
+    scene = scenes.read(job.source, frames=range(min(count, job.frames or count)))
+    views = painted(scene.views, drawn(job.colour, scene.id)) if job.colour else scene.views
+    facts = kept(scenes.document(job.source), job.colour)
+    scenes.write(job.out, views, caption=job.caption, object_id=job.out.name, extra=facts | {"painted": job.colour})
+    return len(scene.names)
+
+
+def kept(document: Document, colour: str | None) -> dict[str, Any]:
+    """What a painted scene keeps of its original: licence, author and the like, but no colours that it has no more."""
+    names = [name for name in (*PASSED_ON, "lighting", "renderer") if name != "colors" or colour is None]
+    return {name: document.content[name] for name in names if name in document.content} | document.credit
+
+
+def jobs(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    without: Sequence[str],
+    only: Sequence[str],
+    frames: int | None,
+    colours: int = len(COLOURS),
+) -> Iterator[Job]:
+    """One job a scene and colour, and one for the scene as it is; none for what a prompt of `without` asks for.
+
+    colours   so many of the ten for each scene, drawn by its name
+    """
+    for folder in folders:
+        caption = scenes.document(folder).text("caption")
+        if not caption:
+            raise ValueError(f"{folder} has no caption; its colour could not be said")
+        name = noun(caption)
+        if only and name not in only:
+            continue
+        held = {colour for colour in COLOURS if any(shows(prompt, name, colour) for prompt in without)}
+        if held.isdisjoint(caption.split()):
+            yield Job(folder, out / folder.name, None, worded(caption), frames)
+        for colour in _drawn_names(folder.name, colours):
+            if colour not in held:
+                yield Job(folder, out / f"{folder.name}-{colour}", colour, worded(f"{colour} {name}"), frames)
+
+
+def _drawn_names(scene_id: str, count: int) -> list[str]:
+    """So many of the colours, others for other scenes, in their usual order."""
+    order = sorted(COLOURS, key=lambda name: hashlib.sha256(f"{scene_id}/{name}".encode()).digest())
+    return sorted(order[:count], key=COLOURS.index)
+
+
+def one_thread() -> None:
+    """Make this process keep to one core: there are as many processes as cores."""
+    torch.set_num_threads(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when every scene was written, 1 when some failed, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        folders = [folder for source in options.scenes for folder in scenes.below(source)]
+        if not folders:
+            raise ValueError(f"there are no scene folders in {', '.join(map(str, options.scenes))}")
+        chosen = list(
+            jobs(
+                folders,
+                options.out,
+                without=_lines(options.without),
+                only=_lines(options.only),
+                frames=options.frames,
+                colours=options.colours,
+            )
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    missing = [job for job in chosen if not (job.out / "transforms.json").is_file()]
+    options.out.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    for outcome in process_pool.run(paint, missing, workers=options.workers, timeout_s=60.0, prepare=one_thread):
+        if outcome.failure is not None:
+            failures += 1
+            print(f"{outcome.job.source}: {outcome.failure}", file=sys.stderr)
+    print(f"{options.out}: {len(chosen)} scenes of {len(folders)} objects, {failures} failed")
+    return 1 if failures else 0
+
+
+def _lines(path: Path | None) -> list[str]:
+    """The lines of a text file that are neither empty nor a comment."""
+    lines = path.read_text().splitlines() if path else []
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m data_prep.recolour", description=__doc__.splitlines()[0])
+    parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders, with captions")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the painted scenes")
+    parser.add_argument("--frames", type=int, help="only the first so many views (4 make a grid)")
+    parser.add_argument("--colours", type=int, default=len(COLOURS), help="how many for each scene (default: all ten)")
+    parser.add_argument("--without", type=Path, help='prompts such as "a red chair", one a line, not to be painted')
+    parser.add_argument("--only", type=Path, help="names of objects, one a line; others are left out")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    return parser

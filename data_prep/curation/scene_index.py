@@ -1,0 +1,107 @@
+"""Scenes in folders and in tars under one face: an id, a document, pictures over white. Knows nothing of features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from instant3d import scenes
+from instant3d.scenes import shards, transforms
+from instant3d.utils import file_listing
+
+STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
+LONGEST_ID = 500  # characters
+
+Broken = list[tuple[str, str]]  # what could not be read, and why
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One scene, wherever it lies."""
+
+    id: str
+    source: Path | shards.Packed
+
+    @property
+    def where(self) -> str:
+        return str(self.source) if isinstance(self.source, Path) else f"{self.source.path}:{self.source.key}"
+
+    def document(self) -> transforms.Document:
+        """Its cameras and words."""
+        return scenes.document(self.source) if isinstance(self.source, Path) else self.source.document()
+
+    def read(self, frames: Sequence[int], size: int | None = None) -> scenes.Scene:
+        """Some of its frames; `size` as in `scenes.read`."""
+        if isinstance(self.source, Path):
+            return scenes.read(self.source, frames=frames, size=size, maps=())
+        return self.source.read(frames=frames, size=size, maps=())
+
+    def on_white(self, frames: Sequence[int], size: int | None = None) -> Tensor:
+        """Pictures (V, 3, S, S) over white; oblong ones stand in the middle of a white square."""
+        pictures = self.read(frames, size).views.on(1.0)
+        height, width = pictures.shape[-2:]
+        spare_x, spare_y = max(height - width, 0), max(width - height, 0)
+        edges = (spare_x // 2, spare_x - spare_x // 2, spare_y // 2, spare_y - spare_y // 2)
+        return F.pad(pictures, edges, value=1.0)
+
+
+def gather(roots: Sequence[str | Path]) -> tuple[list[Subject], Broken]:
+    """All scenes below folders, sorted by id: scene folders at any depth, and the scenes of tars (or of one tar).
+
+    Scenes whose document cannot be read, or whose id cannot stand in a list or is another's, come apart from the rest.
+    """
+    found: dict[str, Subject] = {}
+    broken: Broken = []
+    for root in map(Path, roots):
+        if not root.exists():
+            raise FileNotFoundError(f"{root} does not exist; name a folder of scene folders or of shards")
+        for where, open_one in _below(root):
+            try:
+                subject = open_one()
+            except (ValueError, OSError) as error:
+                broken.append((where, str(error)))
+                continue
+            if not _fits_a_line(subject.id):
+                broken.append((where, f"its id {subject.id!r:.60} cannot stand on a line of a list; change it"))
+            elif found.setdefault(subject.id, subject) is not subject:
+                broken.append((where, f"{found[subject.id].where} has the same id, {subject.id}; each needs its own"))
+    if not found:
+        hint = f"{broken[0][0]}: {broken[0][1]}" if broken else "`make render-data` makes some"
+        raise FileNotFoundError(f"there is no usable scene in {', '.join(map(str, roots))}; {hint}")
+    return [found[name] for name in sorted(found)], broken
+
+
+def montage(pictures: Tensor) -> Tensor:
+    """Pictures (V, 3, S, S) as one (3, H, W): two in a row, or one alone; white where one is missing."""
+    if len(pictures) == 1:
+        return pictures[0]
+    missing = pictures.new_ones(len(pictures) % 2, *pictures.shape[1:])
+    rows = torch.cat([pictures, missing]).unflatten(0, (-1, 2))  # (rows, 2, 3, S, S)
+    return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def _below(root: Path) -> Iterator[tuple[str, Callable[[], Subject]]]:
+    """Where each scene lies, and what opens it."""
+    for folder in scenes.below(root) if root.is_dir() else ():
+        yield str(folder), partial(_of_folder, folder)
+    tars = [root] if root.is_file() else file_listing.found(root, "*.tar")
+    for packed in shards.index(tars) if tars else ():
+        yield f"{packed.path}:{packed.key}", partial(_of_tar, packed)
+
+
+def _of_folder(folder: Path) -> Subject:
+    return Subject(scenes.document(folder).text("id") or folder.resolve().name, folder)
+
+
+def _of_tar(packed: shards.Packed) -> Subject:
+    return Subject(packed.document().text("id") or packed.key, packed)
+
+
+def _fits_a_line(name: str) -> bool:
+    return name.isprintable() and name == name.strip() and len(name) <= LONGEST_ID and not name.startswith("#")

@@ -1,0 +1,1 @@
+"""Processes that may fail, their limits, and Ray."""

@@ -1,0 +1,237 @@
+"""Runs jobs in processes that may hang, crash, eat all memory or be killed. Knows nothing of the jobs.
+
+Each process does one job at a time, in a session of its own; it and its children die with this one, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from . import locked_tempdir, process_limits
+
+Job = TypeVar("Job")
+START_S = 300.0  # for a process to come up, however short the jobs
+WATCH_S = 0.1  # between two looks at how much memory is held
+PRINTED = "printed.log"
+# Not by PYTHONPATH, which programs that a job starts would inherit.
+BEGIN = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__package__}.pool_worker import main; main()"
+STRIKES = 3  # processes in a row that end before they begin: then something is wrong with all of them
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Job]):
+    """What became of a job: `failure` says in words why it has no result, `kind` in one.
+
+    kind  "broken" (ValueError), "unreadable" (OSError), "full" (the disk), "memory", "timeout", "crash", or the word
+          that an exception brings as its `kind`; empty if all went well
+    """
+
+    job: Job
+    result: Any
+    failure: str | None
+    seconds: float
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a process works on, and for how long at most."""
+
+    work: Callable[[Any], Any]
+    prepare: Callable[[], None] | None
+    timeout_s: float
+    max_memory: int | None
+    jobs_each: float
+
+
+def run(
+    work: Callable[[Job], Any],
+    jobs: Iterable[Job],
+    *,
+    workers: int,
+    timeout_s: float,
+    max_memory: int | None = None,
+    jobs_each: int | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Generator[Outcome[Job], None, None]:
+    """Outcomes as they come. A job that fails with ValueError, OSError or MemoryError gives its message; one that
+    exceeds a limit or takes its process down is reported and a new process goes on with the rest.
+
+    work, prepare  importable functions; `prepare` runs once in each new process
+    max_memory     bytes that a process and its children may hold
+    jobs_each      after so many a process makes room for a new one, whatever it has gathered
+
+    Raises ChildProcessError if no process comes up.
+    """
+    terms = Terms(work, prepare, timeout_s, max_memory, jobs_each or math.inf)
+    with locked_tempdir.temporary() as scratch:
+        crew = _Crew(terms, scratch, iter(jobs))
+        try:
+            yield from crew.outcomes(workers)
+        finally:
+            crew.dismiss()
+
+
+class _Crew(Generic[Job]):
+    """The processes, and the jobs that none of them has yet."""
+
+    def __init__(self, terms: Terms, scratch: Path, waiting: Iterator[Job]) -> None:
+        self.terms, self.scratch, self.waiting = terms, scratch, waiting
+        self.returned = deque[Job]()  # from processes that never came up
+        self.members: list[_Worker[Job]] = []
+        self.strikes = 0
+
+    def outcomes(self, workers: int) -> Iterator[Outcome[Job]]:
+        while self._hired(workers):
+            ready = wait([member.pipe for member in self.members], timeout=self._patience())
+            for member in list(self.members):
+                outcome = member.look(member.pipe in ready)
+                if member.failed_to_start:
+                    self._strike(member)
+                elif outcome is not None:
+                    self.strikes = 0
+                    self._go_on(member)
+                    yield outcome
+
+    def dismiss(self) -> None:
+        while self.members:
+            self.members.pop().end()
+
+    def _hired(self, workers: int) -> bool:
+        """Whether anybody is at work, after a look for more to do."""
+        while len(self.members) < workers and (job := self._next()):
+            self.members.append(_Worker(self.terms, self.scratch, job[0]))
+        return bool(self.members)
+
+    def _next(self) -> tuple[Job] | None:
+        """A job in a tuple, for a job may be anything."""
+        if self.returned:
+            return (self.returned.popleft(),)
+        return next(((job,) for job in self.waiting), None)
+
+    def _go_on(self, member: _Worker[Job]) -> None:
+        job = self._next() if member.alive and member.done < self.terms.jobs_each else None
+        if job:
+            member.start(job[0])
+        else:
+            self.members.remove(member)
+            member.end()
+
+    def _strike(self, member: _Worker[Job]) -> None:
+        self.strikes += 1
+        if self.strikes >= STRIKES or member.refusal:
+            raise ChildProcessError(f"no worker process comes up: {member.refusal or member.last_words()}")
+        self.members.remove(member)
+        member.end()
+        self.returned.append(member.job)
+
+    def _patience(self) -> float:
+        patience = min(member.deadline() for member in self.members) - time.monotonic()
+        return max(patience if self.terms.max_memory is None else min(patience, WATCH_S), 0)
+
+
+class _Worker(Generic[Job]):
+    """A process, and the job in its hands."""
+
+    def __init__(self, terms: Terms, scratch: Path, job: Job) -> None:
+        self.terms, self.job = terms, job
+        self.done, self.ready, self.failed_to_start, self.refusal = 0, False, False, ""
+        self.pipe, theirs = Pipe()
+        self.folder = Path(tempfile.mkdtemp(dir=scratch))
+        self.process = _started(theirs, terms.work, self.folder)
+        self._send((terms.work, terms.prepare))
+        self.start(job)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def start(self, job: Job) -> None:
+        self.job, self.since = job, time.monotonic()
+        self._send(job)
+
+    def _send(self, what: object) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead, as the next look will tell
+            self.pipe.send(what)
+
+    def deadline(self) -> float:
+        return self.since + (self.terms.timeout_s if self.ready else max(self.terms.timeout_s, START_S))
+
+    def look(self, ready: bool) -> Outcome[Job] | None:
+        """What became of the job, or None while it is at work or cannot be. After a failure of its own it is dead."""
+        if ready:
+            try:
+                result, failure, kind = self.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                return self._lost(f"the process died ({self.last_words()})", "crash")
+            if self.ready:
+                return self._outcome(result, failure, kind)
+            if failure is not None:
+                self.failed_to_start, self.refusal = True, failure
+                return None
+            self.ready, self.since = True, time.monotonic()
+        if time.monotonic() >= self.deadline():
+            return self._lost(f"it took longer than {self.terms.timeout_s:g} s", "timeout")
+        limit = self.terms.max_memory
+        if limit is not None and (held := process_limits.resident_bytes(self.process.pid)) > limit:
+            return self._lost(f"it took {held / 1e9:.1f} GB of memory, more than {limit / 1e9:g}", "memory")
+        return None
+
+    def _lost(self, failure: str, kind: str) -> Outcome[Job] | None:
+        process_limits.end(self.process.pid)
+        self.process.wait()
+        self.failed_to_start = not self.ready
+        return self._outcome(None, failure, kind) if self.ready else None
+
+    def _outcome(self, result: Any, failure: str | None, kind: str) -> Outcome[Job]:
+        self.done += 1
+        return Outcome(self.job, result, failure, time.monotonic() - self.since, kind)
+
+    def last_words(self) -> str:
+        """Why the process ended: its exit code or signal, and what it printed last."""
+        code = self.process.wait()
+        name = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        with contextlib.suppress(OSError), (self.folder / PRINTED).open("rb") as log:
+            log.seek(max(log.seek(0, os.SEEK_END) - 4096, 0))
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+            where = [line for line in lines if line.startswith("File ")]  # of a signal, the innermost call comes first
+            return ": ".join([name, *(lines[-1:] if code > 0 else where[:1])])
+        return name
+
+    def end(self) -> None:
+        process_limits.end(self.process.pid)
+        self.process.wait()
+        self.pipe.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _started(theirs: Connection, work: Callable[[Any], Any], folder: Path) -> subprocess.Popen[bytes]:
+    """A process with its own session, its own temporary folder and its own file for what it prints."""
+    main = getattr(sys.modules["__main__"], "__spec__", None) if work.__module__ == "__main__" else None
+    told = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), main.name if main else ""]
+    with theirs, (folder / PRINTED).open("ab") as printed:
+        return subprocess.Popen(
+            [sys.executable, "-c", BEGIN, *told],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+            env=os.environ | {"TMPDIR": str(folder)},
+        )

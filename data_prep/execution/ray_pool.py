@@ -1,0 +1,143 @@
+"""What `process_pool.run` does, spread over the machines of a Ray cluster: the one door to ray. Knows nothing of the jobs.
+
+Each of Ray's workers guards one process as `process_pool` does, so that a job can only take that process down; should a
+machine go, its jobs are done elsewhere. All machines need this package, the same Python and the same disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, TypeVar
+
+from . import process_pool
+from .process_pool import Outcome
+
+Job = TypeVar("Job")
+LOSSES = 3  # of the machine under it, after which a job is given up
+JOBS_EACH = 200
+
+
+def run(
+    work: Callable[[Job], Any],
+    jobs: Sequence[Job],
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    jobs_each: int | None = None,
+    **terms: Any,
+) -> Generator[Outcome[Job], None, None]:
+    """Outcomes as they come; the other arguments are those of `process_pool.run`.
+
+    address  of the cluster, "auto" or "ray://host:10001"; None starts Ray on this machine alone
+    workers  at once, all processors of the cluster by default
+    """
+    if not jobs:
+        return
+    ray = _connected(address, workers)
+    try:
+        seats = min(workers or math.inf, int(ray.cluster_resources().get("CPU", 0)))
+        if not seats:
+            raise ValueError(f"the Ray cluster at {address} offers no processor")
+        yield from _Hall(ray, work, jobs, jobs_each or JOBS_EACH, terms).outcomes(int(seats))
+    finally:
+        ray.shutdown()  # and with it all that we started there
+
+
+def _connected(address: str | None, workers: int | None) -> Any:
+    try:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # GPUs stay visible to the workers
+        import ray
+    except ImportError as error:
+        raise ValueError("Ray is not installed: pip install 'instant3d[ray]', or leave --ray away") from error
+    own = {"num_cpus": workers, "include_dashboard": False} if address is None else {"address": address}
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+    except ConnectionError as error:
+        raise ValueError(f"no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from error
+    return ray
+
+
+class _Seat:
+    """In one of Ray's workers: hands out the outcomes of a shift of jobs, one a call."""
+
+    def __init__(self, work: Callable[[Any], Any], terms: dict[str, Any]) -> None:
+        self.work, self.terms = work, terms
+        self.outcomes: Iterator[Outcome[Any]] = iter(())
+
+    def begin(self, jobs: Sequence[Any]) -> None:
+        self.outcomes = process_pool.run(self.work, jobs, workers=1, **self.terms)
+
+    def answer(self) -> Outcome[Any] | str | None:
+        """The next outcome; None after the last; words if no process comes up."""
+        try:
+            return next(self.outcomes, None)
+        except ChildProcessError as error:
+            return str(error)
+
+
+class _Hall:
+    """The seats, and the jobs that wait."""
+
+    def __init__(
+        self, ray: Any, work: Callable[[Any], Any], jobs: Sequence[Any], jobs_each: int, terms: dict[str, Any]
+    ) -> None:
+        self.ray, self.jobs_each, self.jobs = ray, jobs_each, jobs
+        self.new_seat = lambda: ray.remote(num_cpus=1, max_restarts=0)(_Seat).remote(work, terms)
+        self.waiting = list(range(len(jobs)))[::-1]
+        self.shifts: dict[Any, list[int]] = {}  # of each seat: the jobs that it has not answered for, in order
+        self.calls: dict[Any, Any] = {}  # the seat that an answer will come from
+        self.losses = Counter[int]()
+
+    def outcomes(self, seats: int) -> Iterator[Outcome[Any]]:
+        for _ in range(min(seats, len(self.jobs))):
+            self._open()
+        while self.calls:
+            (call,), _ = self.ray.wait(list(self.calls), num_returns=1)
+            seat = self.calls.pop(call)
+            try:
+                answer = self.ray.get(call)
+            except self.ray.exceptions.RayError as error:
+                yield from self._replaced(seat, error)
+                continue
+            if isinstance(answer, str):
+                raise ChildProcessError(answer)
+            if answer is not None:
+                self.shifts[seat].pop(0)
+                self.calls[seat.answer.remote()] = seat
+                yield answer
+            elif self.waiting:
+                self._begin(seat, len(self.calls) + 1)
+            else:
+                self.ray.kill(seat)
+
+    def _open(self) -> None:
+        """A seat that has no jobs yet: nobody knows when the cluster has room for it."""
+        seat = self.new_seat()
+        self.shifts[seat] = []
+        self.calls[seat.answer.remote()] = seat
+
+    def _begin(self, seat: Any, seats: int) -> None:
+        size = min(self.jobs_each, math.ceil(len(self.waiting) / (2 * seats)))  # smaller and smaller: all end together
+        shift = [self.waiting.pop() for _ in range(size)]
+        self.shifts[seat] = shift
+        seat.begin.remote([self.jobs[k] for k in shift])
+        self.calls[seat.answer.remote()] = seat
+
+    def _replaced(self, seat: Any, error: Exception) -> Iterator[Outcome[Any]]:
+        """After the loss of a seat: its jobs wait again, unless the first of them has seen too many losses."""
+        shift = self.shifts.pop(seat)
+        reason = next(iter(str(error).split("\n")), type(error).__name__)
+        if not shift:
+            raise ChildProcessError(f"no worker of Ray comes up: {reason}")
+        self.losses[shift[0]] += 1
+        if self.losses[shift[0]] >= LOSSES:
+            failure = f"{LOSSES} of Ray's workers were lost with it, the last by: {reason}"
+            yield Outcome(self.jobs[shift.pop(0)], None, failure, 0.0, "crash")
+        self.waiting += shift[::-1]
+        if self.waiting:
+            self._open()

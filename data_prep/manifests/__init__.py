@@ -1,0 +1,1 @@
+"""Lists of objects and of ids, their licences, authors and failures."""

@@ -1,0 +1,1 @@
+"""Objects made from seeds, and variants of given ones."""

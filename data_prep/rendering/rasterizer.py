@@ -1,0 +1,76 @@
+"""From meshes and cameras to views: the one door to the fast renderers. Knows nothing of scene folders.
+
+Colour is the surface's own, unlit ("flat") or under a light fixed in the world ("soft"); surfaces are seen from both
+sides. Textures are interpolated and samples averaged in linear light; the result is sRGB in steps of 1 / 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from instant3d.cameras import Cameras
+from instant3d.mesh import Mesh
+from instant3d.views import MAPS, Views
+
+from . import embree, opengl
+from .pixels import to_views
+from .triangle_soup import flatten
+
+LIGHTINGS = ("flat", "soft")
+BACKENDS = ("auto", "gl", "embree")
+
+
+def render_views(
+    meshes: Sequence[Mesh],
+    cameras: Cameras,
+    size: int,
+    *,
+    lighting: str = "flat",
+    supersample: int = 3,
+    backend: str = "auto",
+    maps: Sequence[str] = MAPS,
+) -> Views:
+    """Square views (..., C, size, size) of `meshes` from cameras (...).
+
+    supersample  samples a side of a pixel, averaged to its colour and alpha; depth and normals hold at its centre
+    maps         which of depth and world normals to draw too
+    backend      "gl" (OpenGL through EGL), "embree" (ray casting, needs nothing but pip), "auto" (the first that works)
+    """
+    _check(cameras, size, lighting, supersample, backend)
+    matrices = cameras.cam_to_world.detach().cpu().double().reshape(-1, 4, 4).numpy()
+    intrinsics = cameras.intrinsics.detach().cpu().double().reshape(-1, 4).numpy()
+    soup = flatten(meshes, texture_side=max(1024, 2 * size))
+    draw = embree.draw if chosen(backend) == "embree" else opengl.draw
+    how = {"soft": lighting == "soft", "supersample": supersample, "maps": maps}
+    return to_views(*draw(soup, np.linalg.inv(matrices), intrinsics, size, **how), cameras)
+
+
+def chosen(backend: str) -> str:
+    """The back end that will draw: "gl" or "embree"; an error if it cannot."""
+    if backend == "embree":
+        embree.library()
+        return backend
+    try:
+        opengl.shared_context()
+        return "gl"
+    except opengl.Unavailable as error:
+        if backend == "auto" and embree.available():
+            return chosen("embree")
+        raise ValueError(
+            f"OpenGL cannot draw here ({error}); install libegl1, or embreex for the embree back end"
+        ) from error
+
+
+def _check(cameras: Cameras, size: int, lighting: str, supersample: int, backend: str) -> None:
+    if lighting not in LIGHTINGS or backend not in BACKENDS:
+        raise ValueError(f"lighting is one of {LIGHTINGS} and backend one of {BACKENDS}, got {lighting!r}, {backend!r}")
+    if size < 1 or supersample < 1:
+        raise ValueError(f"size and supersample must be at least 1, got {size} and {supersample}")
+    if not cameras.shape.numel():
+        raise ValueError("there is no camera to draw for")
+    if not (cameras.cam_to_world.isfinite().all() and cameras.intrinsics.isfinite().all()):
+        raise ValueError("a camera holds numbers that are not finite")
+    if cameras.cam_to_world[..., :3, :3].det().abs().min() < 1e-6:
+        raise ValueError("a camera's rotation is singular; cam_to_world must hold an orthonormal rotation")

@@ -1,0 +1,1 @@
+"""The command `instant3d` and its options."""

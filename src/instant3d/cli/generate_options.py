@@ -1,0 +1,125 @@
+"""The options of `instant3d generate` and the lines that it prints. Knows nothing of the work, but imports it late."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from instant3d.cli.system_options import add_system, settle
+from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
+from instant3d.utils import prompts
+from instant3d.utils.arg_types import amount, place, positive, seed, words
+from instant3d.utils.errors import say, sentence
+from instant3d.utils.progress import Progress
+
+if TYPE_CHECKING:
+    from instant3d.pipelines.generate import Outcome
+    from instant3d.pipelines.generators import Maker
+
+EPILOG = """Several prompts, or several seeds, each get a folder of their own below OUT; what is already there, made by
+the same settings, is not made again. Exit code 1: some were not made; 2: none."""
+
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    command.epilog = EPILOG
+    command.add_argument("prompt", nargs="*", help="what to make, such as 'a red fire hydrant'")
+    command.add_argument("-o", "--output", type=place, required=True, help="folder for the results")
+    command.add_argument("--prompts", metavar="FILE", help="text file with one prompt a line, or - to read them here")
+    command.add_argument(
+        "--seed", type=seed, default=0, help="of chance: the same seed and prompt make the same asset (default 0)"
+    )
+    command.add_argument(
+        "--n", type=positive, default=1, help="assets of each prompt, by seeds counting up (default 1)"
+    )
+    command.add_argument("--formats", type=words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
+    command.add_argument(
+        "--resolution",
+        type=positive,
+        help="nodes a side of the mesh's grid (default 256; if direct, two for each texel of its planes, at most 256)",
+    )
+    _add_sampling(command.add_argument_group("how the two-stage system draws views"))
+    _add_machine(command.add_argument_group("weights and machine"))
+    command.set_defaults(command=run)
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--steps", type=positive, help=f"of denoising (default {Sampling.steps})")
+    group.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
+    group.add_argument("--rescale", type=float, help=f"0 to 1: against glaring colours (default {Sampling.rescale:g})")
+    group.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
+    group.add_argument("--start", choices=STARTS, help=f"what lies under the noise (default {Sampling.start})")
+    group.add_argument("--negative", metavar="TEXT", help="what to stay away from")
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    add_system(group)
+    group.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    group.add_argument(
+        "--max-memory", type=amount, help="on a GPU: for weights (default 60%% of what is free); anywhere: for meshing"
+    )
+    group.add_argument("--batch", type=positive, default=4, help="prompts that are begun together (default 4)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make what is asked for, one line for each asset; returns the exit code."""
+    from instant3d.pipelines.generate import Order, generate
+
+    settle(arguments)
+    given = prompts.given(arguments.prompt) + (prompts.read(arguments.prompts) if arguments.prompts else [])
+    if not given:
+        raise ValueError("there is no prompt; give one, or name a list of them by --prompts")
+    order = Order(
+        seed=arguments.seed,
+        count=arguments.n,
+        resolution=arguments.resolution,
+        formats=arguments.formats,
+    )
+    outcomes = generate(given, arguments.output, _maker(arguments), order, progress=Progress.to_user())
+    good = bad = 0
+    try:
+        for outcome in outcomes:
+            if arguments.debug and isinstance(outcome.error, Exception):
+                raise outcome.error
+            _tell(outcome)
+            bad += bool(outcome.error)
+            good += not (outcome.error or outcome.note)
+    except (ValueError, OSError, MemoryError) as error:
+        if arguments.debug or not good:
+            raise
+        say(f"instant3d: error: {sentence(error)}", sys.stderr)
+        bad += 1
+    return 0 if not bad else 1 if good else 2
+
+
+def _maker(arguments: argparse.Namespace) -> Maker:
+    """The chosen system with its options; nothing is loaded yet."""
+    from instant3d.pipelines.generators import Direct, TwoStage
+
+    machine = {"device": arguments.device, "max_memory": arguments.max_memory, "at_once": arguments.batch}
+    if arguments.system == "direct":
+        return Direct(arguments.direct, **machine)
+    sampling = Sampling(
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        rescale=arguments.rescale,
+        sampler=arguments.sampler,
+        start=arguments.start,
+    )
+    return TwoStage(arguments.stage1, arguments.stage2, sampling=sampling, negative=arguments.negative, **machine)
+
+
+def _tell(outcome: Outcome) -> None:
+    """One line: results on standard output, anything else on standard error."""
+    from instant3d.pipelines.generate import closing_line
+
+    if outcome.error:
+        wrong = outcome.error if isinstance(outcome.error, str) else sentence(outcome.error)
+        say(f"instant3d: error: {outcome.where} {wrong}", sys.stderr)
+    elif outcome.note:
+        say(f"instant3d: note: {outcome.where} {outcome.note}", sys.stderr)
+    elif outcome.record is None:
+        say(f"instant3d: note: {outcome.folder} is finished with the same settings; left as it is", sys.stderr)
+    else:
+        say(closing_line(outcome.record, outcome.folder))

@@ -1,0 +1,291 @@
+"""The command `instant3d`: arguments in, one line out. Knows nothing of the work, which is imported when asked for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from instant3d import __version__
+from instant3d.cli import doctor_options, evaluate_options, generate_options, scene_options
+from instant3d.utils import bundled
+from instant3d.utils.arg_types import amount, named, numbers, place, positive, whole, words
+from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.errors import say, sentence
+
+TRAINING = {
+    "fit": "train stage1, stage2 or direct: fit stage2 -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
+    "validate": "measure a checkpoint of stage1, stage2 or direct on the validation scenes or prompts",
+    "test": "measure a checkpoint of stage1, stage2 or direct on the test scenes or prompts",
+    "predict": "views of many prompts by stage1, triplanes of many scenes by stage2, of many prompts by direct",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; bad input is one sentence on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _run(arguments, debug)
+    except KeyboardInterrupt:
+        say("instant3d: interrupted", sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        say(f"instant3d: error: {sentence(error)}", sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    if arguments and arguments[0] in TRAINING:
+        from instant3d.training import fit
+
+        fit.main(arguments)
+        return 0
+    parsed = parser().parse_args(arguments, argparse.Namespace(debug=debug))
+    command: Callable[[argparse.Namespace], int | None] = parsed.command
+    previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _note  # type: ignore[assignment]
+            return command(parsed) or 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser("instant3d", description="A sentence, or four posed views, to a 3D asset.")
+    top.add_argument("--version", action="version", version=f"instant3d {__version__}")
+    top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    generate_options.add(commands.add_parser("generate", help="prompts to meshes, triplanes and pictures"))
+    _add_reconstruct(
+        commands.add_parser("reconstruct", help="a scene folder, or a picture, to a mesh, a triplane and pictures")
+    )
+    evaluate = commands.add_parser("evaluate", help="measure reconstructions, or what was made of prompts")
+    kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
+    _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
+    evaluate_options.add_text(kinds.add_parser("text", help="whether assets show what their prompts ask for"))
+    evaluate_options.add_consistency(kinds.add_parser("consistency", help="whether stage 1's views agree"))
+    _add_export(commands.add_parser("export", help="a training checkpoint to a folder of weights"))
+    _add_convert(commands.add_parser("convert", help="weights that peers gave away to a folder of weights, and back"))
+    scene_options.add_import(commands.add_parser("import", help="objects in another project's layout to scene folders"))
+    scene_options.add_pack(commands.add_parser("pack", help="scene folders to a few tar files"))
+    scene_options.add_unpack(commands.add_parser("unpack", help="such tar files to scene folders"))
+    _add_words(commands.add_parser("words", help="the words that weights were trained on, most often shown first"))
+    _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
+    evaluate_options.add_training(commands.add_parser("train-judge", help="what `evaluate text` tells objects by"))
+    doctor_options.add(commands.add_parser("doctor", help="what is wrong with scenes, before they are trained on"))
+    for name, text in TRAINING.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return top
+
+
+def _add_reconstruct(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "scene", type=place, help="folder with transforms.json and pictures; or one picture, for weights that take one"
+    )
+    command.add_argument(
+        "-o", "--output", type=place, required=True, help="folder for the results; other files in it stay"
+    )
+    _add_shared(command)
+    command.add_argument(
+        "--resolution", type=positive, default=256, help="nodes a side of the mesh's grid (default 256)"
+    )
+    command.add_argument("--formats", type=words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
+    command.add_argument("--max-memory", type=amount, default=2**30, help="for rendering and meshing (default 1G)")
+    command.set_defaults(command=_reconstruct)
+
+
+def _add_evaluation(command: argparse.ArgumentParser) -> None:
+    command.add_argument("scenes", type=place, nargs="+", help="scene folders, or folders of such")
+    command.add_argument("-o", "--output", type=place, required=True, help="folder for metrics.json and the table")
+    _add_shared(command)
+    command.add_argument("--resolution", type=positive, default=128, help="size of all pictures (default 128)")
+    command.add_argument("--reference", type=place, help="folder of true meshes, named like the scenes")
+    command.add_argument("--perceptual", type=place, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too")
+    command.set_defaults(command=_evaluate)
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", type=place, help="a .ckpt that `instant3d fit` wrote")
+    command.add_argument("-o", "--output", type=place, required=True, help="folder for the weights")
+    command.add_argument(
+        "--base",
+        help="what goes beside the trained network, if it lies elsewhere now: stage 1's model, direct's text encoder",
+    )
+    command.set_defaults(command=_export)
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("family", choices=("instantmesh", "openlrm", "triposr"))
+    command.add_argument("source", help="a file (.safetensors .ckpt .pth), a folder, a Hub id, or owner/name/file")
+    command.add_argument("-o", "--output", type=place, help="folder for the weights, their configuration and licence")
+    command.add_argument("--check", action="store_true", help="write nothing; say what would be")
+    command.add_argument("--config", type=place, help="JSON or YAML with the network's sizes, if none is beside it")
+    command.add_argument("--image-size", type=positive, help="pixels it was taught with, if it is no known release")
+    command.add_argument("--half", action="store_true", help="store float16: half the size, faster, less exact")
+    command.add_argument("--back", action="store_true", help="SOURCE is our folder: write the family's own .ckpt")
+    command.set_defaults(command=_convert)
+
+
+def _add_words(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "folder", nargs="?", type=Path, help=f"a stage 1 or the direct system (default {bundled.STAGE1})"
+    )
+    command.set_defaults(command=_words)
+
+
+def _add_cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "scenes", nargs="+", help="folders of scene folders or of shards, or URLs of shards; each scene has a caption"
+    )
+    command.add_argument(
+        "--model", type=named, required=True, help="whose VAE and text encoders: a folder, Hub id or .safetensors"
+    )
+    command.add_argument(
+        "-o", "--output", type=place, required=True, help="the cache; one that was interrupted is gone on with"
+    )
+    command.add_argument("--keep", type=place, help="text file of the ids to take (default: all)")
+    command.add_argument("--batch", type=positive, default=16, help="grids encoded at once (default 16)")
+    command.add_argument(
+        "--prompts", nargs="+", default=["{}"], help="prompts of a scene, {} being its caption (default: just that)"
+    )
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    command.add_argument(
+        "--workers",
+        type=whole,
+        default=os.cpu_count() or 1,
+        help="processes that read scenes ahead (default: one per core; 0: none)",
+    )
+    command.set_defaults(command=_cache)
+
+
+def _add_shared(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
+    command.add_argument(
+        "--views", type=numbers, help="input frames, such as 0,1,2,3 (default: the first four), or all"
+    )
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+
+
+def _reconstruct(arguments: argparse.Namespace) -> None:
+    from instant3d.pipelines.reconstruct import closing_line, reconstruct
+
+    result = reconstruct(
+        arguments.scene,
+        arguments.output,
+        weights=bundled.weights(bundled.STAGE2, arguments.weights),
+        views=arguments.views,
+        resolution=arguments.resolution,
+        formats=arguments.formats,
+        device=arguments.device,
+        max_memory=arguments.max_memory,
+    )
+    say(closing_line(result, arguments.output))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from instant3d.evaluation import reconstruction
+    from instant3d.utils.devices import find_device
+
+    if arguments.views == "all":
+        raise ValueError(
+            "an evaluation holds views back to compare with; name the input views, such as --views 0,1,2,3"
+        )
+    reconstruction.reconstruction(
+        arguments.scenes,
+        weights=bundled.weights(bundled.STAGE2, arguments.weights),
+        views=arguments.views or [0, 1, 2, 3],
+        resolution=arguments.resolution,
+        output=arguments.output,
+        reference=arguments.reference,
+        perceptual=arguments.perceptual and str(arguments.perceptual),
+        device=find_device(arguments.device),
+    )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from instant3d.training import fit
+    from instant3d.utils import atomic
+
+    with atomic.merged(arguments.output) as partial:
+        network = fit.export(arguments.checkpoint, partial, arguments.base)
+        files = sorted(str(path.relative_to(partial)) for path in partial.rglob("*.safetensors"))
+    count = sum(parameter.numel() for parameter in network.parameters())
+    say(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from instant3d.pipelines import convert
+
+    if arguments.output is None and not arguments.check:
+        raise ValueError("name a folder to write into by -o, or say --check to only look")
+    given = {"config": arguments.config, "image_size": arguments.image_size}
+    if arguments.back:
+        lines = convert.write_back(arguments.family, arguments.source, None if arguments.check else arguments.output)
+    elif arguments.check:
+        conversion = convert.look(arguments.family, arguments.source, **given)
+        say("\n".join(conversion.report()))
+        return 2 if conversion.missing or conversion.unexpected else 0
+    else:
+        conversion = convert.convert(arguments.family, arguments.source, arguments.output, half=arguments.half, **given)
+        lines = [*conversion.report(), f"{arguments.output}: config.json, model.safetensors, {convert.LICENCE_FILE}"]
+    say("\n".join(lines))
+    return 0
+
+
+def _words(arguments: argparse.Namespace) -> None:
+    folder = Path(bundled.weights(bundled.STAGE1, arguments.folder, option="FOLDER"))
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder with a tokenizer/, as a stage 1 or the direct system has")
+    listed = CaptionWords.read(tokenizer)
+    if listed is None:
+        raise FileNotFoundError(
+            f"{folder} does not list its words: only weights that were trained from nothing do, and a text encoder "
+            "that was trained elsewhere, such as SDXL's, reads any prompt in its language"
+        )
+    try:
+        print("\n".join(listed.lines()), flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from instant3d.stage1 import cache
+    from instant3d.utils.devices import find_device
+
+    cache.build(
+        arguments.scenes,
+        arguments.model,
+        arguments.output,
+        keep=arguments.keep,
+        batch=arguments.batch,
+        templates=arguments.prompts,
+        device=find_device(arguments.device),
+        workers=arguments.workers,
+    )
+
+
+def _note(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Our warnings as one line; those of libraries about themselves are not for the user."""
+    if category is UserWarning:
+        say(f"instant3d: note: {' '.join(str(message).split())}", sys.stderr)
+
+
+def _terminated(_: int, __: FrameType | None) -> NoReturn:
+    sys.exit(143)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Score distillation and the diffusion models that guide it."""

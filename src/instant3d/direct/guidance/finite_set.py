@@ -1,0 +1,108 @@
+"""The exact diffusion model of a finite set of captioned pictures, in closed form: a guide that was never trained.
+
+Pictures are the centres X_k of a Gaussian mixture with spread s. Noised, it stays a mixture, whose score is known:
+
+    E[x_0 | x_t, y] = sum_k r_k m_k,   r = softmax_k(log pi_k(y) - |x_t - sqrt(abar) X_k|^2 / 2 (abar s^2 + 1 - abar))
+    eps_hat = (x_t - sqrt(abar) E[x_0 | x_t, y]) / sqrt(1 - abar)
+
+where m_k is the posterior mean within one component and pi(y) are the shares of the pictures that words y name. It
+is what a network trained without end on that set would predict: what a student gets wrong is the student's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from instant3d.direct.view_prompts import VIEWS
+
+SAME_PLACE = 1e-4  # of cosines: less than a degree
+
+
+class FiniteSet:
+    """A `Guide` that knows K pictures (K, 3, side, side) in [0, 1], the prompt of each, and from where it was seen.
+
+    views   index into `VIEWS` of each picture (K), or how far each view's words name it, (K, 3): words may leak
+    spread  s, of pictures whose values are in [-1, 1]
+    abar    share of signal left at each of T timesteps; that of Stable Diffusion by default
+    taken_from  unit vectors (K, 3) to where each picture was taken from, if the model is to be told the camera as well,
+                like those that were trained with cameras (MVDream, Shi et al. 2023)
+    """
+
+    def __init__(
+        self,
+        pictures: Tensor,
+        prompts: Sequence[str],
+        views: Tensor,
+        *,
+        spread: float = 0.1,
+        abar: Tensor | None = None,
+        taken_from: Tensor | None = None,
+    ) -> None:
+        if len(pictures) != len(prompts) or len(pictures) != len(views):
+            raise ValueError(
+                f"each picture needs a prompt and a view, got {len(pictures)}, {len(prompts)} and {len(views)} of them"
+            )
+        self.side = pictures.shape[-1]
+        self.centres = (2 * pictures - 1).flatten(1)
+        self.squares = self.centres.square().sum(1)
+        self.rows = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
+        self.owner = torch.tensor([self.rows[name] for name in prompts], device=pictures.device)
+        named = F.one_hot(views, len(VIEWS)) if views.dim() == 1 else views
+        self.named = named.to(self.centres)
+        self.spread = spread
+        self.abar = (scaled_linear() if abar is None else abar).to(self.centres)
+        self.taken_from = None if taken_from is None else taken_from.to(self.centres)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] as they are compared: (B, 3, side, side), values from -1 to 1."""
+        if images.shape[-1] != self.side:
+            size = (self.side, self.side)
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        return 2 * images.to(self.centres.dtype) - 1
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """The share (B, K) of each picture in what is meant by "PROMPT", "PROMPT, VIEW", or by nothing (all alike)."""
+        return torch.stack([self._shares(prompt) for prompt in prompts])
+
+    def _shares(self, prompt: str) -> Tensor:
+        text, _, view = prompt.rpartition(", ")
+        if view not in VIEWS:
+            text, view = prompt, ""
+        if text and text not in self.rows:
+            raise ValueError(f"the pictures show {len(self.rows)} prompts, and {text!r} is none of them")
+        shares = torch.ones_like(self.squares) if not text else (self.owner == self.rows[text]).to(self.squares)
+        if view:
+            shares = shares * self.named[:, VIEWS.index(view)]
+        if not shares.any():
+            raise ValueError(f"no picture shows {prompt!r}; render it from all sides")
+        return shares / shares.sum()
+
+    def told_camera(self, conditions: Tensor, directions: Tensor) -> Tensor:
+        """Of shares (B, K), those of the pictures that were taken from nearest to directions (B, 3), if it knows."""
+        if self.taken_from is None:
+            return conditions
+        cosine = (directions.to(self.taken_from) @ self.taken_from.T).masked_fill(conditions == 0, -2.0)
+        kept = conditions * (cosine > cosine.amax(dim=1, keepdim=True) - SAME_PLACE)
+        return kept / kept.sum(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+        """eps_hat (B, ...) for noisy pictures x_t (B, ...) at timesteps t (B), and shares (B, K) from `embed`."""
+        abar = self.abar[t][:, None]
+        flat = x_t.flatten(1)
+        variance = abar * self.spread**2 + 1 - abar
+        apart = flat.square().sum(1, keepdim=True) - 2 * abar.sqrt() * (flat @ self.centres.T) + abar * self.squares
+        share = torch.softmax(conditions.log() - apart / (2 * variance), dim=1)
+        pull = abar.sqrt() * self.spread**2 / variance  # how far a component's mean follows x_t
+        clean = (1 - pull * abar.sqrt()) * (share @ self.centres) + pull * flat
+        return ((flat - abar.sqrt() * clean) / (1 - abar).sqrt()).view_as(x_t)
+
+
+def scaled_linear(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """abar (T) of Stable Diffusion's schedule: square roots of beta rise evenly (Rombach et al. 2022, in float64)."""
+    beta = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
+    return (1 - beta).cumprod(0)

@@ -1,0 +1,150 @@
+"""The prompts that one network is taught at once: grammars that spell out all their sentences, and files of prompts.
+
+Knows nothing of networks. Every list is in a fixed order without repetition, so the place of a prompt in it is a name.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from instant3d.utils import prompts
+from instant3d.utils.data_order import seeded
+
+SPECIES = ("wolf", "dog", "panda", "fox", "civet", "cat", "red panda", "teddy bear", "rabbit", "koala")
+PLACES = ("in a bathtub", "on a stone", "on books", "on a table", "on the lawn", "in a basket", "")
+GADGETS = ("a tie", "a cape", "sunglasses", "a scarf", "")
+HATS = ("beret", "beanie", "cowboy hat", "straw hat", "baseball cap", "tophat", "party hat", "sombrero", "")
+
+# the paper has two more, who are real people
+FIGURES = ("a white man", "a white woman", "a boy", "a girl", "an elderly man", "an elderly woman", "a black woman",
+           "a black man")  # fmt: skip
+HEADGEAR = ("Santa hat", "peaked cap", "steampunk hat", "crown")
+EXPRESSIONS = ("laughing", "crying", "grinning", "singing", "shouting", "looking ahead with a very serious expression",
+               "opening mouth wide in shock", "angry", "talking", "feeling sad")  # fmt: skip
+
+PEOPLE = ("a man", "a woman", "a young man", "a young woman", "an elderly man", "an elderly woman", "a tall man",
+          "a tall woman")  # fmt: skip
+HAIR = ("short hair", "long hair", "curly hair", "grey hair", "red hair", "a ponytail")
+CLOTHES = ("a raincoat", "a suit", "a red sweater", "a white shirt", "blue overalls", "a leather jacket", "a tracksuit",
+           "a winter coat", "a kimono", "a chef's apron", "a lab coat", "a striped T-shirt", "a denim jacket",
+           "a green hoodie", "a long scarf", "a safety vest")  # fmt: skip
+ACTIVITIES = ("reading a book", "riding a bicycle", "riding a motorcycle", "playing the guitar", "playing the violin",
+              "playing the drums", "walking a dog", "watering flowers", "cooking a meal", "baking bread",
+              "drinking coffee", "eating a sandwich", "painting a picture", "taking a photo", "talking on the phone",
+              "typing on a laptop", "carrying a backpack", "pushing a shopping cart", "sweeping the floor",
+              "washing the dishes", "folding laundry", "lifting weights", "practising yoga", "jogging",
+              "kicking a football", "throwing a basketball", "swinging a tennis racket", "rowing a boat", "fishing",
+              "chopping wood", "repairing a car", "waiting for a bus", "holding an umbrella", "feeding pigeons",
+              "building a sandcastle")  # fmt: skip
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """Every object in every colour, as "a COLOUR OBJECT".
+
+    objects  a text file of names, one a line
+    without  a text file of prompts that are left out, to ask for what was never seen together
+    plain    every object without a colour as well, as "a OBJECT"
+    """
+
+    objects: str
+    without: str | None = None
+    colours: tuple[str, ...] = COLOURS
+    plain: bool = False
+
+
+Source = str | list[str] | Coloured
+
+
+def animals() -> list[str]:
+    """The paper's 3,150: an animal, where it sits, and what it wears; any of them may be missing but the animal."""
+    found = []
+    for species, place, gadget, hat in itertools.product(SPECIES, PLACES, GADGETS, HATS):
+        parts = [
+            f"sitting {place}" if place else "",
+            f"wearing {gadget}" if gadget else "",
+            f"wearing a {hat}" if hat else "",
+        ]
+        found.append(f"a {species} {' and '.join(part for part in parts if part)}".strip())
+    return found
+
+
+def portraits() -> list[str]:
+    """320: the paper's 400 without those of two real people."""
+    several = itertools.product(FIGURES, HEADGEAR, EXPRESSIONS)
+    return [f"{figure} wearing a {hat} is {expression}" for figure, hat, expression in several]
+
+
+def daily_life() -> list[str]:
+    """26,880 people, by their looks and what they do.
+
+    It stands in for the paper's 17,000 answers of a language model to the same question, which were not published.
+    """
+    several = itertools.product(PEOPLE, HAIR, CLOTHES, ACTIVITIES)
+    return [f"{who} with {hair} wearing {clothes} is {doing}" for who, hair, clothes, doing in several]
+
+
+GRAMMARS = {"animals": animals, "portraits": portraits, "daily_life": daily_life}
+
+
+def coloured(objects: Iterable[str], colours: Iterable[str] = COLOURS, without: Iterable[str] = ()) -> list[str]:
+    """Prompts such as "a red chair" and "an orange chair", but for those `without`."""
+    held = set(without)
+    several = [f"{_article(colour)} {colour} {thing}" for thing in objects for colour in colours]
+    return [prompt for prompt in several if prompt not in held]
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def read(source: Source) -> list[str]:
+    """The prompts of a grammar by its name, of coloured objects, of a file with one a line, or a list as it is."""
+    if isinstance(source, Coloured):
+        without = [] if source.without is None else _in_file(source.without)
+        names = _in_file(source.objects)
+        found = [f"{_article(name)} {name}" for name in names if source.plain]
+        found += coloured(names, source.colours, without)
+    elif isinstance(source, str):
+        found = GRAMMARS[source]() if source in GRAMMARS else _in_file(source)
+    else:
+        found = _good(prompts.given(source))
+    if not found:
+        raise ValueError(
+            f"{source} holds no prompt; give {', '.join(GRAMMARS)}, a text file with one a line, or a list"
+        )
+    return list(dict.fromkeys(found))
+
+
+def split(texts: Sequence[str], share: float = 0.6, seed: int = 0) -> tuple[list[str], list[str]]:
+    """That share of the prompts, drawn by the seed, and the others; the paper trains on 60 %."""
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of prompts to train with is above 0 and at most 1, got {share}")
+    chosen = set(torch.randperm(len(texts), generator=seeded(seed))[: round(share * len(texts))].tolist())
+    if not chosen:
+        raise ValueError(f"a share of {share} of {len(texts)} prompts is none; raise it or give more prompts")
+    return [text for k, text in enumerate(texts) if k in chosen], [t for k, t in enumerate(texts) if k not in chosen]
+
+
+def _in_file(path: str | Path) -> list[str]:
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"{path} is neither a list of prompts ({', '.join(GRAMMARS)}) nor a text file with one a line"
+        )
+    return _good(prompts.read(path))
+
+
+def _good(found: Iterable[prompts.Prompt]) -> list[str]:
+    """All of them, if nothing is wrong with any: one that is left out would move the places of the others."""
+    found = list(found)
+    for prompt in found:
+        if prompt.fault:
+            raise ValueError(f"{prompt.where} {prompt.fault}")
+    return [prompt.text for prompt in found]

@@ -1,0 +1,1 @@
+"""Measures of reconstructions, of generated assets and of the views between them."""

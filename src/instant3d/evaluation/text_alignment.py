@@ -1,0 +1,306 @@
+"""The command `instant3d evaluate text`: whether assets show what their prompts ask for.
+
+For each prompt four views are drawn (or taken from an asset's folder, or from real renders, which is the most that
+the judge and stage 2 allow) and rebuilt, or the direct system makes the asset in one pass. It is rendered from eight
+new cameras between and below and above those of the four views. A judge that never saw a generated picture, and CLIPs
+if asked, then say what they see.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instant3d import __version__, scenes
+from instant3d.cameras import Cameras, orbit
+from instant3d.direct.training_record import Taught
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
+from instant3d.evaluation.attribute_classifier import Judge, Opinion
+from instant3d.evaluation.view_cache import Gallery, Order
+from instant3d.modules import clip
+from instant3d.nerf.asset import FILE, Asset
+from instant3d.pipelines.results import RECORD
+from instant3d.pipelines.text_to_3d import DirectTextTo3D, ViewsTo3D
+from instant3d.utils import atomic, file_listing, visualization
+from instant3d.utils.visualization import Row
+
+NEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)  # half-way between the structured ones
+NEW_ELEVATIONS_DEG = (5.0, 35.0)
+FRONT = NEW_AZIMUTHS_DEG.index(FRONT_AZIMUTH_DEG)  # of the renders
+SIZE = 128  # pixels a side of the renders
+CLIP_SIZE = 224  # if a CLIP looks at them too
+ACROSS, MOST_SHOWN = 10, 100  # pictures of the sheet
+LOOKS = ("renders", "views")  # of the final asset, and what stage 1 drew
+
+Score = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What there is to look at for one order: pictures over white, (V, 3, S, S)."""
+
+    order: Order
+    views: Tensor | None  # what stage 1 drew, if it did and that is known
+    renders: Tensor  # the final asset from the new cameras
+    seconds: float | None  # of drawing; None if it was not drawn here
+
+
+def new_cameras() -> Cameras:
+    """Eight cameras (8,) from which stage 1 draws nothing."""
+    pairs = [(azimuth, elevation) for elevation in NEW_ELEVATIONS_DEG for azimuth in NEW_AZIMUTHS_DEG]
+    azimuths, elevations = zip(*pairs, strict=True)
+    return orbit(azimuths, elevations)
+
+
+def drawn(gallery: Gallery, orders: Sequence[Order], model: ViewsTo3D, size: int = SIZE) -> Iterator[Result]:
+    """From prompts: draw what is missing in the gallery, rebuild, render."""
+    gallery.fill(orders)
+    for order in orders:
+        views = gallery.views(order)
+        yield Result(order, views.on(1.0), _render(model(views), size), gallery.seconds(order))
+
+
+def made(model: DirectTextTo3D, orders: Sequence[Order], at_once: int = 8, size: int = SIZE) -> Iterator[Result]:
+    """From prompts, in one pass, so many of them together."""
+    for k in range(0, len(orders), at_once):
+        some = orders[k : k + at_once]
+        start = time.perf_counter()
+        assets = model.many([order.prompt for order in some], [order.seed for order in some])
+        seconds = (time.perf_counter() - start) / len(some)
+        for order, asset in zip(some, assets, strict=True):
+            yield Result(order, None, _render(asset, size), seconds)
+
+
+def stored(folder: Path, orders: Sequence[Order], size: int = SIZE) -> Iterator[Result]:
+    """From assets that `instant3d generate` left in `folder`: each below it in a folder with result.json."""
+    found = _by_prompt(folder)
+    for order in orders:
+        if not found.get(order.prompt):
+            raise FileNotFoundError(
+                f"{folder} holds no asset for {order.prompt!r}; generate it, or leave the prompt out of the list"
+            )
+        place = found[order.prompt].pop(0)
+        yield Result(order, _views_of(place), _render(Asset.load(place), size), None)
+
+
+def real(folder: Path, orders: Sequence[Order], model: ViewsTo3D, size: int = SIZE) -> Iterator[Result]:
+    """From real renders with that caption, as if stage 1 had drawn them without a fault."""
+    captioned: dict[str, list[Path]] = {}
+    for place in scenes.below(folder):
+        told = json.loads((place / scenes.DOCUMENT).read_text())
+        captioned.setdefault(told.get("caption", ""), []).append(place)
+    for order in orders:
+        if order.prompt not in captioned:
+            raise FileNotFoundError(f"{folder} holds no scene with the caption {order.prompt!r}; paint one")
+        places = captioned[order.prompt]
+        views = scenes.read(places[order.seed % len(places)], frames=range(4), maps=()).views
+        yield Result(order, views.on(1.0), _render(model(views), size), None)
+
+
+def evaluate(
+    results: Mapping[str, Iterator[Result]],
+    output: Path,
+    *,
+    judge: Judge | None,
+    clips: Mapping[str, Callable[[], clip.Clip]],
+    settings: Mapping[str, Any],
+    trained: Collection[str] | None = None,
+    taught: Taught | None = None,
+) -> dict[str, Any]:
+    """Look at the results of each list of prompts and write metrics.json, table.md and sheet.png into `output`.
+
+    trained  the lists that training had, if that is known; CLIPs then look for a picture's prompt in all lists at once,
+             as the paper of the direct system does, yet tell what they find of each list apart
+    taught   what the direct system was taught with, for its cost
+    """
+    report: dict[str, Any] = {"instant3d": __version__, "settings": dict(settings), "lists": {}}
+    if taught is not None:
+        report["taught"] = taught.told()
+    everything: dict[str, list[Result]] = {}
+    for name, some in results.items():
+        start = time.perf_counter()
+        everything[name] = list(some)
+        report["lists"][name] = {"seconds": round(time.perf_counter() - start, 1)}
+        if trained is not None:
+            report["lists"][name]["trained"] = name in trained
+    everyone = [result.order.prompt for some in everything.values() for result in some]
+    others = [] if trained is None else everyone
+    sheets: list[tuple[Result, str]] = []
+    for name, items in everything.items():
+        if judge is not None:
+            report["lists"][name] |= judged(judge, items)
+            sheets += [(item, row["says"]) for item, row in zip(items, report["lists"][name]["rows"], strict=True)]
+        else:
+            sheets += [(item, "") for item in items]
+    for model, load in clips.items():
+        loaded = load()  # one at a time: the largest takes 10 GB
+        for name, items in everything.items():
+            report["lists"][name].setdefault("clip", {})[model] = _clip_numbers(loaded, items, others)
+    text = table(report)
+    with atomic.merged(output) as partial:
+        (partial / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+        (partial / "table.md").write_text(text)
+        visualization.sheet(_sheet(sheets[:MOST_SHOWN]), partial / "sheet.png")
+    print(text, end="")
+    return report
+
+
+def judged(judge: Judge, results: Sequence[Result]) -> dict[str, Any]:
+    """What the judge names rightly: assets, by the mean log-probability of their pictures, and single pictures."""
+    rows: list[dict[str, Any]] = []
+    scores: dict[str, list[Score]] = {look: [] for look in LOOKS}
+    confusions = {kind: Counter[tuple[str, str]]() for kind in ("colour", "object")}
+    for result in results:
+        row: dict[str, Any] = {"prompt": result.order.prompt, "seed": result.order.seed, "seconds": result.seconds}
+        for look in LOOKS:
+            pictures = getattr(result, look)
+            if pictures is not None:
+                opinion = _opinion(judge, pictures)
+                row[look] = score(judge, result.order.prompt, opinion) | {"sees": seen(judge, opinion)}
+                scores[look].append({key: float(value) for key, value in row[look].items() if key != "sees"})
+        asked = judge.asked(result.order.prompt)
+        colour, thing = row["renders"]["sees"]
+        confusions["colour"][judge.colours[asked.colour], colour] += 1
+        confusions["object"][judge.objects[asked.object], thing] += 1
+        right = row["renders"]["colour"] and row["renders"]["object"]
+        rows.append(row | {"says": "right" if right else f"{colour} {thing}?"})
+    return {
+        "assets": len(rows),
+        **{look: _mean(scores[look]) for look in LOOKS if scores[look]},
+        "confusions": {kind: _mistakes(pairs) for kind, pairs in confusions.items()},
+        "rows": rows,
+    }
+
+
+def score(judge: Judge, prompt: str, opinion: Opinion) -> Score:
+    """Whether an opinion on pictures (V,) is what the prompt asks for: as a whole 0 or 1, and as shares of pictures."""
+    asked, whole = judge.asked(prompt), opinion.together()
+    colour, thing = (whole.colour.argmax(-1) == asked.colour).item(), (whole.object.argmax(-1) == asked.object).item()
+    return {
+        "colour": float(colour),
+        "object": float(thing),
+        "both": float(colour and thing),
+        "colour_per_picture": (opinion.colour.argmax(-1) == asked.colour).double().mean().item(),
+        "object_per_picture": (opinion.object.argmax(-1) == asked.object).double().mean().item(),
+    }
+
+
+def seen(judge: Judge, opinion: Opinion) -> tuple[str, str]:
+    """What the pictures (V,) together look like to the judge."""
+    whole = opinion.together()
+    return judge.colours[int(whole.colour.argmax(-1))], judge.objects[int(whole.object.argmax(-1))]
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """All numbers as Markdown, in percent but for CLIP's scores and probabilities."""
+    lines = []
+    if "taught" in report:
+        taught = report["taught"]
+        lines += [
+            "",
+            f"taught by {taught['steps']:,} steps of {taught['batch']:,} pictures for {taught['prompts']:,} prompts: "
+            f"{taught['views_per_prompt']:,.0f} views per prompt",
+        ]
+    for name, numbers in report["lists"].items():
+        heading = name
+        if "trained" in numbers:
+            heading += " (trained on)" if numbers["trained"] else " (held out)"
+        if "renders" in numbers:
+            lines += [
+                "",
+                f"| {heading}, {numbers['assets']} assets | colour | object | both | colour, per picture | object |",
+            ]
+            lines += ["|---|---|---|---|---|---|"]
+            for look, words in (("renders", "renders of the asset, new cameras"), ("views", "the four views given")):
+                if look in numbers:
+                    lines += ["| " + " | ".join([words, *(f"{100 * v:.1f}" for v in numbers[look].values())]) + " |"]
+        if "clip" in numbers:
+            among = next(iter(numbers["clip"].values()))["among"]
+            lines += [
+                "",
+                f"| {heading}, by | CLIP score | R-Precision@1 of {among:,} | AP | retrieval probability |",
+                "|---|---|---|---|---|",
+            ]
+            for model, values in numbers["clip"].items():
+                shown = (values[k] for k in ("clip_score", "r_precision", "average_precision"))
+                cells = [model, *(f"{value:.2f}" for value in shown), f"{values['retrieval_probability']:.4f}"]
+                lines += ["| " + " | ".join(cells) + " |"]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _render(asset: Asset, size: int) -> Tensor:
+    return asset.render(new_cameras(), size).to("cpu").on(1.0).clamp(0, 1)
+
+
+@torch.no_grad()
+def _opinion(judge: Judge, pictures: Tensor) -> Opinion:
+    return judge(pictures)
+
+
+def _clip_numbers(model: clip.Clip, results: Sequence[Result], others: Sequence[str]) -> dict[str, float]:
+    """CLIP's numbers of the renders; several assets of one prompt are more views of it.
+
+    others  prompts that pictures are compared with, beside those of the results
+    """
+    pictures: dict[str, list[Tensor]] = {}
+    for result in results:
+        pictures.setdefault(result.order.prompt, []).append(result.renders)
+    return clip.measured(model, torch.stack([torch.cat(some) for some in pictures.values()]), list(pictures), others)
+
+
+def _mean(scores: Sequence[Score]) -> Score:
+    return {key: sum(one[key] for one in scores) / len(scores) for key in scores[0]}
+
+
+def _mistakes(pairs: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+    """What was taken for something else, the most frequent first."""
+    wrong = [{"asked": asked, "seen": found, "times": times} for (asked, found), times in pairs.most_common()]
+    return [one for one in wrong if one["asked"] != one["seen"]]
+
+
+def _by_prompt(folder: Path) -> dict[str, list[Path]]:
+    """Folders of assets below `folder` by the prompt in their result.json."""
+    found: dict[str, list[Path]] = {}
+    for file in file_listing.found(folder, f"**/{RECORD}"):
+        if (file.parent / FILE).is_file():
+            found.setdefault(json.loads(file.read_text()).get("prompt", ""), []).append(file.parent)
+    return found
+
+
+def _views_of(place: Path) -> Tensor | None:
+    """The four views that an asset was made of, if they are there."""
+    told = json.loads((place / RECORD).read_text()).get("files", ["views"])
+    for folder in scenes.below(place) if "views" in told else ():
+        return scenes.read(folder, maps=()).views.on(1.0)
+    return None
+
+
+def _sheet(shown: Sequence[tuple[Result, str]]) -> list[Row]:
+    """For ten assets at a time what was drawn first of each, and the asset from a new camera; or from two of them."""
+    rows = []
+    for k in range(0, len(shown), ACROSS):
+        results, says = zip(*shown[k : k + ACROSS], strict=True)
+        if all(result.views is None for result in results):
+            title, first = "the asset from the front", [result.renders[FRONT] for result in results]
+        else:
+            title, first = (
+                "as given to stage 2",
+                [torch.ones(3, SIZE, SIZE) if r.views is None else r.views[0] for r in results],
+            )
+        drawn = torch.stack([_sized(picture) for picture in first])
+        anew = torch.stack([_sized(result.renders[len(NEW_AZIMUTHS_DEG)]) for result in results])
+        rows.append(Row(title, drawn, [result.order.prompt for result in results]))
+        rows.append(Row("the asset from a new camera", anew, says))
+    return rows
+
+
+def _sized(picture: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(picture[None], (SIZE, SIZE), mode="bilinear", antialias=True)[0]

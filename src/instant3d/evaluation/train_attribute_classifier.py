@@ -1,0 +1,204 @@
+"""Teaches the judge by real renders of objects. Knows nothing of generated pictures, which it must never learn from.
+
+Every example is distorted at random as reconstructions are: blurred, bent, thinned out, tinted, with parts missing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from instant3d import scenes
+from instant3d.evaluation.attribute_classifier import COLOURS, SIZE, Judge, parsed
+from instant3d.utils.tensor_dataclass import Batch
+
+HELD_VIEWS = 3  # the last ones of every scene, never trained on
+BATCH = 128
+RATE, DECAY = 4e-3, 0.02
+UNKNOWN = -100  # the label that a cross entropy leaves out
+
+
+@dataclass(frozen=True)
+class Examples(Batch):
+    """Real renders: RGBA bytes (N, 4, SIZE, SIZE) with straight alpha, and what they show."""
+
+    pictures: Tensor
+    colour: Tensor  # (N,), UNKNOWN where the caption names no colour of ours
+    object: Tensor  # (N,)
+    view: Tensor  # (N,) number of the frame, counted from the scene's end: the last is 1
+    shape: Tensor  # (N,) number of the object's shape among those of the same name
+
+    def over_white(self) -> Tensor:
+        """(N, 3, SIZE, SIZE) in [0, 1]."""
+        rgba = self.pictures.float() / 255
+        return rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
+
+
+def train(
+    folders: Sequence[Path],
+    objects: Sequence[str],
+    *,
+    epochs: int = 24,
+    hold_out_shapes: bool = False,
+    seed: int = 0,
+) -> Judge:
+    """A judge of `objects` in COLOURS, taught on all scenes whose caption names one of them; prints its progress.
+
+    hold_out_shapes  keep the first shape of every object that has several, to learn how the judge takes strange ones
+    """
+    examples = gathered(folders, objects)
+    held = examples.view <= HELD_VIEWS
+    several = torch.tensor([bool((examples.shape[examples.object == k] > 0).any()) for k in range(len(objects))])
+    strange = several[examples.object] & (examples.shape == 0) & hold_out_shapes
+    torch.manual_seed(seed)  # the judge's first weights
+    generator = torch.Generator().manual_seed(seed)
+    judge = taught(examples[~held & ~strange], Judge(objects), epochs=epochs, generator=generator)
+    judge.accuracy = {"held_out_views": accuracy(judge, examples[held & ~strange])}
+    if hold_out_shapes:
+        judge.accuracy["held_out_shapes"] = accuracy(judge, examples[strange])
+    return judge
+
+
+def gathered(folders: Sequence[Path], objects: Sequence[str]) -> Examples:
+    """All renders of those scenes whose caption names one of the objects, in any colour."""
+    parts, shapes = [], [list[str]() for _ in objects]
+    for place in (place for folder in folders for place in scenes.below(folder)):
+        scene = scenes.read(place, frames=None, size=SIZE, maps=())
+        colour, thing = parsed(scene.caption or "", COLOURS, objects)
+        if thing is None:
+            continue
+        number, name = list(objects).index(thing), re.sub(rf"-({'|'.join(COLOURS)})$", "", scene.id)
+        if name not in shapes[number]:
+            shapes[number].append(name)
+        count = len(scene.names)
+        parts.append(
+            Examples(
+                (torch.cat([scene.views.rgb, scene.views.alpha], dim=1) * 255).round().to(torch.uint8),
+                torch.full((count,), UNKNOWN if colour is None else COLOURS.index(colour)),
+                torch.full((count,), number),
+                torch.arange(count, 0, -1),
+                torch.full((count,), shapes[number].index(name)),
+            )
+        )
+    missing = [thing for thing, names in zip(objects, shapes, strict=True) if not names]
+    if missing:
+        raise ValueError(
+            f"no scene in {', '.join(map(str, folders))} shows {', '.join(missing)}; paint some by data_prep.recolour"
+        )
+    return Examples.cat(parts)
+
+
+def taught(examples: Examples, judge: Judge, *, epochs: int, generator: torch.Generator) -> Judge:
+    """Let the judge learn; each object and each colour comes as often as any other."""
+    steps = epochs * max(len(examples.object) // BATCH, 1)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    judge.train()
+    for step, batch in enumerate(batches(examples, steps, generator)):
+        with torch.autocast("cpu", torch.bfloat16):
+            opinion = judge(distorted(batch.pictures, generator))
+        loss = F.nll_loss(opinion.colour, batch.colour) + F.nll_loss(opinion.object, batch.object)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % max(steps // 10, 1) == 0:
+            print(f"step {step} of {steps}: loss {loss.item():.3f}", flush=True)
+    return judge.eval().requires_grad_(False)
+
+
+def batches(examples: Examples, steps: int, generator: torch.Generator) -> Iterator[Examples]:
+    """Random batches in which every object has an equal share, however many shapes there are of it."""
+    share = 1 / torch.bincount(examples.object).clamp(min=1)[examples.object].double()
+    for _ in range(steps):
+        yield examples[torch.multinomial(share, BATCH, replacement=True, generator=generator)]
+
+
+@torch.no_grad()
+def accuracy(judge: Judge, examples: Examples) -> dict[str, float]:
+    """Shares of single pictures whose colour and whose object it names rightly."""
+    parts = [examples[k : k + 512] for k in range(0, len(examples.object), 512)]
+    opinions = [judge(part.over_white()) for part in parts]
+    colour = torch.cat([opinion.colour for opinion in opinions]).argmax(-1)
+    thing = torch.cat([opinion.object for opinion in opinions]).argmax(-1)
+    known = examples.colour != UNKNOWN
+    return {
+        "colour": round((colour == examples.colour)[known].double().mean().item(), 4),
+        "object": round((thing == examples.object).double().mean().item(), 4),
+        "pictures": len(examples.object),
+    }
+
+
+def told(judge: Judge) -> str:
+    """What was measured, in one line."""
+    names = {"held_out_views": "views held back", "held_out_shapes": "shapes held back"}
+    parts = [(names[key], value) for key, value in judge.accuracy.items()]
+    return "; ".join(
+        f"{name}: colour {100 * value['colour']:.1f}%, object {100 * value['object']:.1f}%" for name, value in parts
+    )
+
+
+def distorted(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """RGBA bytes (N, 4, S, S) as they might look after a reconstruction, over white: (N, 3, S, S) in [0, 1]."""
+    rgba = pictures.float() / 255
+    solid = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)  # premultiplied, so that nothing bleeds in
+    solid = F.grid_sample(solid, _bent(len(solid), generator), align_corners=False)
+    alpha = solid[:, 3:]
+    tinted = _tinted(solid[:, :3] / alpha.clamp(min=1e-4), generator)
+    alpha = alpha * _holes(len(solid), generator)
+    picture = _softened(tinted * alpha + 1 - alpha, generator)
+    noise = torch.randn(picture.shape, generator=generator) * 0.03 * _uniform((len(solid), 1, 1, 1), 0, 1, generator)
+    return (picture + noise).clamp(0, 1)
+
+
+def _bent(count: int, generator: torch.Generator) -> Tensor:
+    """Sampling grids (N, S, S, 2): turned, scaled, sheared, moved, mirrored half the time, and slightly warped."""
+    angle = _uniform((count,), -10, 10, generator).deg2rad()
+    scale = _uniform((count,), 0.85, 1.25, generator)
+    mirror = torch.where(_uniform((count,), 0, 1, generator) < 0.5, -1.0, 1.0)
+    shear = _uniform((count,), -0.1, 0.1, generator)
+    matrix = torch.stack([angle.cos() * mirror, shear - angle.sin(), angle.sin() * mirror, angle.cos()], dim=-1)
+    matrix = matrix.reshape(count, 2, 2) * scale[:, None, None]
+    theta = torch.cat([matrix, _uniform((count, 2, 1), -0.12, 0.12, generator)], dim=-1)
+    grid = F.affine_grid(theta, [count, 1, SIZE, SIZE], align_corners=False)
+    warp = torch.randn(count, 2, 5, 5, generator=generator) * _uniform((count, 1, 1, 1), 0, 0.05, generator)
+    return grid + F.interpolate(warp, (SIZE, SIZE), mode="bicubic").permute(0, 2, 3, 1)
+
+
+def _tinted(rgb: Tensor, generator: torch.Generator) -> Tensor:
+    """Lighter or darker, paler, and off by a little in each channel."""
+    count = len(rgb)
+    gain = _uniform((count, 1, 1, 1), 0.85, 1.15, generator) * _uniform((count, 3, 1, 1), 0.95, 1.05, generator)
+    grey = rgb.mean(1, keepdim=True)
+    pale = _uniform((count, 1, 1, 1), -0.1, 0.25, generator)
+    return (rgb + pale * (grey - rgb)).mul(gain).clamp(0, 1)
+
+
+def _holes(count: int, generator: torch.Generator) -> Tensor:
+    """What is left of the alpha (N, 1, S, S): thinned as a whole, and with a soft round hole in half of them."""
+    line = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
+    centre = _uniform((count, 2, 1, 1), -0.7, 0.7, generator)
+    distance = torch.hypot(line[None, None, :] - centre[:, 0], line[None, :, None] - centre[:, 1])
+    radius = _uniform((count, 1, 1), -0.35, 0.35, generator)  # half of them have none
+    left = torch.sigmoid((distance - radius) * 20 * math.pi)[:, None]
+    return torch.where(radius[:, None] > 0.1, left, 1.0) * _uniform((count, 1, 1, 1), 0.75, 1, generator)
+
+
+def _softened(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """The batch in fewer pixels and back, or as it is."""
+    side = int(torch.randint(12, 3 * SIZE // 2, (), generator=generator))
+    if side >= SIZE:
+        return pictures
+    small = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+    return F.interpolate(small, (SIZE, SIZE), mode="bicubic").clamp(0, 1)
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)

@@ -1,0 +1,58 @@
+"""Which reader and which writer a mesh file needs, and what every object must be. Knows nothing of the formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_ply
+from instant3d.mesh.mesh import MAX_FACES, Mesh, bounds, face_areas
+from instant3d.mesh.untrusted import TooLarge, Unsafe
+
+
+def load(path: str | Path) -> list[Mesh]:
+    """The parts of a .glb, .gltf, .obj or .ply file (taken as +y up) in world axes.
+
+    Made for files of strangers: refuses what it would read wrongly, and never opens a file outside the file's folder.
+    """
+    path = Path(path)
+    readers = {".glb": gltf_reader.read, ".gltf": gltf_reader.read, ".obj": obj.read, ".ply": obj_ply.read_ply}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path} is not a mesh that can be read; expected one of {', '.join(readers)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no mesh file {path}")
+    try:
+        meshes = [mesh for mesh in reader(path) if len(mesh.faces)]
+        _check_object(meshes)
+    except ValueError as error:
+        kind = type(error) if isinstance(error, TooLarge | Unsafe) else ValueError
+        raise kind(f"{path} cannot be read: {error}") from error
+    return meshes
+
+
+def _check_object(meshes: Sequence[Mesh]) -> None:
+    count = sum(len(mesh.faces) for mesh in meshes)
+    if not count:
+        raise ValueError("it holds no triangles")
+    if count > MAX_FACES:
+        raise TooLarge(f"it holds {count} triangles; at most {MAX_FACES} are taken, simplify it first")
+    low, high = bounds(meshes)
+    area = sum(float(face_areas(mesh).sum()) for mesh in meshes)
+    if not np.isfinite(area) or area <= 1e-9 * float(np.square(high - low, dtype=np.float64).sum()):
+        raise ValueError("its triangles have next to no area")
+
+
+def save(meshes: Sequence[Mesh], path: str | Path) -> None:
+    """Write several parts as one file; the suffix (.glb, .obj, .ply) chooses the format."""
+    path = Path(path)
+    writers = {".glb": gltf_writer.write, ".obj": obj_ply.write_obj, ".ply": obj_ply.write_ply}
+    writer = writers.get(path.suffix.lower())
+    if writer is None:
+        raise ValueError(f"a mesh is written as one of {', '.join(writers)}, not as {path.name}")
+    if not sum(len(mesh.faces) for mesh in meshes):
+        raise ValueError(f"there is no triangle to write to {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer(meshes, path)

@@ -1,0 +1,126 @@
+"""A triangle mesh with its colours, its size and place. Knows nothing of file formats, of repair or of rendering."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+MAX_FACES = 5_000_000
+OPAQUE = 0.0  # an alpha cut-off that nothing falls below
+WORLD_FROM_Y_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # files to world: (x, y, z) -> (x, -z, y)
+WRAPS = ("repeat", "clamp", "mirror")
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Triangles with one material. The colour of a point is, in linear light, colors * texture * base_color.
+
+    vertices    (V, 3) float32   world axes
+    faces       (F, 3) int64     counter-clockwise seen from outside
+    normals     (V, 3) float32   unit; None means that every face is flat
+    colors      (V, 3) float32   sRGB in [0, 1]; None means white
+    uv          (V, 2) float32   as in glTF: (0, 0) is the outer corner of the texture's first pixel, v grows downwards
+    texture     (H, W, 4) uint8  sRGB and straight alpha
+    wrap                         what the texture does beyond [0, 1], along u and along v
+    base_color  (4,)             linear red, green, blue and alpha
+    alpha_cutoff                 where alpha is below it there is no surface; 0 for an opaque material
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray | None = None
+    colors: np.ndarray | None = None
+    uv: np.ndarray | None = None
+    texture: np.ndarray | None = None
+    wrap: tuple[str, str] = ("repeat", "repeat")
+    base_color: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    alpha_cutoff: float = OPAQUE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vertices", _float32(self.vertices))
+        object.__setattr__(self, "faces", np.ascontiguousarray(self.faces, dtype=np.int64))
+        for name, width in (("normals", 3), ("colors", 3), ("uv", 2)):
+            self._check_per_vertex(name, width)
+        _check_geometry(self.vertices, self.faces)
+        if self.texture is not None and (self.texture.dtype != np.uint8 or self.texture.shape[2:] != (4,)):
+            raise ValueError(f"a texture is (H, W, 4) uint8, got {self.texture.shape} {self.texture.dtype}")
+        if self.texture is not None and self.uv is None:
+            raise ValueError("a mesh with a texture needs uv coordinates")
+        if len(self.base_color) != 4 or not np.isfinite((*self.base_color, self.alpha_cutoff)).all():
+            raise ValueError(f"a base colour is four finite numbers, got {self.base_color}")
+        if not set(self.wrap) <= set(WRAPS):
+            raise ValueError(f"a texture wraps by one of {', '.join(WRAPS)}, got {self.wrap}")
+
+    def _check_per_vertex(self, name: str, width: int) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        value = _float32(value)
+        if value.shape != (len(self.vertices), width):
+            raise ValueError(f"{name} must be ({len(self.vertices)}, {width}), one row a vertex, got {value.shape}")
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} hold numbers that are not finite")
+        object.__setattr__(self, name, value)
+
+    def save(self, path: str | Path) -> None:
+        """Write .glb, .obj (with .mtl, and .png when textured) or .ply, all +y up; whole or not at all."""
+        from instant3d.mesh.io import save
+
+        save([self], path)
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    """What float32 cannot hold becomes infinite, which the checks then find."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _check_geometry(vertices: np.ndarray, faces: np.ndarray) -> None:
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"a mesh needs vertices (V, 3) and faces (F, 3), got {vertices.shape} and {faces.shape}")
+    if not np.isfinite(vertices).all():
+        bad = int((~np.isfinite(vertices).all(1)).sum())
+        raise ValueError(f"{bad} of {len(vertices)} vertices are not finite numbers")
+    if faces.size and (faces.min() < 0 or faces.max() >= len(vertices)):
+        raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}, but there are {len(vertices)}")
+
+
+def bounds(meshes: Sequence[Mesh]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest coordinates, each (3,) float64, of the vertices that faces use."""
+    used = [mesh.vertices[np.unique(mesh.faces)] for mesh in meshes if len(mesh.faces)]
+    if not used:
+        raise ValueError("there is no triangle, so there are no bounds")
+    low, high = np.min([part.min(0) for part in used], 0), np.max([part.max(0) for part in used], 0)
+    return low.astype(np.float64), high.astype(np.float64)
+
+
+def normalized(meshes: Sequence[Mesh], radius: float = 1.0) -> list[Mesh]:
+    """The same parts moved and scaled as one: bounding-box centre at the origin, farthest vertex at `radius`."""
+    low, high = bounds(meshes)
+    centred = [mesh.vertices.astype(np.float64) - (low + high) / 2 for mesh in meshes]
+    used = [part[np.unique(mesh.faces)] for part, mesh in zip(centred, meshes, strict=True) if len(mesh.faces)]
+    farthest = max(float(np.linalg.norm(part, axis=1).max()) for part in used)
+    if not farthest > 0:
+        raise ValueError("all vertices lie at one point, so the object has no size")
+    scaled = [part * (radius / farthest) for part in centred]
+    return [dataclasses.replace(mesh, vertices=part) for part, mesh in zip(scaled, meshes, strict=True)]
+
+
+def face_normals(mesh: Mesh) -> np.ndarray:
+    """Unit normals (F, 3) float32 by winding; 0 for a face without area."""
+    cross = _edge_products(mesh)
+    return (cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)).astype(np.float32)
+
+
+def face_areas(mesh: Mesh) -> np.ndarray:
+    """Areas (F,) float64."""
+    return np.linalg.norm(_edge_products(mesh), axis=1) / 2
+
+
+def _edge_products(mesh: Mesh) -> np.ndarray:
+    corners = mesh.vertices.astype(np.float64)[mesh.faces]
+    return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -1,0 +1,112 @@
+"""A stranger's mesh file, and the files and pictures that it names, opened safely. Knows nothing of meshes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+
+from instant3d.utils import images
+
+MAX_FILE_BYTES = 2**30  # of a file before it is read: the largest of Objaverse fall short of it
+MAX_SIDE = 8192
+MAX_PIXELS = 4 * MAX_SIDE**2  # of all textures of one file together: 1 GiB once decoded
+
+
+class Unsafe(ValueError):
+    """It reaches for what is not its own."""
+
+    kind = "unsafe"  # the word for it in lists of failures
+
+
+class TooLarge(ValueError):
+    """It asks for more than is given to one object."""
+
+    kind = "too_large"
+
+
+def content(path: Path) -> bytes:
+    """All of a file, which is looked at before it is read."""
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise TooLarge(f"{path.name} is {size} bytes long; at most {MAX_FILE_BYTES} are read")
+    return path.read_bytes()
+
+
+def plain_text(data: bytes) -> str:
+    """UTF-8 without its mark; what is not UTF-8 is taken for Latin-1, which older exporters write."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def path_inside(folder: Path, reference: str) -> Path:
+    """The file that `reference` names, which must lie in `folder` or below.
+
+    Of an absolute path, which was one on another machine, the longest end that leads to a file here is taken. Large
+    and small letters count as equal where no name fits exactly.
+
+    Raises:
+        Unsafe: It leads outside the folder.
+        ValueError: There is no such file.
+    """
+    folder = folder.resolve()
+    if "://" in reference:
+        raise Unsafe(f"it refers to {reference!r}, which lies outside its folder")
+    plain, unquoted = (text.replace("\\", "/") for text in (reference, unquote(reference)))
+    for name in dict.fromkeys([plain, unquoted]):
+        for parts in _endings(name):
+            found = _spelt(folder, parts)
+            if found is not None and found.is_relative_to(folder) and found.is_file():
+                return found
+    if not (folder / unquoted).resolve().is_relative_to(folder):
+        raise Unsafe(f"it refers to {reference!r}, which lies outside its folder")
+    raise ValueError(f"it refers to {reference!r}, which is not there")
+
+
+def _endings(name: str) -> list[list[str]]:
+    """The parts of a path, and if it is absolute, also what is left of them from the left, the longest first."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    absolute = name.startswith("/") or bool(parts and re.fullmatch("[A-Za-z]:", parts[0]))
+    return [parts[k:] for k in range(len(parts))] if absolute else [parts]
+
+
+def _spelt(folder: Path, parts: list[str]) -> Path | None:
+    """The path of a file below `folder`, by exact names or else by names that differ in letter case alone."""
+    exact = folder.joinpath(*parts)
+    if os.path.isfile(exact):
+        return exact.resolve()
+    found = folder
+    for part in parts:
+        if part == ".." or not found.is_dir():
+            return None
+        alike = [path for path in sorted(found.iterdir()) if path.name.lower() == part.lower()]
+        if not alike:
+            return None
+        found = next((path for path in alike if path.name == part), alike[0])
+    return found.resolve()
+
+
+class Decoder:
+    """Decodes the textures of one file within one budget of pixels."""
+
+    def __init__(self) -> None:
+        self.pixels_left = MAX_PIXELS
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Pixels (H, W, 4) uint8. The declared size is looked at before anything is decoded."""
+        try:
+            return np.asarray(images.open_image(data, "a texture", check=self._allow).convert("RGBA"))
+        except images.TooManyPixels as error:
+            raise TooLarge(f"a texture has more pixels than the {MAX_SIDE} a side that are taken") from error
+
+    def _allow(self, width: int, height: int) -> None:
+        self.pixels_left -= width * height
+        if max(width, height) > MAX_SIDE:
+            raise TooLarge(f"a texture measures {width} x {height} px; at most {MAX_SIDE} a side are taken")
+        if self.pixels_left < 0:
+            raise TooLarge(f"its textures add up to more than {MAX_PIXELS} pixels")

@@ -1,0 +1,1 @@
+"""Network parts, losses, metrics and schedules that several models share."""

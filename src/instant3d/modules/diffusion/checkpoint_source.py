@@ -1,0 +1,161 @@
+"""Where an SDXL's files lie, in a folder or on the Hub, and whether they are whole. Knows nothing of what they mean.
+
+Weights are read from safetensors files alone, which cannot run code; a file of them without its variant mark holds
+full precision, one marked fp16 half.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instant3d.utils.hub import snapshot
+from instant3d.utils.tensor_files import opened, settings
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+# SDXL's own VAE overflows in float16; this one gives nearly the same pictures without
+SAFE_VAE = "madebyollin/sdxl-vae-fp16-fix"
+ALL = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
+NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
+MARKED = ["*.fp16*"]  # files in half precision
+SDXL_KIND = "StableDiffusionXL"  # how the names of its pipelines begin
+
+
+def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype, kind: str = SDXL_KIND) -> dict[str, Path]:
+    """The folder of each part, of a folder in diffusers' layout or of a Hub id, which is downloaded once.
+
+    kind   how the name of the model's pipeline must begin, where the model tells it
+    """
+    root = Path(source)
+    if not root.is_dir():
+        root = download(_hub_id(source), parts, dtype)
+    _check_kind(root, kind)
+    found = {name: root / name for name in parts}
+    if "vae" in found and str(source) == SDXL and dtype == torch.float16:
+        found["vae"] = snapshot(SAFE_VAE, ["config.json", "diffusion_pytorch_model.safetensors"])
+    return found
+
+
+def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
+    """The parts from the Hub or from its cache on this machine; half precision if that is asked for and exists."""
+    settings = ["model_index.json", *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt"))]
+    networks = [name for name in NETWORKS if name in parts]
+    half, full = ([f"{name}/{kind}" for name in networks] for kind in ("*.fp16*safetensors", "*model*.safetensors"))
+    first, second = (half, full) if is_half(dtype) else (full, half)
+    root = snapshot(hub_id, settings + first, MARKED if first is full else ())
+    lacking = [pattern for name, pattern in zip(networks, second, strict=True) if not _weights(root / name, dtype)]
+    return snapshot(hub_id, lacking, MARKED if second is full else ()) if lacking else root
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    return dtype in (torch.float16, torch.bfloat16)
+
+
+def variant(folder: Path, dtype: torch.dtype) -> str | None:
+    """The mark in the names of a part's weights, "fp16" or none, once all of its files are known to be whole."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} does not exist; a model in diffusers' layout has that folder: copy or download it again"
+        )
+    found = _weights(folder, dtype)
+    if found is None:
+        unsafe = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+        if unsafe:
+            raise ValueError(
+                f"{folder} has weights only in {unsafe[0]}, a kind of file that can run code and is never opened; "
+                "convert it to safetensors"
+            )
+        raise FileNotFoundError(f"{folder} has no weights (*.safetensors); its download stopped early, so resume it")
+    mark, index = found
+    for path in [index] if index.suffix == ".safetensors" else _shards(index):
+        check_whole(path)
+    return mark
+
+
+def _weights(folder: Path, dtype: torch.dtype) -> tuple[str | None, Path] | None:
+    """The mark and the file, or the index of several files, that hold a part's weights; the wanted precision first."""
+    for mark in ("fp16", None) if is_half(dtype) else (None, "fp16"):
+        dotted = f".{mark}" if mark else ""
+        for stem in ("model", "diffusion_pytorch_model"):
+            for name in (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"):
+                if (folder / name).is_file():
+                    return mark, folder / name
+    return None
+
+
+def _shards(index: Path) -> Iterator[Path]:
+    weight_map = read_json(index).get("weight_map", {})
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} names no files; copy or download it again")
+    for name in sorted(set(weight_map.values())):
+        yield index.parent / Path(name).name
+
+
+def check_whole(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file, whose length is what its header says."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; the download stopped early, so resume it")
+    with opened(path, "copy or download it again") as file:
+        return list(file.keys())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; is {path.parent} part of a model in diffusers' layout?")
+    content = settings(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings but a {type(content).__name__}; copy or download it again")
+    return content
+
+
+def config_of(source: str | Path, part: str) -> dict[str, Any]:
+    """The config.json of one network of a folder in diffusers' layout or of a Hub id."""
+    root = Path(source)
+    if not root.is_dir():
+        root = snapshot(_hub_id(source), [f"{part}/config.json"])
+    return read_json(root / part / "config.json")
+
+
+def settings_of(file: Path) -> Path:
+    """The folder with settings and tokenizers for a single-file SDXL, which holds neither.
+
+    The file's own folder if that has a model_index.json, else the Hub's SDXL without its weights (4 MB, kept).
+    """
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file} is not a .safetensors file; other kinds can run code and are never opened")
+    if (file.parent / "model_index.json").is_file():
+        _check_kind(file.parent)
+        return file.parent
+    try:
+        return snapshot(SDXL, ["model_index.json", "*/*.json", "*/*.txt"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{file.name} holds weights alone, and its settings could not be had ({error}); or lay the .json and "
+            f".txt files of {SDXL} beside it"
+        ) from None
+
+
+def _check_kind(root: Path, wanted: str = SDXL_KIND) -> None:
+    """Refuse a folder that says itself that it is another kind of model; a folder of some parts need not say."""
+    if not (root / "model_index.json").is_file():
+        if any((root / name).is_dir() for name in (*NETWORKS, "scheduler")):
+            return
+        raise FileNotFoundError(f"{root} has no model_index.json; is it a model in diffusers' layout?")
+    kind = str(read_json(root / "model_index.json").get("_class_name"))
+    if not kind.startswith(wanted):
+        name = "an SDXL" if wanted == SDXL_KIND else "a Stable Diffusion"
+        raise ValueError(f"{root} holds a {kind}, not {name} ({wanted}Pipeline); give another model")
+
+
+def _hub_id(source: str | Path) -> str:
+    name = str(source)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) or name.startswith("checkpoints/"):
+        raise FileNotFoundError(
+            f"{name} is neither a folder in diffusers' layout, nor a .safetensors file, nor a Hub id such as {SDXL}"
+        )
+    return name

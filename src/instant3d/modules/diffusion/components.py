@@ -1,0 +1,248 @@
+"""SDXL's parts, as diffusers and transformers make, load and save them. Knows nothing of views.
+
+A folder in diffusers' layout, as `StableDiffusionXLPipeline` reads and writes it:
+model_index.json  scheduler/  text_encoder/  text_encoder_2/  tokenizer/  tokenizer_2/  unet/  vae/
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from instant3d.modules.diffusion import checkpoint_source as files
+from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
+from instant3d.modules.diffusion.compatibility import check
+from instant3d.modules.diffusion.loading import kind_of, load, load_single, load_tokenizer, quietly
+from instant3d.modules.diffusion.sizes import check_sizes
+from instant3d.utils import atomic
+from instant3d.utils.caption_words import CaptionWords
+
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",  # second order, two answers remembered (Lu et al. 2022, DPM-Solver++ 2M)
+}
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+@dataclass
+class Components:
+    """The parts; each is None when it was not asked for.
+
+    words   of the captions that the model was trained on, if its tokenizer comes with a list of them
+    """
+
+    tokenizer: Any = None
+    tokenizer_2: Any = None
+    text_encoder: Any = None
+    text_encoder_2: Any = None
+    unet: Any = None
+    vae: Any = None
+    scheduler: Any = None
+    words: CaptionWords | None = None
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, parts: Collection[str] = ALL, dtype: torch.dtype = torch.float32
+    ) -> Components:
+        """Read `parts`, networks in `dtype`, from a folder in diffusers' layout, a Hub id or one .safetensors file.
+
+        A half `dtype` prefers files marked fp16. The VAE stays in float32 where its settings say that it overflows in
+        float16 (`force_upcast`), except that the Hub's SDXL gets the one of `checkpoint_source.SAFE_VAE` instead.
+        """
+        unknown = sorted(set(parts) - set(ALL))
+        if unknown:
+            raise ValueError(f"a model has no part {unknown[0]!r}; its parts are {', '.join(ALL)}")
+        if Path(source).is_file():
+            components = cls(**load_single(Path(source), parts, dtype))
+        else:
+            found = files.folders(source, parts, dtype)
+            components = cls(**{name: load(folder, name, dtype) for name, folder in found.items()})
+            components.words = CaptionWords.read(found["tokenizer"]) if "tokenizer" in found else None
+        check(vars(components), str(source))
+        return components
+
+    @classmethod
+    def build(cls, sizes: Mapping[str, Mapping[str, Any]], tokenizer_folder: str | Path) -> Components:
+        """Random weights by the real constructors. `sizes` has a configuration for each network and the scheduler;
+        what the tokenizer in `tokenizer_folder` decides (vocabulary, marks, length) need not be said."""
+        tokenizer, tokenizer_2 = (load_tokenizer(Path(tokenizer_folder)) for _ in range(2))
+        known = {
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": tokenizer.model_max_length,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        made = {
+            name: make(name, {**known, **sizes[name]} if name.startswith("text") else sizes[name])
+            for name in (*NETWORKS, "scheduler")
+        }
+        components = cls(tokenizer=tokenizer, tokenizer_2=tokenizer_2, **made)
+        check(vars(components), "the given sizes")
+        return components
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write all parts, networks in `dtype`, for `StableDiffusionXLPipeline.from_pretrained(folder)` to open."""
+        missing = [name for name in ALL if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"a model is saved as a whole, but its {', '.join(missing)} were not loaded; load all parts"
+            )
+        with atomic.merged(folder) as partial:
+            for name in ALL:
+                (partial / name).mkdir()
+                write(getattr(self, name), name, partial / name, dtype)
+            if self.words is not None:
+                self.words.write(partial / "tokenizer")
+            (partial / "model_index.json").write_text(json.dumps(self._index(), indent=2) + "\n")
+
+    def _index(self) -> dict[str, Any]:
+        import diffusers
+
+        kinds = {name: type(getattr(self, name)) for name in sorted(ALL)}
+        return {
+            "_class_name": "StableDiffusionXLPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "force_zeros_for_empty_prompt": True,
+            **{name: [kind.__module__.split(".")[0], kind.__name__] for name, kind in kinds.items()},
+        }
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts by name, as `StableDiffusionXLPipeline` takes them."""
+        return {name: getattr(self, name) for name in ALL}
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the networks."""
+        for name in NETWORKS:
+            if getattr(self, name) is not None:
+                getattr(self, name).to(device)
+        return self
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels a side for each latent: the VAE halves once between levels."""
+        if self.vae is None:
+            raise ValueError(
+                "the VAE tells how many pixels a latent stands for, but was not loaded; load the part 'vae'"
+            )
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def grid_size(self) -> int:
+        """Pixels a side of the pictures that the UNet was made for."""
+        return self.unet.config.sample_size * self.vae_factor
+
+
+def make(name: str, config: Mapping[str, Any]) -> Any:
+    """One network or the scheduler with this configuration; random weights, on the current default device."""
+    if name == "scheduler":
+        return schedule(config, "euler")
+    check_sizes(config, name)
+    with quietly():
+        if name.startswith("text"):
+            from transformers import CLIPTextConfig
+
+            return kind_of(name)(CLIPTextConfig(**config)).eval()
+        return kind_of(name)(**config).eval()
+
+
+def schedule(config: Mapping[str, Any], name: str, spacing: str | None = None) -> Any:
+    """The named sampler, one of SAMPLERS, over the noise schedule in a scheduler's `config`.
+
+    spacing  which of the T = 1000 training timesteps n steps visit: "leading" multiples of T // n (so that sampling
+             begins below T: at 958 of 999 for 30 steps of SDXL), "trailing" those that end at T - 1, "linspace" both
+             ends; by default what `config` says. Lin et al. 2023 (table 2) find trailing best for few steps.
+             DDIM, which diffusers lets step by T // n whatever is visited, takes trailing in linspace's place.
+    """
+    import diffusers
+
+    if name not in SAMPLERS:
+        raise ValueError(f"there is no sampler {name!r}; choose among {', '.join(SAMPLERS)}")
+    # latents are no pictures, whose values may be cut to [-1, 1]
+    wanted = {**config, "clip_sample": False, "thresholding": False}
+    # else what was left to the defaults of another class would change when the scheduler is saved and loaded
+    wanted.pop("_use_default_values", None)
+    if spacing is not None:
+        wanted["timestep_spacing"] = spacing
+    if name == "ddim" and wanted.get("timestep_spacing") == "linspace":
+        wanted["timestep_spacing"] = "trailing"
+    with quietly():
+        return getattr(diffusers, SAMPLERS[name]).from_config(wanted)
+
+
+def with_lora(unet: Any, rank: int, alpha: float) -> Any:
+    """The same UNet, frozen but for low-rank additions (alpha / rank) B A to the projections of all its attention."""
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise ValueError(f"the rank of low-rank additions must be at least 1, got {rank}")
+    # `lora_alpha` is a number that peft only divides by the rank, though it is declared as whole
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS))  # type: ignore[arg-type]
+    return unet
+
+
+def merge_lora(unet: Any) -> Any:
+    """The same UNet with the additions of `with_lora` folded into its weights, all of them trainable again."""
+    unet.fuse_lora()
+    unet.unload_lora()
+    return unet.requires_grad_(True)
+
+
+def with_xformers(unet: Any) -> Any:
+    """The same UNet with xformers' attention in place of PyTorch's, which diffusers uses by itself; CUDA only."""
+    if unet.device.type != "cuda":
+        raise ValueError(f"xformers works on CUDA only, but the UNet is on {unet.device}; leave PyTorch's attention")
+    try:
+        unet.enable_xformers_memory_efficient_attention()
+    except ModuleNotFoundError:
+        raise ValueError("xformers is not installed; `pip install 'instant3d[xformers]'`") from None
+    return unet
+
+
+def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
+    """Write the part `name` into its folder, which exists; a network in `dtype`."""
+    if name in NETWORKS:
+        _write_network(part, name, folder, dtype)
+        return
+    part.save_pretrained(folder)
+    if name.startswith("tokenizer"):
+        part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt, all that transformers 4 reads
+
+
+def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
+    """Settings and weights, cast one by one on the way, so that the network itself stays as it is."""
+    from safetensors.torch import save_file
+
+    if any("lora_" in key for key in network.state_dict()):
+        raise ValueError(f"the {name} has low-rank additions, which plain diffusers would not read; merge them first")
+    if name.startswith("text"):
+        config = copy.deepcopy(network.config)
+        # not `dtype`, in which transformers would load it unasked, beside a UNet that diffusers loads in float32
+        config.architectures, config.dtype = [type(network).__name__], torch.float32
+        config.save_pretrained(folder)
+    else:
+        network.save_config(folder)
+        _forget_origin(folder / "config.json")
+    # the Hub's own names: this network lost its prefix in transformers 5.6, which still reads them, as older ones do
+    prefix = "text_model." if name == "text_encoder" and not hasattr(network, "text_model") else ""
+    tensors = {
+        prefix + key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()
+    }
+    path = folder / ("model.safetensors" if name.startswith("text") else "diffusion_pytorch_model.safetensors")
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod((folder / "config.json").stat().st_mode)  # `save_file` lets only its owner read
+
+
+def _forget_origin(config: Path) -> None:
+    """diffusers notes the folder that a network was loaded from, which says nothing to others and where one works."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,138 @@
+"""From files to SDXL's parts, each loaded whole or refused with one sentence. Knows not how the parts work together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instant3d.modules.diffusion import checkpoint_source as files
+from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
+from instant3d.modules.diffusion.sizes import check_sizes
+from instant3d.utils.errors import LIBRARY_ERRORS, first_line
+
+
+def kind_of(name: str) -> Any:
+    """The class of a network; of the two libraries, whose classes take seconds to import, only the one that has it."""
+    if name.startswith("text_encoder"):
+        import transformers
+
+        return transformers.CLIPTextModelWithProjection if name == "text_encoder_2" else transformers.CLIPTextModel
+    import diffusers
+
+    return diffusers.AutoencoderKL if name == "vae" else diffusers.UNet2DConditionModel
+
+
+def load(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    if name == "scheduler":
+        return _load_scheduler(folder)
+    return load_tokenizer(folder) if name.startswith("tokenizer") else _load_network(folder, name, dtype)
+
+
+def _load_scheduler(folder: Path) -> Any:
+    import diffusers
+
+    config = files.read_json(folder / "scheduler_config.json")
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise ValueError(
+            f"{folder} names {config.get('_class_name')!r} as its scheduler, which diffusers does not have"
+        )
+    with quietly():
+        return kind.from_config(config)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    # without these files transformers would give a vocabulary of three tokens and no word of it
+    if not (folder / "tokenizer.json").is_file():
+        files.read_json(folder / "vocab.json")
+        if not (folder / "merges.txt").is_file():
+            raise FileNotFoundError(f"{folder} has no merges.txt beside its vocab.json; copy or download it again")
+    with quietly():
+        return CLIPTokenizer.from_pretrained(folder)
+
+
+def _load_network(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+
+    mark = files.variant(folder, dtype)
+    config = files.read_json(folder / "config.json")
+    check_sizes(config, folder / "config.json")
+    if config.get("force_upcast") and dtype == torch.float16:
+        dtype = torch.float32
+    settings = {"torch_dtype": dtype} if name in ("unet", "vae") else {"dtype": dtype, "ignore_mismatched_sizes": True}
+    kind = kind_of(name)
+    try:
+        with quietly():
+            network, report = kind.from_pretrained(
+                folder, use_safetensors=True, variant=mark, output_loading_info=True, **settings
+            )
+    except (*LIBRARY_ERRORS, StrictDataclassError) as error:
+        raise ValueError(f"{folder} does not hold the {kind.__name__} it should ({first_line(error)})") from None
+    wrong = [str(key) for part in ("missing_keys", "mismatched_keys") for key in report[part]]
+    if wrong:
+        raise ValueError(
+            f"{folder} does not hold the {kind.__name__} that its config.json describes: {len(wrong)} tensors are "
+            f"missing or of another shape, such as {wrong[0]}"
+        )
+    return network.eval()
+
+
+def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[str, Any]:
+    """Parts of a single-file SDXL, in the layout of Stability AI's own code."""
+    from diffusers import StableDiffusionXLPipeline
+
+    settings = files.settings_of(file)
+    for name in NETWORKS:
+        if (settings / name / "config.json").is_file():
+            check_sizes(files.read_json(settings / name / "config.json"), settings / name / "config.json")
+    keys = files.check_whole(file)
+    for prefix in ("model.diffusion_model.", "conditioner.embedders.1.", "first_stage_model."):
+        if not any(key.startswith(prefix) for key in keys):
+            raise ValueError(f"{file} is no single-file SDXL: it holds no tensor of {prefix}*; give another model")
+    unwanted = {name: None for name in ALL if name not in parts}
+    try:
+        with quietly():
+            pipeline = StableDiffusionXLPipeline.from_single_file(
+                str(file), config=str(settings), local_files_only=True, torch_dtype=dtype, **unwanted
+            )
+        networks = [getattr(pipeline, name) for name in parts if name in NETWORKS]
+        lacking = any(tensor.is_meta for network in networks for tensor in network.parameters())
+    except NotImplementedError:  # PyTorch's word on casting a tensor that was never filled
+        lacking = True
+    except LIBRARY_ERRORS as error:
+        raise ValueError(
+            f"{file} does not hold the SDXL that {settings} describes ({first_line(error)}); give another model"
+        ) from None
+    if lacking:
+        raise ValueError(f"{file} lacks tensors that {settings} describes; give another, or copy it again")
+    found = {name: getattr(pipeline, name) for name in parts}
+    if found.get("vae") is not None and found["vae"].config.force_upcast and dtype == torch.float16:
+        found["vae"].float()
+    return found
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the libraries' progress bars and remarks: what matters of them is raised as an error."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity(logging.CRITICAL)
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, verbosity, bars in before:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()

@@ -1,0 +1,54 @@
+"""From prompts to what SDXL's UNet is told of them. Knows the two text encoders; not what the UNet does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from instant3d.modules.diffusion.components import Components
+from instant3d.utils.tensor_dataclass import Batch
+
+
+@dataclass(frozen=True)
+class TextEmbedding(Batch):
+    """A prompt as the UNet reads it.
+
+    tokens  (B, N, D)  penultimate hidden states of both encoders, one behind the other along D
+    pooled  (B, P)     the second encoder's projected summary
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+
+    @classmethod
+    def nothing_like(cls, embedding: Self) -> Self:
+        """Zeros of the same shape: SDXL's stand-in for no prompt, in guidance and in prompt dropout."""
+        return embedding.map(torch.zeros_like)
+
+
+@torch.no_grad()
+def encode(components: Components, prompts: Sequence[str]) -> TextEmbedding:
+    """Embed prompts (B); what is longer than the tokenizers' maximal length is cut off."""
+    if not prompts or isinstance(prompts, str):
+        raise ValueError(f"prompts are a list of at least one text, got {prompts!r}")
+    first = _read(components.tokenizer, components.text_encoder, prompts)
+    second = _read(components.tokenizer_2, components.text_encoder_2, prompts)
+    tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+    return TextEmbedding(tokens=tokens, pooled=second.text_embeds)
+
+
+def _read(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> Any:
+    if tokenizer is None or encoder is None:
+        raise ValueError("prompts are encoded by two tokenizers and two text encoders; load those parts too")
+    ids = tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return encoder(ids.to(encoder.device), output_hidden_states=True)

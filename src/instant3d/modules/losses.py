@@ -1,0 +1,113 @@
+"""How far a rendering is from a picture. Knows nothing of networks that render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from instant3d.nerf.field import Field
+from instant3d.nerf.volume import box_span
+from instant3d.utils.random_numbers import rand_like
+from instant3d.utils.tensor_files import unpickled
+from instant3d.views import Views
+
+
+def photometric(shown: Views, wanted: Views, background: Tensor) -> dict[str, Tensor]:
+    """Mean squared errors of colour over a background (..., 3), and of alpha; images are in [0, 1]."""
+    return {
+        "rgb": F.mse_loss(shown.on(background), wanted.on(background)),
+        "mask": F.mse_loss(shown.alpha, wanted.alpha),
+    }
+
+
+def geometric(shown: Views, wanted: Views) -> dict[str, Tensor]:
+    """Mean errors where both pictures show the object: depth in world units, normals as 1 - cosine."""
+    both = ((wanted.alpha > 0.99) & (shown.alpha.detach() > 0.5)).float()
+    count = both.sum().clamp(min=1)
+    losses = {}
+    if shown.depth is not None and wanted.depth is not None:
+        losses["depth"] = (both * (shown.depth - wanted.depth).abs()).sum() / count
+    if shown.normals is not None and wanted.normals is not None:
+        losses["normal"] = (both * (1 - (shown.normals * wanted.normals).sum(-3, keepdim=True))).sum() / count
+    return losses
+
+
+def clear_way(field: Field, wanted: Views, generator: torch.Generator | None = None) -> Tensor:
+    """Opacity where none can be: between the camera and the depth that it measured (MeshLRM, eq. 3).
+
+    One point is drawn at random on each ray of views (..., V, 3, H, W) before its surface, or anywhere in the cube if
+    it has none; its loss is the opacity that its density would give to the remaining way.
+    """
+    if wanted.depth is None:
+        raise ValueError(
+            "the opacity loss needs pictures with depth; render the scenes with depth or set its weight to 0"
+        )
+    rays = wanted.cameras.rays(wanted.height, wanted.width)
+    near, far = box_span(rays)
+    forward = (rays.directions * wanted.cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
+    alpha, depth = wanted.alpha[..., 0, :, :], wanted.depth[..., 0, :, :]
+    surface = torch.where(alpha > 0.99, depth / forward, far)
+    sharp = ((alpha > 0.99) & (depth > 0)) | (alpha < 0.01)  # a pixel on an edge is neither
+    distance = near + rand_like(surface, generator) * (surface - near).clamp(min=0)
+    density = field.density(rays.at(distance[..., None]).flatten(-5, -2)).reshape(distance.shape)
+    remaining = (surface - distance).clamp(0, 0.2)
+    opacity = -torch.expm1(-density * remaining)
+    return (opacity * sharp).sum() / sharp.sum().clamp(min=1)
+
+
+class Perceptual(nn.Module):
+    """LPIPS with a VGG-16 (Zhang et al. 2018) of pictures in [0, 1]; its weights are fixed and not saved with a model.
+
+    weights   a file of torchvision's VGG-16 weights, or "download" to let torchvision fetch them
+    """
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        from torchmetrics.functional.image.lpips import _LPIPS
+
+        if weights != "download" and not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"there are no VGG-16 weights at {weights}; give torchvision's vgg16-397923af.pth, `download` or null"
+            )
+        self.net = _LPIPS(pretrained=True, net="vgg", pnet_rand=weights != "download", use_dropout=True)
+        if weights != "download":
+            _load_vgg(self.net.net, unpickled(Path(weights)))
+        self.net.eval().requires_grad_(False)
+
+    def forward(self, shown: Tensor, wanted: Tensor) -> Tensor:
+        """Mean distance of pictures (..., 3, H, W)."""
+        return self.net(shown.flatten(0, -4), wanted.flatten(0, -4), normalize=True).mean()
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
+        return {}
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        """Nothing is saved, so nothing is missing."""
+
+
+def _load_vgg(slices: nn.Module, weights: Any) -> None:
+    """torchvision's `features.N.*` into torchmetrics' slices, which keep N as the layer's name."""
+    wanted = slices.state_dict()
+    if not isinstance(weights, dict):
+        raise ValueError(
+            f"the VGG-16 file holds a {type(weights).__name__}, not tensors by name; "
+            "give torchvision's vgg16-397923af.pth"
+        )
+    found = {
+        key: weights[f"features.{key.split('.', 1)[1]}"]
+        for key in wanted
+        if f"features.{key.split('.', 1)[1]}" in weights
+    }
+    if set(found) != set(wanted):
+        raise ValueError(
+            f"the VGG-16 file lacks {len(wanted) - len(found)} of {len(wanted)} tensors; "
+            "give torchvision's vgg16-397923af.pth"
+        )
+    other = [key for key, value in found.items() if getattr(value, "shape", None) != wanted[key].shape]
+    if other:
+        raise ValueError(f"the VGG-16 file's {other[0]} has another shape; give torchvision's vgg16-397923af.pth")
+    slices.load_state_dict(found)

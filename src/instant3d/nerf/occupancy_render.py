@@ -1,0 +1,183 @@
+"""Pictures of a field that is done changing: rays leap over empty space and stop when nothing more can be seen.
+
+Knows nothing of training: no gradients and no chance. Each ray alternates between two moves until it leaves the cube
+or lets through less than a thousandth of the light: a leap to the next occupied cell, and a packet of samples of equal
+step from there. Density is read at all samples, colour only at those that can be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instant3d.cameras import Cameras, Rays
+from instant3d.nerf.baked_field import FrozenField, at_rest
+from instant3d.nerf.field import Field, normals
+from instant3d.nerf.occupancy import Occupancy
+from instant3d.nerf.volume import Pixels, box_span, join, to_views
+from instant3d.views import Views
+
+STEP = 1 / 64  # world units: half a texel of a 64-texel triplane
+FAINT_STEP = 1 / 16  # where there is only haze
+PACKET = 8  # samples between two looks at the occupancy grid
+TAIL = 2**15  # samples in one round: where few rays are left, packets are longer, up to eight times
+DARK = 1e-3  # a ray that lets through less light than this has ended
+UNSEEN = 0.02  # samples that send less than this share of the light per step keep their opacity, but no colour is asked
+BYTES_PER_SAMPLE = 4 * 24  # place, density, interval, weight and the temporaries between them
+BYTES_PER_POINT = 4 * 64 * 8  # inside a field that does not work in small pieces by itself
+SLOPES_AT_ONCE = 2**15  # normals are found by differentiation, which keeps all that led to a density
+
+
+@torch.no_grad()
+def render(
+    field: Field,
+    cameras: Cameras,
+    height: int,
+    width: int,
+    *,
+    occupancy: Occupancy | None = None,
+    step: float = STEP,
+    max_memory: int = 2**28,
+    with_normals: bool = False,
+    exact: bool = False,
+) -> Views:
+    """Pictures (V, 3, height, width) of one object's field by cameras (V): straight colour and alpha, mean camera-z
+    depth, and, if asked, mean world normals.
+
+    occupancy   where the field is not empty; found first if not given, so give it when there are many calls
+    step        world length that one sample stands for
+    max_memory  bytes that one chunk of rays may take; more chunks, the same picture
+    exact       read the field in float32 even where half precision is faster
+    """
+    if step <= 0:
+        raise ValueError(f"the step between samples is a length in world units and must be positive, got {step}")
+    quick = at_rest(field, exact=exact)
+    occupancy = Occupancy.of(quick) if occupancy is None else occupancy
+    rays = cameras.rays(height, width)
+    per_sample = BYTES_PER_SAMPLE + (0 if isinstance(quick, FrozenField) else BYTES_PER_POINT)
+    count = max(1, max_memory // (per_sample * PACKET))
+    chunks = zip(rays.origins.reshape(-1, 3).split(count), rays.directions.reshape(-1, 3).split(count), strict=True)
+    smooth = field if with_normals else None
+    pieces = [_march(quick, occupancy, Rays(*chunk), step, smooth) for chunk in chunks]
+    return to_views(join(pieces), cameras, rays.directions, height, width)
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Rays with coordinates first, (3, R): arithmetic on long rows is faster."""
+
+    origins: Tensor
+    directions: Tensor
+
+    def __getitem__(self, index: Tensor) -> _Bundle:
+        return _Bundle(self.origins.index_select(1, index), self.directions.index_select(1, index))
+
+    def at(self, distance: Tensor) -> Tensor:
+        """Points (3, ..., R) at distances (..., R)."""
+        shape = (3, *[1] * (distance.dim() - 1), -1)
+        return self.origins.view(shape) + distance * self.directions.view(shape)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What rays have gathered so far: light let through, and sums over samples, weighted by what each of them sends."""
+
+    light: Tensor  # (R)
+    distance: Tensor  # (R)
+    rgb: Tensor  # (R, 3), over the samples whose colour was asked
+    seen: Tensor  # (R), their weight
+    normal: Tensor | None  # (R, 3)
+
+    @classmethod
+    def start(cls, near: Tensor, with_normals: bool) -> _Sums:
+        one, zero, triple = torch.ones_like(near), torch.zeros_like(near), near.new_zeros(len(near), 3)
+        return cls(one, zero, triple, zero.clone(), triple.clone() if with_normals else None)
+
+    def pixels(self) -> Pixels:
+        alpha = 1 - self.light
+        rgb = self.rgb * (alpha / self.seen.clamp(min=1e-9))[:, None]
+        return Pixels(rgb, alpha, self.distance / alpha.clamp(min=1e-6), self.normal)
+
+
+def _march(field: Field, occupancy: Occupancy, rays: Rays, step: float, smooth: Field | None) -> Pixels:
+    at, far = _span(occupancy, rays)
+    sums = _Sums.start(at, smooth is not None)
+    bundle = _Bundle(rays.origins.T.contiguous(), rays.directions.T.contiguous())
+    alive = torch.arange(len(at), device=at.device)
+    while True:
+        alive, at, landed = _leap(occupancy, bundle, alive, at, far)
+        if not len(alive):
+            return sums.pixels()
+        here = alive[:landed]
+        some = bundle[here]
+        edges = _cut(occupancy, some, at[:landed], far[here], step)
+        _blend(field, some, here, edges, UNSEEN * step, sums, smooth)
+        at = torch.cat([edges[-1], at[landed:]])
+        going = (sums.light[alive] > DARK).nonzero()[:, 0]
+        alive, at = alive[going], at[going]
+
+
+def _span(occupancy: Occupancy, rays: Rays) -> tuple[Tensor, Tensor]:
+    """Distances (R) at which rays enter and leave the smallest box around all matter."""
+    low, high = occupancy.box()
+    half = ((high - low) / 2).clamp(min=1e-9)
+    return box_span(Rays((rays.origins - (high + low) / 2) / half, rays.directions / half))
+
+
+def _leap(occupancy: Occupancy, bundle: _Bundle, alive: Tensor, at: Tensor, far: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Move rays on until at least half of them are in occupied cells, and put these first; the last is their number.
+
+    Rays that leave the cube are dropped. Not to wait for the slowest keeps each step's work large.
+    """
+    done: list[tuple[Tensor, Tensor]] = []
+    landed = 0
+    while True:
+        inside = (at < far[alive]).nonzero()[:, 0]
+        alive, at = alive[inside], at[inside]
+        if landed >= len(alive):
+            break
+        some = bundle[alive]
+        way = occupancy.leap(some.at(at), some.directions)
+        there, still = (way == 0).nonzero()[:, 0], way.nonzero()[:, 0]
+        done.append((alive[there], at[there]))
+        landed += len(there)
+        alive, at = alive[still], at[still] + way[still]
+    done.append((alive, at))
+    return torch.cat([some for some, _ in done]), torch.cat([some for _, some in done]), landed
+
+
+def _cut(occupancy: Occupancy, rays: _Bundle, at: Tensor, far: Tensor, step: float) -> Tensor:
+    """The next intervals of rays, (S + 1, R) distances: long ones as far as haze is known to reach."""
+    glide = occupancy.glide(rays.at(at), rays.directions)
+    stride = max(step, FAINT_STEP)
+    samples = max(PACKET, min(8 * PACKET, TAIL // len(at)))
+    count = torch.arange(samples + 1, device=at.device, dtype=at.dtype)[:, None]
+    strides = (glide / stride).ceil()
+    ahead = torch.where(count < strides, count * stride, glide + (count - strides) * step)
+    return torch.minimum(at + ahead, far)
+
+
+def _blend(
+    field: Field, rays: _Bundle, here: Tensor, edges: Tensor, unseen: float, sums: _Sums, smooth: Field | None
+) -> None:
+    """Add what `rays`, numbered `here`, meet in intervals cut at `edges` (S + 1, R) to `sums`."""
+    middle, length = (edges[1:] + edges[:-1]) / 2, edges.diff(dim=0)
+    points = rays.at(middle).flatten(1)
+    density = torch.zeros_like(middle)
+    real = length.flatten().nonzero()[:, 0]
+    density.view(-1)[real] = field.density(points.index_select(1, real).T)
+    thickness = density * length
+    total = thickness.cumsum(0)
+    light = sums.light[here]
+    weight = light * torch.exp(thickness - total) * -torch.expm1(-thickness)
+    sums.light[here] = light * torch.exp(-total[-1])
+    sums.distance[here] += (weight * middle).sum(0)
+    visible = (weight > unseen).flatten().nonzero()[:, 0]
+    share, ray, places = weight.view(-1)[visible], here[visible % len(here)], points.index_select(1, visible).T
+    sums.seen.index_add_(0, ray, share)
+    sums.rgb.index_add_(0, ray, share[:, None] * field(places)[1])
+    if smooth is not None and sums.normal is not None:
+        slopes = torch.cat([normals(smooth, some) for some in places.split(SLOPES_AT_ONCE)])
+        sums.normal.index_add_(0, ray, share[:, None] * slopes)

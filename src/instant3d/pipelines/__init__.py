@@ -1,0 +1,1 @@
+"""Whole paths from a prompt or views to an asset and its files."""

@@ -1,0 +1,229 @@
+"""What makes the assets of prompts: the two-stage system or the direct one, as `instant3d generate` sees both alike.
+
+A maker knows its weights and settings before anything is loaded. It begins several prompts together, which gives a
+draft for each, and ends them one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from instant3d import scenes
+from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
+from instant3d.direct.architecture import read_architecture
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
+from instant3d.modules.diffusion import checkpoint_source as stage1_files
+from instant3d.modules.diffusion.prompt_tokens import PARTS
+from instant3d.nerf.asset import Asset
+from instant3d.nerf.triplane import Triplane
+from instant3d.pipelines import results
+from instant3d.pipelines.checkpoint_kinds import check_stages, direct_folder
+from instant3d.pipelines.results import Shown, picture_size
+from instant3d.pipelines.text_to_3d import DirectTextTo3D, TextTo3D, stage1_dtype
+from instant3d.stage1.grid import to_views
+from instant3d.stage1.sampling_options import Sampling
+from instant3d.stage2.network import locate
+from instant3d.utils import bundled, file_listing, visualization
+from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.devices import find_device
+from instant3d.utils.progress import OnStep, Stopwatch
+from instant3d.utils.prompts import slug
+from instant3d.utils.safetensors_folder import CONFIG, WEIGHTS
+
+AROUND_DEG = range(0, 360, 45)  # from the front, where a sheet shows what was made of no pictures
+SIDES = {0: "front", 90: "side", 180: "back", 270: "side"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """An asset, how its sheet begins, the width of its pictures, and the files of what it was made of."""
+
+    asset: Asset
+    shown: Shown
+    size: int
+    files: Sequence[str] = ()
+
+
+class Maker(Protocol):
+    """What `generate` asks of a system.
+
+    task      what is told to the user while prompts are begun
+    at_once   prompts that are begun together
+    settings  what decides how an asset looks, beside its prompt and seed, the mesh's resolution and the weights
+    weights   where they were found and the SHA-256 of each of their files
+    nodes     of the mesh's grid, a side, unless others are asked for
+    """
+
+    system: str
+    task: str
+    device: torch.device
+    at_once: int
+    settings: dict[str, Any]
+    nodes: int
+
+    @property
+    def weights(self) -> dict[str, Any]: ...
+
+    def load(self) -> None:
+        """Be ready to begin; else this is done when it is first needed."""
+
+    def reads_all(self, prompt: str) -> bool:
+        """Whether nothing of the prompt is cut off."""
+
+    @property
+    def words(self) -> CaptionWords | None:
+        """The words of its training captions, if its folder lists them."""
+
+    def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
+        """Drafts (B, ...)."""
+
+    def end(self, draft: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch) -> Made:
+        """The asset of a draft; what it was made of is written into `folder`, all but the asset itself."""
+
+
+class TwoStage:
+    """Stage 1 draws a grid of views, which is the draft, and stage 2 builds the asset of them."""
+
+    system, task = "two-stage", "drawing the views"
+    nodes = 256
+
+    def __init__(
+        self,
+        stage1: str | Path | None = None,
+        stage2: str | Path | None = None,
+        *,
+        sampling: Sampling = Sampling(),
+        negative: str | None = None,
+        device: str = "auto",
+        max_memory: int | None = None,
+        at_once: int = 4,
+    ) -> None:
+        self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
+        self.stage1 = bundled.weights(bundled.STAGE1, stage1, option="--stage1")
+        self.stage2 = bundled.weights(bundled.STAGE2, stage2, option="--stage2")
+        check_stages(self.stage1, self.stage2)
+        self.sampling, self.negative = sampling, negative
+        self.settings = {"negative": negative, "sampling": asdict(sampling)}
+
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        if Path(self.stage1).is_file():
+            first = {Path(self.stage1).name: Path(self.stage1)}
+        else:
+            parts = stage1_files.folders(self.stage1, stage1_files.NETWORKS, stage1_dtype(self.device))
+            files = [
+                (part, file) for part, folder in parts.items() for file in file_listing.found(folder, "*.safetensors")
+            ]
+            first = {f"{part}/{file.name}": file for part, file in files}
+        second = locate(self.stage2) / WEIGHTS
+        return {
+            "stage1": _hashes(self.stage1, first),
+            "stage2": _hashes(self.stage2, {WEIGHTS: second} if second.is_file() else {}),
+        }
+
+    @cached_property
+    def model(self) -> TextTo3D:
+        return TextTo3D.from_pretrained(
+            self.stage1, self.stage2, device=self.device, max_memory=self.max_memory, at_once=self.at_once
+        )
+
+    def load(self) -> None:
+        _ = self.model
+
+    def reads_all(self, prompt: str) -> bool:
+        return self.model.reads_all(prompt)
+
+    @property
+    def words(self) -> CaptionWords | None:
+        return self.model.words
+
+    def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
+        """Grids (B, 3, H, W)."""
+        with watch("text"):
+            text, away = self.model.encode(prompts, self.negative)
+        with watch("denoise"):
+            latents = self.model.denoise(text, away, seeds, sampling=self.sampling, on_step=on_step)
+        with watch("decode"):
+            return self.model.decode(latents).cpu()
+
+    def end(self, draft: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch) -> Made:
+        """The asset; writes grid.png and the scene folder views/."""
+        with watch("reconstruct"):
+            views = to_views(draft)
+            asset = self.model.build(views, resolution=resolution)
+        with watch("video"):
+            visualization.picture(draft, folder / "grid.png")
+            scenes.write(folder / "views", views, caption=prompt, object_id=slug(prompt))
+        shown = Shown(prompt, f"generated views (seed {seed})", views)
+        size = picture_size(self.model.reconstruct.network.image_size or views.width)
+        return Made(asset, shown, size, ["grid.png", "views"])
+
+
+class Direct:
+    """One network makes the asset's planes, which are the draft; there are no views that it is made of."""
+
+    system, task = "direct", "growing the triplanes"
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        device: str = "auto",
+        max_memory: int | None = None,
+        at_once: int = 4,
+    ) -> None:
+        self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
+        self.source = bundled.weights(bundled.DIRECT, weights, option="--direct")
+        self.folder = direct_folder(self.source)
+        self.nodes = read_architecture(self.folder / CONFIG).mesh_resolution
+        self.settings: dict[str, Any] = {}
+
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        files = [file for part in sorted(PARTS) for file in file_listing.found(self.folder / part, "*.safetensors")]
+        files += [self.folder / WEIGHTS] if (self.folder / WEIGHTS).is_file() else []
+        return {"direct": _hashes(self.source, {file.relative_to(self.folder).as_posix(): file for file in files})}
+
+    @cached_property
+    def model(self) -> DirectTextTo3D:
+        return DirectTextTo3D.from_pretrained(self.folder, device=self.device, max_memory=self.max_memory)
+
+    def load(self) -> None:
+        _ = self.model
+
+    def reads_all(self, prompt: str) -> bool:
+        return self.model.reads_all(prompt)
+
+    @property
+    def words(self) -> CaptionWords | None:
+        return self.model.words
+
+    def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
+        """Planes (B, 3, C, P, P)."""
+        with watch("text"):
+            text = self.model.encode(prompts)
+        with watch("network"):
+            planes = self.model.imagine(text, seeds).planes
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # or what comes next would be blamed for the wait
+        return planes
+
+    def end(self, draft: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch) -> Made:
+        """The asset; nothing but it is to be written."""
+        with watch("network"):
+            asset = self.model.build(Triplane(draft), resolution=resolution)
+        cameras = orbit([FRONT_AZIMUTH_DEG + degrees for degrees in AROUND_DEG], STRUCTURED_ELEVATION_DEG)
+        names = [SIDES.get(degrees, "") for degrees in AROUND_DEG]
+        shown = Shown(prompt, f"once around, from the front (seed {seed})", cameras, names)
+        return Made(asset, shown, picture_size(self.model.network.architecture.plane_side))
+
+
+def _hashes(name: str | Path, files: dict[str, Path]) -> dict[str, Any]:
+    return {"name": str(name), "sha256": {short: results.sha256(file) for short, file in files.items()}}

@@ -1,0 +1,162 @@
+"""The folder of results that `reconstruct` and `generate` leave: mesh, triplane, turntable, contact sheet, record.
+
+Knows nothing of where the asset came from, but for the pictures and the heading that the sheet is to begin with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instant3d import __version__
+from instant3d.cameras import Cameras, Rays, turntable
+from instant3d.nerf.asset import FILE, Asset, check_formats
+from instant3d.nerf.field import normals
+from instant3d.utils import visualization
+from instant3d.utils.progress import Stopwatch
+from instant3d.utils.visualization import Row
+from instant3d.views import Views, normal_pictures
+
+RECORD = "result.json"
+FRAMES, FRAMES_PER_SECOND = 40, 16  # nine degrees apart, so that the structured views are among them
+FILM_STEP = 1 / 24  # world units between samples; 58 dB from 256 a unit, which is what rounding to 8 bits costs
+SMALLEST, LARGEST = 128, 512  # pixels of a picture
+SLOPES_AT_ONCE = 2**15
+AROUND = (-0.04, -0.02, 0.0, 0.02, 0.04)  # world units along the ray: a surface of a field is a slope, not a step
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a sheet begins with: the views that the asset was made of, or, if there are none, where to see it from."""
+
+    heading: str
+    title: str
+    views: Views | Cameras  # (V,)
+    names: Sequence[str] = ()
+
+
+def picture_size(view_size: int) -> int:
+    """Pixels of a picture that shows all that a network knows which saw `view_size` pixels: half as much again."""
+    return max(SMALLEST, min(LARGEST, view_size * 3 // 2))
+
+
+def write(
+    folder: Path, asset: Asset, shown: Shown, *, size: int, formats: Sequence[str], watch: Stopwatch
+) -> dict[str, Any]:
+    """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide.
+
+    Without PyAV there is no turntable.mp4, and a warning says so.
+    """
+    formats = check_formats(formats)
+    with watch("mesh"):
+        mesh = asset.mesh
+        asset.write_files(folder, formats)
+    with watch("video"):
+        around = _pictures(asset, turntable(FRAMES), size)
+        turntables = _turntables(around.on(1.0), folder)
+        visualization.sheet(_rows(asset, shown, around), folder / "sheet.png", heading=shown.heading)
+    return {
+        "resolution": asset.resolution,
+        "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
+        "files": [*(f"mesh.{name}" for name in formats), FILE, *turntables, "sheet.png"],
+    }
+
+
+def _turntables(frames: Tensor, folder: Path) -> list[str]:
+    """Write frames (F, 3, H, W) as the films that can be written here; their names."""
+    films = ["turntable.webp"]
+    visualization.animation(frames, folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
+    if visualization.can_film():
+        films.insert(0, "turntable.mp4")
+        visualization.film(frames, folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
+    else:
+        warnings.warn("turntable.mp4 is left out, for films need PyAV: pip install av", stacklevel=2)
+    return films
+
+
+def write_record(folder: Path, **fields: Any) -> dict[str, Any]:
+    """Write `result.json` and return its content."""
+    record = {"instant3d": __version__, **fields}
+    (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return record
+
+
+def closing_line(record: dict[str, Any], output: Path, source: str) -> str:
+    """One line for the terminal; `source` is what the asset was made from."""
+    total, size = sum(record["seconds"].values()), record["mesh"]["faces"]
+    return f"{output}: {', '.join(record['files'])} ({size} triangles from {source} in {total:.1f} s)"
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _rows(asset: Asset, shown: Shown, around: Views) -> list[Row]:
+    """The views that went in, the asset from the same cameras, its normals, and the asset from all sides.
+
+    Where no views went in, the asset from where it is to be seen, and its normals.
+    """
+    size = around.width
+    if isinstance(shown.views, Cameras):
+        ours = _from(asset, shown.views, around)
+        return [Row(shown.title, ours.on(1.0), shown.names), _normals_row(asset, ours)]
+    ours = _from(asset, shown.views.cameras, around)
+    others = visualization.spread(FRAMES, max(len(shown.views.rgb), 4))
+    return [
+        Row(shown.title, shown.views.resized(size, size).on(1.0), shown.names),
+        Row("reconstruction, same cameras", ours.on(1.0)),
+        _normals_row(asset, ours),
+        Row("once around", around[others].on(1.0), [f"azimuth {360 * k // FRAMES}" for k in others]),
+    ]
+
+
+def _normals_row(asset: Asset, views: Views) -> Row:
+    return Row("its normals (red, green, blue = x, y, z)", normal_pictures(_with_normals(asset, views)))
+
+
+def _from(asset: Asset, cameras: Cameras, around: Views) -> Views:
+    """The asset as cameras (V,) see it: pictures of the turntable where they serve, new ones for the rest."""
+    apart = (around.cameras.cam_to_world - cameras.cam_to_world[:, None]).abs().amax((-2, -1))
+    apart = apart.maximum((around.cameras.intrinsics - cameras.intrinsics[:, None]).abs().amax(-1))
+    nearest = apart.argmin(1)
+    new = apart.amin(1) > 1e-4
+    shown = around[nearest]
+    if not new.any():
+        return shown
+    rendered = _pictures(asset, cameras[new], around.width)
+    return Views.stack([rendered[int(new[:k].sum())] if new[k] else shown[k] for k in range(len(new))])
+
+
+def _pictures(asset: Asset, cameras: Cameras, size: int) -> Views:
+    return asset.render(cameras, size, step=FILM_STEP).to("cpu")
+
+
+@torch.no_grad()
+def _with_normals(asset: Asset, views: Views) -> Views:
+    """Views (V,) with the field's mean normals around the place in each solid pixel that its depth names.
+
+    All along the rays, as `Asset.render` averages them, they take many times as long and look the same.
+    """
+    if views.depth is None:
+        raise ValueError("these views have no depth to find their normals by")
+    rays = views.cameras.rays(views.height, views.width)
+    forward = views.cameras.cam_to_world[:, None, None, :3, 2]
+    distance = views.depth[:, 0] / (rays.directions * forward).sum(-1)
+    solid = views.alpha[:, 0] > 0.5
+    around = distance[solid][:, None] + torch.tensor(AROUND)
+    places = Rays(rays.origins[solid], rays.directions[solid]).at(around).flatten(0, 1)
+    device = asset.triplane.planes.device
+    found = [normals(asset.field, some.to(device)).cpu() for some in places.split(SLOPES_AT_ONCE)]
+    slopes = torch.zeros_like(rays.directions)
+    slopes[solid] = torch.nn.functional.normalize(torch.cat(found).view(-1, len(AROUND), 3).mean(1), dim=-1)
+    return dataclasses.replace(views, normals=slopes.permute(0, 3, 1, 2))

@@ -1,0 +1,244 @@
+"""Encoded pictures, depth and normal maps to arrays and back. Knows nothing of cameras or folders.
+
+Everything read is untrusted: sizes are bounded before pixels are decoded, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from instant3d.utils import images
+from instant3d.utils.errors import LIBRARY_ERRORS
+
+MOST_LABELS = 16  # values in a mask that are taken for labels, not for degrees of opacity
+NEAR_WHITE = 245  # of 255, in all three channels: white that JPEG has touched
+EDGE = 2.3  # pixels: how far white is mixed into an object at its outline
+REACH = 8  # pixels: how far from the edge the colour that is mixed there may be sought
+MIXED = 0.12  # of 1, in each channel: how far a colour may be from the mixture that it is taken for
+DEPTH_LEVELS = 65535
+COLOURED = 32  # of 255: channels of a pixel that differ by that are a colour, not a grey that JPEG has touched
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`rgb` (H, W, 3) and `alpha` (H, W) in uint8; `matte` tells where alpha came from."""
+
+    rgb: Array
+    alpha: Array
+    matte: str
+    """"alpha", "mask", "white" (flooded from the border), "rembg", or "none" (all of it counts as object)."""
+
+    full_size: tuple[int, int] | None = None
+    """Height and width of the file, in pixels, where they may be more than those of `rgb`."""
+
+
+def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = None) -> Picture:
+    """A picture with its alpha: its own, times `mask` if there is one; else cut from a white background.
+
+    Without either, near-white pixels that touch the border through other near-white pixels are background, if such
+    pixels make up at least half of the border. White parts inside the object stay. Otherwise alpha is 1 everywhere.
+
+    Args:
+        data: an encoded image.
+        mask: an encoded image of the same size: how opaque each pixel is, or two values or labels, of which 0 is
+            background.
+        where: what to call the picture in an error.
+        enough: side in pixels that suffices; much larger pictures come smaller, see `images.open_image`.
+    """
+    width, height = images.header(data, where).size
+    pixels = np.asarray(images.open_image(data, where, enough=enough))
+    rgb, size = pixels[..., :3], (height, width)
+    own = _own_alpha(pixels[..., 3]) if pixels.shape[-1] == 4 else None
+    if mask is not None:
+        cover = _mask(mask, size, rgb.shape[:2], where)
+        return Picture(rgb, cover if own is None else np.minimum(own, cover), "mask", size)
+    if own is not None:
+        return Picture(rgb, own, "alpha", size)
+    cut = matte(rgb.astype(np.float32) / 255)
+    if cut is None:
+        return Picture(rgb, np.full(rgb.shape[:2], 255, np.uint8), "none", size)
+    return Picture(_levels(cut[0]), _levels(cut[1]), "white", size)
+
+
+def matte(rgb: Array) -> tuple[Array, Array] | None:
+    """Straight colours (H, W, 3) and alpha (H, W) of an object on white, from float32 rgb (H, W, 3) in [0, 1].
+
+    Near-white pixels that touch the border through other near-white pixels are background; None if such pixels make
+    up less than half of the border. White parts inside the object stay. Object pixels at the edge are taken for
+    mixtures of white with the colour of the nearest pixel behind the edge, where their own colour is such a mixture,
+    and are as opaque as its share. Put back over white, the cut gives the picture that it came from.
+    """
+    outside = _flood(rgb)
+    if outside is None:
+        return None
+    alpha = np.where(outside, 0, _opacity(rgb, outside)).astype(np.float32)
+    straight = 1 - (1 - rgb) / np.maximum(alpha, 1e-6)[..., None]
+    return np.where(outside[..., None], rgb, straight.clip(0, 1)).astype(np.float32), alpha
+
+
+def encode(rgb: Array, alpha: Array) -> bytes:
+    """An RGBA PNG from uint8 (H, W, 3) and (H, W)."""
+    return _png(Image.fromarray(np.ascontiguousarray(np.dstack([rgb, alpha]))))
+
+
+def decode_depth(data: bytes, unit: float | None, size: tuple[int, int], where: str) -> Array:
+    """Depth (H, W) in float32 from a 16-bit PNG or an .npy of floats; `unit` is the length of one step.
+
+    Without a unit a PNG counts thousandths (the ecosystem's default) and an .npy world units. 0 where unknown.
+    """
+    if data[:6] == b"\x93NUMPY":
+        depth = _numpy(data, size, where) * (1.0 if unit is None else unit)
+    else:
+        image = images.open_raw(data, where)
+        if image.mode not in ("I;16", "I;16B", "I;16L", "I"):
+            raise ValueError(
+                f"{where} is a depth map in mode {image.mode}; expected a 16-bit grey PNG or an .npy of floats"
+            )
+        depth = np.asarray(image).astype(np.float64) * (1e-3 if unit is None else unit)
+    _same_size(depth.shape[:2], size, where)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+
+
+def encode_depth(depth: Array, unit: float) -> bytes:
+    """A 16-bit PNG of depth (H, W) in steps of `unit`; 0 stays 0, and what is not 0 does not become 0."""
+    steps = np.clip(np.round(depth.astype(np.float64) / unit), 1, DEPTH_LEVELS)
+    return _png(Image.fromarray(np.where(depth > 0, steps, 0).astype(np.uint16)))
+
+
+def decode_normals(data: bytes, size: tuple[int, int], where: str) -> Array:
+    """Unit vectors (H, W, 3) in float32 from an 8-bit PNG, 128 being zero; 0 where the PNG is grey (128, 128, 128)."""
+    image = np.asarray(images.open_image(data, where).convert("RGB")).astype(np.float32)
+    _same_size(image.shape[:2], size, where)
+    vectors = (image - 128) / 127
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.where(length > 0.5, vectors / np.maximum(length, 1e-6), 0).astype(np.float32)
+
+
+def decode_levels(data: bytes, size: tuple[int, int], where: str) -> Array:
+    """The 8-bit levels of a map as stored, uint8: (H, W, 1) if it is grey, else (H, W, 3); alpha is left out."""
+    image = images.eight_bits(images.open_raw(data, where))
+    grey = image.mode in ("1", "L", "LA")
+    levels = np.asarray(image.convert("L" if grey else "RGB"))
+    _same_size(levels.shape[:2], size, where)
+    return levels.reshape(*levels.shape[:2], -1)
+
+
+def encode_normals(normals: Array) -> bytes:
+    """An 8-bit PNG of vectors (H, W, 3) in [-1, 1]."""
+    return _png(Image.fromarray(np.round(np.clip(normals, -1, 1) * 127 + 128).astype(np.uint8)))
+
+
+def _own_alpha(alpha: Array) -> Array:
+    """Opacity (H, W) in uint8; what was written as 0 and 1 becomes 0 and 255."""
+    return alpha * 255 if alpha.max() == 1 else alpha
+
+
+def _mask(data: bytes, full: tuple[int, int], size: tuple[int, int], where: str) -> Array:
+    """Opacity (H, W) in uint8 of height and width `size`, from a mask of height and width `full`."""
+    where = f"the mask of {where}"
+    image = images.open_raw(data, where)
+    _same_size(image.size[::-1], full, where)
+    opacity = _opacity_of(image)
+    if full == size:
+        return opacity
+    return np.asarray(Image.fromarray(opacity).resize(size[::-1], Image.Resampling.BOX))
+
+
+def _opacity_of(mask: Image.Image) -> Array:
+    """Opacity (H, W) in uint8: labels are opaque but for 0, anything else is as opaque as it is bright."""
+    if mask.mode == "P" and "transparency" not in mask.info and not _is_grey(mask.convert("RGB")):
+        return np.where(np.asarray(mask) > 0, np.uint8(255), np.uint8(0))  # a palette of labels
+    levels, most = _brightness(mask)
+    values = np.unique(levels)
+    two = len(values) <= 2 and values[0] == 0
+    if two or (len(values) <= MOST_LABELS and values[-1] < most / 2):  # as opacity, nothing would count as object
+        return np.where(levels > 0, np.uint8(255), np.uint8(0))
+    return levels if most == 255 else np.asarray(images.eight_bits(mask).convert("L"))
+
+
+def _brightness(mask: Image.Image) -> tuple[Array, int]:
+    """The values of a mask (H, W) and the greatest possible: its transparency if it has some, else how bright it is."""
+    if mask.mode.startswith("I"):
+        return np.asarray(mask), 65535
+    if mask.has_transparency_data:
+        alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
+        if alpha.min() < 255:
+            return alpha, 255
+    if mask.mode in ("1", "L", "LA"):
+        return np.asarray(mask.convert("L")), 255
+    colours = mask.convert("RGB")
+    if _is_grey(colours):
+        return np.asarray(colours.convert("L")), 255
+    return np.asarray(colours).max(axis=-1), 255  # a colour is as bright as its strongest channel
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether no pixel of an RGB image is clearly coloured."""
+    pixels = np.asarray(image)
+    return bool((pixels.max(axis=-1) - pixels.min(axis=-1)).max() < COLOURED)
+
+
+def _flood(rgb: Array) -> Array | None:
+    """Where near-white reaches the border, (H, W) bool; None if less than half of the border is near-white."""
+    from scipy import ndimage
+
+    white = rgb.min(axis=-1) >= (NEAR_WHITE - 0.5) / 255
+    edge = np.zeros_like(white)
+    edge[[0, -1], :] = edge[:, [0, -1]] = True
+    if white[edge].mean() < 0.5:
+        return None
+    regions, _ = ndimage.label(white)
+    return np.isin(regions, np.unique(regions[edge & white]))
+
+
+def _opacity(rgb: Array, outside: Array) -> Array:
+    """How opaque each pixel (H, W) of the object is: 1 but at its edge, where colours are mixed with white."""
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(~outside)
+    edge = ~outside & (depth <= EDGE)
+    opacity = np.ones(outside.shape, np.float32)
+    if not (depth > EDGE).any():  # all is as thin as an edge
+        return opacity
+    away, nearest = ndimage.distance_transform_edt(depth <= EDGE, return_indices=True)
+    edge &= away <= REACH
+    color, pure = 1 - rgb[edge], 1 - rgb[nearest[0], nearest[1]][edge]  # as differences from white
+    share = ((color * pure).sum(-1) / np.maximum((pure**2).sum(-1), 1e-3)).clip(0, 1)
+    mixed = np.abs(color - share[:, None] * pure).max(-1) < MIXED
+    opacity[edge] = np.where(mixed, np.maximum(share, color.max(-1)), 1)  # no colour is darker than black
+    return opacity
+
+
+def _numpy(data: bytes, size: tuple[int, int], where: str) -> Array:
+    """An .npy array, its header checked before any memory is taken; object arrays (pickles) are refused."""
+    try:
+        stream = io.BytesIO(data)
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        if dtype.kind != "f" or shape not in (size, (*size, 1)):
+            raise ValueError(f"holds {dtype} of shape {shape}, but floats of shape {size} were expected")
+        return np.load(io.BytesIO(data), allow_pickle=False).reshape(size).astype(np.float64)
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"{where} is not a usable depth map: {error}") from error
+
+
+def _same_size(got: tuple[int, ...], size: tuple[int, int], where: str) -> None:
+    if tuple(got) != tuple(size):
+        raise ValueError(f"{where} is {got[1]} x {got[0]} pixels, but its picture is {size[1]} x {size[0]}")
+
+
+def _levels(values: Array) -> Array:
+    return np.round(values * 255).astype(np.uint8)
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=2)
+    return stream.getvalue()

@@ -1,0 +1,49 @@
+"""Small NumPy files of strangers to float64 arrays. Knows nothing of what the numbers mean.
+
+Nothing is unpickled, and no more memory is taken than the bound, whatever a header or an archive claims.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+
+import numpy as np
+
+from instant3d.utils.errors import LIBRARY_ERRORS
+
+MAX_BYTES = 2**24  # of one array: 100,000 matrices and more
+
+Array = np.ndarray
+
+
+def read(data: bytes, where: str) -> Array:
+    """The array of an .npy file, as float64; its numbers are finite."""
+    try:
+        stream = io.BytesIO(data)
+        version = np.lib.format.read_magic(stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(stream)
+        if dtype.kind not in "fiu":
+            raise ValueError(f"holds {dtype}, not numbers")
+        if math.prod(shape) * dtype.itemsize > MAX_BYTES:
+            raise ValueError(f"claims the shape {shape}, which is larger than {MAX_BYTES} bytes")
+        array = np.load(io.BytesIO(data), allow_pickle=False).astype(np.float64)
+        if not np.isfinite(array).all():
+            raise ValueError("holds a number that is not finite (NaN or infinite)")
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"{where} is no usable .npy file: {error}; export it again") from error
+    return array
+
+
+def read_archive(data: bytes, name: str, where: str) -> Array:
+    """The array `name` of an .npz file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(f"{name}.npy") as file:
+            content = file.read(MAX_BYTES + 1024)
+    except KeyError as error:
+        raise ValueError(f"{where} has no array {name!r}; is it of another layout?") from error
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, *LIBRARY_ERRORS) as error:
+        raise ValueError(f"{where} is no usable .npz file: {error}; export it again") from error
+    return read(content, f"{name} of {where}")

@@ -1,0 +1,338 @@
+"""The scene folder: posed pictures of one object on disk. Knows nothing of what is done with them.
+
+A scene is a `transforms.json` (`instant3d.scenes.transforms`) beside the pictures that it names. What `write` writes:
+
+    transforms.json       cameras, caption, id, depth_unit_scale_factor
+    images/0000.png ...   RGBA, 8 bits, straight alpha
+    depth/0000.png ...    16 bits, in steps of depth_unit_scale_factor world units, 0 where there is no surface
+    normals/0000.png ...  world axes, 8 bits, 128 being zero
+
+What `read` takes is wider: other tools' scenes and a user's own photos. Where a picture has no alpha and no mask, its
+white background is flooded from the border (`instant3d.scenes.images.decode`).
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instant3d.cameras import Cameras
+from instant3d.scenes import images, transforms
+from instant3d.utils import atomic, file_listing
+from instant3d.views import MAPS, Views
+
+DOCUMENT = "transforms.json"
+EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
+MAX_FILE_BYTES = 2**29
+MAX_DISTANCE = 1e3  # of a camera from the origin: beyond, float32 blurs an object of size 1
+MAX_PIXELS = 2**27  # of all frames read at once: 2 GiB as float32 RGBA
+ENOUGH = 1024  # pixels a side: pictures of twice that are reduced while they are decoded, if smaller ones are asked for
+
+Load = Callable[[str], bytes]  # a file's content by its name in the scene
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Some or all frames of a scene; `names` are those of the frames read, `path` tells where from.
+
+    credit  its licence, author, source, title and address, as far as they are given (`transforms.Document.credit`)
+    """
+
+    views: Views  # (V,)
+    caption: str | None
+    id: str
+    names: tuple[str, ...]
+    path: Path
+    credit: Mapping[str, str] = field(default_factory=dict)
+
+
+def write(
+    folder: str | Path,
+    views: Views,
+    *,
+    caption: str | None = None,
+    object_id: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write views (V,) as a scene folder, whole or not at all; an earlier scene in `folder` is replaced.
+
+    `extra` are further JSON fields, such as a source or a licence.
+    """
+    folder = Path(folder)
+    files = encode(views, caption=caption, object_id=object_id or folder.resolve().name, extra=extra)
+    with atomic.replaced(folder, sign=DOCUMENT) as partial:
+        for name, data in files.items():
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_bytes(data)
+
+
+def read(
+    folder: str | Path,
+    *,
+    frames: Sequence[int] | None = None,
+    size: int | None = None,
+    maps: Collection[str] = MAPS,
+    widest: int | None = None,
+) -> Scene:
+    """Read a scene folder, or one named document (`lego/transforms_train.json`).
+
+    frames   numbers of the frames to read, all by default; others are neither opened nor checked
+    size     pictures become `size` x `size`: oblong ones are first widened to a square with nothing in it
+    maps     which of depth and normals to read where all frames have them; decoding one costs as much as its picture
+    widest   without a size: pictures of at least twice that many pixels a side are reduced towards it
+    """
+    path, document = _document(Path(folder))
+    root = path.parent.resolve()
+    content = functools.partial(file_content, root)
+    return decode(document, content, path.parent, frames=frames, size=size, maps=maps, widest=widest)
+
+
+def document(folder: str | Path) -> transforms.Document:
+    """A scene's cameras, id and caption, without opening a picture."""
+    return _document(Path(folder))[1]
+
+
+def below(root: str | Path) -> list[Path]:
+    """Every scene folder in `root` at any depth, sorted by path.
+
+    Hidden folders are left out: a killed process leaves half-written scenes in such.
+    """
+    return [document.parent for document in file_listing.found(root, f"**/{DOCUMENT}")]
+
+
+def names(folder: str | Path) -> tuple[str, ...]:
+    """The names of a scene's frames, without opening a picture; their number is the scene's length."""
+    return _document(Path(folder))[1].names()
+
+
+def encode(
+    views: Views, *, caption: str | None, object_id: str, extra: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """The files of a scene by name, from views (V,)."""
+    if views.rgb.dim() != 4 or len(views.rgb) == 0:
+        raise ValueError(f"a scene is written from views (V, 3, H, W) with V > 0, got {tuple(views.rgb.shape)}")
+    views = views.map(lambda tensor: tensor.detach().cpu().float())
+    _check_finite(views)
+    rgb, alpha = _bytes(views.rgb), _bytes(views.alpha)[..., 0]
+    unit = None if views.depth is None else max(float(views.depth.max()), 1e-6) / images.DEPTH_LEVELS
+    files: dict[str, bytes] = {}
+    entries = []
+    for k in range(len(rgb)):
+        camera = views.cameras[k]
+        name = f"images/{k:04d}.png"
+        entry = transforms.entry(
+            name, camera.cam_to_world.numpy(), camera.intrinsics.tolist(), views.width, views.height
+        )
+        files[name] = images.encode(rgb[k], alpha[k])
+        if views.depth is not None and unit is not None:
+            entry["depth_file_path"] = f"depth/{k:04d}.png"
+            files[entry["depth_file_path"]] = images.encode_depth(views.depth[k, 0].numpy(), unit)
+        if views.normals is not None:
+            entry["normal_file_path"] = f"normals/{k:04d}.png"
+            files[entry["normal_file_path"]] = images.encode_normals(views.normals[k].permute(1, 2, 0).numpy())
+        entries.append(entry)
+    fields = {**(extra or {}), "id": object_id, "caption": caption, "depth_unit_scale_factor": unit}
+    return {DOCUMENT: transforms.document(entries, **fields), **files}
+
+
+def decode(
+    document: transforms.Document,
+    load: Load,
+    path: Path,
+    *,
+    frames: Sequence[int] | None = None,
+    size: int | None = None,
+    maps: Collection[str] = MAPS,
+    widest: int | None = None,
+) -> Scene:
+    """A scene from its document and a way to its files; `path` is for error messages and for a missing id."""
+    if size is not None and size < 1:
+        raise ValueError(f"pictures cannot be {size} pixels wide; ask for a size of at least 1")
+    chosen = [document.frame(k) for k in document.choose(frames)]
+    read, first = [], None
+    with_maps = "depth" in maps and all(f.depth for f in chosen), "normals" in maps and all(f.normals for f in chosen)
+    enough = widest if size is None else max(2 * size, ENOUGH)
+    for frame in chosen:
+        views = _frame(frame, document, load, with_maps, enough)
+        first = first or (frame, views)
+        _check_size(frame, views, *first, count=len(chosen), size=size)
+        read.append(views if size is None else _square(views).resized(size, size))
+    scene = Views.stack(read)
+    _check_sight(chosen, scene.cameras)
+    _check_opacity(chosen, scene)
+    scene_id = document.text("id") or path.resolve().name
+    names = tuple(frame.name for frame in chosen)
+    return Scene(scene, document.text("caption"), scene_id, names, path, document.credit)
+
+
+def _frame(
+    frame: transforms.Frame, document: transforms.Document, load: Load, with_maps: tuple[bool, bool], enough: int | None
+) -> Views:
+    """One frame's picture, maps and camera: views of shape ()."""
+    mask = load(frame.mask) if frame.mask else None
+    picture = images.decode(load(frame.picture), mask, frame.where, enough)
+    if picture.matte == "none":
+        note = "has neither alpha, nor a mask, nor a white background: all of it counts as the object"
+        warnings.warn(f"{frame.where} {note}", stacklevel=2)
+    height, width = full = picture.full_size or picture.alpha.shape
+    depth, normals = read_maps(frame, document, load, full, with_maps)
+    depth, normals = (None if values is None else _thinned(values, picture.alpha.shape) for values in (depth, normals))
+    matrix = torch.tensor(frame.cam_to_world, dtype=torch.float32)
+    return Views(
+        torch.from_numpy(np.ascontiguousarray(picture.rgb.transpose(2, 0, 1))) / 255,
+        torch.tensor(picture.alpha)[None] / 255,
+        Cameras(matrix, torch.tensor(frame.intrinsics(width, height), dtype=torch.float32)),
+        None if depth is None else torch.tensor(depth, dtype=torch.float32)[None],
+        None if normals is None else torch.tensor(normals).permute(2, 0, 1),
+    )
+
+
+def read_maps(
+    frame: transforms.Frame,
+    document: transforms.Document,
+    load: Load,
+    size: tuple[int, int],
+    wanted: tuple[bool, bool] = (True, True),
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """A frame's depth (H, W) in world units and normals (H, W, 3), where it has them.
+
+    size     height and width of its picture in pixels, which maps must have
+    wanted   whether depth, and whether normals are to be read
+    """
+    depth = normals = None
+    if frame.depth and wanted[0]:
+        where = f"{frame.depth}, the depth of {frame.where},"
+        depth = images.decode_depth(load(frame.depth), document.depth_unit, size, where) * document.world_scale
+    if frame.normals and wanted[1]:
+        where = f"{frame.normals}, the normals of {frame.where},"
+        normals = images.decode_normals(load(frame.normals), size, where)
+    return depth, normals
+
+
+def _thinned(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The values of a map that lie in the middle of a reduced picture's pixels: their mean lies on no surface."""
+    if values.shape[:2] == size:
+        return values
+    pairs = zip(values.shape[:2], size, strict=True)
+    rows, columns = (((np.arange(few) + 0.5) * many / few).astype(int) for many, few in pairs)
+    return values[np.ix_(rows, columns)]
+
+
+def _square(views: Views) -> Views:
+    """The picture in the middle of a square as wide as its longer side, empty around it; its camera follows."""
+    height, width = views.height, views.width
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    edges = (left, side - width - left, top, side - height - top)
+
+    def widen(image: Tensor | None) -> Tensor | None:
+        return None if image is None else torch.nn.functional.pad(image, edges)
+
+    window = torch.tensor([-left / width, -top / height, side / width, side / height])
+    cameras = views.cameras.crop(*window)
+    rgb = torch.nn.functional.pad(views.rgb, edges, value=1.0)
+    return Views(rgb, torch.nn.functional.pad(views.alpha, edges), cameras, widen(views.depth), widen(views.normals))
+
+
+def _check_size(
+    frame: transforms.Frame, views: Views, first: transforms.Frame, like: Views, *, count: int, size: int | None
+) -> None:
+    got, expected = (views.width, views.height), (like.width, like.height)
+    if got != expected:
+        sizes = f"{got[0]} x {got[1]} pixels, but {first.where} is {expected[0]} x {expected[1]}"
+        raise ValueError(f"{frame.where} is {sizes}; make all pictures of a scene the same size")
+    if count * (size * size if size else views.width * views.height) > MAX_PIXELS:
+        raise ValueError(
+            f"{count} pictures like {frame.where} are too many to read at once; ask for fewer frames or a smaller size"
+        )
+
+
+def _check_opacity(frames: Sequence[transforms.Frame], views: Views) -> None:
+    """Warn if nothing in any frame is opaque enough to count as object."""
+    greatest = float(views.alpha.max())
+    if greatest < 0.5:
+        source = f"the mask {frames[0].mask}" if frames[0].mask else "its alpha"
+        warnings.warn(
+            f"{frames[0].where} shows nothing: the greatest value of {source} is {255 * greatest:.0f} of 255 in all "
+            f"{len(frames)} frames read; expected 255, or a mask of 0 and 1, where the object is",
+            stacklevel=3,
+        )
+
+
+def _check_sight(frames: Sequence[transforms.Frame], cameras: Cameras) -> None:
+    """Refuse a camera, of (V,), that cannot see the cube [-1, 1]^3; warn if it does not see the cube's centre."""
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3)
+    image, depth = cameras.project(corners.expand(len(frames), -1, -1))
+    shown = (depth > 0) & ((image > 0) & (image < 1)).all(-1)  # (V, 27)
+    far = cameras.positions.norm(dim=-1) > MAX_DISTANCE
+    for k, frame in enumerate(frames):
+        if far[k]:
+            raise ValueError(
+                f"{frame.where} stands more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
+            )
+        if not (shown[k].any() or _hits_cube(cameras[k])):
+            raise ValueError(
+                f"{frame.where} looks away from the object: its camera sees nothing of the cube [-1, 1]^3 around the "
+                "origin; check the matrix's axes (OpenGL: x right, y up, z backward), or move and scale the cameras"
+            )
+        if not shown[k, len(corners) // 2]:
+            warnings.warn(f"{frame.where} does not show the origin, where the object should be", stacklevel=3)
+
+
+def _hits_cube(camera: Cameras, across: int = 16) -> bool:
+    """Whether a grid of rays through the picture meets the cube: for cameras so near that they see no corner of it."""
+    rays = camera.rays_through(*torch.meshgrid(*[torch.linspace(0, 1, across)] * 2, indexing="xy"))
+    slope = torch.where(rays.directions.abs() < 1e-9, torch.full_like(rays.directions, 1e-9), rays.directions)
+    bounds = torch.stack([(-1 - rays.origins) / slope, (1 - rays.origins) / slope])
+    near, far = bounds.amin(0).amax(-1), bounds.amax(0).amin(-1)
+    return bool(((near < far) & (far > 0)).any())
+
+
+def _document(path: Path) -> tuple[Path, transforms.Document]:
+    file = path if path.suffix == ".json" else path / DOCUMENT
+    if not file.is_file():
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; name a scene folder with a {DOCUMENT} in it")
+        others = [other.name for other in file_listing.found(path, "transforms*.json")]
+        hint = f"name one of its documents, such as {path / others[0]}" if others else "is it a scene folder?"
+        raise FileNotFoundError(f"{path} has no {DOCUMENT}; {hint}")
+    if file.stat().st_size > transforms.MAX_BYTES:
+        raise ValueError(f"{file} is larger than {transforms.MAX_BYTES} bytes; a scene's cameras take far less")
+    return file, transforms.parse(file.read_bytes(), str(file))
+
+
+def file_content(root: Path, name: str) -> bytes:
+    """A file of the scene, its extension optional; never one outside the folder `root`."""
+    if "\0" in name or Path(name).is_absolute() or not (root / name).resolve().is_relative_to(root):
+        raise ValueError(f"{root / DOCUMENT} names {name!r}, which lies outside the scene folder; move it inside")
+    for extension in EXTENSIONS:
+        file = root / f"{name}{extension}"
+        if file.is_file() and file.resolve().is_relative_to(root):
+            if file.stat().st_size > MAX_FILE_BYTES:
+                raise ValueError(f"{file} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
+            return file.read_bytes()
+    raise FileNotFoundError(
+        f"{root / name} does not exist, but {root / DOCUMENT} names it; put it there or drop its frame"
+    )
+
+
+def _check_finite(views: Views) -> None:
+    for name in ("rgb", "alpha", "depth", "normals"):
+        value = getattr(views, name)
+        if value is not None and not torch.isfinite(value).all():
+            raise ValueError(f"{name} holds a number that is not finite (NaN or infinite); nothing was written")
+    if not (torch.isfinite(views.cameras.cam_to_world).all() and torch.isfinite(views.cameras.intrinsics).all()):
+        raise ValueError("a camera holds a number that is not finite (NaN or infinite); nothing was written")
+
+
+def _bytes(image: Tensor) -> np.ndarray:
+    """(V, C, H, W) in [0, 1] to uint8 (V, H, W, C), rounded to the nearest step."""
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

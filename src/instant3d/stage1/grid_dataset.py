@@ -1,0 +1,133 @@
+"""Training grids out of scene folders and shards: the structured views over white, and a caption. Knows no network."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from instant3d import scenes
+from instant3d.cameras import structured
+from instant3d.scenes.dataset import Sources
+from instant3d.scenes.shard_cache import Shelf
+from instant3d.stage1.grid import SIDE, pack
+from instant3d.utils.progress import Progress
+
+STRUCTURED = range(SIDE**2)  # a rendering plan's first frames are the structured views
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One picture (3, size, size) in [0, 1] of four views, what is said of it, and whose work is shown (`credit`)."""
+
+    picture: Tensor
+    caption: str
+    id: str
+    credit: Mapping[str, str] = field(default_factory=dict)
+
+
+class GridScenes(Dataset[Grid]):
+    """Scenes, each read as a grid of `size` pixels a side.
+
+    roots   folders of scene folders or of shards, single ones of either, or URLs of shards
+    keep    ids of the scenes to take; all by default: every document is then read at once
+    shelf   where tars from behind a URL are kept
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[str | Path],
+        size: int,
+        keep: Collection[str] | None = None,
+        shelf: Shelf | None = None,
+    ) -> None:
+        if size < SIDE or size % SIDE:
+            raise ValueError(f"a grid of 2 x 2 views has an even side, got {size}")
+        self.size, self.scenes = size, Sources.find(roots, shelf)
+        if keep is not None:
+            self.scenes = self.scenes.only([k for k in range(len(self.scenes)) if self.scenes.identity(k) in keep])
+        if not len(self.scenes):
+            wanted = "" if keep is None else f" whose id is among the {len(keep)} to keep"
+            raise FileNotFoundError(f"there is no scene{wanted} in {', '.join(map(str, roots)) or 'an empty list'}")
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def name(self, index: int) -> str:
+        """Where the grid comes from: unlike its id, no two share it."""
+        return self.scenes.where(index)
+
+    def __getitem__(self, index: int) -> Grid:
+        return as_grid(self.scenes.read(index, frames=STRUCTURED, size=self.size // SIDE, maps=()))
+
+
+def as_grid(scene: scenes.Scene) -> Grid:
+    """A scene's first four frames as a grid; they must be the structured views."""
+    if not scene.caption:
+        raise ValueError(f"{scene.path} has no caption, so nothing can be learnt to be said of it; give it one")
+    expected, got = structured().cam_to_world, scene.views.cameras.cam_to_world
+    if got.shape != expected.shape or not torch.allclose(got, expected, atol=1e-2):
+        raise ValueError(
+            f"the first four frames of {scene.path} are not the structured views (elevation 20, azimuths 45, 135, 225, "
+            "315, radius 2.7); render it by a plan of this project"
+        )
+    return Grid(pack(scene.views.on(1.0)), scene.caption, scene.id, scene.credit)
+
+
+class StructuredViews(Dataset[tuple[Tensor, str]]):
+    """The structured views (4, 3, size, size) of scene folders over white, uint8, each with its scene's caption."""
+
+    def __init__(self, folders: Sequence[Path], size: int) -> None:
+        self.folders, self.size = folders, size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        folder = self.folders[index]
+        scene = scenes.read(folder, frames=STRUCTURED, size=self.size, maps=())
+        if not scene.caption:
+            raise ValueError(f"{folder} has no caption, but text encoders are trained on captions; leave it out")
+        return (scene.views.on(1.0) * 255).round().to(torch.uint8), scene.caption
+
+
+def read_views(
+    folders: Sequence[Path], size: int, workers: int = 0, progress: Progress | None = None
+) -> tuple[Tensor, list[str]]:
+    """The structured views of many scenes, all in memory at once.
+
+    Args:
+        folders: Scene folders (N); each has a caption.
+        size: Pixels a side of a view.
+        workers: Processes that read; 0 reads in this one.
+        progress: Where to report how many scenes are read; silent by default.
+
+    Returns:
+        Views (N, 4, 3, size, size) over white, uint8, and the N captions, in the order of the folders.
+
+    Raises:
+        ValueError: A scene has no caption, or cannot be decoded.
+    """
+    views = torch.empty(len(folders), SIDE**2, 3, size, size, dtype=torch.uint8)
+    captions: list[str] = []
+    with (progress or Progress()).task("reading scenes") as on_step:
+        for image, caption in read_ahead(StructuredViews(folders, size), range(len(folders)), workers):
+            views[len(captions)] = image
+            captions.append(caption)
+            on_step(len(captions), len(folders))
+    return views, captions
+
+
+def read_ahead(dataset: Dataset[Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:
+    """The items of a dataset with these numbers, in this order, read by so many processes; by this one if 0."""
+    return iter(DataLoader(dataset, batch_size=None, sampler=numbers, num_workers=min(workers, len(numbers))))
+
+
+def read_keep(path: str | Path) -> set[str]:
+    """The ids in a text file, one on each line; empty lines and those that begin with # do not count."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; name a text file with an id on each line")
+    lines = (line.strip() for line in Path(path).read_text().splitlines())
+    return {line for line in lines if line and not line.startswith("#")}

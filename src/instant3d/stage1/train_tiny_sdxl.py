@@ -1,0 +1,188 @@
+"""A small SDXL from nothing, where no pretrained one is at hand: `python -m instant3d.stage1.train_tiny_sdxl`.
+
+Makes what stage 1 keeps frozen: a vocabulary from the captions, two text encoders and a VAE; the UNet is left random,
+for `instant3d fit stage1`. Each part is written when it is done, and one that is there is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from instant3d import scenes
+from instant3d.modules.diffusion import sdxl
+from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.tiny_models import train_tokenizer
+from instant3d.stage1.grid import SIDE
+from instant3d.stage1.grid_dataset import read_views
+from instant3d.stage1.pretrain import CaptionedViews, Training, latent_scale, train_text, train_vae
+from instant3d.utils.arg_types import whole
+from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.devices import find_device
+from instant3d.utils.progress import Progress
+
+CONFIG = Path("configs") / "stage1" / "demo_base.yaml"
+TIME_WIDTH = 32  # of the embedding of each of SDXL's six size and crop numbers
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Sizes and trainings of a small SDXL; networks' sizes by the names of transformers and diffusers.
+
+    Attributes:
+        view_size: Pixels a side of one view; a grid has twice as many.
+        vocabulary: Tokens of the vocabulary.
+        prompt_length: Tokens of a prompt with both marks.
+        text_encoder: Sizes of both text encoders.
+        image_encoder: Sizes of the image encoders that the text encoders are trained against.
+        vae: Sizes of the VAE.
+        unet: Sizes of the UNet.
+        train_text: How the text encoders are trained.
+        train_vae: How the VAE is trained.
+    """
+
+    view_size: int
+    vocabulary: int
+    prompt_length: int
+    text_encoder: dict[str, Any]
+    image_encoder: dict[str, Any]
+    vae: dict[str, Any]
+    unet: dict[str, Any]
+    train_text: Training
+    train_vae: Training
+
+    @classmethod
+    def read(cls, path: Path) -> BaseConfig:
+        """From a YAML file."""
+        import yaml
+
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no {path}; name a YAML file of a small SDXL's sizes by --config")
+        content = yaml.safe_load(path.read_text())
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(content, dict) or set(content) != expected:
+            got = sorted(content) if isinstance(content, dict) else content
+            raise ValueError(f"{path} should have the keys {', '.join(sorted(expected))}, got {got}")
+        try:
+            trainings = {name: Training(**content[name]) for name in ("train_text", "train_vae")}
+        except TypeError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return cls(**{**content, **trainings})
+
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """Whole configurations of all parts, with what follows from other numbers."""
+        levels, channels = len(self.vae["block_out_channels"]), self.vae["latent_channels"]
+        vae = {
+            "sample_size": SIDE * self.view_size,
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "up_block_types": ["UpDecoderBlock2D"] * levels,
+            "layers_per_block": 1,
+            "mid_block_add_attention": False,
+            "force_upcast": False,
+        }
+        unet = {
+            "sample_size": SIDE * self.view_size // 2 ** (levels - 1),
+            "in_channels": channels,
+            "out_channels": channels,
+            "layers_per_block": 1,
+            "use_linear_projection": True,
+            "cross_attention_dim": 2 * self.text_encoder["hidden_size"],
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": TIME_WIDTH,
+            "projection_class_embeddings_input_dim": 6 * TIME_WIDTH + self.text_encoder["projection_dim"],
+        }
+        return {
+            "text_encoder": self.text_encoder,
+            "text_encoder_2": self.text_encoder,
+            "vae": {**vae, **self.vae},
+            "unet": {**unet, **self.unet},
+            "scheduler": {**sdxl.SCHEDULER, "prediction_type": "v_prediction"},
+        }
+
+
+def make(data: CaptionedViews, out: Path, config: BaseConfig, device: str | torch.device = "cpu") -> Components:
+    """The whole small SDXL, from what is in `out` already and what is trained now, on the CPU at the end."""
+    data = data.to(device)
+    if not (out / "tokenizer" / "vocab.json").is_file():
+        train_tokenizer(data.captions, out / "tokenizer", config.vocabulary, config.prompt_length)
+        CaptionWords.of(Counter(data.captions)).write(out / "tokenizer")
+    torch.manual_seed(0)
+    parts = Components.build(config.sizes(), out / "tokenizer").to(device)
+    _trained(out / "vae.safetensors", [parts.vae], lambda state: train_vae(parts.vae, data, config.train_vae, state))
+    parts.vae.register_to_config(scaling_factor=latent_scale(parts.vae, data))
+    encoders = [parts.text_encoder, parts.text_encoder_2]
+    images = {**config.image_encoder, "image_size": config.view_size}
+    _trained(
+        out / "text.safetensors",
+        encoders,
+        lambda state: train_text(encoders, parts.tokenizer, images, data, config.train_text, state),
+    )
+    parts.to("cpu").save(out, torch.float32)
+    return parts
+
+
+def _trained(file: Path, networks: Sequence[nn.Module], train: Callable[[Path], None]) -> None:
+    """Train the networks, or read what an earlier call trained, so that an interruption costs seconds."""
+    from safetensors.torch import load_file, save_file
+
+    together = nn.ModuleList(networks)
+    if file.is_file():
+        together.load_state_dict(load_file(file))
+    else:
+        train(file.with_suffix(".training"))
+        partial = file.with_name(f".{file.name}.partial")
+        save_file({key: value.contiguous() for key, value in together.state_dict().items()}, partial)
+        partial.replace(file)
+    together.eval().requires_grad_(False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when the folder is whole, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = BaseConfig.read(options.config)
+        for name in ("train_vae", "train_text"):
+            seconds = getattr(options, name.replace("train_", "") + "_seconds")
+            if seconds is not None:
+                length = replace(getattr(config, name), seconds=seconds, steps=None)
+                config = replace(config, **{name: length})
+        folders = [folder for source in options.scenes for folder in scenes.below(source)]
+        if not folders:
+            raise ValueError(f"there are no scene folders in {', '.join(map(str, options.scenes))}")
+        data = CaptionedViews(*read_views(folders, config.view_size, options.workers, Progress.to_user()))
+        make(data, options.output, config, find_device(options.device))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: a small SDXL with a random UNet, from {len(folders)} scenes")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        prog="python -m instant3d.stage1.train_tiny_sdxl", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders with captions")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the small SDXL")
+    parser.add_argument("--config", type=Path, default=CONFIG, help=f"sizes and trainings (default {CONFIG})")
+    parser.add_argument("--vae-seconds", type=float, help="length of the VAE's training (default: the config's)")
+    parser.add_argument("--text-seconds", type=float, help="of the text encoders' training (default: the config's)")
+    parser.add_argument(
+        "--workers", type=whole, default=os.cpu_count() or 1, help="processes that read scenes (default: one per core)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

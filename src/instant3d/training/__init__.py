@@ -1,0 +1,1 @@
+"""Training by Lightning: the command lines and their callbacks."""

@@ -1,0 +1,129 @@
+"""What watches a training run without taking part: images for the logger, checkpoints, a warning of a collapse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from instant3d.direct.data import Requests
+from instant3d.stage1.module import Stage1
+from instant3d.stage2.data import Example
+from instant3d.utils.visualization import picture
+from instant3d.views import Views
+
+COLLAPSE = (
+    "renders are {what}: they cover {shown:.1%} of the picture where the objects cover {true:.1%}, for {count} "
+    "validations in a row. Usual causes: cameras given as world-to-camera or in OpenGL axes (check a scene's "
+    "transforms.json), objects outside the cube [-1, 1]^3, targets without alpha, or a learning rate that is too high; "
+    "the last is the one to try first if `train/mask` fell before it rose."
+)
+
+
+class Pictures(L.Callback):
+    """Writes the first validation batch to the logger: stage 2's targets above its renders, the direct system's objects
+    from four sides, one a row."""
+
+    def __init__(self, objects: int = 4) -> None:
+        self.objects = objects
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        board: Any = getattr(trainer.logger, "experiment", None)
+        if batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
+            return
+        if isinstance(batch, Example):
+            pair = beside(batch.targets, outputs["shown"], self.objects)
+            board.add_image("val/targets_and_renders", pair, trainer.global_step)
+        elif isinstance(batch, Requests):
+            board.add_image("val/prompts", around(outputs["shown"], self.objects), trainer.global_step)
+
+
+def beside(targets: Views, shown: Views, objects: int) -> Tensor:
+    """Targets (B, M) over renders (B, M), object by object: one picture (3, H, W)."""
+    rows = []
+    for wanted, got in zip(targets.on(1.0)[:objects], shown.on(1.0)[:objects], strict=True):
+        rows += [torch.cat(list(wanted), dim=-1), torch.cat(list(got), dim=-1)]
+    return torch.cat(rows, dim=-2).clamp(0, 1).float().cpu()
+
+
+def around(shown: Views, objects: int) -> Tensor:
+    """Objects (B, V), one below the other: one picture (3, H, W)."""
+    rows = [torch.cat(list(pictures), dim=-1) for pictures in shown.on(1.0)[:objects]]
+    return torch.cat(rows, dim=-2).clamp(0, 1).float().cpu()
+
+
+class SampleGrids(L.Callback):
+    """Draws a few prompts at each validation of stage 1, as one row, for the logger and into `samples` beside its log.
+
+    Only this needs VAE and text encoders where training is from caches; they are loaded at the first validation.
+    """
+
+    def __init__(self, prompts: list[str], seed: int = 0) -> None:
+        if not prompts:
+            raise ValueError("sample grids are drawn from prompts; give at least one, or leave the callback out")
+        self.prompts, self.seed = prompts, seed
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx or trainer.global_rank or trainer.sanity_checking:
+            return
+        stage1 = cast(Stage1, module)
+        seeds = range(self.seed, self.seed + len(self.prompts))
+        row = torch.cat(list(stage1.sampler()(self.prompts, sampling=stage1.sampling, seeds=seeds)), dim=-1).cpu()
+        stage1.frozen.encoders.to("cpu")  # training from caches has the device to itself
+        path = Path(trainer.log_dir or trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(row, path)
+        board: Any = getattr(trainer.logger, "experiment", None)
+        if hasattr(board, "add_image"):
+            board.add_image("val/samples", row, trainer.global_step)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """A `ModelCheckpoint` that also saves `last.ckpt` when training ends between two of its steps, whatever ended it.
+
+    That is at the end of the epoch that `max_steps` or `max_time` cuts short: when training itself ends,
+    `EMAWeightAveraging` has already put the averaged weights in the place of those that training goes on from.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, module)
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class CollapseWatch(L.Callback):
+    """Explains an all-empty or all-full collapse as soon as `patience` validations in a row show it."""
+
+    def __init__(self, patience: int = 2) -> None:
+        self.patience, self.bad = patience, 0
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        if trainer.sanity_checking or not {"val/alpha", "val/true_alpha"} <= set(metrics):
+            return  # what is made of a prompt has no true alpha beside it
+        shown, true = float(metrics["val/alpha"]), float(metrics["val/true_alpha"])
+        what = "empty" if shown < 0.02 * true else "full of fog" if shown > max(0.97, 3 * true) else ""
+        self.bad = self.bad + 1 if what else 0
+        if self.bad == self.patience:
+            message = COLLAPSE.format(what=what, shown=shown, true=true, count=self.bad)
+            L.pytorch.utilities.rank_zero_warn(message, category=UserWarning)

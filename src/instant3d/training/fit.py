@@ -1,0 +1,250 @@
+"""`instant3d fit | validate | test | predict [stage1 | stage2 | direct]`: Lightning's command line over our modules."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from torch import nn
+
+from instant3d import scenes
+from instant3d.direct.data import DirectData
+from instant3d.direct.data import Requests as DirectRequests
+from instant3d.direct.module import Direct, export_direct
+from instant3d.nerf.asset import write_triplane
+from instant3d.nerf.triplane import Triplane
+from instant3d.stage1.data import GridData, Requests
+from instant3d.stage1.grid import to_views
+from instant3d.stage1.module import Stage1, export_stage1
+from instant3d.stage2.data import SceneData
+from instant3d.stage2.module import Stage2
+from instant3d.stage2.network import Architecture, Reconstructor, locate, read_architecture
+from instant3d.utils import file_listing
+from instant3d.utils.tensor_files import unpickled
+
+ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
+# predictions are written batch by batch, not gathered, and nothing is logged
+ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false", "--trainer.logger=false"]
+SHORT = {
+    "stage1": {"--prompts": "--data.prompts", "-o": "--scenes.output", "--output": "--scenes.output"},
+    "direct": {"--prompts": "--data.prompts", "-o": "--triplanes.output", "--output": "--triplanes.output"},
+}
+
+
+class TriplaneWriter(BasePredictionWriter):
+    """`predict` leaves the triplane of scene or prompt NAME in `output/NAME.safetensors`, for `Asset.load`."""
+
+    made_of, makes = "scenes or prompts", "triplane"
+
+    def __init__(self, output: str = "out/predictions") -> None:
+        super().__init__("batch")
+        self.output, self.faults = Path(output), 0
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        if isinstance(batch, DirectRequests):
+            names = list(batch.names)
+        else:
+            found = cast(Any, trainer.predict_dataloaders).dataset.scenes
+            names = [found.name(index) for index in batch_indices or [batch_idx]]
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name, planes in zip(names, prediction, strict=True):
+            if not torch.isfinite(planes).all():  # as a network in half precision may give; the others are good
+                self.faults += 1
+                print(f"{name}: the triplane holds numbers that are not finite; nothing was written", file=sys.stderr)
+                continue
+            decoder = cast(Stage2 | Direct, module).network.decoder
+            write_triplane(Triplane(planes), decoder, self.output / f"{name}.safetensors")
+
+
+class SceneWriter(BasePredictionWriter):
+    """`predict` leaves the four views of a prompt in the scene folder `output/NUMBER-PROMPT`."""
+
+    made_of, makes = "prompts", "views"
+
+    def __init__(self, output: str = "out/predictions") -> None:
+        super().__init__("batch")
+        self.output, self.faults = Path(output), 0
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Requests,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        for grid, prompt, seed, name in zip(prediction, batch.prompts, batch.seeds, batch.names, strict=True):
+            if not torch.isfinite(grid).all():  # as a network in half precision may give; the other grids are good
+                self.faults += 1
+                print(f"{name}: the grid holds numbers that are not finite; nothing was written", file=sys.stderr)
+                continue
+            about = {"source": "stage 1", "seed": seed}
+            scenes.write(self.output / name, to_views(grid), caption=prompt, object_id=name, extra=about)
+
+
+class TrainingCLI(LightningCLI):
+    """What all systems share."""
+
+    def before_instantiate_classes(self) -> None:
+        """`--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, a folder its own newest."""
+        config = self.config[self.subcommand]
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
+        elif config.ckpt_path and Path(config.ckpt_path).is_dir():
+            config.ckpt_path = str(newest_checkpoint(Path(config.ckpt_path)))
+        if config.ckpt_path and Path(config.ckpt_path).is_file():
+            content = unpickled(Path(config.ckpt_path), map_location="meta")  # Lightning's own complaint is a traceback
+            if not isinstance(content, dict) or "state_dict" not in content:
+                raise ValueError(f"{config.ckpt_path} is no training checkpoint; `instant3d fit` writes them")
+
+    def after_predict(self) -> None:
+        """What had to be left out fails at the end, when all the rest is written."""
+        callbacks = cast(Any, self.trainer).callbacks
+        writer = next(callback for callback in callbacks if isinstance(callback, TriplaneWriter | SceneWriter))
+        unread = getattr(self.datamodule, "faults", []) if self.trainer.is_global_zero else []
+        if writer.faults or unread:
+            raise ValueError(
+                f"{writer.faults + len(unread)} {writer.made_of} have no {writer.makes}, as said above; "
+                f"{writer.output} has the others"
+            )
+
+
+class Stage1CLI(TrainingCLI):
+    """Tells data what the writer will write, so that it is not drawn again."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(SceneWriter, "scenes")
+        parser.link_arguments("scenes.output", "data.output")
+
+
+class Stage2CLI(TrainingCLI):
+    """Ties what must agree between network and data."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("model.architecture.image_size", "data.image_size")
+        parser.add_lightning_class_args(TriplaneWriter, "triplanes")
+
+    def before_instantiate_classes(self) -> None:
+        """What is gone on from brings its own architecture, and with it the size of pictures."""
+        super().before_instantiate_classes()
+        config = self.config[self.subcommand]
+        if config.model.start is not None:
+            architecture = read_architecture(locate(config.model.start) / "config.json")
+            if not architecture.image_size:
+                raise ValueError(
+                    f"{config.model.start} does not say which size of pictures it was taught with; "
+                    "convert it again with --image-size"
+                )
+            config.data.image_size = architecture.image_size
+
+
+class DirectCLI(TrainingCLI):
+    """Tells data what the writer will write, so that it is not made again."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(TriplaneWriter, "triplanes")
+        parser.link_arguments("triplanes.output", "data.output")
+
+
+SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.LightningDataModule]]] = {
+    "stage1": (Stage1CLI, Stage1, GridData),
+    "stage2": (Stage2CLI, Stage2, SceneData),
+    "direct": (DirectCLI, Direct, DirectData),
+}
+
+
+def main(args: list[str]) -> None:
+    """Run one of Lightning's subcommands; `args` are the words after `instant3d`: the subcommand, the system, options.
+
+    `--ckpt_path last` goes on where the last checkpoint in `trainer.default_root_dir` was written. Checkpoints are read
+    with `weights_only`, which refuses pickles.
+    """
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32 for products outside of autocast
+    subcommand, rest = args[:1], args[1:]
+    named = rest[:1] if rest[:1] and rest[0] in SYSTEMS else []
+    system = named[0] if named else "stage2"
+    command, module, data = SYSTEMS[system]
+    rest = [_long(word, SHORT.get(system, {})) for word in rest[len(named) :]]
+    command(
+        module,
+        data,
+        args=subcommand + (ALWAYS.get(subcommand[0], []) if subcommand else []) + rest,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_callback=None if subcommand == ["predict"] else SaveConfigCallback,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"use_distributed_sampler": False},
+    )
+
+
+def _long(word: str, short: dict[str, str]) -> str:
+    """A word of the command line, a short name of an option spelt out."""
+    option, equals, value = word.partition("=")
+    return short.get(option, option) + equals + value
+
+
+def newest_checkpoint(root: Path) -> Path:
+    """The `last.ckpt` (or `last-v1.ckpt`, ...) that was written latest below `root`."""
+    found = sorted(file_listing.found(root, "**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"there is no last.ckpt below {root}; `instant3d fit` writes them")
+    return found[-1]
+
+
+def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) -> nn.Module:
+    """Turn a training checkpoint (its averaged weights, if any) into a folder of weights; returns the network.
+
+    Stage 2's is for `Reconstructor.from_pretrained`, with the licence of what it was fine-tuned from. Stage 1's is in
+    diffusers' layout, the trained UNet beside the other parts of what it was fine-tuned from. The direct system's is
+    for `TextToTriplane.from_pretrained`, beside the text encoder that it reads prompts with. `base` is where those
+    other parts lie, if they lie elsewhere now.
+    `checkpoint` may also be a run's folder: then its newest one.
+    """
+    if Path(checkpoint).is_dir():
+        checkpoint = newest_checkpoint(Path(checkpoint))
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {checkpoint}; `instant3d fit` writes them below trainer.default_root_dir"
+        )
+    content = unpickled(Path(checkpoint))
+    if not isinstance(content, dict):
+        raise ValueError(f"{checkpoint} holds a {type(content).__name__}, not a training checkpoint")
+    if "stage1" in content:
+        return export_stage1(content, folder, base)
+    if "direct" in content:
+        return export_direct(content, folder, base)
+    if "architecture" in content:
+        return _export_stage2(content, checkpoint, folder)
+    raise ValueError(f"{checkpoint} is no training checkpoint of ours: it names neither a base nor an architecture")
+
+
+def _export_stage2(content: dict[str, Any], checkpoint: str | Path, folder: str | Path) -> Reconstructor:
+    network = Reconstructor(Architecture.from_dict(content["architecture"], checkpoint))
+    network.licence = content.get("licence")
+    prefix = "network."
+    network.load_state_dict(
+        {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+    )
+    network.save_pretrained(folder)
+    return network
+
+
+if __name__ == "__main__":  # what Lightning starts again for every further process of DDP
+    main(sys.argv[1:])

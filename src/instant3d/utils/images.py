@@ -1,0 +1,144 @@
+"""The one place where encoded images are opened, whoever made them: scenes, photos, masks, depth and textures.
+
+Only PNG, JPEG and WebP are decoded, so that no file starts another program (PostScript would start Ghostscript). Size
+and number of frames are checked before pixels are decoded, and whatever is wrong with a file is one `ValueError`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from instant3d.utils.errors import LIBRARY_ERRORS
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
+MAX_PIXELS = 2**26  # 8192 x 8192, of one image
+ORIENTATION = 0x0112  # the EXIF tag
+KINDS = {
+    b"%!PS": "a PostScript file",
+    b"%PDF": "a PDF file",
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"\x76\x2f\x31\x01": "an OpenEXR image",
+    b"#?RADIANCE": "a Radiance HDR image",
+    b"\xabKTX": "a KTX texture",
+    b"DDS ": "a DDS texture",
+    b"PK": "a zip archive",
+    b"version https://git-lfs": "a Git LFS pointer (download the file itself)",
+    b"\0\5\26\7": "what macOS leaves beside a file (AppleDouble)",
+    b"<": "a web page or an SVG drawing",
+}
+
+
+class TooManyPixels(ValueError):
+    """The header claims more pixels than are decoded."""
+
+
+Check = Callable[[int, int], None]  # refuses a width and height by raising
+
+
+def open_image(
+    data: bytes, where: str, *, enough: int | None = None, upright: bool = False, check: Check | None = None
+) -> Image.Image:
+    """An image in RGB, or in RGBA if it has transparency of any kind, 8 bits a channel.
+
+    Args:
+        data: the encoded file.
+        where: what to call it in an error.
+        enough: side in pixels that suffices: an image at least twice as large comes area-averaged, its longer side
+            from `enough` to twice that.
+        upright: turn it as its EXIF orientation says.
+        check: called with width and height before anything is decoded; refuses more than `MAX_PIXELS` by default.
+
+    Raises:
+        ValueError: it is no sound PNG, JPEG or WebP, is animated, or is too large.
+    """
+    image = open_raw(data, where, enough=enough, check=check)
+    image = eight_bits(_upright(image) if upright else image)
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    factor = _factor(image.size, enough)
+    return image if factor == 1 else image.resize(_divided(image.size, factor), Image.Resampling.BOX)
+
+
+def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check | None = None) -> Image.Image:
+    """A decoded image in the mode of its file, such as 16-bit grey or a palette; only a JPEG may come smaller.
+
+    Arguments and errors are those of `open_image`.
+    """
+    image = header(data, where, check)
+    try:
+        factor = _factor(image.size, enough)
+        if factor > 1 and image.format in JPEGS:
+            image.draft("", _divided(image.size, factor))
+        image.load()
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
+    return image
+
+
+def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
+    """An image of which only the header is read: its format, mode and size, which are checked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own word on large images; the bound here is ours
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            frames = 1 if image.format in JPEGS else int(getattr(image, "n_frames", 1))
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"{where} has more than {MAX_PIXELS} pixels; make it smaller") from error
+    except LIBRARY_ERRORS as error:
+        known = ", ".join(FORMATS)
+        raise ValueError(
+            f"{where} is not a readable picture: it is {_kind(data)}, not {known}; export it again as one of these"
+        ) from error
+    if check is not None:
+        check(*image.size)
+    elif image.width * image.height > MAX_PIXELS:
+        raise TooManyPixels(f"{where} has more than {MAX_PIXELS} pixels; make it smaller")
+    if frames > 1:
+        raise ValueError(f"{where} is an animation of {frames} frames; give one still image")
+    return image
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as grey of 8, rounded; other modes as they are."""
+    if not image.mode.startswith("I"):
+        return image
+    steps = np.asarray(image).astype(np.int64).clip(0, 65535)
+    grey = Image.fromarray(((steps + 128) // 257).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # one of the 65,536 levels
+        grey.putalpha(Image.fromarray(np.where(steps == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its camera was held; a tag that cannot be understood is not followed."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except LIBRARY_ERRORS:
+        return image
+
+
+def _factor(size: tuple[int, int], enough: int | None) -> int:
+    return 1 if enough is None else max(1, max(size) // enough)
+
+
+def _divided(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    return max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
+
+
+def _kind(data: bytes) -> str:
+    """What a file is that is no image we take, by its first bytes."""
+    if not data:
+        return "empty"
+    if data[4:8] == b"ftyp":
+        return "a HEIC or AVIF image, or a film"
+    begin = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
+    return next((name for sign, name in KINDS.items() if begin.startswith(sign)), "of no kind that is known here")

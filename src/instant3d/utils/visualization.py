@@ -1,0 +1,128 @@
+"""Pictures for people: films, animations and contact sheets. Knows nothing of fields or networks."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+INK, PAPER = (40, 40, 40), (255, 255, 255)
+MARGIN, TITLE, CAPTION = 8, 26, 18  # pixels of a contact sheet: between pictures, above a row, below a picture
+
+
+@dataclass(frozen=True)
+class Row:
+    """A labelled line of a contact sheet: pictures (N, 3, H, W) in [0, 1] with a caption each."""
+
+    title: str
+    pictures: Tensor
+    captions: Sequence[str] = ()
+
+
+def can_film() -> bool:
+    """Whether PyAV, which encodes films, is installed."""
+    return importlib.util.find_spec("av") is not None
+
+
+def film(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> None:
+    """Write pictures (F, 3, H, W) in [0, 1] as an H.264 MP4 that browsers and editors play (yuv420p, BT.709).
+
+    That format halves the resolution of colour, so odd sizes gain a line or a column, a copy of the last.
+    """
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    images = _bytes(_even(frames))
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(frames_per_second), options={"crf": "16", "preset": "medium"}
+        )
+        stream.height, stream.width, stream.pix_fmt = images.shape[1], images.shape[2], "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        stream.codec_context.color_primaries = stream.codec_context.color_trc = 1  # BT.709
+        stream.codec_context.thread_count = 1  # threads change the bytes, and a short film needs none
+        for image in images:
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            # the source's colours are full-range sRGB, the film's are BT.709 in the narrow range that players expect
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def animation(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> None:
+    """Write pictures (F, 3, H, W) in [0, 1] as an endless .webp or .gif."""
+    images = [Image.fromarray(image) for image in _bytes(frames)]
+    path = Path(path)
+    if path.suffix not in (".webp", ".gif"):
+        raise ValueError(f"an animation is a .webp or a .gif, not {path.name}")
+    duration = round(1000 / frames_per_second)
+    kept: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
+    if path.suffix == ".webp":
+        kept |= {"quality": 85, "method": 2}
+    images[0].save(path, **kept)
+
+
+def picture(pixels: Tensor, path: str | Path) -> None:
+    """Write one picture (3, H, W) in [0, 1] as a PNG."""
+    Image.fromarray(_bytes(pixels[None])[0]).save(path, "PNG")
+
+
+def sheet(rows: Sequence[Row], path: str | Path, *, heading: str = "") -> None:
+    """Write rows of pictures, each under its title, as one PNG."""
+    if not rows or not all(len(row.pictures) for row in rows):
+        raise ValueError("a contact sheet needs at least one row, and a picture in every row")
+    top = TITLE if heading else 0
+    heights = [TITLE + row.pictures.shape[-2] + (CAPTION if row.captions else 0) + MARGIN for row in rows]
+    width = max(MARGIN + len(row.pictures) * (row.pictures.shape[-1] + MARGIN) for row in rows)
+    page = Image.new("RGB", (width, top + sum(heights) + MARGIN), PAPER)
+    pen = ImageDraw.Draw(page)
+    _print(pen, heading, MARGIN, MARGIN // 2, size=16, width=width)
+    for row, height in zip(rows, heights, strict=True):
+        _draw_row(page, pen, row, top)
+        top += height
+    page.save(path, "PNG")
+
+
+def _draw_row(page: Image.Image, pen: ImageDraw.ImageDraw, row: Row, top: int) -> None:
+    height, width = row.pictures.shape[-2:]
+    _print(pen, row.title, MARGIN, top + MARGIN // 2, size=14, width=page.width - MARGIN)
+    for k, image in enumerate(_bytes(row.pictures)):
+        left = MARGIN + k * (width + MARGIN)
+        page.paste(Image.fromarray(image), (left, top + TITLE))
+        pen.rectangle((left - 1, top + TITLE - 1, left + width, top + TITLE + height), outline=(225, 225, 225))
+        if k < len(row.captions):
+            _print(pen, row.captions[k], left, top + TITLE + height + 3, size=11, width=width)
+
+
+def _print(pen: ImageDraw.ImageDraw, text: str, left: int, top: int, *, size: int, width: int) -> None:
+    """One line of text, cut where it would leave its `width`."""
+    font = ImageFont.load_default(size)
+    while text and pen.textlength(text, font=font) > width:
+        text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
+    pen.text((left, top), text, fill=INK, font=font)
+
+
+def _even(frames: Tensor) -> Tensor:
+    return torch.nn.functional.pad(frames, (0, frames.shape[-1] % 2, 0, frames.shape[-2] % 2), mode="replicate")
+
+
+def _bytes(pictures: Tensor) -> np.ndarray:
+    """(N, 3, H, W) in [0, 1] to uint8 (N, H, W, 3)."""
+    if pictures.dim() != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
+        raise ValueError(f"pictures to write are (N, 3, H, W) with N > 0, got {tuple(pictures.shape)}")
+    scaled = (pictures.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).numpy())
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` numbers, evenly apart, the first among them."""
+    shown = min(count, most)
+    return [k * count // shown for k in range(shown)]

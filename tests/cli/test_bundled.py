@@ -1,0 +1,85 @@
+"""The bundled weights on the bundled example: what `make demo` promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from instant3d import scenes
+from instant3d.cameras import structured
+from instant3d.evaluation import reconstruction
+from instant3d.nerf.asset import Asset
+from instant3d.utils import bundled
+
+ROOT = Path(__file__).parents[2]
+# with what makes them quick; those whose weights are here
+SYSTEMS = {"two-stage": ["--steps", "10"]} | ({"direct": []} if (ROOT / bundled.DIRECT).is_dir() else {})
+WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "couch"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_for(tmp_path, system):
+    command = [sys.executable, "-m", "instant3d.cli.main", "generate", "a red chair", "-o", str(tmp_path / "out")]
+    command += ["--system", system, "--resolution", "96", *SYSTEMS[system]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
+    parts = {"two-stage": {"denoise", "decode", "reconstruct"}, "direct": {"network"}}[system]
+    assert {"load", "text", *parts, "mesh", "video"} == set(result["seconds"])
+    mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
+    shown = Asset.load(tmp_path / "out").render(structured(), 64)
+    red, green, blue = shown.rgb.movedim(1, -1)[shown.alpha[:, 0] > 0.9].mean(0)
+    assert red > 1.5 * max(green, blue)
+    extents = mesh.bounds[1] - mesh.bounds[0]
+    assert extents[1] > 1.1 * extents[[0, 2]].max(), "a chair is higher than it is wide, y being up"
+
+
+def test_plain_diffusers_draws_with_the_bundled_stage_1():
+    pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(ROOT / "checkpoints" / "stage1-demo")
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    grid = pipeline("a blue mushroom", num_inference_steps=10, generator=generator, output_type="pt").images[0]
+    shown = grid[:, (grid < 0.8).any(0)].mean(-1)
+    assert shown[2] > 1.5 * shown[0], "what is not white is blue"
+
+
+def test_an_example_becomes_an_asset_that_covers_its_views(tmp_path):
+    command = [sys.executable, "-m", "instant3d.cli.main", "reconstruct", str(EXAMPLE), "-o", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--resolution", "96"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
+    mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
+    assert len(mesh.faces) > 500
+    extents = mesh.bounds[1] - mesh.bounds[0]  # y up: the couch is wider than it is high, and fits the unit sphere
+    assert extents.max() < 2.1
+    assert extents[1] < extents[[0, 2]].max()
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert np.asarray(sheet.convert("L")).std() > 10
+    again = Asset.load(tmp_path / "out")
+    wanted = scenes.read(EXAMPLE, frames=range(4), size=64).views
+    shown = again.render(structured(), 64)
+    both = (shown.alpha > 0.5) & (wanted.alpha > 0.5)
+    either = (shown.alpha > 0.5) | (wanted.alpha > 0.5)
+    assert both.sum() / either.sum() > 0.85, "the saved triplane covers what the input views show"
+
+
+def test_the_weights_beat_both_baselines_on_views_that_were_held_back():
+    report = reconstruction.reconstruction([EXAMPLE], weights=WEIGHTS, resolution=64)
+    for name, scores in report["baselines"].items():
+        assert report["mean"]["psnr"] > scores["psnr"], name
+
+
+def test_bundled_weights_stay_within_their_budget():
+    files = [path for path in (ROOT / "checkpoints").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 100 * 2**20
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".txt"}

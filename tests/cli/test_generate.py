@@ -1,0 +1,408 @@
+"""`instant3d generate` as a user meets it: whole runs on a tiny random stage 1 and a stage 2 that answers a sphere."""
+
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sphere_network import RADIUS, sphere_network
+from tiny_sdxl import tiny_sdxl_folder
+
+from instant3d import scenes
+from instant3d.cameras import structured
+from instant3d.cli import main as cli
+from instant3d.nerf.asset import Asset
+from instant3d.pipelines import generate
+from instant3d.pipelines.generate import Order, plan
+from instant3d.pipelines.generators import TwoStage
+from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
+from instant3d.utils import prompts, visualization
+
+MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4", "turntable.webp", "sheet.png"}
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch) -> None:
+    """Films and sheets of a few small pictures: what is tested here is not their size."""
+    monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
+    monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
+    monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 4)
+
+
+@pytest.fixture(scope="module")
+def stage1(tmp_path_factory) -> Path:
+    return tiny_sdxl_folder(tmp_path_factory.mktemp("weights") / "stage1")
+
+
+@pytest.fixture(scope="module")
+def stage2(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "stage2"
+    sphere_network().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make(capsys, stage1, stage2, tmp_path):
+    """Runs the command into tmp_path/out, quickly; what is given comes after the usual options and beats them."""
+
+    def run(*arguments: object, out: Path = tmp_path / "out") -> tuple[int, str, str]:
+        usual = ["-o", out, "--stage1", stage1, "--stage2", stage2, "--steps", 1, "--resolution", 16, "--device", "cpu"]
+        code = cli.main([str(argument) for argument in ["generate", *usual, *arguments]])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def listed(tmp_path, *lines: str) -> Path:
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    return tmp_path / "list.txt"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def errors(err: str) -> list[str]:
+    return [line.removeprefix("instant3d: error: ") for line in err.splitlines() if "error:" in line]
+
+
+def test_a_prompt_becomes_a_folder_of_results_and_one_line(make, tmp_path):
+    code, out, err = make("a red fire hydrant", "--formats", "glb,ply", "--seed", 5)
+    assert (code, out.count("\n"), errors(err)) == (0, 1, [])
+    assert set(names(tmp_path / "out")) == {*MADE, "mesh.ply", "result.json"}
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["prompt"], result["seed"], result["system"]) == ("a red fire hydrant", 5, "two-stage")
+    assert set(result["files"]) == {*MADE, "mesh.ply"}
+    assert set(result["seconds"]) == {"load", "text", "denoise", "decode", "reconstruct", "mesh", "video"}
+    assert result["sampling"]["steps"] == 1
+    vertices = Asset.load(tmp_path / "out").mesh.vertices
+    assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the network's sphere
+
+
+def test_the_views_are_a_scene_that_holds_the_tiles_of_the_grid(make, tmp_path):
+    make("a red chair")
+    grid = np.asarray(Image.open(tmp_path / "out" / "grid.png").convert("RGB")) / 255
+    scene = scenes.read(tmp_path / "out" / "views")
+    assert (scene.caption, len(scene.names)) == ("a red chair", 4)
+    torch.testing.assert_close(scene.views.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
+    side = len(grid) // 2
+    tiles = [grid[row : row + side, column : column + side] for row in (0, side) for column in (0, side)]
+    shown = scene.views.on(1.0).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(shown, np.stack(tiles), atol=0.02)
+
+
+def test_what_was_generated_can_be_reconstructed_from(make, capsys, stage2, tmp_path):
+    make("a red chair")
+    again = tmp_path / "again"
+    arguments = ["reconstruct", tmp_path / "out" / "views", "-o", again, "--weights", stage2, "--resolution", 16]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "out", again))
+    assert second["mesh"] == first["mesh"]
+
+
+def test_the_weights_are_named_by_the_hashes_of_their_files(make, stage1, stage2, tmp_path):
+    import hashlib
+
+    make("a chair")
+    told = json.loads((tmp_path / "out" / "result.json").read_text())["weights"]
+    for stage, folder in (("stage1", stage1), ("stage2", stage2)):
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}
+        assert told[stage]["sha256"] == {
+            name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
+        }
+
+
+def test_a_bad_line_costs_its_own_folder_only(make, tmp_path):
+    file = listed(tmp_path, "# hats", "a red hat", "a\x07bell", "", "x" * 2000, "a red hat")
+    code, out, err = make("--prompts", file)
+    assert code == 1
+    assert names(tmp_path / "out") == ["001-a-red-hat", "004-a-red-hat"]
+    assert out.count("\n") == 2
+    assert [line.split(" ")[:3] for line in errors(err)] == [["list.txt", "line", "3"], ["list.txt", "line", "5"]]
+    same = [(tmp_path / "out" / name / "grid.png").read_bytes() for name in names(tmp_path / "out")]
+    assert same[0] == same[1]
+
+
+def test_several_seeds_of_a_prompt_each_have_a_folder(make, tmp_path):
+    assert make("a hat", "--n", 2, "--seed", 9)[0] == 0
+    assert names(tmp_path / "out") == ["001-a-hat-10", "001-a-hat-9"]
+    make("a hat", "--seed", 10, out=tmp_path / "alone")
+    together, alone = (tmp_path / "out" / "001-a-hat-10", tmp_path / "alone")
+    first, second = (np.asarray(Image.open(folder / "grid.png")).astype(int) for folder in (together, alone))
+    assert abs(first - second).max() <= 3  # of 255: bfloat16 products of other batches
+
+
+@pytest.mark.parametrize("arguments", [[""], ["  "], ["a\x00b", "c\x1b"], ["x" * 10_000]])
+def test_where_no_prompt_is_sound_nothing_is_done(make, tmp_path, arguments):
+    code, out, err = make(*arguments)
+    assert (code, out) == (2, "")
+    assert len(errors(err)) == len(arguments)
+    assert names(tmp_path) == []
+
+
+def test_without_any_prompt_the_user_is_told_how_to_give_one(make, tmp_path):
+    code, _, err = make()
+    assert code == 2
+    assert "--prompts" in err
+    code, _, err = make("--prompts", listed(tmp_path, "# nothing but remarks"))
+    assert code == 2
+
+
+@pytest.mark.parametrize("text", ["../../etc/passwd", "a/b", "con", "NUL", "aux.txt", "..", "赤い椅子", "C:\\x", "-rf"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_prompt_names_a_folder_elsewhere_or_one_that_windows_reserves(tmp_path, text, count):
+    for item in plan(prompts.given([text, "other"]), tmp_path, Order(count=count)):
+        assert item.folder.parent == tmp_path
+        assert re.fullmatch(r"00[12]-[a-z0-9-]+", item.folder.name)
+
+
+def test_a_prompts_number_is_its_place_in_the_list_so_that_mending_one_moves_no_other(tmp_path):
+    broken = plan(prompts.given(["a hat", "b\x00d", "a shoe"]), tmp_path, Order())
+    mended = plan(prompts.given(["a hat", "bed", "a shoe"]), tmp_path, Order())
+    assert [item.folder for item in broken] == [mended[0].folder, mended[2].folder]
+
+
+def test_what_is_finished_is_neither_made_again_nor_are_weights_loaded_for_it(make, tmp_path, monkeypatch):
+    make("a hat", "a shoe")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    monkeypatch.setattr(TextTo3D, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    code, out, err = make("a hat", "a shoe")
+    assert (code, out, err.count("is finished with the same settings")) == (0, "", 2)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--seed", 1],
+        ["--steps", 2],
+        ["--guidance", 2],
+        ["--negative", "blue"],
+        ["--resolution", 20],
+        ["--start", "noise"],
+        ["--sampler", "ddim"],
+        ["--formats", "glb,obj"],
+    ],
+)
+def test_another_setting_makes_an_asset_anew(make, change):
+    make("a hat")
+    code, out, _ = make("a hat", *change)
+    assert (code, out.count("\n")) == (0, 1)
+
+
+def test_a_lost_file_or_other_weights_make_an_asset_anew(make, tmp_path):
+    make("a hat")
+    (tmp_path / "out" / "mesh.glb").unlink()
+    assert make("a hat")[1].count("\n") == 1
+    network = sphere_network()
+    network.tokens.mul_(0.99)
+    network.save_pretrained(tmp_path / "other")
+    assert make("a hat", "--stage2", tmp_path / "other")[1].count("\n") == 1
+
+
+def test_the_same_weights_in_another_place_are_the_same_weights(make, stage1, tmp_path):
+    make("a hat")
+    shutil.copytree(stage1, tmp_path / "copy")
+    assert make("a hat", "--stage1", tmp_path / "copy")[1] == ""
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": {"name": "x", "sha256": "y"}}', "\x00"])
+def test_a_record_of_another_kind_is_no_finished_asset(make, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "result.json").write_text(content)
+    assert make("a hat")[0] == 0
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["prompt"] == "a hat"
+
+
+def fails_at(monkeypatch, turn: int, error: BaseException) -> None:
+    """The sheet of the `turn`-th asset cannot be written; by then its mesh, triplane and film are."""
+    real, turns = visualization.sheet, iter(range(1, 100))
+
+    def sheet(*args, **kwargs):
+        if next(turns) == turn:
+            raise error
+        real(*args, **kwargs)
+
+    monkeypatch.setattr("instant3d.utils.visualization.sheet", sheet)
+
+
+def test_an_interrupted_list_keeps_what_is_finished_and_goes_on_there(make, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        fails_at(patch, 2, KeyboardInterrupt())
+        code, out, _ = make("a hat", "a shoe", "a tie")
+    assert (code, out.count("\n")) == (130, 1)
+    assert names(tmp_path / "out") == ["001-a-hat"]
+    code, out, err = make("a hat", "a shoe", "a tie")
+    assert (code, out.count("\n"), err.count("is finished")) == (0, 2, 1)
+
+
+def test_a_full_disk_ends_a_list_with_one_sentence_and_keeps_what_is_finished(make, tmp_path, monkeypatch):
+    fails_at(monkeypatch, 2, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    code, out, err = make("a hat", "a shoe", "a tie", "--batch", 1)
+    assert (code, out.count("\n")) == (1, 1)
+    assert names(tmp_path / "out") == ["001-a-hat"]
+    assert len(errors(err)) == 2
+    assert "No space left on device" in errors(err)[0]
+    assert "was not begun" in errors(err)[1]
+
+
+def test_one_asset_that_fails_does_not_end_the_list(make, tmp_path, monkeypatch):
+    fails_at(monkeypatch, 1, ValueError("there is nothing to see"))
+    code, out, err = make("a hat", "a shoe")
+    assert (code, out.count("\n"), len(errors(err))) == (1, 1, 1)
+    assert names(tmp_path / "out") == ["002-a-shoe"]
+
+
+def test_debug_shows_where_an_asset_failed(make, monkeypatch):
+    fails_at(monkeypatch, 1, ValueError("there is nothing to see"))
+    with pytest.raises(ValueError, match="nothing to see"):
+        make("a hat", "a shoe", "--debug")
+
+
+def test_an_answer_without_matter_is_explained(make, tmp_path):
+    network = sphere_network()
+    network.decoder.last.bias[0] = -1e4
+    network.save_pretrained(tmp_path / "empty")
+    code, _, err = make("a hat", "--stage2", tmp_path / "empty")
+    assert code == 2
+    assert "the field is empty" in errors(err)[0]
+    assert names(tmp_path) == ["empty"]
+
+
+def test_a_gpu_that_is_too_small_is_told_with_what_to_do(make, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB ...")
+
+    monkeypatch.setattr(TextTo3D, "denoise", full)
+    code, _, err = make("a hat")
+    assert code == 2
+    assert errors(err)[0].startswith("the GPU has not enough memory; say --batch 1")
+
+
+def halved(stage1: Path, tmp_path: Path) -> Path:
+    """A copy whose UNet stopped half-way."""
+    copy = Path(shutil.copytree(stage1, tmp_path / "half"))
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return copy
+
+
+def test_weights_that_will_not_do_are_one_sentence_each(make, stage1, stage2, tmp_path):
+    partless = Path(shutil.copytree(stage1, tmp_path / "partless"))
+    shutil.rmtree(partless / "vae")
+    cases = [
+        (["--stage1", stage2], "use it as --stage2"),
+        (["--stage2", stage1], "use it as --stage1"),
+        (["--stage1", tmp_path / "nowhere"], "nowhere"),
+        (["--stage2", tmp_path / "nowhere"], "nowhere"),
+        (["--stage1", halved(stage1, tmp_path)], "not a whole safetensors file"),
+        (["--stage1", partless], "vae"),
+    ]
+    for options, complaint in cases:
+        code, out, err = make("a hat", *options)
+        assert (code, out, len(errors(err))) == (2, "", 1), complaint
+        assert complaint in errors(err)[0]
+        assert "--debug" not in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--stage1", "--stage2"])
+def test_a_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatch, option):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no route")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    code, out, err = make("a hat", option, "somebody/some-weights")
+    assert (code, out, len(errors(err))) == (2, "", 1)
+    assert "somebody/some-weights" in errors(err)[0]
+    assert "--debug" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--device", "abacus"], "'abacus' is no device"),
+        (["--formats", "stl"], "choose among glb, obj, ply"),
+        (["--steps", "5000"], "5000 steps"),
+        (["--rescale", "7"], "between 0 and 1"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_leaves_nothing(make, tmp_path, options, complaint):
+    code, out, err = make("a hat", *options)
+    assert (code, out, len(errors(err))) == (2, "", 1)
+    assert complaint in errors(err)[0]
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("option", [["--seed", "-1"], ["--n", "0"], ["--sampler", "magic"], ["--start", "ink"]])
+def test_an_option_that_cannot_be_read_is_refused_by_name(make, capsys, option):
+    with pytest.raises(SystemExit) as stop:
+        make("a hat", *option)
+    assert stop.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_too_long_for_the_encoders_is_told_which_words_are_cut(make):
+    code, _, err = make("a red fire hydrant " * 8 + "with a tin whistle")
+    (note,) = [line for line in err.splitlines() if "note:" in line]
+    assert code == 0
+    assert note.endswith("with a tin whistle'")
+
+
+def test_words_that_training_never_showed_are_told_in_a_line_for_each_prompt_and_noted(make, stage1, tmp_path):
+    listing = shutil.copytree(stage1, tmp_path / "listing") / "tokenizer" / "caption_words.txt"
+    listing.write_text("red\t3\nfire hydrant\t2\nfire\t2\nhydrant\t2\nchair\t1\n")
+    file = listed(tmp_path, "a red fire hydrant", "red chairs with a dragon", "a chair")
+    code, _, err = make("--prompts", file, "--stage1", tmp_path / "listing")
+    notes = [line for line in err.splitlines() if "note:" in line]
+    assert (code, len(notes)) == (0, 1)
+    assert "list.txt line 2" in notes[0]
+    assert notes[0].endswith(": chairs (nearest known: chair), dragon")
+    results = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*/result.json"))]
+    assert [result.get("unknown_words") for result in results] == [None, ["chairs", "dragon"], None]
+
+
+def test_nothing_is_said_of_words_where_the_weights_list_none(make, tmp_path):
+    _, _, err = make("a dragon of obsidian")
+    assert "note:" not in err
+    assert "unknown_words" not in json.loads((tmp_path / "out" / "result.json").read_text())
+
+
+def test_a_broken_list_of_words_is_one_sentence(make, stage1, tmp_path):
+    listing = shutil.copytree(stage1, tmp_path / "listing") / "tokenizer" / "caption_words.txt"
+    listing.write_text("red\n")
+    code, out, err = make("a hat", "--stage1", tmp_path / "listing")
+    assert (code, out, len(errors(err))) == (2, "", 1)
+    assert "caption_words.txt, line 1 should be a word" in errors(err)[0]
+
+
+def test_prompts_are_drawn_in_batches_of_limited_size(make, monkeypatch):
+    sizes: list[int] = []
+    real = TextTo3D.encode
+    monkeypatch.setattr(
+        TextTo3D, "encode", lambda self, some, away: (sizes.append(len(some)), real(self, some, away))[1]
+    )
+    assert make("a", "b", "c", "--batch", 2)[0] == 0
+    assert sizes == [2, 1]
+
+
+def test_a_log_is_told_in_plain_lines(make):
+    _, _, err = make("a hat")
+    assert err.splitlines() == ["instant3d: the prompt: drawing the views", "instant3d: the prompt: building"]
+
+
+def test_results_come_one_by_one_so_that_a_caller_need_not_wait_for_all(stage1, stage2, tmp_path):
+    maker = TwoStage(stage1, stage2, sampling=Sampling(steps=1), device="cpu", at_once=1)
+    outcomes = generate.generate(prompts.given(["a", "b"]), tmp_path, maker, Order(resolution=16))
+    assert next(outcomes).record["prompt"] == "a"
+    assert names(tmp_path) == ["001-a"]
+    outcomes.close()

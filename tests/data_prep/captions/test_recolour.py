@@ -1,0 +1,106 @@
+"""Painted scenes: their colours, their captions, and what is left out."""
+
+import json
+
+import pytest
+import torch
+
+from data_prep.captions import recolour
+from data_prep.procedural.colours import NAMED_COLOURS, nearest_name
+from instant3d import scenes
+from instant3d.cameras import structured
+from instant3d.views import Views
+
+
+def two_tone(dark: float = 0.3, light: float = 0.6) -> Views:
+    """Four views of a disc, three quarters of it of the middling grey `light`, the rest `dark`."""
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    alpha = (((x - 15.5) ** 2 + (y - 15.5) ** 2) < 12**2).float().expand(4, 1, 32, 32)
+    rgb = torch.full((4, 3, 32, 32), light)
+    rgb[..., :10, :] = dark
+    return Views(rgb, alpha, structured())
+
+
+@pytest.fixture
+def source(tmp_path):
+    for name, caption in {"a": "red chair", "b": "armchair", "c": "apple"}.items():
+        scenes.write(tmp_path / "in" / name, two_tone(), caption=caption)
+    return tmp_path / "in"
+
+
+def run(source, out, *more) -> dict[str, str]:
+    assert recolour.main([str(source), "-o", str(out), "--workers", "1", *map(str, more)]) == 0
+    return {path.parent.name: json.loads(path.read_text())["caption"] for path in out.glob("*/transforms.json")}
+
+
+@pytest.mark.parametrize("name", recolour.COLOURS)
+def test_what_is_of_middling_lightness_gets_exactly_the_colour(name):
+    painted = recolour.painted(two_tone(), NAMED_COLOURS[name])
+    expected = torch.tensor(NAMED_COLOURS[name]) / 255
+    torch.testing.assert_close(painted.rgb[0, :, 16, 16], expected, atol=1e-6, rtol=0)
+
+
+def test_dark_parts_stay_darker_and_outlines_stay_where_they_are():
+    views = two_tone()
+    painted = recolour.painted(views, (200, 100, 50))
+    assert (painted.rgb[0, :, 6, 16] < painted.rgb[0, :, 16, 16] - 0.05).all()
+    assert torch.equal(painted.alpha, views.alpha)
+
+
+def test_a_colour_drawn_for_an_object_keeps_its_name_and_never_changes():
+    for name in recolour.COLOURS:
+        drawn = {recolour.drawn(name, f"object_{k}") for k in range(8)}
+        assert {nearest_name(colour) for colour in drawn} == {name}
+        assert len(drawn) > 1
+        assert recolour.drawn(name, "object_0") == recolour.drawn(name, "object_0")
+
+
+def test_captions_say_the_new_colour_in_place_of_the_old(source, tmp_path):
+    found = run(source, tmp_path / "out")
+    assert len(found) == 3 * (1 + len(recolour.COLOURS))
+    assert found["a"] == "a red chair"
+    assert found["a-blue"] == "a blue chair"
+    assert found["c-orange"] == "an orange apple"
+    assert found["c"] == "an apple"
+
+
+def test_pairs_of_a_list_are_never_painted_not_even_under_a_longer_name(source, tmp_path):
+    scenes.write(source / "d", two_tone(), caption="wooden chair")
+    (tmp_path / "list.txt").write_text("# held out\na red chair\n")
+    found = run(source, tmp_path / "out", "--without", tmp_path / "list.txt")
+    assert {"a", "a-red", "d-red"}.isdisjoint(found)  # the chair as it is was red
+    assert {"a-blue", "d-blue", "b-red"} <= set(found)  # an armchair is another word
+
+
+def test_only_named_objects_and_only_the_first_frames_are_kept_when_asked(source, tmp_path):
+    (tmp_path / "names.txt").write_text("apple\n")
+    found = run(source, tmp_path / "out", "--only", tmp_path / "names.txt", "--frames", "2")
+    assert {name.split("-")[0] for name in found} == {"c"}
+    assert len(scenes.names(tmp_path / "out" / "c-red")) == 2
+
+
+def test_a_few_colours_for_each_object_are_not_the_same_for_all(source, tmp_path):
+    found = run(source, tmp_path / "out", "--colours", "3")
+    colours = {name: {key.split("-")[1] for key in found if key.startswith(f"{name}-")} for name in "abc"}
+    assert [len(drawn) for drawn in colours.values()] == [3, 3, 3]
+    assert len(set(map(frozenset, colours.values()))) > 1
+
+
+def test_captions_are_read_without_a_look_at_the_images(source, tmp_path):
+    for image in source.glob("*/images/*"):
+        image.unlink()
+    found = recolour.jobs(sorted(source.iterdir()), tmp_path, without=[], only=[], frames=None, colours=0)
+    assert [job.caption for job in found] == ["a red chair", "an armchair", "an apple"]
+
+
+def test_a_second_run_paints_nothing_anew(source, tmp_path):
+    run(source, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/transforms.json")}
+    run(source, tmp_path / "out")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/transforms.json")}
+
+
+def test_a_scene_without_a_caption_is_refused(tmp_path, capsys):
+    scenes.write(tmp_path / "in" / "a", two_tone())
+    assert recolour.main([str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 2
+    assert "has no caption" in capsys.readouterr().err

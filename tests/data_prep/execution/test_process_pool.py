@@ -1,0 +1,154 @@
+"""Processes that hang, crash, eat or refuse take nothing else with them, and go when their parent goes."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import odd_jobs
+import pytest
+
+from data_prep.execution import locked_tempdir, process_limits, process_pool
+
+FIXTURES = Path(odd_jobs.__file__).parent
+
+
+def gone(process, within_s=5.0):
+    """Whether a process ends, or is a zombie that nobody has asked after."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def outcomes_of(*jobs, workers=2, timeout_s=20.0, **terms):
+    return {
+        outcome.job: outcome
+        for outcome in process_pool.run(odd_jobs.work, jobs, workers=workers, timeout_s=timeout_s, **terms)
+    }
+
+
+def children():
+    return set(process_limits.family(os.getpid())[1:])
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    before = children()
+    jobs = ["one", "crash", "refuse", "two", "abort", "stumble", "hang", "fill", "three"]
+    found = outcomes_of(*jobs, timeout_s=2.0, prepare=odd_jobs.prepare)
+    assert children() == before
+    return found
+
+
+def test_every_job_is_answered_for_whatever_the_others_do(outcomes):
+    good = {job: outcome.result for job, outcome in outcomes.items() if outcome.failure is None}
+    assert good == {"one": "ONE!", "two": "TWO!", "three": "THREE!"}
+    assert len(outcomes) == 9
+
+
+@pytest.mark.parametrize(
+    ("job", "kind", "because"),
+    [
+        ("crash", "crash", "the process died (exit code 7)"),
+        ("abort", "crash", "the process died (SIGABRT: File "),
+        ("stumble", "crash", "the process died (exit code 1: KeyError: 'shoe')"),
+        ("refuse", "taste", "it is not to my taste"),
+        ("hang", "timeout", "it took longer than 2 s"),
+        ("fill", "full", "[Errno 28] No space left on device"),
+    ],
+)
+def test_a_failure_says_why_and_of_which_kind_it_is(outcomes, job, kind, because):
+    assert outcomes[job].failure.startswith(because)
+    assert (outcomes[job].kind, outcomes[job].result) == (kind, None)
+    assert outcomes[job].seconds >= (2 if job == "hang" else 0)
+
+
+def test_who_takes_too_much_memory_is_stopped_and_the_others_go_on():
+    limit = odd_jobs.ATE // 2
+    outcomes = outcomes_of("eat", "one", workers=1, max_memory=limit)
+    assert outcomes["one"].result == "ONE"
+    assert outcomes["eat"].kind == "memory"
+    assert f"more than {limit / 1e9:g}" in outcomes["eat"].failure
+    assert outcomes["eat"].seconds < 15
+
+
+def test_a_process_makes_room_after_as_many_jobs_as_it_may_do():
+    jobs = [f"who {k}" for k in range(5)]
+    outcomes = outcomes_of(*jobs, workers=1, jobs_each=2)
+    processes = [outcomes[job].result for job in jobs]
+    assert [len(set(part)) for part in (processes[:2], processes[2:4], processes)] == [1, 1, 3]
+
+
+def test_what_a_job_has_started_ends_with_it_even_in_another_session(tmp_path):
+    note = tmp_path / "note"
+    (outcome,) = process_pool.run(odd_jobs.work, [f"nurse {note}"], workers=1, timeout_s=1.0)
+    assert outcome.kind == "timeout"
+    assert all(gone(int(process)) for process in note.read_text().split())
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    note = tmp_path / "note"
+    program = f"""
+import sys; sys.path.insert(0, {str(FIXTURES)!r})
+import odd_jobs; from data_prep.execution import process_pool
+list(process_pool.run(odd_jobs.work, ["nurse {note}"], workers=1, timeout_s=60))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
+    while not (note.is_file() and note.read_text()):
+        time.sleep(0.02)
+    worker, _ = note.read_text().split()
+    assert not gone(int(worker), within_s=0.1)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert gone(int(worker))
+
+
+def test_temporary_files_go_with_their_process_and_those_of_the_dead_with_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    abandoned, held = tmp_path / f"{locked_tempdir.PREFIX}old", tmp_path / f"{locked_tempdir.PREFIX}alive"
+    for folder in (abandoned, held):
+        folder.mkdir()
+        (folder / "file").touch()
+    with locked_tempdir.held(held):
+        where = Path(outcomes_of("where", workers=1)["where"].result)
+        assert where.is_relative_to(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [held.name]
+
+
+def test_leaving_early_leaves_no_process_behind():
+    before = children()
+    outcomes = process_pool.run(odd_jobs.work, ["one", "hang", "two"], workers=2, timeout_s=30.0)
+    assert next(outcomes).job == "one"
+    outcomes.close()
+    assert children() == before
+
+
+@pytest.mark.parametrize(
+    ("prepare", "because"), [(odd_jobs.unprepared, "there is no ladder"), (odd_jobs.stillborn, "exit code 3")]
+)
+def test_where_no_process_comes_up_the_jobs_are_not_blamed(prepare, because):
+    with pytest.raises(ChildProcessError, match=because):
+        outcomes_of("one", "two", prepare=prepare)
+
+
+def test_jobs_are_taken_as_they_are_needed():
+    taken = []
+    jobs = (taken.append(k) or f"job {k}" for k in range(1000))
+    outcomes = process_pool.run(odd_jobs.work, jobs, workers=2, timeout_s=20.0)
+    next(outcomes)
+    outcomes.close()
+    assert len(taken) < 10
+
+
+def test_no_jobs_are_done_at_once():
+    assert outcomes_of(workers=4) == {}

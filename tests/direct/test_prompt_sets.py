@@ -1,0 +1,106 @@
+"""Prompts for training: as many as the papers count, whatever is left out of a sentence, and split without leaks."""
+
+import re
+
+import pytest
+
+from instant3d.direct import prompt_sets
+from instant3d.direct.prompt_sets import Coloured, animals, coloured, daily_life, portraits, read, split
+
+ANIMAL = re.compile(
+    "a (wolf|dog|panda|fox|civet|cat|red panda|teddy bear|rabbit|koala)"
+    "( sitting (in a bathtub|on a stone|on books|on a table|on the lawn|in a basket))?"
+    "(( and|) wearing (a tie|a cape|sunglasses|a scarf))?"
+    "(( and|) wearing a (beret|beanie|cowboy hat|straw hat|baseball cap|tophat|party hat|sombrero))?"
+)
+
+
+def test_there_are_3150_animals_in_the_papers_words():
+    found = animals()
+    assert len(set(found)) == len(found) == 10 * 7 * 5 * 9
+    assert all(ANIMAL.fullmatch(prompt) for prompt in found)
+    assert {"a wolf wearing a scarf and wearing a party hat", "a koala", "a fox wearing a tophat"} <= set(found)
+
+
+def test_the_first_thing_about_an_animal_follows_it_without_and():
+    for prompt in animals():
+        things = len(re.findall("sitting|wearing", prompt))
+        assert prompt.count(" and ") == max(0, things - 1), prompt
+        assert " and " not in prompt[: re.search("sitting|wearing|$", prompt).start()]
+
+
+def test_each_thing_is_missing_from_its_share_of_the_animals():
+    found = animals()
+    assert sum("sitting" not in prompt for prompt in found) == 3150 / 7
+    assert sum(not re.search("a tie|a cape|sunglasses|a scarf", prompt) for prompt in found) == 3150 / 5
+    assert sum(not re.search(f" ({'|'.join(prompt_sets.HATS[:-1])})$", prompt) for prompt in found) == 3150 / 9
+    assert sum(" sitting" not in prompt and " wearing" not in prompt for prompt in found) == 10
+
+
+def test_there_are_320_portraits_and_none_of_a_real_person():
+    found = portraits()
+    assert len(set(found)) == len(found) == 320
+    assert "an elderly woman wearing a steampunk hat is opening mouth wide in shock" in found
+    assert all(prompt.startswith(("a ", "an ")) for prompt in found)
+    assert not [prompt for prompt in found if re.search("obama|kobe", prompt, re.IGNORECASE)]
+
+
+def test_daily_life_has_more_than_17000_sentences_with_the_right_articles():
+    found = daily_life()
+    assert len(set(found)) == len(found) > 17_000
+    assert not [prompt for prompt in found if re.search(r"\ban [^aeiou]|\ba [aeiou]|  | $", prompt)]
+
+
+def test_what_is_held_out_is_in_no_list_of_coloured_objects(tmp_path):
+    (tmp_path / "objects").write_text("# a comment\nchair\napple tree\n")
+    (tmp_path / "without").write_text("an orange chair\na red apple tree\n")
+    found = read(Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange")))
+    assert found == ["a red chair", "an orange apple tree"]
+    plain = read(Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange"), plain=True))
+    assert plain == ["a chair", "an apple tree", *found]
+    assert len(coloured(["chair", "boat"])) == 20
+
+
+def test_train_and_test_share_no_prompt_and_lose_none():
+    train, test = split(animals(), 0.6)
+    assert (len(train), len(test)) == (1890, 1260)
+    assert not set(train) & set(test)
+    assert set(train) | set(test) == set(animals())
+    assert [len(part) for part in split(portraits(), 0.6)] == [192, 128]
+
+
+def test_a_split_is_its_seeds():
+    assert split(portraits(), 0.6, seed=3) == split(portraits(), 0.6, seed=3)
+    assert split(portraits(), 0.6, seed=3) != split(portraits(), 0.6, seed=4)
+    chosen = set(split(animals(), 0.6)[0])
+    wolves = sum(prompt.startswith("a wolf") for prompt in chosen)
+    assert 150 < wolves < 228, "drawn from all species, 189 are expected of each"
+    assert split(portraits(), 1.0) == (portraits(), [])
+
+
+def test_a_file_is_read_line_by_line_and_a_prompt_that_comes_twice_counts_once(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("a red chair\n\na boat\na red chair\n")
+    assert read(str(path)) == read(["a red chair", "a boat"]) == ["a red chair", "a boat"]
+    assert read("portraits") == portraits()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("a chair\na \x07 boat\n", "line 2 holds control characters"), ("# nothing\n", "holds no prompt")],
+)
+def test_a_list_with_something_wrong_is_refused_with_its_place(tmp_path, content, complaint):
+    (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(ValueError, match=complaint):
+        read(str(tmp_path / "list.txt"))
+
+
+def test_a_misspelt_grammar_is_told_with_those_that_there_are():
+    with pytest.raises(FileNotFoundError, match="animals, portraits, daily_life"):
+        read("animal")
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="share"):
+        split(["a", "b"], share)

@@ -1,0 +1,96 @@
+"""What `instant3d reconstruct` shows to a converted network."""
+
+import pytest
+import torch
+from golden_sets import Golden
+from torchvision.transforms.v2 import functional as torchvision
+
+from instant3d import scenes
+from instant3d.cameras import structured
+from instant3d.pipelines import convert
+from instant3d.pipelines.reconstruct import reconstruct
+from instant3d.stage2.network import Reconstructor
+from instant3d.stage2.view_checks import assumed_camera, fitted
+from instant3d.views import Views
+
+
+class Seen(Exception):
+    """Carries what the network was given."""
+
+
+@pytest.fixture
+def scene(tmp_path):
+    rgb = torch.rand(4, 3, 100, 100, generator=torch.Generator().manual_seed(0))
+    alpha = torch.zeros(4, 1, 100, 100)
+    alpha[..., 20:80, 30:70] = 1
+    scenes.write(tmp_path / "scene", Views(rgb, alpha, structured()))
+    return tmp_path / "scene"
+
+
+def shown_to(family, scene, tmp_path, monkeypatch, **options):
+    """The network of a family and the views (1, V) that `reconstruct` gave it."""
+    convert.convert(family, Golden(family).folder, tmp_path / "weights", image_size=112)
+
+    def stop(self, views):
+        raise Seen(self, views)
+
+    monkeypatch.setattr(Reconstructor, "triplane", stop)
+    with pytest.raises(Seen) as seen:
+        reconstruct(scene, tmp_path / "out", weights=tmp_path / "weights", device="cpu", **options)
+    return seen.value.args
+
+
+@pytest.mark.parametrize("family", ["openlrm", "triposr"])
+def test_a_network_of_one_picture_gets_the_first_as_its_own_camera_sees_it(family, scene, tmp_path, monkeypatch):
+    network, views = shown_to(family, scene, tmp_path, monkeypatch)
+    assert views.rgb.shape == (1, 1, 3, 112, 112)
+    assert torch.equal(views.cameras.cam_to_world[0], assumed_camera(network.architecture).cam_to_world)
+    first = fitted(scenes.read(scene, frames=[0]).views, network.architecture)
+    torch.testing.assert_close(views.on(0.5)[0], first.on(0.5))
+
+
+def test_a_network_of_one_picture_refuses_four(scene, tmp_path):
+    convert.convert("triposr", Golden("triposr").folder, tmp_path / "weights")
+    with pytest.raises(ValueError, match="one picture, got 4"):
+        reconstruct(scene, tmp_path / "out", weights=tmp_path / "weights", device="cpu", views=[0, 1, 2, 3])
+    assert not (tmp_path / "out").exists()
+
+
+def test_instantmesh_gets_four_views_resized_as_its_own_code_does(scene, tmp_path, monkeypatch):
+    _, views = shown_to("instantmesh", scene, tmp_path, monkeypatch)
+    wanted = torchvision.resize(
+        scenes.read(scene).views.on(1.0), [112, 112], torchvision.InterpolationMode.BICUBIC, antialias=True
+    )
+    torch.testing.assert_close(views.on(1.0)[0], wanted.clamp(0, 1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(views.cameras.cam_to_world[0], structured().cam_to_world, atol=1e-6, rtol=1e-5)
+
+
+def test_openlrms_resizing_keeps_corners_where_they_are():
+    """A ramp stays a ramp from corner pixel to corner pixel."""
+    architecture = convert.convert("openlrm", Golden("openlrm").folder, image_size=112).architecture
+    ramp = torch.linspace(0.2, 0.7, 57).expand(1, 3, 57, 57)
+    shown = fitted(Views(ramp, torch.ones(1, 1, 57, 57), structured()[:1]), architecture)
+    torch.testing.assert_close(shown.rgb[0, 0, 50, [0, -1]], torch.tensor([0.2, 0.7]))
+    # torch's cubic bends a ramp by less than 5e-4; the other convention would be 2e-3 away
+    torch.testing.assert_close(shown.rgb[0, 0, 50, 3:-3], torch.linspace(0.2, 0.7, 112)[3:-3], atol=6e-4, rtol=0)
+
+
+def test_triposrs_background_is_grey():
+    network = convert.convert("triposr", Golden("triposr").folder).network
+    views = Golden("triposr").views
+    alpha = torch.zeros_like(views.alpha)
+    alpha[..., 40:120, 40:120] = 1
+    cut, whole = Views(views.rgb, alpha, views.cameras), torch.ones_like(alpha)
+    grey, white = (Views(views.rgb * alpha + tone * (1 - alpha), whole, views.cameras) for tone in (0.5, 1.0))
+    with torch.no_grad():
+        planes, on_grey, on_white = (network.triplane(each).planes for each in (cut, grey, white))
+    torch.testing.assert_close(planes, on_grey, atol=1e-5, rtol=1e-5)
+    assert (planes - on_white).abs().max() > 1e-2
+
+
+def test_without_a_known_size_pictures_are_taken_as_they_come():
+    architecture = convert.convert("instantmesh", Golden("instantmesh").folder).architecture
+    assert architecture.image_size == 0
+    for size, taken in ((160, 160), (100, 96)):
+        views = Views(torch.rand(1, 3, size, size), torch.ones(1, 1, size, size), structured()[:1])
+        assert fitted(views, architecture).width == taken

@@ -1,0 +1,94 @@
+"""Which networks are on the device: a rule about bytes, watched on networks that only write down their moves."""
+
+import pytest
+import torch
+from torch import nn
+
+from instant3d.pipelines.model_offload import Residence, fair_share, weight_bytes
+
+META = torch.device("meta")  # a device that holds no bytes, so that a CPU can play the GPU
+
+
+class Traveller(nn.Module):
+    """A network of `size` bytes that writes its moves into a log."""
+
+    def __init__(self, name: str, size: int, log: list[str]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size // 4))
+        self.name, self.log = name, log
+
+    def to(self, device):
+        if torch.device(device).type != self.where:
+            self.log.append(f"{self.name} to {torch.device(device).type}")
+        self.where = torch.device(device).type
+        return self
+
+    where = "cpu"
+
+
+SIZES = {"text": 400, "unet": 1600, "vae": 200, "stage2": 800}
+
+
+def travel(limit: int | None, *stops: tuple[str, ...], device: torch.device = META) -> tuple[list[str], Residence]:
+    log: list[str] = []
+    residence = Residence({name: Traveller(name, size, log) for name, size in SIZES.items()}, device, limit)
+    for stop in stops:
+        residence.bring(*stop)
+    return log, residence
+
+
+ROUND = (("text",), ("unet", "vae"), ("vae",), ("stage2",))
+
+
+def test_with_room_for_all_everything_moves_in_once():
+    log, _ = travel(3000, *ROUND, *ROUND)
+    assert log == ["text to meta", "unet to meta", "vae to meta", "stage2 to meta"]
+
+
+def test_without_a_limit_nothing_ever_moves_back():
+    assert travel(None, *ROUND, *ROUND)[0] == travel(3000, *ROUND)[0]
+
+
+def test_what_was_not_used_for_longest_makes_room_first():
+    log, residence = travel(2700, *ROUND)
+    assert log[-2:] == ["text to cpu", "stage2 to meta"]  # 400 less is enough: the larger unet, used later, stays
+    assert residence.present == ["unet", "vae", "stage2"]
+
+
+def test_the_limit_holds_whenever_one_step_fits_into_it():
+    log: list[str] = []
+    limit = SIZES["unet"] + SIZES["vae"]
+    residence = Residence({name: Traveller(name, size, log) for name, size in SIZES.items()}, META, limit)
+    for stop in ROUND * 2:
+        residence.bring(*stop)
+        there = {name for name, part in residence.parts.items() if part.where == "meta"}
+        assert set(stop) <= there == set(residence.present)
+        assert sum(SIZES[name] for name in there) <= limit
+
+
+def test_room_is_made_before_anything_moves_in():
+    log, _ = travel(1900, ("text",), ("unet", "vae"))
+    assert log == ["text to meta", "text to cpu", "unet to meta", "vae to meta"]
+
+
+def test_what_is_needed_together_is_there_together_even_beyond_the_limit():
+    _, residence = travel(100, ("text",), ("unet", "vae"))
+    assert residence.present == ["unet", "vae"]
+
+
+def test_on_a_cpu_nothing_moves():
+    assert travel(100, *ROUND, device=torch.device("cpu"))[0] == []
+
+
+def test_weights_are_counted_with_buffers_in_their_own_precision():
+    network = nn.BatchNorm1d(10).half()  # weight, bias, mean and variance of 10, and one count of 8 bytes
+    assert weight_bytes(network) == 4 * 10 * 2 + 8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_weights_leave_a_gpu_room_for_work():
+    assert 0 < fair_share(torch.device("cuda")) < torch.cuda.mem_get_info()[0]
+
+
+def test_a_cpu_has_no_fair_share_for_there_is_nowhere_to_move_to():
+    assert fair_share(torch.device("cpu")) is None

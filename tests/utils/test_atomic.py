@@ -1,0 +1,107 @@
+"""Folders that appear whole or not at all: what others see before, during and after."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from instant3d.utils import atomic
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def fill(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_merged_files_join_those_that_are_there_and_replace_their_namesakes(tmp_path):
+    target = fill(tmp_path / "out", mine="1", both="old", sub__mine="2", sub__both="old")
+    with atomic.merged(target) as partial:
+        fill(partial, both="new", sub__both="new", other__deep="3")
+        assert tree(target)["both"] == "old"
+    assert tree(target) == {"mine": "1", "both": "new", "sub/mine": "2", "sub/both": "new", "other/deep": "3"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_replaced_folder_keeps_nothing_of_the_old_one(tmp_path):
+    target = fill(tmp_path / "out", sign="", old="1")
+    with atomic.replaced(target, sign="sign") as partial:
+        fill(partial, sign="", new="2")
+    assert tree(tmp_path) == {"out/sign": "", "out/new": "2"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("manner", [atomic.merged, lambda target: atomic.replaced(target, sign="a")])
+def test_whatever_stops_the_work_the_folder_is_as_it_was(tmp_path, error, manner):
+    target = fill(tmp_path / "out", a="1", b="2")
+
+    def work() -> None:
+        with manner(target) as partial:
+            fill(partial, a="new", c="3")
+            raise error
+
+    with pytest.raises(error):
+        work()
+    assert tree(tmp_path) == {"out/a": "1", "out/b": "2"}
+
+
+def test_a_new_folder_and_its_parents_are_made(tmp_path):
+    with atomic.merged(tmp_path / "a" / "b" / "c") as partial:
+        fill(partial, x="1")
+    assert tree(tmp_path) == {"a/b/c/x": "1"}
+
+
+def test_a_new_folder_may_be_entered_by_those_who_may_enter_any_other(tmp_path):
+    (tmp_path / "ordinary").mkdir()
+    with atomic.merged(tmp_path / "out") as partial:
+        fill(partial, x="1")
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize("manner", [atomic.merged, lambda target: atomic.replaced(target, sign="a")])
+def test_a_file_in_the_way_is_named_and_kept(tmp_path, manner):
+    fill(tmp_path, out="mine")
+    with (
+        pytest.raises(ValueError, match="out is a file, but a folder is to be written there"),
+        manner(tmp_path / "out"),
+    ):
+        raise AssertionError("the work must not begin")
+    assert tree(tmp_path) == {"out": "mine"}
+
+
+def test_a_folder_without_the_sign_is_not_replaced(tmp_path):
+    target = fill(tmp_path / "out", thesis="the only copy")
+    with pytest.raises(ValueError, match="holds files but no sign"), atomic.replaced(target, sign="sign"):
+        raise AssertionError("the work must not begin")
+    assert tree(target) == {"thesis": "the only copy"}
+
+
+def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with atomic.merged(".") as partial:
+        fill(partial, x="1")
+    assert tree(tmp_path) == {"x": "1"}
+
+
+def test_a_seal_comes_last_and_an_old_one_goes_first(tmp_path, monkeypatch):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "a-seal").write_text("old")
+    moved: list[tuple[str, bool]] = []
+    real = os.replace
+
+    def replace(source, target):
+        moved.append((Path(target).name, (tmp_path / "target" / "a-seal").exists()))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with atomic.merged(tmp_path / "target", seal="a-seal") as partial:
+        for name in ("a-seal", "b", "c"):
+            (partial / name).write_text("new")
+        assert (tmp_path / "target" / "a-seal").read_text() == "old"
+    assert moved == [("b", False), ("c", False), ("a-seal", False)]

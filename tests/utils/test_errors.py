@@ -1,0 +1,31 @@
+"""What reaches the terminal: one sentence, in which foreign text cannot act."""
+
+import pytest
+
+from instant3d.utils.arg_types import place
+from instant3d.utils.errors import printable, say
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("a\rb\nc", r"a\x0db\x0ac"),
+        ("\x9b31m", r"\x9b31m"),
+        ("a\u202eb", r"a\u202eb"),
+        ("a\udc80", r"a\udc80"),
+        ("möbel 椅子 …", "möbel 椅子 …"),
+    ],
+)
+def test_only_what_could_act_on_a_terminal_is_escaped(text, shown):
+    assert printable(text) == shown
+
+
+def test_lines_are_kept_where_lines_are_printed(capsys):
+    say("one\x1b]0;title\x07\ntwo")
+    assert capsys.readouterr().out == "one\\x1b]0;title\\x07\ntwo\n"
+
+
+def test_an_empty_place_is_not_the_working_folder():
+    with pytest.raises(Exception, match="it is empty"):
+        place("")

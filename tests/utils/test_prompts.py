@@ -1,0 +1,139 @@
+"""Prompts as strangers write them: read line by line, each judged alone, and never a file name by themselves."""
+
+import io
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from instant3d.utils import prompts
+from instant3d.utils.prompts import LONGEST, cut_off, fault, given, read, slug
+
+RESERVED = [*("con", "prn", "aux", "nul"), *(f"{port}{k}" for port in ("com", "lpt") for k in range(1, 10))]
+
+
+def written(tmp_path, data: bytes):
+    (tmp_path / "list.txt").write_bytes(data)
+    return read(tmp_path / "list.txt")
+
+
+def test_a_list_as_windows_writes_it_is_read_like_any_other(tmp_path):
+    lines = "a red chair", "", "# not this", "  ein grünes Fass  ", "a red chair"
+    plain = written(tmp_path, "\n".join(lines).encode())
+    assert [prompt.text for prompt in plain] == ["a red chair", "ein grünes Fass", "a red chair"]
+    assert [prompt.where for prompt in plain] == [f"list.txt line {k}" for k in (1, 4, 5)]
+    assert written(tmp_path, "\r\n".join(lines).encode("utf-8-sig")) == plain
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        (b"red\x00chair", "U+0000"),
+        (b"red\x1b[31mchair", "U+001B"),
+        ("red\u2028chair".encode(), "U+2028"),
+        (b"gr\xfcn", "not UTF-8"),
+        (b"x" * (LONGEST + 1), "1,001 characters"),
+    ],
+)
+def test_one_bad_line_is_told_by_its_number_and_loses_no_other(tmp_path, bad, complaint):
+    first, wrong, last = written(tmp_path, b"a chair\n" + bad + b"\na bench\n")
+    assert (first.text, last.text) == ("a chair", "a bench")
+    assert (first.fault, last.fault, wrong.text) == ("", "", "")
+    assert wrong.where == "list.txt line 2"
+    assert complaint in wrong.fault
+
+
+def test_the_longest_prompt_is_a_thousand_characters_and_not_bytes():
+    assert fault("é" * 1000) == ""
+    assert "1,001" in fault("é" * 1001)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\t\n"])
+def test_an_empty_prompt_is_refused(text):
+    (prompt,) = given([text])
+    assert (prompt.where, prompt.text) == ("the prompt", "")
+    assert "is empty" in prompt.fault
+
+
+@pytest.mark.parametrize("text", ["a 赤い椅子", "👩‍🚀 on a chair", "fauteuil d'été", "tab\tand tab"])
+def test_no_script_is_refused(text):
+    assert given([text])[0].fault == ""
+
+
+def test_two_spellings_of_one_letter_are_one_prompt():
+    composed, apart = given(["été", "e\u0301te\u0301"])
+    assert composed.text == apart.text
+
+
+def test_prompts_come_from_standard_input_too(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a chair\n\na bench")))
+    assert [(prompt.text, prompt.where) for prompt in read("-")] == [
+        ("a chair", "standard input line 1"),
+        ("a bench", "standard input line 3"),
+    ]
+
+
+def test_an_endless_list_is_not_read_to_its_end(monkeypatch):
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            assert 0 < size <= 2 * prompts.MAX_LIST_BYTES
+            return b"y\n" * (size // 2 + 1)
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Endless()))
+    with pytest.raises(ValueError, match="split the list"):
+        read("-")
+
+
+def test_a_list_in_utf_16_is_named_as_such(tmp_path):
+    with pytest.raises(ValueError, match=r"UTF-16; save .* UTF-8"):
+        written(tmp_path, "a chair".encode("utf-16"))
+
+
+def test_a_list_that_is_not_there_or_a_folder_is_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="one prompt a line"):
+        read(tmp_path / "nowhere.txt")
+    with pytest.raises(ValueError, match="is a folder"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../../etc/passwd",
+        "..",
+        "/",
+        "C:\\autoexec.bat",
+        "a\0b",
+        "-rf *",
+        "~",
+        "赤い椅子",
+        "…",
+        "x" * 999,
+        " ",
+        "a" + "-b" * 500,
+        *RESERVED,
+    ],
+)
+def test_a_slug_is_a_plain_name_whatever_the_prompt(text):
+    name = slug(text)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    assert len(name) <= 48
+
+
+def test_a_slug_still_tells_the_prompt():
+    assert slug("A Red, fire-hydrant!") == "a-red-fire-hydrant"
+    assert slug("un fauteuil d'été") == "un-fauteuil-d-ete"
+    assert (
+        slug("a very long description of a chair that goes on and on")
+        == "a-very-long-description-of-a-chair-that-goes-on"
+    )
+
+
+@pytest.mark.parametrize(("window", "lost"), [(0, "a red fire hydrant"), (2, "fire hydrant"), (3, "hydrant"), (4, "")])
+def test_what_is_cut_off_begins_with_the_first_word_that_does_not_fit(window, lost):
+    assert cut_off("a red  fire hydrant", lambda text: len(text.split()) <= window) == lost
+
+
+def test_a_word_that_is_cut_in_its_middle_counts_as_cut_off():
+    assert cut_off("a red fire hydrant", lambda text: len(text) <= len("a red fi")) == "fire hydrant"

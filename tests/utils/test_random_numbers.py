@@ -1,0 +1,74 @@
+"""Where random numbers are drawn: torch's own functions, and torch's meta device for one that this machine may lack."""
+
+import pytest
+import torch
+from scipy import stats
+
+from instant3d.utils.data_order import seeded
+from instant3d.utils.random_numbers import GOLDEN, _mixed, drawn_on, normal_of, rand_like, randn_like, uniform_of
+
+LIKE = torch.zeros(3, 5, dtype=torch.float64)
+
+
+def cpu(seed=7):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("ours", "torchs"), [(rand_like, torch.rand), (randn_like, torch.randn)])
+def test_on_the_cpu_the_numbers_are_those_of_torch(ours, torchs):
+    assert torch.equal(ours(LIKE, cpu()), torchs(3, 5, generator=cpu()).double())
+
+
+@pytest.mark.parametrize("draw", [rand_like, randn_like])
+def test_a_generator_of_another_device_than_the_tensors_draws_on_its_own(draw):
+    generator = cpu()
+    found = draw(torch.zeros(4, device="meta"), generator)
+    assert found.device.type == "meta"
+    assert not torch.equal(generator.get_state(), cpu().get_state())
+
+
+@pytest.mark.parametrize("draw", [rand_like, randn_like])
+def test_without_a_generator_the_tensors_device_draws(draw):
+    before = torch.get_rng_state()
+    draw(torch.zeros(4, device="meta"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_generator_on_a_gpu_draws_there():
+    class OnGPU:
+        device = torch.device("cuda", 1)
+
+    assert drawn_on(OnGPU())["device"] == torch.device("cuda", 1)
+
+
+def test_seeds_give_generators_on_the_device_asked_for(monkeypatch):
+    asked, generator = [], cpu()
+    monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or generator)
+    seeded(1, 2, device="cuda")
+    assert asked == ["cuda"]
+
+
+def test_bits_are_mixed_as_in_the_published_splitmix64():
+    states = torch.tensor([1234567], dtype=torch.int64) + torch.arange(1, 4) * GOLDEN  # wraps modulo 2**64
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]  # of seed 1234567
+    assert [int(value) % 2**64 for value in _mixed(states)] == published
+
+
+@pytest.mark.parametrize(("draw", "law"), [(uniform_of, "uniform"), (normal_of, "norm")])
+def test_numbers_of_examples_follow_their_law_within_and_across_examples(draw, law):
+    found = draw(torch.arange(1000), (64,), 0, 1)
+    assert stats.kstest(found.flatten().numpy(), law).pvalue > 0.01
+    assert stats.kstest(found[:, 0].numpy(), law).pvalue > 0.01
+    neighbours = torch.corrcoef(torch.stack([found[:-1].flatten(), found[1:].flatten()]))[0, 1]
+    assert abs(float(neighbours)) < 0.02
+
+
+def test_an_examples_numbers_depend_on_its_number_and_the_key_alone():
+    alone, among = normal_of(torch.tensor([7]), (2, 3), 5, 1), normal_of(torch.tensor([3, 7]), (2, 3), 5, 1)
+    assert torch.equal(alone[0], among[1])
+    for other in (normal_of(torch.tensor([7]), (2, 3), 1, 5), normal_of(torch.tensor([7]), (2, 3), 5, 2), among[:1]):
+        assert not torch.isclose(alone, other).any()
+
+
+def test_a_number_for_each_example_has_its_batchs_shape():
+    assert uniform_of(torch.arange(5), (), 0).shape == (5,)
