@@ -8,8 +8,7 @@ import pytest
 import torch
 import trimesh
 
-from data_prep.rendering import embree
-from data_prep.rendering import opengl
+from data_prep.rendering import embree, opengl
 from data_prep.rendering.rasterizer import chosen, render_views
 from data_prep.rendering.triangle_soup import halved
 from instant3d.cameras import Cameras, orbit, structured
