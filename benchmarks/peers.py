@@ -2,8 +2,9 @@
 
 The peers are the small random ones of tests/pipelines/convert/golden, or released ones by --weights FOLDER ... once
 converted. Each is measured in a process of its own: seconds to load, for planes of the scene's first four views (or the
-first, where a network takes one), for a picture of 64 px and for a mesh of 64^3 (best of three), and the growth of its peak
-of resident memory from before it was loaded. Random weights fill the whole cube, which is the slowest case to render.
+first, where a network takes one), for a picture of 64 px and for a mesh of 64^3 (best of three), and the growth of its
+peak of resident memory from before it was loaded. Random weights fill the whole cube, which is the slowest case to
+render.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def light(bproc, lighting, lights):
 
 
 def _surfaces():
-    """Node trees of all materials, each with its surface shader; the importer makes no other kind of `sanitized_gltf`'s."""
+    """Node trees of all materials, each with its surface shader; the importer makes no other of `sanitized_gltf`'s."""
     for material in bpy.data.materials:
         for node in list(material.node_tree.nodes) if material.use_nodes else []:
             if node.type == "BSDF_PRINCIPLED":
