@@ -241,7 +241,7 @@ def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensor
     constants = setup.constants(mode, steps, planes.shape[2], product)
     kernel, grid = getattr(fused_kernels, name), (-(-count // rows), batch)
     if name == "backward":
-        tensors = [*tensors, origins.new_empty(grid[0] * batch * how.block * setup.padded, dtype=product)]
+        tensors = [*tensors, origins.new_empty(grid[0] * batch * how.block * setup.padded)]
     with torch.cuda.device(planes.device) if planes.is_cuda else contextlib.nullcontext():
         kernel[grid](
             *tensors, count, **constants, BLOCK=how.block, **how.options

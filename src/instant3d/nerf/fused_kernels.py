@@ -94,16 +94,17 @@ def _sample(planes, x, y, z, bias, channel, SIDE: tl.constexpr, WIDTH: tl.conste
 
 
 @triton.jit
-def _scatter(planes, x, y, z, value, live, scratch, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """Add the gradient (rows, WIDTH) of samples to that of the texels, in rows that are live.
+def _scatter(planes, x, y, z, value, scratch, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """Add the gradient (rows, WIDTH) of samples to that of the texels, but for rows of zeros.
 
     On its way through memory a product's result, whose rows lie scattered over threads, becomes rows of neighbours.
     """
     place = scratch + tl.arange(0, value.shape[0])[:, None] * WIDTH + channel[None, :]
     tl.debug_barrier()
-    tl.store(place, value.to(scratch.dtype.element_ty))
+    tl.store(place, value)
     tl.debug_barrier()
-    value = tl.load(place).to(planes.dtype.element_ty)
+    value = tl.load(place)
+    live = tl.max(tl.abs(value), 1) > 0
     for plane in range(3):
         offsets, shares = _texels(x, y, z, plane, SIDE, WIDTH)
         for corner in tl.static_range(4):
@@ -394,7 +395,6 @@ def backward(
             d_outputs = tl.where(column[None, :] < SEEN - 1, weight[:, None] * d_blended * slopes, 0.0)
             d_outputs = tl.where(column[None, :] == 0, d_raw[:, None], d_outputs)
             near = edge
-        touched = tl.max(tl.abs(d_outputs), 1) > 0
         d_last_offset += d_outputs
         d_outputs = d_outputs.to(PRODUCT)
         d_last = tl.dot(tl.trans(state.to(PRODUCT)), d_outputs, d_last, input_precision=PRECISION, out_dtype=SUM)
@@ -415,7 +415,7 @@ def backward(
         )
         d_matrices = new_matrices
         d_biases = (grown,) + new_biases  # noqa: RUF005
-        _scatter(d_planes, x, y, z, d_features, touched, scratch, channel, SIDE, WIDTH)
+        _scatter(d_planes, x, y, z, d_features, scratch, channel, SIDE, WIDTH)
     square = channel[:, None] * WIDTH + channel[None, :]
     for layer in tl.static_range(LAYERS):
         tl.atomic_add(d_hidden_weight + layer * WIDTH * WIDTH + square, d_matrices[layer], sem="relaxed")
