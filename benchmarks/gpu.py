@@ -172,7 +172,7 @@ class Bench:
         scene = Scene(case, self.device)
         for name, run in (("forward", scene.seen), ("backward", scene.gradients)):
             found = {}
-            for block, warps, registers, short in candidates(self.quick):
+            for block, warps, registers, short in candidates(name, self.quick):
                 fused.LAUNCHES[name], fused.SHORT_PLANES = fused.Launch(block, warps, registers), short
                 with fused.using("always"), torch.autocast(self.device.type, torch.bfloat16, enabled=not self.quick):
                     label = f"{name} {fused.LAUNCHES[name]} short={short}"
@@ -208,16 +208,15 @@ class Bench:
                 torch.cuda.empty_cache()
 
 
-def candidates(quick: bool) -> list[tuple[int, int, int | None, bool]]:
+def candidates(name: str, quick: bool) -> list[tuple[int, int, int | None, bool]]:
+    """Block, warps, registers and short planes; the type of the planes matters to the forward pass alone."""
     if quick:
         return [(32, 4, None, False), (64, 4, None, True)]
-    shapes = [(32, 4), (64, 4), (64, 8), (128, 8), (128, 4)]
-    return [
-        (block, warps, registers, short)
-        for short in (True, False)
-        for block, warps in shapes
-        for registers in ((None, 128) if short else (None,))
-    ]
+    if name == "backward":
+        shapes = [(32, 4, None), (64, 4, None), (64, 8, None), (64, 8, 128), (64, 16, None), (128, 8, None)]
+        return [(*shape, fused.SHORT_PLANES) for shape in shapes]
+    shapes = [(32, 4, None), (64, 4, None), (64, 4, 128), (64, 8, None), (64, 8, 128), (64, 8, 96), (128, 8, None)]
+    return [(*shape, short) for short in (True, False) for shape in shapes]
 
 
 def guarded_check(

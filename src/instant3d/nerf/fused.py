@@ -48,7 +48,7 @@ class Launch:
 
 
 LAUNCHES = {"forward": Launch(), "backward": Launch(warps=8), "deep backward": Launch(warps=8)}
-SHORT_PLANES = True  # texels are read in bfloat16 where products are
+SHORT_PLANES = True  # the forward pass reads texels in bfloat16 where products are; the backward pass the same numbers
 
 _choice: list[Choice] = ["auto"]
 
@@ -222,7 +222,8 @@ class _Pass(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         alpha, origins, directions, edges, at, out, *ready = ctx.saved_tensors
-        sums = [torch.zeros_like(tensor, dtype=origins.dtype) for tensor in ready]
+        ready[0] = ready[0].to(origins.dtype)  # what is read in one layout and added to in another costs exchanges
+        sums = [torch.zeros_like(tensor) for tensor in ready]
         inputs = [*ready, alpha, origins, directions, edges, at, out, gradient.to(origins.dtype).contiguous()]
         _launch("backward", ctx.given, [*inputs, *sums])
         return (*[None] * 9, *(total.to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)))
