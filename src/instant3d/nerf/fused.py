@@ -29,7 +29,7 @@ NAMES = {F.relu: "relu", F.silu: "silu", F.softplus: "softplus", torch.exp: "exp
 COLUMNS = 16  # of the last layer, whose 4 are padded to what a product takes
 POINT_STEPS = 8  # blocks of points that one program goes through
 WIDEST, DEEPEST = 128, 16  # decoders that fit a processor's registers and shared memory
-DEEP = 4  # hidden layers from which the backward pass needs more warps
+DEEP = 4  # hidden layers from which the backward pass must take fewer rows, as it must with float32
 
 
 
@@ -47,7 +47,7 @@ class Launch:
         return {"num_warps": self.warps, "num_stages": 1} | ({"maxnreg": self.registers} if self.registers else {})
 
 
-LAUNCHES = {"forward": Launch(), "backward": Launch(warps=8), "deep backward": Launch(warps=8)}
+LAUNCHES = {"forward": Launch(), "backward": Launch(warps=8), "tight backward": Launch(32, 8)}
 SHORT_PLANES = True  # the forward pass reads texels in bfloat16 where products are; the backward pass the same numbers
 
 _choice: list[Choice] = ["auto"]
@@ -136,7 +136,7 @@ class Setup:
             "MARGIN": self.rgb_margin,
             "PRODUCT": types[product],
             "SUM": tl.float64 if product == torch.float64 else tl.float32,
-            "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+            "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
         }
 
 
@@ -237,7 +237,8 @@ def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensor
     batch, count = origins.shape[:2]
     if not batch * count:
         return
-    how = LAUNCHES["deep backward" if name == "backward" and setup.layers >= DEEP else name]
+    tight = name == "backward" and (setup.layers >= DEEP or product == torch.float32)
+    how = LAUNCHES["tight backward" if tight else name]
     rows = how.block * (steps if mode == "points" else 1)
     constants = setup.constants(mode, steps, planes.shape[2], product)
     kernel, grid = getattr(fused_kernels, name), (-(-count // rows), batch)
