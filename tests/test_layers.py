@@ -57,6 +57,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "fsspec": "src/instant3d/scenes/stream.py",
     "aiohttp": "src/instant3d/scenes/stream.py",
     "tqdm": "src/instant3d/progress.py",
+    "triton": ("src/instant3d/nerf/fused.py", "src/instant3d/nerf/fused_kernels.py"),
     "skimage": "src/instant3d/nerf/surface.py",
     "fast_simplification": "src/instant3d/mesh/surgery.py",
     "av": "src/instant3d/writers.py",
@@ -65,8 +66,8 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "embreex": "data_prep/raycast.py",
     "sklearn": "data_prep/curation/ranking.py",
 }
-# data_prep's own, whose files are imported only where they are needed, or run by another Python
-EARLY = {"blenderproc", "bpy", "embreex", "moderngl"}
+# whose files are imported only where they are needed, or run by another Python
+EARLY = {"blenderproc", "bpy", "embreex", "moderngl", "triton"}
 LIGHTNING_USES = {"training.py", "watchers.py", "schedule.py"}  # beside each system's module.py and data.py
 
 

@@ -229,6 +229,12 @@ class _Pass(torch.autograd.Function):
         return (*[None] * 9, *(total.to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)))
 
 
+def launch_of(name: str, setup: Setup, product: torch.dtype) -> Launch:
+    """How the "forward" or "backward" kernel is launched for a decoder."""
+    tight = name == "backward" and (setup.layers >= DEEP or product == torch.float32)
+    return LAUNCHES["tight backward" if tight else name]
+
+
 def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensors: list[Tensor]) -> None:
     from instant3d.nerf import fused_kernels
 
@@ -237,8 +243,7 @@ def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensor
     batch, count = origins.shape[:2]
     if not batch * count:
         return
-    tight = name == "backward" and (setup.layers >= DEEP or product == torch.float32)
-    how = LAUNCHES["tight backward" if tight else name]
+    how = launch_of(name, setup, product)
     rows = how.block * (steps if mode == "points" else 1)
     constants = setup.constants(mode, steps, planes.shape[2], product)
     kernel, grid = getattr(fused_kernels, name), (-(-count // rows), batch)
