@@ -20,7 +20,10 @@ import torch
 from benchmarks.gpu import CHECKED
 from instant3d.nerf import fused
 
-MODES: dict[str, tuple[fused.Mode, ...]] = {"forward": ("pixels", "weights", "points"), "backward": ("pixels", "points")}
+MODES: dict[str, tuple[fused.Mode, ...]] = {
+    "forward": ("pixels", "weights", "points"),
+    "backward": ("pixels", "points"),
+}
 PRODUCTS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 HEADINGS = ("decoder", "mode", "pass", "products", "shared memory", "registers", "spilled", "block x warps")
 
@@ -30,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=list(CHECKED), nargs="+", default=list(CHECKED))
     parser.add_argument("--product", choices=list(PRODUCTS), nargs="+", default=list(PRODUCTS))
+    parser.add_argument("--mode", choices=MODES["forward"], nargs="+", default=MODES["forward"])
     options = parser.parse_args(arguments)
     print("| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|")
     for decoder, product, direction in itertools.product(options.only, options.product, MODES):
-        for mode in MODES[direction]:
+        for mode in (mode for mode in MODES[direction] if mode in options.mode):
             shared, registers, spilled, launch = compiled(direction, mode, CHECKED[decoder], PRODUCTS[product])
             size = f"{launch.block} x {launch.warps}"
             cells = (decoder, mode, direction, product, shared, registers, spilled, size)
@@ -59,7 +63,9 @@ def compiled(
     return done.metadata.shared, *assembled(done.asm["ptx"]), launch
 
 
-def types(names: Sequence[str], constants: dict[str, Any], direction: str, product: torch.dtype) -> Iterator[tuple[str, str]]:
+def types(
+    names: Sequence[str], constants: dict[str, Any], direction: str, product: torch.dtype
+) -> Iterator[tuple[str, str]]:
     short = direction == "forward" and product == torch.bfloat16 and fused.SHORT_PLANES
     for name in names:
         if name in constants:

@@ -57,7 +57,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "fsspec": "src/instant3d/scenes/stream.py",
     "aiohttp": "src/instant3d/scenes/stream.py",
     "tqdm": "src/instant3d/progress.py",
-    "triton": ("src/instant3d/nerf/fused.py", "src/instant3d/nerf/fused_kernels.py"),
+    "triton": "src/instant3d/nerf/fused",
     "skimage": "src/instant3d/nerf/surface.py",
     "fast_simplification": "src/instant3d/mesh/surgery.py",
     "av": "src/instant3d/writers.py",

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ pytest.importorskip("triton")
 
 from instant3d.cameras import Rays, orbit
 from instant3d.losses import clear_way
-from instant3d.nerf import fused
+from instant3d.nerf import fused, fused_check
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.nerf.volume import blended, box_span, even_edges, march, render
 from instant3d.views import Views
@@ -77,13 +78,19 @@ def measured(field: Made, rays: Rays, samples: int, choice: fused.Choice, seed: 
     return [*pixels, *torch.autograd.grad(loss, [field.planes, *field.decoder.parameters()])]
 
 
-@pytest.mark.parametrize("objects", [1, 3])
-@pytest.mark.parametrize(("samples", "rays"), [(1, 70), (7, 1), (129, 5)])
-def test_pixels_and_all_gradients_are_those_of_the_plain_path(objects, samples, rays):
-    field, lines = make(objects), some_rays(objects, rays)
+def assert_alike(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
+    """Equal but for the rounding of the plain path, which activates in float32 whatever it is given."""
+    for got, wanted in zip(ours, plain, strict=True):
+        torch.testing.assert_close(got, wanted.to(got.dtype), atol=1e-6 * float(1 + wanted.abs().max()), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objects", "samples", "rays", "layers"), [(1, 1, 70, 3), (3, 7, 1, 3), (1, 129, 5, 2), (3, 2, 65, 3)]
+)
+def test_pixels_and_all_gradients_are_those_of_the_plain_path(objects, samples, rays, layers):
+    field, lines = make(objects, layers), some_rays(objects, rays)
     plain, ours = (measured(field, lines, samples, choice) for choice in ("never", "always"))
-    for wanted, got in zip(plain, ours, strict=True):
-        torch.testing.assert_close(got, wanted, atol=1e-8, rtol=1e-6)
+    assert_alike(ours, plain)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -91,11 +98,10 @@ def test_pixels_and_all_gradients_are_those_of_the_plain_path(objects, samples, 
 def test_every_kind_of_decoder_has_the_plain_paths_gradients(kind, layers):
     field, lines = make(2, layers, kind=kind), some_rays(2, 9)
     plain, ours = (measured(field, lines, 3, choice) for choice in ("never", "always"))
-    for wanted, got in zip(plain, ours, strict=True):
-        torch.testing.assert_close(got, wanted, atol=1e-8, rtol=1e-6)
+    assert_alike(ours, plain)
 
 
-@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("samples", [1, 3])
 def test_gradients_are_the_slopes_that_finite_differences_find(samples):
     field, lines = make(kind="silu softplus"), some_rays(1, 5)
     edges = even_edges(*box_span(lines), samples)
@@ -117,14 +123,13 @@ def test_gradients_are_the_slopes_that_finite_differences_find(samples):
 
 def test_density_at_points_and_its_gradients_are_those_of_the_plain_path():
     field = make(2)
-    points = 2.4 * torch.rand(2, 1001, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1.2
+    points = 2.4 * torch.rand(2, 515, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1.2
     results = []
     for choice in ("never", "always"):
         with fused.using(choice):
             density = field.again().density(points)
         results.append([density, *torch.autograd.grad(density.log().sum(), [field.planes, field.decoder.first.weight])])
-    for wanted, got in zip(*results, strict=True):
-        torch.testing.assert_close(got, wanted, atol=1e-8, rtol=1e-6)
+    assert_alike(results[1], results[0])
 
 
 def test_importance_sampling_cuts_the_same_intervals():
@@ -198,8 +203,8 @@ def test_kernels_that_fail_their_check_are_not_taken_and_one_warning_is_given(ou
         return outcome
 
     monkeypatch.setattr(fused, "available", lambda device: True)
-    monkeypatch.setattr(fused, "self_check", check)
-    fused.passes.cache_clear()
+    monkeypatch.setattr(fused_check, "self_check", check)
+    fused_check.passes.cache_clear()
     field, rays = make(), some_rays(1, 4)
     field = TriplaneField(Triplane(field.planes.float()), field.decoder.float())
     rays = rays.map(Tensor.float)
@@ -208,14 +213,14 @@ def test_kernels_that_fail_their_check_are_not_taken_and_one_warning_is_given(ou
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         seen = march(field, rays, samples=3)
-    fused.passes.cache_clear()
+    fused_check.passes.cache_clear()
     with fused.using("never"):
         torch.testing.assert_close(seen.rgb, march(field, rays, samples=3).rgb)
 
 
 def test_its_check_finds_no_difference_between_the_paths():
     setup = fused.Setup(16, 1, "relu", "exp", -1.0, 0.0, 1.0, False, 0.001)
-    assert fused.self_check(setup, "pixels", 3, 6, torch.float32, torch.device("cpu"), 9) < 1e-5
+    assert fused_check.self_check(setup, "pixels", 3, 6, torch.float32, torch.device("cpu"), 9) < 1e-5
 
 
 def test_kernels_compile_for_hopper_into_the_memory_that_it_has(tmp_path):
@@ -226,7 +231,7 @@ def test_kernels_compile_for_hopper_into_the_memory_that_it_has(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kernels", "--only", "demo", "--product", "bfloat16"],
+        [sys.executable, "-m", "benchmarks.kernels", "--only", "demo", "--product", "bfloat16", "--mode", "pixels"],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -235,5 +240,5 @@ def test_kernels_compile_for_hopper_into_the_memory_that_it_has(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| demo")]
-    assert {row[2].strip() for row in rows} == {"pixels", "weights", "points"}
+    assert [row[3].strip() for row in rows] == ["forward", "backward"]
     assert all(int(row[5]) <= 227 * 1024 for row in rows)
