@@ -236,7 +236,7 @@ def guarded_check(
         label,
         lambda: (
             f"off by {fused_check.self_check(setup, mode, steps, side, product, device, 40 if quick else 4000):.2e} "
-            f"of the greatest value, {time.perf_counter() - start:.1f} s with compilation"
+            f"of the norm, {time.perf_counter() - start:.1f} s with compilation"
         ),
     )
 
