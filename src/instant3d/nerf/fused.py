@@ -11,10 +11,10 @@ import functools
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.cameras import Rays
@@ -143,7 +143,7 @@ class Fused:
     def __init__(self, setup: Setup, projected: Tensor, decoder: Decoder) -> None:
         pad = setup.padded - setup.width
         self.setup, self.dtype, self.side = setup, projected.dtype, projected.shape[-1]
-        hidden = list(decoder.hidden)
+        hidden = [cast(nn.Linear, layer) for layer in decoder.hidden]
         empty = projected.new_zeros(0)
         self.tensors = (
             F.pad(projected.permute(0, 1, 3, 4, 2), (0, pad)).contiguous(),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Rays
 from instant3d.nerf import volume
-from instant3d.nerf.fused import Mode, Setup, using
+from instant3d.nerf.fused import Choice, Mode, Setup, using
 from instant3d.nerf.triplane import Triplane, TriplaneField
 
 TOLERANCES = {torch.bfloat16: 0.05, torch.float32: 5e-3}  # shares of the norm
@@ -46,7 +46,8 @@ def self_check(
         points = 2.2 * torch.rand(2, rays, 3, device=device) - 1.1
         origins = F.normalize(torch.randn(2, rays, 3, device=device), dim=-1) * 2.5
         results = []
-        for choice, autocast in (("never", False), ("always", product == torch.bfloat16)):
+        turns: tuple[tuple[Choice, bool], ...] = (("never", False), ("always", product == torch.bfloat16))
+        for choice, autocast in turns:
             with using(choice), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 results.append(_results(TriplaneField(Triplane(planes), decoder), mode, steps, origins, points))
     shares = [(ours - plain).norm() / plain.norm().clamp(min=1e-12) for plain, ours in zip(*results, strict=True)]
