@@ -56,6 +56,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "aiohttp": "src/instant3d/scenes/shard_cache.py",
     "tqdm": "src/instant3d/utils/progress.py",
     "skimage": "src/instant3d/nerf/mesh_extraction.py",
+    "triton": tuple(f"src/instant3d/nerf/fused{part}.py" for part in ("", "_check", "_kernels", "_parts")),
     "fast_simplification": "src/instant3d/mesh/processing.py",
     "av": "src/instant3d/utils/visualization.py",
     "huggingface_hub": ("src/instant3d/utils/hub.py", "src/instant3d/modules/diffusion/loading.py"),
@@ -63,8 +64,8 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "embreex": "data_prep/rendering/embree.py",
     "sklearn": "data_prep/curation/ranking.py",
 }
-# data_prep's own, whose files are imported only where they are needed, or run by another Python
-EARLY = {"blenderproc", "bpy", "embreex", "moderngl"}
+# whose files are imported only where they are needed, or run by another Python
+EARLY = {"blenderproc", "bpy", "embreex", "moderngl", "triton"}
 LIGHTNING_USES = {  # beside each model's module.py and data.py
     "src/instant3d/training/fit.py",
     "src/instant3d/training/callbacks.py",
@@ -80,17 +81,18 @@ def files() -> Iterator[Path]:
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
     """Names of modules that a file imports, and whether that happens when the file itself is imported."""
     tree = ast.parse(file.read_text())
-    inside = {
-        node
-        for outer in ast.walk(tree)
-        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(outer)
-    }
+    inside = {node for outer in ast.walk(tree) if _is_run_later(outer) for node in ast.walk(outer)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node not in inside) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from ((f"{_origin(node, file)}.{alias.name}", node not in inside) for alias in node.names)
+
+
+def _is_run_later(node: ast.AST) -> bool:
+    """Whether its content is not executed when the file is imported: a function, or what only type checkers read."""
+    checked = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return checked or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def _origin(node: ast.ImportFrom, file: Path) -> str:

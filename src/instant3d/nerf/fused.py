@@ -9,18 +9,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import subprocess
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instant3d.cameras import Rays, look_at
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.cameras import Rays
+from instant3d.nerf.triplane import Decoder, TriplaneField
 
 Mode = Literal["pixels", "weights", "points"]
 Choice = Literal["auto", "never", "always"]
@@ -29,8 +27,7 @@ NAMES = {F.relu: "relu", F.silu: "silu", F.softplus: "softplus", torch.exp: "exp
 COLUMNS = 16  # of the last layer, whose 4 are padded to what a product takes
 POINT_STEPS = 8  # blocks of points that one program goes through
 WIDEST, DEEPEST = 128, 16  # decoders that fit a processor's registers and shared memory
-DEEP = 4  # hidden layers from which the backward pass needs more warps
-
+DEEP = 4  # hidden layers from which the backward pass must take fewer rows, as it must with float32
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,8 @@ class Launch:
         return {"num_warps": self.warps, "num_stages": 1} | ({"maxnreg": self.registers} if self.registers else {})
 
 
-LAUNCHES = {"forward": Launch(), "backward": Launch(warps=8), "deep backward": Launch(warps=8)}
-SHORT_PLANES = True  # texels are read in bfloat16 where products are
+LAUNCHES = {"forward": Launch(128), "backward": Launch(warps=8), "tight backward": Launch(32, 8)}
+SHORT_PLANES = True  # the forward pass reads texels in bfloat16 where products are; the backward pass the same numbers
 
 _choice: list[Choice] = ["auto"]
 
@@ -136,7 +133,7 @@ class Setup:
             "MARGIN": self.rgb_margin,
             "PRODUCT": types[product],
             "SUM": tl.float64 if product == torch.float64 else tl.float32,
-            "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+            "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
         }
 
 
@@ -146,7 +143,7 @@ class Fused:
     def __init__(self, setup: Setup, projected: Tensor, decoder: Decoder) -> None:
         pad = setup.padded - setup.width
         self.setup, self.dtype, self.side = setup, projected.dtype, projected.shape[-1]
-        hidden = list(decoder.hidden)
+        hidden = [cast(nn.Linear, layer) for layer in decoder.hidden]
         empty = projected.new_zeros(0)
         self.tensors = (
             F.pad(projected.permute(0, 1, 3, 4, 2), (0, pad)).contiguous(),
@@ -171,6 +168,8 @@ class Fused:
             return False
         if choice == "always":
             return True
+        from instant3d.nerf.fused_check import passes
+
         device, product = self.tensors[0].device, self.product
         if product not in (torch.bfloat16, torch.float32) or torch.are_deterministic_algorithms_enabled():
             return False
@@ -222,10 +221,17 @@ class _Pass(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         alpha, origins, directions, edges, at, out, *ready = ctx.saved_tensors
-        sums = [torch.zeros_like(tensor, dtype=origins.dtype) for tensor in ready]
+        ready[0] = ready[0].to(origins.dtype)  # what is read in one layout and added to in another costs exchanges
+        sums = [torch.zeros_like(tensor) for tensor in ready]
         inputs = [*ready, alpha, origins, directions, edges, at, out, gradient.to(origins.dtype).contiguous()]
         _launch("backward", ctx.given, [*inputs, *sums])
         return (*[None] * 9, *(total.to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)))
+
+
+def launch_of(name: str, setup: Setup, product: torch.dtype) -> Launch:
+    """How the "forward" or "backward" kernel is launched for a decoder."""
+    tight = name == "backward" and (setup.layers >= DEEP or product == torch.float32)
+    return LAUNCHES["tight backward" if tight else name]
 
 
 def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensors: list[Tensor]) -> None:
@@ -236,16 +242,14 @@ def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensor
     batch, count = origins.shape[:2]
     if not batch * count:
         return
-    how = LAUNCHES["deep backward" if name == "backward" and setup.layers >= DEEP else name]
+    how = launch_of(name, setup, product)
     rows = how.block * (steps if mode == "points" else 1)
     constants = setup.constants(mode, steps, planes.shape[2], product)
     kernel, grid = getattr(fused_kernels, name), (-(-count // rows), batch)
     if name == "backward":
-        tensors = [*tensors, origins.new_empty(grid[0] * batch * how.block * setup.padded, dtype=product)]
+        tensors = [*tensors, origins.new_empty(grid[0] * batch * how.block * setup.padded)]
     with torch.cuda.device(planes.device) if planes.is_cuda else contextlib.nullcontext():
-        kernel[grid](
-            *tensors, count, **constants, BLOCK=how.block, **how.options
-        )
+        kernel[grid](*tensors, count, **constants, BLOCK=how.block, **how.options)
 
 
 def prepared(field: TriplaneField) -> Fused | None:
@@ -263,61 +267,3 @@ def available(device: torch.device) -> bool:
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-@functools.cache
-def passes(setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device) -> bool:
-    """Whether a kernel compiles and comes out as the plain path, forward and backward; warns where it does not."""
-    from triton.errors import TritonError
-
-    try:
-        error = self_check(setup, mode, steps, side, product, device)
-    except (TritonError, RuntimeError, ValueError, OSError, subprocess.CalledProcessError) as failure:
-        reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
-    else:
-        if error <= (0.05 if product == torch.bfloat16 else 5e-3):
-            return True
-        reason = f"it is off by {error:.2g} of the greatest value"
-    warnings.warn(f"the fused renderer is not used for {mode}: {reason}; rendering goes the plain way", stacklevel=2)
-    return False
-
-
-def self_check(
-    setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device, rays: int = 200
-) -> float:
-    """The greatest difference to the plain path, of results and gradients, each as a share of its greatest value."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
-        torch.manual_seed(0)
-        decoder = setup.decoder().to(device)
-        planes = torch.randn(2, 3, 4, side, side, device=device, requires_grad=True)
-        points = 2.2 * torch.rand(2, rays, 3, device=device) - 1.1
-        origins = torch.nn.functional.normalize(torch.randn(2, rays, 3, device=device), dim=-1) * 2.5
-        results = []
-        for choice in ("never", "always"):
-            with using(choice), torch.autocast(device.type, torch.bfloat16, enabled=choice == "always" and product == torch.bfloat16):
-                results.append(_results(TriplaneField(Triplane(planes), decoder), mode, steps, origins, points))
-    return max(
-        float((ours - plain).abs().max() / plain.abs().max().clamp(min=1e-12))
-        for plain, ours in zip(*results, strict=True)
-    )
-
-
-def _results(field: TriplaneField, mode: Mode, steps: int, origins: Tensor, points: Tensor) -> list[Tensor]:
-    """What one kind of call gives, and the gradients of a sum of it."""
-    from instant3d.nerf import volume
-
-    rays = Rays(origins, F.normalize(points - origins, dim=-1))
-    edges = volume.even_edges(*volume.box_span(rays), steps)
-    at = (edges[..., 1:] + edges[..., :-1]) / 2
-    if mode == "weights":
-        with torch.no_grad():
-            return [volume.interval_weights(field, rays, edges, at)]
-    if mode == "points":
-        outputs = [field.density(points)]
-    else:
-        seen = volume.blended(field, rays, edges, at)
-        outputs = [seen.rgb, seen.alpha, seen.distance]
-    scalar = sum((output * torch.linspace(0.5, 1.5, output.numel(), device=output.device).view_as(output)).sum() for output in outputs)
-    wanted = [field.projected, *field.decoder.parameters()]
-    gradients = torch.autograd.grad(scalar, wanted, allow_unused=True)
-    return [output.detach() for output in outputs] + [gradient for gradient in gradients if gradient is not None]

@@ -1,0 +1,75 @@
+"""Whether a fused kernel comes out as the plain path does: what `auto` asks before it takes one."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from instant3d.cameras import Rays
+from instant3d.nerf import volume
+from instant3d.nerf.fused import Choice, Mode, Setup, using
+from instant3d.nerf.triplane import Triplane, TriplaneField
+
+TOLERANCES = {torch.bfloat16: 0.15, torch.float32: 5e-3}  # shares of the norm; rounding to bfloat16 costs up to 0.06
+
+
+@functools.cache
+def passes(setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device) -> bool:
+    """Whether a kernel compiles and comes out as the plain path, forward and backward; warns where it does not."""
+    from triton.errors import TritonError
+
+    try:
+        error = self_check(setup, mode, steps, side, product, device)
+    except (TritonError, RuntimeError, ValueError, OSError, subprocess.CalledProcessError) as failure:
+        reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
+    else:
+        if error <= TOLERANCES[product]:
+            return True
+        reason = f"it differs from the plain path by {error:.2g} of its norm"
+    warnings.warn(f"the fused renderer is not used for {mode}: {reason}; rendering goes the plain way", stacklevel=2)
+    return False
+
+
+def self_check(
+    setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device, rays: int = 200
+) -> float:
+    """The greatest difference to the plain path among results and gradients: norms, as shares of the plain ones."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
+        torch.manual_seed(0)
+        decoder = setup.decoder().to(device)
+        planes = torch.randn(2, 3, 4, side, side, device=device, requires_grad=True)
+        points = 2.2 * torch.rand(2, rays, 3, device=device) - 1.1
+        origins = F.normalize(torch.randn(2, rays, 3, device=device), dim=-1) * 2.5
+        results = []
+        turns: tuple[tuple[Choice, bool], ...] = (("never", False), ("always", product == torch.bfloat16))
+        for choice, autocast in turns:
+            with using(choice), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                results.append(_results(TriplaneField(Triplane(planes), decoder), mode, steps, origins, points))
+    shares = [(ours - plain).norm() / plain.norm().clamp(min=1e-12) for plain, ours in zip(*results, strict=True)]
+    return float(torch.stack(shares).max())  # not a number if one of them is none
+
+
+def _results(field: TriplaneField, mode: Mode, steps: int, origins: Tensor, points: Tensor) -> list[Tensor]:
+    """What one kind of call gives, and the gradients of a sum of it."""
+    rays = Rays(origins, F.normalize(points - origins, dim=-1))
+    edges = volume.even_edges(*volume.box_span(rays), steps)
+    at = (edges[..., 1:] + edges[..., :-1]) / 2
+    if mode == "weights":
+        with torch.no_grad():
+            return [volume.interval_weights(field, rays, edges, at)]
+    if mode == "points":
+        outputs = [field.density(points)]
+    else:
+        seen = volume.blended(field, rays, edges, at)
+        outputs = [seen.rgb, seen.alpha, seen.distance]
+    loss = torch.zeros((), device=origins.device)
+    for output in outputs:
+        loss = loss + (output * torch.linspace(0.5, 1.5, output.numel(), device=output.device).view_as(output)).sum()
+    wanted = [field.projected, *field.decoder.parameters()]
+    gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return [output.detach() for output in outputs] + [gradient for gradient in gradients if gradient is not None]

@@ -1,0 +1,186 @@
+"""What the fused kernels are made of: Triton functions that sample planes, decode features and weigh samples.
+
+Everything written in capitals is fixed at compile time. WIDTH is the decoder's width, padded to a power of two;
+PRODUCT is the type of the products' operands and SUM that of everything else.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# ruff: noqa: RUF005 (Triton joins tuples, but does not unpack them)
+
+COLUMNS = tl.constexpr(16)  # of the last layer, the least that a product takes: density, red, green, blue, unused
+SEEN = tl.constexpr(5)  # what is blended of a sample: 1, red, green, blue, distance
+
+
+@triton.jit
+def activation(x, KIND: tl.constexpr):
+    if KIND == "relu":
+        y = tl.maximum(x, 0.0)
+    elif KIND == "silu":
+        y = x * tl.sigmoid(x)
+    elif KIND == "softplus":
+        y = tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+    else:
+        y = tl.exp(x)
+    return y
+
+
+@triton.jit
+def slope(x, KIND: tl.constexpr):
+    """The derivative of `_activation` by x."""
+    if KIND == "relu":
+        y = tl.where(x > 0, 1.0, 0.0)
+    elif KIND == "silu":
+        s = tl.sigmoid(x)
+        y = s * (1.0 + x * (1.0 - s))
+    elif KIND == "softplus":
+        y = tl.sigmoid(x)
+    else:
+        y = tl.exp(x)
+    return y
+
+
+@triton.jit
+def opacity(thickness):
+    """1 - exp(-thickness), by its series where the difference would lose digits."""
+    x = thickness
+    series = x * (1 - x * (1 / 2) * (1 - x * (1 / 3) * (1 - x * (1 / 4) * (1 - x * (1 / 5) * (1 - x * (1 / 6))))))
+    return tl.where(x < 0.05, series, 1 - tl.exp(-x))
+
+
+@triton.jit
+def _cell(x, SIDE: tl.constexpr):
+    """Along one axis of a plane: the two texels beside x and their weights, which are 0 outside the plane."""
+    place = (x + 1) * (0.5 * SIDE) - 0.5
+    place = tl.minimum(tl.maximum(place, -1.0), 1.0 * SIDE)
+    floor = tl.floor(place)
+    part = place - floor
+    low = floor.to(tl.int32)
+    first = tl.where((low >= 0) & (low < SIDE), 1 - part, 0.0)
+    second = tl.where(low + 1 < SIDE, part, 0.0)
+    return tl.minimum(tl.maximum(low, 0), SIDE - 1), tl.minimum(low + 1, SIDE - 1), first, second
+
+
+@triton.jit
+def _texels(x, y, z, plane, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """Offsets of points' four texels of a plane (0 xy, 1 xz, 2 yz), and their bilinear weights."""
+    left, right, on_left, on_right = _cell(tl.where(plane == 2, y, x), SIDE)
+    top, bottom, on_top, on_bottom = _cell(tl.where(plane == 0, y, z), SIDE)
+    top = (plane * SIDE + top) * SIDE
+    bottom = (plane * SIDE + bottom) * SIDE
+    offsets = ((top + left) * WIDTH, (top + right) * WIDTH, (bottom + left) * WIDTH, (bottom + right) * WIDTH)
+    shares = (on_top * on_left, on_top * on_right, on_bottom * on_left, on_bottom * on_right)
+    return offsets, shares
+
+
+@triton.jit
+def sample(planes, x, y, z, bias, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr, SUM: tl.constexpr):
+    """The bias and the bilinear samples of three planes, (rows, WIDTH).
+
+    A loop over planes, which is not unrolled: all twelve texels at once would not fit into registers.
+    """
+    total = tl.zeros((x.shape[0], WIDTH), SUM) + bias[None, :]
+    for plane in range(3):
+        offsets, shares = _texels(x, y, z, plane, SIDE, WIDTH)
+        for corner in tl.static_range(4):
+            texel = tl.load(planes + offsets[corner][:, None] + channel[None, :]).to(SUM)
+            total += shares[corner][:, None] * texel
+    return total
+
+
+@triton.jit
+def scatter(planes, x, y, z, value, scratch, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """Add the gradient (rows, WIDTH) of samples to that of the texels, but for rows of zeros.
+
+    On its way through memory a product's result, whose rows lie scattered over threads, becomes rows of neighbours.
+    """
+    place = scratch + tl.arange(0, value.shape[0])[:, None] * WIDTH + channel[None, :]
+    tl.debug_barrier()
+    tl.store(place, value)
+    tl.debug_barrier()
+    value = tl.load(place)
+    live = tl.max(tl.abs(value), 1) > 0
+    for plane in range(3):
+        offsets, shares = _texels(x, y, z, plane, SIDE, WIDTH)
+        for corner in tl.static_range(4):
+            touched = live & (shares[corner] != 0)
+            where = planes + offsets[corner][:, None] + channel[None, :]
+            tl.atomic_add(where, shares[corner][:, None] * value, mask=touched[:, None], sem="relaxed")
+
+
+@triton.jit
+def load_hidden(weights, biases, LAYERS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr):
+    channel = tl.arange(0, WIDTH)
+    matrices = ()
+    offsets = ()
+    for layer in tl.static_range(LAYERS):
+        place = layer * WIDTH * WIDTH + channel[:, None] * WIDTH + channel[None, :]
+        matrices = matrices + (tl.load(weights + place).to(PRODUCT),)
+        offsets = offsets + (tl.load(biases + layer * WIDTH + channel),)
+    return matrices, offsets
+
+
+@triton.jit
+def decode(
+    features,
+    matrices,
+    biases,
+    KIND: tl.constexpr,
+    LAYERS: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """What every hidden layer's activation is applied to, the first layer's `features` (rows, WIDTH) included."""
+    before = (features.to(PRODUCT),)
+    state = activation(features, KIND)
+    for layer in tl.static_range(LAYERS):
+        state = tl.dot(state.to(PRODUCT), tl.trans(matrices[layer]), input_precision=PRECISION, out_dtype=SUM)
+        state += biases[layer][None, :]
+        before = before + (state.to(PRODUCT),)
+        state = activation(state, KIND)
+    return state, before
+
+
+@triton.jit
+def blob(x, y, z, BLOB: tl.constexpr, RADIUS: tl.constexpr):
+    return BLOB * (1 - tl.sqrt(tl.maximum(x * x + y * y + z * z, 1e-20)) / RADIUS)
+
+
+@triton.jit
+def sight(outputs, middle, column, steepness, SCALED: tl.constexpr, MARGIN: tl.constexpr):
+    """What is blended of samples, (rows, COLUMNS), and its derivative by the last layer's outputs."""
+    if SCALED:
+        share = tl.sigmoid(outputs * steepness)
+        seen = share / steepness
+        slope = share * (1 - share)
+    else:
+        share = tl.sigmoid(outputs)
+        seen = share * (1 + 2 * MARGIN) - MARGIN
+        slope = share * (1 - share) * (1 + 2 * MARGIN)
+    seen = tl.where(column[None, :] == 0, 1.0, seen)
+    seen = tl.where(column[None, :] == SEEN - 1, middle[:, None], seen)
+    return seen, slope
+
+
+@triton.jit
+def position(origin, step, at, start, row, i, MODE: tl.constexpr, STEPS: tl.constexpr):
+    """World coordinates of sample i: of rays, or of points that `at` lists."""
+    if MODE == "points":
+        x = tl.load(at + (start + row) * 3)
+        y = tl.load(at + (start + row) * 3 + 1)
+        z = tl.load(at + (start + row) * 3 + 2)
+    else:
+        t = tl.load(at + (start + row) * STEPS + i)
+        x = origin[0] + t * step[0]
+        y = origin[1] + t * step[1]
+        z = origin[2] + t * step[2]
+    return x, y, z
+
+
+@triton.jit
+def vector(pointer, place):
+    return tl.load(pointer + place * 3), tl.load(pointer + place * 3 + 1), tl.load(pointer + place * 3 + 2)
