@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from instant3d.utils import prompts
+from instant3d.utils import prompts, shipped
 from instant3d.utils.data_order import seeded
 
 SPECIES = ("wolf", "dog", "panda", "fox", "civet", "cat", "red panda", "teddy bear", "rabbit", "koala")
@@ -134,7 +134,7 @@ def split(texts: Sequence[str], share: float = 0.6, seed: int = 0) -> tuple[list
 
 
 def _in_file(path: str | Path) -> list[str]:
-    if not Path(path).exists():
+    if shipped.look_up(path, ["prompts"], ".txt") is None:
         raise FileNotFoundError(
             f"{path} is neither a list of prompts ({', '.join(GRAMMARS)}) nor a text file with one a line"
         )
