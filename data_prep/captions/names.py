@@ -1,7 +1,7 @@
 """Objects that look like no other of their name, which may mean two things: `instant3d data names SCENES`.
 
 A torch with a flame and one with a battery share a name, not a silhouette. Better captions for what is found go into
-a manifest of ids and captions, which `python -m data_prep.captions manifest` writes into scenes.
+a manifest of ids and captions, which `instant3d data caption manifest` writes into scenes.
 """
 
 from __future__ import annotations

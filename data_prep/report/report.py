@@ -116,7 +116,7 @@ def _rejected(paths: Sequence[Path], named: bool) -> list[dict[str, Any]]:
 
 def _objects(path: Path, known: Mapping[str, Subject], lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """What became of a manifest's objects."""
-    names = {str(row.get("id")) for _, row in id_lists.read_rows(path, "`python -m data_prep.sources` writes it")}
+    names = {str(row.get("id")) for _, row in id_lists.read_rows(path, "`instant3d data sources` writes it")}
     rendered, failed = names & known.keys(), names & {row["id"] for row in lost} - known.keys()
     neither = len(names) - len(rendered) - len(failed)
     return {"in the manifest": len(names), "with a scene": len(rendered), "rejected": len(failed), "neither": neither}

@@ -49,9 +49,11 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 class Coloured:
     """Every object in every colour, as "a COLOUR OBJECT".
 
-    objects  a text file of names, one a line
-    without  a text file of prompts that are left out, to ask for what was never seen together
-    plain    every object without a colour as well, as "a OBJECT"
+    Attributes:
+        objects: Text file of names, one a line.
+        without: Text file of prompts that are left out, to test on unseen pairs.
+        colours: The colours.
+        plain: Whether every object also occurs without a colour, as "a OBJECT".
     """
 
     objects: str
