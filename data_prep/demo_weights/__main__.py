@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "--prompts", type=Path, default=PROMPTS, help="what these ask for is left out of training and asked at the end"
     )
     parser.add_argument("--size", default="demo", help="configs/PART/SIZE.yaml (default demo)")
-    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the configs (default: the shipped ones)")
+    parser.add_argument(
+        "--configs", type=Path, default=CONFIGS, help="folder of the configs (default: the shipped ones)"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     return parser
 

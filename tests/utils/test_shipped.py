@@ -30,6 +30,6 @@ def test_a_name_in_two_folders_is_the_first_folders():
 
 
 def test_an_unknown_name_is_answered_by_the_names_there_are():
-    with pytest.raises(FileNotFoundError, match="no file nowhere, and none is shipped.*there are cpu, gpus, one_gpu"):
+    with pytest.raises(FileNotFoundError, match=r"no file nowhere, and none is shipped.*there are cpu, gpus, one_gpu"):
         shipped.find("nowhere", ["trainer"])
     assert shipped.look_up("/nowhere", ["trainer"], ".yaml") is None

@@ -174,7 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders with captions")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the small SDXL")
-    parser.add_argument("--config", type=Path, default=CONFIG, help=f"sizes and trainings: a file or a shipped name (default {CONFIG})")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIG, help=f"sizes and trainings: a file or a shipped name (default {CONFIG})"
+    )
     parser.add_argument("--vae-seconds", type=float, help="length of the VAE's training (default: the config's)")
     parser.add_argument("--text-seconds", type=float, help="of the text encoders' training (default: the config's)")
     parser.add_argument(
