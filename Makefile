@@ -18,7 +18,7 @@ with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SI
 	$(wildcard configs/$(1)/$(SIZE)_$(TRAINER).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
+.PHONY: help demo test lint wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
 	evaluate-text demo-weights
 
 help:  ## show this list
@@ -48,6 +48,11 @@ test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no
 
 lint: .venv/.installed  ## check style, formatting and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src
+
+wheels: .venv/.installed  ## build the wheels of instant3d and instant3d-demo-weights in dist/: pip install dist/*.whl
+	rm -rf build dist wheels/demo_weights/build
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist . ./wheels/demo_weights
+	@ls -1 dist
 
 bench: .venv/.installed  ## measure speed: beside a plain textbook path, full-size SDXL, prompt to asset, converted peers, reading scenes
 	$(BIN)/python -m benchmarks.speed

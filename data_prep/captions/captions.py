@@ -1,4 +1,4 @@
-"""Captions into scene folders: `python -m data_prep.captions cap3d|manifest|blip2`. Knows no network.
+"""Captions into scene folders: `instant3d data caption cap3d|manifest|blip2`. Knows no network.
 
 A caption is written into a scene's `transforms.json`, of which every other byte stays as it was. Scenes that have one
 are left alone unless told otherwise, so an interrupted run is continued by the same command.
@@ -226,7 +226,7 @@ def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.captions", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data caption", description=__doc__.splitlines()[0])
     words = parser.add_subparsers(required=True, metavar="SOURCE")
     for name, read, about in (
         ("cap3d", read_cap3d, "Cap3D's CSV: id, caption"),

@@ -1,7 +1,7 @@
-"""Objects that look like no other of their name, which may mean two things: `python -m data_prep.names SCENES`.
+"""Objects that look like no other of their name, which may mean two things: `instant3d data names SCENES`.
 
 A torch with a flame and one with a battery share a name, not a silhouette. Better captions for what is found go into
-a manifest of ids and captions, which `python -m data_prep.captions manifest` writes into scenes.
+a manifest of ids and captions, which `instant3d data caption manifest` writes into scenes.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.names", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data names", description=__doc__.splitlines()[0])
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders or of shards, with captions")
     parser.add_argument(
         "--threshold", type=float, default=THRESHOLD, help=f"likeness of the silhouettes (default {THRESHOLD})"

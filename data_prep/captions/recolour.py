@@ -1,4 +1,4 @@
-"""Scenes painted anew, each in one of ten named colours that its caption then says: `python -m data_prep.recolour`.
+"""Scenes painted anew, each in one of ten named colours that its caption then says: `instant3d data recolour`.
 
 Under flat light a picture shows the object's own colours, so painting the pictures paints the object. Light and dark
 parts stay lighter and darker than one another; hues go. Knows nothing of meshes.
@@ -180,7 +180,7 @@ def _lines(path: Path | None) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.recolour", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data recolour", description=__doc__.splitlines()[0])
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders, with captions")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the painted scenes")
     parser.add_argument("--frames", type=int, help="only the first so many views (4 make a grid)")

@@ -1,4 +1,4 @@
-"""`python -m data_prep.curation features|label|rank|duplicates|select`: options in, a few lines out. Knows no work."""
+"""`instant3d data curate features|label|rank|duplicates|select`: options in, a few lines out. Knows no work."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _checked_folder(path: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.curation", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data curate", description=__doc__.splitlines()[0])
     words = parser.add_subparsers(required=True, metavar="COMMAND")
 
     looks = words.add_parser("features", help="what a CLIP sees in each scene, to one file; goes on where it was")

@@ -41,7 +41,7 @@ def load(path: str | Path) -> Features:
     """The features in a file, checked."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `python -m data_prep.curation features` writes it")
+        raise FileNotFoundError(f"{path} does not exist; `instant3d data curate features` writes it")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} is larger than {MAX_BYTES} bytes; is it a file of features?")
     try:

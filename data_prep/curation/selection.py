@@ -21,7 +21,7 @@ def dropped(path: str | Path) -> set[str]:
 
 
 def _dropped(path: str | Path) -> Iterator[str]:
-    hint = "`python -m data_prep.curation duplicates` writes it"
+    hint = "`instant3d data curate duplicates` writes it"
     for number, row in read_rows(path, hint):
         entries = row.get("drop")
         if not isinstance(entries, list) or not all(

@@ -1,4 +1,4 @@
-"""Demo weights from objects, trained for a given time: `python -m data_prep.demo_weights OBJECTS... -o OUT`."""
+"""Demo weights from objects, trained for a given time: `instant3d data demo-weights OBJECTS... -o OUT`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _say(line: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.demo_weights", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data demo-weights", description=__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="+", help="folders of objects with a manifest, or .jsonl manifests")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for all that is made")
     parser.add_argument(
@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "--prompts", type=Path, default=PROMPTS, help="what these ask for is left out of training and asked at the end"
     )
     parser.add_argument("--size", default="demo", help="configs/PART/SIZE.yaml (default demo)")
-    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the configs (default configs)")
+    parser.add_argument(
+        "--configs", type=Path, default=CONFIGS, help="folder of the configs (default: the shipped ones)"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     return parser
 

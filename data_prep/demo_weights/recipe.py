@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from instant3d.utils import bundled
+from instant3d.utils import bundled, shipped
 from instant3d.utils.devices import fast_dtype
 
 from ..manifests import object_manifest
@@ -24,7 +24,7 @@ from .running import PACKAGE, Step
 HELD_OUT = "dev"
 PARTS = ("stage1", "stage2", "direct", "judge")
 TRAINERS = ("cpu", "one_gpu")
-CONFIGS = Path("configs")
+CONFIGS = shipped.configs_folder()
 PROMPTS = CONFIGS / "prompts" / "held_out.txt"
 JUDGED = CONFIGS / "prompts" / "judged_objects.txt"
 CAPTIONS = CONFIGS / "data" / "captions.jsonl"

@@ -1,4 +1,4 @@
-"""Whose works the images show, for a model's card: `python -m data_prep.attribution SCENES_OR_CACHES... [-o FILE.md]`.
+"""Whose works the images show, for a model's card: `instant3d data attribution SCENES_OR_CACHES... [-o FILE.md]`.
 
 Scenes (in folders, tars or behind URLs) and caches of stage 1 keep the licence, author, source, title and address of
 their object. Works under CC-BY and its relatives are listed one by one, as these licences ask; others are counted.
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.attribution", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data attribution", description=__doc__.splitlines()[0])
     parser.add_argument("roots", nargs="+", metavar="SCENES_OR_CACHES", help="scenes, shards, or caches of stage 1")
     parser.add_argument("-o", "--out", type=Path, help="the Markdown file (default: standard output)")
     parser.add_argument(

@@ -45,7 +45,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
 def read_ranking(path: str | Path) -> list[Place]:
     """All places of a ranking, best first."""
     places: list[Place] = []
-    for number, row in read_rows(path, "`python -m data_prep.curation rank` writes it"):
+    for number, row in read_rows(path, "`instant3d data curate rank` writes it"):
         place = _place(row)
         if place is None:
             raise ValueError(f"{path}, line {number} is no place in a ranking; expected rank, id and a finite score")

@@ -141,7 +141,7 @@ def _all(source: Path) -> Iterator[Item]:
     for where, row in read_rows(manifest):
         if not row.get("file"):
             raise ValueError(
-                f"{where}: {row['id']!r} has no file yet; run `python -m data_prep.sources` without --no-download"
+                f"{where}: {row['id']!r} has no file yet; run `instant3d data sources` without --no-download"
             )
         file = inside.path(row["file"])
         assert file is not None, "rows are checked as they are read"

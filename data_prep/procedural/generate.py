@@ -1,7 +1,7 @@
 """One integer seed to one textured object with a true caption, and many of them to a folder of GLB files.
 
 More than half after LRM-Zero (arXiv 2406.09371), the others assemblies of the kind that stylised low-poly packs hold.
-Knows nothing of how objects are rendered. `python -m data_prep.procedural -o OUT --count 1500`
+Knows nothing of how objects are rendered. `instant3d data procedural -o OUT --count 1500`
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def write_many(folder: Path, seeds: range, workers: int) -> Iterator[dict[str, o
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep.procedural", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data procedural", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for {id}.glb and manifest.jsonl")
     parser.add_argument("--count", type=int, default=1500, help="how many objects (default 1500)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default 0)")

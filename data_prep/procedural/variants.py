@@ -1,4 +1,4 @@
-"""Objects turned about the vertical, stretched and mirrored: `python -m data_prep.variants OBJECTS... -o OUT`.
+"""Objects turned about the vertical, stretched and mirrored: `instant3d data variants OBJECTS... -o OUT`.
 
 A variant is its object's GLB with one more node above the default scene. That node mirrors and stretches the object
 along its own axes and turns it after that, so that right angles stay right angles. Geometry and images are copied.
@@ -216,7 +216,7 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.variants", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data variants", description=__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="+", help="folders of .glb, .gltf, .obj or .ply files, or .jsonl manifests")
     parser.add_argument("-o", "--out", type=Path, required=True, help=f"folder for the variants and their {MANIFEST}")
     parser.add_argument("--count", type=int, default=3, help="variants of each object (default 3)")

@@ -1,4 +1,4 @@
-"""Objects on disk to scene folders, by a plan: `python -m data_prep.render OBJECTS -o OUT`. Knows no pixel itself.
+"""Objects on disk to scene folders, by a plan: `instant3d data render OBJECTS -o OUT`. Knows no pixel itself.
 
 Scenes that are already in OUT are left as they are, so an interrupted run is continued by the same command.
 """
@@ -202,10 +202,12 @@ def _gather(options: argparse.Namespace) -> list[Item]:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.render", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data render", description=__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="+", help="folders of .glb, .gltf, .obj or .ply files, or .jsonl manifests")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for one scene folder per object")
-    parser.add_argument("--plan", help="what to render (default: 128 px, 4 structured and 20 random views)")
+    parser.add_argument(
+        "--plan", help="file, or a name such as small (default: 128 px, 4 structured and 20 random views)"
+    )
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", help="only objects under these licences, such as CC0-1.0,MIT")
     parser.add_argument("--keep", type=Path, help="only the objects that a list names, an id on each line")

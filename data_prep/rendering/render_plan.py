@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from instant3d.cameras import Cameras, from_fov, orbit, random_sphere, structured
+from instant3d.utils import shipped
 from instant3d.views import MAPS
 
 Range = tuple[float, float]
@@ -104,10 +105,8 @@ class Plan:
 
 
 def read(path: str | Path) -> Plan:
-    """The plan in a YAML file; what the file does not name keeps its default."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no plan {path}; configs/render holds some")
+    """The plan in a YAML file, or a shipped one such as `small`; what the file does not name keeps its default."""
+    path = shipped.find(path, ["render"])
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

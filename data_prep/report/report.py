@@ -1,4 +1,4 @@
-"""What a set of scenes holds, on one page with pictures: `python -m data_prep.report SCENES -o report.html`.
+"""What a set of scenes holds, on one page with pictures: `instant3d data report SCENES -o report.html`.
 
 Gathers the facts; how they look is known to `report_page`. Documents of all scenes are read, pictures of a sample.
 """
@@ -116,7 +116,7 @@ def _rejected(paths: Sequence[Path], named: bool) -> list[dict[str, Any]]:
 
 def _objects(path: Path, known: Mapping[str, Subject], lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """What became of a manifest's objects."""
-    names = {str(row.get("id")) for _, row in id_lists.read_rows(path, "`python -m data_prep.sources` writes it")}
+    names = {str(row.get("id")) for _, row in id_lists.read_rows(path, "`instant3d data sources` writes it")}
     rendered, failed = names & known.keys(), names & {row["id"] for row in lost} - known.keys()
     neither = len(names) - len(rendered) - len(failed)
     return {"in the manifest": len(names), "with a scene": len(rendered), "rejected": len(failed), "neither": neither}
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data report", description=__doc__.splitlines()[0])
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders, or of shards")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .html to write")
     parser.add_argument("--objects", type=Path, help="manifest of the objects, to tell what became of them")

@@ -1,1 +1,1 @@
-"""Every source of objects in one manifest, objects.jsonl: `python -m data_prep.sources SOURCE ... -o objects.jsonl`."""
+"""Every source of objects in one manifest, objects.jsonl: `instant3d data sources SOURCE ... -o objects.jsonl`."""

@@ -1,4 +1,4 @@
-"""Objects of any source to one manifest, objects.jsonl, which grows with every call: `python -m data_prep.sources`.
+"""Objects of any source to one manifest, objects.jsonl, which grows with every call: `instant3d data sources`.
 
 Knows nothing of the work, but imports it late.
 """
@@ -162,7 +162,7 @@ def _fetched(manifest: Manifest, store: Store, rows: list[Row], options: argpars
 
 def _parser() -> argparse.ArgumentParser:
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m data_prep.sources", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="instant3d data sources", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
 
     local = commands.add_parser("folder", help="folders of .glb, .gltf, .obj or .ply files, or other .jsonl manifests")

@@ -71,7 +71,7 @@ def test_plain_diffusers_opens_what_was_made(made):
 
 
 def test_demo_config_gives_the_bundled_sizes():
-    sizes = train_tiny_sdxl.BaseConfig.read(Path(__file__).parents[2] / train_tiny_sdxl.CONFIG).sizes()
+    sizes = train_tiny_sdxl.BaseConfig.read(train_tiny_sdxl.CONFIG).sizes()
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel(**sizes["unet"])
         vae = diffusers.AutoencoderKL(**sizes["vae"])

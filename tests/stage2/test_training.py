@@ -93,7 +93,7 @@ def command(folder, run, steps, *more):
     }
     trainer = training_runs.trainer_settings(run, steps)
     (run / "run.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "trainer": trainer}))
-    return ["fit", "-c", str(run / "run.yaml"), *more]
+    return ["fit", "stage2", "-c", str(run / "run.yaml"), *more]
 
 
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path):
@@ -133,7 +133,7 @@ def test_an_exported_checkpoint_is_the_averaged_network(folder, tmp_path):
 def test_predictions_are_assets_that_can_be_rendered(folder, tmp_path):
     fit.main(command(folder, tmp_path, 2))
     options = [f'--data.test=["{folder}"]', "--ckpt_path", str(tmp_path), "--triplanes.output", str(tmp_path / "out")]
-    fit.main(["predict", "-c", str(tmp_path / "run.yaml"), *options])
+    fit.main(["predict", "stage2", "-c", str(tmp_path / "run.yaml"), *options])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"ball0.safetensors", "ball1.safetensors"}
     planes = [Asset.load(tmp_path / "out" / f"ball{k}.safetensors").triplane.planes for k in range(2)]
     assert planes[0].shape == (3, TINY["channels"], TINY["plane_side"], TINY["plane_side"])

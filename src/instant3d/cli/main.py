@@ -13,14 +13,14 @@ from types import FrameType
 from typing import NoReturn
 
 from instant3d import __version__
-from instant3d.cli import doctor_options, evaluate_options, generate_options, scene_options
+from instant3d.cli import data, doctor_options, evaluate_options, generate_options, scene_options
 from instant3d.utils import bundled
 from instant3d.utils.arg_types import amount, named, numbers, place, positive, whole, words
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.errors import say, sentence
 
 TRAINING = {
-    "fit": "train stage1, stage2 or direct: fit stage2 -c configs/stage2/demo.yaml -c configs/trainer/cpu.yaml",
+    "fit": "train stage1, stage2 or direct: fit stage2 -c cpu -c demo",
     "validate": "measure a checkpoint of stage1, stage2 or direct on the validation scenes or prompts",
     "test": "measure a checkpoint of stage1, stage2 or direct on the test scenes or prompts",
     "predict": "views of many prompts by stage1, triplanes of many scenes by stage2, of many prompts by direct",
@@ -50,6 +50,8 @@ def _run(arguments: list[str], debug: bool) -> int:
 
         fit.main(arguments)
         return 0
+    if arguments[:1] == ["data"]:
+        return data.main(arguments[1:])
     parsed = parser().parse_args(arguments, argparse.Namespace(debug=debug))
     command: Callable[[argparse.Namespace], int | None] = parsed.command
     previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
@@ -85,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
     evaluate_options.add_training(commands.add_parser("train-judge", help="what `evaluate text` tells objects by"))
     doctor_options.add(commands.add_parser("doctor", help="what is wrong with scenes, before they are trained on"))
-    for name, text in TRAINING.items():
+    for name, text in (TRAINING | {"data": "objects, images of them, captions, curation: data --help"}).items():
         commands.add_parser(name, help=text, add_help=False)
     return top
 

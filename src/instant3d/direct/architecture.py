@@ -45,29 +45,37 @@ class Architecture:
 
     # the text
     text_width: int = 1024
-    """Of a token, as the text encoder gives it."""
+    """Width of a token from the text encoder."""
     text_length: int = 77
     """Tokens of a prompt, padding included."""
     mask_padding: bool = True
-    """Nothing is read out of padding; the authors' code reads it like words."""
+    """Whether padding is masked; the authors' code attends to it like words."""
 
     # the ways by which text and chance come in
     cross_attention: bool = True
+    """Whether the stages attend to the text's tokens."""
     style_text: bool = True
+    """Whether the style is made from the text."""
     style_noise: bool = True
+    """Whether the style is made from noise too."""
     token_to_plane: bool = True
-    """The first map is made of the text; else it is learned, and the same for all."""
+    """Whether the first map is made from the text; else it is a parameter, the same for all."""
     token_width: int = 192
-    """Of the tokens in the two small transformers that lead from text to the first map and to the style."""
+    """Width of the two small transformers from text to the first map and to the style."""
     token_heads: int = 8
+    """Attention heads of those transformers."""
     style_text_width: int = 768
+    """Width of the text's part of the style's input."""
     noise_width: int = 768
+    """Width of the noise in the style's input."""
     style_width: int = 320
+    """Width of the style."""
 
     # maps, from the first to the planes
     base_side: int = 8
+    """Texels along each side of the first map."""
     base_channels: int = 128
-    """Of the first map: as many numbers in 8 x 8 texels as the released 512 in 4 x 4, whose weights are most of all."""
+    """Channels of the first map: as many numbers in 8 x 8 texels as the released 512 in 4 x 4."""
     widths: tuple[int, ...] = (320, 320, 160, 80, 80)
     """Channels of each stage, which ends at twice the side that it begins at."""
     groups: tuple[int, ...] = (8, 8, 8, 8, 4)
@@ -75,25 +83,35 @@ class Architecture:
     attention: tuple[bool, ...] = (True, True, True, False, False)
     """Whether each convolution of a stage is followed by attention."""
     layers: int = 10
+    """Residual layers of each stage."""
     head_width: int = 16
+    """Width of an attention head in the stages."""
     norm: Literal["instance", "group"] = "instance"
-    """What the style scales and shifts: channels normalised by themselves (AdaIN), or in groups."""
+    """What the style scales and shifts: channels normalised one by one (AdaIN), or in groups."""
     last_groups: int = 4
+    """Groups of the norm before the planes."""
     channels: int = 32
-    """Of each plane."""
+    """Channels of a plane."""
 
     # from the planes to density and colour
     aggregate: Literal["concat", "mean"] = "concat"
+    """How the features of three planes are joined."""
     decoder_width: int = 64
+    """Width of the MLP that decodes density and colour."""
     decoder_layers: int = 2
+    """Linear layers of that MLP."""
     decoder_activation: Literal["relu", "silu", "softplus"] = "softplus"
+    """Activation inside the MLP."""
     density: Literal["softplus", "exp"] = "softplus"
+    """Activation of the density."""
     density_bias: float = -1.0
+    """Added to the density before its activation."""
     blob: float = 17.5
-    """10 in the paper's world, whose box is 1.75 times ours, so that a unit of ours absorbs as much as 1.75 of its."""
+    """Peak of the density's initial blob: 10 in the paper's world, whose box is 1.75 times ours."""
     blob_radius: float = 0.343
-    """0.6 in the paper's world."""
+    """Radius of that blob in world units: 0.6 in the paper's world."""
     rgb: Literal["scaled", "sigmoid"] = "scaled"
+    """Activation of colours; "scaled" is a sigmoid whose slope is annealed during training."""
 
     def __post_init__(self) -> None:
         if not self.widths or not len(self.widths) == len(self.groups) == len(self.attention):

@@ -41,10 +41,12 @@ class Example(Lesson):
 class Orbits:
     """How cameras are drawn: evenly in every range; the defaults are the paper's, for our cube.
 
-    elevation_deg  polar angles of 25 to 110 degrees
-    radius         3.0 to 3.6 where the box has sides of 3.5
-    quadrants      shares of the front, both sides and the back, as 0.4, 0.2, 0.2, 0.2 in the released code; null is
-                   evenly all around, the paper's way
+    Attributes:
+        elevation_deg: Range of elevations in degrees; polar angles of 25 to 110 degrees.
+        radius: Range of distances in world units; 3.0 to 3.6 where the box has sides of 3.5.
+        fov_deg: Range of fields of view in degrees.
+        quadrants: Shares of the front, both sides and the back, as 0.4, 0.2, 0.2, 0.2 in the released code; null is
+            evenly all around, the paper's way.
     """
 
     elevation_deg: Span = (-20.0, 65.0)
@@ -110,18 +112,22 @@ def together(items: Sequence[Requests]) -> Requests:
 
 
 class DirectData(L.LightningDataModule):
-    """Prompts and cameras for training, prompts for pictures in between, and prompts for `predict`.
+    """Prompts and cameras for training, prompts for images in between, and prompts for `predict`.
 
-    prompts     `animals`, `portraits`, `daily_life`, a text file with one prompt a line, or a list of prompts; for
-                `predict`, what triplanes are made of (default: animals)
-    coloured    {objects: FILE, without: FILE}: every object in every colour, in place of `prompts`
-    share       of the prompts that is trained with; the others are for validation and test (0.6 in the paper)
-    split_seed  which prompts those are
-    val, test   prompts in place of those that training leaves out
-    val_prompts validation shows the first so many
-    cameras     how they are drawn; a guide that knows its pictures' cameras only has the last word
-    views       how many of a prompt are in a batch; the paper has one
-    output      for `predict`: the folder of triplanes; prompts whose triplane is there already are left out
+    Args:
+        prompts: `animals`, `portraits`, `daily_life`, a text file with one prompt a line, or a list of prompts; for
+            `predict`, what triplanes are made of. Null is animals.
+        coloured: {objects: FILE, without: FILE}: every object in every colour, in place of `prompts`.
+        share: Share of the prompts to train on; the others are for validation and test (0.6 in the paper).
+        split_seed: Seed that chooses those prompts.
+        val: Prompts to validate on, in place of those that training leaves out.
+        test: Prompts to test on, in place of those that training leaves out.
+        val_prompts: Validation shows the first so many.
+        cameras: How cameras are drawn; a guidance with fixed cameras overrides it.
+        views: Views of each prompt in a batch; the paper has one.
+        batch_size: Views per step and process, a multiple of `views`.
+        seed: Of the order of the prompts and of the cameras.
+        output: For `predict`: folder of the triplanes, set by `--triplanes.output`; finished prompts are left out.
     """
 
     def __init__(

@@ -46,17 +46,20 @@ class Lesson(Batch):
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the guide is asked and what its answer weighs; what the paper leaves open has the value of its ancestors.
+    """How the guidance is evaluated and weighted; what the paper leaves open has the value of its ancestors.
 
-    scale         of classifier-free guidance
-    least, most   share of the schedule within which timesteps are drawn
-    weight        w(t), see `sds.weight`
-    against       the views that a camera does not have, as negative prompts: not at all, plainly, or perpendicularly
-    schedule      which of the published weights they have at an azimuth
-    w_min, dw     the weight of negatives is w_min + C dw with the severity C; dw = 0 is ordinary Perp-Neg
-    similarity    "constant": C without looking at the pictures, for comparison
-    clip          weight of the CLIP loss
-    orientation   weight of what surfaces that face away from the camera cost
+    Attributes:
+        scale: Of classifier-free guidance.
+        least: Lower end of the timesteps that are drawn, as a share of the schedule.
+        most: Upper end of the timesteps that are drawn, as a share of the schedule.
+        weight: The weighting w(t) of timesteps, see `sds.weight`.
+        against: How the other views enter as negative prompts: not at all, plainly, or perpendicularly (Perp-Neg).
+        schedule: Which of the published weights of negative prompts is used.
+        w_min: The weight of negatives is w_min + C dw with the severity C.
+        dw: See `w_min`; 0 is ordinary Perp-Neg.
+        similarity: "measured" compares images by CLIP; "constant" sets C without them, for comparison.
+        clip: Weight of the CLIP loss.
+        orientation: Weight of the loss on surfaces that face away from the camera.
     """
 
     scale: float = 100.0
@@ -74,7 +77,13 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Picture:
-    """What is rendered of each object: pixels a side, samples on a ray, those cut by importance."""
+    """What is rendered of each object.
+
+    Attributes:
+        size: Side of the images in pixels.
+        samples: Samples at even intervals on each ray.
+        importance: Further samples on each ray, placed by importance.
+    """
 
     size: int = 64
     samples: int = 64

@@ -41,12 +41,13 @@ SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATI
 
 @dataclass(frozen=True)
 class Weights:
-    """What each loss counts that is not among `scoring`; losses of weight 0 are not computed.
+    """The weight of each loss that is not among `scoring`; losses of weight 0 are not computed.
 
-    sds          1 makes the gradient on the latents w(t) (eps_hat - eps) / B, a sum over latents; 1 / their number
-                 makes it a mean, to which the usual weights of the others refer
-    opacity      keeps space empty
-    entropy      keeps pixels from being half there
+    Attributes:
+        sds: 1 makes the gradient on the latents w(t) (eps_hat - eps) / B, a sum over latents; 1 / their number makes it
+            a mean, to which the usual weights of the others refer.
+        opacity: Keeps space empty.
+        entropy: Keeps pixels from being half transparent.
     """
 
     sds: float = 1.0
@@ -56,10 +57,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Lighting:
-    """How often pictures are lit, so that shape is not painted on; the paper tells no numbers, these are threestudio's.
+    """How often images are lit, so that shape is not painted on; the paper has no numbers, these are threestudio's.
 
-    chance       that a step is lit, from step `begin` on; a lit picture costs seven times the density
-    textureless  share of those without colours
+    Attributes:
+        chance: Probability that a step is lit, from step `begin` on; a lit image costs seven times the density.
+        begin: First step that may be lit.
+        textureless: Share of lit steps without colours.
+        ambient: Share of the light that comes from everywhere.
     """
 
     chance: float = 0.0
@@ -82,21 +86,31 @@ class Frozen:
 
 
 class Direct(L.LightningModule):
-    """Teaches a TextToTriplane what a diffusion model knows of a list of prompts.
+    """Trains a TextToTriplane by score distillation from a diffusion model, on a list of prompts.
 
-    text           whose tokenizer and text encoder read the prompts: a folder in diffusers' layout or a Hub id
-    guidance       the diffusion model: `StableGuidance`, or the exact one of pictures, `FiniteGuidance`; by default
-                   Stable Diffusion 2.1
-    text_layers    how many layers of the text encoder are kept; 0 for words that know nothing of one another (all)
-    clip           a CLIP for the CLIP loss and the severity of adaptive Perp-Neg, a folder or a Hub id; the paper names
-                   none, the released code loads this one
-    background     "random": one colour for each picture, so that nothing hides in white; or "white", for a guide whose
-                   pictures are
-    alpha_start    of the colours' scaled sigmoid, which rises evenly to 1 over `alpha_share` of all steps; the paper
-                   tells 0.5 and "gradually"
-    learning_rate  stays as it is, as in the paper, or falls by a cosine to 0 at the end if `decay`
-    checkpointing  recompute the network's stages in the backward pass to save memory
-    start          a folder of weights (or Hub id) to go on from; it brings its own architecture
+    Args:
+        architecture: Sizes of the network.
+        text: Whose tokenizer and text encoder read the prompts: a folder in diffusers' layout or a Hub id.
+        guidance: The diffusion model: `StableGuidance`, or `FiniteGuidance`, the exact one of a set of images; null is
+            Stable Diffusion 2.1.
+        text_layers: Layers of the text encoder that are used; 0 for its word embeddings alone, null for all.
+        clip: CLIP for the CLIP loss and the severity of adaptive Perp-Neg, a folder or a Hub id; the paper names none,
+            the released code loads this one.
+        scoring: How the guidance is evaluated and weighted.
+        picture: Size and samples of the rendered images.
+        weights: The weight of each loss.
+        lighting: How often images are lit.
+        background: "random": one colour for each image, so that nothing hides in white; or "white", for a guidance
+            whose images are.
+        alpha_start: Alpha of the colours' scaled sigmoid at the start, which rises evenly to 1; the paper has 0.5.
+        alpha_share: Share of all steps over which it rises.
+        learning_rate: Of Adam.
+        decay: Whether the learning rate falls to 0 at the end by a cosine; otherwise it is constant, as in the paper.
+        betas: Of Adam.
+        epsilon: Of Adam.
+        checkpointing: Whether the network's stages are recomputed in the backward pass to save memory.
+        start: Folder of weights or Hub id to go on from; it brings its own architecture.
+        seed: Of noise, timesteps, backgrounds and lights.
     """
 
     def __init__(

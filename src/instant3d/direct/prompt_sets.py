@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from instant3d.utils import prompts
+from instant3d.utils import prompts, shipped
 from instant3d.utils.data_order import seeded
 
 SPECIES = ("wolf", "dog", "panda", "fox", "civet", "cat", "red panda", "teddy bear", "rabbit", "koala")
@@ -49,9 +49,11 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 class Coloured:
     """Every object in every colour, as "a COLOUR OBJECT".
 
-    objects  a text file of names, one a line
-    without  a text file of prompts that are left out, to ask for what was never seen together
-    plain    every object without a colour as well, as "a OBJECT"
+    Attributes:
+        objects: Text file of names, one a line.
+        without: Text file of prompts that are left out, to test on unseen pairs.
+        colours: The colours.
+        plain: Whether every object also occurs without a colour, as "a OBJECT".
     """
 
     objects: str
@@ -134,7 +136,7 @@ def split(texts: Sequence[str], share: float = 0.6, seed: int = 0) -> tuple[list
 
 
 def _in_file(path: str | Path) -> list[str]:
-    if not Path(path).exists():
+    if shipped.look_up(path, ["prompts"], ".txt") is None:
         raise FileNotFoundError(
             f"{path} is neither a list of prompts ({', '.join(GRAMMARS)}) nor a text file with one a line"
         )

@@ -90,7 +90,8 @@ def gathered(folders: Sequence[Path], objects: Sequence[str]) -> Examples:
     missing = [thing for thing, names in zip(objects, shapes, strict=True) if not names]
     if missing:
         raise ValueError(
-            f"no scene in {', '.join(map(str, folders))} shows {', '.join(missing)}; paint some by data_prep.recolour"
+            f"no scene in {', '.join(map(str, folders))} shows {', '.join(missing)}; "
+            "paint some by `instant3d data recolour`"
         )
     return Examples.cat(parts)
 

@@ -129,19 +129,27 @@ def _is_done(folder: Path, prompt: str) -> bool:
 class GridData(L.LightningDataModule):
     """Grids for training, validation and test, and prompts for `predict`.
 
-    train, val, test   caches (`instant3d cache-stage1`); or folders of scene folders or shards, or URLs of shards; not
-                 both in one list
-    weights      how often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch
-    keep         a text file of the ids to train with; all by default
-    favoured     a text file of names such as "fire hydrant": beside their turn in the epoch, grids whose caption is one
-                 of them (an article and one more word may stand before it) make up `favoured_share` of all examples,
-                 each name as often as another; for caches only
-    size         pixels a side of grids made from scenes (a cache knows its own)
-    val_grids    validation takes the first so many
-    prompts      for `predict`: a text file with one prompt a line
-    output       for `predict`: the folder of scenes; prompts whose scene is there already are left out
-    cache, cache_gib   where tars from behind a URL are kept (by default in the user's cache), and how much of them
-    window       tars of each of `train` whose scenes are shuffled together, if there are more of them than that
+    Args:
+        train: What is trained on: caches (`instant3d cache-stage1`); or folders of scene folders or shards, or URLs of
+            shards; not both kinds in one list.
+        val: What is validated on, of the same kinds.
+        test: What is tested on, of the same kinds.
+        weights: How often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch.
+        keep: Text file of the ids to train on; null takes all.
+        favoured: Text file of names such as "fire hydrant". Beside their turn in the epoch, grids whose caption is one
+            of them (an article and one more word may stand before it) make up `favoured_share` of all examples, each
+            name as often as another; for caches only.
+        favoured_share: Share of the examples, between 0 and 1.
+        size: Pixels a side of grids made from scenes; a cache has its own size.
+        batch_size: Grids per step and process.
+        workers: Processes that load data.
+        seed: Of the order of the examples; of `predict`, the seed of the first prompt.
+        val_grids: Validation takes the first so many grids.
+        prompts: For `predict`: text file with one prompt a line, or the name of a shipped one.
+        output: For `predict`: folder of the scenes, set by `--scenes.output`; finished prompts are left out.
+        cache: Folder in which tars from behind a URL are kept; null is the user's cache.
+        cache_gib: Size limit of that folder in GiB.
+        window: Tars of each of `train` whose scenes are shuffled together.
     """
 
     def __init__(

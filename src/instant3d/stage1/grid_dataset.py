@@ -16,6 +16,7 @@ from instant3d.cameras import structured
 from instant3d.scenes.dataset import Sources
 from instant3d.scenes.shard_cache import Shelf
 from instant3d.stage1.grid import SIDE, pack
+from instant3d.utils import shipped
 from instant3d.utils.progress import Progress
 
 STRUCTURED = range(SIDE**2)  # a rendering plan's first frames are the structured views
@@ -127,7 +128,8 @@ def read_ahead(dataset: Dataset[Any], numbers: Sequence[int], workers: int) -> I
 
 def read_keep(path: str | Path) -> set[str]:
     """The ids in a text file, one on each line; empty lines and those that begin with # do not count."""
-    if not Path(path).is_file():
+    found = shipped.look_up(path, ["prompts"], ".txt")
+    if found is None or not found.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a text file with an id on each line")
-    lines = (line.strip() for line in Path(path).read_text().splitlines())
+    lines = (line.strip() for line in found.read_text().splitlines())
     return {line for line in lines if line and not line.startswith("#")}

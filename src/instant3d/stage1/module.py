@@ -68,21 +68,27 @@ class _Prediction(nn.Module):
 
 
 class Stage1(L.LightningModule):
-    """Teaches the UNet of an SDXL to draw four views of an object as one picture.
+    """Trains the UNet of an SDXL to draw four views of an object as one image.
 
-    base                     what to begin with: a folder in diffusers' layout, a Hub id or a .safetensors file
-    prediction_type          "epsilon" or "v_prediction"; the base's own by default
-    lora_rank                0 trains the whole UNet, more trains that many ranks beside its attention's projections
-    lora_alpha               how loud those are: they count alpha / rank times; the rank by default
-    learning_rate            constant after `warmup_steps` of rising; falls by a cosine to 0 at the end if `decay`
-    min_snr_gamma            weigh timesteps as Hang et al. 2023 do (5 is their value); all alike by default
-    prompt_dropout           chance that an example has no prompt, which guidance needs
-    sample_latents           draw latents from the VAE's posterior; its mean otherwise
-    gradient_checkpointing   recompute the UNet's blocks in the backward pass to save memory
-    half_base                with LoRA, keep what is frozen in bfloat16; needs precision bf16-mixed
-    cuda_graphs              record the UNet's passes as CUDA graphs: a small UNet is several times as fast, for its
-                             many kernels are launched at once; whole UNets on one GPU, without checkpointing
-    sampling                 how `predict` draws, and the sample grids of validation
+    Args:
+        base: The model to begin with: a folder in diffusers' layout, a Hub id or a .safetensors file.
+        prediction_type: "epsilon" or "v_prediction"; null keeps the base's own.
+        lora_rank: 0 trains the whole UNet, more trains that many ranks beside its attention's projections.
+        lora_alpha: LoRA's additions are scaled by alpha / rank; null is the rank.
+        learning_rate: Of AdamW, after the warm-up.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        decay: Whether the learning rate falls to 0 at the end by a cosine; otherwise it is constant.
+        betas: Of AdamW.
+        weight_decay: Of AdamW.
+        min_snr_gamma: Weighs timesteps as Hang et al. 2023 do (5 is their value); null weighs all alike.
+        prompt_dropout: Probability that an example has no prompt, which guidance needs.
+        sample_latents: Whether latents are sampled from the VAE's posterior; otherwise they are its mean.
+        gradient_checkpointing: Whether the UNet's blocks are recomputed in the backward pass to save memory.
+        half_base: With LoRA, whether frozen weights are kept in bfloat16; needs precision bf16-mixed.
+        cuda_graphs: Whether the UNet's passes are recorded as CUDA graphs, which makes a small UNet several times as
+            fast; for whole UNets on one GPU, without checkpointing and accumulation.
+        sampling: How `predict` and the sample grids of validation are drawn.
+        seed: Of noise, timesteps and dropped prompts.
     """
 
     abar: Tensor

@@ -16,7 +16,7 @@ class Sampling:
     """How a grid is drawn.
 
     Attributes:
-        steps: Of denoising. The default is the fewest that the bundled weights need (`python -m benchmarks.steps`).
+        steps: Denoising steps. The default is the fewest that the bundled weights need (`python -m benchmarks.steps`).
         guidance: 1 follows the prompt alone; above, away from the negative prompt too, at twice the work.
         rescale: 0 to 1, how far guidance may not change the spread of the network's answers (Lin et al. 2023).
         sampler: Euler, DDIM, or DPM-Solver++ 2M (Lu et al. 2022).

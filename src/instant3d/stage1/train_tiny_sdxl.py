@@ -25,12 +25,13 @@ from instant3d.modules.diffusion.tiny_models import train_tokenizer
 from instant3d.stage1.grid import SIDE
 from instant3d.stage1.grid_dataset import read_views
 from instant3d.stage1.pretrain import CaptionedViews, Training, latent_scale, train_text, train_vae
+from instant3d.utils import shipped
 from instant3d.utils.arg_types import whole
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
 from instant3d.utils.progress import Progress
 
-CONFIG = Path("configs") / "stage1" / "demo_base.yaml"
+CONFIG = Path("demo_base")
 TIME_WIDTH = 32  # of the embedding of each of SDXL's six size and crop numbers
 
 
@@ -62,11 +63,10 @@ class BaseConfig:
 
     @classmethod
     def read(cls, path: Path) -> BaseConfig:
-        """From a YAML file."""
+        """From a YAML file, or a shipped one by its name."""
         import yaml
 
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no {path}; name a YAML file of a small SDXL's sizes by --config")
+        path = shipped.find(path, ["stage1"])
         content = yaml.safe_load(path.read_text())
         expected = {field.name for field in fields(cls)}
         if not isinstance(content, dict) or set(content) != expected:
@@ -174,7 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders with captions")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the small SDXL")
-    parser.add_argument("--config", type=Path, default=CONFIG, help=f"sizes and trainings (default {CONFIG})")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIG, help=f"sizes and trainings: a file or a shipped name (default {CONFIG})"
+    )
     parser.add_argument("--vae-seconds", type=float, help="length of the VAE's training (default: the config's)")
     parser.add_argument("--text-seconds", type=float, help="of the text encoders' training (default: the config's)")
     parser.add_argument(

@@ -57,30 +57,47 @@ class Architecture:
     """
 
     image_size: int = 512
-    """Pixels a side of the pictures it was taught with; 0 takes pictures as they come."""
+    """Side in pixels of the images it is trained on; 0 takes images as they are."""
     encoder: Literal["dino", "plucker"] = "dino"
+    """Image encoder: a DINO ViT, or patches of pixels and Pluecker rays."""
     encoder_width: int = 768
+    """Width of the image encoder."""
     encoder_depth: int = 12
+    """Blocks of the image encoder."""
     encoder_heads: int = 12
+    """Attention heads of the image encoder."""
     patch: int = 16
+    """Side in pixels of the image encoder's patches."""
     width: int = 1024
+    """Width of the triplane transformer."""
     depth: int = 16
+    """Blocks of the triplane transformer."""
     heads: int = 16
+    """Attention heads of the triplane transformer."""
     token_side: int = 32
+    """Tokens along each side of a plane."""
     plane_side: int = 64
+    """Texels along each side of a plane, a multiple of `token_side`."""
     channels: int = 80
+    """Channels of a plane."""
     decoder_width: int = 64
+    """Width of the MLP that decodes density and colour."""
     decoder_layers: int = 10
+    """Linear layers of that MLP."""
     density: Literal["softplus", "exp"] = "softplus"
+    """Activation of the density."""
     lift_side: int = 0
     """Points along each axis of the carved grid that is fed in beside the views; 0, the paper's way, is none."""
     lift_width: int = 64
+    """Channels of the network over the carved grid."""
     xformers: bool = False
+    """Whether attention runs by the xformers package, on CUDA."""
 
     # a DINO encoder's variants
     encoder_feed: int = 0
     """Width inside its feed-forward layers; 0 is four times its own."""
     encoder_epsilon: float = 1e-6
+    """Epsilon of the encoder's layer norms."""
     registers: int = 0
     """Tokens without a place, which take part and are not handed on (arXiv 2309.16588)."""
     position_side: int = 0
@@ -88,36 +105,47 @@ class Architecture:
     positions: Literal["antialiased", "dino"] = "antialiased"
     """How the table is resized: as timm and DINOv2 do, or as DINO's first code, with its 0.1 added to the scale."""
     background: float = 1.0
-    """The grey that pictures are laid on."""
+    """Grey value that images are composited on."""
 
     # a triplane transformer's variants
     camera: Literal["encoder", "decoder", "none"] = "encoder"
-    """Whose norms the camera modulates: DINO's, the triplane transformer's, or none (Pluecker patches need none)."""
+    """Which norms the camera modulates: DINO's, the triplane transformer's, or none (Pluecker patches need none)."""
     camera_width: int = 0
-    """Of the camera's embedding; 0 is that of what it modulates."""
+    """Width of the camera's embedding; 0 is the width of what it modulates."""
     feed: int = 0
     """Width inside the feed-forward layers; 0 is four times the width."""
     gated: bool = False
+    """Whether the feed-forward layers are GEGLU in place of GELU."""
     self_first: bool = False
+    """Whether self-attention comes before cross-attention in a block."""
     out_bias: bool = False
+    """Whether the last layers of attention have a bias."""
     epsilon: float = 1e-5
+    """Epsilon of the layer norms in the blocks."""
     last_epsilon: float = 1e-5
+    """Epsilon of the layer norm after the last block."""
     bypass: bool = False
     """Tokens pass by the transformer too: group norm and a linear layer lead in, a linear layer and a sum lead out."""
     plane_order: Literal["xy xz yz", "xy xz zy"] = "xy xz yz"
     """Along which axes the tokens' columns and rows run; planes themselves are always xy, xz, yz."""
     decoder_activation: Literal["relu", "silu"] = "relu"
+    """Activation inside the MLP."""
     rgb_margin: float = 0.001
+    """How far the sigmoid of colours reaches beyond 0 and 1."""
 
     # what it was taught with, for those who prepare its pictures
     resize: Literal["bilinear", "bicubic", "bicubic_corners"] = "bilinear"
+    """How images are resized to `image_size`."""
     foreground: float = 0.0
-    """Share of the picture's side that the object fills; 0 is as it comes."""
+    """Share of the image's side that the object fills; 0 takes images as they are."""
     assumed_camera: tuple[float, float, float, float] | None = None
-    """Azimuth, elevation (degrees), radius and field of view (degrees) of the one picture that it takes."""
+    """Azimuth, elevation (degrees), radius and field of view (degrees) of the one image that it takes."""
     known_elevations_deg: Span | None = None
+    """Range of the elevations (degrees) it was trained on, for a warning; null checks nothing."""
     known_radii: Span | None = None
+    """Range of the camera distances it was trained on, for a warning; null checks nothing."""
     known_fovs_deg: Span | None = None
+    """Range of the fields of view (degrees) it was trained on, for a warning; null checks nothing."""
 
     def __post_init__(self) -> None:
         check_ranges(self, RANGES)

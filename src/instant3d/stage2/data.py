@@ -38,17 +38,19 @@ class Example(Batch):
 class Drawing:
     """How training examples are drawn from a scene's frames.
 
-    inputs, targets    how many; drawn independently, so that some targets may be inputs (GS-LRM, section 4)
-    structured         chance that the inputs are the four structured views
-    patch              side in pixels of the targets' windows; 0 takes whole pictures
-    zoom               each target is first resized to a side drawn from this range, then cut: context or detail
-    foreground         chance that a window is centred on the object rather than anywhere
-    turn               turn the world by a random multiple of 90 degrees about z, which keeps the structured views
-    jitter             standard deviation of noise on the input cameras (radians and world units; LGM, section 3.4)
-    distortion         chance that an input picture is bent by a smooth random grid, as generated views are
-    coarse             chance that the inputs are seen through half as many pixels, as small generators draw them
-    depth              read the targets' depth where there is some, for losses on it
-    normals            read the targets' normals, for a loss on them; then every scene needs them
+    Attributes:
+        inputs: Number of input views.
+        targets: Number of target views, drawn independently, so that some may be inputs (GS-LRM, section 4).
+        structured: Probability that the inputs are the four structured views.
+        patch: Side of the targets' windows in pixels; 0 takes whole images.
+        zoom: Range of the side in pixels that each target is resized to before its window is cut: context or detail.
+        foreground: Probability that a window is centred on the object rather than anywhere.
+        turn: Whether the world is rotated by a random multiple of 90 degrees about z.
+        jitter: Standard deviation of noise on input cameras, in radians and world units (LGM, section 3.4).
+        distortion: Probability that an input image is warped by a smooth random grid, as generated views are.
+        coarse: Probability that inputs are reduced to half their pixels, as small generators draw them.
+        depth: Whether the targets' depth is read where there is some, for losses on it.
+        normals: Whether the targets' normals are read, for a loss on them; then every scene needs them.
     """
 
     inputs: int = 4
@@ -145,11 +147,21 @@ class TestScenes(Dataset[Example]):
 class SceneData(L.LightningDataModule):
     """Scenes for training, validation and test.
 
-    train, val, test   folders of scene folders or of shards, or URLs of shards (lists are joined)
-    image_size         side of the input pictures; the network's
-    val_targets        views compared per validation scene, at `val_size` pixels
-    cache, cache_gib   where tars from behind a URL are kept (by default in the user's cache), and how much of them
-    window             tars whose scenes are shuffled together, if there are more of them than that
+    Args:
+        train: What is trained on: folders of scene folders or of shards, or URLs of shards; lists are joined.
+        val: What is validated on, likewise.
+        test: What is tested on, and what `predict` reconstructs, likewise.
+        image_size: Side of the input images in pixels, set by the network's architecture.
+        drawing: How training examples are drawn.
+        batch_size: Scenes per step and process.
+        workers: Processes that load data.
+        seed: Of the order of the examples, their views and augmentation.
+        val_targets: Views compared per validation scene.
+        val_size: Side in pixels at which they are compared.
+        val_scenes: Validation takes the first so many scenes.
+        cache: Folder in which tars from behind a URL are kept; null is the user's cache.
+        cache_gib: Size limit of that folder in GiB.
+        window: Tars whose scenes are shuffled together.
     """
 
     def __init__(

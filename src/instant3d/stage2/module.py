@@ -23,7 +23,16 @@ from instant3d.views import Views
 
 @dataclass(frozen=True)
 class Weights:
-    """What each loss counts; the paper has the first two. Losses of weight 0 are not computed."""
+    """The weight of each loss; the paper has the first two. Losses of weight 0 are not computed.
+
+    Attributes:
+        rgb: Of the mean squared error of colours.
+        perceptual: Of the perceptual loss (LPIPS with VGG-16).
+        mask: Of the mean squared error of alpha.
+        depth: Of the error of depth, in world units.
+        normal: Of the error of normals, 1 - cosine.
+        opacity: Of opacity between a camera and the depth that it measured (MeshLRM, eq. 3).
+    """
 
     rgb: float = 1.0
     perceptual: float = 2.0
@@ -35,21 +44,36 @@ class Weights:
 
 @dataclass(frozen=True)
 class Marching:
-    """Samples on each ray: even intervals, then those cut by importance (0: blend the even ones)."""
+    """How rays are sampled.
+
+    Attributes:
+        samples: Samples at even intervals on each ray.
+        importance: Further samples on each ray, placed by importance; 0 renders the even ones.
+    """
 
     samples: int = 128
     importance: int = 0
 
 
 class Stage2(L.LightningModule):
-    """Teaches a Reconstructor to see an object in four views and show it from the others.
+    """Trains a Reconstructor to render an object from other cameras, given four views of it.
 
-    start                a folder of weights (or Hub id) to go on from; it brings its own architecture and licence
-    perceptual_weights   a file of VGG-16 weights, "download", or null: then there is no perceptual loss
-    background           "white" or "random": what targets and renderings are laid on before they are compared
-    checkpointing        recompute transformer blocks and ray chunks in the backward pass to save memory
-    max_memory           bytes that one chunk of rays may take
-    torch_compile        train with the network compiled by torch.compile: shorter steps for a minute at the start
+    Args:
+        architecture: Sizes of the network.
+        pretrained_encoder: Whether the image encoder begins with DINO's released weights.
+        marching: How rays are sampled.
+        weights: The weight of each loss.
+        perceptual_weights: File of VGG-16 weights, "download", or null for no perceptual loss.
+        background: "white" or "random": the colour that targets and renderings are composited on before they are
+            compared.
+        learning_rate: Of AdamW, after the warm-up; falls to 0 at the end by a cosine.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        betas: Of AdamW.
+        weight_decay: Of AdamW, on matrices alone.
+        checkpointing: Whether transformer blocks and ray chunks are recomputed in the backward pass to save memory.
+        max_memory: Bytes that one chunk of rays may take.
+        start: Folder of weights or Hub id to go on from; it brings its own architecture and licence.
+        torch_compile: Whether the network is compiled by torch.compile: shorter steps for a minute at the start.
     """
 
     def __init__(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
+from docstring_parser import DocstringStyle
+from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
@@ -24,20 +27,21 @@ from instant3d.stage1.module import Stage1, export_stage1
 from instant3d.stage2.data import SceneData
 from instant3d.stage2.module import Stage2
 from instant3d.stage2.network import Architecture, Reconstructor, locate, read_architecture
+from instant3d.training import arguments
 from instant3d.utils import file_listing
 from instant3d.utils.tensor_files import unpickled
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
 # predictions are written batch by batch, not gathered, and nothing is logged
 ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false", "--trainer.logger=false"]
-SHORT = {
-    "stage1": {"--prompts": "--data.prompts", "-o": "--scenes.output", "--output": "--scenes.output"},
-    "direct": {"--prompts": "--data.prompts", "-o": "--triplanes.output", "--output": "--triplanes.output"},
-}
 
 
 class TriplaneWriter(BasePredictionWriter):
-    """`predict` leaves the triplane of scene or prompt NAME in `output/NAME.safetensors`, for `Asset.load`."""
+    """`predict` writes the triplane of scene or prompt NAME to `output/NAME.safetensors`, for `Asset.load`.
+
+    Args:
+        output: The folder.
+    """
 
     made_of, makes = "scenes or prompts", "triplane"
 
@@ -71,7 +75,11 @@ class TriplaneWriter(BasePredictionWriter):
 
 
 class SceneWriter(BasePredictionWriter):
-    """`predict` leaves the four views of a prompt in the scene folder `output/NUMBER-PROMPT`."""
+    """`predict` writes the four views of a prompt to the scene folder `output/NUMBER-PROMPT`.
+
+    Args:
+        output: Folder of the scene folders.
+    """
 
     made_of, makes = "prompts", "views"
 
@@ -175,29 +183,38 @@ def main(args: list[str]) -> None:
     `--ckpt_path last` goes on where the last checkpoint in `trainer.default_root_dir` was written. Checkpoints are read
     with `weights_only`, which refuses pickles.
     """
+    subcommand, words = args[0], args[1:]
+    if words[:1] in (["-h"], ["--help"]):
+        print(arguments.help_text(subcommand))
+        return
+    system = arguments.system_of(subcommand, words)
+    words = arguments.spelt_out(words[1:], system)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for products outside of autocast
-    subcommand, rest = args[:1], args[1:]
-    named = rest[:1] if rest[:1] and rest[0] in SYSTEMS else []
-    system = named[0] if named else "stage2"
+    with arguments.without_foreign_notes():
+        _command_line(system, [subcommand, *ALWAYS[subcommand], *words])
+
+
+def _command_line(system: str, words: list[str]) -> None:
+    """Lightning's command line over the modules of a system."""
     command, module, data = SYSTEMS[system]
-    rest = [_long(word, SHORT.get(system, {})) for word in rest[len(named) :]]
-    command(
-        module,
-        data,
-        args=subcommand + (ALWAYS.get(subcommand[0], []) if subcommand else []) + rest,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        save_config_callback=None if subcommand == ["predict"] else SaveConfigCallback,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"use_distributed_sampler": False},
-    )
-
-
-def _long(word: str, short: dict[str, str]) -> str:
-    """A word of the command line, a short name of an option spelt out."""
-    option, equals, value = word.partition("=")
-    return short.get(option, option) + equals + value
+    subcommand = words[0]
+    usage = {subcommand: {"usage": arguments.usage(subcommand, system)}}
+    set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE, docstring_parse_attribute_docstrings=True)
+    try:
+        command(
+            module,
+            data,
+            args=words,
+            parser_kwargs={"exit_on_error": False, **usage},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_callback=None if subcommand == "predict" else SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"use_distributed_sampler": False},
+        )
+    except ArgumentError as error:
+        raise ValueError(arguments.one_sentence(str(error), subcommand, system)) from error
 
 
 def newest_checkpoint(root: Path) -> Path:

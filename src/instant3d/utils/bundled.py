@@ -1,25 +1,53 @@
-"""Where the weights lie that come with the source. Knows nothing of what is in them."""
+"""Finds the bundled weights: in the working folder, in the checkout, or in the package of the demo weights."""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = Path("checkpoints")
 STAGE1, STAGE2 = FOLDER / "stage1-demo", FOLDER / "stage2-demo"
 DIRECT = FOLDER / "direct-demo"
 JUDGE = FOLDER / "judge"
+PACKAGE, DISTRIBUTION = "instant3d_demo_weights", "instant3d-demo-weights"
 
 
 def weights(demo: Path, named: str | Path | None = None, *, option: str = "--weights") -> str | Path:
-    """What was named, or the bundled weights `demo`: beside the working folder or beside the source.
+    """The weights that were named, or the bundled weights `demo`.
 
-    option  where the user can name others, for the error's sake
+    Args:
+        demo: One of the folders above.
+        named: What the user named, if anything.
+        option: How the user can name others, for the error.
+
+    Raises:
+        FileNotFoundError: The bundled weights are not installed; names both ways to get them.
     """
     if named is not None:
         if not str(named).strip():
             raise ValueError(f"{option} is empty; name a checkpoint folder or a Hub id, or leave it out")
         return named
-    for place in (Path(), Path(__file__).parents[3]):
-        if (place / demo).is_dir():
-            return place / demo
-    raise FileNotFoundError(f"there are no weights in {demo}; name a checkpoint folder or a Hub id by {option}")
+    found = look_up(demo)
+    if found is None:
+        raise FileNotFoundError(
+            f"the demo weights {demo.name} are not here: `pip install {DISTRIBUTION}` (or its wheel, which `make "
+            f"wheels` builds), or work in a clone of the repository, which holds them in {demo}; or name a checkpoint "
+            f"folder or a Hub id by {option}"
+        )
+    return found
+
+
+def look_up(demo: str | Path) -> Path | None:
+    """The folder of bundled weights such as `checkpoints/stage1-demo`; None if it is neither there nor one of those."""
+    path = Path(demo)
+    if path.is_dir() or path.parts[:1] != (str(FOLDER),):
+        return path if path.is_dir() else None
+    places = (place / path.relative_to(FOLDER) for place in _homes())
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _homes() -> Iterator[Path]:
+    yield Path(__file__).parents[3] / FOLDER
+    spec = importlib.util.find_spec(PACKAGE)
+    yield from map(Path, (spec and spec.submodule_search_locations) or ())

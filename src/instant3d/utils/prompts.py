@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from instant3d.utils import shipped
+
 LONGEST = 1000  # characters of a prompt
 LONGEST_SHOWN = 40  # of a prompt in a message
 LONGEST_SLUG = 48
@@ -37,10 +39,10 @@ def given(texts: Iterable[str]) -> list[Prompt]:
 
 
 def read(source: str | Path) -> list[Prompt]:
-    """The prompts of a list in a file, or from standard input if the name is `-`."""
+    """The prompts of a list in a file, of a shipped list such as `held_out`, or from standard input if it is `-`."""
     if str(source) == "-":
         return _parse(sys.stdin.buffer, "standard input")
-    path = Path(source)
+    path = shipped.look_up(source, ["prompts"], ".txt") or Path(source)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, but a list of prompts is a text file; name the file in it")
     if not path.exists():

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
-from instant3d.utils import tensor_files
+from instant3d.utils import bundled, tensor_files
 from instant3d.utils.hub import snapshot
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -25,8 +25,7 @@ def locate(source: str | Path, others: Sequence[str] = ()) -> Path:
     """A checkpoint folder as it is, or downloaded, with `others` of its files, if `source` is no folder but looks like
     a Hub id (`owner/name`).
     """
-    folder = Path(source)
-    if folder.is_dir():
+    if (folder := bundled.look_up(source)) is not None:
         return folder
     parts = str(source).split("/")
     if len(parts) != 2 or str(source).startswith((".", "/", "~")) or parts[0] == "checkpoints":

@@ -27,9 +27,11 @@ class Guidance(ABC):
 
 @dataclass(frozen=True)
 class StableGuidance(Guidance):
-    """A Stable Diffusion or an SDXL, in a folder of diffusers' layout or on the Hub.
+    """A Stable Diffusion or an SDXL.
 
-    size  pixels a side of the pictures that it is shown; those it was made for by default
+    Attributes:
+        source: Folder in diffusers' layout, or Hub id.
+        size: Side in pixels of the images that it is given; null is the size it was trained on.
     """
 
     source: str = SD_2_1_BASE
@@ -42,11 +44,14 @@ class StableGuidance(Guidance):
 
 @dataclass(frozen=True)
 class FiniteGuidance(Guidance):
-    """The exact diffusion model of the pictures in a folder of scene folders; their captions are the prompts.
+    """The exact diffusion model of the images in a folder of scene folders; their captions are the prompts.
 
-    size    pixels a side at which pictures are compared
-    spread  how far from a picture the model still takes it for that one, where values go from -1 to 1
-    camera  tell it the camera beside "front view", "side view" or "back view", each of which names a quarter turn
+    Attributes:
+        scenes: The folder of scene folders.
+        size: Side in pixels at which images are compared.
+        spread: Standard deviation around each image within which it counts as that image, for values from -1 to 1.
+        camera: Whether it is conditioned on the camera beside "front view", "side view" or "back view", each of which
+            names a quarter turn.
     """
 
     scenes: str

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from instant3d.utils import bundled
 from instant3d.utils.hub import snapshot
 from instant3d.utils.tensor_files import opened, settings
 
@@ -30,9 +31,7 @@ def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype, kind
 
     kind   how the name of the model's pipeline must begin, where the model tells it
     """
-    root = Path(source)
-    if not root.is_dir():
-        root = download(_hub_id(source), parts, dtype)
+    root = bundled.look_up(source) or download(_hub_id(source), parts, dtype)
     _check_kind(root, kind)
     found = {name: root / name for name in parts}
     if "vae" in found and str(source) == SDXL and dtype == torch.float16:
@@ -115,9 +114,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def config_of(source: str | Path, part: str) -> dict[str, Any]:
     """The config.json of one network of a folder in diffusers' layout or of a Hub id."""
-    root = Path(source)
-    if not root.is_dir():
-        root = snapshot(_hub_id(source), [f"{part}/config.json"])
+    root = bundled.look_up(source) or snapshot(_hub_id(source), [f"{part}/config.json"])
     return read_json(root / part / "config.json")
 
 
