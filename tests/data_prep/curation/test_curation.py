@@ -136,7 +136,7 @@ def test_a_damaged_file_of_features_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "f.safetensors").write_bytes(data[:-8])
     with pytest.raises(ValueError, match="no whole file of features"):
         feature_store.load(tmp_path / "f.safetensors")
-    with pytest.raises(FileNotFoundError, match="curation features"):
+    with pytest.raises(FileNotFoundError, match="curate features"):
         feature_store.load(tmp_path / "none.safetensors")
 
 

@@ -250,7 +250,7 @@ def test_time_is_told_in_its_two_largest_units(seconds, words):
         (["{}/empty"], "names no objects"),
         (["{}/objects", "--split", "dev"], "no objects of split 'dev'"),
         (["{}/objects", "{}/objects"], "2 objects have the id 'a'"),
-        (["{}/objects", "--plan", "nowhere.yaml"], "no plan nowhere.yaml"),
+        (["{}/objects", "--plan", "nowhere.yaml"], "there is no file nowhere.yaml"),
         (["{}/objects", "--workers", "0"], "at least one worker"),
         (["{}/objects", "--memory", "0"], "some memory"),
         (["{}/objects", "--plan", "{}/area.yaml", "--renderer", "fast"], "no 'area' light"),

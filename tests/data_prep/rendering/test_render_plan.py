@@ -116,5 +116,5 @@ def test_one_number_stands_for_a_range_of_one():
 
 
 def test_a_missing_plan_is_not_found(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no plan"):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
         render_plan.read(tmp_path / "none.yaml")
