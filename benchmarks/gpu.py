@@ -90,7 +90,7 @@ def say(line: str) -> None:
 
 
 def guarded(name: str, run: Callable[[], None]) -> None:
-    """Run a section; one that fails is told and does not end the others."""
+    """Run a section; one that fails is reported and does not end the others."""
     start = time.perf_counter()
     say(f"## {name}")
     try:
@@ -287,7 +287,7 @@ class Scene:
 
 
 def errors(scene: Scene, quick: bool) -> None:
-    """Differences of pictures and gradients to the plain path in float32, as shares of the greatest value."""
+    """Differences of images and gradients to the plain path in float32, as shares of the greatest value."""
 
     def results(choice: fused.Choice, autocast: bool) -> list[Tensor]:
         with fused.using(choice), torch.autocast(scene.planes.device.type, torch.bfloat16, enabled=autocast):
@@ -311,7 +311,7 @@ def errors(scene: Scene, quick: bool) -> None:
 
 
 def trainer(name: str, objects: int, quick: bool, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """One step of a stage-2 configuration on random pictures, and its part up to the renders."""
+    """One step of a stage-2 configuration on random images, and its part up to the renders."""
     from instant3d.stage2.architecture import Architecture
     from instant3d.stage2.module import Marching, Stage2, Weights
 
@@ -332,7 +332,7 @@ def trainer(name: str, objects: int, quick: bool, device: torch.device) -> tuple
         checkpointing=model.get("checkpointing", False),
     ).to(device)
     size = module.network.image_size
-    example = Example(pictures(objects, size, False), pictures(objects, patch, True)).to(device)
+    example = Example(images(objects, size, False), images(objects, patch, True)).to(device)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
 
     def step() -> None:
@@ -349,8 +349,8 @@ def trainer(name: str, objects: int, quick: bool, device: torch.device) -> tuple
     return step, show
 
 
-def pictures(objects: int, size: int, target: bool) -> Views:
-    """Random pictures: of four structured views, or with depth from anywhere."""
+def images(objects: int, size: int, target: bool) -> Views:
+    """Random images: of four structured views, or with depth from anywhere."""
     draw = torch.Generator().manual_seed(1)
     cameras = random_sphere(4 * objects, draw).map(lambda tensor: tensor.unflatten(0, (objects, 4)))
     if not target:

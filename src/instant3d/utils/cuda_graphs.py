@@ -26,9 +26,8 @@ class GraphedModule:
         self.shapes: tuple[Any, ...] = ()
 
     def __deepcopy__(self, memo: Any) -> GraphedModule:
-        return (
-            self  # recorded kernels cannot be copied; a copy of the weights, such as their average, has no use for it
-        )
+        # recorded kernels cannot be copied; a copy of the weights, such as their average, has no use for them
+        return self
 
     def __call__(self, *inputs: Tensor) -> Any:
         """The module's output, a tensor or a tuple of them; inputs are tensors that need no gradient.
