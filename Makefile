@@ -47,7 +47,7 @@ test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/.installed  ## check style, formatting and types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src data_prep
 
 wheels: .venv/.installed  ## build the wheels of instant3d and instant3d-demo-weights in dist/: pip install dist/*.whl
 	rm -rf build dist wheels/demo_weights/build
