@@ -18,7 +18,7 @@ with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SI
 	$(wildcard configs/$(1)/$(SIZE)_$(TRAINER).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
+.PHONY: help demo test test-fast lint wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
 	evaluate-text demo-weights
 
 help:  ## show this list
@@ -45,6 +45,9 @@ render-env: .venv-render/.installed  ## Blender and BlenderProc for rendering, i
 
 test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no GPU)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-fast: .venv/.installed  ## run the tests that are not marked slow, in less than a minute
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 lint: .venv/.installed  ## check style, formatting and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src data_prep

@@ -71,6 +71,7 @@ def example(module, count=4):
     return next(iter(data.train_dataloader()))
 
 
+@pytest.mark.slow
 def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
     """Seen from each side; front and back differ, so words, cameras and pictures must agree on where the front is."""
     torch.manual_seed(0)
@@ -155,6 +156,7 @@ def test_a_step_is_a_function_of_its_examples_numbers_alone(text, balls):
         assert not torch.equal(one, module.training_step(later, 0))
 
 
+@pytest.mark.slow
 def test_losses_count_as_their_weights_say(text, balls):
     """The gradient is linear in the weights; of two losses it is the sum of those of each."""
     gradients = []
@@ -180,6 +182,7 @@ def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, 
     assert module.light(batch, torch.Generator().manual_seed(0))(module.network) is module.network
 
 
+@pytest.mark.slow
 def test_a_textureless_picture_has_no_colour(text, balls):
     lighting = Lighting(chance=1.0, begin=0, textureless=1.0)
     module = begun(small(text, balls, lighting=lighting, scoring=Scoring(scale=5.0, against="none", orientation=1.0)))

@@ -172,6 +172,7 @@ def prompts(tmp_path, *lines: str) -> str:
     return str(tmp_path / "list.txt")
 
 
+@pytest.mark.slow
 def test_the_command_goes_from_prompts_to_a_table_and_does_not_draw_twice(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a blue chair", "a green boat")
     command = ["evaluate", "text", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0], *weights[1]]
@@ -187,6 +188,7 @@ def test_the_command_goes_from_prompts_to_a_table_and_does_not_draw_twice(weight
     assert again["lists"]["list"]["rows"] == written["lists"]["list"]["rows"]
 
 
+@pytest.mark.slow
 def test_prompts_that_the_judge_does_not_know_are_refused_before_anything_is_drawn(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a shiny dragon")
     command = ["evaluate", "text", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0], *weights[1]]
@@ -197,6 +199,7 @@ def test_prompts_that_the_judge_does_not_know_are_refused_before_anything_is_dra
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_for_consistency_measures_every_setting(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a blue chair")
     command = ["evaluate", "consistency", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0]]

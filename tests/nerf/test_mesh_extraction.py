@@ -30,6 +30,7 @@ def boxes(*bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
     return Formula(lambda points: torch.stack([part.density(points) for part in parts]).amax(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [31, 64, 130, 200])
 @pytest.mark.parametrize("softness", [0.05, 1e-6])
 def test_a_sphere_lies_where_its_density_halves_to_a_tenth_of_a_voxel(resolution, softness):
@@ -87,6 +88,7 @@ def labyrinth(thickness: float) -> Formula:
     return Formula(density)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coarsest", [6, 12])
 @pytest.mark.parametrize("thickness", [0.03, 0.1])
 def test_a_labyrinth_is_found_whole_however_coarse_the_search_starts(monkeypatch, thickness, coarsest):

@@ -125,6 +125,7 @@ def test_turning_world_and_camera_together_changes_nothing():
     torch.testing.assert_close(after.depth, before.depth, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_views_agree_with_the_textbook_and_with_the_training_renderer():
     triplane, decoder = asymmetric_object()
     field, plain = TriplaneField(triplane, decoder), textbook.TextbookField(triplane, decoder)

@@ -176,6 +176,7 @@ def test_printers_colours_are_read_as_light(tmp_path):
     np.testing.assert_allclose(rgb[60, 55], np.array(RED) / 255, atol=0.06)
 
 
+@pytest.mark.slow
 def test_colours_under_transparency_do_not_bleed_in(tmp_path):
     """The hidden background is bright green; shrunk, the object's edge must not be."""
     image = drawn(background=(0, 255, 0, 0)).resize((2400, 1600), Image.Resampling.NEAREST)

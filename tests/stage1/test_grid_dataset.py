@@ -12,6 +12,7 @@ from instant3d.utils.errors import sentence
 from instant3d.utils.progress import Progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_views_and_captions_come_in_the_order_of_the_folders(tmp_path, workers):
     names = ["green", "red", "blue"]

@@ -190,6 +190,7 @@ def blip2(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["", "a red"])
 def test_a_caption_is_what_transformers_own_beam_search_puts_after_the_prompt(blip2, prompt):
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
@@ -208,6 +209,7 @@ def test_a_caption_is_what_transformers_own_beam_search_puts_after_the_prompt(bl
     assert any(found)
 
 
+@pytest.mark.slow
 def test_a_network_writes_what_its_views_agree_on_and_goes_on_where_it_was(blip2, place, monkeypatch, capsys):
     said = []
 

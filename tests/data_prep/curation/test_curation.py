@@ -140,6 +140,7 @@ def test_a_damaged_file_of_features_is_refused_in_a_sentence(tmp_path):
         feature_store.load(tmp_path / "none.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_ranking_finds_the_direction_that_labels_were_given_by(views):
     points = cloud(400, views)
@@ -155,6 +156,7 @@ def test_a_ranking_finds_the_direction_that_labels_were_given_by(views):
     assert (trust.good + trust.bad, [place.rank for place in places]) == (150, list(range(1, 401)))
 
 
+@pytest.mark.slow
 def test_labels_that_mean_nothing_are_not_trusted():
     points = cloud(200)
     coin = torch.randint(2, (200,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -292,6 +294,7 @@ def test_scenes_that_cannot_be_listed_are_told_and_the_others_taken(folder, tmp_
     assert sorted(where.rpartition("/")[2] for where, _ in broken) == ["broken", "line", "twice"]
 
 
+@pytest.mark.slow
 def test_the_commands_lead_from_scenes_to_a_list_that_stage_1_reads(clip, tmp_path, capsys):
     place, dark = tmp_path / "scenes", 0.3
     for k in range(8):

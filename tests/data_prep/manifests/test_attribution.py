@@ -62,6 +62,7 @@ def test_a_painted_scene_keeps_its_authors_name_and_licence(folder, tmp_path, mo
     }
 
 
+@pytest.mark.slow
 def test_a_cache_keeps_the_credit_of_every_grid_though_its_making_was_interrupted(folder, tmp_path, monkeypatch):
     model = tiny_sdxl_folder(tmp_path / "model")
     monkeypatch.setattr(cache, "MAX_SHARD_ITEMS", 2)

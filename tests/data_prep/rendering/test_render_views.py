@@ -299,6 +299,7 @@ def test_both_renderers_agree():
     assert ((gl.normals - rays.normals).abs().amax(1, keepdim=True)[met] > 1e-3).float().mean() < 5e-3
 
 
+@pytest.mark.slow
 @each_backend
 def test_a_map_that_is_not_asked_for_is_not_drawn(backend, monkeypatch):
     def drawn(*maps):

@@ -23,6 +23,7 @@ def encoder(folder):
     return PromptEncoder.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_tokens_are_what_stable_diffusions_own_pipeline_tells_its_unet(folder, encoder):
     from diffusers import StableDiffusionPipeline
 

@@ -40,6 +40,7 @@ def shown_to(family, scene, tmp_path, monkeypatch, **options):
     return seen.value.args
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["openlrm", "triposr"])
 def test_a_network_of_one_picture_gets_the_first_as_its_own_camera_sees_it(family, scene, tmp_path, monkeypatch):
     network, views = shown_to(family, scene, tmp_path, monkeypatch)
