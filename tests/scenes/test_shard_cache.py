@@ -359,6 +359,7 @@ def test_a_missing_tar_is_named_before_anything_is_read(packed, tmp_path):
         first(loader(told.url, tmp_path), COUNT)
 
 
+@pytest.mark.slow
 def test_a_worker_complains_in_one_sentence(packed, tmp_path):
     target = copied(packed, tmp_path)
     (target / "00002.tar").write_bytes(flipped((packed / "00002.tar").read_bytes()))

@@ -219,6 +219,7 @@ def test_each_family_of_objects_comes_as_often_as_meant():
     assert scattered * 0.13 < wired < scattered * 0.27
 
 
+@pytest.mark.slow
 def test_no_two_of_many_seeds_are_alike(things):
     assert len({thing.caption for thing in things}) > 0.95 * len(things)
 
@@ -292,6 +293,7 @@ def singular(phrase):
     return " ".join([*words, back.get(last, last.removesuffix("s"))])
 
 
+@pytest.mark.slow
 def test_captions_count_what_is_there(things):
     counted = 0
     for thing in things:
@@ -305,6 +307,7 @@ def test_captions_count_what_is_there(things):
     assert counted > 300
 
 
+@pytest.mark.slow
 def test_captions_of_scattered_shapes_name_every_part(things):
     for thing in things:
         named = [part for part in thing.parts if part.noun]
