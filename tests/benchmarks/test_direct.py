@@ -73,6 +73,7 @@ def test_no_face_of_the_truth_is_out_of_place(faces):
     assert found == {"janus": 0.0, "kept": 1.0, "dark_away": 0.0, "dark_front": 1.0, "squared_error": 0.0}
 
 
+@pytest.mark.slow
 def test_an_object_that_is_its_front_from_everywhere_is_janus_wholly(faces):
     everywhere = faces.pictures[:, :1].expand_as(faces.pictures)
     found = janus.faces(everywhere[3:], faces, NUMBERS[3:])

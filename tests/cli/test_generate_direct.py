@@ -121,6 +121,7 @@ def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_i
     assert middle < -0.8, "the front of the ball faces -y"
 
 
+@pytest.mark.slow
 def test_a_seed_is_noise_of_its_own_generator_whatever_is_made_beside_it(model, weights):
     text = model.encode([RED, BLUE])
     together = model.imagine(text, [4, 9]).planes
@@ -136,6 +137,7 @@ def test_a_seed_is_noise_of_its_own_generator_whatever_is_made_beside_it(model, 
     assert (other - alone).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_one_call_of_many_prompts_gives_the_assets_of_single_calls(model):
     many = model.many([RED, BLUE])
     for number, (prompt, asset) in enumerate(zip([RED, BLUE], many, strict=True)):
@@ -189,6 +191,7 @@ def test_a_record_of_the_other_system_is_no_finished_asset(make, tmp_path):
     assert make(RED)[1].count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_told_which_words_are_cut(make):
     code, _, err = make("a red ball " * 4 + "of tin")
     (note,) = [line for line in err.splitlines() if "note:" in line]

@@ -96,6 +96,7 @@ def test_a_scene_becomes_a_folder_of_results_and_one_line(capsys, scene, weights
     assert len(Asset.load(tmp_path / "out").triplane.planes) == 3
 
 
+@pytest.mark.slow
 def test_the_result_names_the_weights_by_the_hash_of_their_file(capsys, scene, weights, tmp_path):
     reconstruct(capsys, scene, tmp_path / "out", weights)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -122,6 +123,7 @@ def test_files_that_were_there_stay(capsys, scene, weights, tmp_path):
     Image.open(tmp_path / "out" / "sheet.png").load()
 
 
+@pytest.mark.slow
 def test_what_had_to_be_guessed_is_told_in_a_line(capsys, scene, weights, tmp_path):
     Image.new("RGB", (40, 40), (10, 90, 10)).save(scene / "images" / "0002.png")
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights)

@@ -247,6 +247,7 @@ def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
     assert digest(["a", "b"]) != digest(["a b"])
 
 
+@pytest.mark.slow
 def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path):
     clip = str(direct_runs.clip_folder(tmp_path))
     settings = {"scoring": Scoring(scale=5.0), "clip": clip}
@@ -286,6 +287,7 @@ def test_settings_without_meaning_are_refused(text, settings, complaint):
         small(text, **settings)
 
 
+@pytest.mark.slow
 def test_an_export_reads_prompts_by_itself(text, tmp_path):
     module = small(text).eval()
     module.network.decoder.alpha.fill_(0.75)
@@ -301,6 +303,7 @@ def test_an_export_reads_prompts_by_itself(text, tmp_path):
     assert float(again.network.decoder.alpha) == 0.75
 
 
+@pytest.mark.slow
 def test_an_export_keeps_as_many_layers_of_the_text_encoder_as_were_read_with(text, tmp_path):
     module = small(text, text_layers=0).eval()
     content = {"state_dict": module.state_dict()}

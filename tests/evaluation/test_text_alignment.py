@@ -125,6 +125,7 @@ def test_a_clip_is_asked_of_the_renders_and_several_assets_of_a_prompt_are_more_
     assert "| parrot | 25.00 | 25.00 |" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_real_renders_are_found_by_their_captions_and_seen_from_new_cameras(tmp_path):
     views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured())
     scenes.write(tmp_path / "one", views, caption="a red boat")
@@ -137,6 +138,7 @@ def test_real_renders_are_found_by_their_captions_and_seen_from_new_cameras(tmp_
         list(text_alignment.real(tmp_path, [Order("a red chair", 5)], model, 32))
 
 
+@pytest.mark.slow
 def test_assets_made_before_are_found_by_their_prompts_each_once(tmp_path):
     model = ViewsTo3D(sphere_network())
     views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured())

@@ -90,6 +90,7 @@ def test_one_row_replaced_millions_of_times(tmp_path):
     refused_at_once(document.save(tmp_path / "a.gltf"))
 
 
+@pytest.mark.slow
 def test_a_large_buffer_read_for_every_name_of_it_is_read_once(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(2**22))
     document = triangle()

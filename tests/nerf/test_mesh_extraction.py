@@ -66,6 +66,7 @@ def test_vertices_lie_on_the_threshold_of_the_field_that_is_asked_for():
         assert (density - threshold).abs().max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thickness", [0.03, 0.06])
 def test_a_thin_blade_that_hangs_on_a_body_is_followed_to_its_end(thickness):
     body = ((-0.8, -0.3, -0.3), (-0.3, 0.3, 0.3))
@@ -133,6 +134,7 @@ def test_the_memory_allowed_changes_no_vertex():
     np.testing.assert_array_equal(whole.colors, pieces.colors)
 
 
+@pytest.mark.slow
 def test_a_triplane_gives_the_mesh_of_the_textbook_to_half_a_voxel():
     side = 24
     axis = (torch.arange(side) + 0.5) / side * 2 - 1

@@ -66,6 +66,7 @@ def test_views_are_the_tiles_of_the_grid_with_the_structured_cameras(model, stag
     torch.testing.assert_close(views.cameras.cam_to_world, structured().cam_to_world)
 
 
+@pytest.mark.slow
 def test_views_do_not_depend_on_what_is_drawn_beside_them(model):
     together = model.views(["a chair", "a blue bench"], [7, 8], sampling=QUICK)[1]
     alone = model.views(["a blue bench"], [8], sampling=QUICK)[0]

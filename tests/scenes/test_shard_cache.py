@@ -178,6 +178,7 @@ def test_lists_of_folders_and_urls_are_one_epoch(folder, server, tmp_path):
     assert sorted(seen) == sorted([*range(COUNT), 3, 7])
 
 
+@pytest.mark.slow
 def test_one_tar_behind_a_url_is_read_alone(server, tmp_path):
     found = Sources.find([f"{server.url}/00003.tar"], Shelf(tmp_path, 2**30))
     assert [found.read(k).id for k in range(len(found))] == ["ball6", "ball7"]
@@ -350,6 +351,7 @@ def test_a_tar_with_fewer_scenes_than_were_packed_is_named(packed, tmp_path):
         first(loader(target, tmp_path), COUNT + 1)
 
 
+@pytest.mark.slow
 def test_a_missing_tar_is_named_before_anything_is_read(packed, tmp_path):
     target = copied(packed, tmp_path)
     (target / "00002.tar").unlink()

@@ -141,6 +141,7 @@ def test_ddim_and_euler_take_the_same_way(sampler, steps):
     torch.testing.assert_close(ddim, euler, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddim", "euler"])
 @pytest.mark.parametrize("first", [None, 400])
 def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sampler, name, first):
@@ -158,6 +159,7 @@ def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sample
     torch.testing.assert_close(x.var(0).mean(), 1 - abar, rtol=0.02, atol=0)
 
 
+@pytest.mark.slow
 def test_a_grid_depends_on_its_own_prompt_and_seed_alone(components, sampler):
     text, nothing = sampler.encode(PROMPTS)
     sampling = Sampling(4)
@@ -177,6 +179,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another_picture(sampler)
     assert not torch.allclose(first, other, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_grids_are_pictures_one_a_prompt_and_repeated_prompts_differ_by_their_seeds(sampler):
     grids = sampler([PROMPTS[0], PROMPTS[1], PROMPTS[0]], sampling=Sampling(2))
     assert grids.shape == (3, 3, 64, 64)

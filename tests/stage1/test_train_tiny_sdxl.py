@@ -86,6 +86,7 @@ def test_the_words_of_the_captions_lie_beside_the_tokenizer(made):
     assert listed == "ball\t3\nblue\t1\ngreen\t1\nred\t1\n"
 
 
+@pytest.mark.slow
 def test_latents_leave_the_vae_with_a_standard_deviation_of_one(made):
     parts = Components.load(made / "base", parts=("vae",))
     images = views_of(made).views.flatten(0, 1).float() / 127.5 - 1

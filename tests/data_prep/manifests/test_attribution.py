@@ -49,6 +49,7 @@ def test_scenes_and_the_tars_that_they_are_packed_into_tell_the_same(folder, tmp
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_painted_scene_keeps_its_authors_name_and_licence(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(process_pool, "run", no_crew.run)
     document = json.loads((folder / "s0" / "transforms.json").read_text()) | {"colors": [["red", 1.0]]}

@@ -377,6 +377,7 @@ def test_a_repository_that_a_kill_left_half_copied_is_fetched_anew(xl, served_da
     assert set(rows(out)) == {xl["pot"]}
 
 
+@pytest.mark.slow
 def test_a_table_that_a_kill_left_half_written_is_fetched_anew(xl, served_dataset, tmp_path):
     table = tmp_path / "data" / "objaverse" / "sketchfab" / "sketchfab.parquet"
     table.parent.mkdir(parents=True)
@@ -386,6 +387,7 @@ def test_a_table_that_a_kill_left_half_written_is_fetched_anew(xl, served_datase
     assert set(rows(out)) == {uid(0)}
 
 
+@pytest.mark.slow
 def test_a_silent_connection_ends(served_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.sources.objaverse.SILENCE_S", 0.3)
     silent = served_dataset.object_path(uid(1))

@@ -75,6 +75,7 @@ def test_of_two_precisions_the_one_asked_for_is_read(original, folder):
     same(Components.load(folder, parts=["unet"]), original[0], ["unet"])
 
 
+@pytest.mark.slow
 def test_weights_in_several_files_are_read_and_a_missing_one_is_named(original, folder):
     original[0].unet.save_pretrained(folder / "unet", max_shard_size="300KB")
     (folder / "unet" / WEIGHTS["unet"]).unlink()
@@ -86,6 +87,7 @@ def test_weights_in_several_files_are_read_and_a_missing_one_is_named(original, 
         Components.load(folder, parts=["unet"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_half_downloaded_weights_are_refused(folder, name):
     path = folder / name / WEIGHTS[name]
@@ -131,6 +133,7 @@ def test_a_part_whose_folder_is_missing_or_empty_is_named(folder, name):
         (folder / name).mkdir(exist_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json"])
 def test_settings_that_are_no_json_are_refused(folder, file):
     (folder / file).write_text("{")
@@ -239,6 +242,7 @@ def test_one_file_of_all_weights_is_the_same_model(original, single):
     same(Components.load(single), original[0])
 
 
+@pytest.mark.slow
 def test_only_the_parts_asked_for_are_read_from_one_file(original, single):
     for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae"):
         shutil.rmtree(single.parent / name)

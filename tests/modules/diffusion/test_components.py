@@ -71,6 +71,7 @@ def test_the_first_text_encoder_is_saved_under_the_names_that_older_libraries_re
         assert (saved[1] / "full" / "tokenizer" / name).is_file()
 
 
+@pytest.mark.slow
 def test_saving_in_half_precision_leaves_the_model_itself_alone(saved, tmp_path):
     from safetensors.torch import load_file
 
@@ -147,6 +148,7 @@ def test_sizes_in_pixels_are_those_of_what_the_vae_makes(saved):
     assert picture.shape[-1] == parts.grid_size == 8 * parts.vae_factor
 
 
+@pytest.mark.slow
 def test_loading_prints_nothing(saved, capfd):
     Components.load(saved[1] / "full")
     assert capfd.readouterr() == ("", "")
@@ -186,6 +188,7 @@ def test_an_unknown_sampler_is_refused():
         schedule(SIZES["scheduler"], "eular")
 
 
+@pytest.mark.slow
 def test_low_rank_additions_start_at_nothing_and_only_they_learn(tmp_path):
     unet = tiny_sdxl(tmp_path).unet
     before = asked(unet)

@@ -66,6 +66,7 @@ def test_pictures_of_one_colour_have_the_same_latents_at_every_size(guides):
         torch.testing.assert_close(guides["sd"].latents(flat.expand(1, 3, side, side)), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 256])
 def test_pictures_are_enlarged_and_shrunk_as_by_pillow(side, guides):
     image = pictures(side, 1)
@@ -109,6 +110,7 @@ def test_colours_beyond_white_still_have_a_gradient(guides):
     assert (images.grad.abs() > 0).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_stable_diffusions_noise_is_its_unets_answer_for_the_pipelines_own_embedding(folders, guides):
     from diffusers import StableDiffusionPipeline
 
@@ -197,6 +199,7 @@ def test_autocast_around_the_guide_changes_nothing(guides):
         torch.testing.assert_close(guide.noise(latents, T, guide.embed(PROMPTS)), noise, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_pictures_that_are_no_whole_number_of_latents_are_refused(folders):
     with pytest.raises(ValueError, match="one latent of 8 pixels, so pictures of 100 do not fit; give a multiple of 8"):
         StableGuide.from_pretrained(folders["sd"], size=100)
@@ -219,6 +222,7 @@ def test_a_hub_id_that_cannot_be_reached_is_refused_in_a_sentence():
         StableGuide.from_pretrained("no-such-folder")
 
 
+@pytest.mark.slow
 def test_other_kinds_of_model_and_parts_of_two_models_are_refused(folders, tmp_path):
     model = shutil.copytree(folders["sd"], tmp_path / "model")
     index = json.loads((model / "model_index.json").read_text())

@@ -132,6 +132,7 @@ def test_check_writes_nothing_and_says_what_would_be(golden, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_lightning_checkpoint_is_opened_without_its_other_parts(tmp_path):
     golden = Golden("instantmesh")
     content = {
@@ -158,6 +159,7 @@ def test_a_pickle_with_code_in_it_is_refused_unexecuted(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_heads_that_no_tensor_tells_are_asked_for_and_found_in_any_kind_of_configuration(tmp_path, capsys):
     golden = Golden("instantmesh")
     file = tmp_path / "instant_nerf.ckpt"
@@ -174,6 +176,7 @@ def test_heads_that_no_tensor_tells_are_asked_for_and_found_in_any_kind_of_confi
     assert "transformer_layers = 5" in said
 
 
+@pytest.mark.slow
 def test_triposrs_own_yaml_beside_its_checkpoint_is_understood(tmp_path):
     golden = Golden("triposr")
     torch.save(golden.weights, tmp_path / "model.ckpt")
@@ -295,6 +298,7 @@ def test_what_is_not_built_like_the_peers_is_not_written_back(tmp_path):
         convert.to_theirs("instantmesh", other)
 
 
+@pytest.mark.slow
 def test_safetensors_of_a_converted_folder_hold_the_networks_names_alone(tmp_path):
     convert.convert("triposr", Golden("triposr").folder, tmp_path)
     network = Reconstructor.from_pretrained(tmp_path)

@@ -99,6 +99,7 @@ def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weight
     assert convert.to_theirs("instantmesh", trained).keys() == convert.to_theirs("instantmesh", start).keys()
 
 
+@pytest.mark.slow
 def test_a_licence_goes_wherever_weights_are_saved_and_none_is_made_up(weights, tmp_path):
     network = Reconstructor.from_pretrained(weights)
     network.save_pretrained(tmp_path / "copy")
@@ -108,6 +109,7 @@ def test_a_licence_goes_wherever_weights_are_saved_and_none_is_made_up(weights, 
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.slow
 def test_training_that_goes_on_elsewhere_keeps_the_licence(weights):
     """The checkpoint tells it, whether or not the folder that was started from is still there."""
     checkpoint = {}

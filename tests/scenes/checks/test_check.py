@@ -139,6 +139,7 @@ def test_a_ball_among_enough_scenes_of_one_mind_is_repaired_with_them(tmp_path, 
     assert exact == cured
 
 
+@pytest.mark.slow
 def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_path):
     folder = put(tmp_path / "tripod")
     write_matrices(folder, "world-to-camera, OpenCV")
@@ -158,6 +159,7 @@ def test_pictures_larger_than_are_compared_give_the_same_verdict(tmp_path):
     assert [found.cure for found in findings(folder)] == ["world-to-camera, OpenGL"]
 
 
+@pytest.mark.slow
 def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
     folder = put(tmp_path / "tripod")
     for meaning in ("camera-to-world, OpenCV", "world-to-camera, OpenGL"):
@@ -183,12 +185,14 @@ def test_a_ball_fits_every_field_of_view_and_stays_unblamed(tmp_path):
     assert findings(put(tmp_path / "ball", "sphere", cameras=cameras, said=said)) == []
 
 
+@pytest.mark.slow
 def test_frames_in_another_order_than_their_cameras_are_suspected(tmp_path):
     folder = put(tmp_path / "tripod", said=Cameras(AROUND.cam_to_world.roll(2, 0), AROUND.intrinsics))
     (found,) = findings(folder)
     assert (found.kind, found.cure) == ("cameras", None)
 
 
+@pytest.mark.slow
 def test_an_object_that_leaves_the_box_is_told(tmp_path):
     wide = orbit(AZIMUTHS, ELEVATIONS, 4.0)
     out = [(x + 0.8, y, z, r) for x, y, z, r in BALLS["tripod"]]
@@ -220,6 +224,7 @@ def test_a_black_or_white_frame_is_told(tmp_path, colour, mode):
     assert (found.kind, found.frames) == (f"{colour} frame", (2,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", ["black", "white"])
 def test_a_blackened_object_is_told_unless_it_is_black_from_all_sides(tmp_path, colour):
     folder = put(tmp_path / "tripod")
@@ -243,6 +248,7 @@ def test_a_frame_that_shows_nothing_is_told(tmp_path):
     assert [(found.kind, found.frames) for found in findings(folder)] == [("empty frame", (2,))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("background", "level"), [((30, 60, 20), "fault"), ((255, 255, 255), "note")])
 def test_missing_alpha_is_a_fault_only_where_it_cannot_be_cut(tmp_path, background, level):
     folder = put(tmp_path / "tripod")
