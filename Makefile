@@ -18,7 +18,7 @@ with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SI
 	$(wildcard configs/$(1)/$(SIZE)_$(TRAINER).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
+.PHONY: help demo test test-fast lint docs wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
 	evaluate-text demo-weights
 
 help:  ## show this list
@@ -51,6 +51,13 @@ test-fast: .venv/.installed  ## run the tests that are not marked slow, in less 
 
 lint: .venv/.installed  ## check style, formatting and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src data_prep
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv/.docs  ## build the documentation and the reference of all packages into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 wheels: .venv/.installed  ## build the wheels of instant3d and instant3d-demo-weights in dist/: pip install dist/*.whl
 	rm -rf build dist wheels/demo_weights/build
