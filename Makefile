@@ -1,5 +1,6 @@
 # Each target is one visible command. Needs Python 3.11 and make; everything else goes into .venv.
 PYTHON ?= python3.11
+RENDER_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 PROMPT ?= a red fire hydrant
 OUT ?= out/demo
@@ -35,9 +36,9 @@ demo: .venv/.installed  ## a sentence to a 3D asset by the bundled weights: PROM
 	$(BIN)/instant3d generate "$(PROMPT)" -o $(OUT)
 
 .venv-render/.installed: requirements-render.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "bpy needs Python 3.11; name yours: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	$(PYTHON) -m venv .venv-render
+	@$(RENDER_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "bpy needs Python 3.11; name yours: make RENDER_PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(RENDER_PYTHON) -m venv .venv-render
 	.venv-render/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-render.txt
 	@touch $@
 
@@ -57,7 +58,7 @@ lint: .venv/.installed  ## check style, formatting and types
 	@touch $@
 
 docs: .venv/.docs  ## build the documentation and the reference of all packages into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 wheels: .venv/.installed  ## build the wheels of instant3d and instant3d-demo-weights in dist/: pip install dist/*.whl
 	rm -rf build dist wheels/demo_weights/build
