@@ -1,5 +1,6 @@
 # Each target is one visible command. Needs Python 3.11 and make; everything else goes into .venv.
 PYTHON ?= python3.11
+RENDER_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 PROMPT ?= a red fire hydrant
 OUT ?= out/demo
@@ -18,7 +19,7 @@ with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SI
 	$(wildcard configs/$(1)/$(SIZE)_$(TRAINER).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
+.PHONY: help demo test test-fast lint docs wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
 	evaluate-text demo-weights
 
 help:  ## show this list
@@ -35,9 +36,9 @@ demo: .venv/.installed  ## a sentence to a 3D asset by the bundled weights: PROM
 	$(BIN)/instant3d generate "$(PROMPT)" -o $(OUT)
 
 .venv-render/.installed: requirements-render.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "bpy needs Python 3.11; name yours: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	$(PYTHON) -m venv .venv-render
+	@$(RENDER_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "bpy needs Python 3.11; name yours: make RENDER_PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(RENDER_PYTHON) -m venv .venv-render
 	.venv-render/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-render.txt
 	@touch $@
 
@@ -46,8 +47,18 @@ render-env: .venv-render/.installed  ## Blender and BlenderProc for rendering, i
 test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no GPU)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+test-fast: .venv/.installed  ## run the tests that are not marked slow, in less than a minute
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
 lint: .venv/.installed  ## check style, formatting and types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src data_prep
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv/.docs  ## build the documentation and the reference of all packages into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 wheels: .venv/.installed  ## build the wheels of instant3d and instant3d-demo-weights in dist/: pip install dist/*.whl
 	rm -rf build dist wheels/demo_weights/build

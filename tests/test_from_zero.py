@@ -28,6 +28,8 @@ from instant3d.stage1.cache import Cache
 from instant3d.stage2.network import Reconstructor
 from instant3d.training import fit
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "from_zero.md"
 ON_GPU, ON_LAPTOP = "On one GPU", "The same on a laptop"

@@ -1,6 +1,7 @@
 """The packages in their order, and the proof that the imports keep to it."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -78,15 +79,29 @@ def files() -> Iterator[Path]:
     yield from sorted(DATA_PREP.rglob("*.py"))
 
 
-def imports(file: Path) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@functools.cache
+def imports(file: Path) -> list[tuple[str, bool]]:
     """Names of modules that a file imports, and whether that happens when the file itself is imported."""
-    tree = ast.parse(file.read_text())
-    inside = {node for outer in ast.walk(tree) if _is_run_later(outer) for node in ast.walk(outer)}
-    for node in ast.walk(tree):
+    found = []
+    for node, early in _statements(tree(file)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node not in inside) for alias in node.names)
+            found += [(alias.name, early) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield from ((f"{_origin(node, file)}.{alias.name}", node not in inside) for alias in node.names)
+            found += [(f"{_origin(node, file)}.{alias.name}", early) for alias in node.names]
+    return found
+
+
+def _statements(node: ast.AST, early: bool = True) -> Iterator[tuple[ast.AST, bool]]:
+    """The statements in a node, and whether they run when the file is imported: see `_is_run_later`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield child, early
+            yield from _statements(child, early and not _is_run_later(child))
 
 
 def _is_run_later(node: ast.AST) -> bool:
@@ -184,13 +199,12 @@ def test_a_heavy_library_comes_in_by_its_one_door_and_late():
 
 def opens_images(file: Path) -> bool:
     """Whether a file calls `Image.open`, under whatever name it imported that, or another library that opens images."""
-    tree = ast.parse(file.read_text())
-    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    pillow = {name for name, _ in imports(file) if name.startswith("PIL")}
-    readers = {name.split(".")[0] for name, _ in imports(file)} & {"cv2", "imageio"}
-    return bool(
-        readers or "PIL.Image.open" in pillow or (pillow and any(name.endswith("Image.open") for name in calls))
-    )
+    names = {name for name, _ in imports(file)}
+    pillow = {name for name in names if name.startswith("PIL")}
+    if {"cv2", "imageio"} & {name.split(".")[0] for name in names} or "PIL.Image.open" in pillow:
+        return True
+    calls = (ast.unparse(node.func) for node in ast.walk(tree(file)) if isinstance(node, ast.Call))
+    return bool(pillow) and any(name.endswith("Image.open") for name in calls)
 
 
 def test_images_are_opened_in_one_file_alone():

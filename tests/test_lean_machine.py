@@ -13,6 +13,8 @@ from tiny_sdxl import tiny_sdxl_folder
 
 from data_prep.rendering import opengl
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "tests" / "fixtures"
 WITHOUT = (  # as they are imported

@@ -114,7 +114,7 @@ def by_name(roots: Sequence[Path]) -> dict[str, Path]:
             raise FileNotFoundError(f"there is no scene folder in {root}; {hint}")
         for folder in folders:
             document = scenes.document(folder)
-            for name in {document.text("id") or folder.resolve().name, document.text("uid")} - {None}:
+            for name in filter(None, {document.text("id") or folder.resolve().name, document.text("uid")}):
                 if found.setdefault(name, folder) != folder:
                     raise ValueError(f"{found[name]} and {folder} have the same id, {name}; each scene needs its own")
     return found

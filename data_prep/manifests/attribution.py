@@ -12,7 +12,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instant3d.scenes.dataset import Sources
@@ -63,13 +63,10 @@ def gather(
         ValueError: If there is neither a scene nor a cache in one of `roots`.
     """
     told = _told(objects)
-    counts: Counter[tuple[str, ...]] = Counter()
-    for root in roots:
-        for name, credit in _credits(root, on_step):
-            whole = {**told.get(name, {}), **credit}
-            whole["license"] = spdx(whole.get("license")) or ""
-            counts[tuple(whole.get(key, "") for key in ("license", "source", "author", "name", "url"))] += 1
-    return sorted(Work(*key, scenes) for key, scenes in counts.items())
+    counts = Counter(
+        _work({**told.get(name, {}), **credit}) for root in roots for name, credit in _credits(root, on_step)
+    )
+    return sorted(replace(work, scenes=scenes) for work, scenes in counts.items())
 
 
 def markdown(works: Sequence[Work]) -> str:
@@ -102,6 +99,12 @@ def _credits(root: str | Path, on_step: OnStep) -> Iterator[tuple[str, Credit]]:
         document = scenes.document(number)
         yield document.text("id") or scenes.name(number), document.credit
         on_step(number + 1, len(scenes))
+
+
+def _work(credit: Credit) -> Work:
+    licence = spdx(credit.get("license")) or ""
+    source, author, name, url = (credit.get(key, "") for key in ("source", "author", "name", "url"))
+    return Work(licence, source, author, name, url)
 
 
 def _told(manifests: Sequence[str | Path]) -> dict[str, Credit]:

@@ -6,7 +6,8 @@ interface.
 """
 
 import importlib
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 API = ("camera", "renderer", "types")  # what we use of fifteen
 
@@ -14,14 +15,14 @@ API = ("camera", "renderer", "types")  # what we use of fifteen
 class _Instead:
     """Stands for `real`, except for the attributes given."""
 
-    def __init__(self, real, **own):
+    def __init__(self, real: object, **own: object) -> None:
         self.__dict__.update(own, _real=real)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
 
-def complete(blenderproc, temporary_folder):
+def complete(blenderproc: Any, temporary_folder: str) -> None:
     """Give the bare package the part of its interface that we use, and a folder for what it renders."""
     import bpy
 
@@ -29,7 +30,7 @@ def complete(blenderproc, temporary_folder):
         setattr(blenderproc, name, importlib.import_module(f"blenderproc.api.{name}"))
     setup = importlib.import_module("blenderproc.python.utility.SetupUtility").SetupUtility
     setup.setup_utility_paths(temporary_folder)
-    initializer = importlib.import_module("blenderproc.python.utility.Initializer")
+    initializer: Any = importlib.import_module("blenderproc.python.utility.Initializer")
     blenderproc.init, blenderproc.clean_up = initializer.init, initializer.clean_up
     # `init` turns the language to English, which the wheel, built without translations, refuses. `bpy.context` is
     # looked up at each use: a stand-in that kept the first one would point into freed memory after a reset.
@@ -39,12 +40,12 @@ def complete(blenderproc, temporary_folder):
 class _Context:
     """`bpy.context` of the moment, with English as its language."""
 
-    def __init__(self, bpy):
+    def __init__(self, bpy: ModuleType) -> None:
         self._bpy = bpy
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._bpy.context, name)
 
     @property
-    def preferences(self):
+    def preferences(self) -> _Instead:
         return _Instead(self._bpy.context.preferences, view=SimpleNamespace(language="en_US"))

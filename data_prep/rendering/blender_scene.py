@@ -3,6 +3,10 @@
 Knows nothing of processes, and trusts its input: `sanitized_gltf` made it.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
 import bpy
 import numpy as np
 from blenderproc.python.utility.GlobalStorage import GlobalStorage
@@ -10,8 +14,10 @@ from blenderproc.python.utility.GlobalStorage import GlobalStorage
 CUT_OUTS = 64  # holes that a ray passes before it is lost
 SHINE = ("Metallic", "Specular IOR Level", "Coat Weight", "Sheen Weight", "Transmission Weight")
 
+Bounds = tuple[list[float], list[float]]  # the lowest and the highest corner
 
-def fresh(bproc, device):
+
+def fresh(bproc: ModuleType, device: str) -> None:
     """An empty scene with nothing left of the one before.
 
     `bproc.clean_up()` would keep the compositor's nodes but not their keyframes: normals are wrong from then on.
@@ -28,7 +34,7 @@ def fresh(bproc, device):
         raise ValueError(f"Blender finds no {device.upper()} device here; take device cpu")
 
 
-def load(path):
+def load(path: str) -> Bounds:
     """Bring in the .glb; lowest and highest world coordinates of its triangles."""
     try:
         bpy.ops.import_scene.gltf(filepath=path, disable_bone_shape=True, import_shading="NORMALS")
@@ -43,11 +49,11 @@ def load(path):
     return corners.min(0).tolist(), corners.max(0).tolist()
 
 
-def _decoded(image):
+def _decoded(image: Any) -> bool:
     return min(image.size) > 0 and image.has_data  # asking for the size makes Blender read the file
 
 
-def _corners():
+def _corners() -> Iterator[np.ndarray]:
     """Arrays (N, 3) of the world places of all face corners, skins applied."""
     for instance in bpy.context.evaluated_depsgraph_get().object_instances:
         if instance.object.type != "MESH":
@@ -60,7 +66,7 @@ def _corners():
         yield places.reshape(-1, 3)[np.unique(index)] @ world[:3, :3].T + world[:3, 3]
 
 
-def light(bproc, lighting, lights):
+def light(bproc: ModuleType, lighting: str, lights: Sequence[dict[str, Any]]) -> None:
     """Materials and lamps for "flat" (the surfaces' own colours), "uniform" (matte in white light) or "area"."""
     strength = {"flat": 0.0, "uniform": 1.0, "area": 0.5}[lighting]
     bproc.renderer.set_world_background([1.0, 1.0, 1.0], strength)
@@ -80,7 +86,7 @@ def light(bproc, lighting, lights):
         made.blender_obj.data.size = lamp["side"]
 
 
-def _surfaces():
+def _surfaces() -> Iterator[tuple[Any, Any]]:
     """Node trees of all materials, each with its surface shader; the importer makes no other of `sanitized_gltf`'s."""
     for material in bpy.data.materials:
         for node in list(material.node_tree.nodes) if material.use_nodes else []:
@@ -88,7 +94,7 @@ def _surfaces():
                 yield material.node_tree, node
 
 
-def _glow(tree, surface, source):
+def _glow(tree: Any, surface: Any, source: Any) -> None:
     """Let the surface reflect nothing and emit `source`, a colour or a socket, where it is not cut out."""
     _set(tree, surface.inputs["Emission Color"], source)
     _set(tree, surface.inputs["Emission Strength"], 1.0)
@@ -97,7 +103,7 @@ def _glow(tree, surface, source):
         _set(tree, surface.inputs[name], 0.0)
 
 
-def _set(tree, socket, value):
+def _set(tree: Any, socket: Any, value: Any) -> None:
     for link in list(socket.links):
         tree.links.remove(link)
     if isinstance(value, bpy.types.NodeSocket):
@@ -106,7 +112,7 @@ def _set(tree, socket, value):
         socket.default_value = value
 
 
-def aim(bproc, cameras, intrinsics, size):
+def aim(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, size: int) -> None:
     """One frame a view. cameras (V, 4, 4): OpenGL camera to world; intrinsics (V, 4): fx, fy, cx, cy as fractions."""
     data = bpy.context.scene.camera.data
     far = float(np.linalg.norm(cameras[:, :3, 3], axis=1).max()) + 10
@@ -120,7 +126,7 @@ def aim(bproc, cameras, intrinsics, size):
             data.keyframe_insert(data_path=name, frame=frame)
 
 
-def pictures(bproc, samples, threads, lighting):
+def pictures(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.ndarray:
     """Straight-alpha sRGB (V, S, S, 4) uint8 of all views, averaged over square pixels as the fast renderer does it."""
     scene, renderer = bpy.context.scene, bproc.renderer
     renderer.set_denoiser(None)  # at 16 samples and more it costs more than samples that do as much
@@ -137,7 +143,7 @@ def pictures(bproc, samples, threads, lighting):
     return np.stack(renderer.render(verbose=True)["colors"])
 
 
-def surfaces(bproc, maps):
+def surfaces(bproc: ModuleType, maps: Sequence[str]) -> list[np.ndarray]:
     """Those of `maps`, in their order: camera z "depth" (V, S, S, 1), world "normals" (V, S, S, 3), float32, at pixel
     centres; both 0 where there is nothing.
 
@@ -160,18 +166,18 @@ def surfaces(bproc, maps):
     return [found[name].astype(np.float32) for name in maps]
 
 
-def _glowing(bproc, key, source):
+def _glowing(bproc: ModuleType, key: str, source: Callable[[Any], Any]) -> np.ndarray:
     """Pictures (V, S, S, 3) float32 of surfaces that emit what the sockets of `source` say."""
     for tree, surface in _surfaces():
         _glow(tree, surface, source(tree))
     return np.stack(bproc.renderer.render(file_prefix=key, output_key=key, load_keys={key}, verbose=True)[key])[..., :3]
 
 
-def _view_depth(tree):
+def _view_depth(tree: Any) -> Any:
     return tree.nodes.new("ShaderNodeCameraData").outputs["View Z Depth"]
 
 
-def _coded_normal(tree):
+def _coded_normal(tree: Any) -> Any:
     """The world normal on the camera's side, from [-1, 1] to [0, 1]: a surface cannot emit less than nothing."""
     code = tree.nodes.new("ShaderNodeVectorMath")
     code.operation = "MULTIPLY_ADD"

@@ -9,6 +9,8 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Sequence
+from typing import Any, BinaryIO, NoReturn
 
 FOLDER, HOST = sys.argv[1], int(sys.argv[2])
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # last, so that no neighbour hides a library
@@ -24,14 +26,14 @@ import numpy as np  # noqa: E402
 PR_SET_PDEATHSIG = 1
 
 
-def die_with_the_host():
+def die_with_the_host() -> None:
     """End when the process that asked for us ends, however it ends and whatever we are doing."""
     if sys.platform == "linux" and os.getppid() == HOST:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_watch, daemon=True).start()
 
 
-def _watch():
+def _watch() -> NoReturn:
     """For `blenderproc run`, whose own process stands between the host and us, and for other systems."""
     while True:
         try:
@@ -41,14 +43,14 @@ def _watch():
         time.sleep(1)
 
 
-def go_first_when_memory_is_short():
+def go_first_when_memory_is_short() -> None:
     """Let the kernel choose this process rather than its host."""
     if sys.platform == "linux":
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
 
 
-def rendered(job):
+def rendered(job: dict[str, Any]) -> tuple[blender_scene.Bounds, list[np.ndarray]]:
     """The bounds of the object and the arrays of its views."""
     cameras = np.array(job["cameras"], dtype=np.float64).reshape(-1, 4, 4)
     intrinsics = np.array(job["intrinsics"], dtype=np.float64).reshape(-1, 4)
@@ -62,7 +64,7 @@ def rendered(job):
     return bounds, arrays
 
 
-def answer(pipe, header, arrays=()):
+def answer(pipe: BinaryIO, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
     """One line of JSON, then the arrays' bytes."""
     pipe.write(json.dumps(header).encode() + b"\n")
     for array in arrays:
@@ -70,7 +72,7 @@ def answer(pipe, header, arrays=()):
     pipe.flush()
 
 
-def serve():
+def serve() -> None:
     """Render the jobs that standard input names, one file of JSON a line, until it closes."""
     die_with_the_host()
     go_first_when_memory_is_short()
@@ -88,7 +90,7 @@ def serve():
             answer(pipe, {"bounds": bounds, "arrays": sizes}, arrays)
 
 
-def leave(code):
+def leave(code: int) -> NoReturn:
     """End at once: some releases of bpy crash or hang when the interpreter takes itself down."""
     sys.stdout.flush()
     sys.stderr.flush()

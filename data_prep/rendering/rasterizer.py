@@ -43,8 +43,9 @@ def render_views(
     intrinsics = cameras.intrinsics.detach().cpu().double().reshape(-1, 4).numpy()
     soup = flatten(meshes, texture_side=max(1024, 2 * size))
     draw = embree.draw if chosen(backend) == "embree" else opengl.draw
-    how = {"soft": lighting == "soft", "supersample": supersample, "maps": maps}
-    return to_views(*draw(soup, np.linalg.inv(matrices), intrinsics, size, **how), cameras)
+    world_to_cam, soft = np.linalg.inv(matrices), lighting == "soft"
+    drawn = draw(soup, world_to_cam, intrinsics, size, soft=soft, supersample=supersample, maps=maps)
+    return to_views(*drawn, cameras)
 
 
 def chosen(backend: str) -> str:

@@ -16,8 +16,10 @@ from instant3d.utils.atomic import partial_file
 from ..manifests import object_manifest
 from ..manifests.object_manifest import SAFE_ID, Row
 
-FIELDS = ("id", "file", "uid", "source", "license", "captions", "name", "author", "url", "category", "split", "colors")
-FIELDS += object_manifest.VARIANT
+FIELDS = (
+    *("id", "file", "uid", "source", "license", "captions", "name", "author", "url", "category", "split", "colors"),
+    *object_manifest.VARIANT,
+)
 SIDECARS = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff")  # of .obj and .gltf
 WHOLE = (".glb", ".ply")  # formats that need no other file
 

@@ -47,6 +47,7 @@ def test_words_are_the_same_vectors_in_every_list_of_prompts():
     assert alone.mask.sum() == 7
 
 
+@pytest.mark.slow
 def test_the_truth_is_recalled_wholly_and_a_neighbour_by_what_it_shares(hats):
     truth = hats.pictures[:, list(AROUND)]
     everything = {"recall": 1.0, "body": 1.0, "shape": 1.0, "hat": 1.0}
@@ -55,6 +56,7 @@ def test_the_truth_is_recalled_wholly_and_a_neighbour_by_what_it_shares(hats):
     assert recall(hats, other_hats, range(8)) == everything | {"recall": 0.0, "hat": 0.0}
 
 
+@pytest.mark.slow
 def test_a_face_is_seen_from_the_front_alone_and_the_box_is_else_alike_from_four_sides(faces):
     pictures, azimuths = faces.pictures[0], faces.azimuths
     dark = janus.face_pixels(pictures, faces, 0)
@@ -65,11 +67,13 @@ def test_a_face_is_seen_from_the_front_alone_and_the_box_is_else_alike_from_four
     assert (pictures[0] - pictures[4]).abs().max() > 0.4
 
 
+@pytest.mark.slow
 def test_no_face_of_the_truth_is_out_of_place(faces):
     found = janus.faces(faces.pictures, faces, NUMBERS)
     assert found == {"janus": 0.0, "kept": 1.0, "dark_away": 0.0, "dark_front": 1.0, "squared_error": 0.0}
 
 
+@pytest.mark.slow
 def test_an_object_that_is_its_front_from_everywhere_is_janus_wholly(faces):
     everywhere = faces.pictures[:, :1].expand_as(faces.pictures)
     found = janus.faces(everywhere[3:], faces, NUMBERS[3:])
@@ -140,6 +144,7 @@ def test_a_run_that_has_a_result_is_not_done_again(tmp_path):
     assert done == ["two arms", "one", "three"]
 
 
+@pytest.mark.slow
 def test_an_albums_picture_is_nearest_to_one_of_the_object_asked_for(hats):
     album = Album(hats, poses=6)
     pictures, _ = album.draw(torch.arange(8), torch.Generator().manual_seed(0))
@@ -162,6 +167,7 @@ def test_captions_in_numbers_differ_by_their_view_alone():
     assert (numbered([""]) == 0).all()
 
 
+@pytest.mark.slow
 def test_a_painter_that_knows_one_picture_paints_that_picture(hats):
     known = World(hats.kinds[:1]).guide([0])
     known.spread, known.centres, known.squares = 0.0, known.centres[:1], known.squares[:1]

@@ -1,5 +1,6 @@
 """Converted peers are measured on what `reconstruct` would show them."""
 
+import pytest
 import torch
 
 from benchmarks import peers
@@ -15,6 +16,7 @@ def test_a_network_of_one_picture_is_shown_one_by_its_own_camera_and_another_fou
     assert peers.inputs(Architecture()).rgb.shape[0] == 4
 
 
+@pytest.mark.slow
 def test_all_three_peers_are_converted_at_the_size_of_their_golden_pictures(tmp_path):
     sizes = [read_architecture(folder / "config.json").image_size for folder in peers.converted(tmp_path)]
     assert sizes == [160, 168, 160]

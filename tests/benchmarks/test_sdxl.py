@@ -39,6 +39,7 @@ def shapes(network, run):
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grids", [1, 3])
 def test_a_step_calls_the_unet_as_sampling_does(tmp_path, grids):
     parts = tiny_sdxl(tmp_path)
@@ -96,6 +97,7 @@ def test_the_first_runs_do_not_count(monkeypatch):
     assert next(calls) == sdxl.WARM_UP + 6
 
 
+@pytest.mark.slow
 def test_what_can_be_timed_is_and_what_cannot_says_why():
     lines = list(sdxl.measured(FOUND, ("sdpa", "xformers"), torch.device("cpu"), SIZES))
     assert lines[0].startswith("MEASURED on cpu: bfloat16, random weights")

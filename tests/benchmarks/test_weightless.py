@@ -10,6 +10,8 @@ from benchmarks.weightless import cost
 from instant3d.modules.diffusion.components import make
 from instant3d.modules.diffusion.sdxl import SIZES
 
+pytestmark = pytest.mark.slow
+
 BATCH, TEXT, WIDE = 2, 77, 2048  # a guided step: with the prompt and without; tokens of text and their width
 
 

@@ -18,6 +18,8 @@ from instant3d.evaluation import reconstruction
 from instant3d.nerf.asset import Asset
 from instant3d.utils import bundled
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # with what makes them quick; those whose weights are here
 SYSTEMS = {"two-stage": ["--steps", "10"]} | ({"direct": []} if (ROOT / bundled.DIRECT).is_dir() else {})

@@ -46,6 +46,7 @@ def test_a_command_does_its_work_from_any_folder_and_returns_its_exit_code(tmp_p
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_module_of_a_command_still_runs_by_its_name_in_a_checkout():
     done = subprocess.run(
         [sys.executable, "-m", "data_prep.render", "--help"], cwd=ROOT, capture_output=True, text=True

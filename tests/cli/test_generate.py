@@ -24,6 +24,8 @@ from instant3d.pipelines.generators import TwoStage
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
 from instant3d.utils import prompts, visualization
 
+pytestmark = pytest.mark.slow
+
 MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4", "turntable.webp", "sheet.png"}
 
 

@@ -75,6 +75,7 @@ def complaint(err: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made_of(make, weights, tmp_path):
     code, out, err = make(RED, "--formats", "glb,ply", "--seed", 5)
     assert (code, out.count("\n")) == (0, 1)
@@ -92,6 +93,7 @@ def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made
     assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the blob's
 
 
+@pytest.mark.slow
 def test_a_mesh_has_two_nodes_a_texel_unless_others_are_asked_for(capsys, weights, tmp_path):
     (side,) = {planes.shape[-1] for planes in DirectTextTo3D.from_pretrained(weights)(RED).triplane.planes}
     command = ["generate", RED, "--system", "direct", "--direct", str(weights), "-o", str(tmp_path / "out")]
@@ -101,6 +103,7 @@ def test_a_mesh_has_two_nodes_a_texel_unless_others_are_asked_for(capsys, weight
     assert "is finished with the same settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_in(model, tmp_path, monkeypatch):
     sheets = []
     monkeypatch.setattr(visualization, "sheet", lambda rows, *_, **__: sheets.append(rows))
@@ -118,6 +121,7 @@ def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_i
     assert middle < -0.8, "the front of the ball faces -y"
 
 
+@pytest.mark.slow
 def test_a_seed_is_noise_of_its_own_generator_whatever_is_made_beside_it(model, weights):
     text = model.encode([RED, BLUE])
     together = model.imagine(text, [4, 9]).planes
@@ -133,6 +137,7 @@ def test_a_seed_is_noise_of_its_own_generator_whatever_is_made_beside_it(model, 
     assert (other - alone).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_one_call_of_many_prompts_gives_the_assets_of_single_calls(model):
     many = model.many([RED, BLUE])
     for number, (prompt, asset) in enumerate(zip([RED, BLUE], many, strict=True)):
@@ -150,6 +155,7 @@ def test_an_asset_keeps_its_decoder_when_the_network_is_changed(weights):
     assert torch.equal(asset.field.density(inside), before)
 
 
+@pytest.mark.slow
 def test_several_seeds_each_have_a_folder_and_mean_the_same_alone(make, tmp_path):
     assert make(RED, "--n", 2, "--seed", 9)[0] == 0
     assert names(tmp_path / "out") == ["001-a-red-ball-10", "001-a-red-ball-9"]
@@ -161,6 +167,7 @@ def test_several_seeds_each_have_a_folder_and_mean_the_same_alone(make, tmp_path
     assert (first - second).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_made_again_but_by_another_seed_or_other_weights(make, tmp_path, monkeypatch):
     make(RED, BLUE)
     with monkeypatch.context() as patch:
@@ -176,6 +183,7 @@ def test_what_is_finished_is_not_made_again_but_by_another_seed_or_other_weights
     assert make(RED, BLUE, "--seed", 1, "--direct", copy)[1].count("\n") == 2
 
 
+@pytest.mark.slow
 def test_a_record_of_the_other_system_is_no_finished_asset(make, tmp_path):
     make(RED)
     record = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -183,6 +191,7 @@ def test_a_record_of_the_other_system_is_no_finished_asset(make, tmp_path):
     assert make(RED)[1].count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_told_which_words_are_cut(make):
     code, _, err = make("a red ball " * 4 + "of tin")
     (note,) = [line for line in err.splitlines() if "note:" in line]
@@ -242,6 +251,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_damaged_weights_are_one_sentence_and_leave_nothing(make, weights, tmp_path, change):
     broken = altered(weights, tmp_path / "broken", CHANGES[change][0])
@@ -304,6 +314,7 @@ def measure(capsys, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_and_what_was_not_are_told_apart_at_their_cost(measure, tmp_path):
     eyes = direct_runs.clip_folder(tmp_path / "clip")
     folder = direct_folder(tmp_path / "direct", Taught(100, 8, 4, str(eyes)))
@@ -325,6 +336,7 @@ def test_what_was_trained_on_and_what_was_not_are_told_apart_at_their_cost(measu
     assert "steps" not in report["settings"], "there is no denoising"
 
 
+@pytest.mark.slow
 def test_assets_are_rendered_as_one_by_one_and_batches_change_nothing(model):
     wanted = orders([RED, BLUE, "a green ball"], seed=3)
     batched = list(text_alignment.made(model, wanted, 2, 24))
@@ -350,6 +362,7 @@ def test_an_evaluation_of_the_direct_system_refuses_what_only_stages_have(measur
     assert f"{option[0]} belongs to the two-stage system" in complaint(err)
 
 
+@pytest.mark.slow
 def test_views_that_another_system_left_beside_an_asset_are_not_taken_for_its_own(make, tmp_path):
     from instant3d import scenes
     from instant3d.views import Views

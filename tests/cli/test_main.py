@@ -82,6 +82,7 @@ def reconstruct(capsys, scene: Path, out: Path, weights: Path, *more: object) ->
     return run(capsys, "reconstruct", scene, "-o", out, "--weights", weights, "--resolution", 24, *more)
 
 
+@pytest.mark.slow
 def test_a_scene_becomes_a_folder_of_results_and_one_line(capsys, scene, weights, tmp_path):
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights, "--formats", "glb,ply")
     assert (code, err) == (0, "")
@@ -95,6 +96,7 @@ def test_a_scene_becomes_a_folder_of_results_and_one_line(capsys, scene, weights
     assert len(Asset.load(tmp_path / "out").triplane.planes) == 3
 
 
+@pytest.mark.slow
 def test_the_result_names_the_weights_by_the_hash_of_their_file(capsys, scene, weights, tmp_path):
     reconstruct(capsys, scene, tmp_path / "out", weights)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -102,6 +104,7 @@ def test_the_result_names_the_weights_by_the_hash_of_their_file(capsys, scene, w
     assert result["weights"]["sha256"] == told.stdout.split()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "views", "used"), [(1, None, 1), (3, "2", 1), (40, "all", 40), (5, "4,0", 2)])
 def test_one_view_and_forty_views_work(capsys, weights, tmp_path, count, views, used):
     more = ["--views", views] if views else []
@@ -110,6 +113,7 @@ def test_one_view_and_forty_views_work(capsys, weights, tmp_path, count, views, 
     assert len(json.loads((tmp_path / "out" / "result.json").read_text())["views"]) == used
 
 
+@pytest.mark.slow
 def test_files_that_were_there_stay(capsys, scene, weights, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
@@ -119,6 +123,7 @@ def test_files_that_were_there_stay(capsys, scene, weights, tmp_path):
     Image.open(tmp_path / "out" / "sheet.png").load()
 
 
+@pytest.mark.slow
 def test_what_had_to_be_guessed_is_told_in_a_line(capsys, scene, weights, tmp_path):
     Image.new("RGB", (40, 40), (10, 90, 10)).save(scene / "images" / "0002.png")
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights)
@@ -226,6 +231,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(capsys, scene, weights, 
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left"), 2)])
 def test_an_interrupted_run_leaves_nothing_half_written(capsys, scene, weights, tmp_path, monkeypatch, error, expected):
     def stop(*_: object, **__: object) -> None:
@@ -237,6 +243,7 @@ def test_an_interrupted_run_leaves_nothing_half_written(capsys, scene, weights, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
 
 
+@pytest.mark.slow
 def test_a_terminated_run_leaves_nothing_half_written(capsys, scene, weights, tmp_path, monkeypatch):
     monkeypatch.setattr("instant3d.utils.visualization.sheet", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as stop:
@@ -258,6 +265,7 @@ def test_an_evaluation_that_holds_no_view_back_is_refused(capsys, scene, weights
     assert "holds views back" in err
 
 
+@pytest.mark.slow
 def test_an_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
     arguments = ["-o", tmp_path / "out", "--weights", weights, "--resolution", 32]
     code, _, err = run(capsys, "evaluate", "reconstruction", scene, *arguments)

@@ -18,6 +18,7 @@ def pictures(side: int) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 40, 10])
 def test_features_are_those_of_clips_own_preparation_of_pictures(side, eyes):
     expected = eyes.clip.images(pictures(side))  # by Pillow, in whole levels of 255

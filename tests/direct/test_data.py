@@ -25,6 +25,7 @@ def drawn(orbits, count=COUNT, prompts=7, **settings):
     return Example.stack([examples[number] for number in range(count)])
 
 
+@pytest.mark.slow
 def test_cameras_are_spread_evenly_over_the_papers_ranges_in_our_units():
     azimuth, elevation, radius, fov = seen(drawn(Orbits()).cameras)
     # polar angles of 25 to 110 degrees, radii of 3.0 to 3.6 in a box of 3.5
@@ -45,6 +46,7 @@ def test_cameras_look_at_the_middle_upright():
     assert (image[:, 1, 1] < 0.5).all(), "up in the world is up in the picture"
 
 
+@pytest.mark.slow
 def test_quadrants_get_their_shares():
     azimuth, *_ = seen(drawn(Orbits(quadrants=(0.4, 0.2, 0.2, 0.2))).cameras)
     front = azimuth.abs() < 45

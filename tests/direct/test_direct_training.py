@@ -19,6 +19,8 @@ from instant3d.nerf.asset import Asset
 from instant3d.pipelines.text_to_3d import DirectTextTo3D
 from instant3d.training import fit
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ADAPTIVE = {"scoring": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0}}
 

@@ -71,6 +71,7 @@ def example(module, count=4):
     return next(iter(data.train_dataloader()))
 
 
+@pytest.mark.slow
 def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
     """Seen from each side; front and back differ, so words, cameras and pictures must agree on where the front is."""
     torch.manual_seed(0)
@@ -155,6 +156,7 @@ def test_a_step_is_a_function_of_its_examples_numbers_alone(text, balls):
         assert not torch.equal(one, module.training_step(later, 0))
 
 
+@pytest.mark.slow
 def test_losses_count_as_their_weights_say(text, balls):
     """The gradient is linear in the weights; of two losses it is the sum of those of each."""
     gradients = []
@@ -180,6 +182,7 @@ def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, 
     assert module.light(batch, torch.Generator().manual_seed(0))(module.network) is module.network
 
 
+@pytest.mark.slow
 def test_a_textureless_picture_has_no_colour(text, balls):
     lighting = Lighting(chance=1.0, begin=0, textureless=1.0)
     module = begun(small(text, balls, lighting=lighting, scoring=Scoring(scale=5.0, against="none", orientation=1.0)))
@@ -244,6 +247,7 @@ def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
     assert digest(["a", "b"]) != digest(["a b"])
 
 
+@pytest.mark.slow
 def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path):
     clip = str(direct_runs.clip_folder(tmp_path))
     settings = {"scoring": Scoring(scale=5.0), "clip": clip}
@@ -283,6 +287,7 @@ def test_settings_without_meaning_are_refused(text, settings, complaint):
         small(text, **settings)
 
 
+@pytest.mark.slow
 def test_an_export_reads_prompts_by_itself(text, tmp_path):
     module = small(text).eval()
     module.network.decoder.alpha.fill_(0.75)
@@ -298,6 +303,7 @@ def test_an_export_reads_prompts_by_itself(text, tmp_path):
     assert float(again.network.decoder.alpha) == 0.75
 
 
+@pytest.mark.slow
 def test_an_export_keeps_as_many_layers_of_the_text_encoder_as_were_read_with(text, tmp_path):
     module = small(text, text_layers=0).eval()
     content = {"state_dict": module.state_dict()}

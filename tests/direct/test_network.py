@@ -61,6 +61,7 @@ def slope(net: TextToTriplane, by: str) -> float:
     return 0.0 if gradient is None else gradient.abs().max().item()
 
 
+@pytest.mark.slow
 def test_the_released_shape_has_the_released_number_of_weights():
     # measured on the released code: 121.7 million from tokens to the first map, 12.0 of the style's text, 136.1 of maps
     assert count(preset("release")) == 269_769_476
@@ -74,6 +75,7 @@ def test_the_released_shape_has_the_released_number_of_weights():
     assert round(parts["middle"] / 1e6, 1) == 7.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "millions"), [("paper", 256, 263.4), ("tiny", 32, 0.68), ("release", 256, 269.8)]
 )
@@ -86,6 +88,7 @@ def test_the_papers_preset_is_what_the_defaults_are():
     assert preset("paper") == Architecture()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", list(itertools.product([False, True], repeat=3)))
 def test_the_text_moves_the_planes_exactly_if_one_of_its_ways_is_open(on):
     net = network(**dict(zip(WAYS, on, strict=True)))
@@ -219,6 +222,7 @@ def test_planes_from_bfloat16_are_close_to_those_of_full_precision():
     assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"cross_attention": False, "style_text": False, "rgb": "sigmoid"}])
 def test_a_saved_network_gives_the_same_field(tmp_path, changes):
     net = network(**changes).float().eval()

@@ -45,6 +45,7 @@ def test_there_are_320_portraits_and_none_of_a_real_person():
     assert not [prompt for prompt in found if re.search("obama|kobe", prompt, re.IGNORECASE)]
 
 
+@pytest.mark.slow
 def test_daily_life_has_more_than_17000_sentences_with_the_right_articles():
     found = daily_life()
     assert len(set(found)) == len(found) > 17_000

@@ -165,6 +165,7 @@ def test_distortion_keeps_white_what_is_empty_and_repeats_with_its_generator():
     assert one.mean() < 0.6, "dark stays dark"
 
 
+@pytest.mark.slow
 def test_what_was_taught_is_told_on_views_that_were_held_back(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_attribute_classifier, "BATCH", 16)
     (tmp_path / "names.txt").write_text("\n".join(OBJECTS))

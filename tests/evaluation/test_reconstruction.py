@@ -93,6 +93,7 @@ def test_a_field_that_is_the_object_scores_high_and_knows_its_depth():
     assert numbers["depth_error"] < 0.02
 
 
+@pytest.mark.slow
 def test_moving_a_ball_moves_its_points_by_half_as_much_on_average_and_half_of_them_by_less():
     # a point of a sphere moved by d lies d |cos| away from where the sphere was: evenly spread between 0 and d
     truth = 0.7 * F.normalize(torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
@@ -145,6 +146,7 @@ def test_a_mean_takes_the_rows_that_have_the_number():
     assert reconstruction.mean(rows) == {"psnr": 20.0, "depth_error": 0.1}
 
 
+@pytest.mark.slow
 def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_picture(folder):
     report = reconstruction.reconstruction([folder])
     hull, nearest = report["baselines"]["visual_hull"], report["baselines"]["nearest_view"]
@@ -154,6 +156,7 @@ def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_p
     assert hull["depth_error"] < 0.1
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_object_its_mean_and_both_baselines(folder, tmp_path, capsys):
     torch.manual_seed(0)
     report = reconstruction.reconstruction(
@@ -171,6 +174,7 @@ def test_the_report_holds_every_object_its_mean_and_both_baselines(folder, tmp_p
     assert f"{report['mean']['psnr']:.3f}" == table[-1].split()[1]
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_numbers(folder):
     torch.manual_seed(0)
     network = Reconstructor(TINY)

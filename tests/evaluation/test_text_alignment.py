@@ -125,6 +125,7 @@ def test_a_clip_is_asked_of_the_renders_and_several_assets_of_a_prompt_are_more_
     assert "| parrot | 25.00 | 25.00 |" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_real_renders_are_found_by_their_captions_and_seen_from_new_cameras(tmp_path):
     views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured())
     scenes.write(tmp_path / "one", views, caption="a red boat")
@@ -137,6 +138,7 @@ def test_real_renders_are_found_by_their_captions_and_seen_from_new_cameras(tmp_
         list(text_alignment.real(tmp_path, [Order("a red chair", 5)], model, 32))
 
 
+@pytest.mark.slow
 def test_assets_made_before_are_found_by_their_prompts_each_once(tmp_path):
     model = ViewsTo3D(sphere_network())
     views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured())
@@ -172,6 +174,7 @@ def prompts(tmp_path, *lines: str) -> str:
     return str(tmp_path / "list.txt")
 
 
+@pytest.mark.slow
 def test_the_command_goes_from_prompts_to_a_table_and_does_not_draw_twice(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a blue chair", "a green boat")
     command = ["evaluate", "text", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0], *weights[1]]
@@ -187,6 +190,7 @@ def test_the_command_goes_from_prompts_to_a_table_and_does_not_draw_twice(weight
     assert again["lists"]["list"]["rows"] == written["lists"]["list"]["rows"]
 
 
+@pytest.mark.slow
 def test_prompts_that_the_judge_does_not_know_are_refused_before_anything_is_drawn(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a shiny dragon")
     command = ["evaluate", "text", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0], *weights[1]]
@@ -197,6 +201,7 @@ def test_prompts_that_the_judge_does_not_know_are_refused_before_anything_is_dra
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_for_consistency_measures_every_setting(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a blue chair")
     command = ["evaluate", "consistency", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0]]

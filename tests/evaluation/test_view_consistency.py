@@ -113,6 +113,7 @@ class Known:
         return 2.0
 
 
+@pytest.mark.slow
 def test_the_report_ranks_what_agrees_above_what_does_not_and_is_written_whole(tmp_path, capsys):
     model = ViewsTo3D(sphere_network())
     galleries = {

@@ -65,6 +65,7 @@ def test_a_morph_of_many_targets(tmp_path):
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0}]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0, 4])
 def test_many_nodes_that_show_a_mesh_of_many_parts(tmp_path, monkeypatch, mode):
     monkeypatch.setattr("instant3d.mesh.gltf_budget.BASE", 2**22)
@@ -89,6 +90,7 @@ def test_one_row_replaced_millions_of_times(tmp_path):
     refused_at_once(document.save(tmp_path / "a.gltf"))
 
 
+@pytest.mark.slow
 def test_a_large_buffer_read_for_every_name_of_it_is_read_once(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(2**22))
     document = triangle()
@@ -105,6 +107,7 @@ def test_a_large_buffer_read_for_every_name_of_it_is_read_once(tmp_path):
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_honest_repetition_is_shown(tmp_path):
     """A forest: a thousand copies of a tree of a hundred triangles."""
     rng = np.random.default_rng(0)

@@ -148,6 +148,7 @@ def test_a_mark_at_the_beginning_and_continued_lines_lose_nothing(tmp_path):
     assert len(load(path)[0].faces) == 1
 
 
+@pytest.mark.slow
 def test_many_materials_for_few_faces_are_refused(tmp_path):
     text = TRIANGLE + "".join(f"usemtl {k}\nf 1 2 3\n" for k in range(5000))
     with pytest.raises(TooLarge, match="5000 materials"):

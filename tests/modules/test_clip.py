@@ -42,6 +42,7 @@ def pictures(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_similarities_are_what_transformers_own_logits_are_divided_by_their_scale(folder):
     from PIL import Image
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer

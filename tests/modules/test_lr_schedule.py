@@ -50,6 +50,7 @@ def test_scheduled_falls_over_the_steps_after_the_warmup():
     assert module.rates == pytest.approx([1, 2, 2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5])
 
 
+@pytest.mark.slow
 def test_scheduled_falls_over_seconds_where_a_run_is_given_a_time():
     module = Line(warmup=0, seconds=0.02)
     start = time.monotonic()

@@ -22,6 +22,8 @@ from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.nerf.volume import blended, box_span, even_edges, march, render
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 KINDS = {
     "relu exp": {"density": "exp"},

@@ -30,6 +30,7 @@ def boxes(*bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
     return Formula(lambda points: torch.stack([part.density(points) for part in parts]).amax(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [31, 64, 130, 200])
 @pytest.mark.parametrize("softness", [0.05, 1e-6])
 def test_a_sphere_lies_where_its_density_halves_to_a_tenth_of_a_voxel(resolution, softness):
@@ -65,6 +66,7 @@ def test_vertices_lie_on_the_threshold_of_the_field_that_is_asked_for():
         assert (density - threshold).abs().max() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thickness", [0.03, 0.06])
 def test_a_thin_blade_that_hangs_on_a_body_is_followed_to_its_end(thickness):
     body = ((-0.8, -0.3, -0.3), (-0.3, 0.3, 0.3))
@@ -87,6 +89,7 @@ def labyrinth(thickness: float) -> Formula:
     return Formula(density)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coarsest", [6, 12])
 @pytest.mark.parametrize("thickness", [0.03, 0.1])
 def test_a_labyrinth_is_found_whole_however_coarse_the_search_starts(monkeypatch, thickness, coarsest):
@@ -131,6 +134,7 @@ def test_the_memory_allowed_changes_no_vertex():
     np.testing.assert_array_equal(whole.colors, pieces.colors)
 
 
+@pytest.mark.slow
 def test_a_triplane_gives_the_mesh_of_the_textbook_to_half_a_voxel():
     side = 24
     axis = (torch.arange(side) + 0.5) / side * 2 - 1

@@ -125,6 +125,7 @@ def test_turning_world_and_camera_together_changes_nothing():
     torch.testing.assert_close(after.depth, before.depth, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_views_agree_with_the_textbook_and_with_the_training_renderer():
     triplane, decoder = asymmetric_object()
     field, plain = TriplaneField(triplane, decoder), textbook.TextbookField(triplane, decoder)
@@ -140,6 +141,7 @@ def test_views_agree_with_the_textbook_and_with_the_training_renderer():
     assert (shown.normals * trained.normals).sum(1, keepdim=True)[solid].min() > 0.98
 
 
+@pytest.mark.slow
 def test_a_field_that_starts_from_a_blob_looks_the_same_in_inference_in_training_and_in_the_textbook():
     chance = torch.Generator().manual_seed(0)
     triplane = Triplane(torch.randn(3, 6, 8, 8, generator=chance))
@@ -157,6 +159,7 @@ def test_a_field_that_starts_from_a_blob_looks_the_same_in_inference_in_training
     assert shown.rgb[shown.alpha.expand_as(shown.rgb) > 0.9].max() > 1.1  # nothing has clamped it
 
 
+@pytest.mark.slow
 def test_the_memory_allowed_changes_no_pixel():
     triplane, decoder = asymmetric_object()
     field = TriplaneField(triplane, decoder)

@@ -141,6 +141,7 @@ def test_objects_of_a_batch_do_not_mix():
         torch.testing.assert_close(together[k], TriplaneField(Triplane(planes[k]), decoder)(points[k])[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"activation": "relu"}, {"activation": "silu"}, TEXTS])
 def test_a_field_at_rest_is_the_field(options):
     field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options))

@@ -32,11 +32,13 @@ def directions(count: int = 2000) -> Tensor:
     return F.normalize(torch.randn(count, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
 
 
+@pytest.mark.slow
 def test_a_hull_holds_its_object():
     inside = directions() * torch.linspace(0, 0.97 * RADIUS, 2000)[:, None]
     assert (Hull(ball(structured())).density(inside) == 40.0).all()
 
 
+@pytest.mark.slow
 def test_a_point_seen_beside_the_object_in_one_picture_is_empty():
     cameras = structured()
     # just outside the tangent cone of the first camera, along its image's x axis, but inside the other three's
@@ -45,6 +47,7 @@ def test_a_point_seen_beside_the_object_in_one_picture_is_empty():
     assert Hull(ball(cameras, 192)).density(points).tolist() == [40.0, 0.0]
 
 
+@pytest.mark.slow
 def test_an_off_centre_ball_is_found_where_it_is_and_not_at_its_mirror_images():
     centre = (0.3, -0.2, 0.15)
     hull = Hull(ball(structured(), centre=centre, radius=0.2))
@@ -52,6 +55,7 @@ def test_an_off_centre_ball_is_found_where_it_is_and_not_at_its_mirror_images():
     assert hull.density(torch.tensor([centre, *mirrored])).tolist() == [40.0, 0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_volume_of_the_hull_of_many_views_nears_the_ball_from_above():
     golden = 180 * (3 - math.sqrt(5))
     azimuth = [golden * k for k in range(40)]
@@ -64,6 +68,7 @@ def test_the_volume_of_the_hull_of_many_views_nears_the_ball_from_above():
     assert full * 0.98 < many < full * 1.03 < few
 
 
+@pytest.mark.slow
 def test_the_surface_takes_the_colour_that_the_ball_has_there():
     points = directions()
     points = points[points[:, 2].abs() < 0.4]
@@ -71,6 +76,7 @@ def test_the_surface_takes_the_colour_that_the_ball_has_there():
     assert (rgb - (points / 2 + 0.5)).abs().mean() < 0.02
 
 
+@pytest.mark.slow
 def test_a_view_does_not_paint_what_another_part_of_the_object_hides_from_it():
     cameras = orbit([0.0, 90.0, 180.0, 270.0], 0.0)
     near, far = ball(cameras, centre=(0.5, 0, 0), radius=0.3), ball(cameras, centre=(-0.5, 0, 0), radius=0.3)

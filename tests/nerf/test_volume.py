@@ -167,6 +167,7 @@ def test_evaluation_draws_nothing_and_training_draws_by_its_generator():
     assert not torch.equal(picture(3), picture(4))
 
 
+@pytest.mark.slow
 def test_random_samples_are_right_on_average():
     ray = Rays(torch.tensor([[-3.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]))
 

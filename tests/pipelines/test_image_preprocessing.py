@@ -50,6 +50,7 @@ def extent(alpha):
 CENTRED = [0.3, 0.1, 0.7, 0.9]  # 40 of 50 high, 20 of 50 wide, in the middle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1, 3, 17])
 def test_an_object_of_known_place_ends_in_the_middle_at_the_share_it_was_taught_with(tmp_path, scale):
     image = drawn().resize((120 * scale, 80 * scale), Image.Resampling.NEAREST)
@@ -176,6 +177,7 @@ def test_printers_colours_are_read_as_light(tmp_path):
     np.testing.assert_allclose(rgb[60, 55], np.array(RED) / 255, atol=0.06)
 
 
+@pytest.mark.slow
 def test_colours_under_transparency_do_not_bleed_in(tmp_path):
     """The hidden background is bright green; shrunk, the object's edge must not be."""
     image = drawn(background=(0, 255, 0, 0)).resize((2400, 1600), Image.Resampling.NEAREST)
@@ -308,6 +310,7 @@ def test_a_picture_of_nothing_is_refused(tmp_path, background, complaint):
         image_preprocessing.read(path, ONE_PICTURE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (5000, 30)])
 def test_pictures_of_any_shape_become_a_square(tmp_path, size):
     image = Image.new("RGBA", size, (*RED, 255))

@@ -43,6 +43,7 @@ def model(stage1, stage2) -> TextTo3D:
     return TextTo3D.from_pretrained(stage1, stage2)
 
 
+@pytest.mark.slow
 def test_a_sentence_becomes_a_mesh_that_other_tools_open(model, tmp_path):
     """The network answers its sphere to any views, so the file must hold a sphere of that radius."""
     model("a red fire hydrant", sampling=QUICK, resolution=48).mesh.save(tmp_path / "x.glb")
@@ -50,12 +51,14 @@ def test_a_sentence_becomes_a_mesh_that_other_tools_open(model, tmp_path):
     assert abs(np.linalg.norm(mesh.vertices, axis=1) - RADIUS).max() < 0.03
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_views_and_another_seed_others(model):
     first, again, other = (model.views(["a chair"], [seed], sampling=QUICK)[0] for seed in (3, 3, 4))
     assert torch.equal(first.rgb, again.rgb)
     assert (first.rgb - other.rgb).abs().max() > 0.05
 
 
+@pytest.mark.slow
 def test_views_are_the_tiles_of_the_grid_with_the_structured_cameras(model, stage1):
     grid = GridSampler(Components.load(stage1))(["a chair"], sampling=QUICK, seeds=[5])[0]
     (views,) = model.views(["a chair"], [5], sampling=QUICK)
@@ -63,6 +66,7 @@ def test_views_are_the_tiles_of_the_grid_with_the_structured_cameras(model, stag
     torch.testing.assert_close(views.cameras.cam_to_world, structured().cam_to_world)
 
 
+@pytest.mark.slow
 def test_views_do_not_depend_on_what_is_drawn_beside_them(model):
     together = model.views(["a chair", "a blue bench"], [7, 8], sampling=QUICK)[1]
     alone = model.views(["a blue bench"], [8], sampling=QUICK)[0]

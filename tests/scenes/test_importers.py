@@ -227,6 +227,7 @@ def test_nothing_is_unpickled(tmp_path):
     assert not (tmp_path / "trap").exists()
 
 
+@pytest.mark.slow
 def test_arrays_that_claim_or_hold_too_much_are_refused(tmp_path):
     header = np.lib.format.header_data_from_array_1_0(np.zeros((3, 4))) | {"shape": (10**6, 10**6)}
     zero123(tmp_path / "claims", views("zero123"))

@@ -159,6 +159,7 @@ def without_header(data: bytes) -> bytes:
     return data[:place] + bytes(512) + data[place + 512 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flipped, without_header, lambda data: data[:2000], lambda data: b"", bytes.upper])
 def test_a_damaged_shard_is_named_and_the_others_are_restored(tmp_path, capsys, damage):
     given, packed = damaged(tmp_path, damage)

@@ -379,6 +379,7 @@ def test_a_picture_cut_off_in_the_middle_is_corrupt(tmp_path):
         scenes.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path):
     one_frame(tmp_path)
     stream = io.BytesIO()

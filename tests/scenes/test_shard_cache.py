@@ -106,6 +106,7 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
+@pytest.mark.slow
 def test_folders_tars_and_urls_of_every_kind_teach_stage_2_the_same(folder, packed, server, tmp_path):
     places = [packed, packed.as_uri(), in_memory(packed, "alike2"), server.url, f"{server.url}/"]
     expected = first(loader(folder, tmp_path), COUNT + 2)
@@ -115,6 +116,7 @@ def test_folders_tars_and_urls_of_every_kind_teach_stage_2_the_same(folder, pack
     assert not same(expected[0], expected[1]), "the test would see examples that differ"
 
 
+@pytest.mark.slow
 def test_folders_tars_and_urls_of_every_kind_teach_stage_1_the_same(folder, packed, server, tmp_path):
     places = [folder, packed, packed.as_uri(), in_memory(packed, "alike1"), server.url]
     batches = []
@@ -127,6 +129,7 @@ def test_folders_tars_and_urls_of_every_kind_teach_stage_1_the_same(folder, pack
     assert sorted(batches[0].prompts[:COUNT]) == sorted(f"ball {k}" for k in range(COUNT))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", "packed", "http"])
 def test_two_processes_of_two_workers_see_every_scene_of_an_epoch_once(folder, packed, server, tmp_path, place):
     source = {"folder": folder, "packed": packed, "http": server.url}[place]
@@ -139,6 +142,7 @@ def test_two_processes_of_two_workers_see_every_scene_of_an_epoch_once(folder, p
         assert tars == {f"{k:05d}.tar": 1 for k in range(COUNT // PER_SHARD)}, "each fetched once by four workers"
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_sees_what_it_would_have_seen(packed, server, tmp_path):
     whole = first(loader(packed, tmp_path / "a", window=2), COUNT + 8)
     for step in (1, 5, COUNT + 3):  # another disk, another kind of place
@@ -146,6 +150,7 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen(packed, server, tmp_pat
         assert all(same(*pair) for pair in zip(rest, whole[step : step + 4], strict=True))
 
 
+@pytest.mark.slow
 def test_forked_workers_read_urls_after_their_parent_did(server, tmp_path):
     found = Sources.find([server.url], Shelf(tmp_path, 2**30))
     supply = TrainingScenes(found, 16, DRAWING)
@@ -158,6 +163,7 @@ def test_forked_workers_read_urls_after_their_parent_did(server, tmp_path):
     assert all(same(*pair) for pair in zip(first(batches, COUNT), expected, strict=True))
 
 
+@pytest.mark.slow
 def test_spawned_processes_read_urls(server, tmp_path):
     found = Sources.find([server.url], Shelf(tmp_path, 2**30))
     found.read(0)  # it has open things of its own already, which cannot travel
@@ -165,12 +171,14 @@ def test_spawned_processes_read_urls(server, tmp_path):
         assert pool.map(found.identity, range(COUNT)) == [f"ball{k}" for k in range(COUNT)]
 
 
+@pytest.mark.slow
 def test_lists_of_folders_and_urls_are_one_epoch(folder, server, tmp_path):
     some = [folder / f"{k:02d}" for k in (3, 7)]
     seen = [scene_of(batch) for batch in first(loader([*some, server.url], tmp_path, window=2), COUNT + 2)]
     assert sorted(seen) == sorted([*range(COUNT), 3, 7])
 
 
+@pytest.mark.slow
 def test_one_tar_behind_a_url_is_read_alone(server, tmp_path):
     found = Sources.find([f"{server.url}/00003.tar"], Shelf(tmp_path, 2**30))
     assert [found.read(k).id for k in range(len(found))] == ["ball6", "ball7"]
@@ -289,6 +297,7 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(packed, server, tmp_path)
     assert (server.asked["00000.tar"], server.asked["00001.tar"]) == (2, 2)
 
 
+@pytest.mark.slow
 def test_latents_are_cached_from_a_url(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     model = tiny_sdxl_folder(tmp_path / "model")
@@ -319,6 +328,7 @@ def flipped(content):
 DAMAGE = {"flipped": flipped, "cut": lambda content: content[:3000], "longer": lambda content: content + bytes(10240)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_tar_is_named_in_one_sentence(packed, tmp_path, damage):
     target = copied(packed, tmp_path)
@@ -341,6 +351,7 @@ def test_a_tar_with_fewer_scenes_than_were_packed_is_named(packed, tmp_path):
         first(loader(target, tmp_path), COUNT + 1)
 
 
+@pytest.mark.slow
 def test_a_missing_tar_is_named_before_anything_is_read(packed, tmp_path):
     target = copied(packed, tmp_path)
     (target / "00002.tar").unlink()
@@ -350,6 +361,7 @@ def test_a_missing_tar_is_named_before_anything_is_read(packed, tmp_path):
         first(loader(told.url, tmp_path), COUNT)
 
 
+@pytest.mark.slow
 def test_a_worker_complains_in_one_sentence(packed, tmp_path):
     target = copied(packed, tmp_path)
     (target / "00002.tar").write_bytes(flipped((packed / "00002.tar").read_bytes()))
@@ -368,6 +380,7 @@ def test_a_url_without_an_index_is_named(folder, tmp_path):
         loader("memory://nowhere", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -400,6 +413,7 @@ def test_a_tars_names_lead_nowhere(folder, tmp_path):
         found.read(0, frames=[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "hint"),
     [

@@ -16,6 +16,8 @@ from instant3d.scenes import shards
 from instant3d.stage1 import cache
 from instant3d.stage1.cache import Cache
 
+pytestmark = pytest.mark.slow
+
 WHITE = 1.0
 
 

@@ -51,6 +51,7 @@ def test_weights_that_say_nothing_are_refused(weights):
         Mixture([3, 4], weights)
 
 
+@pytest.mark.slow
 def test_a_batch_depends_on_seed_and_number_alone(cached):
     def batch(**settings):
         data = GridData([str(cached)], batch_size=2, workers=0, **settings)
@@ -61,6 +62,7 @@ def test_a_batch_depends_on_seed_and_number_alone(cached):
     assert not all(torch.equal(batch().mean, batch(seed=seed).mean) for seed in range(1, 9))
 
 
+@pytest.mark.slow
 def test_grids_come_from_scenes_as_they_come_from_the_cache(cached, balls):
     one, two = (
         next(iter(GridData([str(source)], size=64, batch_size=3, workers=0).train_dataloader()))
@@ -75,6 +77,7 @@ def test_grids_come_from_scenes_as_they_come_from_the_cache(cached, balls):
     assert [int(colour.argmax()) for colour in middle] == [("red", "green", "blue").index(n.split()[1]) for n in names]
 
 
+@pytest.mark.slow
 def test_learning_from_both_kinds_at_once_is_refused(cached, balls):
     with pytest.raises(ValueError, match="not from both"):
         GridData([str(cached), str(balls)], workers=0).train_dataloader()
@@ -104,6 +107,7 @@ def captions(sources, mixture, count):
     return [sources[which].grids[sources[which].rows[index]]["caption"] for which, index in shown]
 
 
+@pytest.mark.slow
 def test_favoured_names_make_up_their_share_each_as_often_as_another(tmp_path):
     write_balls(tmp_path / "scenes", prefix="one-")
     for k, caption in enumerate(["a cube", "a blue cube", "a huge blue cube", "the cubes"]):

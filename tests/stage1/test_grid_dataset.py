@@ -12,6 +12,7 @@ from instant3d.utils.errors import sentence
 from instant3d.utils.progress import Progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_views_and_captions_come_in_the_order_of_the_folders(tmp_path, workers):
     names = ["green", "red", "blue"]
@@ -25,6 +26,7 @@ def test_views_and_captions_come_in_the_order_of_the_folders(tmp_path, workers):
     assert (views[..., 8, 8] - expected[:, None]).abs().max() <= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_scene_without_a_caption_is_named_in_one_sentence(tmp_path, workers):
     scenes.write(tmp_path / "mute", ball_views((0.5, 0.5, 0.5)))

@@ -17,6 +17,7 @@ def dark(kind: str, size: int, sigma: float = 0.1) -> torch.Tensor:
     return 1 - unpack(start_image(kind, size, sigma))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.2])
 def test_the_blob_is_a_gaussian_of_the_tile(sigma):
     tile = dark("blob", 256, sigma)[3, 1].double()

@@ -52,6 +52,7 @@ def theirs(components, prompts, sampling, latents, **settings):
     ).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
     ("sampling", "negative"),
@@ -76,6 +77,7 @@ def test_the_latents_are_those_of_diffusers_own_pipeline(components, tmp_path, k
     torch.testing.assert_close(ours, expected, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_pictures_are_those_of_diffusers_own_pipeline(components, sampler):
     from diffusers.image_processor import VaeImageProcessor
 
@@ -108,6 +110,7 @@ def knowing(components, clean, kind="epsilon"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm++"])
 @pytest.mark.parametrize("steps", [1, 15, 61])  # 61 and 15 do not divide 1000
@@ -126,6 +129,7 @@ def test_a_network_that_knows_the_answer_ends_there(components, kind, name, step
     assert seen[-1] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [7, 30])
 def test_ddim_and_euler_take_the_same_way(sampler, steps):
     """Without noise of its own, DDIM is Euler's method in another scaling (Song et al. 2021, section 4.3)."""
@@ -137,6 +141,7 @@ def test_ddim_and_euler_take_the_same_way(sampler, steps):
     torch.testing.assert_close(ddim, euler, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddim", "euler"])
 @pytest.mark.parametrize("first", [None, 400])
 def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sampler, name, first):
@@ -154,6 +159,7 @@ def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sample
     torch.testing.assert_close(x.var(0).mean(), 1 - abar, rtol=0.02, atol=0)
 
 
+@pytest.mark.slow
 def test_a_grid_depends_on_its_own_prompt_and_seed_alone(components, sampler):
     text, nothing = sampler.encode(PROMPTS)
     sampling = Sampling(4)
@@ -166,12 +172,14 @@ def test_a_grid_depends_on_its_own_prompt_and_seed_alone(components, sampler):
     )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_another_picture(sampler):
     first, again, other = (sampler(PROMPTS[:1], sampling=Sampling(3), seeds=[seed]) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_grids_are_pictures_one_a_prompt_and_repeated_prompts_differ_by_their_seeds(sampler):
     grids = sampler([PROMPTS[0], PROMPTS[1], PROMPTS[0]], sampling=Sampling(2))
     assert grids.shape == (3, 3, 64, 64)
@@ -181,6 +189,7 @@ def test_grids_are_pictures_one_a_prompt_and_repeated_prompts_differ_by_their_se
     assert not torch.allclose(grids[0], grids[2], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_drawing_in_turns_changes_no_picture_and_counts_every_step(components, sampler):
     counted = []
     turns = GridSampler(components, at_once=2)
@@ -220,6 +229,7 @@ def test_full_rescaling_gives_back_the_spread_before_guidance():
     torch.testing.assert_close(half, (plain + full) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [999, 980, 60])
 def test_any_number_of_steps_visits_as_many_noise_levels_and_no_other(first):
     every = schedule(SIZES["scheduler"], "ddim").alphas_cumprod
@@ -259,6 +269,7 @@ def test_what_cannot_be_sampled_is_explained(sampler, sampling, seeds, complaint
         sampler(PROMPTS, sampling=sampling, seeds=seeds)
 
 
+@pytest.mark.slow
 def test_half_precision_inside_a_float32_network_changes_little(sampler, monkeypatch):
     plain = sampler(PROMPTS, sampling=Sampling(4))
     monkeypatch.setattr("instant3d.stage1.sampler.fast_dtype", lambda: torch.bfloat16)
@@ -267,6 +278,7 @@ def test_half_precision_inside_a_float32_network_changes_little(sampler, monkeyp
     assert (plain - rough).abs().mean() < 0.02
 
 
+@pytest.mark.slow
 def test_half_weights_draw_nearly_the_same_from_latents_in_float32(components, sampler):
     halved = dataclasses.replace(
         components, unet=copy.deepcopy(components.unet).bfloat16(), vae=copy.deepcopy(components.vae).bfloat16()

@@ -63,6 +63,7 @@ def views_of(root: Path) -> pretrain.CaptionedViews:
     return pretrain.CaptionedViews(*train_tiny_sdxl.read_views(sorted((root / "scenes").iterdir()), SIDE))
 
 
+@pytest.mark.slow
 def test_plain_diffusers_opens_what_was_made(made):
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(made / "base")
     assert pipeline.vae_scale_factor * pipeline.unet.config.sample_size == 2 * SIDE
@@ -79,11 +80,13 @@ def test_demo_config_gives_the_bundled_sizes():
     assert counts == [22_816_552, 4_348_643]  # of checkpoints/stage1-demo
 
 
+@pytest.mark.slow
 def test_the_words_of_the_captions_lie_beside_the_tokenizer(made):
     listed = (made / "base" / "tokenizer" / "caption_words.txt").read_text()
     assert listed == "ball\t3\nblue\t1\ngreen\t1\nred\t1\n"
 
 
+@pytest.mark.slow
 def test_latents_leave_the_vae_with_a_standard_deviation_of_one(made):
     parts = Components.load(made / "base", parts=("vae",))
     images = views_of(made).views.flatten(0, 1).float() / 127.5 - 1
@@ -92,6 +95,7 @@ def test_latents_leave_the_vae_with_a_standard_deviation_of_one(made):
     assert float(latents.std()) == pytest.approx(1, abs=0.1)  # measured on other draws of the same views
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again(made, monkeypatch):
     def refuse(*_):
         raise AssertionError("trained a second time")
@@ -104,6 +108,7 @@ def test_what_is_there_is_not_made_again(made, monkeypatch):
     assert torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_vae_training_halves_the_error_of_its_images(made):
     torch.manual_seed(0)
     data = views_of(made)
@@ -121,6 +126,7 @@ def test_vae_training_halves_the_error_of_its_images(made):
     assert error() < before / 2
 
 
+@pytest.mark.slow
 def test_text_training_tells_captions_apart(made, capsys):
     torch.manual_seed(0)
     parts = Components.load(made / "base", parts=("tokenizer_2", "text_encoder_2"))

@@ -78,6 +78,7 @@ def test_a_foreground_window_shows_the_object():
     assert (cut.alpha[:, 0, 8, 8] > 0.5).all()
 
 
+@pytest.mark.slow
 def test_an_example_depends_on_its_number_and_seed_alone(folder):
     def supply(seed):
         return TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=16, zoom=(32, 64)), seed)

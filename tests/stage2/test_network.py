@@ -29,6 +29,7 @@ def ball_views(radius=0.5, centre=(0.0, 0.0, 0.0), size=64):
     return Views(alpha.expand(-1, 3, -1, -1), alpha, cameras)
 
 
+@pytest.mark.slow
 def test_the_papers_network_has_the_size_that_its_widths_imply():
     with torch.device("meta"):
         network = Reconstructor()

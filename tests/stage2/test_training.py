@@ -46,6 +46,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_two_objects_are_learnt_by_heart_in_a_minute(folder):
     torch.manual_seed(0)
     module = Stage2(Architecture(**TINY), marching=Marching(24, 16), perceptual_weights=None)
@@ -96,6 +97,7 @@ def command(folder, run, steps, *more):
     return ["fit", "stage2", "-c", str(run / "run.yaml"), *more]
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     straight = training_runs.start(command(folder, whole, 8))
@@ -112,6 +114,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path)
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_agree(folder, tmp_path):
     args = command(folder, tmp_path, 2, "--trainer.devices=2", "--trainer.strategy=ddp")
     assert training_runs.start(args).wait() == 0
@@ -119,6 +122,7 @@ def test_two_processes_train_and_agree(folder, tmp_path):
     assert content["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_an_exported_checkpoint_is_the_averaged_network(folder, tmp_path):
     fit.main(command(folder, tmp_path, 2))
     network = fit.export(fit.newest_checkpoint(tmp_path), tmp_path / "export")
@@ -130,6 +134,7 @@ def test_an_exported_checkpoint_is_the_averaged_network(folder, tmp_path):
     torch.testing.assert_close(again.decoder.last.weight, network.decoder.last.weight, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_predictions_are_assets_that_can_be_rendered(folder, tmp_path):
     fit.main(command(folder, tmp_path, 2))
     options = [f'--data.test=["{folder}"]', "--ckpt_path", str(tmp_path), "--triplanes.output", str(tmp_path / "out")]
@@ -142,6 +147,7 @@ def test_predictions_are_assets_that_can_be_rendered(folder, tmp_path):
     torch.testing.assert_close(planes[1], network.triplane(views).planes[0].detach(), atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_going_on_without_a_checkpoint_is_refused_in_one_sentence(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="instant3d fit"):
         fit.main(command(folder, tmp_path, 2, "--ckpt_path", "last"))
@@ -155,6 +161,7 @@ def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_as_the_plain_one(folder, monkeypatch):
     module = Stage2(Architecture(**TINY), marching=Marching(8, 0), perceptual_weights=None, torch_compile=True)
     example = TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=16, zoom=(16, 32)))[0][None]

@@ -10,6 +10,8 @@ import pytest
 from instant3d.cli.main import main
 from instant3d.training import arguments, fit
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 OURS = ("--model", "--data", "--scenes", "--triplanes")
 

@@ -66,6 +66,7 @@ def test_a_file_that_is_no_weights_is_called_what_it_is(tmp_path, content, becau
         assert not any(word in str(caught.value) for word in ADVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [pickled, archived])
 def test_a_pickle_that_would_run_a_program_is_refused_by_name_and_never_run(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)

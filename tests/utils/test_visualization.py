@@ -68,6 +68,7 @@ def test_an_animation_has_a_format_that_moves(tmp_path):
         visualization.animation(flat_frames(), tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_a_sheet_holds_every_picture_unchanged_in_its_row_and_column(tmp_path):
     pictures = torch.rand(3, 3, 20, 30, generator=torch.Generator().manual_seed(0))
     rows = [visualization.Row("first", pictures, ["a", "b", "c"]), visualization.Row("second", pictures.flip(0)[:2])]

@@ -190,6 +190,7 @@ def blip2(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["", "a red"])
 def test_a_caption_is_what_transformers_own_beam_search_puts_after_the_prompt(blip2, prompt):
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
@@ -208,6 +209,7 @@ def test_a_caption_is_what_transformers_own_beam_search_puts_after_the_prompt(bl
     assert any(found)
 
 
+@pytest.mark.slow
 def test_a_network_writes_what_its_views_agree_on_and_goes_on_where_it_was(blip2, place, monkeypatch, capsys):
     said = []
 
@@ -229,6 +231,7 @@ def test_a_network_writes_what_its_views_agree_on_and_goes_on_where_it_was(blip2
     assert "1 captions written, 2 scenes had one already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_blip2_is_refused_in_a_sentence(place, tmp_path, capsys):
     assert run("blip2", place, "--model", tmp_path) == 2
     assert "neither a folder with a whole BLIP-2" in capsys.readouterr().err

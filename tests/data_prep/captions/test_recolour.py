@@ -55,6 +55,7 @@ def test_a_colour_drawn_for_an_object_keeps_its_name_and_never_changes():
         assert recolour.drawn(name, "object_0") == recolour.drawn(name, "object_0")
 
 
+@pytest.mark.slow
 def test_captions_say_the_new_colour_in_place_of_the_old(source, tmp_path):
     found = run(source, tmp_path / "out")
     assert len(found) == 3 * (1 + len(recolour.COLOURS))
@@ -64,6 +65,7 @@ def test_captions_say_the_new_colour_in_place_of_the_old(source, tmp_path):
     assert found["c"] == "an apple"
 
 
+@pytest.mark.slow
 def test_pairs_of_a_list_are_never_painted_not_even_under_a_longer_name(source, tmp_path):
     scenes.write(source / "d", two_tone(), caption="wooden chair")
     (tmp_path / "list.txt").write_text("# held out\na red chair\n")
@@ -72,6 +74,7 @@ def test_pairs_of_a_list_are_never_painted_not_even_under_a_longer_name(source, 
     assert {"a-blue", "d-blue", "b-red"} <= set(found)  # an armchair is another word
 
 
+@pytest.mark.slow
 def test_only_named_objects_and_only_the_first_frames_are_kept_when_asked(source, tmp_path):
     (tmp_path / "names.txt").write_text("apple\n")
     found = run(source, tmp_path / "out", "--only", tmp_path / "names.txt", "--frames", "2")
@@ -79,6 +82,7 @@ def test_only_named_objects_and_only_the_first_frames_are_kept_when_asked(source
     assert len(scenes.names(tmp_path / "out" / "c-red")) == 2
 
 
+@pytest.mark.slow
 def test_a_few_colours_for_each_object_are_not_the_same_for_all(source, tmp_path):
     found = run(source, tmp_path / "out", "--colours", "3")
     colours = {name: {key.split("-")[1] for key in found if key.startswith(f"{name}-")} for name in "abc"}
@@ -93,6 +97,7 @@ def test_captions_are_read_without_a_look_at_the_images(source, tmp_path):
     assert [job.caption for job in found] == ["a red chair", "an armchair", "an apple"]
 
 
+@pytest.mark.slow
 def test_a_second_run_paints_nothing_anew(source, tmp_path):
     run(source, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/transforms.json")}

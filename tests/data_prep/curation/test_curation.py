@@ -58,6 +58,7 @@ def words_for(points: Features, count: int, good) -> dict[str, str]:
     return {points.ids[k]: "good" if good(points.vectors[k].mean(0)) else "bad" for k in range(count)}
 
 
+@pytest.mark.slow
 def test_features_are_those_of_transformers_whole_clip(clip):
     from transformers import CLIPImageProcessor, CLIPModel
 
@@ -79,6 +80,7 @@ def test_scenes_in_folders_and_in_tars_are_seen_alike(clip, folder, tmp_path):
     assert loose.vectors.shape == (4, 1, 12)
 
 
+@pytest.mark.slow
 def test_the_mean_of_a_scene_is_the_direction_of_its_views_mean(clip, folder, tmp_path):
     encoder = ImageEncoder.from_pretrained(clip)
     mean = extended(tmp_path / "a.safetensors", folder, encoder).vectors.float()
@@ -95,6 +97,7 @@ def test_what_is_transparent_is_seen_as_white_and_oblong_pictures_are_widened(fo
     assert pictures[0, :, 12, 12].tolist() == [0, 0, 1]
 
 
+@pytest.mark.slow
 def test_interrupted_work_goes_on_and_ends_as_if_it_had_not_been(clip, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "PER_PART", 2)
     monkeypatch.setattr(features, "BATCH", 1)
@@ -140,6 +143,7 @@ def test_a_damaged_file_of_features_is_refused_in_a_sentence(tmp_path):
         feature_store.load(tmp_path / "none.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 3])
 def test_a_ranking_finds_the_direction_that_labels_were_given_by(views):
     points = cloud(400, views)
@@ -155,6 +159,7 @@ def test_a_ranking_finds_the_direction_that_labels_were_given_by(views):
     assert (trust.good + trust.bad, [place.rank for place in places]) == (150, list(range(1, 401)))
 
 
+@pytest.mark.slow
 def test_labels_that_mean_nothing_are_not_trusted():
     points = cloud(200)
     coin = torch.randint(2, (200,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -163,6 +168,7 @@ def test_labels_that_mean_nothing_are_not_trusted():
     assert trust.guess == pytest.approx(max(sum(coin), 200 - sum(coin)) / 200)
 
 
+@pytest.mark.slow
 def test_good_and_bad_exchanged_turn_the_ranking_around():
     points = cloud(60)
     labels = words_for(points, 40, lambda mean: mean[1] > 0)
@@ -292,6 +298,7 @@ def test_scenes_that_cannot_be_listed_are_told_and_the_others_taken(folder, tmp_
     assert sorted(where.rpartition("/")[2] for where, _ in broken) == ["broken", "line", "twice"]
 
 
+@pytest.mark.slow
 def test_the_commands_lead_from_scenes_to_a_list_that_stage_1_reads(clip, tmp_path, capsys):
     place, dark = tmp_path / "scenes", 0.3
     for k in range(8):

@@ -10,6 +10,8 @@ from data_prep.curation import labelling, scene_index
 from data_prep.curation.__main__ import main
 from data_prep.manifests import id_lists
 
+pytestmark = pytest.mark.slow
+
 EVIL = '</script><img src=x onerror="document.title=1"><b>"&\'</b> \u2028 ${1} $data'
 NAMES = ("a", "b", "c", "d")
 

@@ -21,6 +21,8 @@ from data_prep.demo_weights.running import Record, Run, Step
 from data_prep.procedural import generate
 from instant3d.pipelines.text_to_3d import TextTo3D
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 TRAINING = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3}

@@ -13,6 +13,8 @@ import pytest
 
 from data_prep.execution import locked_tempdir, process_limits, process_pool
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(odd_jobs.__file__).parent
 
 

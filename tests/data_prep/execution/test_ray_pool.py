@@ -13,6 +13,8 @@ from data_prep.execution import process_limits, ray_pool
 from data_prep.rendering import render
 from instant3d.mesh import Mesh
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray", reason="ray is not installed: pip install 'instant3d[ray]'")
 
 

@@ -49,6 +49,7 @@ def test_scenes_and_the_tars_that_they_are_packed_into_tell_the_same(folder, tmp
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_painted_scene_keeps_its_authors_name_and_licence(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(process_pool, "run", no_crew.run)
     document = json.loads((folder / "s0" / "transforms.json").read_text()) | {"colors": [["red", 1.0]]}
@@ -62,6 +63,7 @@ def test_a_painted_scene_keeps_its_authors_name_and_licence(folder, tmp_path, mo
     }
 
 
+@pytest.mark.slow
 def test_a_cache_keeps_the_credit_of_every_grid_though_its_making_was_interrupted(folder, tmp_path, monkeypatch):
     model = tiny_sdxl_folder(tmp_path / "model")
     monkeypatch.setattr(cache, "MAX_SHARD_ITEMS", 2)

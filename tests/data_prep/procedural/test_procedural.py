@@ -60,6 +60,7 @@ def digest(seeds):
 # --- the same on every machine
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_object_in_any_process():
     script = "from tests.data_prep.procedural.test_procedural import digest; print(digest(range(12)))"
     environment = os.environ | {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
@@ -68,6 +69,7 @@ def test_a_seed_gives_the_same_object_in_any_process():
     assert found.stdout.strip() == digest(range(12))
 
 
+@pytest.mark.slow
 def test_seeds_mean_what_they_meant_when_weights_were_trained_on_them():
     uncut = [seed for seed in range(40) if "cut by" not in generate.generate(seed).caption]
     assert digest(uncut) == "6214549c74dbc01847a1cab0b8ce69d82fc2463e35ab9c76d5c40044e99f40ff"
@@ -173,6 +175,7 @@ def test_random_rotations_are_rotations():
 # --- objects
 
 
+@pytest.mark.slow
 def test_objects_just_fit_the_unit_sphere(things):
     for thing in things:
         points = np.concatenate([part.shape.vertices for part in thing.parts])
@@ -180,6 +183,7 @@ def test_objects_just_fit_the_unit_sphere(things):
         np.testing.assert_allclose(points.min(0), -points.max(0), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_every_solid_is_closed_and_faces_outwards(things):
     for thing in things:
         loose = list(thing.parts)
@@ -192,6 +196,7 @@ def test_every_solid_is_closed_and_faces_outwards(things):
             assert mesh.volume > 0
 
 
+@pytest.mark.slow
 def test_every_shape_that_is_named_shows_outside_the_others(things):
     scattered = [t for t in things if not any(word in t.caption for word in (" with ", "cut by", "wireframe"))]
     checked = 0
@@ -204,6 +209,7 @@ def test_every_shape_that_is_named_shows_outside_the_others(things):
     assert checked > 15
 
 
+@pytest.mark.slow
 def test_each_family_of_objects_comes_as_often_as_meant():
     captions = [generate.generate(seed).caption for seed in range(200)]
     cut = np.mean(["cut by" in caption for caption in captions])
@@ -213,6 +219,7 @@ def test_each_family_of_objects_comes_as_often_as_meant():
     assert scattered * 0.13 < wired < scattered * 0.27
 
 
+@pytest.mark.slow
 def test_no_two_of_many_seeds_are_alike(things):
     assert len({thing.caption for thing in things}) > 0.95 * len(things)
 
@@ -246,11 +253,13 @@ def assert_colours_are_true(texture):
         assert counts[shown == name].sum() > 0.04 * len(pixels), (texture.words, name)
 
 
+@pytest.mark.slow
 def test_colours_named_are_the_colours_seen(things):
     for texture in {part.texture.words: part.texture for thing in things for part in thing.parts}.values():
         assert_colours_are_true(texture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", textures.PATTERNS, ids=lambda pattern: pattern.__name__)
 def test_patterns_show_the_colours_that_they_name(pattern):
     for seed in range(12):
@@ -284,6 +293,7 @@ def singular(phrase):
     return " ".join([*words, back.get(last, last.removesuffix("s"))])
 
 
+@pytest.mark.slow
 def test_captions_count_what_is_there(things):
     counted = 0
     for thing in things:
@@ -297,6 +307,7 @@ def test_captions_count_what_is_there(things):
     assert counted > 300
 
 
+@pytest.mark.slow
 def test_captions_of_scattered_shapes_name_every_part(things):
     for thing in things:
         named = [part for part in thing.parts if part.noun]
@@ -308,6 +319,7 @@ def test_captions_of_scattered_shapes_name_every_part(things):
             assert sum(number for number, _ in counts_in(thing.caption)) == len(named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("assembly", ASSEMBLIES, ids=lambda assembly: assembly.__name__)
 def test_an_assembly_stands_on_its_own(assembly):
     for seed in range(3):

@@ -221,6 +221,7 @@ def test_a_broken_object_costs_no_other_and_is_told(objects, tmp_path, capsys):
     assert "3 objects failed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same_manifest_as_none(objects, tmp_path, monkeypatch):
     several = run(objects, tmp_path / "several", "--workers", 2)
     monkeypatch.setattr(process_pool, "run", no_crew.run)

@@ -34,7 +34,10 @@ def reason_to_skip():
     return ""
 
 
-pytestmark = pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or "Blender is there")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or "Blender is there"),
+]
 UPRIGHT = trimesh.transformations.rotation_matrix(0.7, (1, 2, 3))
 
 

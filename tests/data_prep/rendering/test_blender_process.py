@@ -26,6 +26,7 @@ def ask(process, what, timeout_s=20.0, max_memory=None):
     return process.ask({"device": what}, [["uint8", [2, 3]]], timeout_s=timeout_s, max_memory=max_memory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "limits", "error", "because"),
     [

@@ -26,6 +26,8 @@ from instant3d import scenes
 from instant3d.cameras import structured
 from instant3d.mesh import Mesh
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 SMALL = Plan(size=24, random_views=2)
 TINY = Plan(size=16, random_views=0, depth=False)

@@ -54,6 +54,7 @@ def bytes_of(views, index=0):
     return (views.rgb[index] * 255).round().int().permute(1, 2, 0).numpy()
 
 
+@pytest.mark.slow
 @each_backend
 def test_a_ball_covers_the_disc_that_geometry_says(backend):
     radius, distance, size = 0.7, 2.5, 96
@@ -274,6 +275,7 @@ def test_views_take_the_shape_of_their_cameras(backend):
     torch.testing.assert_close(one.depth, views.depth[1, 2], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @needs_opengl
 def test_both_renderers_agree():
     noise = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).repeat(8, 0).repeat(8, 1)
@@ -299,6 +301,7 @@ def test_both_renderers_agree():
     assert ((gl.normals - rays.normals).abs().amax(1, keepdim=True)[met] > 1e-3).float().mean() < 5e-3
 
 
+@pytest.mark.slow
 @each_backend
 def test_a_map_that_is_not_asked_for_is_not_drawn(backend, monkeypatch):
     def drawn(*maps):

@@ -69,6 +69,7 @@ def test_both_ends_of_a_ranking_are_shown(place, tmp_path, monkeypatch):
     assert [(t.id, t.remark) for t in (*facts.best, *facts.worst)] == [("b", "+0.00"), ("c", "-3.00")]
 
 
+@pytest.mark.slow
 def test_the_page_shows_in_a_browser_with_hostile_words_as_words(place, tmp_path):
     patients, findings = check.check_up([place], jobs=1)
     (tmp_path / "doctor.json").write_text(json.dumps(check.report(patients, findings)))

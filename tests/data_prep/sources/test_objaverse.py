@@ -151,6 +151,7 @@ def test_the_same_command_again_asks_for_nothing_and_writes_the_same_bytes(serve
     assert capsys.readouterr().out.endswith("0 new; 3 there already; not taken: 1 under CC-BY-NC-4.0\n")
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_and_what_it_left_half_written_is_mended(served_dataset, tmp_path):
     last = served_dataset.object_path(uid(4))
     served_dataset.held[last] = threading.Event()
@@ -340,6 +341,7 @@ def xl(served_dataset, tmp_path, monkeypatch):
     return {"pot": sha(pot), "relic": sha(relic)}
 
 
+@pytest.mark.slow
 def test_objects_of_objaverse_xl_come_from_all_its_sources(xl, served_dataset, tmp_path, waits, capsys):
     out = tmp_path / "data" / "objects.jsonl"
     command = ["objaverse-xl", "--all", "--retries", "1", "--jobs", "2", "-o", str(out)]
@@ -365,6 +367,7 @@ def test_objects_of_objaverse_xl_come_from_all_its_sources(xl, served_dataset, t
     assert served_dataset.asked["/relic.glb"] == asked
 
 
+@pytest.mark.slow
 def test_a_repository_that_a_kill_left_half_copied_is_fetched_anew(xl, served_dataset, tmp_path, waits):
     out = tmp_path / "data" / "objects.jsonl"
     half = out.parent / "objaverse" / "github" / "repos" / "potter" / "pots"
@@ -374,6 +377,7 @@ def test_a_repository_that_a_kill_left_half_copied_is_fetched_anew(xl, served_da
     assert set(rows(out)) == {xl["pot"]}
 
 
+@pytest.mark.slow
 def test_a_table_that_a_kill_left_half_written_is_fetched_anew(xl, served_dataset, tmp_path):
     table = tmp_path / "data" / "objaverse" / "sketchfab" / "sketchfab.parquet"
     table.parent.mkdir(parents=True)
@@ -383,6 +387,7 @@ def test_a_table_that_a_kill_left_half_written_is_fetched_anew(xl, served_datase
     assert set(rows(out)) == {uid(0)}
 
 
+@pytest.mark.slow
 def test_a_silent_connection_ends(served_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.sources.objaverse.SILENCE_S", 0.3)
     silent = served_dataset.object_path(uid(1))

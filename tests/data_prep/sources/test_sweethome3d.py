@@ -223,6 +223,7 @@ def test_nothing_is_written_or_read_outside_of_a_models_folder(tmp_path, out, mo
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.slow
 def test_a_size_that_lies_is_not_unpacked_beyond_what_it_says(tmp_path, out):
     path = library(tmp_path / "a.sh3f", {}, {}, files={"m/2/LICENSE.txt": b"x" * 50_000_000})
     size, lie = (50_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")

@@ -110,6 +110,7 @@ def test_larger_pictures_are_averaged_down_and_their_gradient_comes_back():
     assert float(large.grad.sum()) == pytest.approx(2 * 3 * 4 * 4)
 
 
+@pytest.mark.slow
 def test_the_schedule_is_stable_diffusions():
     diffusers = pytest.importorskip("diffusers")
     told = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)

@@ -58,6 +58,7 @@ def same(found, wanted, names=NETWORKS):
             torch.testing.assert_close(tensor, weights[key], msg=f"{name} {key}")
 
 
+@pytest.mark.slow
 def test_files_marked_fp16_are_read_where_there_are_no_others(original, folder):
     mark_half(folder)
     parts = Components.load(folder)
@@ -65,6 +66,7 @@ def test_files_marked_fp16_are_read_where_there_are_no_others(original, folder):
     torch.testing.assert_close(parts.unet.conv_in.weight, original[0].unet.conv_in.weight.half().float())
 
 
+@pytest.mark.slow
 def test_of_two_precisions_the_one_asked_for_is_read(original, folder):
     full = load_file(folder / "unet" / WEIGHTS["unet"])
     marked = {key: torch.ones_like(tensor).half() for key, tensor in full.items()}
@@ -73,6 +75,7 @@ def test_of_two_precisions_the_one_asked_for_is_read(original, folder):
     same(Components.load(folder, parts=["unet"]), original[0], ["unet"])
 
 
+@pytest.mark.slow
 def test_weights_in_several_files_are_read_and_a_missing_one_is_named(original, folder):
     original[0].unet.save_pretrained(folder / "unet", max_shard_size="300KB")
     (folder / "unet" / WEIGHTS["unet"]).unlink()
@@ -84,6 +87,7 @@ def test_weights_in_several_files_are_read_and_a_missing_one_is_named(original, 
         Components.load(folder, parts=["unet"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_half_downloaded_weights_are_refused(folder, name):
     path = folder / name / WEIGHTS[name]
@@ -105,6 +109,7 @@ def test_weights_that_could_run_code_are_never_opened(folder, name):
         Components.load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_that_lack_a_tensor_or_have_it_in_another_shape_are_refused(folder, name):
     path = folder / name / WEIGHTS[name]
@@ -117,6 +122,7 @@ def test_weights_that_lack_a_tensor_or_have_it_in_another_shape_are_refused(fold
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_part_whose_folder_is_missing_or_empty_is_named(folder, name):
     shutil.rmtree(folder / name)
@@ -127,6 +133,7 @@ def test_a_part_whose_folder_is_missing_or_empty_is_named(folder, name):
         (folder / name).mkdir(exist_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json"])
 def test_settings_that_are_no_json_are_refused(folder, file):
     (folder / file).write_text("{")
@@ -140,6 +147,7 @@ def test_another_kind_of_model_is_refused_by_its_own_word(folder):
         Components.load(folder)
 
 
+@pytest.mark.slow
 def test_a_unet_without_sizes_and_summary_is_refused(folder):
     plain = {key: value for key, value in SIZES["unet"].items() if "add" not in key and "projection_class" not in key}
     make("unet", plain).save_pretrained(folder / "unet")
@@ -147,6 +155,7 @@ def test_a_unet_without_sizes_and_summary_is_refused(folder):
         Components.load(folder, parts=["unet", "scheduler"])
 
 
+@pytest.mark.slow
 def test_parts_that_do_not_fit_together_are_refused(folder, tmp_path):
     def built(**changed):
         sizes = {name: {**SIZES[name], **changed.get(name, {})} for name in SIZES}
@@ -188,6 +197,7 @@ def test_the_hub_out_of_reach_is_one_clear_sentence(monkeypatch, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_downloaded_model_is_found_offline_whatever_its_precision(original, folder, monkeypatch, tmp_path):
     cached(monkeypatch, tmp_path / "cache", "someone/full", original[1])
     same(Components.load("someone/full", dtype=torch.float32), original[0])
@@ -198,6 +208,7 @@ def test_a_downloaded_model_is_found_offline_whatever_its_precision(original, fo
     assert Components.load("someone/half").unet.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_sdxl_in_float16_gets_the_vae_that_does_not_overflow(original, folder, monkeypatch, tmp_path):
     mark_half(folder)
     change(folder / "vae" / "config.json", force_upcast=True)
@@ -226,10 +237,12 @@ def single(original, folder):
     return folder / "sd_xl_tiny.safetensors"
 
 
+@pytest.mark.slow
 def test_one_file_of_all_weights_is_the_same_model(original, single):
     same(Components.load(single), original[0])
 
 
+@pytest.mark.slow
 def test_only_the_parts_asked_for_are_read_from_one_file(original, single):
     for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae"):
         shutil.rmtree(single.parent / name)
@@ -239,6 +252,7 @@ def test_only_the_parts_asked_for_are_read_from_one_file(original, single):
     assert parts.scheduler.config.prediction_type == "epsilon"
 
 
+@pytest.mark.slow
 def test_one_file_without_its_settings_says_what_to_do(single, monkeypatch, tmp_path, original):
     from huggingface_hub import constants
 
@@ -251,6 +265,7 @@ def test_one_file_without_its_settings_says_what_to_do(single, monkeypatch, tmp_
     same(Components.load(alone), original[0])
 
 
+@pytest.mark.slow
 def test_one_file_of_something_else_or_in_part_is_refused(single):
     weights = load_file(single)
     lora = single.parent / "lora.safetensors"

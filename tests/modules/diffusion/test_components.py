@@ -31,6 +31,7 @@ def asked(unet, *, seed=0):
         return unet(latents, 500, tokens, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_loaded_unchanged(saved):
     parts, folder = saved
     again = Components.load(folder / "full")
@@ -44,6 +45,7 @@ def test_what_is_saved_is_loaded_unchanged(saved):
     torch.testing.assert_close(encode(again, PROMPT).tokens, encode(parts, PROMPT).tokens)
 
 
+@pytest.mark.slow
 def test_plain_diffusers_opens_a_saved_model_and_draws_the_same(saved):
     from diffusers import StableDiffusionXLPipeline
 
@@ -59,6 +61,7 @@ def test_plain_diffusers_opens_a_saved_model_and_draws_the_same(saved):
     torch.testing.assert_close(own(PROMPT, generator=torch.Generator().manual_seed(0), **settings).images, drawn)
 
 
+@pytest.mark.slow
 def test_the_first_text_encoder_is_saved_under_the_names_that_older_libraries_read(saved):
     from safetensors import safe_open
 
@@ -68,6 +71,7 @@ def test_the_first_text_encoder_is_saved_under_the_names_that_older_libraries_re
         assert (saved[1] / "full" / "tokenizer" / name).is_file()
 
 
+@pytest.mark.slow
 def test_saving_in_half_precision_leaves_the_model_itself_alone(saved, tmp_path):
     from safetensors.torch import load_file
 
@@ -85,6 +89,7 @@ def test_saved_weights_are_as_readable_as_their_settings(saved):
     assert len(modes) == 1
 
 
+@pytest.mark.slow
 def test_a_saved_model_does_not_tell_where_it_was_loaded_from(saved, tmp_path):
     folder = saved[1] / "full"
     Components.load(folder).save(tmp_path / "again")
@@ -102,6 +107,7 @@ def test_an_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_networks_come_in_the_precision_asked_for_ready_to_use(saved):
     parts = Components.load(saved[1] / "full", dtype=torch.bfloat16)
     for name in NETWORKS:
@@ -109,6 +115,7 @@ def test_networks_come_in_the_precision_asked_for_ready_to_use(saved):
         assert not getattr(parts, name).training
 
 
+@pytest.mark.slow
 def test_a_vae_that_overflows_in_float16_stays_in_float32(tmp_path):
     parts = tiny_sdxl(tmp_path / "tokenizer")
     parts.vae.register_to_config(force_upcast=True)
@@ -141,6 +148,7 @@ def test_sizes_in_pixels_are_those_of_what_the_vae_makes(saved):
     assert picture.shape[-1] == parts.grid_size == 8 * parts.vae_factor
 
 
+@pytest.mark.slow
 def test_loading_prints_nothing(saved, capfd):
     Components.load(saved[1] / "full")
     assert capfd.readouterr() == ("", "")
@@ -180,6 +188,7 @@ def test_an_unknown_sampler_is_refused():
         schedule(SIZES["scheduler"], "eular")
 
 
+@pytest.mark.slow
 def test_low_rank_additions_start_at_nothing_and_only_they_learn(tmp_path):
     unet = tiny_sdxl(tmp_path).unet
     before = asked(unet)
@@ -193,6 +202,7 @@ def test_low_rank_additions_start_at_nothing_and_only_they_learn(tmp_path):
     assert len(names) > 0
 
 
+@pytest.mark.slow
 def test_merged_additions_are_the_weights_plus_alpha_over_rank_times_their_product(tmp_path):
     unet = with_lora(tiny_sdxl(tmp_path).unet, 2, 3.0)
     generator = torch.Generator().manual_seed(0)

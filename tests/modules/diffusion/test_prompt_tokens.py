@@ -23,6 +23,7 @@ def encoder(folder):
     return PromptEncoder.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_tokens_are_what_stable_diffusions_own_pipeline_tells_its_unet(folder, encoder):
     from diffusers import StableDiffusionPipeline
 
@@ -36,6 +37,7 @@ def test_tokens_are_what_stable_diffusions_own_pipeline_tells_its_unet(folder, e
     assert not found.tokens.requires_grad
 
 
+@pytest.mark.slow
 def test_fewer_layers_are_clip_skip_and_are_all_that_is_saved(folder, encoder, tmp_path):
     layers = encoder.encoder.config.num_hidden_layers
     words = encoder.tokenizer(PROMPTS, padding="max_length", max_length=24, truncation=True, return_tensors="pt")
@@ -99,6 +101,7 @@ def test_weights_are_saved_in_half_precision_and_read_in_full(encoder, tmp_path)
     torch.testing.assert_close(again(PROMPTS).tokens, encoder(PROMPTS).tokens, atol=0.02, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_an_sdxls_first_encoder_serves_too(tmp_path):
     encoder = PromptEncoder.from_pretrained(tiny_sdxl_folder(tmp_path))
     assert encoder(PROMPTS).tokens.shape == (3, 24, 16)

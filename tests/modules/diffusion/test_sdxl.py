@@ -7,6 +7,7 @@ from instant3d.modules.diffusion.components import make
 from instant3d.modules.diffusion.sdxl import SIZES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
     [

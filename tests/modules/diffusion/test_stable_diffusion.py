@@ -42,6 +42,7 @@ def pictures(side, count=3, seed=0):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_a_pictures_latents_are_those_of_diffusers_own_picture_to_picture_pipeline(name, folders, guides):
     from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline
@@ -57,6 +58,7 @@ def test_a_pictures_latents_are_those_of_diffusers_own_picture_to_picture_pipeli
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_of_one_colour_have_the_same_latents_at_every_size(guides):
     flat = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None]
     expected = guides["sd"].latents(flat.expand(1, 3, 64, 64))
@@ -64,6 +66,7 @@ def test_pictures_of_one_colour_have_the_same_latents_at_every_size(guides):
         torch.testing.assert_close(guides["sd"].latents(flat.expand(1, 3, side, side)), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 256])
 def test_pictures_are_enlarged_and_shrunk_as_by_pillow(side, guides):
     image = pictures(side, 1)
@@ -72,6 +75,7 @@ def test_pictures_are_enlarged_and_shrunk_as_by_pillow(side, guides):
     torch.testing.assert_close(guides["sd"].latents(image), guides["sd"].latents(resized), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_drawn_latents_scatter_around_the_mean_as_the_vae_says(folders):
     drawing = StableGuide.from_pretrained(folders["sd"], sample=True, generator=torch.Generator().manual_seed(0))
     mean, picture = StableGuide.from_pretrained(folders["sd"]).latents(pictures(64, 1)), pictures(64, 1)
@@ -106,6 +110,7 @@ def test_colours_beyond_white_still_have_a_gradient(guides):
     assert (images.grad.abs() > 0).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_stable_diffusions_noise_is_its_unets_answer_for_the_pipelines_own_embedding(folders, guides):
     from diffusers import StableDiffusionPipeline
 
@@ -129,6 +134,7 @@ def test_an_answer_in_velocity_is_turned_into_the_same_models_noise(folders, gui
     torch.testing.assert_close(noise_process.noised(z, eps, guide.abar[T]), x_t)
 
 
+@pytest.mark.slow
 def test_sdxl_is_told_sizes_and_summary_as_by_its_own_pipeline(folders, guides):
     from diffusers import StableDiffusionXLPipeline
 
@@ -173,6 +179,7 @@ def test_sdxls_conditions_are_mixed_between_views_with_their_summaries(guides):
     assert told.tokens[1].abs().max() == told.pooled[1].abs().max() == 0  # nothing, as SDXL says it
 
 
+@pytest.mark.slow
 def test_half_precision_answers_in_full_and_a_vae_that_overflows_is_kept_whole(tmp_path):
     folder = tiny_stable_folder(tmp_path, force_upcast=True)
     half, full = StableGuide.from_pretrained(folder, dtype=torch.bfloat16), StableGuide.from_pretrained(folder)
@@ -192,6 +199,7 @@ def test_autocast_around_the_guide_changes_nothing(guides):
         torch.testing.assert_close(guide.noise(latents, T, guide.embed(PROMPTS)), noise, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_pictures_that_are_no_whole_number_of_latents_are_refused(folders):
     with pytest.raises(ValueError, match="one latent of 8 pixels, so pictures of 100 do not fit; give a multiple of 8"):
         StableGuide.from_pretrained(folders["sd"], size=100)
@@ -214,6 +222,7 @@ def test_a_hub_id_that_cannot_be_reached_is_refused_in_a_sentence():
         StableGuide.from_pretrained("no-such-folder")
 
 
+@pytest.mark.slow
 def test_other_kinds_of_model_and_parts_of_two_models_are_refused(folders, tmp_path):
     model = shutil.copytree(folders["sd"], tmp_path / "model")
     index = json.loads((model / "model_index.json").read_text())

@@ -16,6 +16,7 @@ def saved(tmp_path_factory):
     return parts, folder
 
 
+@pytest.mark.slow
 def test_prompts_are_embedded_as_by_diffusers_own_pipeline(saved):
     from diffusers import StableDiffusionXLPipeline
 
@@ -29,6 +30,7 @@ def test_prompts_are_embedded_as_by_diffusers_own_pipeline(saved):
     assert found.tokens.shape == (3, 24, 16 + 32)
 
 
+@pytest.mark.slow
 def test_no_prompt_is_what_the_pipeline_guides_away_from(saved):
     from diffusers import StableDiffusionXLPipeline
 

@@ -52,6 +52,7 @@ def test_a_vocabulary_without_room_for_bytes_or_words_is_refused(tmp_path):
     assert not (tmp_path / "v").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text_encoder", "text_encoder_2"])
 def test_a_contrastive_pair_teaches_the_very_encoder_that_it_is_given(tmp_path, name):
     parts = tiny_sdxl(tmp_path)

@@ -18,6 +18,8 @@ from instant3d.stage2.network import Reconstructor
 from instant3d.stage2.view_checks import assumed_camera
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch):

@@ -44,6 +44,7 @@ def complaint(capsys, *arguments):
     return error
 
 
+@pytest.mark.slow
 def test_instantmesh_comes_back_bit_by_bit(tmp_path):
     golden = Golden("instantmesh")
     assert cli.main(["convert", "instantmesh", str(golden.folder), "-o", str(tmp_path / "ours")]) == 0
@@ -53,6 +54,7 @@ def test_instantmesh_comes_back_bit_by_bit(tmp_path):
     assert all(torch.equal(again[key], value) for key, value in golden.weights.items())
 
 
+@pytest.mark.slow
 def test_our_training_comes_back_from_their_layout_bit_by_bit():
     torch.manual_seed(0)
     start = convert.to_ours("instantmesh", bare(Golden("instantmesh")), settings(Golden("instantmesh")))
@@ -64,6 +66,7 @@ def test_our_training_comes_back_from_their_layout_bit_by_bit():
         assert torch.equal(again.state_dict()[key], value), key
 
 
+@pytest.mark.slow
 def test_what_is_written_back_computes_the_same(golden):
     network = convert.to_ours(golden.family, bare(golden), settings(golden))
     theirs = convert.to_theirs(golden.family, network)
@@ -88,6 +91,7 @@ def test_a_converted_folder_tells_its_licence_and_its_source(golden, tmp_path):
     assert notes["length_of_our_unit_in_its_world"] == golden.unit
 
 
+@pytest.mark.slow
 def test_every_missing_and_unexpected_key_is_named_and_nothing_is_written(golden, tmp_path, capsys):
     lost = [key for key in golden.weights if key.endswith(("norm2.weight", "deconv.bias", "upsampler.bias"))]
     lost += [key for key in golden.weights if re.search(r"layer\.1\.layernorm_before", key)]
@@ -106,6 +110,7 @@ def test_every_missing_and_unexpected_key_is_named_and_nothing_is_written(golden
     assert "unexpected  2: " in shown
 
 
+@pytest.mark.slow
 def test_a_tensor_of_another_shape_is_named(golden, tmp_path, capsys):
     last = max(
         key for key in golden.weights if re.search(r"(net|layers)\.\d+\.bias$", key) and len(golden.weights[key]) == 4
@@ -115,6 +120,7 @@ def test_a_tensor_of_another_shape_is_named(golden, tmp_path, capsys):
     assert "decoder.last.bias (5,) for (4,)" in complaint(capsys, golden.family, tmp_path, "-o", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_check_writes_nothing_and_says_what_would_be(golden, tmp_path, capsys):
     assert cli.main(["convert", golden.family, str(golden.folder), "--check", "-o", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
@@ -126,6 +132,7 @@ def test_check_writes_nothing_and_says_what_would_be(golden, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_lightning_checkpoint_is_opened_without_its_other_parts(tmp_path):
     golden = Golden("instantmesh")
     content = {
@@ -152,6 +159,7 @@ def test_a_pickle_with_code_in_it_is_refused_unexecuted(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_heads_that_no_tensor_tells_are_asked_for_and_found_in_any_kind_of_configuration(tmp_path, capsys):
     golden = Golden("instantmesh")
     file = tmp_path / "instant_nerf.ckpt"
@@ -168,6 +176,7 @@ def test_heads_that_no_tensor_tells_are_asked_for_and_found_in_any_kind_of_confi
     assert "transformer_layers = 5" in said
 
 
+@pytest.mark.slow
 def test_triposrs_own_yaml_beside_its_checkpoint_is_understood(tmp_path):
     golden = Golden("triposr")
     torch.save(golden.weights, tmp_path / "model.ckpt")
@@ -193,6 +202,7 @@ def test_triposrs_own_yaml_beside_its_checkpoint_is_understood(tmp_path):
         convert.convert("triposr", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_downloaded_and_a_file_of_it_may_be_named(tmp_path, monkeypatch):
     golden = Golden("openlrm")
     asked = []
@@ -226,6 +236,7 @@ def test_relatives_that_cannot_be_converted_are_told_apart(tmp_path, capsys):
     assert "no TripoSR checkpoint" in complaint(capsys, "triposr", golden.folder, "-o", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_half_precision_is_half_the_size_and_close(tmp_path):
     golden = Golden("instantmesh")
     for name, half in (("full", False), ("half", True)):
@@ -287,6 +298,7 @@ def test_what_is_not_built_like_the_peers_is_not_written_back(tmp_path):
         convert.to_theirs("instantmesh", other)
 
 
+@pytest.mark.slow
 def test_safetensors_of_a_converted_folder_hold_the_networks_names_alone(tmp_path):
     convert.convert("triposr", Golden("triposr").folder, tmp_path)
     network = Reconstructor.from_pretrained(tmp_path)
@@ -310,6 +322,7 @@ def test_openlrms_first_version_comes_back_bit_by_bit():
     assert all(torch.equal(again.state_dict()[key], value) for key, value in ours.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["instantmesh", "openlrm", "triposr"])
 def test_weights_in_float8_become_the_network_of_the_numbers_they_stand_for(tmp_path, family):
     golden = Golden(family)

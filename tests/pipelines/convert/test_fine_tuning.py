@@ -50,6 +50,7 @@ def squares(network, example):
         return float(rgb.square().mean() + (shown.alpha - example.targets.alpha).square().mean())
 
 
+@pytest.mark.slow
 def test_the_first_step_starts_at_the_converted_loss_and_lowers_it(weights, data):
     numbers = yaml.safe_load(CONFIG.read_text())["model"]
     module = Stage2(
@@ -69,6 +70,7 @@ def test_the_first_step_starts_at_the_converted_loss_and_lowers_it(weights, data
     assert squares(module.network, example) < converted * 0.999
 
 
+@pytest.mark.slow
 def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weights, data, tmp_path):
     overrides = {
         "model": {
@@ -97,6 +99,7 @@ def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weight
     assert convert.to_theirs("instantmesh", trained).keys() == convert.to_theirs("instantmesh", start).keys()
 
 
+@pytest.mark.slow
 def test_a_licence_goes_wherever_weights_are_saved_and_none_is_made_up(weights, tmp_path):
     network = Reconstructor.from_pretrained(weights)
     network.save_pretrained(tmp_path / "copy")
@@ -106,6 +109,7 @@ def test_a_licence_goes_wherever_weights_are_saved_and_none_is_made_up(weights, 
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.slow
 def test_training_that_goes_on_elsewhere_keeps_the_licence(weights):
     """The checkpoint tells it, whether or not the folder that was started from is still there."""
     checkpoint = {}
@@ -116,6 +120,7 @@ def test_training_that_goes_on_elsewhere_keeps_the_licence(weights):
     assert module.network.licence == (weights / "LICENSE-WEIGHTS.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_unknown_size_asks_for_it(weights, tmp_path):
     config = json.loads((weights / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"image_size": 0}))

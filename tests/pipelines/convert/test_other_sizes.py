@@ -29,6 +29,7 @@ def architecture(family):
     return convert.to_ours(family, tensors, HEADS).architecture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_size_is_read_from_the_tensors(family):
     camera = {"instantmesh": 60, "openlrm": 44, "triposr": 0}[family]

@@ -13,6 +13,8 @@ from instant3d.pipelines import convert
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage2.network import Reconstructor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def golden(request):

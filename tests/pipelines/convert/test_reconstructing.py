@@ -40,6 +40,7 @@ def shown_to(family, scene, tmp_path, monkeypatch, **options):
     return seen.value.args
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["openlrm", "triposr"])
 def test_a_network_of_one_picture_gets_the_first_as_its_own_camera_sees_it(family, scene, tmp_path, monkeypatch):
     network, views = shown_to(family, scene, tmp_path, monkeypatch)
@@ -49,6 +50,7 @@ def test_a_network_of_one_picture_gets_the_first_as_its_own_camera_sees_it(famil
     torch.testing.assert_close(views.on(0.5)[0], first.on(0.5))
 
 
+@pytest.mark.slow
 def test_a_network_of_one_picture_refuses_four(scene, tmp_path):
     convert.convert("triposr", Golden("triposr").folder, tmp_path / "weights")
     with pytest.raises(ValueError, match="one picture, got 4"):
@@ -56,6 +58,7 @@ def test_a_network_of_one_picture_refuses_four(scene, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_instantmesh_gets_four_views_resized_as_its_own_code_does(scene, tmp_path, monkeypatch):
     _, views = shown_to("instantmesh", scene, tmp_path, monkeypatch)
     wanted = torchvision.resize(
@@ -75,6 +78,7 @@ def test_openlrms_resizing_keeps_corners_where_they_are():
     torch.testing.assert_close(shown.rgb[0, 0, 50, 3:-3], torch.linspace(0.2, 0.7, 112)[3:-3], atol=6e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_triposrs_background_is_grey():
     network = convert.convert("triposr", Golden("triposr").folder).network
     views = Golden("triposr").views

@@ -106,6 +106,7 @@ def sized(template, **sizes):
     return {key: tuple(map(number, shape.split(","))) for key, shape in template.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "shapes", "count", "heads", "release"),
     [

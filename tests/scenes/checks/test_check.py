@@ -77,6 +77,7 @@ def kinds(*folders, **how):
     return sorted(finding.kind for finding in findings(*folders, **how))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cameras", [AROUND, structured()], ids=["around", "structured"])
 @pytest.mark.parametrize("name", BALLS)
 def test_a_healthy_scene_raises_no_alarm(tmp_path, name, cameras):
@@ -92,6 +93,7 @@ def test_the_choice_of_the_world_s_axes_is_no_fault(tmp_path, turn_deg):
     assert findings(put(tmp_path / "turned", said=said)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meaning", list(READINGS)[1:])
 def test_a_mistaken_convention_is_named_and_repaired(tmp_path, meaning):
     folder = put(tmp_path / "tripod")
@@ -123,6 +125,7 @@ def test_a_ball_cannot_tell_two_conventions_apart_and_is_left_alone(tmp_path):
     assert not list(folder.glob("*.before-doctor"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("others", "cured"), [(9, True), (3, False)])
 def test_a_ball_among_enough_scenes_of_one_mind_is_repaired_with_them(tmp_path, others, cured):
     ball, first = put(tmp_path / "ball", "sphere"), put(tmp_path / "thing0")
@@ -136,6 +139,7 @@ def test_a_ball_among_enough_scenes_of_one_mind_is_repaired_with_them(tmp_path, 
     assert exact == cured
 
 
+@pytest.mark.slow
 def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_path):
     folder = put(tmp_path / "tripod")
     write_matrices(folder, "world-to-camera, OpenCV")
@@ -145,6 +149,7 @@ def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_
     np.testing.assert_allclose(scenes.document(folder).frame(3).cam_to_world, AROUND.cam_to_world[3], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pictures_larger_than_are_compared_give_the_same_verdict(tmp_path):
     folder = put(tmp_path / "tripod")
     for k in range(6):
@@ -154,6 +159,7 @@ def test_pictures_larger_than_are_compared_give_the_same_verdict(tmp_path):
     assert [found.cure for found in findings(folder)] == ["world-to-camera, OpenGL"]
 
 
+@pytest.mark.slow
 def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
     folder = put(tmp_path / "tripod")
     for meaning in ("camera-to-world, OpenCV", "world-to-camera, OpenGL"):
@@ -162,6 +168,7 @@ def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
     assert len(list(folder.glob("transforms.json.before-doctor*"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.6, 0.7, 1.5])
 def test_a_field_of_view_that_the_outlines_refute_is_told(tmp_path, factor):
     lens = AROUND.intrinsics * torch.tensor([factor, factor, 1, 1])
@@ -178,12 +185,14 @@ def test_a_ball_fits_every_field_of_view_and_stays_unblamed(tmp_path):
     assert findings(put(tmp_path / "ball", "sphere", cameras=cameras, said=said)) == []
 
 
+@pytest.mark.slow
 def test_frames_in_another_order_than_their_cameras_are_suspected(tmp_path):
     folder = put(tmp_path / "tripod", said=Cameras(AROUND.cam_to_world.roll(2, 0), AROUND.intrinsics))
     (found,) = findings(folder)
     assert (found.kind, found.cure) == ("cameras", None)
 
 
+@pytest.mark.slow
 def test_an_object_that_leaves_the_box_is_told(tmp_path):
     wide = orbit(AZIMUTHS, ELEVATIONS, 4.0)
     out = [(x + 0.8, y, z, r) for x, y, z, r in BALLS["tripod"]]
@@ -205,6 +214,7 @@ def paint(folder, change, name="images/0002.png") -> None:
     change(Image.open(folder / name).convert("RGBA")).save(folder / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", ["black", "white"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_black_or_white_frame_is_told(tmp_path, colour, mode):
@@ -214,6 +224,7 @@ def test_a_black_or_white_frame_is_told(tmp_path, colour, mode):
     assert (found.kind, found.frames) == (f"{colour} frame", (2,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", ["black", "white"])
 def test_a_blackened_object_is_told_unless_it_is_black_from_all_sides(tmp_path, colour):
     folder = put(tmp_path / "tripod")
@@ -237,6 +248,7 @@ def test_a_frame_that_shows_nothing_is_told(tmp_path):
     assert [(found.kind, found.frames) for found in findings(folder)] == [("empty frame", (2,))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("background", "level"), [((30, 60, 20), "fault"), ((255, 255, 255), "note")])
 def test_missing_alpha_is_a_fault_only_where_it_cannot_be_cut(tmp_path, background, level):
     folder = put(tmp_path / "tripod")
@@ -278,6 +290,7 @@ def herd(flock, tmp_path):
     return some
 
 
+@pytest.mark.slow
 def test_a_scene_of_another_length_than_those_beside_it_is_told(herd):
     folder = herd(6)
     edit(folder / "thing3", lambda content: content["frames"].pop())
@@ -292,6 +305,7 @@ def test_a_picture_that_no_frame_names_is_told(tmp_path):
     assert kinds(folder) == ["frame count"]
 
 
+@pytest.mark.slow
 def test_an_object_rendered_twice_is_told_once(herd):
     folder = herd(3)
     shutil.copytree(folder / "thing1", folder / "copy")
@@ -301,12 +315,14 @@ def test_an_object_rendered_twice_is_told_once(herd):
     assert "copy" in found.evidence
 
 
+@pytest.mark.slow
 def test_an_id_given_twice_is_told(herd):
     folder = herd(2)
     edit(folder / "thing1", lambda content: content.update(id="thing0"))
     assert kinds(folder) == ["duplicate"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -328,6 +344,7 @@ def test_what_cannot_be_read_is_told_and_ends_nothing(herd, spoil):
     assert (found.kind, found.scene) == ("unreadable", str(folder / "thing1"))
 
 
+@pytest.mark.slow
 def test_the_command_tells_repairs_and_reports(herd, tmp_path, capsys):
     folder = herd(3)
     write_matrices(folder / "thing0", "world-to-camera, OpenCV")
@@ -342,6 +359,7 @@ def test_the_command_tells_repairs_and_reports(herd, tmp_path, capsys):
     assert json.loads((tmp_path / "report.json").read_text())["findings"] == []
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(herd, monkeypatch):
     monkeypatch.setattr(check, "AT_ONCE", 1)
     folder = herd(3)
