@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import torch
 import yaml
 
-from instant3d.cameras import Cameras, from_fov, orbit, random_sphere, structured
+from instant3d.cameras import Cameras, intrinsics_from_fov, orbit, random_sphere, structured_cameras
 from instant3d.views import MAPS
 
 Range = tuple[float, float]
@@ -91,7 +91,9 @@ class Plan:
         )
         low, high = self.fov_deg
         fov = low + (high - low) * torch.rand(self.random_views, generator=generator)
-        return Cameras.cat([structured(), *self.rings(), Cameras(others.cam_to_world, from_fov(fov))])
+        return Cameras.cat(
+            [structured_cameras(), *self.rings(), Cameras(others.cam_to_world, intrinsics_from_fov(fov))]
+        )
 
     def rings(self) -> list[Cameras]:
         """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, which a camera at azimuth 270 sees."""

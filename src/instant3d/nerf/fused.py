@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d.cameras import Rays, look_at
+from instant3d.cameras import Rays
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 
 Mode = Literal["pixels", "weights", "points"]
@@ -30,7 +30,6 @@ COLUMNS = 16  # of the last layer, whose 4 are padded to what a product takes
 POINT_STEPS = 8  # blocks of points that one program goes through
 WIDEST, DEEPEST = 128, 16  # decoders that fit a processor's registers and shared memory
 DEEP = 4  # hidden layers from which the backward pass needs more warps
-
 
 
 @dataclass(frozen=True)
@@ -243,9 +242,7 @@ def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensor
     if name == "backward":
         tensors = [*tensors, origins.new_empty(grid[0] * batch * how.block * setup.padded, dtype=product)]
     with torch.cuda.device(planes.device) if planes.is_cuda else contextlib.nullcontext():
-        kernel[grid](
-            *tensors, count, **constants, BLOCK=how.block, **how.options
-        )
+        kernel[grid](*tensors, count, **constants, BLOCK=how.block, **how.options)
 
 
 def prepared(field: TriplaneField) -> Fused | None:
@@ -294,7 +291,10 @@ def self_check(
         origins = torch.nn.functional.normalize(torch.randn(2, rays, 3, device=device), dim=-1) * 2.5
         results = []
         for choice in ("never", "always"):
-            with using(choice), torch.autocast(device.type, torch.bfloat16, enabled=choice == "always" and product == torch.bfloat16):
+            with (
+                using(choice),
+                torch.autocast(device.type, torch.bfloat16, enabled=choice == "always" and product == torch.bfloat16),
+            ):
                 results.append(_results(TriplaneField(Triplane(planes), decoder), mode, steps, origins, points))
     return max(
         float((ours - plain).abs().max() / plain.abs().max().clamp(min=1e-12))
@@ -317,7 +317,10 @@ def _results(field: TriplaneField, mode: Mode, steps: int, origins: Tensor, poin
     else:
         seen = volume.blended(field, rays, edges, at)
         outputs = [seen.rgb, seen.alpha, seen.distance]
-    scalar = sum((output * torch.linspace(0.5, 1.5, output.numel(), device=output.device).view_as(output)).sum() for output in outputs)
+    scalar = sum(
+        (output * torch.linspace(0.5, 1.5, output.numel(), device=output.device).view_as(output)).sum()
+        for output in outputs
+    )
     wanted = [field.projected, *field.decoder.parameters()]
     gradients = torch.autograd.grad(scalar, wanted, allow_unused=True)
     return [output.detach() for output in outputs] + [gradient for gradient in gradients if gradient is not None]

@@ -139,9 +139,7 @@ def _decode(
     before = (features.to(PRODUCT),)
     state = _activation(features, KIND)
     for layer in tl.static_range(LAYERS):
-        state = tl.dot(
-            state.to(PRODUCT), tl.trans(matrices[layer]), input_precision=PRECISION, out_dtype=SUM
-        )
+        state = tl.dot(state.to(PRODUCT), tl.trans(matrices[layer]), input_precision=PRECISION, out_dtype=SUM)
         state += biases[layer][None, :]
         before = before + (state.to(PRODUCT),)
         state = _activation(state, KIND)
@@ -351,9 +349,7 @@ def backward(
         given = (number < count)[:, None] & (column < SEEN)[None, :]
         d_blended = tl.load(gradient + place, mask=given, other=0.0)
         behind = tl.sum(d_blended * tl.load(out + place, mask=given, other=0.0), 1)
-        brightest, _slopes = _sight(
-            tl.full((BLOCK, COLUMNS), 100.0, SUM), far, column, steepness, SCALED, MARGIN
-        )
+        brightest, _slopes = _sight(tl.full((BLOCK, COLUMNS), 100.0, SUM), far, column, steepness, SCALED, MARGIN)
         most = tl.sum(tl.abs(d_blended) * brightest, 1)
     ones = tl.full((BLOCK, COLUMNS), 1.0, SUM).to(PRODUCT)
     d_matrices = ()
@@ -410,9 +406,7 @@ def backward(
             new_biases = (grown,) + new_biases  # noqa: RUF005
             d_state = tl.dot(d_before, matrices[layer], input_precision=PRECISION, out_dtype=SUM)
         d_features = d_state * _slope(before[0].to(SUM), KIND)
-        grown = tl.dot(
-            tl.trans(d_features.to(PRODUCT)), ones, d_biases[0], input_precision=PRECISION, out_dtype=SUM
-        )
+        grown = tl.dot(tl.trans(d_features.to(PRODUCT)), ones, d_biases[0], input_precision=PRECISION, out_dtype=SUM)
         d_matrices = new_matrices
         d_biases = (grown,) + new_biases  # noqa: RUF005
         _scatter(d_planes, x, y, z, d_features, touched, scratch, channel, SIDE, WIDTH)

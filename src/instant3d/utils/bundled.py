@@ -10,7 +10,7 @@ DIRECT = FOLDER / "direct-demo"
 JUDGE = FOLDER / "judge"
 
 
-def weights(demo: Path, named: str | Path | None = None, *, option: str = "--weights") -> str | Path:
+def weights_folder(demo: Path, named: str | Path | None = None, *, option: str = "--weights") -> str | Path:
     """What was named, or the bundled weights `demo`: beside the working folder or beside the source.
 
     option  where the user can name others, for the error's sake
