@@ -21,7 +21,7 @@ from instant3d import scenes
 from instant3d.scenes import transforms
 from instant3d.scenes.checks import blank_frames, check
 from instant3d.scenes.checks.conventions import READINGS, reread
-from instant3d.scenes.checks.scene_checks import cameras, read
+from instant3d.scenes.checks.scene_checks import cameras, read_frames
 
 Plant = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, help="only the first so many frames of each scene")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    places = check.find(arguments.scenes)
+    places = check.find_scenes(arguments.scenes)
     random.Random(0).shuffle(places)
     alarms: Counter[str] = Counter()
     named: Counter[str] = Counter()
@@ -74,15 +74,15 @@ def main() -> None:
     start = time.process_time()
     for place in places[: arguments.count]:
         document = scenes.document(place)
-        shown = read(document, place.resolve())[0][: arguments.views]
+        shown = read_frames(document, place.resolve())[0][: arguments.views]
         blank = blank_frames.blank(shown)
-        usable = [picture for picture in shown if picture.number not in blank and picture.matte != "none"]
+        usable = [picture for picture in shown if picture.number not in blank and picture.alpha_source != "none"]
         for fault, (plant, kind) in FAULTS.items():
             ill = transforms.Document(document.where, plant(dict(document.content)))
             found = cameras(str(place), ill, usable)
             alarms[fault] += bool(found)
             named[fault] += any(finding.kind == kind for finding in found)
-            cures = {finding.cure for finding in found} - {None}
+            cures = {finding.fix for finding in found} - {None}
             right = {cure for cure in cures if same(reread(ill, str(cure)), document)}
             cured[fault] += bool(right)
             miscured[fault] += bool(cures - right)

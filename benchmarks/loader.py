@@ -24,10 +24,10 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, random_sphere, structured
+from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.scenes.pack import pack
-from instant3d.stage1.data import GridData
-from instant3d.stage2.data import Drawing, SceneData
+from instant3d.stage1.data import GridDataModule
+from instant3d.stage2.data import SceneDataModule, ViewSampling
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.views import Views
 
@@ -49,7 +49,7 @@ def make(root: Path, count: int, size: int, random_views: int) -> None:
     """Scenes of noisy textured balls: PNGs do not compress noise, so these are rather too large than too small."""
     for k in range(count):
         generator = torch.Generator().manual_seed(k)
-        cameras = Cameras.cat([structured(), random_sphere(random_views, generator)])
+        cameras = Cameras.cat([structured_cameras(), random_sphere(random_views, generator)])
         rays = cameras.rays(size, size)
         along = -(rays.origins * rays.directions).sum(-1)
         square = 0.64 - (rays.origins.square().sum(-1) - along**2)
@@ -64,22 +64,24 @@ def make(root: Path, count: int, size: int, random_views: int) -> None:
         scenes.write(root / f"{k:04d}", views, caption=f"ball {k}", object_id=f"ball{k}")
 
 
-def stage2_data(source: str, workers: int, shelf: Path) -> SceneData:
+def stage2_data(source: str, workers: int, shelf: Path) -> SceneDataModule:
     """As `configs/stage2/one_gpu.yaml` has it."""
     config = _config("stage2")
     size = config["model"]["architecture"]["image_size"]
-    drawing = Drawing(**config["data"]["drawing"])
+    drawing = ViewSampling(**config["data"]["drawing"])
     batch = config["data"]["batch_size"]
-    return SceneData([source], image_size=size, drawing=drawing, batch_size=batch, workers=workers, cache=str(shelf))
+    return SceneDataModule(
+        [source], image_size=size, view_sampling=drawing, batch_size=batch, workers=workers, cache=str(shelf)
+    )
 
 
-def stage1_data(source: str, workers: int, shelf: Path) -> GridData:
+def stage1_data(source: str, workers: int, shelf: Path) -> GridDataModule:
     """As `configs/stage1/one_gpu_lora.yaml` has it, from scenes instead of a cache."""
     batch = _config("stage1", "one_gpu_lora")["data"]["batch_size"]
-    return GridData([source], size=1024, batch_size=batch, workers=workers, cache=str(shelf))
+    return GridDataModule([source], size=1024, batch_size=batch, workers=workers, cache=str(shelf))
 
 
-def measure(data: SceneData | GridData, batches: int) -> Speed:
+def measure(data: SceneDataModule | GridDataModule, batches: int) -> Speed:
     """Over `batches` batches, after the first of each worker."""
     loader = iter(data.train_dataloader())
     for _ in range(max(1, data.workers)):
@@ -108,7 +110,7 @@ def stage2_work(config: dict[str, Any]) -> float:
 
     Without LPIPS, sampling and compositing, so the real step is longer and needs fewer examples a second.
     """
-    model, drawing = config["model"], Drawing(**config["data"]["drawing"])
+    model, drawing = config["model"], ViewSampling(**config["data"]["drawing"])
     architecture = Architecture(**model["architecture"])
     with torch.device("meta"):
         network = Reconstructor(architecture)

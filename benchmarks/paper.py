@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed import forget_peak, peak
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.stage2.network import Reconstructor
 from instant3d.views import Views
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def some_views(size: int) -> Views:
-    return Views(torch.rand(4, 3, size, size), torch.ones(4, 1, size, size), structured())[None]
+    return Views(torch.rand(4, 3, size, size), torch.ones(4, 1, size, size), structured_cameras())[None]
 
 
 def operations() -> int:

@@ -27,7 +27,7 @@ from instant3d.cameras import orbit
 from instant3d.pipelines import convert
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage2.architecture import Architecture, read_architecture
-from instant3d.stage2.view_checks import assumed_camera, fitted
+from instant3d.stage2.view_checks import assumed_camera, resize_inputs
 from instant3d.utils import bundled
 from instant3d.views import Views
 
@@ -43,7 +43,7 @@ def figures(folder: Path) -> dict[str, Any]:
     forget_peak()
     before = peak()
     load, model = timed(lambda: ViewsTo3D.from_pretrained(folder), rounds=1)
-    shown = fitted(views, model.network.architecture)[None]
+    shown = resize_inputs(views, model.network.architecture)[None]
     with torch.no_grad():
         planes, _ = timed(lambda: model.network.triplane(shown))
     _, asset = timed(lambda: model(views, resolution=CELLS), rounds=1)
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(figures(options.one)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        demo = Path(bundled.weights(bundled.STAGE2)).resolve()
+        demo = Path(bundled.weights_folder(bundled.STAGE2)).resolve()
         folders = [demo, *converted(Path(folder)), *(path.resolve() for path in options.weights)]
         found = {path.name: measured_apart(path, options.threads) for path in folders}
     print(f"The example's views to planes, {PICTURE} px picture, {CELLS}^3 mesh; {options.threads} threads")

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = [images_of(folder) for folder in some]
         captions = [text for prompt, (_, others) in zip(prompts, shown, strict=True) for text in (prompt, *others)]
         rows.append(visualization.Row("", torch.cat([images for images, _ in shown]), captions))
-    visualization.sheet(rows, options.output)
+    visualization.write_contact_sheet(rows, options.output)
 
 
 def images_of(folder: Path) -> tuple[Tensor, list[str]]:
@@ -67,12 +67,12 @@ def drawn(folder: Path) -> Tensor:
 
 def built(folder: Path, cameras: Cameras) -> Tensor:
     """The asset by cameras (V,), (V, 3, SIZE, SIZE)."""
-    return Asset.load(folder).render(zoomed(cameras), SIZE).on(1.0)
+    return Asset.load(folder).render(zoomed(cameras), SIZE).composite(1.0)
 
 
 def meshed(folder: Path, cameras: Cameras) -> Tensor:
     """The mesh of `mesh.glb` under a light by cameras (V,), (V, 3, SIZE, SIZE)."""
-    return render_views(load(folder / "mesh.glb"), zoomed(cameras), SIZE, lighting="soft").on(1.0)
+    return render_views(load(folder / "mesh.glb"), zoomed(cameras), SIZE, lighting="soft").composite(1.0)
 
 
 def zoomed(cameras: Cameras) -> Cameras:

@@ -21,11 +21,11 @@ import torch
 from data_prep.procedural import generate
 from data_prep.rendering.blender import Blender
 from data_prep.rendering.rasterizer import chosen, render_views
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.mesh import load, normalized
 from instant3d.views import Views
 
-CAMERAS = structured()
+CAMERAS = structured_cameras()
 LIGHTS = ("flat", "uniform", "area")
 
 
@@ -68,7 +68,7 @@ def rows(path: Path, options: argparse.Namespace) -> Iterator[str]:
                 found[light] = timed(
                     lambda size=size, how=how: blender.render(path, CAMERAS, size, **how), options.rounds, clock
                 )
-            apart = (found["flat"][1].on(1.0) - ours.on(1.0)).square().mean().item()
+            apart = (found["flat"][1].composite(1.0) - ours.composite(1.0)).square().mean().item()
             figures = "".join(f"{found[light][0]:10.3f}" for light in LIGHTS)
             yield f"{size:5}{fast:12.4f}{figures}{-10 * math.log10(max(apart, 1e-12)):10.1f}"
 

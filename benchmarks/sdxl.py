@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.weightless import Cost, cost
-from instant3d.modules.diffusion.components import make, with_xformers
+from instant3d.modules.diffusion.components import build_part, with_xformers
 from instant3d.modules.diffusion.sdxl import SIZES
 
 Run = Callable[[], object]
@@ -79,9 +79,9 @@ def reading(encoder: Any) -> Run:
 def costs() -> dict[str, Cost]:
     """Of each pass that a grid takes, in bfloat16; of the VAE in float32 too, as it was released."""
     with building("meta", torch.bfloat16):
-        made = {name: make(name, config) for name, config in SIZES.items() if name != "scheduler"}
+        made = {name: build_part(name, config) for name, config in SIZES.items() if name != "scheduler"}
     with building("meta", torch.float32):
-        exact = make("vae", SIZES["vae"])
+        exact = build_part("vae", SIZES["vae"])
     unet, vae = made["unet"], made["vae"]
     return {
         "text encoder": cost(made["text_encoder"], reading(made["text_encoder"])),
@@ -152,7 +152,7 @@ def measured(
     yield f"MEASURED on {name}: bfloat16, random weights, torch {torch.__version__}."
     yield f"{'':22}{'best s':>9}{'median s':>10}{'TFLOP/s':>9}{'peak GiB':>10}"
     with building(device, torch.bfloat16):
-        unet, vae = (make(part, sizes[part]).requires_grad_(False) for part in ("unet", "vae"))
+        unet, vae = (build_part(part, sizes[part]).requires_grad_(False) for part in ("unet", "vae"))
     for each in variants:
         try:
             run = step(variant(unet, each))

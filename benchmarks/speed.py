@@ -56,12 +56,12 @@ def figure(name: str) -> dict[str, Any]:
 def _path(name: str) -> Callable[[], Views | Mesh]:
     triplane, decoder = subject.fitted()
     plain, ours = textbook.TextbookField(triplane, decoder), TriplaneField(triplane, decoder)
-    known = Occupancy.of(ours) if name == "view-ours-known-grid" else None
+    known = Occupancy.from_field(ours) if name == "view-ours-known-grid" else None
     paths: dict[str, Callable[[], Views | Mesh]] = {
         "view-ours": lambda: occupancy_render.render(ours, CAMERAS, SIZE, SIZE),
         "view-ours-known-grid": lambda: occupancy_render.render(ours, CAMERAS, SIZE, SIZE, occupancy=known),
         "view-textbook": lambda: textbook.render(plain, CAMERAS, SIZE, SIZE),
-        "mesh-ours": lambda: mesh_extraction.extract(ours, CELLS, threshold=THRESHOLD),
+        "mesh-ours": lambda: mesh_extraction.extract_mesh(ours, CELLS, threshold=THRESHOLD),
         "mesh-textbook": lambda: textbook.extract(plain, CELLS, THRESHOLD),
     }
     return paths[name]
@@ -69,7 +69,7 @@ def _path(name: str) -> Callable[[], Views | Mesh]:
 
 def _kept(name: str, result: Views | Mesh) -> dict[str, Any]:
     if isinstance(result, Views):
-        error = (result.on(1.0) - reference()).square().mean()
+        error = (result.composite(1.0) - reference()).square().mean()
         return {"psnr": float(-10 * error.log10())}
     file = subject.CACHE.with_name(f"{name}.npy")
     np.save(file, result.vertices)
@@ -81,7 +81,7 @@ def reference() -> torch.Tensor:
     file = subject.CACHE.with_name(f"reference_{SIZE}_{REFERENCE_SAMPLES}.npy")
     if not file.exists():
         plain = textbook.TextbookField(*subject.fitted())
-        np.save(file, textbook.render(plain, CAMERAS, SIZE, SIZE, REFERENCE_SAMPLES, 0).on(1.0).numpy())
+        np.save(file, textbook.render(plain, CAMERAS, SIZE, SIZE, REFERENCE_SAMPLES, 0).composite(1.0).numpy())
     return torch.from_numpy(np.load(file))
 
 

@@ -121,8 +121,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parsed()
     try:
-        options.stage1 = bundled.weights(bundled.STAGE1, options.stage1, option="--stage1")
-        options.stage2 = bundled.weights(bundled.STAGE2, options.stage2, option="--stage2")
+        options.stage1 = bundled.weights_folder(bundled.STAGE1, options.stage1, option="--stage1")
+        options.stage2 = bundled.weights_folder(bundled.STAGE2, options.stage2, option="--stage2")
         rounds = [measured(options) for _ in range(options.rounds)]
     except FileNotFoundError as error:
         print(f"nothing measured: {error}", file=sys.stderr)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from instant3d.evaluation import text_alignment, view_consistency
-from instant3d.evaluation.attribute_classifier import Judge
-from instant3d.evaluation.view_cache import Gallery, Order, listed, orders
+from instant3d.evaluation.attribute_classifier import AttributeClassifier
+from instant3d.evaluation.view_cache import ViewCache, ViewRequest, read_prompt_list, view_requests
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
 from instant3d.utils import atomic, bundled
-from instant3d.utils.arg_types import positive, words
-from instant3d.utils.line_chart import Line, chart
+from instant3d.utils.arg_types import comma_separated, positive_int
+from instant3d.utils.line_chart import Line, line_chart
 
 PROMPTS = Path("configs") / "prompts" / "held_out.txt"
 STEPS, SAMPLERS = (4, 6, 8, 12, 16, 20, 30), ("euler", "dpm++")
@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     assert __doc__
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help=f'"a COLOUR OBJECT", one a line ({PROMPTS})')
-    parser.add_argument("--steps", type=words, default=[str(count) for count in STEPS])
-    parser.add_argument("--samplers", type=words, default=list(SAMPLERS))
-    parser.add_argument("--every", type=positive, default=1, help="only each so-manieth prompt (default 1: all)")
+    parser.add_argument("--steps", type=comma_separated, default=[str(count) for count in STEPS])
+    parser.add_argument("--samplers", type=comma_separated, default=list(SAMPLERS))
+    parser.add_argument("--every", type=positive_int, default=1, help="only each so-manieth prompt (default 1: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt; others count up")
     parser.add_argument("--stage1", default=None)
     parser.add_argument("--stage2", default=None)
@@ -57,29 +57,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "-o", "--output", type=Path, required=True, help="folder for views, steps.json, table.md, figure.png"
     )
     options = parser.parse_args(arguments)
-    stage1 = bundled.weights(bundled.STAGE1, options.stage1)
-    stage2 = bundled.weights(bundled.STAGE2, options.stage2)
+    stage1 = bundled.weights_folder(bundled.STAGE1, options.stage1)
+    stage2 = bundled.weights_folder(bundled.STAGE2, options.stage2)
     load = cache(partial(TextTo3D.from_pretrained, stage1, stage2))
-    model, judge = ViewsTo3D.from_pretrained(stage2), Judge.from_pretrained(bundled.weights(bundled.JUDGE))
-    wanted = orders(listed(options.prompts)[:: options.every], options.seed)
+    model, judge = (
+        ViewsTo3D.from_pretrained(stage2),
+        AttributeClassifier.from_pretrained(bundled.weights_folder(bundled.JUDGE)),
+    )
+    wanted = view_requests(read_prompt_list(options.prompts)[:: options.every], options.seed)
     file = options.output / "steps.json"
     report: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     for steps in map(int, options.steps):
         for sampler in options.samplers:
             name, sampling = f"{sampler} {steps}", Sampling(steps=steps, sampler=sampler)
             if name not in report:
-                gallery = Gallery(options.output / "views", stage1, sampling, load)
+                gallery = ViewCache(options.output / "views", stage1, sampling, load)
                 report[name] = {"sampling": asdict(sampling), **measured(gallery, wanted, model, judge)}
             if options.timing_only or "seconds" not in report[name]:
                 report[name]["seconds"] = seconds(load(), wanted[:TIMED], sampling)
             with atomic.merged(options.output) as partial_folder:
                 (partial_folder / "steps.json").write_text(json.dumps(report, indent=2) + "\n")
                 (partial_folder / "table.md").write_text(table(report))
-                chart(lines(report), partial_folder / "figure.png", across="steps", up="agreement of the views, dB")
+                line_chart(
+                    lines(report), partial_folder / "figure.png", across="steps", up="agreement of the views, dB"
+                )
     print(table(report), end="")
 
 
-def measured(gallery: Gallery, wanted: Sequence[Order], model: ViewsTo3D, judge: Judge) -> dict[str, Any]:
+def measured(
+    gallery: ViewCache, wanted: Sequence[ViewRequest], model: ViewsTo3D, judge: AttributeClassifier
+) -> dict[str, Any]:
     """Shares of assets and of drawn views that the judge names rightly, and the views' agreement in dB."""
     gallery.fill(wanted)
     results, agreements = [], []
@@ -88,9 +95,9 @@ def measured(gallery: Gallery, wanted: Sequence[Order], model: ViewsTo3D, judge:
         asset = model(views)
         again = asset.render(views.cameras, views.width)
         agreements.append(view_consistency.measure(views, again))
-        renders = asset.render(text_alignment.new_cameras(), text_alignment.SIZE).on(1.0).clamp(0, 1)
-        results.append(text_alignment.Result(order, views.on(1.0), renders, None))
-    said = text_alignment.judged(judge, results)
+        renders = asset.render(text_alignment.new_cameras(), text_alignment.SIZE).composite(1.0).clamp(0, 1)
+        results.append(text_alignment.EvaluatedAsset(order, views.composite(1.0), renders, None))
+    said = text_alignment.classifier_metrics(judge, results)
     return {
         "renders": said["renders"],
         "views": said["views"],
@@ -98,7 +105,7 @@ def measured(gallery: Gallery, wanted: Sequence[Order], model: ViewsTo3D, judge:
     }
 
 
-def seconds(model: TextTo3D, wanted: Sequence[Order], sampling: Sampling) -> float:
+def seconds(model: TextTo3D, wanted: Sequence[ViewRequest], sampling: Sampling) -> float:
     """The least time that denoising the views of one prompt took, among a few prompts, after one to warm up."""
     taken = []
     for order in [wanted[0], *wanted]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from instant3d.cameras import Cameras, from_fov, look_at, orbit, random_sphere, structured, turntable
+from instant3d.cameras import Cameras, intrinsics_from_fov, look_at, orbit, random_sphere, structured_cameras, turntable
 
 
 def close(got: Tensor, expected: object, atol: float = 1e-5) -> None:
@@ -75,7 +75,7 @@ def test_the_picture_reaches_from_edge_to_edge_of_its_field_of_view(fov):
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 7)])
 def test_a_point_on_a_pixels_ray_projects_to_the_middle_of_that_pixel(height, width):
-    cameras = structured()
+    cameras = structured_cameras()
     skew = Cameras(cameras.cam_to_world, torch.tensor([[1.1, 0.9, 0.45, 0.6]]).expand(4, 4))
     rays = skew.rays(height, width)
     points = rays.at(torch.tensor([2.5])).reshape(4, -1, 3)
@@ -103,7 +103,7 @@ def test_the_rays_of_a_window_are_the_windows_part_of_the_rays():
 
 
 def test_turning_world_and_cameras_together_changes_no_picture():
-    cameras = structured()
+    cameras = structured_cameras()
     points = torch.rand(10, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     c, s = math.cos(math.radians(70)), math.sin(math.radians(70))
     turn = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
@@ -119,7 +119,7 @@ def test_azimuth_turns_a_camera_around_the_z_axis():
 
 def test_looking_at_a_target_puts_it_in_the_middle():
     eye, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[-0.5, 0.25, 0.75]])
-    image, depth = Cameras(look_at(eye, target), from_fov(40.0)[None]).project(target[None])
+    image, depth = Cameras(look_at(eye, target), intrinsics_from_fov(40.0)[None]).project(target[None])
     close(image, 0.5)
     close(depth, (eye - target).norm())
 
@@ -128,13 +128,13 @@ def test_the_structured_views_stand_in_the_four_quadrants_twenty_degrees_up():
     """The paper's grid: 45, 135, 225 and 315 degrees; sin 20 = 0.34202 and cos 20 / sqrt 2 = 0.66446."""
     signs = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
     expected = torch.cat([0.66446 * signs, torch.full((4, 1), 0.34202)], dim=-1) * 2.7
-    close(structured().positions, expected, atol=1e-4)
+    close(structured_cameras().positions, expected, atol=1e-4)
 
 
 def test_the_unit_sphere_fits_the_structured_pictures():
     """A sphere of radius 1 at distance 2.7 spans 2 asin(1 / 2.7) = 43.5 degrees of the 50."""
     points = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    image, _ = structured().project(points)
+    image, _ = structured_cameras().project(points)
     assert 0.0 < image.min() < 0.1
     assert 0.9 < image.max() < 1.0
 

@@ -24,7 +24,7 @@ from objaverse_stand_in import Dataset, glb, served, uid
 from instant3d import mesh, scenes
 from instant3d.cli import main as cli
 from instant3d.modules.diffusion.components import Components
-from instant3d.stage1.cache import Cache
+from instant3d.stage1.cache import LatentCache
 from instant3d.stage2.network import Reconstructor
 from instant3d.training import fit
 
@@ -267,7 +267,7 @@ def test_the_shards_hold_every_scene_and_the_cache_the_kept_ones(walk):
     index = json.loads((data / "shards" / "index.json").read_text())
     assert sum(shard["scenes"] for shard in index["shards"]) == 12
     kept = [line for line in (data / "keep.txt").read_text().splitlines() if not line.startswith("#")]
-    assert sorted(grid["id"] for grid in Cache(data / "cache" / "train").grids) == sorted(kept)
+    assert sorted(grid["id"] for grid in LatentCache(data / "cache" / "train").grids) == sorted(kept)
 
 
 @pytest.mark.parametrize(("run_folder", "taught"), [("stage1_lora", "lora"), ("cpu", "network")])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instant3d.cameras import Cameras, orbit, structured
+from instant3d.cameras import Cameras, orbit, structured_cameras
 from instant3d.views import Views
 
 
@@ -13,18 +13,20 @@ def views(height: int = 4, width: int = 4, **extra: torch.Tensor) -> Views:
         torch.rand(4, 3, height, width, generator=generator),
         torch.rand(4, 1, height, width, generator=generator),
     )
-    return Views(rgb, alpha, structured(), **extra)
+    return Views(rgb, alpha, structured_cameras(), **extra)
 
 
 def test_alpha_blends_straight_colour_with_the_background():
-    red = Views(torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1), torch.full((1, 1, 1, 1), 0.25), structured()[:1])
-    assert red.on(1.0).flatten().tolist() == [1.0, 0.75, 0.75]
-    assert red.on(torch.tensor([[0.0, 0.0, 1.0]])).flatten().tolist() == [0.25, 0.0, 0.75]
+    red = Views(
+        torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1), torch.full((1, 1, 1, 1), 0.25), structured_cameras()[:1]
+    )
+    assert red.composite(1.0).flatten().tolist() == [1.0, 0.75, 0.75]
+    assert red.composite(torch.tensor([[0.0, 0.0, 1.0]])).flatten().tolist() == [0.25, 0.0, 0.75]
 
 
 @pytest.mark.parametrize("side", [1, 3, 8])
 def test_resizing_keeps_a_constant_picture_constant(side):
-    flat = Views(torch.full((4, 3, 4, 4), 0.3), torch.full((4, 1, 4, 4), 0.6), structured()).resized(side, side)
+    flat = Views(torch.full((4, 3, 4, 4), 0.3), torch.full((4, 1, 4, 4), 0.6), structured_cameras()).resized(side, side)
     torch.testing.assert_close(flat.rgb, torch.full((4, 3, side, side), 0.3))
     torch.testing.assert_close(flat.alpha, torch.full((4, 1, side, side), 0.6))
 
@@ -32,7 +34,7 @@ def test_resizing_keeps_a_constant_picture_constant(side):
 def test_shrinking_keeps_a_linear_ramp_where_it_was():
     """Pixel centres (i + 0.5) / W: a ramp u over the picture is still u at the new pixels' centres, edges apart."""
     u = (torch.arange(32) + 0.5) / 32
-    ramp = Views(u.expand(1, 3, 32, 32), torch.ones(1, 1, 32, 32), structured()[:1]).resized(8, 8)
+    ramp = Views(u.expand(1, 3, 32, 32), torch.ones(1, 1, 32, 32), structured_cameras()[:1]).resized(8, 8)
     torch.testing.assert_close(ramp.rgb[0, 0, 4, 2:6], (torch.arange(2, 6) + 0.5) / 8, atol=1e-5, rtol=0)
 
 
@@ -41,7 +43,7 @@ def test_the_colour_of_invisible_pixels_does_not_bleed_into_the_object():
     rgb[..., :2] = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
     rgb[:, 1, :, 2:] = 1.0  # green, but unseen
     alpha = (torch.arange(4) < 2).float().expand(1, 1, 4, 4)
-    small = Views(rgb, alpha, structured()[:1]).resized(1, 1)
+    small = Views(rgb, alpha, structured_cameras()[:1]).resized(1, 1)
     torch.testing.assert_close(small.alpha.item(), 0.5, atol=1e-5, rtol=0)
     torch.testing.assert_close(small.rgb.flatten(), torch.tensor([1.0, 0.0, 0.0]), atol=1e-5, rtol=0)
 
@@ -49,8 +51,8 @@ def test_the_colour_of_invisible_pixels_does_not_bleed_into_the_object():
 def test_shrinking_then_blending_is_blending_then_shrinking():
     picture = views(16, 16)
     small = picture.resized(4, 4)
-    opaque = Views(picture.on(0.5), torch.ones_like(picture.alpha), picture.cameras).resized(4, 4)
-    torch.testing.assert_close(small.on(0.5), opaque.rgb, atol=1e-5, rtol=0)
+    opaque = Views(picture.composite(0.5), torch.ones_like(picture.alpha), picture.cameras).resized(4, 4)
+    torch.testing.assert_close(small.composite(0.5), opaque.rgb, atol=1e-5, rtol=0)
 
 
 def test_depth_and_normals_are_picked_not_averaged():
@@ -90,9 +92,9 @@ def test_any_leading_shape_may_be_resized(lead):
 
 def test_pictures_without_matching_cameras_are_refused():
     with pytest.raises(ValueError, match=r"views of shape \(3,\) came with cameras of shape \(4,\)"):
-        Views(torch.rand(3, 3, 2, 2), torch.rand(3, 1, 2, 2), structured())
+        Views(torch.rand(3, 3, 2, 2), torch.rand(3, 1, 2, 2), structured_cameras())
 
 
 def test_alpha_of_another_size_is_refused():
     with pytest.raises(ValueError, match="views need rgb"):
-        Views(torch.rand(4, 3, 2, 2), torch.rand(4, 1, 3, 2), structured())
+        Views(torch.rand(4, 3, 2, 2), torch.rand(4, 1, 3, 2), structured_cameras())

@@ -74,7 +74,7 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
     course = replace(course, alpha=head.alpha, decay=DECAY)
     network = pupil(head, seed)
     lessons = Distillation(
-        network, world.guide(numbers), prompts, read(prompts), scoring=course.scoring, picture=course.picture
+        network, world.guide(numbers), prompts, read(prompts), sds_config=course.scoring, render_config=course.picture
     )
 
     def test(average: TextToTriplane, step: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.direct.world import COLOURS, FOV_DEG, SHAPES, World
 from instant3d.cameras import orbit
-from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, VIEWS, shares
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, VIEWS, view_shares
 
 POSES = 256
 LOWEST_DEG, HIGHEST_DEG = 5.0, 40.0
@@ -45,7 +45,7 @@ class Album:
         pose = torch.randint(len(self.azimuths), (len(numbers),), generator=generator)
         share, alpha = self.share[self.shapes[numbers], pose], self.alpha[self.shapes[numbers], pose]
         pictures = torch.einsum("bphw,bpc->bchw", share, self.colours[numbers]) + 1 - alpha
-        return pictures, torch.multinomial(shares(self.azimuths[pose]), 1, generator=generator)[:, 0]
+        return pictures, torch.multinomial(view_shares(self.azimuths[pose]), 1, generator=generator)[:, 0]
 
 
 def numbered(prompts: Sequence[str]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.direct.world import World, read
 from instant3d.cameras import Cameras
 from instant3d.direct.architecture import Architecture
-from instant3d.direct.distillation import Distillation, Lesson, Picture, Scoring
+from instant3d.direct.distillation import Distillation, DistillationBatch, RenderConfig, SDSConfig
 from instant3d.direct.network import TextToTriplane
 from instant3d.nerf.baked_field import keep_heap
 from instant3d.nerf.volume import render
@@ -39,8 +39,8 @@ class Course:
     decay: float = 0.99  # of the averaged weights that are tested
     alpha: tuple[float, float] = (0.5, 1.0)
     alpha_share: float = 0.6  # of the steps over which alpha rises
-    picture: Picture = field(default_factory=lambda: Picture(20, 24, 0))
-    scoring: Scoring = field(default_factory=lambda: Scoring(scale=5.0, against="none"))
+    picture: RenderConfig = field(default_factory=lambda: RenderConfig(20, 24, 0))
+    scoring: SDSConfig = field(default_factory=lambda: SDSConfig(scale=5.0, against="none"))
     tests: tuple[int, ...] = (250, 500, 750, 1000)
 
 
@@ -85,10 +85,10 @@ def teach(
     return said
 
 
-def draw(world: World, numbers: Sequence[int], count: int, generator: torch.Generator) -> Lesson:
+def draw(world: World, numbers: Sequence[int], count: int, generator: torch.Generator) -> DistillationBatch:
     """Prompts, numbered by their place in `numbers`, and cameras of the world's."""
     prompts = torch.randint(len(numbers), (count,), generator=generator)
-    return Lesson(prompts, world.cameras[torch.randint(len(world.azimuths), (count,), generator=generator)])
+    return DistillationBatch(prompts, world.cameras[torch.randint(len(world.azimuths), (count,), generator=generator)])
 
 
 def alpha_at(course: Course, step: int) -> float:
@@ -111,7 +111,7 @@ def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> 
 
 @torch.no_grad()
 def shown(
-    network: TextToTriplane, world: World, prompts: Sequence[str], picture: Picture, at: Sequence[int] = AROUND
+    network: TextToTriplane, world: World, prompts: Sequence[str], picture: RenderConfig, at: Sequence[int] = AROUND
 ) -> Tensor:
     """What a network makes of prompts, seen by cameras number `at`: (P, len(at), 3, size, size), without chance."""
     text, cameras = read(prompts), world.cameras[list(at)]
@@ -125,7 +125,7 @@ def shown(
             samples=picture.samples,
             importance=picture.importance,
         )
-        pictures.append(views.on(1.0).clamp(0, 1))
+        pictures.append(views.composite(1.0).clamp(0, 1))
     return torch.cat(pictures)
 
 
@@ -188,4 +188,4 @@ def carry_out(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[
         yield json.loads(file.read_text())
 
 
-__all__ = ["Course", "Run", "Scoring", "carry_out", "nearest", "recall", "replace", "shown", "student", "teach"]
+__all__ = ["Course", "Run", "SDSConfig", "carry_out", "nearest", "recall", "replace", "shown", "student", "teach"]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach, usual_options
 from benchmarks.direct.world import COLOURS, World, read
-from instant3d.direct.distillation import Distillation, Lesson
+from instant3d.direct.distillation import Distillation, DistillationBatch
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.severity import TYPICAL_SIMILARITY, FeatureCache
 
@@ -71,13 +71,16 @@ class Watched(Distillation):
         self.chance = torch.Generator().manual_seed(seed)
         self.notes: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def severity(self, lesson: Lesson, direction: Tensor, seen: Tensor | None) -> Tensor:
+    def severity(self, lesson: DistillationBatch, direction: Tensor, seen: Tensor | None) -> Tensor:
         """C (B,) as `Distillation` has it, dealt out if that is asked for."""
         twin = copy.copy(self)
-        twin.remembers, twin.scoring = copy.deepcopy(self.remembers), replace(self.scoring, similarity="constant")
+        twin.feature_cache, twin.sds_config = (
+            copy.deepcopy(self.feature_cache),
+            replace(self.sds_config, similarity="constant"),
+        )
         blind = Distillation.severity(twin, lesson, direction, seen) * (1 + self.typical) / (1 + TYPICAL_SIMILARITY)
         found = super().severity(lesson, direction, seen)
-        if self.scoring.similarity == "constant":
+        if self.sds_config.similarity == "constant":
             found = blind
         if self.dealt:
             found = deal(found, self.chance)
@@ -86,7 +89,7 @@ class Watched(Distillation):
 
     def noted(self, leaky: Tensor) -> dict[str, float]:
         """Means of C over all, over leaky (P,) bool and over other prompts; its spread, and how much of it is angle."""
-        if not self.scoring.dw:
+        if not self.sds_config.dw:
             return {}
         prompts, found, blind = (torch.cat(each) for each in zip(*self.notes, strict=True))
         some = blind > 0
@@ -125,10 +128,10 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
         world.guide(numbers, [LEAKS["leaky" if leaks else "sound"] for leaks in leaky]),
         world.prompts,
         read(world.prompts),
-        scoring=replace(course.scoring, **ARMS[arm]),
-        picture=course.picture,
-        eyes=eyes,
-        remembers=FeatureCache(len(numbers), 3 * COARSE**2),
+        sds_config=replace(course.scoring, **ARMS[arm]),
+        render_config=course.picture,
+        image_encoder=eyes,
+        feature_cache=FeatureCache(len(numbers), 3 * COARSE**2),
         dealt=arm == "random",
         typical=typical(world, eyes),
         seed=seed,

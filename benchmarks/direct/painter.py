@@ -15,8 +15,8 @@ from benchmarks.direct.album import LENGTH, VOCABULARY, Album, drawn_from, numbe
 from benchmarks.direct.course import follow
 from benchmarks.direct.world import SIZE
 from instant3d.direct.guidance.finite_set import scaled_linear
-from instant3d.direct.guidance.sds import guided
-from instant3d.modules.diffusion.noise_process import clean, noised
+from instant3d.direct.guidance.sds import classifier_free_guidance
+from instant3d.modules.diffusion.noise_process import add_noise, predict_clean
 
 WIDTH = 48  # of a word
 BLOCK = 2  # pixels a side that the UNet takes as one place, which is a third of the work
@@ -61,18 +61,18 @@ class Painter(nn.Module):
 
     # what a Guide does
 
-    def latents(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] -> (B, 3, 20, 20) from -1 to 1."""
         if images.shape[-1] != SIZE:
             images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
         return 2 * images - 1
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         return self.read(numbered(prompts))
 
     @torch.no_grad()
-    def noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         return self(x_t, t, conditions)
 
 
@@ -91,7 +91,7 @@ def learn(
         told = painter.read(_forgotten(texts[chosen, view], generator))
         t = torch.randint(len(painter.abar), (BATCH,), generator=generator)
         eps = torch.randn(pictures.shape, generator=generator)
-        answer = painter(noised(painter.latents(pictures), eps, painter.abar[t]), t, told)
+        answer = painter(add_noise(painter.encode_images(pictures), eps, painter.abar[t]), t, told)
         optimizer.zero_grad()
         F.mse_loss(answer, eps).backward()
         torch.nn.utils.clip_grad_norm_(painter.parameters(), 1.0)
@@ -108,13 +108,13 @@ def _forgotten(words: Tensor, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def paint(painter: Painter, prompts: Sequence[str], generator: torch.Generator) -> Tensor:
     """Pictures (B, 3, 20, 20) in [0, 1] of prompts (B), by 25 steps of DDIM (Song et al. 2021) from pure noise."""
-    told, nothing = painter.embed(prompts), painter.embed([""] * len(prompts))
+    told, nothing = painter.embed_prompts(prompts), painter.embed_prompts([""] * len(prompts))
     x = torch.randn(len(prompts), 3, SIZE, SIZE, generator=generator)
     times = torch.linspace(len(painter.abar) - 1, 0, SAMPLING_STEPS + 1).round().long()
     for now, then in itertools.pairwise(times):
         t, abar = now.expand(len(x)), painter.abar[now].expand(len(x))
-        eps = guided(painter.noise(x, t, nothing), painter.noise(x, t, told), SCALE)
-        z = clean("epsilon", eps, x, abar).clamp(-1, 1)
+        eps = classifier_free_guidance(painter.predict_noise(x, t, nothing), painter.predict_noise(x, t, told), SCALE)
+        z = predict_clean("epsilon", eps, x, abar).clamp(-1, 1)
         eps = (x - abar[0].sqrt() * z) / (1 - abar[0]).sqrt()  # what is left of the noise once values are in range
-        x = noised(z, eps, painter.abar[then].expand(len(x)))
+        x = add_noise(z, eps, painter.abar[then].expand(len(x)))
     return (z + 1) / 2

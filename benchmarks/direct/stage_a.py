@@ -51,7 +51,12 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
     network = student(seed, **ARMS[arm])
     prompts = [world.prompts[number] for number in world.seen]
     lessons = Distillation(
-        network, world.guide(world.seen), prompts, read(prompts), scoring=course.scoring, picture=course.picture
+        network,
+        world.guide(world.seen),
+        prompts,
+        read(prompts),
+        sds_config=course.scoring,
+        render_config=course.picture,
     )
 
     def test(average: TextToTriplane, step: int) -> dict[str, Any]:

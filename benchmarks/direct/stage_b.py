@@ -28,7 +28,7 @@ from benchmarks.direct.course import Course, Run, carry_out, shown, student, tea
 from benchmarks.direct.judges import ATTRIBUTES, Attributes, Matcher
 from benchmarks.direct.painter import Painter
 from benchmarks.direct.world import World, read
-from instant3d.direct.distillation import Distillation, Lesson
+from instant3d.direct.distillation import Distillation, DistillationBatch
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.view_prompts import VIEWS
 
@@ -133,7 +133,9 @@ def admitted(study: Study, guide: str) -> dict[str, dict[str, float]]:
 class ClipAlone(Distillation):
     """Lessons without the guide's scores."""
 
-    def score(self, lesson: Lesson, images: Tensor, seen: Tensor | None, generator: torch.Generator) -> Tensor:
+    def sds_loss(
+        self, batch: DistillationBatch, images: Tensor, seen: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
         return images.new_zeros(())
 
 
@@ -149,10 +151,10 @@ def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
         painter_of(study, guide),
         prompts,
         read(prompts),
-        scoring=replace(course.scoring, clip=weight),
-        picture=course.picture,
-        eyes=eyes if weight else None,
-        judges=eyes.read(numbered(prompts)) if weight else None,
+        sds_config=replace(course.scoring, clip=weight),
+        render_config=course.picture,
+        image_encoder=eyes if weight else None,
+        text_features=eyes.read(numbered(prompts)) if weight else None,
     )
     test = partial(judged, study=study, guide=guide, course=course)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.direct import activation, janus, stage_a, stage_b
-from instant3d.utils.line_chart import Line, chart
+from instant3d.utils.line_chart import Line, line_chart
 
 HEAD = """# What the direct system's experiments found
 
@@ -207,7 +207,7 @@ def figure(found: Found, path: Path) -> None:
         ]
         if curves:
             lines.append(Line(arm, [(at[0][0], _mean([y for _, y in at])) for at in zip(*curves, strict=True)]))
-    chart(lines, path, across="views per prompt", up="recall of held-out prompts")
+    line_chart(lines, path, across="views per prompt", up="recall of held-out prompts")
 
 
 def _mean(values: Sequence[float]) -> float:

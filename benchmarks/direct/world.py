@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras, orbit
-from instant3d.direct.guidance.finite_set import FiniteSet
-from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, from_front, shares
+from instant3d.direct.guidance.finite_set import FiniteSetGuidance
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, from_front, view_shares
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.volume import render
 
@@ -137,12 +137,12 @@ class World:
     def unseen(self) -> list[int]:
         return [number for number, kind in enumerate(self.kinds) if kind.unseen]
 
-    def guide(self, numbers: Sequence[int], leaks: Sequence[float] | None = None) -> FiniteSet:
+    def guide(self, numbers: Sequence[int], leaks: Sequence[float] | None = None) -> FiniteSetGuidance:
         """The exact diffusion model of these prompts' pictures.
 
         leaks  of each prompt, the share of front pictures that its side and back words bring: what makes Janus faces
         """
-        named = shares(self.azimuths)
+        named = view_shares(self.azimuths)
         tables = []
         for leak in leaks or [0.0] * len(numbers):
             table = named.clone()
@@ -153,7 +153,7 @@ class World:
             tables.append(table)
         pictures = self.pictures[list(numbers)].flatten(0, 1)
         owners = [self.kinds[number].prompt for number in numbers for _ in range(len(self.azimuths))]
-        return FiniteSet(pictures, owners, torch.cat(tables))
+        return FiniteSetGuidance(pictures, owners, torch.cat(tables))
 
 
 def painted(kind: Kind, share: Tensor, alpha: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from instant3d import scenes
 from instant3d.utils import file_listing, prompts
-from instant3d.utils.arg_types import numbers
+from instant3d.utils.arg_types import frame_numbers
 from instant3d.utils.atomic import write_bytes
-from instant3d.utils.errors import sentence
+from instant3d.utils.errors import format_error
 from instant3d.utils.progress import Progress
 
 from ..manifests import object_manifest
@@ -32,7 +32,7 @@ Caption = tuple[tuple[str, ...], str]  # the names that its object goes by, and 
 
 
 @dataclass
-class Tally:
+class CaptionStats:
     """What became of the scenes, and of a source's captions."""
 
     written: int = 0
@@ -65,7 +65,7 @@ def with_caption(data: bytes, caption: str) -> bytes:
     return f'{text[:brace]}{indent}"caption": {words},{text[brace:]}'.encode(encoding)
 
 
-def give(folder: Path, caption: str) -> None:
+def write_caption(folder: Path, caption: str) -> None:
     """Write a caption into the scene in `folder`, in one step."""
     scenes.document(folder)  # a broken document is not touched
     file = folder / scenes.DOCUMENT
@@ -77,9 +77,9 @@ def cleaned(caption: str) -> str:
     return unicodedata.normalize("NFC", " ".join(caption.split()))
 
 
-def spread(captions: Iterable[Caption], folders: Mapping[str, Path], overwrite: bool = False) -> Tally:
+def assign_captions(captions: Iterable[Caption], folders: Mapping[str, Path], overwrite: bool = False) -> CaptionStats:
     """Give scenes (folders by name) the captions that come with their names; of several for one the first counts."""
-    tally = Tally()
+    tally = CaptionStats()
     met: set[Path] = set()
     for names, words in captions:
         name = next((name for name in names if name in folders), None)
@@ -89,14 +89,14 @@ def spread(captions: Iterable[Caption], folders: Mapping[str, Path], overwrite: 
         if folders[name] in met:
             continue
         caption = cleaned(words)
-        if wrong := prompts.fault(caption):
+        if wrong := prompts.prompt_error(caption):
             tally.refused.append(f"the caption of {name} {wrong}")
             continue
         met.add(folders[name])
         if scenes.document(folders[name]).text("caption") and not overwrite:
             tally.had_one += 1
         else:
-            give(folders[name], caption)
+            write_caption(folders[name], caption)
             tally.written += 1
     left = set(folders.values()) - met
     tally.without = sorted(folder.name for folder in left if not scenes.document(folder).text("caption"))
@@ -109,7 +109,7 @@ def by_name(roots: Sequence[Path]) -> dict[str, Path]:
     for root in roots:
         folders = scenes.below(root)
         if not folders:
-            tars = root.is_file() or file_listing.any_found(root, "*.tar")
+            tars = root.is_file() or file_listing.any_visible_files(root, "*.tar")
             hint = "`instant3d unpack` makes folders of tars" if tars else "`make render-data` makes some"
             raise FileNotFoundError(f"there is no scene folder in {root}; {hint}")
         for folder in folders:
@@ -184,23 +184,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders = by_name(options.scenes)
         tally = options.command(options, folders)
     except (ValueError, OSError) as error:
-        print(f"error: {sentence(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {format_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     print("\n".join(tally.lines()))
     return 1 if tally.refused else 0
 
 
-def _listed(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
-    return spread(options.read(options.list), folders, options.overwrite)
+def _listed(options: argparse.Namespace, folders: Mapping[str, Path]) -> CaptionStats:
+    return assign_captions(options.read(options.list), folders, options.overwrite)
 
 
-def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
+def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> CaptionStats:
     """Captions by a network, each written at once."""
     from .blip2 import Captioner, consensus
 
     if options.frames == "all":
         raise ValueError("name the frames to look at, such as 0,1,2,3")
-    tally = Tally()
+    tally = CaptionStats()
     every = sorted(set(folders.values()))
     left = [folder for folder in every if options.overwrite or not scenes.document(folder).text("caption")]
     tally.had_one = len(every) - len(left)
@@ -210,15 +210,15 @@ def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> Tally:
     with Progress.to_user().task(f"captions of {len(left)} scenes") as on_step:
         for done, folder in enumerate(left, start=1):
             try:
-                pictures = scenes.read(folder, frames=options.frames, maps=()).views.on(1.0)
+                pictures = scenes.read(folder, frames=options.frames, maps=()).views.composite(1.0)
             except (ValueError, OSError) as error:
                 tally.refused.append(str(error))
                 continue
             caption = cleaned(consensus(captioner(pictures, options.prompt)))
-            if wrong := prompts.fault(caption):
+            if wrong := prompts.prompt_error(caption):
                 tally.refused.append(f"the caption of {folder.name} {wrong}")
                 continue
-            give(folder, caption)
+            write_caption(folder, caption)
             tally.written += 1
             on_step(done, len(left))
     return tally
@@ -240,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_scenes(drawn)
     drawn.add_argument("--model", default="Salesforce/blip2-opt-2.7b", help="folder or Hub id (default: %(default)s)")
     drawn.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
-    drawn.add_argument("--frames", type=numbers, default=[0, 1, 2, 3], help="to look at (default 0,1,2,3)")
+    drawn.add_argument("--frames", type=frame_numbers, default=[0, 1, 2, 3], help="to look at (default 0,1,2,3)")
     drawn.add_argument("--prompt", default="", help="what the caption begins with, or a question")
     drawn.set_defaults(command=_drawn)
     return parser

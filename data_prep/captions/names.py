@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instant3d.utils.errors import sentence
+from instant3d.utils.errors import format_error
 from instant3d.utils.progress import Progress
 
 from ..curation import scene_index
-from ..curation.scene_index import Broken, Subject
+from ..curation.scene_index import Broken, SceneRef
 from .recolour import noun
 
 SIZE = 32  # pixels a side of a silhouette
@@ -28,7 +28,7 @@ THRESHOLD = 0.4
 
 
 @dataclass(frozen=True)
-class Odd:
+class OddName:
     """An object and the most similar one of its name.
 
     Attributes:
@@ -66,9 +66,9 @@ def likeness(silhouettes: Tensor) -> Tensor:
     return shared / (area[:, None] + area - shared).clamp(min=1)
 
 
-def by_name(subjects: Sequence[Subject]) -> dict[str, list[Subject]]:
+def by_name(subjects: Sequence[SceneRef]) -> dict[str, list[SceneRef]]:
     """Scenes by what their captions name, without colours; painted copies of other scenes are left out."""
-    named: defaultdict[str, list[Subject]] = defaultdict(list)
+    named: defaultdict[str, list[SceneRef]] = defaultdict(list)
     for subject in subjects:
         document = subject.document()
         if (caption := document.text("caption")) and not document.text("painted"):
@@ -76,7 +76,7 @@ def by_name(subjects: Sequence[Subject]) -> dict[str, list[Subject]]:
     return dict(named)
 
 
-def odd_ones(silhouettes: Mapping[str, Tensor], name: str, threshold: float) -> list[Odd]:
+def odd_names(silhouettes: Mapping[str, Tensor], name: str, threshold: float) -> list[OddName]:
     """The objects of one name that are like no other of them.
 
     Args:
@@ -89,22 +89,22 @@ def odd_ones(silhouettes: Mapping[str, Tensor], name: str, threshold: float) -> 
         return []
     best = likeness(torch.stack(list(silhouettes.values()))).fill_diagonal_(-1).max(1)
     pairs = zip(ids, best.values.tolist(), best.indices.tolist(), strict=True)
-    return [Odd(name, one, ids[other], value, len(ids)) for one, value, other in pairs if value < threshold]
+    return [OddName(name, one, ids[other], value, len(ids)) for one, value, other in pairs if value < threshold]
 
 
-def find(roots: Sequence[Path], threshold: float) -> tuple[list[Odd], int, Broken]:
+def find(roots: Sequence[Path], threshold: float) -> tuple[list[OddName], int, Broken]:
     """Odd objects, the least similar first; how many scenes share a name with another; and what cannot be read."""
-    subjects, broken = scene_index.gather(roots)
+    subjects, broken = scene_index.find_scenes(roots)
     shared = {name: some for name, some in by_name(subjects).items() if len(some) > 1}
-    found: list[Odd] = []
+    found: list[OddName] = []
     with Progress.to_user().task(f"looking at {len(shared)} names") as on_step:
         for done, (name, some) in enumerate(shared.items(), start=1):
-            found += odd_ones(_silhouettes(some, broken), name, threshold)
+            found += odd_names(_silhouettes(some, broken), name, threshold)
             on_step(done, len(shared))
     return sorted(found, key=lambda odd: (odd.likeness, odd.id)), sum(map(len, shared.values())), broken
 
 
-def _silhouettes(subjects: Sequence[Subject], broken: Broken) -> dict[str, Tensor]:
+def _silhouettes(subjects: Sequence[SceneRef], broken: Broken) -> dict[str, Tensor]:
     found = {}
     for subject in subjects:
         try:
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found, count, broken = find(options.scenes, options.threshold)
     except (ValueError, OSError) as error:
-        print(f"error: {sentence(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {format_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     print("".join(f"{odd.line()}\n" for odd in found), end="")
     print("".join(f"{where}: {why}\n" for where, why in broken), end="", file=sys.stderr)

@@ -26,7 +26,7 @@ from instant3d.views import Views
 from ..execution import process_pool
 from ..manifests.object_manifest import PASSED_ON
 from ..procedural.colours import NAMED_COLOURS, Colour, nearest_name
-from ..procedural.portable_rng import Dice
+from ..procedural.portable_rng import PortableRandom
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
 CONTRAST = 0.6  # of the light and dark parts: 1 keeps their ratios, 0 paints everything alike
@@ -47,7 +47,7 @@ def painted(views: Views, colour: Colour) -> Views:
 def drawn(name: str, scene_id: str) -> Colour:
     """A colour of that name, a little different for every object and always the same for one."""
     seed = int.from_bytes(hashlib.sha256(f"{name}/{scene_id}".encode()).digest()[:4], "big")
-    dice, base = Dice(seed), np.array(NAMED_COLOURS[name], dtype=np.float64)
+    dice, base = PortableRandom(seed), np.array(NAMED_COLOURS[name], dtype=np.float64)
     for _ in range(20):
         shifted = np.clip(base * dice.uniform(0.88, 1.1) + dice.uniforms(3, -8, 8), 0, 255).astype(int)
         if nearest_name(shifted) == name:

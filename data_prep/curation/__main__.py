@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from instant3d.utils.arg_types import numbers, positive, seed
-from instant3d.utils.errors import sentence
+from instant3d.utils.arg_types import frame_numbers, positive_int, seed
+from instant3d.utils.errors import format_error
 from instant3d.utils.progress import Progress
 
 from ..manifests import id_lists
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options)
     except (ValueError, OSError) as error:
-        print(f"error: {sentence(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {format_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
 
 
@@ -32,7 +32,7 @@ def _features(options: argparse.Namespace) -> int:
     from . import features
 
     _checked_folder(options.out)
-    subjects, failures = scene_index.gather(options.scenes)
+    subjects, failures = scene_index.find_scenes(options.scenes)
     encoder = features.ImageEncoder.from_pretrained(options.clip, options.device)
     with Progress.to_user().task(f"features of {len(subjects)} scenes") as on_step:
         found = features.extend(
@@ -53,7 +53,7 @@ def _label(options: argparse.Namespace) -> int:
     from . import labelling
 
     _checked_folder(options.out)
-    subjects, failures = scene_index.gather(options.scenes)
+    subjects, failures = scene_index.find_scenes(options.scenes)
     if options.only is not None:
         wanted = set(id_lists.read_list(options.only))
         subjects = [subject for subject in subjects if subject.id in wanted]
@@ -150,13 +150,13 @@ def _parser() -> argparse.ArgumentParser:
     looks.add_argument("--clip", default="openai/clip-vit-large-patch14", help="folder or Hub id (default: ViT-L/14)")
     looks.add_argument("--per-view", action="store_true", help="a vector for each view, not one for all")
     looks.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
-    looks.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="that read pictures")
+    looks.add_argument("--threads", type=positive_int, default=os.cpu_count() or 1, help="that read pictures")
     looks.set_defaults(command=_features)
 
     page = words.add_parser("label", help="a page on which to call scenes good or bad, by keys")
     _add_scenes(page)
     page.add_argument("-o", "--out", type=Path, required=True, help="the .html to write")
-    page.add_argument("--count", type=positive, default=1000, help="scenes, drawn at random (default 1000)")
+    page.add_argument("--count", type=positive_int, default=1000, help="scenes, drawn at random (default 1000)")
     page.add_argument("--seed", type=seed, default=0, help="of the draw (default 0)")
     page.add_argument("--only", type=Path, help="list of ids to draw from")
     page.add_argument("--labels", type=Path, help="labels that were exported before, to begin with")
@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders, or of shards")
     parser.add_argument(
-        "--frames", type=numbers, default=list(scene_index.STRUCTURED), help="to look at (default 0,1,2,3)"
+        "--frames", type=frame_numbers, default=list(scene_index.STRUCTURED), help="to look at (default 0,1,2,3)"
     )
 
 

@@ -22,13 +22,13 @@ from instant3d.utils.progress import OnStep
 
 from . import feature_store
 from .feature_store import Features
-from .scene_index import Subject
+from .scene_index import SceneRef
 
 BATCH = 8  # scenes whose pictures go through the network together
 PER_PART = 1024  # scenes: what an interruption may cost
 
 Look = Tensor | Exception  # the pictures of a scene, or why there are none
-Failed = Callable[[Subject, str], None]
+Failed = Callable[[SceneRef, str], None]
 
 
 class ImageEncoder:
@@ -74,7 +74,7 @@ class ImageEncoder:
 
 def extend(
     path: Path,
-    subjects: Sequence[Subject],
+    subjects: Sequence[SceneRef],
     encoder: ImageEncoder,
     *,
     frames: Sequence[int],
@@ -91,7 +91,7 @@ def extend(
     shown = ",".join(map(str, frames))
     made_with = {"model": encoder.name, "fingerprint": encoder.fingerprint, "frames": shown, "per_view": str(per_view)}
     folder = path.with_name(f"{path.name}.parts")
-    earlier = file_listing.found(folder, "*.safetensors")
+    earlier = file_listing.visible_files(folder, "*.safetensors")
     parts = [_of_one_kind(file, made_with) for file in [path, *earlier] if file.is_file()]
     there = {name for part in parts for name in part.ids}
     left = [subject for subject in subjects if subject.id not in there]
@@ -115,7 +115,7 @@ def extend(
 
 
 def _encoded(
-    batch: Sequence[tuple[Subject, Look]], encoder: ImageEncoder, per_view: bool, failed: Failed
+    batch: Sequence[tuple[SceneRef, Look]], encoder: ImageEncoder, per_view: bool, failed: Failed
 ) -> dict[str, Tensor]:
     """Vectors (V, D) by id of what could be read of a batch."""
     good = {}
@@ -133,11 +133,11 @@ def _encoded(
 
 
 def _read_ahead(
-    subjects: Sequence[Subject], frames: Sequence[int], threads: int
-) -> Iterator[list[tuple[Subject, Look]]]:
+    subjects: Sequence[SceneRef], frames: Sequence[int], threads: int
+) -> Iterator[list[tuple[SceneRef, Look]]]:
     """Batches of what scenes show; while one is used, the next is read."""
 
-    def look(subject: Subject) -> Look:
+    def look(subject: SceneRef) -> Look:
         try:
             return subject.on_white(frames)
         except (ValueError, OSError) as error:

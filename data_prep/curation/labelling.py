@@ -18,16 +18,16 @@ from instant3d.utils.progress import OnStep
 
 from ..manifests.id_lists import LABELS_FORMAT
 from ..manifests.thumbnails import data_uri, script_data, webp
-from .scene_index import Broken, Subject, montage
+from .scene_index import Broken, SceneRef, montage
 
 WIDTH = 384  # pixels of the picture of all views
 HERE = Path(__file__).parent
 
 
-def sample(subjects: Sequence[Subject], count: int | None, seed: int = 0) -> list[Subject]:
+def sample(subjects: Sequence[SceneRef], count: int | None, seed: int = 0) -> list[SceneRef]:
     """`count` of the scenes in the order of a draw that each id decides for itself: more scenes change no turns."""
 
-    def turn(subject: Subject) -> bytes:
+    def turn(subject: SceneRef) -> bytes:
         return hashlib.sha256(f"{seed}/{subject.id}".encode()).digest()
 
     return sorted(subjects, key=turn)[:count]
@@ -35,7 +35,7 @@ def sample(subjects: Sequence[Subject], count: int | None, seed: int = 0) -> lis
 
 def write(
     path: Path,
-    subjects: Sequence[Subject],
+    subjects: Sequence[SceneRef],
     *,
     frames: Sequence[int],
     labels: Mapping[str, str] | None = None,
@@ -72,7 +72,7 @@ def write(
     return failures
 
 
-def _place(picture: bytes, subject: Subject, folder: Path, embed: bool) -> str:
+def _place(picture: bytes, subject: SceneRef, folder: Path, embed: bool) -> str:
     """Where the page finds a picture; ids are no file names, but their hashes are."""
     if embed:
         return data_uri(picture)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..manifests.id_lists import BAD, GOOD, Place
+from ..manifests.id_lists import BAD, GOOD, RankedScene
 from .feature_store import Features
 
 LEAST = 5  # good ones and bad ones: fewer cannot be cross-validated
@@ -25,7 +25,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Trust:
+class RankingConfidence:
     """How often the SVM is right about labelled scenes that it was not shown."""
 
     good: int
@@ -48,23 +48,27 @@ class Trust:
         )
 
 
-def rank(features: Features, labels: Mapping[str, str], *, softness: float = 1.0) -> tuple[list[Place], Trust]:
+def rank(
+    features: Features, labels: Mapping[str, str], *, softness: float = 1.0
+) -> tuple[list[RankedScene], RankingConfidence]:
     """Every scene's place, best first, and how far to trust it.
 
     softness  the SVM's C: larger follows single labels more closely
     """
     row = {name: k for k, name in enumerate(features.ids)}
-    rows, truth = _told(row, labels)
+    rows, truth = _labelled_rows(row, labels)
     shown = features.vectors[rows].float().numpy()
-    trust = _trust(shown, truth, softness)
+    trust = _confidence(shown, truth, softness)
     machine = _fitted(shown, truth, softness)
     scores = np.concatenate([_scores(machine, part.float().numpy()) for part in features.vectors.split(AT_ONCE)])
     order = sorted(range(len(scores)), key=lambda k: (-scores[k], features.ids[k]))
     names = ((features.ids[k], float(scores[k])) for k in order)
-    return [Place(n, name, round(score, 6), labels.get(name)) for n, (name, score) in enumerate(names, start=1)], trust
+    return [
+        RankedScene(n, name, round(score, 6), labels.get(name)) for n, (name, score) in enumerate(names, start=1)
+    ], trust
 
 
-def _told(row: Mapping[str, int], labels: Mapping[str, str]) -> tuple[list[int], Array]:
+def _labelled_rows(row: Mapping[str, int], labels: Mapping[str, str]) -> tuple[list[int], Array]:
     """Rows of the labelled scenes, and whether each is good; refused if they cannot teach anything."""
     unknown = [name for name in labels if name not in row]
     if unknown:
@@ -84,7 +88,7 @@ def _told(row: Mapping[str, int], labels: Mapping[str, str]) -> tuple[list[int],
     return [k for k, _ in told], np.array([good for _, good in told])
 
 
-def _trust(shown: Array, truth: Array, softness: float) -> Trust:
+def _confidence(shown: Array, truth: Array, softness: float) -> RankingConfidence:
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
 
@@ -94,7 +98,9 @@ def _trust(shown: Array, truth: Array, softness: float) -> Trust:
     right = (scores > 0) == truth
     good, bad = int(truth.sum()), int((~truth).sum())
     balanced = (right[truth].mean() + right[~truth].mean()) / 2
-    return Trust(good, bad, FOLDS, float(right.mean()), float(balanced), float(roc_auc_score(truth, scores)))
+    return RankingConfidence(
+        good, bad, FOLDS, float(right.mean()), float(balanced), float(roc_auc_score(truth, scores))
+    )
 
 
 def _fitted(shown: Array, truth: Array, softness: float) -> Any:

@@ -22,11 +22,11 @@ Broken = list[tuple[str, str]]  # what could not be read, and why
 
 
 @dataclass(frozen=True)
-class Subject:
+class SceneRef:
     """One scene, wherever it lies."""
 
     id: str
-    source: Path | shards.Packed
+    source: Path | shards.PackedScene
 
     @property
     def where(self) -> str:
@@ -44,19 +44,19 @@ class Subject:
 
     def on_white(self, frames: Sequence[int], size: int | None = None) -> Tensor:
         """Pictures (V, 3, S, S) over white; oblong ones stand in the middle of a white square."""
-        pictures = self.read(frames, size).views.on(1.0)
+        pictures = self.read(frames, size).views.composite(1.0)
         height, width = pictures.shape[-2:]
         spare_x, spare_y = max(height - width, 0), max(width - height, 0)
         edges = (spare_x // 2, spare_x - spare_x // 2, spare_y // 2, spare_y - spare_y // 2)
         return F.pad(pictures, edges, value=1.0)
 
 
-def gather(roots: Sequence[str | Path]) -> tuple[list[Subject], Broken]:
+def find_scenes(roots: Sequence[str | Path]) -> tuple[list[SceneRef], Broken]:
     """All scenes below folders, sorted by id: scene folders at any depth, and the scenes of tars (or of one tar).
 
     Scenes whose document cannot be read, or whose id cannot stand in a list or is another's, come apart from the rest.
     """
-    found: dict[str, Subject] = {}
+    found: dict[str, SceneRef] = {}
     broken: Broken = []
     for root in map(Path, roots):
         if not root.exists():
@@ -86,21 +86,21 @@ def montage(pictures: Tensor) -> Tensor:
     return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
 
-def _below(root: Path) -> Iterator[tuple[str, Callable[[], Subject]]]:
+def _below(root: Path) -> Iterator[tuple[str, Callable[[], SceneRef]]]:
     """Where each scene lies, and what opens it."""
     for folder in scenes.below(root) if root.is_dir() else ():
         yield str(folder), partial(_of_folder, folder)
-    tars = [root] if root.is_file() else file_listing.found(root, "*.tar")
+    tars = [root] if root.is_file() else file_listing.visible_files(root, "*.tar")
     for packed in shards.index(tars) if tars else ():
         yield f"{packed.path}:{packed.key}", partial(_of_tar, packed)
 
 
-def _of_folder(folder: Path) -> Subject:
-    return Subject(scenes.document(folder).text("id") or folder.resolve().name, folder)
+def _of_folder(folder: Path) -> SceneRef:
+    return SceneRef(scenes.document(folder).text("id") or folder.resolve().name, folder)
 
 
-def _of_tar(packed: shards.Packed) -> Subject:
-    return Subject(packed.document().text("id") or packed.key, packed)
+def _of_tar(packed: shards.PackedScene) -> SceneRef:
+    return SceneRef(packed.document().text("id") or packed.key, packed)
 
 
 def _fits_a_line(name: str) -> bool:

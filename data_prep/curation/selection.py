@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from ..manifests.id_lists import BAD, Place, read_rows
+from ..manifests.id_lists import BAD, RankedScene, read_rows
 
 TOP = 10_000  # what arXiv 2311.06214 fine-tuned on
 
 
-def top(places: Sequence[Place], count: int, without: Collection[str] = ()) -> list[Place]:
+def top(places: Sequence[RankedScene], count: int, without: Collection[str] = ()) -> list[RankedScene]:
     """The best `count` places that are neither in `without` nor called bad by the user."""
     return [place for place in places if place.label != BAD and place.id not in without][:count]
 

@@ -216,7 +216,7 @@ def _judge(recipe: Recipe) -> Iterator[Step]:
 def _evaluations(recipe: Recipe) -> Iterator[Step]:
     """Figures for the cards, by the commands that anybody can run on the weights."""
     stage1, stage2 = (
-        str(recipe.weights(part) if part in recipe.parts else bundled.weights(place))
+        str(recipe.weights(part) if part in recipe.parts else bundled.weights_folder(place))
         for part, place in (("stage1", bundled.STAGE1), ("stage2", bundled.STAGE2))
     )
     exported = [f"export-{part}" for part in ("stage1", "stage2") if part in recipe.parts]

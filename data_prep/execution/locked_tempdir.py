@@ -20,12 +20,12 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network disks 
 def temporary() -> Iterator[Path]:
     """A folder for as long as the block runs. Folders whose owners died without tidying up are removed first."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), held(folder):  # held: its owner lives; else: not ours
+        with contextlib.suppress(OSError), locked(folder):  # held: its owner lives; else: not ours
             shutil.rmtree(folder, ignore_errors=True)
     unnamed = Path(tempfile.mkdtemp(prefix=f"new-{PREFIX}"))
     folder = unnamed.with_name(unnamed.name.removeprefix("new-"))
     try:
-        with held(unnamed):
+        with locked(unnamed):
             unnamed.rename(folder)  # only now do others see it, and that it is held
             yield folder
     finally:
@@ -33,7 +33,7 @@ def temporary() -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Be the only process with this folder; the lock ends with the process. BlockingIOError if another has it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

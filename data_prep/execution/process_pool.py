@@ -31,11 +31,11 @@ WATCH_S = 0.1  # between two looks at how much memory is held
 PRINTED = "printed.log"
 # Not by PYTHONPATH, which programs that a job starts would inherit.
 BEGIN = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__package__}.pool_worker import main; main()"
-STRIKES = 3  # processes in a row that end before they begin: then something is wrong with all of them
+MAX_FAILED_STARTS = 3  # processes in a row that end before they begin: then something is wrong with all of them
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Job]):
+class JobResult(Generic[Job]):
     """What became of a job: `failure` says in words why it has no result, `kind` in one.
 
     kind  "broken" (ValueError), "unreadable" (OSError), "full" (the disk), "memory", "timeout", "crash", or the word
@@ -50,7 +50,7 @@ class Outcome(Generic[Job]):
 
 
 @dataclass(frozen=True)
-class Terms:
+class Limits:
     """What a process works on, and for how long at most."""
 
     work: Callable[[Any], Any]
@@ -69,7 +69,7 @@ def run(
     max_memory: int | None = None,
     jobs_each: int | None = None,
     prepare: Callable[[], None] | None = None,
-) -> Generator[Outcome[Job], None, None]:
+) -> Generator[JobResult[Job], None, None]:
     """Outcomes as they come. A job that fails with ValueError, OSError or MemoryError gives its message; one that
     exceeds a limit or takes its process down is reported and a new process goes on with the rest.
 
@@ -79,45 +79,45 @@ def run(
 
     Raises ChildProcessError if no process comes up.
     """
-    terms = Terms(work, prepare, timeout_s, max_memory, jobs_each or math.inf)
+    terms = Limits(work, prepare, timeout_s, max_memory, jobs_each or math.inf)
     with locked_tempdir.temporary() as scratch:
-        crew = _Crew(terms, scratch, iter(jobs))
+        crew = _Pool(terms, scratch, iter(jobs))
         try:
-            yield from crew.outcomes(workers)
+            yield from crew.results(workers)
         finally:
-            crew.dismiss()
+            crew.close()
 
 
-class _Crew(Generic[Job]):
+class _Pool(Generic[Job]):
     """The processes, and the jobs that none of them has yet."""
 
-    def __init__(self, terms: Terms, scratch: Path, waiting: Iterator[Job]) -> None:
-        self.terms, self.scratch, self.waiting = terms, scratch, waiting
+    def __init__(self, limits: Limits, scratch: Path, waiting: Iterator[Job]) -> None:
+        self.limits, self.scratch, self.waiting = limits, scratch, waiting
         self.returned = deque[Job]()  # from processes that never came up
-        self.members: list[_Worker[Job]] = []
-        self.strikes = 0
+        self.workers: list[_Worker[Job]] = []
+        self.failed_starts = 0
 
-    def outcomes(self, workers: int) -> Iterator[Outcome[Job]]:
-        while self._hired(workers):
-            ready = wait([member.pipe for member in self.members], timeout=self._patience())
-            for member in list(self.members):
+    def results(self, workers: int) -> Iterator[JobResult[Job]]:
+        while self._fill(workers):
+            ready = wait([member.pipe for member in self.workers], timeout=self._patience())
+            for member in list(self.workers):
                 outcome = member.look(member.pipe in ready)
                 if member.failed_to_start:
-                    self._strike(member)
+                    self._count_failed_start(member)
                 elif outcome is not None:
-                    self.strikes = 0
-                    self._go_on(member)
+                    self.failed_starts = 0
+                    self._restart(member)
                     yield outcome
 
-    def dismiss(self) -> None:
-        while self.members:
-            self.members.pop().end()
+    def close(self) -> None:
+        while self.workers:
+            self.workers.pop().end()
 
-    def _hired(self, workers: int) -> bool:
+    def _fill(self, workers: int) -> bool:
         """Whether anybody is at work, after a look for more to do."""
-        while len(self.members) < workers and (job := self._next()):
-            self.members.append(_Worker(self.terms, self.scratch, job[0]))
-        return bool(self.members)
+        while len(self.workers) < workers and (job := self._next()):
+            self.workers.append(_Worker(self.limits, self.scratch, job[0]))
+        return bool(self.workers)
 
     def _next(self) -> tuple[Job] | None:
         """A job in a tuple, for a job may be anything."""
@@ -125,37 +125,37 @@ class _Crew(Generic[Job]):
             return (self.returned.popleft(),)
         return next(((job,) for job in self.waiting), None)
 
-    def _go_on(self, member: _Worker[Job]) -> None:
-        job = self._next() if member.alive and member.done < self.terms.jobs_each else None
+    def _restart(self, member: _Worker[Job]) -> None:
+        job = self._next() if member.alive and member.done < self.limits.jobs_each else None
         if job:
             member.start(job[0])
         else:
-            self.members.remove(member)
+            self.workers.remove(member)
             member.end()
 
-    def _strike(self, member: _Worker[Job]) -> None:
-        self.strikes += 1
-        if self.strikes >= STRIKES or member.refusal:
-            raise ChildProcessError(f"no worker process comes up: {member.refusal or member.last_words()}")
-        self.members.remove(member)
+    def _count_failed_start(self, member: _Worker[Job]) -> None:
+        self.failed_starts += 1
+        if self.failed_starts >= MAX_FAILED_STARTS or member.refusal:
+            raise ChildProcessError(f"no worker process comes up: {member.refusal or member.exit_reason()}")
+        self.workers.remove(member)
         member.end()
         self.returned.append(member.job)
 
     def _patience(self) -> float:
-        patience = min(member.deadline() for member in self.members) - time.monotonic()
-        return max(patience if self.terms.max_memory is None else min(patience, WATCH_S), 0)
+        patience = min(member.deadline() for member in self.workers) - time.monotonic()
+        return max(patience if self.limits.max_memory is None else min(patience, WATCH_S), 0)
 
 
 class _Worker(Generic[Job]):
     """A process, and the job in its hands."""
 
-    def __init__(self, terms: Terms, scratch: Path, job: Job) -> None:
-        self.terms, self.job = terms, job
+    def __init__(self, limits: Limits, scratch: Path, job: Job) -> None:
+        self.limits, self.job = limits, job
         self.done, self.ready, self.failed_to_start, self.refusal = 0, False, False, ""
         self.pipe, theirs = Pipe()
         self.folder = Path(tempfile.mkdtemp(dir=scratch))
-        self.process = _started(theirs, terms.work, self.folder)
-        self._send((terms.work, terms.prepare))
+        self.process = _started(theirs, limits.work, self.folder)
+        self._send((limits.work, limits.prepare))
         self.start(job)
 
     @property
@@ -171,15 +171,15 @@ class _Worker(Generic[Job]):
             self.pipe.send(what)
 
     def deadline(self) -> float:
-        return self.since + (self.terms.timeout_s if self.ready else max(self.terms.timeout_s, START_S))
+        return self.since + (self.limits.timeout_s if self.ready else max(self.limits.timeout_s, START_S))
 
-    def look(self, ready: bool) -> Outcome[Job] | None:
+    def look(self, ready: bool) -> JobResult[Job] | None:
         """What became of the job, or None while it is at work or cannot be. After a failure of its own it is dead."""
         if ready:
             try:
                 result, failure, kind = self.pipe.recv()
             except (EOFError, ConnectionResetError):
-                return self._lost(f"the process died ({self.last_words()})", "crash")
+                return self._lost(f"the process died ({self.exit_reason()})", "crash")
             if self.ready:
                 return self._outcome(result, failure, kind)
             if failure is not None:
@@ -187,23 +187,23 @@ class _Worker(Generic[Job]):
                 return None
             self.ready, self.since = True, time.monotonic()
         if time.monotonic() >= self.deadline():
-            return self._lost(f"it took longer than {self.terms.timeout_s:g} s", "timeout")
-        limit = self.terms.max_memory
+            return self._lost(f"it took longer than {self.limits.timeout_s:g} s", "timeout")
+        limit = self.limits.max_memory
         if limit is not None and (held := process_limits.resident_bytes(self.process.pid)) > limit:
             return self._lost(f"it took {held / 1e9:.1f} GB of memory, more than {limit / 1e9:g}", "memory")
         return None
 
-    def _lost(self, failure: str, kind: str) -> Outcome[Job] | None:
+    def _lost(self, failure: str, kind: str) -> JobResult[Job] | None:
         process_limits.end(self.process.pid)
         self.process.wait()
         self.failed_to_start = not self.ready
         return self._outcome(None, failure, kind) if self.ready else None
 
-    def _outcome(self, result: Any, failure: str | None, kind: str) -> Outcome[Job]:
+    def _outcome(self, result: Any, failure: str | None, kind: str) -> JobResult[Job]:
         self.done += 1
-        return Outcome(self.job, result, failure, time.monotonic() - self.since, kind)
+        return JobResult(self.job, result, failure, time.monotonic() - self.since, kind)
 
-    def last_words(self) -> str:
+    def exit_reason(self) -> str:
         """Why the process ended: its exit code or signal, and what it printed last."""
         code = self.process.wait()
         name = f"exit code {code}" if code >= 0 else signal.Signals(-code).name

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from . import process_pool
-from .process_pool import Outcome
+from .process_pool import JobResult
 
 Job = TypeVar("Job")
 LOSSES = 3  # of the machine under it, after which a job is given up
@@ -29,7 +29,7 @@ def run(
     workers: int | None = None,
     jobs_each: int | None = None,
     **terms: Any,
-) -> Generator[Outcome[Job], None, None]:
+) -> Generator[JobResult[Job], None, None]:
     """Outcomes as they come; the other arguments are those of `process_pool.run`.
 
     address  of the cluster, "auto" or "ray://host:10001"; None starts Ray on this machine alone
@@ -42,7 +42,7 @@ def run(
         seats = min(workers or math.inf, int(ray.cluster_resources().get("CPU", 0)))
         if not seats:
             raise ValueError(f"the Ray cluster at {address} offers no processor")
-        yield from _Hall(ray, work, jobs, jobs_each or JOBS_EACH, terms).outcomes(int(seats))
+        yield from _RayPool(ray, work, jobs, jobs_each or JOBS_EACH, terms).results(int(seats))
     finally:
         ray.shutdown()  # and with it all that we started there
 
@@ -62,39 +62,39 @@ def _connected(address: str | None, workers: int | None) -> Any:
     return ray
 
 
-class _Seat:
+class _RayWorker:
     """In one of Ray's workers: hands out the outcomes of a shift of jobs, one a call."""
 
     def __init__(self, work: Callable[[Any], Any], terms: dict[str, Any]) -> None:
         self.work, self.terms = work, terms
-        self.outcomes: Iterator[Outcome[Any]] = iter(())
+        self.results: Iterator[JobResult[Any]] = iter(())
 
     def begin(self, jobs: Sequence[Any]) -> None:
-        self.outcomes = process_pool.run(self.work, jobs, workers=1, **self.terms)
+        self.results = process_pool.run(self.work, jobs, workers=1, **self.terms)
 
-    def answer(self) -> Outcome[Any] | str | None:
+    def answer(self) -> JobResult[Any] | str | None:
         """The next outcome; None after the last; words if no process comes up."""
         try:
-            return next(self.outcomes, None)
+            return next(self.results, None)
         except ChildProcessError as error:
             return str(error)
 
 
-class _Hall:
+class _RayPool:
     """The seats, and the jobs that wait."""
 
     def __init__(
         self, ray: Any, work: Callable[[Any], Any], jobs: Sequence[Any], jobs_each: int, terms: dict[str, Any]
     ) -> None:
         self.ray, self.jobs_each, self.jobs = ray, jobs_each, jobs
-        self.new_seat = lambda: ray.remote(num_cpus=1, max_restarts=0)(_Seat).remote(work, terms)
+        self.new_worker = lambda: ray.remote(num_cpus=1, max_restarts=0)(_RayWorker).remote(work, terms)
         self.waiting = list(range(len(jobs)))[::-1]
         self.shifts: dict[Any, list[int]] = {}  # of each seat: the jobs that it has not answered for, in order
         self.calls: dict[Any, Any] = {}  # the seat that an answer will come from
         self.losses = Counter[int]()
 
-    def outcomes(self, seats: int) -> Iterator[Outcome[Any]]:
-        for _ in range(min(seats, len(self.jobs))):
+    def results(self, workers: int) -> Iterator[JobResult[Any]]:
+        for _ in range(min(workers, len(self.jobs))):
             self._open()
         while self.calls:
             (call,), _ = self.ray.wait(list(self.calls), num_returns=1)
@@ -102,7 +102,7 @@ class _Hall:
             try:
                 answer = self.ray.get(call)
             except self.ray.exceptions.RayError as error:
-                yield from self._replaced(seat, error)
+                yield from self._replace(seat, error)
                 continue
             if isinstance(answer, str):
                 raise ChildProcessError(answer)
@@ -117,7 +117,7 @@ class _Hall:
 
     def _open(self) -> None:
         """A seat that has no jobs yet: nobody knows when the cluster has room for it."""
-        seat = self.new_seat()
+        seat = self.new_worker()
         self.shifts[seat] = []
         self.calls[seat.answer.remote()] = seat
 
@@ -128,7 +128,7 @@ class _Hall:
         seat.begin.remote([self.jobs[k] for k in shift])
         self.calls[seat.answer.remote()] = seat
 
-    def _replaced(self, seat: Any, error: Exception) -> Iterator[Outcome[Any]]:
+    def _replace(self, seat: Any, error: Exception) -> Iterator[JobResult[Any]]:
         """After the loss of a seat: its jobs wait again, unless the first of them has seen too many losses."""
         shift = self.shifts.pop(seat)
         reason = next(iter(str(error).split("\n")), type(error).__name__)
@@ -137,7 +137,7 @@ class _Hall:
         self.losses[shift[0]] += 1
         if self.losses[shift[0]] >= LOSSES:
             failure = f"{LOSSES} of Ray's workers were lost with it, the last by: {reason}"
-            yield Outcome(self.jobs[shift.pop(0)], None, failure, 0.0, "crash")
+            yield JobResult(self.jobs[shift.pop(0)], None, failure, 0.0, "crash")
         self.waiting += shift[::-1]
         if self.waiting:
             self._open()

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from instant3d.scenes.dataset import Sources
+from instant3d.scenes.dataset import SceneSources
 from instant3d.scenes.transforms import CREDIT
 from instant3d.utils.atomic import write_bytes
 from instant3d.utils.progress import OnStep, Progress
@@ -92,7 +92,7 @@ def _credits(root: str | Path, on_step: OnStep) -> Iterator[tuple[str, Credit]]:
     if str(content.get("format", "")).startswith(CACHE):
         yield from ((grid["id"], grid.get("credit", {})) for grid in content["grids"])
         return
-    scenes = Sources.find([root])
+    scenes = SceneSources.find([root])
     if not len(scenes):
         raise ValueError(f"there is neither a scene nor a cache in {root}; name folders of scenes, shards or caches")
     for number in range(len(scenes)):

@@ -19,14 +19,14 @@ ATTEMPTS = 2
 Row = dict[str, Any]  # id, file, reason, kind, seconds, attempts
 
 
-class Failures:
+class FailureLog:
     """What is known of objects that failed. `with Failures(out) as failures` keeps the file open for more."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / FILE
         self.rows = read(self.path) if self.path.is_file() else {}
 
-    def __enter__(self) -> Failures:
+    def __enter__(self) -> FailureLog:
         self.file = self.path.open("ab")
         if _is_cut(self.path):
             self.file.write(b"\n")

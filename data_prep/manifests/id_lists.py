@@ -22,7 +22,7 @@ MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Place:
+class RankedScene:
     """A scene's place in a ranking; a score above 0 means "good", and `label` is what the user said of it."""
 
     rank: int
@@ -42,7 +42,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
     return labels
 
 
-def read_ranking(path: str | Path) -> list[Place]:
+def read_ranking(path: str | Path) -> list[RankedScene]:
     """All places of a ranking, best first."""
     places: list[Place] = []
     for number, row in read_rows(path, "`instant3d data curate rank` writes it"):
@@ -55,7 +55,7 @@ def read_ranking(path: str | Path) -> list[Place]:
     return sorted(places, key=lambda place: place.rank)
 
 
-def write_ranking(path: Path, places: Sequence[Place]) -> None:
+def write_ranking(path: Path, places: Sequence[RankedScene]) -> None:
     """One JSON line a scene."""
     rows = ({key: value for key, value in asdict(place).items() if value is not None} for place in places)
     write_rows(path, rows)
@@ -129,8 +129,12 @@ def _lines(text: str, path: str | Path) -> Iterator[tuple[str, str]]:
         yield name.strip(), label.strip().lower()
 
 
-def _place(row: dict[str, Any]) -> Place | None:
+def _place(row: dict[str, Any]) -> RankedScene | None:
     rank, name, score, label = row.get("rank"), row.get("id"), row.get("score"), row.get("label")
     if not (isinstance(rank, int) and isinstance(name, str) and isinstance(score, int | float)):
         return None
-    return Place(rank, name, float(score), label) if math.isfinite(score) and label in (None, GOOD, BAD, SKIP) else None
+    return (
+        RankedScene(rank, name, float(score), label)
+        if math.isfinite(score) and label in (None, GOOD, BAD, SKIP)
+        else None
+    )

@@ -67,7 +67,7 @@ def find_all(
     return items
 
 
-class Inside:
+class ContainedFiles:
     """Files of a folder by name, wherever links lead: quick for many files, as folders on the way are followed once."""
 
     def __init__(self, folder: Path) -> None:
@@ -89,7 +89,11 @@ class Inside:
 
 def files(folder: Path) -> list[Path]:
     """The object files in a folder at any depth, sorted by path; folders that are links are not entered."""
-    return [path for path in file_listing.found(folder, "**/*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return [
+        path
+        for path in file_listing.visible_files(folder, "**/*")
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    ]
 
 
 def id_from(path: Path) -> str:
@@ -101,7 +105,7 @@ def read_rows(manifest: Path) -> Iterator[tuple[str, Row]]:
     """Each row of a manifest, after where it stands; ids are safe names and files lie in the manifest's folder."""
     if manifest.stat().st_size > MAX_MANIFEST_BYTES:
         raise ValueError(f"{manifest} is larger than {MAX_MANIFEST_BYTES} bytes; split it into several manifests")
-    inside = Inside(manifest.parent)
+    inside = ContainedFiles(manifest.parent)
     with manifest.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -137,7 +141,7 @@ def _all(source: Path) -> Iterator[Item]:
         return
     if not manifest.is_file():
         raise FileNotFoundError(f"there is no folder or manifest {source}")
-    inside = Inside(manifest.parent)
+    inside = ContainedFiles(manifest.parent)
     for where, row in read_rows(manifest):
         if not row.get("file"):
             raise ValueError(
@@ -148,7 +152,7 @@ def _all(source: Path) -> Iterator[Item]:
         yield Item(row["id"], file, next(iter(words(row)), None), facts(row), row)
 
 
-def _checked(line: str, where: str, inside: Inside) -> Row:
+def _checked(line: str, where: str, inside: ContainedFiles) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import shapes, textures
 from .colours import Colour, draw_colour
-from .portable_rng import Dice
+from .portable_rng import PortableRandom
 from .shapes import Shape, Vectors
 from .textures import Texture
 
@@ -55,7 +55,7 @@ def groups(parts: Sequence[Part]) -> dict[tuple[str, str], int]:
 class Builder:
     """Collects the parts of one object. Lengths are free (objects are normalised later); +z is up, +x the front."""
 
-    def __init__(self, dice: Dice) -> None:
+    def __init__(self, dice: PortableRandom) -> None:
         self.dice = dice
         self.parts: list[Part] = []
         self.sides = dice.pick([6, 8, 10, 12, 16, 24])

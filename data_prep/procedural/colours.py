@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .portable_rng import Dice
+from .portable_rng import PortableRandom
 
 Colour = tuple[int, int, int]
 
@@ -66,7 +66,7 @@ def contrast(one: Colour, other: Colour) -> float:
     return float(np.sqrt((difference**2).sum()))
 
 
-def draw_colour(dice: Dice, names: Sequence[str] = ()) -> Colour:
+def draw_colour(dice: PortableRandom, names: Sequence[str] = ()) -> Colour:
     """A colour close to one of the names (any when none is given), and still nearest to that name."""
     name = dice.pick(names or _NAMES)
     base = np.array(NAMED_COLOURS[name], dtype=np.float64)
@@ -77,7 +77,7 @@ def draw_colour(dice: Dice, names: Sequence[str] = ()) -> Colour:
     return NAMED_COLOURS[name]
 
 
-def draw_pair(dice: Dice, names: Sequence[str] = ()) -> tuple[Colour, Colour]:
+def draw_pair(dice: PortableRandom, names: Sequence[str] = ()) -> tuple[Colour, Colour]:
     """Two colours that differ in name and are easy to tell apart; the first is of the given names."""
     first = draw_colour(dice, names)
     for _ in range(20):

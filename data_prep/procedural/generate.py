@@ -22,7 +22,7 @@ from . import shapes
 from .assemblies import ASSEMBLIES
 from .builder import Builder, Part
 from .lrm_zero import scatter
-from .portable_rng import Dice
+from .portable_rng import PortableRandom
 
 ASSEMBLED = 0.45  # share of objects that are assemblies of everyday things; the others are LRM-Zero's
 
@@ -37,7 +37,7 @@ class Procedural:
 
 def generate(seed: int) -> Procedural:
     """The object of this seed: the same on every machine."""
-    dice = Dice(seed)
+    dice = PortableRandom(seed)
     if dice.chance(ASSEMBLED):
         builder = Builder(dice)
         noun = dice.pick(ASSEMBLIES)(builder)

@@ -9,7 +9,7 @@ import numpy as np
 from . import primitive_ops, shapes, textures
 from .builder import NUMBERS, Part, counted, groups, listed
 from .colours import draw_colour
-from .portable_rng import Dice
+from .portable_rng import PortableRandom
 from .primitive_ops import KINDS, Kind
 from .shapes import Shape, Vectors
 from .textures import Texture
@@ -32,7 +32,7 @@ class Primitive:
         return primitive_ops.inside(self.kind, self.half, (points - self.shift) @ self.rotation)
 
 
-def scatter(dice: Dice) -> tuple[list[Part], str]:
+def scatter(dice: PortableRandom) -> tuple[list[Part], str]:
     """Parts and caption of one object."""
     count = dice.pick(range(1, 10), COUNT_WEIGHTS)
     fate = dice.uniform()
@@ -55,7 +55,7 @@ def noun_of(kind: Kind, half: Vectors) -> str:
     return kind if even else {"cube": "box", "sphere": "ellipsoid"}.get(kind, kind)
 
 
-def _place(dice: Dice, upright: bool) -> Primitive:
+def _place(dice: PortableRandom, upright: bool) -> Primitive:
     kind = dice.pick(KINDS)
     half = dice.uniforms(3, 0.2, 0.8)
     if kind == "torus":
@@ -67,7 +67,7 @@ def _place(dice: Dice, upright: bool) -> Primitive:
     return Primitive(kind, half, rotation, dice.uniforms(3, -0.8, 0.8))
 
 
-def _skin(dice: Dice, place: Primitive, texture: Texture, cells: int) -> Part:
+def _skin(dice: PortableRandom, place: Primitive, texture: Texture, cells: int) -> Part:
     """The primitive's surface, each patch of it bumpy or not."""
     bumps = [dice.chance(BUMPY) for _ in range(6)]
     amplitude = dice.uniform(0.05, 0.4) * float(place.half.min())
@@ -95,7 +95,7 @@ def _visible(placed: list[Primitive], parts: list[Part]) -> list[int]:
     return [i for i, share in enumerate(shown) if share > 0.25] or [int(np.argmax(shown))]
 
 
-def _cut(dice: Dice, placed: list[Primitive], parts: list[Part]) -> tuple[list[Part], str]:
+def _cut(dice: PortableRandom, placed: list[Primitive], parts: list[Part]) -> tuple[list[Part], str]:
     """Hollow out some parts and take one primitive away, centred on a vertex of the whole."""
     target = dice.pick(parts).shape
     centre = target.vertices[dice.below(len(target.vertices))]
@@ -131,7 +131,7 @@ def _bitten(place: Primitive, part: Part, knife: Shape, hollow: bool) -> tuple[t
     return (shell, True) if shell is not None else (solid, False)
 
 
-def _wired(dice: Dice, placed: list[Primitive], parts: list[Part]) -> list[Part]:
+def _wired(dice: PortableRandom, placed: list[Primitive], parts: list[Part]) -> list[Part]:
     """Turn one primitive into bars along its edges."""
     chosen = dice.below(len(parts))
     place, part = placed[chosen], parts[chosen]

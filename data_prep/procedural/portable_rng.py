@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Option = TypeVar("Option")
 
 
-class Dice:
+class PortableRandom:
     """Draws from one integer seed, built on raw 64-bit words of PCG64.
 
     numpy promises the raw words of a bit generator for ever, but not the streams of `Generator`'s methods;

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import shapes
-from .portable_rng import Dice
-from .shapes import Numbers, Patch, Shape, Vectors
+from .portable_rng import PortableRandom
+from .shapes import FloatArray, Patch, Shape, Vectors
 
 Kind = Literal["cube", "sphere", "cylinder", "cone", "torus"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def primitive_patches(kind: Kind, half: Numbers, tile: float, cells: int, sides: int) -> list[Patch]:
+def primitive_patches(kind: Kind, half: FloatArray, tile: float, cells: int, sides: int) -> list[Patch]:
     """The surface of a primitive that spans [-half, half] on each axis.
 
     cells  subdivisions of flat faces and straight walls: 1, or more where a height field will bend them
@@ -37,7 +37,7 @@ def primitive_patches(kind: Kind, half: Numbers, tile: float, cells: int, sides:
     return shapes.lathe_patches(profile, sides, (x, y), tile, rows=cells)
 
 
-def inside(kind: Kind, half: Numbers, points: Vectors) -> NDArray[np.bool_]:
+def inside(kind: Kind, half: FloatArray, points: Vectors) -> NDArray[np.bool_]:
     """Which points (N, 3), in the primitive's own frame, lie within it."""
     unit: Vectors = np.asarray(points / np.asarray(half))
     x, y, z = unit[:, 0], unit[:, 1], unit[:, 2]
@@ -53,7 +53,7 @@ def inside(kind: Kind, half: Numbers, points: Vectors) -> NDArray[np.bool_]:
     return (np.sqrt(radius2) - 0.7) ** 2 + (0.3 * z) ** 2 < 0.09
 
 
-def displaced(patch: Patch, dice: Dice, amplitude: float) -> Patch:
+def displaced(patch: Patch, dice: PortableRandom, amplitude: float) -> Patch:
     """Push a patch along its normals by a smooth random height in [0, amplitude] that fades to 0 at its rims."""
     rows, columns = patch.points.shape[:2]
     if rows < 4 or columns < 4:
@@ -75,7 +75,7 @@ def _wrapped(patch: Patch) -> Vectors:
     return np.concatenate([patch.points[:, -2:-1], patch.points, patch.points[:, 1:2]], axis=1)
 
 
-def _height_field(dice: Dice, rows: int, columns: int, ring: bool) -> Vectors:
+def _height_field(dice: PortableRandom, rows: int, columns: int, ring: bool) -> Vectors:
     """(rows, columns) in [0, 1]: a random lattice of 3 to 6 knots a side, smoothly blended, zero at the rims."""
     tall, wide = dice.between(3, 6), dice.between(3, 6)
     knots = dice.uniforms((tall, wide))

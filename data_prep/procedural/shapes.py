@@ -10,10 +10,10 @@ import manifold3d
 import numpy as np
 from numpy.typing import NDArray
 
-from .portable_rng import Dice
+from .portable_rng import PortableRandom
 
 Vectors = NDArray[np.float64]
-Numbers = Sequence[float] | Vectors  # a point, a size
+FloatArray = Sequence[float] | Vectors  # a point, a size
 GRID = 2.0**-13  # vertices lie on this lattice, so that the last bit of a sine never reaches a file
 
 
@@ -82,13 +82,13 @@ def _without_slivers(shape: Shape) -> Shape:
     return Shape(shape.vertices[used], compact.reshape(-1, 3), shape.uv[used], shape.patch[used])
 
 
-def moved(shape: Shape, rotation: Vectors | None = None, shift: Numbers = (0.0, 0.0, 0.0)) -> Shape:
+def moved(shape: Shape, rotation: Vectors | None = None, shift: FloatArray = (0.0, 0.0, 0.0)) -> Shape:
     """Turn by a (3, 3) rotation, then shift."""
     points = shape.vertices if rotation is None else shape.vertices @ rotation.T
     return _without_slivers(replace(shape, vertices=snap(points + np.asarray(shift))))
 
 
-def scaled(shape: Shape, factors: Numbers) -> Shape:
+def scaled(shape: Shape, factors: FloatArray) -> Shape:
     """Stretch along the axes by positive factors."""
     return _without_slivers(replace(shape, vertices=snap(shape.vertices * np.asarray(factors))))
 
@@ -103,7 +103,7 @@ def euler(x_deg: float, y_deg: float, z_deg: float) -> Vectors:
     return about_z @ about_y @ about_x
 
 
-def random_rotation(dice: Dice) -> Vectors:
+def random_rotation(dice: PortableRandom) -> Vectors:
     """Evenly over all rotations (Shoemake 1992)."""
     a, b, c = dice.uniforms(3)
     angles = 2 * np.pi * np.array([b, c])
@@ -118,7 +118,7 @@ def random_rotation(dice: Dice) -> Vectors:
     )
 
 
-def box_patches(size: Numbers, tile: float = 0.0, cells: int = 1) -> list[Patch]:
+def box_patches(size: FloatArray, tile: float = 0.0, cells: int = 1) -> list[Patch]:
     """Six faces of a box centred at the origin, each `cells` x `cells` quads; tile as in `Texture.tile`."""
     half = np.asarray(size, dtype=np.float64) / 2
     steps = np.linspace(-1, 1, cells + 1)
@@ -136,7 +136,7 @@ def box_patches(size: Numbers, tile: float = 0.0, cells: int = 1) -> list[Patch]
     return patches
 
 
-def box(size: Numbers, tile: float = 0.0) -> Shape:
+def box(size: FloatArray, tile: float = 0.0) -> Shape:
     """A box centred at the origin."""
     return assemble(box_patches(size, tile))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .colours import Colour, draw_colour, draw_pair, nearest_name
-from .portable_rng import Dice
+from .portable_rng import PortableRandom
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def plain(colour: Colour) -> Texture:
     return Texture(pixels, nearest_name(colour), tile=0.0)
 
 
-def noise(dice: Dice, size: int, cells: int, octaves: int = 3) -> NDArray[np.float64]:
+def noise(dice: PortableRandom, size: int, cells: int, octaves: int = 3) -> NDArray[np.float64]:
     """Periodic value noise, (size, size) in [0, 1]: random lattices blended smoothly, each octave half as strong."""
     total = np.zeros((size, size))
     for octave in range(octaves):
@@ -65,7 +65,7 @@ def _two_tone(mask: NDArray, pair: tuple[Colour, Colour], pattern: str, tile: fl
     return Texture(_blend(mask.astype(np.float64), *pair), words, tile)
 
 
-def stripes(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def stripes(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Straight stripes: level, upright or slanting."""
     u, v = _grid(128)
     count, share = dice.between(2, 5), dice.uniform(0.35, 0.6)
@@ -73,7 +73,7 @@ def stripes(dice: Dice, names: Sequence[str] = ()) -> Texture:
     return _two_tone((along * count) % 1 < share, draw_pair(dice, names), "striped", dice.uniform(0.4, 0.9))
 
 
-def checks(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def checks(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """A chessboard."""
     u, v = _grid(128)
     count = dice.pick([1, 2, 4])
@@ -81,7 +81,7 @@ def checks(dice: Dice, names: Sequence[str] = ()) -> Texture:
     return _two_tone(mask, draw_pair(dice, names), "checked", dice.uniform(0.3, 0.4) * (1 + count / 2))
 
 
-def dots(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def dots(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Round dots in a square or a staggered order."""
     u, v = _grid(128)
     count, radius = dice.between(2, 4), dice.uniform(0.28, 0.4)
@@ -94,7 +94,7 @@ def dots(dice: Dice, names: Sequence[str] = ()) -> Texture:
     return _two_tone(mask, draw_pair(dice, names), "dotted", dice.uniform(0.4, 0.9))
 
 
-def tiles(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def tiles(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Square tiles or bricks with joints of another colour, no two tiles quite alike."""
     u, v = _grid(128)
     bricks = dice.chance(0.5)
@@ -124,21 +124,21 @@ def _blended(amount: NDArray, pair: tuple[Colour, Colour], pattern: str, tile: f
     )
 
 
-def mottled(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def mottled(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Soft blotches of one colour shading into another."""
     pair = draw_pair(dice, names)
     amount = noise(dice, 128, dice.between(3, 8)) ** 2 * dice.uniform(0.5, 0.9)
     return _blended(amount, pair, "mottled", dice.uniform(0.6, 1.2))
 
 
-def speckled(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def speckled(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Small grains of a second colour scattered over the first, as in granite."""
     pair = draw_pair(dice, names)
     amount = np.clip((noise(dice, 128, 32, octaves=1) - 0.62) * 6, 0, 1)
     return _blended(amount, pair, "speckled", dice.uniform(0.5, 1.0))
 
 
-def marbled(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def marbled(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Bent veins (Perlin 1985: a sine of a coordinate that noise pushes about)."""
     pair = draw_pair(dice, names)
     u, v = _grid(128)
@@ -147,7 +147,7 @@ def marbled(dice: Dice, names: Sequence[str] = ()) -> Texture:
     return _blended(amount, pair, "marbled", dice.uniform(0.7, 1.4))
 
 
-def wooden(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def wooden(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Grain along v: lines that wander a little, darker than the ground."""
     ground = draw_colour(dice, names or ["brown", "tan", "beige", "tan"])
     dark = tuple(int(channel * dice.uniform(0.55, 0.75)) for channel in ground)
@@ -158,14 +158,14 @@ def wooden(dice: Dice, names: Sequence[str] = ()) -> Texture:
     return _named_by_mean(_blend(amount, ground, (dark[0], dark[1], dark[2])), "wooden", dice.uniform(0.6, 1.2))
 
 
-def camouflage(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def camouflage(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Blobs of two colours with hard edges."""
     field = noise(dice, 128, dice.between(3, 6), octaves=2)
     mask = field > float(np.sort(field, axis=None)[field.size // 2])
     return _two_tone(mask, draw_pair(dice, names), "camouflage", dice.uniform(0.6, 1.2))
 
 
-def shaded(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def shaded(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """One colour turning into another from the top of a surface to its bottom."""
     first, second = draw_pair(dice, names)
     amount = np.broadcast_to(np.linspace(0, 1, 64)[:, None], (64, 64))
@@ -173,7 +173,7 @@ def shaded(dice: Dice, names: Sequence[str] = ()) -> Texture:
     return Texture(_blend(amount, first, second), words, tile=0.0)
 
 
-def lettered(dice: Dice, names: Sequence[str] = ()) -> Texture:
+def lettered(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
     """Rows of marks that look like print from afar and mean nothing."""
     paper, ink = draw_pair(dice, names)
     size, rows = 128, dice.between(4, 7)
@@ -190,7 +190,7 @@ def lettered(dice: Dice, names: Sequence[str] = ()) -> Texture:
     return _two_tone(mask, (paper, ink), "lettered", dice.uniform(0.6, 1.2))
 
 
-def _glyph(dice: Dice, tall: int, width: int) -> NDArray[np.bool_]:
+def _glyph(dice: PortableRandom, tall: int, width: int) -> NDArray[np.bool_]:
     """One mark of two to four strokes."""
     mark = np.zeros((tall, width), dtype=bool)
     pen = max(1, tall // 6)
@@ -219,7 +219,7 @@ PATTERNS: tuple[Callable[..., Texture], ...] = (
 )
 
 
-def draw_texture(dice: Dice, patterned: float, names: Sequence[str] = ()) -> Texture:
+def draw_texture(dice: PortableRandom, patterned: float, names: Sequence[str] = ()) -> Texture:
     """A pattern with the given probability, else a plain colour."""
     if dice.chance(patterned):
         return dice.pick(PATTERNS)(dice, names)

@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from instant3d.mesh.gltf_document import Document, Json
+from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.gltf_writer import container
 from instant3d.utils.atomic import write_bytes
 from instant3d.utils.progress import Progress
@@ -28,7 +28,7 @@ from ..execution import process_pool
 from ..manifests import object_manifest
 from ..manifests.object_manifest import SAFE_ID, Item, Row, write_rows
 from ..rendering import sanitized_gltf
-from .portable_rng import Dice
+from .portable_rng import PortableRandom
 
 NARROWEST, WIDEST = 0.75, 1.3  # factors along each axis
 MANIFEST, FAILURES = "objects.jsonl", "objects.failures.jsonl"
@@ -83,13 +83,13 @@ def drawn(seed: int, object_id: str, number: int, *, mirror: bool = True) -> Cha
         mirror: Whether it may be mirrored, which then happens to every other one; nothing else depends on it.
     """
     digest = hashlib.sha256(f"{seed}/{object_id}/{number}".encode()).digest()
-    dice = Dice(int.from_bytes(digest[:8], "big"))
+    dice = PortableRandom(int.from_bytes(digest[:8], "big"))
     turned, stretched = dice.uniform(0, 360), [dice.uniform(NARROWEST, WIDEST) for _ in range(3)]
     x, y, z = (round(factor, 3) for factor in stretched)
     return Change(round(turned, 1), (x, y, z), dice.chance(0.5) and mirror)
 
 
-def varied(document: Document, change: Change) -> bytes:
+def varied(document: GltfDocument, change: Change) -> bytes:
     """The document as GLB with `change` done to its default scene; other scenes go, for they may share its nodes."""
     content, roots = document.json, document.roots
     nodes = [*content.get("nodes", []), change.node(roots)]
@@ -125,16 +125,16 @@ def _write(original: Path, files: Mapping[Path, Change]) -> None:
         raise ValueError(f"{original} cannot be read: its glTF description is broken ({error})") from error
 
 
-def _opened(path: Path) -> Document:
+def _opened(path: Path) -> GltfDocument:
     """A GLB that needs no other file; of other formats and of GLBs that do, a plain one is made."""
-    if path.suffix.lower() == ".glb" and not _needs_files(document := Document(path)):
+    if path.suffix.lower() == ".glb" and not _needs_files(document := GltfDocument(path)):
         return document
     with tempfile.TemporaryDirectory() as folder:
         sanitized_gltf.write(path, Path(folder) / "plain.glb")
-        return Document(Path(folder) / "plain.glb")
+        return GltfDocument(Path(folder) / "plain.glb")
 
 
-def _needs_files(document: Document) -> bool:
+def _needs_files(document: GltfDocument) -> bool:
     parts = [part for key in ("buffers", "images") for part in document.json.get(key, [])]
     return any("uri" in part and not str(part["uri"]).startswith("data:") for part in parts)
 

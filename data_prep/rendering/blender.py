@@ -30,7 +30,7 @@ TOLERANCE = 0.02  # of the unit sphere: how far Blender's object may reach beyon
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-class Empty(ValueError):
+class EmptyRender(ValueError):
     """Pictures with nothing on them."""
 
     kind = "blank"  # the word for it in lists of failures
@@ -107,7 +107,7 @@ class Blender:
         _check_bounds(path, bounds, header["bounds"])
         views = to_views(arrays[0], dict(zip(maps, arrays[1:], strict=True)), cameras)
         if not views.alpha.any():
-            raise Empty(f"{path} shows nothing: Blender's pictures of it are empty")
+            raise EmptyRender(f"{path} shows nothing: Blender's pictures of it are empty")
         return views
 
     def start(self) -> None:

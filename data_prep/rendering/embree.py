@@ -14,14 +14,14 @@ import numpy as np
 
 from instant3d.mesh import linear_from_srgb, srgb_from_linear
 
-from .triangle_soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY, Group, Soup
+from .triangle_soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY, Group, TriangleSoup
 
 MAX_LAYERS = 64  # of cut-out surface that a ray passes through before it is given up
 LINEAR = linear_from_srgb(np.arange(256) / 255).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class Hits:
+class RayHits:
     """What N rays met first; only those that met something."""
 
     ray: np.ndarray  # (N,) which ray
@@ -29,12 +29,12 @@ class Hits:
     weights: np.ndarray  # (N, 3) of its corners
     depth: np.ndarray  # (N,)
 
-    def take(self, keep: np.ndarray) -> Hits:
-        return Hits(self.ray[keep], self.face[keep], self.weights[keep], self.depth[keep])
+    def take(self, keep: np.ndarray) -> RayHits:
+        return RayHits(self.ray[keep], self.face[keep], self.weights[keep], self.depth[keep])
 
 
 def draw(
-    soup: Soup,
+    soup: TriangleSoup,
     world_to_cam: np.ndarray,
     intrinsics: np.ndarray,
     size: int,
@@ -98,7 +98,7 @@ def _surface(
 
 
 def _rays(
-    soup: Soup, world_to_cam: np.ndarray, intrinsics: np.ndarray, size: int
+    soup: TriangleSoup, world_to_cam: np.ndarray, intrinsics: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flat pixel numbers (N,) of the window around the object, the rays' origin (3,) and directions (N, 3)."""
     cam_to_world = np.linalg.inv(world_to_cam)
@@ -111,7 +111,7 @@ def _rays(
     return (rows * size + columns).reshape(-1), cam_to_world[:3, 3].astype(np.float32), directions
 
 
-def _window(soup: Soup, matrix: np.ndarray, intrinsics: np.ndarray, size: int) -> tuple[int, int, int, int]:
+def _window(soup: TriangleSoup, matrix: np.ndarray, intrinsics: np.ndarray, size: int) -> tuple[int, int, int, int]:
     """Left, top, right and bottom pixel of the object's bounding box; the whole picture if the camera is inside."""
     corners = soup.positions.reshape(-1, 3)
     box = np.stack(np.meshgrid(*zip(corners.min(0), corners.max(0), strict=True)), -1).reshape(-1, 3)
@@ -133,7 +133,7 @@ def _soft_light(normals: np.ndarray) -> np.ndarray:
 class _Caster:
     """One soup in Embree's memory."""
 
-    def __init__(self, soup: Soup) -> None:
+    def __init__(self, soup: TriangleSoup) -> None:
         scene, mesh = library()
         self.soup, self.scene = soup, scene()
         self.mesh = mesh(self.scene, np.ascontiguousarray(soup.positions))
@@ -141,7 +141,7 @@ class _Caster:
         self.winding = np.cross(edges[:, 0], edges[:, 1])  # (T, 3), along the outside normal
         self.group = np.repeat(np.arange(len(soup.groups)), [group.count for group in soup.groups])
 
-    def first_hits(self, origin: np.ndarray, directions: np.ndarray) -> Hits:
+    def first_hits(self, origin: np.ndarray, directions: np.ndarray) -> RayHits:
         """The first surface on each ray that is not cut out."""
         hits = self._cast(np.arange(len(directions)), origin, directions, np.zeros(len(directions), np.float32))
         found = []
@@ -152,18 +152,20 @@ class _Caster:
             if not len(hits.ray):
                 break
             hits = self._cast(hits.ray, origin, directions[hits.ray], hits.depth * (1 + 1e-6) + 1e-7)
-        return Hits(*(np.concatenate([getattr(part, name) for part in found]) for name in Hits.__dataclass_fields__))
+        return RayHits(
+            *(np.concatenate([getattr(part, name) for part in found]) for name in RayHits.__dataclass_fields__)
+        )
 
-    def _cast(self, ray: np.ndarray, origin: np.ndarray, directions: np.ndarray, start: np.ndarray) -> Hits:
+    def _cast(self, ray: np.ndarray, origin: np.ndarray, directions: np.ndarray, start: np.ndarray) -> RayHits:
         if not len(ray):
-            return Hits(ray, ray, np.zeros((0, 3), np.float32), np.zeros(0, np.float32))
+            return RayHits(ray, ray, np.zeros((0, 3), np.float32), np.zeros(0, np.float32))
         origins = np.ascontiguousarray(origin + directions * start[:, None])
         answer = self.scene.run(origins, np.ascontiguousarray(directions), output=True)
         met = np.flatnonzero(answer["primID"] >= 0)
         u, v = answer["u"][met], answer["v"][met]
-        return Hits(ray[met], answer["primID"][met], np.stack([1 - u - v, u, v], 1), (answer["tfar"] + start)[met])
+        return RayHits(ray[met], answer["primID"][met], np.stack([1 - u - v, u, v], 1), (answer["tfar"] + start)[met])
 
-    def _solid(self, hits: Hits) -> np.ndarray:
+    def _solid(self, hits: RayHits) -> np.ndarray:
         keep = np.ones(len(hits.ray), dtype=bool)
         for index, group in enumerate(self.soup.groups):
             if group.cutoff > 0:
@@ -171,7 +173,7 @@ class _Caster:
                 keep[mine] = self._texels(group, hits.take(mine))[:, 3] >= group.cutoff
         return keep
 
-    def albedo(self, hits: Hits) -> np.ndarray:
+    def albedo(self, hits: RayHits) -> np.ndarray:
         """Linear colour (N, 3)."""
         light = _blend(self.soup.colors, hits)
         for index, group in enumerate(self.soup.groups):
@@ -180,14 +182,14 @@ class _Caster:
                 light[mine] *= self._texels(group, hits.take(mine))[:, :3]
         return light
 
-    def normals(self, hits: Hits, directions: np.ndarray) -> np.ndarray:
+    def normals(self, hits: RayHits, directions: np.ndarray) -> np.ndarray:
         """Unit normals (N, 3) in world axes, on the side that the ray came from."""
         normal = _blend(self.soup.normals, hits)
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
         away = (self.winding[hits.face] * directions[hits.ray]).sum(1, keepdims=True) > 0
         return np.where(away, -normal, normal)
 
-    def _texels(self, group: Group, hits: Hits) -> np.ndarray:
+    def _texels(self, group: Group, hits: RayHits) -> np.ndarray:
         """Linear colour and alpha (N, 4), interpolated between four pixels of the texture."""
         assert group.texture is not None
         high, wide = group.texture.shape[:2]
@@ -200,7 +202,7 @@ class _Caster:
         return above * (1 - down) + below * down
 
 
-def _blend(corners: np.ndarray, hits: Hits) -> np.ndarray:
+def _blend(corners: np.ndarray, hits: RayHits) -> np.ndarray:
     """Values (T, 3, C) at the corners, interpolated at the hits: (N, C)."""
     return np.einsum("nk,nkc->nc", hits.weights, corners[hits.face])
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from instant3d.mesh import WRAPS
 
-from .triangle_soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY, Group, Soup
+from .triangle_soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY, Group, TriangleSoup
 
 LAYOUT = {"position": "3f", "normal": "3f", "color": "3f", "uv": "2f"}
 GL_SRGB8_ALPHA8 = 0x8C43  # decoded to linear light before it is interpolated
@@ -102,7 +102,7 @@ class Unavailable(RuntimeError):
 
 
 def draw(
-    soup: Soup,
+    soup: TriangleSoup,
     world_to_cam: np.ndarray,
     intrinsics: np.ndarray,
     size: int,
@@ -146,7 +146,7 @@ def shared_context() -> Any:
     raise Unavailable("; ".join(reasons))
 
 
-def clip_matrices(soup: Soup, world_to_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+def clip_matrices(soup: TriangleSoup, world_to_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """World to OpenGL's clip space (V, 4, 4), image row 0 at the bottom of the target, so that reading needs no flip.
 
     The fourth clip coordinate is the camera depth z; near and far enclose what lies in front of the camera.
@@ -168,7 +168,7 @@ def clip_matrices(soup: Soup, world_to_cam: np.ndarray, intrinsics: np.ndarray) 
 class _Drawing:
     """One soup in the driver's memory."""
 
-    def __init__(self, context: Any, soup: Soup, soft: bool) -> None:
+    def __init__(self, context: Any, soup: TriangleSoup, soft: bool) -> None:
         self.context, self.soup, self.soft = context, soup, soft
         corners = np.concatenate([soup.positions, soup.normals, soup.colors, soup.uv], axis=2)
         self.buffer = context.buffer(np.ascontiguousarray(corners, dtype=np.float32))

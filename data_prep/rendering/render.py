@@ -18,26 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from ..execution import locked_tempdir, process_pool, ray_pool
-from ..execution.process_pool import Outcome
+from ..execution.process_pool import JobResult
 from ..manifests import object_manifest
-from ..manifests.failure_log import Failures
+from ..manifests.failure_log import FailureLog
 from ..manifests.id_lists import read_list
 from ..manifests.object_manifest import Item
 from . import render_plan
 from .render_object import Job, prepare, render_object
 from .render_plan import RENDERERS, Plan
-from .run_stats import Tally
+from .run_stats import RunStats
 
 MAX_MEMORY = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
 JOBS_EACH = 200  # objects, before a process makes room for a new one
 UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # how `instant3d.utils.atomic` calls a folder that it is writing
 
 Work = Callable[[Job], int]
-Outcomes = Generator[Outcome[Job], None, None]
+Results = Generator[JobResult[Job], None, None]
 
 
 @dataclass(frozen=True)
-class Means:
+class Execution:
     """Where and within which limits objects are rendered.
 
     ray        on Ray: the cluster at `address`, or this machine if that is None
@@ -52,13 +52,13 @@ class Means:
     ray: bool = False
     address: str | None = None
 
-    def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], **terms: Any) -> Outcomes:
+    def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], **terms: Any) -> Results:
         limits: dict[str, Any] = {"timeout_s": self.timeout_s, "max_memory": self.max_memory, "prepare": prepare}
         if self.ray:
             return ray_pool.run(work, jobs, address=self.address, workers=self.workers, **limits, **terms)
         return process_pool.run(work, jobs, workers=self.workers or os.cpu_count() or 1, **limits, **terms)
 
-    def fewer(self) -> Means:
+    def fewer(self) -> Execution:
         """A quarter of this machine's workers: more room for each. A cluster keeps all, for its size is its own."""
         if self.ray and self.workers is None:
             return self
@@ -69,11 +69,11 @@ def render_all(
     items: Sequence[Item],
     out: Path,
     what: Plan,
-    means: Means,
+    execution: Execution,
     *,
     retry_failed: bool = False,
     work: Work = render_object,
-) -> Tally:
+) -> RunStats:
     """Render every item that has no scene in `out` yet, and has not failed before.
 
     What crashed, took too long or too much memory is tried once more at the end, in a process of its own and with
@@ -81,24 +81,24 @@ def render_all(
     counts of this run to out/report.json. A full disk ends the run with an OSError.
     """
     _claim(out, what)
-    with _alone(out), Failures(out) as failures:
+    with _alone(out), FailureLog(out) as failures:
         _remove_leftovers(out)
         if retry_failed:
             failures.forget([item.id for item in items])
         there = _finished(out, items)
         jobs = [
-            Job(item, out.resolve() / item.id, what, means.backend, means.timeout_s, means.max_memory)
+            Job(item, out.resolve() / item.id, what, execution.backend, execution.timeout_s, execution.max_memory)
             for item in items
             if item.id not in there
         ]
         fresh = [job for job in jobs if job.item.id not in failures.rows]
         again = [job for job in jobs if failures.deserves_another(job.item.id)]
         passed_over = len(jobs) - len(fresh) - len(again)
-        tally = Tally(len(fresh) + len(again), there_already=len(there), passed_over=passed_over)
-        ready = partial(prepare, what, means.backend)
-        with closing(means.run(work, fresh, ready, jobs_each=JOBS_EACH)) as outcomes:
+        tally = RunStats(len(fresh) + len(again), there_already=len(there), passed_over=passed_over)
+        ready = partial(prepare, what, execution.backend)
+        with closing(execution.run(work, fresh, ready, jobs_each=JOBS_EACH)) as outcomes:
             again += [outcome.job for outcome in outcomes if not _counted(outcome, tally, failures, out)]
-        with closing(means.fewer().run(work, again, ready, jobs_each=1)) as outcomes:
+        with closing(execution.fewer().run(work, again, ready, jobs_each=1)) as outcomes:
             for outcome in outcomes:
                 _counted(outcome, tally, failures, out)
         failures.settle(out)
@@ -106,23 +106,23 @@ def render_all(
     return tally
 
 
-def _counted(outcome: Outcome[Job], tally: Tally, failures: Failures, out: Path) -> bool:
+def _counted(result: JobResult[Job], stats: RunStats, failures: FailureLog, out: Path) -> bool:
     """Whether this was the last word on an object."""
-    name = outcome.job.item.id
-    if outcome.failure is None:
-        tally.finished(outcome.result)
+    name = result.job.item.id
+    if result.failure is None:
+        stats.finished(result.result)
         return True
-    if outcome.kind == "full":
+    if result.kind == "full":
         raise OSError(
-            f"the disk of {out} is full after {tally.done} objects; make room and run the same command again "
-            f"({outcome.failure})"
+            f"the disk of {out} is full after {stats.done} objects; make room and run the same command again "
+            f"({result.failure})"
         )
     attempts = int(failures.rows.get(name, {}).get("attempts", 0)) + 1
-    row = {"id": name, "file": str(outcome.job.item.path), "reason": outcome.failure, "kind": outcome.kind}
-    failures.add(row | {"seconds": round(outcome.seconds, 1), "attempts": attempts})
+    row = {"id": name, "file": str(result.job.item.path), "reason": result.failure, "kind": result.kind}
+    failures.add(row | {"seconds": round(result.seconds, 1), "attempts": attempts})
     if failures.deserves_another(name):
         return False
-    tally.lost(outcome.kind)
+    stats.lost(result.kind)
     return True
 
 
@@ -138,7 +138,7 @@ def _claim(out: Path, what: Plan) -> None:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     try:
-        with locked_tempdir.held(out):
+        with locked_tempdir.locked(out):
             yield
     except BlockingIOError as error:
         raise ValueError(f"another run is rendering into {out}; wait for it, or name another folder") from error
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = render_plan.read(options.plan) if options.plan else Plan()
         if options.renderer:
             what = replace(what, renderer=options.renderer)
-        tally = render_all(_gather(options), options.out, what, _means(options), retry_failed=options.retry_failed)
+        tally = render_all(_gather(options), options.out, what, _execution(options), retry_failed=options.retry_failed)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -175,11 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if tally.failed and not tally.done + tally.there_already else 0
 
 
-def _means(options: argparse.Namespace) -> Means:
+def _execution(options: argparse.Namespace) -> Execution:
     if (options.workers is not None and options.workers < 1) or options.timeout <= 0 or options.memory <= 0:
         got = f"{options.workers}, {options.timeout:g} s and {options.memory:g} GB"
         raise ValueError(f"at least one worker, some time and some memory are needed, got {got}")
-    return Means(
+    return Execution(
         workers=options.workers,
         timeout_s=options.timeout,
         max_memory=round(options.memory * 1e9),

@@ -23,7 +23,7 @@ FAINTEST = 2e-4  # mean alpha of the structured views below which an object coun
 OURS = 0.8  # of an object's time: what Blender gets, so that it can tell why it failed before it is killed
 
 
-class Blank(ValueError):
+class BlankRender(ValueError):
     """Pictures with next to nothing on them."""
 
     kind = "blank"
@@ -50,7 +50,7 @@ def render_object(job: Job) -> int:
     cameras = job.plan.cameras(job.item.id)
     views = _by_blender(job, cameras) if job.plan.chosen_renderer == "blender" else _fast(job, cameras)
     if views.alpha[:4].mean() < FAINTEST:
-        raise Blank(f"{job.item.path} shows almost nothing: a few far vertices make the rest of it too small")
+        raise BlankRender(f"{job.item.path} shows almost nothing: a few far vertices make the rest of it too small")
     facts = job.item.facts | {"lighting": job.plan.lighting, "renderer": job.plan.chosen_renderer}
     scenes.write(job.folder, views, caption=job.item.caption, object_id=job.item.id, extra=facts)
     return len(views.rgb)

@@ -92,7 +92,9 @@ class Plan:
         )
         low, high = self.fov_deg
         fov = low + (high - low) * torch.rand(self.random_views, generator=generator)
-        return Cameras.cat([structured(), *self.rings(), Cameras(others.cam_to_world, from_fov(fov))])
+        return Cameras.cat(
+            [structured_cameras(), *self.rings(), Cameras(others.cam_to_world, intrinsics_from_fov(fov))]
+        )
 
     def rings(self) -> list[Cameras]:
         """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, which a camera at azimuth 270 sees."""

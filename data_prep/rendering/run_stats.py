@@ -16,7 +16,7 @@ EVERY_S = 5.0
 
 
 @dataclass
-class Tally:
+class RunStats:
     """Counts objects and views, with the time that they took.
 
     total        to be done in this run

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from instant3d.mesh import Mesh, bounds, load, normalized, save
-from instant3d.mesh.gltf_document import Document, Json
+from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.gltf_reader import BLEND_CUTOFF
 from instant3d.mesh.gltf_writer import container
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP
-from instant3d.mesh.untrusted import TooLarge, Unsafe
+from instant3d.mesh.untrusted import TooLarge, UnsafePath
 
 # Looks that Blender shows and that leave a surface solid and lit. Glass is drawn solid, as by the fast renderer.
 EXTENSIONS = {"KHR_texture_transform", "KHR_mesh_quantization", "KHR_materials_pbrSpecularGlossiness"} | {
@@ -41,12 +41,12 @@ def write(path: Path, target: Path) -> tuple[np.ndarray, np.ndarray]:
     placed = normalized(meshes)
     if path.suffix.lower() in (".glb", ".gltf"):
         try:
-            target.write_bytes(_Plain(Document(path), *_placement(meshes, placed)).glb())
+            target.write_bytes(_Plain(GltfDocument(path), *_placement(meshes, placed)).glb())
         except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
             broken = f"its glTF description is broken ({type(error).__name__}: {error})"
             raise ValueError(f"{path} cannot be read: {broken}") from error
         except ValueError as error:
-            kind = type(error) if isinstance(error, TooLarge | Unsafe) else ValueError
+            kind = type(error) if isinstance(error, TooLarge | UnsafePath) else ValueError
             raise kind(f"{path} cannot be read: {error}") from error
     else:
         save(placed, target)  # .obj and .ply hold nothing that a Mesh does not, but for bump maps and the like
@@ -62,7 +62,7 @@ def _placement(meshes: list[Mesh], placed: list[Mesh]) -> tuple[np.ndarray, floa
 class _Plain:
     """A document with everything taken out that is not geometry, material or picture."""
 
-    def __init__(self, document: Document, centre: np.ndarray, scale: float) -> None:
+    def __init__(self, document: GltfDocument, centre: np.ndarray, scale: float) -> None:
         self.document = document
         self.json: Json = {key: _stripped(document.json[key]) for key in LISTS if document.json.get(key)}
         self.json |= {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [len(self.json["nodes"])]}]}
@@ -122,7 +122,10 @@ class _Plain:
             self.json["images"] = images
 
     def _picture(self, index: int) -> Json:
-        pixels, data = self.document.decoder.decode(self.document.picture(index)), self.document.picture(index)
+        pixels, data = (
+            self.document.decoder.decode(self.document.encoded_image(index)),
+            self.document.encoded_image(index),
+        )
         kind = next((kind for start, kind in SIGNATURES.items() if data.startswith(start)), None)
         if kind is None:
             stream = io.BytesIO()

@@ -27,7 +27,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Soup:
+class TriangleSoup:
     """T triangles by their corners, sorted into groups."""
 
     positions: np.ndarray  # (T, 3, 3) float32, world
@@ -37,7 +37,7 @@ class Soup:
     groups: tuple[Group, ...]
 
 
-def flatten(meshes: Sequence[Mesh], texture_side: int) -> Soup:
+def flatten(meshes: Sequence[Mesh], texture_side: int) -> TriangleSoup:
     """All parts as one soup; textures are halved until a side is below twice `texture_side` (see `halved`)."""
     kept = sorted((mesh for mesh in meshes if _visible(mesh)), key=_group_key)
     if not kept:
@@ -56,7 +56,7 @@ def flatten(meshes: Sequence[Mesh], texture_side: int) -> Soup:
         first += len(mesh.faces)
     parts = [_corners(mesh) for mesh in kept]
     positions, normals, colors, uv = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Soup(positions, normals, colors, uv, tuple(groups))
+    return TriangleSoup(positions, normals, colors, uv, tuple(groups))
 
 
 def _visible(mesh: Mesh) -> bool:

@@ -15,18 +15,18 @@ from typing import Any
 
 from torch import Tensor
 
-from instant3d.utils.arg_types import positive
+from instant3d.utils.arg_types import positive_int
 from instant3d.utils.atomic import write_bytes
-from instant3d.utils.errors import sentence
+from instant3d.utils.errors import format_error
 from instant3d.utils.progress import OnStep, Progress
 
 from ..curation import scene_index
 from ..curation.labelling import sample
-from ..curation.scene_index import Broken, Subject, montage
+from ..curation.scene_index import Broken, SceneRef, montage
 from ..manifests import failure_log, id_lists
 from ..manifests.thumbnails import webp
 from . import report_page
-from .report_facts import ENDS, Facts, Thumbnail
+from .report_facts import ENDS, ReportFacts, Thumbnail
 
 WIDTH = 192  # pixels of a picture
 MAX_BYTES = 2**28  # of a JSON file that is read
@@ -41,12 +41,12 @@ def collect(
     doctor: Path | None = None,
     ranking: Path | None = None,
     on_step: OnStep = lambda *_: None,
-) -> Facts:
+) -> ReportFacts:
     """Look through scenes. Without `rejected`, the failures.jsonl beside the scenes counts, if there is one.
 
     shown  scenes whose pictures are looked at, drawn at random
     """
-    subjects, broken = scene_index.gather(roots)
+    subjects, broken = scene_index.find_scenes(roots)
     frames, sizes, licences, sources = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     without: list[str] = []
     for subject in subjects:
@@ -66,7 +66,7 @@ def collect(
         thumbnails += _thumbnail(subject, broken)
         on_step(done, len(chosen))
     best, worst = _ends(known, ranking, broken) if ranking else ([], [])
-    return Facts(
+    return ReportFacts(
         len(subjects),
         frames,
         sizes,
@@ -84,7 +84,7 @@ def collect(
     )
 
 
-def _thumbnail(subject: Subject, broken: Broken, remark: str = "") -> list[Thumbnail]:
+def _thumbnail(subject: SceneRef, broken: Broken, remark: str = "") -> list[Thumbnail]:
     """The scene's picture, or none if it cannot be read, which is then told."""
     try:
         document = subject.document()
@@ -97,11 +97,11 @@ def _thumbnail(subject: Subject, broken: Broken, remark: str = "") -> list[Thumb
     return [Thumbnail(subject.id, document.text("caption"), webp(picture, WIDTH, 70), coverage, remark)]
 
 
-def _ends(known: Mapping[str, Subject], ranking: Path, broken: Broken) -> tuple[list[Thumbnail], list[Thumbnail]]:
+def _ends(known: Mapping[str, SceneRef], ranking: Path, broken: Broken) -> tuple[list[Thumbnail], list[Thumbnail]]:
     """The best and the worst scenes of a ranking that are here."""
     places = [place for place in id_lists.read_ranking(ranking) if place.id in known]
 
-    def pictures(some: Sequence[id_lists.Place]) -> list[Thumbnail]:
+    def pictures(some: Sequence[id_lists.RankedScene]) -> list[Thumbnail]:
         return [t for place in some for t in _thumbnail(known[place.id], broken, f"{place.score:+.2f}")]
 
     return pictures(places[:ENDS]), pictures(places[ENDS:][-ENDS:])
@@ -114,7 +114,7 @@ def _rejected(paths: Sequence[Path], named: bool) -> list[dict[str, Any]]:
     return [row for path in paths if path.is_file() for row in failure_log.read(path).values()]
 
 
-def _objects(path: Path, known: Mapping[str, Subject], lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _objects(path: Path, known: Mapping[str, SceneRef], lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """What became of a manifest's objects."""
     names = {str(row.get("id")) for _, row in id_lists.read_rows(path, "`instant3d data sources` writes it")}
     rendered, failed = names & known.keys(), names & {row["id"] for row in lost} - known.keys()
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = report_page.page(facts, ", ".join(map(str, options.scenes))).encode()
         write_bytes(options.out, data)
     except (ValueError, OSError) as error:
-        print(f"error: {sentence(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {format_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     told = [f"{len(facts.rejected)} objects rejected"] * bool(facts.rejected)
     told += [f"{len(facts.broken)} scenes cannot be used"] * bool(facts.broken)
@@ -181,5 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--failures", type=Path, help="rejected objects (default: failures.jsonl beside the scenes)")
     parser.add_argument("--doctor", type=Path, help="what `instant3d doctor -o` wrote")
     parser.add_argument("--ranking", type=Path, help="a ranking, of which both ends are shown")
-    parser.add_argument("--shown", type=positive, default=96, help="scenes whose pictures are looked at (default 96)")
+    parser.add_argument(
+        "--shown", type=positive_int, default=96, help="scenes whose pictures are looked at (default 96)"
+    )
     return parser

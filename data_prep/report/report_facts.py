@@ -25,7 +25,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportFacts:
     """All that the page tells."""
 
     scenes: int

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..manifests.thumbnails import data_uri, escaped
-from .report_facts import BINS, ENDS, Facts, Thumbnail
+from .report_facts import BINS, ENDS, ReportFacts, Thumbnail
 
 MAX_PICTURES = 5 * 2**18  # bytes of all pictures before they become text, a third longer: the page stays below 2 MiB
 LISTED = 12  # rows of a table of counts
@@ -35,7 +35,7 @@ figcaption { font-size: .75rem; color: #555; overflow-wrap: anywhere; }
 """
 
 
-def page(facts: Facts, title: str) -> str:
+def page(facts: ReportFacts, title: str) -> str:
     """All of it."""
     parts = [*_head(title), *_cards(facts), *_pictures(facts), *_contents(facts), *_coverage(facts.shown)]
     parts += [*_ranking(facts), *_captions(facts), *_rejected(facts), *_doctor(facts.doctor), "</html>"]
@@ -49,14 +49,14 @@ def _head(title: str) -> Iterator[str]:
     yield f"<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n<h1>{escaped(title)}</h1>"
 
 
-def _cards(facts: Facts) -> Iterator[str]:
+def _cards(facts: ReportFacts) -> Iterator[str]:
     numbers = {"scenes": facts.scenes, "views": facts.views, "with a caption": facts.captioned}
     numbers |= {"rejected": len(facts.rejected), "not usable": len(facts.broken)}
     cards = (f"<div><b>{number:,}</b>{name}</div>" for name, number in numbers.items())
     yield f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _pictures(facts: Facts) -> Iterator[str]:
+def _pictures(facts: ReportFacts) -> Iterator[str]:
     yield f"<h2>{len(facts.shown)} scenes, drawn at random</h2>"
     yield from _grid(facts.shown, MAX_PICTURES * 2 // 3)
 
@@ -76,7 +76,7 @@ def _grid(thumbnails: Sequence[Thumbnail], budget: int) -> Iterator[str]:
     yield "</div>"
 
 
-def _contents(facts: Facts) -> Iterator[str]:
+def _contents(facts: ReportFacts) -> Iterator[str]:
     yield '<div class="columns">'
     yield from _counts("Licences", facts.licences)
     yield from _counts("Sources", facts.sources)
@@ -128,14 +128,14 @@ def _marked(thumbnail: Thumbnail, remark: str) -> Thumbnail:
     return Thumbnail(thumbnail.id, thumbnail.caption, thumbnail.picture, thumbnail.coverage, remark)
 
 
-def _ranking(facts: Facts) -> Iterator[str]:
+def _ranking(facts: ReportFacts) -> Iterator[str]:
     for name, ends in (("Best ranked", facts.best), ("Worst ranked", facts.worst)):
         if ends:
             yield f"<h2>{name}</h2>"
             yield from _grid(ends, MAX_PICTURES // 12)
 
 
-def _captions(facts: Facts) -> Iterator[str]:
+def _captions(facts: ReportFacts) -> Iterator[str]:
     if facts.without_caption:
         some = ", ".join(escaped(name, 60) for name in facts.without_caption[:EXAMPLES])
         more = f" and {len(facts.without_caption) - EXAMPLES:,} more" if len(facts.without_caption) > EXAMPLES else ""
@@ -143,7 +143,7 @@ def _captions(facts: Facts) -> Iterator[str]:
         yield f"<h2>Scenes without a caption: {share}</h2><p>{some}{more}. Stage 1 learns nothing from them.</p>"
 
 
-def _rejected(facts: Facts) -> Iterator[str]:
+def _rejected(facts: ReportFacts) -> Iterator[str]:
     if facts.rejected:
         kinds = Counter(str(row.get("kind", "not told")) for row in facts.rejected)
         yield from _counts(f"Rejected objects: {len(facts.rejected):,}", kinds)

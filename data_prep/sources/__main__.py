@@ -20,7 +20,7 @@ from .objaverse import XL_SOURCES
 if TYPE_CHECKING:
     from ..manifests.object_manifest import Row
     from .manifest import Manifest
-    from .objaverse import Store
+    from .objaverse import ObjaverseStore
     from .selection import Selection
 
 Counts = dict[str, int]
@@ -114,7 +114,7 @@ def _objaverse(manifest: Manifest, options: argparse.Namespace) -> Counts:
     from . import objaverse, selection
 
     wanted, others = _selection(options, "--lvis, --uids, --count"), Counts()
-    with objaverse.opened(options.cache or manifest.folder / "objaverse") as store:
+    with objaverse.open_store(options.cache or manifest.folder / "objaverse") as store:
         rows = list(selection.objaverse(store, wanted, allowed(options.licences), others))
         return _fetched(manifest, store, rows, options) | others
 
@@ -128,7 +128,7 @@ def _objaverse_xl(manifest: Manifest, options: argparse.Namespace) -> Counts:
         raise ValueError(
             f"{options.sources!r} should be some of {', '.join(XL_SOURCES)}; Thingiverse has only bare STL"
         )
-    with objaverse.opened(options.cache or manifest.folder / "objaverse") as store:
+    with objaverse.open_store(options.cache or manifest.folder / "objaverse") as store:
         rows: list[Row] = []
         for source in sources:
             rows += selection.objaverse_xl(store, source, wanted, allowed(options.licences), others)
@@ -148,7 +148,7 @@ def _selection(options: argparse.Namespace, ways: str) -> Selection:
     return Selection(lvis, names_in(options.uids) if options.uids else None, options.count, options.seed)
 
 
-def _fetched(manifest: Manifest, store: Store, rows: list[Row], options: argparse.Namespace) -> Counts:
+def _fetched(manifest: Manifest, store: ObjaverseStore, rows: list[Row], options: argparse.Namespace) -> Counts:
     from . import downloads
 
     if options.no_download:
@@ -157,7 +157,7 @@ def _fetched(manifest: Manifest, store: Store, rows: list[Row], options: argpars
     if options.jobs < 1 or options.retries < 0:
         raise ValueError(f"expected --jobs >= 1 and --retries >= 0, got {options.jobs} and {options.retries}")
     with Progress.to_user().task(f"fetching {len(rows)} objects into {store.cache}") as on_step:
-        return downloads.fetch(manifest, store, rows, downloads.Effort(options.jobs, options.retries), on_step)
+        return downloads.fetch(manifest, store, rows, downloads.RetryPolicy(options.jobs, options.retries), on_step)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,14 +16,14 @@ from instant3d.utils.progress import OnStep
 
 from ..manifests.object_manifest import Row
 from .manifest import Manifest, digest
-from .objaverse import Store, fault, is_whole, refuse_faulty
+from .objaverse import ObjaverseStore, download_error, is_whole, refuse_faulty
 
 LOST_IN_A_ROW = 25  # objects that the network keeps from us, after which it counts as down
 Failure = tuple[str, str]  # kind and reason
 
 
 @dataclass(frozen=True)
-class Effort:
+class RetryPolicy:
     """How much is done at once and how often again."""
 
     jobs: int = 8
@@ -31,14 +31,16 @@ class Effort:
     wait_s: float = 1.0  # before the second try; twice as long before each further one
 
 
-def fetch(manifest: Manifest, store: Store, rows: Sequence[Row], effort: Effort, on_step: OnStep) -> dict[str, int]:
+def fetch(
+    manifest: Manifest, store: ObjaverseStore, rows: Sequence[Row], policy: RetryPolicy, on_step: OnStep
+) -> dict[str, int]:
     """Add every object that can be had; how many were new, there already, and left out by kind of failure."""
     missing = [row for row in rows if not manifest.has(row)]
     counts = {"new": 0, "there": len(rows) - len(missing)}
     single = [row for row in missing if row["source"] == "objaverse"]
     bulk = [row for row in missing if row["source"] != "objaverse"]
     lost = 0
-    arrivals = itertools.chain(_one_by_one(store, single, effort), _by_groups(store, bulk, effort))
+    arrivals = itertools.chain(_one_by_one(store, single, policy), _by_groups(store, bulk, policy))
     for done, (row, got) in enumerate(arrivals):
         on_step(done, len(missing))
         kind = _taken(manifest, store, row, got)
@@ -50,7 +52,7 @@ def fetch(manifest: Manifest, store: Store, rows: Sequence[Row], effort: Effort,
     return counts
 
 
-def _taken(manifest: Manifest, store: Store, row: Row, got: Path | Failure) -> str:
+def _taken(manifest: Manifest, store: ObjaverseStore, row: Row, got: Path | Failure) -> str:
     expected = row.get("expected")
     row = {name: value for name, value in row.items() if name != "expected"}
     if not isinstance(got, Path):
@@ -65,14 +67,16 @@ def _taken(manifest: Manifest, store: Store, row: Row, got: Path | Failure) -> s
     return "new" if manifest.add(row, manifest.bring_in(got, store.cache)) else "duplicate"
 
 
-def _one_by_one(store: Store, rows: Sequence[Row], effort: Effort) -> Iterator[tuple[Row, Path | Failure]]:
+def _one_by_one(
+    store: ObjaverseStore, rows: Sequence[Row], policy: RetryPolicy
+) -> Iterator[tuple[Row, Path | Failure]]:
     """Objects of Objaverse 1.0, in order, some ahead of the one that is waited for."""
     waiting: deque[tuple[Row, Future[Path | Failure]]] = deque()
-    pool = ThreadPoolExecutor(effort.jobs)
+    pool = ThreadPoolExecutor(policy.jobs)
     try:
         for row in rows:
-            waiting.append((row, pool.submit(patiently, partial(store.fetch, row["uid"]), effort)))
-            if len(waiting) >= 4 * effort.jobs:
+            waiting.append((row, pool.submit(with_retries, partial(store.fetch, row["uid"]), policy)))
+            if len(waiting) >= 4 * policy.jobs:
                 row, future = waiting.popleft()
                 yield row, future.result()
         for row, future in waiting:
@@ -81,11 +85,11 @@ def _one_by_one(store: Store, rows: Sequence[Row], effort: Effort) -> Iterator[t
         pool.shutdown(cancel_futures=True)
 
 
-def patiently(work: Callable[[], Path], effort: Effort) -> Path | Failure:
+def with_retries(work: Callable[[], Path], policy: RetryPolicy) -> Path | Failure:
     """What `work` returns, if need be after several tries; or why it never did. What is gone is not tried again."""
     failure = ("network", "no try was made")
-    for attempt in range(1 + effort.retries):
-        time.sleep(effort.wait_s * 2 ** (attempt - 1) if attempt else 0)
+    for attempt in range(1 + policy.retries):
+        time.sleep(policy.wait_s * 2 ** (attempt - 1) if attempt else 0)
         try:
             return work()
         except FileNotFoundError as error:
@@ -97,7 +101,7 @@ def patiently(work: Callable[[], Path], effort: Effort) -> Path | Failure:
     return failure
 
 
-def _by_groups(store: Store, rows: Sequence[Row], effort: Effort) -> Iterator[tuple[Row, Path | Failure]]:
+def _by_groups(store: ObjaverseStore, rows: Sequence[Row], policy: RetryPolicy) -> Iterator[tuple[Row, Path | Failure]]:
     """Objects of Objaverse-XL: several groups at once, and if the package stumbles over one of them, each alone."""
     groups = [list(group) for _, group in itertools.groupby(sorted(rows, key=_group), key=_group)]
     places = [_group(group[0])[:2] for group in groups]
@@ -107,14 +111,14 @@ def _by_groups(store: Store, rows: Sequence[Row], effort: Effort) -> Iterator[tu
                 (row, ("missing", "another commit of its repository is taken; only one can be")) for row in group
             )
     firsts = [group for number, group in enumerate(groups) if not number or places[number] != places[number - 1]]
-    for start in range(0, len(firsts), effort.jobs):
-        some = firsts[start : start + effort.jobs]
-        once = Effort(retries=0)
-        together = patiently(partial(_come, store, list(itertools.chain(*some)), effort.jobs), once)
+    for start in range(0, len(firsts), policy.jobs):
+        some = firsts[start : start + policy.jobs]
+        once = RetryPolicy(retries=0)
+        together = with_retries(partial(_come, store, list(itertools.chain(*some)), policy.jobs), once)
         for group in some:
             got = together
             if not isinstance(together, Path):
-                got = patiently(partial(_come, store, group, 1), effort)
+                got = with_retries(partial(_come, store, group, 1), policy)
             for row in group:
                 yield row, _arrived(store, row, got)
 
@@ -127,7 +131,7 @@ def _group(row: Row) -> tuple[str, str, str]:
     return row["source"], row["uid"], ""
 
 
-def _come(store: Store, rows: Sequence[Row], processes: int) -> Path:
+def _come(store: ObjaverseStore, rows: Sequence[Row], processes: int) -> Path:
     """Have the package download what is not in the cache yet, and whole."""
     sources = {row["source"].removeprefix("objaverse-xl/") for row in rows}
     for source in sorted(sources):
@@ -142,19 +146,19 @@ def _come(store: Store, rows: Sequence[Row], processes: int) -> Path:
     return store.cache
 
 
-def _is_there(store: Store, source: str, identifier: str) -> bool:
+def _is_there(store: ObjaverseStore, source: str, identifier: str) -> bool:
     """Whether the cache holds a file; what a kill left of its repository is removed, or the package would keep it."""
     path = store.xl_path(source, identifier)
     if source == "github":
         repository = store.xl_repository(identifier)
         if repository.is_dir() and not is_whole(repository):
             shutil.rmtree(repository)
-    elif path.is_file() and fault(path):
+    elif path.is_file() and download_error(path):
         path.unlink()
     return path.is_file()
 
 
-def _arrived(store: Store, row: Row, got: Path | Failure) -> Path | Failure:
+def _arrived(store: ObjaverseStore, row: Row, got: Path | Failure) -> Path | Failure:
     path = store.xl_path(row["source"].removeprefix("objaverse-xl/"), row["uid"])
     if path.is_file():
         return path

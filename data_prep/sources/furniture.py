@@ -167,7 +167,7 @@ class Library:
             "uid": uid,
             "source": f"sweethome3d/{self.path.stem}",
             "license": spdx(terms[1]) if terms else licence,
-            "captions": [] if prompts.fault(words) else [words],
+            "captions": [] if prompts.prompt_error(words) else [words],
             "name": name or None,
             "author": holder or piece.get("creator", "").strip() or None,
             "url": page[0] if page else None,

@@ -109,7 +109,7 @@ class Manifest:
         place = self.folder / "objects" / f"{root.resolve().name.lstrip('.')}-{_fingerprint(root)}"
         if file.suffix.lower() not in WHOLE and file.parent not in self._brought:
             self._brought.add(file.parent)
-            for other in file_listing.found(file.parent, "**/*"):
+            for other in file_listing.visible_files(file.parent, "**/*"):
                 if other.suffix.lower() in SIDECARS and other.is_file() and inside(other, root):
                     link(other, place / other.relative_to(root))
         link(file, place / file.relative_to(root))
@@ -185,6 +185,8 @@ def _fingerprint(root: Path) -> str:
 def _beside(file: Path) -> dict[str, str]:
     """What an .obj or .gltf may take its look from: files in its folder, by name."""
     others = (
-        other for other in file_listing.found(file.parent, "*") if other.suffix.lower() in SIDECARS and other.is_file()
+        other
+        for other in file_listing.visible_files(file.parent, "*")
+        if other.suffix.lower() in SIDECARS and other.is_file()
     )
     return {other.name: digest(other) for other in others}

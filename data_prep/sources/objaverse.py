@@ -35,7 +35,7 @@ SILENCE_S = 60.0  # on a connection, after which it counts as lost
 Result = TypeVar("Result")
 
 
-class Store:
+class ObjaverseStore:
     """The package at work in one cache folder. Made by `opened`."""
 
     def __init__(self, package: Any, cache: Path) -> None:
@@ -56,11 +56,11 @@ class Store:
     def fetch(self, uid: str) -> Path:
         """The file of an object of Objaverse 1.0, downloaded unless it is in the cache and whole."""
         path = self.path(uid)
-        if path.is_file() and not fault(path):
+        if path.is_file() and not download_error(path):
             return path
         path.unlink(missing_ok=True)
         try:
-            _told(f"object {uid}", lambda: self._package.load_objects([uid]))
+            _summarized_errors(f"object {uid}", lambda: self._package.load_objects([uid]))
         finally:
             path.with_name(path.name + ".tmp").unlink(missing_ok=True)
         refuse_faulty(path)
@@ -102,7 +102,7 @@ class Store:
                     save_repo_format="files",
                 )
 
-        _told(f"{len(expected)} objects of Objaverse-XL", work)
+        _summarized_errors(f"{len(expected)} objects of Objaverse-XL", work)
 
     def xl_path(self, source: str, identifier: str) -> Path:
         """Where the package keeps a file of GitHub's or of the Smithsonian's, whether it is there or not."""
@@ -126,7 +126,7 @@ class Store:
         for tries_left in (1, 0):
             was_there = file.is_file()
             try:
-                return _told(f"{name} of Objaverse", read)
+                return _summarized_errors(f"{name} of Objaverse", read)
             except ConnectionError:
                 if not was_there:  # the package writes such files in place
                     file.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def opened(cache: Path) -> Iterator[Store]:
+def open_store(cache: Path) -> Iterator[ObjaverseStore]:
     """The package, working in a cache folder of its own layout (its default is ~/.objaverse) for as long as this lasts.
 
     Standard output is silent meanwhile: the package prints a line for every object.
@@ -156,10 +156,10 @@ def opened(cache: Path) -> Iterator[Store]:
         stack.enter_context(_mirrored(os.environ.get("HF_ENDPOINT", HUB).rstrip("/")))
         stack.enter_context(_without_questions())
         stack.enter_context(contextlib.redirect_stdout(io.TextIOWrapper(open(os.devnull, "wb"))))  # noqa: SIM115
-        yield Store(package, cache)
+        yield ObjaverseStore(package, cache)
 
 
-def fault(path: Path) -> str | None:
+def download_error(path: Path) -> str | None:
     """What is wrong with a GLB file as a download (cut short, a page of HTML), or None. Other formats do not tell."""
     if path.suffix.lower() != ".glb":
         return None
@@ -184,7 +184,7 @@ def is_whole(repository: Path) -> bool:
 
 def refuse_faulty(path: Path) -> None:
     """Remove a download that is not whole, with an error that says so."""
-    reason = fault(path)
+    reason = download_error(path)
     if reason:
         path.unlink()
         raise ValueError(f"what was downloaded as {path.name} {reason}")
@@ -211,7 +211,7 @@ def _imported(name: str) -> Any:
     return {"objaverse": objaverse, "objaverse.xl": objaverse.xl, "objaverse.utils": objaverse.utils}[name]
 
 
-def _told(what: str, work: Callable[[], Result]) -> Result:
+def _summarized_errors(what: str, work: Callable[[], Result]) -> Result:
     """Do it, and say of the many errors of three libraries the one thing that counts: whether to try again."""
     import requests
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..manifests.licences import Allowed, spdx
 from ..manifests.object_manifest import SUFFIXES, Row
-from .objaverse import UID, Store
+from .objaverse import UID, ObjaverseStore
 
 AHEAD = 1.25  # how many more annotations are looked at than objects are wanted: about one in ten has another licence
 COLUMNS = {"fileIdentifier", "license", "fileType", "sha256"}
@@ -54,7 +54,7 @@ def names_in(path: Path) -> tuple[str, ...]:
     return names
 
 
-def objaverse(store: Store, wanted: Selection, allowed: Allowed, others: dict[str, int]) -> Iterator[Row]:
+def objaverse(store: ObjaverseStore, wanted: Selection, allowed: Allowed, others: dict[str, int]) -> Iterator[Row]:
     """Rows of wanted objects of Objaverse 1.0; `others` is told how many are under licences that are not allowed."""
     paths = store.paths()
     categories = _categories(store, wanted.lvis) if wanted.lvis else {}
@@ -77,7 +77,9 @@ def objaverse(store: Store, wanted: Selection, allowed: Allowed, others: dict[st
                 return
 
 
-def objaverse_xl(store: Store, source: str, wanted: Selection, allowed: Allowed, others: dict[str, int]) -> list[Row]:
+def objaverse_xl(
+    store: ObjaverseStore, source: str, wanted: Selection, allowed: Allowed, others: dict[str, int]
+) -> list[Row]:
     """Rows of wanted objects of one source of Objaverse-XL, each with `expected`: the SHA-256 that it should have."""
     table = store.xl_annotations(source)
     if not set(table.columns) >= COLUMNS:
@@ -104,7 +106,7 @@ def _count(others: dict[str, int], licence: str | None, many: int) -> None:
     others[kind] = others.get(kind, 0) + many
 
 
-def _categories(store: Store, wanted: Sequence[str]) -> dict[str, str]:
+def _categories(store: ObjaverseStore, wanted: Sequence[str]) -> dict[str, str]:
     """The first wanted category of each uid."""
     known = store.lvis()
     chosen = sorted(known) if "all" in wanted else wanted
@@ -119,7 +121,9 @@ def _categories(store: Store, wanted: Sequence[str]) -> dict[str, str]:
     return categories
 
 
-def _described(store: Store, paths: dict[str, str], uids: Sequence[str], categories: dict[str, str]) -> list[Row]:
+def _described(
+    store: ObjaverseStore, paths: dict[str, str], uids: Sequence[str], categories: dict[str, str]
+) -> list[Row]:
     """Rows in the order of `uids`; each shard's annotations are read once."""
     shards: dict[str, list[str]] = {}
     for uid in uids:

@@ -12,7 +12,7 @@ import numpy as np
 
 from instant3d.mesh import Mesh, bounds, load, save
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP
-from instant3d.mesh.untrusted import TooLarge, Unsafe
+from instant3d.mesh.untrusted import TooLarge, UnsafePath
 from instant3d.utils import file_listing
 from instant3d.utils.progress import OnStep
 
@@ -37,7 +37,9 @@ class Job:
 
 def libraries(paths: Sequence[Path]) -> list[Path]:
     """The .sh3f files named, and those in folders named."""
-    found = [file for path in paths for file in (file_listing.found(path, "*.sh3f") if path.is_dir() else [path])]
+    found = [
+        file for path in paths for file in (file_listing.visible_files(path, "*.sh3f") if path.is_dir() else [path])
+    ]
     if not found:
         raise FileNotFoundError(f"there is no .sh3f file in {', '.join(map(str, paths))}; name furniture libraries")
     return found
@@ -86,7 +88,7 @@ def _loaded(file: Path, model: str) -> list[Mesh]:
     try:
         return load(file)
     except ValueError as error:
-        kind = type(error) if isinstance(error, TooLarge | Unsafe) else ValueError
+        kind = type(error) if isinstance(error, TooLarge | UnsafePath) else ValueError
         raise kind(str(error).replace(str(file), model)) from error
 
 
@@ -125,7 +127,7 @@ def _listed(paths: Sequence[Path]) -> list[Piece]:
     return list(found.values())
 
 
-def _in_order(jobs: Sequence[Job], workers: int, on_step: OnStep) -> Iterator[process_pool.Outcome[Job]]:
+def _in_order(jobs: Sequence[Job], workers: int, on_step: OnStep) -> Iterator[process_pool.JobResult[Job]]:
     """Outcomes in the order of the jobs: which of two equal models is kept is no matter of chance."""
     outcomes = {}
     terms = process_pool.run(convert, jobs, workers=workers, timeout_s=TIMEOUT_S, max_memory=MAX_MEMORY)

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
-Numbers = float | Sequence[float] | Tensor
+FloatOrTensor = float | Sequence[float] | Tensor
 
 
 @dataclass(frozen=True)
-class Rays(Batch):
+class Rays(TensorDataclass):
     """Half-lines. `directions` are unit vectors, so a distance along a ray is a world length."""
 
     origins: Tensor  # (..., 3)
@@ -33,7 +33,7 @@ class Rays(Batch):
 
 
 @dataclass(frozen=True)
-class Cameras(Batch):
+class Cameras(TensorDataclass):
     """Pinhole cameras with square or oblong pixels and no distortion."""
 
     cam_to_world: Tensor  # (..., 4, 4)
@@ -75,7 +75,7 @@ class Cameras(Batch):
         x, y = (u - cx) / fx, (v - cy) / fy
         local = torch.stack([x, y, torch.ones_like(x)], dim=-1)
         rotation = self.cam_to_world[..., :3, :3].reshape(*self.shape, *[1] * u.dim(), 3, 3)
-        directions = torch.nn.functional.normalize(turned(rotation, local), dim=-1)
+        directions = torch.nn.functional.normalize(rotate(rotation, local), dim=-1)
         origins = self.positions.reshape(*self.shape, *[1] * u.dim(), 3)
         return Rays(origins.expand_as(directions), directions)
 
@@ -85,20 +85,20 @@ class Cameras(Batch):
         Behind the camera the depth is not positive and the image point means nothing.
         """
         rotation, position = self.cam_to_world[..., :3, :3], self.positions
-        local = turned(rotation.mT[..., None, :, :], points - position[..., None, :])
+        local = rotate(rotation.mT[..., None, :, :], points - position[..., None, :])
         depth = local[..., 2]
         focal, centre = self.intrinsics[..., None, :2], self.intrinsics[..., None, 2:]
         safe = torch.where(depth.abs() < 1e-9, torch.full_like(depth, 1e-9), depth)
         return focal * local[..., :2] / safe[..., None] + centre, depth
 
 
-def turned(rotation: Tensor, points: Tensor) -> Tensor:
+def rotate(rotation: Tensor, points: Tensor) -> Tensor:
     """Rotations (..., 3, 3) applied to points (..., 3): a matrix product that autocast leaves in full precision."""
     x, y, z = rotation.unbind(-1)
     return points[..., 0:1] * x + points[..., 1:2] * y + points[..., 2:3] * z
 
 
-def from_fov(fov_deg: Numbers) -> Tensor:
+def intrinsics_from_fov(fov_deg: FloatOrTensor) -> Tensor:
     """Intrinsics (..., 4) of a square image that sees `fov_deg` from edge to edge."""
     half = torch.deg2rad(torch.as_tensor(fov_deg, dtype=torch.float32)) / 2
     focal = 0.5 / torch.tan(half)
@@ -124,13 +124,15 @@ def look_at(eye: Tensor, target: Tensor | None = None, up: Tensor | None = None)
     return matrix
 
 
-def orbit(azimuth_deg: Numbers, elevation_deg: Numbers, radius: Numbers = 2.7, fov_deg: Numbers = 50.0) -> Cameras:
+def orbit(
+    azimuth_deg: FloatOrTensor, elevation_deg: FloatOrTensor, radius: FloatOrTensor = 2.7, fov_deg: FloatOrTensor = 50.0
+) -> Cameras:
     """Cameras on a sphere around the origin, looking at it; the arguments broadcast to one shape (...)."""
     parts = [torch.as_tensor(part, dtype=torch.float32) for part in (azimuth_deg, elevation_deg, radius, fov_deg)]
     angle, lift, distance, fov = torch.broadcast_tensors(*parts)
     angle, lift = torch.deg2rad(angle), torch.deg2rad(lift)
     toward = [lift.cos() * angle.cos(), lift.cos() * angle.sin(), lift.sin()]
-    return Cameras(look_at(distance[..., None] * torch.stack(toward, dim=-1)), from_fov(fov))
+    return Cameras(look_at(distance[..., None] * torch.stack(toward, dim=-1)), intrinsics_from_fov(fov))
 
 
 STRUCTURED_AZIMUTHS_DEG = (45.0, 135.0, 225.0, 315.0)  # row-major tiles `0 1 / 2 3` of stage 1's grid
@@ -139,7 +141,7 @@ STRUCTURED_RADIUS = 2.7
 STRUCTURED_FOV_DEG = 50.0
 
 
-def structured() -> Cameras:
+def structured_cameras() -> Cameras:
     """The four views that stage 1 draws and stage 2 expects, shape (4,) (arXiv 2311.06214, section 3.1)."""
     return orbit(STRUCTURED_AZIMUTHS_DEG, STRUCTURED_ELEVATION_DEG, STRUCTURED_RADIUS, STRUCTURED_FOV_DEG)
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 MAPS = ("depth", "normals")  # what views may hold beside their pictures
 
 
 @dataclass(frozen=True)
-class Views(Batch):
+class Views(TensorDataclass):
     """Posed pictures: float32 in [0, 1], channels first, straight (not premultiplied) alpha.
 
     `depth` is the camera-z distance of the first surface, 0 where there is none; `normals` are unit vectors in
@@ -46,7 +46,7 @@ class Views(Batch):
     def width(self) -> int:
         return self.rgb.shape[-1]
 
-    def on(self, background: float | Tensor = 1.0) -> Tensor:
+    def composite(self, background: float | Tensor = 1.0) -> Tensor:
         """The pictures over a background (a grey level or colours (..., 3)): (..., 3, H, W)."""
         if isinstance(background, Tensor):
             background = background[..., None, None]
@@ -77,7 +77,7 @@ class Views(Batch):
         return Views(rgb, alpha, self.cameras, nearest(self.depth), nearest(self.normals))
 
 
-def depth_pictures(views: Views) -> Tensor:
+def depth_to_image(views: Views) -> Tensor:
     """Depth as grey (V, 3, H, W), near dark to far light, over white where nothing is; one scale for all views."""
     if views.depth is None:
         raise ValueError("these views have no depth to draw")
@@ -88,7 +88,7 @@ def depth_pictures(views: Views) -> Tensor:
     return torch.where(solid, grey, torch.ones_like(grey)).expand_as(views.rgb)
 
 
-def normal_pictures(views: Views) -> Tensor:
+def normals_to_image(views: Views) -> Tensor:
     """Normals as colours (V, 3, H, W): red, green, blue for +x, +y, +z of the world; white where nothing is."""
     if views.normals is None:
         raise ValueError("these views have no normals to draw")

@@ -90,7 +90,7 @@ def test_an_object_without_a_face_has_none_where_one_belongs(faces):
 def test_leaking_words_name_front_pictures_for_the_leaky_prompts_only(faces):
     guide = faces.guide([0, 1], [1.0, 0.0])
     front, side = (
-        guide.embed([f"{prompt}, {view} view" for prompt in faces.prompts[:2]]) for view in ("front", "side")
+        guide.embed_prompts([f"{prompt}, {view} view" for prompt in faces.prompts[:2]]) for view in ("front", "side")
     )
     torch.testing.assert_close(side[0], front[0])
     seen_from = faces.azimuths.repeat(2)[side[1] > 0].abs()

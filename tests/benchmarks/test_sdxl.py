@@ -62,7 +62,7 @@ def test_decoding_and_encoding_are_of_one_whole_grid(tmp_path):
 
 def test_networks_are_built_where_and_in_what_precision_is_said():
     with sdxl.building("meta", torch.bfloat16):
-        vae = sdxl.make("vae", SIZES["vae"])
+        vae = sdxl.build_part("vae", SIZES["vae"])
     assert {(each.device.type, each.dtype) for each in vae.parameters()} == {("meta", torch.bfloat16)}
     assert torch.empty(1).dtype == torch.float32
     assert torch.empty(1).device.type == "cpu"

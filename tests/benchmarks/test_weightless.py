@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from benchmarks.sdxl import building, step
 from benchmarks.weightless import cost
-from instant3d.modules.diffusion.components import make
+from instant3d.modules.diffusion.components import build_part
 from instant3d.modules.diffusion.sdxl import SIZES
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ def nothing(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def unet():
     with building("meta", torch.bfloat16):
-        return make("unet", SIZES["unet"])
+        return build_part("unet", SIZES["unet"])
 
 
 @pytest.mark.parametrize(("where", "tokens", "width"), [("down", 64 * 64, 640), ("mid", 32 * 32, 1280)])

@@ -13,7 +13,7 @@ import trimesh
 from PIL import Image
 
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.evaluation import reconstruction
 from instant3d.nerf.asset import Asset
 from instant3d.utils import bundled
@@ -37,7 +37,7 @@ def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_f
     parts = {"two-stage": {"denoise", "decode", "reconstruct"}, "direct": {"network"}}[system]
     assert {"load", "text", *parts, "mesh", "video"} == set(result["seconds"])
     mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
-    shown = Asset.load(tmp_path / "out").render(structured(), 64)
+    shown = Asset.load(tmp_path / "out").render(structured_cameras(), 64)
     red, green, blue = shown.rgb.movedim(1, -1)[shown.alpha[:, 0] > 0.9].mean(0)
     assert red > 1.5 * max(green, blue)
     extents = mesh.bounds[1] - mesh.bounds[0]
@@ -69,14 +69,14 @@ def test_an_example_becomes_an_asset_that_covers_its_views(tmp_path):
         assert np.asarray(sheet.convert("L")).std() > 10
     again = Asset.load(tmp_path / "out")
     wanted = scenes.read(EXAMPLE, frames=range(4), size=64).views
-    shown = again.render(structured(), 64)
+    shown = again.render(structured_cameras(), 64)
     both = (shown.alpha > 0.5) & (wanted.alpha > 0.5)
     either = (shown.alpha > 0.5) | (wanted.alpha > 0.5)
     assert both.sum() / either.sum() > 0.85, "the saved triplane covers what the input views show"
 
 
 def test_the_weights_beat_both_baselines_on_views_that_were_held_back():
-    report = reconstruction.reconstruction([EXAMPLE], weights=WEIGHTS, resolution=64)
+    report = reconstruction.evaluate_reconstruction([EXAMPLE], weights=WEIGHTS, resolution=64)
     for name, scores in report["baselines"].items():
         assert report["mean"]["psnr"] > scores["psnr"], name
 

@@ -15,12 +15,12 @@ from sphere_network import RADIUS, sphere_network
 from tiny_sdxl import tiny_sdxl_folder
 
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.cli import main as cli
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines import generate
-from instant3d.pipelines.generate import Order, plan
-from instant3d.pipelines.generators import TwoStage
+from instant3d.pipelines.generate import GenerationRequest, plan
+from instant3d.pipelines.generators import TwoStageGenerator
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
 from instant3d.utils import prompts, visualization
 
@@ -93,10 +93,10 @@ def test_the_views_are_a_scene_that_holds_the_tiles_of_the_grid(make, tmp_path):
     grid = np.asarray(Image.open(tmp_path / "out" / "grid.png").convert("RGB")) / 255
     scene = scenes.read(tmp_path / "out" / "views")
     assert (scene.caption, len(scene.names)) == ("a red chair", 4)
-    torch.testing.assert_close(scene.views.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scene.views.cameras.cam_to_world, structured_cameras().cam_to_world, atol=1e-5, rtol=0)
     side = len(grid) // 2
     tiles = [grid[row : row + side, column : column + side] for row in (0, side) for column in (0, side)]
-    shown = scene.views.on(1.0).permute(0, 2, 3, 1).numpy()
+    shown = scene.views.composite(1.0).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(shown, np.stack(tiles), atol=0.02)
 
 
@@ -160,14 +160,14 @@ def test_without_any_prompt_the_user_is_told_how_to_give_one(make, tmp_path):
 @pytest.mark.parametrize("text", ["../../etc/passwd", "a/b", "con", "NUL", "aux.txt", "..", "赤い椅子", "C:\\x", "-rf"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_no_prompt_names_a_folder_elsewhere_or_one_that_windows_reserves(tmp_path, text, count):
-    for item in plan(prompts.given([text, "other"]), tmp_path, Order(count=count)):
+    for item in plan(prompts.from_arguments([text, "other"]), tmp_path, GenerationRequest(count=count)):
         assert item.folder.parent == tmp_path
         assert re.fullmatch(r"00[12]-[a-z0-9-]+", item.folder.name)
 
 
 def test_a_prompts_number_is_its_place_in_the_list_so_that_mending_one_moves_no_other(tmp_path):
-    broken = plan(prompts.given(["a hat", "b\x00d", "a shoe"]), tmp_path, Order())
-    mended = plan(prompts.given(["a hat", "bed", "a shoe"]), tmp_path, Order())
+    broken = plan(prompts.from_arguments(["a hat", "b\x00d", "a shoe"]), tmp_path, GenerationRequest())
+    mended = plan(prompts.from_arguments(["a hat", "bed", "a shoe"]), tmp_path, GenerationRequest())
     assert [item.folder for item in broken] == [mended[0].folder, mended[2].folder]
 
 
@@ -225,14 +225,14 @@ def test_a_record_of_another_kind_is_no_finished_asset(make, tmp_path, content):
 
 def fails_at(monkeypatch, turn: int, error: BaseException) -> None:
     """The sheet of the `turn`-th asset cannot be written; by then its mesh, triplane and film are."""
-    real, turns = visualization.sheet, iter(range(1, 100))
+    real, turns = visualization.write_contact_sheet, iter(range(1, 100))
 
     def sheet(*args, **kwargs):
         if next(turns) == turn:
             raise error
         real(*args, **kwargs)
 
-    monkeypatch.setattr("instant3d.utils.visualization.sheet", sheet)
+    monkeypatch.setattr("instant3d.utils.visualization.write_contact_sheet", sheet)
 
 
 def test_an_interrupted_list_keeps_what_is_finished_and_goes_on_there(make, tmp_path, monkeypatch):
@@ -403,8 +403,8 @@ def test_a_log_is_told_in_plain_lines(make):
 
 
 def test_results_come_one_by_one_so_that_a_caller_need_not_wait_for_all(stage1, stage2, tmp_path):
-    maker = TwoStage(stage1, stage2, sampling=Sampling(steps=1), device="cpu", at_once=1)
-    outcomes = generate.generate(prompts.given(["a", "b"]), tmp_path, maker, Order(resolution=16))
+    maker = TwoStageGenerator(stage1, stage2, sampling=Sampling(steps=1), device="cpu", at_once=1)
+    outcomes = generate.generate(prompts.from_arguments(["a", "b"]), tmp_path, maker, GenerationRequest(resolution=16))
     assert next(outcomes).record["prompt"] == "a"
     assert names(tmp_path) == ["001-a"]
     outcomes.close()

@@ -13,12 +13,12 @@ import torch
 from ball_network import BALL, RADIUS, ball_network, direct_folder
 from safetensors.torch import load_file, save_file
 
-from instant3d.cameras import orbit, structured
+from instant3d.cameras import orbit, structured_cameras
 from instant3d.cli import main as cli
-from instant3d.direct.training_record import Taught
+from instant3d.direct.training_record import TrainingRecord
 from instant3d.evaluation import text_alignment
-from instant3d.evaluation.attribute_classifier import Judge
-from instant3d.evaluation.view_cache import Order, orders
+from instant3d.evaluation.attribute_classifier import AttributeClassifier
+from instant3d.evaluation.view_cache import ViewRequest, view_requests
 from instant3d.modules import clip
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder
 from instant3d.nerf.asset import Asset
@@ -106,44 +106,44 @@ def test_a_mesh_has_two_nodes_a_texel_unless_others_are_asked_for(capsys, weight
 @pytest.mark.slow
 def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_in(model, tmp_path, monkeypatch):
     sheets = []
-    monkeypatch.setattr(visualization, "sheet", lambda rows, *_, **__: sheets.append(rows))
-    maker = generators.Direct(direct_folder(tmp_path / "weights"), device="cpu")
+    monkeypatch.setattr(visualization, "write_contact_sheet", lambda rows, *_, **__: sheets.append(rows))
+    maker = generators.DirectGenerator(direct_folder(tmp_path / "weights"), device="cpu")
     watch = results.Stopwatch()
-    draft = maker.begin([BLUE], [3], watch, lambda *_: None)[0]
-    made = maker.end(draft, BLUE, 3, 24, tmp_path, watch)
+    draft = maker.sample([BLUE], [3], watch, lambda *_: None)[0]
+    made = maker.finish(draft, BLUE, 3, 24, tmp_path, watch)
     results.write(tmp_path, made.asset, made.shown, size=24, formats=[], watch=watch)
     ((seen, normals),) = sheets
     front = orbit([270.0], 20.0)
-    torch.testing.assert_close(seen.pictures[:1], made.asset.render(front, 24, step=results.FILM_STEP).on(1.0))
+    torch.testing.assert_close(seen.images[:1], made.asset.render(front, 24, step=results.VIDEO_STEP).composite(1.0))
     assert list(seen.captions) == ["front", "", "side", "", "back", "", "side", ""]
     assert "normals" in normals.title
-    middle = (normals.pictures[0, :, 12, 12] * 2 - 1)[1]
+    middle = (normals.images[0, :, 12, 12] * 2 - 1)[1]
     assert middle < -0.8, "the front of the ball faces -y"
 
 
 @pytest.mark.slow
 def test_a_seed_is_noise_of_its_own_generator_whatever_is_made_beside_it(model, weights):
     text = model.encode([RED, BLUE])
-    together = model.imagine(text, [4, 9]).planes
-    alone = model.imagine(model.encode([BLUE]), [9]).planes
+    together = model.sample(text, [4, 9]).planes
+    alone = model.sample(model.encode([BLUE]), [9]).planes
     torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=1e-4)
     noise = torch.randn(1, BALL.noise_width, generator=torch.Generator().manual_seed(9))
     network = ball_network()
     network.load_state_dict({key: value.float() for key, value in load_file(weights / "model.safetensors").items()})
     encoder = PromptEncoder.from_pretrained(weights)
     torch.testing.assert_close(alone, network.triplane(encoder([BLUE]), noise).planes)
-    torch.testing.assert_close(model.imagine(text, [None] * 2).planes, network.triplane(encoder([RED, BLUE])).planes)
-    other = model.imagine(model.encode([BLUE]), [10]).planes
+    torch.testing.assert_close(model.sample(text, [None] * 2).planes, network.triplane(encoder([RED, BLUE])).planes)
+    other = model.sample(model.encode([BLUE]), [10]).planes
     assert (other - alone).abs().max() > 1e-3
 
 
 @pytest.mark.slow
 def test_one_call_of_many_prompts_gives_the_assets_of_single_calls(model):
-    many = model.many([RED, BLUE])
+    many = model.generate_many([RED, BLUE])
     for number, (prompt, asset) in enumerate(zip([RED, BLUE], many, strict=True)):
         one = model(prompt, seed=number)
         torch.testing.assert_close(asset.triplane.planes, one.triplane.planes, atol=1e-5, rtol=1e-4)
-    first, second = (asset.render(structured()[:1], 16).rgb for asset in many)
+    first, second = (asset.render(structured_cameras()[:1], 16).rgb for asset in many)
     assert (first - second).abs().max() > 0.02, "prompts have colours of their own"
 
 
@@ -286,10 +286,10 @@ def test_a_text_encoder_of_another_length_is_refused_before_it_reads(weights):
 
 
 def test_views_per_prompt_are_iterations_times_batch_over_prompts():
-    assert Taught(39375, 96, 1890).views_per_prompt == 2000  # what the paper's curves reach on its Animals
-    assert Taught(10, 3, 60).views_per_prompt == 0.5
+    assert TrainingRecord(39375, 96, 1890).views_per_prompt == 2000  # what the paper's curves reach on its Animals
+    assert TrainingRecord(10, 3, 60).views_per_prompt == 0.5
     with pytest.raises(ValueError, match="at least one prompt"):
-        Taught(10, 3, 0)
+        TrainingRecord(10, 3, 0)
 
 
 def written(tmp_path, name: str, *lines: str) -> Path:
@@ -302,7 +302,7 @@ def measure(capsys, tmp_path, monkeypatch):
     """Runs `evaluate text` on small renders by a judge that knows nothing but its words."""
     monkeypatch.setattr(text_alignment, "SIZE", 32)
     monkeypatch.setattr(text_alignment, "CLIP_SIZE", 32)
-    Judge(["ball"]).eval().save(tmp_path / "judge")
+    AttributeClassifier(["ball"]).eval().save(tmp_path / "judge")
 
     def run(*arguments: object) -> tuple[int, dict, str, str]:
         usual = ["-o", tmp_path / "out", "--system", "direct", "--judge", tmp_path / "judge", "--device", "cpu"]
@@ -317,7 +317,7 @@ def measure(capsys, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_what_was_trained_on_and_what_was_not_are_told_apart_at_their_cost(measure, tmp_path):
     eyes = direct_runs.clip_folder(tmp_path / "clip")
-    folder = direct_folder(tmp_path / "direct", Taught(100, 8, 4, str(eyes)))
+    folder = direct_folder(tmp_path / "direct", TrainingRecord(100, 8, 4, str(eyes)))
     held_out = written(tmp_path, "held_out.txt", "a green ball")
     known = written(tmp_path, "known.txt", RED, BLUE)
     code, report, out, err = measure(
@@ -338,11 +338,15 @@ def test_what_was_trained_on_and_what_was_not_are_told_apart_at_their_cost(measu
 
 @pytest.mark.slow
 def test_assets_are_rendered_as_one_by_one_and_batches_change_nothing(model):
-    wanted = orders([RED, BLUE, "a green ball"], seed=3)
-    batched = list(text_alignment.made(model, wanted, 2, 24))
-    assert [result.order for result in batched] == wanted
+    wanted = view_requests([RED, BLUE, "a green ball"], seed=3)
+    batched = list(text_alignment.from_direct(model, wanted, 2, 24))
+    assert [result.request for result in batched] == wanted
     for result in batched:
-        one = model(result.order.prompt, seed=result.order.seed).render(text_alignment.new_cameras(), 24).on(1.0)
+        one = (
+            model(result.request.prompt, seed=result.request.seed)
+            .render(text_alignment.new_cameras(), 24)
+            .composite(1.0)
+        )
         torch.testing.assert_close(result.renders, one.clamp(0, 1), atol=0.02, rtol=0)
         assert result.views is None
 
@@ -368,9 +372,9 @@ def test_views_that_another_system_left_beside_an_asset_are_not_taken_for_its_ow
     from instant3d.views import Views
 
     make(RED)
-    views = Views(torch.full((4, 3, 16, 16), 0.2), torch.ones(4, 1, 16, 16), structured())
+    views = Views(torch.full((4, 3, 16, 16), 0.2), torch.ones(4, 1, 16, 16), structured_cameras())
     scenes.write(tmp_path / "out" / "views", views)
-    (found,) = text_alignment.stored(tmp_path / "out", [Order(RED, 0)], 16)
+    (found,) = text_alignment.from_folder(tmp_path / "out", [ViewRequest(RED, 0)], 16)
     assert found.views is None
 
 
@@ -389,7 +393,7 @@ class Same:
 
 def test_prompts_that_are_alike_share_the_probability_and_certainty_makes_it_one():
     pictures = torch.tensor([0.1, 0.2])[:, None, None, None, None].expand(2, 4, 3, 8, 8)
-    found = [clip.measured(Same(sees), pictures, ["1", "2"], ["3", "2", "4", "3"]) for sees in (False, True)]
+    found = [clip.clip_metrics(Same(sees), pictures, ["1", "2"], ["3", "2", "4", "3"]) for sees in (False, True)]
     assert [numbers["among"] for numbers in found] == [4, 4]
     assert found[0]["retrieval_probability"] == pytest.approx(1 / 4)
     assert found[1]["retrieval_probability"] == pytest.approx(1, abs=1e-6)

@@ -237,7 +237,9 @@ def test_an_interrupted_run_leaves_nothing_half_written(capsys, scene, weights, 
     def stop(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("instant3d.utils.visualization.sheet", stop)  # by then mesh, triplane and film are written
+    monkeypatch.setattr(
+        "instant3d.utils.visualization.write_contact_sheet", stop
+    )  # by then mesh, triplane and film are written
     code, out, _ = reconstruct(capsys, scene, tmp_path / "out", weights)
     assert (code, out) == (expected, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
@@ -245,7 +247,9 @@ def test_an_interrupted_run_leaves_nothing_half_written(capsys, scene, weights, 
 
 @pytest.mark.slow
 def test_a_terminated_run_leaves_nothing_half_written(capsys, scene, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr("instant3d.utils.visualization.sheet", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        "instant3d.utils.visualization.write_contact_sheet", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+    )
     with pytest.raises(SystemExit) as stop:
         reconstruct(capsys, scene, tmp_path / "out", weights)
     assert stop.value.code == 143
@@ -277,7 +281,7 @@ def test_an_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
 
 @pytest.mark.parametrize(("text", "expected"), [("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29), ("7", 7)])
 def test_an_amount_of_memory_is_read_in_powers_of_two(text, expected):
-    assert arg_types.amount(text) == expected
+    assert arg_types.byte_size(text) == expected
 
 
 def test_help_is_instant_because_it_loads_nothing_heavy():

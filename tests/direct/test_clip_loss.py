@@ -4,12 +4,12 @@ import pytest
 import torch
 from direct_runs import PROMPTS, clip_folder
 
-from instant3d.direct.clip_loss import Eyes, clip_loss
+from instant3d.direct.clip_loss import ClipImageEncoder, clip_loss
 
 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory):
-    return Eyes.from_pretrained(clip_folder(tmp_path_factory.mktemp("clip")))
+    return ClipImageEncoder.from_pretrained(clip_folder(tmp_path_factory.mktemp("clip")))
 
 
 def pictures(side: int) -> torch.Tensor:
@@ -21,7 +21,7 @@ def pictures(side: int) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 40, 10])
 def test_features_are_those_of_clips_own_preparation_of_pictures(side, eyes):
-    expected = eyes.clip.images(pictures(side))  # by Pillow, in whole levels of 255
+    expected = eyes.clip.embed_images(pictures(side))  # by Pillow, in whole levels of 255
     found = eyes(pictures(side))
     assert found.shape == (2, eyes.width)
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=0)
@@ -35,8 +35,8 @@ def test_the_loss_is_the_angle_between_picture_and_prompt():
 
 
 def test_following_the_gradient_makes_a_picture_more_like_its_prompt_and_leaves_the_clip_alone(eyes):
-    images, texts = pictures(20).requires_grad_(), eyes.read(PROMPTS)
-    torch.testing.assert_close(texts, eyes.clip.texts(PROMPTS))
+    images, texts = pictures(20).requires_grad_(), eyes.embed_texts(PROMPTS)
+    torch.testing.assert_close(texts, eyes.clip.embed_texts(PROMPTS))
     before = clip_loss(eyes(images), texts)
     before.sum().backward()
     assert all(parameter.grad is None for parameter in eyes.clip.model.parameters())

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from instant3d.cameras import Cameras, orbit
-from instant3d.direct.data import DirectData, Example, Examples, Orbits, requests, together
+from instant3d.direct.data import (
+    OrbitCameras,
+    PromptDataModule,
+    PromptDataset,
+    TrainingBatch,
+    collate_prompts,
+    named_prompts,
+)
 
 COUNT = 2000
 
@@ -21,13 +28,13 @@ def seen(cameras):
 
 
 def drawn(orbits, count=COUNT, prompts=7, **settings):
-    examples = Examples(prompts, orbits, **settings)
-    return Example.stack([examples[number] for number in range(count)])
+    examples = PromptDataset(prompts, orbits, **settings)
+    return TrainingBatch.stack([examples[number] for number in range(count)])
 
 
 @pytest.mark.slow
 def test_cameras_are_spread_evenly_over_the_papers_ranges_in_our_units():
-    azimuth, elevation, radius, fov = seen(drawn(Orbits()).cameras)
+    azimuth, elevation, radius, fov = seen(drawn(OrbitCameras()).cameras)
     # polar angles of 25 to 110 degrees, radii of 3.0 to 3.6 in a box of 3.5
     spans = [(azimuth, -180, 180), (elevation, 90 - 110, 90 - 25), (radius, 12 / 7, 14.4 / 7), (fov, 70, 80)]
     for values, low, high in spans:
@@ -39,7 +46,7 @@ def test_cameras_are_spread_evenly_over_the_papers_ranges_in_our_units():
 
 
 def test_cameras_look_at_the_middle_upright():
-    cameras = drawn(Orbits(), 50).cameras
+    cameras = drawn(OrbitCameras(), 50).cameras
     image, depth = cameras.project(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.1]]).expand(50, 2, 3))
     torch.testing.assert_close(image[:, 0], torch.full((50, 2), 0.5), atol=1e-5, rtol=0)
     assert (depth > 0).all()
@@ -48,12 +55,12 @@ def test_cameras_look_at_the_middle_upright():
 
 @pytest.mark.slow
 def test_quadrants_get_their_shares():
-    azimuth, *_ = seen(drawn(Orbits(quadrants=(0.4, 0.2, 0.2, 0.2))).cameras)
+    azimuth, *_ = seen(drawn(OrbitCameras(quadrants=(0.4, 0.2, 0.2, 0.2))).cameras)
     front = azimuth.abs() < 45
     right, left, back = (azimuth > 45) & (azimuth < 135), (azimuth < -45) & (azimuth > -135), azimuth.abs() > 135
     shares = [float(part.double().mean()) for part in (front, left, right, back)]
     assert shares == pytest.approx([0.4, 0.2, 0.2, 0.2], abs=0.05)
-    only, *_ = seen(drawn(Orbits(quadrants=(0.0, 1.0, 0.0, 0.0)), 50).cameras)
+    only, *_ = seen(drawn(OrbitCameras(quadrants=(0.0, 1.0, 0.0, 0.0)), 50).cameras)
     assert ((only < -45) & (only > -135)).all()
 
 
@@ -66,22 +73,26 @@ def test_known_cameras_are_all_looked_through_and_no_others():
 
 
 def test_every_epoch_shows_every_prompt_once_in_an_order_of_its_own():
-    order = drawn(Orbits(), 21).prompts.view(3, 7)
+    order = drawn(OrbitCameras(), 21).prompts.view(3, 7)
     assert (order.sort().values == torch.arange(7)).all()
     assert len({tuple(epoch) for epoch in order.tolist()}) > 1
 
 
 def test_several_views_of_a_prompt_stand_beside_each_other():
-    found = drawn(Orbits(), 42, views=3)
+    found = drawn(OrbitCameras(), 42, views=3)
     assert (found.prompts.view(14, 3) == found.prompts[::3, None]).all()
     assert (found.prompts[::3].view(2, 7).sort().values == torch.arange(7)).all()
     assert len(found.cameras.cam_to_world.flatten(1).unique(dim=0)) == 42
     with pytest.raises(ValueError, match="multiple"):
-        DirectData(batch_size=4, views=3)
+        PromptDataModule(batch_size=4, views=3)
 
 
 def test_an_example_is_a_function_of_the_seed_and_its_number():
-    one, two, other = Examples(7, Orbits(), seed=1), Examples(7, Orbits(), seed=1), Examples(7, Orbits(), seed=2)
+    one, two, other = (
+        PromptDataset(7, OrbitCameras(), seed=1),
+        PromptDataset(7, OrbitCameras(), seed=1),
+        PromptDataset(7, OrbitCameras(), seed=2),
+    )
     for number in (5, 40, 5):
         assert torch.equal(one[number].cameras.cam_to_world, two[number].cameras.cam_to_world)
         assert one[number].prompts == two[number].prompts
@@ -99,7 +110,7 @@ class Standing:
 
 
 def batches(count, batch_size, **standing):
-    data = DirectData(["a ball", "a box", "a cone"], batch_size=batch_size)
+    data = PromptDataModule(["a ball", "a box", "a cone"], batch_size=batch_size)
     data.trainer = Standing(**standing)
     data.setup("fit")
     return list(islice(data.train_dataloader(), count))
@@ -107,7 +118,7 @@ def batches(count, batch_size, **standing):
 
 def test_a_run_goes_on_with_the_batch_at_which_it_stopped():
     for whole, again in zip(batches(6, 4)[4:], batches(2, 4, step=4), strict=True):
-        assert torch.equal(whole.number, again.number)
+        assert torch.equal(whole.example_index, again.example_index)
         assert torch.equal(whole.cameras.cam_to_world, again.cameras.cam_to_world)
 
 
@@ -115,8 +126,8 @@ def test_two_processes_share_what_one_would_see():
     whole = batches(3, 4)
     parts = [batches(3, 2, rank=rank, world=2) for rank in (0, 1)]
     for one, *two in zip(whole, *parts, strict=True):
-        both = Example.cat(two)
-        assert torch.equal(one.number, both.number)
+        both = TrainingBatch.cat(two)
+        assert torch.equal(one.example_index, both.example_index)
         assert torch.equal(one.prompts, both.prompts)
         assert torch.equal(one.cameras.cam_to_world, both.cameras.cam_to_world)
 
@@ -129,13 +140,13 @@ def test_a_guides_cameras_take_the_place_of_drawn_ones():
 
 
 def test_what_training_leaves_out_is_for_validation_and_test():
-    data = DirectData("portraits", share=0.6, val_prompts=5)
+    data = PromptDataModule("portraits", share=0.6, val_prompts=5)
     data.setup("fit")
     shown = [prompt for batch in data.test_dataloader() for prompt in batch.prompts]
     assert (len(data.texts), len(shown)) == (192, 128)
     assert not set(shown) & set(data.texts)
     assert [prompt for batch in data.val_dataloader() for prompt in batch.prompts] == shown[:5]
-    other = DirectData("portraits", val=["a boat"])
+    other = PromptDataModule("portraits", val=["a boat"])
     other.setup("fit")
     assert [batch.prompts for batch in other.val_dataloader()] == [("a boat",)]
     with pytest.raises(ValueError, match="nothing to test with"):
@@ -145,7 +156,7 @@ def test_what_training_leaves_out_is_for_validation_and_test():
 def test_only_prompts_whose_triplane_is_not_there_are_made_and_bad_ones_are_told(tmp_path, capsys):
     (tmp_path / "list.txt").write_text("a red boat\na \x07 bell\na blue boat\n")
     (tmp_path / "out").mkdir()
-    data = DirectData(str(tmp_path / "list.txt"), output=str(tmp_path / "out"))
+    data = PromptDataModule(str(tmp_path / "list.txt"), output=str(tmp_path / "out"))
     (first,) = data.predict_dataloader()
     assert first.prompts == ("a red boat", "a blue boat")
     assert "list.txt line 2" in capsys.readouterr().err
@@ -157,7 +168,7 @@ def test_only_prompts_whose_triplane_is_not_there_are_made_and_bad_ones_are_told
 
 
 def test_names_differ_where_prompts_do():
-    names = together(requests(["a boat", "a boat!", "a bòat"])).names
+    names = collate_prompts(named_prompts(["a boat", "a boat!", "a bòat"])).names
     assert names == ("00000-a-boat", "00001-a-boat", "00002-a-boat")
 
 
@@ -171,4 +182,4 @@ def test_names_differ_where_prompts_do():
 )
 def test_ranges_that_hold_nothing_are_refused(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Orbits(**settings)
+        OrbitCameras(**settings)

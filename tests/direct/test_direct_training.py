@@ -12,9 +12,9 @@ import yaml
 from direct_runs import ARCHITECTURE, PROMPTS
 
 from instant3d.cli import main as cli
-from instant3d.direct.data import DirectData, Examples
+from instant3d.direct.data import PromptDataModule, PromptDataset
 from instant3d.direct.network import TextToTriplane
-from instant3d.direct.training_record import Taught
+from instant3d.direct.training_record import TrainingRecord
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines.text_to_3d import DirectTextTo3D
 from instant3d.training import fit
@@ -86,7 +86,7 @@ def test_one_setting_of_the_guide_changes_alone(parts, tmp_path, capsys):
 
 def test_validation_shows_prompts_under_the_watchers_of_the_shipped_trainers(parts, tmp_path):
     shipped = yaml.safe_load((ROOT / "configs/trainer/cpu.yaml").read_text())["trainer"]["callbacks"]
-    names = ("instant3d.training.callbacks.Pictures", "instant3d.training.callbacks.CollapseWatch")
+    names = ("instant3d.training.callbacks.ImageLogger", "instant3d.training.callbacks.CollapseMonitor")
     watchers = [each for each in shipped if each["class_path"] in names]
     words = [f"--trainer.callbacks+={json.dumps(each)}" for each in watchers]
     look = [f"--data.val={json.dumps(PROMPTS[:1])}", "--trainer.val_check_interval=1", "--trainer.limit_val_batches=1"]
@@ -111,7 +111,7 @@ def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
     moved = [state["current_model_state"][last] for state in (alone, found)]
     assert not torch.equal(*moved), "the other process's gradient counts"
     # with one example a process, number n is seen in step n // 2 by process n % 2; in the last step, each saw another
-    data = DirectData(PROMPTS)
+    data = PromptDataModule(PROMPTS)
     data.setup("fit")
     examples = data.train_dataloader().dataset
     assert {int(examples[number].prompts) for number in (2, 3)} == {0, 1}
@@ -119,7 +119,7 @@ def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
     assert memory["seen"].tolist() == [True, True]
     known = direct_runs.ball_views((1.0, 0.0, 0.0)).cameras
     for number in (2, 3):
-        camera = Examples(2, known)[number].cameras.positions
+        camera = PromptDataset(2, known)[number].cameras.positions
         row = int(examples[number].prompts)
         torch.testing.assert_close(memory["directions"][row], camera / camera.norm(), atol=1e-5, rtol=0)
 
@@ -157,8 +157,8 @@ def test_predictions_are_assets_that_the_exported_network_agrees_with(trained, p
 def test_an_export_is_the_averaged_network(trained, tmp_path):
     network = fit.export(trained, tmp_path / "export")
     found, name = content(trained), "network.outward.weight"
-    taught = TextToTriplane.from_pretrained(tmp_path / "export").taught
-    assert taught == Taught(steps=2, batch=4, prompts=2)
+    taught = TextToTriplane.from_pretrained(tmp_path / "export").training_record
+    assert taught == TrainingRecord(steps=2, batch=4, prompts=2)
     assert taught.views_per_prompt == 4
     torch.testing.assert_close(network.outward.weight.detach(), found["state_dict"][name])
     assert not torch.equal(found["state_dict"][name], found["current_model_state"][name])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from instant3d.direct import embedding_cache
-from instant3d.direct.embedding_cache import Lookup, size
+from instant3d.direct.embedding_cache import EmbeddingCache, byte_size
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 
 TEXTS = [f"text {k}" * (k % 3 + 1) for k in range(10)]
@@ -25,7 +25,7 @@ def looked_up(request, monkeypatch):
         calls.append(list(texts))
         return read(texts)
 
-    return Lookup(TEXTS, counted, most_bytes=request.param), calls, bool(request.param)
+    return EmbeddingCache(TEXTS, counted, most_bytes=request.param), calls, bool(request.param)
 
 
 def test_rows_are_those_of_the_texts_in_any_shape(looked_up):
@@ -47,7 +47,7 @@ def test_only_what_does_not_fit_is_read_again_and_then_each_text_once(looked_up)
 
 
 def test_a_tables_size_is_that_of_all_its_tensors():
-    assert size(read(TEXTS)) == 10 * 4 * 4 + 10 * 4
-    assert size(torch.zeros(3, 5, dtype=torch.float64)) == 120
-    assert Lookup(TEXTS, read, most_bytes=200).kept is not None
-    assert Lookup(TEXTS, read, most_bytes=199).kept is None
+    assert byte_size(read(TEXTS)) == 10 * 4 * 4 + 10 * 4
+    assert byte_size(torch.zeros(3, 5, dtype=torch.float64)) == 120
+    assert EmbeddingCache(TEXTS, read, most_bytes=200).kept is not None
+    assert EmbeddingCache(TEXTS, read, most_bytes=199).kept is None

@@ -11,17 +11,17 @@ from direct_runs import ARCHITECTURE, PROMPTS, SIDE, ball_views
 from torch.nn import functional as F
 
 from instant3d.direct.architecture import Architecture
-from instant3d.direct.data import DirectData, Requests
-from instant3d.direct.distillation import Distillation, Lesson, Picture, Scoring
-from instant3d.direct.guidance.configs import FiniteGuidance, StableGuidance
-from instant3d.direct.guidance.finite_set import FiniteSet
-from instant3d.direct.module import Direct, Lighting, annealed, digest, export_direct
+from instant3d.direct.data import NamedPrompts, PromptDataModule
+from instant3d.direct.distillation import Distillation, DistillationBatch, RenderConfig, SDSConfig
+from instant3d.direct.guidance.configs import FiniteSetConfig, StableDiffusionConfig
+from instant3d.direct.guidance.finite_set import FiniteSetGuidance
+from instant3d.direct.module import DirectModule, Lighting, export_direct, linear_ramp, prompts_digest
 from instant3d.direct.network import TextToTriplane
-from instant3d.direct.shading import Shaded
+from instant3d.direct.shading import ShadedField
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.volume import render
 from instant3d.scenes import write
-from instant3d.training.callbacks import Pictures
+from instant3d.training.callbacks import ImageLogger
 from instant3d.views import Views
 
 
@@ -36,9 +36,9 @@ def balls(tmp_path_factory):
 
 
 def small(text, balls=None, **settings):
-    plain = {"scoring": Scoring(scale=5.0, against="none"), "picture": Picture(SIDE, 12, 0), "clip": None}
-    guidance = None if balls is None else FiniteGuidance(str(balls), SIDE)
-    return Direct(Architecture.from_dict(ARCHITECTURE), str(text), guidance, **{**plain, **settings})
+    plain = {"scoring": SDSConfig(scale=5.0, against="none"), "picture": RenderConfig(SIDE, 12, 0), "clip": None}
+    guidance = None if balls is None else FiniteSetConfig(str(balls), SIDE)
+    return DirectModule(Architecture.from_dict(ARCHITECTURE), str(text), guidance, **{**plain, **settings})
 
 
 class Standing:
@@ -54,7 +54,7 @@ class Standing:
 
 def begun(module, step=0, prompts=PROMPTS):
     """The module as a trainer has it after its start."""
-    data = DirectData(list(prompts))
+    data = PromptDataModule(list(prompts))
     data.setup("fit")
     module._trainer = Standing(data, step)
     module.log = module.log_dict = lambda *args, **kwargs: None
@@ -77,23 +77,25 @@ def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE))
     truth = ball_views((0.9, 0.1, 0.1), (0.1, 0.2, 0.8))
-    guide = FiniteSet(truth.on(1.0), ["a ball"] * 3, torch.arange(3))
+    guide = FiniteSetGuidance(truth.composite(1.0), ["a ball"] * 3, torch.arange(3))
     tokens = torch.randn(1, ARCHITECTURE["text_length"], ARCHITECTURE["text_width"])
     text = PromptTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-    scoring = Scoring(scale=1.0, against="none")
-    teacher = Distillation(network, guide, ["a ball"], text, scoring=scoring, picture=Picture(SIDE, 16, 0))
+    scoring = SDSConfig(scale=1.0, against="none")
+    teacher = Distillation(
+        network, guide, ["a ball"], text, sds_config=scoring, render_config=RenderConfig(SIDE, 16, 0)
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.9, 0.99))
 
     def error():
         with torch.no_grad():
             shown = render(network(text), truth.cameras[None], SIDE, SIDE, samples=32, importance=0)
-            return (shown.on(1.0)[0] - truth.on(1.0)).square().mean((1, 2, 3))
+            return (shown.composite(1.0)[0] - truth.composite(1.0)).square().mean((1, 2, 3))
 
     before = error()
     for step in range(70):
         generator = torch.Generator().manual_seed(step)
-        network.decoder.alpha.fill_(annealed(step, 42, 0.5))
-        lesson = Lesson(torch.zeros(3, dtype=torch.long), truth.cameras)
+        network.decoder.alpha.fill_(linear_ramp(step, 42, 0.5))
+        lesson = DistillationBatch(torch.zeros(3, dtype=torch.long), truth.cameras)
         losses, _ = teacher(lesson, torch.ones(3, 3), generator)
         optimizer.zero_grad()
         losses["sds"].backward()
@@ -102,37 +104,39 @@ def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
     assert before.min() > 0.02
     assert error().max() < 0.005, "of the front, the side and the back"
     # were the front taken for the back, the two pictures would be this far apart
-    assert (truth.on(1.0)[0] - truth.on(1.0)[2]).square().mean() > 0.03
+    assert (truth.composite(1.0)[0] - truth.composite(1.0)[2]).square().mean() > 0.03
 
 
 def test_views_of_one_prompt_share_a_pass_where_chance_has_no_say(monkeypatch):
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE | {"style_noise": False}))
-    guide = FiniteSet(
-        ball_views((0.9, 0.1, 0.1)).on(1.0).repeat(2, 1, 1, 1), ["a"] * 3 + ["b"] * 3, torch.arange(6) % 3
+    guide = FiniteSetGuidance(
+        ball_views((0.9, 0.1, 0.1)).composite(1.0).repeat(2, 1, 1, 1), ["a"] * 3 + ["b"] * 3, torch.arange(6) % 3
     )
     tokens = torch.randn(2, ARCHITECTURE["text_length"], ARCHITECTURE["text_width"])
     text = PromptTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-    scoring = Scoring(scale=1.0, against="none")
-    teacher = Distillation(network, guide, ["a", "b"], text, scoring=scoring, picture=Picture(SIDE, 12, 0))
+    scoring = SDSConfig(scale=1.0, against="none")
+    teacher = Distillation(
+        network, guide, ["a", "b"], text, sds_config=scoring, render_config=RenderConfig(SIDE, 12, 0)
+    )
     asked, points = torch.tensor([1, 0, 1, 1]), torch.rand(4, 50, 3) * 2 - 1
     expected = network(text[asked])(points)
     passes = []
     grow = network.triplane
     monkeypatch.setattr(network, "triplane", lambda text: passes.append(len(text.tokens)) or grow(text))
     cameras = ball_views((1.0, 0.0, 0.0)).cameras[torch.tensor([0, 1, 2, 0])]
-    found = teacher.field(Lesson(asked, cameras), torch.Generator())(points)
+    found = teacher.field(DistillationBatch(asked, cameras), torch.Generator())(points)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert passes == [2]
 
 
 def test_alpha_rises_evenly_to_1_and_stays_there():
-    values = [annealed(step, 60.0, 0.5) for step in range(101)]
+    values = [linear_ramp(step, 60.0, 0.5) for step in range(101)]
     assert values[0] == 0.5
     assert values[30] == pytest.approx(0.75)
     assert values[60:] == [1.0] * 41
     assert all(one < two for one, two in pairwise(values[:61]))
-    assert annealed(0, 0.0, 0.5) == 1.0
+    assert linear_ramp(0, 0.0, 0.5) == 1.0
 
 
 def test_the_activation_of_colours_is_that_of_the_step_and_is_saved_with_the_weights(text, balls):
@@ -152,7 +156,7 @@ def test_a_step_is_a_function_of_its_examples_numbers_alone(text, balls):
         one = module.training_step(batch, 0)
         torch.rand(100)
         assert torch.equal(one, module.training_step(batch, 7))
-        later = type(batch)(batch.prompts, batch.cameras, batch.number + 4)
+        later = type(batch)(batch.prompts, batch.cameras, batch.example_index + 4)
         assert not torch.equal(one, module.training_step(later, 0))
 
 
@@ -163,7 +167,7 @@ def test_losses_count_as_their_weights_say(text, balls):
     for sds, opacity in [(1.0, 0.0), (0.0, 50.0), (1.0, 50.0)]:
         torch.manual_seed(0)
         module = small(text, balls)
-        module.weights = type(module.weights)(sds=sds, opacity=opacity)
+        module.loss_weights = type(module.loss_weights)(sds=sds, opacity=opacity)
         begun(module)
         module.training_step(example(module), 0).backward()
         gradients.append(module.network.outward.weight.grad.clone())
@@ -174,20 +178,20 @@ def test_losses_count_as_their_weights_say(text, balls):
 def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, balls):
     module = begun(small(text, balls, lighting=Lighting(chance=0.75, begin=5)), step=5)
     batch = example(module)
-    fields = [module.light(batch, torch.Generator().manual_seed(k))(module.network) for k in range(400)]
-    modes = [field.mode for field in fields if isinstance(field, Shaded)]
+    fields = [module.shading(batch, torch.Generator().manual_seed(k))(module.network) for k in range(400)]
+    modes = [field.mode for field in fields if isinstance(field, ShadedField)]
     assert len(modes) / 400 == pytest.approx(0.75, abs=0.1)
     assert modes.count("textureless") / len(modes) == pytest.approx(0.5, abs=0.12)
     module.trainer.global_step = 4
-    assert module.light(batch, torch.Generator().manual_seed(0))(module.network) is module.network
+    assert module.shading(batch, torch.Generator().manual_seed(0))(module.network) is module.network
 
 
 @pytest.mark.slow
 def test_a_textureless_picture_has_no_colour(text, balls):
     lighting = Lighting(chance=1.0, begin=0, textureless=1.0)
-    module = begun(small(text, balls, lighting=lighting, scoring=Scoring(scale=5.0, against="none", orientation=1.0)))
+    module = begun(small(text, balls, lighting=lighting, scoring=SDSConfig(scale=5.0, against="none", orientation=1.0)))
     batch = example(module)
-    dress = module.light(batch, torch.Generator().manual_seed(0))
+    dress = module.shading(batch, torch.Generator().manual_seed(0))
     teacher = module.frozen.distillation
     shown = []
     for how in (dress, lambda field: field):
@@ -213,8 +217,8 @@ def test_a_look_is_at_four_sides_beginning_with_the_front_and_leaves_nothing_to_
     module.log = lambda name, value, **_: logged.update({name: float(value)})
     module.eval()
     with torch.no_grad():
-        shown = module.validation_step(Requests(tuple(PROMPTS), ("0", "1")), 0)["shown"]
-        again = module.validation_step(Requests(tuple(PROMPTS), ("0", "1")), 0)["shown"]
+        shown = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["shown"]
+        again = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["shown"]
     assert torch.equal(shown.rgb, again.rgb)
     assert shown.rgb.shape == (2, 4, 3, SIDE, SIDE)
     assert logged["val/alpha"] == pytest.approx(float(shown.alpha.mean()))
@@ -226,10 +230,10 @@ def test_a_look_is_at_four_sides_beginning_with_the_front_and_leaves_nothing_to_
 def test_predictions_do_not_depend_on_the_batch_and_are_what_the_network_says_to_no_noise(text):
     module = small(text).eval()
     with torch.no_grad():
-        both = module.predict_step(Requests(tuple(PROMPTS), ("0", "1")), 0)
-        alone = module.predict_step(Requests((PROMPTS[1],), ("1",)), 0)
+        both = module.predict_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)
+        alone = module.predict_step(NamedPrompts((PROMPTS[1],), ("1",)), 0)
         noise = torch.zeros(2, ARCHITECTURE["noise_width"])
-        plain = module.network.triplane(module.read(PROMPTS), noise).planes
+        plain = module.network.triplane(module.encode_prompts(PROMPTS), noise).planes
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(both, plain)
     assert (both[0] - both[1]).abs().max() > 1e-3, "prompts differ in what is made of them"
@@ -244,13 +248,13 @@ def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
     begun(other)
     with pytest.raises(ValueError, match="other prompts"):
         begun(other, prompts=PROMPTS[::-1])
-    assert digest(["a", "b"]) != digest(["a b"])
+    assert prompts_digest(["a", "b"]) != prompts_digest(["a b"])
 
 
 @pytest.mark.slow
 def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path):
     clip = str(direct_runs.clip_folder(tmp_path))
-    settings = {"scoring": Scoring(scale=5.0), "clip": clip}
+    settings = {"scoring": SDSConfig(scale=5.0), "clip": clip}
     module = begun(small(text, balls, **settings))
     batch = example(module, 1)
     with torch.no_grad():
@@ -266,16 +270,16 @@ def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path
     other = small(text, balls, **settings)
     other.on_load_checkpoint(content)
     begun(other)
-    for name, value in other.frozen.distillation.remembers.state_dict().items():
+    for name, value in other.frozen.distillation.feature_cache.state_dict().items():
         assert torch.equal(value, memory[name])
 
 
 def test_pictures_are_looked_at_only_by_a_clip(text):
     with pytest.raises(ValueError, match=r"set model\.clip"):
-        small(text, scoring=Scoring())
+        small(text, scoring=SDSConfig())
     with pytest.raises(ValueError, match=r"set model\.clip"):
-        small(text, scoring=Scoring(against="none", clip=0.1))
-    assert isinstance(small(text).guidance, StableGuidance)
+        small(text, scoring=SDSConfig(against="none", clip=0.1))
+    assert isinstance(small(text).guidance, StableDiffusionConfig)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +302,7 @@ def test_an_export_reads_prompts_by_itself(text, tmp_path):
     assert {"config.json", "model.safetensors", "tokenizer", "text_encoder/model.safetensors"} <= found
     again = small(tmp_path / "export", start=str(tmp_path / "export")).eval()
     with torch.no_grad():
-        one, two = (each.predict_step(Requests(tuple(PROMPTS), ("0", "1")), 0) for each in (module, again))
+        one, two = (each.predict_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0) for each in (module, again))
     torch.testing.assert_close(one, two, atol=2e-2, rtol=2e-2)  # both are kept in half precision
     assert float(again.network.decoder.alpha) == 0.75
 
@@ -310,8 +314,8 @@ def test_an_export_keeps_as_many_layers_of_the_text_encoder_as_were_read_with(te
     module.on_save_checkpoint(content)
     export_direct(content, tmp_path)
     assert json.loads((tmp_path / "text_encoder" / "config.json").read_text())["num_hidden_layers"] == 0
-    again, whole = (small(where).read(PROMPTS).tokens for where in (tmp_path, text))
-    torch.testing.assert_close(again, module.read(PROMPTS).tokens, atol=2e-2, rtol=2e-2)
+    again, whole = (small(where).encode_prompts(PROMPTS).tokens for where in (tmp_path, text))
+    torch.testing.assert_close(again, module.encode_prompts(PROMPTS).tokens, atol=2e-2, rtol=2e-2)
     assert not torch.allclose(again, whole, atol=0.1)
 
 
@@ -324,24 +328,24 @@ def test_an_export_without_its_text_encoder_says_what_to_name(text, tmp_path):
 
 
 def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tmp_path):
-    guide, cameras = FiniteGuidance(str(balls), SIDE).load(torch.device("cpu"))
+    guide, cameras = FiniteSetConfig(str(balls), SIDE).load(torch.device("cpu"))
     torch.testing.assert_close(cameras.cam_to_world, ball_views((1.0, 0.0, 0.0)).cameras.cam_to_world)
-    named = guide.embed([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
+    named = guide.embed_prompts([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
     assert named.max(1).values.tolist() == [1.0, 1.0, 1.0], "each word names one picture"
-    told, _ = FiniteGuidance(str(balls), SIDE, camera=True).load(torch.device("cpu"))
+    told, _ = FiniteSetConfig(str(balls), SIDE, camera=True).load(torch.device("cpu"))
     directions = F.normalize(cameras.positions, dim=-1)
-    by_camera = told.told_camera(told.embed([PROMPTS[0]] * len(directions)), directions)
+    by_camera = told.condition_on_camera(told.embed_prompts([PROMPTS[0]] * len(directions)), directions)
     assert (by_camera.argmax(1) % len(directions)).tolist() == list(range(len(directions)))
     assert by_camera.max(1).values.tolist() == [1.0] * len(directions)
     with pytest.raises(FileNotFoundError, match="no scene"):
-        FiniteGuidance(str(tmp_path)).load(torch.device("cpu"))
+        FiniteSetConfig(str(tmp_path)).load(torch.device("cpu"))
     write(tmp_path / "a", ball_views((1.0, 0.0, 0.0)), caption="a ball")
     write(tmp_path / "b", ball_views((1.0, 0.0, 0.0), azimuths=(0, 90, 200)), caption="a box")
     with pytest.raises(ValueError, match="by one plan"):
-        FiniteGuidance(str(tmp_path)).load(torch.device("cpu"))
+        FiniteSetConfig(str(tmp_path)).load(torch.device("cpu"))
     write(tmp_path / "b", ball_views((1.0, 0.0, 0.0)))
     with pytest.raises(ValueError, match="no caption"):
-        FiniteGuidance(str(tmp_path)).load(torch.device("cpu"))
+        FiniteSetConfig(str(tmp_path)).load(torch.device("cpu"))
 
 
 def test_the_logger_gets_one_row_of_four_sides_for_each_object(text):
@@ -353,6 +357,8 @@ def test_the_logger_gets_one_row_of_four_sides_for_each_object(text):
     cameras = ball_views((1.0, 0.0, 0.0), azimuths=(0, 90, 180, 270)).cameras
     cameras = cameras.map(lambda tensor: tensor.expand(3, *tensor.shape))
     shown = {"shown": Views(pictures, torch.ones(3, 4, 1, 5, 5), cameras)}
-    Pictures(objects=2).on_validation_batch_end(trainer, None, shown, Requests(("a", "b", "c"), ("0", "1", "2")), 0)
+    ImageLogger(objects=2).on_validation_batch_end(
+        trainer, None, shown, NamedPrompts(("a", "b", "c"), ("0", "1", "2")), 0
+    )
     assert given["val/prompts"].shape == (3, 10, 20)
     torch.testing.assert_close(given["val/prompts"][:, 5:, 15:], pictures[1, 3])

@@ -5,7 +5,15 @@ import re
 import pytest
 
 from instant3d.direct import prompt_sets
-from instant3d.direct.prompt_sets import Coloured, animals, coloured, daily_life, portraits, read, split
+from instant3d.direct.prompt_sets import (
+    Coloured,
+    animals,
+    coloured,
+    daily_life,
+    portraits,
+    read_prompt_set,
+    split_prompts,
+)
 
 ANIMAL = re.compile(
     "a (wolf|dog|panda|fox|civet|cat|red panda|teddy bear|rabbit|koala)"
@@ -55,35 +63,37 @@ def test_daily_life_has_more_than_17000_sentences_with_the_right_articles():
 def test_what_is_held_out_is_in_no_list_of_coloured_objects(tmp_path):
     (tmp_path / "objects").write_text("# a comment\nchair\napple tree\n")
     (tmp_path / "without").write_text("an orange chair\na red apple tree\n")
-    found = read(Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange")))
+    found = read_prompt_set(Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange")))
     assert found == ["a red chair", "an orange apple tree"]
-    plain = read(Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange"), plain=True))
+    plain = read_prompt_set(
+        Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange"), plain=True)
+    )
     assert plain == ["a chair", "an apple tree", *found]
     assert len(coloured(["chair", "boat"])) == 20
 
 
 def test_train_and_test_share_no_prompt_and_lose_none():
-    train, test = split(animals(), 0.6)
+    train, test = split_prompts(animals(), 0.6)
     assert (len(train), len(test)) == (1890, 1260)
     assert not set(train) & set(test)
     assert set(train) | set(test) == set(animals())
-    assert [len(part) for part in split(portraits(), 0.6)] == [192, 128]
+    assert [len(part) for part in split_prompts(portraits(), 0.6)] == [192, 128]
 
 
 def test_a_split_is_its_seeds():
-    assert split(portraits(), 0.6, seed=3) == split(portraits(), 0.6, seed=3)
-    assert split(portraits(), 0.6, seed=3) != split(portraits(), 0.6, seed=4)
-    chosen = set(split(animals(), 0.6)[0])
+    assert split_prompts(portraits(), 0.6, seed=3) == split_prompts(portraits(), 0.6, seed=3)
+    assert split_prompts(portraits(), 0.6, seed=3) != split_prompts(portraits(), 0.6, seed=4)
+    chosen = set(split_prompts(animals(), 0.6)[0])
     wolves = sum(prompt.startswith("a wolf") for prompt in chosen)
     assert 150 < wolves < 228, "drawn from all species, 189 are expected of each"
-    assert split(portraits(), 1.0) == (portraits(), [])
+    assert split_prompts(portraits(), 1.0) == (portraits(), [])
 
 
 def test_a_file_is_read_line_by_line_and_a_prompt_that_comes_twice_counts_once(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("a red chair\n\na boat\na red chair\n")
-    assert read(str(path)) == read(["a red chair", "a boat"]) == ["a red chair", "a boat"]
-    assert read("portraits") == portraits()
+    assert read_prompt_set(str(path)) == read_prompt_set(["a red chair", "a boat"]) == ["a red chair", "a boat"]
+    assert read_prompt_set("portraits") == portraits()
 
 
 @pytest.mark.parametrize(
@@ -93,15 +103,15 @@ def test_a_file_is_read_line_by_line_and_a_prompt_that_comes_twice_counts_once(t
 def test_a_list_with_something_wrong_is_refused_with_its_place(tmp_path, content, complaint):
     (tmp_path / "list.txt").write_text(content)
     with pytest.raises(ValueError, match=complaint):
-        read(str(tmp_path / "list.txt"))
+        read_prompt_set(str(tmp_path / "list.txt"))
 
 
 def test_a_misspelt_grammar_is_told_with_those_that_there_are():
     with pytest.raises(FileNotFoundError, match="animals, portraits, daily_life"):
-        read("animal")
+        read_prompt_set("animal")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ValueError, match="share"):
-        split(["a", "b"], share)
+        split_prompts(["a", "b"], share)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Rays, orbit
 from instant3d.direct.regularisers import entropy, field_orientation, opacity, orientation
-from instant3d.nerf.field import slopes
+from instant3d.nerf.field import finite_difference_normals
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 
 
@@ -75,7 +75,7 @@ def blob_field(dtype: torch.dtype = torch.float32) -> TriplaneField:
 
 def test_slopes_of_a_ball_point_outward():
     points = 0.5 * F.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    found = slopes(ball(200.0, radius=0.5, softness=0.05), points)
+    found = finite_difference_normals(ball(200.0, radius=0.5, softness=0.05), points)
     torch.testing.assert_close(found, 2 * points, atol=1e-3, rtol=0)
 
 

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from instant3d.cameras import orbit
 from instant3d.direct.severity import (
     FeatureCache,
-    beside,
     directions_of,
-    gathered,
+    gather_across_processes,
     great_circle_cosine,
     negative_weight,
+    other_views,
     severity,
 )
 
@@ -113,7 +113,7 @@ def test_negatives_weigh_one_to_three():
 
 def test_beside_a_view_stand_the_other_views_of_its_prompt():
     ids, directions, features = torch.tensor([4, 7, 4, 4]), unit(4, 3), unit(4, 5)
-    others = beside(ids, directions, features)
+    others = other_views(ids, directions, features)
     assert others.seen.int().tolist() == [[0, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 1], [1, 0, 1, 0]]
     found = severity(directions, others.directions, features, others.features, others.seen)
     pairs = (1 - directions @ directions.T) * (1 + features @ features.T) / 4
@@ -125,39 +125,39 @@ def test_beside_a_view_stand_the_other_views_of_its_prompt():
 
 def test_a_prompt_is_compared_with_its_view_before_and_then_that_is_forgotten():
     cache, ids = FeatureCache(6, 4), torch.tensor([1, 5])
-    assert not cache.recall(ids).seen.any()
+    assert not cache.get(ids).seen.any()
     first, second = (unit(2, 3, seed=1), unit(2, 4, seed=2)), (unit(2, 3, seed=3), unit(2, 4, seed=4))
-    cache.remember(ids, *first)
-    before = cache.recall(ids)
-    cache.remember(ids, *second)
+    cache.put(ids, *first)
+    before = cache.get(ids)
+    cache.put(ids, *second)
     torch.testing.assert_close((before.directions, before.features), first)
-    now = cache.recall(torch.tensor([5, 1, 0]))
+    now = cache.get(torch.tensor([5, 1, 0]))
     torch.testing.assert_close((now.directions[:2], now.features[:2]), (second[0].flip(0), second[1].flip(0)))
     assert now.seen.tolist() == [True, True, False]
 
 
 def test_of_views_of_one_prompt_the_last_is_remembered():
     cache, directions, features = FeatureCache(3, 4), unit(5, 3), unit(5, 4)
-    cache.remember(torch.tensor([2, 0, 2, 2, 0]), directions, features)
-    torch.testing.assert_close(cache.recall(torch.tensor([2, 0])).features, features[[3, 4]])
-    torch.testing.assert_close(cache.recall(torch.tensor([2, 0])).directions, directions[[3, 4]])
+    cache.put(torch.tensor([2, 0, 2, 2, 0]), directions, features)
+    torch.testing.assert_close(cache.get(torch.tensor([2, 0])).features, features[[3, 4]])
+    torch.testing.assert_close(cache.get(torch.tensor([2, 0])).directions, directions[[3, 4]])
 
 
 def test_what_is_remembered_has_no_gradient_and_survives_a_checkpoint(tmp_path):
     cache, again = FeatureCache(3, 4), FeatureCache(3, 4)
-    cache.remember(torch.tensor([1]), unit(1, 3), unit(1, 4).requires_grad_())
+    cache.put(torch.tensor([1]), unit(1, 3), unit(1, 4).requires_grad_())
     assert not cache.features.requires_grad
     torch.save(cache.state_dict(), tmp_path / "cache.pt")
     again.load_state_dict(torch.load(tmp_path / "cache.pt", weights_only=True))
     everything = torch.arange(3)
-    torch.testing.assert_close(again.recall(everything).features, cache.recall(everything).features)
-    torch.testing.assert_close(again.recall(everything).directions, cache.recall(everything).directions)
-    assert again.recall(everything).seen.tolist() == [False, True, False]
+    torch.testing.assert_close(again.get(everything).features, cache.get(everything).features)
+    torch.testing.assert_close(again.get(everything).directions, cache.get(everything).directions)
+    assert again.get(everything).seen.tolist() == [False, True, False]
 
 
 def test_alone_a_process_gathers_what_it_has():
     tensors = unit(2, 3), unit(2, 4)
-    assert all(found is given for found, given in zip(gathered(*tensors), tensors, strict=True))
+    assert all(found is given for found, given in zip(gather_across_processes(*tensors), tensors, strict=True))
 
 
 SEEN = {0: (torch.tensor([0, 3]), 2), 1: (torch.tensor([3, 2, 1]), 3)}  # prompts and their number, of each process
@@ -166,7 +166,7 @@ SEEN = {0: (torch.tensor([0, 3]), 2), 1: (torch.tensor([3, 2, 1]), 3)}  # prompt
 def _process(rank: int, meeting: str, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     cache, (ids, count) = FeatureCache(5, 4), SEEN[rank]
-    cache.remember(ids, unit(count, 3, seed=rank), unit(count, 4, seed=10 + rank))
+    cache.put(ids, unit(count, 3, seed=rank), unit(count, 4, seed=10 + rank))
     torch.save(cache.state_dict(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 

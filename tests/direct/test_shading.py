@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from instant3d.cameras import orbit
-from instant3d.direct.shading import SCALE, Shaded, light_directions
-from instant3d.nerf.field import slopes
+from instant3d.direct.shading import SCALE, ShadedField, light_directions
+from instant3d.nerf.field import finite_difference_normals
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.nerf.volume import march, render
 
@@ -46,7 +46,9 @@ class Counted:
 
 
 def test_a_balls_normals_are_its_radii():
-    torch.testing.assert_close(slopes(BALL, shell()), F.normalize(shell(), dim=-1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        finite_difference_normals(BALL, shell()), F.normalize(shell(), dim=-1), atol=1e-3, rtol=0
+    )
 
 
 def test_normals_are_found_where_density_has_long_been_zero():
@@ -56,12 +58,12 @@ def test_normals_are_found_where_density_has_long_been_zero():
     field = TriplaneField(Triplane(torch.zeros(3, 2, 4, 4)), decoder)
     points = 1.8 * shell()
     assert field.density(points).max() == 0
-    torch.testing.assert_close(slopes(field, points), F.normalize(points, dim=-1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(finite_difference_normals(field, points), F.normalize(points, dim=-1), atol=1e-3, rtol=0)
 
 
 def test_normals_of_a_new_field_with_the_blob_on_are_unit_and_finite_everywhere():
     points = 2 * torch.rand(2, 500, 3, generator=torch.Generator().manual_seed(1)) - 1
-    lengths = slopes(new_field(), points).norm(dim=-1)
+    lengths = finite_difference_normals(new_field(), points).norm(dim=-1)
     torch.testing.assert_close(lengths, torch.ones(2, 500))
 
 
@@ -71,7 +73,7 @@ def test_differences_agree_with_the_derivative():
     points = points.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(height.density(points).sum(), points)
     exact = -F.normalize(gradient, dim=-1)
-    cosine = (slopes(field, points.detach()) * exact).sum(-1)
+    cosine = (finite_difference_normals(field, points.detach()) * exact).sum(-1)
     assert cosine.median() > 0.9999  # bilinear planes have edges, where the two differ
 
 
@@ -79,17 +81,19 @@ def test_a_lit_ball_receives_the_cosine_of_its_normal_and_never_less_than_a_tent
     points = shell()
     cosine = (F.normalize(points, dim=-1) * LIGHT / 5).sum(-1, keepdim=True).clamp(min=0.1)
     expected = 0.3 + 0.7 * cosine
-    density, lit = Shaded(BALL, "lambertian", LIGHT, ambient=0.3)(points)
+    density, lit = ShadedField(BALL, "lambertian", LIGHT, ambient=0.3)(points)
     assert torch.equal(density, BALL.density(points))
     torch.testing.assert_close(lit, BALL(points)[1] * expected, atol=2e-3, rtol=0)
-    grey = Shaded(BALL, "textureless", LIGHT, ambient=0.3)(points)[1]
+    grey = ShadedField(BALL, "textureless", LIGHT, ambient=0.3)(points)[1]
     torch.testing.assert_close(grey, expected.expand(-1, 3), atol=2e-3, rtol=0)
 
 
 def test_the_side_towards_the_light_is_the_brighter_one():
     """Seen from above and below, under a light from above."""
     cameras = orbit([0.0, 0.0], [80.0, -80.0])
-    shown = render(Shaded(BALL, "textureless", torch.tensor([0.0, 0.0, 1.0])), cameras, 9, 9, samples=64, importance=0)
+    shown = render(
+        ShadedField(BALL, "textureless", torch.tensor([0.0, 0.0, 1.0])), cameras, 9, 9, samples=64, importance=0
+    )
     top, bottom = shown.rgb[:, :, 4, 4].mean(-1)
     assert top.item() == pytest.approx(0.1 + 0.9 * 0.98, abs=0.03)
     assert bottom.item() == pytest.approx(0.1 + 0.9 * 0.1, abs=0.03)
@@ -98,29 +102,29 @@ def test_the_side_towards_the_light_is_the_brighter_one():
 def test_normals_as_colours_name_the_worlds_axes():
     points = torch.tensor([[0.5, 0.0, 0.0], [0.0, -0.5, 0.0], [0.0, 0.0, 0.5]])
     expected = torch.tensor([[1.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 1.0]])
-    torch.testing.assert_close(Shaded(BALL, "normal")(points)[1], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(ShadedField(BALL, "normal")(points)[1], expected, atol=1e-3, rtol=0)
 
 
 def test_light_from_everywhere_alone_leaves_the_colours_and_no_shading_leaves_the_field():
     points = shell()
-    torch.testing.assert_close(Shaded(BALL, "lambertian", LIGHT, ambient=1.0)(points)[1], BALL(points)[1])
-    for some, other in zip(Shaded(BALL, "albedo")(points), BALL(points), strict=True):
+    torch.testing.assert_close(ShadedField(BALL, "lambertian", LIGHT, ambient=1.0)(points)[1], BALL(points)[1])
+    for some, other in zip(ShadedField(BALL, "albedo")(points), BALL(points), strict=True):
         assert torch.equal(some, other)
 
 
 @pytest.mark.parametrize(("mode", "asked"), [("albedo", 1), ("lambertian", 7), ("textureless", 7), ("normal", 7)])
 def test_normals_are_looked_for_only_where_they_are_shown(mode, asked):
     field = Counted()
-    Shaded(field, mode, LIGHT)(shell(50))
+    ShadedField(field, mode, LIGHT)(shell(50))
     assert field.points == 50 * asked
 
 
 def test_each_object_has_its_own_light():
     field, points = new_field(), shell()[None].expand(2, -1, -1)
     lights = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    both = Shaded(field, "textureless", lights)(points)[1]
+    both = ShadedField(field, "textureless", lights)(points)[1]
     for k in range(2):
-        torch.testing.assert_close(both[k], Shaded(field, "textureless", lights[k].expand(2, 3))(points)[1][k])
+        torch.testing.assert_close(both[k], ShadedField(field, "textureless", lights[k].expand(2, 3))(points)[1][k])
     assert (both[0] - both[1]).abs().max() > 0.3
 
 
@@ -128,7 +132,7 @@ def test_a_shape_learns_from_its_shading_alone():
     planes = (0.3 * torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
     field = TriplaneField(Triplane(planes), new_field().decoder)
     rays = orbit([0.0], [20.0], radius=2.0).rays(6, 6).map(lambda part: part.flatten(-3, -2))
-    shown = march(Shaded(field, "normal"), rays, samples=16)
+    shown = march(ShadedField(field, "normal"), rays, samples=16)
     (shown.rgb / shown.alpha.detach().clamp(min=0.1)[..., None]).square().sum().backward()
     assert planes.grad.isfinite().all()
     assert planes.grad.abs().max() > 1e-4
@@ -147,4 +151,4 @@ def test_lights_stand_around_the_cameras():
 
 def test_shading_without_a_light_is_refused():
     with pytest.raises(ValueError, match="lambertian shading needs directions"):
-        Shaded(BALL, "lambertian")
+        ShadedField(BALL, "lambertian")

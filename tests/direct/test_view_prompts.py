@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from instant3d.cameras import orbit
-from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, VIEWS, from_front, negatives, shares, worded
+from instant3d.direct.view_prompts import (
+    FRONT_AZIMUTH_DEG,
+    VIEWS,
+    from_front,
+    negative_weights,
+    view_shares,
+    with_view_words,
+)
 
 ROUND = torch.arange(-180.0, 180.0, 0.5)
 SCHEDULES = ["stable-dreamfusion", "threestudio"]
@@ -23,7 +30,7 @@ def test_azimuth_from_the_front_counts_the_shorter_way():
 
 
 def test_a_prompt_is_worded_with_its_view_at_the_end():
-    assert [worded("a wolf", view) for view in VIEWS] == [
+    assert [with_view_words("a wolf", view) for view in VIEWS] == [
         "a wolf, front view",
         "a wolf, side view",
         "a wolf, back view",
@@ -31,7 +38,7 @@ def test_a_prompt_is_worded_with_its_view_at_the_end():
 
 
 def test_views_are_pure_at_their_poles_and_half_and_half_between():
-    found = shares(torch.tensor([0.0, 90, -90, 180, -180, 45, -135]))
+    found = view_shares(torch.tensor([0.0, 90, -90, 180, -180, 45, -135]))
     expected = [[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0.5, 0.5, 0], [0, 0.5, 0.5]]
     torch.testing.assert_close(found, torch.tensor(expected))
 
@@ -45,11 +52,13 @@ def test_shares_are_the_released_codes_ramps_in_its_own_angles():
         else:
             r = 1 - (azimuth - 270) / 90 if azimuth > 270 else azimuth / 90
             expected = [0, r, 1 - r]
-        torch.testing.assert_close(shares(torch.tensor([azimuth - 180.0])), torch.tensor([expected]), msg=str(azimuth))
+        torch.testing.assert_close(
+            view_shares(torch.tensor([azimuth - 180.0])), torch.tensor([expected]), msg=str(azimuth)
+        )
 
 
 def test_shares_are_whole_never_negative_and_without_jumps():
-    found = shares(ROUND)
+    found = view_shares(ROUND)
     torch.testing.assert_close(found.sum(-1), torch.ones(len(ROUND)))
     assert found.min() >= 0
     assert (found - found.roll(1, 0)).abs().max() <= 0.5 / 90 + 1e-6  # across 180 too
@@ -57,23 +66,23 @@ def test_shares_are_whole_never_negative_and_without_jumps():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_left_is_as_right_and_a_whole_turn_changes_nothing(schedule):
-    for function in (shares, lambda angle: negatives(angle, schedule)):
+    for function in (view_shares, lambda angle: negative_weights(angle, schedule)):
         torch.testing.assert_close(function(ROUND), function(-ROUND))
         torch.testing.assert_close(function(ROUND + 360), function(ROUND))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_view_is_no_negative_of_itself_and_the_back_never_is_one(schedule):
-    poles = negatives(torch.tensor([0.0, 90, -90, 180]), schedule)
+    poles = negative_weights(torch.tensor([0.0, 90, -90, 180]), schedule)
     assert (poles[0, 0], poles[1, 1], poles[2, 1]) == (0, 0, 0)
-    weights = negatives(ROUND, schedule)
+    weights = negative_weights(ROUND, schedule)
     assert weights.min() >= 0
     assert (weights[:, 2] == 0).all()
     assert (weights[ROUND.abs() > 90][:, 0] > 0.7).all()  # whoever stands behind must not see a face
 
 
 def test_threestudios_weights_are_its_table_at_half_the_scale():
-    found = 2 * negatives(torch.tensor([0.0, 45, 90, 180]), "threestudio")
+    found = 2 * negative_weights(torch.tensor([0.0, 45, 90, 180]), "threestudio")
     expected = torch.tensor([[0, 1.574, 0], [0.689, 0.689, 0], [1.574, 0, 0], [1.967, 0.394, 0]])
     torch.testing.assert_close(found, expected, atol=6e-4, rtol=0)
 
@@ -91,18 +100,18 @@ def test_threestudios_weights_are_its_table_at_half_the_scale():
 )
 def test_stable_dreamfusions_weights_are_its_branches(angle, front, side):
     for sign in (1, -1):
-        found = negatives(torch.tensor([sign * float(angle)]), "stable-dreamfusion")
+        found = negative_weights(torch.tensor([sign * float(angle)]), "stable-dreamfusion")
         torch.testing.assert_close(found, torch.tensor([[front, side, 0.0]]))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_from_above_nothing_is_a_negative(schedule):
     angle = torch.tensor([0.0, 90, 180])
-    assert (negatives(angle, schedule, torch.full((3,), 61.0)) == 0).all()
-    below = negatives(angle, schedule, torch.full((3,), 59.0))
-    torch.testing.assert_close(below, negatives(angle, schedule))
+    assert (negative_weights(angle, schedule, torch.full((3,), 61.0)) == 0).all()
+    below = negative_weights(angle, schedule, torch.full((3,), 59.0))
+    torch.testing.assert_close(below, negative_weights(angle, schedule))
 
 
 def test_an_unknown_schedule_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"no schedule 'dreamfusion'.*choose among stable-dreamfusion, threestudio"):
-        negatives(ROUND, "dreamfusion")
+        negative_weights(ROUND, "dreamfusion")

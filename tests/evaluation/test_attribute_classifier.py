@@ -13,8 +13,15 @@ from instant3d import scenes
 from instant3d.cameras import turntable
 from instant3d.cli import main as cli
 from instant3d.evaluation import train_attribute_classifier
-from instant3d.evaluation.attribute_classifier import COLOURS, POOL, SIZE, Judge, Opinion, parsed
-from instant3d.evaluation.train_attribute_classifier import UNKNOWN, Examples
+from instant3d.evaluation.attribute_classifier import (
+    COLOURS,
+    POOL,
+    SIZE,
+    AttributeClassifier,
+    Prediction,
+    parse_caption,
+)
+from instant3d.evaluation.train_attribute_classifier import UNKNOWN, AttributeExamples
 from instant3d.views import Views
 
 OBJECTS = ("ball", "bar")
@@ -25,7 +32,7 @@ BUNDLED = Path(__file__).parents[2] / "checkpoints" / "judge"
 def judge():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Judge(OBJECTS).eval().requires_grad_(False)
+        return AttributeClassifier(OBJECTS).eval().requires_grad_(False)
 
 
 def pictures(count: int = 3, size: int = SIZE) -> torch.Tensor:
@@ -77,7 +84,7 @@ def test_opinions_are_probabilities_of_pictures_of_any_size_and_arrangement(judg
 
 def test_pictures_together_say_the_geometric_mean_of_what_each_says():
     one = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
-    together = Opinion(one.log(), one.log()).together()
+    together = Prediction(one.log(), one.log()).mean_over_views()
     odds = (9 * 1 * 0.25) ** (1 / 3)  # of the first against the second
     torch.testing.assert_close(together.colour.exp(), torch.tensor([odds / (1 + odds), 1 / (1 + odds)]))
 
@@ -94,7 +101,7 @@ def test_pictures_together_say_the_geometric_mean_of_what_each_says():
     ],
 )
 def test_a_prompt_is_taken_apart_from_its_end_and_by_its_longest_name(caption, expected):
-    assert parsed(caption, COLOURS, ["hydrant", "fire hydrant"]) == expected
+    assert parse_caption(caption, COLOURS, ["hydrant", "fire hydrant"]) == expected
 
 
 def test_the_colours_are_those_that_scenes_are_painted_in():
@@ -105,7 +112,7 @@ def test_a_saved_judge_says_the_same_and_knows_its_names(judge, tmp_path):
     judge.accuracy = {"held_out_views": {"colour": 0.5}}
     judge.object_network[1].running_mean.fill_(0.1)
     judge.save(tmp_path / "judge")
-    again = Judge.from_pretrained(tmp_path / "judge")
+    again = AttributeClassifier.from_pretrained(tmp_path / "judge")
     assert (again.objects, again.colours, again.accuracy) == (judge.objects, judge.colours, judge.accuracy)
     torch.testing.assert_close(again(pictures()).object, judge(pictures()).object, atol=5e-3, rtol=0)
     torch.testing.assert_close(again(pictures()).colour, judge(pictures()).colour, atol=5e-3, rtol=0)
@@ -113,19 +120,19 @@ def test_a_saved_judge_says_the_same_and_knows_its_names(judge, tmp_path):
 
 def test_what_is_no_judge_is_refused_in_a_sentence(judge, tmp_path):
     with pytest.raises(FileNotFoundError, match="train-judge"):
-        Judge.from_pretrained(tmp_path)
+        AttributeClassifier.from_pretrained(tmp_path)
     judge.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "objects": ["ball"]}))
     with pytest.raises(ValueError, match="does not hold a whole judge"):
-        Judge.from_pretrained(tmp_path)
+        AttributeClassifier.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": "instant3d-judge-2"}))
     with pytest.raises(ValueError, match="instant3d-judge-1"):
-        Judge.from_pretrained(tmp_path)
+        AttributeClassifier.from_pretrained(tmp_path)
 
 
 def test_scenes_become_examples_by_their_captions_and_ids(folder):
-    examples = train_attribute_classifier.gathered([folder], OBJECTS)
+    examples = train_attribute_classifier.load_examples([folder], OBJECTS)
     assert len(examples.object) == 5 * 6, "the cloud is left out"
     second = examples[examples.shape == 1]
     assert set(second.object.tolist()) == {0}
@@ -139,12 +146,12 @@ def test_scenes_become_examples_by_their_captions_and_ids(folder):
 
 def test_an_object_that_no_scene_shows_is_named(folder):
     with pytest.raises(ValueError, match="shows tree"):
-        train_attribute_classifier.gathered([folder], [*OBJECTS, "tree"])
+        train_attribute_classifier.load_examples([folder], [*OBJECTS, "tree"])
 
 
 def test_a_rare_object_is_taught_as_often_as_a_frequent_one():
     kinds = torch.tensor([0] * 90 + [1] * 10)
-    examples = Examples(torch.zeros(100, 4, 1, 1), kinds, kinds, kinds, kinds)
+    examples = AttributeExamples(torch.zeros(100, 4, 1, 1), kinds, kinds, kinds, kinds)
     drawn = torch.cat(
         [b.object for b in train_attribute_classifier.batches(examples, 40, torch.Generator().manual_seed(0))]
     )
@@ -153,12 +160,12 @@ def test_a_rare_object_is_taught_as_often_as_a_frequent_one():
 
 def test_distortion_keeps_white_what_is_empty_and_repeats_with_its_generator():
     empty = torch.zeros(8, 4, SIZE, SIZE, dtype=torch.uint8)
-    white = train_attribute_classifier.distorted(empty, torch.Generator().manual_seed(0))
+    white = train_attribute_classifier.augment(empty, torch.Generator().manual_seed(0))
     assert white.mean() > 0.97
     solid = torch.full((8, 4, SIZE, SIZE), 60, dtype=torch.uint8)
     solid[:, 3] = 255
     one, two, three = (
-        train_attribute_classifier.distorted(solid, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        train_attribute_classifier.augment(solid, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     torch.testing.assert_close(one, two)
     assert (one - three).abs().max() > 0.1
@@ -181,7 +188,7 @@ def test_what_was_taught_is_told_on_views_that_were_held_back(folder, tmp_path, 
 def test_a_shape_that_is_held_back_is_not_taught_and_a_lone_one_is(folder, monkeypatch):
     taught = []
     monkeypatch.setattr(
-        train_attribute_classifier, "taught", lambda examples, judge, **_: taught.append(examples) or judge.eval()
+        train_attribute_classifier, "fit", lambda examples, judge, **_: taught.append(examples) or judge.eval()
     )
     judge = train_attribute_classifier.train([folder], OBJECTS, hold_out_shapes=True)
     (examples,) = taught
@@ -192,13 +199,13 @@ def test_a_shape_that_is_held_back_is_not_taught_and_a_lone_one_is(folder, monke
 
 
 def test_the_bundled_judge_names_all_ten_colours_of_a_plain_disc():
-    judge = Judge.from_pretrained(BUNDLED)
-    discs = torch.stack([shapes("ball", NAMED_COLOURS[colour]).on(1.0)[0] for colour in COLOURS])
+    judge = AttributeClassifier.from_pretrained(BUNDLED)
+    discs = torch.stack([shapes("ball", NAMED_COLOURS[colour]).composite(1.0)[0] for colour in COLOURS])
     assert judge(discs).colour.argmax(-1).tolist() == list(range(len(COLOURS)))
 
 
 def test_the_bundled_judge_is_small_knows_the_listed_objects_and_says_how_good_it_is():
-    judge = Judge.from_pretrained(BUNDLED)
+    judge = AttributeClassifier.from_pretrained(BUNDLED)
     listed = (Path(__file__).parents[2] / "configs" / "prompts" / "judged_objects.txt").read_text().splitlines()
     assert list(judge.objects) == [line for line in listed if line and not line.startswith("#")]
     assert (BUNDLED / "model.safetensors").stat().st_size < 2**20

@@ -42,27 +42,27 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_scenes_counts_as_each_of_them(folder):
-    assert list(reconstruction.find([folder])) == ["pale", "red"]
-    assert reconstruction.find([folder / "red"]) == {"red": folder / "red"}
-    assert len(reconstruction.find([folder / "red", folder / "pale" / ".." / "red"])) == 2
+    assert list(reconstruction.find_scenes([folder])) == ["pale", "red"]
+    assert reconstruction.find_scenes([folder / "red"]) == {"red": folder / "red"}
+    assert len(reconstruction.find_scenes([folder / "red", folder / "pale" / ".." / "red"])) == 2
 
 
 def test_frames_that_are_not_given_are_wanted_and_in_their_order(folder):
-    task = reconstruction.read("red", folder / "red", (5, 0, 2))
+    task = reconstruction.read_case("red", folder / "red", (5, 0, 2))
     everything = scenes.read(folder / "red").views.cameras.positions
-    torch.testing.assert_close(task.given.cameras.positions, everything[[5, 0, 2]])
-    torch.testing.assert_close(task.wanted.cameras.positions, everything[[1, 3, 4]])
+    torch.testing.assert_close(task.inputs.cameras.positions, everything[[5, 0, 2]])
+    torch.testing.assert_close(task.targets.cameras.positions, everything[[1, 3, 4]])
 
 
 @pytest.mark.parametrize("views", [(0, 6), (0, 0), (-1,), ()])
 def test_frames_that_do_not_exist_are_refused(folder, views):
     with pytest.raises(ValueError, match="frames 0 to 5"):
-        reconstruction.read("red", folder / "red", views)
+        reconstruction.read_case("red", folder / "red", views)
 
 
 def test_a_scene_with_nothing_left_to_foretell_is_refused(folder):
     with pytest.raises(ValueError, match="none is left"):
-        reconstruction.read("red", folder / "red", range(6))
+        reconstruction.read_case("red", folder / "red", range(6))
 
 
 def test_the_nearest_view_is_nearest_by_direction_and_not_by_distance_or_number():
@@ -87,7 +87,7 @@ class Ball:
 
 def test_a_field_that_is_the_object_scores_high_and_knows_its_depth():
     wanted = ball(orbit([30.0, 160.0], [10.0, 50.0]), size=64)
-    numbers = reconstruction.compare(reconstruction.show(Ball(), wanted), wanted)
+    numbers = reconstruction.compare(reconstruction.render_like(Ball(), wanted), wanted)
     assert numbers["psnr"] > 22  # the exact pictures' edges are hard, half a pixel off
     assert numbers["mask_iou"] > 0.97
     assert numbers["depth_error"] < 0.02
@@ -97,7 +97,7 @@ def test_a_field_that_is_the_object_scores_high_and_knows_its_depth():
 def test_moving_a_ball_moves_its_points_by_half_as_much_on_average_and_half_of_them_by_less():
     # a point of a sphere moved by d lies d |cos| away from where the sphere was: evenly spread between 0 and d
     truth = 0.7 * F.normalize(torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    still, moved = (reconstruction.geometry(Ball((0.0, shift, 0.0)), truth) for shift in (0.0, 0.1))
+    still, moved = (reconstruction.geometry_metrics(Ball((0.0, shift, 0.0)), truth) for shift in (0.0, 0.1))
     assert still["f_score"] == 1
     assert still["chamfer"] < 0.01
     assert moved["f_score"] == pytest.approx(0.5, abs=0.05)
@@ -105,7 +105,7 @@ def test_moving_a_ball_moves_its_points_by_half_as_much_on_average_and_half_of_t
 
 
 def test_an_empty_field_finds_nothing_of_the_surface():
-    numbers = reconstruction.geometry(Ball(density=0.0), torch.zeros(10, 3))
+    numbers = reconstruction.geometry_metrics(Ball(density=0.0), torch.zeros(10, 3))
     assert numbers["f_score"] == 0
     assert math.isnan(numbers["chamfer"])
 
@@ -114,7 +114,9 @@ def test_a_true_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
     trimesh.creation.box((6.0, 2.0, 3.0), trimesh.transformations.translation_matrix([5, 5, 5])).export(
         tmp_path / "red.glb"
     )
-    surface = reconstruction.read("red", folder / "red", (0, 1), truth=reconstruction.mesh_of("red", tmp_path)).surface
+    surface = reconstruction.read_case(
+        "red", folder / "red", (0, 1), truth=reconstruction.reference_mesh("red", tmp_path)
+    ).surface
     half = surface.amax(0)  # the file's +y is the world's +z
     torch.testing.assert_close(half, torch.tensor([3.0, 1.5, 1.0]) / 3.5, atol=2e-3, rtol=0)
     torch.testing.assert_close(surface.amin(0), -half, atol=2e-3, rtol=0)
@@ -122,7 +124,7 @@ def test_a_true_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
 
 def test_a_scene_without_its_true_mesh_is_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pale\.glb"):
-        reconstruction.reconstruction([folder], reference=tmp_path)
+        reconstruction.evaluate_reconstruction([folder], reference=tmp_path)
 
 
 def test_what_is_missing_altogether_scores_the_colour_s_distance_from_white():
@@ -148,7 +150,7 @@ def test_a_mean_takes_the_rows_that_have_the_number():
 
 @pytest.mark.slow
 def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_picture(folder):
-    report = reconstruction.reconstruction([folder])
+    report = reconstruction.evaluate_reconstruction([folder])
     hull, nearest = report["baselines"]["visual_hull"], report["baselines"]["nearest_view"]
     assert report["mean"] == {}
     assert hull["mask_iou"] > 0.9
@@ -159,7 +161,7 @@ def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_p
 @pytest.mark.slow
 def test_the_report_holds_every_object_its_mean_and_both_baselines(folder, tmp_path, capsys):
     torch.manual_seed(0)
-    report = reconstruction.reconstruction(
+    report = reconstruction.evaluate_reconstruction(
         [folder], network=Reconstructor(TINY), output=tmp_path / "out", resolution=16
     )
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -178,7 +180,9 @@ def test_the_report_holds_every_object_its_mean_and_both_baselines(folder, tmp_p
 def test_two_runs_give_the_same_numbers(folder):
     torch.manual_seed(0)
     network = Reconstructor(TINY)
-    first, second = (reconstruction.reconstruction([folder / "red"], network=network, resolution=16) for _ in range(2))
+    first, second = (
+        reconstruction.evaluate_reconstruction([folder / "red"], network=network, resolution=16) for _ in range(2)
+    )
     assert first == second
 
 

@@ -9,12 +9,12 @@ from tiny_sdxl import tiny_sdxl_folder
 from torch.nn import functional as F
 
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.cli import main as cli
 from instant3d.evaluation import text_alignment
-from instant3d.evaluation.attribute_classifier import COLOURS, Judge, Opinion
-from instant3d.evaluation.text_alignment import Result
-from instant3d.evaluation.view_cache import Order, orders
+from instant3d.evaluation.attribute_classifier import COLOURS, AttributeClassifier, Prediction
+from instant3d.evaluation.text_alignment import EvaluatedAsset
+from instant3d.evaluation.view_cache import ViewRequest, view_requests
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.views import Views
@@ -22,7 +22,7 @@ from instant3d.views import Views
 OBJECTS = ("chair", "boat")
 
 
-class Reader(Judge):
+class Reader(AttributeClassifier):
     """Reads its opinion off a picture: red is the colour's number / 10, green the object's, blue how sure it is."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Reader(Judge):
         def certain(number, count):
             return (F.one_hot((10 * number).round().long(), count) * 10 * sure[:, None]).log_softmax(-1)
 
-        return Opinion(certain(colour, len(COLOURS)), certain(thing, len(OBJECTS)))
+        return Prediction(certain(colour, len(COLOURS)), certain(thing, len(OBJECTS)))
 
 
 def saying(*each: tuple[str, str, float]) -> torch.Tensor:
@@ -43,12 +43,12 @@ def saying(*each: tuple[str, str, float]) -> torch.Tensor:
     return torch.tensor(levels)[:, :, None, None].expand(-1, 3, 32, 32)
 
 
-def result(prompt: str, renders: torch.Tensor, views: torch.Tensor | None = None) -> Result:
-    return Result(Order(prompt, 0), views, torch.cat([renders] * 8)[:8], None)
+def result(prompt: str, renders: torch.Tensor, views: torch.Tensor | None = None) -> EvaluatedAsset:
+    return EvaluatedAsset(ViewRequest(prompt, 0), views, torch.cat([renders] * 8)[:8], None)
 
 
 def test_the_new_cameras_look_from_between_below_and_above_where_stage_1_drew():
-    new, old = text_alignment.new_cameras(), structured()
+    new, old = text_alignment.new_cameras(), structured_cameras()
     directions, known = (F.normalize(cameras.positions, dim=-1) for cameras in (new, old))
     apart = torch.rad2deg(torch.acos((directions @ known.T).clamp(-1, 1)))
     assert apart.shape == (8, 4)
@@ -65,12 +65,12 @@ def test_an_asset_is_judged_by_all_its_pictures_together_and_each_picture_by_its
     assert (score["object"], score["both"]) == (1, 1)
     assert score["colour_per_picture"] == pytest.approx(1 / 3)
     assert score["object_per_picture"] == pytest.approx(2 / 3)
-    assert text_alignment.seen(judge, judge(saying(*unsure))) == ("red", "boat")
+    assert text_alignment.predicted_names(judge, judge(saying(*unsure))) == ("red", "boat")
 
 
 def test_shares_are_over_assets_and_mistakes_are_listed_with_what_was_asked():
     red_boat, blue_boat = saying(("red", "boat", 1)), saying(("blue", "boat", 1))
-    found = text_alignment.judged(
+    found = text_alignment.classifier_metrics(
         Reader(),
         [
             result("a red boat", red_boat, red_boat),
@@ -127,33 +127,33 @@ def test_a_clip_is_asked_of_the_renders_and_several_assets_of_a_prompt_are_more_
 
 @pytest.mark.slow
 def test_real_renders_are_found_by_their_captions_and_seen_from_new_cameras(tmp_path):
-    views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured())
+    views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured_cameras())
     scenes.write(tmp_path / "one", views, caption="a red boat")
     model = ViewsTo3D(sphere_network())
-    (found,) = text_alignment.real(tmp_path, [Order("a red boat", 5)], model, 32)
-    torch.testing.assert_close(found.views, views.on(1.0), atol=1 / 255, rtol=0)
-    expected = model(views).render(text_alignment.new_cameras(), 32).on(1.0)
+    (found,) = text_alignment.from_real_views(tmp_path, [ViewRequest("a red boat", 5)], model, 32)
+    torch.testing.assert_close(found.views, views.composite(1.0), atol=1 / 255, rtol=0)
+    expected = model(views).render(text_alignment.new_cameras(), 32).composite(1.0)
     torch.testing.assert_close(found.renders, expected.clamp(0, 1), atol=0.02, rtol=0)
     with pytest.raises(FileNotFoundError, match="a red chair"):
-        list(text_alignment.real(tmp_path, [Order("a red chair", 5)], model, 32))
+        list(text_alignment.from_real_views(tmp_path, [ViewRequest("a red chair", 5)], model, 32))
 
 
 @pytest.mark.slow
 def test_assets_made_before_are_found_by_their_prompts_each_once(tmp_path):
     model = ViewsTo3D(sphere_network())
-    views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured())
+    views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured_cameras())
     for name in ("0001", "0002"):
         model(views, resolution=24).save(tmp_path / name, formats=())
         (tmp_path / name / "result.json").write_text(json.dumps({"prompt": "a red boat"}))
     scenes.write(tmp_path / "0002" / "views", views)
-    first, second = text_alignment.stored(tmp_path, orders(["a red boat"], each=2), 32)
+    first, second = text_alignment.from_folder(tmp_path, view_requests(["a red boat"], each=2), 32)
     assert first.views is None
     assert second.views is not None
     torch.testing.assert_close(
-        first.renders, Asset.load(tmp_path / "0001").render(text_alignment.new_cameras(), 32).on(1.0)
+        first.renders, Asset.load(tmp_path / "0001").render(text_alignment.new_cameras(), 32).composite(1.0)
     )
     with pytest.raises(FileNotFoundError, match="a blue boat"):
-        list(text_alignment.stored(tmp_path, orders(["a blue boat"]), 32))
+        list(text_alignment.from_folder(tmp_path, view_requests(["a blue boat"]), 32))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def weights(tmp_path_factory):
     place = tmp_path_factory.mktemp("weights")
     tiny_sdxl_folder(place / "stage1")
     sphere_network().save_pretrained(place / "stage2")
-    Judge(OBJECTS).eval().save(place / "judge")
+    AttributeClassifier(OBJECTS).eval().save(place / "judge")
     return ["--stage1", str(place / "stage1"), "--stage2", str(place / "stage2"), "--device", "cpu", "--batch", "2"], [
         "--judge",
         str(place / "judge"),

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from instant3d.cameras import structured
-from instant3d.evaluation.view_cache import Gallery, Order, fingerprint, listed, orders
+from instant3d.cameras import structured_cameras
+from instant3d.evaluation.view_cache import ViewCache, ViewRequest, fingerprint, read_prompt_list, view_requests
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.views import Views
 
@@ -22,21 +22,23 @@ class Painter:
         if len(self.asked) >= self.patience:
             raise KeyboardInterrupt
         self.asked += seeds
-        return [Views(torch.full((4, 3, 8, 8), seed / 255), torch.ones(4, 1, 8, 8), structured()) for seed in seeds]
+        return [
+            Views(torch.full((4, 3, 8, 8), seed / 255), torch.ones(4, 1, 8, 8), structured_cameras()) for seed in seeds
+        ]
 
 
 def gallery(folder, painter, sampling=Sampling()):
-    return Gallery(folder, "stage1", sampling, lambda: painter, at_once=2)
+    return ViewCache(folder, "stage1", sampling, lambda: painter, at_once=2)
 
 
 def test_no_two_assets_have_the_same_seed_and_they_count_from_the_first():
-    wanted = orders(["a", "b", "c"], seed=7, each=2)
+    wanted = view_requests(["a", "b", "c"], seed=7, each=2)
     assert [order.seed for order in wanted] == [7, 8, 9, 10, 11, 12]
     assert [order.prompt for order in wanted] == ["a", "a", "b", "b", "c", "c"]
 
 
 def test_an_interrupted_gallery_draws_only_what_is_missing(tmp_path):
-    wanted = orders([f"prompt {k}" for k in range(5)])
+    wanted = view_requests([f"prompt {k}" for k in range(5)])
     with pytest.raises(KeyboardInterrupt):
         gallery(tmp_path, Painter(patience=2)).fill(wanted)
     second = Painter()
@@ -45,21 +47,21 @@ def test_an_interrupted_gallery_draws_only_what_is_missing(tmp_path):
     assert second.asked == [2, 3, 4]
     assert [round(again.views(order).rgb.mean().item() * 255) for order in wanted] == [0, 1, 2, 3, 4]
     assert all(again.seconds(order) >= 0 for order in wanted)
-    third = Gallery(tmp_path, "stage1", Sampling(), lambda: pytest.fail("nothing is missing"), at_once=2)
+    third = ViewCache(tmp_path, "stage1", Sampling(), lambda: pytest.fail("nothing is missing"), at_once=2)
     third.fill(wanted)
 
 
 def test_another_prompt_with_the_same_seed_is_drawn_anew(tmp_path):
     painter = Painter()
-    gallery(tmp_path, painter).fill([Order("a red chair", 3)])
-    gallery(tmp_path, painter).fill([Order("a red chair!", 3)])  # the same folder's name
+    gallery(tmp_path, painter).fill([ViewRequest("a red chair", 3)])
+    gallery(tmp_path, painter).fill([ViewRequest("a red chair!", 3)])  # the same folder's name
     assert painter.asked == [3, 3]
 
 
 def test_what_other_settings_or_weights_drew_has_another_place(tmp_path):
     painter = Painter()
-    gallery(tmp_path, painter).fill([Order("a", 0)])
-    gallery(tmp_path, painter, Sampling(steps=4)).fill([Order("a", 0)])
+    gallery(tmp_path, painter).fill([ViewRequest("a", 0)])
+    gallery(tmp_path, painter, Sampling(steps=4)).fill([ViewRequest("a", 0)])
     assert painter.asked == [0, 0]
     names = {
         fingerprint("x", dataclasses.replace(Sampling(), **change))
@@ -77,8 +79,8 @@ def test_what_other_settings_or_weights_drew_has_another_place(tmp_path):
 def test_a_list_must_be_whole_and_without_repetition(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("# a comment\na red chair\n\na blue boat\na green house\n")
-    assert listed(file, 2) == ["a red chair", "a blue boat"]
+    assert read_prompt_list(file, 2) == ["a red chair", "a blue boat"]
     for text, complaint in (("# nothing\n", "no prompt"), ("a\nb\na\n", "twice"), ("a\nb\x07\n", "line 2")):
         file.write_text(text)
         with pytest.raises(ValueError, match=complaint):
-            listed(file)
+            read_prompt_list(file)

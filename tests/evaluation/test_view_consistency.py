@@ -7,9 +7,9 @@ import pytest
 import torch
 from sphere_network import sphere_network
 
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.evaluation import view_consistency
-from instant3d.evaluation.view_cache import orders
+from instant3d.evaluation.view_cache import view_requests
 from instant3d.evaluation.view_consistency import LEAST, LPIPS_SIDE, MARGIN, Box, foreground, measure
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage1.sampling_options import Sampling
@@ -20,7 +20,7 @@ def tiles(grey: float = 0.5, *, filled: int = 4, size: int = 48) -> Views:
     """Four tiles, of which so many hold a 20 x 20 square of that grey on nothing."""
     alpha = torch.zeros(4, 1, size, size)
     alpha[:filled, :, 10:30, 12:32] = 1
-    return Views(torch.full((4, 3, size, size), grey), alpha, structured())
+    return Views(torch.full((4, 3, size, size), grey), alpha, structured_cameras())
 
 
 def mask(top: int, bottom: int, left: int, right: int, size: int = 64) -> torch.Tensor:
@@ -100,7 +100,7 @@ class Known:
 
     def __init__(self, model: ViewsTo3D, factor: float, sampling: Sampling) -> None:
         self.sampling = sampling
-        seen = model(tiles(size=32)).render(structured(), 64)
+        seen = model(tiles(size=32)).render(structured_cameras(), 64)
         self.shown = Views(seen.rgb.clamp(0, 1) * factor, seen.alpha, seen.cameras)
 
     def fill(self, orders):
@@ -120,8 +120,8 @@ def test_the_report_ranks_what_agrees_above_what_does_not_and_is_written_whole(t
         "blob, euler, 30 steps": Known(model, 1.0, Sampling(steps=30)),
         "noise, euler, 4 steps": Known(model, 0.5, Sampling(steps=4, start="noise")),
     }
-    wanted = orders(["a ball", "another ball"])
-    report = view_consistency.evaluate(wanted, tmp_path / "out", galleries=galleries, model=model)
+    wanted = view_requests(["a ball", "another ball"])
+    report = view_consistency.evaluate(wanted, tmp_path / "out", caches=galleries, model=model)
     good, bad = report["settings"].values()
     assert good["psnr"] > 60 > 30 > bad["psnr"]
     assert good["ssim"] > bad["ssim"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from instant3d.modules import clip
-from instant3d.modules.clip import Clip
+from instant3d.modules.clip import ClipModel
 from instant3d.modules.diffusion.tiny_models import train_tokenizer
 
 PROMPTS = ["a red chair", "a blue boat", "a green house"]
@@ -56,25 +56,25 @@ def test_similarities_are_what_transformers_own_logits_are_divided_by_their_scal
     model = CLIPModel.from_pretrained(folder)
     with torch.no_grad():
         logits = model(**words, **pixels).logits_per_image
-    ours = Clip.from_pretrained(folder)
-    cosines = ours.images(seen) @ ours.texts(PROMPTS).T
-    torch.testing.assert_close(cosines * ours.scale, logits, atol=1e-4, rtol=1e-4)
-    assert ours.scale == pytest.approx(math.exp(2.6592), rel=1e-4)  # what CLIPs begin with
+    ours = ClipModel.from_pretrained(folder)
+    cosines = ours.embed_images(seen) @ ours.embed_texts(PROMPTS).T
+    torch.testing.assert_close(cosines * ours.logit_scale, logits, atol=1e-4, rtol=1e-4)
+    assert ours.logit_scale == pytest.approx(math.exp(2.6592), rel=1e-4)  # what CLIPs begin with
 
 
 def test_views_and_batches_change_nothing(folder, monkeypatch):
-    ours = Clip.from_pretrained(folder)
-    whole, words = ours.images(pictures(2, 3)), ours.texts(PROMPTS)
+    ours = ClipModel.from_pretrained(folder)
+    whole, words = ours.embed_images(pictures(2, 3)), ours.embed_texts(PROMPTS)
     monkeypatch.setattr(clip, "BATCH", 1)
-    torch.testing.assert_close(ours.images(pictures(2, 3)), whole)
-    torch.testing.assert_close(ours.texts(PROMPTS), words)
-    torch.testing.assert_close(ours.images(pictures(2, 3)[1, 2]), whole[1, 2])
+    torch.testing.assert_close(ours.embed_images(pictures(2, 3)), whole)
+    torch.testing.assert_close(ours.embed_texts(PROMPTS), words)
+    torch.testing.assert_close(ours.embed_images(pictures(2, 3)[1, 2]), whole[1, 2])
     torch.testing.assert_close(whole.norm(dim=-1), torch.ones(2, 3))
 
 
 def test_a_prompt_longer_than_the_model_reads_is_cut_off(folder):
-    ours = Clip.from_pretrained(folder)
-    torch.testing.assert_close(ours.texts(["a red chair " * 40]), ours.texts(["a red chair " * 80]))
+    ours = ClipModel.from_pretrained(folder)
+    torch.testing.assert_close(ours.embed_texts(["a red chair " * 40]), ours.embed_texts(["a red chair " * 80]))
 
 
 def test_the_score_is_a_hundred_times_the_mean_cosine_with_the_own_prompt():
@@ -105,15 +105,15 @@ def test_the_probability_is_a_softmax_over_the_set_at_the_models_scale():
 
 
 def test_all_numbers_of_pictures_are_those_of_their_similarities(folder):
-    ours, seen = Clip.from_pretrained(folder), pictures(3, 2)
-    numbers = clip.measured(ours, seen, PROMPTS)
-    similarity = ours.images(seen) @ ours.texts(PROMPTS).T
+    ours, seen = ClipModel.from_pretrained(folder), pictures(3, 2)
+    numbers = clip.clip_metrics(ours, seen, PROMPTS)
+    similarity = ours.embed_images(seen) @ ours.embed_texts(PROMPTS).T
     assert numbers["clip_score"] == pytest.approx(100 * sum(similarity[k, :, k].mean().item() for k in range(3)) / 3)
     assert (numbers["prompts"], numbers["views"]) == (3, 2)
     with pytest.raises(ValueError, match="must differ"):
-        clip.measured(ours, seen, ["a chair", "a boat", "a chair"])
+        clip.clip_metrics(ours, seen, ["a chair", "a boat", "a chair"])
 
 
 def test_a_folder_without_a_clip_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="neither a folder with a whole CLIP"):
-        Clip.from_pretrained(tmp_path)
+        ClipModel.from_pretrained(tmp_path)

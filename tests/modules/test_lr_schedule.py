@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
 
-from instant3d.modules.lr_schedule import progress_of, rate, scheduled
+from instant3d.modules.lr_schedule import lr_factor, training_progress, with_lr_schedule
 
 
 class Line(L.LightningModule):
@@ -28,7 +28,7 @@ class Line(L.LightningModule):
         return (self.weight * batch.sum()).sum()
 
     def configure_optimizers(self):
-        return scheduled(torch.optim.SGD([self.weight], lr=2.0), self.warmup, self.trainer)
+        return with_lr_schedule(torch.optim.SGD([self.weight], lr=2.0), self.warmup, self.trainer)
 
 
 def trained(module, **settings):
@@ -39,9 +39,9 @@ def trained(module, **settings):
 
 
 def test_rate_rises_per_step_and_falls_to_nothing_by_half_a_cosine():
-    assert [rate(step, 10, 0.0) for step in (0, 4, 9, 10, 50)] == pytest.approx([0.1, 0.5, 1, 1, 1])
-    assert [rate(20, 10, share) for share in (0.25, 0.5, 1, 7)] == pytest.approx([(1 + 0.5**0.5) / 2, 0.5, 0, 0])
-    assert rate(0, 0, 0.0) == 1
+    assert [lr_factor(step, 10, 0.0) for step in (0, 4, 9, 10, 50)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+    assert [lr_factor(20, 10, share) for share in (0.25, 0.5, 1, 7)] == pytest.approx([(1 + 0.5**0.5) / 2, 0.5, 0, 0])
+    assert lr_factor(0, 0, 0.0) == 1
 
 
 def test_scheduled_falls_over_the_steps_after_the_warmup():
@@ -66,12 +66,12 @@ def test_progress_goes_on_with_the_seconds_of_an_interrupted_run():
     timer.load_state_dict({"time_elapsed": {"train": 25.0}})
     strategy = SimpleNamespace(broadcast=lambda value: value)
     trainer = SimpleNamespace(callbacks=[timer], estimated_stepping_batches=float("inf"), strategy=strategy)
-    assert progress_of(trainer, step=7) == pytest.approx(0.25)
+    assert training_progress(trainer, step=7) == pytest.approx(0.25)
 
 
 def test_scheduled_without_an_end_stays_after_its_rise():
     weight = torch.nn.Parameter(torch.zeros(1))
-    found = scheduled(torch.optim.SGD([weight], lr=2.0), 2, None)
+    found = with_lr_schedule(torch.optim.SGD([weight], lr=2.0), 2, None)
     taken = []
     for _ in range(4):
         taken.append(found["optimizer"].param_groups[0]["lr"])

@@ -14,7 +14,7 @@ from sphere_network import RADIUS, SHARPNESS, sphere_network
 
 from instant3d import mesh as meshes
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.nerf.asset import FILE, Asset, write_triplane
 from instant3d.nerf.triplane import Decoder, Triplane
 from instant3d.pipelines.text_to_3d import ViewsTo3D
@@ -23,7 +23,7 @@ from instant3d.views import Views
 
 
 def views(size: int = 32, count: int = 4) -> Views:
-    cameras = structured()[torch.arange(count) % 4]
+    cameras = structured_cameras()[torch.arange(count) % 4]
     return Views(torch.rand(count, 3, size, size), torch.ones(count, 1, size, size), cameras)
 
 
@@ -40,7 +40,7 @@ def test_the_rendered_sphere_covers_the_disc_that_its_cone_cuts_out_of_the_pictu
     """
     focal = 0.5 / math.tan(math.radians(25))
     radius = focal * math.tan(math.asin(RADIUS / 2.7))
-    rendered = asset.render(structured(), 64)
+    rendered = asset.render(structured_cameras(), 64)
     assert rendered.alpha.mean().item() == pytest.approx(math.pi * radius**2, rel=0.05)
     depth = rendered.depth[:, 0, 31:33, 31:33].mean().item()
     assert depth == pytest.approx(2.7 - RADIUS + math.sqrt(math.pi / (4 * RADIUS * SHARPNESS)), abs=0.015)
@@ -48,8 +48,8 @@ def test_the_rendered_sphere_covers_the_disc_that_its_cone_cuts_out_of_the_pictu
 
 def test_normals_point_outward_and_colours_follow_the_axes(asset):
     """In the middle of the first view, at azimuth 45 and elevation 20, the normal points at the camera."""
-    rendered = asset.render(structured(), 33, with_normals=True)
-    toward = torch.nn.functional.normalize(structured().positions, dim=-1)
+    rendered = asset.render(structured_cameras(), 33, with_normals=True)
+    toward = torch.nn.functional.normalize(structured_cameras().positions, dim=-1)
     torch.testing.assert_close(rendered.normals[:, :, 16, 16], toward, atol=0.1, rtol=0)
     torch.testing.assert_close(rendered.rgb[:, :, 16, 16], torch.sigmoid(4 * RADIUS * toward), atol=0.04, rtol=0)
 
@@ -64,8 +64,8 @@ def test_the_mesh_is_a_sphere_coloured_by_place(asset):
 def test_a_saved_asset_renders_as_before(asset, tmp_path):
     asset.save(tmp_path / "out", formats=("ply",))
     loaded = Asset.load(tmp_path / "out")
-    again, first = loaded.render(structured(), 32), asset.render(structured(), 32)
-    torch.testing.assert_close(again.on(1.0), first.on(1.0), atol=5e-3, rtol=0)
+    again, first = loaded.render(structured_cameras(), 32), asset.render(structured_cameras(), 32)
+    torch.testing.assert_close(again.composite(1.0), first.composite(1.0), atol=5e-3, rtol=0)
     assert Asset.load(tmp_path / "out" / FILE).decoder.density_bias == asset.decoder.density_bias
 
 
@@ -146,11 +146,11 @@ def test_colours_beyond_white_are_white_in_pictures_meshes_and_scenes(tmp_path):
         decoder.alpha.fill_(0.5)
     bright = Asset(Triplane(torch.zeros(3, 2, 4, 4)), decoder.requires_grad_(False), resolution=48)
     assert bright.field(torch.zeros(1, 3))[1].tolist()[0] == pytest.approx([2, 0, 1], abs=1e-6)
-    shown = bright.render(structured(), 24)
+    shown = bright.render(structured_cameras(), 24)
     torch.testing.assert_close(shown.rgb[:, :, 12, 12], torch.tensor([[2.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)
     np.testing.assert_allclose(bright.mesh.colors, np.array([[1.0, 0.0, 1.0]] * len(bright.mesh.vertices)), atol=1e-5)
     assert np.linalg.norm(bright.mesh.vertices, axis=1) == pytest.approx(0.48, abs=0.005)  # where density is half-way
-    visualization.picture(shown.rgb[0], tmp_path / "picture.png")
+    visualization.write_image(shown.rgb[0], tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").getpixel((12, 12)) == (255, 0, 255)
     scenes.write(tmp_path / "scene", shown)
     again = scenes.read(tmp_path / "scene").views
@@ -208,7 +208,9 @@ def test_weights_from_a_folder_give_the_asset_of_the_network_that_was_saved(tmp_
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 8, 8), (4, 3, 8, 12)])
 def test_views_of_another_shape_are_explained(shape):
-    cameras = structured() if len(shape) == 4 else structured()[None].map(lambda t: t.expand(2, *t.shape[1:]))
+    cameras = (
+        structured_cameras() if len(shape) == 4 else structured_cameras()[None].map(lambda t: t.expand(2, *t.shape[1:]))
+    )
     wrong = Views(torch.rand(shape), torch.rand(*shape[:-3], 1, *shape[-2:]), cameras)
     with pytest.raises(ValueError, match=r"views of one object have the shape|views are to be square, got 12 x 8"):
         ViewsTo3D(sphere_network())(wrong)

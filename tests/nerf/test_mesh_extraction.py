@@ -11,7 +11,7 @@ from benchmarks import textbook
 from instant3d.mesh import Mesh
 from instant3d.nerf import mesh_extraction
 from instant3d.nerf.field import normals
-from instant3d.nerf.mesh_extraction import extract
+from instant3d.nerf.mesh_extraction import extract_mesh
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 
 CENTRE, RADIUS = np.array([0.2, -0.3, 0.1]), 0.45
@@ -34,7 +34,7 @@ def boxes(*bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
 @pytest.mark.parametrize("resolution", [31, 64, 130, 200])
 @pytest.mark.parametrize("softness", [0.05, 1e-6])
 def test_a_sphere_lies_where_its_density_halves_to_a_tenth_of_a_voxel(resolution, softness):
-    mesh = extract(ball(80.0, CENTRE.tolist(), RADIUS, softness), resolution, threshold=40.0)
+    mesh = extract_mesh(ball(80.0, CENTRE.tolist(), RADIUS, softness), resolution, threshold=40.0)
     assert errors_in_voxels(mesh, resolution).max() < 0.1
     assert solid(mesh).is_watertight
     assert solid(mesh).volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.02)  # positive: faces look outward
@@ -42,7 +42,7 @@ def test_a_sphere_lies_where_its_density_halves_to_a_tenth_of_a_voxel(resolution
 
 def test_face_normals_agree_with_the_fields():
     field = ball(80.0, CENTRE.tolist(), RADIUS, 0.05)
-    mesh = extract(field, 48, threshold=40.0)
+    mesh = extract_mesh(field, 48, threshold=40.0)
     with torch.no_grad():
         outward = normals(field, torch.from_numpy(mesh.vertices[mesh.faces].mean(1))).numpy()
     areas = solid(mesh).area_faces
@@ -51,7 +51,7 @@ def test_face_normals_agree_with_the_fields():
 
 def test_an_object_without_symmetry_keeps_its_axes_and_colours():
     low, high = np.array([-0.7, -0.2, 0.1]), np.array([0.5, 0.4, 0.3])
-    mesh = extract(boxes((tuple(low), tuple(high))), 128)
+    mesh = extract_mesh(boxes((tuple(low), tuple(high))), 128)
     np.testing.assert_allclose(mesh.vertices.min(0), low, atol=2e-3)
     np.testing.assert_allclose(mesh.vertices.max(0), high, atol=2e-3)
     expected = place_colour(torch.from_numpy(mesh.vertices)).numpy()
@@ -61,7 +61,7 @@ def test_an_object_without_symmetry_keeps_its_axes_and_colours():
 def test_vertices_lie_on_the_threshold_of_the_field_that_is_asked_for():
     field = ball(100.0, CENTRE.tolist(), RADIUS, 0.1)
     for threshold in (20.0, 70.0):
-        mesh = extract(field, 64, threshold=threshold)
+        mesh = extract_mesh(field, 64, threshold=threshold)
         density = field.density(torch.from_numpy(mesh.vertices))
         assert (density - threshold).abs().max() < 0.1
 
@@ -71,7 +71,7 @@ def test_vertices_lie_on_the_threshold_of_the_field_that_is_asked_for():
 def test_a_thin_blade_that_hangs_on_a_body_is_followed_to_its_end(thickness):
     body = ((-0.8, -0.3, -0.3), (-0.3, 0.3, 0.3))
     blade = ((-0.4, -0.2, 0.011), (0.85, 0.15, 0.011 + thickness))
-    mesh = extract(boxes(body, blade), 200)  # nodes of the coarse grid are 0.04 apart, of the fine one 0.01
+    mesh = extract_mesh(boxes(body, blade), 200)  # nodes of the coarse grid are 0.04 apart, of the fine one 0.01
     assert solid(mesh).is_watertight
     assert mesh.vertices[:, 0].max() == pytest.approx(0.85, abs=2e-3)
     volume = 0.5 * 0.6 * 0.6 + 1.15 * 0.35 * thickness
@@ -95,16 +95,16 @@ def labyrinth(thickness: float) -> Formula:
 def test_a_labyrinth_is_found_whole_however_coarse_the_search_starts(monkeypatch, thickness, coarsest):
     field = labyrinth(thickness)
     monkeypatch.setattr(mesh_extraction, "COARSEST", 97)  # no halvings: the dense grid
-    dense = extract(field, 97, threshold=30.0)
+    dense = extract_mesh(field, 97, threshold=30.0)
     monkeypatch.setattr(mesh_extraction, "COARSEST", coarsest)  # three or four halvings
-    found = extract(field, 97, threshold=30.0)
+    found = extract_mesh(field, 97, threshold=30.0)
     assert solid(found).is_watertight
     assert len(found.vertices) == pytest.approx(len(dense.vertices), rel=0.006)  # crumbs at the box's edge are missed
     assert solid(found).volume == pytest.approx(solid(dense).volume, rel=0.006)
 
 
 def test_a_solid_that_reaches_the_border_is_closed_by_the_cube():
-    mesh = extract(boxes(((-2.0, -0.5, -0.5), (0.0, 0.5, 2.0))), 60)
+    mesh = extract_mesh(boxes(((-2.0, -0.5, -0.5), (0.0, 0.5, 2.0))), 60)
     assert solid(mesh).is_watertight
     assert mesh.vertices[:, 0].min() == -1
     assert mesh.vertices[:, 2].max() == 1
@@ -117,18 +117,18 @@ def test_the_automatic_threshold_parts_matter_from_haze_at_every_resolution():
         return 2.0 + 88.0 * torch.sigmoid((RADIUS - distance) / 0.005)
 
     for resolution in (40, 100):
-        mesh = extract(Formula(density), resolution)
+        mesh = extract_mesh(Formula(density), resolution)
         assert errors_in_voxels(mesh, resolution).max() < 1
 
 
 def test_the_automatic_threshold_finds_a_faint_object_too():
-    mesh = extract(ball(1.5, CENTRE.tolist(), RADIUS, 0.005), 64)
+    mesh = extract_mesh(ball(1.5, CENTRE.tolist(), RADIUS, 0.005), 64)
     assert errors_in_voxels(mesh, 64).max() < 1
 
 
 def test_the_memory_allowed_changes_no_vertex():
     field = ball(80.0, CENTRE.tolist(), RADIUS, 0.02)
-    whole, pieces = (extract(field, 64, max_memory=memory) for memory in (2**30, 2**22))
+    whole, pieces = (extract_mesh(field, 64, max_memory=memory) for memory in (2**30, 2**22))
     np.testing.assert_array_equal(whole.vertices, pieces.vertices)
     np.testing.assert_array_equal(whole.faces, pieces.faces)
     np.testing.assert_array_equal(whole.colors, pieces.colors)
@@ -148,7 +148,7 @@ def test_a_triplane_gives_the_mesh_of_the_textbook_to_half_a_voxel():
         decoder.first.weight[0, [0, 2]] = 1.0
         decoder.hidden[0].weight.copy_(torch.eye(8))
         decoder.last.weight[0, 0], decoder.last.bias[0] = -150.0, 60.0
-    ours = extract(TriplaneField(Triplane(planes), decoder), 97, threshold=20.0)
+    ours = extract_mesh(TriplaneField(Triplane(planes), decoder), 97, threshold=20.0)
     theirs = textbook.extract(textbook.TextbookField(Triplane(planes), decoder), 97, 20.0)
     nearest = trimesh.proximity.ProximityQuery(solid(theirs)).vertex(ours.vertices)[0]
     assert nearest.mean() * 48 < 0.1
@@ -160,31 +160,31 @@ def test_a_triplane_gives_the_mesh_of_the_textbook_to_half_a_voxel():
 @pytest.mark.parametrize("sigma", [0.0, 0.2])
 def test_an_empty_field_is_named_as_such(sigma):
     with pytest.raises(ValueError, match=r"field is empty: nowhere in the cube is it denser than 0(\.2)? "):
-        extract(ball(sigma, CENTRE.tolist()), 32)
+        extract_mesh(ball(sigma, CENTRE.tolist()), 32)
 
 
 def test_a_field_nowhere_above_the_threshold_is_named_empty():
     with pytest.raises(ValueError, match=r"empty: .* denser than 5 .* more than 9"):
-        extract(fog(5.0, (-0.5,) * 3, (0.5,) * 3), 32, threshold=9.0)
+        extract_mesh(fog(5.0, (-0.5,) * 3, (0.5,) * 3), 32, threshold=9.0)
 
 
 @pytest.mark.parametrize("threshold", ["auto", 3.0])
 def test_a_full_field_is_named_as_such(threshold):
     with pytest.raises(ValueError, match="field is full: everywhere in the cube it is denser than"):
-        extract(Formula(lambda points: 50.0 + points[..., 0]), 32, threshold=threshold)
+        extract_mesh(Formula(lambda points: 50.0 + points[..., 0]), 32, threshold=threshold)
 
 
 def test_a_field_with_damaged_weights_is_named_as_such():
     with pytest.raises(ValueError, match="not finite"):
-        extract(Formula(lambda points: points[..., 0] / 0), 32)
+        extract_mesh(Formula(lambda points: points[..., 0] / 0), 32)
 
 
 def test_a_grid_beyond_the_memory_allowed_is_refused_before_the_work():
     with pytest.raises(ValueError, match="lower the resolution"):
-        extract(ball(80.0), 1000, max_memory=2**30)
+        extract_mesh(ball(80.0), 1000, max_memory=2**30)
 
 
 @pytest.mark.parametrize(("resolution", "threshold", "message"), [(1, "auto", "at least 2"), (32, 0.0, "above 0")])
 def test_senseless_settings_are_refused(resolution, threshold, message):
     with pytest.raises(ValueError, match=message):
-        extract(ball(80.0), resolution, threshold=threshold)
+        extract_mesh(ball(80.0), resolution, threshold=threshold)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import textbook
-from instant3d.cameras import Cameras, from_fov, look_at, orbit
+from instant3d.cameras import Cameras, intrinsics_from_fov, look_at, orbit
 from instant3d.nerf import occupancy_render, volume
 from instant3d.nerf.occupancy import THRESHOLD, Occupancy
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
@@ -20,7 +20,7 @@ EVERYWHERE = fog(0.7, (-2, -2, -2), (2, 2, 2))
 
 
 def psnr(some: Views, other: Views) -> float:
-    return float(-10 * (some.on(1.0) - other.on(1.0)).square().mean().log10())
+    return float(-10 * (some.composite(1.0) - other.composite(1.0)).square().mean().log10())
 
 
 def chord(cameras: Cameras, size: int, low: Tensor, high: Tensor) -> Tensor:
@@ -77,12 +77,14 @@ def test_opacity_of_even_fog_does_not_depend_on_the_step():
 
 
 def test_a_ray_that_misses_the_cube_sees_nothing():
-    away = Cameras(look_at(torch.tensor([[2.7, 0, 0]]), torch.tensor([[5.0, 0, 0]])), from_fov(50.0)[None])
+    away = Cameras(look_at(torch.tensor([[2.7, 0, 0]]), torch.tensor([[5.0, 0, 0]])), intrinsics_from_fov(50.0)[None])
     assert occupancy_render.render(EVERYWHERE, away, 8, 8).alpha.max() == 0
 
 
 def test_a_camera_inside_the_fog_sees_only_what_is_before_it():
-    inside = Cameras(look_at(torch.tensor([[0.5, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])), from_fov(2.0)[None])
+    inside = Cameras(
+        look_at(torch.tensor([[0.5, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])), intrinsics_from_fov(2.0)[None]
+    )
     alpha = occupancy_render.render(EVERYWHERE, inside, 3, 3).alpha[0, 0, 1, 1]
     torch.testing.assert_close(alpha, torch.tensor(1 - math.exp(-0.7 * 0.5)), rtol=0, atol=1e-4)
 
@@ -196,7 +198,7 @@ class Counted:
 def test_a_field_is_asked_only_near_matter_and_colour_only_where_it_can_be_seen():
     centre, radius = torch.tensor([0.3, 0.2, -0.1]), 0.3
     field = Counted(ball(500.0, centre.tolist(), radius, 1e-3))
-    grid = Occupancy.of(field)
+    grid = Occupancy.from_field(field)
     field.asked.clear()
     occupancy_render.render(field, orbit([0.0], [0.0]), 64, 64, occupancy=grid)
     away = torch.linalg.vector_norm(torch.cat(field.asked) - centre, dim=-1) - radius
@@ -212,7 +214,7 @@ def test_a_field_is_asked_only_near_matter_and_colour_only_where_it_can_be_seen(
 
 def test_a_grid_found_before_gives_the_picture_that_a_grid_found_now_gives():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.35, 0.02)
-    known = occupancy_render.render(field, CAMERAS, 16, 16, occupancy=Occupancy.of(field))
+    known = occupancy_render.render(field, CAMERAS, 16, 16, occupancy=Occupancy.from_field(field))
     assert torch.equal(known.rgb, occupancy_render.render(field, CAMERAS, 16, 16).rgb)
 
 
@@ -231,15 +233,15 @@ def test_haze_below_the_threshold_is_dropped_and_above_it_is_kept():
 
 def test_a_leap_never_passes_through_an_occupied_cell():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.3, 0.01)
-    grid = Occupancy.of(field, side=16)
+    grid = Occupancy.from_field(field, side=16)
     chance = torch.Generator().manual_seed(0)
     points = 2 * torch.rand(3, 400, generator=chance) - 1
     directions = F.normalize(torch.randn(3, 400, generator=chance), dim=0)
-    way = grid.leap(points, directions)
+    way = grid.skip_empty(points, directions)
     along = points[..., None] + directions[..., None] * (way[:, None] - 2e-4).clamp(min=0) * torch.linspace(0, 1, 200)
     cell = ((along + 1) * 8).floor().long().clamp(0, 15)
-    distance = grid.to_matter[tuple(cell)]
-    assert (way[grid.to_matter[tuple(cell[..., 0])] == 0] == 0).all()
+    distance = grid.to_occupied[tuple(cell)]
+    assert (way[grid.to_occupied[tuple(cell[..., 0])] == 0] == 0).all()
     moved = (way > 0)[:, None] & (along.abs() < 1).all(0)
     assert (distance[moved] > 0).all()
     assert (way > 0).float().mean() > 0.5
@@ -247,8 +249,8 @@ def test_a_leap_never_passes_through_an_occupied_cell():
 
 def test_occupied_cells_hold_all_matter_and_a_margin_of_one_cell_around_it():
     low, high = (-0.25, 0.0, 0.25), (0.25, 0.25, 0.5)  # on nodes of a grid of 16 cells
-    grid = Occupancy.of(fog(5.0, low, high), side=16)
-    cells = (grid.to_matter == 0).nonzero()
+    grid = Occupancy.from_field(fog(5.0, low, high), side=16)
+    cells = (grid.to_occupied == 0).nonzero()
     # nodes 6..10, 8..10, 10..12 are in matter: they touch one cell more on either side, and the margin adds another
     assert cells.amin(0).tolist() == [6 - 2, 8 - 2, 10 - 2]
     assert cells.amax(0).tolist() == [10 + 1, 10 + 1, 12 + 1]

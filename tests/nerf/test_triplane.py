@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.textbook import TextbookField
-from instant3d.nerf.baked_field import FrozenField, at_rest, grid_density
+from instant3d.nerf.baked_field import BakedField, bake, grid_density
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField, _corner_maps, sample_planes, scaled_sigmoid
 
 WORLD_AXES = ((0, 1), (0, 2), (1, 2))  # planes xy, xz, yz: which axis runs along the width, which along the height
@@ -147,10 +147,10 @@ def test_a_field_at_rest_is_the_field(options):
     field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options))
     points = random_points(20_000)  # more than one chunk
     expected_density, expected_rgb = field(points)
-    density, rgb = at_rest(field, exact=True)(points)
+    density, rgb = bake(field, exact=True)(points)
     torch.testing.assert_close(density, expected_density, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rgb, expected_rgb, rtol=1e-4, atol=1e-5)
-    rounded = FrozenField(field, torch.bfloat16)
+    rounded = BakedField(field, torch.bfloat16)
     torch.testing.assert_close(rounded(points)[1], expected_rgb, rtol=0, atol=0.03)
     torch.testing.assert_close(rounded.density(points), rounded(points)[0], rtol=0.02, atol=0.02)
 
@@ -159,7 +159,7 @@ def test_a_field_at_rest_is_the_field(options):
 def test_a_whole_grid_of_densities_equals_densities_point_by_point(options):
     field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options))
     axis = torch.linspace(-1.2, 1.1, 9)
-    at_once = grid_density(at_rest(field, exact=True), axis)
+    at_once = grid_density(bake(field, exact=True), axis)
     points = torch.cartesian_prod(axis, axis, axis)
     torch.testing.assert_close(at_once.flatten(), field.density(points), rtol=1e-4, atol=1e-5)
 

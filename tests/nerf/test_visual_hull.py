@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d.cameras import Cameras, orbit, structured
-from instant3d.nerf.visual_hull import Hull, carve
+from instant3d.cameras import Cameras, orbit, structured_cameras
+from instant3d.nerf.visual_hull import VisualHull, carve
 from instant3d.views import Views
 
 RADIUS = 0.8
@@ -35,22 +35,22 @@ def directions(count: int = 2000) -> Tensor:
 @pytest.mark.slow
 def test_a_hull_holds_its_object():
     inside = directions() * torch.linspace(0, 0.97 * RADIUS, 2000)[:, None]
-    assert (Hull(ball(structured())).density(inside) == 40.0).all()
+    assert (VisualHull(ball(structured_cameras())).density(inside) == 40.0).all()
 
 
 @pytest.mark.slow
 def test_a_point_seen_beside_the_object_in_one_picture_is_empty():
-    cameras = structured()
+    cameras = structured_cameras()
     # just outside the tangent cone of the first camera, along its image's x axis, but inside the other three's
     graze = RADIUS / math.sqrt(1 - (RADIUS / 2.7) ** 2)
     points = torch.stack([cameras.cam_to_world[0, :3, 0] * graze * factor for factor in (0.96, 1.04)])
-    assert Hull(ball(cameras, 192)).density(points).tolist() == [40.0, 0.0]
+    assert VisualHull(ball(cameras, 192)).density(points).tolist() == [40.0, 0.0]
 
 
 @pytest.mark.slow
 def test_an_off_centre_ball_is_found_where_it_is_and_not_at_its_mirror_images():
     centre = (0.3, -0.2, 0.15)
-    hull = Hull(ball(structured(), centre=centre, radius=0.2))
+    hull = VisualHull(ball(structured_cameras(), centre=centre, radius=0.2))
     mirrored = [[-0.3, -0.2, 0.15], [0.3, 0.2, 0.15], [0.3, -0.2, -0.15], [-0.2, 0.3, 0.15]]
     assert hull.density(torch.tensor([centre, *mirrored])).tolist() == [40.0, 0, 0, 0, 0]
 
@@ -63,7 +63,7 @@ def test_the_volume_of_the_hull_of_many_views_nears_the_ball_from_above():
     ticks = (torch.arange(48) + 0.5) / 24 - 1
     points = torch.cartesian_prod(ticks, ticks, ticks)
     full = 4 / 3 * math.pi * RADIUS**3
-    few = carve(ball(structured())[None], points)[0].mean().item() * 8
+    few = carve(ball(structured_cameras())[None], points)[0].mean().item() * 8
     many = carve(ball(orbit(azimuth, elevation))[None], points)[0].mean().item() * 8
     assert full * 0.98 < many < full * 1.03 < few
 
@@ -72,7 +72,7 @@ def test_the_volume_of_the_hull_of_many_views_nears_the_ball_from_above():
 def test_the_surface_takes_the_colour_that_the_ball_has_there():
     points = directions()
     points = points[points[:, 2].abs() < 0.4]
-    _, rgb = Hull(ball(structured()))(0.98 * RADIUS * points)
+    _, rgb = VisualHull(ball(structured_cameras()))(0.98 * RADIUS * points)
     assert (rgb - (points / 2 + 0.5)).abs().mean() < 0.02
 
 
@@ -85,13 +85,13 @@ def test_a_view_does_not_paint_what_another_part_of_the_object_hides_from_it():
     rgb[2] = far.alpha[2] * blue + (1 - far.alpha[2]) * near.alpha[2] * red  # from -x, blue stands in front
     views = Views(rgb, torch.maximum(near.alpha, far.alpha), cameras)
     # where blue's inner face meets its left side, camera 0 looks straight at it but sees only red in front
-    _, colour = Hull(views)(torch.tensor([[-0.24, 0.31, 0.0], [0.24, 0.31, 0.0]]))
+    _, colour = VisualHull(views)(torch.tensor([[-0.24, 0.31, 0.0], [0.24, 0.31, 0.0]]))
     assert colour[0, 2] > 0.9
     assert colour[1, 0] > 0.9
 
 
 def test_a_batch_is_carved_like_its_members_and_agrees_with_projection_pixel_by_pixel():
-    cameras = Cameras.stack([structured(), orbit([10.0, 95.0, 40.0, 300.0], [40.0, -20.0, 10.0, 60.0])])
+    cameras = Cameras.stack([structured_cameras(), orbit([10.0, 95.0, 40.0, 300.0], [40.0, -20.0, 10.0, 60.0])])
     views = ball(cameras, size=64, centre=(0.1, 0.2, -0.1), radius=0.5)
     points = 1.2 * directions(500)
     occupancy, rgb = carve(views, points)
@@ -117,4 +117,4 @@ def test_what_lies_behind_a_camera_or_outside_its_frame_is_empty():
 
 def test_a_hull_of_a_batch_is_refused():
     with pytest.raises(ValueError, match="views of one object"):
-        Hull(ball(structured())[None])
+        VisualHull(ball(structured_cameras())[None])

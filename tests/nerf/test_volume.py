@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from instant3d.cameras import Cameras, Rays, from_fov, look_at, orbit, random_sphere
-from instant3d.nerf.volume import box_span, composite, even_edges, importance_edges, march, render, weights
+from instant3d.cameras import Cameras, Rays, intrinsics_from_fov, look_at, orbit, random_sphere
+from instant3d.nerf.volume import box_span, composite, even_edges, importance_edges, march, render, rendering_weights
 
 
 class Fog:
@@ -46,7 +46,7 @@ def test_fog_absorbs_by_its_length_alone(samples):
 def test_light_that_is_not_sent_is_let_through():
     density, edges = torch.rand(5, 9) * 4, torch.rand(5, 10).cumsum(-1)
     passed = torch.exp(-(density * edges.diff(dim=-1)).sum(-1))
-    torch.testing.assert_close(weights(density, edges).sum(-1) + passed, torch.ones(5))
+    torch.testing.assert_close(rendering_weights(density, edges).sum(-1) + passed, torch.ones(5))
 
 
 def test_a_wall_hides_what_stands_behind_it():
@@ -189,7 +189,7 @@ def test_turning_world_and_camera_together_changes_nothing_but_the_colours_of_pl
         def density(self, points):
             return Ball.density(self, points @ turn[:3, :3])
 
-    camera = Cameras(look_at(torch.tensor([[2.0, 0.5, 0.8]])), from_fov([50.0]))
+    camera = Cameras(look_at(torch.tensor([[2.0, 0.5, 0.8]])), intrinsics_from_fov([50.0]))
     moved = Cameras(turn @ camera.cam_to_world, camera.intrinsics)
     here, there = (
         render(field, eye, 24, 24, samples=96, importance=64) for field, eye in ((Ball(), camera), (Turned(), moved))

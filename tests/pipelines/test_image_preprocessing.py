@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from sphere_network import SPHERE
 
 from instant3d.pipelines import image_preprocessing
-from instant3d.stage2.view_checks import assumed_camera, fitted
+from instant3d.stage2.view_checks import assumed_camera, resize_inputs
 
 ONE_PICTURE = replace(SPHERE, image_size=100, foreground=0.8, assumed_camera=(30.0, 10.0, 2.0, 40.0))
 BOX = (40, 10, 60, 50)  # left, top, right, bottom: 20 wide, 40 high
@@ -36,8 +36,8 @@ def saved(image, path, **options):
 
 def shown(path, architecture=ONE_PICTURE):
     """What the network is shown: rgb over white and alpha, (H, W, 3) and (H, W)."""
-    views = fitted(image_preprocessing.read(path, architecture).scene.views, architecture)
-    return views.on(1.0)[0].permute(1, 2, 0).numpy(), views.alpha[0, 0].numpy()
+    views = resize_inputs(image_preprocessing.read_photo(path, architecture).scene.views, architecture)
+    return views.composite(1.0)[0].permute(1, 2, 0).numpy(), views.alpha[0, 0].numpy()
 
 
 def extent(alpha):
@@ -75,8 +75,8 @@ def test_between_pixels_the_middle_is_kept_by_soft_edges():
     """An object of 3 pixels in a square of 3 / 0.85: its centre of mass is the square's."""
     alpha = np.zeros((9, 11), np.uint8)
     alpha[2:5, 6:9] = 255
-    framed = image_preprocessing.framed(
-        image_preprocessing.Picture(np.zeros((9, 11, 3), np.uint8), alpha, "alpha"), 0.85
+    framed = image_preprocessing.frame_object(
+        image_preprocessing.DecodedImage(np.zeros((9, 11, 3), np.uint8), alpha, "alpha"), 0.85
     )
     weight = np.asarray(framed)[..., 3].astype(float)
     places = np.arange(framed.width) + 0.5
@@ -97,7 +97,7 @@ def test_a_speck_far_away_does_not_move_the_object(tmp_path):
 
 
 def test_the_camera_is_the_one_that_the_network_assumes(tmp_path):
-    views = image_preprocessing.read(saved(drawn(), tmp_path / "a.png"), ONE_PICTURE).scene.views
+    views = image_preprocessing.read_photo(saved(drawn(), tmp_path / "a.png"), ONE_PICTURE).scene.views
     assert torch.equal(views.cameras.cam_to_world, assumed_camera(ONE_PICTURE).cam_to_world)
     assert views.rgb.shape == (1, 3, 50, 50)
 
@@ -190,7 +190,7 @@ def test_an_alpha_channel_that_hides_next_to_nothing_is_no_cut_out(tmp_path):
     image = drawn(background=(255, 255, 255, 255))
     for corner in ((0, 0), (119, 0), (0, 79), (119, 79)):
         image.putpixel(corner, (0, 0, 0, 0))
-    read = image_preprocessing.read(saved(image, tmp_path / "a.png"), ONE_PICTURE)
+    read = image_preprocessing.read_photo(saved(image, tmp_path / "a.png"), ONE_PICTURE)
     assert read.cut_by == "white"
     np.testing.assert_allclose(extent(shown(tmp_path / "a.png")[1]), CENTRED, atol=0.03)
 
@@ -228,7 +228,7 @@ GREEN = (60, 160, 60, 255)
 def test_a_background_that_is_neither_clear_nor_white_is_left_to_rembg(tmp_path, rembg):
     path = saved(drawn("RGB", background=GREEN), tmp_path / "a.png")
     with pytest.warns(UserWarning, match="rembg was asked"):
-        read = image_preprocessing.read(path, ONE_PICTURE)
+        read = image_preprocessing.read_photo(path, ONE_PICTURE)
     assert (read.cut_by, rembg.asked) == ("rembg", ["u2net"])
     alpha = read.scene.views.alpha[0, 0].numpy()
     np.testing.assert_allclose(extent(alpha), CENTRED, atol=0.03)
@@ -236,7 +236,7 @@ def test_a_background_that_is_neither_clear_nor_white_is_left_to_rembg(tmp_path,
 
 @pytest.mark.parametrize("background", [(0, 0, 0, 0), (255, 255, 255, 255)])
 def test_a_background_that_is_clear_or_white_needs_no_rembg(tmp_path, rembg, background):
-    image_preprocessing.read(saved(drawn(background=background), tmp_path / "a.png"), ONE_PICTURE)
+    image_preprocessing.read_photo(saved(drawn(background=background), tmp_path / "a.png"), ONE_PICTURE)
     assert rembg.asked == []
 
 
@@ -244,7 +244,7 @@ def test_a_missing_rembg_is_one_sentence_with_three_ways_out(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "rembg", None)
     path = saved(drawn("RGB", background=GREEN), tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"instant3d\[photos\].*transparent background.*on white"):
-        image_preprocessing.read(path, ONE_PICTURE)
+        image_preprocessing.read_photo(path, ONE_PICTURE)
 
 
 def test_a_model_that_cannot_be_downloaded_is_one_sentence(tmp_path, rembg):
@@ -254,7 +254,7 @@ def test_a_model_that_cannot_be_downloaded_is_one_sentence(tmp_path, rembg):
     rembg.new_session = offline
     path = saved(drawn("RGB", background=GREEN), tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"u2net cannot be downloaded.*connect to the network"):
-        image_preprocessing.read(path, ONE_PICTURE)
+        image_preprocessing.read_photo(path, ONE_PICTURE)
 
 
 def huge():
@@ -288,7 +288,7 @@ def test_what_is_no_usable_picture_is_one_sentence(tmp_path, content, complaint)
     if content is not None:
         path.write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=complaint):
-        image_preprocessing.read(path, ONE_PICTURE)
+        image_preprocessing.read_photo(path, ONE_PICTURE)
 
 
 @pytest.mark.parametrize("where", range(30, 400, 37))
@@ -298,7 +298,7 @@ def test_a_picture_cut_off_anywhere_is_one_sentence(tmp_path, where):
     (tmp_path / "a.png").write_bytes(stream.getvalue()[:where])
     if where < len(stream.getvalue()) - 20:
         with pytest.raises(ValueError, match=r"a\.png is not a readable picture"):
-            image_preprocessing.read(tmp_path / "a.png", ONE_PICTURE)
+            image_preprocessing.read_photo(tmp_path / "a.png", ONE_PICTURE)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_picture_cut_off_anywhere_is_one_sentence(tmp_path, where):
 def test_a_picture_of_nothing_is_refused(tmp_path, background, complaint):
     path = saved(Image.new("RGBA", (30, 20), background), tmp_path / "a.png")
     with pytest.raises(ValueError, match=complaint):
-        image_preprocessing.read(path, ONE_PICTURE)
+        image_preprocessing.read_photo(path, ONE_PICTURE)
 
 
 @pytest.mark.slow
@@ -316,13 +316,13 @@ def test_pictures_of_any_shape_become_a_square(tmp_path, size):
     image = Image.new("RGBA", size, (*RED, 255))
     canvas = Image.new("RGBA", (size[0] + 20, size[1] + 20))
     canvas.paste(image, (10, 10))
-    views = image_preprocessing.read(saved(canvas, tmp_path / "a.png"), ONE_PICTURE).scene.views
+    views = image_preprocessing.read_photo(saved(canvas, tmp_path / "a.png"), ONE_PICTURE).scene.views
     assert views.width == views.height <= image_preprocessing.WIDEST / 0.8 + 1
 
 
 def test_a_network_of_several_views_refuses_a_picture(tmp_path):
     with pytest.raises(ValueError, match=r"several posed views.*is one picture"):
-        image_preprocessing.read(saved(drawn(), tmp_path / "a.png"), SPHERE)
+        image_preprocessing.read_photo(saved(drawn(), tmp_path / "a.png"), SPHERE)
 
 
 def test_a_picture_is_told_from_a_scene(tmp_path):

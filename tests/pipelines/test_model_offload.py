@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from instant3d.pipelines.model_offload import Residence, fair_share, weight_bytes
+from instant3d.pipelines.model_offload import ModelOffloader, fair_share, weight_bytes
 
 META = torch.device("meta")  # a device that holds no bytes, so that a CPU can play the GPU
 
@@ -29,11 +29,11 @@ class Traveller(nn.Module):
 SIZES = {"text": 400, "unet": 1600, "vae": 200, "stage2": 800}
 
 
-def travel(limit: int | None, *stops: tuple[str, ...], device: torch.device = META) -> tuple[list[str], Residence]:
+def travel(limit: int | None, *stops: tuple[str, ...], device: torch.device = META) -> tuple[list[str], ModelOffloader]:
     log: list[str] = []
-    residence = Residence({name: Traveller(name, size, log) for name, size in SIZES.items()}, device, limit)
+    residence = ModelOffloader({name: Traveller(name, size, log) for name, size in SIZES.items()}, device, limit)
     for stop in stops:
-        residence.bring(*stop)
+        residence.load_to_device(*stop)
     return log, residence
 
 
@@ -58,9 +58,9 @@ def test_what_was_not_used_for_longest_makes_room_first():
 def test_the_limit_holds_whenever_one_step_fits_into_it():
     log: list[str] = []
     limit = SIZES["unet"] + SIZES["vae"]
-    residence = Residence({name: Traveller(name, size, log) for name, size in SIZES.items()}, META, limit)
+    residence = ModelOffloader({name: Traveller(name, size, log) for name, size in SIZES.items()}, META, limit)
     for stop in ROUND * 2:
-        residence.bring(*stop)
+        residence.load_to_device(*stop)
         there = {name for name, part in residence.parts.items() if part.where == "meta"}
         assert set(stop) <= there == set(residence.present)
         assert sum(SIZES[name] for name in there) <= limit

@@ -10,7 +10,7 @@ import trimesh
 from sphere_network import RADIUS, SPHERE, sphere_network
 from tiny_sdxl import tiny_sdxl_folder
 
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.text import encode
 from instant3d.pipelines import text_to_3d
@@ -62,8 +62,8 @@ def test_the_same_seed_draws_the_same_views_and_another_seed_others(model):
 def test_views_are_the_tiles_of_the_grid_with_the_structured_cameras(model, stage1):
     grid = GridSampler(Components.load(stage1))(["a chair"], sampling=QUICK, seeds=[5])[0]
     (views,) = model.views(["a chair"], [5], sampling=QUICK)
-    torch.testing.assert_close(views.on(1.0), unpack(grid), atol=0.02, rtol=0)
-    torch.testing.assert_close(views.cameras.cam_to_world, structured().cam_to_world)
+    torch.testing.assert_close(views.composite(1.0), unpack(grid), atol=0.02, rtol=0)
+    torch.testing.assert_close(views.cameras.cam_to_world, structured_cameras().cam_to_world)
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_negative_prompt_changes_what_is_drawn(model):
 
 def test_every_part_is_brought_before_it_is_used(model, monkeypatch):
     told: list[object] = []
-    monkeypatch.setattr(model.residence, "bring", lambda *names: told.append(set(names)))
+    monkeypatch.setattr(model.offloader, "load_to_device", lambda *names: told.append(set(names)))
     for name in ("encode", "denoise", "decode"):
         monkeypatch.setattr(model.sampler, name, _noted(told, name, getattr(model.sampler, name)))
     monkeypatch.setattr(model, "reconstruct", _noted(told, "rebuild", model.reconstruct))
@@ -104,7 +104,7 @@ def test_views_come_to_the_network_in_the_size_that_it_was_made_for(monkeypatch)
     seen: list[Views] = []
     monkeypatch.setattr(small, "triplane", lambda views: (seen.append(views), sphere_network().triplane(views))[1])
     ramp = torch.linspace(0, 1, 64).expand(4, 3, 64, 64)  # of which every even filter makes a ramp, but at the edges
-    ViewsTo3D(small)(Views(ramp, torch.ones(4, 1, 64, 64), structured()))
+    ViewsTo3D(small)(Views(ramp, torch.ones(4, 1, 64, 64), structured_cameras()))
     means = ramp.unflatten(-1, (16, 4)).mean(-1)[..., :16, :]
     torch.testing.assert_close(seen[-1].rgb[0][..., 1:-1], means[..., 1:-1])
 
@@ -117,17 +117,17 @@ def test_an_asset_keeps_its_decoder_when_the_network_moves_away(model):
     model.reconstruct.network.decoder.to("meta")
     try:
         assert torch.equal(asset.field.density(inside), before)
-        assert asset.render(structured()[:1], 8).alpha.max() > 0.9
+        assert asset.render(structured_cameras()[:1], 8).alpha.max() > 0.9
     finally:
         model.reconstruct.network = sphere_network()
 
 
 def test_what_is_said_to_be_cut_off_makes_no_difference_and_what_is_read_does(model):
     components = model.sampler.components
-    lost = cut_off(LONG, model.reads_all)
+    lost = cut_off(LONG, model.fits)
     read = LONG.removesuffix(lost).strip()
     assert lost.endswith("gold")
-    assert model.reads_all(read)
+    assert model.fits(read)
     full, other, shorter = (
         encode(components, [text]).tokens for text in (LONG, LONG.replace("gold", "silver"), read.rsplit(" ", 1)[0])
     )

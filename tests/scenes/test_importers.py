@@ -13,11 +13,11 @@ from foreign_layouts import DEPTH_RANGE, WRITERS, gobjaverse, instantmesh, nerf_
 from PIL import Image
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, from_fov, orbit
+from instant3d.cameras import Cameras, intrinsics_from_fov, orbit
 from instant3d.cli.main import main
 from instant3d.cli.scene_options import LAYOUTS as OFFERED
 from instant3d.scenes import images, importers
-from instant3d.scenes.layouts import LAYOUTS, Options
+from instant3d.scenes.layouts import LAYOUTS, LayoutOptions
 from instant3d.views import Views
 
 FOVS = {"instantmesh": 50.0, "zero123": 49.1343, "gobjaverse": 39.6}  # elsewhere any is written in the files
@@ -40,8 +40,8 @@ def views(layout: str, count: int = 4, size: int = 12, maps: bool = False) -> Vi
     return replace(given, depth=levels(1, low=1) * DEPTH_RANGE, normals=normals) if maps else given
 
 
-def imported(source: Path, target: Path, layout: str, **settings: object) -> list[importers.Outcome]:
-    return list(importers.convert(source, target, importers.Settings(layout, **settings)))
+def imported(source: Path, target: Path, layout: str, **settings: object) -> list[importers.ImportResult]:
+    return list(importers.convert(source, target, importers.ImportSettings(layout, **settings)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -141,7 +141,7 @@ def test_depth_and_normals_of_instantmesh_come_back(tmp_path):
 def test_another_scale_moves_cameras_and_depth_alike(tmp_path):
     given = views("instantmesh", maps=True)
     instantmesh(tmp_path / "cup", given)
-    imported(tmp_path / "cup", tmp_path / "out", "instantmesh", scale=0.8, options=Options(depth_range=3.0))
+    imported(tmp_path / "cup", tmp_path / "out", "instantmesh", scale=0.8, options=LayoutOptions(depth_range=3.0))
     scene = scenes.read(tmp_path / "out" / "cup").views
     torch.testing.assert_close(scene.cameras.positions, given.cameras.positions * 0.8)
     torch.testing.assert_close(scene.depth, given.depth * 0.4, atol=1e-4, rtol=0)
@@ -161,9 +161,9 @@ def test_a_world_with_y_up_is_stood_upright_with_its_normals(tmp_path):
 
 def test_a_field_of_view_that_files_do_not_say_can_be_given(tmp_path):
     instantmesh(tmp_path / "cup", views("instantmesh"))
-    imported(tmp_path / "cup", tmp_path / "out", "instantmesh", options=Options(fov_deg=30.0))
+    imported(tmp_path / "cup", tmp_path / "out", "instantmesh", options=LayoutOptions(fov_deg=30.0))
     intrinsics = scenes.read(tmp_path / "out" / "cup").views.cameras.intrinsics
-    torch.testing.assert_close(intrinsics, from_fov(30.0).expand(4, 4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(intrinsics, intrinsics_from_fov(30.0).expand(4, 4), atol=1e-6, rtol=0)
 
 
 def test_oblong_pictures_have_square_pixels(tmp_path):
@@ -182,7 +182,7 @@ def test_a_picture_that_fits_is_kept_byte_for_byte_and_one_on_white_is_cut_out(t
     image = tmp_path / "out" / "cup" / "images"
     assert (image / "0000.png").read_bytes() == (tmp_path / "cup" / "000.png").read_bytes()
     cut = images.decode((image / "0001.png").read_bytes(), None, "")
-    assert (cut.matte, cut.alpha[0, 0], cut.alpha[6, 6]) == ("alpha", 0, 255)
+    assert (cut.alpha_source, cut.alpha[0, 0], cut.alpha[6, 6]) == ("alpha", 0, 255)
 
 
 def test_a_broken_object_is_named_and_left_out_and_the_others_come(tmp_path, capsys):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, orbit, structured
+from instant3d.cameras import Cameras, orbit, structured_cameras
 from instant3d.scenes import shards
 from instant3d.views import Views
 
@@ -499,7 +499,7 @@ def test_a_folder_without_shards_is_named(tmp_path):
 
 
 def test_the_structured_views_are_seen_whole_and_raise_no_warning(tmp_path):
-    scenes.write(tmp_path / "s", Views(torch.rand(4, 3, 8, 8), torch.ones(4, 1, 8, 8), structured()))
+    scenes.write(tmp_path / "s", Views(torch.rand(4, 3, 8, 8), torch.ones(4, 1, 8, 8), structured_cameras()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scenes.read(tmp_path / "s")

@@ -23,16 +23,16 @@ from training_runs import trainer_settings
 from instant3d import scenes
 from instant3d.cli.main import main
 from instant3d.scenes import shard_cache
-from instant3d.scenes.dataset import Sources
+from instant3d.scenes.dataset import SceneSources
 from instant3d.scenes.pack import pack
-from instant3d.scenes.shard_cache import Remote, Shelf
-from instant3d.stage1.data import GridData
-from instant3d.stage2.data import Drawing, Example, SceneData, TrainingScenes
-from instant3d.utils.data_order import Mixture, Numbers, shuffled
-from instant3d.utils.errors import sentence
+from instant3d.scenes.shard_cache import RemoteShards, ShardCache
+from instant3d.stage1.data import GridDataModule
+from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDataset, ViewSampling
+from instant3d.utils.data_order import ResumableBatchSampler, WeightedMixture, shuffled
+from instant3d.utils.errors import format_error
 
 COUNT, PER_SHARD = 12, 2
-DRAWING = Drawing(inputs=2, targets=2, patch=8, zoom=(8, 12), structured=0.0)
+DRAWING = ViewSampling(inputs=2, targets=2, patch=8, zoom=(8, 12), structured_probability=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def in_memory(packed, name):
 
 def data(source, shelf, **settings):
     settings = {"image_size": 16, "drawing": DRAWING, "batch_size": 1, "workers": 0} | settings
-    return SceneData([str(root) for root in ([source] if isinstance(source, str | Path) else source)], cache=str(shelf),
+    return SceneDataModule([str(root) for root in ([source] if isinstance(source, str | Path) else source)], cache=str(shelf),
                      **settings)  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def test_folders_tars_and_urls_of_every_kind_teach_stage_1_the_same(folder, pack
     places = [folder, packed, packed.as_uri(), in_memory(packed, "alike1"), server.url]
     batches = []
     for place in places:
-        made = GridData([str(place)], size=32, batch_size=COUNT + 2, workers=0, cache=str(tmp_path), window=6)
+        made = GridDataModule([str(place)], size=32, batch_size=COUNT + 2, workers=0, cache=str(tmp_path), window=6)
         batches.append(next(iter(made.train_dataloader())))
     for batch in batches[1:]:
         assert torch.equal(batch.grids, batches[0].grids)
@@ -152,20 +152,24 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen(packed, server, tmp_pat
 
 @pytest.mark.slow
 def test_forked_workers_read_urls_after_their_parent_did(server, tmp_path):
-    found = Sources.find([server.url], Shelf(tmp_path, 2**30))
-    supply = TrainingScenes(found, 16, DRAWING)
-    expected = [Example.stack([supply[k]]) for k in range(COUNT)]
+    found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
+    supply = TrainDataset(found, 16, DRAWING)
+    expected = [ReconstructionBatch.stack([supply[k]]) for k in range(COUNT)]
     for tar in tmp_path.glob("*.tar"):
         tar.unlink()
     batches = DataLoader(
-        supply, batch_sampler=Numbers(1), num_workers=1, multiprocessing_context="fork", collate_fn=Example.stack
+        supply,
+        batch_sampler=ResumableBatchSampler(1),
+        num_workers=1,
+        multiprocessing_context="fork",
+        collate_fn=ReconstructionBatch.stack,
     )
     assert all(same(*pair) for pair in zip(first(batches, COUNT), expected, strict=True))
 
 
 @pytest.mark.slow
 def test_spawned_processes_read_urls(server, tmp_path):
-    found = Sources.find([server.url], Shelf(tmp_path, 2**30))
+    found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
     found.read(0)  # it has open things of its own already, which cannot travel
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(found.identity, range(COUNT)) == [f"ball{k}" for k in range(COUNT)]
@@ -180,16 +184,16 @@ def test_lists_of_folders_and_urls_are_one_epoch(folder, server, tmp_path):
 
 @pytest.mark.slow
 def test_one_tar_behind_a_url_is_read_alone(server, tmp_path):
-    found = Sources.find([f"{server.url}/00003.tar"], Shelf(tmp_path, 2**30))
+    found = SceneSources.find([f"{server.url}/00003.tar"], ShardCache(tmp_path, 2**30))
     assert [found.read(k).id for k in range(len(found))] == ["ball6", "ball7"]
     with pytest.raises(FileNotFoundError, match=r"tells of no 00099\.tar"):
-        Sources.find([f"{server.url}/00099.tar"], Shelf(tmp_path, 2**30))
+        SceneSources.find([f"{server.url}/00099.tar"], ShardCache(tmp_path, 2**30))
 
 
 def test_only_some_ids_are_taken_from_wherever_they_lie(packed, server, tmp_path):
     (tmp_path / "keep").write_text("ball3\nball4\nball11\n")
     for place in (packed, server.url):
-        made = GridData(
+        made = GridDataModule(
             [str(place)], size=32, batch_size=3, workers=0, keep=str(tmp_path / "keep"), cache=str(tmp_path)
         )
         assert sorted(next(iter(made.train_dataloader())).prompts) == ["ball 11", "ball 3", "ball 4"]
@@ -219,7 +223,7 @@ def test_scenes_of_one_window_are_mixed_and_not_read_tar_after_tar():
 
 def test_a_mixture_needs_few_files_and_shows_each_source_as_often_as_its_weight_says():
     files = [range(4 * k, 4 * k + 4) for k in range(10)]
-    mixture = Mixture([40, 10], [1, 2], files=[files, []], window=2)
+    mixture = WeightedMixture([40, 10], [1, 2], files=[files, []], window=2)
     shown = [mixture(number) for number in range(60)]
     assert sorted(index for source, index in shown if source == 0) == list(range(40))
     assert sorted(index for source, index in shown if source == 1) == sorted([*range(10)] * 2)
@@ -232,10 +236,10 @@ def test_a_mixture_needs_few_files_and_shows_each_source_as_often_as_its_weight_
 
 
 def test_a_shelf_keeps_what_was_used_last_and_no_more_than_it_may(packed, server, tmp_path):
-    remote = Remote(server.url, Shelf(tmp_path, 0))
+    remote = RemoteShards(server.url, ShardCache(tmp_path, 0))
     tars = remote.shards()
     limit = sum(shard.bytes for shard in tars[:3])
-    remote = Remote(server.url, Shelf(tmp_path, limit))
+    remote = RemoteShards(server.url, ShardCache(tmp_path, limit))
     for k, shard in enumerate(tars[:3]):
         path = remote.fetch(shard)
         assert path.read_bytes() == (packed / shard.name).read_bytes()
@@ -248,7 +252,7 @@ def test_a_shelf_keeps_what_was_used_last_and_no_more_than_it_may(packed, server
 
 
 def test_a_scene_whose_tar_was_given_up_is_fetched_again(server, tmp_path):
-    found = Sources.find([server.url], Shelf(tmp_path, 2**30))
+    found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
     before = found.read(0).views
     for tar in tmp_path.glob("*.tar"):
         tar.unlink()
@@ -260,11 +264,11 @@ def test_a_shelf_that_would_fetch_the_same_tars_again_and_again_is_refused(serve
     with pytest.raises(ValueError, match=r"4 of the tars .* raise --data\.cache_gib"):
         loader(server.url, tmp_path, window=2, cache_gib=1e-5)
     with pytest.raises(ValueError, match=r"raise --data\.cache_gib"):
-        GridData([server.url], size=32, cache=str(tmp_path), cache_gib=1e-5, workers=0).train_dataloader()
+        GridDataModule([server.url], size=32, cache=str(tmp_path), cache_gib=1e-5, workers=0).train_dataloader()
 
 
 def test_what_comes_soon_is_fetched_before_its_turn(server, tmp_path):
-    found = Sources.find([server.url], Shelf(tmp_path, 2**30))
+    found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
     found.fetch_ahead(5)
     deadline = time.monotonic() + 20
     while not list(tmp_path.glob("*.tar")) and time.monotonic() < deadline:
@@ -274,7 +278,7 @@ def test_what_comes_soon_is_fetched_before_its_turn(server, tmp_path):
 
 
 def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_taken_for_whole(packed, server, tmp_path):
-    remote = Remote(server.url, Shelf(tmp_path, 2**30))
+    remote = RemoteShards(server.url, ShardCache(tmp_path, 2**30))
     shard, server.stall = remote.shards()[1], "00001.tar"
     process = multiprocessing.get_context("fork").Process(target=remote.fetch, args=(shard,))
     process.start()
@@ -288,7 +292,7 @@ def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_taken_for_whol
 
 
 def test_a_busy_server_is_asked_again_and_not_for_ever(packed, server, tmp_path):
-    remote = Remote(server.url, Shelf(tmp_path, 2**30))
+    remote = RemoteShards(server.url, ShardCache(tmp_path, 2**30))
     shard, server.busy = remote.shards()[0], 1
     assert remote.fetch(shard).read_bytes() == (packed / shard.name).read_bytes()
     server.busy = 9
@@ -367,7 +371,7 @@ def test_a_worker_complains_in_one_sentence(packed, tmp_path):
     (target / "00002.tar").write_bytes(flipped((packed / "00002.tar").read_bytes()))
     with pytest.raises(ValueError, match="Caught ValueError") as caught:
         first(loader(target, tmp_path, workers=1), COUNT)
-    told = sentence(caught.value)
+    told = format_error(caught.value)
     assert re.match(rf"{target}/00002\.tar:000000[45]-0[45] is damaged \(images\.000\d\.png is not as it was", told)
     assert "Traceback" not in told
     assert "--debug" not in told
@@ -406,7 +410,7 @@ def test_a_tars_names_lead_nowhere(folder, tmp_path):
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     (tmp_path / "secret").write_bytes((folder / "03" / "images" / "0001.png").read_bytes())
-    found = Sources.find([tmp_path / "evil.tar"])
+    found = SceneSources.find([tmp_path / "evil.tar"])
     assert re.fullmatch(r"\w+", found.name(0))
     assert found.read(0, frames=[0]).id == "ball3"
     with pytest.raises(FileNotFoundError, match=r"lacks \.\./\.\./\.\./secret"):

@@ -14,7 +14,7 @@ from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.text import encode
 from instant3d.scenes import shards
 from instant3d.stage1 import cache
-from instant3d.stage1.cache import Cache
+from instant3d.stage1.cache import LatentCache
 
 pytestmark = pytest.mark.slow
 
@@ -46,38 +46,38 @@ def contents(folder):
 
 
 def test_latents_and_embeddings_are_those_of_the_models_own_encoders(model, balls, tmp_path):
-    cache.build([balls], model, tmp_path / "cache", batch=2, say=quiet)
-    made, parts = Cache(tmp_path / "cache"), Components.load(model)
+    cache.build_cache([balls], model, tmp_path / "cache", batch=2, report=quiet)
+    made, parts = LatentCache(tmp_path / "cache"), Components.load(model)
     assert [grid["caption"] for grid in made.grids] == ["a blue ball", "a green ball", "a red ball"]
     views = scenes.read(balls / "green", size=32).views
     over_white = views.rgb * views.alpha + WHITE * (1 - views.alpha)
     top, bottom = torch.cat([*over_white[:2]], dim=-1), torch.cat([*over_white[2:]], dim=-1)
     with torch.no_grad():
         found = parts.vae.encode(2 * torch.cat([top, bottom], dim=-2)[None] - 1).latent_dist
-    item, scale = made.item(1, number=5), parts.vae.config.scaling_factor
+    item, scale = made.item(1, example_index=5), parts.vae.config.scaling_factor
     torch.testing.assert_close(item.mean, found.mean[0] * scale, atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(item.std, found.std[0] * scale, atol=2e-3, rtol=2e-3)
     text = encode(parts, ["a green ball"])
     torch.testing.assert_close(item.text.tokens, text.tokens[0], atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(item.text.pooled, text.pooled[0], atol=2e-3, rtol=2e-3)
-    assert (int(item.size), int(item.number)) == (64, 5)
+    assert (int(item.size), int(item.example_index)) == (64, 5)
 
 
 def test_an_interrupted_cache_ends_as_if_it_had_not_been(model, balls, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "MAX_SHARD_ITEMS", 1)
-    cache.build([balls], model, tmp_path / "whole", batch=1, say=quiet)
+    cache.build_cache([balls], model, tmp_path / "whole", batch=1, report=quiet)
 
     def interrupt(line):
         if line.startswith("grids: 2"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.build([balls], model, tmp_path / "broken", batch=1, say=interrupt)
+        cache.build_cache([balls], model, tmp_path / "broken", batch=1, report=interrupt)
     with pytest.raises(FileNotFoundError, match="interrupted"):
-        Cache(tmp_path / "broken")
+        LatentCache(tmp_path / "broken")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "broken").glob("grids-*")}
     lines = []
-    cache.build([balls], model, tmp_path / "broken", batch=1, say=lines.append)
+    cache.build_cache([balls], model, tmp_path / "broken", batch=1, report=lines.append)
     assert len(kept) == 2
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert sum(line.startswith("grids") for line in lines) == 1
@@ -91,16 +91,16 @@ def test_worker_processes_change_nothing_but_the_time(model, balls, tmp_path, wo
         made = []
         for count in (0, workers):
             folder = tmp_path / f"{source.name}-{count}"
-            cache.build([source], model, folder, batch=2, workers=count, say=quiet)
+            cache.build_cache([source], model, folder, batch=2, workers=count, report=quiet)
             made.append(contents(folder))
         assert made[0] == made[1]
 
 
 def test_an_interrupted_cache_is_gone_on_with_by_workers(model, balls, tmp_path):
-    cache.build([balls / "blue"], model, tmp_path / "broken", workers=2, say=quiet)
+    cache.build_cache([balls / "blue"], model, tmp_path / "broken", workers=2, report=quiet)
     (tmp_path / "broken" / "index.json").unlink()
-    cache.build([balls], model, tmp_path / "broken", workers=2, say=quiet)
-    made = Cache(tmp_path / "broken")
+    cache.build_cache([balls], model, tmp_path / "broken", workers=2, report=quiet)
+    made = LatentCache(tmp_path / "broken")
     assert [grid["id"] for grid in made.grids] == ["blue", "green", "red"]
     assert len(list((tmp_path / "broken").glob("grids-*"))) == 2
 
@@ -108,16 +108,16 @@ def test_an_interrupted_cache_is_gone_on_with_by_workers(model, balls, tmp_path)
 def test_grids_of_one_caption_share_its_embedding_and_those_of_one_id_stay_apart(model, tmp_path):
     for k, colour in enumerate([(0.9, 0.1, 0.1), (0.6, 0.0, 0.0)]):
         scenes.write(tmp_path / f"source{k}" / "ball", ball_views(colour), caption="a red ball", object_id="ball")
-    cache.build([tmp_path / "source0", tmp_path / "source1"], model, tmp_path / "cache", say=quiet)
-    made = Cache(tmp_path / "cache")
+    cache.build_cache([tmp_path / "source0", tmp_path / "source1"], model, tmp_path / "cache", report=quiet)
+    made = LatentCache(tmp_path / "cache")
     assert made.index["prompts"] == ["a red ball"]
     assert [grid["id"] for grid in made.grids] == ["ball", "ball"]
     assert not torch.equal(made.item(0, 0).mean, made.item(1, 0).mean)
 
 
 def test_each_of_several_templates_takes_its_turn(model, balls, tmp_path):
-    cache.build([balls], model, tmp_path, templates=["{}", "a toy: {}"], say=quiet)
-    made, parts = Cache(tmp_path), Components.load(model)
+    cache.build_cache([balls], model, tmp_path, templates=["{}", "a toy: {}"], report=quiet)
+    made, parts = LatentCache(tmp_path), Components.load(model)
     wanted = encode(parts, ["a red ball", "a toy: a red ball"]).pooled
     drawn = [int((made.item(2, k).text.pooled - wanted).norm(dim=-1).argmin()) for k in range(200)]
     assert 70 < sum(drawn) < 130
@@ -126,8 +126,8 @@ def test_each_of_several_templates_takes_its_turn(model, balls, tmp_path):
 def test_scenes_in_shards_give_the_cache_of_scenes_in_folders(model, balls, tmp_path):
     shards.write(sorted(balls.iterdir()), tmp_path / "shards", per_shard=2)
     for source, name in ((balls, "one"), (tmp_path / "shards", "two")):
-        cache.build([source], model, tmp_path / name, say=quiet)
-    one, two = Cache(tmp_path / "one"), Cache(tmp_path / "two")
+        cache.build_cache([source], model, tmp_path / name, report=quiet)
+    one, two = LatentCache(tmp_path / "one"), LatentCache(tmp_path / "two")
     assert [grid["id"] for grid in one.grids] == [grid["id"] for grid in two.grids]
     for k in range(3):
         torch.testing.assert_close(one.item(k, 0).mean, two.item(k, 0).mean)
@@ -135,48 +135,48 @@ def test_scenes_in_shards_give_the_cache_of_scenes_in_folders(model, balls, tmp_
 
 def test_only_the_ids_to_keep_are_taken(model, balls, tmp_path):
     (tmp_path / "keep.txt").write_text("# the good ones\nred\n\nmissing\n")
-    cache.build([balls], model, tmp_path / "cache", keep=tmp_path / "keep.txt", say=quiet)
-    assert [grid["id"] for grid in Cache(tmp_path / "cache").grids] == ["red"]
+    cache.build_cache([balls], model, tmp_path / "cache", keep=tmp_path / "keep.txt", report=quiet)
+    assert [grid["id"] for grid in LatentCache(tmp_path / "cache").grids] == ["red"]
     (tmp_path / "keep.txt").write_text("missing\n")
     with pytest.raises(FileNotFoundError, match="1 to keep"):
-        cache.build([balls], model, tmp_path / "none", keep=tmp_path / "keep.txt", say=quiet)
+        cache.build_cache([balls], model, tmp_path / "none", keep=tmp_path / "keep.txt", report=quiet)
 
 
 def test_another_models_cache_is_not_gone_on_with(model, balls, tmp_path):
-    cache.build([balls], model, tmp_path / "cache", say=quiet)
+    cache.build_cache([balls], model, tmp_path / "cache", report=quiet)
     other = tiny_sdxl_folder(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="another model"):
-        cache.build([balls], other, tmp_path / "cache", say=quiet)
+        cache.build_cache([balls], other, tmp_path / "cache", report=quiet)
 
 
 def test_a_cache_of_other_scenes_is_not_gone_on_with(model, balls, tmp_path):
-    cache.build([balls / "red", balls / "blue"], model, tmp_path, say=quiet)
+    cache.build_cache([balls / "red", balls / "blue"], model, tmp_path, report=quiet)
     with pytest.raises(ValueError, match="other scenes"):
-        cache.build([balls / "red"], model, tmp_path, say=quiet)
+        cache.build_cache([balls / "red"], model, tmp_path, report=quiet)
 
 
 def test_a_scene_without_a_caption_or_of_other_views_is_named(model, tmp_path):
     views = ball_views((0.5, 0.5, 0.5))
     scenes.write(tmp_path / "mute" / "ball", views)
     with pytest.raises(ValueError, match="ball has no caption"):
-        cache.build([tmp_path / "mute"], model, tmp_path / "cache", say=quiet)
+        cache.build_cache([tmp_path / "mute"], model, tmp_path / "cache", report=quiet)
     scenes.write(tmp_path / "turned" / "ball", views[[1, 2, 3, 0]], caption="a ball")
     with pytest.raises(ValueError, match="not the structured views"):
-        cache.build([tmp_path / "turned"], model, tmp_path / "cache", say=quiet)
+        cache.build_cache([tmp_path / "turned"], model, tmp_path / "cache", report=quiet)
 
 
 def test_a_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
-    cache.build([balls], model, tmp_path, say=quiet)
+    cache.build_cache([balls], model, tmp_path, report=quiet)
     path = tmp_path / "texts-00000.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"texts-00000\.safetensors is not a whole safetensors file"):
-        Cache(tmp_path)
+        LatentCache(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="0 prompts"):
-        Cache(tmp_path)
-    cache.build([balls], model, tmp_path, say=quiet)
-    assert len(Cache(tmp_path)) == 3
+        LatentCache(tmp_path)
+    cache.build_cache([balls], model, tmp_path, report=quiet)
+    assert len(LatentCache(tmp_path)) == 3
 
 
 def test_the_command_writes_a_cache_and_says_in_one_line_what_is_wrong(model, balls, tmp_path, capsys):

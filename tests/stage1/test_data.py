@@ -7,9 +7,9 @@ from tiny_sdxl import tiny_sdxl_folder
 
 from instant3d import scenes
 from instant3d.stage1 import cache
-from instant3d.stage1.cache import Cache
-from instant3d.stage1.data import GridData, favouring, requests, still_to_do
-from instant3d.utils.data_order import Mixture
+from instant3d.stage1.cache import LatentCache
+from instant3d.stage1.data import GridDataModule, read_prompt_batch, unfinished, with_favored_names
+from instant3d.utils.data_order import WeightedMixture
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +20,12 @@ def balls(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cached(balls, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cached")
-    cache.build([balls], tiny_sdxl_folder(folder / "model"), folder / "cache", say=lambda line: None)
+    cache.build_cache([balls], tiny_sdxl_folder(folder / "model"), folder / "cache", report=lambda line: None)
     return folder / "cache"
 
 
 def test_every_epoch_shows_each_item_as_often_as_its_weight_says():
-    mixture = Mixture([3, 4, 5], [1, 2, 0.4], seed=1)
+    mixture = WeightedMixture([3, 4, 5], [1, 2, 0.4], seed=1)
     epoch = 3 + 8 + 2
     for first in range(0, 5 * epoch, epoch):
         shown = [mixture(number) for number in range(first, first + epoch)]
@@ -37,7 +37,7 @@ def test_every_epoch_shows_each_item_as_often_as_its_weight_says():
 
 def test_epochs_are_shuffled_by_the_seed():
     def order(seed, epoch):
-        return [Mixture([50], seed=seed)(50 * epoch + k)[1] for k in range(50)]
+        return [WeightedMixture([50], seed=seed)(50 * epoch + k)[1] for k in range(50)]
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
@@ -48,28 +48,28 @@ def test_epochs_are_shuffled_by_the_seed():
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0]])
 def test_weights_that_say_nothing_are_refused(weights):
     with pytest.raises(ValueError, match=r"weights|sources"):
-        Mixture([3, 4], weights)
+        WeightedMixture([3, 4], weights)
 
 
 @pytest.mark.slow
 def test_a_batch_depends_on_seed_and_number_alone(cached):
     def batch(**settings):
-        data = GridData([str(cached)], batch_size=2, workers=0, **settings)
+        data = GridDataModule([str(cached)], batch_size=2, workers=0, **settings)
         return next(iter(data.train_dataloader()))
 
     assert torch.equal(batch().mean, batch().mean)
-    assert batch().number.tolist() == [0, 1]
+    assert batch().example_index.tolist() == [0, 1]
     assert not all(torch.equal(batch().mean, batch(seed=seed).mean) for seed in range(1, 9))
 
 
 @pytest.mark.slow
 def test_grids_come_from_scenes_as_they_come_from_the_cache(cached, balls):
     one, two = (
-        next(iter(GridData([str(source)], size=64, batch_size=3, workers=0).train_dataloader()))
+        next(iter(GridDataModule([str(source)], size=64, batch_size=3, workers=0).train_dataloader()))
         for source in (cached, balls)
     )
-    assert one.number.tolist() == two.number.tolist()
-    names = [cache.Cache(cached).grids[Mixture([3])(number)[1]]["caption"] for number in range(3)]
+    assert one.example_index.tolist() == two.example_index.tolist()
+    names = [cache.LatentCache(cached).grids[WeightedMixture([3])(number)[1]]["caption"] for number in range(3)]
     assert list(two.prompts) == names
     assert two.grids.shape == (3, 3, 64, 64)
     corner, middle = two.grids[..., 0, 0], two.grids[..., 16, 16]
@@ -80,21 +80,21 @@ def test_grids_come_from_scenes_as_they_come_from_the_cache(cached, balls):
 @pytest.mark.slow
 def test_learning_from_both_kinds_at_once_is_refused(cached, balls):
     with pytest.raises(ValueError, match="not from both"):
-        GridData([str(cached), str(balls)], workers=0).train_dataloader()
+        GridDataModule([str(cached), str(balls)], workers=0).train_dataloader()
 
 
 def test_an_absent_source_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        GridData([str(tmp_path / "nowhere")], workers=0).train_dataloader()
+        GridDataModule([str(tmp_path / "nowhere")], workers=0).train_dataloader()
     with pytest.raises(ValueError, match=r"data\.train"):
-        GridData(workers=0).train_dataloader()
+        GridDataModule(workers=0).train_dataloader()
 
 
 def test_only_the_ids_to_keep_are_learnt_from(cached, tmp_path):
     (tmp_path / "keep.txt").write_text("green\n")
-    data = GridData([str(cached)], keep=str(tmp_path / "keep.txt"), batch_size=4, workers=0)
+    data = GridDataModule([str(cached)], keep=str(tmp_path / "keep.txt"), batch_size=4, workers=0)
     batch = next(iter(data.train_dataloader()))
-    whole = cache.Cache(cached)
+    whole = cache.LatentCache(cached)
     green = whole.item([grid["id"] for grid in whole.grids].index("green"), 0)
     assert all(torch.equal(mean, green.mean) for mean in batch.mean)
 
@@ -113,9 +113,11 @@ def test_favoured_names_make_up_their_share_each_as_often_as_another(tmp_path):
     for k, caption in enumerate(["a cube", "a blue cube", "a huge blue cube", "the cubes"]):
         scene = scenes.read(tmp_path / "scenes" / "one-red")
         scenes.write(tmp_path / "scenes" / f"two-{k}", scene.views, caption=caption)
-    cache.build([tmp_path / "scenes"], tiny_sdxl_folder(tmp_path / "model"), tmp_path / "cache", say=lambda line: None)
-    sources, weights = favouring([Cache(tmp_path / "cache")], [8.0], ["ball", "cube"], 0.6)
-    mixture = Mixture([len(source) for source in sources], weights)
+    cache.build_cache(
+        [tmp_path / "scenes"], tiny_sdxl_folder(tmp_path / "model"), tmp_path / "cache", report=lambda line: None
+    )
+    sources, weights = with_favored_names([LatentCache(tmp_path / "cache")], [8.0], ["ball", "cube"], 0.6)
+    mixture = WeightedMixture([len(source) for source in sources], weights)
     shown = captions(sources, mixture, sum(mixture.shares))
     # 7 grids 8 times each are 40% of 140; 30%, which is 42, are shared by two cubes, and 42 by three balls
     assert len(shown) == 140
@@ -126,20 +128,20 @@ def test_favoured_names_make_up_their_share_each_as_often_as_another(tmp_path):
 
 def test_a_favoured_name_that_nothing_shows_is_told_and_the_others_share_its_part(cached):
     with pytest.warns(UserWarning, match=r"1 of 2 names .* 'teapot'; the others"):
-        sources, weights = favouring([Cache(cached)], None, ["ball", "teapot"], 0.5)
+        sources, weights = with_favored_names([LatentCache(cached)], None, ["ball", "teapot"], 0.5)
     extra = sum(weight * len(source) for weight, source in zip(weights[1:], sources[1:], strict=True))
-    assert extra == pytest.approx(len(Cache(cached)))  # half of all examples
+    assert extra == pytest.approx(len(LatentCache(cached)))  # half of all examples
 
 
 def test_where_nothing_shows_any_favoured_name_all_is_as_without(cached):
     with pytest.warns(UserWarning, match="2 of 2"):
-        _, weights = favouring([Cache(cached)], [3.0], ["kettle", "teapot"], 0.5)
+        _, weights = with_favored_names([LatentCache(cached)], [3.0], ["kettle", "teapot"], 0.5)
     assert weights == [3.0]
 
 
 def test_a_bad_prompt_costs_no_other_its_place(tmp_path):
     (tmp_path / "prompts.txt").write_text(PROMPTS)
-    wanted, faults = requests(tmp_path / "prompts.txt", seed=100)
+    wanted, faults = read_prompt_batch(tmp_path / "prompts.txt", seed=100)
     assert [one.prompts[0] for one in wanted] == ["a red ball", "../../etc/passwd", "Élan vital", "a red ball"]
     assert [one.seeds[0] for one in wanted] == [100, 102, 103, 105]
     assert [one.names[0] for one in wanted] == [
@@ -152,8 +154,8 @@ def test_a_bad_prompt_costs_no_other_its_place(tmp_path):
 
 def test_what_was_drawn_already_is_not_drawn_again_unless_the_prompt_is_another(balls, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red ball\na green ball\na blue ball\n")
-    wanted, _ = requests(tmp_path / "prompts.txt")
+    wanted, _ = read_prompt_batch(tmp_path / "prompts.txt")
     for one, ball in zip(wanted[:2], ("red", "blue"), strict=True):
         views = scenes.read(balls / ball).views
         scenes.write(tmp_path / "out" / one.names[0], views, caption=f"a {ball} ball")
-    assert [one.prompts[0] for one in still_to_do(wanted, tmp_path / "out")] == ["a green ball", "a blue ball"]
+    assert [one.prompts[0] for one in unfinished(wanted, tmp_path / "out")] == ["a green ball", "a blue ball"]

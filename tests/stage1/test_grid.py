@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.scenes import images
 from instant3d.stage1.grid import pack, to_views, unpack
 
@@ -56,7 +56,7 @@ def test_what_is_no_grid_is_refused(shape):
 
 def test_each_view_is_seen_by_the_camera_of_its_tile():
     """A ball off the axis, drawn by projection alone, is where its camera sees it."""
-    point, cameras = torch.tensor([[0.3, -0.4, 0.2]]), structured()
+    point, cameras = torch.tensor([[0.3, -0.4, 0.2]]), structured_cameras()
     seen = cameras.project(point.expand(4, 1, 3))[0][:, 0]
     line = (torch.arange(64) + 0.5) / 64
     tiles = torch.stack(
@@ -87,7 +87,7 @@ def test_put_back_over_white_the_cut_is_the_picture():
     rgb = texture * alpha + (1 - alpha)
     views = to_views(pack(rgb.expand(4, 3, 48, 48)))
     background = views.alpha[0] == 0
-    torch.testing.assert_close(views.on(1.0)[0][:, ~background[0]], rgb[:, ~background[0]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(views.composite(1.0)[0][:, ~background[0]], rgb[:, ~background[0]], atol=1e-5, rtol=0)
     assert rgb[:, background[0]].min() > 0.955
 
 
@@ -126,6 +126,6 @@ def test_a_picture_on_white_is_cut_alike_from_a_grid_and_from_a_file(tmp_path):
 def test_the_example_cut_from_white_is_the_example():
     """Real edges, textures and shades, whose alpha the renderer knew."""
     truth = scenes.read(ROOT / "examples" / "couch", frames=range(4)).views
-    views = to_views(pack(truth.on(1.0)))
+    views = to_views(pack(truth.composite(1.0)))
     assert (views.alpha - truth.alpha).abs().mean() < 1e-3
-    assert (views.on(0.0) - truth.on(0.0)).square().mean().sqrt() < 0.01
+    assert (views.composite(0.0) - truth.composite(0.0)).square().mean().sqrt() < 0.01

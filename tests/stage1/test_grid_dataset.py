@@ -8,7 +8,7 @@ from balls import COLOURS, ball_views, write_balls
 
 from instant3d import scenes
 from instant3d.stage1.grid_dataset import read_ahead, read_views
-from instant3d.utils.errors import sentence
+from instant3d.utils.errors import format_error
 from instant3d.utils.progress import Progress
 
 
@@ -32,7 +32,7 @@ def test_a_scene_without_a_caption_is_named_in_one_sentence(tmp_path, workers):
     scenes.write(tmp_path / "mute", ball_views((0.5, 0.5, 0.5)))
     with pytest.raises(ValueError, match="has no caption") as caught:
         read_views([tmp_path / "mute"], 16, workers)
-    assert sentence(caught.value) == (
+    assert format_error(caught.value) == (
         f"{tmp_path / 'mute'} has no caption, but text encoders are trained on captions; leave it out"
     )
 

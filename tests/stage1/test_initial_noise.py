@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_sdxl import SIZES
 
-from instant3d.modules.diffusion.components import schedule
-from instant3d.modules.diffusion.noise_process import noised
+from instant3d.modules.diffusion.components import build_scheduler
+from instant3d.modules.diffusion.noise_process import add_noise
 from instant3d.stage1.grid import unpack
 from instant3d.stage1.initial_noise import start_image, start_latents
 
@@ -52,7 +52,7 @@ def test_the_square_darkens_as_much_as_the_blob_but_all_or_nothing(size, sigma):
 def test_noise_has_no_picture():
     assert start_image("noise", 64) is None
     noise = torch.randn(2, 4, 8, 8)
-    assert torch.equal(start_latents(None, noise, schedule(SIZES["scheduler"], "ddim")), noise)
+    assert torch.equal(start_latents(None, noise, build_scheduler(SIZES["scheduler"], "ddim")), noise)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_is_no_start_is_refused(kind, size, sigma, complaint):
 
 
 def ready(name: str, steps: int = 10):
-    scheduler = schedule({**SIZES["scheduler"], "timestep_spacing": "trailing"}, name)
+    scheduler = build_scheduler({**SIZES["scheduler"], "timestep_spacing": "trailing"}, name)
     scheduler.set_timesteps(steps)
     return scheduler
 
@@ -77,7 +77,7 @@ def test_the_start_is_the_blob_under_noise_of_the_first_timestep():
     clean = torch.randn(4, 8, 8)
     noise = torch.randn(5000, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     x = start_latents(clean, noise, ready("ddim"))
-    torch.testing.assert_close(x, noised(clean.expand_as(noise), noise, abar.expand(5000)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(x, add_noise(clean.expand_as(noise), noise, abar.expand(5000)), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(x.mean(0), abar.sqrt() * clean, atol=0.06, rtol=0)  # four standard errors
     torch.testing.assert_close(x.var(0).mean(), 1 - abar, rtol=0.01, atol=0)
 

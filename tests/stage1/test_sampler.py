@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_sdxl import SIZES, tiny_sdxl
 
-from instant3d.modules.diffusion.components import schedule
+from instant3d.modules.diffusion.components import build_scheduler
 from instant3d.modules.diffusion.text import TextEmbedding
-from instant3d.stage1.sampler import GridSampler, guide, spaced
+from instant3d.stage1.sampler import GridSampler, classifier_free_guidance, spaced_scheduler
 from instant3d.stage1.sampling_options import Sampling
 
 PROMPTS = ["a red fire hydrant", "a blue wooden chair"]
@@ -38,7 +38,7 @@ def theirs(components, prompts, sampling, latents, **settings):
     from diffusers import StableDiffusionXLPipeline
 
     changes = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
-    scheduler = schedule({**components.scheduler.config, **changes}, sampling.sampler)
+    scheduler = build_scheduler({**components.scheduler.config, **changes}, sampling.sampler)
     pipeline = StableDiffusionXLPipeline(**{**components.parts, "scheduler": scheduler})
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
@@ -65,7 +65,7 @@ def theirs(components, prompts, sampling, latents, **settings):
 )
 def test_the_latents_are_those_of_diffusers_own_pipeline(components, tmp_path, kind, sampling, negative):
     components = dataclasses.replace(
-        components, scheduler=schedule({**SIZES["scheduler"], "prediction_type": kind}, "ddim")
+        components, scheduler=build_scheduler({**SIZES["scheduler"], "prediction_type": kind}, "ddim")
     )
     sampler = GridSampler(components)
     text, nothing = sampler.encode(PROMPTS, negative)
@@ -106,7 +106,7 @@ def knowing(components, clean, kind="epsilon"):
     return dataclasses.replace(
         components,
         unet=Oracle(clean, kind),
-        scheduler=schedule({**SIZES["scheduler"], "prediction_type": kind}, "ddim"),
+        scheduler=build_scheduler({**SIZES["scheduler"], "prediction_type": kind}, "ddim"),
     )
 
 
@@ -148,9 +148,9 @@ def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sample
     from instant3d.stage1.initial_noise import start_image
 
     sampling = Sampling(20, sampler=name, sigma=0.2, start_timestep=first)
-    scheduler, timesteps = spaced(components.scheduler.config, sampling)
+    scheduler, timesteps = spaced_scheduler(components.scheduler.config, sampling)
     x = sampler.start(scheduler, sampling, range(2000))
-    abar = schedule(SIZES["scheduler"], "ddim").alphas_cumprod[timesteps[0]]
+    abar = build_scheduler(SIZES["scheduler"], "ddim").alphas_cumprod[timesteps[0]]
     if name == "euler":
         x = x * abar.sqrt()
     encoded = components.vae.encode(2 * start_image("blob", 64, 0.2)[None] - 1).latent_dist.mode()[0]
@@ -163,7 +163,7 @@ def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sample
 def test_a_grid_depends_on_its_own_prompt_and_seed_alone(components, sampler):
     text, nothing = sampler.encode(PROMPTS)
     sampling = Sampling(4)
-    scheduler, _ = spaced(components.scheduler.config, sampling)
+    scheduler, _ = spaced_scheduler(components.scheduler.config, sampling)
     together, alone = sampler.start(scheduler, sampling, [7, 8]), sampler.start(scheduler, sampling, [8])
     assert torch.equal(together[1], alone[0])
     together = sampler.denoise(text, nothing, sampling=sampling, seeds=[7, 8])
@@ -218,13 +218,13 @@ def test_guidance_of_one_asks_the_network_once_and_stronger_guidance_twice(compo
 
 def test_guidance_leads_away_from_the_negative_prompt():
     away, toward = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), 2.0)
-    assert torch.equal(guide(away, toward, 5.0), torch.full((1, 4, 2, 2), 10.0))
-    assert torch.equal(guide(away, toward, 1.0), toward)
+    assert torch.equal(classifier_free_guidance(away, toward, 5.0), torch.full((1, 4, 2, 2), 10.0))
+    assert torch.equal(classifier_free_guidance(away, toward, 1.0), toward)
 
 
 def test_full_rescaling_gives_back_the_spread_before_guidance():
     away, toward = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
-    plain, half, full = (guide(away, toward, 7.5, rescale) for rescale in (0.0, 0.5, 1.0))
+    plain, half, full = (classifier_free_guidance(away, toward, 7.5, rescale) for rescale in (0.0, 0.5, 1.0))
     torch.testing.assert_close(full.std((1, 2, 3)), toward.std((1, 2, 3)))
     torch.testing.assert_close(half, (plain + full) / 2)
 
@@ -232,9 +232,11 @@ def test_full_rescaling_gives_back_the_spread_before_guidance():
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [999, 980, 60])
 def test_any_number_of_steps_visits_as_many_noise_levels_and_no_other(first):
-    every = schedule(SIZES["scheduler"], "ddim").alphas_cumprod
+    every = build_scheduler(SIZES["scheduler"], "ddim").alphas_cumprod
     for steps in range(1, first + 2, 1 + first // 40):
-        scheduler, timesteps = spaced(SIZES["scheduler"], Sampling(steps, sampler="ddim", start_timestep=first))
+        scheduler, timesteps = spaced_scheduler(
+            SIZES["scheduler"], Sampling(steps, sampler="ddim", start_timestep=first)
+        )
         assert len(timesteps) == steps == len(scheduler.timesteps)
         assert timesteps[0] == first
         torch.testing.assert_close(scheduler.alphas_cumprod.flip(0), every[timesteps], rtol=1e-4, atol=0)
@@ -244,10 +246,10 @@ def test_a_schedule_that_ends_in_pure_noise_can_be_sampled(components):
     clean = torch.randn(4, 8, 8)
     parts = knowing(components, clean, "v_prediction")
     config = {**parts.scheduler.config, "rescale_betas_zero_snr": True}
-    abar = schedule(config, "ddim").alphas_cumprod
+    abar = build_scheduler(config, "ddim").alphas_cumprod
     assert abar[-1] == 0
     for name in ("ddim", "euler"):
-        sampler = GridSampler(dataclasses.replace(parts, scheduler=schedule(config, "ddim")))
+        sampler = GridSampler(dataclasses.replace(parts, scheduler=build_scheduler(config, "ddim")))
         sampler.components.unet.abar = abar
         reached = sampler.denoise(ONE, ONE, sampling=Sampling(10, 1.0, sampler=name), seeds=[0])[0]
         torch.testing.assert_close(reached, clean, atol=2e-3, rtol=2e-3)

@@ -12,13 +12,13 @@ from tiny_sdxl import tiny_sdxl_folder
 from torch import nn
 
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.modules.diffusion.components import Components, with_lora
 from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache
-from instant3d.stage1.cache import Encoded
-from instant3d.stage1.data import GridData, Requests
-from instant3d.stage1.module import Stage1, by_quarter, draw, muted
+from instant3d.stage1.cache import LatentBatch
+from instant3d.stage1.data import GridDataModule, PromptBatch
+from instant3d.stage1.module import Stage1Module, drop_text, loss_by_quarter, sample_noise
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.training import fit
@@ -41,12 +41,12 @@ def balls(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cached(model, balls, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    cache.build([balls], model, folder, say=lambda line: None)
+    cache.build_cache([balls], model, folder, report=lambda line: None)
     return folder
 
 
 def batch(source, numbers=(0, 1, 2, 3)):
-    data = GridData([str(source)], size=64, batch_size=len(numbers), workers=0)
+    data = GridDataModule([str(source)], size=64, batch_size=len(numbers), workers=0)
     loader = data.train_dataloader()
     return loader.collate_fn([loader.dataset[number] for number in numbers])
 
@@ -65,16 +65,16 @@ class Recorder(nn.Module):
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_the_loss_is_the_mean_square_of_what_the_formulas_on_paper_leave(kind, model, cached):
-    module = Stage1(str(model), prediction_type=kind, prompt_dropout=0.0)
+    module = Stage1Module(str(model), prediction_type=kind, prompt_dropout=0.0)
     module.unet = Recorder(module.unet, answer=0.25)
     grids = batch(cached)
-    chance = draw(grids, 0, 1000, 0.0)
+    chance = sample_noise(grids, 0, 1000, 0.0)
     found = module.losses(grids, chance)
     # SDXL's schedule by hand: betas are squares of evenly spaced roots
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    for k in range(len(grids.number)):
+    for k in range(len(grids.example_index)):
         abar = float(torch.cumprod(1 - betas, 0)[chance.timestep[k]])
-        z, eps = grids.mean[k] + grids.std[k] * chance.within[k], chance.noise[k]
+        z, eps = grids.mean[k] + grids.std[k] * chance.posterior_noise[k], chance.noise[k]
         x = abar**0.5 * z + (1 - abar) ** 0.5 * eps
         wanted = eps if kind == "epsilon" else abar**0.5 * eps - (1 - abar) ** 0.5 * z
         torch.testing.assert_close(module.unet.asked["x"][k], x, atol=1e-4, rtol=1e-4)
@@ -87,10 +87,10 @@ def test_the_loss_is_the_mean_square_of_what_the_formulas_on_paper_leave(kind, m
 
 
 def test_min_snr_weighs_each_example_by_its_own_noise(model, cached):
-    plain, weighed = (Stage1(str(model), min_snr_gamma=gamma) for gamma in (None, 5.0))
+    plain, weighed = (Stage1Module(str(model), min_snr_gamma=gamma) for gamma in (None, 5.0))
     plain.unet, weighed.unet = (Recorder(module.unet, 0.0) for module in (plain, weighed))
     grids = batch(cached, range(16))
-    chance = draw(grids, 0, 1000, 0.1)
+    chance = sample_noise(grids, 0, 1000, 0.1)
     abar = plain.abar[chance.timestep]
     snr = abar / (1 - abar)
     expected = plain.losses(grids, chance) * snr.clamp(max=5.0) / snr
@@ -99,23 +99,23 @@ def test_min_snr_weighs_each_example_by_its_own_noise(model, cached):
 
 
 def test_a_grid_from_the_cache_costs_what_it_costs_when_encoded_on_the_fly(model, cached, balls):
-    module = Stage1(str(model))
+    module = Stage1Module(str(model))
     one, two = batch(cached), batch(balls)
-    chance = draw(one, 0, 1000, 0.1)
+    chance = sample_noise(one, 0, 1000, 0.1)
     with torch.no_grad():
         losses = module.losses(one, chance)
-        torch.testing.assert_close(losses, module.losses(module.encoded(two), chance), atol=2e-3, rtol=2e-3)
-        other = draw(one, 1, 1000, 0.1)
+        torch.testing.assert_close(losses, module.losses(module.encode_batch(two), chance), atol=2e-3, rtol=2e-3)
+        other = sample_noise(one, 1, 1000, 0.1)
         assert (losses - module.losses(one, other)).abs().max() > 0.05, "the test would see other noise"
 
 
 def test_an_examples_loss_does_not_depend_on_its_batch(model, cached):
-    module = Stage1(str(model))
+    module = Stage1Module(str(model))
     whole = batch(cached)
 
     def losses(grids):
         with torch.no_grad():
-            return module.losses(grids, draw(grids, 0, 1000, 0.1))
+            return module.losses(grids, sample_noise(grids, 0, 1000, 0.1))
 
     apart = torch.cat([losses(whole[k : k + 1]) for k in range(4)])
     torch.testing.assert_close(losses(whole), apart, atol=1e-5, rtol=1e-5)
@@ -123,21 +123,21 @@ def test_an_examples_loss_does_not_depend_on_its_batch(model, cached):
 
 def test_a_tenth_of_the_prompts_is_left_out_and_timesteps_are_spread_evenly(cached):
     one = batch(cached, [0])
-    many = Encoded(*(part.expand(4000, *part.shape[1:]) for part in (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])),
+    many = LatentBatch(*(part.expand(4000, *part.shape[1:]) for part in (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])),
                    one.text[[0] * 4000], one.size.expand(4000), torch.arange(4000))  # fmt: skip
-    chance = draw(many, 0, 1000, 0.1)
-    assert 320 < int(chance.silent.sum()) < 480
+    chance = sample_noise(many, 0, 1000, 0.1)
+    assert 320 < int(chance.drop_text.sum()) < 480
     assert chance.timestep.min() >= 0
     assert chance.timestep.max() <= 999
     counts = torch.bincount(chance.timestep // 100, minlength=10)
     assert (counts - 400).abs().max() < 80
     assert abs(float(chance.noise.std()) - 1) < 0.05
-    assert abs(float((chance.noise * chance.within).mean())) < 0.05
+    assert abs(float((chance.noise * chance.posterior_noise).mean())) < 0.05
 
 
 def test_a_prompt_that_is_left_out_is_zeros_and_the_others_stay():
     text = TextEmbedding(torch.randn(3, 4, 8), torch.randn(3, 5))
-    found = muted(text, torch.tensor([False, True, False]))
+    found = drop_text(text, torch.tensor([False, True, False]))
     assert torch.equal(found.tokens[1], torch.zeros(4, 8))
     assert torch.equal(found.pooled[1], torch.zeros(5))
     assert torch.equal(found.tokens[::2], text.tokens[::2])
@@ -145,14 +145,14 @@ def test_a_prompt_that_is_left_out_is_zeros_and_the_others_stay():
 
 
 def test_losses_are_sorted_into_quarters_of_the_timesteps():
-    found = by_quarter("loss", torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 249, 750]), 1000)
+    found = loss_by_quarter("loss", torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 249, 750]), 1000)
     assert {name: float(value) for name, value in found.items()} == {"loss_0": 2.0, "loss_3": 5.0}
 
 
 def test_low_rank_additions_change_nothing_at_first_and_merge_into_what_they_were(model, cached, tmp_path):
-    whole, module = Stage1(str(model)), Stage1(str(model), lora_rank=4)
+    whole, module = Stage1Module(str(model)), Stage1Module(str(model), lora_rank=4)
     grids = batch(cached)
-    chance = draw(grids, 0, 1000, 0.0)
+    chance = sample_noise(grids, 0, 1000, 0.0)
     with torch.no_grad():
         assert torch.equal(whole.losses(grids, chance), module.losses(grids, chance))
         for parameter in module.lora.values():
@@ -171,9 +171,12 @@ def test_low_rank_additions_change_nothing_at_first_and_merge_into_what_they_wer
 
 
 def test_a_unet_to_be_recorded_gives_the_losses_and_gradients_of_a_plain_one(model, cached):
-    plain, graphed = Stage1(str(model)), Stage1(str(model), cuda_graphs=True)  # on the CPU nothing is recorded
+    plain, graphed = (
+        Stage1Module(str(model)),
+        Stage1Module(str(model), cuda_graphs=True),
+    )  # on the CPU nothing is recorded
     grids = batch(cached)
-    chance = draw(grids, 0, 1000, 0.1)
+    chance = sample_noise(grids, 0, 1000, 0.1)
     for module in (plain, graphed):
         module.train().losses(grids, chance).mean().backward()
     assert set(graphed.state_dict()) == set(plain.state_dict())
@@ -184,13 +187,13 @@ def test_a_unet_to_be_recorded_gives_the_losses_and_gradients_of_a_plain_one(mod
 @pytest.mark.parametrize("other", [{"lora_rank": 4}, {"gradient_checkpointing": True}])
 def test_what_cannot_be_recorded_is_refused(other, model):
     with pytest.raises(ValueError, match="cuda_graphs needs a whole UNet without gradient_checkpointing"):
-        Stage1(str(model), cuda_graphs=True, **other)
+        Stage1Module(str(model), cuda_graphs=True, **other)
 
 
 def test_only_the_additions_learn(model, cached):
-    module = Stage1(str(model), lora_rank=4, gradient_checkpointing=True)
+    module = Stage1Module(str(model), lora_rank=4, gradient_checkpointing=True)
     grids = batch(cached)
-    module.losses(grids, draw(grids, 0, 1000, 0.0)).mean().backward()
+    module.losses(grids, sample_noise(grids, 0, 1000, 0.0)).mean().backward()
     assert [name for name, _ in module.named_parameters()] == [f"lora.{name}" for name in module.lora]
     moved = [name for name, parameter in module.lora.items() if parameter.grad.abs().max() > 0]
     assert all("lora_B" in name for name in moved), "A has no gradient while B is zero"
@@ -199,20 +202,20 @@ def test_only_the_additions_learn(model, cached):
 
 
 def test_a_frozen_half_stays_half_and_its_additions_full(model):
-    module = Stage1(str(model), lora_rank=2, half_base=True)
+    module = Stage1Module(str(model), lora_rank=2, half_base=True)
     dtypes = {name: parameter.dtype for name, parameter in module.network.named_parameters()}
     assert {dtype for name, dtype in dtypes.items() if "lora" in name} == {torch.float32}
     assert {dtype for name, dtype in dtypes.items() if "lora" not in name} == {torch.bfloat16}
     with pytest.raises(ValueError, match="lora_rank"):
-        Stage1(str(model), half_base=True)
+        Stage1Module(str(model), half_base=True)
 
 
 def test_grids_of_another_models_latents_are_refused(model, cached):
-    module = Stage1(str(model))
+    module = Stage1Module(str(model))
     grids = batch(cached)
-    small = Encoded(grids.mean[..., :4], grids.std[..., :4], grids.text, grids.size, grids.number)
+    small = LatentBatch(grids.mean[..., :4], grids.std[..., :4], grids.text, grids.size, grids.example_index)
     with pytest.raises(ValueError, match="same model"):
-        module.encoded(small)
+        module.encode_batch(small)
 
 
 def command(run, model, data, steps, *more, **settings):
@@ -299,7 +302,7 @@ def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(model, 
         command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
     )
     assert process.wait() == 0
-    start = {f"unet.{name}": value for name, value in Stage1(str(model)).unet.state_dict().items()}
+    start = {f"unet.{name}": value for name, value in Stage1Module(str(model)).unet.state_dict().items()}
     one, two = (weights(tmp_path / run, "current_model_state") for run in ("one", "two"))
     moved = sum((one[key] - start[key]).square().sum() for key in one).sqrt()
     apart = sum((one[key] - two[key]).square().sum() for key in one).sqrt()
@@ -422,12 +425,12 @@ def test_two_processes_draw_each_prompt_once_and_what_is_missing_is_drawn_later(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "prompts.txt"], "nothing else is left"
     scene = scenes.read(out / names[3])
     assert (scene.caption, scene.id) == ("a white ball", names[3])
-    torch.testing.assert_close(scene.views.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scene.views.cameras.cam_to_world, structured_cameras().cam_to_world, atol=1e-5, rtol=0)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*/transforms.json")}
     shutil.rmtree(out / names[3])
     fit.main([*options, "--trainer.devices", "1"])
     again = scenes.read(out / names[3]).views
-    torch.testing.assert_close(again.on(1.0), scene.views.on(1.0), atol=2 / 255, rtol=0)
+    torch.testing.assert_close(again.composite(1.0), scene.views.composite(1.0), atol=2 / 255, rtol=0)
     del kept[out / names[3] / "transforms.json"]
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
@@ -445,11 +448,11 @@ def test_a_bad_prompt_fails_the_command_only_after_the_others_are_drawn(model, t
 
 
 def test_a_prediction_is_what_the_sampler_draws_with_the_trained_network(model):
-    module = Stage1(str(model), sampling=Sampling(steps=2)).eval()
+    module = Stage1Module(str(model), sampling=Sampling(steps=2)).eval()
     with torch.no_grad():
         for parameter in module.unet.parameters():
             parameter.mul_(1.01)
-    grids = module.predict_step(Requests(("a red ball", "a blue ball"), (7, 8), ("0", "1")), 0)
+    grids = module.predict_step(PromptBatch(("a red ball", "a blue ball"), (7, 8), ("0", "1")), 0)
     parts = Components.load(model)
     wrong = GridSampler(parts)(["a red ball", "a blue ball"], sampling=Sampling(steps=2), seeds=[7, 8])
     parts.unet.load_state_dict(module.unet.state_dict())
@@ -459,8 +462,8 @@ def test_a_prediction_is_what_the_sampler_draws_with_the_trained_network(model):
 
 
 def test_additions_of_a_checkpoint_fit_only_the_base_that_they_were_learnt_on(model, cached, tmp_path):
-    content = {"state_dict": Stage1(str(model), lora_rank=4).state_dict()}
-    Stage1(str(model), lora_rank=2).on_save_checkpoint(content)
+    content = {"state_dict": Stage1Module(str(model), lora_rank=4).state_dict()}
+    Stage1Module(str(model), lora_rank=2).on_save_checkpoint(content)
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="do not fit"):
         fit.export(tmp_path / "last.ckpt", tmp_path / "export")

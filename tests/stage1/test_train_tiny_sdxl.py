@@ -10,7 +10,7 @@ from balls import COLOURS, write_balls
 
 from instant3d.modules.diffusion.components import Components
 from instant3d.stage1 import pretrain, train_tiny_sdxl
-from instant3d.stage1.pretrain import Training, optimize
+from instant3d.stage1.pretrain import TrainingSettings, optimize
 
 SIDE = 32  # pixels of a view
 TINY = {
@@ -122,7 +122,7 @@ def test_vae_training_halves_the_error_of_its_images(made):
             return float((vae.eval()(images).sample - images).square().mean())
 
     before = error()
-    pretrain.train_vae(vae, data, Training(batch_size=4, learning_rate=4e-3, steps=60))
+    pretrain.train_vae(vae, data, TrainingSettings(batch_size=4, learning_rate=4e-3, steps=60))
     assert error() < before / 2
 
 
@@ -132,7 +132,7 @@ def test_text_training_tells_captions_apart(made, capsys):
     parts = Components.load(made / "base", parts=("tokenizer_2", "text_encoder_2"))
     data = views_of(made)
     images = {**TINY["image_encoder"], "image_size": SIDE}
-    training = Training(batch_size=6, learning_rate=1e-3, steps=100)
+    training = TrainingSettings(batch_size=6, learning_rate=1e-3, steps=100)
     pretrain.train_text([parts.text_encoder_2], parts.tokenizer_2, images, data, training)
     said = capsys.readouterr().err.splitlines()[-1]
     best = torch.tensor(2.0).log()  # equal captions share the answer: a batch of 6 from 3 captions has about 2 of each
@@ -148,7 +148,7 @@ def line(start: float = 0.0) -> torch.nn.Linear:
 
 def test_optimize_goes_on_after_an_interruption_as_if_there_had_been_none(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SAVE_SECONDS", -1.0)
-    training, state = Training(batch_size=1, learning_rate=0.1, steps=20), tmp_path / "line.training"
+    training, state = TrainingSettings(batch_size=1, learning_rate=0.1, steps=20), tmp_path / "line.training"
 
     def loss_of(model, stop=None):
         def loss(step, generator):
@@ -177,7 +177,7 @@ def test_optimize_ends_when_its_seconds_are_over():
         optimize(
             model,
             lambda step, _: (taken.append(step), (model(torch.ones(1)).sum(), ""))[1],
-            Training(batch_size=1, learning_rate=0.1, seconds=21.0),
+            TrainingSettings(batch_size=1, learning_rate=0.1, seconds=21.0),
         )
     assert len(taken) == 10  # two looks at the clock a step, and one at the start
 

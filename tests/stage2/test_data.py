@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, orbit, random_sphere, structured
+from instant3d.cameras import Cameras, orbit, random_sphere, structured_cameras
 from instant3d.stage2.data import (
-    Drawing,
-    Numbers,
-    TestScenes,
-    TrainingScenes,
-    bend,
-    disturbed,
+    EvalDataset,
+    ResumableBatchSampler,
+    TrainDataset,
+    ViewSampling,
+    augment_inputs,
+    crop_windows,
+    elastic_warp,
+    rotate_about_z,
     scenes_for,
-    turned,
-    windows,
 )
 from instant3d.views import Views
 
@@ -48,14 +48,14 @@ def position_error(views):
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     for k in range(3):
-        cameras = Cameras.cat([structured(), random_sphere(6, torch.Generator().manual_seed(k))])
+        cameras = Cameras.cat([structured_cameras(), random_sphere(6, torch.Generator().manual_seed(k))])
         scenes.write(root / f"ball{k}", ball_views(cameras, radius=0.2 + 0.1 * k), object_id=f"ball{k}")
     return root
 
 
 def test_colours_stay_where_they_are_in_the_world_when_windows_are_cut():
     views = ball_views(random_sphere(6, torch.Generator().manual_seed(0)), size=128)
-    cut = windows(views, Drawing(patch=48, zoom=(64, 128)), torch.Generator().manual_seed(1))
+    cut = crop_windows(views, ViewSampling(patch=48, zoom=(64, 128)), torch.Generator().manual_seed(1))
     assert cut.rgb.shape == (6, 3, 48, 48)
     assert position_error(cut).median() < 0.02
     wrong = Views(cut.rgb, cut.alpha, views.cameras, cut.depth)
@@ -63,25 +63,25 @@ def test_colours_stay_where_they_are_in_the_world_when_windows_are_cut():
 
 
 def test_turning_the_world_turns_points_with_cameras():
-    views = ball_views(structured())
-    quarter = turned(views, 90.0)
+    views = ball_views(structured_cameras())
+    quarter = rotate_about_z(views, 90.0)
     where, _ = views.cameras.project(BALL.expand(4, 1, 3))
     again, _ = quarter.cameras.project(torch.stack([-BALL[1], BALL[0], BALL[2]]).expand(4, 1, 3))
     torch.testing.assert_close(where, again)
-    torch.testing.assert_close(quarter.cameras.cam_to_world[0], structured().cam_to_world[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(quarter.cameras.cam_to_world[0], structured_cameras().cam_to_world[1], atol=1e-5, rtol=0)
 
 
 def test_a_foreground_window_shows_the_object():
     views = ball_views(orbit([0.0] * 8, 0.0), size=128)
-    drawing = Drawing(patch=16, zoom=(128, 128), foreground=1.0)
-    cut = windows(views, drawing, torch.Generator().manual_seed(0))
+    drawing = ViewSampling(patch=16, zoom=(128, 128), foreground_probability=1.0)
+    cut = crop_windows(views, drawing, torch.Generator().manual_seed(0))
     assert (cut.alpha[:, 0, 8, 8] > 0.5).all()
 
 
 @pytest.mark.slow
 def test_an_example_depends_on_its_number_and_seed_alone(folder):
     def supply(seed):
-        return TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=16, zoom=(32, 64)), seed)
+        return TrainDataset(scenes_for("train", [folder]), 32, ViewSampling(patch=16, zoom=(32, 64)), seed)
 
     first, again = supply(0)[7], supply(0)[7]
     assert torch.equal(first.targets.rgb, again.targets.rgb)
@@ -90,8 +90,10 @@ def test_an_example_depends_on_its_number_and_seed_alone(folder):
 
 
 def test_each_epoch_shows_every_scene_once(folder):
-    supply = TrainingScenes(
-        scenes_for("train", [folder]), 32, Drawing(structured=1.0, turn=False, patch=16, zoom=(32, 64))
+    supply = TrainDataset(
+        scenes_for("train", [folder]),
+        32,
+        ViewSampling(structured_probability=1.0, random_rotation=False, patch=16, zoom=(32, 64)),
     )
     for epoch in range(2):
         sizes = {round(float(supply[3 * epoch + k].inputs.alpha.mean()), 3) for k in range(3)}
@@ -100,7 +102,7 @@ def test_each_epoch_shows_every_scene_once(folder):
 
 def test_processes_share_the_numbers_without_overlap_and_go_on_where_they_stopped():
     def taken(start, batches, rank):
-        stream = iter(Numbers(batch_size=2, start=start, rank=rank, world=2))
+        stream = iter(ResumableBatchSampler(batch_size=2, start=start, rank=rank, world=2))
         return [number for _ in range(batches) for number in next(stream)]
 
     assert sorted(taken(0, 3, 0) + taken(0, 3, 1)) == list(range(12))
@@ -108,16 +110,20 @@ def test_processes_share_the_numbers_without_overlap_and_go_on_where_they_stoppe
 
 
 def test_test_examples_hide_every_view_that_does_not_go_in(folder):
-    example = TestScenes(scenes_for("test", [folder]), 32)[0]
+    example = EvalDataset(scenes_for("test", [folder]), 32)[0]
     assert len(example.inputs.rgb) == 4
     assert len(example.targets.rgb) == 6
-    torch.testing.assert_close(example.inputs.cameras.cam_to_world, structured().cam_to_world, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        example.inputs.cameras.cam_to_world, structured_cameras().cam_to_world, atol=1e-5, rtol=0
+    )
 
 
 def test_coarse_inputs_have_no_detail_that_half_as_many_pixels_could_not_hold(folder):
     def alpha(coarse):
-        drawing = Drawing(structured=1.0, turn=False, patch=0, coarse=coarse)
-        return TrainingScenes([folder / "ball2"], 64, drawing)[0].inputs.alpha
+        drawing = ViewSampling(
+            structured_probability=1.0, random_rotation=False, patch=0, downsample_probability=coarse
+        )
+        return TrainDataset([folder / "ball2"], 64, drawing)[0].inputs.alpha
 
     sharp, coarse = alpha(0.0), alpha(1.0)
     assert ((sharp > 0.01) & (sharp < 0.99)).sum() == 0  # a ball without any soft edge
@@ -127,8 +133,8 @@ def test_coarse_inputs_have_no_detail_that_half_as_many_pixels_could_not_hold(fo
 
 
 def test_a_disturbed_camera_is_still_a_camera():
-    views = ball_views(structured())
-    matrix = disturbed(views, 0.05, 0.0, torch.Generator().manual_seed(0)).cameras.cam_to_world
+    views = ball_views(structured_cameras())
+    matrix = augment_inputs(views, 0.05, 0.0, torch.Generator().manual_seed(0)).cameras.cam_to_world
     rotation = matrix[:, :3, :3]
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=0)
     assert (matrix - views.cameras.cam_to_world).abs().amax() > 0.01
@@ -136,20 +142,20 @@ def test_a_disturbed_camera_is_still_a_camera():
 
 def test_bending_by_nothing_changes_nothing():
     image = torch.rand(2, 4, 16, 16)
-    torch.testing.assert_close(bend(image, torch.zeros(2, 2, 6, 6)), image)
-    assert (bend(image, 0.02 * torch.randn(2, 2, 6, 6)) - image).abs().max() > 0.01
+    torch.testing.assert_close(elastic_warp(image, torch.zeros(2, 2, 6, 6)), image)
+    assert (elastic_warp(image, 0.02 * torch.randn(2, 2, 6, 6)) - image).abs().max() > 0.01
 
 
 def test_bending_by_the_same_everywhere_shifts_the_image():
     image = torch.rand(1, 1, 16, 16)
     shift = torch.zeros(1, 2, 6, 6)
     shift[:, 0] = 2 / 16  # in widths; a pixel is 1 / 16
-    torch.testing.assert_close(bend(image, shift)[..., :-2], image[..., 2:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(elastic_warp(image, shift)[..., :-2], image[..., 2:], atol=1e-4, rtol=0)
 
 
 def test_a_share_of_the_input_images_is_bent_and_the_others_are_left_alone():
-    views = ball_views(structured())[torch.arange(4).repeat(50)]
-    found = disturbed(views, 0.0, 0.15, torch.Generator().manual_seed(0))
+    views = ball_views(structured_cameras())[torch.arange(4).repeat(50)]
+    found = augment_inputs(views, 0.0, 0.15, torch.Generator().manual_seed(0))
     changed = (found.rgb != views.rgb).flatten(1).any(1) | (found.alpha != views.alpha).flatten(1).any(1)
     assert 15 < int(changed.sum()) < 45  # 30 of 200 are expected, give or take 5
 

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from instant3d.cameras import Cameras, random_sphere, structured
+from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.stage2.encoder import IMAGENET_MEAN, IMAGENET_STD, DinoEncoder, PluckerEncoder, camera_vector, plucker
 from instant3d.views import Views
 
@@ -31,7 +31,7 @@ def test_with_modulation_at_zero_the_tokens_are_exactly_timms(size):
     independent.load_state_dict(encoder.vit.state_dict())
     views = some_views(count=2, size=size)
     mean, std = (torch.tensor(part)[:, None, None] for part in (IMAGENET_MEAN, IMAGENET_STD))
-    pictures = ((views.on(1.0) - mean) / std).flatten(0, 1)
+    pictures = ((views.composite(1.0) - mean) / std).flatten(0, 1)
     expected = independent.forward_features(pictures).unflatten(0, (2, 2)).flatten(1, 2)
     assert torch.equal(encoder(views), expected)
 
@@ -83,7 +83,7 @@ def test_plucker_patches_do_not_care_in_which_order_views_come():
 
 
 def test_the_camera_vector_of_a_structured_view_is_readable():
-    vector = camera_vector(structured())
+    vector = camera_vector(structured_cameras())
     assert vector.shape == (4, 16)
     position = vector[:, [3, 7, 11]]
     torch.testing.assert_close(position.norm(dim=-1), torch.full((4,), 2.7))

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.nerf.triplane import PLANE_AXES
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.stage2.visual_hull_input import carve_grid, extents
@@ -20,7 +20,7 @@ TINY = Architecture(
 
 def ball_views(radius=0.5, centre=(0.0, 0.0, 0.0), size=64):
     """Structured views of a white ball, by the distance of each pixel's ray from its centre."""
-    cameras = structured()
+    cameras = structured_cameras()
     rays = cameras.rays(size, size)
     to_centre = torch.tensor(centre) - rays.origins
     along = (to_centre * rays.directions).sum(-1, keepdim=True)

@@ -9,14 +9,14 @@ import training_runs
 import yaml
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, random_sphere, structured
+from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.modules.metrics import psnr
 from instant3d.nerf.asset import Asset
-from instant3d.stage2.data import Drawing, Example, TrainingScenes, scenes_for
-from instant3d.stage2.module import Marching, Stage2, Weights, split_parameters
+from instant3d.stage2.data import ReconstructionBatch, TrainDataset, ViewSampling, scenes_for
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module, split_parameters
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.training import fit
-from instant3d.training.callbacks import CollapseWatch
+from instant3d.training.callbacks import CollapseMonitor
 from instant3d.views import Views
 
 TINY = {
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     """Two objects: a large red ball and a small blue one."""
     root = tmp_path_factory.mktemp("two")
     for k, (colour, radius) in enumerate([((0.9, 0.1, 0.1), 0.7), ((0.1, 0.2, 0.8), 0.4)]):
-        cameras = Cameras.cat([structured(), random_sphere(8, torch.Generator().manual_seed(k))])
+        cameras = Cameras.cat([structured_cameras(), random_sphere(8, torch.Generator().manual_seed(k))])
         scenes.write(root / f"ball{k}", ball_views(cameras, colour, radius), object_id=f"ball{k}")
     return root
 
@@ -49,24 +49,29 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_two_objects_are_learnt_by_heart_in_a_minute(folder):
     torch.manual_seed(0)
-    module = Stage2(Architecture(**TINY), marching=Marching(24, 16), perceptual_weights=None)
+    module = Stage2Module(Architecture(**TINY), ray_marching=RayMarching(24, 16), vgg_weights=None)
     optimizer = torch.optim.AdamW(module.network.parameters(), lr=3e-3)
-    supply = TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=16, zoom=(16, 32), turn=False))
-    hidden = Example.stack(
-        [TrainingScenes(supply.scenes, 32, Drawing(patch=0, turn=False, structured=1.0))[k] for k in range(2)]
+    supply = TrainDataset(
+        scenes_for("train", [folder]), 32, ViewSampling(patch=16, zoom=(16, 32), random_rotation=False)
+    )
+    hidden = ReconstructionBatch.stack(
+        [
+            TrainDataset(supply.scenes, 32, ViewSampling(patch=0, random_rotation=False, structured_probability=1.0))[k]
+            for k in range(2)
+        ]
     )
 
     def quality():
         with torch.no_grad():
-            shown = module.show(module.network(hidden.inputs), hidden.targets)
-            return float(psnr(shown.on(1.0), hidden.targets.on(1.0)).mean())
+            shown = module.render_like(module.network(hidden.inputs), hidden.targets)
+            return float(psnr(shown.composite(1.0), hidden.targets.composite(1.0)).mean())
 
     before = quality()
     for step in range(120):
-        batch = Example.stack([supply[2 * step], supply[2 * step + 1]])
+        batch = ReconstructionBatch.stack([supply[2 * step], supply[2 * step + 1]])
         field = module.network(batch.inputs)
-        shown = module.show(field, batch.targets, torch.Generator().manual_seed(step))
-        loss = (shown.on(1.0) - batch.targets.on(1.0)).square().mean() + (
+        shown = module.render_like(field, batch.targets, torch.Generator().manual_seed(step))
+        loss = (shown.composite(1.0) - batch.targets.composite(1.0)).square().mean() + (
             shown.alpha - batch.targets.alpha
         ).square().mean()
         optimizer.zero_grad()
@@ -163,8 +168,8 @@ def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_as_the_plain_one(folder, monkeypatch):
-    module = Stage2(Architecture(**TINY), marching=Marching(8, 0), perceptual_weights=None, torch_compile=True)
-    example = TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=16, zoom=(16, 32)))[0][None]
+    module = Stage2Module(Architecture(**TINY), ray_marching=RayMarching(8, 0), vgg_weights=None, torch_compile=True)
+    example = TrainDataset(scenes_for("train", [folder]), 32, ViewSampling(patch=16, zoom=(16, 32)))[0][None]
     plain = module.field(example.inputs).projected
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced, not translated
     module.on_train_start()
@@ -184,11 +189,14 @@ def test_norms_biases_and_tokens_do_not_decay():
 
 
 def test_losses_of_weight_zero_leave_no_trace(folder):
-    supply = TrainingScenes(scenes_for("train", [folder]), 32, Drawing(patch=8, zoom=(16, 32)))
-    batch = Example.stack([supply[0]])
+    supply = TrainDataset(scenes_for("train", [folder]), 32, ViewSampling(patch=8, zoom=(16, 32)))
+    batch = ReconstructionBatch.stack([supply[0]])
     torch.manual_seed(0)
-    module = Stage2(
-        Architecture(**TINY), marching=Marching(4, 4), perceptual_weights=None, weights=Weights(rgb=0, perceptual=0)
+    module = Stage2Module(
+        Architecture(**TINY),
+        ray_marching=RayMarching(4, 4),
+        vgg_weights=None,
+        loss_weights=LossWeights(rgb=0, perceptual=0),
     )
     module.log = module.log_dict = lambda *args, **kwargs: None
     assert module.training_step(batch, 0) == 0
@@ -199,7 +207,7 @@ def test_an_all_white_collapse_is_explained_once():
         sanity_checking = False
         callback_metrics = {"val/alpha": torch.tensor(0.0), "val/true_alpha": torch.tensor(0.3)}  # noqa: RUF012
 
-    watch = CollapseWatch(patience=2)
+    watch = CollapseMonitor(patience=2)
     watch.on_validation_end(FakeTrainer(), None)
     with pytest.warns(UserWarning, match="world-to-camera"):
         watch.on_validation_end(FakeTrainer(), None)

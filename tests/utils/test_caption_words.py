@@ -99,9 +99,9 @@ def test_the_nearest_known_word_differs_in_ending_or_beginning_or_spelling(word,
 
 
 def test_a_remark_is_one_line_however_many_words_are_unknown():
-    assert KNOWN.remark("a red cat") == ""
-    assert KNOWN.remark("a dragon of chairs").endswith(": dragon, chairs (nearest known: chair)")
-    long = KNOWN.remark(" ".join(f"word{chr(97 + k)}" for k in range(26)))
+    assert KNOWN.unknown_words_message("a red cat") == ""
+    assert KNOWN.unknown_words_message("a dragon of chairs").endswith(": dragon, chairs (nearest known: chair)")
+    long = KNOWN.unknown_words_message(" ".join(f"word{chr(97 + k)}" for k in range(26)))
     assert long.endswith("wordh, 18 more")
     assert "\n" not in long
 
@@ -148,7 +148,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 @pytest.mark.parametrize("folder", [bundled.STAGE1, bundled.DIRECT])
 def test_the_bundled_lists_have_every_word_of_the_prompts_that_the_weights_are_measured_by(folder):
     words = CaptionWords.read(ROOT / folder / "tokenizer")
-    asked = prompts.read(ROOT / "configs" / "prompts" / "held_out.txt")
+    asked = prompts.read_prompts(ROOT / "configs" / "prompts" / "held_out.txt")
     assert len(asked) == 100
     assert [prompt.text for prompt in asked if words.unknown(prompt.text)] == []
     assert read_keep(ROOT / "configs/prompts/judged_objects.txt") <= words.counts.keys()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from instant3d.utils.arg_types import place
-from instant3d.utils.errors import printable, say
+from instant3d.utils.arg_types import nonempty_path
+from instant3d.utils.errors import escape_control, print_escaped
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,14 @@ from instant3d.utils.errors import printable, say
     ],
 )
 def test_only_what_could_act_on_a_terminal_is_escaped(text, shown):
-    assert printable(text) == shown
+    assert escape_control(text) == shown
 
 
 def test_lines_are_kept_where_lines_are_printed(capsys):
-    say("one\x1b]0;title\x07\ntwo")
+    print_escaped("one\x1b]0;title\x07\ntwo")
     assert capsys.readouterr().out == "one\\x1b]0;title\\x07\ntwo\n"
 
 
 def test_an_empty_place_is_not_the_working_folder():
     with pytest.raises(Exception, match="it is empty"):
-        place("")
+        nonempty_path("")

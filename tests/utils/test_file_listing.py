@@ -13,16 +13,16 @@ def test_what_macos_and_killed_processes_leave_is_not_found(tmp_path):
     (tmp_path / ".half").mkdir()
     for name in ("a.tar", "._a.tar", ".half/b.tar"):
         (tmp_path / name).write_bytes(APPLE_DOUBLE)
-    assert [path.name for path in file_listing.found(tmp_path, "**/*.tar")] == ["a.tar"]
+    assert [path.name for path in file_listing.visible_files(tmp_path, "**/*.tar")] == ["a.tar"]
     assert [path.name for path in shards.paths(tmp_path)] == ["a.tar"]
     (tmp_path / "a.tar").unlink()
-    assert not file_listing.any_found(tmp_path, "**/*.tar")
+    assert not file_listing.any_visible_files(tmp_path, "**/*.tar")
 
 
 def test_a_folder_below_a_hidden_one_is_looked_into_when_it_is_named(tmp_path):
     (tmp_path / ".cache" / "cup").mkdir(parents=True)
     (tmp_path / ".cache" / "cup" / "000.npy").write_bytes(b"")
-    assert file_listing.found(tmp_path / ".cache", "*/000.npy") == [tmp_path / ".cache" / "cup" / "000.npy"]
+    assert file_listing.visible_files(tmp_path / ".cache", "*/000.npy") == [tmp_path / ".cache" / "cup" / "000.npy"]
 
 
 def test_a_hidden_pose_is_no_shot_of_an_object(tmp_path):
@@ -30,4 +30,4 @@ def test_a_hidden_pose_is_no_shot_of_an_object(tmp_path):
     np.save(tmp_path / "intrinsics.npy", np.ones((3, 2)))
     (tmp_path / "pose" / "._000.npy").write_bytes(APPLE_DOUBLE)
     content = (tmp_path / "intrinsics.npy").read_bytes()
-    assert LAYOUTS["openlrm"].shots(tmp_path, lambda _: content, None) == []  # type: ignore[arg-type]
+    assert LAYOUTS["openlrm"].view_records(tmp_path, lambda _: content, None) == []  # type: ignore[arg-type]

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instant3d.utils.line_chart import BOTTOM, FINER, HEIGHT, HUES, LEFT, RIGHT, TOP, WIDTH, Frame, Line, chart, levels
+from instant3d.utils.line_chart import (
+    BOTTOM,
+    FINER,
+    HEIGHT,
+    HUES,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axes,
+    Line,
+    levels,
+    line_chart,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +37,7 @@ def test_levels_of_a_single_value_still_have_a_height():
 
 
 def test_ten_is_half_way_from_one_to_a_hundred_and_more_is_higher():
-    frame = Frame([1, 100], [0, 4])
+    frame = Axes([1, 100], [0, 4])
     left, right = frame.at(1, 0)[0], frame.at(100, 0)[0]
     assert frame.at(10, 0)[0] == pytest.approx((left + right) / 2)
     assert (left, right) == (FINER * LEFT, FINER * (WIDTH - RIGHT))
@@ -34,9 +47,9 @@ def test_ten_is_half_way_from_one_to_a_hundred_and_more_is_higher():
 
 def test_each_line_has_its_own_colour_at_its_points_and_gaps_are_left_out(tmp_path):
     lines = [Line("up", [(1, 0.0), (10, math.nan), (100, 4.0)]), Line("down", [(100, 0.0), (1, 4.0)])]
-    chart(lines, tmp_path / "chart.png", across="steps", up="dB")
+    line_chart(lines, tmp_path / "chart.png", across="steps", up="dB")
     page = np.asarray(Image.open(tmp_path / "chart.png"))
-    frame = Frame([1, 100], [0, 1, 2, 3, 4])
+    frame = Axes([1, 100], [0, 1, 2, 3, 4])
     for (x, y), hue in (((1, 0), HUES[0]), ((100, 4), HUES[0]), ((1, 4), HUES[1]), ((100, 0), HUES[1])):
         across, down = (round(value / FINER) for value in frame.at(x, y))
         assert np.abs(page[down - 1, across - 1].astype(int) - hue).max() < 30
@@ -44,5 +57,5 @@ def test_each_line_has_its_own_colour_at_its_points_and_gaps_are_left_out(tmp_pa
 
 def test_a_chart_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one point"):
-        chart([Line("none", [(1, math.nan)])], tmp_path / "chart.png", across="", up="")
+        line_chart([Line("none", [(1, math.nan)])], tmp_path / "chart.png", across="", up="")
     assert not list(tmp_path.iterdir())

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from instant3d.utils import prompts
-from instant3d.utils.prompts import LONGEST, cut_off, fault, given, read, slug
+from instant3d.utils.prompts import LONGEST, cut_off, from_arguments, prompt_error, read_prompts, slug
 
 RESERVED = [*("con", "prn", "aux", "nul"), *(f"{port}{k}" for port in ("com", "lpt") for k in range(1, 10))]
 
 
 def written(tmp_path, data: bytes):
     (tmp_path / "list.txt").write_bytes(data)
-    return read(tmp_path / "list.txt")
+    return read_prompts(tmp_path / "list.txt")
 
 
 def test_a_list_as_windows_writes_it_is_read_like_any_other(tmp_path):
@@ -39,36 +39,36 @@ def test_a_list_as_windows_writes_it_is_read_like_any_other(tmp_path):
 def test_one_bad_line_is_told_by_its_number_and_loses_no_other(tmp_path, bad, complaint):
     first, wrong, last = written(tmp_path, b"a chair\n" + bad + b"\na bench\n")
     assert (first.text, last.text) == ("a chair", "a bench")
-    assert (first.fault, last.fault, wrong.text) == ("", "", "")
+    assert (first.error, last.error, wrong.text) == ("", "", "")
     assert wrong.where == "list.txt line 2"
-    assert complaint in wrong.fault
+    assert complaint in wrong.error
 
 
 def test_the_longest_prompt_is_a_thousand_characters_and_not_bytes():
-    assert fault("é" * 1000) == ""
-    assert "1,001" in fault("é" * 1001)
+    assert prompt_error("é" * 1000) == ""
+    assert "1,001" in prompt_error("é" * 1001)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\t\n"])
 def test_an_empty_prompt_is_refused(text):
-    (prompt,) = given([text])
+    (prompt,) = from_arguments([text])
     assert (prompt.where, prompt.text) == ("the prompt", "")
-    assert "is empty" in prompt.fault
+    assert "is empty" in prompt.error
 
 
 @pytest.mark.parametrize("text", ["a 赤い椅子", "👩‍🚀 on a chair", "fauteuil d'été", "tab\tand tab"])
 def test_no_script_is_refused(text):
-    assert given([text])[0].fault == ""
+    assert from_arguments([text])[0].error == ""
 
 
 def test_two_spellings_of_one_letter_are_one_prompt():
-    composed, apart = given(["été", "e\u0301te\u0301"])
+    composed, apart = from_arguments(["été", "e\u0301te\u0301"])
     assert composed.text == apart.text
 
 
 def test_prompts_come_from_standard_input_too(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a chair\n\na bench")))
-    assert [(prompt.text, prompt.where) for prompt in read("-")] == [
+    assert [(prompt.text, prompt.where) for prompt in read_prompts("-")] == [
         ("a chair", "standard input line 1"),
         ("a bench", "standard input line 3"),
     ]
@@ -82,7 +82,7 @@ def test_an_endless_list_is_not_read_to_its_end(monkeypatch):
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Endless()))
     with pytest.raises(ValueError, match="split the list"):
-        read("-")
+        read_prompts("-")
 
 
 def test_a_list_in_utf_16_is_named_as_such(tmp_path):
@@ -92,9 +92,9 @@ def test_a_list_in_utf_16_is_named_as_such(tmp_path):
 
 def test_a_list_that_is_not_there_or_a_folder_is_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="one prompt a line"):
-        read(tmp_path / "nowhere.txt")
+        read_prompts(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match="is a folder"):
-        read(tmp_path)
+        read_prompts(tmp_path)
 
 
 @pytest.mark.parametrize(

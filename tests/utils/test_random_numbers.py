@@ -4,8 +4,16 @@ import pytest
 import torch
 from scipy import stats
 
-from instant3d.utils.data_order import seeded
-from instant3d.utils.random_numbers import GOLDEN, _mixed, drawn_on, normal_of, rand_like, randn_like, uniform_of
+from instant3d.utils.data_order import generator_from_key
+from instant3d.utils.random_numbers import (
+    GOLDEN,
+    _mixed,
+    generator_kwargs,
+    normal_by_index,
+    rand_like,
+    randn_like,
+    uniform_by_index,
+)
 
 LIKE = torch.zeros(3, 5, dtype=torch.float64)
 
@@ -38,13 +46,13 @@ def test_a_generator_on_a_gpu_draws_there():
     class OnGPU:
         device = torch.device("cuda", 1)
 
-    assert drawn_on(OnGPU())["device"] == torch.device("cuda", 1)
+    assert generator_kwargs(OnGPU())["device"] == torch.device("cuda", 1)
 
 
 def test_seeds_give_generators_on_the_device_asked_for(monkeypatch):
     asked, generator = [], cpu()
     monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or generator)
-    seeded(1, 2, device="cuda")
+    generator_from_key(1, 2, device="cuda")
     assert asked == ["cuda"]
 
 
@@ -54,7 +62,7 @@ def test_bits_are_mixed_as_in_the_published_splitmix64():
     assert [int(value) % 2**64 for value in _mixed(states)] == published
 
 
-@pytest.mark.parametrize(("draw", "law"), [(uniform_of, "uniform"), (normal_of, "norm")])
+@pytest.mark.parametrize(("draw", "law"), [(uniform_by_index, "uniform"), (normal_by_index, "norm")])
 def test_numbers_of_examples_follow_their_law_within_and_across_examples(draw, law):
     found = draw(torch.arange(1000), (64,), 0, 1)
     assert stats.kstest(found.flatten().numpy(), law).pvalue > 0.01
@@ -64,11 +72,15 @@ def test_numbers_of_examples_follow_their_law_within_and_across_examples(draw, l
 
 
 def test_an_examples_numbers_depend_on_its_number_and_the_key_alone():
-    alone, among = normal_of(torch.tensor([7]), (2, 3), 5, 1), normal_of(torch.tensor([3, 7]), (2, 3), 5, 1)
+    alone, among = normal_by_index(torch.tensor([7]), (2, 3), 5, 1), normal_by_index(torch.tensor([3, 7]), (2, 3), 5, 1)
     assert torch.equal(alone[0], among[1])
-    for other in (normal_of(torch.tensor([7]), (2, 3), 1, 5), normal_of(torch.tensor([7]), (2, 3), 5, 2), among[:1]):
+    for other in (
+        normal_by_index(torch.tensor([7]), (2, 3), 1, 5),
+        normal_by_index(torch.tensor([7]), (2, 3), 5, 2),
+        among[:1],
+    ):
         assert not torch.isclose(alone, other).any()
 
 
 def test_a_number_for_each_example_has_its_batchs_shape():
-    assert uniform_of(torch.arange(5), (), 0).shape == (5,)
+    assert uniform_by_index(torch.arange(5), (), 0).shape == (5,)

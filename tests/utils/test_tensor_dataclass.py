@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 
 @dataclass(frozen=True)
-class Inner(Batch):
+class Inner(TensorDataclass):
     weight: Tensor
 
 
 @dataclass(frozen=True)
-class Outer(Batch):
+class Outer(TensorDataclass):
     colour: Tensor
     inner: Inner
     label: str

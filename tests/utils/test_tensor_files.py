@@ -46,10 +46,10 @@ def archived(path):
 def reads(path):
     """Every door for weights, by what opens it."""
     return [
-        lambda: tensor_files.unpickled(path),
-        lambda: tensor_files.tensors(path),
+        lambda: tensor_files.load_weights_only(path),
+        lambda: tensor_files.load_tensors(path),
         lambda: fit.export(path, path.parent / "out"),
-        lambda: convert.look("triposr", path),
+        lambda: convert.inspect("triposr", path),
     ]
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_is_no_weights_is_called_what_it_is(tmp_path, content, becau
 def test_a_pickle_that_would_run_a_program_is_refused_by_name_and_never_run(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "model.ckpt")
-    for read in (reads(path)[0], *reads(path)[2:], lambda: losses.Perceptual(str(path))):
+    for read in (reads(path)[0], *reads(path)[2:], lambda: losses.PerceptualLoss(str(path))):
         with pytest.raises(ValueError, match="more than tensors and numbers") as caught:
             read()
         assert "mkdir" in str(caught.value)
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_holds_no_dictionary_is_none_of_ours(tmp_path):
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64])
 def test_every_kind_of_number_comes_back_as_float32(tmp_path, kind):
     save_file({"a": torch.tensor([0.5, -2.0]).to(kind)}, tmp_path / "a.safetensors")
-    value = tensor_files.float32("a", tensor_files.tensors(tmp_path / "a.safetensors")["a"])
+    value = tensor_files.to_float32("a", tensor_files.load_tensors(tmp_path / "a.safetensors")["a"])
     assert (value.dtype, value.tolist()) == (torch.float32, [0.5, -2.0])
 
 
@@ -107,7 +107,7 @@ def test_every_kind_of_number_comes_back_as_float32(tmp_path, kind):
 def test_settings_that_are_no_settings_are_refused_in_a_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"config\.json"):
-        tensor_files.settings(tmp_path / "config.json")
+        tensor_files.load_json(tmp_path / "config.json")
 
 
 BAD = [
@@ -169,4 +169,4 @@ def test_a_document_that_refers_to_itself_is_refused_and_not_walked_for_ever(tmp
     (tmp_path / "model.ckpt").write_bytes(b"")
     torch.save({"a": torch.ones(1)}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="below more than 32 names"):
-        convert.look("triposr", tmp_path / "model.ckpt")
+        convert.inspect("triposr", tmp_path / "model.ckpt")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from instant3d.utils.arg_types import place, positive
-from instant3d.utils.errors import say
+from instant3d.utils.arg_types import nonempty_path, positive_int
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
 EPILOG = """Exit code 0: no scene has a fault, or all were repaired; 1: some have one. A note is no fault."""
@@ -15,13 +15,15 @@ EPILOG = """Exit code 0: no scene has a fault, or all were repaired; 1: some hav
 def add(command: argparse.ArgumentParser) -> None:
     """Declare the options."""
     command.epilog = EPILOG
-    command.add_argument("scenes", type=place, nargs="+", help="scene folders, or folders of such at any depth")
-    command.add_argument("-o", "--output", type=place, metavar="FILE", help="all findings, as JSON")
+    command.add_argument("scenes", type=nonempty_path, nargs="+", help="scene folders, or folders of such at any depth")
+    command.add_argument("-o", "--output", type=nonempty_path, metavar="FILE", help="all findings, as JSON")
     command.add_argument(
         "--fix", action="store_true", help="repair camera conventions where sure; the old file stays beside the new"
     )
-    command.add_argument("--frames", type=positive, help="frames that each scene should have (default: as most have)")
-    command.add_argument("--jobs", type=positive, help="processes of one thread each (default: one for each core)")
+    command.add_argument(
+        "--frames", type=positive_int, help="frames that each scene should have (default: as most have)"
+    )
+    command.add_argument("--jobs", type=positive_int, help="processes of one thread each (default: one for each core)")
     command.set_defaults(command=run)
 
 
@@ -32,12 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
         raise FileNotFoundError(f"{arguments.output.parent} is no folder; make it, or name another for the report")
-    patients, findings = check.check_up(
+    patients, findings = check.check_scenes(
         arguments.scenes, jobs=arguments.jobs, frames=arguments.frames, progress=Progress.to_user()
     )
-    findings = check.fix(findings) if arguments.fix else findings
+    findings = check.fix_scenes(findings) if arguments.fix else findings
     report = check.report(patients, findings)
-    say("\n".join(check.lines(patients, findings)))
+    print_escaped("\n".join(check.lines(patients, findings)))
     if arguments.output is not None:
         write_bytes(arguments.output, (json.dumps(report, indent=1) + "\n").encode())
     return 0 if report["healthy"] == report["scenes"] else 1

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from instant3d.cli.system_options import add_stages, add_system, settle
 from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
 from instant3d.utils import bundled
-from instant3d.utils.arg_types import place, positive, seed, words
+from instant3d.utils.arg_types import comma_separated, nonempty_path, positive_int, seed
 
 if TYPE_CHECKING:
-    from instant3d.direct.training_record import Taught
-    from instant3d.evaluation.attribute_classifier import Judge
-    from instant3d.evaluation.text_alignment import Result
-    from instant3d.evaluation.view_cache import Order
+    from instant3d.direct.training_record import TrainingRecord
+    from instant3d.evaluation.attribute_classifier import AttributeClassifier
+    from instant3d.evaluation.text_alignment import EvaluatedAsset
+    from instant3d.evaluation.view_cache import ViewRequest
     from instant3d.pipelines.text_to_3d import TextTo3D, ViewsTo3D
 
 OBJECTS = Path("configs") / "prompts" / "judged_objects.txt"
@@ -31,7 +31,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
     """Declare the options of `evaluate text`."""
     command.add_argument(
         "--prompts",
-        type=place,
+        type=nonempty_path,
         required=True,
         action="append",
         metavar="FILE",
@@ -39,19 +39,23 @@ def add_text(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--train-prompts",
-        type=place,
+        type=nonempty_path,
         action="append",
         default=[],
         metavar="FILE",
         help="as --prompts, of what was trained on; the others are then held out, and CLIPs search all lists at once",
     )
     command.add_argument(
-        "-o", "--output", type=place, required=True, help="folder for metrics.json, table.md, sheet.png"
+        "-o", "--output", type=nonempty_path, required=True, help="folder for metrics.json, table.md, sheet.png"
     )
-    command.add_argument("--n", type=positive, default=1, help="assets of each prompt (default 1)")
+    command.add_argument("--n", type=positive_int, default=1, help="assets of each prompt (default 1)")
     instead = command.add_mutually_exclusive_group()
-    instead.add_argument("--assets", type=place, help="folder of what `instant3d generate` made, to look at that")
-    instead.add_argument("--real", type=place, help="scene folders whose captions are the prompts: the most to be had")
+    instead.add_argument(
+        "--assets", type=nonempty_path, help="folder of what `instant3d generate` made, to look at that"
+    )
+    instead.add_argument(
+        "--real", type=nonempty_path, help="scene folders whose captions are the prompts: the most to be had"
+    )
     command.add_argument("--judge", help=f"a judge's folder, or none (default {bundled.JUDGE})")
     add_system(command)
     command.add_argument(
@@ -62,7 +66,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
         help="folder or Hub id of a CLIP, best not the one that training asked; again for more",
     )
     _add_drawing(command)
-    command.add_argument("--steps", type=positive, help=f"of denoising (default {Sampling.steps})")
+    command.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
     command.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
     command.add_argument("--start", choices=STARTS, help=f"what lies under the noise (default {Sampling.start})")
     command.set_defaults(command=text)
@@ -70,17 +74,24 @@ def add_text(command: argparse.ArgumentParser) -> None:
 
 def add_consistency(command: argparse.ArgumentParser) -> None:
     """Declare the options of `evaluate consistency`."""
-    command.add_argument("--prompts", type=place, required=True, metavar="FILE", help="one a line")
+    command.add_argument("--prompts", type=nonempty_path, required=True, metavar="FILE", help="one a line")
     command.add_argument(
-        "-o", "--output", type=place, required=True, help="folder for metrics.json, table.md, figure.png"
+        "-o", "--output", type=nonempty_path, required=True, help="folder for metrics.json, table.md, figure.png"
     )
-    command.add_argument("--steps", type=words, default=["4", "10", "30", "100"], help="(default 4,10,30,100)")
     command.add_argument(
-        "--starts", type=words, default=["blob", "noise"], help=f"among {','.join(STARTS)} (default blob,noise)"
+        "--steps", type=comma_separated, default=["4", "10", "30", "100"], help="(default 4,10,30,100)"
+    )
+    command.add_argument(
+        "--starts",
+        type=comma_separated,
+        default=["blob", "noise"],
+        help=f"among {','.join(STARTS)} (default blob,noise)",
     )
     samplers = f"among {','.join(SAMPLERS)} (default {Sampling.sampler})"
-    command.add_argument("--samplers", type=words, default=[Sampling.sampler], help=samplers)
-    command.add_argument("--perceptual", type=place, help="torchvision's VGG-16 weights (.pth), to measure MRC too")
+    command.add_argument("--samplers", type=comma_separated, default=[Sampling.sampler], help=samplers)
+    command.add_argument(
+        "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure MRC too"
+    )
     add_stages(command)
     _add_drawing(command)
     command.set_defaults(command=consistency)
@@ -100,17 +111,17 @@ def add_training(command: argparse.ArgumentParser) -> None:
 
 
 def _add_drawing(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--limit", type=positive, help="only the first so many prompts")
+    command.add_argument("--limit", type=positive_int, help="only the first so many prompts")
     command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
     command.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
-    command.add_argument("--batch", type=positive, default=8, help="prompts that are begun together (default 8)")
+    command.add_argument("--batch", type=positive_int, default=8, help="prompts that are begun together (default 8)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
 
 def text(arguments: argparse.Namespace) -> None:
     """Measure how well assets show their prompts."""
     from instant3d.evaluation import text_alignment
-    from instant3d.evaluation.view_cache import listed, orders
+    from instant3d.evaluation.view_cache import read_prompt_list, view_requests
     from instant3d.modules import clip
     from instant3d.utils.devices import find_device
 
@@ -119,14 +130,16 @@ def text(arguments: argparse.Namespace) -> None:
     if judge is None and not arguments.clip:
         raise ValueError("with --judge none, nothing is measured; name a CLIP by --clip")
     paths = [*arguments.prompts, *arguments.train_prompts]
-    lists = {path.stem: orders(listed(path, arguments.limit), arguments.seed, arguments.n) for path in paths}
+    lists = {
+        path.stem: view_requests(read_prompt_list(path, arguments.limit), arguments.seed, arguments.n) for path in paths
+    }
     if len(lists) < len(paths):
         raise ValueError("two lists of prompts have the same name, by which they are reported; rename one")
-    _check_apart(arguments.prompts, arguments.train_prompts)
+    _check_disjoint(arguments.prompts, arguments.train_prompts)
     for order in (order for some in lists.values() for order in some):
         if judge is not None:
-            judge.asked(order.prompt)
-    look, taught = _looker(arguments, text_alignment.CLIP_SIZE if arguments.clip else text_alignment.SIZE)
+            judge.target(order.prompt)
+    look, taught = _asset_source(arguments, text_alignment.CLIP_SIZE if arguments.clip else text_alignment.SIZE)
     if taught is not None and taught.clip in arguments.clip:
         warnings.warn(
             f"{taught.clip} was asked in training too, so what it says here is flattery; name another CLIP",
@@ -136,66 +149,66 @@ def text(arguments: argparse.Namespace) -> None:
         {name: look(some) for name, some in lists.items()},
         arguments.output,
         judge=judge,
-        clips={name: partial(clip.Clip.from_pretrained, name, device) for name in arguments.clip},
+        clips={name: partial(clip.ClipModel.from_pretrained, name, device) for name in arguments.clip},
         settings={key: str(value) for key, value in vars(arguments).items() if key != "command" and value is not None},
         trained=[path.stem for path in arguments.train_prompts] or None,
-        taught=taught,
+        training_record=taught,
     )
 
 
 def consistency(arguments: argparse.Namespace) -> None:
     """Measure whether grids agree with themselves."""
     from instant3d.evaluation import view_consistency as measuring
-    from instant3d.evaluation.view_cache import Gallery, listed, orders
-    from instant3d.modules.losses import Perceptual
+    from instant3d.evaluation.view_cache import ViewCache, read_prompt_list, view_requests
+    from instant3d.modules.losses import PerceptualLoss
 
     settle(arguments)
-    steps = [positive(word) for word in arguments.steps]
+    steps = [positive_int(word) for word in arguments.steps]
     for named, known in ((arguments.starts, STARTS), (arguments.samplers, SAMPLERS)):
         if not named or not set(named) <= set(known):
             raise ValueError(f"{','.join(named)!r} is not among {', '.join(known)}")
-    perceptual = Perceptual(str(arguments.perceptual)) if arguments.perceptual else None
-    wanted = orders(listed(arguments.prompts, arguments.limit), arguments.seed)
+    perceptual = PerceptualLoss(str(arguments.perceptual)) if arguments.perceptual else None
+    wanted = view_requests(read_prompt_list(arguments.prompts, arguments.limit), arguments.seed)
     stage1, load, model = _models(arguments)
     settings = measuring.settings(steps, arguments.starts, arguments.samplers, Sampling(guidance=arguments.guidance))
     galleries = {
-        name: Gallery(arguments.output / "views", stage1, sampling, load, at_once=arguments.batch)
+        name: ViewCache(arguments.output / "views", stage1, sampling, load, at_once=arguments.batch)
         for name, sampling in settings.items()
     }
-    measuring.evaluate(wanted, arguments.output, galleries=galleries, model=model, perceptual=perceptual)
+    measuring.evaluate(wanted, arguments.output, caches=galleries, model=model, perceptual=perceptual)
 
 
 def train_judge(arguments: argparse.Namespace) -> None:
     """Train a judge and keep it."""
     from instant3d.evaluation import train_attribute_classifier
-    from instant3d.evaluation.view_cache import listed
+    from instant3d.evaluation.view_cache import read_prompt_list
 
     judge = train_attribute_classifier.train(
         arguments.scenes,
-        listed(arguments.objects),
+        read_prompt_list(arguments.objects),
         epochs=arguments.epochs,
         hold_out_shapes=arguments.hold_out_shapes,
         seed=arguments.seed,
     )
     judge.save(arguments.output)
-    print(f"{arguments.output}: config.json, model.safetensors ({train_attribute_classifier.told(judge)})")
+    print(f"{arguments.output}: config.json, model.safetensors ({train_attribute_classifier.accuracy_message(judge)})")
 
 
-def _judge(named: str | None) -> Judge | None:
-    from instant3d.evaluation.attribute_classifier import Judge
+def _judge(named: str | None) -> AttributeClassifier | None:
+    from instant3d.evaluation.attribute_classifier import AttributeClassifier
 
     if named == "none":
         return None
-    return Judge.from_pretrained(bundled.weights(bundled.JUDGE, named, option="--judge"))
+    return AttributeClassifier.from_pretrained(bundled.weights_folder(bundled.JUDGE, named, option="--judge"))
 
 
-def _check_apart(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
+def _check_disjoint(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
     """Refuse what is said to be held out and trained on, in whatever part of a list."""
-    from instant3d.evaluation.view_cache import listed
+    from instant3d.evaluation.view_cache import read_prompt_list
 
-    known = {text: path for path in trained for text in listed(path)}
+    known = {text: path for path in trained for text in read_prompt_list(path)}
     for path in held_out:
-        for text in listed(path):
+        for text in read_prompt_list(path):
             if text in known:
                 raise ValueError(
                     f"{text!r} is in {path} and in {known[text]}, which was trained on; a prompt is one or the other: "
@@ -203,34 +216,38 @@ def _check_apart(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
                 )
 
 
-def _looker(
+def _asset_source(
     arguments: argparse.Namespace, size: int
-) -> tuple[Callable[[Sequence[Order]], Iterator[Result]], Taught | None]:
+) -> tuple[Callable[[Sequence[ViewRequest]], Iterator[EvaluatedAsset]], TrainingRecord | None]:
     """Where assets come from (drawn anew, made before, or rebuilt from real renders), and how that was taught."""
     from instant3d.evaluation import text_alignment
     from instant3d.pipelines.text_to_3d import DirectTextTo3D
     from instant3d.utils.devices import find_device
 
     if arguments.assets:
-        return (lambda wanted: text_alignment.stored(arguments.assets, wanted, size)), None
+        return (lambda wanted: text_alignment.from_folder(arguments.assets, wanted, size)), None
     if arguments.system == "direct":
         direct = DirectTextTo3D.from_pretrained(arguments.direct, device=find_device(arguments.device))
-        return (lambda wanted: text_alignment.made(direct, wanted, arguments.batch, size)), direct.network.taught
-    return _two_stage_looker(arguments, size), None
+        return (
+            lambda wanted: text_alignment.from_direct(direct, wanted, arguments.batch, size)
+        ), direct.network.training_record
+    return _two_stage_source(arguments, size), None
 
 
-def _two_stage_looker(arguments: argparse.Namespace, size: int) -> Callable[[Sequence[Order]], Iterator[Result]]:
+def _two_stage_source(
+    arguments: argparse.Namespace, size: int
+) -> Callable[[Sequence[ViewRequest]], Iterator[EvaluatedAsset]]:
     from instant3d.evaluation import text_alignment
-    from instant3d.evaluation.view_cache import Gallery
+    from instant3d.evaluation.view_cache import ViewCache
 
     stage1, load, model = _models(arguments)
     if arguments.real:
-        return lambda wanted: text_alignment.real(arguments.real, wanted, model, size)
+        return lambda wanted: text_alignment.from_real_views(arguments.real, wanted, model, size)
     sampling = Sampling(
         steps=arguments.steps, guidance=arguments.guidance, sampler=arguments.sampler, start=arguments.start
     )
-    gallery = Gallery(arguments.output / "views", stage1, sampling, load, at_once=arguments.batch)
-    return lambda wanted: text_alignment.drawn(gallery, wanted, model, size)
+    gallery = ViewCache(arguments.output / "views", stage1, sampling, load, at_once=arguments.batch)
+    return lambda wanted: text_alignment.from_stage1(gallery, wanted, model, size)
 
 
 def _models(arguments: argparse.Namespace) -> tuple[str | Path, Callable[[], TextTo3D], ViewsTo3D]:
@@ -239,8 +256,8 @@ def _models(arguments: argparse.Namespace) -> tuple[str | Path, Callable[[], Tex
     from instant3d.utils.devices import find_device
 
     device = find_device(arguments.device)
-    stage2 = bundled.weights(bundled.STAGE2, arguments.stage2, option="--stage2")
+    stage2 = bundled.weights_folder(bundled.STAGE2, arguments.stage2, option="--stage2")
     real = getattr(arguments, "real", None)
-    stage1 = "" if real else bundled.weights(bundled.STAGE1, arguments.stage1, option="--stage1")
+    stage1 = "" if real else bundled.weights_folder(bundled.STAGE1, arguments.stage1, option="--stage1")
     load = cache(partial(TextTo3D.from_pretrained, stage1, stage2, device=device, at_once=arguments.batch))
     return stage1, load, ViewsTo3D.from_pretrained(stage2, device)

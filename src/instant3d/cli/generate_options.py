@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from instant3d.cli.system_options import add_system, settle
 from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
 from instant3d.utils import prompts
-from instant3d.utils.arg_types import amount, place, positive, seed, words
-from instant3d.utils.errors import say, sentence
+from instant3d.utils.arg_types import byte_size, comma_separated, nonempty_path, positive_int, seed
+from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
 
 if TYPE_CHECKING:
-    from instant3d.pipelines.generate import Outcome
-    from instant3d.pipelines.generators import Maker
+    from instant3d.pipelines.generate import GenerationResult
+    from instant3d.pipelines.generators import AssetGenerator
 
 EPILOG = """Several prompts, or several seeds, each get a folder of their own below OUT; what is already there, made by
 the same settings, is not made again. Exit code 1: some were not made; 2: none."""
@@ -25,18 +25,20 @@ def add(command: argparse.ArgumentParser) -> None:
     """Declare the options."""
     command.epilog = EPILOG
     command.add_argument("prompt", nargs="*", help="what to make, such as 'a red fire hydrant'")
-    command.add_argument("-o", "--output", type=place, required=True, help="folder for the results")
+    command.add_argument("-o", "--output", type=nonempty_path, required=True, help="folder for the results")
     command.add_argument("--prompts", metavar="FILE", help="text file with one prompt a line, or - to read them here")
     command.add_argument(
         "--seed", type=seed, default=0, help="of chance: the same seed and prompt make the same asset (default 0)"
     )
     command.add_argument(
-        "--n", type=positive, default=1, help="assets of each prompt, by seeds counting up (default 1)"
+        "--n", type=positive_int, default=1, help="assets of each prompt, by seeds counting up (default 1)"
     )
-    command.add_argument("--formats", type=words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
+    command.add_argument(
+        "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply (default glb)"
+    )
     command.add_argument(
         "--resolution",
-        type=positive,
+        type=positive_int,
         help="nodes a side of the mesh's grid (default 256; if direct, two for each texel of its planes, at most 256)",
     )
     _add_sampling(command.add_argument_group("how the two-stage system draws views"))
@@ -45,7 +47,7 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--steps", type=positive, help=f"of denoising (default {Sampling.steps})")
+    group.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
     group.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
     group.add_argument("--rescale", type=float, help=f"0 to 1: against glaring colours (default {Sampling.rescale:g})")
     group.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
@@ -57,49 +59,53 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     add_system(group)
     group.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     group.add_argument(
-        "--max-memory", type=amount, help="on a GPU: for weights (default 60%% of what is free); anywhere: for meshing"
+        "--max-memory",
+        type=byte_size,
+        help="on a GPU: for weights (default 60%% of what is free); anywhere: for meshing",
     )
-    group.add_argument("--batch", type=positive, default=4, help="prompts that are begun together (default 4)")
+    group.add_argument("--batch", type=positive_int, default=4, help="prompts that are begun together (default 4)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make what is asked for, one line for each asset; returns the exit code."""
-    from instant3d.pipelines.generate import Order, generate
+    from instant3d.pipelines.generate import GenerationRequest, generate
 
     settle(arguments)
-    given = prompts.given(arguments.prompt) + (prompts.read(arguments.prompts) if arguments.prompts else [])
+    given = prompts.from_arguments(arguments.prompt) + (
+        prompts.read_prompts(arguments.prompts) if arguments.prompts else []
+    )
     if not given:
         raise ValueError("there is no prompt; give one, or name a list of them by --prompts")
-    order = Order(
+    order = GenerationRequest(
         seed=arguments.seed,
         count=arguments.n,
         resolution=arguments.resolution,
         formats=arguments.formats,
     )
-    outcomes = generate(given, arguments.output, _maker(arguments), order, progress=Progress.to_user())
+    outcomes = generate(given, arguments.output, _generator(arguments), order, progress=Progress.to_user())
     good = bad = 0
     try:
         for outcome in outcomes:
             if arguments.debug and isinstance(outcome.error, Exception):
                 raise outcome.error
-            _tell(outcome)
+            _print_result(outcome)
             bad += bool(outcome.error)
             good += not (outcome.error or outcome.note)
     except (ValueError, OSError, MemoryError) as error:
         if arguments.debug or not good:
             raise
-        say(f"instant3d: error: {sentence(error)}", sys.stderr)
+        print_escaped(f"instant3d: error: {format_error(error)}", sys.stderr)
         bad += 1
     return 0 if not bad else 1 if good else 2
 
 
-def _maker(arguments: argparse.Namespace) -> Maker:
+def _generator(arguments: argparse.Namespace) -> AssetGenerator:
     """The chosen system with its options; nothing is loaded yet."""
-    from instant3d.pipelines.generators import Direct, TwoStage
+    from instant3d.pipelines.generators import DirectGenerator, TwoStageGenerator
 
     machine = {"device": arguments.device, "max_memory": arguments.max_memory, "at_once": arguments.batch}
     if arguments.system == "direct":
-        return Direct(arguments.direct, **machine)
+        return DirectGenerator(arguments.direct, **machine)
     sampling = Sampling(
         steps=arguments.steps,
         guidance=arguments.guidance,
@@ -107,19 +113,23 @@ def _maker(arguments: argparse.Namespace) -> Maker:
         sampler=arguments.sampler,
         start=arguments.start,
     )
-    return TwoStage(arguments.stage1, arguments.stage2, sampling=sampling, negative=arguments.negative, **machine)
+    return TwoStageGenerator(
+        arguments.stage1, arguments.stage2, sampling=sampling, negative=arguments.negative, **machine
+    )
 
 
-def _tell(outcome: Outcome) -> None:
+def _print_result(outcome: GenerationResult) -> None:
     """One line: results on standard output, anything else on standard error."""
     from instant3d.pipelines.generate import closing_line
 
     if outcome.error:
-        wrong = outcome.error if isinstance(outcome.error, str) else sentence(outcome.error)
-        say(f"instant3d: error: {outcome.where} {wrong}", sys.stderr)
+        wrong = outcome.error if isinstance(outcome.error, str) else format_error(outcome.error)
+        print_escaped(f"instant3d: error: {outcome.where} {wrong}", sys.stderr)
     elif outcome.note:
-        say(f"instant3d: note: {outcome.where} {outcome.note}", sys.stderr)
+        print_escaped(f"instant3d: note: {outcome.where} {outcome.note}", sys.stderr)
     elif outcome.record is None:
-        say(f"instant3d: note: {outcome.folder} is finished with the same settings; left as it is", sys.stderr)
+        print_escaped(
+            f"instant3d: note: {outcome.folder} is finished with the same settings; left as it is", sys.stderr
+        )
     else:
-        say(closing_line(outcome.record, outcome.folder))
+        print_escaped(closing_line(outcome.record, outcome.folder))

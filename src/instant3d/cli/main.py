@@ -15,9 +15,17 @@ from typing import NoReturn
 from instant3d import __version__
 from instant3d.cli import data, doctor_options, evaluate_options, generate_options, scene_options
 from instant3d.utils import bundled
-from instant3d.utils.arg_types import amount, named, numbers, place, positive, whole, words
+from instant3d.utils.arg_types import (
+    byte_size,
+    comma_separated,
+    frame_numbers,
+    nonempty,
+    nonempty_path,
+    nonnegative_int,
+    positive_int,
+)
 from instant3d.utils.caption_words import CaptionWords
-from instant3d.utils.errors import say, sentence
+from instant3d.utils.errors import format_error, print_escaped
 
 TRAINING = {
     "fit": "train stage1, stage2 or direct: fit stage2 -c cpu -c demo",
@@ -35,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments, debug)
     except KeyboardInterrupt:
-        say("instant3d: interrupted", sys.stderr)
+        print_escaped("instant3d: interrupted", sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError) as error:
         if debug:
             raise
-        say(f"instant3d: error: {sentence(error)}", sys.stderr)
+        print_escaped(f"instant3d: error: {format_error(error)}", sys.stderr)
         return 2
 
 
@@ -94,33 +102,41 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "scene", type=place, help="folder with transforms.json and pictures; or one picture, for weights that take one"
+        "scene",
+        type=nonempty_path,
+        help="folder with transforms.json and pictures; or one picture, for weights that take one",
     )
     command.add_argument(
-        "-o", "--output", type=place, required=True, help="folder for the results; other files in it stay"
+        "-o", "--output", type=nonempty_path, required=True, help="folder for the results; other files in it stay"
     )
     _add_shared(command)
     command.add_argument(
-        "--resolution", type=positive, default=256, help="nodes a side of the mesh's grid (default 256)"
+        "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
-    command.add_argument("--formats", type=words, default=["glb"], help="of the mesh: glb,obj,ply (default glb)")
-    command.add_argument("--max-memory", type=amount, default=2**30, help="for rendering and meshing (default 1G)")
+    command.add_argument(
+        "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply (default glb)"
+    )
+    command.add_argument("--max-memory", type=byte_size, default=2**30, help="for rendering and meshing (default 1G)")
     command.set_defaults(command=_reconstruct)
 
 
 def _add_evaluation(command: argparse.ArgumentParser) -> None:
-    command.add_argument("scenes", type=place, nargs="+", help="scene folders, or folders of such")
-    command.add_argument("-o", "--output", type=place, required=True, help="folder for metrics.json and the table")
+    command.add_argument("scenes", type=nonempty_path, nargs="+", help="scene folders, or folders of such")
+    command.add_argument(
+        "-o", "--output", type=nonempty_path, required=True, help="folder for metrics.json and the table"
+    )
     _add_shared(command)
-    command.add_argument("--resolution", type=positive, default=128, help="size of all pictures (default 128)")
-    command.add_argument("--reference", type=place, help="folder of true meshes, named like the scenes")
-    command.add_argument("--perceptual", type=place, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too")
+    command.add_argument("--resolution", type=positive_int, default=128, help="size of all pictures (default 128)")
+    command.add_argument("--reference", type=nonempty_path, help="folder of true meshes, named like the scenes")
+    command.add_argument(
+        "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too"
+    )
     command.set_defaults(command=_evaluate)
 
 
 def _add_export(command: argparse.ArgumentParser) -> None:
-    command.add_argument("checkpoint", type=place, help="a .ckpt that `instant3d fit` wrote")
-    command.add_argument("-o", "--output", type=place, required=True, help="folder for the weights")
+    command.add_argument("checkpoint", type=nonempty_path, help="a .ckpt that `instant3d fit` wrote")
+    command.add_argument("-o", "--output", type=nonempty_path, required=True, help="folder for the weights")
     command.add_argument(
         "--base",
         help="what goes beside the trained network, if it lies elsewhere now: stage 1's model, direct's text encoder",
@@ -131,10 +147,14 @@ def _add_export(command: argparse.ArgumentParser) -> None:
 def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("family", choices=("instantmesh", "openlrm", "triposr"))
     command.add_argument("source", help="a file (.safetensors .ckpt .pth), a folder, a Hub id, or owner/name/file")
-    command.add_argument("-o", "--output", type=place, help="folder for the weights, their configuration and licence")
+    command.add_argument(
+        "-o", "--output", type=nonempty_path, help="folder for the weights, their configuration and licence"
+    )
     command.add_argument("--check", action="store_true", help="write nothing; say what would be")
-    command.add_argument("--config", type=place, help="JSON or YAML with the network's sizes, if none is beside it")
-    command.add_argument("--image-size", type=positive, help="pixels it was taught with, if it is no known release")
+    command.add_argument(
+        "--config", type=nonempty_path, help="JSON or YAML with the network's sizes, if none is beside it"
+    )
+    command.add_argument("--image-size", type=positive_int, help="pixels it was taught with, if it is no known release")
     command.add_argument("--half", action="store_true", help="store float16: half the size, faster, less exact")
     command.add_argument("--back", action="store_true", help="SOURCE is our folder: write the family's own .ckpt")
     command.set_defaults(command=_convert)
@@ -152,20 +172,20 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
         "scenes", nargs="+", help="folders of scene folders or of shards, or URLs of shards; each scene has a caption"
     )
     command.add_argument(
-        "--model", type=named, required=True, help="whose VAE and text encoders: a folder, Hub id or .safetensors"
+        "--model", type=nonempty, required=True, help="whose VAE and text encoders: a folder, Hub id or .safetensors"
     )
     command.add_argument(
-        "-o", "--output", type=place, required=True, help="the cache; one that was interrupted is gone on with"
+        "-o", "--output", type=nonempty_path, required=True, help="the cache; one that was interrupted is gone on with"
     )
-    command.add_argument("--keep", type=place, help="text file of the ids to take (default: all)")
-    command.add_argument("--batch", type=positive, default=16, help="grids encoded at once (default 16)")
+    command.add_argument("--keep", type=nonempty_path, help="text file of the ids to take (default: all)")
+    command.add_argument("--batch", type=positive_int, default=16, help="grids encoded at once (default 16)")
     command.add_argument(
         "--prompts", nargs="+", default=["{}"], help="prompts of a scene, {} being its caption (default: just that)"
     )
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     command.add_argument(
         "--workers",
-        type=whole,
+        type=nonnegative_int,
         default=os.cpu_count() or 1,
         help="processes that read scenes ahead (default: one per core; 0: none)",
     )
@@ -175,7 +195,7 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
 def _add_shared(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
     command.add_argument(
-        "--views", type=numbers, help="input frames, such as 0,1,2,3 (default: the first four), or all"
+        "--views", type=frame_numbers, help="input frames, such as 0,1,2,3 (default: the first four), or all"
     )
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
@@ -186,14 +206,14 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     result = reconstruct(
         arguments.scene,
         arguments.output,
-        weights=bundled.weights(bundled.STAGE2, arguments.weights),
+        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
         views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
         device=arguments.device,
         max_memory=arguments.max_memory,
     )
-    say(closing_line(result, arguments.output))
+    print_escaped(closing_line(result, arguments.output))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -204,9 +224,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "an evaluation holds views back to compare with; name the input views, such as --views 0,1,2,3"
         )
-    reconstruction.reconstruction(
+    reconstruction.evaluate_reconstruction(
         arguments.scenes,
-        weights=bundled.weights(bundled.STAGE2, arguments.weights),
+        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
         views=arguments.views or [0, 1, 2, 3],
         resolution=arguments.resolution,
         output=arguments.output,
@@ -224,7 +244,7 @@ def _export(arguments: argparse.Namespace) -> None:
         network = fit.export(arguments.checkpoint, partial, arguments.base)
         files = sorted(str(path.relative_to(partial)) for path in partial.rglob("*.safetensors"))
     count = sum(parameter.numel() for parameter in network.parameters())
-    say(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")
+    print_escaped(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -236,18 +256,18 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.back:
         lines = convert.write_back(arguments.family, arguments.source, None if arguments.check else arguments.output)
     elif arguments.check:
-        conversion = convert.look(arguments.family, arguments.source, **given)
-        say("\n".join(conversion.report()))
+        conversion = convert.inspect(arguments.family, arguments.source, **given)
+        print_escaped("\n".join(conversion.report()))
         return 2 if conversion.missing or conversion.unexpected else 0
     else:
         conversion = convert.convert(arguments.family, arguments.source, arguments.output, half=arguments.half, **given)
         lines = [*conversion.report(), f"{arguments.output}: config.json, model.safetensors, {convert.LICENCE_FILE}"]
-    say("\n".join(lines))
+    print_escaped("\n".join(lines))
     return 0
 
 
 def _words(arguments: argparse.Namespace) -> None:
-    folder = Path(bundled.weights(bundled.STAGE1, arguments.folder, option="FOLDER"))
+    folder = Path(bundled.weights_folder(bundled.STAGE1, arguments.folder, option="FOLDER"))
     tokenizer = folder / "tokenizer"
     if not tokenizer.is_dir():
         raise FileNotFoundError(f"{folder} is no folder with a tokenizer/, as a stage 1 or the direct system has")
@@ -267,7 +287,7 @@ def _cache(arguments: argparse.Namespace) -> None:
     from instant3d.stage1 import cache
     from instant3d.utils.devices import find_device
 
-    cache.build(
+    cache.build_cache(
         arguments.scenes,
         arguments.model,
         arguments.output,
@@ -282,7 +302,7 @@ def _cache(arguments: argparse.Namespace) -> None:
 def _note(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Our warnings as one line; those of libraries about themselves are not for the user."""
     if category is UserWarning:
-        say(f"instant3d: note: {' '.join(str(message).split())}", sys.stderr)
+        print_escaped(f"instant3d: note: {' '.join(str(message).split())}", sys.stderr)
 
 
 def _terminated(_: int, __: FrameType | None) -> NoReturn:

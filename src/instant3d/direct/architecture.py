@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instant3d.direct.training_record import KEY
-from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_numbers
+from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_config
 
 WIDTH = (1, 16384)
 RANGES: dict[str, tuple[float, float]] = {
@@ -159,6 +159,6 @@ class Architecture:
 
 def read_architecture(path: Path) -> Architecture:
     """The architecture in a checkpoint's `config.json`."""
-    numbers = read_numbers(path, "direct", "direct text-to-triplane network")
+    numbers = read_config(path, "direct", "direct text-to-triplane network")
     numbers.pop(KEY, None)
     return Architecture.from_dict(numbers, path)

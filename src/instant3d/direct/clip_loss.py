@@ -12,43 +12,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d.modules.clip import Clip
+from instant3d.modules.clip import ClipModel
 
 
-class Eyes:
+class ClipImageEncoder:
     """A CLIP through which gradients reach the pictures; its own weights get none.
 
     The paper names no CLIP; ViT-L/14 (openai/clip-vit-large-patch14) is the one that the released code loads.
     """
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: ClipModel) -> None:
         self.clip, self.side = clip, int(clip.model.config.vision_config.image_size)
         self.mean, self.std = (
             torch.tensor(values, device=clip.device)[:, None, None]
-            for values in (clip.preparer.image_mean, clip.preparer.image_std)
+            for values in (clip.image_processor.image_mean, clip.image_processor.image_std)
         )
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Eyes:
+    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ClipImageEncoder:
         """From a folder or a Hub id."""
-        return cls(Clip.from_pretrained(source, device))
+        return cls(ClipModel.from_pretrained(source, device))
 
     @property
     def width(self) -> int:
         """Numbers of a feature, F."""
         return self.clip.model.config.projection_dim
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """Unit vectors (B, F) of square pictures (B, 3, S, S) in about [0, 1]; differentiable."""
-        with torch.autocast(pictures.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False):
             size = (self.side, self.side)
-            shown = F.interpolate(pictures.float(), size, mode="bicubic", antialias=True)  # Pillow's, as CLIP's own
+            shown = F.interpolate(images.float(), size, mode="bicubic", antialias=True)  # Pillow's, as CLIP's own
             found = self.clip.model.get_image_features((shown - self.mean) / self.std).pooler_output
         return F.normalize(found.float(), dim=-1)
 
-    def read(self, prompts: Sequence[str]) -> Tensor:
+    def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """Unit vectors (B, F) of prompts (B)."""
-        return self.clip.texts(prompts).to(self.clip.device)
+        return self.clip.embed_texts(prompts).to(self.clip.device)
 
 
 def clip_loss(features: Tensor, texts: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from instant3d.cameras import Cameras, orbit
 from instant3d.direct import prompt_sets
-from instant3d.direct.distillation import Lesson
+from instant3d.direct.distillation import DistillationBatch
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.utils import prompts as lists
-from instant3d.utils.data_order import Mixture, Numbers, seeded
+from instant3d.utils.data_order import ResumableBatchSampler, WeightedMixture, generator_from_key
 
 UNIT = 1.75  # of the paper's world lengths, whose box has sides of 3.5, to one of ours
 SIDES_DEG = (0.0, -90.0, 90.0, 180.0)  # middles of the quadrants from the front
@@ -31,14 +31,14 @@ Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Example(Lesson):
+class TrainingBatch(DistillationBatch):
     """Prompts, the cameras that look at what is made of them, and the examples' numbers: all chance is theirs."""
 
-    number: Tensor  # (B,) long
+    example_index: Tensor  # (B,) long
 
 
 @dataclass(frozen=True)
-class Orbits:
+class OrbitCameras:
     """How cameras are drawn: evenly in every range; the defaults are the paper's, for our cube.
 
     Attributes:
@@ -62,7 +62,7 @@ class Orbits:
         if self.quadrants is not None and (min(self.quadrants) < 0 or not sum(self.quadrants)):
             raise ValueError(f"quadrants are four shares, none below 0 and not all 0; got {self.quadrants}")
 
-    def draw(self, generator: torch.Generator) -> Cameras:
+    def sample(self, generator: torch.Generator) -> Cameras:
         """One camera, of shape ()."""
         around, *rest = torch.rand(4, generator=generator)
         if self.quadrants is None:
@@ -74,41 +74,41 @@ class Orbits:
         return orbit(azimuth % 360, *(low + (high - low) * u for (low, high), u in zip(spans, rest, strict=True)))
 
 
-class Examples(Dataset[Example]):
+class PromptDataset(Dataset[TrainingBatch]):
     """Example `number`: which prompt, in an order that is new in every epoch, and a camera of its own."""
 
-    def __init__(self, prompts: int, cameras: Orbits | Cameras, views: int = 1, seed: int = 0) -> None:
-        self.mixture, self.cameras, self.views, self.seed = Mixture([prompts], seed=seed), cameras, views, seed
+    def __init__(self, prompts: int, cameras: OrbitCameras | Cameras, views: int = 1, seed: int = 0) -> None:
+        self.mixture, self.cameras, self.views, self.seed = WeightedMixture([prompts], seed=seed), cameras, views, seed
 
-    def __getitem__(self, number: int) -> Example:
-        generator = seeded(self.seed, number, 4)
-        if isinstance(self.cameras, Orbits):
-            camera = self.cameras.draw(generator)
+    def __getitem__(self, number: int) -> TrainingBatch:
+        generator = generator_from_key(self.seed, number, 4)
+        if isinstance(self.cameras, OrbitCameras):
+            camera = self.cameras.sample(generator)
         else:
             camera = self.cameras[int(torch.randint(len(self.cameras.intrinsics), (), generator=generator))]
-        return Example(torch.tensor(self.mixture(number // self.views)[1]), camera, torch.tensor(number))
+        return TrainingBatch(torch.tensor(self.mixture(number // self.views)[1]), camera, torch.tensor(number))
 
 
 @dataclass(frozen=True)
-class Requests:
+class NamedPrompts:
     """Prompts to make something of, and the names of what comes of them; both of length B."""
 
     prompts: tuple[str, ...]
     names: tuple[str, ...]
 
-    def to(self, *args: Any, **kwargs: Any) -> Requests:
+    def to(self, *args: Any, **kwargs: Any) -> NamedPrompts:
         return self
 
 
-def requests(texts: Sequence[str]) -> list[Requests]:
+def named_prompts(texts: Sequence[str]) -> list[NamedPrompts]:
     """One request for each prompt of a list, named by its place and its words."""
-    return [Requests((text,), (f"{number:05d}-{lists.slug(text)}",)) for number, text in enumerate(texts)]
+    return [NamedPrompts((text,), (f"{number:05d}-{lists.slug(text)}",)) for number, text in enumerate(texts)]
 
 
-def together(items: Sequence[Requests]) -> Requests:
+def collate_prompts(items: Sequence[NamedPrompts]) -> NamedPrompts:
     """One batch of several."""
     names = tuple(name for item in items for name in item.names)
-    return Requests(tuple(prompt for item in items for prompt in item.prompts), names)
+    return NamedPrompts(tuple(prompt for item in items for prompt in item.prompts), names)
 
 
 class DirectData(L.LightningDataModule):
@@ -139,7 +139,7 @@ class DirectData(L.LightningDataModule):
         val: str | list[str] | None = None,
         test: str | list[str] | None = None,
         val_prompts: int = 8,
-        cameras: Orbits = Orbits(),
+        cameras: OrbitCameras = OrbitCameras(),
         views: int = 1,
         batch_size: int = 12,
         seed: int = 0,
@@ -162,47 +162,49 @@ class DirectData(L.LightningDataModule):
             if self.prompts is not None and self.coloured is not None:
                 raise ValueError("data.prompts and data.coloured both name prompts to train with; set one to null")
             source = self.coloured or self.prompts or "animals"
-            self.texts, self.held = prompt_sets.split(prompt_sets.read(source), self.share, self.split_seed)
+            self.texts, self.held = prompt_sets.split_prompts(
+                prompt_sets.read_prompt_set(source), self.share, self.split_seed
+            )
 
-    def train_dataloader(self) -> DataLoader[Example]:
+    def train_dataloader(self) -> DataLoader[TrainingBatch]:
         start, rank, world, known = 0, 0, 1, None
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
             rank, world = self.trainer.global_rank, self.trainer.world_size
-            known = cast(Any, self.trainer.lightning_module).known_cameras
-        examples = Examples(len(self.texts), self.cameras if known is None else known, self.views, self.seed)
-        batches = Numbers(self.batch_size, start, rank, world)
-        return DataLoader(examples, batch_sampler=batches, collate_fn=Example.stack)
+            known = cast(Any, self.trainer.lightning_module).guide_cameras
+        examples = PromptDataset(len(self.texts), self.cameras if known is None else known, self.views, self.seed)
+        batches = ResumableBatchSampler(self.batch_size, start, rank, world)
+        return DataLoader(examples, batch_sampler=batches, collate_fn=TrainingBatch.stack)
 
-    def val_dataloader(self) -> DataLoader[Requests] | list[Any]:
-        texts = self.held if self.val is None else prompt_sets.read(self.val)
+    def val_dataloader(self) -> DataLoader[NamedPrompts] | list[Any]:
+        texts = self.held if self.val is None else prompt_sets.read_prompt_set(self.val)
         return self._shown(texts[: self.val_prompts])
 
-    def test_dataloader(self) -> DataLoader[Requests]:
-        texts = self.held if self.test is None else prompt_sets.read(self.test)
+    def test_dataloader(self) -> DataLoader[NamedPrompts]:
+        texts = self.held if self.test is None else prompt_sets.read_prompt_set(self.test)
         if not texts:
             raise ValueError("there is nothing to test with; set data.test to prompts, or data.share below 1")
         return self._shown(texts)
 
-    def predict_dataloader(self) -> DataLoader[Requests]:
+    def predict_dataloader(self) -> DataLoader[NamedPrompts]:
         """This process's share of the prompts whose triplane is not there yet; bad ones are told and left out."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        wanted = requests(self._good())
+        wanted = named_prompts(self._good())
         if rank == 0 and self.faults:
             print("\n".join(self.faults), file=sys.stderr, flush=True)
         left = [one for one in wanted if not (Path(self.output) / f"{one.names[0]}.safetensors").is_file()]
-        return DataLoader(cast(Any, left[rank::world]), batch_size=self.batch_size, collate_fn=together)
+        return DataLoader(cast(Any, left[rank::world]), batch_size=self.batch_size, collate_fn=collate_prompts)
 
     def _good(self) -> list[str]:
         self.faults = []
         wanted = self.prompts or "animals"
         if not isinstance(wanted, str) or wanted in prompt_sets.GRAMMARS:
-            return prompt_sets.read(wanted)
-        found = lists.read(wanted)
-        self.faults = [f"{prompt.where} {prompt.fault}" for prompt in found if prompt.fault]
-        return [prompt.text for prompt in found if not prompt.fault]
+            return prompt_sets.read_prompt_set(wanted)
+        found = lists.read_prompts(wanted)
+        self.faults = [f"{prompt.where} {prompt.error}" for prompt in found if prompt.error]
+        return [prompt.text for prompt in found if not prompt.error]
 
-    def _shown(self, texts: Sequence[str]) -> DataLoader[Requests] | Any:
+    def _shown(self, texts: Sequence[str]) -> DataLoader[NamedPrompts] | Any:
         if not texts:
             return []  # to learn without looking is allowed
-        return DataLoader(cast(Any, requests(texts)), batch_size=self.batch_size, collate_fn=together)
+        return DataLoader(cast(Any, named_prompts(texts)), batch_size=self.batch_size, collate_fn=collate_prompts)

@@ -31,7 +31,7 @@ class StyledNorm(nn.Module):
         return styled.view_as(maps)
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions, each of styled and activated maps, beside a way around them."""
 
     def __init__(self, into: int, width: int, groups: int, style_width: int) -> None:
@@ -48,7 +48,7 @@ class Residual(nn.Module):
         return self.around(maps) + inside
 
 
-class Attending(nn.Module):
+class AttentionLayer(nn.Module):
     """Places of maps attend to each other and, where it has a width, to a text; beside a way around."""
 
     def __init__(self, width: int, groups: int, head_width: int, text_width: int | None) -> None:
@@ -68,7 +68,7 @@ class Attending(nn.Module):
 class Layer(nn.Module):
     """A styled convolution and, if it attends, what follows it."""
 
-    def __init__(self, residual: Residual, attending: Attending | None) -> None:
+    def __init__(self, residual: ResidualBlock, attending: AttentionLayer | None) -> None:
         super().__init__()
         self.residual, self.attending = residual, attending
 

@@ -14,26 +14,26 @@ from torch import Tensor
 
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit
 from instant3d.direct.architecture import Architecture
-from instant3d.direct.clip_loss import Eyes
-from instant3d.direct.data import DirectData, Example, Requests
-from instant3d.direct.distillation import Distillation, Picture, Scoring
-from instant3d.direct.embedding_cache import Lookup
-from instant3d.direct.guidance.configs import Guidance, StableGuidance
+from instant3d.direct.clip_loss import ClipImageEncoder
+from instant3d.direct.data import NamedPrompts, PromptDataModule, TrainingBatch
+from instant3d.direct.distillation import Distillation, RenderConfig, SDSConfig
+from instant3d.direct.embedding_cache import EmbeddingCache
+from instant3d.direct.guidance.configs import GuidanceConfig, StableDiffusionConfig
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import entropy, opacity
 from instant3d.direct.severity import FeatureCache
-from instant3d.direct.shading import Mode, Shaded, light_directions
-from instant3d.direct.training_record import Taught
+from instant3d.direct.shading import Mode, ShadedField, light_directions
+from instant3d.direct.training_record import TrainingRecord
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 from instant3d.modules.diffusion.stable_diffusion import SD_2_1_BASE
-from instant3d.modules.lr_schedule import progress_of, scheduled
+from instant3d.modules.lr_schedule import training_progress, with_lr_schedule
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
 from instant3d.utils.caption_words import CaptionWords
-from instant3d.utils.data_order import seeded
-from instant3d.utils.random_numbers import drawn_on, rand_like
-from instant3d.utils.safetensors_folder import locate
+from instant3d.utils.data_order import generator_from_key
+from instant3d.utils.random_numbers import generator_kwargs, rand_like
+from instant3d.utils.safetensors_folder import resolve
 from instant3d.views import Views
 
 SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATION_DEG)  # from the front, around
@@ -117,12 +117,12 @@ class Direct(L.LightningModule):
         self,
         architecture: Architecture = Architecture(),  # noqa: B008
         text: str = SD_2_1_BASE,
-        guidance: Guidance | None = None,
+        guidance: GuidanceConfig | None = None,
         text_layers: int | None = None,
         clip: str | None = "openai/clip-vit-large-patch14",
-        scoring: Scoring = Scoring(),  # noqa: B008
-        picture: Picture = Picture(),  # noqa: B008
-        weights: Weights = Weights(),
+        sds: SDSConfig = SDSConfig(),  # noqa: B008
+        render: RenderConfig = RenderConfig(),  # noqa: B008
+        loss_weights: DistillationWeights = DistillationWeights(),
         lighting: Lighting = Lighting(),
         background: str = "random",
         alpha_start: float = 0.5,
@@ -142,7 +142,7 @@ class Direct(L.LightningModule):
             raise ValueError(
                 f"alpha rises from above 0 to 1 over a share of the steps, got {alpha_start} and {alpha_share}"
             )
-        if clip is None and sees(scoring):
+        if clip is None and needs_clip(sds):
             raise ValueError(
                 "the CLIP loss and adaptive Perp-Neg look at pictures: set model.clip to a CLIP, or scoring.clip and "
                 "scoring.dw to 0"
@@ -152,8 +152,8 @@ class Direct(L.LightningModule):
         self.start = start
         self.words: CaptionWords | None = None  # of the prompts that it is trained on, where they are known
         self.text, self.text_layers = text, text_layers
-        self.guidance, self.clip = guidance or StableGuidance(), clip
-        self.scoring, self.picture, self.weights, self.background = scoring, picture, weights, background
+        self.guidance, self.clip = guidance or StableDiffusionConfig(), clip
+        self.sds, self.render, self.loss_weights, self.background = sds, render, loss_weights, background
         self.lighting = lighting
         self.alpha_start, self.alpha_share = alpha_start, alpha_share
         self.learning_rate, self.decay, self.betas, self.epsilon = learning_rate, decay, betas, epsilon
@@ -162,15 +162,15 @@ class Direct(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Read the prompts with the network's encoder and the guide's, once; from here on they are numbers."""
-        prompts = cast(DirectData, cast(Any, self.trainer).datamodule).texts
+        prompts = cast(PromptDataModule, cast(Any, self.trainer).datamodule).texts
         restored = self.frozen.restored
-        if restored and restored["prompts"] != digest(prompts):
+        if restored and restored["prompts"] != prompts_digest(prompts):
             raise ValueError(
                 "the checkpoint was taught other prompts; give the same data.prompts, data.share and data.split_seed"
             )
         self.words = trained_words(prompts, self.start)
         guide, self.frozen.cameras = self.guidance.load(self.device)
-        eyes = Eyes.from_pretrained(cast(str, self.clip), self.device) if sees(self.scoring) else None
+        eyes = ClipImageEncoder.from_pretrained(cast(str, self.clip), self.device) if needs_clip(self.sds) else None
         memory = None if eyes is None else FeatureCache(len(prompts), eyes.width).to(self.device)
         if memory is not None and "memory" in restored:
             memory.load_state_dict(restored["memory"])
@@ -178,73 +178,73 @@ class Direct(L.LightningModule):
             self.network,
             guide,
             prompts,
-            Lookup(prompts, self.read),
-            scoring=self.scoring,
-            picture=self.picture,
-            eyes=eyes,
-            remembers=memory,
-            judges=None if eyes is None else eyes.read(prompts),
+            EmbeddingCache(prompts, self.encode_prompts),
+            sds_config=self.sds,
+            render_config=self.render,
+            image_encoder=eyes,
+            feature_cache=memory,
+            text_features=None if eyes is None else eyes.embed_texts(prompts),
         )
 
     @property
-    def known_cameras(self) -> Cameras | None:
+    def guide_cameras(self) -> Cameras | None:
         """Where the guide's pictures were taken from (V,), if it cannot be asked from anywhere else."""
         return self.frozen.cameras
 
-    def training_step(self, batch: Example, batch_idx: int) -> Tensor:
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         self.anneal()
-        generator = seeded(self.seed, int(batch.number[0]), 5, device=self.device)
+        generator = generator_from_key(self.seed, int(batch.example_index[0]), 5, device=self.device)
         background = torch.ones(len(batch.prompts), 3, device=self.device)
         if self.background == "random":
             background = rand_like(background, generator)
-        dress = self.light(batch, generator)
+        dress = self.shading(batch, generator)
         losses, shown = cast(Distillation, self.frozen.distillation)(batch, background, generator, dress)
-        if self.weights.opacity:
+        if self.loss_weights.opacity:
             losses["opacity"] = opacity(shown.alpha)
-        if self.weights.entropy:
+        if self.loss_weights.entropy:
             losses["entropy"] = entropy(shown.alpha)
-        counts = asdict(self.weights) | {"clip": self.scoring.clip, "orientation": self.scoring.orientation}
+        counts = asdict(self.loss_weights) | {"clip": self.sds.clip, "orientation": self.sds.orientation}
         total = torch.stack([counts[name] * loss for name, loss in losses.items()]).sum()
         report = {name: loss.detach() for name, loss in losses.items()} | {"alpha": shown.alpha.detach().mean()}
         self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(background))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(background))
         return total
 
-    def light(self, batch: Example, generator: torch.Generator) -> Callable[[Field], Field]:
+    def shading(self, batch: TrainingBatch, generator: torch.Generator) -> Callable[[Field], Field]:
         """What a field is in this step's light, which is drawn for all objects alike but for its direction."""
-        lit, plain = torch.rand(2, **drawn_on(generator)).tolist()
+        lit, plain = torch.rand(2, **generator_kwargs(generator)).tolist()
         if self.global_step < self.lighting.begin or lit >= self.lighting.chance:
             return lambda field: field
         mode: Mode = "textureless" if plain < self.lighting.textureless else "lambertian"
         toward = light_directions(batch.cameras, generator)
-        return lambda field: Shaded(field, mode, toward, self.lighting.ambient)
+        return lambda field: ShadedField(field, mode, toward, self.lighting.ambient)
 
     def anneal(self) -> None:
         """Let the colours' activation saturate earlier and earlier; it is as it is now in whatever is saved now."""
         if self.network.architecture.rgb == "scaled":
-            progress = progress_of(self.trainer, self.global_step)
-            self.network.decoder.alpha.fill_(annealed(progress, self.alpha_share, self.alpha_start))
+            progress = training_progress(self.trainer, self.global_step)
+            self.network.decoder.alpha.fill_(linear_ramp(progress, self.alpha_share, self.alpha_start))
 
-    def validation_step(self, batch: Requests, batch_idx: int) -> dict[str, Any]:
-        return {"shown": self.look(batch, "val")}
+    def validation_step(self, batch: NamedPrompts, batch_idx: int) -> dict[str, Any]:
+        return {"shown": self.render_prompts(batch, "val")}
 
-    def test_step(self, batch: Requests, batch_idx: int) -> None:
-        self.look(batch, "test")
+    def test_step(self, batch: NamedPrompts, batch_idx: int) -> None:
+        self.render_prompts(batch, "test")
 
-    def predict_step(self, batch: Requests, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: NamedPrompts, batch_idx: int) -> Tensor:
         """Planes (B, 3, C, P, P) of the batch's prompts; nothing is left to chance."""
-        return self.network.triplane(self.read(batch.prompts)).planes
+        return self.network.triplane(self.encode_prompts(batch.prompts)).planes
 
-    def look(self, batch: Requests, stage: str) -> Views:
+    def render_prompts(self, batch: NamedPrompts, stage: str) -> Views:
         """What is made of prompts (B, 4), from four sides; log how much of the picture it covers."""
-        field = self.network(self.read(batch.prompts))
+        field = self.network(self.encode_prompts(batch.prompts))
         cameras = SHOWN.to(self.device).map(lambda tensor: tensor.expand(len(batch.prompts), *tensor.shape))
-        p = self.picture
+        p = self.render
         shown = render(field, cameras, p.size, p.size, samples=p.samples, importance=p.importance)
         self.log(f"{stage}/alpha", shown.alpha.mean(), batch_size=len(batch.prompts), sync_dist=True)
         return shown
 
-    def read(self, prompts: Sequence[str]) -> PromptTokens:
+    def encode_prompts(self, prompts: Sequence[str]) -> PromptTokens:
         """Prompts (B) as the network reads them; the encoder is loaded when it is first asked for."""
         if self.frozen.encoder is None:
             self.frozen.encoder = PromptEncoder.from_pretrained(self.text, self.device, layers=self.text_layers)
@@ -252,7 +252,7 @@ class Direct(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.network.parameters(), self.learning_rate, self.betas, self.epsilon)
-        return scheduled(optimizer, 0, self.trainer if self.decay else None)
+        return with_lr_schedule(optimizer, 0, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         reading = {"text": self.text, "text_layers": self.text_layers}
@@ -260,14 +260,14 @@ class Direct(L.LightningModule):
         teacher = self.frozen.distillation
         if teacher is not None:
             trainer = cast(Any, self.trainer)
-            data = cast(DirectData, trainer.datamodule)
+            data = cast(PromptDataModule, trainer.datamodule)
             batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-            clip = cast(str, self.clip) if sees(self.scoring) else ""
-            checkpoint["direct"]["taught"] = asdict(Taught(self.global_step, batch, len(data.texts), clip))
+            clip = cast(str, self.clip) if needs_clip(self.sds) else ""
+            checkpoint["direct"]["taught"] = asdict(TrainingRecord(self.global_step, batch, len(data.texts), clip))
             checkpoint["direct"]["words"] = None if self.words is None else dict(self.words.counts)
-            checkpoint["taught"] = {"prompts": digest(data.texts)}
-            if teacher.remembers is not None:
-                checkpoint["taught"]["memory"] = teacher.remembers.state_dict()
+            checkpoint["taught"] = {"prompts": prompts_digest(data.texts)}
+            if teacher.feature_cache is not None:
+                checkpoint["taught"]["memory"] = teacher.feature_cache.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.frozen.restored = checkpoint.get("taught", {})
@@ -278,21 +278,21 @@ def trained_words(prompts: Sequence[str], start: str | None) -> CaptionWords | N
     words = CaptionWords.of(dict.fromkeys(prompts, 1))
     if start is None:
         return words
-    before = CaptionWords.read(locate(start) / "tokenizer")
+    before = CaptionWords.read(resolve(start) / "tokenizer")
     return None if before is None else before.joined(words)
 
 
-def sees(scoring: Scoring) -> bool:
+def needs_clip(sds: SDSConfig) -> bool:
     """Whether pictures are looked at, beside by the guide."""
-    return bool(scoring.clip or (scoring.dw and scoring.against != "none"))
+    return bool(sds.clip or (sds.dw and sds.against != "none"))
 
 
-def annealed(progress: float, end: float, start: float) -> float:
+def linear_ramp(progress: float, end: float, start: float) -> float:
     """From `start` evenly up to 1, which is reached when so much of the training is over."""
     return 1.0 if progress >= end else start + (1 - start) * progress / end
 
 
-def digest(prompts: Sequence[str]) -> str:
+def prompts_digest(prompts: Sequence[str]) -> str:
     """What tells one list of prompts from another."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
@@ -310,7 +310,7 @@ def export_direct(content: dict[str, Any], folder: str | Path, text: str | None 
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"what reads prompts cannot be read: {error}; if it lies elsewhere, say --base") from None
     if "taught" in settings:
-        network.taught = Taught(**settings["taught"])
+        network.training_record = TrainingRecord(**settings["taught"])
     if encoder.words is not None:  # the text encoder was trained from nothing, and its own prompts are not these
         encoder.words = None if settings.get("words") is None else CaptionWords(settings["words"])
     network.save_pretrained(folder)

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from instant3d.direct.architecture import Architecture, read_architecture
-from instant3d.direct.decoder_blocks import Attending, Layer, Residual, Stage
-from instant3d.direct.text_pooling import Flattening
-from instant3d.direct.training_record import KEY, Taught, read_taught
+from instant3d.direct.decoder_blocks import AttentionLayer, Layer, ResidualBlock, Stage
+from instant3d.direct.text_pooling import TextPooling
+from instant3d.direct.training_record import KEY, TrainingRecord, read_training_record
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.utils import safetensors_folder
@@ -40,7 +40,7 @@ class Style(nn.Module):
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.text = make_flattening(a, a.style_text_width) if a.style_text else None
+        self.text = make_text_pooling(a, a.style_text_width) if a.style_text else None
         self.noise_width = a.noise_width if a.style_noise else 0
         into = (a.style_text_width if a.style_text else 0) + self.noise_width
         self.constant = None if into else Constant(a.style_width)
@@ -67,7 +67,7 @@ class TextToTriplane(nn.Module):
         super().__init__()
         self.architecture = a = architecture
         numbers = a.base_channels * a.base_side**2
-        self.base = make_flattening(a, numbers) if a.token_to_plane else Constant(numbers)
+        self.base = make_text_pooling(a, numbers) if a.token_to_plane else Constant(numbers)
         self.style = Style(a)
         self.inward = nn.Conv2d(a.base_channels, a.widths[0], 3, padding=1)
         self.middle = nn.ModuleList(make_layer(a, 0, a.widths[0], attends) for attends in (True, False))
@@ -88,7 +88,7 @@ class TextToTriplane(nn.Module):
         )
         self.checkpointing = False
         self.precise = False
-        self.taught: Taught | None = None
+        self.training_record: TrainingRecord | None = None
 
     def forward(self, text: PromptTokens, noise: Tensor | None = None) -> TriplaneField:
         """Tokens of B prompts, and noise as `triplane` takes it -> the field of B objects."""
@@ -131,17 +131,17 @@ class TextToTriplane(nn.Module):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write `config.json` and `model.safetensors`."""
-        told = {} if self.taught is None else {KEY: self.taught.told()}
+        told = {} if self.training_record is None else {KEY: self.training_record.as_dict()}
         safetensors_folder.write(Path(folder), "direct", self.architecture, self, dtype, **told)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> TextToTriplane:
         """Read a folder written by `save_pretrained`, or download it by its Hub id; weights come back in float32."""
-        folder = safetensors_folder.locate(source)
+        folder = safetensors_folder.resolve(source)
         with torch.device("meta"):  # what is loaded below needs no start values
             network = cls(read_architecture(folder / safetensors_folder.CONFIG))
-        network.precise = safetensors_folder.fill(network, folder)
-        network.taught = read_taught(folder / safetensors_folder.CONFIG)
+        network.precise = safetensors_folder.load_into(network, folder)
+        network.training_record = read_training_record(folder / safetensors_folder.CONFIG)
         return network.eval()
 
 
@@ -149,8 +149,8 @@ def two_layers(into: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(into, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def make_flattening(a: Architecture, numbers: int) -> Flattening:
-    return Flattening(a.text_width, a.text_length, a.token_width, a.token_heads, numbers)
+def make_text_pooling(a: Architecture, numbers: int) -> TextPooling:
+    return TextPooling(a.text_width, a.text_length, a.token_width, a.token_heads, numbers)
 
 
 def make_stage(a: Architecture, stage: int) -> Stage:
@@ -162,7 +162,7 @@ def make_stage(a: Architecture, stage: int) -> Stage:
 
 def make_layer(a: Architecture, stage: int, into: int, attends: bool) -> Layer:
     width, groups = a.widths[stage], a.groups[stage]
-    residual = Residual(into, width, 0 if a.norm == "instance" else groups, a.style_width)
+    residual = ResidualBlock(into, width, 0 if a.norm == "instance" else groups, a.style_width)
     if not attends:
         return Layer(residual, None)
-    return Layer(residual, Attending(width, groups, a.head_width, a.text_width if a.cross_attention else None))
+    return Layer(residual, AttentionLayer(width, groups, a.head_width, a.text_width if a.cross_attention else None))

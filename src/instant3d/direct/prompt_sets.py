@@ -107,7 +107,7 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def read(source: Source) -> list[str]:
+def read_prompt_set(source: Source) -> list[str]:
     """The prompts of a grammar by its name, of coloured objects, of a file with one a line, or a list as it is."""
     if isinstance(source, Coloured):
         without = [] if source.without is None else _in_file(source.without)
@@ -117,7 +117,7 @@ def read(source: Source) -> list[str]:
     elif isinstance(source, str):
         found = GRAMMARS[source]() if source in GRAMMARS else _in_file(source)
     else:
-        found = _good(prompts.given(source))
+        found = _good(prompts.from_arguments(source))
     if not found:
         raise ValueError(
             f"{source} holds no prompt; give {', '.join(GRAMMARS)}, a text file with one a line, or a list"
@@ -125,11 +125,11 @@ def read(source: Source) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def split(texts: Sequence[str], share: float = 0.6, seed: int = 0) -> tuple[list[str], list[str]]:
+def split_prompts(texts: Sequence[str], share: float = 0.6, seed: int = 0) -> tuple[list[str], list[str]]:
     """That share of the prompts, drawn by the seed, and the others; the paper trains on 60 %."""
     if not 0 < share <= 1:
         raise ValueError(f"the share of prompts to train with is above 0 and at most 1, got {share}")
-    chosen = set(torch.randperm(len(texts), generator=seeded(seed))[: round(share * len(texts))].tolist())
+    chosen = set(torch.randperm(len(texts), generator=generator_from_key(seed))[: round(share * len(texts))].tolist())
     if not chosen:
         raise ValueError(f"a share of {share} of {len(texts)} prompts is none; raise it or give more prompts")
     return [text for k, text in enumerate(texts) if k in chosen], [t for k, t in enumerate(texts) if k not in chosen]
@@ -140,13 +140,13 @@ def _in_file(path: str | Path) -> list[str]:
         raise FileNotFoundError(
             f"{path} is neither a list of prompts ({', '.join(GRAMMARS)}) nor a text file with one a line"
         )
-    return _good(prompts.read(path))
+    return _good(prompts.read_prompts(path))
 
 
 def _good(found: Iterable[prompts.Prompt]) -> list[str]:
     """All of them, if nothing is wrong with any: one that is left out would move the places of the others."""
     found = list(found)
     for prompt in found:
-        if prompt.fault:
-            raise ValueError(f"{prompt.where} {prompt.fault}")
+        if prompt.error:
+            raise ValueError(f"{prompt.where} {prompt.error}")
     return [prompt.text for prompt in found]

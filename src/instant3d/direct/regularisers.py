@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Rays
-from instant3d.nerf.field import Field, slopes
-from instant3d.nerf.volume import box_span, even_edges, weights
+from instant3d.nerf.field import Field, finite_difference_normals
+from instant3d.nerf.volume import box_span, even_edges, rendering_weights
 from instant3d.utils.random_numbers import rand_like
 
 
@@ -55,5 +55,5 @@ def field_orientation(field: Field, rays: Rays, samples: int = 32, generator: to
     points = rays.at(edges[..., :-1] + part * length).flatten(-3, -2)
     shape = edges[..., 1:].shape[-2:]
     with torch.no_grad():
-        weight = weights(field.density(points).unflatten(-1, shape), edges)
-    return orientation(weight, slopes(field, points).unflatten(-2, shape), rays.directions)
+        weight = rendering_weights(field.density(points).unflatten(-1, shape), edges)
+    return orientation(weight, finite_difference_normals(field, points).unflatten(-2, shape), rays.directions)

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 Similarity = Literal["measured", "constant"]
 TYPICAL_SIMILARITY = 0.775  # middle of 0.6 to 0.95, between CLIP's features of two views of one object
 
 
 @dataclass(frozen=True)
-class Sighting(Batch):
+class CachedViews(TensorDataclass):
     """What is known of earlier views, (...) of them."""
 
     directions: Tensor  # (..., 3), unit vectors from the object to the camera
@@ -82,11 +82,11 @@ def negative_weight(severity: Tensor, least: float = 1.0, span: float = 2.0) -> 
     return least + span * severity
 
 
-def beside(ids: Tensor, directions: Tensor, features: Tensor) -> Sighting:
+def other_views(ids: Tensor, directions: Tensor, features: Tensor) -> CachedViews:
     """For each view of a batch the others of the same prompt: (B others, B) of ids (B,), (B, 3) and (B, F)."""
     count = len(ids)
     same = (ids[:, None] == ids[None]) & ~torch.eye(count, dtype=torch.bool, device=ids.device)
-    return Sighting(
+    return CachedViews(
         directions.detach()[:, None].expand(-1, count, -1), features.detach()[:, None].expand(-1, count, -1), same
     )
 
@@ -107,14 +107,14 @@ class FeatureCache(nn.Module):
         self.register_buffer("features", torch.zeros(prompts, width))
         self.register_buffer("seen", torch.zeros(prompts, dtype=torch.bool))
 
-    def recall(self, ids: Tensor) -> Sighting:
+    def get(self, ids: Tensor) -> CachedViews:
         """What was last remembered of prompts (B,)."""
-        return Sighting(self.directions[ids], self.features[ids], self.seen[ids])
+        return CachedViews(self.directions[ids], self.features[ids], self.seen[ids])
 
     @torch.no_grad()
-    def remember(self, ids: Tensor, directions: Tensor, features: Tensor) -> None:
+    def put(self, ids: Tensor, directions: Tensor, features: Tensor) -> None:
         """Put views (B, 3), (B, F) of prompts (B,) in the place of what was known; of one prompt, the last counts."""
-        ids, directions, features = gathered(
+        ids, directions, features = gather_across_processes(
             ids.to(self.seen.device), directions.to(self.directions), features.to(self.features)
         )
         place = torch.arange(len(ids), device=ids.device)
@@ -125,7 +125,7 @@ class FeatureCache(nn.Module):
         self.seen[ids] = True
 
 
-def gathered(*tensors: Tensor) -> tuple[Tensor, ...]:
+def gather_across_processes(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors (B, ...) of all processes behind one another, in the processes' order; B may differ between them."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
-from instant3d.nerf.field import Field, slopes
+from instant3d.nerf.field import Field, finite_difference_normals
 from instant3d.utils.random_numbers import randn_like
 
 Mode = Literal["albedo", "lambertian", "textureless", "normal"]
@@ -21,7 +21,7 @@ SCALE = 1.75  # of the paper's world, a box of side 3.5, beside ours
 FACING = 0.1  # the least that a surface which faces away receives of what one that faces the light does
 
 
-class Shaded:
+class ShadedField:
     """A field whose colours are lit from `light`; density is the field's own.
 
     albedo       the colours themselves, at no more cost than the field
@@ -49,15 +49,15 @@ class Shaded:
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
         if self.mode == "albedo":
             return self.field(points)
-        normal = slopes(self.field, points)
+        normal = finite_difference_normals(self.field, points)
         if self.mode == "normal":
             return self.field.density(points), (1 + normal) / 2
         if self.mode == "textureless":
-            return self.field.density(points), self._received(normal).expand_as(points)
+            return self.field.density(points), self._received_light(normal).expand_as(points)
         density, rgb = self.field(points)
-        return density, rgb * self._received(normal)
+        return density, rgb * self._received_light(normal)
 
-    def _received(self, normal: Tensor) -> Tensor:
+    def _received_light(self, normal: Tensor) -> Tensor:
         """Light (..., N, 1) that surfaces of these normals (..., N, 3) receive."""
         assert self.light is not None
         cosine = (normal * self.light[..., None, :]).sum(-1, keepdim=True)

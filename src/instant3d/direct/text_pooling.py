@@ -63,7 +63,7 @@ class EqualisedLinear(nn.Linear):
         return F.linear(vector / self.in_features**0.5, self.weight, self.bias)
 
 
-class Flattening(nn.Module):
+class TextPooling(nn.Module):
     """One transformer layer over the tokens, which are then laid end to end and led through one linear layer."""
 
     def __init__(self, text_width: int, text_length: int, width: int, heads: int, numbers: int) -> None:

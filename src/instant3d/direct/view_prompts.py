@@ -32,19 +32,19 @@ def from_front(azimuth_deg: Tensor) -> Tensor:
     return (azimuth_deg - FRONT_AZIMUTH_DEG + 180) % 360 - 180
 
 
-def worded(prompt: str, view: str) -> str:
+def with_view_words(prompt: str, view: str) -> str:
     """The prompt as the guidance model is asked for one of VIEWS; wording as in threestudio, the paper prints none."""
     return f"{prompt}, {view}"
 
 
-def shares(azimuth_from_front_deg: Tensor) -> Tensor:
+def view_shares(azimuth_from_front_deg: Tensor) -> Tensor:
     """How much of each of VIEWS (B, 3) the positive prompt of a camera (B,) is: linear between the two nearest."""
     turn = _turn(azimuth_from_front_deg)
     front, back = (1 - turn).clamp(min=0), (turn - 1).clamp(min=0)
     return torch.stack([front, 1 - front - back, back], dim=-1)
 
 
-def negatives(
+def negative_weights(
     azimuth_from_front_deg: Tensor,
     schedule: Schedule = "stable-dreamfusion",
     elevation_deg: Tensor | None = None,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.utils import atomic, tensor_files
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "grey")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -30,19 +30,19 @@ POOL = 4  # of those, a side of what counts as one pixel for the colour
 
 
 @dataclass(frozen=True)
-class Opinion(Batch):
+class Prediction(TensorDataclass):
     """Log-probabilities of the colours (..., C) and of the objects (..., O) of pictures (...)."""
 
     colour: Tensor
     object: Tensor
 
-    def together(self) -> Opinion:
+    def mean_over_views(self) -> Prediction:
         """One opinion on all pictures (..., V) of an object: the mean of their log-probabilities."""
-        return Opinion(self.colour.mean(-2).log_softmax(-1), self.object.mean(-2).log_softmax(-1))
+        return Prediction(self.colour.mean(-2).log_softmax(-1), self.object.mean(-2).log_softmax(-1))
 
 
 @dataclass(frozen=True)
-class Asked:
+class Target:
     """What a prompt asks for, as the judge's numbers."""
 
     colour: int
@@ -58,9 +58,9 @@ class ColourNetwork(nn.Module):
         self.weight, self.value = nn.Linear(width, 1), nn.Linear(width, width)
         self.last = nn.Sequential(nn.ReLU(), nn.Linear(width, classes))
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] to logits (N, C)."""
-        pixels = F.avg_pool2d(pictures, POOL).flatten(2).mT  # means say as much, with less noise and less work
+        pixels = F.avg_pool2d(images, POOL).flatten(2).mT  # means say as much, with less noise and less work
         features = self.pixel(2 * pixels - 1)
         share = self.weight(features).softmax(dim=1)
         return self.last((share * self.value(features)).sum(dim=1))
@@ -77,12 +77,12 @@ class ObjectNetwork(nn.Sequential):
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes)]
         super().__init__(*layers)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] to logits (N, O)."""
-        return super().forward(1 - torch.stack([pictures.amin(1), pictures.amax(1)], dim=1))
+        return super().forward(1 - torch.stack([images.amin(1), images.amax(1)], dim=1))
 
 
-class Judge(nn.Module):
+class AttributeClassifier(nn.Module):
     """Both networks with the names that they know.
 
     accuracy   what was measured of it on pictures that it was not trained on
@@ -94,24 +94,24 @@ class Judge(nn.Module):
         self.accuracy: dict[str, Any] = {}
         self.colour_network, self.object_network = ColourNetwork(len(self.colours)), ObjectNetwork(len(self.objects))
 
-    def forward(self, pictures: Tensor) -> Opinion:
+    def forward(self, images: Tensor) -> Prediction:
         """The opinion on pictures (..., 3, H, W) over white, in [0, 1] and of any size."""
-        flat = pictures.reshape(-1, *pictures.shape[-3:])
+        flat = images.reshape(-1, *images.shape[-3:])
         if flat.shape[-2:] != (SIZE, SIZE):
             flat = F.interpolate(flat, (SIZE, SIZE), mode="bilinear", antialias=True).clamp(0, 1)
         colour, thing = self.colour_network(flat), self.object_network(flat)
-        lead = pictures.shape[:-3]
-        return Opinion(colour.log_softmax(-1).reshape(*lead, -1), thing.log_softmax(-1).reshape(*lead, -1))
+        lead = images.shape[:-3]
+        return Prediction(colour.log_softmax(-1).reshape(*lead, -1), thing.log_softmax(-1).reshape(*lead, -1))
 
-    def asked(self, prompt: str) -> Asked:
+    def target(self, prompt: str) -> Target:
         """What "a red fire hydrant" asks for; a ValueError if the judge cannot tell."""
-        colour, thing = parsed(prompt, self.colours, self.objects)
+        colour, thing = parse_caption(prompt, self.colours, self.objects)
         if colour is None or thing is None:
             raise ValueError(
                 f"the judge cannot tell whether a picture shows {prompt!r}; ask for 'a COLOUR OBJECT' with a colour of "
                 f"{', '.join(self.colours)} and an object of {', '.join(self.objects)}"
             )
-        return Asked(self.colours.index(colour), self.objects.index(thing))
+        return Target(self.colours.index(colour), self.objects.index(thing))
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and the weights in half precision, both or neither."""
@@ -124,7 +124,7 @@ class Judge(nn.Module):
             (partial / WEIGHTS).write_bytes(save(tensors))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Judge:
+    def from_pretrained(cls, folder: str | Path) -> AttributeClassifier:
         """Read what `save` wrote; the judge is in float32 and does not learn."""
         folder = Path(folder)
         if not ((folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
@@ -132,14 +132,14 @@ class Judge(nn.Module):
                 f"{folder} has no {CONFIG} and {WEIGHTS} of a judge; `instant3d train-judge` writes them"
             )
         try:
-            config = tensor_files.settings(folder / CONFIG)
+            config = tensor_files.load_json(folder / CONFIG)
             if config["format"] != FORMAT:
                 raise ValueError(f"{CONFIG} says {config['format']!r} where {FORMAT!r} was expected")
             judge = cls(_names(config, "objects"), _names(config, "colours"))
             judge.accuracy = config["accuracy"]
-            tensors = tensor_files.tensors(folder / WEIGHTS)
+            tensors = tensor_files.load_tensors(folder / WEIGHTS)
             counters = {name: value for name, value in judge.state_dict().items() if name not in _floats(judge)}
-            judge.load_state_dict({n: tensor_files.float32(n, value) for n, value in tensors.items()} | counters)
+            judge.load_state_dict({n: tensor_files.to_float32(n, value) for n, value in tensors.items()} | counters)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(
                 f"{folder} does not hold a whole judge ({' '.join(str(error).split())[:120]}); train or copy it again"
@@ -155,7 +155,7 @@ def _names(config: dict[str, Any], key: str) -> list[str]:
     return names
 
 
-def parsed(caption: str, colours: Sequence[str], objects: Sequence[str]) -> tuple[str | None, str | None]:
+def parse_caption(caption: str, colours: Sequence[str], objects: Sequence[str]) -> tuple[str | None, str | None]:
     """Colour and object of "a COLOUR OBJECT" or "an OBJECT"; None for what is not among the names.
 
     In "a dark red chair" the chair is known and the colour, which is none of the names, is not.

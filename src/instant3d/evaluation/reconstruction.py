@@ -22,16 +22,16 @@ from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh, load, normalized, sample_points
 from instant3d.modules import metrics
-from instant3d.modules.losses import Perceptual
+from instant3d.modules.losses import PerceptualLoss
 from instant3d.nerf.field import Field
-from instant3d.nerf.mesh_extraction import extract
+from instant3d.nerf.mesh_extraction import extract_mesh
 from instant3d.nerf.occupancy_render import render
-from instant3d.nerf.visual_hull import Hull
+from instant3d.nerf.visual_hull import VisualHull
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage2.network import Reconstructor
 from instant3d.utils import atomic, file_listing
-from instant3d.utils.errors import say
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.errors import print_escaped
+from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
 
 BASELINES = ("nearest_view", "visual_hull")
@@ -49,20 +49,20 @@ POINTS = 50_000  # on each of two surfaces that are compared
 CELLS = 128  # a side of the grid on which a field's surface is found for that
 NEAR = 0.05  # world units within which the F-score counts a point as found
 
-Numbers = dict[str, float]
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Task(Batch):
+class EvaluationCase(TensorDataclass):
     """One object: the views that are given and those to be foretold."""
 
     name: str
-    given: Views  # (V,)
-    wanted: Views  # (T,)
+    inputs: Views  # (V,)
+    targets: Views  # (T,)
     surface: Tensor | None = None  # (POINTS, 3) of the true one
 
 
-def reconstruction(
+def evaluate_reconstruction(
     folders: Sequence[str | Path],
     *,
     weights: str | Path | None = None,
@@ -83,33 +83,33 @@ def reconstruction(
     reference   folder of true meshes, named like the scenes; they are normalized as the renderer does
     perceptual  VGG-16 weights for LPIPS (see `losses.Perceptual`); without, it is left out
     """
-    found = find(folders)
-    truths = {name: None if reference is None else mesh_of(name, reference) for name in found}
+    found = find_scenes(folders)
+    truths = {name: None if reference is None else reference_mesh(name, reference) for name in found}
     if network is None and weights is not None:
         network = Reconstructor.from_pretrained(weights)
     model = None if network is None else ViewsTo3D(network, device)
-    similarity = Perceptual(perceptual).to(device) if perceptual else None
+    similarity = PerceptualLoss(perceptual).to(device) if perceptual else None
     width = max(map(len, found))
-    records: dict[str, dict[str, Numbers]] = {}
+    records: dict[str, dict[str, Metrics]] = {}
     for name, folder in found.items():
-        task = read(name, folder, views, resolution, truths[name]).to(device)
+        task = read_case(name, folder, views, resolution, truths[name]).to(device)
         records[name] = measure(task, model, similarity)
         if len(records) == 1:
-            say(header(records[name], width))
-        say(line(name, records[name], width))
+            print_escaped(header(records[name], width))
+        print_escaped(line(name, records[name], width))
     settings = {"weights": weights and str(weights), "views": list(views), "resolution": resolution, "background": 1.0}
     report = summarize(records, settings)
-    say(line("mean", {"network": report["mean"], **report["baselines"]}, width))
+    print_escaped(line("mean", {"network": report["mean"], **report["baselines"]}, width))
     if output is not None:
         write(report, output)
     return report
 
 
-def find(folders: Sequence[str | Path]) -> dict[str, Path]:
+def find_scenes(folders: Sequence[str | Path]) -> dict[str, Path]:
     """Scene folders by name: each path is one, or holds some."""
     found: list[Path] = []
     for path in map(Path, folders):
-        inside = [document.parent for document in file_listing.found(path, "*/transforms.json")]
+        inside = [document.parent for document in file_listing.visible_files(path, "*/transforms.json")]
         alone = path.is_file() or (path / scenes.DOCUMENT).is_file() or not inside
         found += [path] if alone else inside
     if not found:
@@ -119,7 +119,7 @@ def find(folders: Sequence[str | Path]) -> dict[str, Path]:
     return {name if unique else str(path): path for name, path in zip(names, found, strict=True)}
 
 
-def mesh_of(name: str, folder: str | Path) -> Path:
+def reference_mesh(name: str, folder: str | Path) -> Path:
     """The true mesh of a scene."""
     files = [Path(folder) / f"{Path(name).name}{suffix}" for suffix in MESH_SUFFIXES]
     for file in files:
@@ -130,9 +130,9 @@ def mesh_of(name: str, folder: str | Path) -> Path:
     )
 
 
-def read(
+def read_case(
     name: str, folder: Path, views: Sequence[int], resolution: int | None = None, truth: Path | None = None
-) -> Task:
+) -> EvaluationCase:
     """A scene's frames `views` as what is given, all its others as what is wanted."""
     count = len(scenes.names(folder))
     if not views or len(set(views)) != len(views) or not all(0 <= index < count for index in views):
@@ -146,32 +146,34 @@ def read(
         )
     frames = scenes.read(folder, frames=[*views, *others], size=resolution).views
     surface = None if truth is None else points_on(normalized(load(truth)))
-    return Task(name, frames[: len(views)], frames[len(views) :], surface)
+    return EvaluationCase(name, frames[: len(views)], frames[len(views) :], surface)
 
 
-def measure(task: Task, model: ViewsTo3D | None, similarity: Perceptual | None = None) -> dict[str, Numbers]:
+def measure(
+    case: EvaluationCase, model: ViewsTo3D | None, similarity: PerceptualLoss | None = None
+) -> dict[str, Metrics]:
     """Numbers of the network, if there is one, and of both baselines."""
-    fields: dict[str, Field] = {} if model is None else {"network": model(task.given).field}
-    fields["visual_hull"] = Hull(task.given)
-    numbers = {"nearest_view": compare(nearest_view(task.given, task.wanted.cameras), task.wanted, similarity)}
+    fields: dict[str, Field] = {} if model is None else {"network": model(case.inputs).field}
+    fields["visual_hull"] = VisualHull(case.inputs)
+    numbers = {"nearest_view": compare(nearest_view(case.inputs, case.targets.cameras), case.targets, similarity)}
     for method, field in fields.items():
-        numbers[method] = compare(show(field, task.wanted), task.wanted, similarity)
-        if task.surface is not None:
-            numbers[method] |= geometry(field, task.surface)
+        numbers[method] = compare(render_like(field, case.targets), case.targets, similarity)
+        if case.surface is not None:
+            numbers[method] |= geometry_metrics(field, case.surface)
     return numbers
 
 
-def show(field: Field, wanted: Views) -> Views:
+def render_like(field: Field, targets: Views) -> Views:
     """A field from the cameras of the wanted pictures and at their size; depth only where alpha passes 1/2."""
-    shown = render(field, wanted.cameras, wanted.height, wanted.width)
+    shown = render(field, targets.cameras, targets.height, targets.width)
     depth = None if shown.depth is None else shown.depth * (shown.alpha > 0.5)
     return Views(shown.rgb.clamp(0, 1), shown.alpha.clamp(0, 1), shown.cameras, depth)
 
 
-def geometry(field: Field, truth: Tensor) -> Numbers:
+def geometry_metrics(field: Field, truth: Tensor) -> Metrics:
     """How far a field's surface is from points (N, 3) on the true one; an empty field has none, and finds none."""
     try:
-        points = points_on([extract(field, CELLS)])
+        points = points_on([extract_mesh(field, CELLS)])
     except ValueError:
         return {"chamfer": math.nan, "f_score": 0.0}
     return {"chamfer": metrics.chamfer(points, truth), "f_score": metrics.f_score(points, truth, NEAR)}
@@ -182,39 +184,39 @@ def points_on(parts: Sequence[Mesh]) -> Tensor:
     return sample_points(parts, POINTS, torch.Generator().manual_seed(0))
 
 
-def nearest_view(given: Views, cameras: Cameras) -> Views:
+def nearest_view(inputs: Views, cameras: Cameras) -> Views:
     """For each camera, the given picture that was taken from the most similar direction. It knows no depth."""
-    wanted, known = (F.normalize(group.positions, dim=-1) for group in (cameras, given.cameras))
-    nearest = given[(wanted @ known.T).argmax(-1)]
+    wanted, known = (F.normalize(group.positions, dim=-1) for group in (cameras, inputs.cameras))
+    nearest = inputs[(wanted @ known.T).argmax(-1)]
     return Views(nearest.rgb, nearest.alpha, cameras)
 
 
-def compare(shown: Views, wanted: Views, similarity: Perceptual | None = None) -> Numbers:
+def compare(rendered: Views, targets: Views, similarity: PerceptualLoss | None = None) -> Metrics:
     """Means over views of what can be measured: depth only where both know it."""
-    a, b = shown.on(1.0), wanted.on(1.0)
+    a, b = rendered.composite(1.0), targets.composite(1.0)
     numbers = {
         "psnr": metrics.psnr(a, b),
         "ssim": metrics.ssim(a, b),
-        "mask_iou": metrics.mask_iou(shown.alpha, wanted.alpha),
+        "mask_iou": metrics.mask_iou(rendered.alpha, targets.alpha),
     }
     if similarity is not None:
         numbers["lpips_vgg"] = similarity(a, b)
-    if shown.depth is not None and wanted.depth is not None:
-        numbers["depth_error"] = metrics.depth_error(shown.depth, wanted.depth)
+    if rendered.depth is not None and targets.depth is not None:
+        numbers["depth_error"] = metrics.depth_error(rendered.depth, targets.depth)
     return {name: value.nanmean().item() for name, value in numbers.items()}
 
 
-def mean(rows: Sequence[Numbers]) -> Numbers:
+def mean(rows: Sequence[Metrics]) -> Metrics:
     """Column by column, over the rows that have the number."""
     columns = dict.fromkeys(name for row in rows for name in row)
     known = {name: [row[name] for row in rows if not math.isnan(row.get(name, math.nan))] for name in columns}
     return {name: math.fsum(values) / len(values) if values else math.nan for name, values in known.items()}
 
 
-def summarize(records: Mapping[str, Mapping[str, Numbers]], settings: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(records: Mapping[str, Mapping[str, Metrics]], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The report: numbers of each scene and their means, for the network and for each baseline."""
 
-    def column(method: str) -> dict[str, Numbers]:
+    def column(method: str) -> dict[str, Metrics]:
         return {name: record.get(method, {}) for name, record in records.items()}
 
     return {
@@ -226,13 +228,13 @@ def summarize(records: Mapping[str, Mapping[str, Numbers]], settings: Mapping[st
     }
 
 
-def header(record: Mapping[str, Numbers], width: int) -> str:
+def header(record: Mapping[str, Metrics], width: int) -> str:
     """Titles above `line`s of records like this one."""
     titles = [COLUMNS[name] for name in record.get("network", {})]
     return " ".join([" " * width, *(f"{title:>12}" for title in [*titles, *BASELINES])])
 
 
-def line(name: str, record: Mapping[str, Numbers], width: int) -> str:
+def line(name: str, record: Mapping[str, Metrics], width: int) -> str:
     """The network's numbers of an object, then the PSNR of each baseline."""
     values = [*record.get("network", {}).values(), *(record[method]["psnr"] for method in BASELINES)]
     return " ".join([f"{name:<{width}}", *(f"{value:12.3f}" for value in values)])

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from instant3d import __version__, scenes
 from instant3d.cameras import Cameras, orbit
-from instant3d.direct.training_record import Taught
+from instant3d.direct.training_record import TrainingRecord
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
-from instant3d.evaluation.attribute_classifier import Judge, Opinion
-from instant3d.evaluation.view_cache import Gallery, Order
+from instant3d.evaluation.attribute_classifier import AttributeClassifier, Prediction
+from instant3d.evaluation.view_cache import ViewCache, ViewRequest
 from instant3d.modules import clip
 from instant3d.nerf.asset import FILE, Asset
 from instant3d.pipelines.results import RECORD
@@ -44,10 +44,10 @@ Score = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluatedAsset:
     """What there is to look at for one order: pictures over white, (V, 3, S, S)."""
 
-    order: Order
+    request: ViewRequest
     views: Tensor | None  # what stage 1 drew, if it did and that is known
     renders: Tensor  # the final asset from the new cameras
     seconds: float | None  # of drawing; None if it was not drawn here
@@ -60,60 +60,66 @@ def new_cameras() -> Cameras:
     return orbit(azimuths, elevations)
 
 
-def drawn(gallery: Gallery, orders: Sequence[Order], model: ViewsTo3D, size: int = SIZE) -> Iterator[Result]:
+def from_stage1(
+    cache: ViewCache, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
+) -> Iterator[EvaluatedAsset]:
     """From prompts: draw what is missing in the gallery, rebuild, render."""
-    gallery.fill(orders)
-    for order in orders:
-        views = gallery.views(order)
-        yield Result(order, views.on(1.0), _render(model(views), size), gallery.seconds(order))
+    cache.fill(requests)
+    for order in requests:
+        views = cache.views(order)
+        yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), cache.seconds(order))
 
 
-def made(model: DirectTextTo3D, orders: Sequence[Order], at_once: int = 8, size: int = SIZE) -> Iterator[Result]:
+def from_direct(
+    model: DirectTextTo3D, requests: Sequence[ViewRequest], at_once: int = 8, size: int = SIZE
+) -> Iterator[EvaluatedAsset]:
     """From prompts, in one pass, so many of them together."""
-    for k in range(0, len(orders), at_once):
-        some = orders[k : k + at_once]
+    for k in range(0, len(requests), at_once):
+        some = requests[k : k + at_once]
         start = time.perf_counter()
-        assets = model.many([order.prompt for order in some], [order.seed for order in some])
+        assets = model.generate_many([order.prompt for order in some], [order.seed for order in some])
         seconds = (time.perf_counter() - start) / len(some)
         for order, asset in zip(some, assets, strict=True):
-            yield Result(order, None, _render(asset, size), seconds)
+            yield EvaluatedAsset(order, None, _render(asset, size), seconds)
 
 
-def stored(folder: Path, orders: Sequence[Order], size: int = SIZE) -> Iterator[Result]:
+def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE) -> Iterator[EvaluatedAsset]:
     """From assets that `instant3d generate` left in `folder`: each below it in a folder with result.json."""
     found = _by_prompt(folder)
-    for order in orders:
+    for order in requests:
         if not found.get(order.prompt):
             raise FileNotFoundError(
                 f"{folder} holds no asset for {order.prompt!r}; generate it, or leave the prompt out of the list"
             )
         place = found[order.prompt].pop(0)
-        yield Result(order, _views_of(place), _render(Asset.load(place), size), None)
+        yield EvaluatedAsset(order, _views_of(place), _render(Asset.load(place), size), None)
 
 
-def real(folder: Path, orders: Sequence[Order], model: ViewsTo3D, size: int = SIZE) -> Iterator[Result]:
+def from_real_views(
+    folder: Path, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
+) -> Iterator[EvaluatedAsset]:
     """From real renders with that caption, as if stage 1 had drawn them without a fault."""
     captioned: dict[str, list[Path]] = {}
     for place in scenes.below(folder):
         told = json.loads((place / scenes.DOCUMENT).read_text())
         captioned.setdefault(told.get("caption", ""), []).append(place)
-    for order in orders:
+    for order in requests:
         if order.prompt not in captioned:
             raise FileNotFoundError(f"{folder} holds no scene with the caption {order.prompt!r}; paint one")
         places = captioned[order.prompt]
         views = scenes.read(places[order.seed % len(places)], frames=range(4), maps=()).views
-        yield Result(order, views.on(1.0), _render(model(views), size), None)
+        yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), None)
 
 
 def evaluate(
-    results: Mapping[str, Iterator[Result]],
+    results: Mapping[str, Iterator[EvaluatedAsset]],
     output: Path,
     *,
-    judge: Judge | None,
-    clips: Mapping[str, Callable[[], clip.Clip]],
+    judge: AttributeClassifier | None,
+    clips: Mapping[str, Callable[[], clip.ClipModel]],
     settings: Mapping[str, Any],
     trained: Collection[str] | None = None,
-    taught: Taught | None = None,
+    training_record: TrainingRecord | None = None,
 ) -> dict[str, Any]:
     """Look at the results of each list of prompts and write metrics.json, table.md and sheet.png into `output`.
 
@@ -122,21 +128,21 @@ def evaluate(
     taught   what the direct system was taught with, for its cost
     """
     report: dict[str, Any] = {"instant3d": __version__, "settings": dict(settings), "lists": {}}
-    if taught is not None:
-        report["taught"] = taught.told()
-    everything: dict[str, list[Result]] = {}
+    if training_record is not None:
+        report["taught"] = training_record.as_dict()
+    everything: dict[str, list[EvaluatedAsset]] = {}
     for name, some in results.items():
         start = time.perf_counter()
         everything[name] = list(some)
         report["lists"][name] = {"seconds": round(time.perf_counter() - start, 1)}
         if trained is not None:
             report["lists"][name]["trained"] = name in trained
-    everyone = [result.order.prompt for some in everything.values() for result in some]
+    everyone = [result.request.prompt for some in everything.values() for result in some]
     others = [] if trained is None else everyone
-    sheets: list[tuple[Result, str]] = []
+    sheets: list[tuple[EvaluatedAsset, str]] = []
     for name, items in everything.items():
         if judge is not None:
-            report["lists"][name] |= judged(judge, items)
+            report["lists"][name] |= classifier_metrics(judge, items)
             sheets += [(item, row["says"]) for item, row in zip(items, report["lists"][name]["rows"], strict=True)]
         else:
             sheets += [(item, "") for item in items]
@@ -148,25 +154,25 @@ def evaluate(
     with atomic.merged(output) as partial:
         (partial / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
         (partial / "table.md").write_text(text)
-        visualization.sheet(_sheet(sheets[:MOST_SHOWN]), partial / "sheet.png")
+        visualization.write_contact_sheet(_sheet(sheets[:MOST_SHOWN]), partial / "sheet.png")
     print(text, end="")
     return report
 
 
-def judged(judge: Judge, results: Sequence[Result]) -> dict[str, Any]:
+def classifier_metrics(judge: AttributeClassifier, results: Sequence[EvaluatedAsset]) -> dict[str, Any]:
     """What the judge names rightly: assets, by the mean log-probability of their pictures, and single pictures."""
     rows: list[dict[str, Any]] = []
     scores: dict[str, list[Score]] = {look: [] for look in LOOKS}
     confusions = {kind: Counter[tuple[str, str]]() for kind in ("colour", "object")}
     for result in results:
-        row: dict[str, Any] = {"prompt": result.order.prompt, "seed": result.order.seed, "seconds": result.seconds}
+        row: dict[str, Any] = {"prompt": result.request.prompt, "seed": result.request.seed, "seconds": result.seconds}
         for look in LOOKS:
             pictures = getattr(result, look)
             if pictures is not None:
-                opinion = _opinion(judge, pictures)
-                row[look] = score(judge, result.order.prompt, opinion) | {"sees": seen(judge, opinion)}
+                opinion = _predict(judge, pictures)
+                row[look] = score(judge, result.request.prompt, opinion) | {"sees": predicted_names(judge, opinion)}
                 scores[look].append({key: float(value) for key, value in row[look].items() if key != "sees"})
-        asked = judge.asked(result.order.prompt)
+        asked = judge.target(result.request.prompt)
         colour, thing = row["renders"]["sees"]
         confusions["colour"][judge.colours[asked.colour], colour] += 1
         confusions["object"][judge.objects[asked.object], thing] += 1
@@ -180,22 +186,22 @@ def judged(judge: Judge, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def score(judge: Judge, prompt: str, opinion: Opinion) -> Score:
+def score(judge: AttributeClassifier, prompt: str, prediction: Prediction) -> Score:
     """Whether an opinion on pictures (V,) is what the prompt asks for: as a whole 0 or 1, and as shares of pictures."""
-    asked, whole = judge.asked(prompt), opinion.together()
+    asked, whole = judge.target(prompt), prediction.mean_over_views()
     colour, thing = (whole.colour.argmax(-1) == asked.colour).item(), (whole.object.argmax(-1) == asked.object).item()
     return {
         "colour": float(colour),
         "object": float(thing),
         "both": float(colour and thing),
-        "colour_per_picture": (opinion.colour.argmax(-1) == asked.colour).double().mean().item(),
-        "object_per_picture": (opinion.object.argmax(-1) == asked.object).double().mean().item(),
+        "colour_per_picture": (prediction.colour.argmax(-1) == asked.colour).double().mean().item(),
+        "object_per_picture": (prediction.object.argmax(-1) == asked.object).double().mean().item(),
     }
 
 
-def seen(judge: Judge, opinion: Opinion) -> tuple[str, str]:
+def predicted_names(judge: AttributeClassifier, prediction: Prediction) -> tuple[str, str]:
     """What the pictures (V,) together look like to the judge."""
-    whole = opinion.together()
+    whole = prediction.mean_over_views()
     return judge.colours[int(whole.colour.argmax(-1))], judge.objects[int(whole.object.argmax(-1))]
 
 
@@ -237,23 +243,25 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def _render(asset: Asset, size: int) -> Tensor:
-    return asset.render(new_cameras(), size).to("cpu").on(1.0).clamp(0, 1)
+    return asset.render(new_cameras(), size).to("cpu").composite(1.0).clamp(0, 1)
 
 
 @torch.no_grad()
-def _opinion(judge: Judge, pictures: Tensor) -> Opinion:
-    return judge(pictures)
+def _predict(judge: AttributeClassifier, images: Tensor) -> Prediction:
+    return judge(images)
 
 
-def _clip_numbers(model: clip.Clip, results: Sequence[Result], others: Sequence[str]) -> dict[str, float]:
+def _clip_numbers(model: clip.ClipModel, results: Sequence[EvaluatedAsset], others: Sequence[str]) -> dict[str, float]:
     """CLIP's numbers of the renders; several assets of one prompt are more views of it.
 
     others  prompts that pictures are compared with, beside those of the results
     """
     pictures: dict[str, list[Tensor]] = {}
     for result in results:
-        pictures.setdefault(result.order.prompt, []).append(result.renders)
-    return clip.measured(model, torch.stack([torch.cat(some) for some in pictures.values()]), list(pictures), others)
+        pictures.setdefault(result.request.prompt, []).append(result.renders)
+    return clip.clip_metrics(
+        model, torch.stack([torch.cat(some) for some in pictures.values()]), list(pictures), others
+    )
 
 
 def _mean(scores: Sequence[Score]) -> Score:
@@ -269,7 +277,7 @@ def _mistakes(pairs: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
 def _by_prompt(folder: Path) -> dict[str, list[Path]]:
     """Folders of assets below `folder` by the prompt in their result.json."""
     found: dict[str, list[Path]] = {}
-    for file in file_listing.found(folder, f"**/{RECORD}"):
+    for file in file_listing.visible_files(folder, f"**/{RECORD}"):
         if (file.parent / FILE).is_file():
             found.setdefault(json.loads(file.read_text()).get("prompt", ""), []).append(file.parent)
     return found
@@ -279,11 +287,11 @@ def _views_of(place: Path) -> Tensor | None:
     """The four views that an asset was made of, if they are there."""
     told = json.loads((place / RECORD).read_text()).get("files", ["views"])
     for folder in scenes.below(place) if "views" in told else ():
-        return scenes.read(folder, maps=()).views.on(1.0)
+        return scenes.read(folder, maps=()).views.composite(1.0)
     return None
 
 
-def _sheet(shown: Sequence[tuple[Result, str]]) -> list[Row]:
+def _sheet(shown: Sequence[tuple[EvaluatedAsset, str]]) -> list[Row]:
     """For ten assets at a time what was drawn first of each, and the asset from a new camera; or from two of them."""
     rows = []
     for k in range(0, len(shown), ACROSS):
@@ -297,10 +305,10 @@ def _sheet(shown: Sequence[tuple[Result, str]]) -> list[Row]:
             )
         drawn = torch.stack([_sized(picture) for picture in first])
         anew = torch.stack([_sized(result.renders[len(NEW_AZIMUTHS_DEG)]) for result in results])
-        rows.append(Row(title, drawn, [result.order.prompt for result in results]))
+        rows.append(Row(title, drawn, [result.request.prompt for result in results]))
         rows.append(Row("the asset from a new camera", anew, says))
     return rows
 
 
-def _sized(picture: Tensor) -> Tensor:
-    return torch.nn.functional.interpolate(picture[None], (SIZE, SIZE), mode="bilinear", antialias=True)[0]
+def _sized(image: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(image[None], (SIZE, SIZE), mode="bilinear", antialias=True)[0]

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from instant3d import scenes
-from instant3d.evaluation.attribute_classifier import COLOURS, SIZE, Judge, parsed
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.evaluation.attribute_classifier import COLOURS, SIZE, AttributeClassifier, parse_caption
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 HELD_VIEWS = 3  # the last ones of every scene, never trained on
 BATCH = 128
@@ -26,10 +26,10 @@ UNKNOWN = -100  # the label that a cross entropy leaves out
 
 
 @dataclass(frozen=True)
-class Examples(Batch):
+class AttributeExamples(TensorDataclass):
     """Real renders: RGBA bytes (N, 4, SIZE, SIZE) with straight alpha, and what they show."""
 
-    pictures: Tensor
+    images: Tensor
     colour: Tensor  # (N,), UNKNOWN where the caption names no colour of ours
     object: Tensor  # (N,)
     view: Tensor  # (N,) number of the frame, counted from the scene's end: the last is 1
@@ -37,7 +37,7 @@ class Examples(Batch):
 
     def over_white(self) -> Tensor:
         """(N, 3, SIZE, SIZE) in [0, 1]."""
-        rgba = self.pictures.float() / 255
+        rgba = self.images.float() / 255
         return rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
 
 
@@ -48,30 +48,30 @@ def train(
     epochs: int = 24,
     hold_out_shapes: bool = False,
     seed: int = 0,
-) -> Judge:
+) -> AttributeClassifier:
     """A judge of `objects` in COLOURS, taught on all scenes whose caption names one of them; prints its progress.
 
     hold_out_shapes  keep the first shape of every object that has several, to learn how the judge takes strange ones
     """
-    examples = gathered(folders, objects)
+    examples = load_examples(folders, objects)
     held = examples.view <= HELD_VIEWS
     several = torch.tensor([bool((examples.shape[examples.object == k] > 0).any()) for k in range(len(objects))])
     strange = several[examples.object] & (examples.shape == 0) & hold_out_shapes
     torch.manual_seed(seed)  # the judge's first weights
     generator = torch.Generator().manual_seed(seed)
-    judge = taught(examples[~held & ~strange], Judge(objects), epochs=epochs, generator=generator)
+    judge = fit(examples[~held & ~strange], AttributeClassifier(objects), epochs=epochs, generator=generator)
     judge.accuracy = {"held_out_views": accuracy(judge, examples[held & ~strange])}
     if hold_out_shapes:
         judge.accuracy["held_out_shapes"] = accuracy(judge, examples[strange])
     return judge
 
 
-def gathered(folders: Sequence[Path], objects: Sequence[str]) -> Examples:
+def load_examples(folders: Sequence[Path], objects: Sequence[str]) -> AttributeExamples:
     """All renders of those scenes whose caption names one of the objects, in any colour."""
     parts, shapes = [], [list[str]() for _ in objects]
     for place in (place for folder in folders for place in scenes.below(folder)):
         scene = scenes.read(place, frames=None, size=SIZE, maps=())
-        colour, thing = parsed(scene.caption or "", COLOURS, objects)
+        colour, thing = parse_caption(scene.caption or "", COLOURS, objects)
         if thing is None:
             continue
         number, name = list(objects).index(thing), re.sub(rf"-({'|'.join(COLOURS)})$", "", scene.id)
@@ -79,7 +79,7 @@ def gathered(folders: Sequence[Path], objects: Sequence[str]) -> Examples:
             shapes[number].append(name)
         count = len(scene.names)
         parts.append(
-            Examples(
+            AttributeExamples(
                 (torch.cat([scene.views.rgb, scene.views.alpha], dim=1) * 255).round().to(torch.uint8),
                 torch.full((count,), UNKNOWN if colour is None else COLOURS.index(colour)),
                 torch.full((count,), number),
@@ -93,10 +93,12 @@ def gathered(folders: Sequence[Path], objects: Sequence[str]) -> Examples:
             f"no scene in {', '.join(map(str, folders))} shows {', '.join(missing)}; "
             "paint some by `instant3d data recolour`"
         )
-    return Examples.cat(parts)
+    return AttributeExamples.cat(parts)
 
 
-def taught(examples: Examples, judge: Judge, *, epochs: int, generator: torch.Generator) -> Judge:
+def fit(
+    examples: AttributeExamples, judge: AttributeClassifier, *, epochs: int, generator: torch.Generator
+) -> AttributeClassifier:
     """Let the judge learn; each object and each colour comes as often as any other."""
     steps = epochs * max(len(examples.object) // BATCH, 1)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=DECAY)
@@ -104,7 +106,7 @@ def taught(examples: Examples, judge: Judge, *, epochs: int, generator: torch.Ge
     judge.train()
     for step, batch in enumerate(batches(examples, steps, generator)):
         with torch.autocast("cpu", torch.bfloat16):
-            opinion = judge(distorted(batch.pictures, generator))
+            opinion = judge(augment(batch.images, generator))
         loss = F.nll_loss(opinion.colour, batch.colour) + F.nll_loss(opinion.object, batch.object)
         optimizer.zero_grad()
         loss.backward()
@@ -115,7 +117,7 @@ def taught(examples: Examples, judge: Judge, *, epochs: int, generator: torch.Ge
     return judge.eval().requires_grad_(False)
 
 
-def batches(examples: Examples, steps: int, generator: torch.Generator) -> Iterator[Examples]:
+def batches(examples: AttributeExamples, steps: int, generator: torch.Generator) -> Iterator[AttributeExamples]:
     """Random batches in which every object has an equal share, however many shapes there are of it."""
     share = 1 / torch.bincount(examples.object).clamp(min=1)[examples.object].double()
     for _ in range(steps):
@@ -123,7 +125,7 @@ def batches(examples: Examples, steps: int, generator: torch.Generator) -> Itera
 
 
 @torch.no_grad()
-def accuracy(judge: Judge, examples: Examples) -> dict[str, float]:
+def accuracy(judge: AttributeClassifier, examples: AttributeExamples) -> dict[str, float]:
     """Shares of single pictures whose colour and whose object it names rightly."""
     parts = [examples[k : k + 512] for k in range(0, len(examples.object), 512)]
     opinions = [judge(part.over_white()) for part in parts]
@@ -137,7 +139,7 @@ def accuracy(judge: Judge, examples: Examples) -> dict[str, float]:
     }
 
 
-def told(judge: Judge) -> str:
+def accuracy_message(judge: AttributeClassifier) -> str:
     """What was measured, in one line."""
     names = {"held_out_views": "views held back", "held_out_shapes": "shapes held back"}
     parts = [(names[key], value) for key, value in judge.accuracy.items()]
@@ -146,9 +148,9 @@ def told(judge: Judge) -> str:
     )
 
 
-def distorted(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """RGBA bytes (N, 4, S, S) as they might look after a reconstruction, over white: (N, 3, S, S) in [0, 1]."""
-    rgba = pictures.float() / 255
+    rgba = images.float() / 255
     solid = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)  # premultiplied, so that nothing bleeds in
     solid = F.grid_sample(solid, _bent(len(solid), generator), align_corners=False)
     alpha = solid[:, 3:]
@@ -192,12 +194,12 @@ def _holes(count: int, generator: torch.Generator) -> Tensor:
     return torch.where(radius[:, None] > 0.1, left, 1.0) * _uniform((count, 1, 1, 1), 0.75, 1, generator)
 
 
-def _softened(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def _softened(images: Tensor, generator: torch.Generator) -> Tensor:
     """The batch in fewer pixels and back, or as it is."""
     side = int(torch.randint(12, 3 * SIZE // 2, (), generator=generator))
     if side >= SIZE:
-        return pictures
-    small = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+        return images
+    small = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
     return F.interpolate(small, (SIZE, SIZE), mode="bicubic").clamp(0, 1)
 
 

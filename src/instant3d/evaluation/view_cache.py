@@ -21,7 +21,7 @@ from instant3d.views import Views
 
 
 @dataclass(frozen=True)
-class Order:
+class ViewRequest:
     """One asset that is wanted."""
 
     prompt: str
@@ -33,7 +33,7 @@ class Order:
         return f"{self.seed:05d}-{prompts.slug(self.prompt)}"
 
 
-class Gallery:
+class ViewCache:
     """Draws what is missing in `folder`.
 
     stage1    where the weights come from: what is drawn by others has another place
@@ -53,51 +53,51 @@ class Gallery:
         self.sampling, self.load, self.at_once = sampling, load, at_once
         self.folder = Path(folder) / fingerprint(stage1, sampling)
 
-    def fill(self, orders: Sequence[Order]) -> None:
+    def fill(self, requests: Sequence[ViewRequest]) -> None:
         """Draw and keep what is missing, telling how far it is."""
-        missing = [order for order in orders if not self._has(order)]
-        done = len(orders) - len(missing)
+        missing = [order for order in requests if not self._has(order)]
+        done = len(requests) - len(missing)
         for k in range(0, len(missing), self.at_once):
             some = missing[k : k + self.at_once]
             self._draw(some)
             done += len(some)
-            print(f"{self.folder}: {done} of {len(orders)} grids", flush=True)
+            print(f"{self.folder}: {done} of {len(requests)} grids", flush=True)
 
-    def views(self, order: Order) -> Views:
+    def views(self, request: ViewRequest) -> Views:
         """The four views (4,) of an order that `fill` has drawn, as they are kept: in 8 bits."""
-        return scenes.read(self.folder / order.name).views
+        return scenes.read(self.folder / request.name).views
 
-    def seconds(self, order: Order) -> float:
+    def seconds(self, request: ViewRequest) -> float:
         """What drawing took, without loading: an equal share of its batch's time."""
-        return json.loads((self.folder / order.name / scenes.DOCUMENT).read_text())["seconds"]
+        return json.loads((self.folder / request.name / scenes.DOCUMENT).read_text())["seconds"]
 
-    def _has(self, order: Order) -> bool:
-        place = self.folder / order.name
-        return (place / scenes.DOCUMENT).is_file() and scenes.read(place, frames=[0]).caption == order.prompt
+    def _has(self, request: ViewRequest) -> bool:
+        place = self.folder / request.name
+        return (place / scenes.DOCUMENT).is_file() and scenes.read(place, frames=[0]).caption == request.prompt
 
-    def _draw(self, orders: Sequence[Order]) -> None:
+    def _draw(self, requests: Sequence[ViewRequest]) -> None:
         model, start = self.load(), time.perf_counter()
-        texts, seeds = [order.prompt for order in orders], [order.seed for order in orders]
+        texts, seeds = [order.prompt for order in requests], [order.seed for order in requests]
         drawn = model.views(texts, seeds, sampling=self.sampling)
-        seconds = (time.perf_counter() - start) / len(orders)
-        for order, views in zip(orders, drawn, strict=True):
+        seconds = (time.perf_counter() - start) / len(requests)
+        for order, views in zip(requests, drawn, strict=True):
             extra = {"seed": order.seed, "seconds": round(seconds, 3)}
             scenes.write(self.folder / order.name, views, caption=order.prompt, extra=extra)
 
 
-def orders(texts: Sequence[str], seed: int = 0, each: int = 1) -> list[Order]:
+def view_requests(texts: Sequence[str], seed: int = 0, each: int = 1) -> list[ViewRequest]:
     """`each` assets for every prompt; no two orders have the same seed, which would show as the same mistakes."""
-    return [Order(text, seed + each * number + k) for number, text in enumerate(texts) for k in range(each)]
+    return [ViewRequest(text, seed + each * number + k) for number, text in enumerate(texts) for k in range(each)]
 
 
-def listed(path: str | Path, most: int | None = None) -> list[str]:
+def read_prompt_list(path: str | Path, most: int | None = None) -> list[str]:
     """The prompts of a list, all of which must be sound and none there twice: an evaluation leaves nothing out."""
-    found = prompts.read(path)
+    found = prompts.read_prompts(path)
     if not found:
         raise ValueError(f"{path} holds no prompt; write one a line")
     for prompt in found:
-        if prompt.fault:
-            raise ValueError(f"{prompt.where} {prompt.fault}")
+        if prompt.error:
+            raise ValueError(f"{prompt.where} {prompt.error}")
     texts = [prompt.text for prompt in found]
     if len(set(texts)) < len(texts):
         twice = next(text for k, text in enumerate(texts) if text in texts[:k])
@@ -108,7 +108,7 @@ def listed(path: str | Path, most: int | None = None) -> list[str]:
 def fingerprint(stage1: str | Path, sampling: Sampling) -> str:
     """Eight hexadecimal digits that change with the weights' files, by their sizes and dates, and with the sampling."""
     source = Path(stage1)
-    files = [source] if source.is_file() else file_listing.found(source, "**/*.safetensors")
+    files = [source] if source.is_file() else file_listing.visible_files(source, "**/*.safetensors")
     weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     known = json.dumps([str(stage1), weights, asdict(sampling)])
     return hashlib.sha256(known.encode()).hexdigest()[:8]

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from instant3d import __version__
-from instant3d.evaluation.view_cache import Gallery, Order
+from instant3d.evaluation.view_cache import ViewCache, ViewRequest
 from instant3d.modules import metrics
-from instant3d.modules.losses import Perceptual
+from instant3d.modules.losses import PerceptualLoss
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage1.sampling_options import Sampler, Sampling, Start
 from instant3d.utils import atomic, visualization
-from instant3d.utils.line_chart import Line, chart
+from instant3d.utils.line_chart import Line, line_chart
 from instant3d.utils.visualization import Row
 from instant3d.views import Views
 
@@ -38,7 +38,7 @@ COLUMNS = {"psnr": "PSNR", "ssim": "SSIM", "mrc": "MRC (LPIPS VGG)", "empty": "e
 COLUMNS |= {"seconds": "s a grid"}
 SHOWN = 6  # grids of each setting on the sheet
 
-Numbers = dict[str, float]
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -50,33 +50,33 @@ class Box:
     right: int
     bottom: int
 
-    def of(self, picture: Tensor) -> Tensor:
+    def of(self, image: Tensor) -> Tensor:
         """Its part of a picture (..., H, W)."""
-        return picture[..., self.top : self.bottom, self.left : self.right]
+        return image[..., self.top : self.bottom, self.left : self.right]
 
 
 def evaluate(
-    orders: Sequence[Order],
+    requests: Sequence[ViewRequest],
     output: Path,
     *,
-    galleries: Mapping[str, Gallery],
+    caches: Mapping[str, ViewCache],
     model: ViewsTo3D,
-    perceptual: Perceptual | None = None,
+    perceptual: PerceptualLoss | None = None,
 ) -> dict[str, Any]:
     """Measure each gallery's views for all orders; writes metrics.json, table.md, figure.png and sheet.png."""
     report: dict[str, Any] = {"instant3d": __version__, "settings": {}}
     rows = []
-    for name, gallery in galleries.items():
-        gallery.fill(orders)
-        numbers, pictures = _measured(gallery, orders, model, perceptual)
+    for name, gallery in caches.items():
+        gallery.fill(requests)
+        numbers, pictures = _measured(gallery, requests, model, perceptual)
         report["settings"][name] = {"sampling": asdict(gallery.sampling), **summary(numbers), "assets": numbers}
         rows += [Row(f"{name}: drawn", pictures[0]), Row(f"{name}: rebuilt", pictures[1])]
         print(f"{name}: {report['settings'][name]['psnr']:.2f} dB", flush=True)
     with atomic.merged(output) as partial:
         (partial / "metrics.json").write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
         (partial / "table.md").write_text(table(report))
-        chart(list(lines(report)), partial / "figure.png", across="steps", up="PSNR inside the box, dB")
-        visualization.sheet(rows, partial / "sheet.png")
+        line_chart(list(lines(report)), partial / "figure.png", across="steps", up="PSNR inside the box, dB")
+        visualization.write_contact_sheet(rows, partial / "sheet.png")
     print(table(report), end="")
     return report
 
@@ -92,7 +92,7 @@ def settings(
     }
 
 
-def measure(drawn: Views, again: Views, perceptual: Perceptual | None = None) -> Numbers:
+def measure(drawn: Views, again: Views, perceptual: PerceptualLoss | None = None) -> Metrics:
     """How alike tiles (4,) and what was rendered in their place are, over the tiles that show anything.
 
     psnr, ssim, mrc   means over those tiles, inside their boxes and over white
@@ -101,8 +101,8 @@ def measure(drawn: Views, again: Views, perceptual: Perceptual | None = None) ->
     """
     solid = (drawn.alpha > 0.5).flatten(1)
     full = solid.any(-1)
-    tiles, others, boxes = drawn.on(1.0)[full], again.on(1.0)[full], map(foreground, drawn.alpha[full, 0])
-    each: list[Numbers] = []
+    tiles, others, boxes = drawn.composite(1.0)[full], again.composite(1.0)[full], map(foreground, drawn.alpha[full, 0])
+    each: list[Metrics] = []
     for tile, other, box in zip(tiles, others, boxes, strict=True):
         a, b = box.of(tile)[None], box.of(other)[None]
         each.append({"psnr": metrics.psnr(a, b).item(), "ssim": metrics.ssim(a, b).item()})
@@ -121,7 +121,7 @@ def foreground(alpha: Tensor) -> Box:
     return Box(left, top, right, bottom)
 
 
-def summary(numbers: Sequence[Numbers]) -> Numbers:
+def summary(numbers: Sequence[Metrics]) -> Metrics:
     """Means over assets, of those that have the number."""
     return {name: _mean([one[name] for one in numbers]) for name in COLUMNS if name in numbers[0]}
 
@@ -148,19 +148,19 @@ def lines(report: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _measured(
-    gallery: Gallery, orders: Sequence[Order], model: ViewsTo3D, perceptual: Perceptual | None
-) -> tuple[list[Numbers], tuple[Tensor, Tensor]]:
+    cache: ViewCache, requests: Sequence[ViewRequest], model: ViewsTo3D, perceptual: PerceptualLoss | None
+) -> tuple[list[Metrics], tuple[Tensor, Tensor]]:
     """Numbers of every order, and first tiles (N, 3, S, S) of a few as they were drawn and rebuilt."""
-    numbers: list[Numbers] = []
+    numbers: list[Metrics] = []
     drawn: list[Tensor] = []
     rebuilt: list[Tensor] = []
-    for order in orders:
-        views = gallery.views(order)
+    for order in requests:
+        views = cache.views(order)
         again = model(views).render(views.cameras, views.width).to("cpu")
-        numbers.append(measure(views, again, perceptual) | {"seconds": gallery.seconds(order)})
+        numbers.append(measure(views, again, perceptual) | {"seconds": cache.seconds(order)})
         if len(drawn) < SHOWN:
-            drawn.append(views.on(1.0)[0])
-            rebuilt.append(again.on(1.0)[0].clamp(0, 1))
+            drawn.append(views.composite(1.0)[0])
+            rebuilt.append(again.composite(1.0)[0].clamp(0, 1))
     return numbers, (torch.stack(drawn), torch.stack(rebuilt))
 
 
@@ -173,8 +173,8 @@ def _span(solid: Tensor) -> tuple[int, int]:
     return begin, begin + side
 
 
-def _enlarged(picture: Tensor) -> Tensor:
-    return F.interpolate(picture, (LPIPS_SIDE, LPIPS_SIDE), mode="bilinear", antialias=True).clamp(0, 1)
+def _enlarged(image: Tensor) -> Tensor:
+    return F.interpolate(image, (LPIPS_SIDE, LPIPS_SIDE), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from instant3d.mesh.gltf_budget import Budget
-from instant3d.mesh.untrusted import Decoder, TooLarge, content, path_inside
+from instant3d.mesh.untrusted import ImageDecoder, TooLarge, content, path_inside
 
 Json = dict[str, Any]
 
@@ -27,7 +27,7 @@ READING = 2**12  # bytes that stand for the time of reading any accessor, howeve
 VALUE = 8  # bytes of a number while it is worked with
 
 
-class Document:
+class GltfDocument:
     """One file's JSON with its buffers and pictures, each fetched once."""
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class Document:
         self.budget = Budget()
         self.budget.grow(len(data))
         self.json, self.binary = _open(data)
-        self.folder, self.decoder = path.parent, Decoder()
+        self.folder, self.decoder = path.parent, ImageDecoder()
         self.files: dict[Path, bytes] = {}
         self.buffers: dict[int, memoryview] = {}
         self.images: dict[int, np.ndarray] = {}
@@ -52,10 +52,10 @@ class Document:
     def image(self, index: int) -> np.ndarray:
         """Pixels (H, W, 4) uint8; the same array for the same picture."""
         if index not in self.images:
-            self.images[index] = self.decoder.decode(self.picture(index))
+            self.images[index] = self.decoder.decode(self.encoded_image(index))
         return self.images[index]
 
-    def picture(self, index: int) -> bytes:
+    def encoded_image(self, index: int) -> bytes:
         """The encoded file of a picture."""
         image = self.json["images"][index]
         return bytes(self._view(image["bufferView"])) if "bufferView" in image else self._fetch(image["uri"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.mesh.colorspace import srgb_from_linear
-from instant3d.mesh.gltf_document import Document, Json
+from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.mesh import MAX_FACES, WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.untrusted import TooLarge
 
@@ -25,11 +25,11 @@ CORNER = 32  # bytes of a triangle's corner: its index, and a share of what is l
 MATRIX = 128  # bytes of a matrix (4, 4) float64
 
 
-def read(path: Path) -> list[Mesh]:
+def read_gltf(path: Path) -> list[Mesh]:
     """Every triangle primitive of the default scene, posed and placed by its nodes, in world axes."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
-            return list(_Scene(Document(path)).meshes())
+            return list(_Scene(GltfDocument(path)).meshes())
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"its glTF description is broken ({type(error).__name__}: {error})") from error
 
@@ -37,7 +37,7 @@ def read(path: Path) -> list[Mesh]:
 class _Scene:
     """The nodes of the default scene and what hangs on them."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: GltfDocument) -> None:
         self.document = document
         self.nodes: list[Json] = document.json.get("nodes", [])
         self.placed = dict(self._placed())

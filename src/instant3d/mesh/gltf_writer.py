@@ -25,7 +25,7 @@ ARRAY, INDICES = 34962, 34963  # what a buffer view is for
 TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
 
 
-def write(meshes: Sequence[Mesh], path: Path) -> None:
+def write_glb(meshes: Sequence[Mesh], path: Path) -> None:
     """Write `meshes` as the parts of one object, +y up."""
     writer = _Writer()
     primitives = [writer.primitive(mesh) for mesh in meshes if len(mesh.faces)]
@@ -47,11 +47,11 @@ class _Writer:
     def __init__(self) -> None:
         self.data = bytearray()
         self.lists: dict[str, list[Json]] = {key: [] for key in ("bufferViews", "accessors", "materials")}
-        self.pictures: dict[str, list[Json]] = {key: [] for key in ("images", "textures", "samplers")}
+        self.images: dict[str, list[Json]] = {key: [] for key in ("images", "textures", "samplers")}
         self.textures: dict[tuple[int, tuple[str, str]], int] = {}
 
     def document(self, primitives: list[Json]) -> Json:
-        filled = {key: value for key, value in (self.lists | self.pictures).items() if value}
+        filled = {key: value for key, value in (self.lists | self.images).items() if value}
         return {
             "asset": {"version": "2.0", "generator": "instant3d"},
             "scene": 0,
@@ -112,8 +112,8 @@ class _Writer:
             modes = {word: mode for mode, word in WRAP_MODES.items()}
             image = {"bufferView": self._view(stream.getvalue(), None), "mimeType": "image/png"}
             sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": modes[wrap[0]], "wrapT": modes[wrap[1]]}
-            source, used = _append(self.pictures["images"], image), _append(self.pictures["samplers"], sampler)
-            self.textures[key] = _append(self.pictures["textures"], {"source": source, "sampler": used})
+            source, used = _append(self.images["images"], image), _append(self.images["samplers"], sampler)
+            self.textures[key] = _append(self.images["textures"], {"source": source, "sampler": used})
         return self.textures[key]
 
 

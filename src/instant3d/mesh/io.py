@@ -9,7 +9,7 @@ import numpy as np
 
 from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_ply
 from instant3d.mesh.mesh import MAX_FACES, Mesh, bounds, face_areas
-from instant3d.mesh.untrusted import TooLarge, Unsafe
+from instant3d.mesh.untrusted import TooLarge, UnsafePath
 
 
 def load(path: str | Path) -> list[Mesh]:
@@ -18,7 +18,12 @@ def load(path: str | Path) -> list[Mesh]:
     Made for files of strangers: refuses what it would read wrongly, and never opens a file outside the file's folder.
     """
     path = Path(path)
-    readers = {".glb": gltf_reader.read, ".gltf": gltf_reader.read, ".obj": obj.read, ".ply": obj_ply.read_ply}
+    readers = {
+        ".glb": gltf_reader.read_gltf,
+        ".gltf": gltf_reader.read_gltf,
+        ".obj": obj.read_obj,
+        ".ply": obj_ply.read_ply,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path} is not a mesh that can be read; expected one of {', '.join(readers)}")
@@ -28,7 +33,7 @@ def load(path: str | Path) -> list[Mesh]:
         meshes = [mesh for mesh in reader(path) if len(mesh.faces)]
         _check_object(meshes)
     except ValueError as error:
-        kind = type(error) if isinstance(error, TooLarge | Unsafe) else ValueError
+        kind = type(error) if isinstance(error, TooLarge | UnsafePath) else ValueError
         raise kind(f"{path} cannot be read: {error}") from error
     return meshes
 
@@ -48,7 +53,7 @@ def _check_object(meshes: Sequence[Mesh]) -> None:
 def save(meshes: Sequence[Mesh], path: str | Path) -> None:
     """Write several parts as one file; the suffix (.glb, .obj, .ply) chooses the format."""
     path = Path(path)
-    writers = {".glb": gltf_writer.write, ".obj": obj_ply.write_obj, ".ply": obj_ply.write_ply}
+    writers = {".glb": gltf_writer.write_glb, ".obj": obj_ply.write_obj, ".ply": obj_ply.write_ply}
     writer = writers.get(path.suffix.lower())
     if writer is None:
         raise ValueError(f"a mesh is written as one of {', '.join(writers)}, not as {path.name}")

@@ -17,7 +17,7 @@ import numpy as np
 from instant3d.mesh.mesh import MAX_FACES, WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.mtl import Material, materials, statements
 from instant3d.mesh.polygons import Triangulator
-from instant3d.mesh.untrusted import Decoder, TooLarge, content, path_inside, plain_text
+from instant3d.mesh.untrusted import ImageDecoder, TooLarge, content, path_inside, plain_text
 
 VERTEX, UV, NORMAL = 0, 1, 2
 # what a corner names, by its words with each number as 0
@@ -35,7 +35,7 @@ MAX_PARTS = 4096  # materials, each of which becomes a mesh
 MAX_WORDS = 16  # in the name of one material library
 
 
-def read(path: Path) -> list[Mesh]:
+def read_obj(path: Path) -> list[Mesh]:
     """The parts of an .obj."""
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
         return list(_Object(path).meshes())
@@ -45,7 +45,7 @@ class _Object:
     """The statements of one file, sorted by what they are."""
 
     def __init__(self, path: Path) -> None:
-        self.folder, self.decoder, self.triangulator = path.parent, Decoder(), Triangulator()
+        self.folder, self.decoder, self.triangulator = path.parent, ImageDecoder(), Triangulator()
         self.rows: dict[str, list[str]] = {"v": [], "vt": [], "vn": []}
         self.polygons: dict[tuple[str, str], list[str]] = defaultdict(list)  # by material and form
         self.libraries: dict[Path, dict[str, Material]] = {}

@@ -18,7 +18,7 @@ from trimesh.resolvers import Resolver
 from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.processing import merged, vertex_colors
-from instant3d.mesh.untrusted import Decoder, content, path_inside
+from instant3d.mesh.untrusted import ImageDecoder, content, path_inside
 from instant3d.utils.atomic import write_bytes
 from instant3d.utils.errors import LIBRARY_ERRORS, first_line
 
@@ -42,7 +42,7 @@ class _Beside(Resolver):
     """Hands trimesh the files that a .ply names. trimesh goes on without a file that fails, so refusals are kept."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.refusals, self.decoder = folder, list[ValueError](), Decoder()
+        self.folder, self.refusals, self.decoder = folder, list[ValueError](), ImageDecoder()
 
     def get(self, name: str) -> bytes:
         try:

@@ -16,7 +16,7 @@ MAX_SIDE = 8192
 MAX_PIXELS = 4 * MAX_SIDE**2  # of all textures of one file together: 1 GiB once decoded
 
 
-class Unsafe(ValueError):
+class UnsafePath(ValueError):
     """It reaches for what is not its own."""
 
     kind = "unsafe"  # the word for it in lists of failures
@@ -56,7 +56,7 @@ def path_inside(folder: Path, reference: str) -> Path:
     """
     folder = folder.resolve()
     if "://" in reference:
-        raise Unsafe(f"it refers to {reference!r}, which lies outside its folder")
+        raise UnsafePath(f"it refers to {reference!r}, which lies outside its folder")
     plain, unquoted = (text.replace("\\", "/") for text in (reference, unquote(reference)))
     for name in dict.fromkeys([plain, unquoted]):
         for parts in _endings(name):
@@ -64,7 +64,7 @@ def path_inside(folder: Path, reference: str) -> Path:
             if found is not None and found.is_relative_to(folder) and found.is_file():
                 return found
     if not (folder / unquoted).resolve().is_relative_to(folder):
-        raise Unsafe(f"it refers to {reference!r}, which lies outside its folder")
+        raise UnsafePath(f"it refers to {reference!r}, which lies outside its folder")
     raise ValueError(f"it refers to {reference!r}, which is not there")
 
 
@@ -91,7 +91,7 @@ def _spelt(folder: Path, parts: list[str]) -> Path | None:
     return found.resolve()
 
 
-class Decoder:
+class ImageDecoder:
     """Decodes the textures of one file within one budget of pixels."""
 
     def __init__(self) -> None:

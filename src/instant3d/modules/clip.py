@@ -17,15 +17,19 @@ from torch.nn import functional as F
 BATCH = 32
 
 
-class Clip:
+class ClipModel:
     """A CLIP of transformers with its own way of cutting words and preparing pictures."""
 
-    def __init__(self, model: Any, tokenizer: Any, preparer: Any, device: str | torch.device = "cpu") -> None:
-        self.model, self.tokenizer, self.preparer = model.to(device).eval().requires_grad_(False), tokenizer, preparer
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, device: str | torch.device = "cpu") -> None:
+        self.model, self.tokenizer, self.image_processor = (
+            model.to(device).eval().requires_grad_(False),
+            tokenizer,
+            image_processor,
+        )
         self.device = torch.device(device)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Clip:
+    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ClipModel:
         """From a folder or a Hub id, such as openai/clip-vit-large-patch14 (the papers' ViT-L/14) or
         laion/CLIP-ViT-bigG-14-laion2B-39B-b160k (their OpenCLIP bigG)."""
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
@@ -41,22 +45,24 @@ class Clip:
             ) from error
 
     @property
-    def scale(self) -> float:
+    def logit_scale(self) -> float:
         """What its cosines were multiplied by, when it was trained, to be logits."""
         return self.model.logit_scale.exp().item()
 
     @torch.no_grad()
-    def images(self, pictures: Tensor) -> Tensor:
+    def embed_images(self, images: Tensor) -> Tensor:
         """Unit vectors (..., D) of pictures (..., 3, H, W) in [0, 1]."""
-        flat = (pictures.reshape(-1, *pictures.shape[-3:]).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        flat = (images.reshape(-1, *images.shape[-3:]).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         found = []
         for part in flat.split(BATCH):
-            ready = self.preparer(images=[picture.permute(1, 2, 0).numpy() for picture in part], return_tensors="pt")
+            ready = self.image_processor(
+                images=[picture.permute(1, 2, 0).numpy() for picture in part], return_tensors="pt"
+            )
             found.append(self.model.get_image_features(ready["pixel_values"].to(self.device)).pooler_output)
-        return F.normalize(torch.cat(found).float(), dim=-1).cpu().reshape(*pictures.shape[:-3], -1)
+        return F.normalize(torch.cat(found).float(), dim=-1).cpu().reshape(*images.shape[:-3], -1)
 
     @torch.no_grad()
-    def texts(self, prompts: Sequence[str]) -> Tensor:
+    def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """Unit vectors (N, D) of prompts; what is longer than CLIP reads is cut off."""
         most, found = self.model.config.text_config.max_position_embeddings, []
         for k in range(0, len(prompts), BATCH):
@@ -67,32 +73,34 @@ class Clip:
         return F.normalize(torch.cat(found).float(), dim=-1).cpu()
 
 
-def measured(clip: Clip, pictures: Tensor, prompts: Sequence[str], others: Sequence[str] = ()) -> dict[str, float]:
+def clip_metrics(
+    clip: ClipModel, images: Tensor, prompts: Sequence[str], others: Sequence[str] = ()
+) -> dict[str, float]:
     """All numbers of pictures (P, V, 3, H, W) of the assets made for P prompts, compared with those and with others."""
     if len(set(prompts)) != len(prompts):
         raise ValueError("prompts to be told apart must differ; leave out those that come twice")
     among = [*prompts, *(text for text in dict.fromkeys(others) if text not in set(prompts))]
-    similarity = clip.images(pictures) @ clip.texts(among).T
+    similarity = clip.embed_images(images) @ clip.embed_texts(among).T
     precision, average = r_precision(similarity)
     return {
         "clip_score": clip_score(similarity),
         "r_precision": precision,
         "average_precision": average,
-        "retrieval_probability": retrieval_probability(similarity, clip.scale),
+        "retrieval_probability": retrieval_probability(similarity, clip.logit_scale),
         "prompts": len(prompts),
         "among": len(among),
-        "views": pictures.shape[1],
+        "views": images.shape[1],
     }
 
 
-def own(similarity: Tensor) -> Tensor:
+def own_prompt(similarity: Tensor) -> Tensor:
     """What of similarities (P, V, N) belongs to the asset's own prompt: (P, V)."""
     return similarity.diagonal(dim1=0, dim2=2).T
 
 
 def clip_score(similarity: Tensor) -> float:
     """100 x the mean cosine of pictures with their own prompts (Instant3D, table 1)."""
-    return 100 * own(similarity).double().mean().item()
+    return 100 * own_prompt(similarity).double().mean().item()
 
 
 def r_precision(similarity: Tensor) -> tuple[float, float]:
@@ -101,7 +109,7 @@ def r_precision(similarity: Tensor) -> tuple[float, float]:
     One prompt alone is right, so a picture's average precision is 1 / rank. What ties with the right one goes before
     it: pictures that say nothing find nothing.
     """
-    rank = (similarity >= own(similarity)[..., None]).sum(-1).double()  # its own is among them
+    rank = (similarity >= own_prompt(similarity)[..., None]).sum(-1).double()  # its own is among them
     return 100 * (rank == 1).double().mean().item(), 100 * (1 / rank).mean().item()
 
 
@@ -110,4 +118,4 @@ def retrieval_probability(similarity: Tensor, scale: float) -> float:
 
     The papers average over 4 views a prompt; here over as many as there are.
     """
-    return own((scale * similarity.double()).softmax(-1)).mean().item()
+    return own_prompt((scale * similarity.double()).softmax(-1)).mean().item()

@@ -12,44 +12,44 @@ from torch.nn import functional as F
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import box_span
 from instant3d.utils.random_numbers import rand_like
-from instant3d.utils.tensor_files import unpickled
+from instant3d.utils.tensor_files import load_weights_only
 from instant3d.views import Views
 
 
-def photometric(shown: Views, wanted: Views, background: Tensor) -> dict[str, Tensor]:
+def photometric_losses(rendered: Views, target: Views, background: Tensor) -> dict[str, Tensor]:
     """Mean squared errors of colour over a background (..., 3), and of alpha; images are in [0, 1]."""
     return {
-        "rgb": F.mse_loss(shown.on(background), wanted.on(background)),
-        "mask": F.mse_loss(shown.alpha, wanted.alpha),
+        "rgb": F.mse_loss(rendered.composite(background), target.composite(background)),
+        "mask": F.mse_loss(rendered.alpha, target.alpha),
     }
 
 
-def geometric(shown: Views, wanted: Views) -> dict[str, Tensor]:
+def geometric_losses(rendered: Views, target: Views) -> dict[str, Tensor]:
     """Mean errors where both pictures show the object: depth in world units, normals as 1 - cosine."""
-    both = ((wanted.alpha > 0.99) & (shown.alpha.detach() > 0.5)).float()
+    both = ((target.alpha > 0.99) & (rendered.alpha.detach() > 0.5)).float()
     count = both.sum().clamp(min=1)
     losses = {}
-    if shown.depth is not None and wanted.depth is not None:
-        losses["depth"] = (both * (shown.depth - wanted.depth).abs()).sum() / count
-    if shown.normals is not None and wanted.normals is not None:
-        losses["normal"] = (both * (1 - (shown.normals * wanted.normals).sum(-3, keepdim=True))).sum() / count
+    if rendered.depth is not None and target.depth is not None:
+        losses["depth"] = (both * (rendered.depth - target.depth).abs()).sum() / count
+    if rendered.normals is not None and target.normals is not None:
+        losses["normal"] = (both * (1 - (rendered.normals * target.normals).sum(-3, keepdim=True))).sum() / count
     return losses
 
 
-def clear_way(field: Field, wanted: Views, generator: torch.Generator | None = None) -> Tensor:
+def free_space_loss(field: Field, target: Views, generator: torch.Generator | None = None) -> Tensor:
     """Opacity where none can be: between the camera and the depth that it measured (MeshLRM, eq. 3).
 
     One point is drawn at random on each ray of views (..., V, 3, H, W) before its surface, or anywhere in the cube if
     it has none; its loss is the opacity that its density would give to the remaining way.
     """
-    if wanted.depth is None:
+    if target.depth is None:
         raise ValueError(
             "the opacity loss needs pictures with depth; render the scenes with depth or set its weight to 0"
         )
-    rays = wanted.cameras.rays(wanted.height, wanted.width)
+    rays = target.cameras.rays(target.height, target.width)
     near, far = box_span(rays)
-    forward = (rays.directions * wanted.cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
-    alpha, depth = wanted.alpha[..., 0, :, :], wanted.depth[..., 0, :, :]
+    forward = (rays.directions * target.cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
+    alpha, depth = target.alpha[..., 0, :, :], target.depth[..., 0, :, :]
     surface = torch.where(alpha > 0.99, depth / forward, far)
     sharp = ((alpha > 0.99) & (depth > 0)) | (alpha < 0.01)  # a pixel on an edge is neither
     distance = near + rand_like(surface, generator) * (surface - near).clamp(min=0)
@@ -59,7 +59,7 @@ def clear_way(field: Field, wanted: Views, generator: torch.Generator | None = N
     return (opacity * sharp).sum() / sharp.sum().clamp(min=1)
 
 
-class Perceptual(nn.Module):
+class PerceptualLoss(nn.Module):
     """LPIPS with a VGG-16 (Zhang et al. 2018) of pictures in [0, 1]; its weights are fixed and not saved with a model.
 
     weights   a file of torchvision's VGG-16 weights, or "download" to let torchvision fetch them
@@ -75,12 +75,12 @@ class Perceptual(nn.Module):
             )
         self.net = _LPIPS(pretrained=True, net="vgg", pnet_rand=weights != "download", use_dropout=True)
         if weights != "download":
-            _load_vgg(self.net.net, unpickled(Path(weights)))
+            _load_vgg(self.net.net, load_weights_only(Path(weights)))
         self.net.eval().requires_grad_(False)
 
-    def forward(self, shown: Tensor, wanted: Tensor) -> Tensor:
+    def forward(self, rendered: Tensor, target: Tensor) -> Tensor:
         """Mean distance of pictures (..., 3, H, W)."""
-        return self.net(shown.flatten(0, -4), wanted.flatten(0, -4), normalize=True).mean()
+        return self.net(rendered.flatten(0, -4), target.flatten(0, -4), normalize=True).mean()
 
     def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
         return {}

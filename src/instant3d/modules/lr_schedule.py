@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def rate(step: int, warmup: int, progress: float) -> float:
+def lr_factor(step: int, warmup: int, progress: float) -> float:
     """Factor of the learning rate.
 
     Args:
@@ -26,7 +26,7 @@ def rate(step: int, warmup: int, progress: float) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
 
-def progress_of(trainer: L.Trainer, step: int, warmup: int = 0) -> float:
+def training_progress(trainer: L.Trainer, step: int, warmup: int = 0) -> float:
     """Share of a run that is over: of its steps after the warm-up, or of its time, whichever ends first."""
     shares = [max(0, step - warmup) / max(1, trainer.estimated_stepping_batches - warmup)]
     for timer in (one for one in trainer.callbacks if isinstance(one, Timer)):  # type: ignore[attr-defined]
@@ -37,7 +37,7 @@ def progress_of(trainer: L.Trainer, step: int, warmup: int = 0) -> float:
     return float(trainer.strategy.broadcast(max(shares))) if len(shares) > 1 else shares[0]
 
 
-def scheduled(optimizer: Optimizer, warmup: int, trainer: L.Trainer | None) -> dict[str, Any]:
+def with_lr_schedule(optimizer: Optimizer, warmup: int, trainer: L.Trainer | None) -> dict[str, Any]:
     """What `configure_optimizers` returns: the optimizer with the factor `rate`, set anew at every step.
 
     Args:
@@ -47,6 +47,6 @@ def scheduled(optimizer: Optimizer, warmup: int, trainer: L.Trainer | None) -> d
     """
 
     def factor(step: int) -> float:
-        return rate(step, warmup, 0.0 if trainer is None else progress_of(trainer, step, warmup))
+        return lr_factor(step, warmup, 0.0 if trainer is None else training_progress(trainer, step, warmup))
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -14,21 +14,21 @@ _WINDOW, _SIGMA = 11, 1.5  # of SSIM's Gaussian
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def psnr(shown: Tensor, target: Tensor) -> Tensor:
+def psnr(rendered: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB for a peak of 1; 100 dB at the most, so that equal pictures have a mean."""
-    return -10 * (shown - target).square().mean((-3, -2, -1)).clamp(min=1e-10).log10()
+    return -10 * (rendered - target).square().mean((-3, -2, -1)).clamp(min=1e-10).log10()
 
 
-def ssim(shown: Tensor, target: Tensor) -> Tensor:
+def ssim(rendered: Tensor, target: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004, eq. 13) of all 11 x 11 Gaussian windows, averaged over channels."""
-    if min(shown.shape[-2:]) < _WINDOW:
-        raise ValueError(f"SSIM needs pictures of at least {_WINDOW} pixels a side, got {tuple(shown.shape[-2:])}")
-    a, b = shown.flatten(0, -3)[:, None], target.flatten(0, -3)[:, None]  # every channel a picture of its own
+    if min(rendered.shape[-2:]) < _WINDOW:
+        raise ValueError(f"SSIM needs pictures of at least {_WINDOW} pixels a side, got {tuple(rendered.shape[-2:])}")
+    a, b = rendered.flatten(0, -3)[:, None], target.flatten(0, -3)[:, None]  # every channel a picture of its own
     mean_a, mean_b, square_a, square_b, product = (_window(x) for x in (a, b, a * a, b * b, a * b))
     variance_a, variance_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
     structure = (2 * covariance + _C2) / (variance_a + variance_b + _C2)
-    return (luminance * structure).mean((-3, -2, -1)).reshape(shown.shape[:-2]).mean(-1)
+    return (luminance * structure).mean((-3, -2, -1)).reshape(rendered.shape[:-2]).mean(-1)
 
 
 def _window(image: Tensor) -> Tensor:
@@ -37,17 +37,17 @@ def _window(image: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(image, kernel[None, None, None]), kernel[None, None, :, None])
 
 
-def mask_iou(shown: Tensor, target: Tensor) -> Tensor:
+def mask_iou(rendered: Tensor, target: Tensor) -> Tensor:
     """Intersection over union of two masks (alpha above 1/2); 1 where both are empty."""
-    a, b = shown > 0.5, target > 0.5
+    a, b = rendered > 0.5, target > 0.5
     union = (a | b).sum((-3, -2, -1))
     return torch.where(union > 0, (a & b).sum((-3, -2, -1)) / union.clamp(min=1), 1.0)
 
 
-def depth_error(shown: Tensor, target: Tensor) -> Tensor:
+def depth_error(rendered: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of depths, in world units, where both show a surface (> 0); NaN where no pixel does."""
-    both = (shown > 0) & (target > 0)
-    return ((shown - target).abs() * both).sum((-3, -2, -1)) / both.sum((-3, -2, -1))
+    both = (rendered > 0) & (target > 0)
+    return ((rendered - target).abs() * both).sum((-3, -2, -1)) / both.sum((-3, -2, -1))
 
 
 def chamfer(points: Tensor, reference: Tensor) -> float:

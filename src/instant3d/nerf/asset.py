@@ -17,7 +17,7 @@ from torch import Tensor
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
 from instant3d.nerf import mesh_extraction, occupancy_render
-from instant3d.nerf.baked_field import at_rest
+from instant3d.nerf.baked_field import bake
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.utils import atomic, tensor_files
@@ -58,12 +58,12 @@ class Asset:
     @cached_property
     def occupancy(self) -> Occupancy:
         """Where there is anything at all, so that rays leap over the rest."""
-        return Occupancy.of(at_rest(self.field))
+        return Occupancy.from_field(bake(self.field))
 
     @cached_property
     def mesh(self) -> Mesh:
         """The surface with vertex colours, in world axes."""
-        return mesh_extraction.extract(self.field, self.resolution, max_memory=self.max_memory)
+        return mesh_extraction.extract_mesh(self.field, self.resolution, max_memory=self.max_memory)
 
     def render(self, cameras: Cameras, size: int, *, with_normals: bool = False, step: float | None = None) -> Views:
         """Pictures `size` x `size` with alpha, depth and, if asked, normals, by cameras (V,).
@@ -124,9 +124,9 @@ def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
     """The inverse of `write_triplane`, in float32."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `instant3d reconstruct` writes it")
-    with tensor_files.opened(path) as file:
+    with tensor_files.open_safetensors(path) as file:
         settings = _settings(file.metadata() or {}, path)
-        tensors = {key: tensor_files.float32(key, file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+        tensors = {key: tensor_files.to_float32(key, file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     return _triplane(tensors, settings, path)
 
 

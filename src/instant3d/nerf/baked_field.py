@@ -21,14 +21,14 @@ POINTS_AT_ONCE = 2**18  # of other fields
 POINTS_IN_CACHE = 2**14  # 64 features of them in bfloat16 fill 2 MiB
 
 
-def at_rest(field: Field, *, exact: bool = False) -> Field:
+def bake(field: Field, *, exact: bool = False) -> Field:
     """The form of `field` in which inference reads it; fields that have no such form come back as they are.
 
     exact  keep float32: no rounding beyond that of the original
     """
     if isinstance(field, TriplaneField) and field.single and field.projected.device.type == "cpu":
         keep_heap()
-        return FrozenField(field, torch.float32 if exact else fast_dtype())
+        return BakedField(field, torch.float32 if exact else fast_dtype())
     return field
 
 
@@ -47,7 +47,7 @@ def keep_heap() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
-class FrozenField:
+class BakedField:
     """A `Field` of one object, points (N, 3), without gradients to its weights or from its points."""
 
     def __init__(self, field: TriplaneField, dtype: torch.dtype) -> None:
@@ -129,7 +129,7 @@ def _hat_functions(axis: Tensor, side: int) -> Tensor:
 
 def grid_density(field: Field, axis: Tensor) -> Tensor:
     """Densities (G, G, G), indexed [x, y, z], at all points whose coordinates are among `axis` (G)."""
-    if isinstance(field, FrozenField):
+    if isinstance(field, BakedField):
         return field.grid(axis)
     count = len(axis)
     parts = []

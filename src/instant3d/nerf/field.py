@@ -32,7 +32,7 @@ def normals(field: Field, points: Tensor) -> Tensor:
     return -torch.nn.functional.normalize(gradient, dim=-1)
 
 
-def slopes(field: Field, points: Tensor, step: float = STEP) -> Tensor:
+def finite_difference_normals(field: Field, points: Tensor, step: float = STEP) -> Tensor:
     """The same by central differences, which can be learned from.
 
     `normals` has no derivative of its own where the sampling of planes has none. Where a field tells its density before

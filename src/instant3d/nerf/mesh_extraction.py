@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from instant3d.mesh import Mesh
-from instant3d.nerf.baked_field import at_rest, device_of, grid_density
+from instant3d.nerf.baked_field import bake, device_of, grid_density
 from instant3d.nerf.field import Field
 from instant3d.nerf.narrow_band import refine
 
@@ -62,7 +62,7 @@ class _Grid:
 
 
 @torch.no_grad()
-def extract(
+def extract_mesh(
     field: Field, resolution: int = 256, *, threshold: float | Literal["auto"] = "auto", max_memory: int = 2**30
 ) -> Mesh:
     """The surface of one object's field with vertex colours: closed, faces outward, in world axes.
@@ -74,7 +74,7 @@ def extract(
     """
     grid = _Grid(resolution)
     _check(grid, max_memory)
-    quick, exact = at_rest(field), at_rest(field, exact=True)
+    quick, exact = bake(field), bake(field, exact=True)
     coarse = _coarse_density(quick, grid)
     level = _threshold(coarse[coarse >= 0], threshold)
 

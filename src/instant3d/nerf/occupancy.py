@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instant3d.nerf.baked_field import at_rest, device_of, grid_density
+from instant3d.nerf.baked_field import bake, device_of, grid_density
 from instant3d.nerf.field import Field
 
 THRESHOLD = 0.005  # density below which a place counts as empty
@@ -30,41 +30,41 @@ class Occupancy:
     to_dense    (side, side, side)  to the nearest cell that may hold a surface, at most REACH (haze needs few samples)
     """
 
-    to_matter: Tensor
+    to_occupied: Tensor
     to_dense: Tensor
 
     @classmethod
-    def of(cls, field: Field, side: int = 64, *, threshold: float = THRESHOLD, dilation: int = 1) -> Occupancy:
+    def from_field(cls, field: Field, side: int = 64, *, threshold: float = THRESHOLD, dilation: int = 1) -> Occupancy:
         """Read the density of one object's field at (side + 1)^3 nodes."""
-        nodes = grid_density(at_rest(field), torch.linspace(-1, 1, side + 1, device=device_of(field)))
+        nodes = grid_density(bake(field), torch.linspace(-1, 1, side + 1, device=device_of(field)))
         return cls(*(_cells_away(nodes > limit, dilation) for limit in (threshold, max(threshold, DENSE))))
 
     @property
     def side(self) -> int:
-        return self.to_matter.shape[0]
+        return self.to_occupied.shape[0]
 
     @property
     def share(self) -> float:
         """Part of the cells that are occupied."""
-        return float((self.to_matter == 0).float().mean())
+        return float((self.to_occupied == 0).float().mean())
 
     def box(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest world coordinates (3) of occupied cells; the same twice if there are none."""
-        cells = (self.to_matter == 0).nonzero()
+        cells = (self.to_occupied == 0).nonzero()
         if not len(cells):
-            nowhere = torch.zeros(3, device=self.to_matter.device)
+            nowhere = torch.zeros(3, device=self.to_occupied.device)
             return nowhere, nowhere
         low, high = cells.amin(0), cells.amax(0) + 1
         return low * (2 / self.side) - 1, high * (2 / self.side) - 1
 
-    def leap(self, points: Tensor, directions: Tensor) -> Tensor:
+    def skip_empty(self, points: Tensor, directions: Tensor) -> Tensor:
         """How far rays may go on from points (3, R) along unit vectors (3, R) before they could meet anything: (R).
 
         0 in an occupied cell. Coordinates come first, for arithmetic on long rows is faster.
         """
-        return self._way(self.to_matter, points, directions)
+        return self._way(self.to_occupied, points, directions)
 
-    def glide(self, points: Tensor, directions: Tensor) -> Tensor:
+    def skip_to_dense(self, points: Tensor, directions: Tensor) -> Tensor:
         """How far rays may go on before they could meet a surface: 0 where one may be. As `leap` otherwise."""
         return self._way(self.to_dense, points, directions)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras, Rays
-from instant3d.nerf.baked_field import FrozenField, at_rest
+from instant3d.nerf.baked_field import BakedField, bake
 from instant3d.nerf.field import Field, normals
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.volume import Pixels, box_span, join, to_views
@@ -27,7 +27,7 @@ DARK = 1e-3  # a ray that lets through less light than this has ended
 UNSEEN = 0.02  # samples that send less than this share of the light per step keep their opacity, but no colour is asked
 BYTES_PER_SAMPLE = 4 * 24  # place, density, interval, weight and the temporaries between them
 BYTES_PER_POINT = 4 * 64 * 8  # inside a field that does not work in small pieces by itself
-SLOPES_AT_ONCE = 2**15  # normals are found by differentiation, which keeps all that led to a density
+NORMALS_AT_ONCE = 2**15  # normals are found by differentiation, which keeps all that led to a density
 
 
 @torch.no_grad()
@@ -53,10 +53,10 @@ def render(
     """
     if step <= 0:
         raise ValueError(f"the step between samples is a length in world units and must be positive, got {step}")
-    quick = at_rest(field, exact=exact)
-    occupancy = Occupancy.of(quick) if occupancy is None else occupancy
+    quick = bake(field, exact=exact)
+    occupancy = Occupancy.from_field(quick) if occupancy is None else occupancy
     rays = cameras.rays(height, width)
-    per_sample = BYTES_PER_SAMPLE + (0 if isinstance(quick, FrozenField) else BYTES_PER_POINT)
+    per_sample = BYTES_PER_SAMPLE + (0 if isinstance(quick, BakedField) else BYTES_PER_POINT)
     count = max(1, max_memory // (per_sample * PACKET))
     chunks = zip(rays.origins.reshape(-1, 3).split(count), rays.directions.reshape(-1, 3).split(count), strict=True)
     smooth = field if with_normals else None
@@ -107,7 +107,7 @@ def _march(field: Field, occupancy: Occupancy, rays: Rays, step: float, smooth: 
     bundle = _Bundle(rays.origins.T.contiguous(), rays.directions.T.contiguous())
     alive = torch.arange(len(at), device=at.device)
     while True:
-        alive, at, landed = _leap(occupancy, bundle, alive, at, far)
+        alive, at, landed = _skip_empty(occupancy, bundle, alive, at, far)
         if not len(alive):
             return sums.pixels()
         here = alive[:landed]
@@ -126,7 +126,9 @@ def _span(occupancy: Occupancy, rays: Rays) -> tuple[Tensor, Tensor]:
     return box_span(Rays((rays.origins - (high + low) / 2) / half, rays.directions / half))
 
 
-def _leap(occupancy: Occupancy, bundle: _Bundle, alive: Tensor, at: Tensor, far: Tensor) -> tuple[Tensor, Tensor, int]:
+def _skip_empty(
+    occupancy: Occupancy, bundle: _Bundle, alive: Tensor, at: Tensor, far: Tensor
+) -> tuple[Tensor, Tensor, int]:
     """Move rays on until at least half of them are in occupied cells, and put these first; the last is their number.
 
     Rays that leave the cube are dropped. Not to wait for the slowest keeps each step's work large.
@@ -139,7 +141,7 @@ def _leap(occupancy: Occupancy, bundle: _Bundle, alive: Tensor, at: Tensor, far:
         if landed >= len(alive):
             break
         some = bundle[alive]
-        way = occupancy.leap(some.at(at), some.directions)
+        way = occupancy.skip_empty(some.at(at), some.directions)
         there, still = (way == 0).nonzero()[:, 0], way.nonzero()[:, 0]
         done.append((alive[there], at[there]))
         landed += len(there)
@@ -150,7 +152,7 @@ def _leap(occupancy: Occupancy, bundle: _Bundle, alive: Tensor, at: Tensor, far:
 
 def _cut(occupancy: Occupancy, rays: _Bundle, at: Tensor, far: Tensor, step: float) -> Tensor:
     """The next intervals of rays, (S + 1, R) distances: long ones as far as haze is known to reach."""
-    glide = occupancy.glide(rays.at(at), rays.directions)
+    glide = occupancy.skip_to_dense(rays.at(at), rays.directions)
     stride = max(step, FAINT_STEP)
     samples = max(PACKET, min(8 * PACKET, TAIL // len(at)))
     count = torch.arange(samples + 1, device=at.device, dtype=at.dtype)[:, None]
@@ -179,5 +181,5 @@ def _blend(
     sums.seen.index_add_(0, ray, share)
     sums.rgb.index_add_(0, ray, share[:, None] * field(places)[1])
     if smooth is not None and sums.normal is not None:
-        slopes = torch.cat([normals(smooth, some) for some in places.split(SLOPES_AT_ONCE)])
+        slopes = torch.cat([normals(smooth, some) for some in places.split(NORMALS_AT_ONCE)])
         sums.normal.index_add_(0, ray, share[:, None] * slopes)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 if TYPE_CHECKING:
     from instant3d.nerf.fused import Fused
@@ -27,7 +27,7 @@ TINY = 1e-20  # of a squared distance, where its root has no slope
 
 
 @dataclass(frozen=True)
-class Triplane(Batch):
+class Triplane(TensorDataclass):
     """Features on three axis-aligned planes through the cube [-1, 1]^3."""
 
     planes: Tensor  # (..., 3, C, P, P)

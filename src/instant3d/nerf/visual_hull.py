@@ -24,13 +24,13 @@ def carve(views: Views, points: Tensor) -> tuple[Tensor, Tensor]:
     Occupancy is the least alpha among the views. The colour is the mean of all views weighted by their alphas, without
     a test of visibility, and 0 where no view shows anything.
     """
-    seen = look_up(views, points.expand(len(views.rgb), *points.shape))
+    seen = sample_views(views, points.expand(len(views.rgb), *points.shape))
     alpha = seen[..., 3]
     rgb = seen[..., :3].sum(1) / alpha.sum(1).clamp(min=1e-6)[..., None]
     return alpha.amin(1), rgb
 
 
-def look_up(views: Views, points: Tensor) -> Tensor:
+def sample_views(views: Views, points: Tensor) -> Tensor:
     """Premultiplied colour and alpha (B, V, N, 4) where points (B, N, 3) fall in views (B, V); 0 outside the frame."""
     image = torch.cat([views.rgb * views.alpha, views.alpha], dim=-3).float()
     where, depth = _project(views.cameras, points)
@@ -55,7 +55,7 @@ def _project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
         return flat[..., :2] / depth.clamp(min=1e-6)[..., None], depth
 
 
-class Hull:
+class VisualHull:
     """The visual hull of views (V): a `Field` for points (N, 3) whose surface takes its colours from the pictures.
 
     A surface point is coloured by the views that see it (the hull itself hides the rest, by its depth from each
@@ -77,10 +77,10 @@ class Hull:
         self.tolerance = 2 * (2 / side)  # a point this far behind the first surface still counts as seen
 
     def density(self, points: Tensor) -> Tensor:
-        return self._solid(look_up(self.views[None], points[None])[0][..., 3])
+        return self._solid(sample_views(self.views[None], points[None])[0][..., 3])
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        seen = look_up(self.views[None], points[None])[0]  # (V, N, 4)
+        seen = sample_views(self.views[None], points[None])[0]  # (V, N, 4)
         alpha = seen[..., 3:]
         weight = self._visibility(points) * self._facing(points) * alpha[..., 0]
         total = weight.sum(0).clamp(min=1e-12)[:, None]

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from instant3d.cameras import Cameras, Rays
 from instant3d.nerf.field import Field, normals
 from instant3d.utils.random_numbers import rand_like
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FUSED_BYTES_PER_POINT = 4 * 16  # edges and distances, and what they are made of
 
 
 @dataclass(frozen=True)
-class Pixels(Batch):
+class Pixels(TensorDataclass):
     """What rays saw: colour premultiplied by alpha, and the mean distance of what they hit (0 where nothing)."""
 
     rgb: Tensor  # (..., 3)
@@ -49,7 +49,7 @@ def box_span(rays: Rays, half_side: float = 1.0) -> tuple[Tensor, Tensor]:
     return near, torch.maximum(near, far)
 
 
-def weights(density: Tensor, edges: Tensor) -> Tensor:
+def rendering_weights(density: Tensor, edges: Tensor) -> Tensor:
     """Share of the light at the camera that each interval sends (Max 1995, eq. 9): (..., S) for edges (..., S + 1)."""
     thickness = density * edges.diff(dim=-1)
     light = torch.exp(thickness - thickness.cumsum(-1))  # what the samples in front let through
@@ -63,7 +63,7 @@ def composite(density: Tensor, rgb: Tensor, edges: Tensor, normal: Tensor | None
     rgb      (..., S, 3)   in [0, 1]
     edges    (..., S + 1)  distance from the camera at which samples begin and end
     """
-    weight = weights(density, edges)
+    weight = rendering_weights(density, edges)
     alpha = weight.sum(-1)
     middle = (edges[..., 1:] + edges[..., :-1]) / 2
     distance = (weight * middle).sum(-1) / alpha.clamp(min=1e-6)
@@ -134,7 +134,7 @@ def interval_weights(field: Field, rays: Rays, edges: Tensor, at: Tensor) -> Ten
     fused = _fused(field, "weights", rays, at.shape[-1])
     if fused is not None:
         return fused.weights(rays, edges, at)
-    return weights(field.density(_points(rays, at)).unflatten(-1, at.shape[-2:]), edges)
+    return rendering_weights(field.density(_points(rays, at)).unflatten(-1, at.shape[-2:]), edges)
 
 
 def blended(field: Field, rays: Rays, edges: Tensor, at: Tensor, with_normals: bool = False) -> Pixels:

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 MODEL = "u2net"  # Apache-2.0, and what the peers use; rembg's own first choice is not for commercial use
-WAYS_OUT = "give a PNG with a transparent background, or a picture on white"
+ALTERNATIVES = "give a PNG with a transparent background, or a picture on white"
 
 
-def mask(picture: Image.Image) -> np.ndarray:
+def foreground_mask(image: Image.Image) -> np.ndarray:
     """How much of each pixel (H, W) of an RGB picture is object, in uint8."""
     remove, new_session = _library()
     try:
@@ -21,13 +21,13 @@ def mask(picture: Image.Image) -> np.ndarray:
     except (OSError, ValueError) as error:  # of the network, of the disk, of a file that is not what was expected
         raise ValueError(
             f"the background cannot be removed, for rembg's model {MODEL} cannot be downloaded "
-            f"({type(error).__name__}); connect to the network once, or {WAYS_OUT}"
+            f"({type(error).__name__}); connect to the network once, or {ALTERNATIVES}"
         ) from error
-    found = remove(picture, session=session, only_mask=True)
-    if found.size != picture.size:
+    found = remove(image, session=session, only_mask=True)
+    if found.size != image.size:
         raise ValueError(
-            f"rembg gave a mask of {found.width} x {found.height} pixels for a picture of {picture.width} x "
-            f"{picture.height}; {WAYS_OUT}"
+            f"rembg gave a mask of {found.width} x {found.height} pixels for a picture of {image.width} x "
+            f"{image.height}; {ALTERNATIVES}"
         )
     return np.asarray(found.convert("L"))
 
@@ -39,6 +39,6 @@ def _library() -> tuple[Any, Any]:
     except (ImportError, SystemExit) as error:
         raise ValueError(
             "this picture has neither transparency nor a white background, and removing the background needs rembg, "
-            f"which is not installed: pip install 'instant3d[photos]', or {WAYS_OUT}"
+            f"which is not installed: pip install 'instant3d[photos]', or {ALTERNATIVES}"
         ) from error
     return remove, new_session

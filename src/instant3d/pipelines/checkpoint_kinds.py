@@ -7,8 +7,8 @@ from pathlib import Path
 from instant3d.direct.architecture import read_architecture as read_direct
 from instant3d.modules.diffusion.prompt_tokens import PARTS
 from instant3d.stage2.architecture import read_architecture as read_stage2
-from instant3d.utils.safetensors_folder import CONFIG, locate
-from instant3d.utils.tensor_files import settings
+from instant3d.utils.safetensors_folder import CONFIG, resolve
+from instant3d.utils.tensor_files import load_json
 
 NAMES = {"stage1": "a stage 1 (a diffusers model)", "stage2": "a stage 2", "direct": "the direct system"}
 USES = {"stage1": "--stage1", "stage2": "--stage2", "direct": "--direct"}
@@ -21,7 +21,7 @@ def kind_of(source: str | Path) -> str | None:
     if (folder / "model_index.json").is_file():
         return "stage1"
     try:
-        told = settings(folder / CONFIG).get("model")
+        told = load_json(folder / CONFIG).get("model")
     except (OSError, ValueError, AttributeError):
         return None  # whoever reads it will say what is wrong
     return told if isinstance(told, str) and told in NAMES else None
@@ -47,7 +47,7 @@ def check_stages(stage1: str | Path, stage2: str | Path) -> None:
 def direct_folder(source: str | Path) -> Path:
     """The direct system's folder, or its download by a Hub id: a network, and what it reads prompts with."""
     _check_kind(source, "direct")
-    folder = locate(source, TEXT_FILES)
+    folder = resolve(source, TEXT_FILES)
     read_direct(folder / CONFIG)
     for part in PARTS:
         if not (folder / part).is_dir():

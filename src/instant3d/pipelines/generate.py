@@ -20,7 +20,7 @@ from torch import Tensor
 
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import results
-from instant3d.pipelines.generators import Maker
+from instant3d.pipelines.generators import AssetGenerator
 from instant3d.pipelines.results import RECORD
 from instant3d.utils import atomic
 from instant3d.utils.progress import Progress, Stopwatch
@@ -30,7 +30,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # after these, nothing more
 
 
 @dataclass(frozen=True)
-class Order:
+class GenerationRequest:
     """What is asked of every prompt; `count` assets of each, by seeds that count up from `seed`.
 
     resolution  nodes along each axis of the mesh's grid; by default the system's own
@@ -53,7 +53,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GenerationResult:
     """What became of a prompt or an item: one of a `record`, a `note` about it, an `error`, or nothing, if it had been
     finished before."""
 
@@ -67,35 +67,35 @@ class Outcome:
 def generate(
     prompts: Sequence[Prompt],
     output: Path,
-    maker: Maker,
-    order: Order = Order(),
+    generator: AssetGenerator,
+    request: GenerationRequest = GenerationRequest(),
     *,
     progress: Progress | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[GenerationResult]:
     """Make the assets of prompts, and tell of each as soon as it is there. Nothing is loaded if nothing is to be done.
 
     One prompt with one seed is written into `output` itself, others into folders below it.
     """
-    check_formats(order.formats)
-    yield from (Outcome(prompt.where, error=prompt.fault) for prompt in prompts if prompt.fault)
+    check_formats(request.formats)
+    yield from (GenerationResult(prompt.where, error=prompt.error) for prompt in prompts if prompt.error)
     watch = Stopwatch()
     with watch("load"):
-        _ = maker.weights  # their hashes take a while
-    items, fresh = plan(prompts, output, order), []
+        _ = generator.weights  # their hashes take a while
+    items, fresh = plan(prompts, output, request), []
     for item in items:
-        if _finished(item, order, maker):
-            yield Outcome(item.where, item.folder)
+        if _finished(item, request, generator):
+            yield GenerationResult(item.where, item.folder)
         else:
             fresh.append(item)
     if not fresh:
         return
     with watch("load"):
-        maker.load()
-    yield from _notes(maker, fresh)
-    run = _Run(maker, order, watch.seconds["load"], progress or Progress())
-    for k in range(0, len(fresh), maker.at_once):
-        if (yield from run.make(fresh[k : k + maker.at_once])):
-            yield from (Outcome(item.where, error="was not begun") for item in fresh[k + maker.at_once :])
+        generator.load()
+    yield from _notes(generator, fresh)
+    run = _Run(generator, request, watch.seconds["load"], progress or Progress())
+    for k in range(0, len(fresh), generator.at_once):
+        if (yield from run.make(fresh[k : k + generator.at_once])):
+            yield from (GenerationResult(item.where, error="was not begun") for item in fresh[k + generator.at_once :])
             return
 
 
@@ -104,17 +104,17 @@ def closing_line(record: dict[str, Any], folder: Path | None) -> str:
     return results.closing_line(record, folder or Path(), repr(record["prompt"]))
 
 
-def plan(prompts: Sequence[Prompt], output: Path, order: Order) -> list[Item]:
+def plan(prompts: Sequence[Prompt], output: Path, request: GenerationRequest) -> list[Item]:
     """The assets to be made. A prompt's number is its place in the list, whether the others are sound or not."""
-    if order.count < 1:
-        raise ValueError(f"at least one asset is made of each prompt, got {order.count}")
-    seeds = range(order.seed, order.seed + order.count)
-    if len(prompts) * order.count == 1:
-        return [Item(prompt.text, prompt.where, order.seed, output) for prompt in prompts if not prompt.fault]
+    if request.count < 1:
+        raise ValueError(f"at least one asset is made of each prompt, got {request.count}")
+    seeds = range(request.seed, request.seed + request.count)
+    if len(prompts) * request.count == 1:
+        return [Item(prompt.text, prompt.where, request.seed, output) for prompt in prompts if not prompt.error]
     return [
-        _below(output, number, prompt, seed, several=order.count > 1)
+        _below(output, number, prompt, seed, several=request.count > 1)
         for number, prompt in enumerate(prompts, 1)
-        if not prompt.fault
+        if not prompt.error
         for seed in seeds
     ]
 
@@ -123,16 +123,16 @@ def plan(prompts: Sequence[Prompt], output: Path, order: Order) -> list[Item]:
 class _Run:
     """What stays the same from one batch to the next."""
 
-    maker: Maker
-    order: Order
+    generator: AssetGenerator
+    request: GenerationRequest
     load_seconds: float
     progress: Progress
 
-    def make(self, items: Sequence[Item]) -> Generator[Outcome, None, bool]:
+    def make(self, items: Sequence[Item]) -> Generator[GenerationResult, None, bool]:
         """Begin the items together, then end them one by one; returns whether to stop, for lack of room."""
         begun = Stopwatch()
         with _enough_memory():
-            drafts = self._begin(items, begun)
+            drafts = self._sample(items, begun)
         for item, draft in zip(items, drafts, strict=True):
             watch = Stopwatch()
             watch.seconds = {"load": self.load_seconds} | {
@@ -141,29 +141,31 @@ class _Run:
             try:
                 with _enough_memory():
                     record = self._write(item, draft, watch)
-                yield Outcome(item.where, item.folder, record=record)
+                yield GenerationResult(item.where, item.folder, record=record)
             except (ValueError, OSError, MemoryError) as error:
-                yield Outcome(item.where, item.folder, error=error)
+                yield GenerationResult(item.where, item.folder, error=error)
                 if isinstance(error, OSError) and error.errno in NO_ROOM:
                     return True
         return False
 
-    def _begin(self, items: Sequence[Item], watch: Stopwatch) -> Tensor:
+    def _sample(self, items: Sequence[Item], watch: Stopwatch) -> Tensor:
         prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
         name = items[0].where if len(items) == 1 else f"{items[0].where} and {len(items) - 1} more"
-        with self.progress.task(f"{name}: {self.maker.task}") as on_step:
-            return self.maker.begin(prompts, seeds, watch, on_step)
+        with self.progress.task(f"{name}: {self.generator.task}") as on_step:
+            return self.generator.sample(prompts, seeds, watch, on_step)
 
     def _write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
         """One asset, whole or not at all."""
         with atomic.merged(item.folder, seal=RECORD) as partial, self.progress.task(f"{item.where}: building"):
-            made = self.maker.end(draft, item.prompt, item.seed, _nodes(self.order, self.maker), partial, watch)
+            made = self.generator.finish(
+                draft, item.prompt, item.seed, _nodes(self.request, self.generator), partial, watch
+            )
             written = results.write(
-                partial, made.asset, made.shown, size=made.size, formats=self.order.formats, watch=watch
+                partial, made.asset, made.shown, size=made.size, formats=self.request.formats, watch=watch
             )
             written["files"] = [*made.files, *written["files"]]
-            told = _settings(item, self.order, self.maker) | {"device": str(self.maker.device)} | written
-            if self.maker.words is not None and (unknown := self.maker.words.unknown(item.prompt)):
+            told = _settings(item, self.request, self.generator) | {"device": str(self.generator.device)} | written
+            if self.generator.words is not None and (unknown := self.generator.words.unknown(item.prompt)):
                 told["unknown_words"] = unknown
             return results.write_record(partial, **told, seconds=watch.rounded())
 
@@ -179,44 +181,46 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _nodes(order: Order, maker: Maker) -> int:
-    return maker.nodes if order.resolution is None else order.resolution
+def _nodes(request: GenerationRequest, generator: AssetGenerator) -> int:
+    return generator.nodes if request.resolution is None else request.resolution
 
 
-def _settings(item: Item, order: Order, maker: Maker) -> dict[str, Any]:
+def _settings(item: Item, request: GenerationRequest, generator: AssetGenerator) -> dict[str, Any]:
     """What decides how the asset looks."""
     return {
-        "system": maker.system,
+        "system": generator.system,
         "prompt": item.prompt,
         "seed": item.seed,
-        **maker.settings,
-        "resolution": _nodes(order, maker),
-        "weights": maker.weights,
+        **generator.settings,
+        "resolution": _nodes(request, generator),
+        "weights": generator.weights,
     }
 
 
-def _finished(item: Item, order: Order, maker: Maker) -> bool:
+def _finished(item: Item, request: GenerationRequest, generator: AssetGenerator) -> bool:
     """Whether the item's folder holds what would be made again; weights are known by their content."""
     try:
         record = json.loads((item.folder / RECORD).read_text(encoding="utf-8"))
-        wanted = json.loads(json.dumps(_settings(item, order, maker)))
+        wanted = json.loads(json.dumps(_settings(item, request, generator)))
         for each in (record, wanted):
             each["weights"] = {part: told["sha256"] for part, told in each["weights"].items()}
-        files = [*record["files"], *(f"mesh.{name}" for name in order.formats)]
+        files = [*record["files"], *(f"mesh.{name}" for name in request.formats)]
         same = all(record[name] == value for name, value in wanted.items())
         return same and all((item.folder / name).exists() for name in files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # there is none, or it is another command's
 
 
-def _notes(maker: Maker, items: Sequence[Item]) -> Iterator[Outcome]:
+def _notes(generator: AssetGenerator, items: Sequence[Item]) -> Iterator[GenerationResult]:
     """Which prompts have words that training never showed, or are longer than what is read of them."""
     for item in {item.prompt: item for item in reversed(items)}.values():
-        if maker.words is not None and (remark := maker.words.remark(item.prompt)):
-            yield Outcome(item.where, note=remark)
-        lost = cut_off(item.prompt, maker.reads_all)
+        if generator.words is not None and (remark := generator.words.unknown_words_message(item.prompt)):
+            yield GenerationResult(item.where, note=remark)
+        lost = cut_off(item.prompt, generator.fits)
         if lost:
-            yield Outcome(item.where, note=f"is longer than what is read; its end makes no difference: {lost!r}")
+            yield GenerationResult(
+                item.where, note=f"is longer than what is read; its end makes no difference: {lost!r}"
+            )
 
 
 def _below(output: Path, number: int, prompt: Prompt, seed: int, several: bool) -> Item:

@@ -25,11 +25,11 @@ from instant3d.nerf.asset import Asset
 from instant3d.nerf.triplane import Triplane
 from instant3d.pipelines import results
 from instant3d.pipelines.checkpoint_kinds import check_stages, direct_folder
-from instant3d.pipelines.results import Shown, picture_size
+from instant3d.pipelines.results import SheetInputs, image_size
 from instant3d.pipelines.text_to_3d import DirectTextTo3D, TextTo3D, stage1_dtype
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.sampling_options import Sampling
-from instant3d.stage2.network import locate
+from instant3d.stage2.network import resolve
 from instant3d.utils import bundled, file_listing, visualization
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
@@ -42,16 +42,16 @@ SIDES = {0: "front", 90: "side", 180: "back", 270: "side"}
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedAsset:
     """An asset, how its sheet begins, the width of its pictures, and the files of what it was made of."""
 
     asset: Asset
-    shown: Shown
+    shown: SheetInputs
     size: int
     files: Sequence[str] = ()
 
 
-class Maker(Protocol):
+class AssetGenerator(Protocol):
     """What `generate` asks of a system.
 
     task      what is told to the user while prompts are begun
@@ -74,21 +74,23 @@ class Maker(Protocol):
     def load(self) -> None:
         """Be ready to begin; else this is done when it is first needed."""
 
-    def reads_all(self, prompt: str) -> bool:
+    def fits(self, prompt: str) -> bool:
         """Whether nothing of the prompt is cut off."""
 
     @property
     def words(self) -> CaptionWords | None:
         """The words of its training captions, if its folder lists them."""
 
-    def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
         """Drafts (B, ...)."""
 
-    def end(self, draft: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch) -> Made:
+    def finish(
+        self, latent: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch
+    ) -> GeneratedAsset:
         """The asset of a draft; what it was made of is written into `folder`, all but the asset itself."""
 
 
-class TwoStage:
+class TwoStageGenerator:
     """Stage 1 draws a grid of views, which is the draft, and stage 2 builds the asset of them."""
 
     system, task = "two-stage", "drawing the views"
@@ -106,8 +108,8 @@ class TwoStage:
         at_once: int = 4,
     ) -> None:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
-        self.stage1 = bundled.weights(bundled.STAGE1, stage1, option="--stage1")
-        self.stage2 = bundled.weights(bundled.STAGE2, stage2, option="--stage2")
+        self.stage1 = bundled.weights_folder(bundled.STAGE1, stage1, option="--stage1")
+        self.stage2 = bundled.weights_folder(bundled.STAGE2, stage2, option="--stage2")
         check_stages(self.stage1, self.stage2)
         self.sampling, self.negative = sampling, negative
         self.settings = {"negative": negative, "sampling": asdict(sampling)}
@@ -119,10 +121,12 @@ class TwoStage:
         else:
             parts = stage1_files.folders(self.stage1, stage1_files.NETWORKS, stage1_dtype(self.device))
             files = [
-                (part, file) for part, folder in parts.items() for file in file_listing.found(folder, "*.safetensors")
+                (part, file)
+                for part, folder in parts.items()
+                for file in file_listing.visible_files(folder, "*.safetensors")
             ]
             first = {f"{part}/{file.name}": file for part, file in files}
-        second = locate(self.stage2) / WEIGHTS
+        second = resolve(self.stage2) / WEIGHTS
         return {
             "stage1": _hashes(self.stage1, first),
             "stage2": _hashes(self.stage2, {WEIGHTS: second} if second.is_file() else {}),
@@ -137,14 +141,14 @@ class TwoStage:
     def load(self) -> None:
         _ = self.model
 
-    def reads_all(self, prompt: str) -> bool:
-        return self.model.reads_all(prompt)
+    def fits(self, prompt: str) -> bool:
+        return self.model.fits(prompt)
 
     @property
     def words(self) -> CaptionWords | None:
         return self.model.words
 
-    def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
         """Grids (B, 3, H, W)."""
         with watch("text"):
             text, away = self.model.encode(prompts, self.negative)
@@ -153,20 +157,22 @@ class TwoStage:
         with watch("decode"):
             return self.model.decode(latents).cpu()
 
-    def end(self, draft: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch) -> Made:
+    def finish(
+        self, latent: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch
+    ) -> GeneratedAsset:
         """The asset; writes grid.png and the scene folder views/."""
         with watch("reconstruct"):
-            views = to_views(draft)
+            views = to_views(latent)
             asset = self.model.build(views, resolution=resolution)
         with watch("video"):
-            visualization.picture(draft, folder / "grid.png")
+            visualization.write_image(latent, folder / "grid.png")
             scenes.write(folder / "views", views, caption=prompt, object_id=slug(prompt))
-        shown = Shown(prompt, f"generated views (seed {seed})", views)
-        size = picture_size(self.model.reconstruct.network.image_size or views.width)
-        return Made(asset, shown, size, ["grid.png", "views"])
+        shown = SheetInputs(prompt, f"generated views (seed {seed})", views)
+        size = image_size(self.model.reconstruct.network.image_size or views.width)
+        return GeneratedAsset(asset, shown, size, ["grid.png", "views"])
 
 
-class Direct:
+class DirectGenerator:
     """One network makes the asset's planes, which are the draft; there are no views that it is made of."""
 
     system, task = "direct", "growing the triplanes"
@@ -180,14 +186,16 @@ class Direct:
         at_once: int = 4,
     ) -> None:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
-        self.source = bundled.weights(bundled.DIRECT, weights, option="--direct")
+        self.source = bundled.weights_folder(bundled.DIRECT, weights, option="--direct")
         self.folder = direct_folder(self.source)
         self.nodes = read_architecture(self.folder / CONFIG).mesh_resolution
         self.settings: dict[str, Any] = {}
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        files = [file for part in sorted(PARTS) for file in file_listing.found(self.folder / part, "*.safetensors")]
+        files = [
+            file for part in sorted(PARTS) for file in file_listing.visible_files(self.folder / part, "*.safetensors")
+        ]
         files += [self.folder / WEIGHTS] if (self.folder / WEIGHTS).is_file() else []
         return {"direct": _hashes(self.source, {file.relative_to(self.folder).as_posix(): file for file in files})}
 
@@ -198,31 +206,33 @@ class Direct:
     def load(self) -> None:
         _ = self.model
 
-    def reads_all(self, prompt: str) -> bool:
-        return self.model.reads_all(prompt)
+    def fits(self, prompt: str) -> bool:
+        return self.model.fits(prompt)
 
     @property
     def words(self) -> CaptionWords | None:
         return self.model.words
 
-    def begin(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
         """Planes (B, 3, C, P, P)."""
         with watch("text"):
             text = self.model.encode(prompts)
         with watch("network"):
-            planes = self.model.imagine(text, seeds).planes
+            planes = self.model.sample(text, seeds).planes
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # or what comes next would be blamed for the wait
         return planes
 
-    def end(self, draft: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch) -> Made:
+    def finish(
+        self, latent: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch
+    ) -> GeneratedAsset:
         """The asset; nothing but it is to be written."""
         with watch("network"):
-            asset = self.model.build(Triplane(draft), resolution=resolution)
+            asset = self.model.build(Triplane(latent), resolution=resolution)
         cameras = orbit([FRONT_AZIMUTH_DEG + degrees for degrees in AROUND_DEG], STRUCTURED_ELEVATION_DEG)
         names = [SIDES.get(degrees, "") for degrees in AROUND_DEG]
-        shown = Shown(prompt, f"once around, from the front (seed {seed})", cameras, names)
-        return Made(asset, shown, picture_size(self.model.network.architecture.plane_side))
+        shown = SheetInputs(prompt, f"once around, from the front (seed {seed})", cameras, names)
+        return GeneratedAsset(asset, shown, image_size(self.model.network.architecture.plane_side))
 
 
 def _hashes(name: str | Path, files: dict[str, Path]) -> dict[str, Any]:

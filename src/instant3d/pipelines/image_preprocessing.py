@@ -17,7 +17,7 @@ from PIL import Image
 from instant3d.pipelines import background_removal
 from instant3d.scenes import Scene
 from instant3d.scenes import images as pictures
-from instant3d.scenes.images import Picture
+from instant3d.scenes.images import DecodedImage
 from instant3d.scenes.scene_folder import MAX_FILE_BYTES
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.view_checks import assumed_camera
@@ -46,7 +46,7 @@ def is_photo(path: Path) -> bool:
     return not path.exists() and path.suffix.lower() in SUFFIXES
 
 
-def read(path: Path, a: Architecture) -> Photo:
+def read_photo(path: Path, a: Architecture) -> Photo:
     """The picture in a file, prepared for a network of architecture `a`."""
     camera = assumed_camera(a)
     if camera is None:
@@ -58,45 +58,47 @@ def read(path: Path, a: Architecture) -> Photo:
         raise FileNotFoundError(f"{path} does not exist; name a picture, or a scene folder")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
-    cut = cut_out(decoded(path.read_bytes(), str(path)), str(path))
+    cut = cut_out(decode_photo(path.read_bytes(), str(path)), str(path))
     if cut.alpha.max() < FAINT:
         empty = {"alpha": "is transparent everywhere", "white": "is white everywhere"}
-        raise ValueError(f"{path} {empty.get(cut.matte, 'shows no object that rembg finds')}; give another picture")
-    pixels = torch.from_numpy(np.array(framed(cut, a.foreground))).permute(2, 0, 1)[None].float() / 255
+        raise ValueError(
+            f"{path} {empty.get(cut.alpha_source, 'shows no object that rembg finds')}; give another picture"
+        )
+    pixels = torch.from_numpy(np.array(frame_object(cut, a.foreground))).permute(2, 0, 1)[None].float() / 255
     views = Views(pixels[:, :3].contiguous(), pixels[:, 3:].contiguous(), camera)
-    return Photo(Scene(views, None, path.stem, (path.name,), path), cut.matte)
+    return Photo(Scene(views, None, path.stem, (path.name,), path), cut.alpha_source)
 
 
-def decoded(data: bytes, where: str) -> Image.Image:
+def decode_photo(data: bytes, where: str) -> Image.Image:
     """The picture as it is meant to be seen, in RGB or RGBA, at most `WIDEST` pixels a side."""
     image = images.open_image(data, where, enough=WIDEST, upright=True)
     image.thumbnail((WIDEST, WIDEST))  # colours are weighted by alpha
     return image
 
 
-def cut_out(image: Image.Image, where: str = "the picture") -> Picture:
+def cut_out(image: Image.Image, where: str = "the picture") -> DecodedImage:
     """The object: by the picture's own transparency, else off a white background, else as rembg sees it."""
     if image.mode == "RGBA":
         pixels = np.asarray(image)
         if (pixels[..., 3] < 128).mean() >= CLEAR:
-            return Picture(pixels[..., :3], pixels[..., 3], "alpha")
+            return DecodedImage(pixels[..., :3], pixels[..., 3], "alpha")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     rgb = np.asarray(image)
-    white = pictures.matte(rgb.astype(np.float32) / 255)
+    white = pictures.opacity_mask(rgb.astype(np.float32) / 255)
     if white is not None:
         straight, alpha = ((part * 255).round().astype(np.uint8) for part in white)
-        return Picture(straight, alpha, "white")
-    alpha = background_removal.mask(image)
+        return DecodedImage(straight, alpha, "white")
+    alpha = background_removal.foreground_mask(image)
     warnings.warn(f"{where} has no background to be told by; rembg was asked what its object is", stacklevel=2)
-    return Picture(rgb, alpha, "rembg")
+    return DecodedImage(rgb, alpha, "rembg")
 
 
-def framed(cut: Picture, share: float) -> Image.Image:
+def frame_object(cut: DecodedImage, share: float) -> Image.Image:
     """A square RGBA picture with the object in its middle, whose longer side takes that share of the square's.
 
     A share of 0 leaves the object as it is, in the middle of a square as wide as the picture's longer side.
     """
-    left, top, side = window(cut.alpha, share)
+    left, top, side = crop_window(cut.alpha, share)
     corner = math.floor(left), math.floor(top)
     end = math.ceil(left + side), math.ceil(top + side)
     image = Image.fromarray(np.dstack([cut.rgb, cut.alpha])).crop((*corner, *end))  # transparent where it was not
@@ -106,7 +108,7 @@ def framed(cut: Picture, share: float) -> Image.Image:
     return image.resize((pixels, pixels), Image.Resampling.BICUBIC, box=box)
 
 
-def window(alpha: np.ndarray, share: float) -> tuple[float, float, float]:
+def crop_window(alpha: np.ndarray, share: float) -> tuple[float, float, float]:
     """Left, top and side, in pixels of alpha (H, W), of the square that becomes the whole picture."""
     height, width = alpha.shape
     ends = (0, width), (0, height)

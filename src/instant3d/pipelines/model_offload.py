@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 
-class Residence:
+class ModelOffloader:
     """Moves networks between the CPU, where they wait, and a device.
 
     limit   bytes that the weights on the device may take together; what is used together stays together, even if it
@@ -22,7 +22,7 @@ class Residence:
         self.parts, self.device, self.limit = dict(parts), device, limit
         self.present: list[str] = []  # on the device, the one that was used last at the end
 
-    def bring(self, *names: str) -> None:
+    def load_to_device(self, *names: str) -> None:
         """Have these networks on the device; those that were not used for longest make room."""
         if self.device.type == "cpu":
             return

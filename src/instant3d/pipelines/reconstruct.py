@@ -14,11 +14,11 @@ from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import image_preprocessing, results
-from instant3d.pipelines.results import Shown
+from instant3d.pipelines.results import SheetInputs
 from instant3d.pipelines.text_to_3d import WORK_BYTES, ViewsTo3D
 from instant3d.scenes import Scene
 from instant3d.stage2.architecture import Architecture, read_architecture
-from instant3d.stage2.network import locate
+from instant3d.stage2.network import resolve
 from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import atomic, visualization
 from instant3d.utils.devices import find_device
@@ -29,13 +29,13 @@ DEFAULT_VIEWS = 4
 
 
 @dataclass(frozen=True)
-class Given:
+class ReconstructionInput:
     """What the network is shown, what the sheet shows of it at `size` pixels, and what the record tells beside it."""
 
     source: Scene
-    shown: Shown
+    shown: SheetInputs
     size: int
-    told: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def reconstruct(
@@ -56,7 +56,7 @@ def reconstruct(
            network takes one picture: then its own camera is assumed, and the result stands in that camera's world
     """
     watch = Stopwatch()
-    formats, folder, place = check_formats(formats), locate(weights), find_device(device)
+    formats, folder, place = check_formats(formats), resolve(weights), find_device(device)
     with watch("load"):
         given = _given(scene, views, read_architecture(folder / "config.json"))  # before weights, which take longer
         model = ViewsTo3D.from_pretrained(folder, place)
@@ -65,7 +65,7 @@ def reconstruct(
         with watch("reconstruct"):
             asset = model(source, resolution=resolution, max_memory=max_memory)
         written = results.write(partial, asset, given.shown, size=given.size, formats=formats, watch=watch)
-        if given.told:
+        if given.record:
             scenes.write(partial / "views", source.views, object_id=source.id)
             written["files"] = ["views", *written["files"]]
         return results.write_record(
@@ -73,7 +73,7 @@ def reconstruct(
             scene=source.id,
             caption=source.caption,
             views=list(source.names),
-            **given.told,
+            **given.record,
             weights={"name": str(weights), "sha256": results.sha256(folder / "model.safetensors")},
             device=str(model.device),
             **written,
@@ -87,24 +87,24 @@ def closing_line(record: dict[str, Any], output: Path) -> str:
     return results.closing_line(record, output, "1 view" if count == 1 else f"{count} views")
 
 
-def _given(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architecture) -> Given:
+def _given(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architecture) -> ReconstructionInput:
     if image_preprocessing.is_photo(path):
         return _photo(path, views, a)
     assumed = assumed_camera(a)
     frames = _frames(path, views, DEFAULT_VIEWS if assumed is None else 1)
     source = _seen_by(assumed, _read(path, frames, a))
-    size = results.picture_size(source.views.width)
-    return Given(source, _shown(path, frames, size, assumed), size)
+    size = results.image_size(source.views.width)
+    return ReconstructionInput(source, _shown(path, frames, size, assumed), size)
 
 
-def _photo(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architecture) -> Given:
+def _photo(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architecture) -> ReconstructionInput:
     if views is not None:
         raise ValueError(f"{path} is one picture, which has no frames to choose from; leave out --views")
-    prepared = image_preprocessing.read(path, a)
+    prepared = image_preprocessing.read_photo(path, a)
     source = prepared.scene
-    shown = Shown(source.id, "input picture", source.views, source.names)
-    size = results.picture_size(a.image_size or source.views.width)
-    return Given(source, shown, size, {"cut_by": prepared.cut_by})
+    shown = SheetInputs(source.id, "input picture", source.views, source.names)
+    size = results.image_size(a.image_size or source.views.width)
+    return ReconstructionInput(source, shown, size, {"cut_by": prepared.cut_by})
 
 
 def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:
@@ -125,11 +125,11 @@ def _seen_by(camera: Cameras | None, source: Scene) -> Scene:
     return replace(source, views=replace(source.views, cameras=camera))
 
 
-def _shown(scene: Path, frames: Sequence[int], size: int, assumed: Cameras | None) -> Shown:
+def _shown(scene: Path, frames: Sequence[int], size: int, assumed: Cameras | None) -> SheetInputs:
     """The inputs as they are on the sheet: at its size, not at the network's, and not too many."""
-    chosen = [frames[k] for k in visualization.spread(len(frames), SHOWN_VIEWS)]
+    chosen = [frames[k] for k in visualization.evenly_spaced(len(frames), SHOWN_VIEWS)]
     source = _seen_by(assumed, scenes.read(scene, frames=chosen, size=size, maps=()))
-    return Shown(source.caption or source.id, "input views", source.views, source.names)
+    return SheetInputs(source.caption or source.id, "input views", source.views, source.names)
 
 
 def _frames(scene: Path, views: Sequence[int] | Literal["all"] | None, usual: int) -> Sequence[int]:

@@ -24,18 +24,18 @@ from instant3d.nerf.field import normals
 from instant3d.utils import visualization
 from instant3d.utils.progress import Stopwatch
 from instant3d.utils.visualization import Row
-from instant3d.views import Views, normal_pictures
+from instant3d.views import Views, normals_to_image
 
 RECORD = "result.json"
 FRAMES, FRAMES_PER_SECOND = 40, 16  # nine degrees apart, so that the structured views are among them
-FILM_STEP = 1 / 24  # world units between samples; 58 dB from 256 a unit, which is what rounding to 8 bits costs
+VIDEO_STEP = 1 / 24  # world units between samples; 58 dB from 256 a unit, which is what rounding to 8 bits costs
 SMALLEST, LARGEST = 128, 512  # pixels of a picture
-SLOPES_AT_ONCE = 2**15
+NORMALS_AT_ONCE = 2**15
 AROUND = (-0.04, -0.02, 0.0, 0.02, 0.04)  # world units along the ray: a surface of a field is a slope, not a step
 
 
 @dataclass(frozen=True)
-class Shown:
+class SheetInputs:
     """What a sheet begins with: the views that the asset was made of, or, if there are none, where to see it from."""
 
     heading: str
@@ -44,13 +44,13 @@ class Shown:
     names: Sequence[str] = ()
 
 
-def picture_size(view_size: int) -> int:
+def image_size(view_size: int) -> int:
     """Pixels of a picture that shows all that a network knows which saw `view_size` pixels: half as much again."""
     return max(SMALLEST, min(LARGEST, view_size * 3 // 2))
 
 
 def write(
-    folder: Path, asset: Asset, shown: Shown, *, size: int, formats: Sequence[str], watch: Stopwatch
+    folder: Path, asset: Asset, shown: SheetInputs, *, size: int, formats: Sequence[str], watch: Stopwatch
 ) -> dict[str, Any]:
     """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide.
 
@@ -61,9 +61,9 @@ def write(
         mesh = asset.mesh
         asset.write_files(folder, formats)
     with watch("video"):
-        around = _pictures(asset, turntable(FRAMES), size)
-        turntables = _turntables(around.on(1.0), folder)
-        visualization.sheet(_rows(asset, shown, around), folder / "sheet.png", heading=shown.heading)
+        around = _images(asset, turntable(FRAMES), size)
+        turntables = _turntables(around.composite(1.0), folder)
+        visualization.write_contact_sheet(_rows(asset, shown, around), folder / "sheet.png", heading=shown.heading)
     return {
         "resolution": asset.resolution,
         "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
@@ -74,10 +74,10 @@ def write(
 def _turntables(frames: Tensor, folder: Path) -> list[str]:
     """Write frames (F, 3, H, W) as the films that can be written here; their names."""
     films = ["turntable.webp"]
-    visualization.animation(frames, folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
-    if visualization.can_film():
+    visualization.write_animation(frames, folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
+    if visualization.has_video_encoder():
         films.insert(0, "turntable.mp4")
-        visualization.film(frames, folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
+        visualization.write_video(frames, folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
     else:
         warnings.warn("turntable.mp4 is left out, for films need PyAV: pip install av", stacklevel=2)
     return films
@@ -101,7 +101,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _rows(asset: Asset, shown: Shown, around: Views) -> list[Row]:
+def _rows(asset: Asset, shown: SheetInputs, around: Views) -> list[Row]:
     """The views that went in, the asset from the same cameras, its normals, and the asset from all sides.
 
     Where no views went in, the asset from where it is to be seen, and its normals.
@@ -109,19 +109,19 @@ def _rows(asset: Asset, shown: Shown, around: Views) -> list[Row]:
     size = around.width
     if isinstance(shown.views, Cameras):
         ours = _from(asset, shown.views, around)
-        return [Row(shown.title, ours.on(1.0), shown.names), _normals_row(asset, ours)]
+        return [Row(shown.title, ours.composite(1.0), shown.names), _normals_row(asset, ours)]
     ours = _from(asset, shown.views.cameras, around)
-    others = visualization.spread(FRAMES, max(len(shown.views.rgb), 4))
+    others = visualization.evenly_spaced(FRAMES, max(len(shown.views.rgb), 4))
     return [
-        Row(shown.title, shown.views.resized(size, size).on(1.0), shown.names),
-        Row("reconstruction, same cameras", ours.on(1.0)),
+        Row(shown.title, shown.views.resized(size, size).composite(1.0), shown.names),
+        Row("reconstruction, same cameras", ours.composite(1.0)),
         _normals_row(asset, ours),
-        Row("once around", around[others].on(1.0), [f"azimuth {360 * k // FRAMES}" for k in others]),
+        Row("once around", around[others].composite(1.0), [f"azimuth {360 * k // FRAMES}" for k in others]),
     ]
 
 
 def _normals_row(asset: Asset, views: Views) -> Row:
-    return Row("its normals (red, green, blue = x, y, z)", normal_pictures(_with_normals(asset, views)))
+    return Row("its normals (red, green, blue = x, y, z)", normals_to_image(_with_normals(asset, views)))
 
 
 def _from(asset: Asset, cameras: Cameras, around: Views) -> Views:
@@ -133,12 +133,12 @@ def _from(asset: Asset, cameras: Cameras, around: Views) -> Views:
     shown = around[nearest]
     if not new.any():
         return shown
-    rendered = _pictures(asset, cameras[new], around.width)
+    rendered = _images(asset, cameras[new], around.width)
     return Views.stack([rendered[int(new[:k].sum())] if new[k] else shown[k] for k in range(len(new))])
 
 
-def _pictures(asset: Asset, cameras: Cameras, size: int) -> Views:
-    return asset.render(cameras, size, step=FILM_STEP).to("cpu")
+def _images(asset: Asset, cameras: Cameras, size: int) -> Views:
+    return asset.render(cameras, size, step=VIDEO_STEP).to("cpu")
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def _with_normals(asset: Asset, views: Views) -> Views:
     around = distance[solid][:, None] + torch.tensor(AROUND)
     places = Rays(rays.origins[solid], rays.directions[solid]).at(around).flatten(0, 1)
     device = asset.triplane.planes.device
-    found = [normals(asset.field, some.to(device)).cpu() for some in places.split(SLOPES_AT_ONCE)]
+    found = [normals(asset.field, some.to(device)).cpu() for some in places.split(NORMALS_AT_ONCE)]
     slopes = torch.zeros_like(rays.directions)
     slopes[solid] = torch.nn.functional.normalize(torch.cat(found).view(-1, len(AROUND), 3).mean(1), dim=-1)
     return dataclasses.replace(views, normals=slopes.permute(0, 3, 1, 2))

@@ -24,13 +24,13 @@ from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.triplane import Triplane
 from instant3d.pipelines.checkpoint_kinds import check_stages, direct_folder
-from instant3d.pipelines.model_offload import Residence, fair_share
+from instant3d.pipelines.model_offload import ModelOffloader, fair_share
 from instant3d.scenes import Scene
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.sampler import GridSampler, OnStep
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.stage2.network import Reconstructor
-from instant3d.stage2.view_checks import fitted, unfamiliar
+from instant3d.stage2.view_checks import camera_warning, resize_inputs
 from instant3d.utils import bundled
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import fast_dtype
@@ -68,10 +68,10 @@ class ViewsTo3D:
                 f"views are to be square, got {views.width} x {views.height}; "
                 f"read them with size={a.image_size or views.height}"
             )
-        strange = unfamiliar(views.cameras, a)
+        strange = camera_warning(views.cameras, a)
         if strange:
             warnings.warn(strange, stacklevel=2)
-        inputs = fitted(views, a).to(self.device)[None]
+        inputs = resize_inputs(views, a).to(self.device)[None]
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             triplane = self.network.triplane(inputs)
         decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device
@@ -116,7 +116,7 @@ class TextTo3D:
         self.reconstruct = reconstruct
         self.work_bytes = max_memory or WORK_BYTES
         parts = {name: getattr(components, name) for name in NETWORKS} | {"stage2": reconstruct.network}
-        self.residence = Residence(parts, self.device, max_memory or fair_share(self.device))
+        self.offloader = ModelOffloader(parts, self.device, max_memory or fair_share(self.device))
 
     @classmethod
     def from_pretrained(
@@ -129,8 +129,8 @@ class TextTo3D:
         at_once: int = 4,
     ) -> TextTo3D:
         """From folders or Hugging Face Hub ids; by default the bundled weights."""
-        stage1 = bundled.weights(bundled.STAGE1, stage1, option="--stage1")
-        stage2 = bundled.weights(bundled.STAGE2, stage2, option="--stage2")
+        stage1 = bundled.weights_folder(bundled.STAGE1, stage1, option="--stage1")
+        stage2 = bundled.weights_folder(bundled.STAGE2, stage2, option="--stage2")
         check_stages(stage1, stage2)
         components = Components.load(stage1, dtype=stage1_dtype(torch.device(device)))
         for name in NETWORKS:
@@ -169,7 +169,7 @@ class TextTo3D:
 
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> tuple[TextEmbedding, TextEmbedding]:
         """What the prompts (B) say, and what to stay away from."""
-        self.residence.bring("text_encoder", "text_encoder_2")
+        self.offloader.load_to_device("text_encoder", "text_encoder_2")
         return self.sampler.encode(prompts, negative)
 
     def denoise(
@@ -182,20 +182,20 @@ class TextTo3D:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Clean latents (B, C, h, w)."""
-        self.residence.bring("unet", "vae")  # sampling starts from a picture, which the VAE encodes
+        self.offloader.load_to_device("unet", "vae")  # sampling starts from a picture, which the VAE encodes
         return self.sampler.denoise(text, away, sampling=sampling, seeds=seeds, on_step=on_step)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Grids (B, 3, H, W) in [0, 1]."""
-        self.residence.bring("vae")
+        self.offloader.load_to_device("vae")
         return self.sampler.decode(latents)
 
     def build(self, views: Views, *, resolution: int = 256) -> Asset:
         """The asset of four views (4,)."""
-        self.residence.bring("stage2")
+        self.offloader.load_to_device("stage2")
         return self.reconstruct(views, resolution=resolution, max_memory=self.work_bytes)
 
-    def reads_all(self, prompt: str) -> bool:
+    def fits(self, prompt: str) -> bool:
         """Whether the prompt fits the tokenizers' windows, so that nothing of it is cut off."""
         tokenizers = (self.sampler.components.tokenizer, self.sampler.components.tokenizer_2)
         return all(len(each(prompt, verbose=False).input_ids) <= each.model_max_length for each in tokenizers)
@@ -243,26 +243,26 @@ class DirectTextTo3D:
         max_memory: int | None = None,
     ) -> DirectTextTo3D:
         """From a folder, or a Hugging Face Hub id; by default the bundled weights."""
-        folder = direct_folder(bundled.weights(bundled.DIRECT, source, option="--direct"))
+        folder = direct_folder(bundled.weights_folder(bundled.DIRECT, source, option="--direct"))
         network = TextToTriplane.from_pretrained(folder).requires_grad_(False)
         return cls(network, PromptEncoder.from_pretrained(folder), device=device, max_memory=max_memory)
 
     def __call__(self, prompt: str, *, seed: int | None = 0, resolution: int | None = None) -> Asset:
         """The object of a prompt; the same seed gives the same one. See `build` for `resolution`."""
-        return self.many([prompt], [seed], resolution=resolution)[0]
+        return self.generate_many([prompt], [seed], resolution=resolution)[0]
 
-    def many(
+    def generate_many(
         self, prompts: Sequence[str], seeds: Sequence[int | None] | None = None, *, resolution: int | None = None
     ) -> list[Asset]:
         """An asset for each prompt, all in one pass; seeds count from 0 by default."""
-        triplanes = self.imagine(self.encode(prompts), range(len(prompts)) if seeds is None else seeds)
+        triplanes = self.sample(self.encode(prompts), range(len(prompts)) if seeds is None else seeds)
         return [self.build(triplanes[k], resolution=resolution) for k in range(len(prompts))]
 
     def encode(self, prompts: Sequence[str]) -> PromptTokens:
         """What the prompts (B) say."""
         return self.encoder(prompts)
 
-    def imagine(self, text: PromptTokens, seeds: Sequence[int | None]) -> Triplane:
+    def sample(self, text: PromptTokens, seeds: Sequence[int | None]) -> Triplane:
         """Planes (B, 3, C, P, P)."""
         half = self.device.type == "cuda" and not self.network.precise
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
@@ -282,9 +282,9 @@ class DirectTextTo3D:
         exact = self.network.precise
         return Asset(triplane, decoder, resolution=resolution, max_memory=self.work_bytes, exact=exact)
 
-    def reads_all(self, prompt: str) -> bool:
+    def fits(self, prompt: str) -> bool:
         """Whether the prompt fits the text encoder's window, so that nothing of it is cut off."""
-        return self.encoder.reads_all(prompt)
+        return self.encoder.fits(prompt)
 
     @property
     def words(self) -> CaptionWords | None:

@@ -26,19 +26,19 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """`rgb` (H, W, 3) and `alpha` (H, W) in uint8; `matte` tells where alpha came from."""
 
     rgb: Array
     alpha: Array
-    matte: str
+    alpha_source: str
     """"alpha", "mask", "white" (flooded from the border), "rembg", or "none" (all of it counts as object)."""
 
     full_size: tuple[int, int] | None = None
     """Height and width of the file, in pixels, where they may be more than those of `rgb`."""
 
 
-def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = None) -> Picture:
+def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = None) -> DecodedImage:
     """A picture with its alpha: its own, times `mask` if there is one; else cut from a white background.
 
     Without either, near-white pixels that touch the border through other near-white pixels are background, if such
@@ -57,16 +57,16 @@ def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = Non
     own = _own_alpha(pixels[..., 3]) if pixels.shape[-1] == 4 else None
     if mask is not None:
         cover = _mask(mask, size, rgb.shape[:2], where)
-        return Picture(rgb, cover if own is None else np.minimum(own, cover), "mask", size)
+        return DecodedImage(rgb, cover if own is None else np.minimum(own, cover), "mask", size)
     if own is not None:
-        return Picture(rgb, own, "alpha", size)
-    cut = matte(rgb.astype(np.float32) / 255)
+        return DecodedImage(rgb, own, "alpha", size)
+    cut = opacity_mask(rgb.astype(np.float32) / 255)
     if cut is None:
-        return Picture(rgb, np.full(rgb.shape[:2], 255, np.uint8), "none", size)
-    return Picture(_levels(cut[0]), _levels(cut[1]), "white", size)
+        return DecodedImage(rgb, np.full(rgb.shape[:2], 255, np.uint8), "none", size)
+    return DecodedImage(_levels(cut[0]), _levels(cut[1]), "white", size)
 
 
-def matte(rgb: Array) -> tuple[Array, Array] | None:
+def opacity_mask(rgb: Array) -> tuple[Array, Array] | None:
     """Straight colours (H, W, 3) and alpha (H, W) of an object on white, from float32 rgb (H, W, 3) in [0, 1].
 
     Near-white pixels that touch the border through other near-white pixels are background; None if such pixels make
@@ -122,7 +122,7 @@ def decode_normals(data: bytes, size: tuple[int, int], where: str) -> Array:
 
 def decode_levels(data: bytes, size: tuple[int, int], where: str) -> Array:
     """The 8-bit levels of a map as stored, uint8: (H, W, 1) if it is grey, else (H, W, 3); alpha is left out."""
-    image = images.eight_bits(images.open_raw(data, where))
+    image = images.to_uint8(images.open_raw(data, where))
     grey = image.mode in ("1", "L", "LA")
     levels = np.asarray(image.convert("L" if grey else "RGB"))
     _same_size(levels.shape[:2], size, where)
@@ -159,7 +159,7 @@ def _opacity_of(mask: Image.Image) -> Array:
     two = len(values) <= 2 and values[0] == 0
     if two or (len(values) <= MOST_LABELS and values[-1] < most / 2):  # as opacity, nothing would count as object
         return np.where(levels > 0, np.uint8(255), np.uint8(0))
-    return levels if most == 255 else np.asarray(images.eight_bits(mask).convert("L"))
+    return levels if most == 255 else np.asarray(images.to_uint8(mask).convert("L"))
 
 
 def _brightness(mask: Image.Image) -> tuple[Array, int]:

@@ -16,10 +16,10 @@ import numpy as np
 
 from instant3d.scenes import images, transforms
 from instant3d.scenes import scene_folder as scenes
-from instant3d.scenes.images import Picture
-from instant3d.scenes.layouts import LAYOUTS, Layout, Load, Matrix, Options, Shot
+from instant3d.scenes.images import DecodedImage
+from instant3d.scenes.layouts import LAYOUTS, Layout, LayoutOptions, Load, Matrix, ViewRecord
 from instant3d.utils import atomic
-from instant3d.utils.errors import sentence
+from instant3d.utils.errors import format_error
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # after these, nothing more can be written
 RECORD = "imported"  # the field of the document that tells by what settings
@@ -31,13 +31,13 @@ UPS: dict[str, Matrix] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class ImportSettings:
     """How a layout's world becomes ours; what is None is as the layout has it."""
 
     layout: str
     scale: float | None = None
     up: Literal["z", "y"] = "z"
-    options: Options = field(default_factory=Options)
+    options: LayoutOptions = field(default_factory=LayoutOptions)
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -55,7 +55,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ImportResult:
     """What became of one object: `state` is "new", "there" (an earlier import by the same settings) or "failed"."""
 
     name: str
@@ -63,7 +63,7 @@ class Outcome:
     reason: str = ""
 
 
-def convert(source: str | Path, target: str | Path, settings: Settings) -> Iterator[Outcome]:
+def convert(source: str | Path, target: str | Path, settings: ImportSettings) -> Iterator[ImportResult]:
     """Import each object of `source` (one object's folder, or any folder of such) as `target/NAME`, one by one.
 
     An object that cannot be read is told of and left out; what an earlier call finished is not made again.
@@ -75,24 +75,24 @@ def convert(source: str | Path, target: str | Path, settings: Settings) -> Itera
     if not objects:
         raise FileNotFoundError(f"{source} holds nothing in the layout {settings.layout} (no {layout.marks[0]})")
     for folder in objects:
-        yield _outcome(folder, source, Path(target), layout, settings)
+        yield _import_result(folder, source, Path(target), layout, settings)
 
 
-def _outcome(folder: Path, source: Path, target: Path, layout: Layout, settings: Settings) -> Outcome:
+def _import_result(folder: Path, source: Path, target: Path, layout: Layout, settings: ImportSettings) -> ImportResult:
     """What becomes of one object, whatever its files hold; a full disk ends the command, as it would end the next."""
     name = _name(folder, source)
     try:
         if _is_there(target / name, settings):
-            return Outcome(name, "there")
+            return ImportResult(name, "there")
         _import(folder, source.resolve(), target / name, layout, settings)
-        return Outcome(name, "new")
+        return ImportResult(name, "new")
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
-        return Outcome(name, "failed", sentence(error))
+        return ImportResult(name, "failed", format_error(error))
 
 
-def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: Settings) -> None:
+def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: ImportSettings) -> None:
     load = _loader(folder, root)
     shots = layout.read(folder, load, settings.options)
     scale = settings.scale or layout.scale
@@ -112,27 +112,27 @@ def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: Se
 
 
 def _frame(
-    k: int, shot: Shot, load: Load, maps: dict[str, bool], settings: Settings, scale: float
+    k: int, view: ViewRecord, load: Load, maps: dict[str, bool], settings: ImportSettings, scale: float
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """A shot's entry in the document and its files by name."""
-    data = load(shot.picture)
-    picture = images.decode(data, load(shot.mask) if shot.mask else None, f"{shot.picture} of {shot.where}")
+    data = load(view.image)
+    picture = images.decode(data, load(view.mask) if view.mask else None, f"{view.image} of {view.where}")
     height, width = picture.alpha.shape
-    intrinsics = shot.lens(width, height)
+    intrinsics = view.lens(width, height)
     name = f"images/{k:04d}.png"
-    entry = transforms.entry(name, _turned(shot.cam_to_world, UPS[settings.up], scale), intrinsics, width, height)
+    entry = transforms.entry(name, _reoriented(view.cam_to_world, UPS[settings.up], scale), intrinsics, width, height)
     files = {name: data if _is_ours(data, picture) else images.encode(picture.rgb, picture.alpha)}
-    if maps["depth"] and shot.depth:
+    if maps["depth"] and view.depth:
         entry["depth_file_path"] = f"depth/{k:04d}.png"
-        files[entry["depth_file_path"]] = _depth(load(shot.depth), picture, f"{shot.depth} of {shot.where}")
-    if maps["normals"] and shot.normals:
+        files[entry["depth_file_path"]] = _depth(load(view.depth), picture, f"{view.depth} of {view.where}")
+    if maps["normals"] and view.normals:
         entry["normal_file_path"] = f"normals/{k:04d}.png"
-        where = f"{shot.normals} of {shot.where}"
-        files[entry["normal_file_path"]] = _normals(load(shot.normals), picture, UPS[settings.up], where)
+        where = f"{view.normals} of {view.where}"
+        files[entry["normal_file_path"]] = _normals(load(view.normals), picture, UPS[settings.up], where)
     return entry, files
 
 
-def _turned(cam_to_world: Matrix, up: Matrix, scale: float) -> Matrix:
+def _reoriented(cam_to_world: Matrix, up: Matrix, scale: float) -> Matrix:
     """The camera in our world: turned with the object and moved as the object grows, but not stretched itself."""
     matrix = np.eye(4)
     matrix[:3, :3] = up @ cam_to_world[:3, :3]
@@ -140,11 +140,11 @@ def _turned(cam_to_world: Matrix, up: Matrix, scale: float) -> Matrix:
     return matrix
 
 
-def _is_ours(data: bytes, picture: Picture) -> bool:
-    return picture.matte == "alpha" and data[:4] == b"\x89PNG" and data[24:26] == RGBA8
+def _is_ours(data: bytes, picture: DecodedImage) -> bool:
+    return picture.alpha_source == "alpha" and data[:4] == b"\x89PNG" and data[24:26] == RGBA8
 
 
-def _depth(data: bytes, picture: Picture, where: str) -> bytes:
+def _depth(data: bytes, picture: DecodedImage, where: str) -> bytes:
     """8-bit depth as 16-bit depth of the same steps; nothing where the picture shows nothing."""
     levels = images.decode_levels(data, picture.rgb.shape[:2], where)
     if levels.shape[-1] != 1:
@@ -152,7 +152,7 @@ def _depth(data: bytes, picture: Picture, where: str) -> bytes:
     return images.encode_depth(np.where(picture.alpha > 0, levels[..., 0], 0), 1.0)
 
 
-def _normals(data: bytes, picture: Picture, up: Matrix, where: str) -> bytes:
+def _normals(data: bytes, picture: DecodedImage, up: Matrix, where: str) -> bytes:
     """Vectors (n + 1) / 2 along their world's axes as ours along ours; nothing where the picture shows nothing."""
     levels = images.decode_levels(data, picture.rgb.shape[:2], where)
     if levels.shape[-1] != 3:
@@ -184,7 +184,7 @@ def _name(folder: Path, source: Path) -> str:
     return "/".join(parts) or source.resolve().name
 
 
-def _is_there(target: Path, settings: Settings) -> bool:
+def _is_there(target: Path, settings: ImportSettings) -> bool:
     if not (target / scenes.DOCUMENT).is_file():
         return False
     return scenes.document(target).content.get(RECORD) == settings.record()

@@ -34,7 +34,7 @@ from instant3d.scenes import npy, transforms
 from instant3d.scenes.transforms import OPENGL_TO_OPENCV
 from instant3d.utils import file_listing
 
-MAX_SHOTS = 10_000  # of one object
+MAX_VIEWS = 10_000  # of one object
 MAX_JSON_BYTES = 2**20  # of one camera
 
 Matrix = np.ndarray
@@ -43,11 +43,11 @@ Load = Callable[[str], bytes]  # a file's content by its name in the object's fo
 
 
 @dataclass(frozen=True)
-class Shot:
+class ViewRecord:
     """One camera of an object, in the layout's own world and unit, with the names of its files."""
 
     where: str  # for error messages
-    picture: str
+    image: str
     cam_to_world: Matrix  # (4, 4) float64, OpenCV
     lens: Lens
     mask: str | None = None
@@ -56,7 +56,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Options:
+class LayoutOptions:
     """What the files of some layouts do not say."""
 
     fov_deg: float | None = None  # across the picture's width
@@ -69,27 +69,29 @@ class Layout:
 
     marks: tuple[str, ...]
     scale: float
-    shots: Callable[[Path, Load, Options], list[Shot]]
+    view_records: Callable[[Path, Load, LayoutOptions], list[ViewRecord]]
     fov_deg: float | None = None  # where neither the files nor the user say
 
-    def read(self, folder: Path, load: Load, options: Options) -> list[Shot]:
+    def read(self, folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
         """The shots of the object in `folder`, whose files `load` reads."""
-        shots = self.shots(folder, load, replace(options, fov_deg=options.fov_deg or self.fov_deg))
-        if not 0 < len(shots) <= MAX_SHOTS:
-            raise ValueError(f"{folder} has {len(shots)} cameras with pictures; expected 1 to {MAX_SHOTS}")
+        shots = self.view_records(folder, load, replace(options, fov_deg=options.fov_deg or self.fov_deg))
+        if not 0 < len(shots) <= MAX_VIEWS:
+            raise ValueError(f"{folder} has {len(shots)} cameras with pictures; expected 1 to {MAX_VIEWS}")
         return shots
 
     def objects(self, source: Path) -> Iterator[Path]:
         """The folders of objects in `source`, itself included, in order."""
         found = {
-            file.parents[mark.count("/")] for mark in self.marks for file in file_listing.found(source, f"**/{mark}")
+            file.parents[mark.count("/")]
+            for mark in self.marks
+            for file in file_listing.visible_files(source, f"**/{mark}")
         }
         yield from sorted(found)
 
 
-def _openlrm(folder: Path, load: Load, _: Options) -> list[Shot]:
+def _openlrm(folder: Path, load: Load, _: LayoutOptions) -> list[ViewRecord]:
     (fx, fy), (cx, cy), (width, height) = _shaped(
-        npy.read(load("intrinsics.npy"), f"{folder}/intrinsics.npy"), (3, 2), f"{folder}/intrinsics.npy"
+        npy.read_npy(load("intrinsics.npy"), f"{folder}/intrinsics.npy"), (3, 2), f"{folder}/intrinsics.npy"
     )
     if min(fx, fy, width, height) <= 0:
         raise ValueError(f"{folder}/intrinsics.npy holds a focal length or a size that is not above 0")
@@ -99,37 +101,37 @@ def _openlrm(folder: Path, load: Load, _: Options) -> list[Shot]:
         return fractions
 
     shots = []
-    for pose in file_listing.found(folder, "pose/*.npy"):
-        matrix = _rigid(npy.read(load(f"pose/{pose.name}"), str(pose)), str(pose)) @ OPENGL_TO_OPENCV
-        shots.append(Shot(str(pose), f"rgba/{pose.stem}.png", matrix, lens))
+    for pose in file_listing.visible_files(folder, "pose/*.npy"):
+        matrix = _rigid(npy.read_npy(load(f"pose/{pose.name}"), str(pose)), str(pose)) @ OPENGL_TO_OPENCV
+        shots.append(ViewRecord(str(pose), f"rgba/{pose.stem}.png", matrix, lens))
     return shots
 
 
-def _instantmesh(folder: Path, load: Load, options: Options) -> list[Shot]:
+def _instantmesh(folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
     where = f"{folder}/cameras.npz"
-    poses = npy.read_archive(load("cameras.npz"), "cam_poses", where)
-    if poses.ndim != 3 or len(poses) > MAX_SHOTS:
+    poses = npy.read_npz(load("cameras.npz"), "cam_poses", where)
+    if poses.ndim != 3 or len(poses) > MAX_VIEWS:
         raise ValueError(f"cam_poses of {where} has shape {poses.shape}; expected (N, 3, 4)")
     shots = []
     for k, pose in enumerate(poses):
         matrix = np.linalg.inv(_rigid(pose, f"camera {k} of {where}")) @ OPENGL_TO_OPENCV
         depth, normals = (_if_there(folder, f"{k:03d}_{kind}.png") for kind in ("depth", "normal"))
         lens = _angle(options.fov_deg)
-        shots.append(Shot(f"camera {k} of {where}", f"{k:03d}.png", matrix, lens, depth=depth, normals=normals))
+        shots.append(ViewRecord(f"camera {k} of {where}", f"{k:03d}.png", matrix, lens, depth=depth, normals=normals))
     return shots
 
 
-def _zero123(folder: Path, load: Load, options: Options) -> list[Shot]:
+def _zero123(folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
     shots = []
-    for pose in file_listing.found(folder, "[0-9][0-9][0-9].npy"):
-        matrix = np.linalg.inv(_rigid(npy.read(load(pose.name), str(pose)), str(pose))) @ OPENGL_TO_OPENCV
-        shots.append(Shot(str(pose), f"{pose.stem}.png", matrix, _angle(options.fov_deg)))
+    for pose in file_listing.visible_files(folder, "[0-9][0-9][0-9].npy"):
+        matrix = np.linalg.inv(_rigid(npy.read_npy(load(pose.name), str(pose)), str(pose))) @ OPENGL_TO_OPENCV
+        shots.append(ViewRecord(str(pose), f"{pose.stem}.png", matrix, _angle(options.fov_deg)))
     return shots
 
 
-def _gobjaverse(folder: Path, load: Load, options: Options) -> list[Shot]:
+def _gobjaverse(folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
     shots = []
-    for file in file_listing.found(folder, "[0-9]*/[0-9]*.json"):
+    for file in file_listing.visible_files(folder, "[0-9]*/[0-9]*.json"):
         content, where = _camera(load(f"{file.parent.name}/{file.name}"), str(file)), str(file)
         axes = [content.get(axis) for axis in ("x", "y", "z", "origin")]
         if any(not isinstance(axis, list) or len(axis) != 3 for axis in axes):
@@ -137,18 +139,18 @@ def _gobjaverse(folder: Path, load: Load, options: Options) -> list[Shot]:
         matrix = _rigid(_numbers(axes, where).T, where)
         fov = content.get("x_fov")
         fov_deg = options.fov_deg if fov is None else math.degrees(_number(fov, f"x_fov of {where}"))
-        shots.append(Shot(where, f"{file.parent.name}/{file.stem}.png", matrix, _angle(fov_deg)))
+        shots.append(ViewRecord(where, f"{file.parent.name}/{file.stem}.png", matrix, _angle(fov_deg)))
     return shots
 
 
-def _nerf_synthetic(folder: Path, load: Load, _: Options) -> list[Shot]:
+def _nerf_synthetic(folder: Path, load: Load, _: LayoutOptions) -> list[ViewRecord]:
     shots = []
     for name in NERF_DOCUMENTS:
         if not (folder / name).is_file():
             continue
         document = transforms.parse(load(name), f"{folder}/{name}")
-        frames = [document.frame(k) for k in range(min(document.count, MAX_SHOTS + 1))]
-        shots += [Shot(f.where, f.picture, f.cam_to_world, f.intrinsics, mask=f.mask) for f in frames]
+        frames = [document.frame(k) for k in range(min(document.count, MAX_VIEWS + 1))]
+        shots += [ViewRecord(f.where, f.image, f.cam_to_world, f.intrinsics, mask=f.mask) for f in frames]
     return shots
 
 

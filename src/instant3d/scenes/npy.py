@@ -18,7 +18,7 @@ MAX_BYTES = 2**24  # of one array: 100,000 matrices and more
 Array = np.ndarray
 
 
-def read(data: bytes, where: str) -> Array:
+def read_npy(data: bytes, where: str) -> Array:
     """The array of an .npy file, as float64; its numbers are finite."""
     try:
         stream = io.BytesIO(data)
@@ -37,7 +37,7 @@ def read(data: bytes, where: str) -> Array:
     return array
 
 
-def read_archive(data: bytes, name: str, where: str) -> Array:
+def read_npz(data: bytes, name: str, where: str) -> Array:
     """The array `name` of an .npz file."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(f"{name}.npy") as file:
@@ -46,4 +46,4 @@ def read_archive(data: bytes, name: str, where: str) -> Array:
         raise ValueError(f"{where} has no array {name!r}; is it of another layout?") from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, *LIBRARY_ERRORS) as error:
         raise ValueError(f"{where} is no usable .npz file: {error}; export it again") from error
-    return read(content, f"{name} of {where}")
+    return read_npy(content, f"{name} of {where}")

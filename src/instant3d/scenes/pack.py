@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from instant3d.scenes import scene_folder as scenes
 from instant3d.scenes import shards
 from instant3d.utils import file_listing
-from instant3d.utils.errors import printable
+from instant3d.utils.errors import escape_control
 from instant3d.utils.progress import OnStep
 
 INDEX, VERSION = "index.json", 1
@@ -135,7 +135,7 @@ def _found(roots: Sequence[str | Path]) -> dict[str, Path]:
     if not found:
         raise ValueError("there are no scenes to pack; name folders with a transforms.json in them")
     for name in found:
-        if file_listing.is_hidden(name) or printable(name) != name:
+        if file_listing.is_hidden(name) or escape_control(name) != name:
             raise ValueError(f"the scene {found[name]} has a hidden name or one with control characters; rename it")
         outer = next((str(path) for path in PurePosixPath(name).parents if str(path) in found), None)
         if outer is not None:
@@ -150,14 +150,14 @@ def _id(folder: Path) -> str:
 def _files(folder: Path) -> Files:
     """All visible files of a scene, none of them from outside of it, their flat names all different."""
     files: dict[str, Path] = {}
-    for path in file_listing.found(folder, "**/*"):
+    for path in file_listing.visible_files(folder, "**/*"):
         if path.is_dir():
             continue
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} is no file of its scene (a link to elsewhere?); put the file itself there")
         files[path.relative_to(folder).as_posix()] = path
     for name in files:
-        if printable(name) != name:
+        if escape_control(name) != name:
             raise ValueError(f"{folder / name} holds control characters in its name; rename it")
     taken = {shards.flat(name): name for name in files}
     for name in files:
@@ -222,7 +222,7 @@ def _earlier(target: Path) -> dict[str, Shard]:
     """What an earlier call left; anything else in the folder is not overwritten."""
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file, but a folder is to be written there; name another place")
-    held = [path.name for path in file_listing.found(target, "*")] if target.is_dir() else []
+    held = [path.name for path in file_listing.visible_files(target, "*")] if target.is_dir() else []
     if INDEX not in held and any(not name.endswith(".partial") for name in held):
         raise ValueError(f"{target} holds files but no {INDEX}; name an empty or a new folder")
     return read_index(target)

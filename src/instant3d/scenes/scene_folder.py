@@ -105,7 +105,7 @@ def below(root: str | Path) -> list[Path]:
 
     Hidden folders are left out: a killed process leaves half-written scenes in such.
     """
-    return [document.parent for document in file_listing.found(root, f"**/{DOCUMENT}")]
+    return [document.parent for document in file_listing.visible_files(root, f"**/{DOCUMENT}")]
 
 
 def names(folder: str | Path) -> tuple[str, ...]:
@@ -178,8 +178,8 @@ def _frame(
 ) -> Views:
     """One frame's picture, maps and camera: views of shape ()."""
     mask = load(frame.mask) if frame.mask else None
-    picture = images.decode(load(frame.picture), mask, frame.where, enough)
-    if picture.matte == "none":
+    picture = images.decode(load(frame.image), mask, frame.where, enough)
+    if picture.alpha_source == "none":
         note = "has neither alpha, nor a mask, nor a white background: all of it counts as the object"
         warnings.warn(f"{frame.where} {note}", stacklevel=2)
     height, width = full = picture.full_size or picture.alpha.shape
@@ -301,7 +301,7 @@ def _document(path: Path) -> tuple[Path, transforms.Document]:
     if not file.is_file():
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; name a scene folder with a {DOCUMENT} in it")
-        others = [other.name for other in file_listing.found(path, "transforms*.json")]
+        others = [other.name for other in file_listing.visible_files(path, "transforms*.json")]
         hint = f"name one of its documents, such as {path / others[0]}" if others else "is it a scene folder?"
         raise FileNotFoundError(f"{path} has no {DOCUMENT}; {hint}")
     if file.stat().st_size > transforms.MAX_BYTES:

@@ -56,14 +56,14 @@ def default_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ShardCache:
     """A folder on this disk that holds at most `limit` bytes of fetched tars, those used last."""
 
     folder: Path
     limit: int
 
     @classmethod
-    def at(cls, folder: str | Path | None = None, gib: float = 64.0) -> Shelf:
+    def in_folder(cls, folder: str | Path | None = None, gib: float = 64.0) -> ShardCache:
         """One of `gib` GiB in a folder, by default the user's cache."""
         return cls(default_folder() if folder is None else Path(folder).expanduser(), int(gib * 2**30))
 
@@ -124,11 +124,11 @@ class Shelf:
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteShards:
     """A folder of shards behind a URL, or one of its tars, and the shelf that those are kept on."""
 
     url: str
-    shelf: Shelf
+    cache: ShardCache
 
     def shards(self) -> list[Shard]:
         """What its index tells of."""
@@ -150,11 +150,11 @@ class Remote:
 
         wait   whether to wait for another process that is fetching it; if not, it may not be there yet
         """
-        if not self.shelf.holds(shard):
-            with self.shelf.new(shard, wait) as place:
+        if not self.cache.holds(shard):
+            with self.cache.new(shard, wait) as place:
                 if place is not None:
                     self._download(shard, place)
-        return self.shelf.path(shard)
+        return self.cache.path(shard)
 
     def _download(self, shard: Shard, place: Path) -> None:
         where = self.where(shard)

@@ -54,7 +54,7 @@ def write(items: Iterable[Scene | str | Path], folder: str | Path, per_shard: in
 def paths(source: str | Path | Sequence[str | Path]) -> list[Path]:
     """The tars in a folder in order, or those named."""
     if isinstance(source, str | Path) and Path(source).is_dir():
-        found = file_listing.found(source, "*.tar")
+        found = file_listing.visible_files(source, "*.tar")
         if not found:
             raise FileNotFoundError(f"{source} has no .tar files; is it a folder of shards?")
         return found
@@ -77,7 +77,7 @@ def read(
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedScene:
     """One scene in a tar: `where` tells where each of its files begins and how long it is, in bytes.
 
     Files are compared with the SHA-256 that `instant3d pack` wrote beside them, if it is there.
@@ -118,7 +118,7 @@ class Packed:
 class _Files(Mapping[str, bytes]):
     """A packed scene's files, each read when it is asked for."""
 
-    def __init__(self, file: BinaryIO, packed: Packed) -> None:
+    def __init__(self, file: BinaryIO, packed: PackedScene) -> None:
         self.file, self.packed = file, packed
         self.sums: dict[str, str] = {}
         if PACKED in packed.where:
@@ -155,7 +155,7 @@ def _sums(data: bytes, where: str) -> dict[str, str]:
         raise ValueError(f"{PACKED} of {where} is damaged ({error}); copy or pack the tar again") from error
 
 
-def index(source: str | Path | Sequence[str | Path]) -> list[Packed]:
+def index(source: str | Path | Sequence[str | Path]) -> list[PackedScene]:
     """All scenes of some tars, to be read in any order: one pass over the headers, nothing is decoded."""
     found = []
     for path in paths(source):
@@ -170,7 +170,7 @@ def index(source: str | Path | Sequence[str | Path]) -> list[Packed]:
             where = {name: (begin, size) for _, name, begin, size in group}
             if sum(size for _, size in where.values()) > MAX_SCENE_BYTES:
                 raise ValueError(f"scene {key} of {path} is larger than {MAX_SCENE_BYTES} bytes; leave it out")
-            found.append(Packed(path, key, where))
+            found.append(PackedScene(path, key, where))
     return found
 
 

@@ -23,7 +23,7 @@ PINHOLE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PE
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 CREDIT = ("license", "author", "source", "name", "url")  # whose work the object is, and its title
 LONGEST_CREDIT = 500  # characters of each
-Numbers = np.ndarray
+FloatArray = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Frame:
 
     where: str  # for error messages: document, number and file
     name: str
-    picture: str
+    image: str
     mask: str | None
     depth: str | None
     normals: str | None
-    cam_to_world: Numbers  # (4, 4) float64, OpenCV
+    cam_to_world: FloatArray  # (4, 4) float64, OpenCV
     lens: Mapping[str, float]  # whichever of LENS_KEYS were given
 
     def intrinsics(self, width: int, height: int) -> tuple[float, float, float, float]:
@@ -102,7 +102,7 @@ class Document:
         return 2 * _positive(self.content.get("scale", 0.33), f"scale of {self.where}")
 
     @property
-    def world_offset(self) -> Numbers:
+    def world_offset(self) -> FloatArray:
         if "scale" not in self.content and "offset" not in self.content:
             return np.zeros(3)
         return 2 * _numbers(self.content.get("offset", [0.5] * 3), (3,), f"offset of {self.where}") - 1
@@ -166,12 +166,12 @@ def parse(data: bytes, where: str) -> Document:
     return Document(where, content)
 
 
-def entry(picture: str, cam_to_world: Numbers, intrinsics: Sequence[float], width: int, height: int) -> dict[str, Any]:
+def entry(image: str, cam_to_world: FloatArray, intrinsics: Sequence[float], width: int, height: int) -> dict[str, Any]:
     """A frame's entry from an OpenCV matrix (4, 4) and intrinsics in fractions."""
     fx, fy, cx, cy = (float(value) for value in intrinsics)
     lens = {"w": width, "h": height, "fl_x": fx * width, "fl_y": fy * height, "cx": cx * width, "cy": cy * height}
     matrix = (np.asarray(cam_to_world, np.float64) @ OPENGL_TO_OPENCV + 0.0).tolist()  # + 0.0: no "-0.0" in the file
-    return {"file_path": picture, "transform_matrix": matrix, **lens}
+    return {"file_path": image, "transform_matrix": matrix, **lens}
 
 
 def document(entries: Sequence[dict[str, Any]], **fields: Any) -> bytes:
@@ -203,7 +203,7 @@ def _focal(angle: float | None, size: float) -> float | None:
     return None if angle is None or not 0 < angle < math.pi else size / 2 / math.tan(angle / 2)
 
 
-def _rigid(value: Any, where: str) -> Numbers:
+def _rigid(value: Any, where: str) -> FloatArray:
     """A rotation and a position as (4, 4), or a word on what else it is."""
     matrix = _numbers(value, None, f"transform_matrix of {where}")
     if matrix.shape == (3, 4):
@@ -229,7 +229,7 @@ def _rigid(value: Any, where: str) -> Numbers:
     return matrix
 
 
-def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> Numbers:
+def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> FloatArray:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

@@ -17,7 +17,7 @@ from instant3d.scenes import scene_folder as scenes
 from instant3d.scenes import shards
 from instant3d.scenes.pack import INDEX, MAX_PACKED_BYTES, PACKED, VERSION, Shard, read_index
 from instant3d.utils import atomic, file_listing
-from instant3d.utils.errors import printable
+from instant3d.utils.errors import escape_control
 from instant3d.utils.progress import OnStep
 
 MISSING = "missing, or is a link or a sparse file in the tar"
@@ -41,7 +41,7 @@ def unpack(source: str | Path, target: str | Path, on_step: OnStep = lambda *_: 
     source, target, result = Path(source), Path(target), Unpacking()
     expected = read_index(source if source.is_dir() else source.parent)
     if source.is_dir():
-        names = sorted({path.name for path in file_listing.found(source, "*.tar")} | set(expected))
+        names = sorted({path.name for path in file_listing.visible_files(source, "*.tar")} | set(expected))
         paths = [source / name for name in names]
     else:
         paths = [source]
@@ -126,7 +126,7 @@ def _manifest(data: bytes, where: str) -> tuple[str, dict[str, str]]:
         for path in (name, *hashes):
             if PurePosixPath(path).is_absolute() or not _is_plain(path):
                 raise ValueError(f"{path!r:.80} would lie outside the folder")
-            if file_listing.is_hidden(path) or printable(path) != path:
+            if file_listing.is_hidden(path) or escape_control(path) != path:
                 raise ValueError(f"{path!r:.80} is a hidden name or holds control characters")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{PACKED} of {where} is damaged ({error})") from error
@@ -138,5 +138,9 @@ def _is_plain(path: str) -> bool:
 
 
 def _same(folder: Path, contents: dict[str, bytes]) -> bool:
-    found = {path.relative_to(folder).as_posix(): path for path in file_listing.found(folder, "**/*") if path.is_file()}
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in file_listing.visible_files(folder, "**/*")
+        if path.is_file()
+    }
     return found.keys() == contents.keys() and all(found[name].read_bytes() == contents[name] for name in found)

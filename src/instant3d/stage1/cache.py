@@ -26,19 +26,19 @@ from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.stage1.grid_dataset import Grid, GridScenes, read_ahead, read_keep
 from instant3d.utils import tensor_files
-from instant3d.utils.data_order import seeded
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.data_order import generator_from_key
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 INDEX, FORMAT = "index.json", "instant3d-stage1-cache-1"
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "scheduler")
 MAX_SHARD_BYTES = 2**30
 MAX_SHARD_ITEMS = 2048  # what an interruption may cost
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Encoded(Batch):
+class LatentBatch(TensorDataclass):
     """Grids as the UNet is taught with them.
 
     mean, std   (B, C, h, w)  of the VAE's posterior, times its scaling factor
@@ -51,19 +51,19 @@ class Encoded(Batch):
     std: Tensor
     text: TextEmbedding
     size: Tensor
-    number: Tensor
+    example_index: Tensor
 
 
 @torch.no_grad()
-def posterior(vae: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def posterior(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (B, C, h, w) of the latents of pictures (B, 3, H, W) in [0, 1], scaled."""
-    with torch.autocast(pictures.device.type, enabled=False):
-        found = vae.encode(pictures.to(vae.dtype) * 2 - 1).latent_dist
+    with torch.autocast(images.device.type, enabled=False):
+        found = vae.encode(images.to(vae.dtype) * 2 - 1).latent_dist
     scale = vae.config.scaling_factor
     return found.mean.float() * scale, found.std.float() * scale
 
 
-def build(
+def build_cache(
     sources: Sequence[str | Path],
     model: str | Path,
     folder: str | Path,
@@ -73,7 +73,7 @@ def build(
     templates: Sequence[str] = ("{}",),
     device: str | torch.device = "cpu",
     workers: int = 0,
-    say: Say = print,
+    report: Report = print,
 ) -> None:
     """Encode the scenes below `sources` with the VAE and text encoders of `model`; goes on where it was interrupted.
 
@@ -87,9 +87,9 @@ def build(
     made_with = {"model": str(model), "fingerprint": fingerprint(components), "size": str(size)}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    grids = _grids(scenes, components, folder, made_with, batch, workers, say)
+    grids = _grids(scenes, components, folder, made_with, batch, workers, report)
     prompts = list(dict.fromkeys(template.replace("{}", grid["caption"]) for grid in grids for template in templates))
-    _texts(prompts, components, folder, made_with, batch, say)
+    _texts(prompts, components, folder, made_with, batch, report)
     row = {prompt: k for k, prompt in enumerate(prompts)}
     for grid in grids:
         grid["texts"] = [row[template.replace("{}", grid["caption"])] for template in templates]
@@ -104,7 +104,7 @@ def build(
     partial = folder / f".{INDEX}.partial"
     partial.write_text(json.dumps(index))
     os.replace(partial, folder / INDEX)
-    say(f"{folder}: {len(grids)} grids of {size} pixels, {len(prompts)} prompts")
+    report(f"{folder}: {len(grids)} grids of {size} pixels, {len(prompts)} prompts")
 
 
 def _grids(
@@ -114,7 +114,7 @@ def _grids(
     made_with: dict[str, str],
     batch: int,
     workers: int,
-    say: Say,
+    report: Report,
 ) -> list[dict[str, Any]]:
     """Encode what no finished shard holds; id, caption, origin and credit of every grid, in the order of the shards."""
     done = _finished(folder, "grids", made_with)
@@ -130,12 +130,12 @@ def _grids(
         ahead = read_ahead(scenes, left, workers)
         for first in range(0, len(left), batch):
             some = [(scenes.name(k), next(ahead)) for k in left[first : first + batch]]
-            pictures = torch.stack([grid.picture for _, grid in some]).to(components.vae.device)
+            pictures = torch.stack([grid.image for _, grid in some]).to(components.vae.device)
             mean, std = posterior(components.vae, pictures)
             entries = [_entry(grid, name) for name, grid in some]
             yield {"mean": mean, "std": std}, entries
 
-    return done + _write(encoded(), folder, "grids", len(left), made_with, say)
+    return done + _write(encoded(), folder, "grids", len(left), made_with, report)
 
 
 def _entry(grid: Grid, name: str) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _entry(grid: Grid, name: str) -> dict[str, Any]:
 
 
 def _texts(
-    prompts: Sequence[str], components: Components, folder: Path, made_with: dict[str, str], batch: int, say: Say
+    prompts: Sequence[str], components: Components, folder: Path, made_with: dict[str, str], batch: int, report: Report
 ) -> None:
     """Embed the prompts that follow those in finished shards; shards that hold others are made anew."""
     done = _finished(folder, "texts", made_with)
@@ -161,7 +161,7 @@ def _texts(
             text = encode(components, some)
             yield {"tokens": text.tokens, "pooled": text.pooled}, some
 
-    _write(encoded(), folder, "texts", len(left), made_with, say)
+    _write(encoded(), folder, "texts", len(left), made_with, report)
 
 
 def _write(
@@ -170,7 +170,7 @@ def _write(
     kind: str,
     total: int,
     made_with: dict[str, str],
-    say: Say,
+    report: Report,
 ) -> list[Any]:
     """Gather batches into shards, each of which appears whole or not at all; the entries written."""
     number = len(list(folder.glob(f"{kind}-*.safetensors")))
@@ -186,7 +186,7 @@ def _write(
         full = taken * (1 + len(some) / len(entries)) > MAX_SHARD_BYTES or len(entries) >= MAX_SHARD_ITEMS
         if full or count == total:
             _shard(folder / f"{kind}-{number:05d}.safetensors", parts, entries, made_with)
-            say(f"{kind}: {count} of {total} ({count / (time.monotonic() - begin + 1e-9):.1f} a second)")
+            report(f"{kind}: {count} of {total} ({count / (time.monotonic() - begin + 1e-9):.1f} a second)")
             written, number, parts, entries = written + entries, number + 1, [], []
     return written
 
@@ -205,7 +205,7 @@ def _finished(folder: Path, kind: str, made_with: dict[str, str]) -> list[Any]:
     """The entries of an earlier call's shards; they must have been made by the same model."""
     found: list[Any] = []
     for path in sorted(folder.glob(f"{kind}-*.safetensors")):
-        with opened(path) as shard:
+        with open_shard(path) as shard:
             metadata = shard.metadata() or {}
         if any(metadata.get(key) != made_with[key] for key in ("fingerprint", "size")):
             raise ValueError(f"{path} was made with another model, {metadata.get('model')}; name another folder")
@@ -213,9 +213,9 @@ def _finished(folder: Path, kind: str, made_with: dict[str, str]) -> list[Any]:
     return found
 
 
-def opened(path: Path) -> Any:
+def open_shard(path: Path) -> Any:
     """A shard that is whole, as safetensors opens it."""
-    return tensor_files.opened(path, "delete it and run `instant3d cache-stage1` again")
+    return tensor_files.open_safetensors(path, "delete it and run `instant3d cache-stage1` again")
 
 
 def fingerprint(components: Components) -> str:
@@ -228,7 +228,7 @@ def fingerprint(components: Components) -> str:
     return digest.hexdigest()[:16]
 
 
-class Cache:
+class LatentCache:
     """A finished cache; its tensors stay on disk until they are asked for.
 
     keep   ids of the grids to take; all by default
@@ -241,7 +241,7 @@ class Cache:
                 f"{folder} has no {INDEX}; is it a cache, and whole? `instant3d cache-stage1` writes one, and goes on "
                 "with one that was interrupted"
             )
-        index = tensor_files.settings(self.folder / INDEX)
+        index = tensor_files.load_json(self.folder / INDEX)
         if index.get("format") != FORMAT:
             raise ValueError(f"{self.folder / INDEX} is of format {index.get('format')}, not {FORMAT}; cache anew")
         self.index: dict[str, Any] = index
@@ -263,13 +263,13 @@ class Cache:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def item(self, index: int, number: int) -> Encoded:
+    def item(self, index: int, example_index: int) -> LatentBatch:
         """Grid `index` as example `number`, of shape (); which of several prompts it gets is drawn by the number."""
         grid, texts = self._grids[self.rows[index]], self.grids[self.rows[index]]["texts"]
-        drawn = int(torch.randint(len(texts), (), generator=seeded(number, 2)))
+        drawn = int(torch.randint(len(texts), (), generator=generator_from_key(example_index, 2)))
         text = self._texts[texts[drawn]]
         embedding = TextEmbedding(text["tokens"], text["pooled"])
-        return Encoded(grid["mean"], grid["std"], embedding, torch.tensor(self.size), torch.tensor(number))
+        return LatentBatch(grid["mean"], grid["std"], embedding, torch.tensor(self.size), torch.tensor(example_index))
 
     @property
     def shape(self) -> dict[str, tuple[int, ...]]:
@@ -286,7 +286,7 @@ class _Shards:
         self._open: dict[int, Any] = {}
         counts = []
         for path in self.paths:
-            with opened(path) as shard:
+            with open_shard(path) as shard:
                 counts.append(shard.get_slice(next(iter(shard.keys()))).get_shape()[0])
         self.ends = list(accumulate(counts))
 
@@ -296,7 +296,7 @@ class _Shards:
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         which = bisect.bisect_right(self.ends, row)
         if which not in self._open:
-            self._open[which] = opened(self.paths[which])
+            self._open[which] = open_shard(self.paths[which])
         shard, place = self._open[which], row - (self.ends[which - 1] if which else 0)
         return {name: shard.get_slice(name)[place].float() for name in shard.keys()}  # noqa: SIM118
 

@@ -21,49 +21,54 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from instant3d import scenes
-from instant3d.scenes.dataset import Sources
-from instant3d.scenes.shard_cache import Shelf, is_url, local
-from instant3d.stage1.cache import INDEX, Cache, Encoded
+from instant3d.scenes.dataset import SceneSources
+from instant3d.scenes.shard_cache import ShardCache, is_url, local
+from instant3d.stage1.cache import INDEX, LatentBatch, LatentCache
 from instant3d.stage1.grid_dataset import GridScenes, read_keep
 from instant3d.utils import file_listing, prompts
 from instant3d.utils.caption_words import CaptionWords
-from instant3d.utils.data_order import AHEAD, Mixture, Numbers
+from instant3d.utils.data_order import PREFETCH, ResumableBatchSampler, WeightedMixture
 
 FROM_CACHE = "stage 1 learns from caches: neither a VAE nor a text encoder is loaded"
 FROM_SCENES = "stage 1 learns from scenes: VAE and text encoders are loaded and run at every step; a cache is faster"
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageBatch:
     """Grids that have yet to be encoded: pixels (B, 3, H, W) in [0, 1], prompts, and the examples' numbers (B,)."""
 
     grids: Tensor
     prompts: tuple[str, ...]
-    number: Tensor
+    example_index: Tensor
 
-    def to(self, *args: Any, **kwargs: Any) -> Pictures:
-        return Pictures(self.grids.to(*args, **kwargs), self.prompts, self.number)
+    def to(self, *args: Any, **kwargs: Any) -> ImageBatch:
+        return ImageBatch(self.grids.to(*args, **kwargs), self.prompts, self.example_index)
 
 
-class Scenes:
+class SceneGrids:
     """Scenes as a source of `Pictures`."""
 
-    def __init__(self, root: str | Path, size: int, keep: set[str] | None, shelf: Shelf | None = None) -> None:
-        self.scenes = GridScenes([root], size, keep, shelf)
+    def __init__(
+        self, root: str | Path, size: int, keep: set[str] | None, shard_cache: ShardCache | None = None
+    ) -> None:
+        self.scenes = GridScenes([root], size, keep, shard_cache)
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def item(self, index: int, number: int) -> Pictures:
+    def item(self, index: int, example_index: int) -> ImageBatch:
         grid = self.scenes[index]
-        return Pictures(grid.picture[None], (grid.caption,), torch.tensor([number]))
+        return ImageBatch(grid.image[None], (grid.caption,), torch.tensor([example_index]))
 
 
-class Examples(Dataset[Encoded | Pictures]):
+class GridDataset(Dataset[LatentBatch | ImageBatch]):
     """Several sources as one: endless in the order of a mixture, or, without one, everything once."""
 
     def __init__(
-        self, sources: Sequence[Cache | Scenes], mixture: Mixture | None = None, limit: int | None = None
+        self,
+        sources: Sequence[LatentCache | SceneGrids],
+        mixture: WeightedMixture | None = None,
+        limit: int | None = None,
     ) -> None:
         self.sources, self.mixture = list(sources), mixture
         self.places = [(which, index) for which, source in enumerate(sources) for index in range(len(source))][:limit]
@@ -71,53 +76,53 @@ class Examples(Dataset[Encoded | Pictures]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, number: int) -> Encoded | Pictures:
+    def __getitem__(self, number: int) -> LatentBatch | ImageBatch:
         if self.mixture is None:
             which, index = self.places[number]
         else:
-            self._look_ahead(self.mixture(number + AHEAD))
+            self._look_ahead(self.mixture(number + PREFETCH))
             which, index = self.mixture(number)
         return self.sources[which].item(index, number)
 
     def _look_ahead(self, place: tuple[int, int]) -> None:
         source = self.sources[place[0]]
-        if isinstance(source, Scenes):
+        if isinstance(source, SceneGrids):
             source.scenes.scenes.fetch_ahead(place[1])
 
 
 @dataclass(frozen=True)
-class Requests:
+class PromptBatch:
     """Prompts to be drawn, and what tells their grids apart; all of length B."""
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     names: tuple[str, ...]
 
-    def to(self, *args: Any, **kwargs: Any) -> Requests:
+    def to(self, *args: Any, **kwargs: Any) -> PromptBatch:
         return self
 
 
-def requests(path: str | Path, seed: int = 0) -> tuple[list[Requests], list[str]]:
+def read_prompt_batch(path: str | Path, seed: int = 0) -> tuple[list[PromptBatch], list[str]]:
     """One request for each good prompt of a list, and a line for each of the others.
 
     Number k of the list has the seed `seed` + k and a name of its own.
     """
     found, faults = [], []
-    for number, prompt in enumerate(prompts.read(path)):
-        if prompt.fault:
-            faults.append(f"{prompt.where} {prompt.fault}")
+    for number, prompt in enumerate(prompts.read_prompts(path)):
+        if prompt.error:
+            faults.append(f"{prompt.where} {prompt.error}")
         else:
-            found.append(Requests((prompt.text,), (seed + number,), (f"{number:05d}-{prompts.slug(prompt.text)}",)))
+            found.append(PromptBatch((prompt.text,), (seed + number,), (f"{number:05d}-{prompts.slug(prompt.text)}",)))
     return found, faults
 
 
-def together(items: Sequence[Requests]) -> Requests:
+def collate_prompts(items: Sequence[PromptBatch]) -> PromptBatch:
     """One batch of several."""
     texts, seeds, names = zip(*((item.prompts[0], item.seeds[0], item.names[0]) for item in items), strict=True)
-    return Requests(texts, seeds, names)
+    return PromptBatch(texts, seeds, names)
 
 
-def still_to_do(wanted: Sequence[Requests], output: str | Path) -> list[Requests]:
+def unfinished(wanted: Sequence[PromptBatch], output: str | Path) -> list[PromptBatch]:
     """Those whose scene is not in the folder `output` yet."""
     return [one for one in wanted if not _is_done(Path(output) / one.names[0], one.prompts[0])]
 
@@ -126,7 +131,7 @@ def _is_done(folder: Path, prompt: str) -> bool:
     return (folder / scenes.DOCUMENT).is_file() and scenes.document(folder).text("caption") == prompt
 
 
-class GridData(L.LightningDataModule):
+class GridDataModule(L.LightningDataModule):
     """Grids for training, validation and test, and prompts for `predict`.
 
     Args:
@@ -157,10 +162,10 @@ class GridData(L.LightningDataModule):
         train: list[str] | None = None,
         val: list[str] | None = None,
         test: list[str] | None = None,
-        weights: list[float] | None = None,
+        source_weights: list[float] | None = None,
         keep: str | None = None,
-        favoured: str | None = None,
-        favoured_share: float = 0.5,
+        favored: str | None = None,
+        favored_share: float = 0.5,
         size: int = 1024,
         batch_size: int = 8,
         workers: int = 4,
@@ -173,11 +178,17 @@ class GridData(L.LightningDataModule):
         window: int = 8,
     ) -> None:
         super().__init__()
-        self.train, self.val, self.test, self.weights, self.keep = train or [], val or [], test or [], weights, keep
-        self.favoured, self.favoured_share = favoured, favoured_share
+        self.train, self.val, self.test, self.source_weights, self.keep = (
+            train or [],
+            val or [],
+            test or [],
+            source_weights,
+            keep,
+        )
+        self.favored, self.favored_share = favored, favored_share
         self.size, self.batch_size, self.workers, self.seed = size, batch_size, workers, seed
         self.val_grids, self.prompts, self.output = val_grids, prompts, output
-        self.shelf, self.window = Shelf.at(cache, cache_gib), window
+        self.shard_cache, self.window = ShardCache.in_folder(cache, cache_gib), window
         self.faults: list[str] = []
 
     def setup(self, stage: str) -> None:
@@ -185,16 +196,16 @@ class GridData(L.LightningDataModule):
             cached = all(_are_caches(named) for named in (self.train, self.val) if named)
             print(FROM_CACHE if cached else FROM_SCENES, flush=True)
 
-    def train_dataloader(self) -> DataLoader[Encoded | Pictures]:
+    def train_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
         sources, weights = self._training()
-        files = [source.scenes.scenes.files if isinstance(source, Scenes) else [] for source in sources]
-        mixture = Mixture([len(source) for source in sources], weights, self.seed, files, self.window)
+        files = [source.scenes.scenes.files if isinstance(source, SceneGrids) else [] for source in sources]
+        mixture = WeightedMixture([len(source) for source in sources], weights, self.seed, files, self.window)
         start, rank, world = 0, 0, 1
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        batches = Numbers(self.batch_size, start, rank, world)
-        return DataLoader(Examples(sources, mixture), batch_sampler=batches, **self._loading())
+        batches = ResumableBatchSampler(self.batch_size, start, rank, world)
+        return DataLoader(GridDataset(sources, mixture), batch_sampler=batches, **self._loading())
 
     @cached_property
     def words(self) -> CaptionWords | None:
@@ -202,7 +213,7 @@ class GridData(L.LightningDataModule):
         shown: defaultdict[str, float] = defaultdict(float)
         sources, weights = self._training()
         for source, weight in zip(sources, weights or [1.0] * len(sources), strict=True):
-            if not isinstance(source, Cache):
+            if not isinstance(source, LatentCache):
                 return None
             for row in source.rows:
                 texts = source.grids[row]["texts"]
@@ -210,42 +221,44 @@ class GridData(L.LightningDataModule):
                     shown[source.index["prompts"][text]] += weight / len(texts)
         return CaptionWords.of(shown)
 
-    def val_dataloader(self) -> DataLoader[Encoded | Pictures] | list[Any]:
+    def val_dataloader(self) -> DataLoader[LatentBatch | ImageBatch] | list[Any]:
         if not self.val and self.trainer is not None and self.trainer.state.fn == "fit":
             return []  # to learn without measuring is allowed
-        examples = Examples(self._sources(self.val, "val"), limit=self.val_grids)
+        examples = GridDataset(self._sources(self.val, "val"), limit=self.val_grids)
         return DataLoader(examples, batch_size=self.batch_size, **self._loading())
 
-    def test_dataloader(self) -> DataLoader[Encoded | Pictures]:
-        return DataLoader(Examples(self._sources(self.test, "test")), batch_size=self.batch_size, **self._loading())
+    def test_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
+        return DataLoader(GridDataset(self._sources(self.test, "test")), batch_size=self.batch_size, **self._loading())
 
-    def predict_dataloader(self) -> DataLoader[Requests]:
+    def predict_dataloader(self) -> DataLoader[PromptBatch]:
         """This process's share of the prompts that are still to be drawn."""
         if self.prompts is None:
             raise ValueError("there are no prompts; name a text file with one a line by --prompts")
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        wanted, self.faults = requests(self.prompts, self.seed)
+        wanted, self.faults = read_prompt_batch(self.prompts, self.seed)
         if rank == 0 and self.faults:
             print("\n".join(self.faults), file=sys.stderr, flush=True)
-        mine = still_to_do(wanted[rank::world], self.output)
-        return DataLoader(cast(Any, mine), batch_size=self.batch_size, collate_fn=together)
+        mine = unfinished(wanted[rank::world], self.output)
+        return DataLoader(cast(Any, mine), batch_size=self.batch_size, collate_fn=collate_prompts)
 
-    def _training(self) -> tuple[Sequence[Cache | Scenes], Sequence[float] | None]:
+    def _training(self) -> tuple[Sequence[LatentCache | SceneGrids], Sequence[float] | None]:
         """What is trained with, and how often an epoch shows an example of each source."""
         sources = self._sources(self.train, "train", None if self.keep is None else read_keep(self.keep))
-        if self.favoured is None:
-            return sources, self.weights
-        return favouring(sources, self.weights, sorted(read_keep(self.favoured)), self.favoured_share)
+        if self.favored is None:
+            return sources, self.source_weights
+        return with_favored_names(sources, self.source_weights, sorted(read_keep(self.favored)), self.favored_share)
 
-    def _sources(self, named: list[str], purpose: str, keep: set[str] | None = None) -> Sequence[Cache | Scenes]:
+    def _sources(
+        self, named: list[str], purpose: str, keep: set[str] | None = None
+    ) -> Sequence[LatentCache | SceneGrids]:
         if not named:
             raise ValueError(f"there is nothing for {purpose}; set data.{purpose} to a list of caches or scene folders")
         if _are_caches(named):
-            return [Cache(local(folder), keep) for folder in named]
-        found = [Scenes(folder, self.size, keep, self.shelf) for folder in named]
+            return [LatentCache(local(folder), keep) for folder in named]
+        found = [SceneGrids(folder, self.size, keep, self.shard_cache) for folder in named]
         if purpose == "train":
-            Sources([part for source in found for part in source.scenes.scenes.parts]).check_room(
-                self.shelf, self.window * len(found)
+            SceneSources([part for source in found for part in source.scenes.scenes.parts]).check_room(
+                self.shard_cache, self.window * len(found)
             )
         return found
 
@@ -253,9 +266,9 @@ class GridData(L.LightningDataModule):
         return {"num_workers": self.workers, "collate_fn": collate, "persistent_workers": self.workers > 0}
 
 
-def favouring(
-    sources: Sequence[Cache | Scenes], weights: Sequence[float] | None, names: Sequence[str], share: float
-) -> tuple[list[Cache | Scenes], list[float]]:
+def with_favored_names(
+    sources: Sequence[LatentCache | SceneGrids], weights: Sequence[float] | None, names: Sequence[str], share: float
+) -> tuple[list[LatentCache | SceneGrids], list[float]]:
     """The caches, and behind them their grids of each name, with the weights that give the names their share.
 
     Names that no caption shows are left out with a warning; the others have their share.
@@ -275,27 +288,27 @@ def favouring(
     return [*sources, *(part for part, _ in more)], [*weights, *(weight for _, weight in more)]
 
 
-def _captioned_all(sources: Sequence[Cache | Scenes], name: str) -> list[Cache]:
+def _captioned_all(sources: Sequence[LatentCache | SceneGrids], name: str) -> list[LatentCache]:
     """The parts of caches whose captions are a name; an article and one more word may stand before it."""
     shown = re.compile(rf"((an?|the) )?([^ ]+ )?{re.escape(name)}")
     return [part for source in sources if (part := _captioned(source, shown)) is not None]
 
 
-def _captioned(source: Cache | Scenes, shown: re.Pattern[str]) -> Cache | None:
-    if not isinstance(source, Cache):
+def _captioned(source: LatentCache | SceneGrids, shown: re.Pattern[str]) -> LatentCache | None:
+    if not isinstance(source, LatentCache):
         raise ValueError("names are favoured in caches only; run `instant3d cache-stage1` first")
     grids = (source.grids[row] for row in source.rows)
     ids = {grid["id"] for grid in grids if shown.fullmatch(grid["caption"])}
-    return Cache(source.folder, ids) if ids else None
+    return LatentCache(source.folder, ids) if ids else None
 
 
-def collate(items: Sequence[Encoded | Pictures]) -> Encoded | Pictures:
+def collate(items: Sequence[LatentBatch | ImageBatch]) -> LatentBatch | ImageBatch:
     """One batch of examples of one kind."""
-    if isinstance(items[0], Encoded):
-        return Encoded.stack(cast(Sequence[Encoded], items))
-    pictures = cast(Sequence[Pictures], items)
+    if isinstance(items[0], LatentBatch):
+        return LatentBatch.stack(cast(Sequence[LatentBatch], items))
+    pictures = cast(Sequence[ImageBatch], items)
     grids, numbers = (torch.cat([getattr(item, name) for item in pictures]) for name in ("grids", "number"))
-    return Pictures(grids, tuple(prompt for item in pictures for prompt in item.prompts), numbers)
+    return ImageBatch(grids, tuple(prompt for item in pictures for prompt in item.prompts), numbers)
 
 
 def _are_caches(named: Sequence[str]) -> bool:
@@ -314,5 +327,5 @@ def _is_cache(named: str) -> bool:
     folder = local(named)
     if is_url(named):
         return False
-    indexed = (folder / INDEX).is_file() and not file_listing.any_found(folder, "*.tar")
+    indexed = (folder / INDEX).is_file() and not file_listing.any_visible_files(folder, "*.tar")
     return indexed or any(folder.glob("grids-*.safetensors"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.scenes import images
 from instant3d.views import Views
 
@@ -42,12 +42,12 @@ def to_views(grid: Tensor) -> Views:
     """
     tiles = unpack(grid.detach().cpu().float().clamp(0, 1))
     rgb, alpha = zip(*map(_cut, tiles), strict=True)
-    return Views(torch.stack(rgb), torch.stack(alpha), structured())
+    return Views(torch.stack(rgb), torch.stack(alpha), structured_cameras())
 
 
 def _cut(tile: Tensor) -> tuple[Tensor, Tensor]:
     """Straight colours (3, S, S) and alpha (1, S, S) of a tile (3, S, S)."""
-    cut = images.matte(tile.permute(1, 2, 0).numpy())
+    cut = images.opacity_mask(tile.permute(1, 2, 0).numpy())
     if cut is None:
         return tile, torch.ones_like(tile[:1])
     rgb, alpha = (torch.from_numpy(part) for part in cut)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from instant3d import scenes
-from instant3d.cameras import structured
-from instant3d.scenes.dataset import Sources
-from instant3d.scenes.shard_cache import Shelf
+from instant3d.cameras import structured_cameras
+from instant3d.scenes.dataset import SceneSources
+from instant3d.scenes.shard_cache import ShardCache
 from instant3d.stage1.grid import SIDE, pack
 from instant3d.utils import shipped
 from instant3d.utils.progress import Progress
@@ -26,7 +26,7 @@ STRUCTURED = range(SIDE**2)  # a rendering plan's first frames are the structure
 class Grid:
     """One picture (3, size, size) in [0, 1] of four views, what is said of it, and whose work is shown (`credit`)."""
 
-    picture: Tensor
+    image: Tensor
     caption: str
     id: str
     credit: Mapping[str, str] = field(default_factory=dict)
@@ -45,11 +45,11 @@ class GridScenes(Dataset[Grid]):
         roots: Sequence[str | Path],
         size: int,
         keep: Collection[str] | None = None,
-        shelf: Shelf | None = None,
+        shard_cache: ShardCache | None = None,
     ) -> None:
         if size < SIDE or size % SIDE:
             raise ValueError(f"a grid of 2 x 2 views has an even side, got {size}")
-        self.size, self.scenes = size, Sources.find(roots, shelf)
+        self.size, self.scenes = size, SceneSources.find(roots, shard_cache)
         if keep is not None:
             self.scenes = self.scenes.only([k for k in range(len(self.scenes)) if self.scenes.identity(k) in keep])
         if not len(self.scenes):
@@ -71,13 +71,13 @@ def as_grid(scene: scenes.Scene) -> Grid:
     """A scene's first four frames as a grid; they must be the structured views."""
     if not scene.caption:
         raise ValueError(f"{scene.path} has no caption, so nothing can be learnt to be said of it; give it one")
-    expected, got = structured().cam_to_world, scene.views.cameras.cam_to_world
+    expected, got = structured_cameras().cam_to_world, scene.views.cameras.cam_to_world
     if got.shape != expected.shape or not torch.allclose(got, expected, atol=1e-2):
         raise ValueError(
             f"the first four frames of {scene.path} are not the structured views (elevation 20, azimuths 45, 135, 225, "
             "315, radius 2.7); render it by a plan of this project"
         )
-    return Grid(pack(scene.views.on(1.0)), scene.caption, scene.id, scene.credit)
+    return Grid(pack(scene.views.composite(1.0)), scene.caption, scene.id, scene.credit)
 
 
 class StructuredViews(Dataset[tuple[Tensor, str]]):
@@ -91,7 +91,7 @@ class StructuredViews(Dataset[tuple[Tensor, str]]):
         scene = scenes.read(folder, frames=STRUCTURED, size=self.size, maps=())
         if not scene.caption:
             raise ValueError(f"{folder} has no caption, but text encoders are trained on captions; leave it out")
-        return (scene.views.on(1.0) * 255).round().to(torch.uint8), scene.caption
+        return (scene.views.composite(1.0) * 255).round().to(torch.uint8), scene.caption
 
 
 def read_views(

@@ -11,28 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
-from instant3d.modules.diffusion.noise_process import min_snr_weight, noised, target
+from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
 from instant3d.modules.diffusion.text import TextEmbedding, encode
-from instant3d.modules.lr_schedule import scheduled
-from instant3d.stage1.cache import PARTS, Encoded, posterior
-from instant3d.stage1.data import GridData, Pictures, Requests
+from instant3d.modules.lr_schedule import with_lr_schedule
+from instant3d.stage1.cache import PARTS, LatentBatch, posterior
+from instant3d.stage1.data import GridDataModule, ImageBatch, PromptBatch
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.cuda_graphs import GraphedModule
-from instant3d.utils.random_numbers import normal_of, uniform_of
+from instant3d.utils.random_numbers import normal_by_index, uniform_by_index
 
 QUARTERS = 4  # of the timesteps, each with its own loss in the log
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoiseSample:
     """What chance decides for each example of a batch; (B,) but for the noise."""
 
     timestep: Tensor
     noise: Tensor  # (B, C, h, w)
-    within: Tensor  # (B, C, h, w): where in the VAE's posterior the latents lie
-    silent: Tensor  # whether the prompt is left out
+    posterior_noise: Tensor  # (B, C, h, w): where in the VAE's posterior the latents lie
+    drop_text: Tensor  # whether the prompt is left out
 
 
 class Frozen:
@@ -122,12 +122,12 @@ class Stage1(L.LightningModule):
         parts = Components.load(base, parts=("unet", "scheduler"), dtype=dtype)
         self.base, self.lora_rank, self.lora_alpha = base, lora_rank, float(lora_alpha or lora_rank)
         self.scheduler, self.sampling = parts.scheduler, sampling
-        self.kind = prediction_type or parts.scheduler.config.prediction_type
-        self.scheduler.register_to_config(prediction_type=self.kind)
+        self.prediction_type = prediction_type or parts.scheduler.config.prediction_type
+        self.scheduler.register_to_config(prediction_type=self.prediction_type)
         self.frozen = Frozen(base)
         if lora_rank:
             self.frozen.unet = with_lora(parts.unet, lora_rank, self.lora_alpha)
-            self.lora = nn.ParameterDict(additions(parts.unet))
+            self.lora = nn.ParameterDict(lora_parameters(parts.unet))
         else:
             self.unet: Any = parts.unet.requires_grad_(True)
         self.network.train()
@@ -147,28 +147,28 @@ class Stage1(L.LightningModule):
 
     def on_fit_start(self) -> None:
         data = cast(Any, self.trainer).datamodule
-        self.words = data.words if isinstance(data, GridData) else None
+        self.words = data.words if isinstance(data, GridDataModule) else None
         if self.graphed and (self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1):
             raise ValueError("cuda_graphs is for one process without accumulation; set model.cuda_graphs to false")
 
-    def training_step(self, batch: Encoded | Pictures, batch_idx: int) -> Tensor:
-        grids = self.encoded(batch)
-        chance = draw(grids, self.seed, len(self.abar), self.prompt_dropout)
+    def training_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> Tensor:
+        grids = self.encode_batch(batch)
+        chance = sample_noise(grids, self.seed, len(self.abar), self.prompt_dropout)
         loss = self.losses(grids, chance)
         if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:  # counting waits for the GPU
             self.log_dict(
-                by_quarter("train/loss", loss.detach(), chance.timestep, len(self.abar)), batch_size=len(loss)
+                loss_by_quarter("train/loss", loss.detach(), chance.timestep, len(self.abar)), batch_size=len(loss)
             )
         self.log("train/loss", loss.detach().mean(), prog_bar=True, batch_size=len(loss))
         return loss.mean()
 
-    def validation_step(self, batch: Encoded | Pictures, batch_idx: int) -> None:
+    def validation_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> None:
         self.compare(batch, "val")
 
-    def test_step(self, batch: Encoded | Pictures, batch_idx: int) -> None:
+    def test_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> None:
         self.compare(batch, "test")
 
-    def predict_step(self, batch: Requests, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Grids (B, 3, H, W) of the batch's prompts, each from its own seed."""
         return self.sampler()(batch.prompts, sampling=self.sampling, seeds=batch.seeds)
 
@@ -177,39 +177,53 @@ class Stage1(L.LightningModule):
         parts = self.frozen.encoders_on(self.device)
         return GridSampler(replace(parts, unet=self.network, scheduler=self.scheduler))
 
-    def compare(self, batch: Encoded | Pictures, stage: str) -> None:
+    def compare(self, batch: LatentBatch | ImageBatch, stage: str) -> None:
         """Log the loss at one timestep of each quarter; timesteps and noise are the same in every run."""
-        grids, count = self.encoded(batch), len(self.abar)
+        grids, count = self.encode_batch(batch), len(self.abar)
         losses = []
         for quarter in range(QUARTERS):
-            chance = draw(grids, 1_000 + quarter, count // QUARTERS, prompt_dropout=0.0)
-            shifted = Draw(
-                chance.timestep + quarter * count // QUARTERS, chance.noise, 0 * chance.within, chance.silent
+            chance = sample_noise(grids, 1_000 + quarter, count // QUARTERS, prompt_dropout=0.0)
+            shifted = NoiseSample(
+                chance.timestep + quarter * count // QUARTERS,
+                chance.noise,
+                0 * chance.posterior_noise,
+                chance.drop_text,
             )
             losses.append(self.losses(grids, shifted).mean())
         report = {f"{stage}/loss_{quarter}": loss for quarter, loss in enumerate(losses)}
         report[f"{stage}/loss"] = torch.stack(losses).mean()
-        self.log_dict(report, batch_size=len(grids.number), sync_dist=True)
+        self.log_dict(report, batch_size=len(grids.example_index), sync_dist=True)
 
-    def encoded(self, batch: Encoded | Pictures) -> Encoded:
+    def encode_batch(self, batch: LatentBatch | ImageBatch) -> LatentBatch:
         """The batch as it comes from a cache; pictures and prompts go through VAE and text encoders."""
-        if isinstance(batch, Pictures):
+        if isinstance(batch, ImageBatch):
             parts = self.frozen.encoders_on(self.device)
             mean, std = posterior(parts.vae, batch.grids)
             text = encode(parts, batch.prompts).map(Tensor.float)
-            batch = Encoded(mean, std, text, torch.full_like(batch.number, batch.grids.shape[-1]), batch.number)
+            batch = LatentBatch(
+                mean, std, text, torch.full_like(batch.example_index, batch.grids.shape[-1]), batch.example_index
+            )
         _check(batch, self.network.config)
         return batch
 
-    def losses(self, grids: Encoded, chance: Draw) -> Tensor:
+    def losses(self, grids: LatentBatch, sample: NoiseSample) -> Tensor:
         """How far the UNet's answer is from the truth: mean square over each example, weighted, (B,)."""
-        latents = grids.mean + grids.std * chance.within if self.sample_latents else grids.mean
-        abar = self.abar[chance.timestep]
+        latents = grids.mean + grids.std * sample.posterior_noise if self.sample_latents else grids.mean
+        abar = self.abar[sample.timestep]
         answer = self.predict(
-            noised(latents, chance.noise, abar), chance.timestep, muted(grids.text, chance.silent), grids.size
+            add_noise(latents, sample.noise, abar), sample.timestep, drop_text(grids.text, sample.drop_text), grids.size
         )
-        error = (answer.float() - target(self.kind, latents, chance.noise, abar)).square().flatten(1).mean(-1)
-        return error if self.min_snr_gamma is None else error * min_snr_weight(self.kind, abar, self.min_snr_gamma)
+        error = (
+            (answer.float() - training_target(self.prediction_type, latents, sample.noise, abar))
+            .square()
+            .flatten(1)
+            .mean(-1)
+        )
+        return (
+            error
+            if self.min_snr_gamma is None
+            else error * min_snr_weight(self.prediction_type, abar, self.min_snr_gamma)
+        )
 
     def predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding, size: Tensor) -> Tensor:
         """The UNet's answer (B, C, h, w); told that the pictures are `size` pixels wide and high and uncropped."""
@@ -221,40 +235,40 @@ class Stage1(L.LightningModule):
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
-        return scheduled(optimizer, self.warmup_steps, self.trainer if self.decay else None)
+        return with_lr_schedule(optimizer, self.warmup_steps, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["stage1"] = {
             "base": self.base,
-            "prediction_type": self.kind,
+            "prediction_type": self.prediction_type,
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),
         }
 
 
-def draw(grids: Encoded, seed: int, timesteps: int, prompt_dropout: float) -> Draw:
+def sample_noise(grids: LatentBatch, seed: int, timesteps: int, prompt_dropout: float) -> NoiseSample:
     """What chance decides, a function of the seed and each example's number: neither of its batch nor of its device."""
-    shape, number = grids.mean.shape[1:], grids.number
-    timestep = (uniform_of(number, (), seed, 0) * timesteps).long()
-    noise, within = normal_of(number, (2, *shape), seed, 1).unbind(1)
-    return Draw(timestep, noise, within, uniform_of(number, (), seed, 2) < prompt_dropout)
+    shape, number = grids.mean.shape[1:], grids.example_index
+    timestep = (uniform_by_index(number, (), seed, 0) * timesteps).long()
+    noise, within = normal_by_index(number, (2, *shape), seed, 1).unbind(1)
+    return NoiseSample(timestep, noise, within, uniform_by_index(number, (), seed, 2) < prompt_dropout)
 
 
-def muted(text: TextEmbedding, silent: Tensor) -> TextEmbedding:
+def drop_text(text: TextEmbedding, dropped: Tensor) -> TextEmbedding:
     """The embedding with that of no prompt in the places (B,) that are silent."""
-    nothing = TextEmbedding.nothing_like(text)
-    tokens = torch.where(silent[:, None, None], nothing.tokens, text.tokens)
-    return TextEmbedding(tokens, torch.where(silent[:, None], nothing.pooled, text.pooled))
+    nothing = TextEmbedding.zeros_like(text)
+    tokens = torch.where(dropped[:, None, None], nothing.tokens, text.tokens)
+    return TextEmbedding(tokens, torch.where(dropped[:, None], nothing.pooled, text.pooled))
 
 
-def by_quarter(name: str, loss: Tensor, timestep: Tensor, timesteps: int) -> dict[str, Tensor]:
+def loss_by_quarter(name: str, loss: Tensor, timestep: Tensor, timesteps: int) -> dict[str, Tensor]:
     """Mean loss of the examples (B,) in each quarter of the timesteps; quarters without any are left out."""
     quarter = timestep * QUARTERS // timesteps
     return {f"{name}_{k}": loss[quarter == k].mean() for k in range(QUARTERS) if (quarter == k).any()}
 
 
-def additions(unet: Any) -> dict[str, nn.Parameter]:
+def lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
     """The low-rank additions of a UNet by name, in float32; a parameter's name may not hold dots."""
     found = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
     for parameter in found.values():
@@ -276,7 +290,7 @@ def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None 
     weights = content["state_dict"]
     if settings["lora_rank"]:
         unet = with_lora(parts.unet, settings["lora_rank"], settings["lora_alpha"])
-        trained = nn.ModuleDict({"lora": nn.ParameterDict(additions(unet))})
+        trained = nn.ModuleDict({"lora": nn.ParameterDict(lora_parameters(unet))})
     else:
         trained = nn.ModuleDict({"unet": parts.unet})
     try:
@@ -295,7 +309,7 @@ def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None 
     return parts.unet
 
 
-def _check(grids: Encoded, config: Any) -> None:
+def _check(grids: LatentBatch, config: Any) -> None:
     """Refuse latents or embeddings that were made by another VAE or other text encoders than the UNet's."""
     expected = (config.in_channels, config.sample_size, config.sample_size)
     got, width = tuple(grids.mean.shape[1:]), grids.text.tokens.shape[-1]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.modules.diffusion.tiny_models import clip_pair
-from instant3d.modules.lr_schedule import rate
+from instant3d.modules.lr_schedule import lr_factor
 from instant3d.utils.cuda_graphs import GraphedModule
 from instant3d.utils.devices import fast_dtype
 
@@ -32,7 +32,7 @@ LossFunction = Callable[[int, torch.Generator], tuple[Tensor, str]]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSettings:
     """How one part is trained.
 
     Attributes:
@@ -77,7 +77,7 @@ class CaptionedViews:
         """The same with the views on a device, where batches are then drawn."""
         return CaptionedViews(self.views.to(device), self.captions)
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`count` random views (count, 3, S, S) in [-1, 1], and which of the N objects they show (count,)."""
         chosen, view = (
             torch.randint(high, (count,), generator=generator, device=generator.device) for high in (len(self.views), 4)
@@ -85,7 +85,7 @@ class CaptionedViews:
         return self.views[chosen, view].float() / 127.5 - 1, chosen
 
 
-def train_vae(vae: Any, data: CaptionedViews, training: Training, state: Path | None = None) -> None:
+def train_vae(vae: Any, data: CaptionedViews, training: TrainingSettings, state: Path | None = None) -> None:
     """Train an `AutoencoderKL` on single views.
 
     The loss is the absolute and squared error, those of differences (edges) and of averages (colours), and KL.
@@ -102,7 +102,7 @@ def train_vae(vae: Any, data: CaptionedViews, training: Training, state: Path | 
     latents = (training.batch_size, vae.config.latent_channels, side, side)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, str]:
-        images, _ = data.draw(training.batch_size, generator)
+        images, _ = data.sample(training.batch_size, generator)
         images = images.flip(-1) if step % 2 else images
         noise = torch.randn(latents, generator=generator, device=images.device)
         with half_precision(images.device):
@@ -137,7 +137,7 @@ def _reconstruction_loss(error: Tensor) -> Tensor:
 @torch.no_grad()
 def latent_scale(vae: Any, data: CaptionedViews) -> float:
     """The factor that gives latents a standard deviation of 1 (SDXL's `scaling_factor`)."""
-    images, _ = data.draw(256, torch.Generator(data.views.device).manual_seed(1))
+    images, _ = data.sample(256, torch.Generator(data.views.device).manual_seed(1))
     return 1 / float(torch.cat([vae.encode(some).latent_dist.mean for some in images.split(32)]).std())
 
 
@@ -146,7 +146,7 @@ def train_text(
     tokenizer: Any,
     image_encoder: Mapping[str, Any],
     data: CaptionedViews,
-    training: Training,
+    training: TrainingSettings,
     state: Path | None = None,
 ) -> None:
     """Train text encoders, each against an image encoder of its own (InfoNCE); equal captions in a batch count as one.
@@ -166,7 +166,7 @@ def train_text(
     pairs = [clip_pair(encoder, image_encoder).to(device) for encoder in encoders]
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, str]:
-        images, chosen = data.draw(training.batch_size, generator)
+        images, chosen = data.sample(training.batch_size, generator)
         same = (caption_of[chosen][:, None] == caption_of[chosen][None]).float()
         wanted = same / same.sum(1, keepdim=True)
         total = torch.zeros((), device=device)
@@ -181,7 +181,7 @@ def train_text(
 
 
 def optimize(
-    module: nn.Module, loss: LossFunction, training: Training, *, name: str = "", state: Path | None = None
+    module: nn.Module, loss: LossFunction, training: TrainingSettings, *, name: str = "", state: Path | None = None
 ) -> None:
     """Minimise a loss by AdamW; the module then holds weights averaged over about the last 200 steps.
 
@@ -201,7 +201,7 @@ def optimize(
     saved = said = time.monotonic()
     while (progress := training.progress(step, time.monotonic() - begin)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * rate(step, WARMUP, progress)
+            group["lr"] = training.learning_rate * lr_factor(step, WARMUP, progress)
         value, note = loss(step, torch.Generator(device).manual_seed(step))
         optimizer.zero_grad()
         value.backward()

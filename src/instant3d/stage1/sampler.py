@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instant3d.modules.diffusion.components import Components, schedule
+from instant3d.modules.diffusion.components import Components, build_scheduler
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
@@ -65,7 +65,7 @@ class GridSampler:
         unique = list(dict.fromkeys(prompts))
         text = encode(self.components, unique)[[unique.index(prompt) for prompt in prompts]]
         if negative is None:
-            return text, TextEmbedding.nothing_like(text)
+            return text, TextEmbedding.zeros_like(text)
         return text, encode(self.components, [negative])[[0] * len(prompts)]
 
     def denoise(
@@ -136,7 +136,7 @@ class GridSampler:
         seeds: Sequence[int],
         step_done: Callable[[], None],
     ) -> Tensor:
-        scheduler, timesteps = spaced(self.components.scheduler.config, sampling)
+        scheduler, timesteps = spaced_scheduler(self.components.scheduler.config, sampling)
         latents = self.start(scheduler, sampling, seeds)
         guided = sampling.guidance != 1
         told = TextEmbedding.cat([negative, text]) if guided else text
@@ -145,7 +145,7 @@ class GridSampler:
             answer = self._predict(torch.cat([scaled, scaled]) if guided else scaled, timestep, told)
             if guided:
                 away, toward = answer.chunk(2)
-                answer = guide(away, toward, sampling.guidance, sampling.rescale)
+                answer = classifier_free_guidance(away, toward, sampling.guidance, sampling.rescale)
             latents = scheduler.step(answer, step, latents, return_dict=False)[0]
             step_done()
         return latents
@@ -166,14 +166,14 @@ class GridSampler:
         return answer.float()
 
 
-def spaced(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any, Tensor]:
+def spaced_scheduler(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any, Tensor]:
     """The sampler over only the noise levels that it visits, and training's timesteps (steps,) with these levels.
 
     The timesteps begin at the start and are spread evenly over what is below ("trailing": Lin et al. 2024, section
     3.3). Schedulers count from one of their own timesteps to the next by a fixed stride, which loses step where
     `steps` does not divide, and cannot begin below their last; over a schedule of `steps` levels the stride is one.
     """
-    levels = schedule(config, "ddim").alphas_cumprod.double()
+    levels = build_scheduler(config, "ddim").alphas_cumprod.double()
     first = len(levels) - 1 if sampling.start_timestep is None else sampling.start_timestep
     if not 0 <= first < len(levels):
         raise ValueError(f"training had timesteps 0 to {len(levels) - 1}; a start at {first} is none of them")
@@ -184,12 +184,12 @@ def spaced(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any, Tensor]:
     kept = levels[timesteps].clamp(min=LEAST_SIGNAL).flip(0)
     betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
     visited = {"num_train_timesteps": sampling.steps, "trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
-    scheduler = schedule({**config, **SETTINGS, **visited}, sampling.sampler, "trailing")
+    scheduler = build_scheduler({**config, **SETTINGS, **visited}, sampling.sampler, "trailing")
     scheduler.set_timesteps(sampling.steps)
     return scheduler, timesteps
 
 
-def guide(away: Tensor, toward: Tensor, guidance: float, rescale: float = 0.0) -> Tensor:
+def classifier_free_guidance(away: Tensor, toward: Tensor, guidance: float, rescale: float = 0.0) -> Tensor:
     """Classifier-free guidance of a network's answers (B, ...): away + w (toward - away).
 
     `rescale` phi > 0 blends in the same answer with the spread that it had before (Lin et al. 2024, eqs. 14-16).

@@ -58,8 +58,8 @@ class BaseConfig:
     image_encoder: dict[str, Any]
     vae: dict[str, Any]
     unet: dict[str, Any]
-    train_text: Training
-    train_vae: Training
+    train_text: TrainingSettings
+    train_vae: TrainingSettings
 
     @classmethod
     def read(cls, path: Path) -> BaseConfig:
@@ -73,7 +73,7 @@ class BaseConfig:
             got = sorted(content) if isinstance(content, dict) else content
             raise ValueError(f"{path} should have the keys {', '.join(sorted(expected))}, got {got}")
         try:
-            trainings = {name: Training(**content[name]) for name in ("train_text", "train_vae")}
+            trainings = {name: TrainingSettings(**content[name]) for name in ("train_text", "train_vae")}
         except TypeError as error:
             raise ValueError(f"{path}: {error}") from None
         return cls(**{**content, **trainings})
@@ -109,7 +109,7 @@ class BaseConfig:
         }
 
 
-def make(data: CaptionedViews, out: Path, config: BaseConfig, device: str | torch.device = "cpu") -> Components:
+def train(data: CaptionedViews, out: Path, config: BaseConfig, device: str | torch.device = "cpu") -> Components:
     """The whole small SDXL, from what is in `out` already and what is trained now, on the CPU at the end."""
     data = data.to(device)
     if not (out / "tokenizer" / "vocab.json").is_file():
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not folders:
             raise ValueError(f"there are no scene folders in {', '.join(map(str, options.scenes))}")
         data = CaptionedViews(*read_views(folders, config.view_size, options.workers, Progress.to_user()))
-        make(data, options.output, config, find_device(options.device))
+        train(data, options.output, config, find_device(options.device))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -180,7 +180,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vae-seconds", type=float, help="length of the VAE's training (default: the config's)")
     parser.add_argument("--text-seconds", type=float, help="of the text encoders' training (default: the config's)")
     parser.add_argument(
-        "--workers", type=whole, default=os.cpu_count() or 1, help="processes that read scenes (default: one per core)"
+        "--workers",
+        type=nonnegative_int,
+        default=os.cpu_count() or 1,
+        help="processes that read scenes (default: one per core)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     return parser

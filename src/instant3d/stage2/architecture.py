@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_numbers
+from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_config
 
 BYPASS_GROUPS = 32  # of channels that the bypass normalises
 EXTENT_CHANNELS = 11  # that the carved grid writes into the planes
@@ -198,4 +198,4 @@ class Architecture:
 def read_architecture(path: Path) -> Architecture:
     """The architecture in a checkpoint's `config.json`."""
     hint = " (a peer's weights are brought over by `instant3d convert`)"
-    return Architecture.from_dict(read_numbers(path, "stage2", "stage2 reconstructor", hint), path)
+    return Architecture.from_dict(read_config(path, "stage2", "stage2 reconstructor", hint), path)

@@ -17,17 +17,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from instant3d.cameras import Cameras
-from instant3d.scenes.dataset import Loose, Sources
-from instant3d.scenes.shard_cache import Shelf
-from instant3d.utils.data_order import AHEAD, Epochs, Numbers, seeded
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.scenes.dataset import FolderSource, SceneSources
+from instant3d.scenes.shard_cache import ShardCache
+from instant3d.utils.data_order import PREFETCH, EpochShuffle, ResumableBatchSampler, generator_from_key
+from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
 
 STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
 
 
 @dataclass(frozen=True)
-class Example(Batch):
+class ReconstructionBatch(TensorDataclass):
     """What the network sees, and what its field must look like from elsewhere."""
 
     inputs: Views  # (V,)
@@ -35,7 +35,7 @@ class Example(Batch):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ViewSampling:
     """How training examples are drawn from a scene's frames.
 
     Attributes:
@@ -55,14 +55,14 @@ class Drawing:
 
     inputs: int = 4
     targets: int = 4
-    structured: float = 0.5
+    structured_probability: float = 0.5
     patch: int = 128
     zoom: tuple[int, int] = (128, 384)
-    foreground: float = 0.8
-    turn: bool = True
-    jitter: float = 0.0
-    distortion: float = 0.0
-    coarse: float = 0.0
+    foreground_probability: float = 0.8
+    random_rotation: bool = True
+    camera_jitter: float = 0.0
+    warp_probability: float = 0.0
+    downsample_probability: float = 0.0
     depth: bool = True
     normals: bool = False
 
@@ -72,65 +72,73 @@ class Drawing:
         return ("depth",) * self.depth + ("normals",) * self.normals
 
 
-class TrainingScenes(Dataset[Example]):
+class TrainDataset(Dataset[ReconstructionBatch]):
     """An endless supply of examples: number k is always the same.
 
     window   tars whose scenes are shuffled together, if there are more of them than that
     """
 
     def __init__(
-        self, found: Sources | Sequence[Path], image_size: int, drawing: Drawing, seed: int = 0, window: int = 8
+        self,
+        found: SceneSources | Sequence[Path],
+        image_size: int,
+        view_sampling: ViewSampling,
+        seed: int = 0,
+        window: int = 8,
     ) -> None:
-        self.scenes = found if isinstance(found, Sources) else Sources([Loose(found)])
-        self.image_size, self.drawing, self.seed = image_size, drawing, seed
-        self.order = Epochs(len(self.scenes), self.scenes.files, window, seed)
+        self.scenes = found if isinstance(found, SceneSources) else SceneSources([FolderSource(found)])
+        self.image_size, self.view_sampling, self.seed = image_size, view_sampling, seed
+        self.order = EpochShuffle(len(self.scenes), self.scenes.files, window, seed)
 
-    def __getitem__(self, number: int) -> Example:
-        self.scenes.fetch_ahead(self.order(number + AHEAD))
-        which, generator, d = self.order(number), seeded(self.seed, number, 1), self.drawing
+    def __getitem__(self, number: int) -> ReconstructionBatch:
+        self.scenes.fetch_ahead(self.order(number + PREFETCH))
+        which, generator, d = self.order(number), generator_from_key(self.seed, number, 1), self.view_sampling
         document = self.scenes.document(which)
         count = document.count
         if count < d.inputs:
             raise ValueError(
                 f"{document.where} has {count} frames, {d.inputs} are needed as inputs; leave it out or lower `inputs`"
             )
-        structured = count >= len(STRUCTURED) == d.inputs and float(torch.rand((), generator=generator)) < d.structured
+        structured = (
+            count >= len(STRUCTURED) == d.inputs
+            and float(torch.rand((), generator=generator)) < d.structured_probability
+        )
         seen = list(STRUCTURED) if structured else torch.randperm(count, generator=generator)[: d.inputs].tolist()
         hidden = torch.randperm(count, generator=generator)[: d.targets].tolist()
         inputs = self.scenes.read(which, frames=seen, maps=()).views
         targets = self.scenes.read(which, frames=hidden, maps=d.maps).views
-        if d.turn:
+        if d.random_rotation:
             angle_deg = 90.0 * int(torch.randint(4, (), generator=generator))
-            inputs, targets = turned(inputs, angle_deg), turned(targets, angle_deg)
+            inputs, targets = rotate_about_z(inputs, angle_deg), rotate_about_z(targets, angle_deg)
         inputs = inputs.resized(self.image_size, self.image_size)
-        if d.coarse and float(torch.rand((), generator=generator)) < d.coarse:
+        if d.downsample_probability and float(torch.rand((), generator=generator)) < d.downsample_probability:
             inputs = inputs.resized(self.image_size // 2, self.image_size // 2).resized(
                 self.image_size, self.image_size
             )
-        inputs = disturbed(inputs, d.jitter, d.distortion, generator)
-        return Example(inputs, windows(targets, d, generator) if d.patch else targets)
+        inputs = augment_inputs(inputs, d.camera_jitter, d.warp_probability, generator)
+        return ReconstructionBatch(inputs, crop_windows(targets, d, generator) if d.patch else targets)
 
 
-class TestScenes(Dataset[Example]):
+class EvalDataset(Dataset[ReconstructionBatch]):
     """Structured views in, every other frame out (at most `targets`), nothing drawn."""
 
     __test__ = False
 
     def __init__(
         self,
-        found: Sources | Sequence[Path],
+        found: SceneSources | Sequence[Path],
         image_size: int,
         targets: int | None = None,
         target_size: int | None = None,
         limit: int | None = None,
     ) -> None:
-        self.scenes = found if isinstance(found, Sources) else Sources([Loose(found)])
+        self.scenes = found if isinstance(found, SceneSources) else SceneSources([FolderSource(found)])
         self.image_size, self.targets, self.target_size, self.limit = image_size, targets, target_size, limit
 
     def __len__(self) -> int:
         return len(self.scenes) if self.limit is None else min(self.limit, len(self.scenes))
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> ReconstructionBatch:
         document = self.scenes.document(index)
         if document.count <= len(STRUCTURED):
             raise ValueError(
@@ -141,10 +149,10 @@ class TestScenes(Dataset[Example]):
         targets = self.scenes.read(index, frames=range(len(STRUCTURED), last), maps=()).views
         if self.target_size:
             targets = targets.resized(self.target_size, self.target_size)
-        return Example(inputs.resized(self.image_size, self.image_size), targets)
+        return ReconstructionBatch(inputs.resized(self.image_size, self.image_size), targets)
 
 
-class SceneData(L.LightningDataModule):
+class SceneDataModule(L.LightningDataModule):
     """Scenes for training, validation and test.
 
     Args:
@@ -170,7 +178,7 @@ class SceneData(L.LightningDataModule):
         val: list[str] | None = None,
         test: list[str] | None = None,
         image_size: int = 512,
-        drawing: Drawing = Drawing(),
+        view_sampling: ViewSampling = ViewSampling(),
         batch_size: int = 8,
         workers: int = 4,
         seed: int = 0,
@@ -183,45 +191,51 @@ class SceneData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.train, self.val, self.test = train or [], val or [], test or []
-        self.image_size, self.drawing, self.batch_size, self.workers, self.seed = (
+        self.image_size, self.view_sampling, self.batch_size, self.workers, self.seed = (
             image_size,
-            drawing,
+            view_sampling,
             batch_size,
             workers,
             seed,
         )
         self.val_targets, self.val_size, self.val_scenes = val_targets, val_size, val_scenes
-        self.shelf, self.window = Shelf.at(cache, cache_gib), window
+        self.shard_cache, self.window = ShardCache.in_folder(cache, cache_gib), window
 
-    def train_dataloader(self) -> DataLoader[Example]:
-        found = scenes_for("train", self.train, self.shelf)
-        found.check_room(self.shelf, self.window)
-        dataset = TrainingScenes(found, self.image_size, self.drawing, self.seed, self.window)
+    def train_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        found = scenes_for("train", self.train, self.shard_cache)
+        found.check_room(self.shard_cache, self.window)
+        dataset = TrainDataset(found, self.image_size, self.view_sampling, self.seed, self.window)
         start, rank, world = 0, 0, 1
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        batches = Numbers(self.batch_size, start, rank, world)
+        batches = ResumableBatchSampler(self.batch_size, start, rank, world)
         return DataLoader(dataset, batch_sampler=batches, **self._loading())
 
-    def val_dataloader(self) -> DataLoader[Example]:
-        found = scenes_for("val", self.val, self.shelf)
-        examples = TestScenes(found, self.image_size, self.val_targets, self.val_size, self.val_scenes)
+    def val_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        found = scenes_for("val", self.val, self.shard_cache)
+        examples = EvalDataset(found, self.image_size, self.val_targets, self.val_size, self.val_scenes)
         return DataLoader(examples, **self._loading())
 
-    def test_dataloader(self) -> DataLoader[Example]:
-        return DataLoader(TestScenes(scenes_for("test", self.test, self.shelf), self.image_size), **self._loading())
+    def test_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        return DataLoader(
+            EvalDataset(scenes_for("test", self.test, self.shard_cache), self.image_size), **self._loading()
+        )
 
-    def predict_dataloader(self) -> DataLoader[Example]:
+    def predict_dataloader(self) -> DataLoader[ReconstructionBatch]:
         return self.test_dataloader()
 
     def _loading(self) -> dict[str, Any]:
-        return {"num_workers": self.workers, "collate_fn": Example.stack, "persistent_workers": self.workers > 0}
+        return {
+            "num_workers": self.workers,
+            "collate_fn": ReconstructionBatch.stack,
+            "persistent_workers": self.workers > 0,
+        }
 
 
-def scenes_for(purpose: str, roots: Sequence[str | Path], shelf: Shelf | None = None) -> Sources:
+def scenes_for(purpose: str, roots: Sequence[str | Path], shard_cache: ShardCache | None = None) -> SceneSources:
     """Every scene of `roots`, those of each sorted by path, or as they were packed."""
-    found = Sources.find(roots, shelf)
+    found = SceneSources.find(roots, shard_cache)
     if not len(found):
         raise FileNotFoundError(
             f"no scene for {purpose} in {', '.join(map(str, roots)) or 'an empty list'}; "
@@ -230,7 +244,7 @@ def scenes_for(purpose: str, roots: Sequence[str | Path], shelf: Shelf | None = 
     return found
 
 
-def turned(views: Views, angle_deg: float) -> Views:
+def rotate_about_z(views: Views, angle_deg: float) -> Views:
     """The same pictures in a world turned about +z."""
     angle = torch.deg2rad(torch.tensor(angle_deg))
     turn = torch.eye(4)
@@ -241,22 +255,22 @@ def turned(views: Views, angle_deg: float) -> Views:
     return Views(views.rgb, views.alpha, cameras, views.depth, normals)
 
 
-def windows(views: Views, drawing: Drawing, generator: torch.Generator) -> Views:
+def crop_windows(views: Views, view_sampling: ViewSampling, generator: torch.Generator) -> Views:
     """One square window of each view, after a random zoom; the cameras follow."""
     cut = []
     for view in (views[k] for k in range(len(views.rgb))):
-        low, high = (max(drawing.patch, side) for side in drawing.zoom)
+        low, high = (max(view_sampling.patch, side) for side in view_sampling.zoom)
         side = int(torch.randint(low, high + 1, (), generator=generator))
-        cut.append(_window(view[None].resized(side, side), drawing, generator)[0])
+        cut.append(_crop_window(view[None].resized(side, side), view_sampling, generator)[0])
     return Views.stack(cut)
 
 
-def _window(view: Views, drawing: Drawing, generator: torch.Generator) -> Views:
-    side, patch = view.height, drawing.patch
+def _crop_window(view: Views, view_sampling: ViewSampling, generator: torch.Generator) -> Views:
+    side, patch = view.height, view_sampling.patch
     free = side - patch
     corner = torch.randint(0, free + 1, (2,), generator=generator)
     shown = (view.alpha[0, 0] > 0.5).nonzero()
-    if len(shown) and float(torch.rand((), generator=generator)) < drawing.foreground:
+    if len(shown) and float(torch.rand((), generator=generator)) < view_sampling.foreground_probability:
         centre = shown[int(torch.randint(len(shown), (), generator=generator))]
         corner = (centre - patch // 2).clamp(0, free)
     top, left = corner.tolist()
@@ -265,11 +279,11 @@ def _window(view: Views, drawing: Drawing, generator: torch.Generator) -> Views:
     return Views(inside.rgb, inside.alpha, view.cameras.crop(*share), inside.depth, inside.normals)
 
 
-def disturbed(views: Views, jitter: float, distortion: float, generator: torch.Generator) -> Views:
+def augment_inputs(views: Views, camera_jitter: float, warp_probability: float, generator: torch.Generator) -> Views:
     """Input views as a generator of images would give them: cameras a little off, pictures a little bent."""
     cameras = views.cameras
-    if jitter:
-        noise = jitter * torch.randn(len(views.rgb), 6, generator=generator)
+    if camera_jitter:
+        noise = camera_jitter * torch.randn(len(views.rgb), 6, generator=generator)
         skew = torch.zeros(len(noise), 4, 4)
         skew[:, [2, 0, 1], [1, 2, 0]] = noise[:, :3]
         skew[:, [1, 2, 0], [2, 0, 1]] = -noise[:, :3]
@@ -277,17 +291,17 @@ def disturbed(views: Views, jitter: float, distortion: float, generator: torch.G
         matrix[:, :3, 3] += noise[:, 3:]
         cameras = Cameras(matrix, cameras.intrinsics)
     rgb, alpha = views.rgb, views.alpha
-    if distortion:
-        bent = torch.rand(len(rgb), generator=generator) < distortion
+    if warp_probability:
+        bent = torch.rand(len(rgb), generator=generator) < warp_probability
         coarse = torch.randn(len(rgb), 2, 6, 6, generator=generator)
         if bent.any():
-            image = bend(torch.cat([rgb * alpha, alpha], dim=-3)[bent], 0.02 * coarse[bent])
+            image = elastic_warp(torch.cat([rgb * alpha, alpha], dim=-3)[bent], 0.02 * coarse[bent])
             rgb, alpha = rgb.clone(), alpha.clone()
             rgb[bent], alpha[bent] = (image[:, :3] / image[:, 3:].clamp(min=1e-6)).clamp(0, 1), image[:, 3:]
     return Views(rgb, alpha, cameras)
 
 
-def bend(image: Tensor, coarse: Tensor) -> Tensor:
+def elastic_warp(image: Tensor, coarse: Tensor) -> Tensor:
     """Images (V, C, H, W) shifted by a smooth field, given on a coarse grid (V, 2, h, w) in widths of the image."""
     shift = F.interpolate(2 * coarse, image.shape[-2:], mode="bicubic", align_corners=True).movedim(1, -1)
     identity = F.affine_grid(torch.eye(2, 3).expand(len(image), 2, 3), list(image.shape), align_corners=False)

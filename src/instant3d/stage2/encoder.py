@@ -74,7 +74,7 @@ class DinoEncoder(nn.Module):
     def forward(self, views: Views) -> Tensor:
         """Views (B, V, ...) -> tokens (B, V * (1 + H / 16 * W / 16), width), in the order of the views."""
         check_patches(views, self.patch)
-        images = normalized(views.on(self.background)).flatten(0, 1)
+        images = normalized(views.composite(self.background)).flatten(0, 1)
         tokens = self.vit.norm_pre(self._placed(self.vit.patch_embed(images)))
         for block, modulation in zip(self.vit.blocks, self._modulations(views, images.dtype), strict=True):
             if self.checkpointing and torch.is_grad_enabled():
@@ -154,7 +154,9 @@ class PluckerEncoder(nn.Module):
     def forward(self, views: Views) -> Tensor:
         """Views (B, V, ...) -> tokens (B, V * H / patch * W / patch, width), in the order of the views."""
         check_patches(views, self.patch)
-        image = torch.cat([2 * views.on(1.0) - 1, 2 * views.alpha - 1, plucker(views)], dim=-3)  # (B, V, 10, H, W)
+        image = torch.cat(
+            [2 * views.composite(1.0) - 1, 2 * views.alpha - 1, plucker(views)], dim=-3
+        )  # (B, V, 10, H, W)
         patches = torch.nn.functional.pixel_unshuffle(image.flatten(0, 1), self.patch)
         tokens = self.embed_norm(self.embed(patches.flatten(2).transpose(1, 2)))
         tokens = tokens.unflatten(0, views.cameras.shape).flatten(1, 2)

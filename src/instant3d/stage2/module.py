@@ -10,12 +10,12 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from instant3d.modules.losses import Perceptual, clear_way, geometric, photometric
-from instant3d.modules.lr_schedule import scheduled
+from instant3d.modules.losses import PerceptualLoss, free_space_loss, geometric_losses, photometric_losses
+from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.modules.metrics import mask_iou, psnr
 from instant3d.nerf.triplane import Triplane, TriplaneField
 from instant3d.nerf.volume import render
-from instant3d.stage2.data import Example
+from instant3d.stage2.data import ReconstructionBatch
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.utils.random_numbers import rand_like
 from instant3d.views import Views
@@ -80,9 +80,9 @@ class Stage2(L.LightningModule):
         self,
         architecture: Architecture = Architecture(),  # noqa: B008
         pretrained_encoder: bool = False,
-        marching: Marching = Marching(),
-        weights: Weights = Weights(),
-        perceptual_weights: str | None = "download",
+        ray_marching: RayMarching = RayMarching(),
+        loss_weights: LossWeights = LossWeights(),
+        vgg_weights: str | None = "download",
         background: str = "random",
         learning_rate: float = 4e-4,
         warmup_steps: int = 3000,
@@ -101,8 +101,8 @@ class Stage2(L.LightningModule):
         else:
             self.network = Reconstructor.from_pretrained(start).train()
         self.network.checkpointing = self.network.encoder.checkpointing = checkpointing
-        self.marching, self.weights, self.background = marching, weights, background
-        self.perceptual = Perceptual(perceptual_weights) if perceptual_weights and weights.perceptual else None
+        self.ray_marching, self.loss_weights, self.background = ray_marching, loss_weights, background
+        self.perceptual = PerceptualLoss(vgg_weights) if vgg_weights and loss_weights.perceptual else None
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.betas, self.weight_decay = betas, weight_decay
         self.checkpointing, self.max_memory = checkpointing, max_memory
@@ -119,45 +119,45 @@ class Stage2(L.LightningModule):
             return self.network(views)
         return TriplaneField(self.compiled(views), self.network.decoder)
 
-    def training_step(self, batch: Example, batch_idx: int) -> Tensor:
+    def training_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(self.global_step)
         field = self.field(batch.inputs)
         wanted = batch.targets
-        shown = self.show(field, wanted, generator)
+        shown = self.render_like(field, wanted, generator)
         background = torch.ones(*wanted.cameras.shape, 3, device=self.device)
         if self.background == "random":
             background = rand_like(background, generator)
-        losses = photometric(shown, wanted, background) | geometric(shown, wanted)
+        losses = photometric_losses(shown, wanted, background) | geometric_losses(shown, wanted)
         if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(shown.on(background), wanted.on(background))
-        if self.weights.opacity:
-            losses["opacity"] = clear_way(field, wanted, generator)
+            losses["perceptual"] = self.perceptual(shown.composite(background), wanted.composite(background))
+        if self.loss_weights.opacity:
+            losses["opacity"] = free_space_loss(field, wanted, generator)
         total = sum(
-            (weight * losses[name] for name, weight in asdict(self.weights).items() if weight and name in losses),
+            (weight * losses[name] for name, weight in asdict(self.loss_weights).items() if weight and name in losses),
             torch.zeros(()),
         )
         report = {name: loss.detach() for name, loss in losses.items()} | {
-            "psnr": psnr(shown.on(background).detach(), wanted.on(background)).mean(),
+            "psnr": psnr(shown.composite(background).detach(), wanted.composite(background)).mean(),
             "alpha": shown.alpha.detach().mean(),
         }
         self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(wanted.rgb))
         return total
 
-    def validation_step(self, batch: Example, batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, batch: ReconstructionBatch, batch_idx: int) -> dict[str, Any]:
         return {"shown": self.compare(batch, "val")}
 
-    def test_step(self, batch: Example, batch_idx: int) -> None:
+    def test_step(self, batch: ReconstructionBatch, batch_idx: int) -> None:
         self.compare(batch, "test")
 
-    def predict_step(self, batch: Example, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
         return self.network.triplane(batch.inputs).planes
 
-    def compare(self, batch: Example, stage: str) -> Views:
+    def compare(self, batch: ReconstructionBatch, stage: str) -> Views:
         """Render the hidden views, log how close they come, and return them."""
-        shown, wanted = self.show(self.network(batch.inputs), batch.targets), batch.targets
+        shown, wanted = self.render_like(self.network(batch.inputs), batch.targets), batch.targets
         report = {
-            "psnr": psnr(shown.on(1.0).clamp(0, 1), wanted.on(1.0)).mean(),
+            "psnr": psnr(shown.composite(1.0).clamp(0, 1), wanted.composite(1.0)).mean(),
             "mask_iou": mask_iou(shown.alpha, wanted.alpha).mean(),
             "alpha": shown.alpha.mean(),
             "true_alpha": wanted.alpha.mean(),
@@ -167,17 +167,17 @@ class Stage2(L.LightningModule):
         )
         return shown
 
-    def show(self, field: Any, wanted: Views, generator: torch.Generator | None = None) -> Views:
+    def render_like(self, field: Any, target: Views, generator: torch.Generator | None = None) -> Views:
         """The field as the cameras of `wanted` see it; sampled at random if a generator is given."""
         return render(
             field,
-            wanted.cameras,
-            wanted.height,
-            wanted.width,
-            samples=self.marching.samples,
-            importance=self.marching.importance,
+            target.cameras,
+            target.height,
+            target.width,
+            samples=self.ray_marching.samples,
+            importance=self.ray_marching.importance,
             generator=generator,
-            with_normals=bool(self.weights.normal) and generator is not None,
+            with_normals=bool(self.loss_weights.normal) and generator is not None,
             max_memory=self.max_memory,
             checkpointing=self.checkpointing,
         )
@@ -186,7 +186,7 @@ class Stage2(L.LightningModule):
         decayed, plain = split_parameters(self.network)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
-        return scheduled(optimizer, self.warmup_steps, self.trainer)
+        return with_lr_schedule(optimizer, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["architecture"] = asdict(self.network.architecture)

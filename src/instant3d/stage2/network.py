@@ -13,14 +13,14 @@ from instant3d.modules.transformer import Block
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
-from instant3d.stage2.visual_hull_input import Hourglass
+from instant3d.stage2.visual_hull_input import PlaneUNet
 from instant3d.utils import safetensors_folder
 from instant3d.views import Views
 
 LICENCE_FILE = "LICENSE-WEIGHTS.md"
 
 
-class Bypass(nn.Module):
+class ResidualProjection(nn.Module):
     """What leads tokens into a transformer and out of it beside a way around it, as in latent diffusion's networks."""
 
     def __init__(self, width: int) -> None:
@@ -29,11 +29,11 @@ class Bypass(nn.Module):
         self.inward = nn.Linear(width, width)
         self.outward = nn.Linear(width, width)
 
-    def enter(self, tokens: Tensor) -> Tensor:
+    def project_in(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, width), normalised over all places and the channels of a group, as the transformer's input."""
         return self.inward(self.norm(tokens.transpose(1, 2)).transpose(1, 2))
 
-    def leave(self, tokens: Tensor, start: Tensor) -> Tensor:
+    def project_out(self, tokens: Tensor, start: Tensor) -> Tensor:
         return self.outward(tokens) + start
 
 
@@ -51,12 +51,12 @@ class Reconstructor(nn.Module):
         self.camera = camera_embedding(a.camera_width or a.width) if a.camera == "decoder" else None
         self.tokens = nn.Parameter(torch.randn(1, 3 * a.token_side**2, a.width) / a.width**0.5)
         self.blocks = nn.ModuleList(make_block(a, self.encoder.width) for _ in range(a.depth))
-        self.bypass = Bypass(a.width) if a.bypass else None
+        self.bypass = ResidualProjection(a.width) if a.bypass else None
         self.norm = nn.Identity() if a.bypass else nn.LayerNorm(a.width, a.last_epsilon)
         factor = a.plane_side // a.token_side
         # a transposed convolution whose kernel is its stride is a linear layer and a pixel shuffle
         self.upsample = None if a.lift_side else nn.ConvTranspose2d(a.width, a.channels, factor, factor)
-        self.lift = Hourglass(a.lift_width, a.lift_side, a.width, a.channels) if a.lift_side else None
+        self.lift = PlaneUNet(a.lift_width, a.lift_side, a.width, a.channels) if a.lift_side else None
         self.decoder = Decoder(
             a.channels,
             a.decoder_width,
@@ -95,11 +95,11 @@ class Reconstructor(nn.Module):
         tokens = self.tokens.expand(len(context), -1, -1)
         maps: list[Tensor] = []
         if self.lift is not None:
-            lifted, maps = self.lift.descend(views)
+            lifted, maps = self.lift.encode(views)
             tokens = tokens + lifted
         tokens = self._transformed(tokens, context, condition)
         if self.lift is not None:
-            planes = self.lift.ascend(tokens, maps)
+            planes = self.lift.decode(tokens, maps)
         else:
             planes = cast(nn.Module, self.upsample)(self._maps(tokens))
         return Triplane(self._ordered(planes.unflatten(0, (-1, 3))))
@@ -107,14 +107,14 @@ class Reconstructor(nn.Module):
     def _transformed(self, tokens: Tensor, context: Tensor, condition: Tensor | None) -> Tensor:
         start = tokens
         if self.bypass is not None:
-            tokens = self.bypass.enter(tokens)
+            tokens = self.bypass.project_in(tokens)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = torch.utils.checkpoint.checkpoint(block, tokens, context, condition, use_reentrant=False)
             else:
                 tokens = block(tokens, context, condition)
         if self.bypass is not None:
-            return self.bypass.leave(tokens, start)
+            return self.bypass.project_out(tokens, start)
         return self.norm(tokens)
 
     def _maps(self, tokens: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ class Reconstructor(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Reconstructor:
         """Read a folder written by `save_pretrained`, or download it by its Hub id; weights come back in float32."""
-        folder = locate(source)
+        folder = resolve(source)
         with torch.device("meta"):  # what is loaded below needs no start values
             network = cls(read_architecture(folder / safetensors_folder.CONFIG))
-        network.precise = safetensors_folder.fill(network, folder)
+        network.precise = safetensors_folder.load_into(network, folder)
         network.licence = _licence(folder)
         return network.eval()
 
@@ -190,6 +190,6 @@ def make_block(a: Architecture, context_width: int) -> Block:
     )
 
 
-def locate(source: str | Path) -> Path:
+def resolve(source: str | Path) -> Path:
     """A checkpoint folder as it is, or downloaded by its Hub id, with the licence if there is one."""
-    return safetensors_folder.locate(source, [LICENCE_FILE])
+    return safetensors_folder.resolve(source, [LICENCE_FILE])

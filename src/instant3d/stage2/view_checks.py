@@ -13,7 +13,7 @@ from instant3d.views import Views
 SLACK_DEG, SLACK = 1.0, 0.02  # what two cameras that mean the same may differ by; a share, of lengths
 
 
-def fitted(views: Views, a: Architecture) -> Views:
+def resize_inputs(views: Views, a: Architecture) -> Views:
     """Square views at the size that the network was taught with (or the nearest to their own that its patches divide).
 
     Networks that were taught with bicubically resized pictures get them on their background, for a curve through
@@ -25,7 +25,7 @@ def fitted(views: Views, a: Architecture) -> Views:
     if a.resize == "bilinear":
         return views.resized(size, size)
     corners = a.resize == "bicubic_corners"
-    pictures = views.on(a.background).reshape(-1, *views.rgb.shape[-3:])
+    pictures = views.composite(a.background).reshape(-1, *views.rgb.shape[-3:])
     resized = F.interpolate(pictures, (size, size), mode="bicubic", align_corners=corners, antialias=not corners)
     rgb = resized.clamp(0, 1).reshape(*views.rgb.shape[:-2], size, size)
     return Views(rgb, torch.ones_like(rgb[..., :1, :, :]), views.cameras)
@@ -36,10 +36,10 @@ def assumed_camera(a: Architecture) -> Cameras | None:
     return None if a.assumed_camera is None else orbit(*a.assumed_camera)[None]
 
 
-def unfamiliar(cameras: Cameras, a: Architecture) -> str | None:
+def camera_warning(cameras: Cameras, a: Architecture) -> str | None:
     """A sentence that says which cameras the network knows, if some of these are others."""
     if a.assumed_camera is not None:
-        return _unfamiliar_single(cameras, a)
+        return _single_camera_warning(cameras, a)
     spans = {
         "elevations": (elevations_deg(cameras), a.known_elevations_deg, SLACK_DEG, " degrees"),
         "distances": (cameras.positions.norm(dim=-1), a.known_radii, SLACK, ""),
@@ -53,7 +53,7 @@ def unfamiliar(cameras: Cameras, a: Architecture) -> str | None:
     return f"this checkpoint was not taught with cameras at {' and '.join(strange)}; expect less" if strange else None
 
 
-def _unfamiliar_single(cameras: Cameras, a: Architecture) -> str | None:
+def _single_camera_warning(cameras: Cameras, a: Architecture) -> str | None:
     known = assumed_camera(a)
     if known is None or a.assumed_camera is None or a.camera == "none":
         return None  # it looks at no camera

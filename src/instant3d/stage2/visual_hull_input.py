@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.nerf.triplane import PLANE_AXES
-from instant3d.nerf.visual_hull import look_up
+from instant3d.nerf.visual_hull import sample_views
 from instant3d.stage2.architecture import EXTENT_CHANNELS
 from instant3d.views import Views
 
@@ -32,7 +32,7 @@ def carve_grid(views: Views, side: int) -> Tensor:
     coarse = 4 * side // 3  # pixels about as large as cells: an edge becomes a ramp that tells where in the cell it is
     if coarse < views.height:
         views = views.resized(coarse, coarse)
-    seen = look_up(views, points.expand(len(views.rgb), -1, -1))  # (B, V, N, 4), premultiplied
+    seen = sample_views(views, points.expand(len(views.rgb), -1, -1))  # (B, V, N, 4), premultiplied
     occupancy = seen[..., 3].amin(1)
     inside = occupancy > 0.5
     weight = _facing(occupancy, points, views.cameras.positions, side) * seen[..., 3]
@@ -107,7 +107,7 @@ def _end(columns: Tensor) -> tuple[Tensor, Tensor]:
     return end, rgb / value.clamp(min=1e-6)[:, None] * (last > 0)[:, None]
 
 
-class Profiles(nn.Module):
+class AxisProfiles(nn.Module):
     """The carved grid as seen along each plane's third axis: features of every cell, and the hull's extents.
 
     Features (B, 3, width, side, side) are learnt from the whole profile; extents (B, 3, 11, side, side) are plain
@@ -129,7 +129,7 @@ class Profiles(nn.Module):
         return features, torch.stack([extents(volume, plane) for plane in range(3)], dim=1)
 
 
-class Hourglass(nn.Module):
+class PlaneUNet(nn.Module):
     """Convolutions around the transformer: the grid's profiles down to tokens, tokens back up to planes.
 
     The three planes share all weights. Two halvings lie between the grid's side and the tokens'; what is as fine as the
@@ -139,17 +139,17 @@ class Hourglass(nn.Module):
     def __init__(self, width: int, side: int, token_width: int, channels: int) -> None:
         super().__init__()
         middle, deep = width + width // 2, 2 * width
-        self.read = Profiles(width, side)
-        self.enter = Residual(width + EXTENT_CHANNELS, width)
-        self.down = nn.ModuleList([Residual(width, middle, 2), Residual(middle, deep, 2)])
+        self.read = AxisProfiles(width, side)
+        self.enter = ResidualBlock(width + EXTENT_CHANNELS, width)
+        self.down = nn.ModuleList([ResidualBlock(width, middle, 2), ResidualBlock(middle, deep, 2)])
         self.to_tokens = nn.Linear(deep, token_width)
         self.from_tokens = nn.Linear(token_width, deep)
-        self.up = nn.ModuleList([Residual(2 * deep + middle, middle), Residual(middle + width, width)])
+        self.up = nn.ModuleList([ResidualBlock(2 * deep + middle, middle), ResidualBlock(middle + width, width)])
         self.to_planes = nn.Conv2d(width, channels, 3, padding=1)
         self.channels = channels
         nn.init.zeros_(self.to_planes.weight)
 
-    def descend(self, views: Views) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, views: Views) -> tuple[Tensor, list[Tensor]]:
         """Views (B, V) -> tokens (B, 3 * n * n, token width), and what `ascend` wants: maps from fine to coarse."""
         features, ends = (part.float().flatten(0, 1) for part in self.read(views))
         maps = [ends, self.enter(torch.cat([features, ends], dim=1))]
@@ -158,7 +158,7 @@ class Hourglass(nn.Module):
         tokens = self.to_tokens(maps[-1].flatten(2).transpose(1, 2))
         return tokens.unflatten(0, (-1, 3)).flatten(1, 2), maps
 
-    def ascend(self, tokens: Tensor, maps: list[Tensor]) -> Tensor:
+    def decode(self, tokens: Tensor, maps: list[Tensor]) -> Tensor:
         """Tokens and the maps that went down -> planes (B * 3, channels, side, side)."""
         ends, fine, middle, deep = maps
         grown = self.from_tokens(tokens).unflatten(1, (3, *deep.shape[-2:])).flatten(0, 1).movedim(-1, 1)
@@ -169,7 +169,7 @@ class Hourglass(nn.Module):
         return self.to_planes(grown) + F.pad(ends, (0, 0, 0, 0, 0, self.channels - EXTENT_CHANNELS))
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions with group norm beside a 1 x 1 one."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:

@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from instant3d.direct.data import Requests
-from instant3d.stage1.module import Stage1
-from instant3d.stage2.data import Example
-from instant3d.utils.visualization import picture
+from instant3d.direct.data import NamedPrompts
+from instant3d.stage1.module import Stage1Module
+from instant3d.stage2.data import ReconstructionBatch
+from instant3d.utils.visualization import write_image
 from instant3d.views import Views
 
 COLLAPSE = (
@@ -24,7 +24,7 @@ COLLAPSE = (
 )
 
 
-class Pictures(L.Callback):
+class ImageLogger(L.Callback):
     """Writes the first validation batch to the logger: stage 2's targets above its renders, the direct system's objects
     from four sides, one a row."""
 
@@ -43,24 +43,24 @@ class Pictures(L.Callback):
         board: Any = getattr(trainer.logger, "experiment", None)
         if batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
             return
-        if isinstance(batch, Example):
-            pair = beside(batch.targets, outputs["shown"], self.objects)
+        if isinstance(batch, ReconstructionBatch):
+            pair = side_by_side(batch.targets, outputs["shown"], self.objects)
             board.add_image("val/targets_and_renders", pair, trainer.global_step)
-        elif isinstance(batch, Requests):
-            board.add_image("val/prompts", around(outputs["shown"], self.objects), trainer.global_step)
+        elif isinstance(batch, NamedPrompts):
+            board.add_image("val/prompts", views_in_a_row(outputs["shown"], self.objects), trainer.global_step)
 
 
-def beside(targets: Views, shown: Views, objects: int) -> Tensor:
+def side_by_side(targets: Views, rendered: Views, objects: int) -> Tensor:
     """Targets (B, M) over renders (B, M), object by object: one picture (3, H, W)."""
     rows = []
-    for wanted, got in zip(targets.on(1.0)[:objects], shown.on(1.0)[:objects], strict=True):
+    for wanted, got in zip(targets.composite(1.0)[:objects], rendered.composite(1.0)[:objects], strict=True):
         rows += [torch.cat(list(wanted), dim=-1), torch.cat(list(got), dim=-1)]
     return torch.cat(rows, dim=-2).clamp(0, 1).float().cpu()
 
 
-def around(shown: Views, objects: int) -> Tensor:
+def views_in_a_row(rendered: Views, objects: int) -> Tensor:
     """Objects (B, V), one below the other: one picture (3, H, W)."""
-    rows = [torch.cat(list(pictures), dim=-1) for pictures in shown.on(1.0)[:objects]]
+    rows = [torch.cat(list(pictures), dim=-1) for pictures in rendered.composite(1.0)[:objects]]
     return torch.cat(rows, dim=-2).clamp(0, 1).float().cpu()
 
 
@@ -86,13 +86,13 @@ class SampleGrids(L.Callback):
     ) -> None:
         if batch_idx or trainer.global_rank or trainer.sanity_checking:
             return
-        stage1 = cast(Stage1, module)
+        stage1 = cast(Stage1Module, module)
         seeds = range(self.seed, self.seed + len(self.prompts))
         row = torch.cat(list(stage1.sampler()(self.prompts, sampling=stage1.sampling, seeds=seeds)), dim=-1).cpu()
         stage1.frozen.encoders.to("cpu")  # training from caches has the device to itself
         path = Path(trainer.log_dir or trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(row, path)
+        write_image(row, path)
         board: Any = getattr(trainer.logger, "experiment", None)
         if hasattr(board, "add_image"):
             board.add_image("val/samples", row, trainer.global_step)
@@ -111,7 +111,7 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
-class CollapseWatch(L.Callback):
+class CollapseMonitor(L.Callback):
     """Explains an all-empty or all-full collapse as soon as `patience` validations in a row show it."""
 
     def __init__(self, patience: int = 2) -> None:

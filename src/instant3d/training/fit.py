@@ -16,12 +16,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from torch import nn
 
 from instant3d import scenes
-from instant3d.direct.data import DirectData
-from instant3d.direct.data import Requests as DirectRequests
-from instant3d.direct.module import Direct, export_direct
+from instant3d.direct.data import NamedPrompts, PromptDataModule
+from instant3d.direct.module import DirectModule, export_direct
 from instant3d.nerf.asset import write_triplane
 from instant3d.nerf.triplane import Triplane
-from instant3d.stage1.data import GridData, Requests
+from instant3d.stage1.data import GridDataModule, PromptBatch
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.module import Stage1, export_stage1
 from instant3d.stage2.data import SceneData
@@ -29,7 +28,7 @@ from instant3d.stage2.module import Stage2
 from instant3d.stage2.network import Architecture, Reconstructor, locate, read_architecture
 from instant3d.training import arguments
 from instant3d.utils import file_listing
-from instant3d.utils.tensor_files import unpickled
+from instant3d.utils.tensor_files import load_weights_only
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
 # predictions are written batch by batch, not gathered, and nothing is logged
@@ -59,7 +58,7 @@ class TriplaneWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        if isinstance(batch, DirectRequests):
+        if isinstance(batch, NamedPrompts):
             names = list(batch.names)
         else:
             found = cast(Any, trainer.predict_dataloaders).dataset.scenes
@@ -70,7 +69,7 @@ class TriplaneWriter(BasePredictionWriter):
                 self.faults += 1
                 print(f"{name}: the triplane holds numbers that are not finite; nothing was written", file=sys.stderr)
                 continue
-            decoder = cast(Stage2 | Direct, module).network.decoder
+            decoder = cast(Stage2Module | DirectModule, module).network.decoder
             write_triplane(Triplane(planes), decoder, self.output / f"{name}.safetensors")
 
 
@@ -93,7 +92,7 @@ class SceneWriter(BasePredictionWriter):
         module: L.LightningModule,
         prediction: Any,
         batch_indices: Any,
-        batch: Requests,
+        batch: PromptBatch,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
@@ -117,7 +116,9 @@ class TrainingCLI(LightningCLI):
         elif config.ckpt_path and Path(config.ckpt_path).is_dir():
             config.ckpt_path = str(newest_checkpoint(Path(config.ckpt_path)))
         if config.ckpt_path and Path(config.ckpt_path).is_file():
-            content = unpickled(Path(config.ckpt_path), map_location="meta")  # Lightning's own complaint is a traceback
+            content = load_weights_only(
+                Path(config.ckpt_path), map_location="meta"
+            )  # Lightning's own complaint is a traceback
             if not isinstance(content, dict) or "state_dict" not in content:
                 raise ValueError(f"{config.ckpt_path} is no training checkpoint; `instant3d fit` writes them")
 
@@ -153,7 +154,7 @@ class Stage2CLI(TrainingCLI):
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
         if config.model.start is not None:
-            architecture = read_architecture(locate(config.model.start) / "config.json")
+            architecture = read_architecture(resolve(config.model.start) / "config.json")
             if not architecture.image_size:
                 raise ValueError(
                     f"{config.model.start} does not say which size of pictures it was taught with; "
@@ -171,9 +172,9 @@ class DirectCLI(TrainingCLI):
 
 
 SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.LightningDataModule]]] = {
-    "stage1": (Stage1CLI, Stage1, GridData),
-    "stage2": (Stage2CLI, Stage2, SceneData),
-    "direct": (DirectCLI, Direct, DirectData),
+    "stage1": (Stage1CLI, Stage1Module, GridDataModule),
+    "stage2": (Stage2CLI, Stage2Module, SceneDataModule),
+    "direct": (DirectCLI, DirectModule, PromptDataModule),
 }
 
 
@@ -219,7 +220,7 @@ def _command_line(system: str, words: list[str]) -> None:
 
 def newest_checkpoint(root: Path) -> Path:
     """The `last.ckpt` (or `last-v1.ckpt`, ...) that was written latest below `root`."""
-    found = sorted(file_listing.found(root, "**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    found = sorted(file_listing.visible_files(root, "**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(f"there is no last.ckpt below {root}; `instant3d fit` writes them")
     return found[-1]
@@ -240,7 +241,7 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
         raise FileNotFoundError(
             f"there is no checkpoint {checkpoint}; `instant3d fit` writes them below trainer.default_root_dir"
         )
-    content = unpickled(Path(checkpoint))
+    content = load_weights_only(Path(checkpoint))
     if not isinstance(content, dict):
         raise ValueError(f"{checkpoint} holds a {type(content).__name__}, not a training checkpoint")
     if "stage1" in content:

@@ -10,7 +10,7 @@ from typing import Literal
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
-def numbers(text: str) -> list[int] | Literal["all"]:
+def frame_numbers(text: str) -> list[int] | Literal["all"]:
     """Frame numbers such as 0,1,2,3, or all."""
     if text == "all":
         return "all"
@@ -19,31 +19,31 @@ def numbers(text: str) -> list[int] | Literal["all"]:
     return [int(part) for part in text.split(",")]
 
 
-def words(text: str) -> list[str]:
+def comma_separated(text: str) -> list[str]:
     """Words between commas, in lower case."""
     return [part.strip().lower() for part in text.split(",") if part.strip()]
 
 
-def place(text: str) -> Path:
+def nonempty_path(text: str) -> Path:
     """A file or folder; an empty text, such as a shell makes of an unset variable, is none."""
-    return Path(named(text))
+    return Path(nonempty(text))
 
 
-def named(text: str) -> str:
+def nonempty(text: str) -> str:
     """A name of a file, a folder or a model, not empty."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; name a file or folder, or leave the option out")
     return text
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     """A whole number from 1."""
     if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
-def whole(text: str) -> int:
+def nonnegative_int(text: str) -> int:
     """A whole number from 0."""
     if not re.fullmatch(r"\d{1,6}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
@@ -57,7 +57,7 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def amount(text: str) -> int:
+def byte_size(text: str) -> int:
     """Bytes, from an amount of memory such as 512M or 2G."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
     if not match or float(match[1]) <= 0:

@@ -104,7 +104,7 @@ class CaptionWords:
         }
         return max(closeness, key=closeness.__getitem__, default=None)
 
-    def remark(self, prompt: str) -> str:
+    def unknown_words_message(self, prompt: str) -> str:
         """One line about the unknown words of a prompt and the known ones nearest to them; "" if all are known."""
         unknown = self.unknown(prompt)
         nearest = ((word, self.nearest(word)) for word in unknown[:LISTED])
@@ -146,7 +146,7 @@ def _names(captions: Mapping[str, float]) -> dict[str, float]:
 def _term(line: str, where: str) -> tuple[str, int]:
     """A line of the file, of which nothing is taken on trust."""
     term, _, count = line.partition("\t")
-    if wrong := prompts.fault(term):
+    if wrong := prompts.prompt_error(term):
         raise ValueError(f"{where} {wrong}")
     if not re.fullmatch("[1-9][0-9]{0,11}", count):
         raise ValueError(f"{where} should be a word, a tab and a whole number, got {line[:40]!r}; copy the file again")

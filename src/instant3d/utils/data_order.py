@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-AHEAD = 1024  # examples: how long before its turn a file that is far away is asked for
+PREFETCH = 1024  # examples: how long before its turn a file that is far away is asked for
 
 
-def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+def generator_from_key(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on `device` for this key; keys that differ in any place give streams of their own."""
     mixed = 0
     for part in key:
@@ -20,7 +20,7 @@ def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(mixed)
 
 
-class Numbers(Sampler[list[int]]):
+class ResumableBatchSampler(Sampler[list[int]]):
     """Batches of example numbers from `start` batches on, without end, each process taking its share."""
 
     def __init__(self, batch_size: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
@@ -39,7 +39,7 @@ def shuffled(count: int, files: Sequence[range], window: int, *key: int) -> torc
 
     files   the numbers that lie together in a file each; what lies in none is spread evenly over the windows
     """
-    generator = seeded(*key)
+    generator = generator_from_key(*key)
     if len(files) <= window:
         return torch.randperm(count, generator=generator)
     loose = torch.ones(count, dtype=torch.bool)
@@ -57,7 +57,7 @@ def shuffled(count: int, files: Sequence[range], window: int, *key: int) -> torc
     return torch.cat(order)
 
 
-class _Recent:
+class _RecentEpochs:
     """What was made for the last few epochs: workers look a little ahead, also into the next one."""
 
     def __init__(self, kept: int = 2) -> None:
@@ -71,12 +71,12 @@ class _Recent:
         return self.made[epoch]
 
 
-class Epochs:
+class EpochShuffle:
     """Which of `count` items example `number` is; each epoch shows every item once, shuffled anew as by `shuffled`."""
 
     def __init__(self, count: int, files: Sequence[range] = (), window: int = 8, seed: int = 0) -> None:
         self.count, self.files, self.window, self.seed = count, list(files), window, seed
-        self._recent = _Recent()
+        self._recent = _RecentEpochs()
 
     def __call__(self, number: int) -> int:
         epoch, position = divmod(number, self.count)
@@ -86,7 +86,7 @@ class Epochs:
         return shuffled(self.count, self.files, self.window, self.seed, epoch, 0)
 
 
-class Mixture:
+class WeightedMixture:
     """Which item of which source example `number` is; every epoch is shuffled anew.
 
     sizes     how many items each source has
@@ -110,7 +110,7 @@ class Mixture:
         self.shares = [round(weight * size) for weight, size in zip(weights, sizes, strict=True)]
         if not sum(self.shares):
             raise ValueError(f"sources of {list(sizes)} items with weights {list(weights)} show nothing at all")
-        self._recent = _Recent()
+        self._recent = _RecentEpochs()
 
     def __call__(self, number: int) -> tuple[int, int]:
         """The source and the place in it of example `number`."""
@@ -121,7 +121,7 @@ class Mixture:
     def _draw(self, epoch: int) -> torch.Tensor:
         streams = [self._next(source, epoch) for source in range(len(self.sizes))]
         drawn = torch.tensor([(source, index) for source, stream in enumerate(streams) for index in stream])
-        order = drawn[torch.randperm(len(drawn), generator=seeded(self.seed, epoch, 0))]
+        order = drawn[torch.randperm(len(drawn), generator=generator_from_key(self.seed, epoch, 0))]
         for source, stream in enumerate(streams):
             if len(self.files[source]) > self.window:  # its own order stays: few of its files at a time
                 order[order[:, 0] == source, 1] = torch.tensor(stream, dtype=torch.long)

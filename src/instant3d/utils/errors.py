@@ -35,37 +35,37 @@ LIBRARY_ERRORS = (
     tokenize.TokenError,
 )
 
-TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # marks that reverse what is written beside them
+BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # marks that reverse what is written beside them
 
 
-def printable(text: object) -> str:
+def escape_control(text: object) -> str:
     """Text as a terminal can show it: control characters, marks that turn its direction and what is no character are
     escaped, such as `\\x1b`, so that no foreign name moves the cursor, changes colours or forges a line.
     """
-    return "".join(_escaped(letter) for letter in str(text))
+    return "".join(_escape_letter(letter) for letter in str(text))
 
 
-def say(text: object, file: TextIO | None = None) -> None:
+def print_escaped(text: object, file: TextIO | None = None) -> None:
     """Print lines that may hold names and words of strangers; only line ends stay as they are."""
-    print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
+    print("\n".join(map(escape_control, str(text).split("\n"))), file=file, flush=True)
 
 
-def _escaped(letter: str) -> str:
+def _escape_letter(letter: str) -> str:
     code = ord(letter)
-    if unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp") and code not in TURNING:
+    if unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp") and code not in BIDI_CONTROLS:
         return letter
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def sentence(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """The error in one line; one that was not raised by this package says how to learn more."""
     if isinstance(error, MemoryError) and not _is_ours(error):
         return "there is not enough memory; choose a smaller --resolution or fewer views"
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:
-        text = " ".join(_own_words(error).split()) or type(error).__name__
-    return printable(text if _is_ours(error) else f"{text} (--debug shows where)")
+        text = " ".join(_original_message(error).split()) or type(error).__name__
+    return escape_control(text if _is_ours(error) else f"{text} (--debug shows where)")
 
 
 def first_line(error: BaseException) -> str:
@@ -73,7 +73,7 @@ def first_line(error: BaseException) -> str:
     return next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
 
 
-def _own_words(error: BaseException) -> str:
+def _original_message(error: BaseException) -> str:
     """What was said where it happened: PyTorch puts a worker's whole traceback before that."""
     text = str(error)
     return text.rpartition(f"\n{type(error).__name__}: ")[2] if text.startswith(WORKER) else text

@@ -11,12 +11,12 @@ def is_hidden(path: str | Path) -> bool:
     return any(part.startswith(".") and part not in (".", "..") for part in Path(path).parts)
 
 
-def found(folder: str | Path, pattern: str) -> list[Path]:
+def visible_files(folder: str | Path, pattern: str) -> list[Path]:
     """Files and folders in `folder` that match a pattern such as `*.tar` or `**/transforms.json`, sorted."""
     return sorted(_visible(Path(folder), pattern))
 
 
-def any_found(folder: str | Path, pattern: str) -> bool:
+def any_visible_files(folder: str | Path, pattern: str) -> bool:
     """Whether there is at least one; the rest is not looked for."""
     return next(_visible(Path(folder), pattern), None) is not None
 

@@ -61,7 +61,7 @@ def open_image(
         ValueError: it is no sound PNG, JPEG or WebP, is animated, or is too large.
     """
     image = open_raw(data, where, enough=enough, check=check)
-    image = eight_bits(_upright(image) if upright else image)
+    image = to_uint8(_upright(image) if upright else image)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     factor = _factor(image.size, enough)
     return image if factor == 1 else image.resize(_divided(image.size, factor), Image.Resampling.BOX)
@@ -106,7 +106,7 @@ def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
     return image
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
+def to_uint8(image: Image.Image) -> Image.Image:
     """Grey of 16 bits as grey of 8, rounded; other modes as they are."""
     if not image.mode.startswith("I"):
         return image

@@ -27,7 +27,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Axes:
     """Where numbers lie on the page, in its fine pixels: x by its logarithm, y evenly."""
 
     ticks: Sequence[float]
@@ -43,14 +43,14 @@ class Frame:
         )
 
 
-def chart(lines: Sequence[Line], path: str | Path, *, across: str, up: str) -> None:
+def line_chart(lines: Sequence[Line], path: str | Path, *, across: str, up: str) -> None:
     """Draw the lines, their names at the right and a tick below every x; what is not a number is left out."""
     kept = [Line(line.name, [(x, y) for x, y in sorted(line.points) if math.isfinite(y)]) for line in lines]
     kept = [line for line in kept if line.points]
     if not kept:
         raise ValueError("a chart needs at least one point whose value is a number")
     values = [y for line in kept for _, y in line.points]
-    frame = Frame(sorted({x for line in kept for x, _ in line.points}), levels(min(values), max(values)))
+    frame = Axes(sorted({x for line in kept for x, _ in line.points}), levels(min(values), max(values)))
     page = Image.new("RGB", (WIDTH * FINER, HEIGHT * FINER), "white")
     pen = ImageDraw.Draw(page)
     _axes(pen, frame, across, up)
@@ -69,7 +69,7 @@ def levels(low: float, high: float) -> list[float]:
     return [k * step for k in range(first, max(last, first + 1) + 1)]
 
 
-def _axes(pen: ImageDraw.ImageDraw, frame: Frame, across: str, up: str) -> None:
+def _axes(pen: ImageDraw.ImageDraw, frame: Axes, across: str, up: str) -> None:
     for level in frame.levels:
         _, y = frame.at(frame.ticks[0], level)
         pen.line([(FINER * LEFT, y), (FINER * (WIDTH - RIGHT), y)], fill=FAINT, width=FINER)
@@ -82,14 +82,14 @@ def _axes(pen: ImageDraw.ImageDraw, frame: Frame, across: str, up: str) -> None:
     _print(pen, up, (FINER * 8, FINER * 4), "la")
 
 
-def _draw(pen: ImageDraw.ImageDraw, frame: Frame, line: Line, hue: Colour) -> None:
+def _draw(pen: ImageDraw.ImageDraw, frame: Axes, line: Line, hue: Colour) -> None:
     places = [frame.at(x, y) for x, y in line.points]
     pen.line(places, fill=hue, width=2 * FINER, joint="curve")
     for x, y in places:
         pen.ellipse((x - 4 * FINER, y - 4 * FINER, x + 4 * FINER, y + 4 * FINER), fill=hue)
 
 
-def _names(pen: ImageDraw.ImageDraw, frame: Frame, lines: Sequence[Line]) -> None:
+def _names(pen: ImageDraw.ImageDraw, frame: Axes, lines: Sequence[Line]) -> None:
     """Each beside its line's last point, moved down where it would lie on the one above."""
     ends = sorted(zip((frame.at(*line.points[-1])[1] for line in lines), range(len(lines)), strict=True))
     free = 0.0

@@ -28,10 +28,10 @@ class Prompt:
 
     text: str
     where: str  # such as "prompts.txt line 3"
-    fault: str = ""
+    error: str = ""
 
 
-def given(texts: Iterable[str]) -> list[Prompt]:
+def from_arguments(texts: Iterable[str]) -> list[Prompt]:
     """Prompts from the command line."""
     texts = list(texts)
     names = ["the prompt"] if len(texts) == 1 else [f"prompt {k}" for k in range(1, len(texts) + 1)]
@@ -51,7 +51,7 @@ def read(source: str | Path) -> list[Prompt]:
         return _parse(stream, path.name)
 
 
-def fault(text: str) -> str:
+def prompt_error(text: str) -> str:
     """What is wrong with a prompt, in a few words; "" if nothing is."""
     if not text.strip():
         return "is empty; describe an object"
@@ -92,7 +92,7 @@ def cut_off(text: str, fits: Callable[[str], bool]) -> str:
     return " ".join(words[low:])
 
 
-def shown(text: str) -> str:
+def abbreviate(text: str) -> str:
     """A prompt in a message: in quotes, not too long."""
     return repr(text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…")
 
@@ -114,7 +114,7 @@ def _parse(stream: BinaryIO, name: str) -> list[Prompt]:
 
 def _checked(text: str, where: str) -> Prompt:
     text = text.replace("\t", " ")
-    wrong = fault(text)
+    wrong = prompt_error(text)
     return Prompt("", where, wrong) if wrong else Prompt(unicodedata.normalize("NFC", text.strip()), where)
 
 

@@ -14,15 +14,15 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the odd number nearest to 2**64 divided b
 
 def rand_like(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Uniform numbers in [0, 1) of a tensor's shape, dtype and device, drawn as `drawn_on` says."""
-    return torch.rand(tensor.shape, **drawn_on(generator, tensor.device)).to(tensor)
+    return torch.rand(tensor.shape, **generator_kwargs(generator, tensor.device)).to(tensor)
 
 
 def randn_like(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Normal numbers (mean 0, variance 1) of a tensor's shape, dtype and device, drawn as `drawn_on` says."""
-    return torch.randn(tensor.shape, **drawn_on(generator, tensor.device)).to(tensor)
+    return torch.randn(tensor.shape, **generator_kwargs(generator, tensor.device)).to(tensor)
 
 
-def drawn_on(generator: torch.Generator | None, device: torch.device | str = "cpu") -> dict[str, Any]:
+def generator_kwargs(generator: torch.Generator | None, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The arguments `generator` and `device` of torch's random functions.
 
     Args:
@@ -32,7 +32,7 @@ def drawn_on(generator: torch.Generator | None, device: torch.device | str = "cp
     return {"generator": generator, "device": device if generator is None else generator.device}
 
 
-def uniform_of(numbers: Tensor, shape: Sequence[int], *key: int) -> Tensor:
+def uniform_by_index(numbers: Tensor, shape: Sequence[int], *key: int) -> Tensor:
     """Uniform numbers in [0, 1) that are a function of an example's number alone, whatever its batch and device.
 
     A counter-based generator (Salmon et al. 2011): a whole batch is drawn by a few operations where it is used,
@@ -54,9 +54,9 @@ def uniform_of(numbers: Tensor, shape: Sequence[int], *key: int) -> Tensor:
     return (_shifted(bits, 40).float() * 2.0**-24).reshape(len(numbers), *shape)
 
 
-def normal_of(numbers: Tensor, shape: Sequence[int], *key: int) -> Tensor:
+def normal_by_index(numbers: Tensor, shape: Sequence[int], *key: int) -> Tensor:
     """Normal numbers (mean 0, variance 1), otherwise as `uniform_of`: (B, *shape) float32, by Box and Muller 1958."""
-    radius, angle = uniform_of(numbers, (2, *shape), *key).unbind(1)
+    radius, angle = uniform_by_index(numbers, (2, *shape), *key).unbind(1)
     return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
 
 

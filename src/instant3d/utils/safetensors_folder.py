@@ -21,7 +21,7 @@ Kind = TypeVar("Kind")  # of dataclass
 WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def locate(source: str | Path, others: Sequence[str] = ()) -> Path:
+def resolve(source: str | Path, others: Sequence[str] = ()) -> Path:
     """A checkpoint folder as it is, or downloaded, with `others` of its files, if `source` is no folder but looks like
     a Hub id (`owner/name`).
     """
@@ -43,14 +43,14 @@ def write(folder: Path, model: str, architecture: Any, network: nn.Module, dtype
     (folder / CONFIG).write_text(json.dumps({"model": model, **asdict(architecture), **told}, indent=2) + "\n")
 
 
-def fill(network: nn.Module, folder: Path) -> bool:
+def load_into(network: nn.Module, folder: Path) -> bool:
     """Give a network, whose own weights may be on the meta device, those in a folder, as float32.
 
     Tells whether float32 is also how they were stored.
     """
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS} beside its {CONFIG}; copy the whole folder")
-    tensors = tensor_files.tensors(folder / WEIGHTS)
+    tensors = tensor_files.load_tensors(folder / WEIGHTS)
     expected = {key: value.shape for key, value in network.state_dict().items()}
     found = {key: value.shape for key, value in tensors.items()}
     if found != expected:
@@ -61,19 +61,19 @@ def fill(network: nn.Module, folder: Path) -> bool:
             f"{len(extra)} unexpected, {len(other)} of another shape "
             f"(such as {', '.join((missing + extra + other)[:3])})"
         )
-    own = {key: tensor_files.float32(key, value) for key, value in tensors.items()}
+    own = {key: tensor_files.to_float32(key, value) for key, value in tensors.items()}
     own = {key: value.clone() if value is tensors[key] else value for key, value in own.items()}  # of no file's memory
     network.load_state_dict(own, assign=True)
     return all(value.dtype == torch.float32 for value in tensors.values())
 
 
-def read_numbers(path: Path, model: str, kind: str, hint: str = "") -> dict[str, Any]:
+def read_config(path: Path, model: str, kind: str, hint: str = "") -> dict[str, Any]:
     """What a `config.json` tells of a `model`, a `kind` in complaints, which add `hint` where it names no model."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.parent} has no {path.name}; is it a checkpoint folder ({CONFIG} and {WEIGHTS})?"
         )
-    numbers = tensor_files.settings(path)
+    numbers = tensor_files.load_json(path)
     found = numbers.pop("model", None) if isinstance(numbers, dict) else None
     if found != model:
         raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Batch:
+class TensorDataclass:
     """Mixin for frozen dataclasses whose fields are tensors, other batches, or None.
 
     Leading dimensions are shared by all fields: indexing and stacking act on those.
@@ -20,7 +20,7 @@ class Batch:
         """Apply `function` to every tensor inside."""
 
         def apply(value: Any) -> Any:
-            if isinstance(value, Batch):
+            if isinstance(value, TensorDataclass):
                 return value.map(function)
             return function(value) if isinstance(value, Tensor) else value
 
@@ -56,7 +56,7 @@ class Batch:
 
         def merge(name: str) -> Any:
             values = [getattr(item, name) for item in items]
-            if isinstance(values[0], Batch):
+            if isinstance(values[0], TensorDataclass):
                 return type(values[0])._join(values, join)
             missing = sum(value is None for value in values)
             if missing and missing < len(values):

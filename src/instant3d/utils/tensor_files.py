@@ -20,7 +20,7 @@ HEAD = 512  # bytes that tell what a file is
 MAX_SETTINGS = 2**24  # bytes of settings that are read
 
 
-def foreign(path: Path) -> str | None:
+def describe_non_tensor_file(path: Path) -> str | None:
     """What a file without tensors is, and what to do about it; None if it may hold tensors."""
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -36,17 +36,17 @@ def foreign(path: Path) -> str | None:
     return None
 
 
-def tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a .safetensors file by name.
 
     Raises:
         ValueError: It is not a whole one.
     """
-    with opened(path) as file:
+    with open_safetensors(path) as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
-def opened(path: Path, remedy: str = "copy it again") -> Any:
+def open_safetensors(path: Path, remedy: str = "copy it again") -> Any:
     """A .safetensors file as the library opens it; `remedy` ends the complaint about one that is not whole.
 
     Raises:
@@ -61,7 +61,7 @@ def opened(path: Path, remedy: str = "copy it again") -> Any:
         raise ValueError(f"{path} is not a whole safetensors file ({first_line(error)}); {remedy}") from None
 
 
-def unpickled(path: Path, map_location: Any = "cpu") -> Any:
+def load_weights_only(path: Path, map_location: Any = "cpu") -> Any:
     """The content of a PyTorch checkpoint that holds tensors, numbers and words alone; nothing in it is run.
 
     Raises:
@@ -81,7 +81,7 @@ def unpickled(path: Path, map_location: Any = "cpu") -> Any:
         raise ValueError(f"{path} is not a whole checkpoint of PyTorch; copy or download it again") from None
 
 
-def float32(name: str, value: Tensor) -> Tensor:
+def to_float32(name: str, value: Tensor) -> Tensor:
     """A tensor of any kind of number, such as float8, as float32.
 
     Raises:
@@ -93,7 +93,7 @@ def float32(name: str, value: Tensor) -> Tensor:
         raise ValueError(f"{name} is stored as {value.dtype}, which cannot be read; convert it to float16") from None
 
 
-def settings(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
@@ -114,7 +114,7 @@ def _refuse(path: Path, wanted: str = "weights", *, json_too: bool = True) -> No
     """Raise what a file is, if it is no file of tensors at all."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    found = foreign(path)
+    found = describe_non_tensor_file(path)
     if found is not None and (json_too or "JSON" not in found):
         raise ValueError(f"{path} {found.replace('weights', wanted)}")
 

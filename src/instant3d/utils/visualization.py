@@ -23,16 +23,16 @@ class Row:
     """A labelled line of a contact sheet: pictures (N, 3, H, W) in [0, 1] with a caption each."""
 
     title: str
-    pictures: Tensor
+    images: Tensor
     captions: Sequence[str] = ()
 
 
-def can_film() -> bool:
+def has_video_encoder() -> bool:
     """Whether PyAV, which encodes films, is installed."""
     return importlib.util.find_spec("av") is not None
 
 
-def film(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> None:
+def write_video(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> None:
     """Write pictures (F, 3, H, W) in [0, 1] as an H.264 MP4 that browsers and editors play (yuv420p, BT.709).
 
     That format halves the resolution of colour, so odd sizes gain a line or a column, a copy of the last.
@@ -40,7 +40,7 @@ def film(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> No
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
-    images = _bytes(_even(frames))
+    images = _to_uint8(_even(frames))
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream(
             "libx264", rate=Fraction(frames_per_second), options={"crf": "16", "preset": "medium"}
@@ -57,9 +57,9 @@ def film(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> No
         container.mux(stream.encode())
 
 
-def animation(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> None:
+def write_animation(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) -> None:
     """Write pictures (F, 3, H, W) in [0, 1] as an endless .webp or .gif."""
-    images = [Image.fromarray(image) for image in _bytes(frames)]
+    images = [Image.fromarray(image) for image in _to_uint8(frames)]
     path = Path(path)
     if path.suffix not in (".webp", ".gif"):
         raise ValueError(f"an animation is a .webp or a .gif, not {path.name}")
@@ -70,18 +70,18 @@ def animation(frames: Tensor, path: str | Path, *, frames_per_second: int = 24) 
     images[0].save(path, **kept)
 
 
-def picture(pixels: Tensor, path: str | Path) -> None:
+def write_image(pixels: Tensor, path: str | Path) -> None:
     """Write one picture (3, H, W) in [0, 1] as a PNG."""
-    Image.fromarray(_bytes(pixels[None])[0]).save(path, "PNG")
+    Image.fromarray(_to_uint8(pixels[None])[0]).save(path, "PNG")
 
 
-def sheet(rows: Sequence[Row], path: str | Path, *, heading: str = "") -> None:
+def write_contact_sheet(rows: Sequence[Row], path: str | Path, *, heading: str = "") -> None:
     """Write rows of pictures, each under its title, as one PNG."""
-    if not rows or not all(len(row.pictures) for row in rows):
+    if not rows or not all(len(row.images) for row in rows):
         raise ValueError("a contact sheet needs at least one row, and a picture in every row")
     top = TITLE if heading else 0
-    heights = [TITLE + row.pictures.shape[-2] + (CAPTION if row.captions else 0) + MARGIN for row in rows]
-    width = max(MARGIN + len(row.pictures) * (row.pictures.shape[-1] + MARGIN) for row in rows)
+    heights = [TITLE + row.images.shape[-2] + (CAPTION if row.captions else 0) + MARGIN for row in rows]
+    width = max(MARGIN + len(row.images) * (row.images.shape[-1] + MARGIN) for row in rows)
     page = Image.new("RGB", (width, top + sum(heights) + MARGIN), PAPER)
     pen = ImageDraw.Draw(page)
     _print(pen, heading, MARGIN, MARGIN // 2, size=16, width=width)
@@ -92,9 +92,9 @@ def sheet(rows: Sequence[Row], path: str | Path, *, heading: str = "") -> None:
 
 
 def _draw_row(page: Image.Image, pen: ImageDraw.ImageDraw, row: Row, top: int) -> None:
-    height, width = row.pictures.shape[-2:]
+    height, width = row.images.shape[-2:]
     _print(pen, row.title, MARGIN, top + MARGIN // 2, size=14, width=page.width - MARGIN)
-    for k, image in enumerate(_bytes(row.pictures)):
+    for k, image in enumerate(_to_uint8(row.images)):
         left = MARGIN + k * (width + MARGIN)
         page.paste(Image.fromarray(image), (left, top + TITLE))
         pen.rectangle((left - 1, top + TITLE - 1, left + width, top + TITLE + height), outline=(225, 225, 225))
@@ -114,15 +114,15 @@ def _even(frames: Tensor) -> Tensor:
     return torch.nn.functional.pad(frames, (0, frames.shape[-1] % 2, 0, frames.shape[-2] % 2), mode="replicate")
 
 
-def _bytes(pictures: Tensor) -> np.ndarray:
+def _to_uint8(images: Tensor) -> np.ndarray:
     """(N, 3, H, W) in [0, 1] to uint8 (N, H, W, 3)."""
-    if pictures.dim() != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
-        raise ValueError(f"pictures to write are (N, 3, H, W) with N > 0, got {tuple(pictures.shape)}")
-    scaled = (pictures.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    if images.dim() != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(f"pictures to write are (N, 3, H, W) with N > 0, got {tuple(images.shape)}")
+    scaled = (images.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).numpy())
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """At most `most` of `count` numbers, evenly apart, the first among them."""
     shown = min(count, most)
     return [k * count // shown for k in range(shown)]

@@ -56,7 +56,7 @@ def test_only_the_caption_of_a_document_changes(text, encoding, caption):
 def test_a_scene_is_read_as_before_but_for_its_caption(place):
     before = scenes.read(place / "a")
     document = json.loads((place / "a" / "transforms.json").read_text())
-    captions.give(place / "a", "a red disc")
+    captions.write_caption(place / "a", "a red disc")
     after = scenes.read(place / "a")
     assert (after.caption, after.id) == ("a red disc", "a")
     assert torch.equal(after.views.cameras.cam_to_world, before.views.cameras.cam_to_world)

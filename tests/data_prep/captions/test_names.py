@@ -9,7 +9,7 @@ import torch
 from data_prep.captions import captions, names
 from data_prep.captions.recolour import noun
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.views import Views
 
 LIST = Path(__file__).parents[3] / "configs" / "data" / "captions.jsonl"
@@ -19,7 +19,9 @@ def pole(folder: Path, name: str, caption: str, columns=(11, 13)) -> None:
     """A scene of a thin upright bar."""
     alpha = torch.zeros(4, 1, 24, 24)
     alpha[..., slice(*columns)] = 1
-    scenes.write(folder / name, Views(torch.ones(4, 3, 24, 24), alpha, structured()), caption=caption, object_id=name)
+    scenes.write(
+        folder / name, Views(torch.ones(4, 3, 24, 24), alpha, structured_cameras()), caption=caption, object_id=name
+    )
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from data_prep.captions import recolour
 from data_prep.procedural.colours import NAMED_COLOURS, nearest_name
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.views import Views
 
 
@@ -18,7 +18,7 @@ def two_tone(dark: float = 0.3, light: float = 0.6) -> Views:
     alpha = (((x - 15.5) ** 2 + (y - 15.5) ** 2) < 12**2).float().expand(4, 1, 32, 32)
     rgb = torch.full((4, 3, 32, 32), light)
     rgb[..., :10, :] = dark
-    return Views(rgb, alpha, structured())
+    return Views(rgb, alpha, structured_cameras())
 
 
 @pytest.fixture

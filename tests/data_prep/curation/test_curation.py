@@ -12,7 +12,7 @@ from data_prep.curation.__main__ import main
 from data_prep.curation.feature_store import Features
 from data_prep.curation.features import ImageEncoder
 from data_prep.manifests import id_lists
-from data_prep.manifests.id_lists import Place
+from data_prep.manifests.id_lists import RankedScene
 from instant3d.scenes import pack
 from instant3d.stage1.grid_dataset import read_keep
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def extended(path, place, encoder, **more) -> Features:
-    subjects, _ = scene_index.gather([place])
+    subjects, _ = scene_index.find_scenes([place])
     return features.extend(path, subjects, encoder, frames=(0, 1, 2, 3), failed=pytest.fail, **more)
 
 
@@ -90,7 +90,7 @@ def test_the_mean_of_a_scene_is_the_direction_of_its_views_mean(clip, folder, tm
 
 
 def test_what_is_transparent_is_seen_as_white_and_oblong_pictures_are_widened(folder):
-    subject = next(subject for subject in scene_index.gather([folder])[0] if subject.id == "blue")
+    subject = next(subject for subject in scene_index.find_scenes([folder])[0] if subject.id == "blue")
     pictures = subject.on_white((0, 2))
     assert pictures.shape == (2, 3, 24, 24)
     assert pictures[:, :, 0, 0].eq(1).all()
@@ -125,7 +125,7 @@ def test_interrupted_work_goes_on_and_ends_as_if_it_had_not_been(clip, folder, t
 def test_features_of_other_weights_or_other_frames_are_not_mixed(clip, folder, tmp_path):
     encoder = ImageEncoder.from_pretrained(clip)
     extended(tmp_path / "f.safetensors", folder, encoder)
-    subjects, _ = scene_index.gather([folder])
+    subjects, _ = scene_index.find_scenes([folder])
     with pytest.raises(ValueError, match="made with other frames"):
         features.extend(tmp_path / "f.safetensors", subjects, encoder, frames=(0,), failed=pytest.fail)
     encoder.model.visual_projection.weight.data += 1
@@ -268,7 +268,7 @@ def test_labels_that_are_none_are_refused_in_a_sentence(tmp_path, text, words):
 
 
 def test_rankings_come_back_as_they_were_written(tmp_path):
-    places = [Place(1, "a", 1.5, "good"), Place(2, "b", -0.25)]
+    places = [RankedScene(1, "a", 1.5, "good"), RankedScene(2, "b", -0.25)]
     id_lists.write_ranking(tmp_path / "r.jsonl", places)
     assert id_lists.read_ranking(tmp_path / "r.jsonl") == places
     (tmp_path / "r.jsonl").write_text('{"rank": 1, "id": "a", "score": NaN}\n')
@@ -277,15 +277,15 @@ def test_rankings_come_back_as_they_were_written(tmp_path):
 
 
 def test_what_the_user_called_bad_or_looks_alike_is_never_kept():
-    places = [Place(k, name, 1.0 - k, "bad" if name == "b" else None) for k, name in enumerate("abcde", start=1)]
+    places = [RankedScene(k, name, 1.0 - k, "bad" if name == "b" else None) for k, name in enumerate("abcde", start=1)]
     assert [place.id for place in selection.top(places, 2, without={"a"})] == ["c", "d"]
 
 
 def test_a_draw_keeps_its_order_when_scenes_are_added(folder, tmp_path):
-    subjects, _ = scene_index.gather([folder])
+    subjects, _ = scene_index.find_scenes([folder])
     names = [subject.id for subject in labelling.sample(subjects, None)]
     discs.write(tmp_path, "violet", (0.5, 0.0, 1.0))
-    more, _ = scene_index.gather([folder, tmp_path])
+    more, _ = scene_index.find_scenes([folder, tmp_path])
     assert [s.id for s in labelling.sample(more, None) if s.id != "violet"] == names != sorted(names)
 
 
@@ -293,7 +293,7 @@ def test_scenes_that_cannot_be_listed_are_told_and_the_others_taken(folder, tmp_
     (discs.write(tmp_path, "broken") / "transforms.json").write_text("{")
     discs.write(tmp_path, "twice", object_id="red")
     discs.write(tmp_path, "line", object_id="two\nlines")
-    subjects, broken = scene_index.gather([folder, tmp_path])
+    subjects, broken = scene_index.find_scenes([folder, tmp_path])
     assert [subject.id for subject in subjects] == sorted(COLOURS)
     assert sorted(where.rpartition("/")[2] for where, _ in broken) == ["broken", "line", "twice"]
 

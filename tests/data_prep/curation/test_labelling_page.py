@@ -53,7 +53,7 @@ def written(scenes, tmp_path, *more):
 
 
 def order(scenes):
-    return [subject.id for subject in labelling.sample(scene_index.gather([scenes])[0], None)]
+    return [subject.id for subject in labelling.sample(scene_index.find_scenes([scenes])[0], None)]
 
 
 def exported(page, key, place):

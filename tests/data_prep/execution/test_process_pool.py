@@ -121,7 +121,7 @@ def test_temporary_files_go_with_their_process_and_those_of_the_dead_with_the_ne
     for folder in (abandoned, held):
         folder.mkdir()
         (folder / "file").touch()
-    with locked_tempdir.held(held):
+    with locked_tempdir.locked(held):
         where = Path(outcomes_of("where", workers=1)["where"].result)
         assert where.is_relative_to(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == [held.name]

@@ -73,8 +73,8 @@ def test_a_cache_keeps_the_credit_of_every_grid_though_its_making_was_interrupte
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.build([folder], model, tmp_path / "cache", batch=2, say=interrupt)
-    cache.build([folder], model, tmp_path / "cache", batch=2, say=lambda line: None)
+        cache.build_cache([folder], model, tmp_path / "cache", batch=2, report=interrupt)
+    cache.build_cache([folder], model, tmp_path / "cache", batch=2, report=lambda line: None)
     assert gather([tmp_path / "cache"]) == everything()
     grids = json.loads((tmp_path / "cache" / "index.json").read_text())["grids"]
     assert [grid.get("credit") for grid in grids] == [ANN, BOB, MADE, None]

@@ -16,7 +16,7 @@ from skimage.color import deltaE_cie76, rgb2lab
 from data_prep.procedural import colours, generate, primitive_ops, shapes, textures
 from data_prep.procedural.assemblies import ASSEMBLIES
 from data_prep.procedural.builder import NUMBERS, PLURALS, Builder, Part
-from data_prep.procedural.portable_rng import Dice
+from data_prep.procedural.portable_rng import PortableRandom
 from instant3d.mesh import load
 
 SEEDS = range(120)
@@ -77,13 +77,13 @@ def test_seeds_mean_what_they_meant_when_weights_were_trained_on_them():
 
 def test_dice_are_the_published_pcg64_words():
     expected = np.random.Generator(np.random.PCG64(5)).random(4)  # numpy's doubles: 53 high bits of each word
-    dice = Dice(5)
+    dice = PortableRandom(5)
     assert [dice.uniform() for _ in range(4)] == expected.tolist()
-    assert Dice(5).uniforms(4).tolist() == expected.tolist()
+    assert PortableRandom(5).uniforms(4).tolist() == expected.tolist()
 
 
 def test_weighted_picks_come_as_often_as_their_weights_say():
-    dice = Dice(0)
+    dice = PortableRandom(0)
     drawn = [dice.pick("abc", (1, 2, 5)) for _ in range(8000)]
     assert [drawn.count(letter) / 1000 for letter in "abc"] == pytest.approx([1, 2, 5], abs=0.15)
 
@@ -122,7 +122,7 @@ def test_inside_agrees_with_the_mesh(kind):
 
 @pytest.mark.parametrize("kind", primitive_ops.KINDS)
 def test_height_fields_only_add_and_leave_no_gap(kind):
-    half, dice = np.array([0.8, 0.5, 0.3]), Dice(3)
+    half, dice = np.array([0.8, 0.5, 0.3]), PortableRandom(3)
     flat = primitive_ops.primitive_patches(kind, half, 0.5, 8, 24)
     bumpy = shapes.assemble([primitive_ops.displaced(patch, dice, 0.1) for patch in flat])
     assert solid(bumpy).is_watertight
@@ -165,7 +165,7 @@ def test_euler_turns_x_to_y_about_z_and_does_x_before_z():
 
 
 def test_random_rotations_are_rotations():
-    dice = Dice(1)
+    dice = PortableRandom(1)
     for _ in range(20):
         np.testing.assert_allclose(np.linalg.det(shapes.random_rotation(dice)), 1)
         turn = shapes.random_rotation(dice)
@@ -263,7 +263,7 @@ def test_colours_named_are_the_colours_seen(things):
 @pytest.mark.parametrize("pattern", textures.PATTERNS, ids=lambda pattern: pattern.__name__)
 def test_patterns_show_the_colours_that_they_name(pattern):
     for seed in range(12):
-        assert_colours_are_true(pattern(Dice(seed)))
+        assert_colours_are_true(pattern(PortableRandom(seed)))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_patterns_show_the_colours_that_they_name(pattern):
 )
 def test_patterns_repeat_without_a_seam(pattern):
     for seed in range(8):
-        pixels = pattern(Dice(seed)).pixels.astype(float)
+        pixels = pattern(PortableRandom(seed)).pixels.astype(float)
         for axis in (0, 1):
             steps = np.abs(np.diff(pixels, axis=axis)).mean(axis=(1 - axis, 2))
             seam = np.abs(np.take(pixels, 0, axis) - np.take(pixels, -1, axis)).mean()
@@ -323,7 +323,7 @@ def test_captions_of_scattered_shapes_name_every_part(things):
 @pytest.mark.parametrize("assembly", ASSEMBLIES, ids=lambda assembly: assembly.__name__)
 def test_an_assembly_stands_on_its_own(assembly):
     for seed in range(3):
-        builder = Builder(Dice(seed))
+        builder = Builder(PortableRandom(seed))
         caption = builder.caption(assembly(builder))
         assert re.match(r"(an? |two |three |four |five )", caption)
         assert not re.match(r"a [aeiou]|an [^aeiou]", caption)
@@ -331,7 +331,7 @@ def test_an_assembly_stands_on_its_own(assembly):
 
 
 def test_a_stool_has_the_legs_that_are_told():
-    builder = Builder(Dice(4))
+    builder = Builder(PortableRandom(4))
     caption = builder.caption(next(a for a in ASSEMBLIES if a.__name__ == "stool")(builder))
     legs = [part for part in builder.parts if part.noun == "leg"]
     assert f"{NUMBERS[len(legs)]} {legs[0].texture.words} legs" in caption
@@ -354,7 +354,7 @@ def test_files_hold_the_object_upright_and_unmirrored(tmp_path):
 
 
 def test_the_picture_stands_upright_on_a_wall(tmp_path):
-    texture = textures.shaded(Dice(0))  # the first colour on top
+    texture = textures.shaded(PortableRandom(0))  # the first colour on top
     thing = generate.Procedural((Part("box", shapes.box((1, 1, 1)), texture),), "")
     (mesh,) = generate.meshes(thing)
     side = np.abs(mesh.normals[:, 2]) < 0.1

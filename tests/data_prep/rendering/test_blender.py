@@ -22,7 +22,7 @@ from data_prep.rendering import sanitized_gltf
 from data_prep.rendering.blender import Blender, area_lights
 from data_prep.rendering.blender_process import Crashed, command
 from data_prep.rendering.rasterizer import render_views
-from instant3d.cameras import Cameras, orbit, structured
+from instant3d.cameras import Cameras, orbit, structured_cameras
 from instant3d.mesh import Mesh, bounds, load, normalized, save, srgb_from_linear
 
 
@@ -75,7 +75,7 @@ def sculpture(tmp_path_factory):
     return path
 
 
-CAMERAS = Cameras.cat([structured(), orbit([10.0], -40.0, 2.5, 60.0)])
+CAMERAS = Cameras.cat([structured_cameras(), orbit([10.0], -40.0, 2.5, 60.0)])
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +116,11 @@ def test_depth_and_normals_agree(both):
 
 def test_colours_agree_in_flat_light(both):
     theirs, ours = both
-    assert psnr(theirs.on(1.0), ours.on(1.0)) > 42
+    assert psnr(theirs.composite(1.0), ours.composite(1.0)) > 42
     solid = ((theirs.alpha == 1) & (ours.alpha == 1)).expand_as(ours.rgb)
     assert (theirs.rgb - ours.rgb)[solid].abs().median() <= 1.01 / 255
-    mirrored = theirs.on(1.0).flip(-1)
-    assert psnr(mirrored, ours.on(1.0)) < 20  # what is compared has a left and a right
+    mirrored = theirs.composite(1.0).flip(-1)
+    assert psnr(mirrored, ours.composite(1.0)) < 20  # what is compared has a left and a right
 
 
 def test_known_points_land_on_their_pixels(blender, tmp_path):
@@ -155,7 +155,7 @@ def test_white_light_from_everywhere_shows_a_round_things_own_colour(blender, tm
     ball = trimesh.creation.icosphere(4)
     save([Mesh(ball.vertices, ball.faces, ball.vertices, base_color=(0.6, 0.3, 0.1, 1.0))], tmp_path / "ball.glb")
     path = metallic(tmp_path / "ball.glb")  # in this light it is matte all the same
-    views = blender.render(path, structured()[:1], 48, lighting="uniform", samples=32)
+    views = blender.render(path, structured_cameras()[:1], 48, lighting="uniform", samples=32)
     inside = views.alpha[0, 0] == 1
     expected = torch.from_numpy(srgb_from_linear(np.array([0.6, 0.3, 0.1]))).float()
     for channel in range(3):
@@ -271,7 +271,7 @@ def test_an_obj_and_a_ply_come_out_as_the_glb_does(blender, tmp_path):
     shown = []
     for suffix in ("glb", "obj", "ply"):
         save([mesh], tmp_path / f"a.{suffix}")
-        shown.append(blender.render(tmp_path / f"a.{suffix}", structured(), 48, lighting="flat", samples=8))
+        shown.append(blender.render(tmp_path / f"a.{suffix}", structured_cameras(), 48, lighting="flat", samples=8))
     for other in shown[1:]:
         torch.testing.assert_close(other.rgb, shown[0].rgb, atol=2.01 / 255, rtol=0)
         torch.testing.assert_close(other.depth, shown[0].depth, atol=1e-4, rtol=0)
@@ -322,14 +322,14 @@ def test_an_array_beyond_its_buffer_is_refused_even_if_unused(tmp_path):
 def test_an_unknown_required_extension_never_reaches_blender(blender, tmp_path):
     path = triangle().save(tmp_path / "a.gltf", extensionsRequired=["KHR_draco_mesh_compression"])
     with pytest.raises(ValueError, match="KHR_draco_mesh_compression"):
-        blender.render(path, structured(), 16)
+        blender.render(path, structured_cameras(), 16)
 
 
 def test_an_object_of_which_nothing_is_seen_is_refused(blender, tmp_path):
     far = np.array([[0, 0, 0], [1e-3, 0, 0], [0, 1e-3, 0], [1e6, 0, 0], [1e6, 1e-3, 0], [1e6, 0, 1e-3]])
     save([Mesh(far, [[0, 1, 2], [3, 4, 5]])], tmp_path / "outlier.ply")
     with pytest.raises(ValueError, match=r"outlier\.ply"):
-        blender.render(tmp_path / "outlier.ply", structured(), 16, lighting="flat", samples=1)
+        blender.render(tmp_path / "outlier.ply", structured_cameras(), 16, lighting="flat", samples=1)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_an_object_of_which_nothing_is_seen_is_refused(blender, tmp_path):
     ],
 )
 def test_what_blender_cannot_be_asked_for_is_refused(tmp_path, change, because):
-    arguments = {"path": tmp_path / "none.glb", "cameras": structured(), "size": 8} | change
+    arguments = {"path": tmp_path / "none.glb", "cameras": structured_cameras(), "size": 8} | change
     with Blender() as never_started, pytest.raises(ValueError, match=because):
         never_started.render(**arguments)
 
@@ -356,16 +356,16 @@ def test_a_device_that_is_not_here_is_told(blender, sculpture):
     if os.path.exists("/dev/nvidia0"):
         pytest.skip("there is an NVIDIA GPU here")
     with pytest.raises(ValueError, match="finds no OPTIX device"):
-        blender.render(sculpture, structured(), 8, device="optix")
+        blender.render(sculpture, structured_cameras(), 8, device="optix")
 
 
 def test_a_crash_costs_one_object_and_the_next_one_is_rendered(blender, sculpture):
-    blender.render(sculpture, structured()[:1], 8, lighting="flat", samples=1)
+    blender.render(sculpture, structured_cameras()[:1], 8, lighting="flat", samples=1)
     pid = blender.pid
     threading.Timer(1.0, os.kill, (pid, signal.SIGSEGV)).start()
     with pytest.raises(Crashed, match=r"sculpture\.glb cannot be rendered: Blender crashed \(signal SIGSEGV"):
         blender.render(sculpture, CAMERAS, 512, lighting="uniform", samples=4096)
-    assert blender.render(sculpture, structured()[:1], 8, lighting="flat", samples=1).alpha.any()
+    assert blender.render(sculpture, structured_cameras()[:1], 8, lighting="flat", samples=1).alpha.any()
     assert blender.pid != pid
 
 

@@ -23,7 +23,7 @@ from data_prep.manifests.object_manifest import Item
 from data_prep.rendering import render, run_stats
 from data_prep.rendering.render_plan import Plan
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.mesh import Mesh
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 SMALL = Plan(size=24, random_views=2)
 TINY = Plan(size=16, random_views=0, depth=False)
-MEANS = render.Means(workers=1, backend="embree")
+MEANS = render.Execution(workers=1, backend="embree")
 
 
 def write_ball(path, **look):
@@ -65,7 +65,9 @@ def test_a_scene_holds_the_plans_views_of_the_normalized_object(tmp_path):
     assert render.render_object(render.Job(item, tmp_path / "scene", SMALL, "embree")) == 6
     scene = scenes.read(tmp_path / "scene")
     assert (scene.id, scene.caption) == ("ball", "a red ball")
-    torch.testing.assert_close(scene.views.cameras.cam_to_world[:4], structured().cam_to_world, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        scene.views.cameras.cam_to_world[:4], structured_cameras().cam_to_world, atol=1e-5, rtol=0
+    )
     assert scene.views.depth[0, 0, 12, 12] == pytest.approx(2.7 - 1, abs=0.02)  # a unit ball at the origin
     assert scene.views.rgb[0, :, 12, 12].tolist() == [1, 0, 0]
     assert {path.name for path in (tmp_path / "scene").iterdir()} == {"transforms.json", "images", "depth"}
@@ -124,7 +126,7 @@ def odd(tmp_path_factory):
     os.mkfifo(objects / "pipe.glb")
     items = [*object_manifest.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
     items.sort(key=lambda item: item.id == "endless")  # a process fewer to start
-    means = render.Means(workers=1, backend="embree", timeout_s=4.0)
+    means = render.Execution(workers=1, backend="embree", timeout_s=4.0)
     return render.render_all(items, out, TINY, means, work=endless_object.render), out
 
 
@@ -204,7 +206,7 @@ def test_a_first_failure_that_a_killed_run_has_noted_counts(tmp_path):
     notes = [{"id": "a", "kind": "crash", "attempts": 1}, {"id": "b", "kind": "broken", "attempts": 1}]
     notes += [{"id": "c", "kind": "timeout", "attempts": 2}]
     (tmp_path / failure_log.FILE).write_text(rows(*notes) + '{"id": "d", "ki')  # killed at the fourth
-    with failure_log.Failures(tmp_path) as known:
+    with failure_log.FailureLog(tmp_path) as known:
         assert [name for name in "abcd" if known.deserves_another(name)] == ["a"]
         assert set(known.rows) == {"a", "b", "c"}
         known.add({"id": "e", "kind": "blank", "attempts": 1})
@@ -218,14 +220,14 @@ def test_a_first_failure_that_a_killed_run_has_noted_counts(tmp_path):
 def test_two_runs_never_write_into_one_folder(tmp_path):
     write_ball(tmp_path / "a.glb")
     (tmp_path / "out").mkdir()
-    with locked_tempdir.held(tmp_path / "out"), pytest.raises(ValueError, match="another run is rendering into"):
+    with locked_tempdir.locked(tmp_path / "out"), pytest.raises(ValueError, match="another run is rendering into"):
         render.render_all(object_manifest.find(tmp_path), tmp_path / "out", TINY, MEANS)
 
 
 def test_the_progress_line_tells_rate_and_time_left(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(run_stats.time, "monotonic", lambda: now)
-    count = run_stats.Tally(total=101, since=now, said=now)
+    count = run_stats.RunStats(total=101, since=now, said=now)
     now += 30  # to start up, which is not to come again
     count.finished(10)
     now += 600

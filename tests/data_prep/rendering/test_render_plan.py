@@ -8,7 +8,7 @@ import torch
 
 from data_prep.rendering import render_plan
 from data_prep.rendering.render_plan import Plan
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "render"
 
@@ -16,8 +16,8 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "render"
 def test_structured_views_come_first_then_random_ones_in_their_ranges():
     asked = Plan(random_views=200, elevation_deg=(-10.0, 60.0), radius=(2.5, 2.8), fov_deg=(40.0, 55.0))
     cameras = asked.cameras("a chair")
-    assert torch.equal(cameras.cam_to_world[:4], structured().cam_to_world)
-    assert torch.equal(cameras.intrinsics[:4], structured().intrinsics)
+    assert torch.equal(cameras.cam_to_world[:4], structured_cameras().cam_to_world)
+    assert torch.equal(cameras.intrinsics[:4], structured_cameras().intrinsics)
     others = cameras[4:]
     distance = others.positions.norm(dim=-1)
     elevation = torch.rad2deg(torch.asin(others.positions[:, 2] / distance))

@@ -11,7 +11,7 @@ import trimesh
 from data_prep.rendering import embree, opengl
 from data_prep.rendering.rasterizer import chosen, render_views
 from data_prep.rendering.triangle_soup import halved
-from instant3d.cameras import Cameras, orbit, structured
+from instant3d.cameras import Cameras, orbit, structured_cameras
 from instant3d.mesh import Mesh
 
 FOCAL = 0.5 / math.tan(math.radians(25))  # of the 50 degree cameras, as a fraction of the image
@@ -99,7 +99,7 @@ def test_normals_are_in_world_axes_and_face_the_camera(backend, inside_out):
     sphere = ball()
     if inside_out:
         sphere = dataclasses.replace(sphere, faces=sphere.faces[:, ::-1])
-    cameras = structured()
+    cameras = structured_cameras()
     views = render_views([sphere], cameras, 48, backend=backend)
     rays = cameras.rays(48, 48)
     ahead = (rays.directions * cameras.cam_to_world[:, None, None, :3, 2]).sum(-1, keepdim=True)
@@ -188,7 +188,7 @@ def test_the_base_colour_multiplies_texture_and_vertex_colour_in_linear_light(ba
 @each_backend
 def test_edges_keep_the_surfaces_own_colour(backend):
     sphere = dataclasses.replace(ball(), base_color=(0.2, 0.5, 0.9, 1))
-    views = render_views([sphere], structured(), 48, backend=backend)
+    views = render_views([sphere], structured_cameras(), 48, backend=backend)
     colors = views.rgb.permute(0, 2, 3, 1)[views.alpha[:, 0] > 0]
     assert ((views.alpha > 0.2) & (views.alpha < 0.8)).any()
     assert (colors.amax(0) - colors.amin(0)).max() <= 1 / 255 + 1e-6
@@ -246,7 +246,7 @@ def test_turning_the_object_by_a_quarter_shows_the_next_view(backend):
     solid = [ball(0.5, (0.2, 0.3, -0.2), smooth=False), ball(0.3, (-0.4, 0.1, 0.4), smooth=False)]
     turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])  # +x to +y
     turned = [dataclasses.replace(mesh, vertices=mesh.vertices @ turn.T) for mesh in solid]
-    before, after = (render_views(meshes, structured(), 48, backend=backend) for meshes in (solid, turned))
+    before, after = (render_views(meshes, structured_cameras(), 48, backend=backend) for meshes in (solid, turned))
     for k in range(4):
         assert (before.alpha[k] - after.alpha[(k + 1) % 4]).abs().sum() < 1
         both = (before.depth[k] > 0) & (after.depth[(k + 1) % 4] > 0)
@@ -287,7 +287,7 @@ def test_both_renderers_agree():
         Mesh(sphere.vertices, sphere.faces, uv=uv, texture=picture, wrap=("mirror", "repeat"), alpha_cutoff=0.5),
         Mesh(sphere.vertices / 2 + [0.5, 0.4, 0.5], sphere.faces, colors=np.abs(sphere.vertices / 0.6)),
     ]
-    cameras = Cameras.cat([structured(), orbit([0.0, 77.0], [-30.0, 80.0], 2.2, 60.0)])
+    cameras = Cameras.cat([structured_cameras(), orbit([0.0, 77.0], [-30.0, 80.0], 2.2, 60.0)])
     gl, rays = (render_views(parts, cameras, 64, lighting="soft", backend=name) for name in ("gl", "embree"))
     assert (gl.alpha - rays.alpha).abs().max() < 0.25  # two of nine samples
     assert (gl.alpha - rays.alpha).abs().mean() < 1e-3
@@ -305,7 +305,7 @@ def test_both_renderers_agree():
 @each_backend
 def test_a_map_that_is_not_asked_for_is_not_drawn(backend, monkeypatch):
     def drawn(*maps):
-        return render_views([ball(0.5)], structured(), 32, backend=backend, maps=maps)
+        return render_views([ball(0.5)], structured_cameras(), 32, backend=backend, maps=maps)
 
     both = drawn("depth", "normals")
     assert torch.equal(drawn("normals").normals, both.normals)

@@ -71,7 +71,7 @@ def test_both_ends_of_a_ranking_are_shown(place, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_page_shows_in_a_browser_with_hostile_words_as_words(place, tmp_path):
-    patients, findings = check.check_up([place], jobs=1)
+    patients, findings = check.check_scenes([place], jobs=1)
     (tmp_path / "doctor.json").write_text(json.dumps(check.report(patients, findings)))
     arguments = [str(place), "-o", str(tmp_path / "page.html"), "--doctor", str(tmp_path / "doctor.json")]
     assert report.main(arguments) == 0
@@ -98,7 +98,7 @@ def test_a_page_of_many_large_pictures_stays_below_two_mebibytes():
     counts = report.Counter({f"{'&' * 300}{k}": 1 for k in range(500)})
     numbers = report.Counter({str(k): 1 for k in range(500)})
     ends = {"best": many[:8], "worst": many[-8:]}
-    facts = report.Facts(
+    facts = report.ReportFacts(
         400, numbers, counts, counts, counts, 0, ["<" * 300] * 400, [("<" * 300,) * 2] * 99, many, rows, **ends
     )
     text = report_page.page(facts, "many")

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from instant3d.direct.guidance.finite_set import FiniteSet, scaled_linear
-from instant3d.direct.view_prompts import shares
+from instant3d.direct.guidance.finite_set import FiniteSetGuidance, scaled_linear
+from instant3d.direct.view_prompts import view_shares
 
 FRONT, SIDE, BACK = 0, 1, 2
 
@@ -26,85 +26,91 @@ def log_density(x_t, pictures, chances, abar, spread):
 @pytest.mark.parametrize("t", [0, 20, 500, 999])
 def test_the_noise_it_sees_is_the_slope_of_the_noised_sets_density(t):
     pictures = some_pictures(5)
-    guide = FiniteSet(pictures, ["cup"] * 2 + ["hat"] * 3, torch.tensor([0, 1, 0, 1, 2]), spread=0.3)
+    guide = FiniteSetGuidance(pictures, ["cup"] * 2 + ["hat"] * 3, torch.tensor([0, 1, 0, 1, 2]), spread=0.3)
     abar = float(guide.abar[t])
     generator = torch.Generator().manual_seed(t)
     x_t = torch.randn(1, 3, 4, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     chances = torch.tensor([0.0, 0.0, 1 / 3, 1 / 3, 1 / 3], dtype=torch.float64)
     log_density(x_t, pictures, chances, abar, 0.3).backward()
-    seen = guide.noise(x_t.detach(), torch.tensor([t]), guide.embed(["hat"]))
+    seen = guide.predict_noise(x_t.detach(), torch.tensor([t]), guide.embed_prompts(["hat"]))
     torch.testing.assert_close(seen, -math.sqrt(1 - abar) * x_t.grad, rtol=1e-9, atol=1e-9)
 
 
 def test_a_single_picture_pulls_straight_to_itself_whatever_the_noise():
     picture = some_pictures(1)
-    guide = FiniteSet(picture, ["cup"], torch.tensor([FRONT]), spread=0.0)
-    x0 = guide.latents(some_pictures(2)[1:])
+    guide = FiniteSetGuidance(picture, ["cup"], torch.tensor([FRONT]), spread=0.0)
+    x0 = guide.encode_images(some_pictures(2)[1:])
     for t in (20, 400, 980):
         abar = guide.abar[t]
         eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(t), dtype=torch.float64)
         x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * eps
-        pull = guide.noise(x_t, torch.tensor([t]), guide.embed(["cup"])) - eps
+        pull = guide.predict_noise(x_t, torch.tensor([t]), guide.embed_prompts(["cup"])) - eps
         torch.testing.assert_close(pull, abar.sqrt() / (1 - abar).sqrt() * (x0 - (2 * picture - 1)))
 
 
 def test_words_name_the_pictures_they_say():
-    guide = FiniteSet(some_pictures(4), ["cup", "cup", "hat", "hat"], torch.tensor([FRONT, BACK, FRONT, BACK]))
-    shares_of = guide.embed(["", "cup", "hat, back view"])
+    guide = FiniteSetGuidance(some_pictures(4), ["cup", "cup", "hat", "hat"], torch.tensor([FRONT, BACK, FRONT, BACK]))
+    shares_of = guide.embed_prompts(["", "cup", "hat, back view"])
     expected = torch.tensor([[0.25] * 4, [0.5, 0.5, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
     torch.testing.assert_close(shares_of, expected)
 
 
 def test_words_between_two_views_name_pictures_by_how_near_they_are():
     azimuth = torch.tensor([0.0, 45.0, 90.0], dtype=torch.float64)
-    guide = FiniteSet(some_pictures(3), ["cup"] * 3, shares(azimuth))
-    torch.testing.assert_close(guide.embed(["cup, front view"])[0], torch.tensor([2, 1, 0], dtype=torch.float64) / 3)
+    guide = FiniteSetGuidance(some_pictures(3), ["cup"] * 3, view_shares(azimuth))
+    torch.testing.assert_close(
+        guide.embed_prompts(["cup, front view"])[0], torch.tensor([2, 1, 0], dtype=torch.float64) / 3
+    )
 
 
 def test_told_the_camera_only_the_picture_from_there_is_meant():
     around = torch.tensor([0.0, 60.0, 120.0], dtype=torch.float64)
     places = torch.stack([around.deg2rad().cos(), around.deg2rad().sin(), torch.zeros(3)], dim=1).repeat(2, 1)
-    guide = FiniteSet(
-        some_pictures(6), ["cup"] * 3 + ["hat"] * 3, shares(around.repeat(2)), taken_from=places, spread=0.0
+    guide = FiniteSetGuidance(
+        some_pictures(6), ["cup"] * 3 + ["hat"] * 3, view_shares(around.repeat(2)), taken_from=places, spread=0.0
     )
-    both = guide.told_camera(guide.embed(["hat", "", "hat, side view"]), places[[1, 2, 1]] + 0.001)
+    both = guide.condition_on_camera(guide.embed_prompts(["hat", "", "hat, side view"]), places[[1, 2, 1]] + 0.001)
     assert both[0].tolist() == [0, 0, 0, 0, 1, 0]
     assert both[1].tolist() == [0, 0, 0.5, 0, 0, 0.5]
     assert both[2].tolist() == [0, 0, 0, 0, 1, 0]
-    x0, eps, abar = guide.latents(some_pictures(7)[6:]), torch.randn(1, 3, 4, 4, dtype=torch.float64), guide.abar[300]
-    pull = guide.noise(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, torch.tensor([300]), both[:1]) - eps
-    torch.testing.assert_close(pull, (abar / (1 - abar)).sqrt() * (x0 - guide.latents(some_pictures(6)[4:5])))
+    x0, eps, abar = (
+        guide.encode_images(some_pictures(7)[6:]),
+        torch.randn(1, 3, 4, 4, dtype=torch.float64),
+        guide.abar[300],
+    )
+    pull = guide.predict_noise(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, torch.tensor([300]), both[:1]) - eps
+    torch.testing.assert_close(pull, (abar / (1 - abar)).sqrt() * (x0 - guide.encode_images(some_pictures(6)[4:5])))
 
 
 def test_a_guide_that_does_not_know_its_cameras_cannot_be_told_one():
-    guide = FiniteSet(some_pictures(2), ["cup"] * 2, torch.tensor([FRONT, BACK]))
-    words = guide.embed(["cup"])
-    assert guide.told_camera(words, torch.eye(3)[:1]) is words
+    guide = FiniteSetGuidance(some_pictures(2), ["cup"] * 2, torch.tensor([FRONT, BACK]))
+    words = guide.embed_prompts(["cup"])
+    assert guide.condition_on_camera(words, torch.eye(3)[:1]) is words
 
 
 def test_a_prompt_with_a_comma_is_no_view():
-    guide = FiniteSet(some_pictures(1), ["a cup, red"], torch.tensor([FRONT]))
-    assert guide.embed(["a cup, red"]).tolist() == [[1.0]]
+    guide = FiniteSetGuidance(some_pictures(1), ["a cup, red"], torch.tensor([FRONT]))
+    assert guide.embed_prompts(["a cup, red"]).tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize(
     ("prompt", "complaint"), [("a spoon", "shows? 1 prompts, and 'a spoon' is none"), ("cup, side view", "no picture")]
 )
 def test_what_no_picture_shows_is_refused(prompt, complaint):
-    guide = FiniteSet(some_pictures(1), ["cup"], torch.tensor([FRONT]))
+    guide = FiniteSetGuidance(some_pictures(1), ["cup"], torch.tensor([FRONT]))
     with pytest.raises(ValueError, match=complaint):
-        guide.embed([prompt])
+        guide.embed_prompts([prompt])
 
 
 def test_pictures_prompts_and_views_must_be_as_many():
     with pytest.raises(ValueError, match="got 2, 1 and 2"):
-        FiniteSet(some_pictures(2), ["cup"], torch.tensor([FRONT, SIDE]))
+        FiniteSetGuidance(some_pictures(2), ["cup"], torch.tensor([FRONT, SIDE]))
 
 
 def test_larger_pictures_are_averaged_down_and_their_gradient_comes_back():
-    guide = FiniteSet(some_pictures(1), ["cup"], torch.tensor([FRONT]))
+    guide = FiniteSetGuidance(some_pictures(1), ["cup"], torch.tensor([FRONT]))
     large = torch.full((1, 3, 16, 16), 0.75, dtype=torch.float64, requires_grad=True)
-    latents = guide.latents(large)
+    latents = guide.encode_images(large)
     torch.testing.assert_close(latents, torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64))
     latents.sum().backward()
     assert float(large.grad.sum()) == pytest.approx(2 * 3 * 4 * 4)

@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from instant3d.direct.guidance.sds import answers, distil, guided, mix, perp_neg, timesteps, weight
-from instant3d.modules.diffusion.noise_process import noised
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.direct.guidance.sds import (
+    classifier_free_guidance,
+    mix_conditions,
+    perp_neg,
+    predict_noise,
+    sample_timesteps,
+    sds_surrogate_loss,
+    timestep_weight,
+)
+from instant3d.modules.diffusion.noise_process import add_noise
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 ABAR = torch.linspace(0.9999, 0.005, 1000, dtype=torch.float64)
 
@@ -25,19 +33,19 @@ class OnePicture:
     def __init__(self, picture: Tensor, encoder: Tensor) -> None:
         self.picture, self.encoder = picture, encoder
 
-    def latents(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         return images.flatten(1) @ self.encoder.T
 
-    def noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         abar = self.abar[t][:, None]
         return (x_t - abar.sqrt() * self.picture) / (1 - abar).sqrt()
 
 
 def sds(guide: OnePicture, images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """One step of score distillation; returns x0."""
-    x0, abar = guide.latents(images), guide.abar[t]
-    (eps_hat,) = answers(guide, noised(x0.detach(), eps, abar), t, [torch.zeros(len(t), 1)])
-    distil(x0, weight(abar)[:, None] * (eps_hat - eps)).backward()
+    x0, abar = guide.encode_images(images), guide.abar[t]
+    (eps_hat,) = predict_noise(guide, add_noise(x0.detach(), eps, abar), t, [torch.zeros(len(t), 1)])
+    sds_surrogate_loss(x0, timestep_weight(abar)[:, None] * (eps_hat - eps)).backward()
     return x0.detach()
 
 
@@ -60,7 +68,7 @@ def test_an_image_of_the_only_picture_is_left_alone():
 
 def test_distilling_hands_on_exactly_the_gradient_over_the_batch():
     x0, gradient = drawn(3, 4, 2, 2).requires_grad_(), drawn(3, 4, 2, 2, seed=1).requires_grad_()
-    loss = distil(x0, gradient)
+    loss = sds_surrogate_loss(x0, gradient)
     loss.backward()
     assert torch.equal(x0.grad, gradient.detach() / 3)
     assert gradient.grad is None
@@ -83,7 +91,7 @@ class Learned(nn.Module):
         super().__init__()
         self.layer, self.asked = nn.Linear(6, 6).double(), 0
 
-    def noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         self.asked += 1
         return self.layer(x_t) * (1 + t[:, None]) + conditions
 
@@ -91,22 +99,22 @@ class Learned(nn.Module):
 def test_all_answers_come_of_one_call_and_are_those_of_single_ones():
     guide, x_t, t = Learned(), drawn(3, 6), torch.tensor([5, 6, 7])
     told = [drawn(3, 6, seed=seed) for seed in range(4)]
-    found = answers(guide, x_t, t, told)
+    found = predict_noise(guide, x_t, t, told)
     assert guide.asked == 1
     for answer, condition in zip(found, told, strict=True):
-        torch.testing.assert_close(answer, guide.noise(x_t, t, condition))
+        torch.testing.assert_close(answer, guide.predict_noise(x_t, t, condition))
 
 
 def test_no_gradient_reaches_the_guide():
     guide, x0 = Learned(), drawn(3, 6).requires_grad_()
-    (answer,) = answers(guide, x0, torch.tensor([5, 6, 7]), [torch.zeros(3, 6)])
-    distil(x0, answer).backward()
+    (answer,) = predict_noise(guide, x0, torch.tensor([5, 6, 7]), [torch.zeros(3, 6)])
+    sds_surrogate_loss(x0, answer).backward()
     assert not answer.requires_grad
     assert [parameter.grad for parameter in guide.parameters()] == [None, None]
 
 
 @dataclass(frozen=True)
-class Words(Batch):
+class Words(TensorDataclass):
     tokens: Tensor
     mask: Tensor
 
@@ -114,37 +122,37 @@ class Words(Batch):
 def test_prompts_between_views_are_weighted_means_of_their_embeddings():
     words, shares = drawn(2, 3, 4, 5), torch.tensor([[0.25, 0.75, 0], [0, 0, 1]])
     expected = torch.stack([0.25 * words[0, 0] + 0.75 * words[0, 1], words[1, 2]])
-    torch.testing.assert_close(mix(words, shares), expected)
+    torch.testing.assert_close(mix_conditions(words, shares), expected)
     mask = torch.tensor([[[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]] * 2).bool()
-    mixed = mix(Words(words, mask), shares)
+    mixed = mix_conditions(Words(words, mask), shares)
     torch.testing.assert_close(mixed.tokens, expected)
     assert mixed.mask.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
 
 
 def test_timesteps_fill_the_range_with_both_ends_and_come_again_from_the_same_seed():
-    found = timesteps(40_000, 1000, torch.Generator().manual_seed(0))
+    found = sample_timesteps(40_000, 1000, torch.Generator().manual_seed(0))
     assert (found.min(), found.max()) == (20, 980)
     assert found.double().mean().item() == pytest.approx(500, abs=5)
-    assert torch.equal(found, timesteps(40_000, 1000, torch.Generator().manual_seed(0)))
-    assert set(timesteps(99, 10, least=0.5, most=1.0).tolist()) == {5, 6, 7, 8, 9}
+    assert torch.equal(found, sample_timesteps(40_000, 1000, torch.Generator().manual_seed(0)))
+    assert set(sample_timesteps(99, 10, least=0.5, most=1.0).tolist()) == {5, 6, 7, 8, 9}
     with pytest.raises(ValueError, match=r"0 <= least <= most <= 1, got 0.98 and 0.02"):
-        timesteps(1, 1000, least=0.98, most=0.02)
+        sample_timesteps(1, 1000, least=0.98, most=0.02)
 
 
 def test_weights_of_timesteps_are_those_that_they_are_named_after():
     abar = torch.tensor([1.0, 0.25, 0.0])
-    assert weight(abar).tolist() == [0, 0.75, 1]
-    assert weight(abar, "fantasia3d").tolist() == [0, 0.375, 0]
-    assert weight(abar, "uniform").tolist() == [1, 1, 1]
+    assert timestep_weight(abar).tolist() == [0, 0.75, 1]
+    assert timestep_weight(abar, "fantasia3d").tolist() == [0, 0.375, 0]
+    assert timestep_weight(abar, "uniform").tolist() == [1, 1, 1]
     with pytest.raises(ValueError, match=r"no weighting 'sds'.*dreamfusion, uniform, fantasia3d"):
-        weight(abar, "sds")
+        timestep_weight(abar, "sds")
 
 
 def test_guidance_of_one_is_the_prompts_own_answer_and_of_zero_none():
     nothing, positive = drawn(2, 3, 4, 2, 2)
-    torch.testing.assert_close(guided(nothing, positive, 1.0), positive)
-    torch.testing.assert_close(guided(nothing, positive, 0.0), nothing)
-    torch.testing.assert_close(guided(nothing, positive, 7.5), 7.5 * positive - 6.5 * nothing)
+    torch.testing.assert_close(classifier_free_guidance(nothing, positive, 1.0), positive)
+    torch.testing.assert_close(classifier_free_guidance(nothing, positive, 0.0), nothing)
+    torch.testing.assert_close(classifier_free_guidance(nothing, positive, 7.5), 7.5 * positive - 6.5 * nothing)
 
 
 @pytest.fixture
@@ -157,7 +165,7 @@ def asked():
 def taken_away(asked, scale=1.0):
     """What Perp-Neg takes from plain guidance, a row for each sample, and the rows of e_pos."""
     nothing, positive, *rest = asked
-    gone = guided(nothing, positive, scale) - perp_neg(nothing, positive, *rest, scale)
+    gone = classifier_free_guidance(nothing, positive, scale) - perp_neg(nothing, positive, *rest, scale)
     return gone.flatten(1), (positive - nothing).flatten(1)
 
 
@@ -184,14 +192,14 @@ def test_what_is_taken_away_is_all_that_negatives_add_beside_the_prompt(asked):
 def test_a_negative_prompt_that_is_the_positive_one_changes_nothing_at_all(asked):
     nothing, positive, _, weights = asked
     found = perp_neg(nothing, positive, torch.stack([positive, positive]), weights, 100.0)
-    assert torch.equal(found, guided(nothing, positive, 100.0))
+    assert torch.equal(found, classifier_free_guidance(nothing, positive, 100.0))
 
 
 def test_negatives_of_weight_zero_leave_plain_guidance(asked):
     nothing, positive, negative, weights = asked
     for perpendicular in (True, False):
         found = perp_neg(nothing, positive, negative, 0 * weights, 7.0, perpendicular=perpendicular)
-        assert torch.equal(found, guided(nothing, positive, 7.0))
+        assert torch.equal(found, classifier_free_guidance(nothing, positive, 7.0))
 
 
 def test_what_is_taken_away_is_linear_in_weights_and_scale(asked):

@@ -10,7 +10,7 @@ from tiny_sdxl import SIZES, TEXT, tiny_sdxl
 
 from instant3d.modules.diffusion import checkpoint_source
 from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
-from instant3d.modules.diffusion.components import Components, make
+from instant3d.modules.diffusion.components import Components, build_part
 
 WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
 
@@ -150,7 +150,7 @@ def test_another_kind_of_model_is_refused_by_its_own_word(folder):
 @pytest.mark.slow
 def test_a_unet_without_sizes_and_summary_is_refused(folder):
     plain = {key: value for key, value in SIZES["unet"].items() if "add" not in key and "projection_class" not in key}
-    make("unet", plain).save_pretrained(folder / "unet")
+    build_part("unet", plain).save_pretrained(folder / "unet")
     with pytest.raises(ValueError, match="addition_embed_type is None, not 'text_time'"):
         Components.load(folder, parts=["unet", "scheduler"])
 

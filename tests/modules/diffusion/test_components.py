@@ -6,7 +6,14 @@ from tiny_sdxl import SIZES, tiny_sdxl
 
 from instant3d.modules.diffusion import components as module
 from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
-from instant3d.modules.diffusion.components import Components, merge_lora, quietly, schedule, with_lora, with_xformers
+from instant3d.modules.diffusion.components import (
+    Components,
+    build_scheduler,
+    merge_lora,
+    with_lora,
+    with_xformers,
+    without_warnings,
+)
 from instant3d.modules.diffusion.text import encode
 
 PROMPT = ["a red fire hydrant"]
@@ -50,7 +57,7 @@ def test_plain_diffusers_opens_a_saved_model_and_draws_the_same(saved):
     from diffusers import StableDiffusionXLPipeline
 
     folder = saved[1]
-    with quietly():
+    with without_warnings():
         pipeline = StableDiffusionXLPipeline.from_pretrained(folder / "half")
     assert all(getattr(pipeline, name) is not None for name in ALL)
     pipeline.set_progress_bar_config(disable=True)
@@ -160,7 +167,7 @@ def test_loading_prints_nothing(saved, capfd):
 def test_every_sampler_finds_the_only_picture_that_a_perfect_network_knows(name, kind, spacing):
     generator = torch.Generator().manual_seed(0)
     z, eps = 3 * torch.randn(4, 8, 8, generator=generator), torch.randn(4, 8, 8, generator=generator)
-    scheduler = schedule({**SIZES["scheduler"], "prediction_type": kind}, name, spacing)
+    scheduler = build_scheduler({**SIZES["scheduler"], "prediction_type": kind}, name, spacing)
     scheduler.set_timesteps(12)
     x = eps * scheduler.init_noise_sigma
     for step in scheduler.timesteps:
@@ -177,7 +184,7 @@ def test_every_sampler_finds_the_only_picture_that_a_perfect_network_knows(name,
 @pytest.mark.parametrize(("spacing", "first"), [(None, 958), ("leading", 958), ("trailing", 999), ("linspace", 999)])
 def test_spacing_decides_where_sampling_begins(spacing, first):
     for name in module.SAMPLERS:
-        scheduler = schedule(SIZES["scheduler"], name, spacing)
+        scheduler = build_scheduler(SIZES["scheduler"], name, spacing)
         scheduler.set_timesteps(30)
         # dpm++ counts the end among its 31 levels, so that T // 31 = 32 timesteps lie between two
         assert int(scheduler.timesteps[0]) == (1 + 30 * 32 if name == "dpm++" and first == 958 else first), name
@@ -185,7 +192,7 @@ def test_spacing_decides_where_sampling_begins(spacing, first):
 
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(ValueError, match=r"no sampler 'eular'; choose among ddim, euler, dpm\+\+"):
-        schedule(SIZES["scheduler"], "eular")
+        build_scheduler(SIZES["scheduler"], "eular")
 
 
 @pytest.mark.slow

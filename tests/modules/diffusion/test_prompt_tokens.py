@@ -7,7 +7,7 @@ import torch
 from tiny_sdxl import tiny_sdxl_folder
 from tiny_stable import tiny_stable_folder
 
-from instant3d.modules.diffusion.components import quietly
+from instant3d.modules.diffusion.components import without_warnings
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 
 PROMPTS = ["a red fire hydrant", "", "zebras, 火 and quinces " * 30]
@@ -27,7 +27,7 @@ def encoder(folder):
 def test_tokens_are_what_stable_diffusions_own_pipeline_tells_its_unet(folder, encoder):
     from diffusers import StableDiffusionPipeline
 
-    with quietly(), torch.no_grad():
+    with without_warnings(), torch.no_grad():
         pipeline = StableDiffusionPipeline.from_pretrained(folder)
         expected, _ = pipeline.encode_prompt(PROMPTS, "cpu", 1, do_classifier_free_guidance=False)
     found = encoder(PROMPTS)
@@ -76,9 +76,9 @@ def test_words_do_not_know_how_much_padding_follows(encoder):
 
 
 def test_what_is_not_read_to_the_end_is_told(encoder):
-    assert encoder.reads_all("a red fire hydrant")
-    assert not encoder.reads_all("zebras, " * 30)
-    limit = next(count for count in range(1, 60) if not encoder.reads_all("x " * count))
+    assert encoder.fits("a red fire hydrant")
+    assert not encoder.fits("zebras, " * 30)
+    limit = next(count for count in range(1, 60) if not encoder.fits("x " * count))
     same, cut = ("x " * (limit + extra) for extra in (0, 5))
     torch.testing.assert_close(encoder([same]).tokens, encoder([cut]).tokens)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from instant3d.modules.diffusion.components import make
+from instant3d.modules.diffusion.components import build_part
 from instant3d.modules.diffusion.sdxl import SIZES
 
 
@@ -19,10 +19,10 @@ from instant3d.modules.diffusion.sdxl import SIZES
 )
 def test_a_part_of_sdxl_has_as_many_parameters_as_the_released_one(name, count):
     with torch.device("meta"):
-        network = make(name, SIZES[name])
+        network = build_part(name, SIZES[name])
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
 def test_sampling_noise_at_the_last_timestep_is_14_6_times_the_signal():
-    last = make("scheduler", SIZES["scheduler"]).alphas_cumprod[-1]
+    last = build_part("scheduler", SIZES["scheduler"]).alphas_cumprod[-1]
     assert ((1 - last) / last).sqrt() == pytest.approx(14.6146, abs=1e-3)

@@ -10,10 +10,10 @@ from PIL import Image
 from tiny_sdxl import tiny_sdxl_folder
 from tiny_stable import tiny_stable_folder
 
-from instant3d.direct.guidance.sds import answers, distil, mix
+from instant3d.direct.guidance.sds import mix_conditions, predict_noise, sds_surrogate_loss
 from instant3d.modules.diffusion import noise_process, stable_diffusion
-from instant3d.modules.diffusion.components import quietly
-from instant3d.modules.diffusion.stable_diffusion import StableGuide
+from instant3d.modules.diffusion.components import without_warnings
+from instant3d.modules.diffusion.stable_diffusion import StableDiffusionGuidance
 from instant3d.modules.diffusion.text import TextEmbedding
 
 PROMPTS = ["a red fire hydrant, front view", "", "a blue wooden chair, back view"]
@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guides(folders):
-    return {name: StableGuide.from_pretrained(folder) for name, folder in folders.items()}
+    return {name: StableDiffusionGuidance.from_pretrained(folder) for name, folder in folders.items()}
 
 
 def normal(*shape, seed=0):
@@ -48,12 +48,12 @@ def test_a_pictures_latents_are_those_of_diffusers_own_picture_to_picture_pipeli
     from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline
 
     kind = StableDiffusionXLImg2ImgPipeline if name == "sdxl" else StableDiffusionImg2ImgPipeline
-    with quietly():
+    with without_warnings():
         pipeline = kind.from_pretrained(folders[name])
     shown = pipeline.image_processor.preprocess(pictures(64))
     with torch.no_grad():
         expected = pipeline.vae.encode(shown).latent_dist.mode() * pipeline.vae.config.scaling_factor
-    found = guides[name].latents(pictures(64))
+    found = guides[name].encode_images(pictures(64))
     assert found.shape == (3, 4, 8, 8)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -61,9 +61,11 @@ def test_a_pictures_latents_are_those_of_diffusers_own_picture_to_picture_pipeli
 @pytest.mark.slow
 def test_pictures_of_one_colour_have_the_same_latents_at_every_size(guides):
     flat = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None]
-    expected = guides["sd"].latents(flat.expand(1, 3, 64, 64))
+    expected = guides["sd"].encode_images(flat.expand(1, 3, 64, 64))
     for side in (8, 20, 100):
-        torch.testing.assert_close(guides["sd"].latents(flat.expand(1, 3, side, side)), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            guides["sd"].encode_images(flat.expand(1, 3, side, side)), expected, atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.slow
@@ -72,41 +74,48 @@ def test_pictures_are_enlarged_and_shrunk_as_by_pillow(side, guides):
     image = pictures(side, 1)
     channels = [Image.fromarray(part.numpy()).resize((64, 64), Image.Resampling.BILINEAR) for part in image[0]]
     resized = torch.stack([torch.tensor(np.array(channel)) for channel in channels])[None]
-    torch.testing.assert_close(guides["sd"].latents(image), guides["sd"].latents(resized), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        guides["sd"].encode_images(image), guides["sd"].encode_images(resized), atol=1e-4, rtol=1e-3
+    )
 
 
 @pytest.mark.slow
 def test_drawn_latents_scatter_around_the_mean_as_the_vae_says(folders):
-    drawing = StableGuide.from_pretrained(folders["sd"], sample=True, generator=torch.Generator().manual_seed(0))
-    mean, picture = StableGuide.from_pretrained(folders["sd"]).latents(pictures(64, 1)), pictures(64, 1)
+    drawing = StableDiffusionGuidance.from_pretrained(
+        folders["sd"], sample=True, generator=torch.Generator().manual_seed(0)
+    )
+    mean, picture = (
+        StableDiffusionGuidance.from_pretrained(folders["sd"]).encode_images(pictures(64, 1)),
+        pictures(64, 1),
+    )
     with torch.no_grad():
-        found = drawing.latents(picture.expand(160, -1, -1, -1))
+        found = drawing.encode_images(picture.expand(160, -1, -1, -1))
         deviation = drawing.vae.encode(picture * 2 - 1).latent_dist.std * 0.18215
     torch.testing.assert_close(found.std(0), deviation[0], atol=0, rtol=0.3)
     assert ((found.mean(0) - mean[0]).abs() < 5 * deviation[0] / 160**0.5).all()
     drawing.generator = torch.Generator().manual_seed(0)
-    torch.testing.assert_close(drawing.latents(picture), found[:1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(drawing.encode_images(picture), found[:1], atol=1e-5, rtol=1e-4)
 
 
 def test_the_gradient_passes_through_the_vae_to_the_picture_and_stops_at_all_weights(guides):
     guide, images = guides["sd"], pictures(16).requires_grad_()
-    x0 = guide.latents(images)
-    (answer,) = answers(guide, x0, T, [guide.embed(PROMPTS)])
-    distil(x0, answer).backward()
+    x0 = guide.encode_images(images)
+    (answer,) = predict_noise(guide, x0, T, [guide.embed_prompts(PROMPTS)])
+    sds_surrogate_loss(x0, answer).backward()
     assert not answer.requires_grad
-    for network in (guide.unet, guide.vae, guide.parts.text_encoder):
+    for network in (guide.unet, guide.vae, guide.components.text_encoder):
         assert all(parameter.grad is None for parameter in network.parameters())
     # by differences along one direction: the loss is linear in x0, so its slope is <J d, answer> / B
     direction, step = normal(3, 3, 16, 16), 1e-3
     with torch.no_grad():
-        change = guide.latents(images + step * direction) - guide.latents(images - step * direction)
+        change = guide.encode_images(images + step * direction) - guide.encode_images(images - step * direction)
     slope = (change * answer).sum().item() / (2 * step * 3)
     assert (images.grad * direction).sum().item() == pytest.approx(slope, rel=2e-2)
 
 
 def test_colours_beyond_white_still_have_a_gradient(guides):
     images = (1.5 + pictures(16)).requires_grad_()
-    guides["sd"].latents(images).square().sum().backward()
+    guides["sd"].encode_images(images).square().sum().backward()
     assert (images.grad.abs() > 0).float().mean() > 0.9
 
 
@@ -114,31 +123,31 @@ def test_colours_beyond_white_still_have_a_gradient(guides):
 def test_stable_diffusions_noise_is_its_unets_answer_for_the_pipelines_own_embedding(folders, guides):
     from diffusers import StableDiffusionPipeline
 
-    with quietly(), torch.no_grad():
+    with without_warnings(), torch.no_grad():
         pipeline = StableDiffusionPipeline.from_pretrained(folders["sd"])
         told, nothing = pipeline.encode_prompt(PROMPTS[:1], "cpu", 1, do_classifier_free_guidance=True)
         expected = pipeline.unet(normal(2, 4, 8, 8), T[1:], torch.cat([told, nothing])).sample
-    found = guides["sd"].noise(normal(2, 4, 8, 8), T[1:], guides["sd"].embed(PROMPTS[:2]))
+    found = guides["sd"].predict_noise(normal(2, 4, 8, 8), T[1:], guides["sd"].embed_prompts(PROMPTS[:2]))
     torch.testing.assert_close(found, expected)
 
 
 def test_an_answer_in_velocity_is_turned_into_the_same_models_noise(folders, guides):
     plain, guide, x_t = guides["sd"], guides["sd-v"], normal(3, 4, 8, 8)
-    told = guide.embed(PROMPTS)
-    torch.testing.assert_close(told, plain.embed(PROMPTS))  # same weights, other meaning of the answer
-    velocity, eps = plain.noise(x_t, T, told), guide.noise(x_t, T, told)
+    told = guide.embed_prompts(PROMPTS)
+    torch.testing.assert_close(told, plain.embed_prompts(PROMPTS))  # same weights, other meaning of the answer
+    velocity, eps = plain.predict_noise(x_t, T, told), guide.predict_noise(x_t, T, told)
     abar = guide.abar[T][:, None, None, None]
     # as diffusers' scheduler turns it, DDIM (Song et al. 2021)
     torch.testing.assert_close(eps, abar.sqrt() * velocity + (1 - abar).sqrt() * x_t)
-    z = noise_process.clean("v_prediction", velocity, x_t, guide.abar[T])
-    torch.testing.assert_close(noise_process.noised(z, eps, guide.abar[T]), x_t)
+    z = noise_process.predict_clean("v_prediction", velocity, x_t, guide.abar[T])
+    torch.testing.assert_close(noise_process.add_noise(z, eps, guide.abar[T]), x_t)
 
 
 @pytest.mark.slow
 def test_sdxl_is_told_sizes_and_summary_as_by_its_own_pipeline(folders, guides):
     from diffusers import StableDiffusionXLPipeline
 
-    with quietly(), torch.no_grad():
+    with without_warnings(), torch.no_grad():
         pipeline = StableDiffusionXLPipeline.from_pretrained(folders["sdxl"])
         tokens, nothing, pooled, no_summary = pipeline.encode_prompt(PROMPTS[:1])
         sizes = pipeline._get_add_time_ids((64, 64), (0, 0), (64, 64), torch.float32, 24)
@@ -148,32 +157,34 @@ def test_sdxl_is_told_sizes_and_summary_as_by_its_own_pipeline(folders, guides):
             torch.cat([tokens, nothing]),
             added_cond_kwargs={"text_embeds": torch.cat([pooled, no_summary]), "time_ids": sizes.repeat(2, 1)},
         ).sample
-    found = guides["sdxl"].noise(normal(2, 4, 8, 8), T[1:], guides["sdxl"].embed(PROMPTS[:2]))
+    found = guides["sdxl"].predict_noise(normal(2, 4, 8, 8), T[1:], guides["sdxl"].embed_prompts(PROMPTS[:2]))
     torch.testing.assert_close(found, expected)
     # told other sizes, it answers otherwise
-    other = StableGuide.from_pretrained(folders["sdxl"], size=128)
-    assert (other.noise(normal(1, 4, 8, 8), T[1:2], other.embed(PROMPTS[:1])) - expected[:1]).abs().max() > 1e-4
+    other = StableDiffusionGuidance.from_pretrained(folders["sdxl"], size=128)
+    assert (
+        other.predict_noise(normal(1, 4, 8, 8), T[1:2], other.embed_prompts(PROMPTS[:1])) - expected[:1]
+    ).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_four_conditions_are_asked_in_one_call_and_answered_as_alone(name, guides, monkeypatch):
     guide, calls = guides[name], []
-    told = guide.embed(["", *PROMPTS[::2], "a teapot"])
+    told = guide.embed_prompts(["", *PROMPTS[::2], "a teapot"])
     each = [told[[k, k]] for k in range(4)]
     x_t, t = normal(2, 4, 8, 8), torch.tensor([100, 900])
-    alone = torch.stack([guide.noise(x_t, t, condition) for condition in each])
+    alone = torch.stack([guide.predict_noise(x_t, t, condition) for condition in each])
     forward = guide.unet.forward
     monkeypatch.setattr(
         guide.unet, "forward", lambda *args, **more: calls.append(len(args[0])) or forward(*args, **more)
     )
-    torch.testing.assert_close(answers(guide, x_t, t, each), alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(predict_noise(guide, x_t, t, each), alone, atol=1e-5, rtol=1e-4)
     assert calls == [8]
 
 
 def test_sdxls_conditions_are_mixed_between_views_with_their_summaries(guides):
-    told = guides["sdxl"].embed(PROMPTS)
+    told = guides["sdxl"].embed_prompts(PROMPTS)
     both = TextEmbedding.stack([told[[0, 1]], told[[2, 2]]])  # two samples between two words each
-    mixed = mix(both, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+    mixed = mix_conditions(both, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
     torch.testing.assert_close(mixed.pooled, torch.stack([0.25 * told.pooled[0], told.pooled[2]]))
     torch.testing.assert_close(mixed.tokens[0], 0.25 * told.tokens[0])
     assert told.tokens[1].abs().max() == told.pooled[1].abs().max() == 0  # nothing, as SDXL says it
@@ -182,27 +193,32 @@ def test_sdxls_conditions_are_mixed_between_views_with_their_summaries(guides):
 @pytest.mark.slow
 def test_half_precision_answers_in_full_and_a_vae_that_overflows_is_kept_whole(tmp_path):
     folder = tiny_stable_folder(tmp_path, force_upcast=True)
-    half, full = StableGuide.from_pretrained(folder, dtype=torch.bfloat16), StableGuide.from_pretrained(folder)
+    half, full = (
+        StableDiffusionGuidance.from_pretrained(folder, dtype=torch.bfloat16),
+        StableDiffusionGuidance.from_pretrained(folder),
+    )
     assert (half.unet.dtype, half.vae.dtype) == (torch.bfloat16, torch.float32)
-    x_t, told = normal(3, 4, 8, 8), half.embed(PROMPTS)
-    found = half.noise(x_t, T, told)
-    assert found.dtype == half.latents(pictures(64)).dtype == told.dtype == torch.float32
-    torch.testing.assert_close(found, full.noise(x_t, T, full.embed(PROMPTS)), atol=0.1, rtol=0.1)
+    x_t, told = normal(3, 4, 8, 8), half.embed_prompts(PROMPTS)
+    found = half.predict_noise(x_t, T, told)
+    assert found.dtype == half.encode_images(pictures(64)).dtype == told.dtype == torch.float32
+    torch.testing.assert_close(found, full.predict_noise(x_t, T, full.embed_prompts(PROMPTS)), atol=0.1, rtol=0.1)
 
 
 def test_autocast_around_the_guide_changes_nothing(guides):
     guide, images = guides["sd"], pictures(16)
-    latents = guide.latents(images)
-    noise = guide.noise(latents, T, guide.embed(PROMPTS))
+    latents = guide.encode_images(images)
+    noise = guide.predict_noise(latents, T, guide.embed_prompts(PROMPTS))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(guide.latents(images), latents)
-        torch.testing.assert_close(guide.noise(latents, T, guide.embed(PROMPTS)), noise, atol=0.05, rtol=0.05)
+        torch.testing.assert_close(guide.encode_images(images), latents)
+        torch.testing.assert_close(
+            guide.predict_noise(latents, T, guide.embed_prompts(PROMPTS)), noise, atol=0.05, rtol=0.05
+        )
 
 
 @pytest.mark.slow
 def test_pictures_that_are_no_whole_number_of_latents_are_refused(folders):
     with pytest.raises(ValueError, match="one latent of 8 pixels, so pictures of 100 do not fit; give a multiple of 8"):
-        StableGuide.from_pretrained(folders["sd"], size=100)
+        StableDiffusionGuidance.from_pretrained(folders["sd"], size=100)
 
 
 def test_a_folder_without_a_unet_is_refused_in_a_sentence(folders, tmp_path):
@@ -210,16 +226,16 @@ def test_a_folder_without_a_unet_is_refused_in_a_sentence(folders, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"unet/config\.json does not exist; is .*/unet part of a model"
     ) as error:
-        StableGuide.from_pretrained(tmp_path)
+        StableDiffusionGuidance.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_hub_id_that_cannot_be_reached_is_refused_in_a_sentence():
     with pytest.raises(FileNotFoundError, match="the Hub cannot be reached; connect to the network once") as error:
-        StableGuide.from_pretrained(stable_diffusion.SD_2_1_BASE)
+        StableDiffusionGuidance.from_pretrained(stable_diffusion.SD_2_1_BASE)
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="neither a folder in diffusers' layout"):
-        StableGuide.from_pretrained("no-such-folder")
+        StableDiffusionGuidance.from_pretrained("no-such-folder")
 
 
 @pytest.mark.slow
@@ -228,9 +244,9 @@ def test_other_kinds_of_model_and_parts_of_two_models_are_refused(folders, tmp_p
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
     with pytest.raises(ValueError, match=r"holds a FluxPipeline, not a Stable Diffusion \(StableDiffusionPipeline\)"):
-        StableGuide.from_pretrained(model)
+        StableDiffusionGuidance.from_pretrained(model)
     (model / "model_index.json").write_text(json.dumps(index))
     shutil.rmtree(model / "text_encoder")
     shutil.copytree(folders["sdxl"] / "text_encoder", model / "text_encoder")
     with pytest.raises(ValueError, match="reads 32 numbers a token, but its text encoder gives 16; take them from one"):
-        StableGuide.from_pretrained(model)
+        StableDiffusionGuidance.from_pretrained(model)

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_sdxl import tiny_sdxl_folder
 
 from instant3d import scenes
-from instant3d.cameras import orbit, structured
+from instant3d.cameras import orbit, structured_cameras
 from instant3d.cli import main as cli
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines import convert
@@ -111,7 +111,7 @@ def test_a_picture_where_it_does_not_fit_is_one_sentence(
 @pytest.mark.parametrize(
     ("cameras", "notes"),
     [
-        (structured(), []),
+        (structured_cameras(), []),
         (orbit([0.0, 90.0], 80.0), ["elevations of 80"]),
         (orbit([0.0, 90.0], 20.0, fov_deg=70.0), ["fields of view of 70", "it knows 30 to 50 degrees"]),
         (orbit([0.0, 90.0], -60.0, fov_deg=70.0), ["elevations of -60", "fields of view of 70"]),

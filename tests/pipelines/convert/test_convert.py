@@ -11,14 +11,14 @@ import yaml
 from golden_sets import FAMILIES, Golden, opencv
 from safetensors.torch import load_file, save_file
 
-from instant3d.cameras import orbit, structured
+from instant3d.cameras import orbit, structured_cameras
 from instant3d.cli import main as cli
 from instant3d.pipelines import convert
 from instant3d.pipelines.convert import source
-from instant3d.pipelines.convert.parts import turned_camera
+from instant3d.pipelines.convert.parts import rotated_camera
 from instant3d.stage2.encoder import camera_vector
 from instant3d.stage2.network import Architecture, Reconstructor
-from instant3d.stage2.view_checks import assumed_camera, unfamiliar
+from instant3d.stage2.view_checks import assumed_camera, camera_warning
 
 
 @pytest.fixture(params=FAMILIES)
@@ -57,10 +57,10 @@ def test_instantmesh_comes_back_bit_by_bit(tmp_path):
 @pytest.mark.slow
 def test_our_training_comes_back_from_their_layout_bit_by_bit():
     torch.manual_seed(0)
-    start = convert.to_ours("instantmesh", bare(Golden("instantmesh")), settings(Golden("instantmesh")))
+    start = convert.to_native("instantmesh", bare(Golden("instantmesh")), settings(Golden("instantmesh")))
     ours = Reconstructor(start.architecture)
-    theirs = convert.to_theirs("instantmesh", ours)
-    again = convert.to_ours("instantmesh", theirs, convert.their_config("instantmesh", ours))
+    theirs = convert.to_original("instantmesh", ours)
+    again = convert.to_native("instantmesh", theirs, convert.original_config("instantmesh", ours))
     assert again.architecture == ours.architecture
     for key, value in ours.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
@@ -68,10 +68,10 @@ def test_our_training_comes_back_from_their_layout_bit_by_bit():
 
 @pytest.mark.slow
 def test_what_is_written_back_computes_the_same(golden):
-    network = convert.to_ours(golden.family, bare(golden), settings(golden))
-    theirs = convert.to_theirs(golden.family, network)
+    network = convert.to_native(golden.family, bare(golden), settings(golden))
+    theirs = convert.to_original(golden.family, network)
     assert {key: value.shape for key, value in theirs.items()} == {k: v.shape for k, v in bare(golden).items()}
-    again = convert.to_ours(golden.family, theirs, settings(golden))
+    again = convert.to_native(golden.family, theirs, settings(golden))
     with torch.no_grad():
         planes = [each.triplane(golden.views).planes for each in (network, again)]
     torch.testing.assert_close(planes[0], planes[1], rtol=1e-5, atol=1e-5)
@@ -126,7 +126,7 @@ def test_check_writes_nothing_and_says_what_would_be(golden, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "missing     none" in shown
     assert (
-        f"{sum(p.numel() for p in convert.to_ours(golden.family, bare(golden), settings(golden)).parameters()):,}"
+        f"{sum(p.numel() for p in convert.to_native(golden.family, bare(golden), settings(golden)).parameters()):,}"
         in shown
     )
     assert not (tmp_path / "out").exists()
@@ -144,7 +144,7 @@ def test_a_lightning_checkpoint_is_opened_without_its_other_parts(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings(golden)))
     conversion = convert.convert("instantmesh", tmp_path)
     assert conversion.left_out == ["lpips.net.0", "source_camera"]
-    expected = convert.to_ours("instantmesh", bare(golden), settings(golden)).state_dict()
+    expected = convert.to_native("instantmesh", bare(golden), settings(golden)).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in conversion.network.state_dict().items())
 
 
@@ -194,8 +194,8 @@ def test_triposrs_own_yaml_beside_its_checkpoint_is_understood(tmp_path):
     assert conversion.architecture.image_size == 160
     assert conversion.unit == 0.5
     assert conversion.architecture.assumed_camera[2] == pytest.approx(3.8)
-    assert torch.equal(conversion.network.tokens, convert.to_ours("triposr", bare(golden), settings(golden)).tokens)
-    assert convert.their_config("triposr", conversion.network)["lrm"]["radius"] == pytest.approx(0.5)
+    assert torch.equal(conversion.network.tokens, convert.to_native("triposr", bare(golden), settings(golden)).tokens)
+    assert convert.original_config("triposr", conversion.network)["lrm"]["radius"] == pytest.approx(0.5)
     own["renderer"]["feature_reduction"] = "mean"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(own))
     with pytest.raises(ValueError, match="feature_reduction"):
@@ -260,42 +260,42 @@ def test_the_folded_camera_sees_what_the_peers_sees():
     rotation = torch.stack([right, torch.linalg.cross(back, right), back], dim=-1)
     torch.testing.assert_close(theirs[:, :12].unflatten(1, (3, 4))[..., :3], rotation, atol=1e-6, rtol=1e-5)
     weight = torch.randn(8, 16)
-    torch.testing.assert_close(camera_vector(ours) @ turned_camera(weight)[0].T, theirs @ weight.T)
+    torch.testing.assert_close(camera_vector(ours) @ rotated_camera(weight)[0].T, theirs @ weight.T)
 
 
 def test_openlrms_assumed_camera_is_the_one_it_was_taught():
     golden = Golden("openlrm")
-    architecture = convert.to_ours("openlrm", bare(golden), settings(golden)).architecture
+    architecture = convert.to_native("openlrm", bare(golden), settings(golden)).architecture
     known = golden.views.cameras[0]  # of the set, which holds the one of its inference code
     camera = assumed_camera(architecture)
     torch.testing.assert_close(camera.cam_to_world, known.cam_to_world, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(camera.intrinsics, known.intrinsics, atol=1e-6, rtol=1e-5)
-    assert unfamiliar(camera, architecture) is None
-    assert "azimuth -90" in unfamiliar(structured()[:1], architecture)
-    network = convert.to_ours("openlrm", bare(golden), settings(golden))
+    assert camera_warning(camera, architecture) is None
+    assert "azimuth -90" in camera_warning(structured_cameras()[:1], architecture)
+    network = convert.to_native("openlrm", bare(golden), settings(golden))
     with pytest.raises(ValueError, match="one picture, got 2"):
         network.triplane(golden.views[:, [0, 0]])
 
 
 def test_cameras_that_a_checkpoint_does_not_know_are_told():
-    architecture = convert.to_ours(
+    architecture = convert.to_native(
         "instantmesh", bare(Golden("instantmesh")), settings(Golden("instantmesh"))
     ).architecture
-    assert unfamiliar(Golden("instantmesh").views.cameras, architecture) is None
-    assert unfamiliar(structured(), architecture) is None
-    high = unfamiliar(orbit([0.0, 90.0], 70.0, 2.7, 50.0), architecture)
+    assert camera_warning(Golden("instantmesh").views.cameras, architecture) is None
+    assert camera_warning(structured_cameras(), architecture) is None
+    high = camera_warning(orbit([0.0, 90.0], 70.0, 2.7, 50.0), architecture)
     assert "elevations of 70 (it knows -22 to 53 degrees)" in high
-    assert "fields of view of 80" in unfamiliar(orbit(0.0, 20.0, 2.7, 80.0)[None], architecture)
-    assert unfamiliar(orbit(0.0, 70.0, 9.0, 80.0)[None], Architecture()) is None
+    assert "fields of view of 80" in camera_warning(orbit(0.0, 20.0, 2.7, 80.0)[None], architecture)
+    assert camera_warning(orbit(0.0, 70.0, 9.0, 80.0)[None], Architecture()) is None
 
 
 def test_what_is_not_built_like_the_peers_is_not_written_back(tmp_path):
     golden = Golden("instantmesh")
-    network = convert.to_ours("instantmesh", bare(golden), settings(golden))
+    network = convert.to_native("instantmesh", bare(golden), settings(golden))
     with torch.device("meta"):
         other = Reconstructor(replace(network.architecture, encoder="plucker", camera="none"))
     with pytest.raises(ValueError, match="not built as InstantMesh"):
-        convert.to_theirs("instantmesh", other)
+        convert.to_original("instantmesh", other)
 
 
 @pytest.mark.slow
@@ -315,9 +315,9 @@ def test_openlrms_first_version_comes_back_bit_by_bit():
         assumed_camera=(-90.0, 0.0, 2.0, 67.38013505195957),
     )  # fmt: skip
     ours = Reconstructor(architecture)
-    theirs = convert.to_theirs("openlrm", ours)
+    theirs = convert.to_original("openlrm", ours)
     assert {"transformer.deconv.weight", "encoder.model.embeddings.cls_token"} <= theirs.keys()
-    again = convert.to_ours("openlrm", theirs, convert.their_config("openlrm", ours))
+    again = convert.to_native("openlrm", theirs, convert.original_config("openlrm", ours))
     assert again.architecture == architecture
     assert all(torch.equal(again.state_dict()[key], value) for key, value in ours.state_dict().items())
 
@@ -331,5 +331,5 @@ def test_weights_in_float8_become_the_network_of_the_numbers_they_stand_for(tmp_
         (tmp_path / name).mkdir()
         shutil.copy(golden.folder / "config.json", tmp_path / name)
         save_file(tensors, tmp_path / name / "model.safetensors")
-    found, wanted = (convert.look(family, tmp_path / name).network.state_dict() for name in ("rough", "same"))
+    found, wanted = (convert.inspect(family, tmp_path / name).network.state_dict() for name in ("rough", "same"))
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)

@@ -9,10 +9,10 @@ import yaml
 from golden_sets import Golden
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, random_sphere, structured
+from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.pipelines import convert
-from instant3d.stage2.data import Drawing, Example, TrainingScenes
-from instant3d.stage2.module import Marching, Stage2, Weights
+from instant3d.stage2.data import ReconstructionBatch, TrainDataset, ViewSampling
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Reconstructor
 from instant3d.training import fit
 from instant3d.views import Views
@@ -30,7 +30,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A green ball."""
-    cameras = Cameras.cat([structured(), random_sphere(4, torch.Generator().manual_seed(0))])
+    cameras = Cameras.cat([structured_cameras(), random_sphere(4, torch.Generator().manual_seed(0))])
     rays = cameras.rays(32, 32)
     along = -(rays.origins * rays.directions).sum(-1)
     alpha = (rays.origins.square().sum(-1) - along**2 < 0.6**2).float()[:, None]
@@ -42,22 +42,24 @@ def data(tmp_path_factory):
 
 def squares(network, example):
     """The configuration's loss without its perceptual part, from the peer's point of view: colours in [-1, 1]."""
-    module = Stage2(network.architecture, marching=Marching(16), perceptual_weights=None)
+    module = Stage2Module(network.architecture, ray_marching=RayMarching(16), vgg_weights=None)
     module.network = network
     with torch.no_grad():
-        shown = module.show(network(example.inputs), example.targets, torch.Generator().manual_seed(0))
-        rgb = (shown.on(1.0) - example.targets.on(1.0)) * 2
+        shown = module.render_like(network(example.inputs), example.targets, torch.Generator().manual_seed(0))
+        rgb = (shown.composite(1.0) - example.targets.composite(1.0)) * 2
         return float(rgb.square().mean() + (shown.alpha - example.targets.alpha).square().mean())
 
 
 @pytest.mark.slow
 def test_the_first_step_starts_at_the_converted_loss_and_lowers_it(weights, data):
     numbers = yaml.safe_load(CONFIG.read_text())["model"]
-    module = Stage2(
-        marching=Marching(16), weights=Weights(**numbers["weights"] | {"perceptual": 0.0}), perceptual_weights=None,
+    module = Stage2Module(
+        ray_marching=RayMarching(16), loss_weights=LossWeights(**numbers["weights"] | {"perceptual": 0.0}), vgg_weights=None,
         background=numbers["background"], learning_rate=numbers["learning_rate"], start=str(weights),
     )  # fmt: skip
-    example = Example.stack([TrainingScenes([data / "ball"], 32, Drawing(patch=0, turn=False))[0]])
+    example = ReconstructionBatch.stack(
+        [TrainDataset([data / "ball"], 32, ViewSampling(patch=0, random_rotation=False))[0]]
+    )
     converted = squares(Reconstructor.from_pretrained(weights), example)
     module.log = module.log_dict = lambda *_, **__: None
     module.trainer = type("AtStart", (), {"global_step": 0})()
@@ -96,7 +98,7 @@ def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weight
     licence = (weights / "LICENSE-WEIGHTS.md").read_text()
     assert "NC 4.0" in licence
     assert (tmp_path / "trained" / "LICENSE-WEIGHTS.md").read_text() == licence
-    assert convert.to_theirs("instantmesh", trained).keys() == convert.to_theirs("instantmesh", start).keys()
+    assert convert.to_original("instantmesh", trained).keys() == convert.to_original("instantmesh", start).keys()
 
 
 @pytest.mark.slow
@@ -113,8 +115,8 @@ def test_a_licence_goes_wherever_weights_are_saved_and_none_is_made_up(weights, 
 def test_training_that_goes_on_elsewhere_keeps_the_licence(weights):
     """The checkpoint tells it, whether or not the folder that was started from is still there."""
     checkpoint = {}
-    Stage2(perceptual_weights=None, start=str(weights)).on_save_checkpoint(checkpoint)
-    module = Stage2(Reconstructor.from_pretrained(weights).architecture, perceptual_weights=None)
+    Stage2Module(vgg_weights=None, start=str(weights)).on_save_checkpoint(checkpoint)
+    module = Stage2Module(Reconstructor.from_pretrained(weights).architecture, vgg_weights=None)
     assert module.network.licence is None
     module.on_load_checkpoint(checkpoint)
     assert module.network.licence == (weights / "LICENSE-WEIGHTS.md").read_text()

@@ -26,7 +26,7 @@ HEADS = {"vit": {"num_attention_heads": 4, "num_heads": 4}, "lrm": {"transformer
 
 def architecture(family):
     tensors = {key.removeprefix("lrm_generator."): value for key, value in Golden(family).weights.items()}
-    return convert.to_ours(family, tensors, HEADS).architecture
+    return convert.to_native(family, tensors, HEADS).architecture
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_every_size_is_read_from_the_tensors(family):
     odd = Reconstructor(dataclasses.replace(architecture(family), **ODD, camera_width=camera, image_size=40))
     for parameter in odd.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    again = convert.to_ours(family, convert.to_theirs(family, odd), convert.their_config(family, odd))
+    again = convert.to_native(family, convert.to_original(family, odd), convert.original_config(family, odd))
     assert again.architecture == odd.architecture
     views = Golden(family).views.map(
         lambda tensor: tensor[..., :40, :56] if tensor.shape[-1] > 100 else tensor

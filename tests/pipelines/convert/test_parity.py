@@ -64,7 +64,7 @@ def test_pictures_are_those_of_the_peers(golden, asset):
     if golden.family == "triposr":
         pytest.skip("its renderer counts density per share of a ray; see below")
     for shown in (asset.render(golden.camera, 48), volume.render(asset.field, golden.camera, 48, 48)):
-        assert decibels(shown.on(1.0)[0], golden.outputs["render_rgb"]) > 47
+        assert decibels(shown.composite(1.0)[0], golden.outputs["render_rgb"]) > 47
         assert decibels(shown.alpha[0], golden.outputs["render_alpha"]) > 47
 
 

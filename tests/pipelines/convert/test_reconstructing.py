@@ -6,11 +6,11 @@ from golden_sets import Golden
 from torchvision.transforms.v2 import functional as torchvision
 
 from instant3d import scenes
-from instant3d.cameras import structured
+from instant3d.cameras import structured_cameras
 from instant3d.pipelines import convert
 from instant3d.pipelines.reconstruct import reconstruct
 from instant3d.stage2.network import Reconstructor
-from instant3d.stage2.view_checks import assumed_camera, fitted
+from instant3d.stage2.view_checks import assumed_camera, resize_inputs
 from instant3d.views import Views
 
 
@@ -23,7 +23,7 @@ def scene(tmp_path):
     rgb = torch.rand(4, 3, 100, 100, generator=torch.Generator().manual_seed(0))
     alpha = torch.zeros(4, 1, 100, 100)
     alpha[..., 20:80, 30:70] = 1
-    scenes.write(tmp_path / "scene", Views(rgb, alpha, structured()))
+    scenes.write(tmp_path / "scene", Views(rgb, alpha, structured_cameras()))
     return tmp_path / "scene"
 
 
@@ -46,8 +46,8 @@ def test_a_network_of_one_picture_gets_the_first_as_its_own_camera_sees_it(famil
     network, views = shown_to(family, scene, tmp_path, monkeypatch)
     assert views.rgb.shape == (1, 1, 3, 112, 112)
     assert torch.equal(views.cameras.cam_to_world[0], assumed_camera(network.architecture).cam_to_world)
-    first = fitted(scenes.read(scene, frames=[0]).views, network.architecture)
-    torch.testing.assert_close(views.on(0.5)[0], first.on(0.5))
+    first = resize_inputs(scenes.read(scene, frames=[0]).views, network.architecture)
+    torch.testing.assert_close(views.composite(0.5)[0], first.composite(0.5))
 
 
 @pytest.mark.slow
@@ -62,17 +62,17 @@ def test_a_network_of_one_picture_refuses_four(scene, tmp_path):
 def test_instantmesh_gets_four_views_resized_as_its_own_code_does(scene, tmp_path, monkeypatch):
     _, views = shown_to("instantmesh", scene, tmp_path, monkeypatch)
     wanted = torchvision.resize(
-        scenes.read(scene).views.on(1.0), [112, 112], torchvision.InterpolationMode.BICUBIC, antialias=True
+        scenes.read(scene).views.composite(1.0), [112, 112], torchvision.InterpolationMode.BICUBIC, antialias=True
     )
-    torch.testing.assert_close(views.on(1.0)[0], wanted.clamp(0, 1), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(views.cameras.cam_to_world[0], structured().cam_to_world, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(views.composite(1.0)[0], wanted.clamp(0, 1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(views.cameras.cam_to_world[0], structured_cameras().cam_to_world, atol=1e-6, rtol=1e-5)
 
 
 def test_openlrms_resizing_keeps_corners_where_they_are():
     """A ramp stays a ramp from corner pixel to corner pixel."""
     architecture = convert.convert("openlrm", Golden("openlrm").folder, image_size=112).architecture
     ramp = torch.linspace(0.2, 0.7, 57).expand(1, 3, 57, 57)
-    shown = fitted(Views(ramp, torch.ones(1, 1, 57, 57), structured()[:1]), architecture)
+    shown = resize_inputs(Views(ramp, torch.ones(1, 1, 57, 57), structured_cameras()[:1]), architecture)
     torch.testing.assert_close(shown.rgb[0, 0, 50, [0, -1]], torch.tensor([0.2, 0.7]))
     # torch's cubic bends a ramp by less than 5e-4; the other convention would be 2e-3 away
     torch.testing.assert_close(shown.rgb[0, 0, 50, 3:-3], torch.linspace(0.2, 0.7, 112)[3:-3], atol=6e-4, rtol=0)
@@ -96,5 +96,5 @@ def test_without_a_known_size_pictures_are_taken_as_they_come():
     architecture = convert.convert("instantmesh", Golden("instantmesh").folder).architecture
     assert architecture.image_size == 0
     for size, taken in ((160, 160), (100, 96)):
-        views = Views(torch.rand(1, 3, size, size), torch.ones(1, 1, size, size), structured()[:1])
-        assert fitted(views, architecture).width == taken
+        views = Views(torch.rand(1, 3, size, size), torch.ones(1, 1, size, size), structured_cameras()[:1])
+        assert resize_inputs(views, architecture).width == taken

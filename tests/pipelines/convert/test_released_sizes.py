@@ -121,8 +121,8 @@ def sized(template, **sizes):
 def test_the_released_networks_are_built_with_the_peers_names_shapes_and_counts(family, shapes, count, heads, release):
     with torch.device("meta"):
         theirs = {key: torch.empty(shape) for key, shape in shapes.items()}
-        network = convert.to_ours(family, theirs)
-        again = convert.to_theirs(family, network)
+        network = convert.to_native(family, theirs)
+        again = convert.to_original(family, network)
     assert {key: tuple(value.shape) for key, value in again.items()} == shapes
     total = sum(value.numel() for value in again.values())
     (known,) = (each for each in convert.FAMILIES[family].releases if each.name == release)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, from_fov, orbit, structured
+from instant3d.cameras import Cameras, intrinsics_from_fov, orbit, structured_cameras
 from instant3d.cli.main import main
 from instant3d.scenes.checks import check
 from instant3d.scenes.checks.conventions import READINGS
@@ -70,7 +70,7 @@ def write_matrices(folder, meaning) -> None:
 
 
 def findings(*folders, **how):
-    return check.check_up(folders, jobs=1, **how)[1]
+    return check.check_scenes(folders, jobs=1, **how)[1]
 
 
 def kinds(*folders, **how):
@@ -101,11 +101,11 @@ def test_a_mistaken_convention_is_named_and_repaired(tmp_path, meaning):
     write_matrices(folder, meaning)
     wrong = (folder / "transforms.json").read_bytes()
     (found,) = findings(folder)
-    assert (found.kind, found.cure) == ("camera convention", meaning)
+    assert (found.kind, found.fix) == ("camera convention", meaning)
     assert found.sure > 0.9
     assert "px" in found.evidence
-    (cured,) = check.fix([found])
-    assert cured.cured
+    (cured,) = check.fix_scenes([found])
+    assert cured.fixed
     assert (folder / "transforms.json.before-doctor").read_bytes() == wrong
     after = scenes.document(folder)
     for k in range(before.count):
@@ -119,8 +119,8 @@ def test_a_ball_cannot_tell_two_conventions_apart_and_is_left_alone(tmp_path):
     write_matrices(folder, "camera-to-world, OpenCV")
     wrong = (folder / "transforms.json").read_bytes()
     (found,) = findings(folder)
-    assert (found.kind, found.cure) == ("camera convention", None)
-    assert not check.fix([found])[0].cured
+    assert (found.kind, found.fix) == ("camera convention", None)
+    assert not check.fix_scenes([found])[0].fixed
     assert (folder / "transforms.json").read_bytes() == wrong
     assert not list(folder.glob("*.before-doctor"))
 
@@ -133,8 +133,8 @@ def test_a_ball_among_enough_scenes_of_one_mind_is_repaired_with_them(tmp_path, 
         shutil.copytree(first, tmp_path / f"thing{k}")
     for folder in tmp_path.iterdir():
         write_matrices(folder, "camera-to-world, OpenCV")
-    found = [finding for finding in check.fix(findings(tmp_path)) if finding.scene == str(ball)]
-    assert [(finding.kind, finding.cured) for finding in found] == [("camera convention", cured)]
+    found = [finding for finding in check.fix_scenes(findings(tmp_path)) if finding.scene == str(ball)]
+    assert [(finding.kind, finding.fixed) for finding in found] == [("camera convention", cured)]
     exact = np.allclose(scenes.document(ball).frame(0).cam_to_world, AROUND.cam_to_world[0], atol=1e-6)
     assert exact == cured
 
@@ -144,7 +144,7 @@ def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_
     folder = put(tmp_path / "tripod")
     write_matrices(folder, "world-to-camera, OpenCV")
     edit(folder, lambda content: content["frames"].__setitem__(2, {"file_path": "images/0002.png"}))
-    check.fix(findings(folder))
+    check.fix_scenes(findings(folder))
     assert kinds(folder) == ["unreadable"]
     np.testing.assert_allclose(scenes.document(folder).frame(3).cam_to_world, AROUND.cam_to_world[3], atol=1e-6)
 
@@ -156,7 +156,7 @@ def test_pictures_larger_than_are_compared_give_the_same_verdict(tmp_path):
         paint(folder, lambda image: image.resize((300, 300), Image.Resampling.BICUBIC), f"images/{k:04d}.png")
     assert findings(folder) == []
     write_matrices(folder, "world-to-camera, OpenGL")
-    assert [found.cure for found in findings(folder)] == ["world-to-camera, OpenGL"]
+    assert [found.fix for found in findings(folder)] == ["world-to-camera, OpenGL"]
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
     folder = put(tmp_path / "tripod")
     for meaning in ("camera-to-world, OpenCV", "world-to-camera, OpenGL"):
         write_matrices(folder, meaning)
-        check.fix(findings(folder))
+        check.fix_scenes(findings(folder))
     assert len(list(folder.glob("transforms.json.before-doctor*"))) == 2
 
 
@@ -173,13 +173,13 @@ def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
 def test_a_field_of_view_that_the_outlines_refute_is_told(tmp_path, factor):
     lens = AROUND.intrinsics * torch.tensor([factor, factor, 1, 1])
     (found,) = findings(put(tmp_path / "tripod", said=Cameras(AROUND.cam_to_world, lens)))
-    assert (found.kind, found.cure) == ("field of view", None)
+    assert (found.kind, found.fix) == ("field of view", None)
     told = float(found.advice.split("about ")[1].split(" degrees")[0])
     assert told == pytest.approx(50, abs=6)
 
 
 def test_a_ball_fits_every_field_of_view_and_stays_unblamed(tmp_path):
-    lens = from_fov(torch.full((6,), 44.0))
+    lens = intrinsics_from_fov(torch.full((6,), 44.0))
     cameras = orbit(AZIMUTHS, ELEVATIONS, 2.7)
     said = Cameras(cameras.cam_to_world, lens)
     assert findings(put(tmp_path / "ball", "sphere", cameras=cameras, said=said)) == []
@@ -189,7 +189,7 @@ def test_a_ball_fits_every_field_of_view_and_stays_unblamed(tmp_path):
 def test_frames_in_another_order_than_their_cameras_are_suspected(tmp_path):
     folder = put(tmp_path / "tripod", said=Cameras(AROUND.cam_to_world.roll(2, 0), AROUND.intrinsics))
     (found,) = findings(folder)
-    assert (found.kind, found.cure) == ("cameras", None)
+    assert (found.kind, found.fix) == ("cameras", None)
 
 
 @pytest.mark.slow
@@ -364,11 +364,11 @@ def test_two_processes_find_what_one_finds(herd, monkeypatch):
     monkeypatch.setattr(check, "AT_ONCE", 1)
     folder = herd(3)
     write_matrices(folder / "thing0", "world-to-camera, OpenCV")
-    assert check.check_up([folder], jobs=2) == check.check_up([folder], jobs=1)
+    assert check.check_scenes([folder], jobs=2) == check.check_scenes([folder], jobs=1)
 
 
 def test_no_scene_is_an_error_with_a_hint(tmp_path):
     with pytest.raises(ValueError, match="name scene folders"):
-        check.check_up([tmp_path])
+        check.check_scenes([tmp_path])
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        check.check_up([tmp_path / "nowhere"])
+        check.check_scenes([tmp_path / "nowhere"])

@@ -10,18 +10,18 @@ import torch
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
-from instant3d.direct.guidance.base import Guide
-from instant3d.direct.guidance.finite_set import FiniteSet
+from instant3d.direct.guidance.base import DiffusionGuidance
+from instant3d.direct.guidance.finite_set import FiniteSetGuidance
 from instant3d.direct.severity import directions_of
-from instant3d.direct.view_prompts import from_front, shares
-from instant3d.modules.diffusion.stable_diffusion import SD_2_1_BASE, StableGuide
+from instant3d.direct.view_prompts import from_front, view_shares
+from instant3d.modules.diffusion.stable_diffusion import SD_2_1_BASE, StableDiffusionGuidance
 
 
-class Guidance(ABC):
+class GuidanceConfig(ABC):
     """Of a diffusion model, all that a configuration says; `class_path` there names which kind it is."""
 
     @abstractmethod
-    def load(self, device: torch.device) -> tuple[Guide, Cameras | None]:
+    def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
         """The guide, and the cameras (V,) that it must be asked from if it knows no others."""
 
 
@@ -37,9 +37,9 @@ class StableGuidance(Guidance):
     source: str = SD_2_1_BASE
     size: int | None = None
 
-    def load(self, device: torch.device) -> tuple[Guide, Cameras | None]:
+    def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
         """The guide, and no cameras: it may be asked from anywhere."""
-        return StableGuide.from_pretrained(self.source, device, size=self.size), None
+        return StableDiffusionGuidance.from_pretrained(self.source, device, size=self.size), None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FiniteGuidance(Guidance):
     spread: float = 0.1
     camera: bool = False
 
-    def load(self, device: torch.device) -> tuple[Guide, Cameras | None]:
+    def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
         """The guide, and the cameras (V,) of its pictures, which all scenes must share."""
         found = [scenes.read(folder, size=self.size, maps=()) for folder in scenes.below(self.scenes)]
         if not found:
@@ -72,12 +72,14 @@ class FiniteGuidance(Guidance):
                 raise ValueError(
                     f"{scene.path} was not taken by the cameras of {found[0].path}; render all objects by one plan"
                 )
-        pictures = torch.cat([scene.views.on(1.0) for scene in found])
+        pictures = torch.cat([scene.views.composite(1.0) for scene in found])
         azimuth = from_front(torch.rad2deg(torch.atan2(cameras.positions[:, 1], cameras.positions[:, 0])))
-        views = shares(azimuth).repeat(len(found), 1)
+        views = view_shares(azimuth).repeat(len(found), 1)
         owners: Any = [caption for caption in captions for _ in range(len(azimuth))]
         known = directions_of(cameras).repeat(len(found), 1) if self.camera else None
-        guide: Guide = FiniteSet(pictures.to(device), owners, views.to(device), spread=self.spread, taken_from=known)
+        guide: DiffusionGuidance = FiniteSetGuidance(
+            pictures.to(device), owners, views.to(device), spread=self.spread, taken_from=known
+        )
         return guide, cameras
 
 

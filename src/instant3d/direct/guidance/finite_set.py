@@ -22,7 +22,7 @@ from instant3d.direct.view_prompts import VIEWS
 SAME_PLACE = 1e-4  # of cosines: less than a degree
 
 
-class FiniteSet:
+class FiniteSetGuidance:
     """A `Guide` that knows K pictures (K, 3, side, side) in [0, 1], the prompt of each, and from where it was seen.
 
     views   index into `VIEWS` of each picture (K), or how far each view's words name it, (K, 3): words may leak
@@ -34,7 +34,7 @@ class FiniteSet:
 
     def __init__(
         self,
-        pictures: Tensor,
+        images: Tensor,
         prompts: Sequence[str],
         views: Tensor,
         *,
@@ -42,29 +42,29 @@ class FiniteSet:
         abar: Tensor | None = None,
         taken_from: Tensor | None = None,
     ) -> None:
-        if len(pictures) != len(prompts) or len(pictures) != len(views):
+        if len(images) != len(prompts) or len(images) != len(views):
             raise ValueError(
-                f"each picture needs a prompt and a view, got {len(pictures)}, {len(prompts)} and {len(views)} of them"
+                f"each picture needs a prompt and a view, got {len(images)}, {len(prompts)} and {len(views)} of them"
             )
-        self.side = pictures.shape[-1]
-        self.centres = (2 * pictures - 1).flatten(1)
+        self.side = images.shape[-1]
+        self.centres = (2 * images - 1).flatten(1)
         self.squares = self.centres.square().sum(1)
         self.rows = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
-        self.owner = torch.tensor([self.rows[name] for name in prompts], device=pictures.device)
+        self.owner = torch.tensor([self.rows[name] for name in prompts], device=images.device)
         named = F.one_hot(views, len(VIEWS)) if views.dim() == 1 else views
         self.named = named.to(self.centres)
         self.spread = spread
         self.abar = (scaled_linear() if abar is None else abar).to(self.centres)
         self.taken_from = None if taken_from is None else taken_from.to(self.centres)
 
-    def latents(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] as they are compared: (B, 3, side, side), values from -1 to 1."""
         if images.shape[-1] != self.side:
             size = (self.side, self.side)
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         return 2 * images.to(self.centres.dtype) - 1
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
         """The share (B, K) of each picture in what is meant by "PROMPT", "PROMPT, VIEW", or by nothing (all alike)."""
         return torch.stack([self._shares(prompt) for prompt in prompts])
 
@@ -81,7 +81,7 @@ class FiniteSet:
             raise ValueError(f"no picture shows {prompt!r}; render it from all sides")
         return shares / shares.sum()
 
-    def told_camera(self, conditions: Tensor, directions: Tensor) -> Tensor:
+    def condition_on_camera(self, conditions: Tensor, directions: Tensor) -> Tensor:
         """Of shares (B, K), those of the pictures that were taken from nearest to directions (B, 3), if it knows."""
         if self.taken_from is None:
             return conditions
@@ -90,7 +90,7 @@ class FiniteSet:
         return kept / kept.sum(dim=1, keepdim=True)
 
     @torch.no_grad()
-    def noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         """eps_hat (B, ...) for noisy pictures x_t (B, ...) at timesteps t (B), and shares (B, K) from `embed`."""
         abar = self.abar[t][:, None]
         flat = x_t.flatten(1)

@@ -13,16 +13,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from instant3d.direct.guidance.base import Conditions, Guide
-from instant3d.utils.random_numbers import drawn_on
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.direct.guidance.base import Conditions, DiffusionGuidance
+from instant3d.utils.random_numbers import generator_kwargs
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 Weight = Literal["dreamfusion", "uniform", "fantasia3d"]
 
 FLOOR = 1e-6  # of |e_pos|^2 in the projection; stable-dreamfusion's
 
 
-def timesteps(
+def sample_timesteps(
     count: int, total: int, generator: torch.Generator | None = None, *, least: float = 0.02, most: float = 0.98
 ) -> Tensor:
     """Timesteps (count,) drawn evenly from the shares [least, most] of `total`, both ends included.
@@ -32,10 +32,10 @@ def timesteps(
     if not 0 <= least <= most <= 1:
         raise ValueError(f"timesteps are drawn between shares 0 <= least <= most <= 1, got {least} and {most}")
     first, last = int(least * total), min(int(most * total), total - 1)
-    return torch.randint(first, last + 1, (count,), **drawn_on(generator))
+    return torch.randint(first, last + 1, (count,), **generator_kwargs(generator))
 
 
-def weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:
+def timestep_weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:
     """w(t) of abar_t, of its shape. The paper says only that it depends on alpha_t; threestudio offers these.
 
     dreamfusion  1 - abar                 fantasia3d  sqrt(abar) (1 - abar)                 uniform  1
@@ -49,7 +49,7 @@ def weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:
     raise ValueError(f"there is no weighting {kind!r} of timesteps; choose among {', '.join(get_args(Weight))}")
 
 
-def mix(conditions: Conditions, shares: Tensor) -> Conditions:
+def mix_conditions(conditions: Conditions, shares: Tensor) -> Conditions:
     """Each sample's prompt between its view words: (B, V, ...) with shares (B, V) becomes (B, ...).
 
     Of masks, whatever any word with a share shows is shown.
@@ -61,20 +61,20 @@ def mix(conditions: Conditions, shares: Tensor) -> Conditions:
             return (tensor & (part > 0)).any(dim=1)
         return (tensor * part.to(tensor.dtype)).sum(dim=1)
 
-    return conditions.map(mixed) if isinstance(conditions, Batch) else mixed(conditions)
+    return conditions.map(mixed) if isinstance(conditions, TensorDataclass) else mixed(conditions)
 
 
-def answers(guide: Guide, x_t: Tensor, t: Tensor, conditions: Sequence[Conditions]) -> Tensor:
+def predict_noise(guide: DiffusionGuidance, x_t: Tensor, t: Tensor, conditions: Sequence[Conditions]) -> Tensor:
     """The model's answers (K, B, ...) to one x_t (B, ...) and t (B,) under K conditions (B, ...) each, in one call."""
     first, count = conditions[0], len(conditions)
     rows = list[Any](conditions)  # all of one kind
-    told = type(first).cat(rows) if isinstance(first, Batch) else torch.cat(rows)
+    told = type(first).cat(rows) if isinstance(first, TensorDataclass) else torch.cat(rows)
     with torch.no_grad():
-        noise = guide.noise(x_t.repeat(count, *[1] * (x_t.dim() - 1)), t.repeat(count), told)
+        noise = guide.predict_noise(x_t.repeat(count, *[1] * (x_t.dim() - 1)), t.repeat(count), told)
     return noise.unflatten(0, (count, -1))
 
 
-def guided(e_uncond: Tensor, e_positive: Tensor, scale: float) -> Tensor:
+def classifier_free_guidance(e_uncond: Tensor, e_positive: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022): scale 0 ignores the prompt, 1 is the prompt's own answer."""
     return e_uncond + scale * (e_positive - e_uncond)
 
@@ -107,7 +107,7 @@ def perp_neg(
     return e_uncond + scale * (toward - (part * away).sum(dim=0))
 
 
-def distil(x0: Tensor, gradient: Tensor) -> Tensor:
+def sds_surrogate_loss(x0: Tensor, gradient: Tensor) -> Tensor:
     """A scalar whose derivative by x0 (B, ...) is gradient / B, exactly; its value is |gradient|^2 / 2B.
 
     The value shows in logs how much there is to change; it is no potential of the gradient.

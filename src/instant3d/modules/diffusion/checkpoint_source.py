@@ -15,7 +15,7 @@ import torch
 
 from instant3d.utils import bundled
 from instant3d.utils.hub import snapshot
-from instant3d.utils.tensor_files import opened, settings
+from instant3d.utils.tensor_files import load_json, open_safetensors
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 # SDXL's own VAE overflows in float16; this one gives nearly the same pictures without
@@ -98,7 +98,7 @@ def check_whole(path: Path) -> list[str]:
     """The names of the tensors in a safetensors file, whose length is what its header says."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; the download stopped early, so resume it")
-    with opened(path, "copy or download it again") as file:
+    with open_safetensors(path, "copy or download it again") as file:
         return list(file.keys())
 
 
@@ -106,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; is {path.parent} part of a model in diffusers' layout?")
-    content = settings(path)
+    content = load_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no settings but a {type(content).__name__}; copy or download it again")
     return content

@@ -18,7 +18,7 @@ import torch
 from instant3d.modules.diffusion import checkpoint_source as files
 from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
 from instant3d.modules.diffusion.compatibility import check
-from instant3d.modules.diffusion.loading import kind_of, load, load_single, load_tokenizer, quietly
+from instant3d.modules.diffusion.loading import kind_of, load, load_single, load_tokenizer, without_warnings
 from instant3d.modules.diffusion.sizes import check_sizes
 from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
@@ -81,7 +81,7 @@ class Components:
             "pad_token_id": tokenizer.pad_token_id,
         }
         made = {
-            name: make(name, {**known, **sizes[name]} if name.startswith("text") else sizes[name])
+            name: build_part(name, {**known, **sizes[name]} if name.startswith("text") else sizes[name])
             for name in (*NETWORKS, "scheduler")
         }
         components = cls(tokenizer=tokenizer, tokenizer_2=tokenizer_2, **made)
@@ -141,12 +141,12 @@ class Components:
         return self.unet.config.sample_size * self.vae_factor
 
 
-def make(name: str, config: Mapping[str, Any]) -> Any:
+def build_part(name: str, config: Mapping[str, Any]) -> Any:
     """One network or the scheduler with this configuration; random weights, on the current default device."""
     if name == "scheduler":
-        return schedule(config, "euler")
+        return build_scheduler(config, "euler")
     check_sizes(config, name)
-    with quietly():
+    with without_warnings():
         if name.startswith("text"):
             from transformers import CLIPTextConfig
 
@@ -154,7 +154,7 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
         return kind_of(name)(**config).eval()
 
 
-def schedule(config: Mapping[str, Any], name: str, spacing: str | None = None) -> Any:
+def build_scheduler(config: Mapping[str, Any], name: str, spacing: str | None = None) -> Any:
     """The named sampler, one of SAMPLERS, over the noise schedule in a scheduler's `config`.
 
     spacing  which of the T = 1000 training timesteps n steps visit: "leading" multiples of T // n (so that sampling
@@ -174,7 +174,7 @@ def schedule(config: Mapping[str, Any], name: str, spacing: str | None = None) -
         wanted["timestep_spacing"] = spacing
     if name == "ddim" and wanted.get("timestep_spacing") == "linspace":
         wanted["timestep_spacing"] = "trailing"
-    with quietly():
+    with without_warnings():
         return getattr(diffusers, SAMPLERS[name]).from_config(wanted)
 
 

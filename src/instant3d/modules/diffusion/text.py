@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 
 
 @dataclass(frozen=True)
-class TextEmbedding(Batch):
+class TextEmbedding(TensorDataclass):
     """A prompt as the UNet reads it.
 
     tokens  (B, N, D)  penultimate hidden states of both encoders, one behind the other along D
@@ -25,7 +25,7 @@ class TextEmbedding(Batch):
     pooled: Tensor
 
     @classmethod
-    def nothing_like(cls, embedding: Self) -> Self:
+    def zeros_like(cls, embedding: Self) -> Self:
         """Zeros of the same shape: SDXL's stand-in for no prompt, in guidance and in prompt dropout."""
         return embedding.map(torch.zeros_like)
 

@@ -4,14 +4,14 @@ from instant3d.pipelines.convert.convert import (
     FAMILIES,
     Conversion,
     convert,
-    look,
+    inspect,
+    original_config,
     parameters,
-    their_config,
-    to_ours,
-    to_theirs,
+    to_native,
+    to_original,
     write_back,
 )
-from instant3d.pipelines.convert.source import read
+from instant3d.pipelines.convert.source import read_source
 from instant3d.stage2.network import LICENCE_FILE
 
 __all__ = [
@@ -19,11 +19,11 @@ __all__ = [
     "LICENCE_FILE",
     "Conversion",
     "convert",
-    "look",
+    "inspect",
+    "original_config",
     "parameters",
-    "read",
-    "their_config",
-    "to_ours",
-    "to_theirs",
+    "read_source",
+    "to_native",
+    "to_original",
     "write_back",
 ]

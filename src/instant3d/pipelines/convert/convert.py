@@ -21,11 +21,11 @@ from instant3d.pipelines.convert import instantmesh, openlrm, triposr
 from instant3d.pipelines.convert.family import Family, Release, Shapes
 from instant3d.pipelines.convert.parts import without
 from instant3d.pipelines.convert.rules import differences, folded, unfolded
-from instant3d.pipelines.convert.source import Config, Source, licences, read
+from instant3d.pipelines.convert.source import Config, Source, licences, read_source
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.network import LICENCE_FILE, Reconstructor
 from instant3d.utils import atomic
-from instant3d.utils.tensor_files import float32
+from instant3d.utils.tensor_files import to_float32
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY for module in (instantmesh, openlrm, triposr)
@@ -89,7 +89,7 @@ def convert(
     image_size  pixels a side of the pictures it was taught with, if it is no known release
     half        store float16: half the size, and computed in half precision where that is fast
     """
-    conversion = look(family, source, config=config, image_size=image_size)
+    conversion = inspect(family, source, config=config, image_size=image_size)
     if conversion.missing or conversion.unexpected:
         raise ValueError(
             f"{conversion.file} is not a whole {conversion.family.title} checkpoint and nothing else: "
@@ -102,17 +102,19 @@ def convert(
     return conversion
 
 
-def look(family: str, source: str | Path, *, config: Path | None = None, image_size: int | None = None) -> Conversion:
+def inspect(
+    family: str, source: str | Path, *, config: Path | None = None, image_size: int | None = None
+) -> Conversion:
     """What a checkpoint is; keys that are missing or unexpected are in the answer, not an error."""
     peer = _family(family)
-    found = read(source, wanted=peer.files, preferred=peer.preferred, config=config)
+    found = read_source(source, wanted=peer.files, preferred=peer.preferred, config=config)
     prefix = _prefix(peer, found)
     inside = {key.removeprefix(prefix): value for key, value in found.tensors.items() if key.startswith(prefix)}
     outside = [key for key in found.tensors if not key.startswith(prefix)]
     _refuse_relatives(peer, inside, found.file)
     kept, strangers = without(inside, peer.strangers)
     tensors = {
-        key: float32(key, inside[key]) for key in kept
+        key: to_float32(key, inside[key]) for key in kept
     }  # before folding, which halves and float8 are too rough for
     architecture, release = _architecture(peer, Shapes(tensors, found.file), found.config, image_size)
     rules = peer.rules(architecture)
@@ -129,7 +131,7 @@ def look(family: str, source: str | Path, *, config: Path | None = None, image_s
     return replace(conversion, network=network)
 
 
-def to_ours(
+def to_native(
     family: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> Reconstructor:
     """A peer's tensors, by keys without a prefix, as a network of ours; `config` as it lies beside them."""
@@ -143,7 +145,7 @@ def to_ours(
     return _filled(architecture, folded(rules, tensors), "the state dict")
 
 
-def to_theirs(family: str, network: Reconstructor) -> dict[str, Tensor]:
+def to_original(family: str, network: Reconstructor) -> dict[str, Tensor]:
     """A network's tensors by a peer's keys, without a prefix; the inverse of `to_ours`."""
     rules = _family(family).rules(network.architecture)
     ours = network.state_dict()
@@ -164,19 +166,19 @@ def write_back(family: str, folder: str | Path, target: str | Path | None) -> li
     """
     network = Reconstructor.from_pretrained(folder)
     peer = _family(family)
-    tensors = {peer.prefix + key: value for key, value in to_theirs(family, network).items()}
+    tensors = {peer.prefix + key: value for key, value in to_original(family, network).items()}
     count = sum(value.numel() for value in tensors.values())
     file = f"{family}.ckpt"
     if target is not None:
         with atomic.merged(target) as partial:
             torch.save({"state_dict": tensors}, partial / file)
-            (partial / "config.json").write_text(json.dumps(their_config(family, network), indent=2) + "\n")
+            (partial / "config.json").write_text(json.dumps(original_config(family, network), indent=2) + "\n")
             (partial / LICENCE_FILE).write_text(peer.licence)
     where = Path(target) / file if target is not None else file
     return [f"{where}: {len(tensors)} tensors, {count:,} parameters as {peer.title} names them, and config.json"]
 
 
-def their_config(family: str, network: Reconstructor) -> dict[str, Any]:
+def original_config(family: str, network: Reconstructor) -> dict[str, Any]:
     """What tensors do not tell and `to_ours` wants to know."""
     a, peer = network.architecture, _family(family)
     return {

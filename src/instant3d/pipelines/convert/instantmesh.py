@@ -17,7 +17,7 @@ from instant3d.pipelines.convert.family import (
     huggingface_vit_sizes,
     triplane_sizes,
 )
-from instant3d.pipelines.convert.rules import Rule, count_layers, layers, linear, same
+from instant3d.pipelines.convert.rules import Rule, count_layers, layers, linear, renamed
 from instant3d.pipelines.convert.source import Config
 from instant3d.stage2.architecture import Architecture
 
@@ -71,7 +71,7 @@ def rules(a: Architecture) -> list[Rule]:
             [linear("encoder.modulations.{i}.linear", "encoder.model.encoder.layer.{i}.adaLN_modulation.1")],
         ),
         parts.pooler("encoder.model", a.encoder_width, written=False),
-        same("tokens", "transformer.pos_embed"),
+        renamed("tokens", "transformer.pos_embed"),
         *parts.lrm_transformer("transformer.layers", a.depth),
         linear("norm", "transformer.norm"),
         linear("upsample", "transformer.deconv"),

@@ -24,7 +24,7 @@ from instant3d.pipelines.convert.family import (
     square_side,
     triplane_sizes,
 )
-from instant3d.pipelines.convert.rules import Rule, count_layers, layers, linear, same
+from instant3d.pipelines.convert.rules import Rule, count_layers, layers, linear, renamed
 from instant3d.pipelines.convert.source import Config
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.encoder import IMAGENET_MEAN, IMAGENET_STD
@@ -95,7 +95,7 @@ def rules(a: Architecture) -> list[Rule]:
         *encoder,
         *([parts.pooler("encoder.model", a.encoder_width, written=False)] if first else []),
         *parts.camera_embedding("camera", "camera_embedder.mlp"),
-        same("tokens", "transformer.pos_embed" if first else "pos_embed"),
+        renamed("tokens", "transformer.pos_embed" if first else "pos_embed"),
         *parts.lrm_transformer("transformer.layers", a.depth, norm="norm{n}.norm"),
         *parts.modulated_norms("transformer.layers", a.depth),
         linear("norm", "transformer.norm"),
@@ -112,8 +112,8 @@ def dinov2(a: Architecture) -> list[Rule]:
         Rule(
             (f"{ours}.patch_embed.proj.weight", f"{ours}.patch_embed.proj.bias"),
             (f"{theirs}.patch_embed.proj.weight", f"{theirs}.patch_embed.proj.bias"),
-            for_normalised_pictures,
-            for_raw_pictures,
+            fold_image_normalization,
+            unfold_image_normalization,
         ),
         *_tokens(a, ours, theirs),
         *layers(
@@ -138,15 +138,18 @@ def _tokens(a: Architecture, ours: str, theirs: str) -> list[Rule]:
     mine = (f"{ours}.cls_token", f"{ours}.pos_embed")
     if not a.registers:
         return [Rule(mine, pair)]
-    return [Rule(mine, pair, class_placed, class_apart), same(f"{ours}.reg_token", f"{theirs}.register_tokens")]
+    return [
+        Rule(mine, pair, add_class_position, split_class_position),
+        renamed(f"{ours}.reg_token", f"{theirs}.register_tokens"),
+    ]
 
 
-def class_placed(token: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+def add_class_position(token: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """The class token with its position added, and the table (1, 1 + N, C) without it."""
     return token + table[:, :1], table[:, 1:]
 
 
-def class_apart(token: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+def split_class_position(token: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """The same sum again: how much of it was the position's is not to be known."""
     return token, torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
@@ -161,14 +164,14 @@ def _scaled(ours: str, theirs: str, scale: str) -> Rule:
     )
 
 
-def for_normalised_pictures(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def fold_image_normalization(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """A convolution of pictures in [0, 1] as one of pictures that ImageNet's statistics have normalised."""
     mean, std = (weight.new_tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in STATISTICS)
     exact = weight.double()
     return (exact * std).to(weight.dtype), (bias.double() + (exact * mean).sum((1, 2, 3))).to(bias.dtype)
 
 
-def for_raw_pictures(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def unfold_image_normalization(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse."""
     mean, std = (weight.new_tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in STATISTICS)
     exact = weight.double() / std

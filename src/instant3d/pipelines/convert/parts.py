@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from instant3d.pipelines.convert.rules import Rule, layers, linear, same, stacked
+from instant3d.pipelines.convert.rules import Rule, layers, linear, renamed, stacked
 
 # Of a matrix that multiplies a camera's sixteen numbers (three rows of camera-to-world, then the intrinsics): columns
 # of the camera's y and z axes. Theirs point up and backwards (OpenGL), ours down and forwards (OpenCV).
 UP_AND_BACK = (1, 2, 5, 6, 9, 10)
 
 
-def turned_camera(weight: Tensor) -> tuple[Tensor]:
+def rotated_camera(weight: Tensor) -> tuple[Tensor]:
     """The first matrix of a camera's embedding for the other convention; its own inverse."""
     sign = torch.ones(weight.shape[1], dtype=weight.dtype)
     sign[list(UP_AND_BACK)] = -1
@@ -23,8 +23,8 @@ def turned_camera(weight: Tensor) -> tuple[Tensor]:
 
 def camera_embedding(ours: str, theirs: str) -> list[Rule]:
     """Two linear layers, of which the first looks at the camera."""
-    first = Rule((f"{ours}.0.weight",), (f"{theirs}.0.weight",), turned_camera, turned_camera)
-    return [first, same(f"{ours}.0.bias", f"{theirs}.0.bias"), linear(f"{ours}.2", f"{theirs}.2")]
+    first = Rule((f"{ours}.0.weight",), (f"{theirs}.0.weight",), rotated_camera, rotated_camera)
+    return [first, renamed(f"{ours}.0.bias", f"{theirs}.0.bias"), linear(f"{ours}.2", f"{theirs}.2")]
 
 
 def huggingface_vit(theirs: str, depth: int) -> list[Rule]:
@@ -32,8 +32,8 @@ def huggingface_vit(theirs: str, depth: int) -> list[Rule]:
     ours, block, layer = "encoder.vit", "encoder.vit.blocks.{i}", f"{theirs}.encoder.layer.{{i}}"
     qkv = [f"{layer}.attention.attention.{name}" for name in ("query", "key", "value")]
     return [
-        same(f"{ours}.cls_token", f"{theirs}.embeddings.cls_token"),
-        same(f"{ours}.pos_embed", f"{theirs}.embeddings.position_embeddings"),
+        renamed(f"{ours}.cls_token", f"{theirs}.embeddings.cls_token"),
+        renamed(f"{ours}.pos_embed", f"{theirs}.embeddings.position_embeddings"),
         linear(f"{ours}.patch_embed.proj", f"{theirs}.embeddings.patch_embeddings.projection"),
         *layers(
             depth,
@@ -60,9 +60,9 @@ def lrm_transformer(theirs: str, depth: int, norm: str = "norm{n}") -> list[Rule
         depth,
         [
             linear(f"{block}.cross_norm", norms[0]),
-            same(f"{block}.cross.query.weight", f"{cross}.q_proj_weight"),
+            renamed(f"{block}.cross.query.weight", f"{cross}.q_proj_weight"),
             stacked(f"{block}.cross.key_value.weight", [f"{cross}.k_proj_weight", f"{cross}.v_proj_weight"]),
-            same(f"{block}.cross.out.weight", f"{cross}.out_proj.weight"),
+            renamed(f"{block}.cross.out.weight", f"{cross}.out_proj.weight"),
             linear(f"{block}.self_norm", norms[1]),
             Rule(
                 (f"{block}.self_attention.query.weight", f"{block}.self_attention.key_value.weight"),
@@ -70,7 +70,7 @@ def lrm_transformer(theirs: str, depth: int, norm: str = "norm{n}") -> list[Rule
                 _query_and_rest,
                 lambda *parts: (torch.cat(parts),),
             ),
-            same(f"{block}.self_attention.out.weight", f"{own}.out_proj.weight"),
+            renamed(f"{block}.self_attention.out.weight", f"{own}.out_proj.weight"),
             linear(f"{block}.feed_norm", norms[2]),
             linear(f"{block}.feed.0", f"{layer}.mlp.0"),
             linear(f"{block}.feed.2", f"{layer}.mlp.3"),

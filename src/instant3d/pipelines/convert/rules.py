@@ -13,7 +13,7 @@ State = Mapping[str, Tensor]
 Map = Callable[..., tuple[Tensor, ...]]
 
 
-def as_they_are(*tensors: Tensor) -> tuple[Tensor, ...]:
+def unchanged(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tensors
 
 
@@ -28,8 +28,8 @@ class Rule:
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
-    fold: Map = as_they_are
-    unfold: Map = as_they_are
+    fold: Map = unchanged
+    unfold: Map = unchanged
     optional: bool = False
 
     def numbered(self, number: int) -> Rule:
@@ -38,7 +38,7 @@ class Rule:
         return replace(self, ours=ours, theirs=theirs)
 
 
-def same(ours: str, theirs: str, *names: str) -> Rule:
+def renamed(ours: str, theirs: str, *names: str) -> Rule:
     """Tensors that only change their names; `names` are those below both prefixes, such as weight and bias."""
     if not names:
         return Rule((ours,), (theirs,))
@@ -46,7 +46,7 @@ def same(ours: str, theirs: str, *names: str) -> Rule:
 
 
 def linear(ours: str, theirs: str) -> Rule:
-    return same(ours, theirs, "weight", "bias")
+    return renamed(ours, theirs, "weight", "bias")
 
 
 def stacked(ours: str, theirs: Sequence[str]) -> Rule:

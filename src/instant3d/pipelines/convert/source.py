@@ -57,7 +57,7 @@ class Config:
         return cls(_flat(document))
 
 
-def read(
+def read_source(
     source: str | Path, *, wanted: Sequence[str], preferred: str | None = None, config: Path | None = None
 ) -> Source:
     """Read a file, a folder, or a Hub id (`owner/name`, or `owner/name/file` for one of its files).
@@ -98,7 +98,7 @@ def _weights(folder: Path, preferred: str | None) -> Path:
     if preferred and (folder / preferred).is_file():
         return folder / preferred
     for suffixes in (SAFE, PICKLED):
-        found = [path for path in file_listing.found(folder, "*") if path.suffix in suffixes]
+        found = [path for path in file_listing.visible_files(folder, "*") if path.suffix in suffixes]
         usual = [path for path in found if path.stem in ("weights", "model", "pytorch_model")]
         if len(found) == 1 or usual:
             return (usual or found)[0]
@@ -112,8 +112,8 @@ def _opened(file: Path) -> tuple[Any, dict[str, Tensor]]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
     if file.suffix in SAFE:
-        return {}, tensor_files.tensors(file)
-    content = tensor_files.unpickled(file)
+        return {}, tensor_files.load_tensors(file)
+    content = tensor_files.load_weights_only(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, not tensors by name")
     nest = next((name for name in NESTS if isinstance(content.get(name), Mapping)), None)
@@ -130,7 +130,7 @@ def _document(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration {path}")
     if path.suffix == ".json":
-        return tensor_files.settings(path)
+        return tensor_files.load_json(path)
     if path.stat().st_size > MAX_YAML:
         raise ValueError(f"{path} is {path.stat().st_size} bytes long; at most {MAX_YAML} of YAML are read")
     try:

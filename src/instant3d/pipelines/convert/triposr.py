@@ -20,7 +20,7 @@ from instant3d.pipelines.convert.family import (
     huggingface_vit_sizes,
     triplane_sizes,
 )
-from instant3d.pipelines.convert.rules import Rule, count_layers, layers, linear, same, stacked
+from instant3d.pipelines.convert.rules import Rule, count_layers, layers, linear, renamed, stacked
 from instant3d.pipelines.convert.source import Config
 from instant3d.stage2.architecture import Architecture
 
@@ -131,7 +131,7 @@ def rules(a: Architecture) -> list[Rule]:
 
 def _attention(ours: str, theirs: str) -> list[Rule]:
     return [
-        same(f"{ours}.query.weight", f"{theirs}.to_q.weight"),
+        renamed(f"{ours}.query.weight", f"{theirs}.to_q.weight"),
         stacked(f"{ours}.key_value.weight", [f"{theirs}.to_k.weight", f"{theirs}.to_v.weight"]),
         linear(f"{ours}.out", f"{theirs}.to_out.0"),
     ]

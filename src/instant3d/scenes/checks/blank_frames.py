@@ -18,34 +18,34 @@ TILE, TILES = 8, 4  # squares a side of a fingerprint, and pictures in it
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """A small copy of a frame: `rgb` (3, H, W) and `alpha` (1, H, W) in [0, 1], rgb 0 where alpha is."""
 
     number: int
     rgb: Tensor
     alpha: Tensor
-    matte: str  # where alpha came from (`instant3d.scenes.images`)
+    alpha_source: str  # where alpha came from (`instant3d.scenes.images`)
     size: tuple[int, int]  # width and height of the frame itself
     greatest: int = 255  # of the frame's alpha
 
 
-def blank(pictures: list[Picture]) -> dict[int, str]:
+def blank(thumbnails: list[Thumbnail]) -> dict[int, str]:
     """Which frames are "black", "white" or "empty", by number.
 
     An object may be black by nature: where it is cut out, a frame counts only if others show colours.
     """
-    shades = [_shade(picture) for picture in pictures]
+    shades = [_shade(picture) for picture in thumbnails]
     lit = 2 * shades.count("coloured") > len(shades)
     found = {}
-    for picture, shade in zip(pictures, shades, strict=True):
+    for picture, shade in zip(thumbnails, shades, strict=True):
         if shade in ("empty", "white page", "black page") or (lit and shade in ("black", "white")):
             found[picture.number] = shade.removesuffix(" page")
     return found
 
 
-def fingerprint(pictures: list[Picture]) -> bytes:
+def fingerprint(thumbnails: list[Thumbnail]) -> bytes:
     """The first few pictures as coarse mosaics: alike for an object rendered twice, apart for two objects."""
-    chosen = pictures[:TILES]
+    chosen = thumbnails[:TILES]
     if len(chosen) < TILES:
         return b""
     tiles = []
@@ -55,11 +55,11 @@ def fingerprint(pictures: list[Picture]) -> bytes:
     return torch.cat(tiles).numpy().tobytes()
 
 
-def _shade(picture: Picture) -> str:
-    rgb, covered = picture.rgb, picture.alpha[0] >= 0.5
+def _shade(thumbnail: Thumbnail) -> str:
+    rgb, covered = thumbnail.rgb, thumbnail.alpha[0] >= 0.5
     share = float(covered.float().mean())
     if share < LEAST_SHARE:
-        return "white page" if picture.matte == "white" else "empty"
+        return "white page" if thumbnail.alpha_source == "white" else "empty"
     colours = rgb[:, covered]
     page = share > 0.99
     if float(colours.max()) <= DARK:

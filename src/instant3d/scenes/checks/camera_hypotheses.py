@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from instant3d.cameras import Cameras
-from instant3d.scenes.checks.silhouettes import SOLID, Silhouettes, contact
+from instant3d.scenes.checks.silhouettes import SOLID, Silhouettes, rim_agreement
 
 LEAST_VIEWS = 3
 CLEAR = 0.03  # below, the cameras are taken for right
@@ -28,7 +28,7 @@ TINY = 0.25  # half the object's extent, where the box's is 1
 
 
 @dataclass(frozen=True)
-class Choice:
+class Hypothesis:
     """The best of several readings: how sure it is, by how much more the next best contradicts."""
 
     name: str
@@ -37,28 +37,28 @@ class Choice:
 
     @property
     def sure(self) -> float:
-        return trust(self.score, self.runner_up)
+        return confidence(self.score, self.runner_up)
 
 
-def trust(best: float, other: float) -> float:
+def confidence(best: float, other: float) -> float:
     """0 where both contradict alike, towards 1 where only the other does."""
     return max(0.0, 1 - (best + NOISE) / (other + NOISE))
 
 
 def contradiction(shapes: Silhouettes, cameras: Cameras) -> float:
-    return float(contact(shapes, cameras).miss.mean())
+    return float(rim_agreement(shapes, cameras).miss.mean())
 
 
-def rivals(scores: dict[str, float]) -> tuple[str, ...]:
+def alternatives(scores: dict[str, float]) -> tuple[str, ...]:
     """The readings that the pictures cannot tell from the best one."""
     least = min(scores.values())
-    return tuple(sorted(name for name, score in scores.items() if trust(least, score) < SURE))
+    return tuple(sorted(name for name, score in scores.items() if confidence(least, score) < SURE))
 
 
-def best(scores: dict[str, float]) -> Choice:
+def best(scores: dict[str, float]) -> Hypothesis:
     """The reading of least contradiction, of two or more."""
     order = sorted(scores, key=lambda name: scores[name])
-    return Choice(order[0], scores[order[0]], scores[order[1]])
+    return Hypothesis(order[0], scores[order[0]], scores[order[1]])
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def zoomed(cameras: Cameras, factor: float) -> Cameras:
 
 def share_outside(shapes: Silhouettes, cameras: Cameras) -> float:
     """Of all rays along outlines, how many meet the object surely outside the box."""
-    free = contact(shapes, cameras)
+    free = rim_agreement(shapes, cameras)
     if not (free.points.abs().amax(-1) > BOX).any():
         return 0.0
-    return float((contact(shapes, cameras, box=BOX).miss - free.miss > OUTSIDE_PIXELS).float().mean())
+    return float((rim_agreement(shapes, cameras, box=BOX).miss - free.miss > OUTSIDE_PIXELS).float().mean())
 
 
 def half_extent(shapes: Silhouettes, cameras: Cameras) -> float:

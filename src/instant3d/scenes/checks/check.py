@@ -17,8 +17,8 @@ from typing import Any
 
 from instant3d import scenes
 from instant3d.scenes.checks import conventions, cross_scene
-from instant3d.scenes.checks.finding import FAULT, Examination, Finding
-from instant3d.scenes.checks.scene_checks import quietly
+from instant3d.scenes.checks.finding import FAULT, Finding, SceneReport
+from instant3d.scenes.checks.scene_checks import check_scene_quietly
 from instant3d.utils import file_listing
 from instant3d.utils.progress import OnStep, Progress
 
@@ -26,87 +26,87 @@ SHOWN = 3  # examples of each kind of finding on the terminal; the report has al
 AT_ONCE = 8  # scenes handed to a process at a time
 
 
-def check_up(
+def check_scenes(
     folders: Sequence[str | Path],
     *,
     jobs: int | None = None,
     frames: int | None = None,
     progress: Progress | None = None,
-) -> tuple[list[Examination], list[Finding]]:
+) -> tuple[list[SceneReport], list[Finding]]:
     """Examine all scenes in `folders` with `jobs` processes of one thread each (default: one for each core).
 
     frames   how many each scene should have; by default, as many as most of those beside it
     """
-    places = find(folders)
+    places = find_scenes(folders)
     with (progress or Progress()).task(f"looking at {len(places)} scenes") as on_step:
         patients = list(_examined(places, jobs or _cores(), on_step))
-    findings = cross_scene.agreed([finding for patient in patients for finding in patient.findings])
-    return patients, [*findings, *cross_scene.frame_counts(patients, frames), *cross_scene.twins(patients)]
+    findings = cross_scene.majority_convention([finding for patient in patients for finding in patient.findings])
+    return patients, [*findings, *cross_scene.frame_counts(patients, frames), *cross_scene.near_duplicates(patients)]
 
 
-def find(folders: Sequence[str | Path]) -> list[Path]:
+def find_scenes(folders: Sequence[str | Path]) -> list[Path]:
     """Scenes: each path is one, or holds some at any depth. Folders of pictures without cameras count as scenes too."""
     found: dict[Path, None] = {}
     for path in map(Path, folders):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; name scene folders, or folders of them")
-        alone = path.is_file() or file_listing.any_found(path, "transforms*.json")
+        alone = path.is_file() or file_listing.any_visible_files(path, "transforms*.json")
         found |= dict.fromkeys([path] if alone else _inside(path))
     if not found:
         raise ValueError(f"there is no scene in {folders[0]}; name scene folders, or folders of them")
     return list(found)
 
 
-def fix(findings: Sequence[Finding]) -> list[Finding]:
+def fix_scenes(findings: Sequence[Finding]) -> list[Finding]:
     """Repair what is sure enough to be repaired; the findings come back, those now cured marked."""
     result = []
     for finding in findings:
-        if finding.cure is not None:
+        if finding.fix is not None:
             place = Path(finding.scene)
-            kept = conventions.repair(place if place.is_file() else place / scenes.DOCUMENT, finding.cure)
-            finding = dataclasses.replace(finding, cured=True, advice=f"repaired; the old file is {kept.name}")
+            kept = conventions.repair(place if place.is_file() else place / scenes.DOCUMENT, finding.fix)
+            finding = dataclasses.replace(finding, fixed=True, advice=f"repaired; the old file is {kept.name}")
         result.append(finding)
     return result
 
 
-def report(patients: Sequence[Examination], findings: Sequence[Finding]) -> dict[str, Any]:
+def report(reports: Sequence[SceneReport], findings: Sequence[Finding]) -> dict[str, Any]:
     """As JSON holds it."""
     kinds: dict[str, int] = defaultdict(int)
     for finding in findings:
         kinds[finding.kind] += 1
-    ill = {finding.scene for finding in findings if finding.level == FAULT and not finding.cured}
-    counts = {"scenes": len(patients), "healthy": len(patients) - len(ill), "kinds": dict(sorted(kinds.items()))}
+    ill = {finding.scene for finding in findings if finding.level == FAULT and not finding.fixed}
+    counts = {"scenes": len(reports), "healthy": len(reports) - len(ill), "kinds": dict(sorted(kinds.items()))}
     return {**counts, "findings": [finding.record() for finding in findings]}
 
 
-def lines(patients: Sequence[Examination], findings: Sequence[Finding]) -> Iterator[str]:
+def lines(reports: Sequence[SceneReport], findings: Sequence[Finding]) -> Iterator[str]:
     """For the terminal: kinds of findings, most frequent first, with examples."""
     kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         kinds[finding.level, finding.kind].append(finding)
     for (level, kind), group in sorted(kinds.items(), key=lambda item: (item[0][0], -len(item[1]))):
-        cured = sum(finding.cured for finding in group)
+        cured = sum(finding.fixed for finding in group)
         remarks = [f"{cured} repaired"] * bool(cured) + ["a note"] * (level != FAULT)
         yield f"{kind}: {', '.join([f'{len(group)} findings', *remarks])}"
         for finding in group[:SHOWN]:
             yield f"  {finding.scene}: {finding.evidence} ({finding.sure:.0%} sure): {finding.advice}"
         if len(group) > SHOWN:
             yield f"  and {len(group) - SHOWN} more; -o report.json lists all"
-    healthy = report(patients, findings)["healthy"]
-    yield f"{healthy} of {len(patients)} scenes have no fault"
+    healthy = report(reports, findings)["healthy"]
+    yield f"{healthy} of {len(reports)} scenes have no fault"
 
 
-def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[Examination]:
+def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[SceneReport]:
     jobs = min(jobs, len(places) // AT_ONCE)  # to start a process takes longer than to look at a few scenes
     if jobs <= 1:
         for done, place in enumerate(places, 1):
-            yield quietly(place)
+            yield check_scene_quietly(place)
             on_step(done, len(places))
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         try:
-            for done, patient in enumerate(pool.map(quietly, places, chunksize=AT_ONCE), 1):
+            for done, patient in enumerate(pool.map(check_scene_quietly, places, chunksize=AT_ONCE), 1):
                 yield patient
                 on_step(done, len(places))
         except BrokenProcessPool as error:
@@ -117,9 +117,11 @@ def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[Ex
 def _inside(folder: Path) -> list[Path]:
     known = scenes.below(folder)
     holders = {parent for place in known for parent in (place, *place.parents)}
-    strays = [child for child in file_listing.found(folder, "*") if child.is_dir() and child not in holders]
+    strays = [child for child in file_listing.visible_files(folder, "*") if child.is_dir() and child not in holders]
     shown = (
-        child for child in strays if any(file_listing.any_found(child, f"**/*{ending}") for ending in (".png", ".jpg"))
+        child
+        for child in strays
+        if any(file_listing.any_visible_files(child, f"**/*{ending}") for ending in (".png", ".jpg"))
     )
     return sorted([*known, *shown])
 

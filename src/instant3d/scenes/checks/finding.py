@@ -19,20 +19,20 @@ class Finding:
     advice: str
     level: str = FAULT
     frames: tuple[int, ...] = ()  # those concerned; none named: all
-    cure: str | None = None  # what `--fix` takes the matrices for; None: nothing that it dares to do
+    fix: str | None = None  # what `--fix` takes the matrices for; None: nothing that it dares to do
     fits: tuple[str, ...] = ()  # where several cures fit this scene alike: which
-    cured: bool = False
+    fixed: bool = False
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
         fields = {"scene": self.scene, "kind": self.kind, "level": self.level, "sure": round(self.sure, 3)}
-        more = {"frames": list(self.frames) or None, "cure": self.cure, "cured": self.cured or None}
+        more = {"frames": list(self.frames) or None, "cure": self.fix, "cured": self.fixed or None}
         told = {key: value for key, value in more.items() if value is not None}
         return {**fields, "evidence": self.evidence, "advice": self.advice, **told}
 
 
 @dataclass(frozen=True)
-class Examination:
+class SceneReport:
     """All findings in one scene by itself, and what comparing it with others needs."""
 
     scene: str

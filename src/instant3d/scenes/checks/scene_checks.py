@@ -16,8 +16,8 @@ from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.scenes import images, scene_folder, transforms
 from instant3d.scenes.checks import blank_frames, camera_hypotheses, conventions, silhouettes
-from instant3d.scenes.checks.blank_frames import Picture
-from instant3d.scenes.checks.finding import NOTE, Examination, Finding
+from instant3d.scenes.checks.blank_frames import Thumbnail
+from instant3d.scenes.checks.finding import NOTE, Finding, SceneReport
 from instant3d.utils import file_listing
 from instant3d.utils.errors import LIBRARY_ERRORS
 
@@ -26,36 +26,36 @@ ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
 SHADES = {"black": "is black", "white": "is white", "empty": "shows nothing"}
 
 
-def examine(path: Path) -> Examination:
+def check_scene(path: Path) -> SceneReport:
     """All that is found in the scene at `path`, a folder or its document."""
     where = str(path)
     try:
         document = scenes.document(path)
     except (ValueError, OSError) as error:
-        return Examination(where, (_unreadable(where, [str(error)]),))
+        return SceneReport(where, (_unreadable(where, [str(error)]),))
     root = (path.parent if path.suffix == ".json" else path).resolve()
-    shown, problems = read(document, root)
+    shown, problems = read_frames(document, root)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
     blank = blank_frames.blank(shown)
     findings += [_blank(where, shade, blank, document, shown) for shade in sorted(set(blank.values()))]
     findings += _maps(where, document, root, shown)
-    findings += _mattes(where, [picture for picture in shown if picture.number not in blank])
+    findings += _alpha_sources(where, [picture for picture in shown if picture.number not in blank])
     findings += _unnamed(where, document, root) + _caption(where, document)
-    usable = [picture for picture in shown if picture.number not in blank and picture.matte != "none"]
+    usable = [picture for picture in shown if picture.number not in blank and picture.alpha_source != "none"]
     findings += cameras(where, document, usable)
     fingerprint = blank_frames.fingerprint([picture for picture in shown if picture.number not in blank])
-    return Examination(where, tuple(findings), document.count, document.text("id") or "", fingerprint)
+    return SceneReport(where, tuple(findings), document.count, document.text("id") or "", fingerprint)
 
 
-def read(document: transforms.Document, root: Path) -> tuple[list[Picture], dict[int, str]]:
+def read_frames(document: transforms.Document, root: Path) -> tuple[list[Thumbnail], dict[int, str]]:
     """The frames that can be read, and what is wrong with the others by number."""
-    shown: list[Picture] = []
+    shown: list[Thumbnail] = []
     problems: dict[int, str] = {}
     for number in range(document.count):
         try:
             frame = document.frame(number)
             mask = scenes.file_content(root, frame.mask) if frame.mask else None
-            found = images.decode(scenes.file_content(root, frame.picture), mask, frame.where, scene_folder.ENOUGH)
+            found = images.decode(scenes.file_content(root, frame.image), mask, frame.where, scene_folder.ENOUGH)
             height, width = found.full_size or found.alpha.shape
             frame.intrinsics(width, height)
         except (ValueError, OSError) as error:
@@ -70,13 +70,13 @@ def read(document: transforms.Document, root: Path) -> tuple[list[Picture], dict
     return [picture for picture in shown if picture.number not in problems], problems
 
 
-def _shrunk(number: int, found: images.Picture) -> Picture:
+def _shrunk(number: int, found: images.DecodedImage) -> Thumbnail:
     """A frame at the size that suffices: of a hundred large ones, only the small copies stay in memory."""
     height, width = found.full_size or found.alpha.shape
     rgb, alpha = torch.tensor(found.rgb).permute(2, 0, 1) / 255, torch.tensor(found.alpha)[None] / 255
-    small = silhouettes.shrunk(torch.cat([rgb * alpha, alpha])[None])[0]
+    small = silhouettes.downsize(torch.cat([rgb * alpha, alpha])[None])[0]
     straight = (small[:3] / small[3:].clamp(min=1e-6)).clamp(0, 1)
-    return Picture(number, straight, small[3:], found.matte, (width, height), int(found.alpha.max()))
+    return Thumbnail(number, straight, small[3:], found.alpha_source, (width, height), int(found.alpha.max()))
 
 
 def _unreadable(where: str, errors: list[str], frames: tuple[int, ...] = (), count: int = 0) -> Finding:
@@ -85,7 +85,7 @@ def _unreadable(where: str, errors: list[str], frames: tuple[int, ...] = (), cou
 
 
 def _blank(
-    where: str, shade: str, blank: dict[int, str], document: transforms.Document, shown: list[Picture]
+    where: str, shade: str, blank: dict[int, str], document: transforms.Document, shown: list[Thumbnail]
 ) -> Finding:
     frames = tuple(number for number, found in blank.items() if found == shade)
     one = len(frames) == 1
@@ -100,7 +100,7 @@ def _blank(
     return Finding(f"{shade} frame", where, 1.0, evidence, advice, frames=frames)
 
 
-def _maps(where: str, document: transforms.Document, root: Path, shown: list[Picture]) -> list[Finding]:
+def _maps(where: str, document: transforms.Document, root: Path, shown: list[Thumbnail]) -> list[Finding]:
     """Depth and normal maps that training could not read."""
     problems: dict[int, str] = {}
     for picture in shown:
@@ -116,9 +116,9 @@ def _maps(where: str, document: transforms.Document, root: Path, shown: list[Pic
     return [Finding("depth or normals", where, 1.0, evidence, advice, frames=tuple(problems))]
 
 
-def _mattes(where: str, shown: list[Picture]) -> list[Finding]:
-    none = tuple(picture.number for picture in shown if picture.matte == "none")
-    cut = tuple(picture.number for picture in shown if picture.matte == "white")
+def _alpha_sources(where: str, shown: list[Thumbnail]) -> list[Finding]:
+    none = tuple(picture.number for picture in shown if picture.alpha_source == "none")
+    cut = tuple(picture.number for picture in shown if picture.alpha_source == "white")
     findings = []
     if none:
         evidence = f"{len(none)} frames have neither alpha, nor a mask, nor a white background"
@@ -134,9 +134,9 @@ def _mattes(where: str, shown: list[Picture]) -> list[Finding]:
 def _unnamed(where: str, document: transforms.Document, root: Path) -> list[Finding]:
     """Pictures that lie beside those of the frames, but are no frame's."""
     try:
-        named = {root / document.frame(k).picture for k in range(document.count)}
+        named = {root / document.frame(k).image for k in range(document.count)}
         places = {path.parent for path in named if path.parent != root}
-        lying = [file for place in places for file in file_listing.found(place, "*") if file.suffix in ENDINGS]
+        lying = [file for place in places for file in file_listing.visible_files(place, "*") if file.suffix in ENDINGS]
         stems = {path.with_suffix("") for path in named} | named
     except (ValueError, OSError):  # of a name that is no file's, which `read` has told of
         return []
@@ -154,7 +154,7 @@ def _caption(where: str, document: transforms.Document) -> list[Finding]:
     return [Finding("caption missing", where, 1.0, "no caption, or an empty one", advice, level=NOTE)]
 
 
-def cameras(where: str, document: transforms.Document, usable: list[Picture]) -> list[Finding]:
+def cameras(where: str, document: transforms.Document, usable: list[Thumbnail]) -> list[Finding]:
     """What is wrong with the cameras of pictures that show something, and with the object's place before them."""
     if len(usable) < camera_hypotheses.LEAST_VIEWS:
         return []
@@ -172,7 +172,7 @@ def cameras(where: str, document: transforms.Document, usable: list[Picture]) ->
     return ([ill] if ill else _extent(where, shapes, given)) + _cut(where, chosen, alpha)
 
 
-def cameras_of(document: transforms.Document, chosen: list[Picture]) -> Cameras:
+def cameras_of(document: transforms.Document, chosen: list[Thumbnail]) -> Cameras:
     """The cameras of the chosen pictures, as the document has them."""
     frames = [document.frame(picture.number) for picture in chosen]
     matrices = torch.tensor([frame.cam_to_world.tolist() for frame in frames], dtype=torch.float32)
@@ -187,28 +187,42 @@ def _disagreement(
     now = scores[conventions.GIVEN]
     if len(scores) > 1:
         choice = camera_hypotheses.best(scores)
-        if choice.name != conventions.GIVEN and camera_hypotheses.trust(choice.score, now) >= camera_hypotheses.SURE:
-            return _convention(where, choice, now, camera_hypotheses.rivals(scores))
+        if (
+            choice.name != conventions.GIVEN
+            and camera_hypotheses.confidence(choice.score, now) >= camera_hypotheses.SURE
+        ):
+            return _convention(where, choice, now, camera_hypotheses.alternatives(scores))
     lens = camera_hypotheses.focal(shapes, given)
     plain = max(lens.middle, 1 / lens.middle) > camera_hypotheses.FOCAL_LEAST
-    if plain and camera_hypotheses.trust(lens.score, now) > 0.5 and lens.score < now / 3:
+    if plain and camera_hypotheses.confidence(lens.score, now) > 0.5 and lens.score < now / 3:
         return _fov(where, given, lens, now)
     if now <= camera_hypotheses.WRONG:
         return None
     evidence = f"outlines contradict each other by {now:.2f} px; neither another convention nor another lens helps"
     advice = "are the frames in the order of their cameras, and is it one unmoving object?"
-    return Finding("cameras", where, camera_hypotheses.trust(0, now), evidence, advice)
+    return Finding("cameras", where, camera_hypotheses.confidence(0, now), evidence, advice)
 
 
-def _convention(where: str, choice: camera_hypotheses.Choice, now: float, rivals: tuple[str, ...]) -> Finding:
-    told = f"outlines contradict each other by {now:.2f} px as given ({conventions.GIVEN}), by {choice.score:.2f} px"
-    evidence = f"{told} as {choice.name}, by {choice.runner_up:.2f} px as the next best"
-    if choice.sure >= camera_hypotheses.SURE:
-        advice = f"the matrices are {choice.name}; `--fix` writes them as the format asks"
-        return Finding("camera convention", where, choice.sure, evidence, advice, cure=choice.name)
-    advice = f"the matrices are not what the format asks for, but {' or '.join(rivals)}; see how they were written"
+def _convention(
+    where: str, hypothesis: camera_hypotheses.Hypothesis, now: float, alternatives: tuple[str, ...]
+) -> Finding:
+    told = (
+        f"outlines contradict each other by {now:.2f} px as given ({conventions.GIVEN}), by {hypothesis.score:.2f} px"
+    )
+    evidence = f"{told} as {hypothesis.name}, by {hypothesis.runner_up:.2f} px as the next best"
+    if hypothesis.sure >= camera_hypotheses.SURE:
+        advice = f"the matrices are {hypothesis.name}; `--fix` writes them as the format asks"
+        return Finding("camera convention", where, hypothesis.sure, evidence, advice, fix=hypothesis.name)
+    advice = (
+        f"the matrices are not what the format asks for, but {' or '.join(alternatives)}; see how they were written"
+    )
     return Finding(
-        "camera convention", where, camera_hypotheses.trust(choice.score, now), evidence, advice, fits=rivals
+        "camera convention",
+        where,
+        camera_hypotheses.confidence(hypothesis.score, now),
+        evidence,
+        advice,
+        fits=alternatives,
     )
 
 
@@ -219,7 +233,7 @@ def _fov(where: str, given: Cameras, lens: camera_hypotheses.Focal, now: float) 
     left = f"by {lens.score:.2f} px between {low:.0f} and {high:.0f}"
     evidence = f"outlines contradict each other by {now:.2f} px at {said:.0f} degrees, {left}"
     advice = f"a field of view of about {meant:.0f} degrees fits the pictures; check fl_x or camera_angle_x"
-    return Finding("field of view", where, camera_hypotheses.trust(lens.score, now), evidence, advice)
+    return Finding("field of view", where, camera_hypotheses.confidence(lens.score, now), evidence, advice)
 
 
 def _extent(where: str, shapes: silhouettes.Silhouettes, given: Cameras) -> list[Finding]:
@@ -235,7 +249,7 @@ def _extent(where: str, shapes: silhouettes.Silhouettes, given: Cameras) -> list
     return []
 
 
-def _cut(where: str, chosen: list[Picture], alpha: torch.Tensor) -> list[Finding]:
+def _cut(where: str, chosen: list[Thumbnail], alpha: torch.Tensor) -> list[Finding]:
     cut = [picture.number for picture, off in zip(chosen, camera_hypotheses.cut_off(alpha), strict=True) if off]
     if not cut:
         return []
@@ -244,13 +258,13 @@ def _cut(where: str, chosen: list[Picture], alpha: torch.Tensor) -> list[Finding
     return [Finding("leaves the frame", where, 1.0, evidence, advice, frames=tuple(cut))]
 
 
-def quietly(path: Path) -> Examination:
+def check_scene_quietly(path: Path) -> SceneReport:
     """`examine` without the reader's own warnings, which the findings hold already; on one thread."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return examine(path)
+            return check_scene(path)
         except LIBRARY_ERRORS as error:  # one scene, whatever it holds, ends nothing
             text = f"it cannot be examined ({type(error).__name__}: {error})"
-            return Examination(str(path), (_unreadable(str(path), [text]),))
+            return SceneReport(str(path), (_unreadable(str(path), [text]),))

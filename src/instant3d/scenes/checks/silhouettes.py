@@ -32,7 +32,7 @@ class Silhouettes:
     rims: Tensor  # (V, R, 2) image points, as fractions, that lie just inside
 
 
-def shrunk(image: Tensor) -> Tensor:
+def downsize(image: Tensor) -> Tensor:
     """Images (V, C, H, W), area-averaged so that the longer side is SIDE at most."""
     height, width = image.shape[-2:]
     scale = SIDE / max(height, width)
@@ -50,14 +50,14 @@ def silhouettes(alpha: Tensor) -> Silhouettes:
 
 
 @dataclass(frozen=True)
-class Contact:
+class RimAgreement:
     """Where each rim ray best agrees with all views, and by how much it fails there."""
 
     points: Tensor  # (V, R, 3)
     miss: Tensor  # (V, R) pixels, 0 to FAR
 
 
-def contact(shapes: Silhouettes, cameras: Cameras, box: float | None = None) -> Contact:
+def rim_agreement(shapes: Silhouettes, cameras: Cameras, box: float | None = None) -> RimAgreement:
     """The best point of each rim ray of cameras (V), and by how many pixels it at least misses what they show.
 
     box   half a side of the cube around the world's centre in which alone the object may be, if anywhere
@@ -78,7 +78,7 @@ def contact(shapes: Silhouettes, cameras: Cameras, box: float | None = None) -> 
     finer = best + step * torch.linspace(-1, 1, FINE)  # the middle one is the best so far
     score, chosen = inside(finer).max(-1)
     best = finer.gather(-1, chosen[..., None])
-    return Contact(origins + best * directions, -score.clamp(max=0))
+    return RimAgreement(origins + best * directions, -score.clamp(max=0))
 
 
 def _rays(shapes: Silhouettes, cameras: Cameras) -> tuple[Tensor, Tensor]:
