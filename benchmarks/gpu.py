@@ -61,7 +61,7 @@ TINY = {"tiny": Case(2, 4, 3, 2, 3, 4, 8, 16)}
 
 
 @dataclass(frozen=True)
-class Example(TensorDataclass):
+class Example(Batch):
     """What a training step takes, as `instant3d.stage2.data.Example`, whose reader needs more packages."""
 
     inputs: Views
@@ -313,22 +313,22 @@ def errors(scene: Scene, quick: bool) -> None:
 def trainer(name: str, objects: int, quick: bool, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """One step of a stage-2 configuration on random images, and its part up to the renders."""
     from instant3d.stage2.architecture import Architecture
-    from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
+    from instant3d.stage2.module import Marching, Stage2, Weights
 
     text = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    model, drawing = text["model"], text["data"]["view_sampling"]
-    marching = RayMarching(**model.get("ray_marching", {}))
+    model, drawing = text["model"], text["data"]["drawing"]
+    marching = Marching(**model.get("marching", {}))
     settings = {**model.get("architecture", {})}
     patch = drawing["patch"]
     if quick:
         settings |= {"width": 16, "heads": 2, "depth": 1, "encoder_width": 16, "encoder_heads": 2, "encoder_depth": 1}
         settings |= {"lift_side": 0, "plane_side": 8, "token_side": 4, "image_size": 16, "decoder_width": 16}
-        marching, patch = RayMarching(3, 2), 4
-    module = Stage2Module(
+        marching, patch = Marching(3, 2), 4
+    module = Stage2(
         Architecture(**settings),
-        ray_marching=marching,
-        loss_weights=LossWeights(**{**model.get("loss_weights", {}), "perceptual": 0.0}),
-        vgg_weights=None,
+        marching=marching,
+        weights=Weights(**{**model.get("weights", {}), "perceptual": 0.0}),
+        perceptual_weights=None,
         checkpointing=model.get("checkpointing", False),
     ).to(device)
     size = module.network.image_size
@@ -344,7 +344,7 @@ def trainer(name: str, objects: int, quick: bool, device: torch.device) -> tuple
 
     def show() -> None:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=not quick):
-            module.render_like(module.network(example.inputs), example.targets, torch.Generator(device).manual_seed(0))
+            module.show(module.network(example.inputs), example.targets, torch.Generator(device).manual_seed(0))
 
     return step, show
 
@@ -354,7 +354,7 @@ def images(objects: int, size: int, target: bool) -> Views:
     draw = torch.Generator().manual_seed(1)
     cameras = random_sphere(4 * objects, draw).map(lambda tensor: tensor.unflatten(0, (objects, 4)))
     if not target:
-        cameras = structured_cameras().map(lambda tensor: tensor.expand(objects, *tensor.shape))
+        cameras = structured().map(lambda tensor: tensor.expand(objects, *tensor.shape))
     alpha = (torch.rand(objects, 4, 1, size, size, generator=draw) > 0.5).float()
     rgb = torch.rand(objects, 4, 3, size, size, generator=draw)
     return Views(rgb, alpha, cameras, 2 * alpha if target else None)

@@ -29,6 +29,7 @@ POINT_STEPS = 8  # blocks of points that one program goes through
 WIDEST, DEEPEST = 128, 16  # decoders that fit a processor's registers and shared memory
 DEEP = 4  # hidden layers from which the backward pass must take fewer rows, as it must with float32
 
+
 @dataclass(frozen=True)
 class Launch:
     """How a kernel is spread over the GPU: rows of a block, warps, and the most registers of a thread (None: any)."""
