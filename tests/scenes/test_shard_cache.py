@@ -78,8 +78,8 @@ def in_memory(packed, name):
 
 def data(source, shelf, **settings):
     settings = {"image_size": 16, "drawing": DRAWING, "batch_size": 1, "workers": 0} | settings
-    return SceneDataModule([str(root) for root in ([source] if isinstance(source, str | Path) else source)], cache=str(shelf),
-                     **settings)  # fmt: skip
+    roots = [source] if isinstance(source, str | Path) else source
+    return SceneDataModule([str(root) for root in roots], cache=str(shelf), **settings)
 
 
 def loader(source, shelf, step=0, rank=0, world=1, **settings):

@@ -123,7 +123,8 @@ def test_an_examples_loss_does_not_depend_on_its_batch(model, cached):
 
 def test_a_tenth_of_the_prompts_is_left_out_and_timesteps_are_spread_evenly(cached):
     one = batch(cached, [0])
-    many = LatentBatch(*(part.expand(4000, *part.shape[1:]) for part in (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])),
+    moments = (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])
+    many = LatentBatch(*(part.expand(4000, *part.shape[1:]) for part in moments),
                    one.text[[0] * 4000], one.size.expand(4000), torch.arange(4000))  # fmt: skip
     chance = sample_noise(many, 0, 1000, 0.1)
     assert 320 < int(chance.drop_text.sum()) < 480

@@ -54,9 +54,13 @@ def squares(network, example):
 def test_the_first_step_starts_at_the_converted_loss_and_lowers_it(weights, data):
     numbers = yaml.safe_load(CONFIG.read_text())["model"]
     module = Stage2Module(
-        ray_marching=RayMarching(16), loss_weights=LossWeights(**numbers["weights"] | {"perceptual": 0.0}), vgg_weights=None,
-        background=numbers["background"], learning_rate=numbers["learning_rate"], start=str(weights),
-    )  # fmt: skip
+        ray_marching=RayMarching(16),
+        loss_weights=LossWeights(**numbers["loss_weights"] | {"perceptual": 0.0}),
+        vgg_weights=None,
+        background=numbers["background"],
+        learning_rate=numbers["learning_rate"],
+        start=str(weights),
+    )
     example = ReconstructionBatch.stack(
         [TrainDataset([data / "ball"], 32, ViewSampling(patch=0, random_rotation=False))[0]]
     )
