@@ -307,7 +307,7 @@ def collate(items: Sequence[LatentBatch | ImageBatch]) -> LatentBatch | ImageBat
     if isinstance(items[0], LatentBatch):
         return LatentBatch.stack(cast(Sequence[LatentBatch], items))
     pictures = cast(Sequence[ImageBatch], items)
-    grids, numbers = (torch.cat([getattr(item, name) for item in pictures]) for name in ("grids", "number"))
+    grids, numbers = (torch.cat([getattr(item, name) for item in pictures]) for name in ("grids", "example_index"))
     return ImageBatch(grids, tuple(prompt for item in pictures for prompt in item.prompts), numbers)
 
 
