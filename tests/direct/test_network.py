@@ -269,7 +269,7 @@ def test_numbers_that_make_no_network_are_explained(changes, complaint):
     ("config", "complaint"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "nameless model, not a direct"),
+        ("[]", "unnamed model, not a direct"),
         ('{"model": "stage2"}', "a stage2 model, not"),
     ],
 )

@@ -45,7 +45,7 @@ def test_a_vertex_that_is_not_finite(tmp_path, bad):
 
 @pytest.mark.parametrize("last", [[2, 0, 0], [0.5, 1e-9, 0]])
 def test_triangles_without_area(tmp_path, last):
-    refused(with_positions([0, 0, 0], [1, 0, 0], last).save(tmp_path / "a.gltf"), "next to no area")
+    refused(with_positions([0, 0, 0], [1, 0, 0], last).save(tmp_path / "a.gltf"), "almost no area")
 
 
 def test_an_index_out_of_range(tmp_path):
@@ -104,7 +104,7 @@ def test_a_strip_counts_by_its_triangles(tmp_path, monkeypatch):
 def test_an_accessor_that_asks_for_more_than_memory(tmp_path):
     document = triangle()
     document.json["accessors"][0]["count"] = 10**12
-    refused(document.save(tmp_path / "a.gltf"), "asks for 1000000000000 elements")
+    refused(document.save(tmp_path / "a.gltf"), "has 1000000000000 elements")
 
 
 @pytest.mark.parametrize(("field", "value"), [("byteLength", 10**6), ("byteOffset", -4), ("byteStride", 1000)])

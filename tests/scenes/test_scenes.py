@@ -358,7 +358,7 @@ def test_frames_that_are_not_there_are_named_with_how_many_there_are(tmp_path, a
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(b"", "not a readable picture"), (b"no picture", "not a readable picture"), (None, "does not exist, but")],
+    [(b"", "not a readable image"), (b"no picture", "not a readable image"), (None, "does not exist, but")],
 )
 def test_a_missing_or_corrupt_picture_is_named(tmp_path, content, complaint):
     one_frame(tmp_path)
@@ -375,7 +375,7 @@ def test_a_picture_cut_off_in_the_middle_is_corrupt(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"a\.png.* is not a readable picture"):
+    with pytest.raises(ValueError, match=r"a\.png.* is not a readable image"):
         scenes.read(tmp_path)
 
 

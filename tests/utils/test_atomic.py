@@ -68,7 +68,7 @@ def test_a_new_folder_may_be_entered_by_those_who_may_enter_any_other(tmp_path):
 def test_a_file_in_the_way_is_named_and_kept(tmp_path, manner):
     fill(tmp_path, out="mine")
     with (
-        pytest.raises(ValueError, match="out is a file, but a folder is to be written there"),
+        pytest.raises(ValueError, match="out is a file, but a folder will be written there"),
         manner(tmp_path / "out"),
     ):
         raise AssertionError("the work must not begin")

@@ -32,7 +32,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 )
 def test_another_kind_of_file_is_named_and_never_handed_to_its_decoder(monkeypatch, data, kind):
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
-    with pytest.raises(ValueError, match=rf"0000\.png is not a readable picture: it is {kind}"):
+    with pytest.raises(ValueError, match=rf"0000\.png is not a readable image: it is {kind}"):
         images.open_image(data, "0000.png")
 
 

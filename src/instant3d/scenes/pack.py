@@ -221,7 +221,7 @@ def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def _earlier(target: Path) -> dict[str, Shard]:
     """What an earlier call left; anything else in the folder is not overwritten."""
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is a file, but a folder is to be written there; name another place")
+        raise ValueError(f"{target} is a file, but a folder will be written there; name another place")
     held = [path.name for path in file_listing.visible_files(target, "*")] if target.is_dir() else []
     if INDEX not in held and any(not name.endswith(".partial") for name in held):
         raise ValueError(f"{target} holds files but no {INDEX}; name an empty or a new folder")

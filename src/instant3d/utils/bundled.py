@@ -40,7 +40,7 @@ def weights_folder(demo: Path, named: str | Path | None = None, *, option: str =
 
 
 def look_up(demo: str | Path) -> Path | None:
-    """Return an existing folder, or that of bundled weights such as `checkpoints/stage1-demo`; None if there is none."""
+    """Return an existing folder, or a bundled one such as `checkpoints/stage1-demo`; None if it is neither."""
     path = Path(demo)
     if path.is_dir() or path.parts[:1] != (str(FOLDER),):
         return path if path.is_dir() else None

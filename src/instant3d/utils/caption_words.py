@@ -93,7 +93,10 @@ class CaptionWords:
         return [word for word in dict.fromkeys(words) if word not in self._single and word not in FUNCTION_WORDS]
 
     def nearest(self, word: str) -> str | None:
-        """Return the known word that differs only in its ending, or ends this word, or is spelt most like it, if any."""
+        """Return the known word that differs only in its ending, or ends this word, or is spelt most like it.
+
+        None if there is no such word.
+        """
         stem = ENDING.sub("", word)
         found = {known for known in self._single if ENDING.sub("", known) == stem}
         found |= {known for known in self._single if len(known) > 3 and word.endswith(known)}

@@ -82,7 +82,7 @@ def load_into(network: nn.Module, folder: Path) -> bool:
             f"(such as {', '.join((missing + extra + other)[:3])})"
         )
     own = {key: tensor_files.to_float32(key, value) for key, value in tensors.items()}
-    own = {key: value.clone() if value is tensors[key] else value for key, value in own.items()}  # not in the file's memory
+    own = {key: value.clone() if value is tensors[key] else value for key, value in own.items()}  # no mmap
     network.load_state_dict(own, assign=True)
     return all(value.dtype == torch.float32 for value in tensors.values())
 

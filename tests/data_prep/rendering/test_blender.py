@@ -293,7 +293,7 @@ def with_texture(document, uri, use):
         ("https://example.org/a.png", "outside its folder"),
         ("gone.png", "not there"),
         ("huge.png", "8192"),
-        ("torn.png", "not a readable picture"),
+        ("torn.png", "not a readable image"),
     ],
 )
 @pytest.mark.parametrize("use", ["normalTexture", "emissiveTexture"])
