@@ -68,7 +68,7 @@ class Mesh:
         object.__setattr__(self, name, value)
 
     def save(self, path: str | Path) -> None:
-        """Write .glb, .obj (with .mtl, and .png if textured) or .ply, all +y up; the file appears whole or not at all."""
+        """Write .glb, .obj (with .mtl, and .png if textured) or .ply, all +y up; whole or not at all."""
         from instant3d.mesh.io import save
 
         save([self], path)
