@@ -159,7 +159,7 @@ def broken(scene: Path, how: str) -> None:
     [
         ("missing picture", "0000.png does not exist"),
         ("corrupt picture", "not a readable image"),
-        ("mixed sizes", "make all pictures of a scene the same size"),
+        ("mixed sizes", "make all images of a scene the same size"),
         ("looks away", "looks away from the object"),
         ("singular matrix", "is singular"),
         ("NaN", "not finite"),

@@ -204,7 +204,7 @@ def test_an_obj_whose_material_lies_outside(tmp_path):
 
 @pytest.mark.parametrize(
     ("picture", "because"),
-    [("/etc/hostname", "outside"), ("gone.png", "not there"), ("huge.png", "9000 x"), ("huge.dat", "9000 x")],
+    [("/etc/hostname", "outside"), ("gone.png", "does not exist"), ("huge.png", "9000 x"), ("huge.dat", "9000 x")],
 )
 def test_an_obj_whose_texture_cannot_be_had(tmp_path, picture, because):
     for name in ("huge.png", "huge.dat"):

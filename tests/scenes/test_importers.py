@@ -223,7 +223,7 @@ def test_nothing_is_unpickled(tmp_path):
     (raw / "000.npy").write_bytes(pickle.dumps(Trap(tmp_path / "trap")))
     outcomes = imported(tmp_path / "in", tmp_path / "out", "zero123")
     assert [outcome.state for outcome in outcomes] == ["failed", "failed"]
-    assert all("is no usable .npy file" in outcome.reason for outcome in outcomes)
+    assert all("is not a usable .npy file" in outcome.reason for outcome in outcomes)
     assert not (tmp_path / "trap").exists()
 
 
@@ -257,7 +257,7 @@ def test_a_matrix_that_is_no_camera_is_named(tmp_path):
     openlrm(tmp_path / "cup", views("openlrm"))
     np.save(tmp_path / "cup" / "pose" / "002.npy", np.array(CAMERA_TO_WORLD, float) * 2)
     (outcome,) = imported(tmp_path / "cup", tmp_path / "out", "openlrm")
-    assert "002.npy is no rotation with a position" in outcome.reason
+    assert "002.npy is not a rotation with a position" in outcome.reason
 
 
 def test_a_folder_of_another_layout_is_an_error_in_one_line(tmp_path, capsys):

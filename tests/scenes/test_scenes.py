@@ -326,8 +326,8 @@ def test_no_focal_length_at_all_is_explained(tmp_path):
         ("{}", "no list of `frames`"),
         ('{"frames": {}}', "no list of `frames`"),
         ('{"frames": []}', "has no frames"),
-        ('{"frames": [3]}', "frame 0 .* names no picture"),
-        ('{"frames": [{"file_path": 3}]}', "frame 0 .* names no picture"),
+        ('{"frames": [3]}', "frame 0 .* names no image"),
+        ('{"frames": [{"file_path": 3}]}', "frame 0 .* names no image"),
     ],
 )
 def test_a_broken_document_is_explained(tmp_path, text, complaint):
@@ -347,7 +347,7 @@ def test_a_folder_without_a_document_is_no_scene(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "complaint"), [([7], "frame 7 was asked for"), ([-1], "frame -1"), ([], "no frames")]
+    ("asked", "complaint"), [([7], "frame 7 does not exist"), ([-1], "frame -1"), ([], "no frames")]
 )
 def test_frames_that_are_not_there_are_named_with_how_many_there_are(tmp_path, asked, complaint):
     scenes.write(tmp_path / "s", views())

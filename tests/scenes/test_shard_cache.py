@@ -186,7 +186,7 @@ def test_lists_of_folders_and_urls_are_one_epoch(folder, server, tmp_path):
 def test_one_tar_behind_a_url_is_read_alone(server, tmp_path):
     found = SceneSources.find([f"{server.url}/00003.tar"], ShardCache(tmp_path, 2**30))
     assert [found.read(k).id for k in range(len(found))] == ["ball6", "ball7"]
-    with pytest.raises(FileNotFoundError, match=r"tells of no 00099\.tar"):
+    with pytest.raises(FileNotFoundError, match=r"lists no 00099\.tar"):
         SceneSources.find([f"{server.url}/00099.tar"], ShardCache(tmp_path, 2**30))
 
 
@@ -359,7 +359,7 @@ def test_a_tar_with_fewer_scenes_than_were_packed_is_named(packed, tmp_path):
 def test_a_missing_tar_is_named_before_anything_is_read(packed, tmp_path):
     target = copied(packed, tmp_path)
     (target / "00002.tar").unlink()
-    with pytest.raises(ValueError, match=r"00002\.tar is missing, but index\.json tells of"):
+    with pytest.raises(ValueError, match=r"00002\.tar is missing, but index\.json lists"):
         loader(target, tmp_path)
     with served(target) as told, pytest.raises(FileNotFoundError, match=r"00002\.tar does not exist"):
         first(loader(told.url, tmp_path), COUNT)
@@ -397,7 +397,7 @@ def test_an_index_that_leads_elsewhere_is_refused(packed, tmp_path, field, value
     content["shards"][0][field] = value
     name = f"evil{time.monotonic_ns()}"
     fsspec.filesystem("memory").pipe_file(f"/{name}/index.json", json.dumps(content).encode())
-    with pytest.raises(ValueError, match=r"index\.json is no index of shards"):
+    with pytest.raises(ValueError, match=r"index\.json is not an index of shards"):
         loader(f"memory://{name}", tmp_path)
 
 

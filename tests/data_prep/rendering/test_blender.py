@@ -291,7 +291,7 @@ def with_texture(document, uri, use):
     [
         ("../secret.png", "outside its folder"),
         ("https://example.org/a.png", "outside its folder"),
-        ("gone.png", "not there"),
+        ("gone.png", "does not exist"),
         ("huge.png", "8192"),
         ("torn.png", "not a readable image"),
     ],
