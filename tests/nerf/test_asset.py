@@ -163,8 +163,8 @@ def test_colours_beyond_white_are_white_in_pictures_meshes_and_scenes(tmp_path):
         (b"not a file of tensors", "not a whole safetensors file"),
         ({"format": "another"}, "not a triplane of this version"),
         ({"format": "instant3d-triplane-1", "decoder": "{"}, "damaged metadata"),
-        ({"format": "instant3d-triplane-1", "decoder": "[1]"}, "other tensors than its metadata tells"),
-        ({"format": "instant3d-triplane-1", "decoder": '{"channels": 5}'}, "other tensors than its metadata tells"),
+        ({"format": "instant3d-triplane-1", "decoder": "[1]"}, "other tensors than its metadata describes"),
+        ({"format": "instant3d-triplane-1", "decoder": '{"channels": 5}'}, "other tensors than its metadata describes"),
     ],
 )
 def test_a_broken_triplane_file_is_explained(tmp_path, content, complaint):

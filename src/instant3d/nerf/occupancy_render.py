@@ -170,7 +170,7 @@ def _skip_empty(
 
 
 def _cut(occupancy: Occupancy, rays: _Bundle, at: Tensor, far: Tensor, step: float) -> Tensor:
-    """Return the boundaries of the next intervals of rays, (S + 1, R) distances: long ones up to the next dense cell."""
+    """Return the boundaries of the next intervals of rays, (S + 1, R) distances: long ones up to a dense cell."""
     free = occupancy.skip_to_dense(rays.at(at), rays.directions)
     stride = max(step, FAINT_STEP)
     samples = max(PACKET, min(8 * PACKET, TAIL // len(at)))

@@ -148,7 +148,7 @@ def _sample_grid(grid: Tensor, points: Tensor) -> Tensor:
 
 
 def _first_hit(grid: Tensor, views: Views) -> Tensor:
-    """Return the camera-z depth (V, 1, H, W) at which each pixel's ray first meets the hull; infinite if it never does."""
+    """Return the camera-z depth (V, 1, H, W) at which each pixel's ray first meets the hull, or infinity."""
     rays = views.cameras.rays(views.height, views.width)
     depth = torch.full_like(views.alpha, torch.inf)
     for view, (shown, out) in enumerate(zip(views.alpha[:, 0] > 0.02, depth[:, 0], strict=True)):
