@@ -32,7 +32,7 @@ from instant3d.utils.data_order import ResumableBatchSampler, WeightedMixture, s
 from instant3d.utils.errors import format_error
 
 COUNT, PER_SHARD = 12, 2
-DRAWING = ViewSampling(inputs=2, targets=2, patch=8, zoom=(8, 12), structured_probability=0.0)
+SAMPLING = ViewSampling(inputs=2, targets=2, patch=8, zoom=(8, 12), structured_probability=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def in_memory(packed, name):
 
 
 def data(source, shelf, **settings):
-    settings = {"image_size": 16, "view_sampling": DRAWING, "batch_size": 1, "workers": 0} | settings
+    settings = {"image_size": 16, "view_sampling": SAMPLING, "batch_size": 1, "workers": 0} | settings
     roots = [source] if isinstance(source, str | Path) else source
     return SceneDataModule([str(root) for root in roots], cache=str(shelf), **settings)
 
@@ -155,7 +155,7 @@ def test_scene_sources_give_a_resumed_run_the_data_that_it_would_have_had(packed
 @pytest.mark.slow
 def test_scene_sources_let_forked_workers_read_urls_after_their_parent_did(server, tmp_path):
     found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
-    supply = TrainDataset(found, 16, DRAWING)
+    supply = TrainDataset(found, 16, SAMPLING)
     expected = [ReconstructionBatch.stack([supply[k]]) for k in range(COUNT)]
     for tar in tmp_path.glob("*.tar"):
         tar.unlink()
