@@ -29,8 +29,8 @@ class Rays(TensorDataclass):
         directions: (..., 3), unit vectors.
     """
 
-    origins: Tensor  # (..., 3)
-    directions: Tensor  # (..., 3)
+    origins: Tensor
+    directions: Tensor
 
     def at(self, distance: Tensor) -> Tensor:
         """Return the points (..., S, 3) at `distance` (..., S) from the origins."""
@@ -49,8 +49,8 @@ class Cameras(TensorDataclass):
         ValueError: The shapes do not fit.
     """
 
-    cam_to_world: Tensor  # (..., 4, 4)
-    intrinsics: Tensor  # (..., 4)
+    cam_to_world: Tensor
+    intrinsics: Tensor
 
     @property
     def shape(self) -> torch.Size:

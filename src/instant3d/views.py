@@ -30,11 +30,11 @@ class Views(TensorDataclass):
         ValueError: The shapes do not fit.
     """
 
-    rgb: Tensor  # (..., 3, H, W)
-    alpha: Tensor  # (..., 1, H, W)
-    cameras: Cameras  # (...)
-    depth: Tensor | None = None  # (..., 1, H, W)
-    normals: Tensor | None = None  # (..., 3, H, W)
+    rgb: Tensor
+    alpha: Tensor
+    cameras: Cameras
+    depth: Tensor | None = None
+    normals: Tensor | None = None
 
     def __post_init__(self) -> None:
         rgb, alpha = self.rgb.shape, self.alpha.shape

@@ -103,11 +103,11 @@ class _Sums:
         normal: Weighted sum of normals, (R, 3), if requested.
     """
 
-    light: Tensor  # (R)
-    distance: Tensor  # (R)
-    rgb: Tensor  # (R, 3), over the samples whose colour was read
-    seen: Tensor  # (R), their weight
-    normal: Tensor | None  # (R, 3)
+    light: Tensor
+    distance: Tensor
+    rgb: Tensor
+    seen: Tensor
+    normal: Tensor | None
 
     @classmethod
     def start(cls, near: Tensor, with_normals: bool) -> _Sums:

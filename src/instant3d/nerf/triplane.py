@@ -34,7 +34,7 @@ class Triplane(TensorDataclass):
         planes: (..., 3, C, P, P).
     """
 
-    planes: Tensor  # (..., 3, C, P, P)
+    planes: Tensor
 
     def __post_init__(self) -> None:
         shape = self.planes.shape

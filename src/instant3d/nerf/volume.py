@@ -37,10 +37,10 @@ class Pixels(TensorDataclass):
         normal: (..., 3), premultiplied by alpha.
     """
 
-    rgb: Tensor  # (..., 3)
-    alpha: Tensor  # (...)
-    distance: Tensor  # (...)
-    normal: Tensor | None = None  # (..., 3), premultiplied by alpha
+    rgb: Tensor
+    alpha: Tensor
+    distance: Tensor
+    normal: Tensor | None = None
 
 
 def box_span(rays: Rays, half_side: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -39,8 +39,8 @@ class ShardSource:
 
     where: str
     numbers: Sequence[int]
-    shard: Shard | None  # in the index, if there is one
-    remote: shard_cache.RemoteShards | None = None  # None: it is on this disk
+    shard: Shard | None
+    remote: shard_cache.RemoteShards | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)

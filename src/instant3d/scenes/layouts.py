@@ -56,13 +56,13 @@ class ViewRecord:
         normals: File name of an 8-bit normal map, [-1, 1] along world axes.
     """
 
-    where: str  # for error messages
+    where: str
     image: str
-    cam_to_world: Matrix  # (4, 4) float64, OpenCV
+    cam_to_world: Matrix
     lens: Lens
     mask: str | None = None
-    depth: str | None = None  # 8 bits, see Options.depth_range
-    normals: str | None = None  # 8 bits, [-1, 1] along world axes
+    depth: str | None = None
+    normals: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class LayoutOptions:
         depth_range: Depth of the 8-bit level 255, in the layout's own unit.
     """
 
-    fov_deg: float | None = None  # across the picture's width
-    depth_range: float = 6.0  # what an 8-bit depth of 255 is, in the layout's own unit
+    fov_deg: float | None = None
+    depth_range: float = 6.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Layout:
     marks: tuple[str, ...]
     scale: float
     view_records: Callable[[Path, Load, LayoutOptions], list[ViewRecord]]
-    fov_deg: float | None = None  # where neither the files nor the user say
+    fov_deg: float | None = None
 
     def read(self, folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
         """Read the views of the object in `folder`.

@@ -52,7 +52,7 @@ class Scene:
         credit: Licence, author, source, title and address, as far as given (`transforms.Document.credit`).
     """
 
-    views: Views  # (V,)
+    views: Views
     caption: str | None
     id: str
     names: tuple[str, ...]
@@ -317,7 +317,7 @@ def _check_sight(frames: Sequence[transforms.Frame], cameras: Cameras) -> None:
             )
         if not (shown[k].any() or _hits_cube(cameras[k])):
             raise ValueError(
-                f"{frame.where} looks away from the object: its camera sees nothing of the cube [-1, 1]^3 around the "
+                f"{frame.where} looks away from the object: its camera shows nothing of the cube [-1, 1]^3 around the "
                 "origin; check the matrix's axes (OpenGL: x right, y up, z backward), or move and scale the cameras"
             )
         if not shown[k, len(corners) // 2]:

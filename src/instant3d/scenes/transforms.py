@@ -41,14 +41,14 @@ class Frame:
         lens: Those of `LENS_KEYS` that were given.
     """
 
-    where: str  # for error messages: document, number and file
+    where: str
     name: str
     image: str
     mask: str | None
     depth: str | None
     normals: str | None
-    cam_to_world: FloatArray  # (4, 4) float64, OpenCV
-    lens: Mapping[str, float]  # whichever of LENS_KEYS were given
+    cam_to_world: FloatArray
+    lens: Mapping[str, float]
 
     def intrinsics(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Return (fx, fy, cx, cy) as fractions of the image size.

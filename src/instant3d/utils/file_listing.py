@@ -1,4 +1,4 @@
-"""Directory listing without hidden files: macOS leaves `._name` beside files, killed processes half-written ones."""
+"""Directory listing without hidden files: macOS leaves `._name` beside files, killed processes partial ones."""
 
 from __future__ import annotations
 

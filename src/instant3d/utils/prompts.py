@@ -33,7 +33,7 @@ class Prompt:
     """
 
     text: str
-    where: str  # such as "prompts.txt line 3"
+    where: str
     error: str = ""
 
 

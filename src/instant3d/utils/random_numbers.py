@@ -13,7 +13,7 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the odd number nearest to 2**64 divided b
 
 
 def rand_like(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform numbers in [0, 1) of a tensor's shape, dtype and device; drawn where `generator_kwargs` says."""
+    """Uniform numbers in [0, 1) of a tensor's shape, dtype and device; drawn as by `generator_kwargs`."""
     return torch.rand(tensor.shape, **generator_kwargs(generator, tensor.device)).to(tensor)
 
 

@@ -39,7 +39,7 @@ def resolve(source: str | Path, others: Sequence[str] = ()) -> Path:
     return snapshot(str(source), [CONFIG, WEIGHTS, *others])
 
 
-def write(folder: Path, model: str, architecture: Any, network: nn.Module, dtype: torch.dtype, **told: Any) -> None:
+def write(folder: Path, model: str, architecture: Any, network: nn.Module, dtype: torch.dtype, **extra: Any) -> None:
     """Write the checkpoint folder of a network.
 
     Args:
@@ -48,14 +48,14 @@ def write(folder: Path, model: str, architecture: Any, network: nn.Module, dtype
         architecture: Dataclass of numbers.
         network: Network whose `state_dict` is stored.
         dtype: Number format of the stored weights.
-        **told: Further entries of `config.json`.
+        **extra: Further entries of `config.json`.
     """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(tensors))  # save_file would make a file that only its owner can read
-    (folder / CONFIG).write_text(json.dumps({"model": model, **asdict(architecture), **told}, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps({"model": model, **asdict(architecture), **extra}, indent=2) + "\n")
 
 
 def load_into(network: nn.Module, folder: Path) -> bool:

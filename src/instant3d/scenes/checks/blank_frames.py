@@ -33,9 +33,9 @@ class Thumbnail:
     number: int
     rgb: Tensor
     alpha: Tensor
-    alpha_source: str  # where alpha came from (`instant3d.scenes.images`)
-    size: tuple[int, int]  # width and height of the frame itself
-    greatest: int = 255  # of the frame's alpha
+    alpha_source: str
+    size: tuple[int, int]
+    greatest: int = 255
 
 
 def blank(thumbnails: list[Thumbnail]) -> dict[int, str]:

@@ -57,7 +57,7 @@ def _with_majority(finding: Finding, beside: Counter[str]) -> Finding:
         return finding
     (convention,) = beside
     evidence = f"{finding.evidence}; {times} scenes beside it are {convention} for sure"
-    advice = f"the matrices are {convention}; `--fix` writes them as the format asks"
+    advice = f"the matrices are {convention}; `--fix` writes them in the format's convention"
     return dataclasses.replace(
         finding, sure=min(finding.sure, chance), evidence=evidence, advice=advice, fix=convention
     )

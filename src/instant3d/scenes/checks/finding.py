@@ -25,15 +25,15 @@ class Finding:
         fixed: Whether it has been repaired.
     """
 
-    kind: str  # such as "camera convention"
+    kind: str
     scene: str
-    sure: float  # 0 is a guess, 1 is certain
+    sure: float
     evidence: str
     advice: str
     level: str = FAULT
-    frames: tuple[int, ...] = ()  # those concerned; none named: all
-    fix: str | None = None  # what `--fix` takes the matrices for; None: nothing that it dares to do
-    fits: tuple[str, ...] = ()  # where several cures fit this scene alike: which
+    frames: tuple[int, ...] = ()
+    fix: str | None = None
+    fits: tuple[str, ...] = ()
     fixed: bool = False
 
     def record(self) -> dict[str, Any]:
@@ -60,4 +60,4 @@ class SceneReport:
     findings: tuple[Finding, ...] = ()
     frames: int = 0
     id: str = ""
-    fingerprint: bytes = b""  # float32 numbers that look alike where pictures do; empty where there are none
+    fingerprint: bytes = b""

@@ -214,10 +214,10 @@ def _convention(
     )
     evidence = f"{as_given} as {hypothesis.name}, by {hypothesis.runner_up:.2f} px as the next best"
     if hypothesis.sure >= camera_hypotheses.SURE:
-        advice = f"the matrices are {hypothesis.name}; `--fix` writes them as the format asks"
+        advice = f"the matrices are {hypothesis.name}; `--fix` writes them in the format's convention"
         return Finding("camera convention", where, hypothesis.sure, evidence, advice, fix=hypothesis.name)
     advice = (
-        f"the matrices are not what the format asks for, but {' or '.join(alternatives)}; see how they were written"
+        f"the matrices are not in the format's convention, but {' or '.join(alternatives)}; check how they were written"
     )
     return Finding(
         "camera convention",
@@ -232,10 +232,10 @@ def _convention(
 def _fov(where: str, given: Cameras, lens: camera_hypotheses.Focal, now: float) -> Finding:
     focal = float(given.intrinsics[:, 0].mean())
     factors = (1.0, lens.middle, lens.high, lens.low)
-    said, meant, low, high = (2 * math.degrees(math.atan(0.5 / focal / factor)) for factor in factors)
+    given_fov, fitted_fov, low, high = (2 * math.degrees(math.atan(0.5 / focal / factor)) for factor in factors)
     left = f"by {lens.score:.2f} px between {low:.0f} and {high:.0f}"
-    evidence = f"outlines contradict each other by {now:.2f} px at {said:.0f} degrees, {left}"
-    advice = f"a field of view of about {meant:.0f} degrees fits the images; check fl_x or camera_angle_x"
+    evidence = f"outlines contradict each other by {now:.2f} px at {given_fov:.0f} degrees, {left}"
+    advice = f"a field of view of about {fitted_fov:.0f} degrees fits the images; check fl_x or camera_angle_x"
     return Finding("field of view", where, camera_hypotheses.confidence(lens.score, now), evidence, advice)
 
 

@@ -33,8 +33,8 @@ class Silhouettes:
         rims: (V, R, 2) image points, as fractions, just inside the outline.
     """
 
-    inside: Tensor  # (V, 1, H, W) pixels to the outline, positive inside, at least -FAR
-    rims: Tensor  # (V, R, 2) image points, as fractions, that lie just inside
+    inside: Tensor
+    rims: Tensor
 
 
 def downsize(image: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ class RimAgreement:
         miss: (V, R) by how many pixels the point misses the worst silhouette, 0 to FAR.
     """
 
-    points: Tensor  # (V, R, 3)
-    miss: Tensor  # (V, R) pixels, 0 to FAR
+    points: Tensor
+    miss: Tensor
 
 
 def rim_agreement(shapes: Silhouettes, cameras: Cameras, box: float | None = None) -> RimAgreement:
