@@ -60,11 +60,11 @@ DIFFERENCES = (
         "on from the bundled network, two steps, no GPU",
     ),
     ("export runs/one_gpu", "export runs/cpu", "the trainer's folder"),
-    ("--resolution 256", "--resolution 128", "what the small network was taught with"),
+    ("--resolution 256", "--resolution 128", "what the small network was trained with"),
     (
         "alignment_100.txt --judge none --clip openai/clip-vit-large-patch14",
         "held_out.txt --limit 2",
-        "the bundled judge knows other prompts and needs no download",
+        "the bundled attribute classifier has other prompts and needs no download",
     ),
 )
 # What stands in the laptop's commands and what is run here in its place.
@@ -146,7 +146,7 @@ def lines(path):
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory):
     """The folder in which the laptop's commands were run, and what each printed."""
-    root, told = tmp_path_factory.mktemp("zero"), {}
+    root, output = tmp_path_factory.mktemp("zero"), {}
     for name in LINKED:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).symlink_to(ROOT / name)
@@ -160,8 +160,8 @@ def walk(tmp_path_factory):
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 code = run(changed(command, HERE))
             assert code == 0, f"{command} ended with exit code {code}: {out.getvalue()}"
-            told[command] = out.getvalue()
-    return root, told
+            output[command] = out.getvalue()
+    return root, output
 
 
 def test_from_zero_gpu_commands_are_the_laptops_but_for_the_listed_differences():
@@ -270,14 +270,14 @@ def test_from_zero_shards_hold_every_scene_and_the_cache_the_kept_ones(walk):
     assert sorted(grid["id"] for grid in LatentCache(data / "cache" / "train").grids) == sorted(kept)
 
 
-@pytest.mark.parametrize(("run_folder", "taught"), [("stage1_lora", "lora"), ("cpu", "network")])
-def test_from_zero_both_stages_were_trained_for_two_steps(walk, run_folder, taught):
+@pytest.mark.parametrize(("run_folder", "trained"), [("stage1_lora", "lora"), ("cpu", "network")])
+def test_from_zero_both_stages_were_trained_for_two_steps(walk, run_folder, trained):
     content = torch.load(fit.newest_checkpoint(walk[0] / "runs" / run_folder), weights_only=True)
     assert content["global_step"] == 2
-    weights = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith(taught)}
+    weights = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith(trained)}
     assert weights
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
-    if taught == "lora":  # half of them begin at zero
+    if trained == "lora":  # half of them begin at zero
         assert any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
 
 

@@ -127,7 +127,7 @@ def test_lean_machine_trains_exports_measures_and_uses_stage_2_but_for_the_video
         data={"train": [str(balls)], "batch_size": 2, "workers": 0, "view_sampling": {"patch": 8, "zoom": [16, 32]}},
         trainer={"max_steps": 2, "limit_val_batches": 0, "default_root_dir": run_folder},
     )
-    told = commands(
+    printed = commands(
         ["instant3d.cli.main", "fit", "stage2", "-c", "configs/trainer/cpu.yaml", "-c", settings],
         ["instant3d.cli.main", "export", run_folder, "-o", tmp_path / "weights"],
         [
@@ -143,7 +143,7 @@ def test_lean_machine_trains_exports_measures_and_uses_stage_2_but_for_the_video
         ],
         ["instant3d.cli.main", "reconstruct", balls / "red", "-o", tmp_path / "red", *weights],
     )
-    assert "instant3d: note: turntable.mp4 is left out, for films need PyAV: pip install av\n" in told
+    assert "instant3d: note: turntable.mp4 is left out, for films need PyAV: pip install av\n" in printed
     files = json.loads((tmp_path / "red" / "result.json").read_text())["files"]
     assert "turntable.webp" in files
     assert "turntable.mp4" not in files

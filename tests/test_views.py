@@ -1,4 +1,4 @@
-"""Views: blending and resizing against closed forms; a resized picture must still agree with its camera."""
+"""Views: blending and resizing against closed forms; a resized image must still agree with its camera."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_resized_keeps_a_constant_image_constant(side):
 
 
 def test_resized_smaller_keeps_a_linear_ramp_where_it_was():
-    """Pixel centres (i + 0.5) / W: a ramp u over the picture is still u at the new pixels' centres, edges apart."""
+    """Pixel centres (i + 0.5) / W: a ramp u over the image is still u at the new pixels' centres, edges apart."""
     u = (torch.arange(32) + 0.5) / 32
     ramp = Views(u.expand(1, 3, 32, 32), torch.ones(1, 1, 32, 32), structured_cameras()[:1]).resized(8, 8)
     torch.testing.assert_close(ramp.rgb[0, 0, 4, 2:6], (torch.arange(2, 6) + 0.5) / 8, atol=1e-5, rtol=0)
@@ -49,9 +49,9 @@ def test_resized_lets_no_colour_of_invisible_pixels_bleed_into_the_object():
 
 
 def test_resized_then_composite_is_composite_then_resized():
-    picture = views(16, 16)
-    small = picture.resized(4, 4)
-    opaque = Views(picture.composite(0.5), torch.ones_like(picture.alpha), picture.cameras).resized(4, 4)
+    original = views(16, 16)
+    small = original.resized(4, 4)
+    opaque = Views(original.composite(0.5), torch.ones_like(original.alpha), original.cameras).resized(4, 4)
     torch.testing.assert_close(small.composite(0.5), opaque.rgb, atol=1e-5, rtol=0)
 
 
@@ -64,7 +64,7 @@ def test_resized_picks_depth_and_normals_without_averaging():
 
 
 def test_resized_shows_a_point_at_the_same_place():
-    """A bright blob drawn where the camera projects a point must still be there, in fractions, in the small picture."""
+    """A bright blob drawn where the camera projects a point must still be there, in fractions, in the small image."""
     camera = orbit(torch.tensor([30.0]), 20.0)
     image, _ = camera.project(torch.tensor([[[0.4, 0.3, 0.2]]]))
     u, v = ((torch.arange(64) + 0.5) / 64 for _ in range(2))
@@ -77,15 +77,15 @@ def test_resized_shows_a_point_at_the_same_place():
 
 
 def test_resized_to_the_same_size_gives_the_same_views():
-    picture = views()
-    assert picture.resized(4, 4) is picture
+    original = views()
+    assert original.resized(4, 4) is original
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 4)])
 def test_resized_accepts_any_leading_shape(lead):
     eye = Cameras(torch.eye(4).expand(*lead, 4, 4), torch.ones(*lead, 4))
-    picture = Views(torch.rand(*lead, 3, 6, 6), torch.rand(*lead, 1, 6, 6), eye, torch.rand(*lead, 1, 6, 6))
-    small = picture.resized(2, 3)
+    original = Views(torch.rand(*lead, 3, 6, 6), torch.rand(*lead, 1, 6, 6), eye, torch.rand(*lead, 1, 6, 6))
+    small = original.resized(2, 3)
     assert small.rgb.shape == (*lead, 3, 2, 3)
     assert small.depth.shape == (*lead, 1, 2, 3)
 

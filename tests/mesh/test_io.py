@@ -12,7 +12,7 @@ from PIL import Image
 from instant3d.mesh import Mesh, load, save
 
 SUFFIXES = (".glb", ".obj", ".ply")
-# A tetrahedron without any symmetry, counter-clockwise from outside; every coordinate tells which it is.
+# A tetrahedron without any symmetry, counter-clockwise from outside; every coordinate has a value of its own.
 VERTICES = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0.25, 0.5, 3]], np.float32)
 FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
 COLORS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.5, 0.8]], np.float32)

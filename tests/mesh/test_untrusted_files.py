@@ -1,4 +1,4 @@
-"""Files of strangers: each broken or hostile one is refused in one sentence that names the file."""
+"""Untrusted files: each broken or hostile one is refused in one sentence that names the file."""
 
 import json
 import os
@@ -203,13 +203,13 @@ def test_load_refuses_an_obj_whose_material_lies_outside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("picture", "because"),
+    ("texture", "because"),
     [("/etc/hostname", "outside"), ("gone.png", "does not exist"), ("huge.png", "9000 x"), ("huge.dat", "9000 x")],
 )
-def test_load_refuses_an_obj_whose_texture_is_missing_or_unsafe_or_huge(tmp_path, picture, because):
+def test_load_refuses_an_obj_whose_texture_is_missing_or_unsafe_or_huge(tmp_path, texture, because):
     for name in ("huge.png", "huge.dat"):
         (tmp_path / name).write_bytes(png_header(9000, 2))
-    (tmp_path / "m.mtl").write_text(f"newmtl m\nmap_Kd {picture}\n")
+    (tmp_path / "m.mtl").write_text(f"newmtl m\nmap_Kd {texture}\n")
     (tmp_path / "a.obj").write_text("mtllib m.mtl\nusemtl m\n" + OBJ + "vt 0 0\nf 1/1 2/1 3/1\n")
     refused(tmp_path / "a.obj", because)
 

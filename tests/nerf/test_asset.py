@@ -1,4 +1,4 @@
-"""Assets and the pipeline, on a network that answers a sphere: its pictures, mesh and file against the closed form."""
+"""Assets and the pipeline, on a network that returns a sphere: its images, mesh and file against the closed form."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def asset() -> Asset:
 
 
 def test_asset_render_of_a_sphere_covers_the_disc_that_its_cone_cuts_out_of_the_image(asset):
-    """From distance d a sphere subtends asin(r / d): a disc of radius f tan(asin(r / d)) picture widths.
+    """From distance d a sphere subtends asin(r / d): a disc of radius f tan(asin(r / d)) image widths.
 
     A ray meets it at 2.7 - r; density then grows as 2 r s t, so light falls as exp(-r s t^2), on average ending
     sqrt(pi / (4 r s)) = 0.026 deep.
@@ -150,8 +150,8 @@ def test_asset_colours_beyond_white_are_white_in_images_meshes_and_scenes(tmp_pa
     torch.testing.assert_close(shown.rgb[:, :, 12, 12], torch.tensor([[2.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)
     np.testing.assert_allclose(bright.mesh.colors, np.array([[1.0, 0.0, 1.0]] * len(bright.mesh.vertices)), atol=1e-5)
     assert np.linalg.norm(bright.mesh.vertices, axis=1) == pytest.approx(0.48, abs=0.005)  # where density is half-way
-    visualization.write_image(shown.rgb[0], tmp_path / "picture.png")
-    assert Image.open(tmp_path / "picture.png").getpixel((12, 12)) == (255, 0, 255)
+    visualization.write_image(shown.rgb[0], tmp_path / "image.png")
+    assert Image.open(tmp_path / "image.png").getpixel((12, 12)) == (255, 0, 255)
     scenes.write(tmp_path / "scene", shown)
     again = scenes.read(tmp_path / "scene").views
     torch.testing.assert_close(again.rgb[:, :, 12, 12], torch.tensor([[1.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)

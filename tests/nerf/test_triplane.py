@@ -165,7 +165,7 @@ def test_grid_density_equals_densities_point_by_point(options):
 
 
 def test_sample_planes_gradients_by_planes_alone_are_those_of_all_together():
-    """Planes that learn, at points that stay, take a way of their own back; the gradients are those of all together."""
+    """Trained planes at fixed points have a backward pass of their own; its gradients are those of the full one."""
     for dtype in (torch.float64, torch.float32):
         planes = random_planes(2, 3, 4, 7, 7, dtype=dtype).requires_grad_()
         points, wanted = random_points(2, 200, dtype=dtype), torch.randn(2, 200, 4, generator=chance(3), dtype=dtype)

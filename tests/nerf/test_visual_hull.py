@@ -17,7 +17,7 @@ RADIUS = 0.8
 def ball(
     cameras: Cameras, size: int = 96, centre: tuple[float, float, float] = (0, 0, 0), radius: float = RADIUS
 ) -> Views:
-    """Exact pictures of a sphere whose colour is (x, y, z) / 2 + 1/2 of its unit normal."""
+    """Exact images of a sphere whose colour is (x, y, z) / 2 + 1/2 of its unit normal."""
     rays = cameras.rays(size, size)
     origins = rays.origins - torch.tensor(centre)
     along = (origins * rays.directions).sum(-1)
@@ -84,7 +84,7 @@ def test_visual_hull_takes_no_colour_from_a_view_that_another_part_occludes():
     rgb = near.alpha * red + (1 - near.alpha) * far.alpha * blue
     rgb[2] = far.alpha[2] * blue + (1 - far.alpha[2]) * near.alpha[2] * red  # from -x, blue stands in front
     views = Views(rgb, torch.maximum(near.alpha, far.alpha), cameras)
-    # where blue's inner face meets its left side, camera 0 looks straight at it but sees only red in front
+    # where blue's inner face meets its left side, camera 0 faces it, but only red is visible in front
     _, colour = VisualHull(views)(torch.tensor([[-0.24, 0.31, 0.0], [0.24, 0.31, 0.0]]))
     assert colour[0, 2] > 0.9
     assert colour[1, 0] > 0.9

@@ -1,4 +1,4 @@
-"""Volume rendering against fog, walls and balls whose pictures have formulas."""
+"""Volume rendering against fog, walls and balls whose images have closed forms."""
 
 import math
 
@@ -10,7 +10,7 @@ from instant3d.nerf.volume import box_span, composite, even_edges, importance_ed
 
 
 class Fog:
-    """Density that is the same everywhere; its colour tells the place."""
+    """Density that is the same everywhere; its colour encodes the position."""
 
     def __init__(self, density):
         self.value = density
@@ -158,13 +158,13 @@ def test_render_checkpointing_gives_the_same_gradient(seed):
 def test_render_draws_nothing_in_evaluation_and_by_its_generator_in_training():
     cameras = random_sphere(1, torch.Generator().manual_seed(0))
 
-    def picture(seed):
+    def rendered(seed):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         return render(Ball(), cameras, 16, 16, samples=8, importance=8, generator=generator).rgb
 
-    assert torch.equal(picture(None), picture(None))
-    assert torch.equal(picture(3), picture(3))
-    assert not torch.equal(picture(3), picture(4))
+    assert torch.equal(rendered(None), rendered(None))
+    assert torch.equal(rendered(3), rendered(3))
+    assert not torch.equal(rendered(3), rendered(4))
 
 
 @pytest.mark.slow

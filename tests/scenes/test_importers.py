@@ -1,4 +1,4 @@
-"""Other projects' layouts: what their files say of a camera and a picture is what the imported scene says."""
+"""Other projects' layouts: the cameras and images in their files are those of the imported scene."""
 
 import json
 import os
@@ -188,12 +188,12 @@ def test_convert_copies_an_image_that_fits_byte_for_byte_and_cuts_out_one_on_whi
 def test_convert_names_and_leaves_out_a_broken_object_and_imports_the_others(tmp_path, capsys):
     for name in ("a", "sub/b", "c"):
         gobjaverse(tmp_path / "in" / name, views("gobjaverse"))
-    (tmp_path / "in" / "sub" / "b" / "campos_512_v4" / "00002" / "00002.png").write_bytes(b"no picture")
+    (tmp_path / "in" / "sub" / "b" / "campos_512_v4" / "00002" / "00002.png").write_bytes(b"no image")
     command = ["import", "gobjaverse", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
     assert main(command) == 2
-    told = capsys.readouterr()
-    assert "left out sub/b: 00002/00002.png" in told.err
-    assert "2 scenes imported, 1 left out" in told.out
+    captured = capsys.readouterr()
+    assert "left out sub/b: 00002/00002.png" in captured.err
+    assert "2 scenes imported, 1 left out" in captured.out
     assert sorted(path.parent.name for path in (tmp_path / "out").rglob("transforms.json")) == ["a", "c"]
 
 

@@ -21,7 +21,7 @@ NAMES = ("a", "b", "d.e", "deep/er/c", "f g")
 
 
 def some_scenes(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
-    """One ball each, and files beside the pictures that no document names."""
+    """One ball each, and files beside the images that no document names."""
     for k, name in enumerate(names):
         scenes.write(folder / name, ball_views([0.9, 0.1 * k, 0.2], size=8), caption=f"a ball called {name}")
         (folder / name / "notes").mkdir()
@@ -147,7 +147,7 @@ def damaged(tmp_path: Path, damage: object) -> tuple[Path, Path]:
 
 
 def flipped(data: bytes) -> bytes:
-    """One bit of the first picture."""
+    """One bit of the first image."""
     place = data.index(b"\x89PNG") + 40
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
@@ -164,9 +164,9 @@ def without_header(data: bytes) -> bytes:
 def test_unpack_names_a_damaged_shard_and_restores_the_others(tmp_path, capsys, damage):
     given, packed = damaged(tmp_path, damage)
     assert main(["unpack", str(packed), "-o", str(tmp_path / "back")]) == 2
-    told = capsys.readouterr()
-    assert "00002.tar" in told.err
-    assert all(f"0000{k}.tar" not in told.err for k in (0, 1, 3, 4))
+    captured = capsys.readouterr()
+    assert "00002.tar" in captured.err
+    assert all(f"0000{k}.tar" not in captured.err for k in (0, 1, 3, 4))
     expected = {name: data for name, data in content(given).items() if not name.startswith("d.e/")}
     assert content(tmp_path / "back") == expected
 

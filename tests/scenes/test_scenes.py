@@ -35,7 +35,7 @@ def views(height: int = 12, width: int = 12, count: int = 4) -> Views:
     )
 
 
-def picture(path: Path, color: tuple[int, ...] = (200, 30, 30, 255), size: tuple[int, int] = (8, 8)) -> None:
+def save_image(path: Path, color: tuple[int, ...] = (200, 30, 30, 255), size: tuple[int, int] = (8, 8)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGBA" if len(color) == 4 else "RGB", size, color).save(path)
 
@@ -47,8 +47,8 @@ def document(folder: Path, frames: list[dict], name: str = "transforms.json", **
 
 
 def one_frame(folder: Path, matrix: object = FROM_THE_FRONT, file: str = "a.png", **fields: object) -> Path:
-    """A scene of one red 8 x 8 picture."""
-    picture(folder / "a.png")
+    """A scene of one red 8 x 8 image."""
+    save_image(folder / "a.png")
     return document(folder, [{"file_path": file, "transform_matrix": matrix}], **{"camera_angle_x": 0.8, **fields})
 
 
@@ -169,7 +169,7 @@ def test_scene_write_refuses_numbers_that_are_not_finite(tmp_path):
 
 
 def test_transforms_of_a_blender_scene_have_one_angle_for_all_and_names_without_extension(tmp_path):
-    picture(tmp_path / "train" / "r_0.png", size=(8, 8))
+    save_image(tmp_path / "train" / "r_0.png", size=(8, 8))
     frame = {"file_path": "./train/r_0", "rotation": 0.01, "transform_matrix": FROM_THE_FRONT}
     document(tmp_path, [frame], name="transforms_train.json", camera_angle_x=2 * math.atan(0.5))
     scene = scenes.read(tmp_path / "transforms_train.json")
@@ -182,7 +182,7 @@ def test_transforms_of_a_blender_scene_have_one_angle_for_all_and_names_without_
 def test_transforms_of_a_nerfstudio_scene_may_give_each_frame_its_own_intrinsics(tmp_path):
     lenses = [{"fl_x": 10.0, "fl_y": 12.0, "cx": 3.0, "cy": 5.0}, {"fl_x": 20.0}]
     for name in ("a.jpg", "b.jpg"):
-        picture(tmp_path / "images" / name, (0, 0, 0))
+        save_image(tmp_path / "images" / name, (0, 0, 0))
     frames = [
         {"file_path": f"images/{name}", "transform_matrix": FROM_THE_FRONT, **lens}
         for name, lens in zip(("a.jpg", "b.jpg"), lenses, strict=True)
@@ -206,7 +206,7 @@ def test_transforms_scale_and_offset_of_instant_ngp_carry_its_unit_cube_to_ours(
 
 
 def test_decode_turns_a_mask_into_alpha(tmp_path):
-    picture(tmp_path / "a.png", (9, 9, 9), size=(4, 2))
+    save_image(tmp_path / "a.png", (9, 9, 9), size=(4, 2))
     Image.fromarray(np.array([[0, 255, 128, 255], [0, 0, 255, 255]], np.uint8)).save(tmp_path / "m.png")
     frame = {"file_path": "a.png", "mask_path": "m.png", "transform_matrix": FROM_THE_FRONT}
     alpha = scenes.read(document(tmp_path, [frame], camera_angle_x=0.8)).views.alpha[0, 0]
@@ -227,7 +227,7 @@ def test_decode_takes_white_around_the_object_as_background_but_not_white_inside
 
 def test_decode_counts_an_image_without_any_alpha_as_object_and_warns(tmp_path):
     one_frame(tmp_path)
-    picture(tmp_path / "a.png", (10, 120, 10))
+    save_image(tmp_path / "a.png", (10, 120, 10))
     with pytest.warns(UserWarning, match="all of it counts as the object"):
         assert scenes.read(tmp_path).views.alpha.min() == 1
 
@@ -310,7 +310,7 @@ def test_transforms_explain_a_broken_lens_or_world(tmp_path, fields, complaint):
 
 
 def test_transforms_explain_a_missing_focal_length(tmp_path):
-    picture(tmp_path / "a.png")
+    save_image(tmp_path / "a.png")
     document(tmp_path, [{"file_path": "a.png", "transform_matrix": FROM_THE_FRONT}])
     with pytest.raises(ValueError, match="has no focal length"):
         scenes.read(tmp_path)
@@ -358,7 +358,7 @@ def test_scene_read_names_missing_frames_and_how_many_there_are(tmp_path, asked,
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(b"", "not a readable image"), (b"no picture", "not a readable image"), (None, "does not exist, but")],
+    [(b"", "not a readable image"), (b"no image", "not a readable image"), (None, "does not exist, but")],
 )
 def test_scene_read_names_a_missing_or_corrupt_image(tmp_path, content, complaint):
     one_frame(tmp_path)
@@ -390,8 +390,8 @@ def test_scene_read_refuses_an_image_that_declares_a_huge_size_before_it_is_deco
 
 
 def test_scene_read_names_images_of_mixed_sizes(tmp_path):
-    picture(tmp_path / "a.png", size=(8, 8))
-    picture(tmp_path / "b.png", size=(6, 8))
+    save_image(tmp_path / "a.png", size=(8, 8))
+    save_image(tmp_path / "b.png", size=(6, 8))
     frames = [{"file_path": name, "transform_matrix": FROM_THE_FRONT} for name in ("a.png", "b.png")]
     document(tmp_path, frames, camera_angle_x=0.8)
     with pytest.raises(ValueError, match=r"b\.png.* is 6 x 8 pixels, but .*a\.png.* is 8 x 8"):
@@ -400,7 +400,7 @@ def test_scene_read_names_images_of_mixed_sizes(tmp_path):
 
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "link.png", "ABSOLUTE", "a\0.png"])
 def test_scene_read_opens_no_file_outside_the_scene_folder(tmp_path, name):
-    picture(tmp_path / "secret.png")
+    save_image(tmp_path / "secret.png")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "link.png").symlink_to(tmp_path / "secret.png")
     file = str(tmp_path / "secret.png") if name == "ABSOLUTE" else name
@@ -411,7 +411,7 @@ def test_scene_read_opens_no_file_outside_the_scene_folder(tmp_path, name):
 
 def test_decode_depth_never_loads_a_pickle(tmp_path):
     np.save(tmp_path / "d.npy", np.array([[{"a": 1}]], dtype=object), allow_pickle=True)
-    picture(tmp_path / "a.png", size=(1, 1))
+    save_image(tmp_path / "a.png", size=(1, 1))
     frame = {"file_path": "a.png", "depth_file_path": "d.npy", "transform_matrix": FROM_THE_FRONT}
     document(tmp_path, [frame], camera_angle_x=0.8)
     with pytest.raises(ValueError, match="not a usable depth map"):

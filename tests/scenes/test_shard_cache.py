@@ -54,8 +54,8 @@ def packed(folder, tmp_path_factory):
 
 @pytest.fixture
 def server(packed):
-    with served(packed) as told:
-        yield told
+    with served(packed) as files:
+        yield files
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def data(source, shelf, **settings):
 
 
 def loader(source, shelf, step=0, rank=0, world=1, **settings):
-    """As a trainer asks for it."""
+    """Loader with the settings of training."""
     made = data(source, shelf, **settings)
     made.trainer = SimpleNamespace(
         global_step=step, accumulate_grad_batches=1, global_rank=rank, world_size=world
@@ -324,7 +324,7 @@ def copied(packed, tmp_path):
 
 
 def flipped(content):
-    """One bit of every picture."""
+    """One bit of every image."""
     changed = bytearray(content)
     for header in re.finditer(rb"\x89PNG", content):
         changed[header.start() + 60] ^= 1
@@ -339,8 +339,8 @@ DAMAGE = {"flipped": flipped, "cut": lambda content: content[:3000], "longer": l
 def test_scene_sources_name_a_damaged_tar_in_one_sentence(packed, tmp_path, damage):
     target = copied(packed, tmp_path)
     (target / "00002.tar").write_bytes(DAMAGE[damage]((packed / "00002.tar").read_bytes()))
-    with served(target) as told:
-        for place in (target, told.url, in_memory(target, damage)):
+    with served(target) as files:
+        for place in (target, files.url, in_memory(target, damage)):
             with pytest.raises((ValueError, OSError)) as caught:
                 first(loader(place, tmp_path / "shelf"), COUNT)
             assert "00002.tar" in str(caught.value)
@@ -363,8 +363,8 @@ def test_scene_sources_name_a_missing_tar_before_anything_is_read(packed, tmp_pa
     (target / "00002.tar").unlink()
     with pytest.raises(ValueError, match=r"00002\.tar is missing, but index\.json lists"):
         loader(target, tmp_path)
-    with served(target) as told, pytest.raises(FileNotFoundError, match=r"00002\.tar does not exist"):
-        first(loader(told.url, tmp_path), COUNT)
+    with served(target) as files, pytest.raises(FileNotFoundError, match=r"00002\.tar does not exist"):
+        first(loader(files.url, tmp_path), COUNT)
 
 
 @pytest.mark.slow
@@ -373,15 +373,15 @@ def test_scene_sources_errors_of_a_worker_are_one_sentence(packed, tmp_path):
     (target / "00002.tar").write_bytes(flipped((packed / "00002.tar").read_bytes()))
     with pytest.raises(ValueError, match="Caught ValueError") as caught:
         first(loader(target, tmp_path, workers=1), COUNT)
-    told = format_error(caught.value)
-    assert re.match(rf"{target}/00002\.tar:000000[45]-0[45] is damaged \(images\.000\d\.png is not as it was", told)
-    assert "Traceback" not in told
-    assert "--debug" not in told
+    message = format_error(caught.value)
+    assert re.match(rf"{target}/00002\.tar:000000[45]-0[45] is damaged \(images\.000\d\.png is not as it was", message)
+    assert "Traceback" not in message
+    assert "--debug" not in message
 
 
 def test_remote_shards_name_a_url_without_an_index(folder, tmp_path):
-    with served(folder) as told, pytest.raises(FileNotFoundError, match=r"index\.json does not exist; name a folder"):
-        loader(told.url, tmp_path)
+    with served(folder) as files, pytest.raises(FileNotFoundError, match=r"index\.json does not exist; name a folder"):
+        loader(files.url, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"memory://nowhere/index\.json does not exist"):
         loader("memory://nowhere", tmp_path)
 
@@ -436,9 +436,9 @@ def test_remote_shards_that_cannot_be_reached_are_one_sentence(url, hint, tmp_pa
     settings = {"model": model, "data": {"train": [url], "cache": str(tmp_path / "shelf")}}
     (tmp_path / "run.yaml").write_text(json.dumps(settings | {"trainer": trainer_settings(tmp_path, 1)}))
     assert main(["fit", "stage2", "-c", str(tmp_path / "run.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    last = told.strip().splitlines()[-1]
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    last = printed.strip().splitlines()[-1]
     assert last.startswith(f"instant3d: error: {url}/index.json")
     assert hint in last
     assert "--debug" not in last

@@ -1,4 +1,4 @@
-"""Images of strangers: what is decoded, what is refused before it is decoded, and what a mask's values mean."""
+"""Untrusted images: what is decoded, what is refused before it is decoded, and the meaning of a mask's values."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instant3d.scenes import images as pictures
+from instant3d.scenes import images as scene_images
 from instant3d.utils import images
 
 RED = (200, 30, 30)
@@ -81,7 +81,7 @@ def test_open_image_reduces_a_large_image_with_its_halves_where_they_were(kind):
 
 def covered(mask: Image.Image) -> np.ndarray:
     white = encoded(Image.new("RGB", mask.size, RED))
-    return pictures.decode(white, encoded(mask), "a.png").alpha
+    return scene_images.decode(white, encoded(mask), "a.png").alpha
 
 
 INSIDE = np.zeros((6, 6), np.uint8)
@@ -120,4 +120,4 @@ def test_decode_soft_mask_is_as_opaque_as_it_is_bright():
 
 def test_decode_alpha_written_as_zero_and_one_is_opaque_where_it_is_one():
     pixels = np.dstack([np.full((6, 6, 3), 90, np.uint8), INSIDE])
-    assert (pictures.decode(encoded(Image.fromarray(pixels)), None, "a.png").alpha == INSIDE * 255).all()
+    assert (scene_images.decode(encoded(Image.fromarray(pixels)), None, "a.png").alpha == INSIDE * 255).all()

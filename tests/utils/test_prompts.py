@@ -1,4 +1,4 @@
-"""Prompts as strangers write them: read line by line, each judged alone, and never a file name by themselves."""
+"""Untrusted prompts: read line by line, each checked alone, and never used as a file name as they are."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Checkpoints and settings of strangers: what they are is said, and nothing in them is run."""
+"""Untrusted checkpoints and settings: errors describe what they are, and nothing in them is executed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Films, animations and sheets, read back with their own decoders: order, size, colours and speed must survive."""
+"""Videos, animations and sheets, read back by other decoders: order, size, colours and speed must be kept."""
 
 import av
 import numpy as np
@@ -70,14 +70,14 @@ def test_write_animation_refuses_a_format_that_does_not_move(tmp_path):
 
 @pytest.mark.slow
 def test_write_contact_sheet_holds_every_image_unchanged_in_its_row_and_column(tmp_path):
-    pictures = torch.rand(3, 3, 20, 30, generator=torch.Generator().manual_seed(0))
-    rows = [visualization.Row("first", pictures, ["a", "b", "c"]), visualization.Row("second", pictures.flip(0)[:2])]
+    images = torch.rand(3, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    rows = [visualization.Row("first", images, ["a", "b", "c"]), visualization.Row("second", images.flip(0)[:2])]
     visualization.write_contact_sheet(rows, tmp_path / "sheet.png", heading="an object")
     page = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     corners = {}
-    for name, picture in zip("abc", (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy(), strict=True):
+    for name, image in zip("abc", (images * 255).round().byte().permute(0, 2, 3, 1).numpy(), strict=True):
         windows = np.lib.stride_tricks.sliding_window_view(page, (20, 30, 3))[:, :, 0]
-        corners[name] = np.argwhere((windows == picture).all((2, 3, 4))).tolist()
+        corners[name] = np.argwhere((windows == image).all((2, 3, 4))).tolist()
     assert {name: len(found) for name, found in corners.items()} == {"a": 1, "b": 2, "c": 2}
     (top_a, left_a), (top_b, left_b), (top_c, _) = corners["a"][0], corners["b"][0], corners["c"][0]
     assert top_a == top_b == top_c
@@ -87,9 +87,9 @@ def test_write_contact_sheet_holds_every_image_unchanged_in_its_row_and_column(t
 
 
 def test_write_contact_sheet_cuts_a_long_label_and_does_not_draw_it_over_its_neighbour(tmp_path):
-    pictures = torch.ones(2, 3, 20, 40)
+    images = torch.ones(2, 3, 20, 40)
     for name, caption in (("short", "a"), ("long", "a" * 60)):
-        visualization.write_contact_sheet([visualization.Row("", pictures, [caption])], tmp_path / f"{name}.png")
+        visualization.write_contact_sheet([visualization.Row("", images, [caption])], tmp_path / f"{name}.png")
     short, long = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("short", "long"))
     assert short.shape == long.shape
     second_column = visualization.MARGIN * 2 + 40
@@ -102,7 +102,7 @@ def test_write_contact_sheet_refuses_a_sheet_without_images(tmp_path):
 
 
 def half_seen() -> Views:
-    """The left half of each picture is a surface, at depth 2 in the first row and 4 in the others, facing +x."""
+    """The left half of each image is a surface, at depth 2 in the first row and 4 in the others, facing +x."""
     alpha = (torch.arange(4) < 2).float().expand(4, 1, 4, 4)
     depth = torch.where(torch.arange(4)[:, None] == 0, 2.0, 4.0).expand(4, 1, 4, 4) * alpha
     normals = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1) * alpha

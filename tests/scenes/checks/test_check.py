@@ -42,10 +42,10 @@ def drawn(balls, cameras: Cameras = AROUND, color=(0.2, 0.5, 0.7)) -> Views:
     return Views(rgb.clamp(0, 1), alpha, cameras)
 
 
-def put(folder, name="tripod", *, balls=None, cameras=AROUND, said=None, caption="a thing", **how):
-    """A scene of `balls` seen by `cameras`, whose document says `said` instead."""
+def put(folder, name="tripod", *, balls=None, cameras=AROUND, written=None, caption="a thing", **how):
+    """A scene of `balls` seen by `cameras`, whose document contains `written` instead."""
     views = drawn(balls or BALLS[name], cameras, **how)
-    scenes.write(folder, Views(views.rgb, views.alpha, said or cameras), caption=caption)
+    scenes.write(folder, Views(views.rgb, views.alpha, written or cameras), caption=caption)
     return folder
 
 
@@ -89,8 +89,8 @@ def test_check_accepts_any_choice_of_the_world_s_axes(tmp_path, turn_deg):
     # cameras and object turned together, about the x axis: another project's up
     s, c = math.sin(math.radians(turn_deg)), math.cos(math.radians(turn_deg))
     turn = torch.tensor([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1.0]])
-    said = Cameras(turn @ AROUND.cam_to_world, AROUND.intrinsics)
-    assert findings(put(tmp_path / "turned", said=said)) == []
+    written = Cameras(turn @ AROUND.cam_to_world, AROUND.intrinsics)
+    assert findings(put(tmp_path / "turned", written=written)) == []
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_check_names_and_repairs_a_mistaken_convention(tmp_path, meaning):
 
 
 def test_check_cannot_tell_two_conventions_of_a_ball_apart_and_leaves_it_alone(tmp_path):
-    # a picture of a ball turned by half a circle is the same picture: OpenCV's axes fit as well as PyTorch3D's
+    # an image of a ball rotated by half a circle is the same image: OpenCV's axes fit as well as PyTorch3D's
     folder = put(tmp_path / "ball", "sphere")
     write_matrices(folder, "camera-to-world, OpenCV")
     wrong = (folder / "transforms.json").read_bytes()
@@ -172,22 +172,22 @@ def test_repair_does_not_overwrite_the_first_copy(tmp_path):
 @pytest.mark.parametrize("factor", [0.6, 0.7, 1.5])
 def test_check_reports_a_field_of_view_that_the_outlines_refute(tmp_path, factor):
     lens = AROUND.intrinsics * torch.tensor([factor, factor, 1, 1])
-    (found,) = findings(put(tmp_path / "tripod", said=Cameras(AROUND.cam_to_world, lens)))
+    (found,) = findings(put(tmp_path / "tripod", written=Cameras(AROUND.cam_to_world, lens)))
     assert (found.kind, found.fix) == ("field of view", None)
-    told = float(found.advice.split("about ")[1].split(" degrees")[0])
-    assert told == pytest.approx(50, abs=6)
+    suggested = float(found.advice.split("about ")[1].split(" degrees")[0])
+    assert suggested == pytest.approx(50, abs=6)
 
 
 def test_check_reports_no_field_of_view_of_a_ball_as_each_fits(tmp_path):
     lens = intrinsics_from_fov(torch.full((6,), 44.0))
     cameras = orbit(AZIMUTHS, ELEVATIONS, 2.7)
-    said = Cameras(cameras.cam_to_world, lens)
-    assert findings(put(tmp_path / "ball", "sphere", cameras=cameras, said=said)) == []
+    written = Cameras(cameras.cam_to_world, lens)
+    assert findings(put(tmp_path / "ball", "sphere", cameras=cameras, written=written)) == []
 
 
 @pytest.mark.slow
 def test_check_suspects_frames_in_another_order_than_their_cameras(tmp_path):
-    folder = put(tmp_path / "tripod", said=Cameras(AROUND.cam_to_world.roll(2, 0), AROUND.intrinsics))
+    folder = put(tmp_path / "tripod", written=Cameras(AROUND.cam_to_world.roll(2, 0), AROUND.intrinsics))
     (found,) = findings(folder)
     assert (found.kind, found.fix) == ("cameras", None)
 
@@ -329,13 +329,13 @@ def test_check_reports_an_id_given_twice(herd):
         lambda folder: (folder / "transforms.json").write_text("{"),
         lambda folder: (folder / "transforms.json").unlink(),
         lambda folder: (folder / "images" / "0001.png").unlink(),
-        lambda folder: (folder / "images" / "0001.png").write_bytes(b"not a picture"),
+        lambda folder: (folder / "images" / "0001.png").write_bytes(b"not an image"),
         lambda folder: paint(folder, lambda image: image.resize((32, 32))),
         lambda folder: edit(folder, lambda content: content["frames"][1].pop("transform_matrix")),
         lambda folder: edit(folder, lambda content: content["frames"][1].update(fl_x=-1)),
         lambda folder: edit(folder, lambda content: content["frames"].__setitem__(1, "frame")),
     ],
-    ids=["document", "no document", "missing", "picture", "size", "matrix", "lens", "entry"],
+    ids=["document", "no document", "missing", "image", "size", "matrix", "lens", "entry"],
 )
 def test_check_reports_what_cannot_be_read_and_goes_on(herd, spoil):
     folder = herd(2)
