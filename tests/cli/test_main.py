@@ -180,7 +180,7 @@ def test_a_broken_scene_is_one_sentence_and_exit_code_two(capsys, scene, weights
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--views", "0,7"], "frame 7 was asked for, but"),
+        (["--views", "0,7"], "frame 7 does not exist:"),
         (["--formats", "stl"], "'stl'; choose among glb, obj, ply"),
         (["--device", "abacus"], "'abacus' is not a device"),
         (["--weights", "nowhere"], "neither a checkpoint folder nor a Hub id"),
