@@ -276,7 +276,7 @@ LOOKING_AWAY = [[1, 0, 0, 0], [0, 0, 1, -3], [0, -1, 0, 0], [0, 0, 0, 1]]
         ([[1, 2], [3]], "not made of numbers"),
         (LOOKING_AWAY, "looks away from the object"),
         (matrix(m03=50.0), "looks away from the object"),
-        (matrix(m13=-1e9), "stands more than 1000 away"),
+        (matrix(m13=-1e9), "is more than 1000 away"),
     ],
 )
 def test_transforms_name_a_broken_matrix_with_its_frame(tmp_path, broken, complaint):

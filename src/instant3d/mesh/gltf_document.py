@@ -119,7 +119,9 @@ class GltfDocument:
             buffer = self.json["buffers"][index]
             data = self._fetch(buffer["uri"]) if "uri" in buffer else self.binary
             if len(data) < buffer["byteLength"]:
-                raise ValueError(f"buffer {index} is cut short: {len(data)} bytes of {buffer['byteLength']}")
+                raise ValueError(
+                    f"buffer {index} is cut short: {len(data)} bytes of {buffer['byteLength']}; copy it again"
+                )
             self.buffers[index] = memoryview(data)
         return self.buffers[index]
 
@@ -129,7 +131,7 @@ class GltfDocument:
         try:
             return base64.b64decode(uri.partition(",")[2], validate=True)
         except binascii.Error as error:
-            raise ValueError("data inside it is not valid base64") from error
+            raise ValueError("data inside it is not valid base64; export it again") from error
 
     def _beside(self, path: Path) -> bytes:
         """Read a file once, however often it is referenced."""
@@ -144,13 +146,13 @@ def _open(data: bytes) -> tuple[Json, bytes]:
     if data[:4] != b"glTF":
         return _parse(data), b""
     if len(data) < 20:
-        raise ValueError("the file is cut short")
+        raise ValueError("the file is cut short; copy it again")
     _, version, total, size, kind = struct.unpack_from("<4sIIII", data)
     if version != 2 or kind != JSON_CHUNK:
-        raise ValueError(f"it is not glTF 2.0 (version {version})")
+        raise ValueError(f"it is not glTF 2.0 (version {version}); export it as glTF 2.0")
     start = 20 + size
     if max(total, start) > len(data):
-        raise ValueError(f"the file is cut short: {len(data)} bytes of {max(total, start)}")
+        raise ValueError(f"the file is cut short: {len(data)} bytes of {max(total, start)}; copy it again")
     length = struct.unpack_from("<I", data, start)[0] if total >= start + 8 else 0
     return _parse(data[20:start]), data[start + 8 : start + 8 + length]
 
@@ -159,9 +161,9 @@ def _parse(text: bytes) -> Json:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError("it does not hold a glTF document") from error
+        raise ValueError("it does not hold a glTF document; export it again") from error
     if not isinstance(document, dict) or "asset" not in document:
-        raise ValueError("it does not hold a glTF document")
+        raise ValueError("it does not hold a glTF document; export it again")
     required = [str(name) for name in document.get("extensionsRequired", [])]
     unknown = [name for name in required if name not in KNOWN_EXTENSIONS and not name.startswith(KNOWN_PREFIX)]
     if unknown:

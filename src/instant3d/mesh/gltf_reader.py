@@ -38,7 +38,9 @@ def read_gltf(path: Path) -> list[Mesh]:
         with np.errstate(over="ignore", invalid="ignore"):  # `Mesh` refuses values that are not finite
             return list(_Scene(GltfDocument(path)).meshes())
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"its glTF description is broken ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"its glTF description is broken ({type(error).__name__}: {error}); export it again"
+        ) from error
 
 
 class _Scene:

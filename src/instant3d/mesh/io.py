@@ -34,7 +34,7 @@ def load(path: str | Path) -> list[Mesh]:
     if reader is None:
         raise ValueError(f"{path} is not a mesh that can be read; expected one of {', '.join(readers)}")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no mesh file {path}")
+        raise FileNotFoundError(f"there is no mesh file {path}; check its path")
     try:
         meshes = [mesh for mesh in reader(path) if len(mesh.faces)]
         _check_object(meshes)
@@ -47,7 +47,7 @@ def load(path: str | Path) -> list[Mesh]:
 def _check_object(meshes: Sequence[Mesh]) -> None:
     count = sum(len(mesh.faces) for mesh in meshes)
     if not count:
-        raise ValueError("it holds no triangles")
+        raise ValueError("it holds no triangles; export its surface as triangles")
     if count > MAX_FACES:
         raise TooLarge(f"it holds {count} triangles; at most {MAX_FACES} are read, simplify it first")
     low, high = bounds(meshes)

@@ -270,7 +270,7 @@ def _numpy(data: bytes, size: tuple[int, int], where: str) -> Array:
             raise ValueError(f"holds {dtype} of shape {shape}, but floats of shape {size} were expected")
         return np.load(io.BytesIO(data), allow_pickle=False).reshape(size).astype(np.float64)
     except LIBRARY_ERRORS as error:
-        raise ValueError(f"{where} is not a usable depth map: {error}") from error
+        raise ValueError(f"{where} is not a usable depth map: {error}; write it again") from error
 
 
 def _same_size(got: tuple[int, ...], size: tuple[int, int], where: str) -> None:

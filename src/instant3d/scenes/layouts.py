@@ -211,7 +211,7 @@ def _camera(data: bytes, where: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON ({error})") from error
+        raise ValueError(f"{where} is not valid JSON ({error}); write it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{where} is not a camera; expected an object with x, y, z and origin")
     return content

@@ -253,7 +253,7 @@ def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def _earlier(target: Path) -> dict[str, Shard]:
     """Read the index of an earlier call; a folder with other files is refused."""
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is a file, but a folder will be written there; name another place")
+        raise ValueError(f"{target} is a file, but a folder will be written there; name another path")
     held = [path.name for path in file_listing.visible_files(target, "*")] if target.is_dir() else []
     if INDEX not in held and any(not name.endswith(".partial") for name in held):
         raise ValueError(f"{target} holds files but no {INDEX}; name an empty or a new folder")

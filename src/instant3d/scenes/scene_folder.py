@@ -313,7 +313,7 @@ def _check_sight(frames: Sequence[transforms.Frame], cameras: Cameras) -> None:
     for k, frame in enumerate(frames):
         if far[k]:
             raise ValueError(
-                f"{frame.where} stands more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
+                f"{frame.where} is more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
             )
         if not (shown[k].any() or _hits_cube(cameras[k])):
             raise ValueError(

@@ -144,7 +144,7 @@ def _manifest(data: bytes, where: str) -> tuple[str, dict[str, str]]:
             if file_listing.is_hidden(path) or escape_control(path) != path:
                 raise ValueError(f"{path!r:.80} is a hidden name or holds control characters")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{PACKED} of {where} is damaged ({error})") from error
+        raise ValueError(f"{PACKED} of {where} is damaged ({error}); copy or pack the tar again") from error
     return name, hashes
 
 

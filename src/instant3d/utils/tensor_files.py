@@ -125,7 +125,7 @@ def load_json(path: Path) -> Any:
 def _refuse(path: Path, wanted: str = "weights", *, json_too: bool = True) -> None:
     """Raise a description of the file if it is not a tensor file at all."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {path}; check its path")
     found = describe_non_tensor_file(path)
     if found is not None and (json_too or "JSON" not in found):
         raise ValueError(f"{path} {found.replace('weights', wanted)}")
