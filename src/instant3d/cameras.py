@@ -54,6 +54,7 @@ class Cameras(TensorDataclass):
 
     @property
     def shape(self) -> torch.Size:
+        """Leading shape of the cameras."""
         return self.intrinsics.shape[:-1]
 
     @property

@@ -47,10 +47,12 @@ class Views(TensorDataclass):
 
     @property
     def height(self) -> int:
+        """Height of the images in pixels."""
         return self.rgb.shape[-2]
 
     @property
     def width(self) -> int:
+        """Width of the images in pixels."""
         return self.rgb.shape[-1]
 
     def composite(self, background: float | Tensor = 1.0) -> Tensor:

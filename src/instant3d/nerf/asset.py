@@ -52,6 +52,7 @@ class Asset:
 
     @cached_property
     def field(self) -> TriplaneField:
+        """The radiance field of the triplane."""
         with torch.no_grad():
             return TriplaneField(self.triplane, self.decoder)
 
@@ -66,9 +67,16 @@ class Asset:
         return mesh_extraction.extract_mesh(self.field, self.resolution, max_memory=self.max_memory)
 
     def render(self, cameras: Cameras, size: int, *, with_normals: bool = False, step: float | None = None) -> Views:
-        """Pictures `size` x `size` with alpha, depth and, if asked, normals, by cameras (V,).
+        """Render images of the asset.
 
-        step  world length that one sample on a ray stands for, 1/64 by default and 1/128 if exact
+        Args:
+            cameras: (V,).
+            size: Width and height of the images in pixels.
+            with_normals: Also render normals.
+            step: World length that one sample on a ray stands for; by default 1/64, or 1/128 if `exact`.
+
+        Returns:
+            Views (V,) with alpha, depth and, if requested, normals.
         """
         return occupancy_render.render(
             self.field,

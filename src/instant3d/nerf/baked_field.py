@@ -70,14 +70,17 @@ class BakedField:
 
     @property
     def device(self) -> torch.device:
+        """Device of the field and its points."""
         return self.table.device
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
+        """Return the density (N,) at points (N, 3)."""
         return torch.cat([self.decoder.to_density(self._raw(some, 1)[:, 0], some) for some in _chunks(points)])
 
     @torch.no_grad()
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return density (N,) and colour (N, 3) at points (N, 3)."""
         raw = torch.cat([self._raw(some, 4) for some in _chunks(points)])
         return self.decoder.to_density(raw[:, 0], points), self.decoder.to_rgb(raw[:, 1:])
 

@@ -265,6 +265,7 @@ class TriplaneField:
 
     @property
     def device(self) -> torch.device:
+        """Device of the field and its points."""
         return self.projected.device
 
     @functools.cached_property
@@ -275,6 +276,7 @@ class TriplaneField:
         return prepared(self)
 
     def density(self, points: Tensor) -> Tensor:
+        """Return the density (..., N) at points (..., N, 3)."""
         if self.fused and self.fused.takes("points", 0, points):
             return self.fused.density(points)
         return self.decoder.to_density(self._raw(points, 1)[..., 0], points)
@@ -284,6 +286,7 @@ class TriplaneField:
         return self.decoder.with_blob(self._raw(points, 1)[..., 0], points)
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return density (..., N) and colour (..., N, 3) at points (..., N, 3)."""
         raw = self._raw(points, 4)
         return self.decoder.to_density(raw[..., 0], points), self.decoder.to_rgb(raw[..., 1:])
 

@@ -91,9 +91,11 @@ class VisualHull:
         self.tolerance = 2 * (2 / side)  # a point this far behind the first surface still counts as seen
 
     def density(self, points: Tensor) -> Tensor:
+        """Return the density (N,) at points (N, 3)."""
         return self._solid(sample_views(self.views[None], points[None])[0][..., 3])
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return density (N,) and colour (N, 3) at points (N, 3)."""
         seen = sample_views(self.views[None], points[None])[0]  # (V, N, 4)
         alpha = seen[..., 3:]
         weight = self._visibility(points) * self._facing(points) * alpha[..., 0]

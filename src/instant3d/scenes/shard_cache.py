@@ -167,6 +167,7 @@ class RemoteShards:
         return list(found.values()) if only is None else [found[only]]
 
     def where(self, shard: Shard) -> str:
+        """Return the URL of a tar."""
         return f"{self._parts()[0]}/{shard.name}"
 
     def fetch(self, shard: Shard, wait: bool = True) -> Path:
