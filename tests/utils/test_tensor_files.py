@@ -68,7 +68,7 @@ def test_load_tensors_describes_a_file_that_is_no_weights(tmp_path, content, bec
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [pickled, archived])
-def test_load_weights_only_refuses_a_pickle_by_name_and_never_runs_it(tmp_path, monkeypatch, write):
+def test_tensor_files_refuse_a_pickle_by_name_and_never_runs_it(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "model.ckpt")
     for read in (reads(path)[0], *reads(path)[2:], lambda: losses.PerceptualLoss(str(path))):
@@ -80,7 +80,7 @@ def test_load_weights_only_refuses_a_pickle_by_name_and_never_runs_it(tmp_path, 
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(60), b"\x80\x02", bytes(100), b"plain words"])
-def test_load_weights_only_ends_in_one_sentence_without_advice_for_a_broken_checkpoint(tmp_path, content):
+def test_tensor_files_end_in_one_sentence_without_advice_for_a_broken_checkpoint(tmp_path, content):
     path = tmp_path / "model.ckpt"
     path.write_bytes(content)
     for read in reads(path)[:2]:
@@ -90,7 +90,7 @@ def test_load_weights_only_ends_in_one_sentence_without_advice_for_a_broken_chec
         assert not any(word in str(caught.value) for word in ADVICE)
 
 
-def test_load_weights_only_of_no_dictionary_is_not_one_of_our_checkpoints(tmp_path):
+def test_export_refuses_a_checkpoint_that_holds_no_dictionary(tmp_path):
     torch.save(torch.ones(3), tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="holds a Tensor"):
         fit.export(tmp_path / "a.ckpt", tmp_path / "out")
