@@ -179,10 +179,10 @@ def decode(
         document: Its parsed `transforms.json`.
         load: Returns a file's content by its name in the scene.
         path: The scene's path, for error messages and if the document has no id.
-        frames: As for `read`, like all that follow.
-        size: See `read`.
-        maps: See `read`.
-        widest: See `read`.
+        frames: As in `read`.
+        size: As in `read`.
+        maps: As in `read`.
+        widest: As in `read`.
     """
     if size is not None and size < 1:
         raise ValueError(f"images cannot be {size} pixels wide; choose a size of at least 1")
