@@ -39,7 +39,7 @@ BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # marks that r
 
 
 def escape_control(text: object) -> str:
-    r"""Escape control characters, bidirectional marks and lone surrogates, for example as `\\x1b`.
+    r"""Escape control characters, bidirectional marks and lone surrogates, for example as `\x1b`.
 
     Names from untrusted files can then neither move the cursor, change colours nor forge a line on a terminal.
     """
