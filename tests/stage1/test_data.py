@@ -79,7 +79,7 @@ def test_grids_come_from_scenes_as_they_come_from_the_cache(cached, balls):
 
 @pytest.mark.slow
 def test_learning_from_both_kinds_at_once_is_refused(cached, balls):
-    with pytest.raises(ValueError, match="not from both"):
+    with pytest.raises(ValueError, match="not on both"):
         GridDataModule([str(cached), str(balls)], workers=0).train_dataloader()
 
 

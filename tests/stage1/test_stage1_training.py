@@ -326,7 +326,7 @@ def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_ope
     )
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     shutil.move(tmp_path / "export", tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="say --base"):
+    with pytest.raises(ValueError, match="give --base"):
         fit.export(tmp_path, tmp_path / "again", base=str(tmp_path / "export"))
 
 

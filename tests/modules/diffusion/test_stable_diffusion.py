@@ -44,7 +44,7 @@ def pictures(side, count=3, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
-def test_a_pictures_latents_are_those_of_diffusers_own_picture_to_picture_pipeline(name, folders, guides):
+def test_encode_images_agrees_with_diffusers_image_to_image_pipeline(name, folders, guides):
     from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline
 
     kind = StableDiffusionXLImg2ImgPipeline if name == "sdxl" else StableDiffusionImg2ImgPipeline
@@ -59,7 +59,7 @@ def test_a_pictures_latents_are_those_of_diffusers_own_picture_to_picture_pipeli
 
 
 @pytest.mark.slow
-def test_pictures_of_one_colour_have_the_same_latents_at_every_size(guides):
+def test_encode_images_gives_one_colour_the_same_latents_at_every_size(guides):
     flat = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None]
     expected = guides["sd"].encode_images(flat.expand(1, 3, 64, 64))
     for side in (8, 20, 100):
@@ -70,7 +70,7 @@ def test_pictures_of_one_colour_have_the_same_latents_at_every_size(guides):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 256])
-def test_pictures_are_enlarged_and_shrunk_as_by_pillow(side, guides):
+def test_encode_images_resizes_as_pillow_does(side, guides):
     image = pictures(side, 1)
     channels = [Image.fromarray(part.numpy()).resize((64, 64), Image.Resampling.BILINEAR) for part in image[0]]
     resized = torch.stack([torch.tensor(np.array(channel)) for channel in channels])[None]
@@ -80,7 +80,7 @@ def test_pictures_are_enlarged_and_shrunk_as_by_pillow(side, guides):
 
 
 @pytest.mark.slow
-def test_drawn_latents_scatter_around_the_mean_as_the_vae_says(folders):
+def test_encode_images_samples_latents_around_the_mean_with_the_posteriors_spread(folders):
     drawing = StableDiffusionGuidance.from_pretrained(
         folders["sd"], sample=True, generator=torch.Generator().manual_seed(0)
     )
@@ -97,7 +97,7 @@ def test_drawn_latents_scatter_around_the_mean_as_the_vae_says(folders):
     torch.testing.assert_close(drawing.encode_images(picture), found[:1], atol=1e-5, rtol=1e-4)
 
 
-def test_the_gradient_passes_through_the_vae_to_the_picture_and_stops_at_all_weights(guides):
+def test_encode_images_passes_the_gradient_to_the_image_and_to_no_weights(guides):
     guide, images = guides["sd"], pictures(16).requires_grad_()
     x0 = guide.encode_images(images)
     (answer,) = predict_noise(guide, x0, T, [guide.embed_prompts(PROMPTS)])
@@ -113,14 +113,14 @@ def test_the_gradient_passes_through_the_vae_to_the_picture_and_stops_at_all_wei
     assert (images.grad * direction).sum().item() == pytest.approx(slope, rel=2e-2)
 
 
-def test_colours_beyond_white_still_have_a_gradient(guides):
+def test_encode_images_keeps_a_gradient_beyond_white(guides):
     images = (1.5 + pictures(16)).requires_grad_()
     guides["sd"].encode_images(images).square().sum().backward()
     assert (images.grad.abs() > 0).float().mean() > 0.9
 
 
 @pytest.mark.slow
-def test_stable_diffusions_noise_is_its_unets_answer_for_the_pipelines_own_embedding(folders, guides):
+def test_predict_noise_of_stable_diffusion_is_its_unets_output_for_the_pipelines_embedding(folders, guides):
     from diffusers import StableDiffusionPipeline
 
     with without_warnings(), torch.no_grad():
@@ -131,7 +131,7 @@ def test_stable_diffusions_noise_is_its_unets_answer_for_the_pipelines_own_embed
     torch.testing.assert_close(found, expected)
 
 
-def test_an_answer_in_velocity_is_turned_into_the_same_models_noise(folders, guides):
+def test_predict_noise_converts_velocity_to_the_same_models_noise(folders, guides):
     plain, guide, x_t = guides["sd"], guides["sd-v"], normal(3, 4, 8, 8)
     told = guide.embed_prompts(PROMPTS)
     torch.testing.assert_close(told, plain.embed_prompts(PROMPTS))  # same weights, other meaning of the answer
@@ -144,7 +144,7 @@ def test_an_answer_in_velocity_is_turned_into_the_same_models_noise(folders, gui
 
 
 @pytest.mark.slow
-def test_sdxl_is_told_sizes_and_summary_as_by_its_own_pipeline(folders, guides):
+def test_predict_noise_of_sdxl_passes_sizes_and_summary_as_its_own_pipeline(folders, guides):
     from diffusers import StableDiffusionXLPipeline
 
     with without_warnings(), torch.no_grad():
@@ -167,7 +167,7 @@ def test_sdxl_is_told_sizes_and_summary_as_by_its_own_pipeline(folders, guides):
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
-def test_four_conditions_are_asked_in_one_call_and_answered_as_alone(name, guides, monkeypatch):
+def test_predict_noise_of_four_conditions_is_one_call_with_the_results_of_single_ones(name, guides, monkeypatch):
     guide, calls = guides[name], []
     told = guide.embed_prompts(["", *PROMPTS[::2], "a teapot"])
     each = [told[[k, k]] for k in range(4)]
@@ -181,7 +181,7 @@ def test_four_conditions_are_asked_in_one_call_and_answered_as_alone(name, guide
     assert calls == [8]
 
 
-def test_sdxls_conditions_are_mixed_between_views_with_their_summaries(guides):
+def test_sdxl_embeddings_are_mixed_between_views_with_their_summaries(guides):
     told = guides["sdxl"].embed_prompts(PROMPTS)
     both = TextEmbedding.stack([told[[0, 1]], told[[2, 2]]])  # two samples between two words each
     mixed = mix_conditions(both, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
@@ -191,7 +191,7 @@ def test_sdxls_conditions_are_mixed_between_views_with_their_summaries(guides):
 
 
 @pytest.mark.slow
-def test_half_precision_answers_in_full_and_a_vae_that_overflows_is_kept_whole(tmp_path):
+def test_half_precision_predicts_in_float32_and_keeps_a_vae_that_overflows_in_float32(tmp_path):
     folder = tiny_stable_folder(tmp_path, force_upcast=True)
     half, full = (
         StableDiffusionGuidance.from_pretrained(folder, dtype=torch.bfloat16),
@@ -204,7 +204,7 @@ def test_half_precision_answers_in_full_and_a_vae_that_overflows_is_kept_whole(t
     torch.testing.assert_close(found, full.predict_noise(x_t, T, full.embed_prompts(PROMPTS)), atol=0.1, rtol=0.1)
 
 
-def test_autocast_around_the_guide_changes_nothing(guides):
+def test_autocast_around_the_guidance_model_changes_nothing(guides):
     guide, images = guides["sd"], pictures(16)
     latents = guide.encode_images(images)
     noise = guide.predict_noise(latents, T, guide.embed_prompts(PROMPTS))
@@ -216,12 +216,12 @@ def test_autocast_around_the_guide_changes_nothing(guides):
 
 
 @pytest.mark.slow
-def test_pictures_that_are_no_whole_number_of_latents_are_refused(folders):
-    with pytest.raises(ValueError, match="one latent of 8 pixels, so pictures of 100 do not fit; give a multiple of 8"):
+def test_guidance_size_that_is_no_multiple_of_a_latent_is_refused(folders):
+    with pytest.raises(ValueError, match="one latent of 8 pixels, so images of 100 do not fit; give a multiple of 8"):
         StableDiffusionGuidance.from_pretrained(folders["sd"], size=100)
 
 
-def test_a_folder_without_a_unet_is_refused_in_a_sentence(folders, tmp_path):
+def test_from_pretrained_refuses_a_folder_without_a_unet_in_one_sentence(folders, tmp_path):
     shutil.copytree(folders["sd"] / "vae", tmp_path / "vae")
     with pytest.raises(
         FileNotFoundError, match=r"unet/config\.json does not exist; is .*/unet part of a model"
@@ -230,7 +230,7 @@ def test_a_folder_without_a_unet_is_refused_in_a_sentence(folders, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_hub_id_that_cannot_be_reached_is_refused_in_a_sentence():
+def test_from_pretrained_refuses_a_hub_id_that_cannot_be_reached_in_one_sentence():
     with pytest.raises(FileNotFoundError, match="the Hub cannot be reached; connect to the network once") as error:
         StableDiffusionGuidance.from_pretrained(stable_diffusion.SD_2_1_BASE)
     assert "\n" not in str(error.value)
@@ -239,7 +239,7 @@ def test_a_hub_id_that_cannot_be_reached_is_refused_in_a_sentence():
 
 
 @pytest.mark.slow
-def test_other_kinds_of_model_and_parts_of_two_models_are_refused(folders, tmp_path):
+def test_from_pretrained_refuses_other_kinds_of_model_and_parts_of_two_models(folders, tmp_path):
     model = shutil.copytree(folders["sd"], tmp_path / "model")
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
