@@ -217,8 +217,8 @@ def test_a_look_is_at_four_sides_beginning_with_the_front_and_leaves_nothing_to_
     module.log = lambda name, value, **_: logged.update({name: float(value)})
     module.eval()
     with torch.no_grad():
-        shown = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["shown"]
-        again = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["shown"]
+        shown = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["rendered"]
+        again = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["rendered"]
     assert torch.equal(shown.rgb, again.rgb)
     assert shown.rgb.shape == (2, 4, 3, SIDE, SIDE)
     assert logged["val/alpha"] == pytest.approx(float(shown.alpha.mean()))
@@ -356,7 +356,7 @@ def test_the_logger_gets_one_row_of_four_sides_for_each_object(text):
     pictures = torch.rand(3, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     cameras = ball_views((1.0, 0.0, 0.0), azimuths=(0, 90, 180, 270)).cameras
     cameras = cameras.map(lambda tensor: tensor.expand(3, *tensor.shape))
-    shown = {"shown": Views(pictures, torch.ones(3, 4, 1, 5, 5), cameras)}
+    shown = {"rendered": Views(pictures, torch.ones(3, 4, 1, 5, 5), cameras)}
     ImageLogger(objects=2).on_validation_batch_end(
         trainer, None, shown, NamedPrompts(("a", "b", "c"), ("0", "1", "2")), 0
     )

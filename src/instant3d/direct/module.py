@@ -226,7 +226,7 @@ class DirectModule(L.LightningModule):
             self.network.decoder.alpha.fill_(linear_ramp(progress, self.alpha_share, self.alpha_start))
 
     def validation_step(self, batch: NamedPrompts, batch_idx: int) -> dict[str, Any]:
-        return {"shown": self.render_prompts(batch, "val")}
+        return {"rendered": self.render_prompts(batch, "val")}
 
     def test_step(self, batch: NamedPrompts, batch_idx: int) -> None:
         self.render_prompts(batch, "test")

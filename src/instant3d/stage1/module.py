@@ -250,7 +250,7 @@ class Stage1Module(L.LightningModule):
         )
 
     def predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding, size: Tensor) -> Tensor:
-        """The UNet's prediction, conditioned on the grid's size as original and target size, and no crop (SDXL, section 2.2).
+        """The UNet's prediction, conditioned on the grid's size and no crop (SDXL, section 2.2).
 
         Args:
             latents: Noisy latents, (B, C, h, w).

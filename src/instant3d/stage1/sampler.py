@@ -138,7 +138,7 @@ class GridSampler:
         return start_latents(self._clean(sampling.start, sampling.sigma), noise.to(unet.device), scheduler)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents (B, C, h, w) to grids (B, 3, H, W) in [0, 1], one at a time: a full-size one takes gigabytes."""
+        """Decode latents (B, C, h, w) to grids (B, 3, H, W) in [0, 1], one at a time: a full one takes gigabytes."""
         vae = self._vae()
         raw = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
         half = _half(vae) and not vae.config.force_upcast

@@ -284,7 +284,7 @@ def test_cameras_that_a_checkpoint_does_not_know_are_told():
     assert camera_warning(Golden("instantmesh").views.cameras, architecture) is None
     assert camera_warning(structured_cameras(), architecture) is None
     high = camera_warning(orbit([0.0, 90.0], 70.0, 2.7, 50.0), architecture)
-    assert "elevations of 70 (it knows -22 to 53 degrees)" in high
+    assert "elevations of 70 (trained on -22 to 53 degrees)" in high
     assert "fields of view of 80" in camera_warning(orbit(0.0, 20.0, 2.7, 80.0)[None], architecture)
     assert camera_warning(orbit(0.0, 70.0, 9.0, 80.0)[None], Architecture()) is None
 
