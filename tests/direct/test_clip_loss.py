@@ -20,7 +20,7 @@ def pictures(side: int) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 40, 10])
-def test_features_are_those_of_clips_own_preparation_of_pictures(side, eyes):
+def test_clip_image_encoder_agrees_with_clips_own_preprocessing(side, eyes):
     expected = eyes.clip.embed_images(pictures(side))  # by Pillow, in whole levels of 255
     found = eyes(pictures(side))
     assert found.shape == (2, eyes.width)
@@ -28,13 +28,13 @@ def test_features_are_those_of_clips_own_preparation_of_pictures(side, eyes):
     assert (found[0] - found[1]).abs().max() > 0.1  # the tolerance tells pictures apart
 
 
-def test_the_loss_is_the_angle_between_picture_and_prompt():
+def test_clip_loss_is_one_minus_the_cosine_of_image_and_prompt():
     features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
     texts = torch.tensor([[2.0, 0.0], [-1.0, 0.0], [4.0, 3.0]])
     torch.testing.assert_close(clip_loss(features, texts), torch.tensor([0.0, 2.0, 1 - 24 / 25]))
 
 
-def test_following_the_gradient_makes_a_picture_more_like_its_prompt_and_leaves_the_clip_alone(eyes):
+def test_clip_loss_gradient_makes_an_image_more_like_its_prompt_and_leaves_the_clip_alone(eyes):
     images, texts = pictures(20).requires_grad_(), eyes.embed_texts(PROMPTS)
     torch.testing.assert_close(texts, eyes.clip.embed_texts(PROMPTS))
     before = clip_loss(eyes(images), texts)
@@ -48,5 +48,5 @@ def test_following_the_gradient_makes_a_picture_more_like_its_prompt_and_leaves_
     torch.testing.assert_close((before - after) / 1e-3, slope, atol=0, rtol=0.05)
 
 
-def test_other_pictures_of_the_batch_do_not_matter(eyes):
+def test_clip_loss_does_not_depend_on_other_images_of_the_batch(eyes):
     torch.testing.assert_close(eyes(pictures(20))[1:], eyes(pictures(20)[1:]))

@@ -72,7 +72,7 @@ def example(module, count=4):
 
 
 @pytest.mark.slow
-def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
+def test_training_overfits_one_prompt_from_an_exact_guidance_model():
     """Seen from each side; front and back differ, so words, cameras and pictures must agree on where the front is."""
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE))
@@ -107,7 +107,7 @@ def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
     assert (truth.composite(1.0)[0] - truth.composite(1.0)[2]).square().mean() > 0.03
 
 
-def test_views_of_one_prompt_share_a_pass_where_chance_has_no_say(monkeypatch):
+def test_field_shares_one_pass_between_views_of_a_prompt_without_noise(monkeypatch):
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE | {"style_noise": False}))
     guide = FiniteSetGuidance(
@@ -130,7 +130,7 @@ def test_views_of_one_prompt_share_a_pass_where_chance_has_no_say(monkeypatch):
     assert passes == [2]
 
 
-def test_alpha_rises_evenly_to_1_and_stays_there():
+def test_linear_ramp_of_alpha_rises_to_1_and_stays_there():
     values = [linear_ramp(step, 60.0, 0.5) for step in range(101)]
     assert values[0] == 0.5
     assert values[30] == pytest.approx(0.75)
@@ -139,7 +139,7 @@ def test_alpha_rises_evenly_to_1_and_stays_there():
     assert linear_ramp(0, 0.0, 0.5) == 1.0
 
 
-def test_the_activation_of_colours_is_that_of_the_step_and_is_saved_with_the_weights(text, balls):
+def test_anneal_sets_alpha_of_the_step_which_is_saved_with_the_weights(text, balls):
     module = begun(small(text, balls), step=3)
     module.training_step(example(module), 0)
     # half way to 6 of 10 steps; with alpha a colour cannot exceed 1 / alpha
@@ -149,7 +149,7 @@ def test_the_activation_of_colours_is_that_of_the_step_and_is_saved_with_the_wei
     torch.testing.assert_close(colours, torch.tensor([0.0, 2 / 3, 4 / 3]))
 
 
-def test_a_step_is_a_function_of_its_examples_numbers_alone(text, balls):
+def test_training_step_is_a_function_of_its_examples_indices_alone(text, balls):
     module = begun(small(text, balls))
     batch = example(module)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_a_step_is_a_function_of_its_examples_numbers_alone(text, balls):
 
 
 @pytest.mark.slow
-def test_losses_count_as_their_weights_say(text, balls):
+def test_loss_weights_multiply_their_losses(text, balls):
     """The gradient is linear in the weights; of two losses it is the sum of those of each."""
     gradients = []
     for sds, opacity in [(1.0, 0.0), (0.0, 50.0), (1.0, 50.0)]:
@@ -175,7 +175,7 @@ def test_losses_count_as_their_weights_say(text, balls):
     torch.testing.assert_close(gradients[0] + gradients[1], gradients[2], atol=1e-4, rtol=1e-3)
 
 
-def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, balls):
+def test_lighting_shades_the_given_share_of_steps_from_its_first_step_on(text, balls):
     module = begun(small(text, balls, lighting=Lighting(chance=0.75, begin=5)), step=5)
     batch = example(module)
     fields = [module.shading(batch, torch.Generator().manual_seed(k))(module.network) for k in range(400)]
@@ -187,7 +187,7 @@ def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, 
 
 
 @pytest.mark.slow
-def test_a_textureless_picture_has_no_colour(text, balls):
+def test_lighting_textureless_images_have_no_colour(text, balls):
     lighting = Lighting(chance=1.0, begin=0, textureless=1.0)
     module = begun(small(text, balls, lighting=lighting, sds=SDSConfig(scale=5.0, against="none", orientation=1.0)))
     batch = example(module)
@@ -206,12 +206,12 @@ def test_a_textureless_picture_has_no_colour(text, balls):
     assert module.network.outward.weight.grad.isfinite().all()
 
 
-def test_nothing_that_teaches_is_in_the_module(text, balls):
+def test_frozen_models_are_not_in_the_module(text, balls):
     module = begun(small(text, balls))
     assert set(module.state_dict()) == {f"network.{name}" for name in module.network.state_dict()}
 
 
-def test_a_look_is_at_four_sides_beginning_with_the_front_and_leaves_nothing_to_chance(text):
+def test_render_prompts_shows_four_sides_front_first_and_is_deterministic(text):
     module = small(text)
     logged = {}
     module.log = lambda name, value, **_: logged.update({name: float(value)})
@@ -227,7 +227,7 @@ def test_a_look_is_at_four_sides_beginning_with_the_front_and_leaves_nothing_to_
     torch.testing.assert_close(sides / sides.norm(dim=-1, keepdim=True), wanted, atol=1e-5, rtol=0)
 
 
-def test_predictions_do_not_depend_on_the_batch_and_are_what_the_network_says_to_no_noise(text):
+def test_predictions_do_not_depend_on_the_batch_and_have_zero_noise(text):
     module = small(text).eval()
     with torch.no_grad():
         both = module.predict_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)
@@ -239,7 +239,7 @@ def test_predictions_do_not_depend_on_the_batch_and_are_what_the_network_says_to
     assert (both[0] - both[1]).abs().max() > 1e-3, "prompts differ in what is made of them"
 
 
-def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
+def test_resume_with_other_prompts_is_refused(text, balls):
     module = begun(small(text, balls))
     content = {}
     module.on_save_checkpoint(content)
@@ -252,7 +252,7 @@ def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
 
 
 @pytest.mark.slow
-def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path):
+def test_feature_cache_is_in_the_checkpoint(text, balls, tmp_path):
     clip = str(direct_runs.clip_folder(tmp_path))
     settings = {"sds": SDSConfig(scale=5.0), "clip": clip}
     module = begun(small(text, balls, **settings))
@@ -274,7 +274,7 @@ def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path
         assert torch.equal(value, memory[name])
 
 
-def test_pictures_are_looked_at_only_by_a_clip(text):
+def test_clip_is_needed_only_where_images_are_compared(text):
     with pytest.raises(ValueError, match=r"set model\.clip"):
         small(text, sds=SDSConfig())
     with pytest.raises(ValueError, match=r"set model\.clip"):
@@ -286,13 +286,13 @@ def test_pictures_are_looked_at_only_by_a_clip(text):
     ("settings", "complaint"),
     [({"background": "grey"}, "white or random"), ({"alpha_start": 0.0}, "alpha"), ({"alpha_share": 1.5}, "alpha")],
 )
-def test_settings_without_meaning_are_refused(text, settings, complaint):
+def test_module_refuses_settings_out_of_range(text, settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         small(text, **settings)
 
 
 @pytest.mark.slow
-def test_an_export_reads_prompts_by_itself(text, tmp_path):
+def test_export_encodes_prompts_without_the_original_text_encoder(text, tmp_path):
     module = small(text).eval()
     module.network.decoder.alpha.fill_(0.75)
     content = {"state_dict": module.state_dict()}
@@ -308,7 +308,7 @@ def test_an_export_reads_prompts_by_itself(text, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_export_keeps_as_many_layers_of_the_text_encoder_as_were_read_with(text, tmp_path):
+def test_export_keeps_the_used_layers_of_the_text_encoder(text, tmp_path):
     module = small(text, text_layers=0).eval()
     content = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(content)
@@ -319,15 +319,15 @@ def test_an_export_keeps_as_many_layers_of_the_text_encoder_as_were_read_with(te
     assert not torch.allclose(again, whole, atol=0.1)
 
 
-def test_an_export_without_its_text_encoder_says_what_to_name(text, tmp_path):
+def test_export_without_its_text_encoder_names_the_option(text, tmp_path):
     content = {"state_dict": small(text).state_dict()}
     small(tmp_path / "gone").on_save_checkpoint(content)
-    with pytest.raises(ValueError, match="say --base"):
+    with pytest.raises(ValueError, match="give --base"):
         export_direct(content, tmp_path / "export")
     export_direct(content, tmp_path / "export", str(text))
 
 
-def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tmp_path):
+def test_finite_set_config_needs_captions_and_equal_cameras(balls, tmp_path):
     guide, cameras = FiniteSetConfig(str(balls), SIDE).load(torch.device("cpu"))
     torch.testing.assert_close(cameras.cam_to_world, ball_views((1.0, 0.0, 0.0)).cameras.cam_to_world)
     named = guide.embed_prompts([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
@@ -348,7 +348,7 @@ def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tm
         FiniteSetConfig(str(tmp_path)).load(torch.device("cpu"))
 
 
-def test_the_logger_gets_one_row_of_four_sides_for_each_object(text):
+def test_image_logger_gets_one_row_of_four_sides_for_each_object(text):
     given = {}
     board = type("Board", (), {"add_image": lambda self, name, picture, step: given.update({name: picture})})()
     trainer = type("Trainer", (), {"logger": type("Logger", (), {"experiment": board})(), "global_rank": 0,

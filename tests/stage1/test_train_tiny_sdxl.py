@@ -186,7 +186,7 @@ def test_optimize_ends_when_its_seconds_are_over():
     ("change", "complaint"),
     [
         ({"view_size": None}, "should have the keys"),
-        ({"train_vae": {"batch_size": 4, "learning_rate": 1e-3}}, "a training needs an end"),
+        ({"train_vae": {"batch_size": 4, "learning_rate": 1e-3}}, "training needs an end"),
         ({"train_vae": {"steps": -1, "batch_size": 4, "learning_rate": 1e-3}}, "steps of a training must be positive"),
         ({"train_text": {"epochs": 3}}, "epochs"),
     ],

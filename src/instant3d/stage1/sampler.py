@@ -221,7 +221,7 @@ def spaced_scheduler(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any
     levels = build_scheduler(config, "ddim").alphas_cumprod.double()
     first = len(levels) - 1 if sampling.start_timestep is None else sampling.start_timestep
     if not 0 <= first < len(levels):
-        raise ValueError(f"start_timestep must be one of training's timesteps, 0 to {len(levels) - 1}, got {first}")
+        raise ValueError(f"start_timestep must be one of training's timesteps 0 to {len(levels) - 1}, got {first}")
     if sampling.steps > first + 1:
         raise ValueError(f"{sampling.steps} steps do not fit into timesteps 0 to {first}; give fewer steps")
     left = torch.arange(sampling.steps, 0, -1, dtype=torch.float64) / sampling.steps

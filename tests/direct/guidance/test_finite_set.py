@@ -24,7 +24,7 @@ def log_density(x_t, pictures, chances, abar, spread):
 
 
 @pytest.mark.parametrize("t", [0, 20, 500, 999])
-def test_the_noise_it_sees_is_the_slope_of_the_noised_sets_density(t):
+def test_finite_set_noise_is_the_score_of_the_noisy_sets_density(t):
     pictures = some_pictures(5)
     guide = FiniteSetGuidance(pictures, ["cup"] * 2 + ["hat"] * 3, torch.tensor([0, 1, 0, 1, 2]), spread=0.3)
     abar = float(guide.abar[t])
@@ -36,7 +36,7 @@ def test_the_noise_it_sees_is_the_slope_of_the_noised_sets_density(t):
     torch.testing.assert_close(seen, -math.sqrt(1 - abar) * x_t.grad, rtol=1e-9, atol=1e-9)
 
 
-def test_a_single_picture_pulls_straight_to_itself_whatever_the_noise():
+def test_finite_set_of_one_image_predicts_it_at_every_noise_level():
     picture = some_pictures(1)
     guide = FiniteSetGuidance(picture, ["cup"], torch.tensor([FRONT]), spread=0.0)
     x0 = guide.encode_images(some_pictures(2)[1:])
@@ -48,14 +48,14 @@ def test_a_single_picture_pulls_straight_to_itself_whatever_the_noise():
         torch.testing.assert_close(pull, abar.sqrt() / (1 - abar).sqrt() * (x0 - (2 * picture - 1)))
 
 
-def test_words_name_the_pictures_they_say():
+def test_finite_set_prompt_embeds_as_the_images_it_names():
     guide = FiniteSetGuidance(some_pictures(4), ["cup", "cup", "hat", "hat"], torch.tensor([FRONT, BACK, FRONT, BACK]))
     shares_of = guide.embed_prompts(["", "cup", "hat, back view"])
     expected = torch.tensor([[0.25] * 4, [0.5, 0.5, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
     torch.testing.assert_close(shares_of, expected)
 
 
-def test_words_between_two_views_name_pictures_by_how_near_they_are():
+def test_finite_set_view_words_between_two_views_are_weighted_by_nearness():
     azimuth = torch.tensor([0.0, 45.0, 90.0], dtype=torch.float64)
     guide = FiniteSetGuidance(some_pictures(3), ["cup"] * 3, view_shares(azimuth))
     torch.testing.assert_close(
@@ -63,7 +63,7 @@ def test_words_between_two_views_name_pictures_by_how_near_they_are():
     )
 
 
-def test_told_the_camera_only_the_picture_from_there_is_meant():
+def test_finite_set_with_a_camera_means_only_the_image_from_there():
     around = torch.tensor([0.0, 60.0, 120.0], dtype=torch.float64)
     places = torch.stack([around.deg2rad().cos(), around.deg2rad().sin(), torch.zeros(3)], dim=1).repeat(2, 1)
     guide = FiniteSetGuidance(
@@ -82,32 +82,32 @@ def test_told_the_camera_only_the_picture_from_there_is_meant():
     torch.testing.assert_close(pull, (abar / (1 - abar)).sqrt() * (x0 - guide.encode_images(some_pictures(6)[4:5])))
 
 
-def test_a_guide_that_does_not_know_its_cameras_cannot_be_told_one():
+def test_finite_set_without_cameras_ignores_the_camera():
     guide = FiniteSetGuidance(some_pictures(2), ["cup"] * 2, torch.tensor([FRONT, BACK]))
     words = guide.embed_prompts(["cup"])
     assert guide.condition_on_camera(words, torch.eye(3)[:1]) is words
 
 
-def test_a_prompt_with_a_comma_is_no_view():
+def test_finite_set_prompt_with_a_comma_is_no_view():
     guide = FiniteSetGuidance(some_pictures(1), ["a cup, red"], torch.tensor([FRONT]))
     assert guide.embed_prompts(["a cup, red"]).tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize(
-    ("prompt", "complaint"), [("a spoon", "shows? 1 prompts, and 'a spoon' is none"), ("cup, side view", "no picture")]
+    ("prompt", "complaint"), [("a spoon", "shows? 1 prompts, and 'a spoon' is none"), ("cup, side view", "no image")]
 )
-def test_what_no_picture_shows_is_refused(prompt, complaint):
+def test_finite_set_refuses_a_prompt_of_no_image(prompt, complaint):
     guide = FiniteSetGuidance(some_pictures(1), ["cup"], torch.tensor([FRONT]))
     with pytest.raises(ValueError, match=complaint):
         guide.embed_prompts([prompt])
 
 
-def test_pictures_prompts_and_views_must_be_as_many():
+def test_finite_set_needs_as_many_images_as_prompts_and_views():
     with pytest.raises(ValueError, match="got 2, 1 and 2"):
         FiniteSetGuidance(some_pictures(2), ["cup"], torch.tensor([FRONT, SIDE]))
 
 
-def test_larger_pictures_are_averaged_down_and_their_gradient_comes_back():
+def test_finite_set_averages_larger_images_down_and_passes_the_gradient_back():
     guide = FiniteSetGuidance(some_pictures(1), ["cup"], torch.tensor([FRONT]))
     large = torch.full((1, 3, 16, 16), 0.75, dtype=torch.float64, requires_grad=True)
     latents = guide.encode_images(large)
@@ -117,7 +117,7 @@ def test_larger_pictures_are_averaged_down_and_their_gradient_comes_back():
 
 
 @pytest.mark.slow
-def test_the_schedule_is_stable_diffusions():
+def test_scaled_linear_is_stable_diffusions_schedule():
     diffusers = pytest.importorskip("diffusers")
     told = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     torch.testing.assert_close(scaled_linear().float(), told.alphas_cumprod, rtol=1e-4, atol=1e-5)

@@ -49,7 +49,7 @@ def sds(guide: OnePicture, images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     return x0.detach()
 
 
-def test_the_pull_on_an_image_is_towards_the_only_picture_by_a_known_amount_through_the_encoder():
+def test_sds_gradient_on_an_image_is_the_closed_form_through_the_encoder():
     encoder, images = drawn(5, 12), drawn(4, 3, 2, 2, seed=1).requires_grad_()
     guide, t, eps = OnePicture(drawn(5, seed=2), encoder), torch.tensor([20, 300, 700, 980]), drawn(4, 5, seed=3)
     x0 = sds(guide, images, t, eps)
@@ -59,14 +59,14 @@ def test_the_pull_on_an_image_is_towards_the_only_picture_by_a_known_amount_thro
     torch.testing.assert_close(images.grad.flatten(1), expected @ encoder, atol=1e-12, rtol=1e-10)
 
 
-def test_an_image_of_the_only_picture_is_left_alone():
+def test_sds_gradient_of_the_only_image_is_zero():
     picture = drawn(12)
     images = picture.reshape(1, 3, 2, 2).repeat(4, 1, 1, 1).requires_grad_()
     sds(OnePicture(picture, torch.eye(12).double()), images, torch.tensor([20, 300, 700, 980]), drawn(4, 12, seed=3))
     assert images.grad.abs().max() < 1e-12
 
 
-def test_distilling_hands_on_exactly_the_gradient_over_the_batch():
+def test_sds_surrogate_loss_has_exactly_the_gradient_over_the_batch():
     x0, gradient = drawn(3, 4, 2, 2).requires_grad_(), drawn(3, 4, 2, 2, seed=1).requires_grad_()
     loss = sds_surrogate_loss(x0, gradient)
     loss.backward()
@@ -75,7 +75,7 @@ def test_distilling_hands_on_exactly_the_gradient_over_the_batch():
     assert loss.item() == pytest.approx(gradient.square().sum().item() / 6)
 
 
-def test_samples_may_change_places():
+def test_sds_is_equivariant_to_the_order_of_samples():
     order = torch.tensor([2, 0, 3, 1])
     guide, t, eps = OnePicture(drawn(12), torch.eye(12).double()), torch.tensor([20, 300, 700, 980]), drawn(4, 12)
     one, other = (drawn(4, 3, 2, 2, seed=1)[places].requires_grad_() for places in (torch.arange(4), order))
@@ -96,7 +96,7 @@ class Learned(nn.Module):
         return self.layer(x_t) * (1 + t[:, None]) + conditions
 
 
-def test_all_answers_come_of_one_call_and_are_those_of_single_ones():
+def test_predict_noise_makes_one_call_with_the_results_of_single_ones():
     guide, x_t, t = Learned(), drawn(3, 6), torch.tensor([5, 6, 7])
     told = [drawn(3, 6, seed=seed) for seed in range(4)]
     found = predict_noise(guide, x_t, t, told)
@@ -105,7 +105,7 @@ def test_all_answers_come_of_one_call_and_are_those_of_single_ones():
         torch.testing.assert_close(answer, guide.predict_noise(x_t, t, condition))
 
 
-def test_no_gradient_reaches_the_guide():
+def test_predict_noise_passes_no_gradient_to_the_guidance_model():
     guide, x0 = Learned(), drawn(3, 6).requires_grad_()
     (answer,) = predict_noise(guide, x0, torch.tensor([5, 6, 7]), [torch.zeros(3, 6)])
     sds_surrogate_loss(x0, answer).backward()
@@ -119,7 +119,7 @@ class Words(TensorDataclass):
     mask: Tensor
 
 
-def test_prompts_between_views_are_weighted_means_of_their_embeddings():
+def test_mix_conditions_is_the_weighted_mean_of_embeddings():
     words, shares = drawn(2, 3, 4, 5), torch.tensor([[0.25, 0.75, 0], [0, 0, 1]])
     expected = torch.stack([0.25 * words[0, 0] + 0.75 * words[0, 1], words[1, 2]])
     torch.testing.assert_close(mix_conditions(words, shares), expected)
@@ -129,7 +129,7 @@ def test_prompts_between_views_are_weighted_means_of_their_embeddings():
     assert mixed.mask.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
 
 
-def test_timesteps_fill_the_range_with_both_ends_and_come_again_from_the_same_seed():
+def test_sample_timesteps_fills_the_range_with_both_ends_and_repeats_for_a_seed():
     found = sample_timesteps(40_000, 1000, torch.Generator().manual_seed(0))
     assert (found.min(), found.max()) == (20, 980)
     assert found.double().mean().item() == pytest.approx(500, abs=5)
@@ -139,7 +139,7 @@ def test_timesteps_fill_the_range_with_both_ends_and_come_again_from_the_same_se
         sample_timesteps(1, 1000, least=0.98, most=0.02)
 
 
-def test_weights_of_timesteps_are_those_that_they_are_named_after():
+def test_timestep_weight_is_the_named_formula():
     abar = torch.tensor([1.0, 0.25, 0.0])
     assert timestep_weight(abar).tolist() == [0, 0.75, 1]
     assert timestep_weight(abar, "fantasia3d").tolist() == [0, 0.375, 0]
@@ -148,7 +148,7 @@ def test_weights_of_timesteps_are_those_that_they_are_named_after():
         timestep_weight(abar, "sds")
 
 
-def test_guidance_of_one_is_the_prompts_own_answer_and_of_zero_none():
+def test_classifier_free_guidance_of_one_is_the_prompts_own_prediction_and_of_zero_none():
     nothing, positive = drawn(2, 3, 4, 2, 2)
     torch.testing.assert_close(classifier_free_guidance(nothing, positive, 1.0), positive)
     torch.testing.assert_close(classifier_free_guidance(nothing, positive, 0.0), nothing)
@@ -169,14 +169,14 @@ def taken_away(asked, scale=1.0):
     return gone.flatten(1), (positive - nothing).flatten(1)
 
 
-def test_what_is_taken_away_is_perpendicular_to_the_prompt_in_each_sample(asked):
+def test_perp_neg_subtracts_what_is_perpendicular_to_the_prompt_in_each_sample(asked):
     gone, toward = taken_away(asked)
     size = gone.norm(dim=1) * toward.norm(dim=1)
     assert size.min() > 1
     assert ((gone * toward).sum(1).abs() / size).max() < 1e-12
 
 
-def test_what_is_taken_away_is_all_that_negatives_add_beside_the_prompt(asked):
+def test_perp_neg_subtracts_all_that_negatives_add_besides_the_prompt(asked):
     nothing, _, negative, weights = asked
     gone, toward = taken_away(asked)
     for sample in range(3):
@@ -189,20 +189,20 @@ def test_what_is_taken_away_is_all_that_negatives_add_beside_the_prompt(asked):
     assert gone.abs().max() < 1e-12
 
 
-def test_a_negative_prompt_that_is_the_positive_one_changes_nothing_at_all(asked):
+def test_perp_neg_with_the_positive_prompt_as_negative_changes_nothing(asked):
     nothing, positive, _, weights = asked
     found = perp_neg(nothing, positive, torch.stack([positive, positive]), weights, 100.0)
     assert torch.equal(found, classifier_free_guidance(nothing, positive, 100.0))
 
 
-def test_negatives_of_weight_zero_leave_plain_guidance(asked):
+def test_perp_neg_of_weight_zero_is_plain_guidance(asked):
     nothing, positive, negative, weights = asked
     for perpendicular in (True, False):
         found = perp_neg(nothing, positive, negative, 0 * weights, 7.0, perpendicular=perpendicular)
         assert torch.equal(found, classifier_free_guidance(nothing, positive, 7.0))
 
 
-def test_what_is_taken_away_is_linear_in_weights_and_scale(asked):
+def test_perp_neg_is_linear_in_weights_and_scale(asked):
     nothing, positive, negative, weights = asked
     once, _ = taken_away(asked)
     torch.testing.assert_close(taken_away((nothing, positive, negative, 2 * weights))[0], 2 * once)
@@ -211,13 +211,13 @@ def test_what_is_taken_away_is_linear_in_weights_and_scale(asked):
     torch.testing.assert_close(apart[0] + apart[1], once)
 
 
-def test_how_strongly_the_prompt_answers_does_not_matter_to_what_is_taken_away(asked):
+def test_perp_neg_does_not_depend_on_the_length_of_the_positive_prediction(asked):
     nothing, positive, negative, weights = asked
     louder = nothing + 40 * (positive - nothing)
     torch.testing.assert_close(taken_away((nothing, louder, negative, weights))[0], taken_away(asked)[0])
 
 
-def test_a_prompt_that_says_nothing_leaves_finite_negatives(asked):
+def test_perp_neg_is_finite_for_a_prompt_without_effect(asked):
     nothing, _, negative, weights = asked
     found = perp_neg(nothing, nothing, negative, weights, 2.0)
     plain = perp_neg(nothing, nothing, negative, weights, 2.0, perpendicular=False)
@@ -225,7 +225,7 @@ def test_a_prompt_that_says_nothing_leaves_finite_negatives(asked):
     assert found.isfinite().all()
 
 
-def test_other_samples_of_the_batch_change_nothing(asked):
+def test_perp_neg_does_not_depend_on_other_samples_of_the_batch(asked):
     nothing, positive, negative, weights = asked
     whole = perp_neg(nothing, positive, negative, weights, 7.0)
     for k in range(3):
@@ -233,7 +233,7 @@ def test_other_samples_of_the_batch_change_nothing(asked):
         torch.testing.assert_close(alone[0], whole[k])
 
 
-def test_without_the_projection_negatives_are_taken_away_whole(asked):
+def test_perp_neg_without_the_projection_subtracts_negatives_whole(asked):
     nothing, positive, negative, weights = asked
     found = perp_neg(nothing, positive, negative, weights, 3.0, perpendicular=False)
     for k in range(3):
@@ -241,7 +241,7 @@ def test_without_the_projection_negatives_are_taken_away_whole(asked):
         torch.testing.assert_close(found[k], nothing[k] + 3 * toward)
 
 
-def test_answers_in_half_precision_are_compared_in_full(asked):
+def test_perp_neg_of_half_precision_computes_in_float32(asked):
     nothing, positive, negative, weights = (part.half() for part in asked)
     found = perp_neg(nothing, positive, negative, weights, 100.0)
     expected = perp_neg(*(part.double() for part in (nothing, positive, negative, weights)), 100.0)
