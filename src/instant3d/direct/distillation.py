@@ -281,5 +281,5 @@ class Distillation:
         degree = severity.severity(
             direction, others.directions, features, others.features, others.seen, similarity=self.sds_config.similarity
         )
-        self.feature_cache.put(batch.prompts, direction, seen)
+        self.feature_cache.put(batch.prompts, direction, features)
         return degree
