@@ -43,7 +43,7 @@ class TrainingBatch(DistillationBatch):
 
 @dataclass(frozen=True)
 class OrbitCameras:
-    """How cameras are drawn: evenly in every range; the defaults are the paper's, for our cube.
+    """Distribution of training cameras, uniform in every range; the defaults are the paper's, for our cube.
 
     Attributes:
         elevation_deg: Range of elevations in degrees; polar angles of 25 to 110 degrees.
@@ -51,6 +51,9 @@ class OrbitCameras:
         fov_deg: Range of fields of view in degrees.
         quadrants: Shares of the front, both sides and the back, as 0.4, 0.2, 0.2, 0.2 in the released code; null is
             evenly all around, the paper's way.
+
+    Raises:
+        ValueError: A range is reversed or the shares are negative or all 0.
     """
 
     elevation_deg: Span = (-20.0, 65.0)
@@ -113,6 +116,7 @@ class NamedPrompts:
     names: tuple[str, ...]
 
     def to(self, *args: Any, **kwargs: Any) -> NamedPrompts:
+        """Return the batch itself, which holds no tensors; Lightning calls this."""
         return self
 
 
@@ -187,20 +191,27 @@ class PromptDataModule(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
-        start, rank, world, known = 0, 0, 1, None
+        """Endless batches of prompts and cameras from the step at which training continues."""
+        start, rank, world, fixed = 0, 0, 1, None
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
             rank, world = self.trainer.global_rank, self.trainer.world_size
-            known = cast(Any, self.trainer.lightning_module).guidance_cameras
-        examples = PromptDataset(len(self.texts), self.cameras if known is None else known, self.views, self.seed)
+            fixed = cast(Any, self.trainer.lightning_module).guidance_cameras
+        examples = PromptDataset(len(self.texts), self.cameras if fixed is None else fixed, self.views, self.seed)
         batches = ResumableBatchSampler(self.batch_size, start, rank, world)
         return DataLoader(examples, batch_sampler=batches, collate_fn=TrainingBatch.stack)
 
     def val_dataloader(self) -> DataLoader[NamedPrompts] | list[Any]:
+        """The first `val_prompts` prompts of `val` or, without it, of the held-out prompts."""
         texts = self.held if self.val is None else prompt_sets.read_prompt_set(self.val)
         return self._prompt_loader(texts[: self.val_prompts])
 
     def test_dataloader(self) -> DataLoader[NamedPrompts]:
+        """The prompts of `test` or, without it, the held-out prompts.
+
+        Raises:
+            ValueError: There are none.
+        """
         texts = self.held if self.test is None else prompt_sets.read_prompt_set(self.test)
         if not texts:
             raise ValueError("there are no prompts to test with; set data.test to prompts, or data.share below 1")
@@ -209,18 +220,18 @@ class PromptDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[NamedPrompts]:
         """This process's share of the prompts without a triplane yet; invalid ones are reported and left out."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        wanted = named_prompts(self._valid_prompts())
+        batches = named_prompts(self._valid_prompts())
         if rank == 0 and self.faults:
             print("\n".join(self.faults), file=sys.stderr, flush=True)
-        left = [one for one in wanted if not (Path(self.output) / f"{one.names[0]}.safetensors").is_file()]
+        left = [batch for batch in batches if not (Path(self.output) / f"{batch.names[0]}.safetensors").is_file()]
         return DataLoader(cast(Any, left[rank::world]), batch_size=self.batch_size, collate_fn=collate_prompts)
 
     def _valid_prompts(self) -> list[str]:
         self.faults = []
-        wanted = self.prompts or "animals"
-        if not isinstance(wanted, str) or wanted in prompt_sets.GRAMMARS:
-            return prompt_sets.read_prompt_set(wanted)
-        found = lists.read_prompts(wanted)
+        source = self.prompts or "animals"
+        if not isinstance(source, str) or source in prompt_sets.GRAMMARS:
+            return prompt_sets.read_prompt_set(source)
+        found = lists.read_prompts(source)
         self.faults = [f"{prompt.where} {prompt.error}" for prompt in found if prompt.error]
         return [prompt.text for prompt in found if not prompt.error]
 

@@ -57,7 +57,7 @@ class SDSConfig:
         scale: Of classifier-free guidance.
         least: Lower end of the timesteps that are drawn, as a share of the schedule.
         most: Upper end of the timesteps that are drawn, as a share of the schedule.
-        weight: The weighting w(t) of timesteps, see `sds.weight`.
+        weight: The weighting w(t) of timesteps, see `sds.timestep_weight`.
         against: How the other views enter as negative prompts: not at all, plainly, or perpendicularly (Perp-Neg).
         schedule: Which of the published weights of negative prompts is used.
         w_min: The weight of negatives is w_min + C dw with the severity C.
@@ -99,14 +99,14 @@ class TextConditions:
     """Guidance conditions of each prompt with each of the view words, and of the empty prompt.
 
     Args:
-        guide: The guidance model that embeds them.
+        guidance: The guidance model that embeds them.
         prompts: P texts.
     """
 
-    def __init__(self, guide: DiffusionGuidance, prompts: Sequence[str]) -> None:
+    def __init__(self, guidance: DiffusionGuidance, prompts: Sequence[str]) -> None:
         texts = [with_view_words(prompt, view) for prompt in prompts for view in VIEWS] + [""]
         self.unconditional_index = len(texts) - 1
-        self.table = EmbeddingCache(texts, guide.embed_prompts)
+        self.table = EmbeddingCache(texts, guidance.embed_prompts)
 
     def for_view(self, prompts: Tensor, view: Tensor) -> base.Conditions:
         """Conditions of prompts (B,) with the words of views (B,), indices of VIEWS."""
@@ -222,7 +222,14 @@ class Distillation:
     def sds_loss(
         self, batch: DistillationBatch, images: Tensor, features: Tensor | None, generator: torch.Generator
     ) -> Tensor:
-        """Loss whose gradient on the latents of images (B, 3, H, W) is w(t) (eps_hat - eps) / B."""
+        """Loss whose gradient on the latents of images is w(t) (eps_hat - eps) / B (Poole et al. 2022, eq. 3).
+
+        Args:
+            batch: B prompts and cameras.
+            images: (B, 3, H, W) in [0, 1].
+            features: Image features (B, F), for the severity.
+            generator: Random timesteps and noise.
+        """
         s = self.sds_config
         x0 = self.guidance.encode_images(images)
         t = sds.sample_timesteps(len(x0), len(self.guidance.abar), generator, least=s.least, most=s.most).to(x0.device)

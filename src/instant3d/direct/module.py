@@ -198,6 +198,7 @@ class DirectModule(L.LightningModule):
         return self.frozen.cameras
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Weighted sum of the losses of a batch."""
         self.anneal()
         generator = generator_from_key(self.seed, int(batch.example_index[0]), 5, device=self.device)
         background = torch.ones(len(batch.prompts), 3, device=self.device)
@@ -240,9 +241,11 @@ class DirectModule(L.LightningModule):
             self.network.decoder.alpha.fill_(linear_ramp(progress, self.alpha_share, self.alpha_start))
 
     def validation_step(self, batch: NamedPrompts, batch_idx: int) -> dict[str, Any]:
+        """Render prompts and return the views, which `ImageLogger` shows."""
         return {"rendered": self.render_prompts(batch, "val")}
 
     def test_step(self, batch: NamedPrompts, batch_idx: int) -> None:
+        """Render prompts and log the mean alpha."""
         self.render_prompts(batch, "test")
 
     def predict_step(self, batch: NamedPrompts, batch_idx: int) -> Tensor:
@@ -273,10 +276,12 @@ class DirectModule(L.LightningModule):
         return self.frozen.encoder.to(self.device)(prompts)
 
     def configure_optimizers(self) -> Any:
+        """Adam with the learning-rate schedule."""
         optimizer = torch.optim.Adam(self.network.parameters(), self.learning_rate, self.betas, self.epsilon)
         return with_lr_schedule(optimizer, 0, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the settings that `export_direct` needs, the training record and the feature cache."""
         text_encoder = {"text": self.text, "text_layers": self.text_layers}
         checkpoint["direct"] = {"architecture": asdict(self.network.architecture)} | text_encoder
         distillation = self.frozen.distillation
@@ -292,6 +297,7 @@ class DirectModule(L.LightningModule):
                 checkpoint["taught"]["memory"] = distillation.feature_cache.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the feature cache and the digest of the prompts until `on_fit_start`."""
         self.frozen.restored = checkpoint.get("taught", {})
 
 

@@ -61,6 +61,7 @@ class EqualisedLinear(nn.Linear):
     """
 
     def reset_parameters(self) -> None:
+        """Initialise weights with unit variance and biases with zero."""
         nn.init.normal_(self.weight)
         nn.init.zeros_(self.bias)
 

@@ -118,7 +118,7 @@ class PerceptualLoss(nn.Module):
 
 def _load_vgg(slices: nn.Module, weights: Any) -> None:
     """Load torchvision's `features.N.*` into torchmetrics' slices, which keep N as the layer's name."""
-    wanted = slices.state_dict()
+    expected = slices.state_dict()
     if not isinstance(weights, dict):
         raise ValueError(
             f"the VGG-16 file holds a {type(weights).__name__}, not tensors by name; "
@@ -126,15 +126,15 @@ def _load_vgg(slices: nn.Module, weights: Any) -> None:
         )
     found = {
         key: weights[f"features.{key.split('.', 1)[1]}"]
-        for key in wanted
+        for key in expected
         if f"features.{key.split('.', 1)[1]}" in weights
     }
-    if set(found) != set(wanted):
+    if set(found) != set(expected):
         raise ValueError(
-            f"the VGG-16 file lacks {len(wanted) - len(found)} of {len(wanted)} tensors; "
+            f"the VGG-16 file lacks {len(expected) - len(found)} of {len(expected)} tensors; "
             "give torchvision's vgg16-397923af.pth"
         )
-    other = [key for key, value in found.items() if getattr(value, "shape", None) != wanted[key].shape]
+    other = [key for key, value in found.items() if getattr(value, "shape", None) != expected[key].shape]
     if other:
         raise ValueError(f"the VGG-16 file's {other[0]} has another shape; give torchvision's vgg16-397923af.pth")
     slices.load_state_dict(found)

@@ -48,6 +48,7 @@ class ImageBatch:
     example_index: Tensor
 
     def to(self, *args: Any, **kwargs: Any) -> ImageBatch:
+        """Move the grids."""
         return ImageBatch(self.grids.to(*args, **kwargs), self.prompts, self.example_index)
 
 
@@ -125,6 +126,7 @@ class PromptBatch:
     names: tuple[str, ...]
 
     def to(self, *args: Any, **kwargs: Any) -> PromptBatch:
+        """Return the batch itself, which holds no tensors; Lightning calls this."""
         return self
 
 
@@ -153,9 +155,9 @@ def collate_prompts(items: Sequence[PromptBatch]) -> PromptBatch:
     return PromptBatch(texts, seeds, names)
 
 
-def unfinished(wanted: Sequence[PromptBatch], output: str | Path) -> list[PromptBatch]:
+def unfinished(batches: Sequence[PromptBatch], output: str | Path) -> list[PromptBatch]:
     """Leave out the prompts whose scene is in the folder `output` already."""
-    return [one for one in wanted if not _is_done(Path(output) / one.names[0], one.prompts[0])]
+    return [batch for batch in batches if not _is_done(Path(output) / batch.names[0], batch.prompts[0])]
 
 
 def _is_done(folder: Path, prompt: str) -> bool:
@@ -223,11 +225,13 @@ class GridDataModule(L.LightningDataModule):
         self.faults: list[str] = []
 
     def setup(self, stage: str) -> None:
+        """Report whether training needs VAE and text encoders."""
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
             cached = all(_are_caches(named) for named in (self.train, self.val) if named)
             print(FROM_CACHE if cached else FROM_SCENES, flush=True)
 
     def train_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
+        """Endless batches of training grids from the step at which training continues."""
         sources, weights = self._training()
         files = [source.scenes.scenes.files if isinstance(source, SceneGrids) else [] for source in sources]
         mixture = WeightedMixture([len(source) for source in sources], weights, self.seed, files, self.window)
@@ -253,12 +257,14 @@ class GridDataModule(L.LightningDataModule):
         return CaptionWords.of(counts)
 
     def val_dataloader(self) -> DataLoader[LatentBatch | ImageBatch] | list[Any]:
+        """The first `val_grids` validation grids; training may go without."""
         if not self.val and self.trainer is not None and self.trainer.state.fn == "fit":
             return []  # training without validation is allowed
         examples = GridDataset(self._sources(self.val, "val"), limit=self.val_grids)
         return DataLoader(examples, batch_size=self.batch_size, **self._loading())
 
     def test_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
+        """All test grids."""
         return DataLoader(GridDataset(self._sources(self.test, "test")), batch_size=self.batch_size, **self._loading())
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
@@ -270,10 +276,10 @@ class GridDataModule(L.LightningDataModule):
         if self.prompts is None:
             raise ValueError("there are no prompts; give a text file with one prompt a line by --prompts")
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        wanted, self.faults = read_prompt_batch(self.prompts, self.seed)
+        batches, self.faults = read_prompt_batch(self.prompts, self.seed)
         if rank == 0 and self.faults:
             print("\n".join(self.faults), file=sys.stderr, flush=True)
-        own_share = unfinished(wanted[rank::world], self.output)
+        own_share = unfinished(batches[rank::world], self.output)
         return DataLoader(cast(Any, own_share), batch_size=self.batch_size, collate_fn=collate_prompts)
 
     def _training(self) -> tuple[Sequence[LatentCache | SceneGrids], Sequence[float] | None]:

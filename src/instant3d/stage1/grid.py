@@ -1,6 +1,6 @@
 """Packing of four views into one image of 2 x 2 tiles, and back.
 
-The tiles are row-major, `0 1` above `2 3`, and tile k is seen from camera k of `cameras.structured_cameras()`:
+The tiles are row-major, `0 1` above `2 3`, and tile k shows the view of camera k of `cameras.structured_cameras()`:
 elevation 20, azimuths 45, 135, 225 and 315 degrees (Instant3D, section 3.1).
 """
 

@@ -159,12 +159,18 @@ class Stage1Module(L.LightningModule):
         return self.frozen.unet.to(self.device) if self.lora_rank else self.unet
 
     def on_fit_start(self) -> None:
+        """Take the words of the training captions from the data.
+
+        Raises:
+            ValueError: CUDA graphs are combined with DDP or gradient accumulation.
+        """
         data = cast(Any, self.trainer).datamodule
         self.words = data.words if isinstance(data, GridDataModule) else None
         if self.graphed and (self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1):
             raise ValueError("cuda_graphs is for one process without accumulation; set model.cuda_graphs to false")
 
     def training_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> Tensor:
+        """Mean loss of a batch."""
         grids = self.encode_batch(batch)
         sampled = sample_noise(grids, self.seed, len(self.abar), self.prompt_dropout)
         loss = self.losses(grids, sampled)
@@ -178,9 +184,11 @@ class Stage1Module(L.LightningModule):
         return loss.mean()
 
     def validation_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> None:
+        """Log the validation loss."""
         self.compare(batch, "val")
 
     def test_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> None:
+        """Log the test loss."""
         self.compare(batch, "test")
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
@@ -267,11 +275,13 @@ class Stage1Module(L.LightningModule):
         return predict(latents, timestep, text.tokens, text.pooled, time_ids)
 
     def configure_optimizers(self) -> Any:
+        """AdamW with the learning-rate schedule."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
         return with_lr_schedule(optimizer, self.warmup_steps, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the settings that `export_stage1` needs."""
         checkpoint["stage1"] = {
             "base": self.base,
             "prediction_type": self.prediction_type,

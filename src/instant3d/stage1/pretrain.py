@@ -133,6 +133,7 @@ class _Autoencoder(nn.Module):
         self.vae = vae
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstructions, posterior mean and log variance of images (B, 3, S, S) with noise (B, C, h, w)."""
         posterior = self.vae.encode(images).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         return self.vae.decode(mean + noise * (log_variance / 2).exp()).sample, mean, log_variance
@@ -178,14 +179,14 @@ def train_text(
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, str]:
         images, chosen = data.sample(training.batch_size, generator)
         same = (caption_of[chosen][:, None] == caption_of[chosen][None]).float()
-        wanted = same / same.sum(1, keepdim=True)
+        targets = same / same.sum(1, keepdim=True)
         total = torch.zeros((), device=device)
         for pair in pairs:
             with half_precision(device):
                 scores = pair(input_ids=ids[chosen], pixel_values=images).logits_per_text.float()
-            total = total + (F.cross_entropy(scores, wanted) + F.cross_entropy(scores.T, wanted)) / 2
-        chance = math.log(training.batch_size)
-        return total, f"loss {float(total.detach()) / len(pairs):.2f} (chance {chance:.2f})" if _due(step) else ""
+            total = total + (F.cross_entropy(scores, targets) + F.cross_entropy(scores.T, targets)) / 2
+        untrained = math.log(training.batch_size)
+        return total, f"loss {float(total.detach()) / len(pairs):.2f} (untrained {untrained:.2f})" if _due(step) else ""
 
     optimize(nn.ModuleList(pairs), loss, training, name="text encoders", state=state)
 

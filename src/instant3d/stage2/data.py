@@ -225,6 +225,7 @@ class SceneDataModule(L.LightningDataModule):
         self.shard_cache, self.window = ShardCache.in_folder(cache, cache_gib), window
 
     def train_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        """Endless batches of training examples from the step at which training continues."""
         found = scenes_for("train", self.train, self.shard_cache)
         found.check_room(self.shard_cache, self.window)
         dataset = TrainDataset(found, self.image_size, self.view_sampling, self.seed, self.window)
@@ -236,16 +237,19 @@ class SceneDataModule(L.LightningDataModule):
         return DataLoader(dataset, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        """The first `val_scenes` validation scenes, one a batch."""
         found = scenes_for("val", self.val, self.shard_cache)
         examples = EvalDataset(found, self.image_size, self.val_targets, self.val_size, self.val_scenes)
         return DataLoader(examples, **self._loading())
 
     def test_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        """All test scenes, one a batch."""
         return DataLoader(
             EvalDataset(scenes_for("test", self.test, self.shard_cache), self.image_size), **self._loading()
         )
 
     def predict_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        """The test scenes."""
         return self.test_dataloader()
 
     def _loading(self) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class Stage2Module(L.LightningModule):
         self.compiled: Callable[[Views], Triplane] | None = None
 
     def on_train_start(self) -> None:
+        """Compile the network if `torch_compile` is set."""
         if self.torch_compile:  # only here, after EMA has copied the module
             self.compiled = torch.compile(self.network.triplane, dynamic=False)
 
@@ -120,6 +121,7 @@ class Stage2Module(L.LightningModule):
         return TriplaneField(self.compiled(views), self.network.decoder)
 
     def training_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
+        """Weighted sum of the losses of a batch."""
         generator = torch.Generator(self.device).manual_seed(self.global_step)
         field = self.field(batch.inputs)
         targets = batch.targets
@@ -145,9 +147,11 @@ class Stage2Module(L.LightningModule):
         return total
 
     def validation_step(self, batch: ReconstructionBatch, batch_idx: int) -> dict[str, Any]:
+        """Log validation metrics and return the renderings, which `ImageLogger` shows."""
         return {"rendered": self.compare(batch, "val")}
 
     def test_step(self, batch: ReconstructionBatch, batch_idx: int) -> None:
+        """Log test metrics."""
         self.compare(batch, "test")
 
     def predict_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
@@ -198,17 +202,20 @@ class Stage2Module(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
+        """AdamW with weight decay on matrices alone, and the learning-rate schedule."""
         decayed, plain = split_parameters(self.network)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
         return with_lr_schedule(optimizer, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the architecture and the weights' licence for `export`."""
         checkpoint["architecture"] = asdict(self.network.architecture)
         if self.network.licence is not None:
             checkpoint["licence"] = self.network.licence
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the weights' licence."""
         self.network.licence = checkpoint.get("licence", self.network.licence)
 
 

@@ -202,7 +202,13 @@ class PlaneUNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with group norm, and a 1 x 1 convolution as skip connection."""
+    """Two 3 x 3 convolutions with group norm, and a 1 x 1 convolution as skip connection.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output, a multiple of 8.
+        stride: Of the first convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()

@@ -45,6 +45,7 @@ class ImageLogger(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Log the first batch."""
         board: Any = getattr(trainer.logger, "experiment", None)
         if batch_idx or trainer.global_rank or not hasattr(board, "add_image"):
             return
@@ -104,6 +105,7 @@ class SampleGrids(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Sample after the first batch."""
         if batch_idx or trainer.global_rank or trainer.sanity_checking:
             return
         stage1 = cast(Stage1Module, module)
@@ -126,6 +128,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Save `last.ckpt` unless it has been saved at this step."""
         super().on_train_epoch_end(trainer, module)
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
@@ -142,6 +145,7 @@ class CollapseMonitor(L.Callback):
         self.patience, self.collapsed = patience, 0
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Compare the mean alpha of renderings and targets."""
         metrics = trainer.callback_metrics
         if trainer.sanity_checking or not {"val/alpha", "val/true_alpha"} <= set(metrics):
             return  # objects of the direct system have no ground truth

@@ -59,6 +59,7 @@ class TriplaneWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        """Write the finite triplanes of a batch; report the others."""
         if isinstance(batch, NamedPrompts):
             names = list(batch.names)
         else:
@@ -97,6 +98,7 @@ class SceneWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        """Write the finite grids of a batch as scenes; report the others."""
         for grid, prompt, seed, name in zip(prediction, batch.prompts, batch.seeds, batch.names, strict=True):
             if not torch.isfinite(grid).all():  # a network in half precision may overflow; the other grids are good
                 self.faults += 1
@@ -148,6 +150,7 @@ class Stage1CLI(TrainingCLI):
     """Passes the folder of the predictions to the data, which leaves out finished prompts."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the scene writer and link its folder to the data."""
         parser.add_lightning_class_args(SceneWriter, "scenes")
         parser.link_arguments("scenes.output", "data.output")
 
@@ -156,6 +159,7 @@ class Stage2CLI(TrainingCLI):
     """Passes the network's image size to the data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the triplane writer and link the image size of the network to the data."""
         parser.link_arguments("model.architecture.image_size", "data.image_size")
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
 
@@ -181,6 +185,7 @@ class DirectCLI(TrainingCLI):
     """Passes the folder of the predictions to the data, which leaves out finished prompts."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the triplane writer and link its folder to the data."""
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
         parser.link_arguments("triplanes.output", "data.output")
 

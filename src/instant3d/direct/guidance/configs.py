@@ -67,7 +67,12 @@ class FiniteSetConfig(GuidanceConfig):
     camera: bool = False
 
     def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
-        """The guide, and the cameras (V,) of its pictures, which all scenes must share."""
+        """Load the images of all scenes; returns the model and the cameras (V,) of its images.
+
+        Raises:
+            FileNotFoundError: There is no scene.
+            ValueError: A scene has no caption, or other cameras than the first.
+        """
         found = [scenes.read(folder, size=self.size, maps=()) for folder in scenes.below(self.scenes)]
         if not found:
             raise FileNotFoundError(f"there is no scene in {self.scenes}; `make render-data` writes them")

@@ -91,11 +91,11 @@ def mix_conditions(conditions: Conditions, shares: Tensor) -> Conditions:
     return conditions.map(mixed) if isinstance(conditions, TensorDataclass) else mixed(conditions)
 
 
-def predict_noise(guide: DiffusionGuidance, x_t: Tensor, t: Tensor, conditions: Sequence[Conditions]) -> Tensor:
+def predict_noise(guidance: DiffusionGuidance, x_t: Tensor, t: Tensor, conditions: Sequence[Conditions]) -> Tensor:
     """Noise predictions for one x_t and t under K conditions, in one call.
 
     Args:
-        guide: The guidance model.
+        guidance: The guidance model.
         x_t: (B, ...).
         t: (B,).
         conditions: K conditions, each (B, ...).
@@ -107,7 +107,7 @@ def predict_noise(guide: DiffusionGuidance, x_t: Tensor, t: Tensor, conditions: 
     rows = list[Any](conditions)  # all of one kind
     joined = type(first).cat(rows) if isinstance(first, TensorDataclass) else torch.cat(rows)
     with torch.no_grad():
-        noise = guide.predict_noise(x_t.repeat(count, *[1] * (x_t.dim() - 1)), t.repeat(count), joined)
+        noise = guidance.predict_noise(x_t.repeat(count, *[1] * (x_t.dim() - 1)), t.repeat(count), joined)
     return noise.unflatten(0, (count, -1))
 
 

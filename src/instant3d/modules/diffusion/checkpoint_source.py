@@ -41,10 +41,10 @@ def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype, kind
     """
     root = bundled.look_up(source) or download(_hub_id(source), parts, dtype)
     _check_kind(root, kind)
-    found = {name: root / name for name in parts}
-    if "vae" in found and str(source) == SDXL and dtype == torch.float16:
-        found["vae"] = snapshot(SAFE_VAE, ["config.json", "diffusion_pytorch_model.safetensors"])
-    return found
+    folder_of = {name: root / name for name in parts}
+    if "vae" in folder_of and str(source) == SDXL and dtype == torch.float16:
+        folder_of["vae"] = snapshot(SAFE_VAE, ["config.json", "diffusion_pytorch_model.safetensors"])
+    return folder_of
 
 
 def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
@@ -163,7 +163,7 @@ def settings_of(file: Path) -> Path:
         return snapshot(SDXL, ["model_index.json", "*/*.json", "*/*.txt"])
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{file.name} holds weights alone, and its settings could not be had ({error}); or lay the .json and "
+            f"{file.name} holds weights alone, and its settings cannot be downloaded ({error}); or lay the .json and "
             f".txt files of {SDXL} beside it"
         ) from None
 

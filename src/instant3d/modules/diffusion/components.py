@@ -213,15 +213,15 @@ def build_scheduler(config: Mapping[str, Any], name: str, spacing: str | None = 
     if name not in SAMPLERS:
         raise ValueError(f"there is no sampler {name!r}; choose among {', '.join(SAMPLERS)}")
     # latents are not images, so their values must not be clipped to [-1, 1]
-    wanted = {**config, "clip_sample": False, "thresholding": False}
+    settings = {**config, "clip_sample": False, "thresholding": False}
     # else what was left to the defaults of another class would change when the scheduler is saved and loaded
-    wanted.pop("_use_default_values", None)
+    settings.pop("_use_default_values", None)
     if spacing is not None:
-        wanted["timestep_spacing"] = spacing
-    if name == "ddim" and wanted.get("timestep_spacing") == "linspace":
-        wanted["timestep_spacing"] = "trailing"
+        settings["timestep_spacing"] = spacing
+    if name == "ddim" and settings.get("timestep_spacing") == "linspace":
+        settings["timestep_spacing"] = "trailing"
     with without_warnings():
-        return getattr(diffusers, SAMPLERS[name]).from_config(wanted)
+        return getattr(diffusers, SAMPLERS[name]).from_config(settings)
 
 
 def with_lora(unet: Any, rank: int, alpha: float) -> Any:
@@ -301,7 +301,7 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
 
 
 def _remove_origin(config: Path) -> None:
-    """diffusers notes the folder that a network was loaded from, which says nothing to others and where one works."""
+    """Remove the folder that a network was loaded from, which diffusers notes: it names a user's paths."""
     settings = json.loads(config.read_text())
     settings.pop("_name_or_path", None)
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

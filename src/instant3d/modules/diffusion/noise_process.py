@@ -19,19 +19,49 @@ def add_noise(z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
 
 
 def training_target(kind: str, z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
-    """Regression target of a network that predicts `kind` from `add_noise(z, eps, abar)`: eps or v, (B, ...)."""
+    """Regression target of a network that predicts `kind` from `add_noise(z, eps, abar)`.
+
+    Args:
+        kind: "epsilon" or "v_prediction".
+        z: Clean samples, (B, ...).
+        eps: Their noise, (B, ...).
+        abar: Share of signal of each sample.
+
+    Returns:
+        eps or v, (B, ...).
+    """
     signal, noise = _roots(abar, z)
     return eps if _check_kind(kind) == "epsilon" else signal * eps - noise * z
 
 
 def predict_clean(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
-    """Clean samples z, (B, ...), implied by the network's output for x_t; the inverse of `training_target`."""
+    """Clean samples implied by a network's output; the inverse of `training_target`.
+
+    Args:
+        kind: "epsilon" or "v_prediction".
+        output: The network's prediction, (B, ...).
+        x_t: Noisy samples that it was given, (B, ...).
+        abar: Share of signal of each sample.
+
+    Returns:
+        z, (B, ...).
+    """
     signal, noise = _roots(abar, x_t)
     return (x_t - noise * output) / signal if _check_kind(kind) == "epsilon" else signal * x_t - noise * output
 
 
 def predict_noise(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
-    """Noise eps, (B, ...), implied by the network's output for x_t."""
+    """Noise implied by a network's output.
+
+    Args:
+        kind: "epsilon" or "v_prediction".
+        output: The network's prediction, (B, ...).
+        x_t: Noisy samples that it was given, (B, ...).
+        abar: Share of signal of each sample.
+
+    Returns:
+        eps, (B, ...).
+    """
     if _check_kind(kind) == "epsilon":
         return output
     signal, share = _roots(abar, x_t)

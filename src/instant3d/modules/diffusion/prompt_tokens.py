@@ -115,6 +115,7 @@ class PromptEncoder:
         return len(self.tokenizer(prompt, verbose=False).input_ids) <= self.length
 
     def to(self, device: str | torch.device) -> Self:
+        """Move the encoder."""
         self.encoder.to(device)
         return self
 
