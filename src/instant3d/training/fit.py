@@ -26,7 +26,7 @@ from instant3d.stage1.module import Stage1Module, export_stage1
 from instant3d.stage2.architecture import read_architecture
 from instant3d.stage2.data import SceneDataModule
 from instant3d.stage2.module import Stage2Module
-from instant3d.stage2.network import Architecture, Reconstructor, read_architecture, resolve
+from instant3d.stage2.network import Architecture, Reconstructor, resolve
 from instant3d.training import arguments
 from instant3d.utils import file_listing
 from instant3d.utils.tensor_files import load_weights_only
