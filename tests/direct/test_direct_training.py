@@ -157,9 +157,9 @@ def test_predictions_are_assets_that_the_exported_network_agrees_with(trained, p
 def test_export_is_the_averaged_network(trained, tmp_path):
     network = fit.export(trained, tmp_path / "export")
     found, name = content(trained), "network.outward.weight"
-    taught = TextToTriplane.from_pretrained(tmp_path / "export").training_record
-    assert taught == TrainingRecord(steps=2, batch=4, prompts=2)
-    assert taught.views_per_prompt == 4
+    record = TextToTriplane.from_pretrained(tmp_path / "export").training_record
+    assert record == TrainingRecord(steps=2, batch=4, prompts=2)
+    assert record.views_per_prompt == 4
     torch.testing.assert_close(network.outward.weight.detach(), found["state_dict"][name])
     assert not torch.equal(found["state_dict"][name], found["current_model_state"][name])
 

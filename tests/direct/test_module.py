@@ -77,12 +77,12 @@ def test_training_overfits_one_prompt_from_an_exact_guidance_model():
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE))
     truth = ball_views((0.9, 0.1, 0.1), (0.1, 0.2, 0.8))
-    guide = FiniteSetGuidance(truth.composite(1.0), ["a ball"] * 3, torch.arange(3))
+    guidance = FiniteSetGuidance(truth.composite(1.0), ["a ball"] * 3, torch.arange(3))
     tokens = torch.randn(1, ARCHITECTURE["text_length"], ARCHITECTURE["text_width"])
     text = PromptTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-    scoring = SDSConfig(scale=1.0, against="none")
-    teacher = Distillation(
-        network, guide, ["a ball"], text, sds_config=scoring, render_config=RenderConfig(SIDE, 16, 0)
+    sds_config = SDSConfig(scale=1.0, against="none")
+    distillation = Distillation(
+        network, guidance, ["a ball"], text, sds_config=sds_config, render_config=RenderConfig(SIDE, 16, 0)
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.9, 0.99))
 
@@ -95,8 +95,8 @@ def test_training_overfits_one_prompt_from_an_exact_guidance_model():
     for step in range(70):
         generator = torch.Generator().manual_seed(step)
         network.decoder.alpha.fill_(linear_ramp(step, 42, 0.5))
-        lesson = DistillationBatch(torch.zeros(3, dtype=torch.long), truth.cameras)
-        losses, _ = teacher(lesson, torch.ones(3, 3), generator)
+        batch = DistillationBatch(torch.zeros(3, dtype=torch.long), truth.cameras)
+        losses, _ = distillation(batch, torch.ones(3, 3), generator)
         optimizer.zero_grad()
         losses["sds"].backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -110,22 +110,22 @@ def test_training_overfits_one_prompt_from_an_exact_guidance_model():
 def test_field_shares_one_pass_between_views_of_a_prompt_without_noise(monkeypatch):
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE | {"style_noise": False}))
-    guide = FiniteSetGuidance(
+    guidance = FiniteSetGuidance(
         ball_views((0.9, 0.1, 0.1)).composite(1.0).repeat(2, 1, 1, 1), ["a"] * 3 + ["b"] * 3, torch.arange(6) % 3
     )
     tokens = torch.randn(2, ARCHITECTURE["text_length"], ARCHITECTURE["text_width"])
     text = PromptTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-    scoring = SDSConfig(scale=1.0, against="none")
-    teacher = Distillation(
-        network, guide, ["a", "b"], text, sds_config=scoring, render_config=RenderConfig(SIDE, 12, 0)
+    sds_config = SDSConfig(scale=1.0, against="none")
+    distillation = Distillation(
+        network, guidance, ["a", "b"], text, sds_config=sds_config, render_config=RenderConfig(SIDE, 12, 0)
     )
-    asked, points = torch.tensor([1, 0, 1, 1]), torch.rand(4, 50, 3) * 2 - 1
-    expected = network(text[asked])(points)
+    prompts, points = torch.tensor([1, 0, 1, 1]), torch.rand(4, 50, 3) * 2 - 1
+    expected = network(text[prompts])(points)
     passes = []
     grow = network.triplane
     monkeypatch.setattr(network, "triplane", lambda text: passes.append(len(text.tokens)) or grow(text))
     cameras = ball_views((1.0, 0.0, 0.0)).cameras[torch.tensor([0, 1, 2, 0])]
-    found = teacher.field(DistillationBatch(asked, cameras), torch.Generator())(points)
+    found = distillation.field(DistillationBatch(prompts, cameras), torch.Generator())(points)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert passes == [2]
 
@@ -192,11 +192,11 @@ def test_lighting_textureless_images_have_no_colour(text, balls):
     module = begun(small(text, balls, lighting=lighting, sds=SDSConfig(scale=5.0, against="none", orientation=1.0)))
     batch = example(module)
     dress = module.shading(batch, torch.Generator().manual_seed(0))
-    teacher = module.frozen.distillation
+    distillation = module.frozen.distillation
     shown = []
     for how in (dress, lambda field: field):
         with torch.no_grad():
-            losses, views = teacher(batch, torch.ones(4, 3), torch.Generator().manual_seed(1), how)
+            losses, views = distillation(batch, torch.ones(4, 3), torch.Generator().manual_seed(1), how)
         shown.append(views)
         assert losses["orientation"] >= 0
     grey, coloured = ((views.rgb.amax(-3) - views.rgb.amin(-3)).max() for views in shown)
@@ -328,13 +328,13 @@ def test_export_without_its_text_encoder_names_the_option(text, tmp_path):
 
 
 def test_finite_set_config_needs_captions_and_equal_cameras(balls, tmp_path):
-    guide, cameras = FiniteSetConfig(str(balls), SIDE).load(torch.device("cpu"))
+    guidance, cameras = FiniteSetConfig(str(balls), SIDE).load(torch.device("cpu"))
     torch.testing.assert_close(cameras.cam_to_world, ball_views((1.0, 0.0, 0.0)).cameras.cam_to_world)
-    named = guide.embed_prompts([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
+    named = guidance.embed_prompts([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
     assert named.max(1).values.tolist() == [1.0, 1.0, 1.0], "each word names one picture"
-    told, _ = FiniteSetConfig(str(balls), SIDE, camera=True).load(torch.device("cpu"))
+    with_camera, _ = FiniteSetConfig(str(balls), SIDE, camera=True).load(torch.device("cpu"))
     directions = F.normalize(cameras.positions, dim=-1)
-    by_camera = told.condition_on_camera(told.embed_prompts([PROMPTS[0]] * len(directions)), directions)
+    by_camera = with_camera.condition_on_camera(with_camera.embed_prompts([PROMPTS[0]] * len(directions)), directions)
     assert (by_camera.argmax(1) % len(directions)).tolist() == list(range(len(directions)))
     assert by_camera.max(1).values.tolist() == [1.0] * len(directions)
     with pytest.raises(FileNotFoundError, match="no scene"):
@@ -350,15 +350,15 @@ def test_finite_set_config_needs_captions_and_equal_cameras(balls, tmp_path):
 
 def test_image_logger_gets_one_row_of_four_sides_for_each_object(text):
     given = {}
-    board = type("Board", (), {"add_image": lambda self, name, picture, step: given.update({name: picture})})()
+    board = type("Board", (), {"add_image": lambda self, name, image, step: given.update({name: image})})()
     trainer = type("Trainer", (), {"logger": type("Logger", (), {"experiment": board})(), "global_rank": 0,
                                    "global_step": 7})()  # fmt: skip
-    pictures = torch.rand(3, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(3, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     cameras = ball_views((1.0, 0.0, 0.0), azimuths=(0, 90, 180, 270)).cameras
     cameras = cameras.map(lambda tensor: tensor.expand(3, *tensor.shape))
-    shown = {"rendered": Views(pictures, torch.ones(3, 4, 1, 5, 5), cameras)}
+    shown = {"rendered": Views(images, torch.ones(3, 4, 1, 5, 5), cameras)}
     ImageLogger(objects=2).on_validation_batch_end(
         trainer, None, shown, NamedPrompts(("a", "b", "c"), ("0", "1", "2")), 0
     )
     assert given["val/prompts"].shape == (3, 10, 20)
-    torch.testing.assert_close(given["val/prompts"][:, 5:, 15:], pictures[1, 3])
+    torch.testing.assert_close(given["val/prompts"][:, 5:, 15:], images[1, 3])

@@ -138,10 +138,10 @@ def test_noise_of_none_is_zero_and_nothing_else_is_drawn():
 
 
 def test_planes_of_a_prompt_do_not_depend_on_the_batch():
-    net, given, chance = network(norm="instance"), text(batch=3), noise(batch=3)
-    together = net.triplane(given, chance).planes
+    net, given, random_noise = network(norm="instance"), text(batch=3), noise(batch=3)
+    together = net.triplane(given, random_noise).planes
     for k in range(3):
-        torch.testing.assert_close(net.triplane(given[k : k + 1], chance[k : k + 1]).planes[0], together[k])
+        torch.testing.assert_close(net.triplane(given[k : k + 1], random_noise[k : k + 1]).planes[0], together[k])
 
 
 def test_checkpointing_changes_no_gradient():

@@ -57,12 +57,16 @@ def rays() -> Rays:
 def test_orientation_of_a_ball_is_zero_from_outside_and_positive_in_a_hollow():
     solid = field_orientation(ball(200.0, radius=0.5, softness=0.02), rays(), samples=96)
     hollow = Formula(lambda p: 200 * torch.sigmoid((torch.linalg.vector_norm(p, dim=-1) - 0.5) / 0.02))
-    eye = Rays(torch.zeros(40, 3), F.normalize(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), dim=-1))
+    inside_rays = Rays(
+        torch.zeros(40, 3), F.normalize(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    )
     assert solid < 1e-3
     # from the middle of the hollow its wall is met head on, and its density rises away from the eye: n = -d
-    assert field_orientation(hollow, eye, samples=96) < 1e-3
+    assert field_orientation(hollow, inside_rays, samples=96) < 1e-3
     # a soft ball met from its own middle, which is opaque, faces away with all its weight
-    assert field_orientation(ball(40.0, radius=0.5, softness=0.2), eye, samples=96).item() == pytest.approx(1, abs=0.01)
+    assert field_orientation(ball(40.0, radius=0.5, softness=0.2), inside_rays, samples=96).item() == pytest.approx(
+        1, abs=0.01
+    )
 
 
 def blob_field(dtype: torch.dtype = torch.float32) -> TriplaneField:

@@ -18,9 +18,9 @@ LIGHT = torch.tensor([0.0, 3.0, 4.0])
 
 def shell(count: int = 200) -> Tensor:
     """Points (count, 3) at distances of 0.4 to 0.6 from the origin."""
-    chance = torch.Generator().manual_seed(0)
-    toward = F.normalize(torch.randn(count, 3, generator=chance), dim=-1)
-    return toward * (0.4 + 0.2 * torch.rand(count, 1, generator=chance))
+    generator = torch.Generator().manual_seed(0)
+    toward = F.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    return toward * (0.4 + 0.2 * torch.rand(count, 1, generator=generator))
 
 
 def new_field(batch: int = 2) -> TriplaneField:
@@ -112,11 +112,11 @@ def test_ambient_light_alone_leaves_the_colours_and_albedo_leaves_the_field():
         assert torch.equal(some, other)
 
 
-@pytest.mark.parametrize(("mode", "asked"), [("albedo", 1), ("lambertian", 7), ("textureless", 7), ("normal", 7)])
-def test_normals_are_computed_only_where_shading_needs_them(mode, asked):
+@pytest.mark.parametrize(("mode", "evaluations"), [("albedo", 1), ("lambertian", 7), ("textureless", 7), ("normal", 7)])
+def test_normals_are_computed_only_where_shading_needs_them(mode, evaluations):
     field = Counted()
     ShadedField(field, mode, LIGHT)(shell(50))
-    assert field.points == 50 * asked
+    assert field.points == 50 * evaluations
 
 
 def test_shading_gives_each_object_its_own_light():

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     return place
 
 
-def pictures(*shape: int) -> torch.Tensor:
+def random_images(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
 
@@ -47,8 +47,8 @@ def test_clip_similarities_are_transformers_logits_divided_by_their_scale(folder
     from PIL import Image
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    seen = pictures(2)
-    levels = (seen * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    images = random_images(2)
+    levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     words = CLIPTokenizer.from_pretrained(folder)(PROMPTS, padding=True, return_tensors="pt")
     pixels = CLIPImageProcessor.from_pretrained(folder)(
         [Image.fromarray(level) for level in levels], return_tensors="pt"
@@ -57,18 +57,18 @@ def test_clip_similarities_are_transformers_logits_divided_by_their_scale(folder
     with torch.no_grad():
         logits = model(**words, **pixels).logits_per_image
     ours = ClipModel.from_pretrained(folder)
-    cosines = ours.embed_images(seen) @ ours.embed_texts(PROMPTS).T
+    cosines = ours.embed_images(images) @ ours.embed_texts(PROMPTS).T
     torch.testing.assert_close(cosines * ours.logit_scale, logits, atol=1e-4, rtol=1e-4)
     assert ours.logit_scale == pytest.approx(math.exp(2.6592), rel=1e-4)  # what CLIPs begin with
 
 
 def test_clip_features_do_not_depend_on_views_and_batches(folder, monkeypatch):
     ours = ClipModel.from_pretrained(folder)
-    whole, words = ours.embed_images(pictures(2, 3)), ours.embed_texts(PROMPTS)
+    whole, words = ours.embed_images(random_images(2, 3)), ours.embed_texts(PROMPTS)
     monkeypatch.setattr(clip, "BATCH", 1)
-    torch.testing.assert_close(ours.embed_images(pictures(2, 3)), whole)
+    torch.testing.assert_close(ours.embed_images(random_images(2, 3)), whole)
     torch.testing.assert_close(ours.embed_texts(PROMPTS), words)
-    torch.testing.assert_close(ours.embed_images(pictures(2, 3)[1, 2]), whole[1, 2])
+    torch.testing.assert_close(ours.embed_images(random_images(2, 3)[1, 2]), whole[1, 2])
     torch.testing.assert_close(whole.norm(dim=-1), torch.ones(2, 3))
 
 
@@ -105,13 +105,13 @@ def test_retrieval_probability_is_a_softmax_over_the_set_at_the_models_scale():
 
 
 def test_clip_metrics_are_those_of_the_similarities(folder):
-    ours, seen = ClipModel.from_pretrained(folder), pictures(3, 2)
-    numbers = clip.clip_metrics(ours, seen, PROMPTS)
-    similarity = ours.embed_images(seen) @ ours.embed_texts(PROMPTS).T
+    ours, images = ClipModel.from_pretrained(folder), random_images(3, 2)
+    numbers = clip.clip_metrics(ours, images, PROMPTS)
+    similarity = ours.embed_images(images) @ ours.embed_texts(PROMPTS).T
     assert numbers["clip_score"] == pytest.approx(100 * sum(similarity[k, :, k].mean().item() for k in range(3)) / 3)
     assert (numbers["prompts"], numbers["views"]) == (3, 2)
     with pytest.raises(ValueError, match="must differ"):
-        clip.clip_metrics(ours, seen, ["a chair", "a boat", "a chair"])
+        clip.clip_metrics(ours, images, ["a chair", "a boat", "a chair"])
 
 
 def test_clip_refuses_a_folder_without_a_clip_in_one_sentence(tmp_path):

@@ -38,9 +38,9 @@ def test_read_views_names_a_scene_without_a_caption_in_one_sentence(tmp_path, wo
 
 
 def test_read_views_reports_progress_to_the_user(tmp_path):
-    told = io.StringIO()
-    read_views([write_balls(tmp_path) / "red"], 16, progress=Progress(told))
-    assert told.getvalue() == "instant3d: reading scenes\n"
+    output = io.StringIO()
+    read_views([write_balls(tmp_path) / "red"], 16, progress=Progress(output))
+    assert output.getvalue() == "instant3d: reading scenes\n"
 
 
 def test_read_ahead_of_nothing_starts_no_process():

@@ -203,11 +203,15 @@ def test_guidance_of_one_evaluates_the_network_once_and_stronger_guidance_twice(
     sizes = []
 
     class Counting(Oracle):
-        def __call__(self, x, timestep, **told):
+        def __call__(self, x, timestep, **conditions):
             sizes.append(
-                (len(x), told["encoder_hidden_states"].shape[0], told["added_cond_kwargs"]["time_ids"].tolist())
+                (
+                    len(x),
+                    conditions["encoder_hidden_states"].shape[0],
+                    conditions["added_cond_kwargs"]["time_ids"].tolist(),
+                )
             )
-            return super().__call__(x, timestep, **told)
+            return super().__call__(x, timestep, **conditions)
 
     sampler = GridSampler(dataclasses.replace(components, unet=Counting(torch.zeros(4, 8, 8), "epsilon")))
     for guidance in (1.0, 2.0):

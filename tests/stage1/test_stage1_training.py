@@ -54,57 +54,57 @@ def batch(source, numbers=(0, 1, 2, 3)):
 class Recorder(nn.Module):
     """Stands in for a UNet: answers with a constant and keeps what it was asked."""
 
-    def __init__(self, unet, answer):
+    def __init__(self, unet, value):
         super().__init__()
-        self.config, self.answer = unet.config, answer
+        self.config, self.value = unet.config, value
 
     def forward(self, x, t, tokens, added_cond_kwargs, return_dict):
-        self.asked = {"x": x, "t": t, "tokens": tokens, **added_cond_kwargs}
-        return (torch.full_like(x, self.answer),)
+        self.recorded = {"x": x, "t": t, "tokens": tokens, **added_cond_kwargs}
+        return (torch.full_like(x, self.value),)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_loss_is_the_mean_square_error_of_the_written_formulas(kind, model, cached):
     module = Stage1Module(str(model), prediction_type=kind, prompt_dropout=0.0)
-    module.unet = Recorder(module.unet, answer=0.25)
+    module.unet = Recorder(module.unet, value=0.25)
     grids = batch(cached)
-    chance = sample_noise(grids, 0, 1000, 0.0)
-    found = module.losses(grids, chance)
+    noise_sample = sample_noise(grids, 0, 1000, 0.0)
+    found = module.losses(grids, noise_sample)
     # SDXL's schedule by hand: betas are squares of evenly spaced roots
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     for k in range(len(grids.example_index)):
-        abar = float(torch.cumprod(1 - betas, 0)[chance.timestep[k]])
-        z, eps = grids.mean[k] + grids.std[k] * chance.posterior_noise[k], chance.noise[k]
+        abar = float(torch.cumprod(1 - betas, 0)[noise_sample.timestep[k]])
+        z, eps = grids.mean[k] + grids.std[k] * noise_sample.posterior_noise[k], noise_sample.noise[k]
         x = abar**0.5 * z + (1 - abar) ** 0.5 * eps
         wanted = eps if kind == "epsilon" else abar**0.5 * eps - (1 - abar) ** 0.5 * z
-        torch.testing.assert_close(module.unet.asked["x"][k], x, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(module.unet.recorded["x"][k], x, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found[k], (wanted - 0.25).square().mean(), atol=1e-4, rtol=1e-4)
-    asked = module.unet.asked
-    assert torch.equal(asked["t"], chance.timestep)
-    assert torch.equal(asked["tokens"], grids.text.tokens)
-    assert torch.equal(asked["text_embeds"], grids.text.pooled)
-    assert asked["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 4
+    recorded = module.unet.recorded
+    assert torch.equal(recorded["t"], noise_sample.timestep)
+    assert torch.equal(recorded["tokens"], grids.text.tokens)
+    assert torch.equal(recorded["text_embeds"], grids.text.pooled)
+    assert recorded["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 4
 
 
 def test_min_snr_weighs_each_example_by_its_own_noise(model, cached):
     plain, weighed = (Stage1Module(str(model), min_snr_gamma=gamma) for gamma in (None, 5.0))
     plain.unet, weighed.unet = (Recorder(module.unet, 0.0) for module in (plain, weighed))
     grids = batch(cached, range(16))
-    chance = sample_noise(grids, 0, 1000, 0.1)
-    abar = plain.abar[chance.timestep]
+    noise_sample = sample_noise(grids, 0, 1000, 0.1)
+    abar = plain.abar[noise_sample.timestep]
     snr = abar / (1 - abar)
-    expected = plain.losses(grids, chance) * snr.clamp(max=5.0) / snr
-    torch.testing.assert_close(weighed.losses(grids, chance), expected)
+    expected = plain.losses(grids, noise_sample) * snr.clamp(max=5.0) / snr
+    torch.testing.assert_close(weighed.losses(grids, noise_sample), expected)
     assert snr.min() < 5 < snr.max(), "both sides of the threshold are looked at"
 
 
 def test_loss_of_a_cached_grid_is_that_of_one_encoded_on_the_fly(model, cached, balls):
     module = Stage1Module(str(model))
     one, two = batch(cached), batch(balls)
-    chance = sample_noise(one, 0, 1000, 0.1)
+    noise_sample = sample_noise(one, 0, 1000, 0.1)
     with torch.no_grad():
-        losses = module.losses(one, chance)
-        torch.testing.assert_close(losses, module.losses(module.encode_batch(two), chance), atol=2e-3, rtol=2e-3)
+        losses = module.losses(one, noise_sample)
+        torch.testing.assert_close(losses, module.losses(module.encode_batch(two), noise_sample), atol=2e-3, rtol=2e-3)
         other = sample_noise(one, 1, 1000, 0.1)
         assert (losses - module.losses(one, other)).abs().max() > 0.05, "the test would see other noise"
 
@@ -126,14 +126,14 @@ def test_sample_noise_drops_a_tenth_of_the_prompts_and_spreads_timesteps_evenly(
     moments = (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])
     many = LatentBatch(*(part.expand(4000, *part.shape[1:]) for part in moments),
                    one.text[[0] * 4000], one.size.expand(4000), torch.arange(4000))  # fmt: skip
-    chance = sample_noise(many, 0, 1000, 0.1)
-    assert 320 < int(chance.drop_text.sum()) < 480
-    assert chance.timestep.min() >= 0
-    assert chance.timestep.max() <= 999
-    counts = torch.bincount(chance.timestep // 100, minlength=10)
+    noise_sample = sample_noise(many, 0, 1000, 0.1)
+    assert 320 < int(noise_sample.drop_text.sum()) < 480
+    assert noise_sample.timestep.min() >= 0
+    assert noise_sample.timestep.max() <= 999
+    counts = torch.bincount(noise_sample.timestep // 100, minlength=10)
     assert (counts - 400).abs().max() < 80
-    assert abs(float(chance.noise.std()) - 1) < 0.05
-    assert abs(float((chance.noise * chance.posterior_noise).mean())) < 0.05
+    assert abs(float(noise_sample.noise.std()) - 1) < 0.05
+    assert abs(float((noise_sample.noise * noise_sample.posterior_noise).mean())) < 0.05
 
 
 def test_drop_text_zeroes_dropped_prompts_and_keeps_the_others():
@@ -153,13 +153,13 @@ def test_loss_by_quarter_sorts_losses_by_timestep():
 def test_lora_is_the_identity_at_first_and_merges_to_the_same_network(model, cached, tmp_path):
     whole, module = Stage1Module(str(model)), Stage1Module(str(model), lora_rank=4)
     grids = batch(cached)
-    chance = sample_noise(grids, 0, 1000, 0.0)
+    noise_sample = sample_noise(grids, 0, 1000, 0.0)
     with torch.no_grad():
-        assert torch.equal(whole.losses(grids, chance), module.losses(grids, chance))
+        assert torch.equal(whole.losses(grids, noise_sample), module.losses(grids, noise_sample))
         for parameter in module.lora.values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-        wrapped = module.losses(grids, chance)
-    assert (wrapped - whole.losses(grids, chance)).abs().max() > 1e-3
+        wrapped = module.losses(grids, noise_sample)
+    assert (wrapped - whole.losses(grids, noise_sample)).abs().max() > 1e-3
     content = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(content)
     assert set(content["state_dict"]) == {f"lora.{name}" for name in module.lora}, "nothing frozen is in a checkpoint"
@@ -168,7 +168,7 @@ def test_lora_is_the_identity_at_first_and_merges_to_the_same_network(model, cac
     assert set(merged.state_dict()) == set(whole.unet.state_dict())
     whole.unet.load_state_dict(merged.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(whole.losses(grids, chance), wrapped, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(whole.losses(grids, noise_sample), wrapped, atol=1e-5, rtol=1e-5)
 
 
 def test_cuda_graphs_module_gives_the_losses_and_gradients_of_a_plain_unet(model, cached):
@@ -177,9 +177,9 @@ def test_cuda_graphs_module_gives_the_losses_and_gradients_of_a_plain_unet(model
         Stage1Module(str(model), cuda_graphs=True),
     )  # on the CPU nothing is recorded
     grids = batch(cached)
-    chance = sample_noise(grids, 0, 1000, 0.1)
+    noise_sample = sample_noise(grids, 0, 1000, 0.1)
     for module in (plain, graphed):
-        module.train().losses(grids, chance).mean().backward()
+        module.train().losses(grids, noise_sample).mean().backward()
     assert set(graphed.state_dict()) == set(plain.state_dict())
     for one, two in zip(plain.parameters(), graphed.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad)
@@ -354,16 +354,16 @@ def test_export_lists_the_words_of_its_base_and_of_its_own_captions(
 def test_training_on_a_cache_loads_neither_vae_nor_text_encoders_and_reports_it(
     model, cached, tmp_path, monkeypatch, capsys
 ):
-    asked = []
+    recorded = []
     original = Components.load.__func__
 
     def load(cls, source, *, parts, **how):
-        asked.extend(parts)
+        recorded.extend(parts)
         return original(cls, source, parts=parts, **how)
 
     monkeypatch.setattr(Components, "load", classmethod(load))
     fit.main(command(tmp_path, model, cached, 2))
-    assert set(asked) == {"unet", "scheduler"}
+    assert set(recorded) == {"unet", "scheduler"}
     assert "neither a VAE nor a text encoder is loaded" in capsys.readouterr().out
 
 
@@ -386,10 +386,10 @@ def test_validation_is_the_same_in_every_run_and_writes_sample_grids(model, cach
         head, *rows = log.read_text().splitlines()
         values = [dict(zip(head.split(","), row.split(","), strict=True)) for row in rows]
         found.append([row["val/loss"] for row in values if row["val/loss"]])
-        (picture,) = (tmp_path / str(seed)).glob("**/samples/*.png")
+        (image,) = (tmp_path / str(seed)).glob("**/samples/*.png")
         from PIL import Image
 
-        assert Image.open(picture).size == (128, 64)
+        assert Image.open(image).size == (128, 64)
     assert found[0] == found[1] != []
 
 

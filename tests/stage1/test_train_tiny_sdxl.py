@@ -134,9 +134,9 @@ def test_text_training_separates_captions(made, capsys):
     images = {**TINY["image_encoder"], "image_size": SIDE}
     training = TrainingSettings(batch_size=6, learning_rate=1e-3, steps=100)
     pretrain.train_text([parts.text_encoder_2], parts.tokenizer_2, images, data, training)
-    said = capsys.readouterr().err.splitlines()[-1]
+    message = capsys.readouterr().err.splitlines()[-1]
     best = torch.tensor(2.0).log()  # equal captions share the answer: a batch of 6 from 3 captions has about 2 of each
-    assert float(said.split("loss ")[1].split()[0]) < float(best) + 0.35
+    assert float(message.split("loss ")[1].split()[0]) < float(best) + 0.35
     assert len(set(data.captions)) == len(COLOURS)
 
 

@@ -31,8 +31,8 @@ def test_dino_encoder_with_zero_modulation_gives_exactly_timms_tokens(size):
     independent.load_state_dict(encoder.vit.state_dict())
     views = some_views(count=2, size=size)
     mean, std = (torch.tensor(part)[:, None, None] for part in (IMAGENET_MEAN, IMAGENET_STD))
-    pictures = ((views.composite(1.0) - mean) / std).flatten(0, 1)
-    expected = independent.forward_features(pictures).unflatten(0, (2, 2)).flatten(1, 2)
+    images = ((views.composite(1.0) - mean) / std).flatten(0, 1)
+    expected = independent.forward_features(images).unflatten(0, (2, 2)).flatten(1, 2)
     assert torch.equal(encoder(views), expected)
 
 

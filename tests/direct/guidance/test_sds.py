@@ -25,44 +25,50 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-class OnePicture:
+class OneImageGuidance:
     """Knows one picture, so its noise is exact; its latents are a linear map of images."""
 
     abar = ABAR
 
-    def __init__(self, picture: Tensor, encoder: Tensor) -> None:
-        self.picture, self.encoder = picture, encoder
+    def __init__(self, image: Tensor, encoder: Tensor) -> None:
+        self.image, self.encoder = image, encoder
 
     def encode_images(self, images: Tensor) -> Tensor:
         return images.flatten(1) @ self.encoder.T
 
     def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         abar = self.abar[t][:, None]
-        return (x_t - abar.sqrt() * self.picture) / (1 - abar).sqrt()
+        return (x_t - abar.sqrt() * self.image) / (1 - abar).sqrt()
 
 
-def sds(guide: OnePicture, images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+def sds(guidance: OneImageGuidance, images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """One step of score distillation; returns x0."""
-    x0, abar = guide.encode_images(images), guide.abar[t]
-    (eps_hat,) = predict_noise(guide, add_noise(x0.detach(), eps, abar), t, [torch.zeros(len(t), 1)])
+    x0, abar = guidance.encode_images(images), guidance.abar[t]
+    (eps_hat,) = predict_noise(guidance, add_noise(x0.detach(), eps, abar), t, [torch.zeros(len(t), 1)])
     sds_surrogate_loss(x0, timestep_weight(abar)[:, None] * (eps_hat - eps)).backward()
     return x0.detach()
 
 
 def test_sds_gradient_on_an_image_is_the_closed_form_through_the_encoder():
     encoder, images = drawn(5, 12), drawn(4, 3, 2, 2, seed=1).requires_grad_()
-    guide, t, eps = OnePicture(drawn(5, seed=2), encoder), torch.tensor([20, 300, 700, 980]), drawn(4, 5, seed=3)
-    x0 = sds(guide, images, t, eps)
+    guidance, t, eps = (
+        OneImageGuidance(drawn(5, seed=2), encoder),
+        torch.tensor([20, 300, 700, 980]),
+        drawn(4, 5, seed=3),
+    )
+    x0 = sds(guidance, images, t, eps)
     abar = ABAR[t][:, None]
     # whatever the noise: eps_hat - eps = sqrt(abar / (1 - abar)) (x0 - picture)
-    expected = (1 - abar) * (abar / (1 - abar)).sqrt() * (x0 - guide.picture) / 4
+    expected = (1 - abar) * (abar / (1 - abar)).sqrt() * (x0 - guidance.image) / 4
     torch.testing.assert_close(images.grad.flatten(1), expected @ encoder, atol=1e-12, rtol=1e-10)
 
 
 def test_sds_gradient_of_the_only_image_is_zero():
-    picture = drawn(12)
-    images = picture.reshape(1, 3, 2, 2).repeat(4, 1, 1, 1).requires_grad_()
-    sds(OnePicture(picture, torch.eye(12).double()), images, torch.tensor([20, 300, 700, 980]), drawn(4, 12, seed=3))
+    image = drawn(12)
+    images = image.reshape(1, 3, 2, 2).repeat(4, 1, 1, 1).requires_grad_()
+    sds(
+        OneImageGuidance(image, torch.eye(12).double()), images, torch.tensor([20, 300, 700, 980]), drawn(4, 12, seed=3)
+    )
     assert images.grad.abs().max() < 1e-12
 
 
@@ -77,10 +83,14 @@ def test_sds_surrogate_loss_has_exactly_the_gradient_over_the_batch():
 
 def test_sds_is_equivariant_to_the_order_of_samples():
     order = torch.tensor([2, 0, 3, 1])
-    guide, t, eps = OnePicture(drawn(12), torch.eye(12).double()), torch.tensor([20, 300, 700, 980]), drawn(4, 12)
+    guidance, t, eps = (
+        OneImageGuidance(drawn(12), torch.eye(12).double()),
+        torch.tensor([20, 300, 700, 980]),
+        drawn(4, 12),
+    )
     one, other = (drawn(4, 3, 2, 2, seed=1)[places].requires_grad_() for places in (torch.arange(4), order))
-    sds(guide, one, t, eps)
-    sds(guide, other, t[order], eps[order])
+    sds(guidance, one, t, eps)
+    sds(guidance, other, t[order], eps[order])
     torch.testing.assert_close(one.grad[order], other.grad)
 
 
@@ -89,28 +99,28 @@ class Learned(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.asked = nn.Linear(6, 6).double(), 0
+        self.layer, self.calls = nn.Linear(6, 6).double(), 0
 
     def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
-        self.asked += 1
+        self.calls += 1
         return self.layer(x_t) * (1 + t[:, None]) + conditions
 
 
 def test_predict_noise_makes_one_call_with_the_results_of_single_ones():
-    guide, x_t, t = Learned(), drawn(3, 6), torch.tensor([5, 6, 7])
-    told = [drawn(3, 6, seed=seed) for seed in range(4)]
-    found = predict_noise(guide, x_t, t, told)
-    assert guide.asked == 1
-    for answer, condition in zip(found, told, strict=True):
-        torch.testing.assert_close(answer, guide.predict_noise(x_t, t, condition))
+    guidance, x_t, t = Learned(), drawn(3, 6), torch.tensor([5, 6, 7])
+    conditions = [drawn(3, 6, seed=seed) for seed in range(4)]
+    found = predict_noise(guidance, x_t, t, conditions)
+    assert guidance.calls == 1
+    for prediction, condition in zip(found, conditions, strict=True):
+        torch.testing.assert_close(prediction, guidance.predict_noise(x_t, t, condition))
 
 
 def test_predict_noise_passes_no_gradient_to_the_guidance_model():
-    guide, x0 = Learned(), drawn(3, 6).requires_grad_()
-    (answer,) = predict_noise(guide, x0, torch.tensor([5, 6, 7]), [torch.zeros(3, 6)])
-    sds_surrogate_loss(x0, answer).backward()
-    assert not answer.requires_grad
-    assert [parameter.grad for parameter in guide.parameters()] == [None, None]
+    guidance, x0 = Learned(), drawn(3, 6).requires_grad_()
+    (prediction,) = predict_noise(guidance, x0, torch.tensor([5, 6, 7]), [torch.zeros(3, 6)])
+    sds_surrogate_loss(x0, prediction).backward()
+    assert not prediction.requires_grad
+    assert [parameter.grad for parameter in guidance.parameters()] == [None, None]
 
 
 @dataclass(frozen=True)
@@ -149,101 +159,105 @@ def test_timestep_weight_is_the_named_formula():
 
 
 def test_classifier_free_guidance_of_one_is_the_prompts_own_prediction_and_of_zero_none():
-    nothing, positive = drawn(2, 3, 4, 2, 2)
-    torch.testing.assert_close(classifier_free_guidance(nothing, positive, 1.0), positive)
-    torch.testing.assert_close(classifier_free_guidance(nothing, positive, 0.0), nothing)
-    torch.testing.assert_close(classifier_free_guidance(nothing, positive, 7.5), 7.5 * positive - 6.5 * nothing)
+    unconditional, positive = drawn(2, 3, 4, 2, 2)
+    torch.testing.assert_close(classifier_free_guidance(unconditional, positive, 1.0), positive)
+    torch.testing.assert_close(classifier_free_guidance(unconditional, positive, 0.0), unconditional)
+    torch.testing.assert_close(
+        classifier_free_guidance(unconditional, positive, 7.5), 7.5 * positive - 6.5 * unconditional
+    )
 
 
 @pytest.fixture
-def asked():
+def predictions():
     """Raw answers to nothing, to the prompt and to two negative ones, (3, 4, 2, 2) each; weights (2, 3)."""
-    nothing, positive, *negative = drawn(4, 3, 4, 2, 2)
-    return nothing, positive, torch.stack(negative), torch.tensor([[1.0, 0.5, 3.0], [0.3, 2.0, 0.0]])
+    unconditional, positive, *negative = drawn(4, 3, 4, 2, 2)
+    return unconditional, positive, torch.stack(negative), torch.tensor([[1.0, 0.5, 3.0], [0.3, 2.0, 0.0]])
 
 
-def taken_away(asked, scale=1.0):
+def subtracted(predictions, scale=1.0):
     """What Perp-Neg takes from plain guidance, a row for each sample, and the rows of e_pos."""
-    nothing, positive, *rest = asked
-    gone = classifier_free_guidance(nothing, positive, scale) - perp_neg(nothing, positive, *rest, scale)
-    return gone.flatten(1), (positive - nothing).flatten(1)
+    unconditional, positive, *rest = predictions
+    removed = classifier_free_guidance(unconditional, positive, scale) - perp_neg(unconditional, positive, *rest, scale)
+    return removed.flatten(1), (positive - unconditional).flatten(1)
 
 
-def test_perp_neg_subtracts_what_is_perpendicular_to_the_prompt_in_each_sample(asked):
-    gone, toward = taken_away(asked)
-    size = gone.norm(dim=1) * toward.norm(dim=1)
+def test_perp_neg_subtracts_what_is_perpendicular_to_the_prompt_in_each_sample(predictions):
+    removed, toward = subtracted(predictions)
+    size = removed.norm(dim=1) * toward.norm(dim=1)
     assert size.min() > 1
-    assert ((gone * toward).sum(1).abs() / size).max() < 1e-12
+    assert ((removed * toward).sum(1).abs() / size).max() < 1e-12
 
 
-def test_perp_neg_subtracts_all_that_negatives_add_besides_the_prompt(asked):
-    nothing, _, negative, weights = asked
-    gone, toward = taken_away(asked)
+def test_perp_neg_subtracts_all_that_negatives_add_besides_the_prompt(predictions):
+    unconditional, _, negative, weights = predictions
+    removed, toward = subtracted(predictions)
     for sample in range(3):
         # the part of a vector that no multiple of e_pos explains, by least squares
         basis = toward[sample][:, None]
         for index in range(2):
-            away = (negative[index, sample] - nothing[sample]).flatten()[:, None]
+            away = (negative[index, sample] - unconditional[sample]).flatten()[:, None]
             rest = away - basis @ torch.linalg.lstsq(basis, away).solution
-            gone[sample] -= weights[index, sample] * rest[:, 0]
-    assert gone.abs().max() < 1e-12
+            removed[sample] -= weights[index, sample] * rest[:, 0]
+    assert removed.abs().max() < 1e-12
 
 
-def test_perp_neg_with_the_positive_prompt_as_negative_changes_nothing(asked):
-    nothing, positive, _, weights = asked
-    found = perp_neg(nothing, positive, torch.stack([positive, positive]), weights, 100.0)
-    assert torch.equal(found, classifier_free_guidance(nothing, positive, 100.0))
+def test_perp_neg_with_the_positive_prompt_as_negative_changes_nothing(predictions):
+    unconditional, positive, _, weights = predictions
+    found = perp_neg(unconditional, positive, torch.stack([positive, positive]), weights, 100.0)
+    assert torch.equal(found, classifier_free_guidance(unconditional, positive, 100.0))
 
 
-def test_perp_neg_of_weight_zero_is_plain_guidance(asked):
-    nothing, positive, negative, weights = asked
+def test_perp_neg_of_weight_zero_is_plain_guidance(predictions):
+    unconditional, positive, negative, weights = predictions
     for perpendicular in (True, False):
-        found = perp_neg(nothing, positive, negative, 0 * weights, 7.0, perpendicular=perpendicular)
-        assert torch.equal(found, classifier_free_guidance(nothing, positive, 7.0))
+        found = perp_neg(unconditional, positive, negative, 0 * weights, 7.0, perpendicular=perpendicular)
+        assert torch.equal(found, classifier_free_guidance(unconditional, positive, 7.0))
 
 
-def test_perp_neg_is_linear_in_weights_and_scale(asked):
-    nothing, positive, negative, weights = asked
-    once, _ = taken_away(asked)
-    torch.testing.assert_close(taken_away((nothing, positive, negative, 2 * weights))[0], 2 * once)
-    torch.testing.assert_close(taken_away(asked, scale=5.0)[0], 5 * once)
-    apart = [taken_away((nothing, positive, negative[[k]], weights[[k]]))[0] for k in range(2)]
+def test_perp_neg_is_linear_in_weights_and_scale(predictions):
+    unconditional, positive, negative, weights = predictions
+    once, _ = subtracted(predictions)
+    torch.testing.assert_close(subtracted((unconditional, positive, negative, 2 * weights))[0], 2 * once)
+    torch.testing.assert_close(subtracted(predictions, scale=5.0)[0], 5 * once)
+    apart = [subtracted((unconditional, positive, negative[[k]], weights[[k]]))[0] for k in range(2)]
     torch.testing.assert_close(apart[0] + apart[1], once)
 
 
-def test_perp_neg_does_not_depend_on_the_length_of_the_positive_prediction(asked):
-    nothing, positive, negative, weights = asked
-    louder = nothing + 40 * (positive - nothing)
-    torch.testing.assert_close(taken_away((nothing, louder, negative, weights))[0], taken_away(asked)[0])
+def test_perp_neg_does_not_depend_on_the_length_of_the_positive_prediction(predictions):
+    unconditional, positive, negative, weights = predictions
+    scaled = unconditional + 40 * (positive - unconditional)
+    torch.testing.assert_close(subtracted((unconditional, scaled, negative, weights))[0], subtracted(predictions)[0])
 
 
-def test_perp_neg_is_finite_for_a_prompt_without_effect(asked):
-    nothing, _, negative, weights = asked
-    found = perp_neg(nothing, nothing, negative, weights, 2.0)
-    plain = perp_neg(nothing, nothing, negative, weights, 2.0, perpendicular=False)
+def test_perp_neg_is_finite_for_a_prompt_without_effect(predictions):
+    unconditional, _, negative, weights = predictions
+    found = perp_neg(unconditional, unconditional, negative, weights, 2.0)
+    plain = perp_neg(unconditional, unconditional, negative, weights, 2.0, perpendicular=False)
     torch.testing.assert_close(found, plain)
     assert found.isfinite().all()
 
 
-def test_perp_neg_does_not_depend_on_other_samples_of_the_batch(asked):
-    nothing, positive, negative, weights = asked
-    whole = perp_neg(nothing, positive, negative, weights, 7.0)
+def test_perp_neg_does_not_depend_on_other_samples_of_the_batch(predictions):
+    unconditional, positive, negative, weights = predictions
+    whole = perp_neg(unconditional, positive, negative, weights, 7.0)
     for k in range(3):
-        alone = perp_neg(nothing[[k]], positive[[k]], negative[:, [k]], weights[:, [k]], 7.0)
+        alone = perp_neg(unconditional[[k]], positive[[k]], negative[:, [k]], weights[:, [k]], 7.0)
         torch.testing.assert_close(alone[0], whole[k])
 
 
-def test_perp_neg_without_the_projection_subtracts_negatives_whole(asked):
-    nothing, positive, negative, weights = asked
-    found = perp_neg(nothing, positive, negative, weights, 3.0, perpendicular=False)
+def test_perp_neg_without_the_projection_subtracts_negatives_whole(predictions):
+    unconditional, positive, negative, weights = predictions
+    found = perp_neg(unconditional, positive, negative, weights, 3.0, perpendicular=False)
     for k in range(3):
-        toward = positive[k] - nothing[k] - sum(weights[i, k] * (negative[i, k] - nothing[k]) for i in range(2))
-        torch.testing.assert_close(found[k], nothing[k] + 3 * toward)
+        toward = (
+            positive[k] - unconditional[k] - sum(weights[i, k] * (negative[i, k] - unconditional[k]) for i in range(2))
+        )
+        torch.testing.assert_close(found[k], unconditional[k] + 3 * toward)
 
 
-def test_perp_neg_of_half_precision_computes_in_float32(asked):
-    nothing, positive, negative, weights = (part.half() for part in asked)
-    found = perp_neg(nothing, positive, negative, weights, 100.0)
-    expected = perp_neg(*(part.double() for part in (nothing, positive, negative, weights)), 100.0)
+def test_perp_neg_of_half_precision_computes_in_float32(predictions):
+    unconditional, positive, negative, weights = (part.half() for part in predictions)
+    found = perp_neg(unconditional, positive, negative, weights, 100.0)
+    expected = perp_neg(*(part.double() for part in (unconditional, positive, negative, weights)), 100.0)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-4)

@@ -28,7 +28,7 @@ def saved(tmp_path_factory):
     return parts, folder
 
 
-def asked(unet, *, seed=0):
+def predict(unet, *, seed=0):
     """The UNet's answer to fixed latents at timestep 500 with text of the right sizes."""
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(2, 4, 8, 8, generator=generator)
@@ -100,8 +100,8 @@ def test_saved_weights_have_the_file_permissions_of_their_settings(saved):
 def test_saved_settings_do_not_contain_the_path_they_were_loaded_from(saved, tmp_path):
     folder = saved[1] / "full"
     Components.load(folder).save(tmp_path / "again")
-    told = [path for path in (tmp_path / "again").rglob("*.json") if str(folder) in path.read_text()]
-    assert told == []
+    mentions = [path for path in (tmp_path / "again").rglob("*.json") if str(folder) in path.read_text()]
+    assert mentions == []
 
 
 def test_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
@@ -151,8 +151,8 @@ def test_components_load_only_the_wanted_parts(saved, tmp_path):
 def test_vae_factor_and_grid_size_agree_with_what_the_vae_decodes(saved):
     parts, _ = saved
     with torch.no_grad():
-        picture = parts.vae.decode(torch.zeros(1, 4, 8, 8)).sample
-    assert picture.shape[-1] == parts.grid_size == 8 * parts.vae_factor
+        image = parts.vae.decode(torch.zeros(1, 4, 8, 8)).sample
+    assert image.shape[-1] == parts.grid_size == 8 * parts.vae_factor
 
 
 @pytest.mark.slow
@@ -174,8 +174,8 @@ def test_every_sampler_finds_the_only_image_of_a_perfect_network(name, kind, spa
         abar = scheduler.alphas_cumprod[int(step.round())]
         shown = scheduler.scale_model_input(x, step)
         noise = (shown - abar.sqrt() * z) / (1 - abar).sqrt()
-        answer = noise if kind == "epsilon" else abar.sqrt() * noise - (1 - abar).sqrt() * z
-        x = scheduler.step(answer, step, x).prev_sample
+        prediction = noise if kind == "epsilon" else abar.sqrt() * noise - (1 - abar).sqrt() * z
+        x = scheduler.step(prediction, step, x).prev_sample
     # DDIM ends, as SDXL's settings say, at the first timestep, where a share sqrt(1 - abar_0) = 0.03 of noise is left;
     # values far beyond 1 come back uncut
     torch.testing.assert_close(x, z, atol=0.15, rtol=0)
@@ -198,10 +198,10 @@ def test_sampler_that_is_unknown_is_refused():
 @pytest.mark.slow
 def test_lora_starts_as_the_identity_and_is_all_that_is_trained(tmp_path):
     unet = tiny_sdxl(tmp_path).unet
-    before = asked(unet)
+    before = predict(unet)
     names = {name for name, _ in unet.named_parameters()}
     with_lora(unet, 2, 2.0)
-    torch.testing.assert_close(asked(unet), before)
+    torch.testing.assert_close(predict(unet), before)
     learning = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
     assert learning == {name for name, _ in unet.named_parameters() if "lora_" in name}
     # four blocks with attention (down, middle, up twice), in each two attentions of four projections with A and B
@@ -220,14 +220,14 @@ def test_merged_lora_is_the_weights_plus_alpha_over_rank_times_the_product(tmp_p
     layer = unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k
     product = layer.lora_B.default.weight @ layer.lora_A.default.weight
     expected = layer.base_layer.weight + 3.0 / 2 * product
-    apart = asked(unet)
+    apart = predict(unet)
     with pytest.raises(ValueError, match="merge them first"):
         tiny_with(unet, tmp_path).save(tmp_path / "model")
     merge_lora(unet)
     torch.testing.assert_close(unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight, expected)
-    torch.testing.assert_close(asked(unet), apart, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(predict(unet), apart, atol=1e-4, rtol=1e-4)
     tiny_with(unet, tmp_path).save(tmp_path / "model", torch.float32)
-    torch.testing.assert_close(asked(Components.load(tmp_path / "model", parts=["unet"]).unet), asked(unet))
+    torch.testing.assert_close(predict(Components.load(tmp_path / "model", parts=["unet"]).unet), predict(unet))
     assert all(parameter.requires_grad for parameter in unet.parameters())
 
 

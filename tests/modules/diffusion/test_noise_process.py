@@ -34,12 +34,12 @@ def test_training_target_is_the_noise_or_the_velocity_of_diffusers(drawn):
 @pytest.mark.parametrize("kind", noise_process.KINDS)
 def test_predict_clean_and_predict_noise_invert_the_training_target(kind, drawn):
     z, eps, abar = drawn
-    answer = noise_process.training_target(kind, z, eps, abar)
+    prediction = noise_process.training_target(kind, z, eps, abar)
     torch.testing.assert_close(
-        noise_process.predict_clean(kind, answer, noise_process.add_noise(z, eps, abar), abar), z
+        noise_process.predict_clean(kind, prediction, noise_process.add_noise(z, eps, abar), abar), z
     )
     torch.testing.assert_close(
-        noise_process.predict_noise(kind, answer, noise_process.add_noise(z, eps, abar), abar), eps
+        noise_process.predict_noise(kind, prediction, noise_process.add_noise(z, eps, abar), abar), eps
     )
 
 
@@ -61,10 +61,10 @@ def test_min_snr_weight_of_noise_prediction_is_min_snr_over_snr(gamma):
 @pytest.mark.parametrize("kind", noise_process.KINDS)
 def test_min_snr_weight_times_the_error_is_min_snr_times_the_error_of_the_clean_sample(kind, drawn):
     z, eps, abar = drawn
-    x_t, wanted = noise_process.add_noise(z, eps, abar), noise_process.training_target(kind, z, eps, abar)
-    answer = wanted + 0.1 * torch.ones_like(z)
-    weighed = noise_process.min_snr_weight(kind, abar, 5.0) * (answer - wanted).square().mean((1, 2, 3))
-    of_clean = (noise_process.predict_clean(kind, answer, x_t, abar) - z).square().mean((1, 2, 3))
+    x_t, target = noise_process.add_noise(z, eps, abar), noise_process.training_target(kind, z, eps, abar)
+    prediction = target + 0.1 * torch.ones_like(z)
+    weighed = noise_process.min_snr_weight(kind, abar, 5.0) * (prediction - target).square().mean((1, 2, 3))
+    of_clean = (noise_process.predict_clean(kind, prediction, x_t, abar) - z).square().mean((1, 2, 3))
     torch.testing.assert_close(weighed, (abar / (1 - abar)).clamp(max=5.0) * of_clean)
 
 

@@ -59,12 +59,12 @@ def test_clip_pair_trains_the_given_encoder_itself(tmp_path, name):
     encoder = getattr(parts, name)
     pair = clip_pair(encoder, VISION)
     ids = parts.tokenizer(CAPTIONS, padding="max_length", return_tensors="pt").input_ids
-    pictures = torch.randn(len(CAPTIONS), 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(len(CAPTIONS), 3, 16, 16, generator=torch.Generator().manual_seed(0))
     before = encoder(ids).last_hidden_state
     optimizer = torch.optim.Adam(pair.parameters(), lr=3e-3)
     losses = []
     for _ in range(30):
-        loss = pair(input_ids=ids, pixel_values=pictures, return_loss=True).loss
+        loss = pair(input_ids=ids, pixel_values=images, return_loss=True).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
