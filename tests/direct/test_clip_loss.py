@@ -1,4 +1,4 @@
-"""CLIP as a loss: the same features as where it judges, with a gradient; the model is tiny and random."""
+"""CLIP loss: features equal those of the CLIP metrics, with a gradient; the model is tiny and random."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def image_encoder(tmp_path_factory):
 
 
 def random_images(side: int) -> torch.Tensor:
-    """Smooth ones, two of a side."""
+    """Two smooth square images."""
     coarse = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
 
@@ -25,7 +25,7 @@ def test_clip_image_encoder_agrees_with_clips_own_preprocessing(side, image_enco
     found = image_encoder(random_images(side))
     assert found.shape == (2, image_encoder.width)
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=0)
-    assert (found[0] - found[1]).abs().max() > 0.1  # the tolerance tells pictures apart
+    assert (found[0] - found[1]).abs().max() > 0.1  # images differ by more than the tolerance
 
 
 def test_clip_loss_is_one_minus_the_cosine_of_image_and_prompt():

@@ -1,4 +1,4 @@
-"""Prompts and cameras of training: where published, evenly, and the same after an interruption or in two processes."""
+"""Prompts and cameras of training: published ranges, uniform draws, resuming, two processes."""
 
 from itertools import islice
 
@@ -50,7 +50,7 @@ def test_orbit_cameras_look_at_the_origin_upright():
     image, depth = cameras.project(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.1]]).expand(50, 2, 3))
     torch.testing.assert_close(image[:, 0], torch.full((50, 2), 0.5), atol=1e-5, rtol=0)
     assert (depth > 0).all()
-    assert (image[:, 1, 1] < 0.5).all(), "up in the world is up in the picture"
+    assert (image[:, 1, 1] < 0.5).all(), "up in the world is up in the image"
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_example_is_a_function_of_the_seed_and_its_index():
 
 
 class Standing:
-    """Stands in for a trainer in the midst of a run."""
+    """Stands in for a trainer in the middle of a run."""
 
     accumulate_grad_batches = 1
 

@@ -1,4 +1,4 @@
-"""The direct system by its commands: a killed run goes on, two processes share what they saw, and files come out."""
+"""The direct system by its commands: resuming a killed run, two processes, exported files."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ ADAPTIVE = {"sds": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """A text encoder, the guide's pictures, a CLIP."""
+    """A text encoder, the images of the guidance model, a CLIP."""
     folder = tmp_path_factory.mktemp("parts")
     return (
         direct_runs.text_folder(folder / "text"),
@@ -110,7 +110,7 @@ def test_ddp_processes_train_together_and_share_the_feature_cache(parts, tmp_pat
     last = "network.outward.weight"
     moved = [state["current_model_state"][last] for state in (alone, found)]
     assert not torch.equal(*moved), "the other process's gradient counts"
-    # with one example a process, number n is seen in step n // 2 by process n % 2; in the last step, each saw another
+    # with one example a process, example n is used in step n // 2 by process n % 2
     data = PromptDataModule(PROMPTS)
     data.setup("fit")
     examples = data.train_dataloader().dataset

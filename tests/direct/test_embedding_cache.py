@@ -1,4 +1,4 @@
-"""What is read of texts by number, against reading them straight, kept and not."""
+"""Embeddings by index against embedding the texts directly, cached and not."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TEXTS = [f"text {k}" * (k % 3 + 1) for k in range(10)]
 
 
 def read(texts):
-    """Tokens and masks that tell a text from any other."""
+    """Tokens and masks that differ between texts."""
     codes = torch.tensor([[len(text), *text.encode()[-3:]] for text in texts], dtype=torch.float32)
     return PromptTokens(codes[..., None], codes > 40)
 

@@ -1,5 +1,4 @@
-"""The direct system's module: it learns a prompt by heart, its colours' activation follows the steps, and what a
-checkpoint holds is enough to go on, to look and to export."""
+"""The direct system's module: overfitting one prompt, annealing, losses, checkpoints that resume, render and export."""
 
 import json
 from itertools import pairwise
@@ -42,7 +41,7 @@ def small(text, balls=None, **settings):
 
 
 class Standing:
-    """Stands in for a trainer in the midst of a run."""
+    """Stands in for a trainer in the middle of a run."""
 
     world_size = accumulate_grad_batches = 1
 
@@ -53,7 +52,7 @@ class Standing:
 
 
 def begun(module, step=0, prompts=PROMPTS):
-    """The module as a trainer has it after its start."""
+    """The module after the trainer's start."""
     data = PromptDataModule(list(prompts))
     data.setup("fit")
     module._trainer = Standing(data, step)
@@ -73,7 +72,7 @@ def example(module, count=4):
 
 @pytest.mark.slow
 def test_training_overfits_one_prompt_from_an_exact_guidance_model():
-    """Seen from each side; front and back differ, so words, cameras and pictures must agree on where the front is."""
+    """Three views whose front and back differ: words, cameras and images must agree on where the front is."""
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE))
     truth = ball_views((0.9, 0.1, 0.1), (0.1, 0.2, 0.8))
@@ -103,7 +102,7 @@ def test_training_overfits_one_prompt_from_an_exact_guidance_model():
         optimizer.step()
     assert before.min() > 0.02
     assert error().max() < 0.005, "of the front, the side and the back"
-    # were the front taken for the back, the two pictures would be this far apart
+    # the distance of the two images if the front were confused with the back
     assert (truth.composite(1.0)[0] - truth.composite(1.0)[2]).square().mean() > 0.03
 
 

@@ -1,4 +1,4 @@
-"""The generator: its size, which of its ways text and noise take, what padding and norms let through, its files."""
+"""Text-to-triplane network: its size, conditioning by text and noise, padding, norms, files."""
 
 import dataclasses
 import itertools

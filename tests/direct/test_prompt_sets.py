@@ -1,4 +1,4 @@
-"""Prompts for training: as many as the papers count, whatever is left out of a sentence, and split without leaks."""
+"""Prompt sets: as many prompts as in the papers, sentences with optional parts, splits without overlap."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What keeps fields tidy, by hand and on fields with a formula."""
+"""Density regularisers, by hand and on fields in closed form."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_entropy_pushes_opacity_away_from_a_half_and_is_finite_at_the_ends():
     alpha = torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0], requires_grad=True)
     entropy(alpha).backward()
     assert alpha.grad.isfinite().all()
-    assert alpha.grad.sign().tolist() == [0, 1, 0, -1, 0]  # one goes downhill
+    assert alpha.grad.sign().tolist() == [0, 1, 0, -1, 0]  # descent goes against the gradient
 
 
 def test_orientation_is_zero_facing_the_camera_and_the_squared_cosine_facing_away():
@@ -61,9 +61,9 @@ def test_orientation_of_a_ball_is_zero_from_outside_and_positive_in_a_hollow():
         torch.zeros(40, 3), F.normalize(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     )
     assert solid < 1e-3
-    # from the middle of the hollow its wall is met head on, and its density rises away from the eye: n = -d
+    # rays from the middle of the hollow meet its wall at a right angle; density rises along them: n = -d
     assert field_orientation(hollow, inside_rays, samples=96) < 1e-3
-    # a soft ball met from its own middle, which is opaque, faces away with all its weight
+    # on rays from the middle of a soft ball, which is opaque, all normals face away from the camera
     assert field_orientation(ball(40.0, radius=0.5, softness=0.2), inside_rays, samples=96).item() == pytest.approx(
         1, abs=0.01
     )
@@ -87,7 +87,7 @@ def test_orientation_with_the_blob_on_is_small_finite_and_never_negative_at_the_
     corners = orbit([45.0, 135.0], 35.0, radius=2.0, fov_deg=80.0).rays(8, 8).map(lambda part: part.flatten(0, -2))
     field = blob_field()
     raw = field.density(torch.tensor([[1.0, 1, 1], [0, 0, 0]]))
-    assert raw[0] < 1e-9 < 1 < raw[1]  # the blob is there
+    assert raw[0] < 1e-9 < 1 < raw[1]  # the blob is dense
     for generator in (None, torch.Generator().manual_seed(0)):
         assert 0 <= field_orientation(field, corners, generator=generator).item() < 1
 

@@ -1,4 +1,4 @@
-"""The measure of the many-faced Janus, and the memory that it needs."""
+"""Severity of adaptive Perp-Neg, and the feature cache that it needs."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_great_circle_cosine_is_that_of_the_angle_between_cameras():
     cosine = great_circle_cosine(orbit([0.0, 350, 30], [0.0, 0, 40]), orbit([100.0, 10, 30], [0.0, 0, -50]))
     expected = torch.tensor([100.0, 20, 90]).deg2rad().cos()
     torch.testing.assert_close(cosine, expected, atol=1e-6, rtol=0)
-    # straight above, azimuth says nothing
+    # straight above, the azimuth has no effect
     torch.testing.assert_close(great_circle_cosine(orbit(0.0, 90.0), orbit(180.0, 90.0)), torch.tensor(1.0))
 
 

@@ -1,4 +1,4 @@
-"""Fields under a light: a ball against the closed form, the ways to shade against each other, what each one costs."""
+"""Shaded fields: a ball against the closed form, modes against each other, density evaluations."""
 
 import pytest
 import torch
@@ -24,14 +24,14 @@ def shell(count: int = 200) -> Tensor:
 
 
 def new_field(batch: int = 2) -> TriplaneField:
-    """Of a decoder that has learned nothing yet, with the blob on."""
+    """Field of an untrained decoder with the blob."""
     torch.manual_seed(0)
     decoder = Decoder(4, 16, 2, activation="softplus", blob=17.5, blob_radius=0.343, rgb="scaled")
     return TriplaneField(Triplane(0.3 * torch.randn(batch, 3, 4, 8, 8)), decoder)
 
 
 class Counted:
-    """A field that counts the points at which it is asked."""
+    """A field that counts the points at which it is evaluated."""
 
     def __init__(self) -> None:
         self.points = 0
@@ -89,7 +89,7 @@ def test_lambertian_ball_receives_the_cosine_of_its_normal_and_at_least_a_tenth(
 
 
 def test_shading_makes_the_side_towards_the_light_the_brighter_one():
-    """Seen from above and below, under a light from above."""
+    """Views from above and below, under a light from above."""
     cameras = orbit([0.0, 0.0], [80.0, -80.0])
     shown = render(
         ShadedField(BALL, "textureless", torch.tensor([0.0, 0.0, 1.0])), cameras, 9, 9, samples=64, importance=0

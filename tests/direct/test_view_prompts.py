@@ -1,4 +1,4 @@
-"""View words by angle: the poles, the tables of both published schedules, and left as right."""
+"""View words by azimuth: shares at the pure views, the tables of both published schedules, symmetry."""
 
 import math
 
@@ -78,7 +78,7 @@ def test_negative_weights_of_a_view_for_itself_and_of_the_back_are_zero(schedule
     weights = negative_weights(ROUND, schedule)
     assert weights.min() >= 0
     assert (weights[:, 2] == 0).all()
-    assert (weights[ROUND.abs() > 90][:, 0] > 0.7).all()  # whoever stands behind must not see a face
+    assert (weights[ROUND.abs() > 90][:, 0] > 0.7).all()  # from behind, the front view is a strong negative
 
 
 def test_negative_weights_of_threestudio_are_its_table_at_half_the_scale():

@@ -1,4 +1,4 @@
-"""CLIP's numbers against a hand computation and against transformers' own logits; the model is tiny and random."""
+"""CLIP metrics against a hand computation and against transformers' own logits; the model is tiny and random."""
 
 import math
 
@@ -18,7 +18,7 @@ SIMILARITY = torch.stack([ONE, OTHER], dim=1)  # (P, V, N)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A random CLIP that sees 32 x 32 pixels, as transformers saves one."""
+    """A random CLIP of 32 x 32 pixels, as transformers saves one."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     place = tmp_path_factory.mktemp("clip")
@@ -59,7 +59,7 @@ def test_clip_similarities_are_transformers_logits_divided_by_their_scale(folder
     ours = ClipModel.from_pretrained(folder)
     cosines = ours.embed_images(images) @ ours.embed_texts(PROMPTS).T
     torch.testing.assert_close(cosines * ours.logit_scale, logits, atol=1e-4, rtol=1e-4)
-    assert ours.logit_scale == pytest.approx(math.exp(2.6592), rel=1e-4)  # what CLIPs begin with
+    assert ours.logit_scale == pytest.approx(math.exp(2.6592), rel=1e-4)  # CLIP's initial value
 
 
 def test_clip_features_do_not_depend_on_views_and_batches(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""The cache: what is in it is what the encoders say, whatever interrupted its making."""
+"""The latent cache holds what the encoders give, whatever interrupted its making."""
 
 import json
 
@@ -22,7 +22,7 @@ WHITE = 1.0
 
 
 def quiet(line):
-    """Says nothing."""
+    """Print nothing."""
 
 
 @pytest.fixture(scope="module")

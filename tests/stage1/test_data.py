@@ -1,4 +1,4 @@
-"""Which example comes when, and which prompt which process draws."""
+"""Order of training examples, and the share of the prompts that each process samples."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Four views in one picture, and what of each tile is object."""
+"""Packing four views into one image, and the alpha of each tile."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_unpack_refuses_other_shapes(shape):
 
 
 def test_to_views_gives_each_tile_its_camera():
-    """A ball off the axis, drawn by projection alone, is where its camera sees it."""
+    """A ball off the axis, drawn by projection alone, is where its camera projects it."""
     point, cameras = torch.tensor([[0.3, -0.4, 0.2]]), structured_cameras()
     seen = cameras.project(point.expand(4, 1, 3))[0][:, 0]
     line = (torch.arange(64) + 0.5) / 64
@@ -82,7 +82,7 @@ def test_to_views_alpha_is_the_share_of_a_pixel_that_the_object_covers(color):
 
 def test_to_views_over_white_is_the_grid():
     generator = torch.Generator().manual_seed(0)
-    texture = torch.rand(3, 48, 48, generator=generator)  # whatever its colours are
+    texture = torch.rand(3, 48, 48, generator=generator)  # for any colours
     alpha = disc(48, (0, 0, 0))[1]
     rgb = texture * alpha + (1 - alpha)
     views = to_views(pack(rgb.expand(4, 3, 48, 48)))
@@ -124,7 +124,7 @@ def test_to_views_cuts_a_grid_as_an_image_file(tmp_path):
 
 
 def test_to_views_of_the_example_over_white_is_the_example():
-    """Real edges, textures and shades, whose alpha the renderer knew."""
+    """Real edges, textures and shades, with the renderer's alpha."""
     truth = scenes.read(ROOT / "examples" / "couch", frames=range(4)).views
     views = to_views(pack(truth.composite(1.0)))
     assert (views.alpha - truth.alpha).abs().mean() < 1e-3

@@ -1,4 +1,4 @@
-"""Reading many scenes at once: what comes back is what was written, in order, however many processes read."""
+"""Reading many scenes at once: the written views in the order of the folders, for any number of processes."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What sampling starts from, against its formulas."""
+"""Initial images and latents of sampling, against their formulas."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_blob_is_a_gaussian_of_the_tile(sigma):
     tile = dark("blob", 256, sigma)[3, 1].double()
     line = (torch.arange(128, dtype=torch.float64) + 0.5) / 128 - 0.5
     spread = ((tile * line**2).sum() / tile.sum()).sqrt()
-    cut = math.exp(-1 / (8 * sigma**2)) / sigma / math.sqrt(2 * math.pi)  # what lies beyond the tile is missing
+    cut = math.exp(-1 / (8 * sigma**2)) / sigma / math.sqrt(2 * math.pi)  # the part beyond the tile is cut off
     assert spread.item() == pytest.approx(sigma, rel=1e-4 + cut)
     assert tile.max().item() == pytest.approx(1, abs=1e-2)
     # one sigma from the centre, e^(-1/2) of the peak

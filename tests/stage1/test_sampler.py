@@ -1,4 +1,4 @@
-"""Sampling: against diffusers' own pipeline, and against the answer that a perfect network would reach."""
+"""Sampling of grids, against diffusers' own pipeline and against the image that a perfect network would reach."""
 
 import copy
 import dataclasses
@@ -87,7 +87,7 @@ def test_sampler_images_agree_with_diffusers_own_pipeline(components, sampler):
 
 
 class Oracle:
-    """A UNet that knows the answer: what it predicts at each timestep leads back to one clean latent."""
+    """A perfect UNet: its prediction at each timestep leads back to one clean latent."""
 
     def __init__(self, clean, kind):
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -216,7 +216,7 @@ def test_guidance_of_one_evaluates_the_network_once_and_stronger_guidance_twice(
     sampler = GridSampler(dataclasses.replace(components, unet=Counting(torch.zeros(4, 8, 8), "epsilon")))
     for guidance in (1.0, 2.0):
         sampler.denoise(ONE, ONE, sampling=Sampling(1, guidance), seeds=[0])
-    size = [64.0, 64.0, 0.0, 0.0, 64.0, 64.0]  # an uncropped picture of the grid's own size
+    size = [64.0, 64.0, 0.0, 0.0, 64.0, 64.0]  # an uncropped image of the grid's own size
     assert sizes == [(1, 1, [size]), (2, 2, [size] * 2)]
 
 

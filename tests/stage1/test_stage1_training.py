@@ -1,4 +1,4 @@
-"""Teaching stage 1: the loss is what a hand computes, a killed run goes on, and two processes do what one would."""
+"""Training of stage 1: the loss against a hand computation, resuming a killed run, and two processes against one."""
 
 import shutil
 from pathlib import Path
@@ -52,7 +52,7 @@ def batch(source, numbers=(0, 1, 2, 3)):
 
 
 class Recorder(nn.Module):
-    """Stands in for a UNet: answers with a constant and keeps what it was asked."""
+    """Stands in for a UNet: predicts a constant and records its inputs."""
 
     def __init__(self, unet, value):
         super().__init__()
@@ -175,7 +175,7 @@ def test_cuda_graphs_module_gives_the_losses_and_gradients_of_a_plain_unet(model
     plain, graphed = (
         Stage1Module(str(model)),
         Stage1Module(str(model), cuda_graphs=True),
-    )  # on the CPU nothing is recorded
+    )  # on the CPU no graph is recorded
     grids = batch(cached)
     noise_sample = sample_noise(grids, 0, 1000, 0.1)
     for module in (plain, graphed):
@@ -297,7 +297,7 @@ def test_resume_with_lora_continues_as_an_uninterrupted_run(model, cached, tmp_p
 
 
 def test_ddp_with_two_processes_equals_one_with_batches_twice_as_large(model, cached, tmp_path):
-    plain = {"learning_rate": 1e-4}  # Adam turns rounding into a step of its full rate where a gradient is nought
+    plain = {"learning_rate": 1e-4}  # Adam turns rounding into a full step where a gradient is zero
     fit.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
     process = training_runs.start(
         command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
@@ -334,8 +334,8 @@ def test_export_is_the_averaged_network_that_plain_diffusers_opens(model, cached
     ("from_cache", "listed", "expected"),
     [
         (True, "hat\t9\nred\t1\n", "hat\t9\nball\t6\nblue\t2\ngreen\t2\nred\t2\n"),  # each of three grids twice
-        (True, None, None),  # a released text encoder, say
-        (False, "hat\t9\n", None),  # captions of scenes are not known before they come
+        (True, None, None),  # for example a released text encoder
+        (False, "hat\t9\n", None),  # captions of scenes are not read in advance
     ],
 )
 def test_export_lists_the_words_of_its_base_and_of_its_own_captions(

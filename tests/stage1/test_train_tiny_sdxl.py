@@ -1,4 +1,4 @@
-"""A small SDXL from nothing: its parts, their trainings, and what an interruption costs."""
+"""Training of a small SDXL from scratch: its parts, their training, and what an interruption costs."""
 
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def test_latent_scale_gives_latents_a_standard_deviation_of_one(made):
     images = views_of(made).views.flatten(0, 1).float() / 127.5 - 1
     with torch.no_grad():
         latents = parts.vae.encode(images).latent_dist.mean * parts.vae.config.scaling_factor
-    assert float(latents.std()) == pytest.approx(1, abs=0.1)  # measured on other draws of the same views
+    assert float(latents.std()) == pytest.approx(1, abs=0.1)  # measured on other random views
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_text_training_separates_captions(made, capsys):
     training = TrainingSettings(batch_size=6, learning_rate=1e-3, steps=100)
     pretrain.train_text([parts.text_encoder_2], parts.tokenizer_2, images, data, training)
     message = capsys.readouterr().err.splitlines()[-1]
-    best = torch.tensor(2.0).log()  # equal captions share the answer: a batch of 6 from 3 captions has about 2 of each
+    best = torch.tensor(2.0).log()  # equal captions share the target: a batch of 6 from 3 captions has about 2 of each
     assert float(message.split("loss ")[1].split()[0]) < float(best) + 0.35
     assert len(set(data.captions)) == len(COLOURS)
 
@@ -179,7 +179,7 @@ def test_optimize_ends_when_its_seconds_are_over():
             lambda step, _: (taken.append(step), (model(torch.ones(1)).sum(), ""))[1],
             TrainingSettings(batch_size=1, learning_rate=0.1, seconds=21.0),
         )
-    assert len(taken) == 10  # two looks at the clock a step, and one at the start
+    assert len(taken) == 10  # two readings of the clock a step, and one at the start
 
 
 @pytest.mark.parametrize(

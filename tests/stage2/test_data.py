@@ -1,4 +1,4 @@
-"""Examples: what is drawn, that it can be drawn again, and that cameras follow every change to a picture."""
+"""Examples of stage 2: random draws are reproducible, and cameras follow every change to an image."""
 
 import pytest
 import torch

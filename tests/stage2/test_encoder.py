@@ -1,4 +1,4 @@
-"""The encoders against timm, and against the symmetries of geometry."""
+"""Image encoders against timm and against the symmetries of geometry."""
 
 import pytest
 import timm

@@ -99,7 +99,7 @@ def test_extents_are_the_two_ends_of_a_ball():
         ends = extents(volume, plane)[0]
         column, row = (round((centre[axis] + 1) * 24 - 0.5) for axis in (across, down))
         upper, lower = ends[0, row, column], ends[1, row, column]
-        if along != 2:  # four views at 20 degrees see the sides, not the top
+        if along != 2:  # four views at 20 degrees show the sides, not the top
             assert abs(float(upper) - (centre[along] + radius)) < 0.12
             assert abs(float(lower) - (centre[along] - radius)) < 0.12
         assert lower < centre[along] < upper

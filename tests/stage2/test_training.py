@@ -1,4 +1,4 @@
-"""Training: it learns, it continues where it was killed, and two processes do what one would."""
+"""Training of stage 2: overfitting, resuming a killed run, and two processes against one."""
 
 import functools
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(folder, tmp_path):
     training_runs.kill_at_first_checkpoint(killed, broken)
     start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
     assert training_runs.start(command(folder, broken, 8, "--ckpt_path", "last")).wait() == 0
-    logged = training_runs.losses(broken)  # the kill may have cost the log, not the checkpoint, a line or two
+    logged = training_runs.losses(broken)  # the log, not the checkpoint, may lack a line or two after the kill
     assert 0 < start < 8
     assert set(logged) >= set(range(start, 8))
     assert logged.items() <= training_runs.losses(whole).items()

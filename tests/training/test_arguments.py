@@ -1,4 +1,4 @@
-"""The words of the training commands: systems, shipped configs, help, and mistakes in one sentence."""
+"""Arguments of the training commands: systems, shipped configs, help, and errors in one sentence."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""The exact diffusion model of a set of pictures, against the derivative of its own density and closed forms."""
+"""Exact diffusion model of a set of images, against the derivative of its density and closed forms."""
 
 import math
 
@@ -16,7 +16,7 @@ def some_images(count, side=4):
 
 
 def log_density(x_t, images, shares, abar, spread):
-    """Of the noised mixture, written down directly from its definition."""
+    """Log density of the noisy mixture, directly from its definition."""
     centres = (2 * images - 1).flatten(1)
     variance = abar * spread**2 + 1 - abar
     apart = (x_t.flatten()[None] - math.sqrt(abar) * centres).square().sum(1)

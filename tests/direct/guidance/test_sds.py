@@ -1,4 +1,4 @@
-"""Score distillation against closed forms: a model of one picture, linear encoders, and plain linear algebra."""
+"""Score distillation against closed forms: a model of one image, linear encoders, and plain linear algebra."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 class OneImageGuidance:
-    """Knows one picture, so its noise is exact; its latents are a linear map of images."""
+    """Exact model of one image, whose latents are a linear map of images."""
 
     abar = ABAR
 
@@ -58,7 +58,7 @@ def test_sds_gradient_on_an_image_is_the_closed_form_through_the_encoder():
     )
     x0 = sds(guidance, images, t, eps)
     abar = ABAR[t][:, None]
-    # whatever the noise: eps_hat - eps = sqrt(abar / (1 - abar)) (x0 - picture)
+    # for any noise: eps_hat - eps = sqrt(abar / (1 - abar)) (x0 - image)
     expected = (1 - abar) * (abar / (1 - abar)).sqrt() * (x0 - guidance.image) / 4
     torch.testing.assert_close(images.grad.flatten(1), expected @ encoder, atol=1e-12, rtol=1e-10)
 
@@ -95,7 +95,7 @@ def test_sds_is_equivariant_to_the_order_of_samples():
 
 
 class Learned(nn.Module):
-    """A guide with a weight, which counts how often it is asked."""
+    """A guidance model with a weight, which counts its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,13 +169,13 @@ def test_classifier_free_guidance_of_one_is_the_prompts_own_prediction_and_of_ze
 
 @pytest.fixture
 def predictions():
-    """Raw answers to nothing, to the prompt and to two negative ones, (3, 4, 2, 2) each; weights (2, 3)."""
+    """Predictions for no prompt, the prompt and two negative ones, (3, 4, 2, 2) each; weights (2, 3)."""
     unconditional, positive, *negative = drawn(4, 3, 4, 2, 2)
     return unconditional, positive, torch.stack(negative), torch.tensor([[1.0, 0.5, 3.0], [0.3, 2.0, 0.0]])
 
 
 def subtracted(predictions, scale=1.0):
-    """What Perp-Neg takes from plain guidance, a row for each sample, and the rows of e_pos."""
+    """What Perp-Neg subtracts from plain guidance, a row for each sample, and the rows of e_pos."""
     unconditional, positive, *rest = predictions
     removed = classifier_free_guidance(unconditional, positive, scale) - perp_neg(unconditional, positive, *rest, scale)
     return removed.flatten(1), (positive - unconditional).flatten(1)

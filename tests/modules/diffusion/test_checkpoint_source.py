@@ -25,7 +25,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def folder(original, tmp_path):
-    """A copy to be spoilt."""
+    """A copy to be damaged."""
     return Path(shutil.copytree(original[1], tmp_path / "model"))
 
 

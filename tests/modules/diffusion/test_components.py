@@ -29,7 +29,7 @@ def saved(tmp_path_factory):
 
 
 def predict(unet, *, seed=0):
-    """The UNet's answer to fixed latents at timestep 500 with text of the right sizes."""
+    """The UNet's prediction for fixed latents at timestep 500 with text of the right sizes."""
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     tokens, pooled = torch.randn(2, 24, 48, generator=generator), torch.randn(2, 24, generator=generator)
@@ -176,8 +176,8 @@ def test_every_sampler_finds_the_only_image_of_a_perfect_network(name, kind, spa
         noise = (shown - abar.sqrt() * z) / (1 - abar).sqrt()
         prediction = noise if kind == "epsilon" else abar.sqrt() * noise - (1 - abar).sqrt() * z
         x = scheduler.step(prediction, step, x).prev_sample
-    # DDIM ends, as SDXL's settings say, at the first timestep, where a share sqrt(1 - abar_0) = 0.03 of noise is left;
-    # values far beyond 1 come back uncut
+    # by SDXL's settings DDIM ends at the first timestep, where a share sqrt(1 - abar_0) = 0.03 of noise is left;
+    # values far beyond 1 are not clipped
     torch.testing.assert_close(x, z, atol=0.15, rtol=0)
 
 

@@ -55,7 +55,7 @@ def test_min_snr_weight_of_noise_prediction_is_min_snr_over_snr(gamma):
     snr = ABAR / (1 - ABAR)
     expected = torch.minimum(snr, torch.tensor(gamma, dtype=snr.dtype)) / snr
     torch.testing.assert_close(noise_process.min_snr_weight("epsilon", ABAR, gamma), expected)
-    assert expected.min() < 0.01 < 0.99 < expected.max()  # both branches are met
+    assert expected.min() < 0.01 < 0.99 < expected.max()  # both branches occur
 
 
 @pytest.mark.parametrize("kind", noise_process.KINDS)
@@ -72,7 +72,7 @@ def test_min_snr_weight_times_the_error_is_min_snr_times_the_error_of_the_clean_
 def test_min_snr_weight_is_finite_without_noise_and_without_signal(kind):
     weights = noise_process.min_snr_weight(kind, torch.tensor([0.0, 1.0]), 5.0)
     assert torch.isfinite(weights).all()
-    assert weights[1] == 0  # a sample without noise teaches nothing
+    assert weights[1] == 0  # a sample without noise has no weight
 
 
 def test_add_noise_keeps_half_precision(drawn):

@@ -1,4 +1,4 @@
-"""Prompts as the generator reads them, against diffusers' own pipeline."""
+"""Token features of prompts, against diffusers' own pipeline."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The released sizes, built without memory: counts of parameters are the published ones."""
+"""SDXL's released sizes, built on the meta device: parameter counts are the published ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Settings of foreign networks that would build without end are refused before anything is built."""
+"""Settings of third-party networks that would take unbounded memory are refused before anything is built."""
 
 import pytest
 

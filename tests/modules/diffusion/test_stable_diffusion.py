@@ -1,4 +1,4 @@
-"""Stable Diffusion and SDXL as guides, against diffusers' own pipelines; the models are tiny and random."""
+"""Stable Diffusion and SDXL as guidance models, against diffusers' own pipelines; the models are tiny and random."""
 
 import json
 import shutil
@@ -105,7 +105,7 @@ def test_encode_images_passes_the_gradient_to_the_image_and_to_no_weights(models
     assert not prediction.requires_grad
     for network in (model.unet, model.vae, model.components.text_encoder):
         assert all(parameter.grad is None for parameter in network.parameters())
-    # by differences along one direction: the loss is linear in x0, so its slope is <J d, answer> / B
+    # finite differences along one direction: the loss is linear in x0, so its slope is <J d, prediction> / B
     direction, step = normal(3, 3, 16, 16), 1e-3
     with torch.no_grad():
         change = model.encode_images(images + step * direction) - model.encode_images(images - step * direction)
@@ -134,10 +134,10 @@ def test_predict_noise_of_stable_diffusion_is_its_unets_output_for_the_pipelines
 def test_predict_noise_converts_velocity_to_the_same_models_noise(folders, models):
     plain, model, x_t = models["sd"], models["sd-v"], normal(3, 4, 8, 8)
     conditions = model.embed_prompts(PROMPTS)
-    torch.testing.assert_close(conditions, plain.embed_prompts(PROMPTS))  # same weights, other meaning of the answer
+    torch.testing.assert_close(conditions, plain.embed_prompts(PROMPTS))  # same weights, other prediction type
     velocity, eps = plain.predict_noise(x_t, T, conditions), model.predict_noise(x_t, T, conditions)
     abar = model.abar[T][:, None, None, None]
-    # as diffusers' scheduler turns it, DDIM (Song et al. 2021)
+    # as diffusers' scheduler converts it, DDIM (Song et al. 2021)
     torch.testing.assert_close(eps, abar.sqrt() * velocity + (1 - abar).sqrt() * x_t)
     z = noise_process.predict_clean("v_prediction", velocity, x_t, model.abar[T])
     torch.testing.assert_close(noise_process.add_noise(z, eps, model.abar[T]), x_t)
@@ -159,7 +159,7 @@ def test_predict_noise_of_sdxl_passes_sizes_and_summary_as_its_own_pipeline(fold
         ).sample
     found = models["sdxl"].predict_noise(normal(2, 4, 8, 8), T[1:], models["sdxl"].embed_prompts(PROMPTS[:2]))
     torch.testing.assert_close(found, expected)
-    # told other sizes, it answers otherwise
+    # the prediction depends on the sizes
     other = StableDiffusionGuidance.from_pretrained(folders["sdxl"], size=128)
     assert (
         other.predict_noise(normal(1, 4, 8, 8), T[1:2], other.embed_prompts(PROMPTS[:1])) - expected[:1]
@@ -187,7 +187,7 @@ def test_sdxl_embeddings_are_mixed_between_views_with_their_summaries(models):
     mixed = mix_conditions(both, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
     torch.testing.assert_close(mixed.pooled, torch.stack([0.25 * conditions.pooled[0], conditions.pooled[2]]))
     torch.testing.assert_close(mixed.tokens[0], 0.25 * conditions.tokens[0])
-    assert conditions.tokens[1].abs().max() == conditions.pooled[1].abs().max() == 0  # nothing, as SDXL says it
+    assert conditions.tokens[1].abs().max() == conditions.pooled[1].abs().max() == 0  # SDXL's empty prompt
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def test_train_tokenizer_writes_a_clip_tokenizer_that_gives_back_any_text(tmp_pa
     assert tokenizer.model_max_length == 12
     for text in (*CAPTIONS, "zebra", "été 火 🚒 ~|", "don't"):
         ids = tokenizer(text).input_ids
-        # bytes at a word's end are tokens as well, so that nothing but the end stands for the end
+        # bytes at a word's end are tokens as well, apart from the same bytes inside a word
         assert ids.count(tokenizer.eos_token_id) == 1
         assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
 
@@ -69,7 +69,7 @@ def test_clip_pair_trains_the_given_encoder_itself(tmp_path, name):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.3 < 1 < losses[0]  # log 4 = 1.39 is chance
+    assert losses[-1] < 0.3 < 1 < losses[0]  # an untrained pair has log 4 = 1.39
     assert (encoder(ids).last_hidden_state - before).abs().max() > 1e-2
 
 
