@@ -337,7 +337,7 @@ def export_direct(content: dict[str, Any], folder: str | Path, text: str | None 
         The network.
 
     Raises:
-        ValueError: The text encoder cannot be read, or the weights do not fit the architecture.
+        ValueError: The text encoder cannot be read.
     """
     settings = content["direct"]
     network = TextToTriplane(Architecture.from_dict(settings["architecture"], "the checkpoint"))

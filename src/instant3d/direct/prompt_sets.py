@@ -140,7 +140,7 @@ def read_prompt_set(source: Source) -> list[str]:
 
 
 def split_prompts(texts: Sequence[str], share: float = 0.6, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Split prompts at random into those to train on and the others; the paper trains on 60 % (section 4.1).
+    """Split prompts at random into those to train on and the others; the paper trains on 60 %.
 
     Args:
         texts: Prompts.

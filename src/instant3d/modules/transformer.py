@@ -39,14 +39,17 @@ def attention(
 
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens to a context, or to themselves if no context is given; no biases but the last.
+    """Multi-head attention of tokens to a context, or to themselves if no context is given; projections have no biases.
 
     Args:
         width: Channels of the tokens.
         heads: Number of heads, a divisor of `width`.
         context_width: Channels of the context; by default `width`.
-        out_bias: Whether the output projection has a bias.
+        out_bias: Whether the output projection has a bias after all.
         xformers: Use xformers' kernel on CUDA.
+
+    Raises:
+        ValueError: `heads` does not divide `width`.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ Pairs = list[tuple[Tensor, Tensor]]  # of shift and scale
 def camera_vector(cameras: Cameras) -> Tensor:
     """Camera parameters as a vector (..., 16): three rows of `cam_to_world`, then fx, fy, cx, cy.
 
-    LRM's twenty numbers (section 3.1) without the matrix's constant last row.
+    LRM's twenty numbers (arXiv 2311.04400) without the matrix's constant last row.
     """
     return torch.cat([cameras.cam_to_world[..., :3, :].flatten(-2), cameras.intrinsics], dim=-1)
 

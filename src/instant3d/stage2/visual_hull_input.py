@@ -32,7 +32,7 @@ def carve_grid(views: Views, side: int) -> Tensor:
         side: Cells along each axis of the cube [-1, 1]^3.
 
     Returns:
-        (B, 5, z, y, x): occupancy, colour (3), standard deviation of colour over the views.
+        (B, 5, z, y, x): occupancy, and multiplied by it colour (3) and the standard deviation of colour over the views.
     """
     line = (torch.arange(side, device=views.rgb.device) + 0.5) * (2 / side) - 1
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], dim=-1).reshape(-1, 3)  # x fastest
