@@ -164,7 +164,7 @@ def test_loading_prints_nothing(saved, capfd):
 @pytest.mark.parametrize("spacing", [None, "trailing", "linspace"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", module.SAMPLERS)
-def test_every_sampler_finds_the_only_image_of_a_perfect_network(name, kind, spacing):
+def test_sampler_of_each_kind_finds_the_only_image_of_a_perfect_network(name, kind, spacing):
     generator = torch.Generator().manual_seed(0)
     z, eps = 3 * torch.randn(4, 8, 8, generator=generator), torch.randn(4, 8, 8, generator=generator)
     scheduler = build_scheduler({**SIZES["scheduler"], "prediction_type": kind}, name, spacing)
