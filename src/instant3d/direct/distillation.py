@@ -51,7 +51,7 @@ class DistillationBatch(TensorDataclass):
 
 @dataclass(frozen=True)
 class SDSConfig:
-    """How the guidance is evaluated and weighted; what the paper leaves open has the value of earlier work.
+    """Settings of score distillation; what the paper leaves open has the value of earlier work.
 
     Attributes:
         scale: Of classifier-free guidance.
@@ -82,7 +82,7 @@ class SDSConfig:
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """What is rendered of each object.
+    """Size and samples of the rendered images.
 
     Attributes:
         size: Side of the images in pixels.

@@ -57,7 +57,7 @@ class DistillationWeights:
 
 @dataclass(frozen=True)
 class Lighting:
-    """How often images are shaded, so that shape is not painted on; the paper has no numbers, these are threestudio's.
+    """Random shading, so that shape is not painted on; the paper has no numbers, these are threestudio's.
 
     Attributes:
         chance: Probability that a step is shaded, from step `begin` on; a shaded image costs seven times the density

@@ -81,7 +81,7 @@ def f_score(points: Tensor, reference: Tensor, threshold: float) -> float:
 
 
 def _distances(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """From each point to the nearest of the other set, both ways: (N,) and (M,)."""
+    """Distance from each point to the nearest of the other set, in both directions: (N,) and (M,)."""
     if not len(points) or not len(reference):
         raise ValueError(f"distances need points on both sides, got {len(points)} and {len(reference)}")
     a, b = points.detach().cpu().numpy(), reference.detach().cpu().numpy()

@@ -33,7 +33,7 @@ LossFunction = Callable[[int, torch.Generator], tuple[Tensor, str]]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How one part is trained.
+    """Training settings of one part.
 
     Attributes:
         batch_size: Views, or views with their captions, in a step.

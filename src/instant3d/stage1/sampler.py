@@ -253,7 +253,7 @@ def classifier_free_guidance(away: Tensor, toward: Tensor, guidance: float, resc
 
 
 def _half(network: Any) -> bool:
-    """Whether to compute in bfloat16 inside a float32 network: on CPUs that support it, at 2/3 of the time"""
+    """Whether to use bfloat16 in a float32 network: on CPUs that support it, in less than 2/3 of the time."""
     return network.device.type == "cpu" and network.dtype == torch.float32 and fast_dtype() is torch.bfloat16
 
 

@@ -13,7 +13,7 @@ STARTS: tuple[str, ...] = get_args(Start)
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a grid is sampled.
+    """Options of sampling a grid.
 
     Attributes:
         steps: Denoising steps. The default is the fewest that the bundled weights need (`python -m benchmarks.steps`).

@@ -41,7 +41,7 @@ class ReconstructionBatch(TensorDataclass):
 
 @dataclass(frozen=True)
 class ViewSampling:
-    """How training examples are drawn from a scene's frames.
+    """Random choice of input and target views from a scene's frames, and their augmentation.
 
     Attributes:
         inputs: Number of input views.

@@ -44,7 +44,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class RayMarching:
-    """How rays are sampled.
+    """Samples on each ray.
 
     Attributes:
         samples: Samples at even intervals on each ray.

@@ -56,7 +56,7 @@ def check_sizes(config: Mapping[str, Any], where: object) -> None:
 
 
 def _numbers(value: Any, where: str, depth: int = 0) -> Iterator[Any]:
-    """A value, or those of a list, which may hold lists; none for what is left to the default."""
+    """Yield a value, or those of a list, which may hold lists; nothing for None, which stands for the default."""
     if isinstance(value, list | tuple) and depth < 2:
         for part in _numbers_of(value, where):
             yield from _numbers(part, where, depth + 1)
