@@ -273,7 +273,7 @@ def test_openlrms_assumed_camera_is_the_one_it_was_taught():
     assert camera_warning(camera, architecture) is None
     assert "azimuth -90" in camera_warning(structured_cameras()[:1], architecture)
     network = convert.to_native("openlrm", bare(golden), settings(golden))
-    with pytest.raises(ValueError, match="one picture, got 2"):
+    with pytest.raises(ValueError, match="one image, got 2"):
         network.triplane(golden.views[:, [0, 0]])
 
 
