@@ -202,11 +202,12 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
     from instant3d.pipelines.reconstruct import closing_line, reconstruct
+    from instant3d.pipelines.weights import find_stage2
 
     result = reconstruct(
         arguments.scene,
         arguments.output,
-        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
+        weights=find_stage2(arguments.weights, option="--weights"),
         views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
@@ -218,6 +219,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from instant3d.evaluation import reconstruction
+    from instant3d.pipelines.weights import find_stage2
     from instant3d.utils.devices import find_device
 
     if arguments.views == "all":
@@ -226,7 +228,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
     reconstruction.evaluate_reconstruction(
         arguments.scenes,
-        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
+        weights=find_stage2(arguments.weights, option="--weights"),
         views=arguments.views or [0, 1, 2, 3],
         resolution=arguments.resolution,
         output=arguments.output,

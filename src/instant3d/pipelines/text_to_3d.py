@@ -23,15 +23,14 @@ from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptToken
 from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.triplane import Triplane
-from instant3d.pipelines.checkpoint_kinds import check_stages, direct_folder
 from instant3d.pipelines.model_offload import ModelOffloader, fair_share
+from instant3d.pipelines.weights import direct_folder, find_direct, find_stages
 from instant3d.scenes import Scene
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.sampler import GridSampler, OnStep
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.stage2.network import Reconstructor
 from instant3d.stage2.view_checks import camera_warning, resize_inputs
-from instant3d.utils import bundled
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import fast_dtype
 from instant3d.views import Views
@@ -129,9 +128,7 @@ class TextTo3D:
         at_once: int = 4,
     ) -> TextTo3D:
         """From folders or Hugging Face Hub ids; by default the bundled weights."""
-        stage1 = bundled.weights_folder(bundled.STAGE1, stage1, option="--stage1")
-        stage2 = bundled.weights_folder(bundled.STAGE2, stage2, option="--stage2")
-        check_stages(stage1, stage2)
+        stage1, stage2 = find_stages(stage1, stage2)
         components = Components.load(stage1, dtype=stage1_dtype(torch.device(device)))
         for name in NETWORKS:
             getattr(components, name).requires_grad_(False)
@@ -243,7 +240,7 @@ class DirectTextTo3D:
         max_memory: int | None = None,
     ) -> DirectTextTo3D:
         """From a folder, or a Hugging Face Hub id; by default the bundled weights."""
-        folder = direct_folder(bundled.weights_folder(bundled.DIRECT, source, option="--direct"))
+        folder = direct_folder(find_direct(source))
         network = TextToTriplane.from_pretrained(folder).requires_grad_(False)
         return cls(network, PromptEncoder.from_pretrained(folder), device=device, max_memory=max_memory)
 
