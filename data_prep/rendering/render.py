@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,6 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from instant3d.utils import atomic
 
 from ..execution import locked_tempdir, process_pool, ray_pool
 from ..execution.process_pool import JobResult
@@ -30,7 +31,6 @@ from .run_stats import RunStats
 
 MAX_MEMORY = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
 JOBS_EACH = 200  # objects, before a process makes room for a new one
-UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # how `instant3d.utils.atomic` calls a folder that it is writing
 
 Work = Callable[[Job], int]
 Results = Generator[JobResult[Job], None, None]
@@ -147,7 +147,7 @@ def _alone(out: Path) -> Iterator[None]:
 def _remove_leftovers(out: Path) -> None:
     """What a killed run had begun to write."""
     for entry in os.scandir(out):
-        if UNFINISHED.fullmatch(entry.name):
+        if atomic.is_partial(entry.name):
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
