@@ -99,6 +99,10 @@ class SceneSources:
         """Its cameras, id and caption."""
         return self._use(number, scenes.document, PackedScene.document)
 
+    def source(self, number: int) -> Path | PackedScene:
+        """Its folder, or its place in a tar; what is behind a URL is fetched, and may go again when others are."""
+        return self._use(number, lambda folder: folder, lambda packed: packed)
+
     def name(self, number: int) -> str:
         """What a file that is made of the scene may be called."""
         return self._use(number, lambda folder: folder.name, lambda packed: packed.name)
