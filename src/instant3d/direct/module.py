@@ -27,6 +27,7 @@ from instant3d.direct.training_record import TrainingRecord
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 from instant3d.modules.diffusion.stable_diffusion import SD_2_1_BASE
+from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import training_progress, with_lr_schedule
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
@@ -72,17 +73,14 @@ class Lighting:
     ambient: float = 0.1
 
 
-class Frozen:
-    """What teaches and is not taught itself: it is in none of the module's averages and copies."""
+class Frozen(FrozenModules):
+    """The text encoder and the guidance."""
 
     def __init__(self) -> None:
         self.encoder: PromptEncoder | None = None
         self.cameras: Cameras | None = None
         self.distillation: Distillation | None = None
         self.restored: dict[str, Any] = {}  # what a checkpoint held beside weights
-
-    def __deepcopy__(self, memo: Any) -> Frozen:
-        return self
 
 
 class DirectModule(L.LightningModule):
