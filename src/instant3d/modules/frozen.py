@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-Self = TypeVar("Self", bound="FrozenModules")
+from typing import Any, Self
 
 
 class FrozenModules:
@@ -13,5 +11,5 @@ class FrozenModules:
     As no `nn.Module`, it hides them from `state_dict` and from `parameters`; copies of the module share it.
     """
 
-    def __deepcopy__(self: Self, memo: Any) -> Self:
+    def __deepcopy__(self, memo: Any) -> Self:
         return self
