@@ -26,6 +26,7 @@ from instant3d.utils.arg_types import (
 )
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.errors import format_error, print_escaped
+from instant3d.utils.memory_limits import MemoryLimits
 
 TRAINING = {
     "fit": "train stage1, stage2 or direct: fit stage2 -c cpu -c demo",
@@ -116,7 +117,9 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply (default glb)"
     )
-    command.add_argument("--max-memory", type=byte_size, default=2**30, help="for rendering and meshing (default 1G)")
+    command.add_argument(
+        "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
+    )
     command.set_defaults(command=_reconstruct)
 
 

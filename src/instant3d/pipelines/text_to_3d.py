@@ -33,11 +33,10 @@ from instant3d.stage2.network import Reconstructor
 from instant3d.stage2.view_checks import camera_warning, resize_inputs
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import fast_dtype
+from instant3d.utils.memory_limits import MemoryLimits
 from instant3d.views import Views
 
 __all__ = ["Asset", "DirectTextTo3D", "Sampling", "TextTo3D", "ViewsTo3D"]
-
-WORK_BYTES = 2**30  # that rendering and meshing may take, unless told otherwise
 
 
 class ViewsTo3D:
@@ -56,7 +55,7 @@ class ViewsTo3D:
         """From a checkpoint folder, or a Hugging Face Hub id, which is downloaded."""
         return cls(Reconstructor.from_pretrained(source).requires_grad_(False), device)
 
-    def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = WORK_BYTES) -> Asset:
+    def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = MemoryLimits.scratch) -> Asset:
         """Square views (V,) of one object, of any size; see `Asset` for `resolution` and `max_memory`."""
         views = views.views if isinstance(views, Scene) else views
         if views.rgb.dim() != 4:
@@ -113,9 +112,9 @@ class TextTo3D:
         self.device = torch.device(device)
         self.sampler = GridSampler(components, at_once=at_once)
         self.reconstruct = reconstruct
-        self.work_bytes = max_memory or WORK_BYTES
+        self.limits = MemoryLimits.of(max_memory)
         parts = {name: getattr(components, name) for name in NETWORKS} | {"stage2": reconstruct.network}
-        self.offloader = ModelOffloader(parts, self.device, max_memory or fair_share(self.device))
+        self.offloader = ModelOffloader(parts, self.device, self.limits.weights or fair_share(self.device))
 
     @classmethod
     def from_pretrained(
@@ -190,7 +189,7 @@ class TextTo3D:
     def build(self, views: Views, *, resolution: int = 256) -> Asset:
         """The asset of four views (4,)."""
         self.offloader.load_to_device("stage2")
-        return self.reconstruct(views, resolution=resolution, max_memory=self.work_bytes)
+        return self.reconstruct(views, resolution=resolution, max_memory=self.limits.scratch)
 
     def fits(self, prompt: str) -> bool:
         """Whether the prompt fits the tokenizers' windows, so that nothing of it is cut off."""
@@ -229,7 +228,7 @@ class DirectTextTo3D:
             )
         self.device = torch.device(device)
         self.network, self.encoder = network.to(device).eval(), encoder.to(device)
-        self.work_bytes = max_memory or WORK_BYTES
+        self.limits = MemoryLimits.of(max_memory)
 
     @classmethod
     def from_pretrained(
@@ -277,7 +276,7 @@ class DirectTextTo3D:
             raise ValueError("the network answers with numbers that are not finite; copy or export its weights again")
         decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device
         exact = self.network.precise
-        return Asset(triplane, decoder, resolution=resolution, max_memory=self.work_bytes, exact=exact)
+        return Asset(triplane, decoder, resolution=resolution, max_memory=self.limits.scratch, exact=exact)
 
     def fits(self, prompt: str) -> bool:
         """Whether the prompt fits the text encoder's window, so that nothing of it is cut off."""
