@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentError
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,98 +12,24 @@ import lightning as L
 import torch
 from docstring_parser import DocstringStyle
 from jsonargparse import set_parsing_settings
-from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
-from instant3d import scenes
-from instant3d.direct.data import NamedPrompts, PromptDataModule
+from instant3d.direct.data import PromptDataModule
 from instant3d.direct.module import DirectModule, export_direct
-from instant3d.nerf.asset import write_triplane
-from instant3d.nerf.triplane import Triplane
-from instant3d.stage1.data import GridDataModule, PromptBatch
-from instant3d.stage1.grid import to_views
+from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.module import Stage1Module, export_stage1
 from instant3d.stage2.data import SceneDataModule
 from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import Architecture, Reconstructor, resolve
 from instant3d.training import arguments
+from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
 from instant3d.utils import file_listing
 from instant3d.utils.tensor_files import load_weights_only
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
 # predictions are written batch by batch, not gathered, and nothing is logged
 ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false", "--trainer.logger=false"]
-
-
-class TriplaneWriter(BasePredictionWriter):
-    """`predict` writes the triplane of scene or prompt NAME to `output/NAME.safetensors`, for `Asset.load`.
-
-    Args:
-        output: The folder.
-    """
-
-    made_of, makes = "scenes or prompts", "triplane"
-
-    def __init__(self, output: str = "out/predictions") -> None:
-        super().__init__("batch")
-        self.output, self.faults = Path(output), 0
-
-    def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        prediction: Any,
-        batch_indices: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        if isinstance(batch, NamedPrompts):
-            names = list(batch.names)
-        else:
-            found = cast(Any, trainer.predict_dataloaders).dataset.scenes
-            names = [found.name(index) for index in batch_indices or [batch_idx]]
-        self.output.mkdir(parents=True, exist_ok=True)
-        for name, planes in zip(names, prediction, strict=True):
-            if not torch.isfinite(planes).all():  # as a network in half precision may give; the others are good
-                self.faults += 1
-                print(f"{name}: the triplane holds numbers that are not finite; nothing was written", file=sys.stderr)
-                continue
-            decoder = cast(Stage2Module | DirectModule, module).network.decoder
-            write_triplane(Triplane(planes), decoder, self.output / f"{name}.safetensors")
-
-
-class SceneWriter(BasePredictionWriter):
-    """`predict` writes the four views of a prompt to the scene folder `output/NUMBER-PROMPT`.
-
-    Args:
-        output: Folder of the scene folders.
-    """
-
-    made_of, makes = "prompts", "views"
-
-    def __init__(self, output: str = "out/predictions") -> None:
-        super().__init__("batch")
-        self.output, self.faults = Path(output), 0
-
-    def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        prediction: Any,
-        batch_indices: Any,
-        batch: PromptBatch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        for grid, prompt, seed, name in zip(prediction, batch.prompts, batch.seeds, batch.names, strict=True):
-            if not torch.isfinite(grid).all():  # as a network in half precision may give; the other grids are good
-                self.faults += 1
-                print(f"{name}: the grid holds numbers that are not finite; nothing was written", file=sys.stderr)
-                continue
-            about = {"source": "stage 1", "seed": seed}
-            scenes.write(self.output / name, to_views(grid), caption=prompt, object_id=name, extra=about)
 
 
 class TrainingCLI(LightningCLI):
@@ -125,7 +52,7 @@ class TrainingCLI(LightningCLI):
     def after_predict(self) -> None:
         """What had to be left out fails at the end, when all the rest is written."""
         callbacks = cast(Any, self.trainer).callbacks
-        writer = next(callback for callback in callbacks if isinstance(callback, TriplaneWriter | SceneWriter))
+        writer = next(callback for callback in callbacks if isinstance(callback, PredictionWriter))
         unread = getattr(self.datamodule, "faults", []) if self.trainer.is_global_zero else []
         if writer.faults or unread:
             raise ValueError(
@@ -164,11 +91,12 @@ class Stage2CLI(TrainingCLI):
 
 
 class DirectCLI(TrainingCLI):
-    """Tells data what the writer will write, so that it is not made again."""
+    """Gives the data module the guidance, and what the writer will write, so that it is not made again."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
         parser.link_arguments("triplanes.output", "data.output")
+        parser.link_arguments("model", "data.guidance", compute_fn=attrgetter("guidance"), apply_on="instantiate")
 
 
 SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.LightningDataModule]]] = {
