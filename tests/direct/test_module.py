@@ -54,7 +54,7 @@ class Standing:
 
 def begun(module, step=0, prompts=PROMPTS):
     """The module as a trainer has it after its start."""
-    data = PromptDataModule(list(prompts))
+    data = PromptDataModule(list(prompts), guidance=module.guidance)
     data.setup("fit")
     module._trainer = Standing(data, step)
     module.log = module.log_dict = lambda *args, **kwargs: None
@@ -66,7 +66,7 @@ def example(module, count=4):
     data = module.trainer.datamodule
     data.batch_size = count
     data.trainer = type("Trainer", (), {
-        "global_step": 0, "accumulate_grad_batches": 1, "global_rank": 0, "world_size": 1, "lightning_module": module,
+        "global_step": 0, "accumulate_grad_batches": 1, "global_rank": 0, "world_size": 1,
     })()  # fmt: skip
     return next(iter(data.train_dataloader()))
 
@@ -329,6 +329,7 @@ def test_an_export_without_its_text_encoder_says_what_to_name(text, tmp_path):
 
 def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tmp_path):
     guide, cameras = FiniteSetConfig(str(balls), SIDE).load(torch.device("cpu"))
+    assert torch.equal(FiniteSetConfig(str(balls), SIDE).cameras().cam_to_world, cameras.cam_to_world)
     torch.testing.assert_close(cameras.cam_to_world, ball_views((1.0, 0.0, 0.0)).cameras.cam_to_world)
     named = guide.embed_prompts([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
     assert named.max(1).values.tolist() == [1.0, 1.0, 1.0], "each word names one picture"

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit
+from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
 from instant3d.direct.architecture import Architecture
 from instant3d.direct.clip_loss import ClipImageEncoder
 from instant3d.direct.data import NamedPrompts, PromptDataModule, TrainingBatch
@@ -78,7 +78,6 @@ class Frozen(FrozenModules):
 
     def __init__(self) -> None:
         self.encoder: PromptEncoder | None = None
-        self.cameras: Cameras | None = None
         self.distillation: Distillation | None = None
         self.restored: dict[str, Any] = {}  # what a checkpoint held beside weights
 
@@ -160,14 +159,14 @@ class DirectModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Read the prompts with the network's encoder and the guide's, once; from here on they are numbers."""
-        prompts = cast(PromptDataModule, cast(Any, self.trainer).datamodule).texts
+        prompts = self.data.texts
         restored = self.frozen.restored
         if restored and restored["prompts"] != prompts_digest(prompts):
             raise ValueError(
                 "the checkpoint was taught other prompts; give the same data.prompts, data.share and data.split_seed"
             )
         self.words = trained_words(prompts, self.start)
-        guide, self.frozen.cameras = self.guidance.load(self.device)
+        guide, _ = self.guidance.load(self.device)
         eyes = ClipImageEncoder.from_pretrained(cast(str, self.clip), self.device) if needs_clip(self.sds) else None
         memory = None if eyes is None else FeatureCache(len(prompts), eyes.width).to(self.device)
         if memory is not None and "memory" in restored:
@@ -185,9 +184,9 @@ class DirectModule(L.LightningModule):
         )
 
     @property
-    def guide_cameras(self) -> Cameras | None:
-        """Where the guide's pictures were taken from (V,), if it cannot be asked from anywhere else."""
-        return self.frozen.cameras
+    def data(self) -> PromptDataModule:
+        """The data module of the run, which has read the prompts."""
+        return cast(PromptDataModule, cast(Any, self.trainer).datamodule)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         self.anneal()
@@ -257,9 +256,8 @@ class DirectModule(L.LightningModule):
         checkpoint["direct"] = {"architecture": asdict(self.network.architecture)} | reading
         teacher = self.frozen.distillation
         if teacher is not None:
-            trainer = cast(Any, self.trainer)
-            data = cast(PromptDataModule, trainer.datamodule)
-            batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+            data = self.data
+            batch = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
             clip = cast(str, self.clip) if needs_clip(self.sds) else ""
             checkpoint["direct"]["taught"] = asdict(TrainingRecord(self.global_step, batch, len(data.texts), clip))
             checkpoint["direct"]["words"] = None if self.words is None else dict(self.words.counts)

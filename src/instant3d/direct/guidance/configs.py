@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ class GuidanceConfig(ABC):
     @abstractmethod
     def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
         """The guide, and the cameras (V,) that it must be asked from if it knows no others."""
+
+    def cameras(self) -> Cameras | None:
+        """The cameras that `load` gives, without loading the rest; None if there are none."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,7 @@ class FiniteSetConfig(GuidanceConfig):
 
     def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
         """The guide, and the cameras (V,) of its pictures, which all scenes must share."""
-        found = [scenes.read(folder, size=self.size, maps=()) for folder in scenes.below(self.scenes)]
-        if not found:
-            raise FileNotFoundError(f"there is no scene in {self.scenes}; `make render-data` writes them")
+        found = [scenes.read(folder, size=self.size, maps=()) for folder in self._folders()]
         cameras, captions = found[0].views.cameras, [scene.caption for scene in found]
         for scene in found:
             if not scene.caption:
@@ -81,6 +84,16 @@ class FiniteSetConfig(GuidanceConfig):
             pictures.to(device), owners, views.to(device), spread=self.spread, taken_from=known
         )
         return guide, cameras
+
+    def cameras(self) -> Cameras:
+        """Those of the first scene, which `load` compares with the others."""
+        return scenes.read(self._folders()[0], size=self.size, maps=()).views.cameras
+
+    def _folders(self) -> list[Path]:
+        found = scenes.below(self.scenes)
+        if not found:
+            raise FileNotFoundError(f"there is no scene in {self.scenes}; `make render-data` writes them")
+        return found
 
 
 def _alike(one: Cameras, other: Cameras) -> bool:
