@@ -27,13 +27,14 @@ from instant3d.pipelines.model_offload import ModelOffloader, fair_share
 from instant3d.pipelines.weights import direct_folder, find_direct, find_stages
 from instant3d.scenes import Scene
 from instant3d.stage1.grid import to_views
-from instant3d.stage1.sampler import GridSampler, OnStep
+from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.stage2.network import Reconstructor
 from instant3d.stage2.view_checks import camera_warning, resize_inputs
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import fast_dtype
 from instant3d.utils.memory_limits import MemoryLimits
+from instant3d.utils.progress import OnStep
 from instant3d.views import Views
 
 __all__ = ["Asset", "DirectTextTo3D", "Sampling", "TextTo3D", "ViewsTo3D"]

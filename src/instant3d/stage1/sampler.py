@@ -17,8 +17,7 @@ from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
 from instant3d.utils.devices import fast_dtype
-
-OnStep = Callable[[int, int], object]  # told how many steps are done, of how many
+from instant3d.utils.progress import OnStep
 
 # Samplers as they are in the papers, which end at clean latents.
 SETTINGS = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-OnStep = Callable[[int, int], None]  # told how many steps are done, of how many
+OnStep = Callable[[int, int], object]  # told how many steps are done, of how many
 EVERY_SECONDS = 10.0  # between two lines in a log
 
 
