@@ -65,7 +65,7 @@ def test_quadrants_get_their_shares():
     assert ((only < -45) & (only > -135)).all()
 
 
-def test_known_cameras_are_all_looked_through_and_no_others():
+def test_guidance_cameras_are_all_looked_through_and_no_others():
     known = orbit([0.0, 90.0, 180.0], 10.0)
     found = drawn(known, 300).cameras
     apart = (found.cam_to_world[:, None] - known.cam_to_world).abs().amax((-1, -2))

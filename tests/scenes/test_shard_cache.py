@@ -77,7 +77,7 @@ def in_memory(packed, name):
 
 
 def data(source, shelf, **settings):
-    settings = {"image_size": 16, "drawing": DRAWING, "batch_size": 1, "workers": 0} | settings
+    settings = {"image_size": 16, "view_sampling": DRAWING, "batch_size": 1, "workers": 0} | settings
     roots = [source] if isinstance(source, str | Path) else source
     return SceneDataModule([str(root) for root in roots], cache=str(shelf), **settings)
 

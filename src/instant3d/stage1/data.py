@@ -139,9 +139,9 @@ class GridDataModule(L.LightningDataModule):
             shards; not both kinds in one list.
         val: What is validated on, of the same kinds.
         test: What is tested on, of the same kinds.
-        weights: How often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch.
+        source_weights: How often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch.
         keep: Text file of the ids to train on; null takes all.
-        favoured: Text file of names such as "fire hydrant". Beside their turn in the epoch, grids whose caption is one
+        favored: Text file of names such as "fire hydrant". Beside their turn in the epoch, grids whose caption is one
             of them (an article and one more word may stand before it) make up `favored_share` of all examples, each
             name as often as another; for caches only.
         favored_share: Share of the examples, between 0 and 1.
@@ -303,7 +303,7 @@ def collate(items: Sequence[LatentBatch | ImageBatch]) -> LatentBatch | ImageBat
     if isinstance(items[0], LatentBatch):
         return LatentBatch.stack(cast(Sequence[LatentBatch], items))
     pictures = cast(Sequence[ImageBatch], items)
-    grids, numbers = (torch.cat([getattr(item, name) for item in pictures]) for name in ("grids", "number"))
+    grids, numbers = (torch.cat([getattr(item, name) for item in pictures]) for name in ("grids", "example_index"))
     return ImageBatch(grids, tuple(prompt for item in pictures for prompt in item.prompts), numbers)
 
 

@@ -21,7 +21,7 @@ from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.module import Stage1Module, export_stage1
 from instant3d.stage2.data import SceneDataModule
 from instant3d.stage2.module import Stage2Module
-from instant3d.stage2.network import Architecture, Reconstructor, resolve
+from instant3d.stage2.network import Architecture, Reconstructor, read_architecture, resolve
 from instant3d.training import arguments
 from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
 from instant3d.utils import file_listing
@@ -81,7 +81,7 @@ class Stage2CLI(TrainingCLI):
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
         if config.model.start is not None:
-            architecture = resolve(resolve(config.model.start) / "config.json")
+            architecture = read_architecture(resolve(config.model.start) / "config.json")
             if not architecture.image_size:
                 raise ValueError(
                     f"{config.model.start} does not say which size of pictures it was taught with; "

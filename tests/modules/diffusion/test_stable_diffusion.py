@@ -217,7 +217,7 @@ def test_autocast_around_the_guide_changes_nothing(guides):
 
 @pytest.mark.slow
 def test_pictures_that_are_no_whole_number_of_latents_are_refused(folders):
-    with pytest.raises(ValueError, match="one latent of 8 pixels, so pictures of 100 do not fit; give a multiple of 8"):
+    with pytest.raises(ValueError, match="one latent of 8 pixels, so images of 100 do not fit; give a multiple of 8"):
         StableDiffusionGuidance.from_pretrained(folders["sd"], size=100)
 
 
