@@ -19,7 +19,7 @@ from instant3d.direct.decoder_blocks import AttentionLayer, Layer, ResidualBlock
 from instant3d.direct.text_pooling import TextPooling
 from instant3d.direct.training_record import KEY, TrainingRecord, read_training_record
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
-from instant3d.nerf.triplane import Decoder, DecoderConfig, DecoderConfig, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.utils import safetensors_folder
 
 
@@ -74,7 +74,7 @@ class TextToTriplane(nn.Module):
         self.stages = nn.ModuleList(make_stage(a, stage) for stage in range(len(a.widths)))
         self.norm = nn.GroupNorm(a.last_groups, a.widths[-1])
         self.outward = nn.Conv2d(a.widths[-1], 3 * a.channels, 3, padding=1)
-        self.decoder = Decoder(DecoderConfig(
+        self.decoder = Decoder(
             DecoderConfig(
                 a.channels,
                 a.decoder_width,
@@ -87,7 +87,7 @@ class TextToTriplane(nn.Module):
                 blob_radius=a.blob_radius,
                 rgb=a.rgb,
             )
-        ))
+        )
         self.checkpointing = False
         self.precise = False
         self.training_record: TrainingRecord | None = None

@@ -19,7 +19,7 @@ from instant3d.mesh import Mesh
 from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.baked_field import bake
 from instant3d.nerf.occupancy import Occupancy
-from instant3d.nerf.triplane import Decoder, DecoderConfig, DecoderConfig, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.utils import atomic, tensor_files
 from instant3d.views import Views
 
@@ -147,7 +147,7 @@ def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) 
         first = tensors["decoder.first.weight"].shape
         if first != (config.width, config.inputs) or len(tensors) != config.tensors + 1:
             raise KeyError("decoder")
-        decoder = Decoder(DecoderConfig(config))
+        decoder = Decoder(config)
         planes = tensors.pop("planes")
         decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:

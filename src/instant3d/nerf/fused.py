@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.cameras import Rays
-from instant3d.nerf.triplane import Decoder, DecoderConfig, DecoderConfig, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, TriplaneField
 
 Mode = Literal["pixels", "weights", "points"]
 Choice = Literal["auto", "never", "always"]
@@ -101,7 +101,7 @@ class Setup:
 
     def decoder(self) -> Decoder:
         """Some decoder that needs this."""
-        return Decoder(DecoderConfig(
+        return Decoder(
             DecoderConfig(
                 4,
                 self.width,
@@ -114,7 +114,7 @@ class Setup:
                 blob_radius=self.blob_radius,
                 rgb="scaled" if self.scaled else "sigmoid",
             )
-        ))
+        )
 
     def constants(self, mode: Mode, steps: int, side: int, product: torch.dtype) -> dict[str, Any]:
         """The kernels' compile-time arguments."""

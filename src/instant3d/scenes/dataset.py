@@ -101,7 +101,7 @@ class SceneSources:
 
     def source(self, number: int) -> Path | PackedScene:
         """Its folder, or its place in a tar; what is behind a URL is fetched, and may go again when others are."""
-        return self._use(number, lambda folder: folder, lambda packed: packed)
+        return self._use(number, _as_it_is, _as_it_is)
 
     def name(self, number: int) -> str:
         """What a file that is made of the scene may be called."""
@@ -194,6 +194,10 @@ class SceneSources:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+
+def _as_it_is(found: Path | PackedScene) -> Path | PackedScene:
+    return found
 
 
 def _fetch_silently(remote: shard_cache.RemoteShards, shard: Shard) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from instant3d.modules.transformer import Block
-from instant3d.nerf.triplane import Decoder, DecoderConfig, DecoderConfig, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
 from instant3d.stage2.visual_hull_input import PlaneUNet
@@ -57,7 +57,7 @@ class Reconstructor(nn.Module):
         # a transposed convolution whose kernel is its stride is a linear layer and a pixel shuffle
         self.upsample = None if a.lift_side else nn.ConvTranspose2d(a.width, a.channels, factor, factor)
         self.lift = PlaneUNet(a.lift_width, a.lift_side, a.width, a.channels) if a.lift_side else None
-        self.decoder = Decoder(DecoderConfig(
+        self.decoder = Decoder(
             DecoderConfig(
                 a.channels,
                 a.decoder_width,
@@ -66,7 +66,7 @@ class Reconstructor(nn.Module):
                 density=a.density,
                 rgb_margin=a.rgb_margin,
             )
-        ))
+        )
         self.checkpointing = False
         self.precise = False
         self.licence: str | None = None
