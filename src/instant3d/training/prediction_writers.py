@@ -48,6 +48,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        """Write the finite items of a batch; report the others."""
         names = self.names(trainer, batch, batch_indices or [batch_idx])
         for place, (name, tensor) in enumerate(zip(names, prediction, strict=True)):
             if not torch.isfinite(tensor).all():  # as a network in half precision may give; the others are good
@@ -68,10 +69,10 @@ class PredictionWriter(BasePredictionWriter):
 
 
 class TriplaneWriter(PredictionWriter):
-    """`predict` writes the triplane of scene or prompt NAME to `output/NAME.safetensors`, for `Asset.load`.
+    """Writes triplanes of `predict` to `output/NAME.safetensors`, which `Asset.load` opens.
 
     Args:
-        output: The folder.
+        output: Folder of the triplanes, which are named by scene or prompt.
     """
 
     item, made_of, makes = "triplane", "scenes or prompts", "triplane"
@@ -90,7 +91,7 @@ class TriplaneWriter(PredictionWriter):
 
 
 class SceneWriter(PredictionWriter):
-    """`predict` writes the four views of a prompt to the scene folder `output/NUMBER-PROMPT`.
+    """Writes the four views of each prompt of `predict` to the scene folder `output/NUMBER-PROMPT`.
 
     Args:
         output: Folder of the scene folders.
