@@ -70,6 +70,7 @@ EARLY = {"blenderproc", "bpy", "embreex", "moderngl", "triton"}
 LIGHTNING_USES = {  # beside each model's module.py and data.py
     "src/instant3d/training/fit.py",
     "src/instant3d/training/callbacks.py",
+    "src/instant3d/training/prediction_writers.py",
     "src/instant3d/modules/lr_schedule.py",
 }
 

@@ -16,7 +16,7 @@ from instant3d import mesh as meshes
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.nerf.asset import FILE, Asset, write_triplane
-from instant3d.nerf.triplane import Decoder, Triplane
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils import visualization
 from instant3d.views import Views
@@ -66,7 +66,7 @@ def test_asset_renders_as_before_after_save_and_load(asset, tmp_path):
     loaded = Asset.load(tmp_path / "out")
     again, first = loaded.render(structured_cameras(), 32), asset.render(structured_cameras(), 32)
     torch.testing.assert_close(again.composite(1.0), first.composite(1.0), atol=5e-3, rtol=0)
-    assert Asset.load(tmp_path / "out" / FILE).decoder.density_bias == asset.decoder.density_bias
+    assert Asset.load(tmp_path / "out" / FILE).decoder.config == asset.decoder.config
 
 
 @pytest.mark.parametrize("name", ["glb", "obj", "ply"])
@@ -113,7 +113,7 @@ def test_asset_save_leaves_nothing_for_a_format_that_cannot_be_written(asset, tm
     ],
 )
 def test_write_triplane_stores_every_choice_of_the_decoder(tmp_path, choices):
-    decoder = Decoder(6, 8, 3, density_bias=-2.5, **choices)
+    decoder = Decoder(DecoderConfig(6, 8, 3, density_bias=-2.5, **choices))
     torch.nn.init.normal_(decoder.last.bias)
     for alpha in decoder.buffers():
         alpha.fill_(0.625)
@@ -127,19 +127,20 @@ def test_write_triplane_stores_every_choice_of_the_decoder(tmp_path, choices):
 
 def test_write_triplane_leaves_out_the_rarer_choices_of_a_usual_decoder(tmp_path):
     """Files written before there were any read the same as those written now."""
-    decoder = Decoder(4, 8, 3)
+    decoder = Decoder(DecoderConfig(4, 8, 3))
     write_triplane(Triplane(torch.zeros(3, 4, 5, 5)), decoder, tmp_path / FILE)
     with safe_open(tmp_path / FILE, framework="pt") as file:
-        settings = json.loads(file.metadata()["decoder"])
+        written = file.metadata()["decoder"]
         assert len(file.keys()) == 2 * 3 + 1
-    assert sorted(settings) == sorted(
-        ["channels", "width", "layers", "activation", "density", "density_bias", "rgb_margin"]
+    assert written == (  # as version 0.1.0 wrote it
+        '{"channels": 4, "width": 8, "layers": 3, "activation": "relu", "density": "softplus", "density_bias": -1.0, '
+        '"rgb_margin": 0.001}'
     )
 
 
 def test_asset_colours_beyond_white_are_white_in_images_meshes_and_scenes(tmp_path):
     """A ball whose red and green are at the ends of the scaled sigmoid's range, 2 and 0, and whose blue is half-way."""
-    decoder = Decoder(2, 8, 2, density_bias=0.0, blob=400.0, blob_radius=0.5, rgb="scaled")
+    decoder = Decoder(DecoderConfig(2, 8, 2, density_bias=0.0, blob=400.0, blob_radius=0.5, rgb="scaled"))
     torch.nn.init.zeros_(decoder.last.weight)
     with torch.no_grad():
         decoder.last.bias.copy_(torch.tensor([0.0, 50.0, -50.0, 0.0]))

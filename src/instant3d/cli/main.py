@@ -26,6 +26,7 @@ from instant3d.utils.arg_types import (
 )
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.errors import format_error, print_escaped
+from instant3d.utils.memory_limits import MemoryLimits
 
 TRAINING = {
     "fit": "train stage1, stage2 or direct: fit stage2 -c cpu -c demo",
@@ -116,7 +117,9 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply (default glb)"
     )
-    command.add_argument("--max-memory", type=byte_size, default=2**30, help="for rendering and meshing (default 1G)")
+    command.add_argument(
+        "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
+    )
     command.set_defaults(command=_reconstruct)
 
 
@@ -202,11 +205,12 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
     from instant3d.pipelines.reconstruct import closing_line, reconstruct
+    from instant3d.pipelines.weights import find_stage2
 
     result = reconstruct(
         arguments.scene,
         arguments.output,
-        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
+        weights=find_stage2(arguments.weights, option="--weights"),
         views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
@@ -218,6 +222,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from instant3d.evaluation import reconstruction
+    from instant3d.pipelines.weights import find_stage2
     from instant3d.utils.devices import find_device
 
     if arguments.views == "all":
@@ -226,7 +231,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
     reconstruction.evaluate_reconstruction(
         arguments.scenes,
-        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
+        weights=find_stage2(arguments.weights, option="--weights"),
         views=arguments.views or [0, 1, 2, 3],
         resolution=arguments.resolution,
         output=arguments.output,

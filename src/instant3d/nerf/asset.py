@@ -19,7 +19,7 @@ from instant3d.mesh import Mesh
 from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.baked_field import bake
 from instant3d.nerf.occupancy import Occupancy
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.utils import atomic, tensor_files
 from instant3d.views import Views
 
@@ -129,7 +129,7 @@ def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
     tensors = {"planes": triplane.planes, **{f"decoder.{key}": value for key, value in decoder.state_dict().items()}}
     half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in tensors.items()}
     # not by `save_file`, which makes a file that only its owner can read
-    path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder_settings(decoder))}))
+    path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder.config.as_dict())}))
 
 
 def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
@@ -147,21 +147,6 @@ def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
     return _triplane(tensors, settings, path)
 
 
-def decoder_settings(decoder: Decoder) -> dict[str, Any]:
-    """Return the arguments that rebuild a decoder; rarely changed ones only where they differ from their default."""
-    rare = {"aggregate": "concat", "blob": 0.0, "blob_radius": 1.0, "rgb": "sigmoid"}
-    return {
-        "channels": decoder.channels,
-        "width": decoder.first.out_features,
-        "layers": len(decoder.hidden) + 2,
-        "activation": decoder.activation.__name__,
-        "density": decoder.density_activation.__name__,
-        "density_bias": decoder.density_bias,
-        "rgb_margin": decoder.rgb_margin,
-        **{name: getattr(decoder, name) for name, usual in rare.items() if getattr(decoder, name) != usual},
-    }
-
-
 def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a triplane of this version ({FORMAT}); reconstruct the object again")
@@ -175,19 +160,17 @@ def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
 def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) -> tuple[Triplane, Decoder]:
     try:
         # the numbers must match the stored tensors before anything is built with them
+        config = DecoderConfig(**settings)
         first = tensors["decoder.first.weight"].shape
-        width, channels, layers = (settings[key] for key in ("width", "channels", "layers"))
-        samples = 1 if settings.get("aggregate") == "mean" else 3
-        alphas = 1 if settings.get("rgb") == "scaled" else 0
-        if first != (width, samples * channels) or len(tensors) != 2 * layers + alphas + 1:
+        if first != (config.width, config.inputs) or len(tensors) != config.tensors + 1:
             raise KeyError("decoder")
-        decoder = Decoder(**settings)
+        decoder = Decoder(config)
         planes = tensors.pop("planes")
         decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{path} holds other tensors than its metadata describes; reconstruct the object again"
         ) from error
-    if planes.dim() != 4 or planes.shape[1] != decoder.channels:
-        raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {decoder.channels}, P, P)")
+    if planes.dim() != 4 or planes.shape[1] != config.channels:
+        raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {config.channels}, P, P)")
     return Triplane(planes), decoder.eval().requires_grad_(False)

@@ -15,13 +15,14 @@ from instant3d.cameras import Cameras
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import image_preprocessing, results
 from instant3d.pipelines.results import SheetInputs
-from instant3d.pipelines.text_to_3d import WORK_BYTES, ViewsTo3D
+from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.scenes import Scene
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.network import resolve
 from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import atomic, visualization
 from instant3d.utils.devices import find_device
+from instant3d.utils.memory_limits import MemoryLimits
 from instant3d.utils.progress import Stopwatch
 
 SHOWN_VIEWS = 8  # at most, on the sheet
@@ -47,7 +48,7 @@ def reconstruct(
     resolution: int = 256,
     formats: Sequence[str] = ("glb",),
     device: str = "auto",
-    max_memory: int = WORK_BYTES,
+    max_memory: int = MemoryLimits.scratch,
 ) -> dict[str, Any]:
     """Rebuild the object of a scene; writes into `output` and returns what `result.json` then holds.
 

@@ -25,7 +25,7 @@ from instant3d.modules.diffusion.tiny_models import train_tokenizer
 from instant3d.stage1.grid import SIDE
 from instant3d.stage1.grid_dataset import read_views
 from instant3d.stage1.pretrain import CaptionedViews, TrainingSettings, latent_scale, train_text, train_vae
-from instant3d.utils import shipped
+from instant3d.utils import atomic, shipped
 from instant3d.utils.arg_types import nonnegative_int
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
@@ -153,9 +153,8 @@ def _trained(file: Path, networks: Sequence[nn.Module], train: Callable[[Path], 
         modules.load_state_dict(load_file(file))
     else:
         train(file.with_suffix(".training"))
-        partial = file.with_name(f".{file.name}.partial")
-        save_file({key: value.contiguous() for key, value in modules.state_dict().items()}, partial)
-        partial.replace(file)
+        with atomic.partial_file(file, one_writer=True) as partial:
+            save_file({key: value.contiguous() for key, value in modules.state_dict().items()}, partial)
     modules.eval().requires_grad_(False)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -16,10 +19,27 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file or folder of that name is being written here, or was left by a process that was killed."""
+    return PARTIAL_NAME.fullmatch(name) is not None
+
+
 @contextmanager
-def partial_file(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside `path`; the file written there replaces `path` if the block ends without an error."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+def partial_file(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
+    """Yield a hidden path beside `path`; the file written there replaces `path` if the block ends without an error.
+
+    Args:
+        path: The file.
+        one_writer: No two processes write this file at a time. The hidden name is then always the same, so that what
+            a killed process left is overwritten by the next: for large files.
+    """
+    middle = "" if one_writer else f".{uuid.uuid4().hex[:8]}"
+    partial = path.with_name(f".{path.name}{middle}.partial")
     try:
         yield partial
         os.replace(partial, path)

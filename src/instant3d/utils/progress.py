@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-OnStep = Callable[[int, int], None]  # called with the number of steps done and their total
+OnStep = Callable[[int, int], object]  # called with the number of steps done and their total
 EVERY_SECONDS = 10.0  # between two lines in a log
 
 
