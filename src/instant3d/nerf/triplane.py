@@ -162,7 +162,6 @@ class DecoderConfig:
         activation: Activation of the hidden layers.
         density: Density activation: softplus(raw + density_bias), or exp instead of softplus.
         density_bias: Added to the raw density.
-        density_bias: Added to the raw density.
         rgb_margin: How far colours may leave [0, 1] on either side, so that pure black and white can be reached
             (mip-NeRF); "scaled" colours have none.
         aggregate: Input of the first layer: the three samples of a point concatenated, or their mean.
