@@ -1,4 +1,4 @@
-"""One student taught by one guide, and how well it then knows its prompts. Knows no particular experiment."""
+"""One student taught by one guide, and how well it then knows its prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a BLIP-2 says of pictures: the door to it, and which of several captions to believe. Knows nothing of scenes."""
+"""What a BLIP-2 says of pictures: the door to it, and which of several captions to believe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions into scene folders: `instant3d data caption cap3d|manifest|blip2`. Knows no network.
+"""Captions into scene folders: `instant3d data caption cap3d|manifest|blip2`.
 
 A caption is written into a scene's `transforms.json`, of which every other byte stays as it was. Scenes that have one
 are left alone unless told otherwise, so an interrupted run is continued by the same command.

@@ -1,7 +1,7 @@
 """Scenes painted anew, each in one of ten named colours that its caption then says: `instant3d data recolour`.
 
 Under flat light a picture shows the object's own colours, so painting the pictures paints the object. Light and dark
-parts stay lighter and darker than one another; hues go. Knows nothing of meshes.
+parts stay lighter and darker than one another; hues go.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`instant3d data curate features|label|rank|duplicates|select`: options in, a few lines out. Knows no work."""
+"""`instant3d data curate features|label|rank|duplicates|select`: options in, a few lines out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes that look alike, by their features: which go together, which one stays, and why. Knows nothing of pictures."""
+"""Scenes that look alike, by their features: which go together, which one stays, and why."""
 
 from __future__ import annotations
 

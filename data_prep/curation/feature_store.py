@@ -1,4 +1,4 @@
-"""The file of features: a vector or some for each scene, by id. Knows nothing of what made them or what they are for.
+"""The file of features: a vector or some for each scene, by id.
 
 A .safetensors with one tensor `features` (N, V, D) of unit vectors in float16, V being 1 where the views of a scene
 were averaged; its metadata tell ids, model and frames.

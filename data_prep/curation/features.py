@@ -1,4 +1,4 @@
-"""What a CLIP sees in each scene: the door to it, and the way through many scenes. Knows nothing of what it is for.
+"""What a CLIP sees in each scene: the door to it, and the way through many scenes.
 
 While a file of features is being made, its finished parts lie beside it in NAME.parts, so that an interrupted run goes
 on where it was.

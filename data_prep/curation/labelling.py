@@ -1,4 +1,4 @@
-"""A page on which a user calls scenes good or bad by single keys. Knows nothing of what is done with the labels.
+"""A page on which a user calls scenes good or bad by single keys.
 
 It is one HTML file that works from the disk: no server, nothing fetched. Captions and ids are untrusted, so they travel
 as JSON that cannot end its script and are shown as text; the page's policy runs no script but its own.

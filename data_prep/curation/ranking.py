@@ -1,7 +1,6 @@
 """From a user's good and bad scenes to a score for every scene: an SVM on features, the door to scikit-learn.
 
-arXiv 2311.06214 chose its 10,000 objects by a support vector machine on CLIP's image features of renders. Knows nothing
-of pictures.
+arXiv 2311.06214 chose its 10,000 objects by a support vector machine on CLIP's image features of renders.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scenes in folders and in tars under one face: an id, a document, pictures over white. Knows nothing of features."""
+"""Scenes in folders and in tars under one face: an id, a document, pictures over white."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a ranking, without what looks alike, to the list of scenes to keep. Knows nothing of how either was made."""
+"""From a ranking, without what looks alike, to the list of scenes to keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporary folders that the next run removes if their owner was killed. Knows nothing of what is in them."""
+"""Temporary folders that the next run removes if their owner was killed."""
 
 from __future__ import annotations
 

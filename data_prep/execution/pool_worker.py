@@ -1,4 +1,4 @@
-"""In a process of `process_pool`: takes jobs from a pipe and answers for each. Knows nothing of the jobs.
+"""In a process of `process_pool`: takes jobs from a pipe and answers for each.
 
 What is printed here goes to a file of which the parent reads the last words, should this process die.
 """

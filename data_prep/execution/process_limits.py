@@ -1,4 +1,4 @@
-"""What a process and its children hold of memory, and how they end together. Knows nothing of what they do.
+"""What a process and its children hold of memory, and how they end together.
 
 By Linux's /proc; where there is none, memory is not watched and children of a killed process look after themselves.
 """

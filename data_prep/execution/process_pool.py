@@ -1,4 +1,4 @@
-"""Runs jobs in processes that may hang, crash, eat all memory or be killed. Knows nothing of the jobs.
+"""Runs jobs in processes that may hang, crash, eat all memory or be killed.
 
 Each process does one job at a time, in a session of its own; it and its children die with this one, however that ends.
 """

@@ -1,4 +1,4 @@
-"""What `process_pool.run` does, spread over the machines of a Ray cluster: the one door to ray. Knows nothing of jobs.
+"""What `process_pool.run` does, spread over the machines of a Ray cluster: the one door to ray.
 
 Each of Ray's workers guards one process as `process_pool` does, so that a job can only take that process down; should a
 machine go, its jobs are done elsewhere. All machines need this package, the same Python and the same disk.

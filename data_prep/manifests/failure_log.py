@@ -1,4 +1,4 @@
-"""Which objects failed, why and how often: the file failures.jsonl. Knows nothing of how they are rendered.
+"""Which objects failed, why and how often: the file failures.jsonl.
 
 Rows are only added while work goes on, the last of an object counts, so that a killed run has lost at most one.
 """

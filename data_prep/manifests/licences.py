@@ -1,6 +1,6 @@
 """Names of licences, as sources write them, to SPDX identifiers; and which let pictures of an object be passed on.
 
-Knows no source of objects. Not legal advice: a row of the manifest keeps the licence, so that everyone can judge.
+Not legal advice: a row of the manifest keeps the licence, so that everyone can judge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which object files there are and what is known of them. Knows nothing of what is in a file."""
+"""Which object files there are and what is known of them."""
 
 from __future__ import annotations
 

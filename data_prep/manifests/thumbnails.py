@@ -1,4 +1,4 @@
-"""Small pictures that travel inside an HTML page, and words that may stand in one. Knows nothing of what they show."""
+"""Small pictures that travel inside an HTML page, and words that may stand in one."""
 
 from __future__ import annotations
 

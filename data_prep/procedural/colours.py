@@ -1,4 +1,4 @@
-"""Colours and the names that people give them. Knows nothing of pictures."""
+"""Colours and the names that people give them."""
 
 from __future__ import annotations
 

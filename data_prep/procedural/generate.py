@@ -1,7 +1,7 @@
 """One integer seed to one textured object with a true caption, and many of them to a folder of GLB files.
 
 More than half after LRM-Zero (arXiv 2406.09371), the others assemblies of the kind that stylised low-poly packs hold.
-Knows nothing of how objects are rendered. `instant3d data procedural -o OUT --count 1500`
+`instant3d data procedural -o OUT --count 1500`
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LRM-Zero's objects: one to nine primitives thrown together, some bumpy, cut or of wire. Knows no everyday things."""
+"""LRM-Zero's objects: one to nine primitives thrown together, some bumpy, cut or of wire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chance that falls the same way on every machine. Knows nothing of what is drawn with it."""
+"""Chance that falls the same way on every machine."""
 
 from __future__ import annotations
 

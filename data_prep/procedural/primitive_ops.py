@@ -1,4 +1,4 @@
-"""What LRM-Zero does to primitives (arXiv 2406.09371): height fields, boolean cuts, wires. Knows no colours."""
+"""What LRM-Zero does to primitives (arXiv 2406.09371): height fields, boolean cuts, wires."""
 
 from __future__ import annotations
 

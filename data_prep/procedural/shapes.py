@@ -1,4 +1,4 @@
-"""Closed surfaces with texture coordinates: boxes, lathes, prisms. Knows nothing of colours or of what is built."""
+"""Closed surfaces with texture coordinates: boxes, lathes, prisms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that tile a surface, and the words that are true of them. Knows nothing of shapes."""
+"""Pictures that tile a surface, and the words that are true of them."""
 
 from __future__ import annotations
 

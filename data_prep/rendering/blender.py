@@ -1,4 +1,4 @@
-"""From an object's file and cameras to views by BlenderProc (Cycles): the one door to it. Knows nothing of scenes.
+"""From an object's file and cameras to views by BlenderProc (Cycles): the one door to it.
 
 Blender runs in a process and an environment of its own: it wants its own versions of libraries, it is under the GPL,
 and a stranger's file may take it down. Its conventions end here; what comes out is what `rasterizer` gives.

@@ -1,4 +1,4 @@
-"""The renderer's program as a child process that may hang, crash or swell. Knows nothing of cameras or pictures.
+"""The renderer's program as a child process that may hang, crash or swell.
 
 Jobs go down its standard input, answers come up a named pipe, for Blender prints on standard output what it likes.
 """

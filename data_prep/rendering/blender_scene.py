@@ -1,7 +1,4 @@
-"""One object, its light and its cameras as a Blender scene, and the pictures of it. Runs inside the renderer's Python.
-
-Knows nothing of processes, and trusts its input: `sanitized_gltf` made it.
-"""
+"""One object, its light and its cameras as a Blender scene, and the pictures of it. Runs inside the renderer's Python."""
 
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType

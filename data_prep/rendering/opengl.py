@@ -1,4 +1,4 @@
-"""Draws a soup with OpenGL, on a GPU or on Mesa's software driver. Knows nothing of files; `rasterizer` is its door.
+"""Draws a soup with OpenGL, on a GPU or on Mesa's software driver.
 
 Colour is drawn on a grid `supersample` times finer and averaged in linear light; depth and normals, if asked for, are
 drawn once more at the picture's own size, so that they are exact at the centre of each pixel.

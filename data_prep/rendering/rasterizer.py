@@ -1,4 +1,4 @@
-"""From meshes and cameras to views: the one door to the fast renderers. Knows nothing of scene folders.
+"""From meshes and cameras to views: the one door to the fast renderers.
 
 Colour is the surface's own, unlit ("flat") or under a light fixed in the world ("soft"); surfaces are seen from both
 sides. Textures are interpolated and samples averaged in linear light; the result is sRGB in steps of 1 / 255.

@@ -1,4 +1,4 @@
-"""Objects on disk to scene folders, by a plan: `instant3d data render OBJECTS -o OUT`. Knows no pixel itself.
+"""Objects on disk to scene folders, by a plan: `instant3d data render OBJECTS -o OUT`.
 
 Scenes that are already in OUT are left as they are, so an interrupted run is continued by the same command.
 """

@@ -1,4 +1,4 @@
-"""One object to one scene folder, in a process of its own. Knows nothing of the others, nor of what may go wrong."""
+"""One object to one scene folder, in a process of its own."""
 
 from __future__ import annotations
 

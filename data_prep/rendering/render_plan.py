@@ -1,4 +1,4 @@
-"""What to render of every object: which cameras, how large, under what light. Knows nothing of who renders it."""
+"""What to render of every object: which cameras, how large, under what light."""
 
 from __future__ import annotations
 

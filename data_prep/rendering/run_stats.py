@@ -1,4 +1,4 @@
-"""What a run has done so far: the lines that say so, and report.json. Knows nothing of rendering."""
+"""What a run has done so far: the lines that say so, and report.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stranger's object as one plain .glb that Blender may open. Knows nothing of Blender's process.
+"""A stranger's object as one plain .glb that Blender may open.
 
 Blender's importer follows links to other files, shows what it cannot decode in magenta, and obeys animations, cameras,
 lights and extensions. So it never sees the stranger's file: what it gets holds checked arrays and pictures and nothing

@@ -1,4 +1,4 @@
-"""Every triangle of an object in flat arrays, as both renderers take them. Knows nothing of cameras or of drawing."""
+"""Every triangle of an object in flat arrays, as both renderers take them."""
 
 from __future__ import annotations
 

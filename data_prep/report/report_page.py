@@ -1,4 +1,4 @@
-"""The report's facts as one HTML page that needs nothing else. Knows no file.
+"""The report's facts as one HTML page that needs nothing else.
 
 Ids, captions, licences and reasons come from strangers: every word is escaped, and the page's policy runs no script.
 """

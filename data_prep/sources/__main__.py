@@ -1,7 +1,4 @@
-"""Objects of any source to one manifest, objects.jsonl, which grows with every call: `instant3d data sources`.
-
-Knows nothing of the work, but imports it late.
-"""
+"""Objects of any source to one manifest, objects.jsonl, which grows with every call: `instant3d data sources`."""
 
 from __future__ import annotations
 

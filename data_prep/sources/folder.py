@@ -1,4 +1,4 @@
-"""Objects that are on this machine: folders, other manifests, and objects made from seeds. Knows no network."""
+"""Objects that are on this machine: folders, other manifests, and objects made from seeds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """objects.jsonl while it grows: one row an object, no id and no content twice, written whole or not at all.
 
-Knows nothing of where objects come from. Files lie in the manifest's folder or below; others are brought in.
+Files lie in the manifest's folder or below; others are brought in.
 """
 
 from __future__ import annotations

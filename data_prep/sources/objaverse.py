@@ -1,4 +1,4 @@
-"""Objaverse and Objaverse-XL as the `objaverse` package gives them: the one door to it. Knows nothing of manifests.
+"""Objaverse and Objaverse-XL as the `objaverse` package gives them: the one door to it.
 
 The package does the work: its addresses, its layout on disk. Around it stands what a long run needs: a cache folder of
 one's choice, a mirror (`HF_ENDPOINT`), an end to waiting, half-written files fetched anew, errors that say what to do.

@@ -61,7 +61,7 @@ def test_frames_that_do_not_exist_are_refused(folder, views):
 
 
 def test_a_scene_with_nothing_left_to_foretell_is_refused(folder):
-    with pytest.raises(ValueError, match="none is left"):
+    with pytest.raises(ValueError, match="so there is no target"):
         reconstruction.read_case("red", folder / "red", range(6))
 
 
