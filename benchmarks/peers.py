@@ -2,7 +2,7 @@
 
 The peers are the small random ones of tests/pipelines/convert/golden, or released ones by --weights FOLDER ... once
 converted. Each is measured in a process of its own: seconds to load, for planes of the scene's first four views (or the
-first, where a network takes one), for a picture of 64 px and for a mesh of 64^3 (best of three), and the growth of its
+first, where a network takes one), for an image of 64 px and for a mesh of 64^3 (best of three), and the growth of its
 peak of resident memory from before it was loaded. Random weights fill the whole cube, which is the slowest case to
 render.
 """
@@ -33,7 +33,7 @@ from instant3d.views import Views
 
 ROOT = Path(__file__).parents[1]
 GOLDEN, SCENE = ROOT / "tests" / "pipelines" / "convert" / "golden", ROOT / "examples" / "couch"
-SIZES = {"instantmesh": 160, "openlrm": 168, "triposr": 160}  # pixels of the golden pictures
+SIZES = {"instantmesh": 160, "openlrm": 168, "triposr": 160}  # pixels of the golden images
 PICTURE, CELLS, ROUNDS = 64, 64, 3
 
 

@@ -54,7 +54,7 @@ def endless(targets: int = 1_000_000) -> bytes:
 
 
 def bomb(side: int = HUGE_PX) -> bytes:
-    """A textured triangle whose picture takes a few MB as a file, and 4 bytes x side x side once decoded."""
+    """A textured triangle whose image takes a few MB as a file, and 4 bytes x side x side once decoded."""
     picture = _blank_png(side)
     document = triangle(
         meshes=[{"primitives": [{"attributes": {"POSITION": 0, "TEXCOORD_0": 1}, "material": 0}]}],

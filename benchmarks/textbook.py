@@ -54,7 +54,7 @@ class TextbookField:
 
 @torch.no_grad()
 def render(field: TextbookField, cameras: Cameras, height: int, width: int, coarse: int = 64, fine: int = 64) -> Views:
-    """Pictures (V, 3, height, width) by NeRF's two samplings (Mildenhall et al. 2020, section 5.2)."""
+    """Images (V, 3, height, width) by NeRF's two samplings (Mildenhall et al. 2020, section 5.2)."""
     rays = cameras.rays(height, width)
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
     at_once = max(1, POINTS_AT_ONCE // coarse)

@@ -2,7 +2,7 @@
 
 A student starts with +6 in the bias of all colours, where a sigmoid's slope is a hundredth of its steepest and every
 object is white on white. Twelve prompts, an exact guide. It has recovered at the first test at which its squared error
-is below a quarter of blank pictures'.
+is below a quarter of blank images'.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from instant3d.direct.network import TextToTriplane
 from instant3d.nerf.triplane import Decoder
 
 SATURATED = 6.0
-RECOVERED = 0.25  # of the squared error of blank pictures
+RECOVERED = 0.25  # of the squared error of blank images
 EVERY = 25  # steps between tests
 STRIDE = 8  # of the 96 prompts that the world shows, each eighth
 DECAY = 0.9  # of the averaged weights: a longer memory would hide when it is that colours come back
@@ -66,7 +66,7 @@ def pupil(head: Head, seed: int) -> TextToTriplane:
 
 
 def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
-    """Teach one student and say how much its pictures miss along the way."""
+    """Teach one student and say how much its images miss along the way."""
     head, world = ARMS[arm], World.of_hats()
     numbers = world.seen[::STRIDE]
     prompts = [world.prompts[number] for number in numbers]

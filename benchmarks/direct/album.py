@@ -1,4 +1,4 @@
-"""The small world's pictures from anywhere, and its captions in numbers: what learned models are trained with."""
+"""The small world's images from anywhere, and its captions in numbers: what learned models are trained with."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Album:
         )
 
     def draw(self, numbers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A picture (B, 3, size, size) of each of the kinds (B,), and the number of a view word (B,) that fits it."""
+        """An image (B, 3, size, size) of each of the kinds (B,), and the number of a view word (B,) that fits it."""
         pose = torch.randint(len(self.azimuths), (len(numbers),), generator=generator)
         share, alpha = self.share[self.shapes[numbers], pose], self.alpha[self.shapes[numbers], pose]
         pictures = torch.einsum("bphw,bpc->bchw", share, self.colours[numbers]) + 1 - alpha

@@ -130,7 +130,7 @@ def shown(
 
 
 def nearest(pictures: Tensor, truth: Tensor) -> Tensor:
-    """Which of the true objects (K, V, ...) each of the pictures (P, V, ...) is nearest to, by squared error: (P,)."""
+    """Which of the true objects (K, V, ...) each of the images (P, V, ...) is nearest to, by squared error: (P,)."""
     return torch.cdist(pictures.flatten(1).double(), truth.flatten(1).double()).argmin(1)
 
 

@@ -40,9 +40,9 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 class Eyes:
-    """Pictures as 5 x 5 pixels less those of the world's average picture: all there is to see here, honestly small.
+    """Images as 5 x 5 pixels less those of the world's average image: all there is to see here, honestly small.
 
-    Without the average taken away all pictures are alike to 0.99; with it two sides of a box are alike to about 0.8 if
+    Without the average taken away all images are alike to 0.99; with it two sides of a box are alike to about 0.8 if
     one shows the face, and to 1 if neither or both do, as CLIP's features of real objects are (0.6 to 0.95).
     """
 
@@ -59,7 +59,7 @@ class Eyes:
 
 
 class Watched(Distillation):
-    """Keeps every severity, beside what a rule that sees no pictures says at the same moment.
+    """Keeps every severity, beside what a rule that sees no images says at the same moment.
 
     dealt    severities are dealt out to others of the batch by chance: the same numbers, about nothing
     typical  similarity of views that a rule without eyes takes for granted
@@ -109,7 +109,7 @@ def deal(severities: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def typical(world: World, eyes: Eyes) -> float:
-    """Mean similarity of two true pictures of one object."""
+    """Mean similarity of two true images of one object."""
     seen = F.normalize(eyes(world.pictures.flatten(0, 1)), dim=-1).unflatten(0, world.pictures.shape[:2])
     return (seen @ seen.mT).mean().item()
 
@@ -149,9 +149,9 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
 
 
 def faces(pictures: Tensor, world: World, numbers: Sequence[int]) -> dict[str, float]:
-    """Where faces are in pictures (P, 32, 3, size, size), by all the world's cameras, of kinds number `numbers`.
+    """Where faces are in images (P, 32, 3, size, size), by all the world's cameras, of kinds number `numbers`.
 
-    janus        share of cameras at the side and behind whose nearest true picture is one from the front
+    janus        share of cameras at the side and behind whose nearest true image is one from the front
     kept         share of cameras in front of which the same is true, as it should be
     dark_away    face-coloured pixels from the side and behind, relative to the true ones from the front
     dark_front   the same from the front

@@ -1,7 +1,7 @@
 """What each mechanism of the network is worth, taught by an exact guide: `python -m benchmarks.direct.stage_a -o OUT`.
 
 128 prompts "a COLOUR SHAPE with a COLOUR hat", 32 of which (pairs of colours) are never shown. A prompt counts as
-known if, of the true pictures of all 128 objects, its own are nearest to what the student makes of it (chance 1/128).
+known if, of the true images of all 128 objects, its own are nearest to what the student makes of it (chance 1/128).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def exam(network: TextToTriplane, world: World, course: Course) -> dict[str, Any
 
 
 def marks(pictures: Tensor, world: World) -> dict[str, Any]:
-    """The same of its pictures of all prompts, (K, 4, 3, size, size)."""
+    """The same of its images of all prompts, (K, 4, 3, size, size)."""
     found = nearest(pictures, truth(world))
     error = (pictures - truth(world)).square().flatten(1).mean(1)
     return {

@@ -1,8 +1,8 @@
 """The same lessons from a guide that had to learn them itself: `python -m benchmarks.direct.stage_b -o OUT`.
 
-A small diffusion model learns the 128 objects from pictures, without the 32 held-out pairs of colours ("apart") or with
+A small diffusion model learns the 128 objects from images, without the 32 held-out pairs of colours ("apart") or with
 them ("whole"), and teaches only if what it paints is what was asked for. Students are taught by its scores (sds), by a
-small contrastive model that learned from the same pictures (clip), or by both; the guide "apart" also teaches two of
+small contrastive model that learned from the same images (clip), or by both; the guide "apart" also teaches two of
 Stage A's networks by its scores, one with nothing but cross-attention and one without text. Students are judged by a
 classifier and a contrastive model of other seeds and architectures, which have seen all 128 objects. Learned models are
 made once and kept in OUT/models: `--prepare` makes them and nothing else, which is to come before several processes
@@ -36,7 +36,7 @@ GUIDES = ("apart", "whole")
 LOSSES = ("sds", "clip", "both")
 PARTIAL = ("cross-attention only", "no text")
 ARMS = (*(f"{guide} {loss}" for guide in GUIDES for loss in LOSSES), *(f"apart sds, {part}" for part in PARTIAL))
-CLIP_WEIGHT = 120.0  # 0.1 of a score's loss that is a mean over the 1,200 numbers of a picture, not a sum
+CLIP_WEIGHT = 120.0  # 0.1 of a score's loss that is a mean over the 1,200 numbers of an image, not a sum
 
 
 @dataclass(frozen=True)

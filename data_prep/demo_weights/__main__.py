@@ -14,7 +14,7 @@ from .running import Record, Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the weights and their cards are there, 2 when a step failed or the input is bad."""
+    """Returns 0 when the weights and their cards are there, 2 when a step failed or the input is bad."""
     options = _parser().parse_args(arguments)
     try:
         wanted = _recipe(options)
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record = Record.open(wanted.out, wanted.settings, options.resume)
         Run(recipe.steps(wanted), record, wanted.training_left, _say)()
         for path in card.write(wanted, record):
-            _say(f"{path}: a draft; read it, and look at the assets, before anything is given away")
+            _say(f"{path}: a draft; read it and look at the assets before you publish the weights")
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -55,7 +55,7 @@ def _check_device(wanted: Recipe) -> None:
     import torch
 
     if wanted.trainer != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"the trainer {wanted.trainer} needs a CUDA device, and there is none; say --trainer cpu")
+        raise ValueError(f"the trainer {wanted.trainer} needs a CUDA device, and there is none; use --trainer cpu")
 
 
 def _say(line: str) -> None:
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--procedural", type=int, default=3000, help="generated objects, for stage 2 (default 3000)")
     parser.add_argument("--seeds", type=int, default=3, help="evaluations of text alignment (default 3)")
     parser.add_argument(
-        "--prompts", type=Path, default=PROMPTS, help="what these ask for is left out of training and asked at the end"
+        "--prompts", type=Path, default=PROMPTS, help="prompts to hold out of training and to evaluate at the end"
     )
     parser.add_argument("--size", default="demo", help="configs/PART/SIZE.yaml (default demo)")
     parser.add_argument(

@@ -1,6 +1,6 @@
-"""Objects on disk to scene folders, by a plan: `instant3d data render OBJECTS -o OUT`.
+"""Rendering objects to scene folders by a plan: `instant3d data render OBJECTS -o OUT`.
 
-Scenes that are already in OUT are left as they are, so an interrupted run is continued by the same command.
+Existing scenes in OUT are kept, so the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -40,9 +40,12 @@ Results = Generator[JobResult[Job], None, None]
 class Execution:
     """Where and within which limits objects are rendered.
 
-    ray        on Ray: the cluster at `address`, or this machine if that is None
-    workers    processes at once; None for one a core
-    timeout_s  and max_memory (bytes) are one object's
+    Attributes:
+        ray: Whether to use Ray.
+        address: Address of a Ray cluster; None for this machine.
+        workers: Number of processes; None for one per core.
+        timeout_s: Limit of one object, seconds.
+        max_memory: Limit of one object, bytes.
     """
 
     workers: int | None = None
@@ -76,8 +79,8 @@ def render_all(
 ) -> RunStats:
     """Render every item that has no scene in `out` yet, and has not failed before.
 
-    What crashed, took too long or too much memory is tried once more at the end, in a process of its own and with
-    fewer others beside it; then it counts as failed and is not tried again. Reasons go to out/failures.jsonl, the
+    Objects that crashed, took too long or too much memory are tried once more at the end, in a new process and with
+    fewer workers; then they count as failed and are not tried again. Reasons are written to out/failures.jsonl, the
     counts of this run to out/report.json. A full disk ends the run with an OSError.
     """
     _claim(out, what)
@@ -107,7 +110,7 @@ def render_all(
 
 
 def _counted(result: JobResult[Job], stats: RunStats, failures: FailureLog, out: Path) -> bool:
-    """Whether this was the last word on an object."""
+    """Record a result; returns whether it is final."""
     name = result.job.item.id
     if result.failure is None:
         stats.finished(result.result)
@@ -127,10 +130,10 @@ def _counted(result: JobResult[Job], stats: RunStats, failures: FailureLog, out:
 
 
 def _claim(out: Path, what: Plan) -> None:
-    """Note the plan in `out`, so that one folder never mixes two."""
+    """Write the plan into `out`, so that one folder never has scenes of two plans."""
     note = out / "plan.yaml"
     if note.is_file() and render_plan.read(note) != what:
-        raise ValueError(f"{out} holds scenes of another plan (see {note}); name another folder or remove it")
+        raise ValueError(f"{out} holds scenes of another plan (see {note}); give another folder, or remove this one")
     out.mkdir(parents=True, exist_ok=True)
     render_plan.write(what, note)
 
@@ -145,7 +148,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """What a killed run had begun to write."""
+    """Remove incomplete scenes of a killed run."""
     for entry in os.scandir(out):
         if UNFINISHED.fullmatch(entry.name):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -158,7 +161,7 @@ def _finished(out: Path, items: Sequence[Item]) -> set[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when something was rendered or nothing was left, 1 when every object failed, 2 for bad input or a full disk."""
+    """Returns 0 when something was rendered or nothing was left, 1 if every object failed, 2 for bad input or full disk."""
     options = _parser().parse_args(arguments)
     try:
         what = render_plan.read(options.plan) if options.plan else Plan()

@@ -1,4 +1,4 @@
-"""Objects of any source to one manifest, objects.jsonl, which grows with every call: `instant3d data sources`."""
+"""Command line of the sources: add objects of any source to objects.jsonl, `instant3d data sources`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FINE = ("new", "there", "listed", "duplicate")  # what may become of an object w
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when every wanted object is there, 1 when some are not (objects.failures.jsonl says why), 2 for bad input."""
+    """Returns 0 when all wanted objects exist, 1 if some do not (see objects.failures.jsonl), 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         counts = _run(options)
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def closing_line(output: Path, counts: Counts) -> str:
-    """What became of how many objects, the most first."""
+    """Counts of objects by result, the largest first."""
     told = {"there": "there already", "listed": "listed but not downloaded", "duplicate": "left out as duplicates"}
     usual = [
         f"{counts.get('new', 0)} new",

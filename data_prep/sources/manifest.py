@@ -1,4 +1,4 @@
-"""objects.jsonl while it grows: one row an object, no id and no content twice, written whole or not at all.
+"""The growing manifest objects.jsonl: one row per object, unique ids and contents, written whole or not at all.
 
 Files lie in the manifest's folder or below; others are brought in.
 """
@@ -66,10 +66,11 @@ class Manifest:
         return self._id_by_file.get(self._below(file))
 
     def add(self, row: Row, file: Path) -> bool:
-        """Add or renew an object; False if another one has the same content, which is noted then.
+        """Add or update an object; False (and recorded as a duplicate) if another one has the same content.
 
-        row   `id`, and what is known of FIELDS but `file`
-        file  inside the manifest's folder
+        Args:
+            row: `id` and the known FIELDS except `file`.
+            file: A file inside the manifest's folder.
         """
         row = row | {"file": self._below(file), "sha256": digest(file), "bytes": file.stat().st_size}
         if row["id"] in self.rows:
@@ -93,7 +94,7 @@ class Manifest:
         return bool(known and known.get("file"))
 
     def leave_out(self, row: Row, kind: str, reason: str) -> None:
-        """Note why an object is not in the manifest; an earlier row of it goes."""
+        """Record why an object is not in the manifest; its earlier row is removed."""
         known = {name: row[name] for name in ("id", "file", "uid", "source") if row.get(name) is not None}
         if self.rows.get(row["id"], {}).get("source") == row.get("source"):
             self.rows.pop(row["id"], None)
@@ -102,7 +103,7 @@ class Manifest:
     def bring_in(self, file: Path, root: Path) -> Path:
         """The file inside the manifest's folder: itself, or linked (copied from another disk) below objects/.
 
-        root  the folder that it is from; materials and pictures that an .obj or .gltf file may use come along
+        root  the folder that it is from; materials and images that an .obj or .gltf file may use come along
         """
         if file.resolve().is_relative_to(self.folder):
             return file

@@ -1,4 +1,4 @@
-"""Which of Objaverse's objects are wanted, as rows of the manifest. Downloads none of them."""
+"""Selection of Objaverse's objects, as rows of the manifest, without downloads."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def test_a_painter_that_knows_one_picture_paints_that_picture(hats):
 def test_attributes_are_counted_each_and_together(hats):
     judge, wanted = Attributes("pooled", 0), answers(hats.kinds)
     said = wanted.clone()
-    said[:4, 2] = 5  # a hat that nobody asked for, in half of the pictures
+    said[:4, 2] = 5  # a hat that nobody asked for, in half of the images
     said[:2, 1] = 1 - said[:2, 1]
     sizes = (8, 2, 8)
     judge.forward = lambda _: tuple(torch.eye(size)[said[:, k]] for k, size in enumerate(sizes))

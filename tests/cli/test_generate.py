@@ -31,7 +31,7 @@ MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4"
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
-    """Films and sheets of a few small pictures: what is tested here is not their size."""
+    """Films and sheets of a few small images: what is tested here is not their size."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 4)

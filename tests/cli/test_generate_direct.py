@@ -32,7 +32,7 @@ RED, BLUE = direct_runs.PROMPTS
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
-    """Films and sheets of a few small pictures: what is tested here is not their size."""
+    """Films and sheets of a few small images: what is tested here is not their size."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 8)
@@ -379,7 +379,7 @@ def test_views_that_another_system_left_beside_an_asset_are_not_taken_for_its_ow
 
 
 class Same:
-    """A CLIP to which all prompts are alike, or which knows every picture's own by its first pixel."""
+    """A CLIP to which all prompts are alike, or which knows every image's own by its first pixel."""
 
     def __init__(self, sees: bool) -> None:
         self.sees, self.logit_scale = sees, 100.0

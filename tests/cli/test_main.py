@@ -32,7 +32,7 @@ RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turn
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
-    """Films and sheets of a few small pictures: what is tested here is not their size."""
+    """Films and sheets of a few small images: what is tested here is not their size."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 48)
     monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 6)
 
@@ -45,7 +45,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 def make_scene(folder: Path, count: int = 5) -> Path:
-    """Pictures of the sphere that the network answers anyway, so that a look at the sheet makes sense."""
+    """Images of the sphere that the network answers anyway, so that a look at the sheet makes sense."""
     cameras = orbit(torch.arange(count) * 360.0 / count, 20.0)
     asset = text_to_3d.ViewsTo3D(sphere_network())(
         Views(torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32), cameras[:1])
@@ -276,7 +276,7 @@ def test_an_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
     assert (code, err) == (0, "")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["scenes"]["sphere"]["psnr"] == metrics["mean"]["psnr"]
-    assert metrics["mean"]["psnr"] > 25  # the network's sphere is the one in the pictures
+    assert metrics["mean"]["psnr"] > 25  # the network's sphere is the one in the images
 
 
 @pytest.mark.parametrize(("text", "expected"), [("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29), ("7", 7)])

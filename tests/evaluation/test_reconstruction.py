@@ -1,4 +1,4 @@
-"""Evaluation against answers known beforehand: who is nearest, what a mean is, what a wrong picture scores."""
+"""Evaluation against answers known beforehand: who is nearest, what a mean is, what a wrong image scores."""
 
 import json
 import math
@@ -21,7 +21,7 @@ TINY = Architecture(
 
 
 def ball(cameras: Cameras, colour: tuple[float, float, float] = (0.8, 0.2, 0.1), size: int = 32) -> Views:
-    """Exact pictures and depths of a sphere of radius 0.7 in one colour."""
+    """Exact images and depths of a sphere of radius 0.7 in one colour."""
     rays = cameras.rays(size, size)
     along = (rays.origins * rays.directions).sum(-1)
     beneath = along**2 - (rays.origins**2).sum(-1) + 0.49
@@ -88,7 +88,7 @@ class Ball:
 def test_a_field_that_is_the_object_scores_high_and_knows_its_depth():
     wanted = ball(orbit([30.0, 160.0], [10.0, 50.0]), size=64)
     numbers = reconstruction.compare(reconstruction.render_like(Ball(), wanted), wanted)
-    assert numbers["psnr"] > 22  # the exact pictures' edges are hard, half a pixel off
+    assert numbers["psnr"] > 22  # the exact images' edges are hard, half a pixel off
     assert numbers["mask_iou"] > 0.97
     assert numbers["depth_error"] < 0.02
 

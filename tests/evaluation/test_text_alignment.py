@@ -23,7 +23,7 @@ OBJECTS = ("chair", "boat")
 
 
 class Reader(AttributeClassifier):
-    """Reads its opinion off a picture: red is the colour's number / 10, green the object's, blue how sure it is."""
+    """Reads its opinion off an image: red is the colour's number / 10, green the object's, blue how sure it is."""
 
     def __init__(self) -> None:
         super().__init__(OBJECTS)
@@ -38,7 +38,7 @@ class Reader(AttributeClassifier):
 
 
 def saying(*each: tuple[str, str, float]) -> torch.Tensor:
-    """Pictures (V, 3, 32, 32) of which the reader thinks this."""
+    """Images (V, 3, 32, 32) of which the reader thinks this."""
     levels = [(COLOURS.index(colour) / 10, OBJECTS.index(thing) / 10, sure) for colour, thing, sure in each]
     return torch.tensor(levels)[:, :, None, None].expand(-1, 3, 32, 32)
 
@@ -104,7 +104,7 @@ def test_lists_are_reported_apart_in_the_table_and_the_record(tmp_path, capsys):
 
 
 class Parrot:
-    """A CLIP that thinks of a picture what its first pixel's red says, and of a prompt what its length says."""
+    """A CLIP that thinks of an image what its first pixel's red says, and of a prompt what its length says."""
 
     logit_scale = 1.0
 

@@ -1,4 +1,4 @@
-"""Consistency against closed forms: equal pictures, a known shift of grey, boxes counted by hand."""
+"""Consistency against closed forms: equal images, a known shift of grey, boxes counted by hand."""
 
 import json
 import math

@@ -185,7 +185,7 @@ def blip2(tmp_path_factory):
         torch.manual_seed(0)
         model = Blip2ForConditionalGeneration(config)
         for weights in model.parameters():
-            weights.data.mul_(8)  # so that pictures matter
+            weights.data.mul_(8)  # so that images matter
         model.save_pretrained(place)
     return place
 
@@ -224,7 +224,7 @@ def test_a_network_writes_what_its_views_agree_on_and_goes_on_where_it_was(blip2
         run("blip2", place, "--model", blip2)
     assert words(place) == {"a": "a red disc", "b": None, "c": "as it was"}
     assert said[0].shape == (4, 3, 24, 24)
-    assert said[0][:, :, 0, 0].eq(1).all()  # over white
+    assert said[0][:, :, 0, 0].eq(1).all()  # on white
     said.clear()
     assert run("blip2", place, "--model", blip2) == 0
     assert words(place) == {"a": "a red disc", "b": "a red disc", "c": "as it was"}

@@ -138,7 +138,7 @@ def test_demo_weights_go_from_objects_to_weights_that_generate_and_cards_that_sa
     digest = subprocess.run(["sha256sum", network], capture_output=True, text=True, check=True).stdout.split()[0]
     assert f"| model.safetensors | {count:,} | {network.stat().st_size:,} | `{digest}` |" in text
     assert command.main(arguments) == 2
-    assert "say --resume" in capfd.readouterr().err
+    assert "give --resume" in capfd.readouterr().err
     before = network.stat().st_mtime_ns
     assert command.main([*arguments, "--resume"]) == 0  # all is finished: nothing is made again
     assert network.stat().st_mtime_ns == before

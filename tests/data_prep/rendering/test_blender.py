@@ -278,7 +278,7 @@ def test_an_obj_and_a_ply_come_out_as_the_glb_does(blender, tmp_path):
 
 
 def with_texture(document, uri, use):
-    """`document` with a picture under a name that only `use` (a field of a material) shows."""
+    """`document` with an image under a name that only `use` (a field of a material) shows."""
     document.json["images"] = [{"uri": uri}]
     document.json["textures"] = [{"source": 0}]
     document.json["materials"] = [{use: {"index": 0}}]

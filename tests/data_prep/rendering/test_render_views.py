@@ -35,7 +35,7 @@ def ball(radius=1.0, centre=(0, 0, 0), subdivisions=4, smooth=True):
 
 
 def screen(side=1.0, x=0.0, **look):
-    """A square in the plane of this x, upright for the camera on +x; uv as the picture is seen from there."""
+    """A square in the plane of this x, upright for the camera on +x; uv as the image is seen from there."""
     vertices = np.array([[x, -side, side], [x, side, side], [x, side, -side], [x, -side, -side]])
     return Mesh(vertices, [[0, 2, 1], [0, 3, 2]], uv=[[0, 0], [1, 0], [1, 1], [0, 1]], **look)
 
@@ -141,7 +141,7 @@ def test_a_texture_wraps_as_it_should(backend, wrap, quarters):
     picture = np.full((2, 64, 3), 9)
     picture[:, 32:] = 200
     quad = screen(texture=opaque(picture), wrap=(wrap, "repeat"))
-    # u from -0.5 to 1.5: the picture fills the two middle quarters of the view
+    # u from -0.5 to 1.5: the image fills the two middle quarters of the view
     wide = dataclasses.replace(quad, uv=np.array([[-0.5, 0], [1.5, 0], [1.5, 1], [-0.5, 1]]))
     assert bytes_of(render_views([wide], filling(), 32, backend=backend))[16, [4, 12, 20, 28], 0].tolist() == quarters
 

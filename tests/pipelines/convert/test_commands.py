@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch):
-    """Films and sheets of a few small pictures: random weights fill the whole cube, which is slow to see through."""
+    """Films and sheets of a few small images: random weights fill the whole cube, which is slow to see through."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 8)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 8)
     monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 2)

@@ -294,7 +294,7 @@ def test_what_is_not_built_like_the_peers_is_not_written_back(tmp_path):
     network = convert.to_native("instantmesh", bare(golden), settings(golden))
     with torch.device("meta"):
         other = Reconstructor(replace(network.architecture, encoder="plucker", camera="none"))
-    with pytest.raises(ValueError, match="not built as InstantMesh"):
+    with pytest.raises(ValueError, match="not the architecture of InstantMesh"):
         convert.to_original("instantmesh", other)
 
 
