@@ -1,4 +1,4 @@
-"""Converted weights of peers beside our demo model, on the example scene: `python -m benchmarks.peers`.
+"""Converted weights of peers compared with our demo model, on the example scene: `python -m benchmarks.peers`.
 
 The peers are the small random ones of tests/pipelines/convert/golden, or released ones by --weights FOLDER ... once
 converted. Each is measured in a process of its own: seconds to load, for planes of the scene's first four views (or the
@@ -62,14 +62,14 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def inputs(a: Architecture) -> Views:
-    """What a network is shown of the scene."""
+    """The views of the scene that a network takes."""
     camera = assumed_camera(a)
     views = scenes.read(SCENE, frames=range(4) if camera is None else [0]).views
     return views if camera is None else Views(views.rgb, views.alpha, camera)
 
 
 def timed(work: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, Any]:
-    """The best of several times on the clock, and the last result."""
+    """The best of several wall-clock times, and the last result."""
     seconds, result = [], None
     for _ in range(rounds):
         start = time.perf_counter()

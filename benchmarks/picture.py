@@ -1,4 +1,4 @@
-"""One image of what `instant3d generate --prompts` made: `python -m benchmarks.picture FOLDER -o docs/demo.png`."""
+"""An image of the assets of `instant3d generate --prompts`: `python -m benchmarks.picture FOLDER -o docs/demo.png`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Object files that nobody should trust, written by hand from the glTF and PNG specifications."""
+"""Malicious and broken object files, written by hand from the glTF and PNG specifications."""
 
 from __future__ import annotations
 
@@ -93,5 +93,5 @@ def crowd(faces: int = 6_000_000) -> bytes:
 
 
 def prowler() -> bytes:
-    """Asks for a file outside of its folder."""
+    """Refers to a file outside of its folder."""
     return glb(triangle(buffers=[{"byteLength": 36, "uri": "../../../../../../etc/passwd"}]))

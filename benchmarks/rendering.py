@@ -1,7 +1,7 @@
-"""Seconds a view of both renderers: `python -m benchmarks.rendering`.
+"""Seconds per view of both renderers: `python -m benchmarks.rendering`.
 
-Renders one procedural object (or --object FILE) by each, at several sizes, with depth and normals, and says how alike
-their images are in flat light. Seconds are of the processor, all threads and processes together, which other work on
+Renders one procedural object (or --object FILE) by each, at several sizes, with depth and normals, and the agreement
+of their images in flat light. Seconds are of the processor, all threads and processes together, which other work on
 the machine disturbs less than those on the clock; each is the best of --rounds, in processes that are warm.
 """
 

@@ -1,4 +1,4 @@
-"""One table: `instant3d.nerf` beside the textbook path, same weights: how fast, how alike, how much memory.
+"""Speed, agreement and memory of `instant3d.nerf` compared with the textbook path, with the same weights.
 
     python -m benchmarks.speed                     all rows (`make bench`)
     python -m benchmarks.speed view-ours           one figure, as one line of JSON; each row names its own

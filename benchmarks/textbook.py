@@ -1,4 +1,4 @@
-"""The plain way to render and mesh a triplane, as the papers describe it: what `instant3d.nerf` is measured against.
+"""Plain rendering and meshing of a triplane as in the papers: the baseline for `instant3d.nerf`.
 
 Written to be read and to be correct, without waste: one `grid_sample` call for the three planes, the 3 C features of
 every point concatenated and sent through the whole MLP in float32, in chunks that fit the cache hierarchy, without

@@ -1,4 +1,4 @@
-"""What one pass of a network costs, found on PyTorch's meta device: no weights, no results, only their sizes.
+"""The cost of one pass of a network, counted on PyTorch's meta device, without weights.
 
 Counts operations and the bytes of intermediate results.
 """

@@ -1,6 +1,6 @@
-"""Who says what is in an image of the small world: classifiers of attributes, and matchers of words and images.
+"""Evaluation models of the small world: classifiers of attributes, and contrastive models of words and images.
 
-Of each there are two, of other seeds and other architectures, so that none judges what it taught.
+There are two of each, with different seeds and architectures, so that evaluation never uses the model used in training.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def tower(build: Build) -> nn.Sequential:
 
 
 class Attributes(nn.Module):
-    """What colours body and hat have, and of what shape the body is."""
+    """Classifier of the colours of body and hat and the shape of the body."""
 
     def __init__(self, build: Build, seed: int) -> None:
         super().__init__()

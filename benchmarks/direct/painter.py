@@ -1,4 +1,4 @@
-"""A small text-to-image diffusion model of the small world, learned from its images: a `Guide` that may be wrong."""
+"""A small text-to-image diffusion model of the small world, trained on its images: guidance with errors."""
 
 from __future__ import annotations
 

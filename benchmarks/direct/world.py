@@ -1,7 +1,7 @@
-"""A small world of coloured bodies with coloured hats, told in words, whose every image is known.
+"""A small synthetic world of coloured bodies with coloured hats and captions, with known images.
 
-Each object is a formula; its images make an exact diffusion model (`FiniteSet`), so whatever a student of that model
-gets wrong is the student's own. All words are seen in training; some pairs of a body's and a hat's colour are not.
+Each object is a formula; its images give an exact diffusion model (`FiniteSetGuidance`), so all errors are those of
+the trained network. All words occur in training; some pairs of a body's and a hat's colour do not.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class World:
-    """Kinds of objects, the cameras that see them, and the images."""
+    """Kinds of objects, their cameras and images."""
 
     kinds: Sequence[Kind]
     size: int = SIZE
@@ -130,7 +130,7 @@ class World:
 
     @property
     def seen(self) -> list[int]:
-        """Numbers of the prompts that training shows."""
+        """Indices of the training prompts."""
         return [number for number, kind in enumerate(self.kinds) if not kind.unseen]
 
     @property

@@ -161,7 +161,7 @@ def _finished(out: Path, items: Sequence[Item]) -> set[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when something was rendered or nothing was left, 1 if every object failed, 2 for bad input or full disk."""
+    """Returns 0 when something was rendered or nothing was left, 1 if all objects failed, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         what = render_plan.read(options.plan) if options.plan else Plan()
