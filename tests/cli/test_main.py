@@ -124,7 +124,7 @@ def test_files_that_were_there_stay(capsys, scene, weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_had_to_be_guessed_is_told_in_a_line(capsys, scene, weights, tmp_path):
+def test_guessed_scene_fields_are_reported_in_a_line(capsys, scene, weights, tmp_path):
     Image.new("RGB", (40, 40), (10, 90, 10)).save(scene / "images" / "0002.png")
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights)
     assert (code, out.count("\n")) == (0, 1)
@@ -261,7 +261,7 @@ def test_debug_shows_where_an_error_came_from(capsys, tmp_path):
         run(capsys, "--debug", "reconstruct", tmp_path / "nowhere", "-o", tmp_path / "out", "--weights", tmp_path)
 
 
-def test_an_evaluation_that_holds_no_view_back_is_refused(capsys, scene, weights, tmp_path):
+def test_evaluation_without_held_out_views_is_refused(capsys, scene, weights, tmp_path):
     code, _, err = run(
         capsys, "evaluate", "reconstruction", scene, "-o", tmp_path / "out", "--weights", weights, "--views", "all"
     )
@@ -270,7 +270,7 @@ def test_an_evaluation_that_holds_no_view_back_is_refused(capsys, scene, weights
 
 
 @pytest.mark.slow
-def test_an_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
+def test_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
     arguments = ["-o", tmp_path / "out", "--weights", weights, "--resolution", 32]
     code, _, err = run(capsys, "evaluate", "reconstruction", scene, *arguments)
     assert (code, err) == (0, "")
@@ -280,7 +280,7 @@ def test_an_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "expected"), [("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29), ("7", 7)])
-def test_an_amount_of_memory_is_read_in_powers_of_two(text, expected):
+def test_memory_option_is_read_in_powers_of_two(text, expected):
     assert arg_types.byte_size(text) == expected
 
 

@@ -118,7 +118,7 @@ def toy(folder: Path) -> list[str]:
     ]
 
 
-def test_demo_weights_go_from_objects_to_weights_that_generate_and_cards_that_say_how(tmp_path, capfd):
+def test_demo_weights_command_makes_working_weights_with_cards_from_objects(tmp_path, capfd):
     arguments = toy(tmp_path)
     assert command.main(arguments) == 0
     out = tmp_path / "out"

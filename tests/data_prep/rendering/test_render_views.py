@@ -120,7 +120,7 @@ def test_a_mesh_without_normals_is_flat(backend):
 
 
 @each_backend
-def test_a_texture_is_seen_upright_and_unmirrored(backend):
+def test_texture_is_upright_and_unmirrored(backend):
     red, green, blue, grey = [255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 91, 92]
     picture = opaque([[red, green], [blue, grey]])
     views = render_views([screen(texture=picture, wrap=("clamp", "clamp"))], filling(), 32, backend=backend)
@@ -196,7 +196,7 @@ def test_edges_keep_the_surfaces_own_colour(backend):
 
 
 @each_backend
-def test_a_cut_out_material_lets_see_what_is_behind(backend):
+def test_cutout_material_is_transparent_where_it_is_cut_out(backend):
     fence = opaque(np.full((4, 64, 3), 255))
     fence[:, :32, 3] = 100  # the left half is more transparent than the cut-off allows
     front = screen(texture=fence, alpha_cutoff=0.5, base_color=(1, 0, 0, 1), wrap=("clamp", "clamp"))
@@ -303,7 +303,7 @@ def test_both_renderers_agree():
 
 @pytest.mark.slow
 @each_backend
-def test_a_map_that_is_not_asked_for_is_not_drawn(backend, monkeypatch):
+def test_maps_that_are_not_requested_are_not_rendered(backend, monkeypatch):
     def drawn(*maps):
         return render_views([ball(0.5)], structured_cameras(), 32, backend=backend, maps=maps)
 
@@ -345,7 +345,7 @@ def test_a_texture_is_halved_in_linear_light_and_by_its_alpha():
         ({"meshes": []}, "no triangle"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(change, because):
+def test_render_views_refuses_invalid_input(change, because):
     arguments = {"meshes": [ball(subdivisions=1)], "cameras": filling(), "size": 8} | change
     with pytest.raises(ValueError, match=because):
         render_views(**arguments)
