@@ -87,7 +87,7 @@ def converted(folder: Path) -> list[Path]:
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
     """One line a checkpoint."""
-    heads = f"{'load s':>8}{'planes s':>10}{'picture s':>11}{'mesh s':>8}{'MiB':>7}"
+    heads = f"{'load s':>8}{'planes s':>10}{'image s':>11}{'mesh s':>8}{'MiB':>7}"
     lines = [f"{'checkpoint':22}{'shown':>12}{'parameters':>14}{heads}"]
     for name, row in found.items():
         shown = f"{row['views']} x {row['pixels']} px"
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         demo = Path(bundled.weights_folder(bundled.STAGE2)).resolve()
         folders = [demo, *converted(Path(folder)), *(path.resolve() for path in options.weights)]
         found = {path.name: measured_apart(path, options.threads) for path in folders}
-    print(f"The example's views to planes, {PICTURE} px picture, {CELLS}^3 mesh; {options.threads} threads")
+    print(f"The example's views to planes, {PICTURE} px image, {CELLS}^3 mesh; {options.threads} threads")
     print("\n".join(table(found)))
 
 

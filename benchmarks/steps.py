@@ -33,7 +33,7 @@ HEADINGS = [
     "colour",
     "object",
     "both",
-    "both, drawn views",
+    "both, generated views",
     "agreement, dB",
     "s to denoise one prompt",
 ]

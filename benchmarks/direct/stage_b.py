@@ -123,8 +123,8 @@ def admitted(study: Study, guide: str) -> dict[str, dict[str, float]]:
     worst = min(found[name][attribute] for name in shown_to_it for attribute in ATTRIBUTES)
     if worst < study.gate:
         raise ValueError(
-            f"the guide {guide!r} paints an attribute right in {worst:.2f} of its pictures, not the {study.gate} that "
-            f"are asked for; remove {study.folder} and let it learn longer (--painter-steps)"
+            f"guidance {guide!r} has an attribute right in {worst:.2f} of its samples, but {study.gate} is required; "
+            f"remove {study.folder} and train it longer (--painter-steps)"
         )
     return found
 
@@ -201,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--prepare", action="store_true", help="make the guides and judges, and say what they can")
     parser.add_argument("--painter-steps", type=int, default=Study.painter_steps)
     parser.add_argument("--judge-steps", type=int, default=Study.judge_steps)
-    parser.add_argument("--gate", type=float, default=Study.gate, help="the least share of attributes painted right")
+    parser.add_argument("--gate", type=float, default=Study.gate, help="least accuracy of attributes in samples")
     return parser
 
 

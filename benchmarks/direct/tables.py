@@ -190,8 +190,8 @@ def of_activation(found: Found) -> str:
 
 
 EXPERIMENTS: dict[str, tuple[str, Iterable[str], Callable[[Found], str]]] = {
-    "stage_a": ("Stage A: mechanisms, by an exact guide", stage_a.ARMS, of_stage_a),
-    "stage_b": ("Stage B: a guide that learned", stage_b.ARMS, of_stage_b),
+    "stage_a": ("Stage A: mechanisms, with exact guidance", stage_a.ARMS, of_stage_a),
+    "stage_b": ("Stage B: guidance by a trained diffusion model", stage_b.ARMS, of_stage_b),
     "janus": ("Faces and negative view words", janus.ARMS, of_janus),
     "activation": ("Colours from a saturated start", activation.ARMS, of_activation),
 }

@@ -239,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     drawn = words.add_parser("blip2", help="captions of the images by BLIP-2")
     _add_scenes(drawn)
     drawn.add_argument("--model", default="Salesforce/blip2-opt-2.7b", help="folder or Hub id (default: %(default)s)")
-    drawn.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
+    drawn.add_argument("--device", default="cpu", help="device, such as cuda (default cpu)")
     drawn.add_argument("--frames", type=frame_numbers, default=[0, 1, 2, 3], help="frames to caption (default 0,1,2,3)")
     drawn.add_argument("--prompt", default="", help="beginning of the caption, or a question")
     drawn.set_defaults(command=_drawn)
@@ -248,4 +248,4 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders")
-    parser.add_argument("--overwrite", action="store_true", help="also scenes that have a caption")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing captions too")

@@ -189,8 +189,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="instant3d data recolour", description=__doc__.splitlines()[0])
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders, with captions")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the recoloured scenes")
-    parser.add_argument("--frames", type=int, help="only the first so many views (4 make a grid)")
-    parser.add_argument("--colours", type=int, default=len(COLOURS), help="how many for each scene (default: all ten)")
+    parser.add_argument("--frames", type=int, help="number of views, the first ones (a grid has 4)")
+    parser.add_argument(
+        "--colours", type=int, default=len(COLOURS), help="number of colours for each scene (default: all ten)"
+    )
     parser.add_argument("--without", type=Path, help='file of prompts such as "a red chair", one a line, to hold out')
     parser.add_argument("--only", type=Path, help="names of objects, one a line; others are left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")

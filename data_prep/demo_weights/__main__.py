@@ -66,22 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     assert __doc__
     parser = argparse.ArgumentParser(prog="instant3d data demo-weights", description=__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="+", help="folders of objects with a manifest, or .jsonl manifests")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for all that is made")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="output folder")
     parser.add_argument(
-        "--seconds", type=float, default=1500.0, help="from the start to the end of training (default 1500)"
+        "--seconds", type=float, default=1500.0, help="seconds from the start to the end of training (default 1500)"
     )
     parser.add_argument("--trainer", choices=TRAINERS, default="cpu", help="configs/trainer/NAME.yaml (default cpu)")
     parser.add_argument(
         "--parts", default="stage1,stage2", help=f"among {','.join(PARTS)} (default stage1,stage2), by commas"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT where it was interrupted")
+    parser.add_argument("--resume", action="store_true", help="resume the interrupted run in OUTPUT")
     parser.add_argument(
         "--licences",
         "--licenses",
         default="CC0-1.0,MIT,MIT-0",
-        help="of the objects, by commas, or all (default %(default)s)",
+        help="licences of the objects, separated by commas, or all (default %(default)s)",
     )
-    parser.add_argument("--variants", type=int, default=3, help="of each object, for stage 2 (default 3)")
+    parser.add_argument("--variants", type=int, default=3, help="variants of each object, for stage 2 (default 3)")
     parser.add_argument("--procedural", type=int, default=3000, help="generated objects, for stage 2 (default 3000)")
     parser.add_argument("--seeds", type=int, default=3, help="evaluations of text alignment (default 3)")
     parser.add_argument(

@@ -28,7 +28,7 @@ NAMED = "CC-BY"  # prefix of the licences that require each work's author
 FEW = 3  # authors that a line of the overview names
 LONGEST = 200  # characters of a name in the table
 CHANGES = (
-    "All were drawn as images from several sides; some were turned, stretched or mirrored before that, or painted in "
+    "All were rendered from several sides; some were rotated, stretched or mirrored before that, or recoloured in "
     "other colours after it."
 )
 
@@ -169,6 +169,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("roots", nargs="+", metavar="SCENES_OR_CACHES", help="scenes, shards, or caches of stage 1")
     parser.add_argument("-o", "--out", type=Path, help="the Markdown file (default: standard output)")
     parser.add_argument(
-        "--objects", type=Path, nargs="+", default=[], help="manifests, for scenes that name no licence"
+        "--objects", type=Path, nargs="+", default=[], help="manifests with the licences of scenes that have none"
     )
     return parser

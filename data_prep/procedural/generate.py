@@ -106,8 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="instant3d data procedural", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for {id}.glb and manifest.jsonl")
-    parser.add_argument("--count", type=int, default=1500, help="how many objects (default 1500)")
-    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default 0)")
+    parser.add_argument("--count", type=int, default=1500, help="number of objects (default 1500)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first object (default 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(arguments)
     if options.count < 1 or options.first_seed < 0:

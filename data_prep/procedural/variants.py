@@ -221,9 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("objects", nargs="+", help="folders of .glb, .gltf, .obj or .ply files, or .jsonl manifests")
     parser.add_argument("-o", "--out", type=Path, required=True, help=f"folder for the variants and their {MANIFEST}")
     parser.add_argument("--count", type=int, default=3, help="variants of each object (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="another one gives other variants (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the variants (default 0)")
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", "--licences", help="only objects under these licences, such as CC0-1.0,MIT")
-    parser.add_argument("--no-mirror", dest="mirror", action="store_false", help="mirror none")
+    parser.add_argument("--no-mirror", dest="mirror", action="store_false", help="do not mirror objects")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     return parser

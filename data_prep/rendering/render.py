@@ -213,14 +213,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", help="only objects under these licences, such as CC0-1.0,MIT")
-    parser.add_argument("--keep", type=Path, help="only the objects that a list names, an id on each line")
-    parser.add_argument("--limit", type=int, help="only the first so many objects")
-    parser.add_argument("--renderer", choices=RENDERERS, help="instead of the plan's")
-    parser.add_argument("--backend", choices=("auto", "gl", "embree"), default="auto", help="of the fast renderer")
+    parser.add_argument("--keep", type=Path, help="file with the ids of the objects to render, one a line")
+    parser.add_argument("--limit", type=int, help="number of objects, the first ones")
+    parser.add_argument("--renderer", choices=RENDERERS, help="renderer, instead of the plan's")
+    parser.add_argument(
+        "--backend", choices=("auto", "gl", "embree"), default="auto", help="backend of the fast renderer"
+    )
     parser.add_argument("--workers", type=int, help="processes (default: one per core, on Ray of all machines)")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one object (default 300)")
-    parser.add_argument("--memory", type=float, default=MAX_MEMORY / 1e9, help="GB for one object (default 8)")
-    parser.add_argument("--retry-failed", action="store_true", help="try those again that have failed before")
-    parser.add_argument("--ray", action="store_true", help="run on Ray, on this machine unless there is an address")
-    parser.add_argument("--address", help="of a Ray cluster whose machines share this disk: auto or ray://host:10001")
+    parser.add_argument("--timeout", type=float, default=300.0, help="time limit of one object, seconds (default 300)")
+    parser.add_argument(
+        "--memory", type=float, default=MAX_MEMORY / 1e9, help="memory limit of one object, GB (default 8)"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="try objects again that failed before")
+    parser.add_argument("--ray", action="store_true", help="use Ray, on this machine unless there is an address")
+    parser.add_argument(
+        "--address", help="address of a Ray cluster whose machines share this disk: auto or ray://host:10001"
+    )
     return parser

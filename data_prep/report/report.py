@@ -60,8 +60,8 @@ def collect(
         document = subject.document()
         frames[str(document.count)] += 1
         sizes[_size(document.content)] += 1
-        licences[document.text("license") or document.text("licence") or "not told"] += 1
-        sources[document.text("source") or "not told"] += 1
+        licences[document.text("license") or document.text("licence") or "unknown"] += 1
+        sources[document.text("source") or "unknown"] += 1
         without += [] if document.text("caption") else [subject.id]
     lost = _rejected(
         [rejected] if rejected else [root / failure_log.FILE for root in roots], named=rejected is not None
@@ -149,7 +149,7 @@ def _size(content: Mapping[str, Any]) -> str:
     for place in (content, *content["frames"][:1]):
         if isinstance(place, dict) and {"w", "h"} <= place.keys():
             return f"{place['w']} x {place['h']}"
-    return "not told"
+    return "unknown"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,8 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .html to write")
     parser.add_argument("--objects", type=Path, help="manifest of the objects, to report the state of each")
     parser.add_argument("--failures", type=Path, help="rejected objects (default: failures.jsonl beside the scenes)")
-    parser.add_argument("--doctor", type=Path, help="what `instant3d doctor -o` wrote")
-    parser.add_argument("--ranking", type=Path, help="a ranking, of which both ends are shown")
+    parser.add_argument("--doctor", type=Path, help="report of `instant3d doctor -o`")
+    parser.add_argument("--ranking", type=Path, help="a ranking; the report shows its best and worst scenes")
     parser.add_argument(
         "--shown", type=positive_int, default=96, help="random scenes whose images are shown (default 96)"
     )

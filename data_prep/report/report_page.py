@@ -81,7 +81,7 @@ def _contents(facts: ReportFacts) -> Iterator[str]:
     yield from _counts("Licences", facts.licences)
     yield from _counts("Sources", facts.sources)
     yield from _counts("Views of a scene", facts.frames)
-    yield from _counts("Pixels of a picture", facts.sizes)
+    yield from _counts("Image size, pixels", facts.sizes)
     if facts.objects is not None:
         yield from _counts("What became of the objects", facts.objects, sort=False)
     yield "</div>"
@@ -145,7 +145,7 @@ def _captions(facts: ReportFacts) -> Iterator[str]:
 
 def _rejected(facts: ReportFacts) -> Iterator[str]:
     if facts.rejected:
-        kinds = Counter(str(row.get("kind", "not told")) for row in facts.rejected)
+        kinds = Counter(str(row.get("kind", "unknown")) for row in facts.rejected)
         yield from _counts(f"Rejected objects: {len(facts.rejected):,}", kinds)
         rows = [(row.get("id", ""), row.get("kind", ""), row.get("reason", "")) for row in facts.rejected]
         yield from _cases(("object", "kind", "reason"), rows)

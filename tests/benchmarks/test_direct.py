@@ -208,7 +208,7 @@ def gated(tmp_path):
 
 def test_gate_rejects_a_guide_whose_samples_do_not_match_its_prompts(gated):
     assert stage_b.admitted(gated, "apart")["seen"]["hat"] == 0.97
-    with pytest.raises(ValueError, match=r"'whole' paints an attribute right in 0.60 .* not the 0.95"):
+    with pytest.raises(ValueError, match=r"'whole' has an attribute right in 0.60 .* but 0.95 is required"):
         stage_b.admitted(gated, "whole")
 
 

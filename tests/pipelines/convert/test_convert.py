@@ -233,7 +233,7 @@ def test_convert_refuses_related_networks_with_the_reason(tmp_path, capsys):
     mesh = {key.replace("decoder.net.", "decoder.net_sdf."): value for key, value in golden.weights.items()}
     save_file(mesh, tmp_path / "weights.safetensors")
     assert "instant_nerf" in complaint(capsys, "instantmesh", tmp_path, "-o", tmp_path / "out")
-    assert "no TripoSR checkpoint" in complaint(capsys, "triposr", golden.folder, "-o", tmp_path / "out")
+    assert "not a TripoSR checkpoint" in complaint(capsys, "triposr", golden.folder, "-o", tmp_path / "out")
 
 
 @pytest.mark.slow
