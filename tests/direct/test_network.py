@@ -269,7 +269,7 @@ def test_architecture_explains_sizes_that_do_not_fit(changes, complaint):
     ("config", "complaint"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "nameless model, not a direct"),
+        ("[]", "unnamed model, not a direct"),
         ('{"model": "stage2"}', "a stage2 model, not"),
     ],
 )
