@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Callable
 
-Allowed = Callable[[str | None], bool]  # told an SPDX identifier, or a licence's name in other words, or None: unknown
+Allowed = Callable[[str | None], bool]  # takes an SPDX identifier, another name of a licence, or None for unknown
 
 # Whoever has the object may pass it and images of it on, for any purpose, if its author is named; images of what is
 # under CC-BY-SA stay under CC-BY-SA. Not among them: NC (no commercial use), ND (an image is an adaptation), copyleft

@@ -191,7 +191,7 @@ def lathe_patches(
 
 
 def _lathe_uv(run: Vectors, ring: Vectors, stretch: Sequence[float], tile: float) -> Vectors:
-    """Discs are seen flat from above; walls unroll, with a whole number of repeats around."""
+    """Texture coordinates: discs are projected from above; walls unroll, with a whole number of repeats around."""
     flat = bool(np.all(run[:, 1] == run[0, 1]))
     if flat and tile > 0:
         return ring[..., :2] / tile * (1.0 if run[-1, 0] < run[0, 0] else np.array([1.0, -1.0]))

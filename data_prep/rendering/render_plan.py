@@ -97,7 +97,7 @@ class Plan:
         )
 
     def rings(self) -> list[Cameras]:
-        """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, which a camera at azimuth 270 sees."""
+        """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, in front of a camera at azimuth 270."""
         around = [270 + 360 * k / self.ring_views for k in range(self.ring_views)]
         return [orbit(around, height, self.radius[0], self.fov_deg[0]) for height in self.ring_deg] if around else []
 

@@ -146,7 +146,7 @@ class _Plain:
         nodes.append({"children": roots, "scale": [scale] * 3, "translation": shift.tolist()})
 
     def _simplify_materials(self) -> None:
-        """Materials as the fast renderer sees them: see-through ones are solid, and what has none is white."""
+        """Materials as in the fast renderer: transparent ones become opaque, and surfaces without one white."""
         materials = self.json.setdefault("materials", [])
         for material in materials:
             if material.get("alphaMode") == "BLEND":

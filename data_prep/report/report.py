@@ -92,7 +92,7 @@ def collect(
 
 
 def _thumbnail(subject: SceneRef, broken: Broken, remark: str = "") -> list[Thumbnail]:
-    """The scene's image, or none if it cannot be read, which is then told."""
+    """The scene's image, or None (and an entry in `broken`) if it cannot be read."""
     try:
         document = subject.document()
         views = subject.read(scene_index.STRUCTURED[: document.count]).views

@@ -229,7 +229,7 @@ def _text(data: bytes) -> str:
 
 
 def _id(uid: str) -> str:
-    """A name that can be a folder's; what it cannot hold is told apart by a hash."""
+    """A valid folder name, made unique by a hash if characters are replaced."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", uid.replace("#", "__")).lstrip(".-")[:180]
     fits = uid.isascii() and SAFE_ID.fullmatch(plain) and len(uid) < 180
     return plain if fits else f"{plain}-{hashlib.sha256(uid.encode()).hexdigest()[:6]}".lstrip("-")

@@ -49,7 +49,9 @@ class Manifest:
     def has(self, row: Row, file: Path | None = None) -> bool:
         """Whether this object was added before and its file is as it was then, by size and date.
 
-        file  where it should be; the file that it had, by default
+        Args:
+            row: Its row.
+            file: Its expected file; by default the file that it had.
         """
         known = self.rows.get(row["id"])
         if known is None or not (known.get("file") or file):
@@ -103,7 +105,9 @@ class Manifest:
     def bring_in(self, file: Path, root: Path) -> Path:
         """The file inside the manifest's folder: itself, or linked (copied from another disk) below objects/.
 
-        root  the folder that it is from; materials and images that an .obj or .gltf file may use come along
+        Args:
+            file: The object's file.
+            root: The source folder; materials and images beside an .obj or .gltf file are linked too.
         """
         if file.resolve().is_relative_to(self.folder):
             return file
@@ -179,7 +183,7 @@ def link(file: Path, target: Path) -> None:
 
 
 def _fingerprint(root: Path) -> str:
-    """Tells folders of the same name apart."""
+    """A hash of a folder's path, to distinguish folders of the same name."""
     return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:6]
 
 

@@ -85,9 +85,12 @@ class ObjaverseStore:
     def xl_fetch(self, source: str, expected: Mapping[str, str], processes: int) -> None:
         """Download files by their identifiers, whole repositories for `github`; `xl_path` tells where they lie then.
 
-        One of them may keep the package from all others: call it again with fewer.
+        One of them may make the package fail for all others: then call it again with fewer.
 
-        expected  the SHA-256 of each
+        Args:
+            source: Source of Objaverse-XL.
+            expected: SHA-256 by identifier.
+            processes: Number of parallel downloads.
         """
         import pandas
 
@@ -275,7 +278,7 @@ def _mirrored(endpoint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_questions() -> Iterator[None]:
-    """git asks no name and password for a repository that is gone: it fails."""
+    """Make git fail, instead of prompting for a password, for a repository that no longer exists."""
     before = os.environ.get("GIT_TERMINAL_PROMPT")
     os.environ["GIT_TERMINAL_PROMPT"] = "0"
     try:
