@@ -1,8 +1,8 @@
-"""The fused renderer on this machine's GPU beside the plain one: `python -m benchmarks.gpu` (`make bench-gpu`).
+"""The fused renderer compared with the plain one on this machine's GPU: `python -m benchmarks.gpu` (`make bench-gpu`).
 
 Checks every kernel against the plain path, times both on one big case and on the demo's, then times whole training
-steps. Prints each measurement when it is made, for runs may be cut off. `--tune` tries sizes of blocks first;
-`--quick` rehearses everything in a minute of the CPU under `TRITON_INTERPRET=1`.
+steps. Prints each measurement immediately, since runs may be interrupted. `--tune` tries block sizes first;
+`--quick` runs everything in a minute on the CPU under `TRITON_INTERPRET=1`.
 """
 
 from __future__ import annotations

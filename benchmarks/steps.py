@@ -1,8 +1,8 @@
-"""How few denoising steps do: text alignment, view agreement and seconds for numbers of steps and samplers.
+"""The effect of fewer denoising steps: text alignment, view agreement and seconds by steps and sampler.
 
-`python -m benchmarks.steps -o out/steps` draws the views of all prompts by every setting, rebuilds each asset once and
-looks at it twice: from new cameras, for the judge (`evaluate text`), and from the cameras of the drawn views, for their
-agreement (`evaluate consistency`). Settings that were measured before are not measured again.
+`python -m benchmarks.steps -o out/steps` generates the views of all prompts with every setting, reconstructs each asset
+once and renders it twice: from new cameras for the attribute classifier (`evaluate text`), and from the cameras of the
+generated views for their agreement (`evaluate consistency`). Settings that were measured before are skipped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HEADINGS = [
     "colour",
     "object",
     "both",
-    "both, drawn views",
+    "both, generated views",
     "agreement, dB",
     "s to denoise one prompt",
 ]

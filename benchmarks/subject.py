@@ -1,4 +1,4 @@
-"""The object that every benchmark shows: a triplane and decoder fitted to a coloured solid that has a formula.
+"""The object of all benchmarks: a triplane and decoder fitted to a coloured solid that has a formula.
 
 `fitted()` takes half a minute once (a few hundred steps of regression, the same on every run) and is then read from
 a cache beside this file.

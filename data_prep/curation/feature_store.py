@@ -1,4 +1,4 @@
-"""The file of features: a vector or some for each scene, by id. Knows nothing of what made them or what they are for.
+"""The file of features: one or several vectors for each scene, by id.
 
 A .safetensors with one tensor `features` (N, V, D) of unit vectors in float16, V being 1 where the views of a scene
 were averaged; its metadata tell ids, model and frames.
@@ -58,7 +58,7 @@ def load(path: str | Path) -> Features:
 
 
 def joined(parts: Sequence[Features]) -> Features:
-    """All scenes of some parts that were made in the same way, sorted by id; of two alike the first counts."""
+    """Join parts with the same settings, sorted by id; of two entries for an id the first counts."""
     where: dict[str, Tensor] = {}
     for part in parts:
         for name, vectors in zip(part.ids, part.vectors, strict=True):

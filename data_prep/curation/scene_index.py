@@ -1,4 +1,4 @@
-"""Scenes in folders and in tars under one face: an id, a document, pictures over white. Knows nothing of features."""
+"""One interface to scenes in folders and in tars: id, document, images on white."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Broken = list[tuple[str, str]]  # what could not be read, and why
 
 @dataclass(frozen=True)
 class SceneRef:
-    """One scene, wherever it lies."""
+    """A scene in a folder or in a tar."""
 
     id: str
     source: Path | shards.PackedScene
@@ -32,7 +32,7 @@ class SceneRef:
         return str(self.source) if isinstance(self.source, Path) else f"{self.source.path}:{self.source.key}"
 
     def document(self) -> transforms.Document:
-        """Its cameras and words."""
+        """Its `transforms.json`."""
         return scenes.document(self.source) if isinstance(self.source, Path) else self.source.document()
 
     def read(self, frames: Sequence[int], size: int | None = None) -> scenes.Scene:
@@ -42,7 +42,7 @@ class SceneRef:
         return self.source.read(frames=frames, size=size, maps=())
 
     def on_white(self, frames: Sequence[int], size: int | None = None) -> Tensor:
-        """Pictures (V, 3, S, S) over white; oblong ones stand in the middle of a white square."""
+        """Images (V, 3, S, S) on white; those that are not square are padded with white."""
         pictures = self.read(frames, size).views.composite(1.0)
         height, width = pictures.shape[-2:]
         spare_x, spare_y = max(height - width, 0), max(width - height, 0)
@@ -53,7 +53,7 @@ class SceneRef:
 def find_scenes(roots: Sequence[str | Path]) -> tuple[list[SceneRef], Broken]:
     """All scenes below folders, sorted by id: scene folders at any depth, and the scenes of tars (or of one tar).
 
-    Scenes whose document cannot be read, or whose id cannot stand in a list or is another's, come apart from the rest.
+    Scenes whose document cannot be read, or whose id is invalid in a list or repeated, are returned separately.
     """
     found: dict[str, SceneRef] = {}
     broken: Broken = []
@@ -80,7 +80,7 @@ def find_scenes(roots: Sequence[str | Path]) -> tuple[list[SceneRef], Broken]:
 
 
 def montage(pictures: Tensor) -> Tensor:
-    """Pictures (V, 3, S, S) as one (3, H, W): two in a row, or one alone; white where one is missing."""
+    """Arrange images (V, 3, S, S) in one (3, H, W): two in a row, or one alone; white where one is missing."""
     if len(pictures) == 1:
         return pictures[0]
     missing = pictures.new_ones(len(pictures) % 2, *pictures.shape[1:])

@@ -1,7 +1,7 @@
-"""What `process_pool.run` does, spread over the machines of a Ray cluster: the one door to ray. Knows nothing of jobs.
+"""`process_pool.run` on the machines of a Ray cluster; the only module that imports ray.
 
-Each of Ray's workers guards one process as `process_pool` does, so that a job can only take that process down; should a
-machine go, its jobs are done elsewhere. All machines need this package, the same Python and the same disk.
+Each of Ray's workers supervises one process like `process_pool`, so that a job can only crash that process; the jobs of
+a lost machine run elsewhere. All machines need this package, the same Python and a shared disk.
 """
 
 from __future__ import annotations
@@ -32,10 +32,15 @@ def run(
     jobs_each: int | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Generator[JobResult[Job], None, None]:
-    """Outcomes as they come; the other arguments are those of `process_pool.run`.
+    """Run jobs and yield their results as they come.
 
-    address  of the cluster, "auto" or "ray://host:10001"; None starts Ray on this machine alone
-    workers  at once, all processors of the cluster by default
+    Args:
+        work: Importable function of one job.
+        jobs: The jobs.
+        address: "auto" or "ray://host:10001" of the cluster; None starts Ray on this machine.
+        workers: Number of workers; all processors of the cluster by default.
+        jobs_each: As in `process_pool.run`.
+        terms: The other arguments of `process_pool.run`.
     """
     if not jobs:
         return
@@ -51,7 +56,7 @@ def run(
 
 def _connected(address: str | None, workers: int | None) -> Any:
     try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # GPUs stay visible to the workers
         import ray
     except ImportError as error:
@@ -65,7 +70,7 @@ def _connected(address: str | None, workers: int | None) -> Any:
 
 
 class _RayWorker:
-    """In one of Ray's workers: hands out the outcomes of a shift of jobs, one a call."""
+    """An actor in one of Ray's workers, which returns the results of a batch of jobs, one per call."""
 
     def __init__(self, work: Callable[[Any], Any], limits: JobLimits, prepare: Callable[[], None] | None) -> None:
         self.work, self.limits, self.prepare = work, limits, prepare
@@ -75,7 +80,7 @@ class _RayWorker:
         self.results = process_pool.run(self.work, jobs, workers=1, limits=self.limits, prepare=self.prepare)
 
     def answer(self) -> JobResult[Any] | str | None:
-        """The next outcome; None after the last; words if no process comes up."""
+        """The next result; None after the last; a message if no process starts."""
         try:
             return next(self.results, None)
         except ChildProcessError as error:
@@ -83,7 +88,7 @@ class _RayWorker:
 
 
 class _RayPool:
-    """The seats, and the jobs that wait."""
+    """The actors and the waiting jobs."""
 
     def __init__(
         self,
@@ -124,7 +129,7 @@ class _RayPool:
                 self.ray.kill(seat)
 
     def _open(self) -> None:
-        """A seat that has no jobs yet: nobody knows when the cluster has room for it."""
+        """Start an actor without jobs: it is not known when the cluster has room for it."""
         seat = self.new_worker()
         self.shifts[seat] = []
         self.calls[seat.answer.remote()] = seat
@@ -137,7 +142,7 @@ class _RayPool:
         self.calls[seat.answer.remote()] = seat
 
     def _replace(self, seat: Any, error: Exception) -> Iterator[JobResult[Any]]:
-        """After the loss of a seat: its jobs wait again, unless the first of them has seen too many losses."""
+        """After the loss of an actor its jobs wait again, unless the first of them has lost too many actors."""
         shift = self.shifts.pop(seat)
         reason = next(iter(str(error).split("\n")), type(error).__name__)
         if not shift:

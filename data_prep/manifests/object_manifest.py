@@ -1,4 +1,4 @@
-"""Which object files there are and what is known of them. Knows nothing of what is in a file."""
+"""Manifests of object files: objects.jsonl and manifest.jsonl."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ class Item:
 def find(source: str | Path, *, split: str | None = None, licenses: Collection[str] | None = None) -> list[Item]:
     """The objects of a folder (by its objects.jsonl or manifest.jsonl if it has one) or of a .jsonl manifest, in order.
 
-    split, licenses  keep only objects whose manifest says so; what is of no split is for training, and what names no
-                     licence is under none of them
+    Args:
+        source: Folder or manifest.
+        split: Keep only objects of this split; objects without one belong to "train".
+        licenses: Keep only objects under these licences; those without a licence are left out.
     """
     asked_for = None if licenses is None else {spdx(name) for name in licenses}
     items = [item for item in _all(Path(source)) if _wanted(item, split, asked_for)]

@@ -1,4 +1,4 @@
-"""What to render of every object: which cameras, how large, under what light. Knows nothing of who renders it."""
+"""Render plans: cameras, size and light of every object's views."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Plan:
     size: int = 128  # pixels a side
     random_views: int = 20
     elevation_deg: Range = (-30.0, 75.0)
-    radius: Range = (2.4, 3.0)  # from 2.37 on a 50 degree camera sees the whole unit sphere
+    radius: Range = (2.4, 3.0)  # from 2.37 on the whole unit sphere is in a 50 degree camera's view
     fov_deg: Range = (50.0, 50.0)
     ring_views: int = 0  # evenly around at each of the two heights, the same for all objects, from the front on
     ring_deg: Range = (0.0, 30.0)  # these heights
     lighting: str = "flat"
     supersample: int = 3  # of the fast renderer: samples a side of a pixel
-    depth: bool = True  # maps beside the pictures, which losses may use
+    depth: bool = True  # maps beside the images, which losses may use
     normals: bool = False
     seed: int = 0  # another one gives other random cameras and area lights
-    renderer: str = "auto"  # "fast", "blender", or the fast one wherever it knows the light
+    renderer: str = "auto"  # "fast", "blender", or "auto": the fast one where it supports the light
     samples: int = 16  # of Blender: paths a pixel
     device: str = "cpu"  # of Blender: "cpu", "cuda" or "optix"
 
@@ -69,18 +69,18 @@ class Plan:
 
     @property
     def chosen_renderer(self) -> str:
-        """Who draws: "fast" or "blender"."""
+        """The renderer: "fast" or "blender"."""
         if self.renderer == "auto":
             return "fast" if self.lighting in FAST_LIGHTINGS else "blender"
         return self.renderer
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """What is drawn beside the pictures: some of depth and normals."""
+        """The maps beside the images: some of depth and normals."""
         return tuple(name for name in MAPS if getattr(self, name))
 
     def draw(self, object_id: str) -> int:
-        """The seed (56 bits) of all that is drawn for an object: its random cameras and its area lights."""
+        """The seed (56 bits) of an object's random cameras and area lights."""
         digest = hashlib.sha256(f"{self.seed}/{object_id}".encode()).digest()
         return int.from_bytes(digest[:7], "big")
 
@@ -97,7 +97,7 @@ class Plan:
         )
 
     def rings(self) -> list[Cameras]:
-        """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, which a camera at azimuth 270 sees."""
+        """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, in front of a camera at azimuth 270."""
         around = [270 + 360 * k / self.ring_views for k in range(self.ring_views)]
         return [orbit(around, height, self.radius[0], self.fov_deg[0]) for height in self.ring_deg] if around else []
 

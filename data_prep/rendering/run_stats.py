@@ -1,4 +1,4 @@
-"""What a run has done so far: the lines that say so, and report.json. Knows nothing of rendering."""
+"""Statistics of a run: progress lines and report.json."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ EVERY_S = 5.0
 
 @dataclass
 class RunStats:
-    """Counts objects and views, with the time that they took.
+    """Counts of objects and views, with the time they took.
 
-    total        to be done in this run
-    there_already, passed_over   not touched: they have a scene, or have failed before
+    Attributes:
+        total: Objects of this run.
+        there_already: Objects that have a scene.
+        passed_over: Objects that failed before.
     """
 
     total: int
@@ -59,7 +61,7 @@ class RunStats:
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """How far it is, how fast, and when it will be over at this rate."""
+        """Progress, rate and remaining time."""
         so_far = self.done + self.failed
         if so_far < 2:
             return f"{so_far} of {self.total} objects, {self._rate()}"
@@ -98,7 +100,7 @@ class RunStats:
 
 
 def clock(seconds: float) -> str:
-    """As people say it: 42 s, 7 min 05 s, 3 h 20 min, 5 d 4 h."""
+    """Format a duration: 42 s, 7 min 05 s, 3 h 20 min, 5 d 4 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

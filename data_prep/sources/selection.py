@@ -1,4 +1,4 @@
-"""Which of Objaverse's objects are wanted, as rows of the manifest. Downloads none of them."""
+"""Selection of Objaverse's objects, as rows of the manifest, without downloads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def names_in(path: Path) -> tuple[str, ...]:
 
 
 def objaverse(store: ObjaverseStore, wanted: Selection, allowed: Allowed, others: dict[str, int]) -> Iterator[Row]:
-    """Rows of wanted objects of Objaverse 1.0; `others` is told how many are under licences that are not allowed."""
+    """Rows of selected objects of Objaverse 1.0; `others` counts those under licences that are not allowed."""
     paths = store.paths()
     categories = _categories(store, wanted.lvis) if wanted.lvis else {}
     names = categories if wanted.lvis else (paths if wanted.names is None else wanted.names)

@@ -1,4 +1,4 @@
-"""Furniture of Sweet Home 3D's libraries as GLB files: turned and sized as that program shows them, in metres."""
+"""Furniture of Sweet Home 3D's libraries as GLB files: rotated and sized as in that program, in metres."""
 
 from __future__ import annotations
 
