@@ -133,6 +133,6 @@ def _try(sandbox: Sandbox, name: str, files: Files, report: Report, say: Callabl
     key = name, verdict.finding
     report.times[key] += 1
     if key not in report.findings:
+        say(f"{name}: {verdict.finding}")
         small = minimised(files, lambda some: sandbox.try_input(name, some).finding == verdict.finding)
         report.findings[key] = Finding(name, verdict.finding, verdict.detail, small)
-        say(f"{name}: {verdict.finding}")

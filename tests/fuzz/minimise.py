@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -11,13 +12,16 @@ from tests.fuzz.codecs import CODECS, Codec
 from tests.fuzz.mutators import JSON_SUFFIXES, SPLIT_ERRORS, Files
 
 TRIES = 400  # inputs that are read for one finding
+SECONDS = 60.0  # that it may take
 Item = TypeVar("Item")
 Test = Callable[[bytes], bool]  # whether a file with this content still has the fault
 
 
-def minimised(files: Files, has_fault: Callable[[Files], bool], tries: int = TRIES) -> Files:
-    """The input reduced as far as a number of tries allows; `has_fault` says whether an input still has the fault."""
-    budget = _Budget(has_fault, tries)
+def minimised(
+    files: Files, has_fault: Callable[[Files], bool], tries: int = TRIES, seconds: float = SECONDS
+) -> Files:
+    """The input reduced as far as tries and time allow; `has_fault` says whether an input still has the fault."""
+    budget = _Budget(has_fault, tries, time.monotonic() + seconds)
     names = _fewest(list(files), lambda some: budget.test({name: files[name] for name in some}))
     files = {name: files[name] for name in names}
     for name in names:
@@ -26,12 +30,12 @@ def minimised(files: Files, has_fault: Callable[[Files], bool], tries: int = TRI
 
 
 class _Budget:
-    def __init__(self, has_fault: Callable[[Files], bool], tries: int) -> None:
-        self.has_fault, self.left = has_fault, tries
+    def __init__(self, has_fault: Callable[[Files], bool], tries: int, until: float) -> None:
+        self.has_fault, self.left, self.until = has_fault, tries, until
 
     def test(self, files: Files) -> bool:
         self.left -= 1
-        return self.left >= 0 and bool(files) and self.has_fault(files)
+        return self.left >= 0 and time.monotonic() < self.until and bool(files) and self.has_fault(files)
 
 
 def _reduced(name: str, data: bytes, test: Test) -> bytes:
