@@ -64,7 +64,7 @@ def test_quadrants_get_their_shares():
     assert ((only < -45) & (only > -135)).all()
 
 
-def test_known_cameras_are_all_looked_through_and_no_others():
+def test_guidance_cameras_are_all_looked_through_and_no_others():
     known = orbit([0.0, 90.0, 180.0], 10.0)
     found = drawn(known, 300).cameras
     apart = (found.cam_to_world[:, None] - known.cam_to_world).abs().amax((-1, -2))
@@ -106,7 +106,7 @@ class Standing:
 
     def __init__(self, step=0, rank=0, world=1, known=None):
         self.global_step, self.global_rank, self.world_size = step, rank, world
-        self.lightning_module = type("Module", (), {"known_cameras": known})()
+        self.lightning_module = type("Module", (), {"guidance_cameras": known})()
 
 
 def batches(count, batch_size, **standing):

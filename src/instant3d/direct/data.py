@@ -171,7 +171,7 @@ class PromptDataModule(L.LightningDataModule):
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
             rank, world = self.trainer.global_rank, self.trainer.world_size
-            known = cast(Any, self.trainer.lightning_module).guide_cameras
+            known = cast(Any, self.trainer.lightning_module).guidance_cameras
         examples = PromptDataset(len(self.texts), self.cameras if known is None else known, self.views, self.seed)
         batches = ResumableBatchSampler(self.batch_size, start, rank, world)
         return DataLoader(examples, batch_sampler=batches, collate_fn=TrainingBatch.stack)

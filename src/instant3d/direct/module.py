@@ -187,7 +187,7 @@ class DirectModule(L.LightningModule):
         )
 
     @property
-    def guide_cameras(self) -> Cameras | None:
+    def guidance_cameras(self) -> Cameras | None:
         """Where the guide's pictures were taken from (V,), if it cannot be asked from anywhere else."""
         return self.frozen.cameras
 

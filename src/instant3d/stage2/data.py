@@ -41,14 +41,14 @@ class ViewSampling:
     Attributes:
         inputs: Number of input views.
         targets: Number of target views, drawn independently, so that some may be inputs (GS-LRM, section 4).
-        structured: Probability that the inputs are the four structured views.
+        structured_probability: Probability that the inputs are the four structured views.
         patch: Side of the targets' windows in pixels; 0 takes whole images.
         zoom: Range of the side in pixels that each target is resized to before its window is cut: context or detail.
-        foreground: Probability that a window is centred on the object rather than anywhere.
-        turn: Whether the world is rotated by a random multiple of 90 degrees about z.
-        jitter: Standard deviation of noise on input cameras, in radians and world units (LGM, section 3.4).
-        distortion: Probability that an input image is warped by a smooth random grid, as generated views are.
-        coarse: Probability that inputs are reduced to half their pixels, as small generators draw them.
+        foreground_probability: Probability that a window is centred on the object rather than anywhere.
+        random_rotation: Whether the world is rotated by a random multiple of 90 degrees about z.
+        camera_jitter: Standard deviation of noise on input cameras, in radians and world units (LGM, section 3.4).
+        warp_probability: Probability that an input image is warped by a smooth random grid, as generated views are.
+        downsample_probability: Probability that inputs are reduced to half their pixels, as small generators draw them.
         depth: Whether the targets' depth is read where there is some, for losses on it.
         normals: Whether the targets' normals are read, for a loss on them; then every scene needs them.
     """
@@ -160,7 +160,7 @@ class SceneDataModule(L.LightningDataModule):
         val: What is validated on, likewise.
         test: What is tested on, and what `predict` reconstructs, likewise.
         image_size: Side of the input images in pixels, set by the network's architecture.
-        drawing: How training examples are drawn.
+        view_sampling: How training examples are drawn.
         batch_size: Scenes per step and process.
         workers: Processes that load data.
         seed: Of the order of the examples, their views and augmentation.
