@@ -134,5 +134,6 @@ def _try(sandbox: Sandbox, name: str, files: Files, report: Report, say: Callabl
     report.times[key] += 1
     if key not in report.findings:
         say(f"{name}: {verdict.finding}")
+        say(verdict.detail)
         small = minimised(files, lambda some: sandbox.try_input(name, some).finding == verdict.finding)
         report.findings[key] = Finding(name, verdict.finding, verdict.detail, small)

@@ -18,7 +18,7 @@ from tests.fuzz import seeds
 from tests.fuzz.mutators import Files
 from tests.fuzz.sandbox import Read, put
 
-NAMES = ("id", "file", "caption")
+LONGEST_LINE = 2000
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ def read_mesh(folder: Path) -> None:
     """Load an object's file and check it; write it again in all formats."""
     from instant3d import mesh
 
-    (path,) = folder.glob("object.*[!l]") if not list(folder.glob("object.gltf")) else folder.glob("object.gltf")
+    suffixes = (".glb", ".gltf", ".obj", ".ply")
+    path = next((path for path in folder.iterdir() if path.suffix in suffixes), folder / "object.glb")
     parts = mesh.load(path)
     for part in parts:
         assert np.isfinite(part.vertices).all()
         assert part.faces.max(initial=-1) < len(part.vertices)
-        assert part.colors is None or 0 <= part.colors.min(initial=0) <= part.colors.max(initial=0) <= 1
+        assert part.colors is None or ((part.colors >= 0) & (part.colors <= 1)).all(), "colours"
     sizes = sum(len(part.faces) for part in parts)
     if sizes < 1000:
         for suffix in (".glb", ".obj", ".ply"):
@@ -79,6 +80,7 @@ def read_doctor(folder: Path) -> None:
     except FileNotFoundError:  # there is no scene left
         return
     assert lines
+    assert max(map(len, lines)) < LONGEST_LINE, "a line that is no sentence"
 
 
 def read_image(folder: Path) -> None:
@@ -87,7 +89,7 @@ def read_image(folder: Path) -> None:
     from instant3d.scenes import images as scene_images
     from instant3d.utils import images
 
-    data = next(path for path in sorted(folder.iterdir()) if path.stem == "image").read_bytes()
+    data = next((path.read_bytes() for path in sorted(folder.glob("image.*"))), b"")
     mask = folder / "mask.png"
     doors: tuple[Callable[[], object], ...] = (
         lambda: images.open_image(data, "an image", upright=True),
@@ -133,13 +135,17 @@ def read_shards(folder: Path) -> None:
         lambda: list(shards.read(folder / "shards")),
         lambda: [packed.read() for packed in shards.index(folder / "shards")],
         by_number,
-        lambda: unpack(folder / "shards", folder / "out"),
+        lambda: _told(unpack(folder / "shards", folder / "out").damage),
     )
     try:
         _all_of(doors)
     finally:
         outside = [path for path in folder.rglob("*") if path not in before and not path.is_relative_to(folder / "out")]
         assert not outside, f"unpacking wrote {outside}"
+
+
+def _told(damage: list[str]) -> None:
+    assert all(" " in words.strip() and len(words) < LONGEST_LINE for words in damage), "damage that is no sentence"
 
 
 def read_layout(name: str) -> Read:

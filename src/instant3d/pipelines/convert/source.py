@@ -18,7 +18,7 @@ from instant3d.utils.hub import snapshot
 
 SAFE, PICKLED = (".safetensors",), (".ckpt", ".pth", ".pt", ".bin")
 CONFIGS = ("config.json", "config.yaml", "config.yml")
-MAX_YAML, MAX_VALUES, MAX_DEPTH = 2**20, 100_000, 32  # bytes, and what they describe
+MAX_YAML, MAX_VALUES, MAX_DEPTH = 2**17, 100_000, 32  # bytes (some seconds of reading), and what they describe
 NESTS = ("state_dict", "weights", "model")  # where a training checkpoint keeps its tensors
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 

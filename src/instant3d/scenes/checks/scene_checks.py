@@ -19,7 +19,7 @@ from instant3d.scenes.checks import blank_frames, camera_hypotheses, conventions
 from instant3d.scenes.checks.blank_frames import Thumbnail
 from instant3d.scenes.checks.finding import NOTE, Finding, SceneReport
 from instant3d.utils import file_listing
-from instant3d.utils.errors import LIBRARY_ERRORS
+from instant3d.utils.errors import LIBRARY_ERRORS, shorten
 
 VIEWS = 12  # of a scene that are compared; more tell little more
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
@@ -32,7 +32,7 @@ def check_scene(path: Path) -> SceneReport:
     try:
         document = scenes.document(path)
     except (ValueError, OSError) as error:
-        return SceneReport(where, (_unreadable(where, [str(error)]),))
+        return SceneReport(where, (_unreadable(where, [shorten(str(error))]),))
     root = (path.parent if path.suffix == ".json" else path).resolve()
     shown, problems = read_frames(document, root)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
@@ -59,7 +59,7 @@ def read_frames(document: transforms.Document, root: Path) -> tuple[list[Thumbna
             height, width = found.full_size or found.alpha.shape
             frame.intrinsics(width, height)
         except (ValueError, OSError) as error:
-            problems[number] = str(error)
+            problems[number] = shorten(str(error))
             continue
         shown.append(_shrunk(number, found))
     usual = Counter(picture.size for picture in shown).most_common(1)
@@ -108,7 +108,7 @@ def _maps(where: str, document: transforms.Document, root: Path, shown: list[Thu
             frame, size = document.frame(picture.number), picture.size[::-1]
             scene_folder.read_maps(frame, document, lambda name: scenes.file_content(root, name), size)
         except (ValueError, OSError) as error:
-            problems[picture.number] = str(error)
+            problems[picture.number] = shorten(str(error))
     if not problems:
         return []
     evidence = f"{len(problems)} of {document.count} frames: {next(iter(problems.values()))}"
