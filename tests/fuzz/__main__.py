@@ -21,7 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"there is no target {unknown[0]}; choose among {', '.join(TARGETS)}", file=sys.stderr)
         return 2
     report = fuzz.run(
-        names, seed=options.seed, seconds=options.seconds, inputs=options.inputs, say=lambda text: print(text, flush=True)
+        names,
+        seed=options.seed,
+        seconds=options.seconds,
+        inputs=options.inputs,
+        say=lambda text: print(text, flush=True),
     )
     for finding in report.findings.values():
         times = report.times[finding.target, finding.what]

@@ -205,7 +205,9 @@ CODECS = {
     ".png": Codec(_split_png, _join_png, PNG_CHUNKS),
     ".tar": Codec(_split_tar, _join_tar),
     ".npz": Codec(_split_zip, _join_zip, ("cam_poses.npy", "../x.npy", "/x")),
-    ".ckpt": Codec(_split_zip, _join_zip, ("archive/data.pkl", "archive/data/0", "archive/version", "archive/byteorder")),
+    ".ckpt": Codec(
+        _split_zip, _join_zip, ("archive/data.pkl", "archive/data/0", "archive/version", "archive/byteorder")
+    ),
     ".ply": Codec(_split_ply, _join_ply),
     ".jsonl": Codec(_split_lines, _join_lines),
 }

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from tests.fuzz import mutators, targets
-from tests.fuzz.minimise import minimised
+from tests.fuzz import minimise, mutators, targets
 from tests.fuzz.mutators import Files
-from tests.fuzz.sandbox import Limits, Sandbox
+from tests.fuzz.sandbox import LIMITS, Limits, Sandbox
 
 BATCH = 20  # inputs of a target at a time
 REPORT_S = 60.0
@@ -64,7 +63,9 @@ class Report:
         for name, count in self.inputs.items():
             faulty = sum(times for (target, _), times in self.times.items() if target == name)
             kinds = sum(target == name for target, _ in self.findings)
-            rows.append((name, f"{count:,}", f"{self.read[name]:,}", f"{count - self.read[name] - faulty:,}", str(kinds)))
+            rows.append(
+                (name, f"{count:,}", f"{self.read[name]:,}", f"{count - self.read[name] - faulty:,}", str(kinds))
+            )
         total = (sum(self.inputs.values()), sum(self.read.values()), len(self.findings))
         refused = total[0] - total[1] - sum(self.times.values())
         rows.append(("all", f"{total[0]:,}", f"{total[1]:,}", f"{refused:,}", str(total[2])))
@@ -77,7 +78,8 @@ def run(
     seed: int = 0,
     seconds: float | None = None,
     inputs: int | None = None,
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = LIMITS,
+    minimising_s: float = minimise.SECONDS,
     lookup: Callable[[str], Callable[[Path], None]] = targets.reader,
     seeds_of: Callable[[str], list[Files]] = targets.seeds_of,
     say: Callable[[str], None] = lambda _: None,
@@ -90,6 +92,7 @@ def run(
         seconds: When to end; None is never.
         inputs: Of each target; None is any number.
         limits: What reading one input may take.
+        minimising_s: How long each finding's input is made smaller.
         lookup: A target's reader by its name; a function that another process can import.
         seeds_of: A target's sound inputs by its name.
         say: Where progress goes.
@@ -102,7 +105,7 @@ def run(
     with Sandbox(lookup, limits) as sandbox:
         for name, batch in _batches(names, seed, inputs, seeds_of):
             for files in batch:
-                _try(sandbox, name, files, report, say)
+                _try(sandbox, name, files, report, say, minimising_s)
             now = time.monotonic()
             if now - said > REPORT_S:
                 said = now
@@ -124,7 +127,9 @@ def _batches(
         done += count
 
 
-def _try(sandbox: Sandbox, name: str, files: Files, report: Report, say: Callable[[str], None]) -> None:
+def _try(
+    sandbox: Sandbox, name: str, files: Files, report: Report, say: Callable[[str], None], minimising_s: float
+) -> None:
     verdict = sandbox.try_input(name, files)
     report.inputs[name] += 1
     report.read[name] += verdict.finding is None and not verdict.detail
@@ -134,6 +139,7 @@ def _try(sandbox: Sandbox, name: str, files: Files, report: Report, say: Callabl
     report.times[key] += 1
     if key not in report.findings:
         say(f"{name}: {verdict.finding}")
-        say(verdict.detail)
-        small = minimised(files, lambda some: sandbox.try_input(name, some).finding == verdict.finding)
+        small = minimise.minimised(
+            files, lambda some: sandbox.try_input(name, some).finding == verdict.finding, seconds=minimising_s
+        )
         report.findings[key] = Finding(name, verdict.finding, verdict.detail, small)

@@ -17,9 +17,7 @@ Item = TypeVar("Item")
 Test = Callable[[bytes], bool]  # whether a file with this content still has the fault
 
 
-def minimised(
-    files: Files, has_fault: Callable[[Files], bool], tries: int = TRIES, seconds: float = SECONDS
-) -> Files:
+def minimised(files: Files, has_fault: Callable[[Files], bool], tries: int = TRIES, seconds: float = SECONDS) -> Files:
     """The input reduced as far as tries and time allow; `has_fault` says whether an input still has the fault."""
     budget = _Budget(has_fault, tries, time.monotonic() + seconds)
     names = _fewest(list(files), lambda some: budget.test({name: files[name] for name in some}))
@@ -58,9 +56,7 @@ def _reduced_container(codec: Codec, data: bytes, test: Test) -> bytes:
     parts = _fewest(parts, lambda some: test(codec.join(some)))
     for at, (name, content) in enumerate(parts):
         before, after = parts[:at], parts[at + 1 :]
-        smaller = _reduced(
-            name, content, lambda some, n=name, b=before, a=after: test(codec.join([*b, (n, some), *a]))
-        )
+        smaller = _reduced(name, content, lambda some, n=name, b=before, a=after: test(codec.join([*b, (n, some), *a])))
         parts[at] = name, smaller
     return codec.join(parts)
 

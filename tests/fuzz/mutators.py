@@ -24,14 +24,15 @@ SPLIT_ERRORS = (ValueError, KeyError, IndexError, struct.error, zipfile.BadZipFi
 BROKEN = "\ud800broken"  # stands for text that is no JSON until the document is written
 
 NUMBERS: tuple[Any, ...] = (
-    0, 1, -1, 2, 3, 7, 255, 256, 1000, 65535, 65536, 10**6, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**32, 2**53, 2**63 - 1,
-    2**63, 2**64, 10**30, 10**400, 0.0, -0.0, 0.5, -0.5, 1e-30, 1e-7, 1e30, 3.5e38, 1e300, 5e-324,
+    0, 1, -1, 2, 3, 7, 255, 256, 1000, 65535, 65536, 10**6, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**32, 2**53,
+    2**63 - 1, 2**63, 2**64, 10**30, 10**400, 0.0, -0.0, 0.5, -0.5, 1e-30, 1e-7, 1e30, 3.5e38, 1e300, 5e-324,
     float("nan"), float("inf"), float("-inf"),
 )  # fmt: skip
 WORDS = (
-    "", " ", ".", "..", "/", "../x", "/etc/passwd", "a/../../x", "x" * 300, "y" * 70_000, "\0", "a\0b", "\x1b[31m", "\r\n", "nan",
-    "\ufeff", "é", "\u202e", "\ud800", "#", "-", "--", "*", "%s", "{}", "NaN", "-1", "1e999", "0x10", "data:,", "file:///x",
-    "http://x", "data:application/octet-stream;base64,AAAA", "data:;base64,!", "null", "true", "\\", "C:\\x", "._x", ".hidden",
+    "", " ", ".", "..", "/", "../x", "/etc/passwd", "a/../../x", "x" * 300, "y" * 70_000, "\0", "a\0b", "\x1b[31m",
+    "\r\n", "nan", "\ufeff", "é", "\u202e", "\ud800", "#", "-", "--", "*", "%s", "{}", "NaN", "-1", "1e999", "0x10",
+    "data:,", "file:///x", "http://x", "data:application/octet-stream;base64,AAAA", "data:;base64,!", "null", "true",
+    "\\", "C:\\x", "._x", ".hidden",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (None, True, False, [], {}, [[]], [0], [None], {"": None}, [1, "a"])
 REPEATS = (2, 3, 10, 100, 1000, 20_000)
@@ -74,7 +75,7 @@ def _mutate_container(codec: Codec, data: bytes, rng: random.Random) -> bytes:
         return mutate_bytes(data, rng)
     if rng.random() < 0.85:
         at = rng.randrange(len(parts))
-        if parts[at][0] == "numbers.bin" or parts[at][0] == "tensors.bin" and rng.random() < 0.8:
+        if parts[at][0] in ("numbers.bin", "tensors.bin") and rng.random() < 0.8:
             at = 0  # headers matter more than what they head
         name, content = parts[at]
         parts[at] = name, mutate_file(name, content, rng)

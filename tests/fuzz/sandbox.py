@@ -38,6 +38,9 @@ class Limits:
     bytes: int = 2**31
 
 
+LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What became of an input.
@@ -54,7 +57,7 @@ class Verdict:
 class Sandbox:
     """One process that reads inputs, started again when it died. `lookup` finds the reader of a target by name."""
 
-    def __init__(self, lookup: Callable[[str], Read], limits: Limits = Limits()) -> None:  # noqa: B008
+    def __init__(self, lookup: Callable[[str], Read], limits: Limits = LIMITS) -> None:
         self.lookup, self.limits = lookup, limits
         self.process: multiprocessing.process.BaseProcess | None = None
 
@@ -138,7 +141,7 @@ def read_input(read: Read, files: Files, folder: Path, limits: Limits) -> tuple[
         with _limited(limits):
             read(folder)
         return None, ""
-    except Exception as error:  # noqa: BLE001  whatever a reader raises is what is looked for
+    except Exception as error:  # whatever a reader raises is what is looked for
         finding = complaint(error)
         return finding, str(error) if finding is None else "".join(traceback.format_exception(error))[-4000:]
     finally:

@@ -6,7 +6,7 @@ A reader may also check what it read: an AssertionError is a finding like any ot
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -130,7 +130,7 @@ def read_shards(folder: Path) -> None:
         for k in range(min(len(sources), 3)):
             sources.identity(k), sources.name(k), sources.where(k), sources.read(k, size=8)
 
-    before = {path for path in folder.rglob("*")}
+    before = set(folder.rglob("*"))
     doors: tuple[Callable[[], object], ...] = (
         lambda: list(shards.read(folder / "shards")),
         lambda: [packed.read() for packed in shards.index(folder / "shards")],
@@ -177,14 +177,16 @@ def read_prompts(folder: Path) -> None:
     from instant3d.direct.prompt_sets import read_prompt_set
     from instant3d.utils import prompts
 
-    path = next(iter(sorted(folder.iterdir())))
+    path = next(iter(sorted(folder.iterdir())), folder / "prompts.txt")
 
     def listed() -> None:
         for prompt in prompts.read_prompts(path):
             assert prompt.error or not prompts.prompt_error(prompt.text)
             assert prompts.slug(prompt.text)
 
-    _all_of((listed, lambda: read_prompt_set(str(path)), lambda: id_lists.read_list(path), lambda: selection.names_in(path)))
+    _all_of(
+        (listed, lambda: read_prompt_set(str(path)), lambda: id_lists.read_list(path), lambda: selection.names_in(path))
+    )
 
 
 def read_manifest(folder: Path) -> None:
@@ -259,12 +261,12 @@ def read_lists(folder: Path) -> None:
     _all_of([lambda path=path: readers[path.name](path) for path in sorted(folder.iterdir())])
 
 
-def _all_of(doors: object) -> None:
+def _all_of(doors: Iterable[Callable[[], object]]) -> None:
     """Go through all doors; the first refusal that is no good one is raised, else the first."""
     from tests.fuzz.judge import complaint
 
     errors: list[Exception] = []
-    for door in doors:  # type: ignore[attr-defined]
+    for door in doors:
         try:
             door()
         except Exception as error:  # judged below
@@ -278,7 +280,7 @@ def _list_seeds() -> list[Files]:
     lists = {
         "labels.txt": b"# labels\nchair\tgood\nboat\tbad\n",
         "labels.json": b'{"format": "instant3d-labels-1", "labels": [["chair", "good"], ["boat", "skip"]]}',
-        "ranking.jsonl": b'{"rank": 1, "id": "chair", "score": 0.5}\n{"rank": 2, "id": "boat", "score": -1, "label": "bad"}\n',
+        "ranking.jsonl": b'{"rank": 1, "id": "chair", "score": 0.5}\n{"rank": 2, "id": "boat", "score": -1}\n',
         "captions.csv": b'chair,a red chair\nboat,"a boat, blue"\n',
         "caption_words.txt": b"red\t5\nfire hydrant\t2\n",
         "plan.yaml": b"size: 64\nrandom_views: 2\nelevation_deg: [-20, 40]\nlighting: flat\n",
