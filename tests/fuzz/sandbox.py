@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import resource
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from tests.fuzz.mutators import Files
 
-PATIENCE = 6  # times the limit of processor time that an input may take by the clock, on a machine that is busy
+PATIENCE = 30  # times the limit of processor time that an input may take by the clock, on a machine that is busy
 STARTING_S = 300.0  # for a process to import all it needs
 PAGE_BYTES = resource.getpagesize()
 
@@ -137,14 +138,22 @@ def read_input(read: Read, files: Files, folder: Path, limits: Limits) -> tuple[
     from tests.fuzz.judge import complaint
 
     put(files, folder)
+    heard = list[logging.LogRecord]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = heard.append  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
     try:
         with _limited(limits):
             read(folder)
+        for record in heard:
+            if record.exc_info:
+                return f"printed: a traceback that {record.name} logged", record.getMessage()
         return None, ""
     except Exception as error:  # whatever a reader raises is what is looked for
         finding = complaint(error)
         return finding, str(error) if finding is None else "".join(traceback.format_exception(error))[-4000:]
     finally:
+        logging.getLogger().removeHandler(handler)
         shutil.rmtree(folder, ignore_errors=True)
 
 

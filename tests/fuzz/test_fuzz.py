@@ -29,7 +29,7 @@ def found(name, inputs):
 @pytest.mark.parametrize(
     ("fault", "said", "inputs"),
     [
-        ("key_error", "traceback: KeyError", 60),
+        ("key_error", "traceback: KeyError", 150),
         ("library_error", "foreign: JSONDecodeError", 60),
         ("allocates", "memory: ", 40),
         ("loops", "slow: ", 12),
