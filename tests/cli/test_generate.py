@@ -332,7 +332,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--device", "abacus"], "'abacus' is no device"),
+        (["--device", "abacus"], "'abacus' is not a device"),
         (["--formats", "stl"], "choose among glb, obj, ply"),
         (["--steps", "5000"], "5000 steps"),
         (["--rescale", "7"], "between 0 and 1"),

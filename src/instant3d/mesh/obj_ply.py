@@ -29,10 +29,8 @@ def read_ply(path: Path) -> list[Mesh]:
     """The parts of a .ply."""
     files, data = _Beside(path.parent), content(path)
     try:
-        with (
-            np.errstate(over="ignore", invalid="ignore"),
-            _complaints() as left_out,
-        ):  # `Mesh` refuses what is not finite
+        # `Mesh` refuses what is not finite
+        with np.errstate(over="ignore", invalid="ignore"), _complaints() as left_out:
             scene = trimesh.load_scene(io.BytesIO(data), file_type="ply", resolver=files, process=False)
             parts = [part for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh)]
             meshes = [_mesh(part) for part in parts if len(part.faces)]
