@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, Row]:
         for line in lines:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and isinstance(row.get("id"), str):
                 rows[row["id"]] = row

@@ -157,7 +157,7 @@ def _all(source: Path) -> Iterator[Item]:
 def _checked(line: str, where: str, inside: ContainedFiles) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON ({error})") from error
     if not isinstance(row, dict) or "id" not in row or not {"file", "uid"} & set(row):
         raise ValueError(f"{where} should be an object with `id` and `file`")

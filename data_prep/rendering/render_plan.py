@@ -12,6 +12,7 @@ import yaml
 
 from instant3d.cameras import Cameras, intrinsics_from_fov, orbit, random_sphere, structured_cameras
 from instant3d.utils import atomic, shipped
+from instant3d.utils.yaml_files import load_yaml
 from instant3d.views import MAPS
 
 Range = tuple[float, float]
@@ -109,10 +110,7 @@ class Plan:
 def read(path: str | Path) -> Plan:
     """The plan in a YAML file, or a shipped one such as `small`; what the file does not name keeps its default."""
     path = shipped.find(path, ["render"])
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable YAML ({error})") from error
+    content = load_yaml(path) or {}
     known = get_type_hints(Plan)
     if not isinstance(content, dict) or not set(content) <= {*known, "geometry"}:
         raise ValueError(f"{path} must name some of {', '.join(known)}; it holds {content}")

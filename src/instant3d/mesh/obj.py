@@ -170,7 +170,7 @@ def _colors(rows: Sequence[str]) -> np.ndarray | None:
     if not rows or len(rows[0].split()) < 6 or min(len(row.partition("#")[0].split()) for row in rows) < 6:
         return None
     found = _table(rows, range(3, 6))
-    return found / 255 if found.max() > 1 else found
+    return np.clip(found / 255 if found.max() > 1 else found, 0, 1)
 
 
 def _table(rows: Sequence[str], columns: range) -> np.ndarray:

@@ -6,7 +6,9 @@ Vertex colours and an .mtl's Kd are taken as sRGB. Neither format can tell cut-o
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ def read_ply(path: Path) -> list[Mesh]:
     """The parts of a .ply."""
     files, data = _Beside(path.parent), content(path)
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
+        # `Mesh` refuses what is not finite
+        with np.errstate(over="ignore", invalid="ignore"), _complaints() as left_out:
             scene = trimesh.load_scene(io.BytesIO(data), file_type="ply", resolver=files, process=False)
             parts = [part for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh)]
             meshes = [_mesh(part) for part in parts if len(part.faces)]
@@ -35,7 +38,25 @@ def read_ply(path: Path) -> list[Mesh]:
         raise ValueError(f"it is not a readable .ply file ({type(error).__name__}: {first_line(error)})") from error
     if files.refusals:
         raise files.refusals[0]
+    if left_out:
+        raise ValueError(f"it is not a sound .ply file ({left_out[0]})")
     return meshes
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What trimesh says that it could not read and left out; it would print that, and tracebacks, to the terminal."""
+    heard = list[str]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("trimesh")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield heard
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
 
 
 class _Beside(Resolver):

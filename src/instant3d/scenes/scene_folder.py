@@ -14,6 +14,7 @@ white background is flooded from the border (`instant3d.scenes.images.decode`).
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -361,7 +362,7 @@ def file_content(root: Path, name: str) -> bytes:
         raise ValueError(f"{root / DOCUMENT} names {name!r}, which lies outside the scene folder; move it inside")
     for extension in EXTENSIONS:
         file = root / f"{name}{extension}"
-        if file.is_file() and file.resolve().is_relative_to(root):
+        if os.path.isfile(file) and file.resolve().is_relative_to(root):  # false for a name that no file can have
             if file.stat().st_size > MAX_FILE_BYTES:
                 raise ValueError(f"{file} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
             return file.read_bytes()

@@ -30,6 +30,7 @@ from instant3d.utils.arg_types import nonnegative_int
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
 from instant3d.utils.progress import Progress
+from instant3d.utils.yaml_files import load_yaml
 
 CONFIG = Path("demo_base")
 TIME_WIDTH = 32  # channels of the embedding of each of SDXL's six size and crop conditions
@@ -68,10 +69,8 @@ class BaseConfig:
         Raises:
             ValueError: A key is missing or unknown, or a value is out of range.
         """
-        import yaml
-
         path = shipped.find(path, ["stage1"])
-        content = yaml.safe_load(path.read_text())
+        content = load_yaml(path)
         expected = {field.name for field in fields(cls)}
         if not isinstance(content, dict) or set(content) != expected:
             got = sorted(content) if isinstance(content, dict) else content

@@ -63,7 +63,7 @@ def open_image(
     """
     image = open_raw(data, where, enough=enough, check=check)
     image = to_uint8(_upright(image) if upright else image)
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    image = convert(image, "RGBA" if image.has_transparency_data else "RGB", where)
     factor = _factor(image.size, enough)
     return image if factor == 1 else image.resize(_divided(image.size, factor), Image.Resampling.BOX)
 
@@ -108,6 +108,18 @@ def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
     if frames > 1:
         raise ValueError(f"{where} is an animation of {frames} frames; give one still image")
     return image
+
+
+def convert(image: Image.Image, mode: str, where: str) -> Image.Image:
+    """A decoded image in another mode.
+
+    Raises:
+        ValueError: its palette and its transparency do not fit each other.
+    """
+    try:
+        return image.convert(mode)
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
 
 
 def to_uint8(image: Image.Image) -> Image.Image:

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from instant3d.utils import file_listing, tensor_files
-from instant3d.utils.errors import first_line
 from instant3d.utils.hub import snapshot
+from instant3d.utils.yaml_files import load_yaml
 
 SAFE, PICKLED = (".safetensors",), (".ckpt", ".pth", ".pt", ".bin")
 CONFIGS = ("config.json", "config.yaml", "config.yml")
-MAX_YAML, MAX_VALUES, MAX_DEPTH = 2**20, 100_000, 32  # bytes, values and nesting that are read
+MAX_VALUES, MAX_DEPTH = 100_000, 32  # that settings describe
 NESTS = ("state_dict", "weights", "model")  # keys below which training checkpoints have their tensors
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
@@ -143,18 +143,11 @@ def _opened(file: Path) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _document(path: Path) -> Any:
-    import yaml
-
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration {path}")
     if path.suffix == ".json":
         return tensor_files.load_json(path)
-    if path.stat().st_size > MAX_YAML:
-        raise ValueError(f"{path} is {path.stat().st_size} bytes long; at most {MAX_YAML} of YAML are read")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
+    return load_yaml(path)
 
 
 def _flat(document: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from instant3d.scenes.checks import blank_frames, camera_hypotheses, conventions
 from instant3d.scenes.checks.blank_frames import Thumbnail
 from instant3d.scenes.checks.finding import NOTE, Finding, SceneReport
 from instant3d.utils import file_listing
-from instant3d.utils.errors import LIBRARY_ERRORS
+from instant3d.utils.errors import LIBRARY_ERRORS, shorten
 
 VIEWS = 12  # views compared per scene; more add little
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
@@ -33,7 +33,7 @@ def check_scene(path: Path) -> SceneReport:
     try:
         document = scenes.document(path)
     except (ValueError, OSError) as error:
-        return SceneReport(where, (_unreadable(where, [str(error)]),))
+        return SceneReport(where, (_unreadable(where, [shorten(str(error))]),))
     root = (path.parent if path.suffix == ".json" else path).resolve()
     thumbnails, problems = read_frames(document, root)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
@@ -62,7 +62,7 @@ def read_frames(document: transforms.Document, root: Path) -> tuple[list[Thumbna
             height, width = found.full_size or found.alpha.shape
             frame.intrinsics(width, height)
         except (ValueError, OSError) as error:
-            problems[number] = str(error)
+            problems[number] = shorten(str(error))
             continue
         thumbnails.append(_shrunk(number, found))
     usual = Counter(thumbnail.size for thumbnail in thumbnails).most_common(1)
@@ -111,7 +111,7 @@ def _maps(where: str, document: transforms.Document, root: Path, thumbnails: lis
             frame, size = document.frame(thumbnail.number), thumbnail.size[::-1]
             scene_folder.read_maps(frame, document, lambda name: scenes.file_content(root, name), size)
         except (ValueError, OSError) as error:
-            problems[thumbnail.number] = str(error)
+            problems[thumbnail.number] = shorten(str(error))
     if not problems:
         return []
     evidence = f"{len(problems)} of {document.count} frames: {next(iter(problems.values()))}"
