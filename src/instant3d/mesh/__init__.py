@@ -2,7 +2,7 @@
 
 from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.io import load, save
-from instant3d.mesh.mesh import MAX_FACES, WRAPS, Mesh, bounds, face_areas, face_normals, normalized
+from instant3d.mesh.mesh import MAX_FACES, WRAPS, Mesh, bounds, face_areas, face_normals, moved_to, normalized
 from instant3d.mesh.processing import clean, decimate, merged, sample_points, vertex_colors
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "linear_from_srgb",
     "load",
     "merged",
+    "moved_to",
     "normalized",
     "sample_points",
     "save",

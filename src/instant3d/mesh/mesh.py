@@ -28,6 +28,7 @@ class Mesh:
     wrap                         what the texture does beyond [0, 1], along u and along v
     base_color  (4,)             linear red, green, blue and alpha
     alpha_cutoff                 where alpha is below it there is no surface; 0 for an opaque material
+    name                         what files call the part and its material; "" for the writer's own word
     """
 
     vertices: np.ndarray
@@ -39,6 +40,7 @@ class Mesh:
     wrap: tuple[str, str] = ("repeat", "repeat")
     base_color: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     alpha_cutoff: float = OPAQUE
+    name: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vertices", _float32(self.vertices))
@@ -108,6 +110,23 @@ def normalized(meshes: Sequence[Mesh], radius: float = 1.0) -> list[Mesh]:
         raise ValueError("all vertices lie at one point, so the object has no size")
     scaled = [part * (radius / farthest) for part in centred]
     return [dataclasses.replace(mesh, vertices=part) for part, mesh in zip(scaled, meshes, strict=True)]
+
+
+def moved_to(mesh: Mesh, origin: str) -> Mesh:
+    """Move a mesh so that its bounding box has a given place.
+
+    Args:
+        mesh: At least one triangle.
+        origin: "ground": its lowest point at height 0 and its centre above the origin; "centre": its centre at the
+            origin; "world": where it is.
+    """
+    if origin == "world":
+        return mesh
+    low, high = bounds([mesh])
+    shift = (low + high) / 2
+    if origin == "ground":
+        shift[2] = low[2]
+    return dataclasses.replace(mesh, vertices=mesh.vertices - shift)
 
 
 def face_normals(mesh: Mesh) -> np.ndarray:
