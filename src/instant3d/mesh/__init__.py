@@ -4,20 +4,26 @@ from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.io import load, save
 from instant3d.mesh.mesh import MAX_FACES, WRAPS, Mesh, bounds, face_areas, face_normals, normalized
 from instant3d.mesh.processing import clean, decimate, merged, sample_points, vertex_colors
+from instant3d.mesh.repair import fill_holes
+from instant3d.mesh.solids import GeometryReport, geometry_report, printable
 
 __all__ = [
     "MAX_FACES",
     "WRAPS",
+    "GeometryReport",
     "Mesh",
     "bounds",
     "clean",
     "decimate",
     "face_areas",
     "face_normals",
+    "fill_holes",
+    "geometry_report",
     "linear_from_srgb",
     "load",
     "merged",
     "normalized",
+    "printable",
     "sample_points",
     "save",
     "srgb_from_linear",
