@@ -61,7 +61,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "fast_simplification": "src/instant3d/mesh/processing.py",
     "av": "src/instant3d/utils/visualization.py",
     "huggingface_hub": ("src/instant3d/utils/hub.py", "src/instant3d/modules/diffusion/loading.py"),
-    "manifold3d": ("src/instant3d/mesh/solids.py", "data_prep/procedural/primitive_ops.py"),
+    "manifold3d": ("src/instant3d/mesh/solids.py", "data_prep/procedural/"),
     "moderngl": "data_prep/rendering/opengl.py",
     "embreex": "data_prep/rendering/embree.py",
     "sklearn": "data_prep/curation/ranking.py",
