@@ -1,13 +1,14 @@
 """Triangle meshes in world axes (+z up): the noun, its files (+y up), and what is done to a surface once extracted."""
 
 from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
-from instant3d.mesh.io import load, save
+from instant3d.mesh.io import FORMATS, load, save
 from instant3d.mesh.mesh import MAX_FACES, WRAPS, Mesh, bounds, face_areas, face_normals, normalized
 from instant3d.mesh.processing import clean, decimate, merged, sample_points, vertex_colors
 from instant3d.mesh.repair import fill_holes
 from instant3d.mesh.solids import GeometryReport, geometry_report, printable
 
 __all__ = [
+    "FORMATS",
     "MAX_FACES",
     "WRAPS",
     "GeometryReport",
