@@ -16,8 +16,9 @@ CORNERS = np.array([[0, 0], [1, 0], [0, 1]])  # of a triangle in its block of 2 
 def with_color_texture(mesh: Mesh) -> Mesh:
     """The mesh with its vertex colours in a texture, one block of 2 x 2 texels a face.
 
-    Bilinear filtering between the three corners' texels gives exactly the colours that a renderer would interpolate
-    between vertices. A mesh with a texture, or without vertex colours, comes back as it is.
+    Bilinear filtering between a face's texels gives the colours that a renderer would interpolate between its corners,
+    exactly where the fourth texel holds no clipped channel. A mesh with a texture, or without vertex colours, comes
+    back as it is.
     """
     if mesh.texture is not None or mesh.colors is None:
         return mesh
