@@ -5,6 +5,7 @@ Materials are matte (metallic 0, roughness 1) and two-sided; vertex colours are 
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections.abc import Sequence
@@ -12,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from instant3d.mesh.colorspace import linear_from_srgb
 from instant3d.mesh.gltf_document import Json
 from instant3d.mesh.gltf_reader import WRAP_MODES
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.utils.atomic import write_bytes
-from instant3d.utils.images import encode_png
 
 ARRAY, INDICES = 34962, 34963  # what a buffer view is for
-TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint8): 5121, np.dtype(np.uint32): 5125}
+TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint8): 5121, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
 
 
 def write_glb(meshes: Sequence[Mesh], path: Path) -> None:
@@ -106,8 +107,10 @@ class _Writer:
     def _texture(self, texture: np.ndarray, wrap: tuple[str, str]) -> int:
         key = (id(texture), wrap)
         if key not in self.textures:
+            stream = io.BytesIO()
+            Image.fromarray(texture).save(stream, "PNG")
             modes = {word: mode for mode, word in WRAP_MODES.items()}
-            image = {"bufferView": self._view(encode_png(texture), None), "mimeType": "image/png"}
+            image = {"bufferView": self._view(stream.getvalue(), None), "mimeType": "image/png"}
             sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": modes[wrap[0]], "wrapT": modes[wrap[1]]}
             source, used = _append(self.images["images"], image), _append(self.images["samplers"], sampler)
             self.textures[key] = _append(self.images["textures"], {"source": source, "sampler": used})
