@@ -14,10 +14,10 @@ from typing import NoReturn
 
 from instant3d import __version__
 from instant3d.cli import data, doctor_options, evaluate_options, generate_options, scene_options
+from instant3d.cli.format_options import add_formats
 from instant3d.utils import bundled
 from instant3d.utils.arg_types import (
     byte_size,
-    comma_separated,
     frame_numbers,
     nonempty,
     nonempty_path,
@@ -113,9 +113,7 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
-    command.add_argument(
-        "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply (default glb)"
-    )
+    add_formats(command)
     command.add_argument("--max-memory", type=byte_size, default=2**30, help="for rendering and meshing (default 1G)")
     command.set_defaults(command=_reconstruct)
 
@@ -210,6 +208,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
+        size_mm=arguments.size_mm,
         device=arguments.device,
         max_memory=arguments.max_memory,
     )

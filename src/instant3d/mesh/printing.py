@@ -13,6 +13,7 @@ from instant3d.mesh.mesh import Mesh, bounds, face_normals
 from instant3d.mesh.processing import merged, vertex_colors
 from instant3d.utils.atomic import write_bytes
 
+PRINTED = ("stl", "3mf")  # formats in millimetres
 SIZE_MM = 100.0  # the largest side, where no other is asked for
 LARGEST_MM = 100_000.0
 DECIMALS = 5  # of millimetres in a .3mf

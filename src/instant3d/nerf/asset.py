@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras
-from instant3d.mesh import Mesh
+from instant3d.mesh import FORMATS, SIZE_MM, Mesh
 from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.baked_field import bake
 from instant3d.nerf.occupancy import Occupancy
@@ -25,7 +25,6 @@ from instant3d.views import Views
 
 FILE = "triplane.safetensors"
 FORMAT = "instant3d-triplane-1"
-MESH_FORMATS = ("glb", "obj", "ply")
 
 
 class Asset:
@@ -82,15 +81,18 @@ class Asset:
             with_normals=with_normals,
         )
 
-    def save(self, folder: str | Path, formats: Sequence[str] = ("glb",)) -> None:
-        """Write `mesh.FORMAT` for each format and the triplane into `folder`, all of it or nothing."""
-        with atomic.merged(folder) as partial:
-            self.write_files(partial, formats)
+    def save(self, folder: str | Path, formats: Sequence[str] = ("glb",), *, size_mm: float = SIZE_MM) -> None:
+        """Write `mesh.FORMAT` for each format and the triplane into `folder`, all of it or nothing.
 
-    def write_files(self, folder: Path, formats: Sequence[str]) -> None:
+        size_mm  length of the largest side in an .stl or .3mf, in millimetres
+        """
+        with atomic.merged(folder) as partial:
+            self.write_files(partial, formats, size_mm=size_mm)
+
+    def write_files(self, folder: Path, formats: Sequence[str], *, size_mm: float = SIZE_MM) -> None:
         """As `save`, into a folder that the caller makes appear as a whole."""
         for name in check_formats(formats):
-            self.mesh.save(folder / f"mesh.{name}")
+            self.mesh.save(folder / f"mesh.{name}", size_mm=size_mm)
         write_triplane(self.triplane, self.decoder, folder / FILE)
 
     @classmethod
@@ -105,8 +107,8 @@ class Asset:
 def check_formats(formats: Sequence[str]) -> list[str]:
     """The mesh formats without repetition; each must be one that can be written."""
     for name in formats:
-        if name not in MESH_FORMATS:
-            raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(MESH_FORMATS)}")
+        if name not in FORMATS:
+            raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(FORMATS)}")
     return list(dict.fromkeys(formats))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from instant3d import __version__
 from instant3d.cameras import Cameras, Rays, turntable
+from instant3d.mesh import PRINTED, SIZE_MM
 from instant3d.nerf.asset import FILE, Asset, check_formats
 from instant3d.nerf.field import normals
 from instant3d.utils import visualization
@@ -50,16 +51,26 @@ def image_size(view_size: int) -> int:
 
 
 def write(
-    folder: Path, asset: Asset, shown: SheetInputs, *, size: int, formats: Sequence[str], watch: Stopwatch
+    folder: Path,
+    asset: Asset,
+    shown: SheetInputs,
+    *,
+    size: int,
+    formats: Sequence[str],
+    watch: Stopwatch,
+    size_mm: float = SIZE_MM,
 ) -> dict[str, Any]:
     """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide.
+
+    `size_mm` is the largest side in an .stl or .3mf, in millimetres.
 
     Without PyAV there is no turntable.mp4, and a warning says so.
     """
     formats = check_formats(formats)
     with watch("mesh"):
         mesh = asset.mesh
-        asset.write_files(folder, formats)
+        asset.write_files(folder, formats, size_mm=size_mm)
+        written = sorted(path.name for path in folder.glob("mesh*"))  # an .obj brings others
     with watch("video"):
         around = _images(asset, turntable(FRAMES), size)
         turntables = _turntables(around.composite(1.0), folder)
@@ -67,8 +78,14 @@ def write(
     return {
         "resolution": asset.resolution,
         "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
-        "files": [*(f"mesh.{name}" for name in formats), FILE, *turntables, "sheet.png"],
+        **printed_size(formats, size_mm),
+        "files": [*written, FILE, *turntables, "sheet.png"],
     }
+
+
+def printed_size(formats: Sequence[str], size_mm: float) -> dict[str, float]:
+    """What a record says of the size in millimetres: nothing where no format has one."""
+    return {"size_mm": size_mm} if set(formats) & set(PRINTED) else {}
 
 
 def _turntables(frames: Tensor, folder: Path) -> list[str]:
