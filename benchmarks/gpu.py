@@ -22,11 +22,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from instant3d.cameras import Cameras, random_sphere, structured
+from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.nerf import fused, fused_check
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.nerf.volume import render
-from instant3d.utils.tensor_dataclass import Batch
+from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
 
 CONFIGS = Path("configs") / "stage2"
@@ -61,7 +61,7 @@ TINY = {"tiny": Case(2, 4, 3, 2, 3, 4, 8, 16)}
 
 
 @dataclass(frozen=True)
-class Example(Batch):
+class Example(TensorDataclass):
     """What a training step takes, as `instant3d.stage2.data.Example`, whose reader needs more packages."""
 
     inputs: Views
@@ -313,22 +313,22 @@ def errors(scene: Scene, quick: bool) -> None:
 def trainer(name: str, objects: int, quick: bool, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """One step of a stage-2 configuration on random images, and its part up to the renders."""
     from instant3d.stage2.architecture import Architecture
-    from instant3d.stage2.module import Marching, Stage2, Weights
+    from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 
     text = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    model, drawing = text["model"], text["data"]["drawing"]
-    marching = Marching(**model.get("marching", {}))
+    model, drawing = text["model"], text["data"]["view_sampling"]
+    marching = RayMarching(**model.get("ray_marching", {}))
     settings = {**model.get("architecture", {})}
     patch = drawing["patch"]
     if quick:
         settings |= {"width": 16, "heads": 2, "depth": 1, "encoder_width": 16, "encoder_heads": 2, "encoder_depth": 1}
         settings |= {"lift_side": 0, "plane_side": 8, "token_side": 4, "image_size": 16, "decoder_width": 16}
-        marching, patch = Marching(3, 2), 4
-    module = Stage2(
+        marching, patch = RayMarching(3, 2), 4
+    module = Stage2Module(
         Architecture(**settings),
-        marching=marching,
-        weights=Weights(**{**model.get("weights", {}), "perceptual": 0.0}),
-        perceptual_weights=None,
+        ray_marching=marching,
+        loss_weights=LossWeights(**{**model.get("loss_weights", {}), "perceptual": 0.0}),
+        vgg_weights=None,
         checkpointing=model.get("checkpointing", False),
     ).to(device)
     size = module.network.image_size
@@ -354,7 +354,7 @@ def images(objects: int, size: int, target: bool) -> Views:
     draw = torch.Generator().manual_seed(1)
     cameras = random_sphere(4 * objects, draw).map(lambda tensor: tensor.unflatten(0, (objects, 4)))
     if not target:
-        cameras = structured().map(lambda tensor: tensor.expand(objects, *tensor.shape))
+        cameras = structured_cameras().map(lambda tensor: tensor.expand(objects, *tensor.shape))
     alpha = (torch.rand(objects, 4, 1, size, size, generator=draw) > 0.5).float()
     rgb = torch.rand(objects, 4, 3, size, size, generator=draw)
     return Views(rgb, alpha, cameras, 2 * alpha if target else None)

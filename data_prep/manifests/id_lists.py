@@ -44,7 +44,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
 
 def read_ranking(path: str | Path) -> list[RankedScene]:
     """All places of a ranking, best first."""
-    places: list[Place] = []
+    places: list[RankedScene] = []
     for number, row in read_rows(path, "`instant3d data curate rank` writes it"):
         place = _place(row)
         if place is None:

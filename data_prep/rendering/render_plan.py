@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import torch
 import yaml
 
-from instant3d.cameras import Cameras, from_fov, orbit, random_sphere, structured
+from instant3d.cameras import Cameras, intrinsics_from_fov, orbit, random_sphere, structured_cameras
 from instant3d.utils import shipped
 from instant3d.views import MAPS
 

@@ -123,7 +123,8 @@ def test_an_examples_loss_does_not_depend_on_its_batch(model, cached):
 
 def test_a_tenth_of_the_prompts_is_left_out_and_timesteps_are_spread_evenly(cached):
     one = batch(cached, [0])
-    many = LatentBatch(*(part.expand(4000, *part.shape[1:]) for part in (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])),
+    moments = (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])
+    many = LatentBatch(*(part.expand(4000, *part.shape[1:]) for part in moments),
                    one.text[[0] * 4000], one.size.expand(4000), torch.arange(4000))  # fmt: skip
     chance = sample_noise(many, 0, 1000, 0.1)
     assert 320 < int(chance.drop_text.sum()) < 480
@@ -343,7 +344,7 @@ def test_an_export_lists_the_words_of_its_base_and_of_its_own_captions(
     base = shutil.copytree(model, tmp_path / "base")
     if listed is not None:
         (base / "tokenizer" / "caption_words.txt").write_text(listed)
-    more = ["--data.weights=[2]"]
+    more = ["--data.source_weights=[2]"]
     fit.main(command(tmp_path / "run", base, cached if from_cache else balls, 2, *more))
     fit.export(tmp_path / "run", tmp_path / "export")
     file = tmp_path / "export" / "tokenizer" / "caption_words.txt"

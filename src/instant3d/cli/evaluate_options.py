@@ -99,10 +99,16 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
 
 def add_training(command: argparse.ArgumentParser) -> None:
     """Declare the options of `train-judge`."""
-    command.add_argument("scenes", type=place, nargs="+", help="folders of scenes painted by `instant3d data recolour`")
-    command.add_argument("-o", "--output", type=place, required=True, help="folder for config.json, model.safetensors")
-    command.add_argument("--objects", type=place, default=OBJECTS, help=f"the names to tell apart (default {OBJECTS})")
-    command.add_argument("--epochs", type=positive, default=24, help="(default 24)")
+    command.add_argument(
+        "scenes", type=nonempty_path, nargs="+", help="folders of scenes painted by `instant3d data recolour`"
+    )
+    command.add_argument(
+        "-o", "--output", type=nonempty_path, required=True, help="folder for config.json, model.safetensors"
+    )
+    command.add_argument(
+        "--objects", type=nonempty_path, default=OBJECTS, help=f"the names to tell apart (default {OBJECTS})"
+    )
+    command.add_argument("--epochs", type=positive_int, default=24, help="(default 24)")
     command.add_argument("--seed", type=seed, default=0, help="(default 0)")
     command.add_argument(
         "--hold-out-shapes", action="store_true", help="keep one shape of each object, to measure with; teaches less"

@@ -111,7 +111,7 @@ def collate_prompts(items: Sequence[NamedPrompts]) -> NamedPrompts:
     return NamedPrompts(tuple(prompt for item in items for prompt in item.prompts), names)
 
 
-class DirectData(L.LightningDataModule):
+class PromptDataModule(L.LightningDataModule):
     """Prompts and cameras for training, prompts for images in between, and prompts for `predict`.
 
     Args:

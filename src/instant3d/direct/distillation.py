@@ -45,7 +45,7 @@ class DistillationBatch(TensorDataclass):
 
 
 @dataclass(frozen=True)
-class Scoring:
+class SDSConfig:
     """How the guidance is evaluated and weighted; what the paper leaves open has the value of its ancestors.
 
     Attributes:
@@ -76,7 +76,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Picture:
+class RenderConfig:
     """What is rendered of each object.
 
     Attributes:

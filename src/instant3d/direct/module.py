@@ -40,8 +40,8 @@ SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATI
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The weight of each loss that is not among `scoring`; losses of weight 0 are not computed.
+class DistillationWeights:
+    """The weight of each loss that is not in `sds`; losses of weight 0 are not computed.
 
     Attributes:
         sds: 1 makes the gradient on the latents w(t) (eps_hat - eps) / B, a sum over latents; 1 / their number makes it
@@ -85,20 +85,20 @@ class Frozen:
         return self
 
 
-class Direct(L.LightningModule):
+class DirectModule(L.LightningModule):
     """Trains a TextToTriplane by score distillation from a diffusion model, on a list of prompts.
 
     Args:
         architecture: Sizes of the network.
         text: Whose tokenizer and text encoder read the prompts: a folder in diffusers' layout or a Hub id.
-        guidance: The diffusion model: `StableGuidance`, or `FiniteGuidance`, the exact one of a set of images; null is
-            Stable Diffusion 2.1.
+        guidance: The diffusion model: `StableDiffusionConfig`, or `FiniteSetConfig`, the exact one of a set of images;
+            null is Stable Diffusion 2.1.
         text_layers: Layers of the text encoder that are used; 0 for its word embeddings alone, null for all.
         clip: CLIP for the CLIP loss and the severity of adaptive Perp-Neg, a folder or a Hub id; the paper names none,
             the released code loads this one.
-        scoring: How the guidance is evaluated and weighted.
-        picture: Size and samples of the rendered images.
-        weights: The weight of each loss.
+        sds: How the guidance is evaluated and weighted.
+        render: Size and samples of the rendered images.
+        loss_weights: The weight of each loss.
         lighting: How often images are lit.
         background: "random": one colour for each image, so that nothing hides in white; or "white", for a guidance
             whose images are.

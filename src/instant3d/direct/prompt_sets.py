@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from instant3d.utils import prompts, shipped
-from instant3d.utils.data_order import seeded
+from instant3d.utils.data_order import generator_from_key
 
 SPECIES = ("wolf", "dog", "panda", "fox", "civet", "cat", "red panda", "teddy bear", "rabbit", "koala")
 PLACES = ("in a bathtub", "on a stone", "on books", "on a table", "on the lawn", "in a basket", "")

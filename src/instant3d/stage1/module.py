@@ -67,7 +67,7 @@ class _Prediction(nn.Module):
         return self.unet(latents, timestep, tokens, added_cond_kwargs=conditions, return_dict=False)[0]
 
 
-class Stage1(L.LightningModule):
+class Stage1Module(L.LightningModule):
     """Trains the UNet of an SDXL to draw four views of an object as one image.
 
     Args:

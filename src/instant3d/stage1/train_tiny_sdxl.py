@@ -24,9 +24,9 @@ from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.tiny_models import train_tokenizer
 from instant3d.stage1.grid import SIDE
 from instant3d.stage1.grid_dataset import read_views
-from instant3d.stage1.pretrain import CaptionedViews, Training, latent_scale, train_text, train_vae
+from instant3d.stage1.pretrain import CaptionedViews, TrainingSettings, latent_scale, train_text, train_vae
 from instant3d.utils import shipped
-from instant3d.utils.arg_types import whole
+from instant3d.utils.arg_types import nonnegative_int
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
 from instant3d.utils.progress import Progress

@@ -22,7 +22,7 @@ from instant3d.views import Views
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """The weight of each loss; the paper has the first two. Losses of weight 0 are not computed.
 
     Attributes:
@@ -43,7 +43,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Marching:
+class RayMarching:
     """How rays are sampled.
 
     Attributes:
@@ -55,15 +55,15 @@ class Marching:
     importance: int = 0
 
 
-class Stage2(L.LightningModule):
+class Stage2Module(L.LightningModule):
     """Trains a Reconstructor to render an object from other cameras, given four views of it.
 
     Args:
         architecture: Sizes of the network.
         pretrained_encoder: Whether the image encoder begins with DINO's released weights.
-        marching: How rays are sampled.
-        weights: The weight of each loss.
-        perceptual_weights: File of VGG-16 weights, "download", or null for no perceptual loss.
+        ray_marching: How rays are sampled.
+        loss_weights: The weight of each loss.
+        vgg_weights: File of VGG-16 weights, "download", or null for no perceptual loss.
         background: "white" or "random": the colour that targets and renderings are composited on before they are
             compared.
         learning_rate: Of AdamW, after the warm-up; falls to 0 at the end by a cosine.

@@ -22,10 +22,10 @@ from instant3d.nerf.asset import write_triplane
 from instant3d.nerf.triplane import Triplane
 from instant3d.stage1.data import GridDataModule, PromptBatch
 from instant3d.stage1.grid import to_views
-from instant3d.stage1.module import Stage1, export_stage1
-from instant3d.stage2.data import SceneData
-from instant3d.stage2.module import Stage2
-from instant3d.stage2.network import Architecture, Reconstructor, locate, read_architecture
+from instant3d.stage1.module import Stage1Module, export_stage1
+from instant3d.stage2.data import SceneDataModule
+from instant3d.stage2.module import Stage2Module
+from instant3d.stage2.network import Architecture, Reconstructor, resolve
 from instant3d.training import arguments
 from instant3d.utils import file_listing
 from instant3d.utils.tensor_files import load_weights_only
@@ -154,7 +154,7 @@ class Stage2CLI(TrainingCLI):
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
         if config.model.start is not None:
-            architecture = read_architecture(resolve(config.model.start) / "config.json")
+            architecture = resolve(resolve(config.model.start) / "config.json")
             if not architecture.image_size:
                 raise ValueError(
                     f"{config.model.start} does not say which size of pictures it was taught with; "

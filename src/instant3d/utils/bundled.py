@@ -13,7 +13,7 @@ JUDGE = FOLDER / "judge"
 PACKAGE, DISTRIBUTION = "instant3d_demo_weights", "instant3d-demo-weights"
 
 
-def weights(demo: Path, named: str | Path | None = None, *, option: str = "--weights") -> str | Path:
+def weights_folder(demo: Path, named: str | Path | None = None, *, option: str = "--weights") -> str | Path:
     """The weights that were named, or the bundled weights `demo`.
 
     Args:

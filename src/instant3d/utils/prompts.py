@@ -38,7 +38,7 @@ def from_arguments(texts: Iterable[str]) -> list[Prompt]:
     return [_checked(text, name) for text, name in zip(texts, names, strict=True)]
 
 
-def read(source: str | Path) -> list[Prompt]:
+def read_prompts(source: str | Path) -> list[Prompt]:
     """The prompts of a list in a file, of a shipped list such as `held_out`, or from standard input if it is `-`."""
     if str(source) == "-":
         return _parse(sys.stdin.buffer, "standard input")

@@ -78,7 +78,7 @@ def kinds(*folders, **how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cameras", [AROUND, structured()], ids=["around", "structured"])
+@pytest.mark.parametrize("cameras", [AROUND, structured_cameras()], ids=["around", "structured"])
 @pytest.mark.parametrize("name", BALLS)
 def test_a_healthy_scene_raises_no_alarm(tmp_path, name, cameras):
     assert findings(put(tmp_path / name, name, cameras=cameras)) == []

@@ -26,7 +26,7 @@ class GuidanceConfig(ABC):
 
 
 @dataclass(frozen=True)
-class StableGuidance(Guidance):
+class StableDiffusionConfig(GuidanceConfig):
     """A Stable Diffusion or an SDXL.
 
     Attributes:
@@ -43,7 +43,7 @@ class StableGuidance(Guidance):
 
 
 @dataclass(frozen=True)
-class FiniteGuidance(Guidance):
+class FiniteSetConfig(GuidanceConfig):
     """The exact diffusion model of the images in a folder of scene folders; their captions are the prompts.
 
     Attributes:

@@ -52,7 +52,7 @@ class StableDiffusionGuidance:
         self.size = size or components.grid_size
         if self.size % components.vae_factor:
             raise ValueError(
-                f"the guide's VAE makes one latent of {components.vae_factor} pixels, so pictures of {self.size} do not "
+                f"the guide's VAE makes one latent of {components.vae_factor} pixels, so images of {self.size} do not "
                 f"fit; give a multiple of {components.vae_factor}"
             )
         self.prediction_type = components.scheduler.config.prediction_type
