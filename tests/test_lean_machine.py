@@ -123,8 +123,8 @@ def test_stage_2_is_trained_exported_measured_and_used_but_for_the_film(balls, t
     run_folder, weights = str(tmp_path / "run"), ["--weights", tmp_path / "weights", "--resolution", 24]
     settings = config(
         tmp_path / "run.yaml",
-        model={"architecture": TINY, "marching": {"samples": 4}, "perceptual_weights": None},
-        data={"train": [str(balls)], "batch_size": 2, "workers": 0, "drawing": {"patch": 8, "zoom": [16, 32]}},
+        model={"architecture": TINY, "ray_marching": {"samples": 4}, "vgg_weights": None},
+        data={"train": [str(balls)], "batch_size": 2, "workers": 0, "view_sampling": {"patch": 8, "zoom": [16, 32]}},
         trainer={"max_steps": 2, "limit_val_batches": 0, "default_root_dir": run_folder},
     )
     told = commands(

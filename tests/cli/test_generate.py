@@ -191,6 +191,7 @@ def test_what_is_finished_is_neither_made_again_nor_are_weights_loaded_for_it(ma
         ["--start", "noise"],
         ["--sampler", "ddim"],
         ["--formats", "glb,obj"],
+        ["--formats", "3mf"],
     ],
 )
 def test_another_setting_makes_an_asset_anew(make, change):
@@ -333,7 +334,8 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatc
     ("options", "complaint"),
     [
         (["--device", "abacus"], "'abacus' is no device"),
-        (["--formats", "stl"], "choose among glb, obj, ply"),
+        (["--formats", "fbx"], "choose among glb, obj, ply, stl, 3mf, usdz"),
+        (["--formats", "stl", "--size-mm", "0"], "above 0 and at most 100000 mm, got 0"),
         (["--steps", "5000"], "5000 steps"),
         (["--rescale", "7"], "between 0 and 1"),
     ],

@@ -22,7 +22,7 @@ from instant3d.training import fit
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-ADAPTIVE = {"scoring": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0}}
+ADAPTIVE = {"sds": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0}}
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,11 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(parts, tmp_path):
 
 
 def test_one_setting_of_the_guide_changes_alone(parts, tmp_path, capsys):
-    guidance = {"class_path": "FiniteGuidance", "init_args": {"scenes": "here", "spread": 0.2, "camera": True}}
+    guidance = {"class_path": "FiniteSetConfig", "init_args": {"scenes": "here", "spread": 0.2, "camera": True}}
     with pytest.raises(SystemExit):
         fit.main(command(tmp_path, parts, 1, "--model.guidance.scenes=there", "--print_config", guidance=guidance))
     found = yaml.safe_load(capsys.readouterr().out)["model"]["guidance"]
-    assert found["class_path"].endswith("FiniteGuidance")
+    assert found["class_path"].endswith("FiniteSetConfig")
     assert found["init_args"] == {"scenes": "there", "size": 64, "spread": 0.2, "camera": True}
 
 

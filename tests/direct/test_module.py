@@ -36,7 +36,7 @@ def balls(tmp_path_factory):
 
 
 def small(text, balls=None, **settings):
-    plain = {"scoring": SDSConfig(scale=5.0, against="none"), "picture": RenderConfig(SIDE, 12, 0), "clip": None}
+    plain = {"sds": SDSConfig(scale=5.0, against="none"), "render": RenderConfig(SIDE, 12, 0), "clip": None}
     guidance = None if balls is None else FiniteSetConfig(str(balls), SIDE)
     return DirectModule(Architecture.from_dict(ARCHITECTURE), str(text), guidance, **{**plain, **settings})
 
@@ -189,7 +189,7 @@ def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, 
 @pytest.mark.slow
 def test_a_textureless_picture_has_no_colour(text, balls):
     lighting = Lighting(chance=1.0, begin=0, textureless=1.0)
-    module = begun(small(text, balls, lighting=lighting, scoring=SDSConfig(scale=5.0, against="none", orientation=1.0)))
+    module = begun(small(text, balls, lighting=lighting, sds=SDSConfig(scale=5.0, against="none", orientation=1.0)))
     batch = example(module)
     dress = module.shading(batch, torch.Generator().manual_seed(0))
     teacher = module.frozen.distillation
@@ -254,7 +254,7 @@ def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
 @pytest.mark.slow
 def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path):
     clip = str(direct_runs.clip_folder(tmp_path))
-    settings = {"scoring": SDSConfig(scale=5.0), "clip": clip}
+    settings = {"sds": SDSConfig(scale=5.0), "clip": clip}
     module = begun(small(text, balls, **settings))
     batch = example(module, 1)
     with torch.no_grad():
@@ -276,9 +276,9 @@ def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path
 
 def test_pictures_are_looked_at_only_by_a_clip(text):
     with pytest.raises(ValueError, match=r"set model\.clip"):
-        small(text, scoring=SDSConfig())
+        small(text, sds=SDSConfig())
     with pytest.raises(ValueError, match=r"set model\.clip"):
-        small(text, scoring=SDSConfig(against="none", clip=0.1))
+        small(text, sds=SDSConfig(against="none", clip=0.1))
     assert isinstance(small(text).guidance, StableDiffusionConfig)
 
 

@@ -76,20 +76,28 @@ def test_every_format_holds_the_same_surface_in_world_axes(asset, tmp_path, name
     low, high = meshes.bounds([part])
     np.testing.assert_allclose([low, high], [asset.mesh.vertices.min(0), asset.mesh.vertices.max(0)], atol=1e-4)
     top = part.vertices[:, 2].argmax()  # blue grows with z: a file with y and z swapped would be green here
-    assert part.colors[top, 2] > 0.8
-    assert abs(part.colors[top, :2] - 0.5).max() < 0.15
+    color = meshes.vertex_colors(part)[top]
+    assert color[2] > 0.8
+    assert abs(color[:2] - 0.5).max() < 0.15
 
 
 @pytest.mark.parametrize("name", ["glb", "obj", "ply"])
-def test_mesh_files_are_y_up_and_not_mirrored(asset, tmp_path, name):
-    """Another reader finds world x, y, z (red, green, blue) along the file's x, -z, y: a turn, and no mirror."""
+def test_mesh_files_stand_by_their_formats_axis_and_are_not_mirrored(asset, tmp_path, name):
+    """Another reader finds world x, y, z (red, green, blue) along a .glb's x, -z, y: a turn, and no mirror."""
     asset.save(tmp_path, formats=(name,))
     (read,) = trimesh.load_scene(tmp_path / f"mesh.{name}", process=False).geometry.values()
-    colors = read.visual.vertex_attributes["color"] if name == "glb" else read.visual.vertex_colors
+    look = read.visual.to_color() if name == "obj" else read.visual
+    colors = look.vertex_attributes["color"] if name == "glb" else look.vertex_colors
     correlation = np.corrcoef(np.hstack([colors[:, :3], read.vertices]).T)[:3, 3:]
-    expected = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    expected = np.eye(3) if name == "ply" else np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
     assert abs(correlation - expected).max() < 0.2
     assert read.volume > 0  # faces look outward
+
+
+def test_printers_formats_have_the_size_asked_for(asset, tmp_path):
+    asset.save(tmp_path, formats=("stl", "3mf"), size_mm=30)
+    assert trimesh.load(tmp_path / "mesh.stl").extents.max() == pytest.approx(30, rel=1e-4)
+    assert (tmp_path / "mesh.3mf").is_file()
 
 
 def test_saving_keeps_what_else_is_in_the_folder(asset, tmp_path):
@@ -99,8 +107,8 @@ def test_saving_keeps_what_else_is_in_the_folder(asset, tmp_path):
 
 
 def test_a_format_that_cannot_be_written_leaves_nothing(asset, tmp_path):
-    with pytest.raises(ValueError, match="'stl'; choose among glb, obj, ply"):
-        asset.save(tmp_path / "out", formats=("ply", "stl"))
+    with pytest.raises(ValueError, match="'fbx'; choose among glb, obj, ply, stl, 3mf, usdz"):
+        asset.save(tmp_path / "out", formats=("ply", "fbx"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from instant3d.cameras import Rays, orbit
-from instant3d.modules.losses import clear_way
+from instant3d.modules.losses import free_space_loss
 from instant3d.nerf import fused, fused_check
 from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
 from instant3d.nerf.volume import blended, box_span, even_edges, march, render
@@ -156,7 +156,7 @@ def test_the_free_space_loss_takes_its_density_and_gradient_from_the_kernels(mon
     planes = torch.randn(1, 3, 4, 5, 5, requires_grad=True)
     for choice in ("never", "always"):
         with fused.using(choice):
-            loss = clear_way(TriplaneField(Triplane(planes), decoder), wanted, torch.Generator().manual_seed(0))
+            loss = free_space_loss(TriplaneField(Triplane(planes), decoder), wanted, torch.Generator().manual_seed(0))
         found.append((loss, *torch.autograd.grad(loss, planes)))
     assert calls == ["forward", "backward"]
     torch.testing.assert_close(found[1], found[0])

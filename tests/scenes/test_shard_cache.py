@@ -430,7 +430,7 @@ def test_what_cannot_be_reached_is_one_sentence(url, hint, tmp_path, capsys, mon
     monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
     architecture = {"image_size": 16, "encoder": "plucker", "encoder_width": 16, "encoder_depth": 1, "patch": 8,
                     "encoder_heads": 1, "width": 16, "depth": 1, "heads": 1}  # fmt: skip
-    model = {"architecture": architecture, "perceptual_weights": None, "weights": {"perceptual": 0.0}}
+    model = {"architecture": architecture, "vgg_weights": None, "loss_weights": {"perceptual": 0.0}}
     settings = {"model": model, "data": {"train": [url], "cache": str(tmp_path / "shelf")}}
     (tmp_path / "run.yaml").write_text(json.dumps(settings | {"trainer": trainer_settings(tmp_path, 1)}))
     assert main(["fit", "stage2", "-c", str(tmp_path / "run.yaml")]) == 2

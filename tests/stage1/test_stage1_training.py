@@ -344,7 +344,7 @@ def test_an_export_lists_the_words_of_its_base_and_of_its_own_captions(
     base = shutil.copytree(model, tmp_path / "base")
     if listed is not None:
         (base / "tokenizer" / "caption_words.txt").write_text(listed)
-    more = ["--data.weights=[2]"]
+    more = ["--data.source_weights=[2]"]
     fit.main(command(tmp_path / "run", base, cached if from_cache else balls, 2, *more))
     fit.export(tmp_path / "run", tmp_path / "export")
     file = tmp_path / "export" / "tokenizer" / "caption_words.txt"

@@ -86,16 +86,16 @@ def command(folder, run, steps, *more):
     run.mkdir(parents=True, exist_ok=True)
     model = {
         "architecture": TINY,
-        "marching": {"samples": 8, "importance": 8},
-        "perceptual_weights": None,
-        "weights": {"perceptual": 0.0, "mask": 1.0},
+        "ray_marching": {"samples": 8, "importance": 8},
+        "vgg_weights": None,
+        "loss_weights": {"perceptual": 0.0, "mask": 1.0},
         "warmup_steps": 2,
     }
     data = {
         "train": [str(folder)],
         "batch_size": 2,
         "workers": 0,
-        "drawing": {"targets": 2, "patch": 8, "zoom": [16, 32]},
+        "view_sampling": {"targets": 2, "patch": 8, "zoom": [16, 32]},
     }
     trainer = training_runs.trainer_settings(run, steps)
     (run / "run.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "trainer": trainer}))

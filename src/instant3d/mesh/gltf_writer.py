@@ -25,7 +25,7 @@ from instant3d.utils.atomic import write_bytes
 
 ARRAY, INDICES = 34962, 34963  # what a buffer view is for
 SHORT = 65536  # vertices that indices of 16 bits can name, of which glTF keeps the last for itself
-TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
+TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint8): 5121, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
 
 
 def write_glb(meshes: Sequence[Mesh], path: Path) -> None:
@@ -78,9 +78,9 @@ class _Writer:
         return {"attributes": attributes, "indices": indices, "material": self._material(mesh)}
 
     def _colors(self, srgb: np.ndarray) -> int:
-        """Sixteen bits a channel: eight would be too few for dark colours in linear light."""
-        steps = np.rint(linear_from_srgb(np.clip(srgb, 0, 1)) * 65535).astype(np.uint16)
-        opaque = np.full((len(steps), 1), 65535, np.uint16)
+        """Eight bits a channel: trimesh 5 re-exports sixteen as garbage. Near black, sRGB is off by up to 6/255."""
+        steps = np.rint(linear_from_srgb(np.clip(srgb, 0, 1)) * 255).astype(np.uint8)
+        opaque = np.full((len(steps), 1), 255, np.uint8)
         return self._accessor(np.hstack([steps, opaque]), "VEC4", normalized=True)
 
     def _accessor(self, values: np.ndarray, kind: str, *, normalized: bool = False, bounded: bool = False) -> int:

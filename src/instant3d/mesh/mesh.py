@@ -68,11 +68,11 @@ class Mesh:
             raise ValueError(f"{name} hold numbers that are not finite")
         object.__setattr__(self, name, value)
 
-    def save(self, path: str | Path) -> None:
-        """Write .glb, .obj (with .mtl, and .png when textured) or .ply, all +y up; whole or not at all."""
+    def save(self, path: str | Path, *, size_mm: float = 100.0) -> None:
+        """Write .glb, .obj, .ply, .stl, .3mf or .usdz by the suffix of `path`; see `instant3d.mesh.save`."""
         from instant3d.mesh.io import save
 
-        save([self], path)
+        save([self], path, size_mm=size_mm)
 
 
 def _float32(values: np.ndarray) -> np.ndarray:

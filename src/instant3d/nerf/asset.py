@@ -17,7 +17,7 @@ from torch import Tensor
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
-from instant3d.mesh import Mesh, moved_to
+from instant3d.mesh import FORMATS, SIZE_MM, Mesh, moved_to
 from instant3d.mesh.options import MeshOptions, Origin
 from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.baked_field import bake
@@ -30,7 +30,6 @@ from instant3d.views import Views
 
 FILE, VIEWS = "triplane.safetensors", "views"
 FORMAT = "instant3d-triplane-1"
-MESH_FORMATS = ("glb", "obj", "ply")
 
 
 class Asset:
@@ -131,14 +130,26 @@ class Asset:
         )
 
     def save(
-        self, folder: str | Path, formats: Sequence[str] = ("glb",), options: MeshOptions = MeshOptions()
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = ("glb",),
+        options: MeshOptions = MeshOptions(),
+        *,
+        size_mm: float = SIZE_MM,
     ) -> None:
-        """Write `mesh.FORMAT` for each format and the triplane into `folder`, all of it or nothing."""
+        """Write `mesh.FORMAT` for each format and the triplane into `folder`, all of it or nothing.
+
+        Args:
+            folder: Its other files stay.
+            formats: Of the mesh, among `FORMATS`.
+            options: How the mesh is made.
+            size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
+        """
         formats = check_formats(formats)
         mesh = self.build_mesh(options).mesh
         with atomic.merged(folder) as partial:
             for name in formats:
-                mesh.save(partial / f"mesh.{name}")
+                mesh.save(partial / f"mesh.{name}", size_mm=size_mm)
             write_triplane(self.triplane, self.decoder, partial / FILE)
 
     @classmethod
@@ -154,8 +165,8 @@ class Asset:
 def check_formats(formats: Sequence[str]) -> list[str]:
     """The mesh formats without repetition; each must be one that can be written."""
     for name in formats:
-        if name not in MESH_FORMATS:
-            raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(MESH_FORMATS)}")
+        if name not in FORMATS:
+            raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(FORMATS)}")
     return list(dict.fromkeys(formats))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-from instant3d.mesh import Mesh, clean, moved_to
+from instant3d.mesh import Mesh, clean, geometry_report, moved_to, printable
 from instant3d.mesh.options import MeshOptions
 from instant3d.mesh.simplification import simplify
 from instant3d.mesh.unwrap import unwrap
@@ -28,6 +29,15 @@ class MeshResult:
     mesh: Mesh
     unwrap: str | None = None
     charts: int | None = None
+
+    def report(self) -> dict[str, Any]:
+        """Its shape (see `GeometryReport`), the texture's side in pixels, and how it was unwrapped, as JSON takes it."""
+        texture = None if self.mesh.texture is None else len(self.mesh.texture)
+        return geometry_report(self.mesh).as_dict() | {
+            "texture": texture,
+            "unwrap": self.unwrap,
+            "charts": self.charts,
+        }
 
 
 def build_mesh(
@@ -54,6 +64,7 @@ def build_mesh(
     with watch("simplify"):
         mesh = clean(surface)
         mesh = mesh if options.faces is None else simplify(mesh, options.faces)
+        mesh = printable(mesh) if options.printable else mesh
         mesh = add_normals(field, mesh)
     if options.texture is None:
         with watch("texture"):

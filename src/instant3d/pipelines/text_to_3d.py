@@ -81,6 +81,7 @@ class ViewsTo3D:
             resolution=resolution,
             max_memory=max_memory,
             exact=self.network.precise,
+            views=views.to("cpu"),
         )
 
     @property

@@ -142,9 +142,9 @@ class GridDataModule(L.LightningDataModule):
         weights: How often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch.
         keep: Text file of the ids to train on; null takes all.
         favoured: Text file of names such as "fire hydrant". Beside their turn in the epoch, grids whose caption is one
-            of them (an article and one more word may stand before it) make up `favoured_share` of all examples, each
+            of them (an article and one more word may stand before it) make up `favored_share` of all examples, each
             name as often as another; for caches only.
-        favoured_share: Share of the examples, between 0 and 1.
+        favored_share: Share of the examples, between 0 and 1.
         size: Pixels a side of grids made from scenes; a cache has its own size.
         batch_size: Grids per step and process.
         workers: Processes that load data.
@@ -274,7 +274,7 @@ def with_favored_names(
     Names that no caption shows are left out with a warning; the others have their share.
     """
     if not 0 < share < 1:
-        raise ValueError(f"favoured_share is a share of the examples between 0 and 1, got {share}")
+        raise ValueError(f"favored_share is a share of the examples between 0 and 1, got {share}")
     weights = [1.0] * len(sources) if weights is None else list(weights)
     examples = share / (1 - share) * sum(w * len(source) for w, source in zip(weights, sources, strict=True))
     found = {name: parts for name in names if (parts := _captioned_all(sources, name))}

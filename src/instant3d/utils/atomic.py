@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -14,6 +14,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write beside `path` under a hidden name, then move into place in one step."""
     with partial_file(path) as partial:
         partial.write_bytes(data)
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write several files, none of which appears before all are written; the first appears last."""
+    with ExitStack() as stack:
+        for path, data in files.items():
+            stack.enter_context(partial_file(path)).write_bytes(data)
 
 
 @contextmanager

@@ -80,11 +80,11 @@ def test_the_first_step_starts_at_the_converted_loss_and_lowers_it(weights, data
 def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weights, data, tmp_path):
     overrides = {
         "model": {
-            "start": str(weights), "marching": {"samples": 8, "importance": 0}, "perceptual_weights": None,
-            "weights": {"rgb": 4.0, "perceptual": 0.0, "mask": 1.0},
+            "start": str(weights), "ray_marching": {"samples": 8, "importance": 0}, "vgg_weights": None,
+            "loss_weights": {"rgb": 4.0, "perceptual": 0.0, "mask": 1.0},
         },
         "data": {
-            "train": [str(data)], "val": [], "batch_size": 1, "workers": 0, "drawing": {"patch": 16, "zoom": [16, 32]},
+            "train": [str(data)], "val": [], "batch_size": 1, "workers": 0, "view_sampling": {"patch": 16, "zoom": [16, 32]},
         },
         "trainer": {
             "accelerator": "cpu", "devices": 1, "max_steps": 1, "logger": False, "limit_val_batches": 0,
