@@ -24,7 +24,7 @@ from torch import Tensor
 
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.nerf import fused, fused_check
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.nerf.volume import render
 from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
@@ -254,7 +254,7 @@ class Scene:
     def __init__(self, case: Case, device: torch.device) -> None:
         torch.manual_seed(0)
         self.case = case
-        self.decoder = Decoder(case.channels, case.width, case.layers, density="exp").to(device)
+        self.decoder = Decoder(DecoderConfig(case.channels, case.width, case.layers, density="exp")).to(device)
         shape = (case.objects, 3, case.channels, case.plane_side, case.plane_side)
         self.planes = (0.5 * torch.randn(shape, device=device)).requires_grad_()
         draw = torch.Generator().manual_seed(0)

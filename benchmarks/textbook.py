@@ -33,7 +33,7 @@ class TextbookField:
         x, y, z = points.unbind(-1)
         where = torch.stack([torch.stack([x, y], -1), torch.stack([x, z], -1), torch.stack([y, z], -1)])
         sampled = F.grid_sample(self.planes, where[:, None], align_corners=False)  # (3, C, 1, N)
-        if self.decoder.aggregate == "mean":
+        if self.decoder.config.aggregate == "mean":
             return sampled[:, :, 0].mean(0).T
         return sampled[:, :, 0].permute(2, 0, 1).flatten(1)
 

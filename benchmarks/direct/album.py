@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.direct.world import COLOURS, FOV_DEG, SHAPES, World
 from instant3d.cameras import orbit
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, VIEWS, view_shares
+from instant3d.utils import atomic
 
 POSES = 256
 LOWEST_DEG, HIGHEST_DEG = 5.0, 40.0
@@ -74,7 +75,6 @@ def kept(model: Model, file: Path, learn: Callable[[Model], None]) -> Model:
     else:
         learn(model)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
-        partial.replace(file)
+        with atomic.partial_file(file) as partial:
+            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
     return model.eval().requires_grad_(False)

@@ -23,6 +23,7 @@ from instant3d.direct.distillation import Distillation, DistillationBatch, Rende
 from instant3d.direct.network import TextToTriplane
 from instant3d.nerf.baked_field import keep_heap
 from instant3d.nerf.volume import render
+from instant3d.utils import atomic
 
 TINY = Path(__file__).parents[2] / "configs" / "direct" / "tiny.yaml"
 AROUND = (0, 4, 8, 12)  # numbers of the cameras that an evaluation looks through: four sides
@@ -181,9 +182,7 @@ def carry_out(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[
             found = {"arm": run.arm, "seed": run.seed} | run.work()
             found["wall_seconds"] = time.monotonic() - since
             output.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(found, indent=1) + "\n")
-            partial.replace(file)
+            atomic.write_text(file, json.dumps(found, indent=1) + "\n")
             print(f"{file}: {found['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
         yield json.loads(file.read_text())
 

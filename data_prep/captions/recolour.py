@@ -24,6 +24,7 @@ from instant3d.scenes.transforms import Document
 from instant3d.views import Views
 
 from ..execution import process_pool
+from ..execution.process_limits import JobLimits
 from ..manifests.object_manifest import PASSED_ON
 from ..procedural.colours import NAMED_COLOURS, Colour, nearest_name
 from ..procedural.portable_rng import PortableRandom
@@ -164,7 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [job for job in chosen if not (job.out / "transforms.json").is_file()]
     options.out.mkdir(parents=True, exist_ok=True)
     failures = 0
-    for outcome in process_pool.run(paint, missing, workers=options.workers, timeout_s=60.0, prepare=one_thread):
+    for outcome in process_pool.run(
+        paint, missing, workers=options.workers, limits=JobLimits(timeout_s=60.0), prepare=one_thread
+    ):
         if outcome.failure is not None:
             failures += 1
             print(f"{outcome.job.source}: {outcome.failure}", file=sys.stderr)

@@ -7,7 +7,6 @@ were averaged; its metadata tell ids, model and frames.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from instant3d.utils import atomic
 
 FORMAT = "instant3d-features-1"
 MAX_BYTES = 2**36
@@ -31,10 +32,9 @@ class Features:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        partial = path.with_name(f".{path.name}.partial")
         known = {**self.made_with, "format": FORMAT, "ids": json.dumps(self.ids)}
-        save_file({"features": self.vectors.half().contiguous()}, partial, metadata=known)
-        os.replace(partial, path)
+        with atomic.partial_file(path, one_writer=True) as partial:
+            save_file({"features": self.vectors.half().contiguous()}, partial, metadata=known)
 
 
 def load(path: str | Path) -> Features:

@@ -23,6 +23,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from instant3d.utils import atomic
+
 from ..execution import process_limits
 
 PACKAGE = __package__.rpartition(".")[0]  # the name that this folder is imported by
@@ -111,9 +113,7 @@ class Record:
     def save(self) -> None:
         """Write run.json, whole or not at all."""
         content = {"settings": self.settings, "seconds": round(self.seconds, 1), "steps": self.steps}
-        partial = self.folder / f".{RECORD}.partial"
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(partial, self.folder / RECORD)
+        atomic.write_text(self.folder / RECORD, json.dumps(content, indent=2) + "\n")
 
 
 class Run:

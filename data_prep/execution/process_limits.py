@@ -10,11 +10,25 @@ import ctypes
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class JobLimits:
+    """What one job may take before it is given up.
+
+    Attributes:
+        timeout_s: Seconds.
+        max_memory: Resident bytes of its process and of the children of that; None for no limit.
+    """
+
+    timeout_s: float
+    max_memory: int | None = None
 
 
 def family(process: int) -> list[int]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from . import locked_tempdir, process_limits
+from .process_limits import JobLimits
 
 Job = TypeVar("Job")
 START_S = 300.0  # for a process to come up, however short the jobs
@@ -50,13 +51,12 @@ class JobResult(Generic[Job]):
 
 
 @dataclass(frozen=True)
-class Limits:
+class _Task:
     """What a process works on, and for how long at most."""
 
     work: Callable[[Any], Any]
     prepare: Callable[[], None] | None
-    timeout_s: float
-    max_memory: int | None
+    limits: JobLimits
     jobs_each: float
 
 
@@ -65,8 +65,7 @@ def run(
     jobs: Iterable[Job],
     *,
     workers: int,
-    timeout_s: float,
-    max_memory: int | None = None,
+    limits: JobLimits,
     jobs_each: int | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Generator[JobResult[Job], None, None]:
@@ -74,14 +73,14 @@ def run(
     exceeds a limit or takes its process down is reported and a new process goes on with the rest.
 
     work, prepare  importable functions; `prepare` runs once in each new process
-    max_memory     bytes that a process and its children may hold
+    limits         of each job
     jobs_each      after so many a process makes room for a new one, whatever it has gathered
 
     Raises ChildProcessError if no process comes up.
     """
-    terms = Limits(work, prepare, timeout_s, max_memory, jobs_each or math.inf)
+    task = _Task(work, prepare, limits, jobs_each or math.inf)
     with locked_tempdir.temporary() as scratch:
-        crew = _Pool(terms, scratch, iter(jobs))
+        crew = _Pool(task, scratch, iter(jobs))
         try:
             yield from crew.results(workers)
         finally:
@@ -91,8 +90,8 @@ def run(
 class _Pool(Generic[Job]):
     """The processes, and the jobs that none of them has yet."""
 
-    def __init__(self, limits: Limits, scratch: Path, waiting: Iterator[Job]) -> None:
-        self.limits, self.scratch, self.waiting = limits, scratch, waiting
+    def __init__(self, task: _Task, scratch: Path, waiting: Iterator[Job]) -> None:
+        self.task, self.scratch, self.waiting = task, scratch, waiting
         self.returned = deque[Job]()  # from processes that never came up
         self.workers: list[_Worker[Job]] = []
         self.failed_starts = 0
@@ -116,7 +115,7 @@ class _Pool(Generic[Job]):
     def _fill(self, workers: int) -> bool:
         """Whether anybody is at work, after a look for more to do."""
         while len(self.workers) < workers and (job := self._next()):
-            self.workers.append(_Worker(self.limits, self.scratch, job[0]))
+            self.workers.append(_Worker(self.task, self.scratch, job[0]))
         return bool(self.workers)
 
     def _next(self) -> tuple[Job] | None:
@@ -126,7 +125,7 @@ class _Pool(Generic[Job]):
         return next(((job,) for job in self.waiting), None)
 
     def _restart(self, member: _Worker[Job]) -> None:
-        job = self._next() if member.alive and member.done < self.limits.jobs_each else None
+        job = self._next() if member.alive and member.done < self.task.jobs_each else None
         if job:
             member.start(job[0])
         else:
@@ -143,19 +142,19 @@ class _Pool(Generic[Job]):
 
     def _patience(self) -> float:
         patience = min(member.deadline() for member in self.workers) - time.monotonic()
-        return max(patience if self.limits.max_memory is None else min(patience, WATCH_S), 0)
+        return max(patience if self.task.limits.max_memory is None else min(patience, WATCH_S), 0)
 
 
 class _Worker(Generic[Job]):
     """A process, and the job in its hands."""
 
-    def __init__(self, limits: Limits, scratch: Path, job: Job) -> None:
-        self.limits, self.job = limits, job
+    def __init__(self, task: _Task, scratch: Path, job: Job) -> None:
+        self.limits, self.job = task.limits, job
         self.done, self.ready, self.failed_to_start, self.refusal = 0, False, False, ""
         self.pipe, theirs = Pipe()
         self.folder = Path(tempfile.mkdtemp(dir=scratch))
-        self.process = _started(theirs, limits.work, self.folder)
-        self._send((limits.work, limits.prepare))
+        self.process = _started(theirs, task.work, self.folder)
+        self._send((task.work, task.prepare))
         self.start(job)
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from . import process_pool
+from .process_limits import JobLimits
 from .process_pool import JobResult
 
 Job = TypeVar("Job")
@@ -27,8 +28,9 @@ def run(
     *,
     address: str | None = None,
     workers: int | None = None,
+    limits: JobLimits,
     jobs_each: int | None = None,
-    **terms: Any,
+    prepare: Callable[[], None] | None = None,
 ) -> Generator[JobResult[Job], None, None]:
     """Outcomes as they come; the other arguments are those of `process_pool.run`.
 
@@ -42,7 +44,7 @@ def run(
         seats = min(workers or math.inf, int(ray.cluster_resources().get("CPU", 0)))
         if not seats:
             raise ValueError(f"the Ray cluster at {address} offers no processor")
-        yield from _RayPool(ray, work, jobs, jobs_each or JOBS_EACH, terms).results(int(seats))
+        yield from _RayPool(ray, work, jobs, jobs_each or JOBS_EACH, limits, prepare).results(int(seats))
     finally:
         ray.shutdown()  # and with it all that we started there
 
@@ -65,12 +67,12 @@ def _connected(address: str | None, workers: int | None) -> Any:
 class _RayWorker:
     """In one of Ray's workers: hands out the outcomes of a shift of jobs, one a call."""
 
-    def __init__(self, work: Callable[[Any], Any], terms: dict[str, Any]) -> None:
-        self.work, self.terms = work, terms
+    def __init__(self, work: Callable[[Any], Any], limits: JobLimits, prepare: Callable[[], None] | None) -> None:
+        self.work, self.limits, self.prepare = work, limits, prepare
         self.results: Iterator[JobResult[Any]] = iter(())
 
     def begin(self, jobs: Sequence[Any]) -> None:
-        self.results = process_pool.run(self.work, jobs, workers=1, **self.terms)
+        self.results = process_pool.run(self.work, jobs, workers=1, limits=self.limits, prepare=self.prepare)
 
     def answer(self) -> JobResult[Any] | str | None:
         """The next outcome; None after the last; words if no process comes up."""
@@ -84,10 +86,16 @@ class _RayPool:
     """The seats, and the jobs that wait."""
 
     def __init__(
-        self, ray: Any, work: Callable[[Any], Any], jobs: Sequence[Any], jobs_each: int, terms: dict[str, Any]
+        self,
+        ray: Any,
+        work: Callable[[Any], Any],
+        jobs: Sequence[Any],
+        jobs_each: int,
+        limits: JobLimits,
+        prepare: Callable[[], None] | None,
     ) -> None:
         self.ray, self.jobs_each, self.jobs = ray, jobs_each, jobs
-        self.new_worker = lambda: ray.remote(num_cpus=1, max_restarts=0)(_RayWorker).remote(work, terms)
+        self.new_worker = lambda: ray.remote(num_cpus=1, max_restarts=0)(_RayWorker).remote(work, limits, prepare)
         self.waiting = list(range(len(jobs)))[::-1]
         self.shifts: dict[Any, list[int]] = {}  # of each seat: the jobs that it has not answered for, in order
         self.calls: dict[Any, Any] = {}  # the seat that an answer will come from

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from instant3d.utils import atomic
+
 FILE = "failures.jsonl"
 PASSING = ("crash", "timeout", "memory")  # kinds that may be a neighbour's fault: worth a second attempt
 ATTEMPTS = 2
@@ -56,9 +58,7 @@ class FailureLog:
         if not rows:
             self.path.unlink(missing_ok=True)
             return
-        partial = self.path.with_name(f".{FILE}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(partial, self.path)
+        atomic.write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read(path: Path) -> dict[str, Row]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.mesh import Mesh, linear_from_srgb, save
+from instant3d.utils import atomic
 
 from . import shapes
 from .assemblies import ASSEMBLIES
@@ -119,8 +120,6 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first_seed, options.first_seed + options.count)
     rows = [json.dumps(row) for row in write_many(options.out, seeds, options.workers)]
-    partial = options.out / "manifest.part"
-    partial.write_text("\n".join(rows) + "\n")
-    partial.replace(options.out / "manifest.jsonl")
+    atomic.write_text(options.out / "manifest.jsonl", "\n".join(rows) + "\n")
     print(f"{len(rows)} objects in {options.out}")
     return 0

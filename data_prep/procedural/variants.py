@@ -25,6 +25,7 @@ from instant3d.utils.atomic import write_bytes
 from instant3d.utils.progress import Progress
 
 from ..execution import process_pool
+from ..execution.process_limits import JobLimits
 from ..manifests import object_manifest
 from ..manifests.object_manifest import SAFE_ID, Item, Row, write_rows
 from ..rendering import sanitized_gltf
@@ -33,7 +34,7 @@ from .portable_rng import PortableRandom
 NARROWEST, WIDEST = 0.75, 1.3  # factors along each axis
 MANIFEST, FAILURES = "objects.jsonl", "objects.failures.jsonl"
 OWN = ("file", "uid", "sha256", "bytes")  # fields of a row that speak of the original's file
-TIMEOUT_S = 120.0  # for one object
+LIMITS = JobLimits(120.0)  # of one object
 # What a mirror shows to be false. Other writing cannot be told by names: --no-mirror is for sets with much of it.
 ONE_SIDED = re.compile(
     r"\b(left|right|books?|calendar|clock|keyboard|labels?|letters?|newspaper|signs?|text|watch)\b", re.I
@@ -187,7 +188,7 @@ def _made(jobs: Sequence[Job], workers: int) -> tuple[list[Row], list[Row]]:
     lost: list[Row] = []
     with (
         Progress.to_user().task(f"variants of {len(jobs)} objects") as on_step,
-        closing(process_pool.run(make, jobs, workers=workers, timeout_s=TIMEOUT_S)) as outcomes,
+        closing(process_pool.run(make, jobs, workers=workers, limits=LIMITS)) as outcomes,
     ):
         for done, outcome in enumerate(outcomes, start=1):
             item = outcome.job.item

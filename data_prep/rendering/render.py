@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,9 +14,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from instant3d.utils import atomic
 
 from ..execution import locked_tempdir, process_pool, ray_pool
+from ..execution.process_limits import JobLimits
 from ..execution.process_pool import JobResult
 from ..manifests import object_manifest
 from ..manifests.failure_log import FailureLog
@@ -29,8 +30,8 @@ from .render_plan import RENDERERS, Plan
 from .run_stats import RunStats
 
 MAX_MEMORY = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
+LIMITS = JobLimits(300.0, MAX_MEMORY)
 JOBS_EACH = 200  # objects, before a process makes room for a new one
-UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # how `instant3d.utils.atomic` calls a folder that it is writing
 
 Work = Callable[[Job], int]
 Results = Generator[JobResult[Job], None, None]
@@ -42,21 +43,30 @@ class Execution:
 
     ray        on Ray: the cluster at `address`, or this machine if that is None
     workers    processes at once; None for one a core
-    timeout_s  and max_memory (bytes) are one object's
+    limits     of one object
     """
 
     workers: int | None = None
-    timeout_s: float = 300.0
-    max_memory: int | None = MAX_MEMORY
+    limits: JobLimits = LIMITS
     backend: str = "auto"
     ray: bool = False
     address: str | None = None
 
-    def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], **terms: Any) -> Results:
-        limits: dict[str, Any] = {"timeout_s": self.timeout_s, "max_memory": self.max_memory, "prepare": prepare}
-        if self.ray:
-            return ray_pool.run(work, jobs, address=self.address, workers=self.workers, **limits, **terms)
-        return process_pool.run(work, jobs, workers=self.workers or os.cpu_count() or 1, **limits, **terms)
+    def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], jobs_each: int) -> Results:
+        if not self.ray:
+            workers = self.workers or os.cpu_count() or 1
+            return process_pool.run(
+                work, jobs, workers=workers, limits=self.limits, prepare=prepare, jobs_each=jobs_each
+            )
+        return ray_pool.run(
+            work,
+            jobs,
+            address=self.address,
+            workers=self.workers,
+            limits=self.limits,
+            prepare=prepare,
+            jobs_each=jobs_each,
+        )
 
     def fewer(self) -> Execution:
         """A quarter of this machine's workers: more room for each. A cluster keeps all, for its size is its own."""
@@ -87,7 +97,7 @@ def render_all(
             failures.forget([item.id for item in items])
         there = _finished(out, items)
         jobs = [
-            Job(item, out.resolve() / item.id, what, execution.backend, execution.timeout_s, execution.max_memory)
+            Job(item, out.resolve() / item.id, what, execution.backend, execution.limits)
             for item in items
             if item.id not in there
         ]
@@ -147,7 +157,7 @@ def _alone(out: Path) -> Iterator[None]:
 def _remove_leftovers(out: Path) -> None:
     """What a killed run had begun to write."""
     for entry in os.scandir(out):
-        if UNFINISHED.fullmatch(entry.name):
+        if atomic.is_partial(entry.name):
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
@@ -181,8 +191,7 @@ def _execution(options: argparse.Namespace) -> Execution:
         raise ValueError(f"at least one worker, some time and some memory are needed, got {got}")
     return Execution(
         workers=options.workers,
-        timeout_s=options.timeout,
-        max_memory=round(options.memory * 1e9),
+        limits=JobLimits(options.timeout, round(options.memory * 1e9)),
         backend=options.backend,
         ray=options.ray or options.address is not None,
         address=options.address,

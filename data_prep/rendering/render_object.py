@@ -13,6 +13,7 @@ from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.views import Views
 
+from ..execution.process_limits import JobLimits
 from ..manifests.object_manifest import Item
 from .render_plan import Plan
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .blender import Blender
 
 FAINTEST = 2e-4  # mean alpha of the structured views below which an object counts as not visible
+LIMITS = JobLimits(timeout_s=300.0)
 OURS = 0.8  # of an object's time: what Blender gets, so that it can tell why it failed before it is killed
 
 
@@ -34,15 +36,14 @@ class Job:
     """One object to be rendered into one folder.
 
     backend     of the fast renderer
-    timeout_s   and max_memory (bytes) are for all of it
+    limits      of all of it
     """
 
     item: Item
     folder: Path
     plan: Plan
     backend: str
-    timeout_s: float = 300.0
-    max_memory: int | None = None
+    limits: JobLimits = LIMITS
 
 
 def render_object(job: Job) -> int:
@@ -99,8 +100,8 @@ def _by_blender(job: Job, cameras: Cameras) -> Views:
         maps=job.plan.maps,
         device=job.plan.device,
         seed=job.plan.draw(job.item.id),
-        timeout_s=OURS * job.timeout_s,
-        max_memory=job.max_memory,
+        timeout_s=OURS * job.limits.timeout_s,
+        max_memory=job.limits.max_memory,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from instant3d.cameras import Cameras, intrinsics_from_fov, orbit, random_sphere, structured_cameras
-from instant3d.utils import shipped
+from instant3d.utils import atomic, shipped
 from instant3d.views import MAPS
 
 Range = tuple[float, float]
@@ -137,6 +137,4 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
 
 def write(plan: Plan, path: Path) -> None:
     """Write a plan as YAML with every number named."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(yaml.safe_dump(plan.described(), sort_keys=False))
-    partial.replace(path)
+    atomic.write_text(path, yaml.safe_dump(plan.described(), sort_keys=False))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from instant3d.utils import atomic
 
 FILE = "report.json"
 EVERY_S = 5.0
@@ -93,9 +94,7 @@ class RunStats:
             "objects_per_s": round((self.done + self.failed) / max(self.seconds, 1e-9), 4),
             "views_per_s": round(self.views / max(self.seconds, 1e-9), 3),
         }
-        partial = out / f".{FILE}.partial"
-        partial.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(partial, out / FILE)
+        atomic.write_text(out / FILE, json.dumps(report, indent=2) + "\n")
 
 
 def clock(seconds: float) -> str:

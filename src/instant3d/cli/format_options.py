@@ -6,11 +6,10 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
-from instant3d.mesh.options import ORIGINS, PRESETS, MeshOptions
+from instant3d.mesh.options import DEFAULT, ORIGINS, PRESETS, MeshOptions
 from instant3d.utils.arg_types import comma_separated
-
-DEFAULT = MeshOptions()
 
 
 def add_formats(command: argparse.ArgumentParser) -> None:
@@ -23,7 +22,8 @@ def add_formats(command: argparse.ArgumentParser) -> None:
         "--for",
         dest="purpose",
         choices=list(PRESETS),
-        help="choose the options below for a purpose: " + "; ".join(f"{name}: {_words(PRESETS[name])}" for name in PRESETS),
+        help="choose the options below for a purpose: "
+        + "; ".join(f"{name}: {_words(PRESETS[name])}" for name in PRESETS),
     )
     group.add_argument("--faces", type=_count("full"), metavar="N|full", help=f"at most (default {DEFAULT.faces})")
     group.add_argument(
@@ -46,7 +46,9 @@ def mesh_options(arguments: argparse.Namespace) -> MeshOptions:
     """
     chosen = PRESETS.get(arguments.purpose, DEFAULT)
     given = {name: getattr(arguments, name) for name in ("faces", "texture", "origin")}
-    changes = {name: None if value == "" else value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {
+        name: None if value == "" else value for name, value in given.items() if value is not None
+    }
     return dataclasses.replace(chosen, **changes)
 
 

@@ -26,6 +26,7 @@ from instant3d.utils.arg_types import (
 )
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.errors import format_error, print_escaped
+from instant3d.utils.memory_limits import MemoryLimits
 
 TRAINING = {
     "fit": "train stage1, stage2 or direct: fit stage2 -c cpu -c demo",
@@ -115,7 +116,9 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
         "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
     add_formats(command)
-    command.add_argument("--max-memory", type=byte_size, default=2**30, help="for rendering and meshing (default 1G)")
+    command.add_argument(
+        "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
+    )
     command.set_defaults(command=_reconstruct)
 
 
@@ -201,11 +204,12 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
     from instant3d.pipelines.reconstruct import closing_line, reconstruct
+    from instant3d.pipelines.weights import find_stage2
 
     result = reconstruct(
         arguments.scene,
         arguments.output,
-        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
+        weights=find_stage2(arguments.weights, option="--weights"),
         views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
@@ -219,6 +223,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from instant3d.evaluation import reconstruction
+    from instant3d.pipelines.weights import find_stage2
     from instant3d.utils.devices import find_device
 
     if arguments.views == "all":
@@ -227,7 +232,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
     reconstruction.evaluate_reconstruction(
         arguments.scenes,
-        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
+        weights=find_stage2(arguments.weights, option="--weights"),
         views=arguments.views or [0, 1, 2, 3],
         resolution=arguments.resolution,
         output=arguments.output,

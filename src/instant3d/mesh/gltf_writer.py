@@ -1,4 +1,4 @@
-"""Meshes to one .glb file. Knows nothing of reading.
+"""glTF 2.0 writer: meshes to one .glb file.
 
 Materials are matte (metallic 0, roughness 1), and two-sided unless the part is closed; vertex colours are linear, as
 glTF demands. The object and its materials are named after the parts, or else after the file.
@@ -23,7 +23,7 @@ from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.topology import is_closed, signed_volume
 from instant3d.utils.atomic import write_bytes
 
-ARRAY, INDICES = 34962, 34963  # what a buffer view is for
+ARRAY, INDICES = 34962, 34963  # targets of buffer views
 SHORT = 65536  # vertices that indices of 16 bits can name, of which glTF keeps the last for itself
 TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint8): 5121, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
 
@@ -36,7 +36,7 @@ def write_glb(meshes: Sequence[Mesh], path: Path) -> None:
 
 
 def container(document: Json, binary: bytes) -> bytes:
-    """GLB: a header, the JSON padded with spaces, the binary padded with zeros."""
+    """Assemble a GLB: a header, the JSON padded with spaces, the binary chunk padded with zeros."""
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     total = 12 + 8 + len(text) + 8 + len(binary)
@@ -45,7 +45,7 @@ def container(document: Json, binary: bytes) -> bytes:
 
 
 class _Writer:
-    """The binary chunk as it grows, and the lists that describe it."""
+    """The growing binary chunk, and the JSON lists that describe it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -78,7 +78,7 @@ class _Writer:
         return {"attributes": attributes, "indices": indices, "material": self._material(mesh)}
 
     def _colors(self, srgb: np.ndarray) -> int:
-        """Eight bits a channel: trimesh 5 re-exports sixteen as garbage. Near black, sRGB is off by up to 6/255."""
+        """Write colours with 8 bits a channel: trimesh 5 re-exports 16 as garbage. Near black, sRGB errs by 6/255."""
         steps = np.rint(linear_from_srgb(np.clip(srgb, 0, 1)) * 255).astype(np.uint8)
         opaque = np.full((len(steps), 1), 255, np.uint8)
         return self._accessor(np.hstack([steps, opaque]), "VEC4", normalized=True)
@@ -131,6 +131,6 @@ def _append(items: list[Json], item: Json) -> int:
 
 
 def _unit(normals: np.ndarray) -> np.ndarray:
-    """glTF demands unit normals; where a mesh has none, any direction will do."""
+    """Normalise to unit length, as glTF requires; zero normals become +z."""
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     return np.where(length > 1e-6, normals / np.maximum(length, 1e-6), np.array([0, 0, 1], np.float32))

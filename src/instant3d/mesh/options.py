@@ -50,6 +50,7 @@ class MeshOptions:
         return dataclasses.asdict(self)
 
 
+DEFAULT = MeshOptions()
 PRESETS = {
     "game": MeshOptions(faces=10_000),
     "print": MeshOptions(faces=100_000, printable=True),

@@ -57,7 +57,9 @@ def _covered(
     area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
     inverse = np.divide(1.0, area, out=np.zeros_like(area), where=np.abs(area) > 1e-12)
     slopes = np.stack([ac[:, 1], -ac[:, 0], -ab[:, 1], ab[:, 0]], 1) * inverse[:, None]  # of both coordinates
-    reach = margin * np.stack([np.linalg.norm(side, axis=1) for side in (ac - ab, ac, ab)], 1) * np.abs(inverse)[:, None]
+    reach = (
+        margin * np.stack([np.linalg.norm(side, axis=1) for side in (ac - ab, ac, ab)], 1) * np.abs(inverse)[:, None]
+    )
     own = np.repeat(np.arange(len(some)), count)
     dx, dy = x + 0.5 - a[own, 0], y + 0.5 - a[own, 1]
     slopes, reach = slopes[own], reach[own]

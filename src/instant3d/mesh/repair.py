@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def fill_holes(mesh: Mesh, *, max_edges: int | None = None) -> Mesh:
     fans = [
         np.stack([rim, np.roll(rim, 1), np.full_like(rim, top)], axis=1) for rim, top in zip(rims, middle, strict=True)
     ]
-    grown = {
+    grown: dict[str, Any] = {
         name: np.vstack([value, *(value[rim].mean(0) for rim in rims)])
         for name in ("vertices", "normals", "colors", "uv")
         if (value := getattr(mesh, name)) is not None

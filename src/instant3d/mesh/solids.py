@@ -135,7 +135,7 @@ def _mesh(solid: Manifold, like: Mesh) -> Mesh:
     """The solid with the attributes, texture and material of `like`."""
     found = solid.to_mesh()
     columns = np.array(found.vert_properties)
-    kept, start = dict[str, np.ndarray](), 3
+    kept, start = dict[str, Any](), 3
     for name, width in ATTRIBUTES:
         if getattr(like, name) is not None:
             kept[name] = columns[:, start : start + width]

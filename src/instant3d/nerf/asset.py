@@ -1,4 +1,4 @@
-"""What a reconstruction is to its user: a triplane to render, mesh, save and load. Knows nothing of how it came about.
+"""Reconstructed asset: a triplane with its decoder, which can be rendered, meshed, saved and loaded.
 
 `triplane.safetensors` holds the planes and the decoder that reads them, so that it can be rendered anywhere.
 """
@@ -18,12 +18,12 @@ from torch import Tensor
 from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import FORMATS, SIZE_MM, Mesh, moved_to
-from instant3d.mesh.options import MeshOptions, Origin
+from instant3d.mesh.options import DEFAULT, MeshOptions, Origin
 from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.baked_field import bake
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.textured_mesh import MeshResult, build_mesh
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.utils import atomic, tensor_files
 from instant3d.utils.progress import Stopwatch
 from instant3d.views import Views
@@ -61,12 +61,13 @@ class Asset:
 
     @cached_property
     def field(self) -> TriplaneField:
+        """The radiance field of the triplane."""
         with torch.no_grad():
             return TriplaneField(self.triplane, self.decoder)
 
     @cached_property
     def occupancy(self) -> Occupancy:
-        """Where there is anything at all, so that rays leap over the rest."""
+        """Occupancy grid of the field, for empty-space skipping."""
         return Occupancy.from_field(bake(self.field))
 
     @cached_property
@@ -113,9 +114,16 @@ class Asset:
         return build_mesh(self.field, surface, options, self.views if views is None else views, watch)
 
     def render(self, cameras: Cameras, size: int, *, with_normals: bool = False, step: float | None = None) -> Views:
-        """Pictures `size` x `size` with alpha, depth and, if asked, normals, by cameras (V,).
+        """Render images of the asset.
 
-        step  world length that one sample on a ray stands for, 1/64 by default and 1/128 if exact
+        Args:
+            cameras: (V,).
+            size: Width and height of the images in pixels.
+            with_normals: Also render normals.
+            step: World length that one sample on a ray stands for; by default 1/64, or 1/128 if `exact`.
+
+        Returns:
+            Views (V,) with alpha, depth and, if requested, normals.
         """
         return occupancy_render.render(
             self.field,
@@ -133,7 +141,7 @@ class Asset:
         self,
         folder: str | Path,
         formats: Sequence[str] = ("glb",),
-        options: MeshOptions = MeshOptions(),
+        options: MeshOptions = DEFAULT,
         *,
         size_mm: float = SIZE_MM,
     ) -> None:
@@ -163,7 +171,11 @@ class Asset:
 
 
 def check_formats(formats: Sequence[str]) -> list[str]:
-    """The mesh formats without repetition; each must be one that can be written."""
+    """Return the mesh formats without repetition.
+
+    Raises:
+        ValueError: A format cannot be written.
+    """
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(FORMATS)}")
@@ -171,38 +183,28 @@ def check_formats(formats: Sequence[str]) -> list[str]:
 
 
 def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
-    """Planes and decoder in half precision."""
+    """Write planes and decoder in half precision."""
     from safetensors.torch import save
 
     tensors = {"planes": triplane.planes, **{f"decoder.{key}": value for key, value in decoder.state_dict().items()}}
     half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in tensors.items()}
-    # not by `save_file`, which makes a file that only its owner may read
-    path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder_settings(decoder))}))
+    # not by `save_file`, which makes a file that only its owner can read
+    path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder.config.as_dict())}))
 
 
 def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
-    """The inverse of `write_triplane`, in float32."""
+    """Read planes and decoder written by `write_triplane`, as float32.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged or of another version.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `instant3d reconstruct` writes it")
     with tensor_files.open_safetensors(path) as file:
         settings = _settings(file.metadata() or {}, path)
         tensors = {key: tensor_files.to_float32(key, file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     return _triplane(tensors, settings, path)
-
-
-def decoder_settings(decoder: Decoder) -> dict[str, Any]:
-    """The arguments that build a decoder of the same shape and activations, the rarer ones where they are in use."""
-    rare = {"aggregate": "concat", "blob": 0.0, "blob_radius": 1.0, "rgb": "sigmoid"}
-    return {
-        "channels": decoder.channels,
-        "width": decoder.first.out_features,
-        "layers": len(decoder.hidden) + 2,
-        "activation": decoder.activation.__name__,
-        "density": decoder.density_activation.__name__,
-        "density_bias": decoder.density_bias,
-        "rgb_margin": decoder.rgb_margin,
-        **{name: getattr(decoder, name) for name, usual in rare.items() if getattr(decoder, name) != usual},
-    }
 
 
 def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
@@ -217,18 +219,18 @@ def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
 
 def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) -> tuple[Triplane, Decoder]:
     try:
-        # before anything is built by these numbers, they must be those of the tensors that are there
+        # the numbers must match the stored tensors before anything is built with them
+        config = DecoderConfig(**settings)
         first = tensors["decoder.first.weight"].shape
-        width, channels, layers = (settings[key] for key in ("width", "channels", "layers"))
-        samples = 1 if settings.get("aggregate") == "mean" else 3
-        alphas = 1 if settings.get("rgb") == "scaled" else 0
-        if first != (width, samples * channels) or len(tensors) != 2 * layers + alphas + 1:
+        if first != (config.width, config.inputs) or len(tensors) != config.tensors + 1:
             raise KeyError("decoder")
-        decoder = Decoder(**settings)
+        decoder = Decoder(config)
         planes = tensors.pop("planes")
         decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} holds other tensors than its metadata tells; reconstruct the object again") from error
-    if planes.dim() != 4 or planes.shape[1] != decoder.channels:
-        raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {decoder.channels}, P, P)")
+        raise ValueError(
+            f"{path} holds other tensors than its metadata describes; reconstruct the object again"
+        ) from error
+    if planes.dim() != 4 or planes.shape[1] != config.channels:
+        raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {config.channels}, P, P)")
     return Triplane(planes), decoder.eval().requires_grad_(False)

@@ -59,7 +59,7 @@ def color_vertices(field: Field, mesh: Mesh, views: Views | None = None) -> Mesh
 
 
 def surface_colors(field: Field, mesh: Mesh, points: np.ndarray, normals: np.ndarray, views: Views | None) -> Tensor:
-    """Colours (N, 3) of points (N, 3) on a mesh with normals (N, 3): the field's, and the views' where they are sure."""
+    """Return colours (N, 3) of surface points (N, 3) with normals (N, 3): the field's, or the views' where reliable."""
     own = torch.from_numpy(color_at(field, points))
     if views is None:
         return own
@@ -91,5 +91,7 @@ def _fill(texture: Tensor) -> Tensor:
     share = sums[3:]
     coarse = torch.cat([sums[:3] / share.clamp(min=1e-9), (share > 0).float()])
     coarse[:3] *= coarse[3:]
-    fine = F.interpolate(_fill(coarse)[None], scale_factor=2, mode="nearest")[0, :, : texture.shape[1], : texture.shape[2]]
+    fine = F.interpolate(_fill(coarse)[None], scale_factor=2, mode="nearest")[
+        0, :, : texture.shape[1], : texture.shape[2]
+    ]
     return torch.where(covered > 0, texture, fine)

@@ -31,7 +31,7 @@ class MeshResult:
     charts: int | None = None
 
     def report(self) -> dict[str, Any]:
-        """Its shape (see `GeometryReport`), the texture's side in pixels, and how it was unwrapped, as JSON takes it."""
+        """Return the shape (`GeometryReport`), the texture's side in pixels and the kind of unwrap, for a JSON file."""
         texture = None if self.mesh.texture is None else len(self.mesh.texture)
         return geometry_report(self.mesh).as_dict() | {
             "texture": texture,

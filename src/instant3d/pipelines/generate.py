@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from instant3d.mesh import SIZE_MM, check_size_mm
-from instant3d.mesh.options import MeshOptions
+from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import results
 from instant3d.pipelines.generators import AssetGenerator
@@ -44,7 +44,7 @@ class GenerationRequest:
     count: int = 1
     resolution: int | None = None
     formats: Sequence[str] = ("glb",)
-    options: MeshOptions = MeshOptions()
+    options: MeshOptions = DEFAULT
     size_mm: float = SIZE_MM
 
 

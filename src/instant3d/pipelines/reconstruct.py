@@ -13,17 +13,18 @@ from typing import Any, Literal
 from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import SIZE_MM, check_size_mm
-from instant3d.mesh.options import MeshOptions
+from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import image_preprocessing, results
 from instant3d.pipelines.results import SheetInputs
-from instant3d.pipelines.text_to_3d import WORK_BYTES, ViewsTo3D
+from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.scenes import Scene
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.network import resolve
 from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import atomic, visualization
 from instant3d.utils.devices import find_device
+from instant3d.utils.memory_limits import MemoryLimits
 from instant3d.utils.progress import Stopwatch
 
 SHOWN_VIEWS = 8  # at most, on the sheet
@@ -48,10 +49,10 @@ def reconstruct(
     views: Sequence[int] | Literal["all"] | None = None,
     resolution: int = 256,
     formats: Sequence[str] = ("glb",),
-    options: MeshOptions = MeshOptions(),
+    options: MeshOptions = DEFAULT,
     size_mm: float = SIZE_MM,
     device: str = "auto",
-    max_memory: int = WORK_BYTES,
+    max_memory: int = MemoryLimits.scratch,
 ) -> dict[str, Any]:
     """Rebuild the object of a scene; writes into `output` and returns what `result.json` then holds.
 

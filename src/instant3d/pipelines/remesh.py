@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from instant3d.mesh import FORMATS, SIZE_MM, check_size_mm
-from instant3d.mesh.options import MeshOptions
+from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import Asset, check_formats
 from instant3d.pipelines.results import mesh_summary
 from instant3d.utils import atomic
@@ -18,7 +18,7 @@ def remesh(
     source: Path,
     output: Path,
     *,
-    options: MeshOptions = MeshOptions(),
+    options: MeshOptions = DEFAULT,
     formats: Sequence[str] = ("glb",),
     size_mm: float = SIZE_MM,
     resolution: int = 256,

@@ -20,7 +20,7 @@ from torch import Tensor
 from instant3d import __version__
 from instant3d.cameras import Cameras, Rays, turntable
 from instant3d.mesh import PRINTED, SIZE_MM
-from instant3d.mesh.options import MeshOptions
+from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import FILE, Asset, check_formats, write_triplane
 from instant3d.nerf.field import normals
 from instant3d.utils import visualization
@@ -59,7 +59,7 @@ def write(
     size: int,
     formats: Sequence[str],
     watch: Stopwatch,
-    options: MeshOptions = MeshOptions(),
+    options: MeshOptions = DEFAULT,
     size_mm: float = SIZE_MM,
 ) -> dict[str, Any]:
     """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide.

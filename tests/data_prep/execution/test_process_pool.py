@@ -12,6 +12,7 @@ import odd_jobs
 import pytest
 
 from data_prep.execution import locked_tempdir, process_limits, process_pool
+from data_prep.execution.process_limits import JobLimits
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +33,12 @@ def gone(process, within_s=5.0):
     return False
 
 
-def outcomes_of(*jobs, workers=2, timeout_s=20.0, **terms):
+def outcomes_of(*jobs, workers=2, timeout_s=20.0, max_memory=None, **terms):
     return {
         outcome.job: outcome
-        for outcome in process_pool.run(odd_jobs.work, jobs, workers=workers, timeout_s=timeout_s, **terms)
+        for outcome in process_pool.run(
+            odd_jobs.work, jobs, workers=workers, limits=JobLimits(timeout_s, max_memory), **terms
+        )
     }
 
 
@@ -93,7 +96,7 @@ def test_a_process_makes_room_after_as_many_jobs_as_it_may_do():
 
 def test_what_a_job_has_started_ends_with_it_even_in_another_session(tmp_path):
     note = tmp_path / "note"
-    (outcome,) = process_pool.run(odd_jobs.work, [f"nurse {note}"], workers=1, timeout_s=1.0)
+    (outcome,) = process_pool.run(odd_jobs.work, [f"nurse {note}"], workers=1, limits=JobLimits(1.0))
     assert outcome.kind == "timeout"
     assert all(gone(int(process)) for process in note.read_text().split())
 
@@ -102,8 +105,8 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     note = tmp_path / "note"
     program = f"""
 import sys; sys.path.insert(0, {str(FIXTURES)!r})
-import odd_jobs; from data_prep.execution import process_pool
-list(process_pool.run(odd_jobs.work, ["nurse {note}"], workers=1, timeout_s=60))
+import odd_jobs; from data_prep.execution import process_limits, process_pool
+list(process_pool.run(odd_jobs.work, ["nurse {note}"], workers=1, limits=process_limits.JobLimits(60)))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     while not (note.is_file() and note.read_text()):
@@ -129,7 +132,7 @@ def test_temporary_files_go_with_their_process_and_those_of_the_dead_with_the_ne
 
 def test_leaving_early_leaves_no_process_behind():
     before = children()
-    outcomes = process_pool.run(odd_jobs.work, ["one", "hang", "two"], workers=2, timeout_s=30.0)
+    outcomes = process_pool.run(odd_jobs.work, ["one", "hang", "two"], workers=2, limits=JobLimits(30.0))
     assert next(outcomes).job == "one"
     outcomes.close()
     assert children() == before
@@ -146,7 +149,7 @@ def test_where_no_process_comes_up_the_jobs_are_not_blamed(prepare, because):
 def test_jobs_are_taken_as_they_are_needed():
     taken = []
     jobs = (taken.append(k) or f"job {k}" for k in range(1000))
-    outcomes = process_pool.run(odd_jobs.work, jobs, workers=2, timeout_s=20.0)
+    outcomes = process_pool.run(odd_jobs.work, jobs, workers=2, limits=JobLimits(20.0))
     next(outcomes)
     outcomes.close()
     assert len(taken) < 10

@@ -10,6 +10,7 @@ import pytest
 import trimesh
 
 from data_prep.execution import process_limits, ray_pool
+from data_prep.execution.process_limits import JobLimits
 from data_prep.rendering import render
 from instant3d.mesh import Mesh
 
@@ -24,7 +25,7 @@ def outcomes():
     jobs = ["one", "crash", "usurp", "refuse", "hang", "two", "three"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(odd_jobs.__file__).parent))
-        found = list(ray_pool.run(odd_jobs.work, jobs, workers=2, timeout_s=2.0, prepare=odd_jobs.prepare))
+        found = list(ray_pool.run(odd_jobs.work, jobs, workers=2, limits=JobLimits(2.0), prepare=odd_jobs.prepare))
     assert set(process_limits.family(os.getpid())) == before
     assert sorted(outcome.job for outcome in found) == sorted(jobs)  # each once
     return {outcome.job: outcome for outcome in found}
@@ -64,10 +65,10 @@ def test_objects_are_rendered_on_ray(tmp_path, capsys):
 
 def test_a_cluster_that_does_not_answer_is_one_sentence():
     with pytest.raises(ValueError, match="no Ray cluster answers at auto"):
-        list(ray_pool.run(odd_jobs.work, ["one"], address="auto", timeout_s=1.0))
+        list(ray_pool.run(odd_jobs.work, ["one"], address="auto", limits=JobLimits(1.0)))
 
 
 def test_without_ray_one_sentence_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"instant3d\[ray\]"):
-        list(ray_pool.run(odd_jobs.work, ["one"], timeout_s=1.0))
+        list(ray_pool.run(odd_jobs.work, ["one"], limits=JobLimits(1.0)))

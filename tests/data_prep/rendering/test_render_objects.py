@@ -18,6 +18,7 @@ import trimesh
 
 from benchmarks import planted
 from data_prep.execution import locked_tempdir
+from data_prep.execution.process_limits import JobLimits
 from data_prep.manifests import failure_log, object_manifest
 from data_prep.manifests.object_manifest import Item
 from data_prep.rendering import render, run_stats
@@ -126,7 +127,7 @@ def odd(tmp_path_factory):
     os.mkfifo(objects / "pipe.glb")
     items = [*object_manifest.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
     items.sort(key=lambda item: item.id == "endless")  # a process fewer to start
-    means = render.Execution(workers=1, backend="embree", timeout_s=4.0)
+    means = render.Execution(workers=1, backend="embree", limits=JobLimits(4.0))
     return render.render_all(items, out, TINY, means, work=endless_object.render), out
 
 
@@ -142,8 +143,8 @@ def test_bad_objects_take_no_good_one_with_them(odd):
     [
         ("cut_short", "broken", "cut short"),
         ("endless", "timeout", "it took longer than 4 s"),
-        ("bomb", "too_large", "a texture has more pixels than the 8192 a side"),
-        ("crowd", "too_large", "accessor 0 asks for 18000000 elements"),
+        ("bomb", "too_large", "a texture has more than 8192 x 8192 pixels"),
+        ("crowd", "too_large", "accessor 0 has 18000000 elements"),
         ("prowler", "unsafe", "lies outside its folder"),
         ("pipe", "unreadable", "there is no mesh file"),
     ],
