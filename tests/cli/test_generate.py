@@ -84,7 +84,7 @@ def test_a_prompt_becomes_a_folder_of_results_and_one_line(make, tmp_path):
     assert set(result["files"]) == {*MADE, "mesh.ply"}
     assert set(result["seconds"]) == {"load", "text", "denoise", "decode", "reconstruct", "mesh", "video"}
     assert result["sampling"]["steps"] == 1
-    vertices = Asset.load(tmp_path / "out").mesh.vertices
+    vertices = Asset.load(tmp_path / "out").surface.vertices
     assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the network's sphere
 
 
