@@ -47,7 +47,7 @@ def test_a_smoothed_sphere_loses_most_of_its_noise_and_none_of_its_size():
 
 
 def test_smoothing_within_edges_flattens_a_cube_and_keeps_its_corners():
-    rough, corner = from_cube(noisy(cube()))
+    rough, _ = from_cube(noisy(cube()))
     flat, kept = from_cube(smooth_within_edges(noisy(cube()), 10))
     _, rounded = from_cube(smooth(noisy(cube()), 10))
     assert flat < 0.6 * rough
