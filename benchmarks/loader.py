@@ -68,7 +68,7 @@ def stage2_data(source: str, workers: int, shelf: Path) -> SceneDataModule:
     """As `configs/stage2/one_gpu.yaml` has it."""
     config = _config("stage2")
     size = config["model"]["architecture"]["image_size"]
-    drawing = ViewSampling(**config["data"]["drawing"])
+    drawing = ViewSampling(**config["data"]["view_sampling"])
     batch = config["data"]["batch_size"]
     return SceneDataModule(
         [source], image_size=size, view_sampling=drawing, batch_size=batch, workers=workers, cache=str(shelf)
@@ -110,7 +110,7 @@ def stage2_work(config: dict[str, Any]) -> float:
 
     Without LPIPS, sampling and compositing, so the real step is longer and needs fewer examples a second.
     """
-    model, drawing = config["model"], ViewSampling(**config["data"]["drawing"])
+    model, drawing = config["model"], ViewSampling(**config["data"]["view_sampling"])
     architecture = Architecture(**model["architecture"])
     with torch.device("meta"):
         network = Reconstructor(architecture)
@@ -120,7 +120,7 @@ def stage2_work(config: dict[str, Any]) -> float:
         with FlopCounterMode(display=False) as counter:
             network.triplane(seen)
     rays = drawing.targets * drawing.patch**2
-    samples = sum(model["marching"].values()) + model["marching"]["samples"]
+    samples = sum(model["ray_marching"].values()) + model["ray_marching"]["samples"]
     width, layers = architecture.decoder_width, architecture.decoder_layers
     decoder = 2 * width * (3 * architecture.channels + (layers - 2) * width + 4)
     return 4 * (counter.get_total_flops() + rays * samples * decoder) / 1e12

@@ -17,23 +17,23 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_every_file_that_the_guide_names_exists():
+def test_contributing_names_only_files_that_exist():
     named = [name for name in re.findall(FILE, GUIDE) if not any(word in name for word in NEW)]
     assert len(named) > 20
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize(("table", "file"), re.findall(rf"`([A-Z]\w+)` in\s+{FILE}", GUIDE))
-def test_every_table_that_the_guide_names_is_in_its_file(table, file):
+def test_contributing_tables_are_in_the_files_that_it_names(table, file):
     assert re.search(rf"^{table}\b.* = ", (ROOT / file).read_text("utf-8"), re.MULTILINE)
 
 
-def test_the_guide_names_the_tables_of_all_four_lists():
+def test_contributing_names_the_tables_of_all_four_lists():
     tables = set(re.findall(r"`([A-Z]\w+)` in\s+`", GUIDE))
     assert {"Sampler", "SAMPLERS", "FAMILIES", "LAYOUTS", "WRITERS", "DOORS"} <= tables
 
 
-def test_guide_and_workflows_call_targets_that_make_has():
+def test_contributing_and_workflows_call_targets_that_make_has():
     texts = [GUIDE, *(path.read_text("utf-8") for path in (ROOT / ".github" / "workflows").iterdir())]
     called = {name for text in texts for name in re.findall(r"(?:`|run: |^)make ([a-z-]+)", text, re.MULTILINE)}
     assert called >= {"lint", "test", "test-fast", "docs"}
@@ -49,7 +49,7 @@ def test_workflows_and_forms_are_yaml(path):
         assert all("runs-on" in job and job["steps"] for job in content["jobs"].values())
 
 
-def test_hooks_run_the_ruff_that_lint_runs():
+def test_precommit_hooks_run_the_ruff_that_lint_runs():
     pinned = re.search(r"^ruff==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     assert {word for hook in hooks for word in hook["additional_dependencies"]} == {pinned and f"ruff=={pinned[1]}"}

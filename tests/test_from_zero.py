@@ -60,11 +60,11 @@ DIFFERENCES = (
         "on from the bundled network, two steps, no GPU",
     ),
     ("export runs/one_gpu", "export runs/cpu", "the trainer's folder"),
-    ("--resolution 256", "--resolution 128", "what the small network was taught with"),
+    ("--resolution 256", "--resolution 128", "what the small network was trained with"),
     (
         "alignment_100.txt --judge none --clip openai/clip-vit-large-patch14",
         "held_out.txt --limit 2",
-        "the bundled judge knows other prompts and needs no download",
+        "the bundled attribute classifier has other prompts and needs no download",
     ),
 )
 # What stands in the laptop's commands and what is run here in its place.
@@ -146,7 +146,7 @@ def lines(path):
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory):
     """The folder in which the laptop's commands were run, and what each printed."""
-    root, told = tmp_path_factory.mktemp("zero"), {}
+    root, output = tmp_path_factory.mktemp("zero"), {}
     for name in LINKED:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).symlink_to(ROOT / name)
@@ -160,11 +160,11 @@ def walk(tmp_path_factory):
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 code = run(changed(command, HERE))
             assert code == 0, f"{command} ended with exit code {code}: {out.getvalue()}"
-            told[command] = out.getvalue()
-    return root, told
+            output[command] = out.getvalue()
+    return root, output
 
 
-def test_the_gpus_commands_are_the_laptops_but_for_the_differences_that_are_listed():
+def test_from_zero_gpu_commands_are_the_laptops_but_for_the_listed_differences():
     on_gpu, on_laptop = commands(ON_GPU), commands(ON_LAPTOP)
     assert [new for new in (changed(command, DIFFERENCES) for command in on_gpu) if new] == on_laptop
     for old, _, _ in DIFFERENCES:
@@ -175,7 +175,7 @@ def test_the_gpus_commands_are_the_laptops_but_for_the_differences_that_are_list
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args")
-def test_the_gpus_commands_name_options_and_files_that_there_are(capsys, monkeypatch):
+def test_from_zero_gpu_commands_name_options_and_files_that_exist(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     left = [line for line in commands(ON_GPU) if line not in NOT_RUN]
     for command in [one for line in left for one in (expanded(line) if line.startswith("make") else [line])]:
@@ -194,7 +194,7 @@ def test_the_gpus_commands_name_options_and_files_that_there_are(capsys, monkeyp
                 assert words[0] in ("head", "tail"), command
 
 
-def test_objaverse_and_cap3d_give_objects_and_captions_by_the_very_commands(tmp_path, monkeypatch):
+def test_from_zero_objaverse_and_cap3d_give_objects_and_captions_by_the_very_commands(tmp_path, monkeypatch):
     data, about = Dataset(), {"user": {"username": "ann"}, "name": "Thing"}
     objects = {
         uid(k): (glb(tmp_path / f"{k}.glb", 0.2 * k + 0.1), {**about, "license": licence})
@@ -221,7 +221,7 @@ def test_objaverse_and_cap3d_give_objects_and_captions_by_the_very_commands(tmp_
     assert found == ["A low table, of oak", "A red mug", "mug"]
 
 
-def test_objects_are_split_without_one_in_both(walk):
+def test_from_zero_objects_are_split_without_one_in_both(walk):
     folder = walk[0] / "data" / "objects"
     every, train, held_out = (
         {row["id"] for row in lines(folder / f"{name}.jsonl")} for name in ("objects", "train", "held_out")
@@ -230,7 +230,7 @@ def test_objects_are_split_without_one_in_both(walk):
     assert train | held_out == every
 
 
-def test_every_object_becomes_a_scene_with_its_own_words(walk):
+def test_from_zero_every_object_becomes_a_scene_with_its_own_words(walk):
     for split, place in (("train", "scenes"), ("held_out", "held_out")):
         rows = lines(walk[0] / "data" / "objects" / f"{split}.jsonl")
         folders = {path.name: scenes.document(path) for path in scenes.below(walk[0] / "data" / place)}
@@ -240,13 +240,13 @@ def test_every_object_becomes_a_scene_with_its_own_words(walk):
         assert {document.count for document in folders.values()} == {12}
 
 
-def test_the_doctor_finds_no_fault_in_what_was_rendered(walk):
+def test_from_zero_doctor_finds_no_fault_in_what_was_rendered(walk):
     report = json.loads((walk[0] / "data" / "doctor.json").read_text())
     assert [finding for finding in report["findings"] if finding["level"] == "fault"] == []
     assert "14 of 14 scenes have no fault" in next(out for command, out in walk[1].items() if "doctor" in command)
 
 
-def test_the_kept_ones_are_the_best_ranked_that_nobody_called_bad(walk):
+def test_from_zero_kept_ones_are_the_best_ranked_that_nobody_called_bad(walk):
     data = walk[0] / "data"
     ranking = lines(data / "ranking.jsonl")
     assert sorted(place["id"] for place in ranking) == sorted(path.name for path in scenes.below(data / "scenes"))
@@ -255,14 +255,14 @@ def test_the_kept_ones_are_the_best_ranked_that_nobody_called_bad(walk):
     assert kept == [place["id"] for place in ranking if place["label"] == "good"][:4]
 
 
-def test_the_report_shows_a_picture_of_every_scene_and_needs_no_other_file(walk):
+def test_from_zero_report_shows_an_image_of_every_scene_and_needs_no_other_file(walk):
     page = (walk[0] / "data" / "report.html").read_text()
     assert all(path.name in page for path in scenes.below(walk[0] / "data" / "scenes"))
     assert page.count("data:image/webp") >= 12
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
 
 
-def test_the_shards_hold_every_scene_and_the_cache_the_kept_ones(walk):
+def test_from_zero_shards_hold_every_scene_and_the_cache_the_kept_ones(walk):
     data = walk[0] / "data"
     index = json.loads((data / "shards" / "index.json").read_text())
     assert sum(shard["scenes"] for shard in index["shards"]) == 12
@@ -270,18 +270,18 @@ def test_the_shards_hold_every_scene_and_the_cache_the_kept_ones(walk):
     assert sorted(grid["id"] for grid in LatentCache(data / "cache" / "train").grids) == sorted(kept)
 
 
-@pytest.mark.parametrize(("run_folder", "taught"), [("stage1_lora", "lora"), ("cpu", "network")])
-def test_both_stages_were_taught_for_two_steps(walk, run_folder, taught):
+@pytest.mark.parametrize(("run_folder", "trained"), [("stage1_lora", "lora"), ("cpu", "network")])
+def test_from_zero_both_stages_were_trained_for_two_steps(walk, run_folder, trained):
     content = torch.load(fit.newest_checkpoint(walk[0] / "runs" / run_folder), weights_only=True)
     assert content["global_step"] == 2
-    weights = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith(taught)}
+    weights = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith(trained)}
     assert weights
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
-    if taught == "lora":  # half of them begin at zero
+    if trained == "lora":  # half of them begin at zero
         assert any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
 
 
-def test_what_was_exported_opens_and_is_of_the_bundled_models_shape(walk):
+def test_from_zero_exports_open_and_are_of_the_bundled_models_shape(walk):
     mine, bundled = (Components.load(walk[0] / "checkpoints" / name).unet for name in ("my-stage1", "stage1-demo"))
     assert {name: tensor.shape for name, tensor in mine.state_dict().items()} == {
         name: tensor.shape for name, tensor in bundled.state_dict().items()
@@ -293,20 +293,20 @@ def test_what_was_exported_opens_and_is_of_the_bundled_models_shape(walk):
     assert any(not torch.equal(a, b) for a, b in zip(mine.parameters(), bundled.parameters(), strict=True))
 
 
-def test_two_steps_on_the_bundled_network_rebuild_better_than_the_nearest_view(walk):
+def test_from_zero_two_steps_on_the_bundled_network_rebuild_better_than_the_nearest_view(walk):
     metrics = json.loads((walk[0] / "out" / "evaluation" / "metrics.json").read_text())
     assert set(metrics["scenes"]) == {row["id"] for row in lines(walk[0] / "data" / "objects" / "held_out.jsonl")}
     assert metrics["mean"]["psnr"] > metrics["baselines"]["nearest_view"]["psnr"] + 1
     assert metrics["mean"]["mask_iou"] > metrics["baselines"]["nearest_view"]["mask_iou"]
 
 
-def test_the_judge_sees_the_colour_that_was_asked_for(walk):
+def test_from_zero_attribute_classifier_finds_the_colour_of_the_prompt(walk):
     held_out = json.loads((walk[0] / "out" / "alignment" / "metrics.json").read_text())["lists"]["held_out"]
     for row in held_out["rows"]:
         assert row["renders"]["sees"][0] == row["prompt"].split()[1]
 
 
-def test_the_last_command_makes_an_asset_by_the_weights_of_this_walk(walk):
+def test_from_zero_last_command_makes_an_asset_by_the_weights_of_this_walk(walk):
     folder = walk[0] / "out" / "hydrant"
     record = json.loads((folder / "result.json").read_text())
     assert [record["weights"][stage]["name"] for stage in ("stage1", "stage2")] == [

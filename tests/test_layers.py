@@ -140,23 +140,23 @@ def relative(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
-def test_the_tables_hold_every_package_and_nothing_else():
+def test_layers_tables_hold_every_package_and_nothing_else():
     for folder, rows in ((SOURCE, ROWS), (DATA_PREP, DATA_PREP_ROWS)):
         members = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/*.py")}
         assert members - {"__init__"} == {name for row in rows for name in row}
 
 
-def test_every_door_and_every_file_of_lightning_exists():
+def test_layers_every_door_and_every_file_of_lightning_exists():
     doors = [door for entry in DOORS.values() for door in ([entry] if isinstance(entry, str) else entry)]
     assert [door for door in [*doors, *LIGHTNING_USES] if not (ROOT / door).exists()] == []
 
 
-def test_a_package_imports_only_from_the_rows_above_it():
+def test_layers_a_package_imports_only_from_the_rows_above_it():
     assert astray(SOURCE, ROWS) == []
     assert astray(DATA_PREP, DATA_PREP_ROWS) == []
 
 
-def test_the_package_never_imports_what_stands_beside_it():
+def test_layers_the_package_never_imports_what_stands_beside_it():
     beside = {"data_prep", "tests", "benchmarks"}
     found = [
         relative(file) for file in SOURCE.rglob("*.py") if beside & {name.split(".")[0] for name, _ in imports(file)}
@@ -164,14 +164,14 @@ def test_the_package_never_imports_what_stands_beside_it():
     assert found == []
 
 
-def test_data_prep_imports_low_packages_only_and_itself_by_relative_paths():
+def test_layers_data_prep_imports_low_packages_only_and_itself_by_relative_paths():
     for file in DATA_PREP.rglob("*.py"):
         used = {member(name) for name, _ in imports(file) if name.split(".")[0] == "instant3d"} - {""}
         assert used <= FOR_DATA_PREP, f"{relative(file)} imports {sorted(used - FOR_DATA_PREP)}"
         assert "from data_prep" not in file.read_text(), f"{relative(file)} would fail under another name"
 
 
-def test_no_modules_import_each_other_in_a_circle():
+def test_layers_no_modules_import_each_other_in_a_circle():
     known = {".".join(file.relative_to(SOURCE.parent).with_suffix("").parts) for file in SOURCE.rglob("*.py")}
     known |= {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in DATA_PREP.rglob("*.py")}
     graph = TopologicalSorter()
@@ -183,11 +183,11 @@ def test_no_modules_import_each_other_in_a_circle():
     graph.prepare()  # raises CycleError
 
 
-def test_every_folder_of_modules_is_a_package_that_installation_finds():
+def test_layers_every_folder_of_modules_is_a_package_that_installation_finds():
     assert [relative(file) for file in files() if not (file.parent / "__init__.py").is_file()] == []
 
 
-def test_a_heavy_library_comes_in_by_its_one_door_and_late():
+def test_layers_a_heavy_library_is_imported_in_its_one_file_and_late():
     found = []
     for file in files():
         for name, early in imports(file):
@@ -208,11 +208,11 @@ def opens_images(file: Path) -> bool:
     return bool(pillow) and any(name.endswith("Image.open") for name in calls)
 
 
-def test_images_are_opened_in_one_file_alone():
+def test_layers_images_are_opened_in_one_file_alone():
     assert [relative(file) for file in files() if opens_images(file)] == ["src/instant3d/utils/images.py"]
 
 
-def test_lightning_is_known_only_to_modules_data_and_training():
+def test_layers_lightning_is_imported_only_by_modules_data_and_training():
     for file in files():
         in_model = file.parent.name in MODELS and file.name in {"module.py", "data.py"}
         in_use = relative(file) in LIGHTNING_USES
@@ -220,6 +220,6 @@ def test_lightning_is_known_only_to_modules_data_and_training():
         assert not known or in_model or in_use, f"{relative(file)} imports {known}"
 
 
-def test_the_reader_of_imports_tells_early_from_late(tmp_path):
+def test_layers_import_reader_distinguishes_early_from_late(tmp_path):
     (tmp_path / "sample.py").write_text("import os.path\n\ndef f():\n    from timm import models\n")
     assert set(imports(tmp_path / "sample.py")) == {("os.path", True), ("timm.models", False)}

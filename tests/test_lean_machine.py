@@ -73,7 +73,7 @@ def balls(tmp_path_factory):
     return write_balls(tmp_path_factory.mktemp("balls"))
 
 
-def test_every_module_is_imported():
+def test_lean_machine_imports_every_module():
     files = [*(ROOT / "data_prep").rglob("*.py"), *(ROOT / "src" / "instant3d").rglob("*.py")]
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removeprefix("src.") for file in files}
     names = {name.removesuffix(".__init__") for name in names if not name.endswith("__main__")}
@@ -82,7 +82,7 @@ def test_every_module_is_imported():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_packages_are_neither_found_nor_listed():
+def test_lean_machine_packages_are_neither_found_nor_listed():
     script = "import importlib.util, importlib.metadata as m, sys\n"
     script += "assert not [name for name in sys.argv[1:] if importlib.util.find_spec(name)]\n"
     script += "for name in ('scikit-learn', *sys.argv[1:]):\n"
@@ -92,7 +92,7 @@ def test_the_packages_are_neither_found_nor_listed():
 
 
 @pytest.mark.skipif(not has_opengl(), reason="there is no OpenGL with EGL here")
-def test_objects_are_made_rendered_and_painted(tmp_path):
+def test_lean_machine_makes_renders_and_paints_objects(tmp_path):
     (tmp_path / "plan.yaml").write_text("{size: 16, random_views: 0, depth: false}")
     plan = ["--plan", tmp_path / "plan.yaml", "--workers", 1]
     commands(
@@ -103,7 +103,7 @@ def test_objects_are_made_rendered_and_painted(tmp_path):
     assert len(list((tmp_path / "painted").glob("*/transforms.json"))) == 2
 
 
-def test_stage_1_is_cached_trained_and_exported(balls, tmp_path):
+def test_lean_machine_caches_trains_and_exports_stage_1(balls, tmp_path):
     model, run_folder = tiny_sdxl_folder(tmp_path / "model"), str(tmp_path / "run")
     settings = config(
         tmp_path / "run.yaml",
@@ -119,7 +119,7 @@ def test_stage_1_is_cached_trained_and_exported(balls, tmp_path):
     assert (tmp_path / "weights" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 
-def test_stage_2_is_trained_exported_measured_and_used_but_for_the_film(balls, tmp_path):
+def test_lean_machine_trains_exports_measures_and_uses_stage_2_but_for_the_video(balls, tmp_path):
     run_folder, weights = str(tmp_path / "run"), ["--weights", tmp_path / "weights", "--resolution", 24]
     settings = config(
         tmp_path / "run.yaml",
@@ -127,7 +127,7 @@ def test_stage_2_is_trained_exported_measured_and_used_but_for_the_film(balls, t
         data={"train": [str(balls)], "batch_size": 2, "workers": 0, "view_sampling": {"patch": 8, "zoom": [16, 32]}},
         trainer={"max_steps": 2, "limit_val_batches": 0, "default_root_dir": run_folder},
     )
-    told = commands(
+    printed = commands(
         ["instant3d.cli.main", "fit", "stage2", "-c", "configs/trainer/cpu.yaml", "-c", settings],
         ["instant3d.cli.main", "export", run_folder, "-o", tmp_path / "weights"],
         [
@@ -143,13 +143,13 @@ def test_stage_2_is_trained_exported_measured_and_used_but_for_the_film(balls, t
         ],
         ["instant3d.cli.main", "reconstruct", balls / "red", "-o", tmp_path / "red", *weights],
     )
-    assert "instant3d: note: turntable.mp4 is left out, for films need PyAV: pip install av\n" in told
+    assert "instant3d: note: turntable.mp4 is left out, for films need PyAV: pip install av\n" in printed
     files = json.loads((tmp_path / "red" / "result.json").read_text())["files"]
     assert "turntable.webp" in files
     assert "turntable.mp4" not in files
 
 
-def test_what_prompts_give_is_measured(tmp_path):
+def test_lean_machine_measures_what_prompts_give(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red chair\n")
     words = ["--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "numbers", "--steps", 1]
     commands(["instant3d.cli.main", "evaluate", "text", *words])

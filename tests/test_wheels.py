@@ -59,7 +59,7 @@ def run(site, *words, folder, program="instant3d"):
     return subprocess.run([*script, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_wheels_bring_nothing_but_their_own_two_packages(site):
+def test_wheels_bring_nothing_but_their_own_two_packages(site):
     names = {re.sub(r"-[\d.]+(\w*)\.dist-info", ".dist-info", path.name) for path in site.iterdir()}
     own = {"instant3d", "instant3d_demo_weights"}
     assert names == {*own, *(f"{name}.dist-info" for name in own), "bin"}
@@ -67,7 +67,7 @@ def test_the_wheels_bring_nothing_but_their_own_two_packages(site):
     assert not list(site.rglob("tests"))
 
 
-def test_both_wheels_have_one_version_and_the_weights_are_small_and_licensed(site, wheels):
+def test_wheels_have_one_version_and_the_weights_are_small_and_licensed(site, wheels):
     text = (ROOT / "src" / "instant3d" / "__init__.py").read_text()
     version = re.search(r'__version__ = "(.+)"', text)[1]
     assert {path.name.split("-")[1] for path in (wheels.code, wheels.weights)} == {version}
@@ -77,7 +77,7 @@ def test_both_wheels_have_one_version_and_the_weights_are_small_and_licensed(sit
     assert len(list(site.glob("*.dist-info/licenses/LICENSE"))) == 2
 
 
-def test_every_shipped_config_and_every_card_of_the_weights_is_installed(site):
+def test_wheels_install_every_shipped_config_and_every_card_of_the_weights(site):
     for folder, installed in (("configs", "instant3d/configs"), ("data_prep", "instant3d/data_prep")):
         tracked = subprocess.run(
             ["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True
@@ -89,7 +89,7 @@ def test_every_shipped_config_and_every_card_of_the_weights_is_installed(site):
         assert (site / "instant3d_demo_weights" / name / "README.md").is_file()
 
 
-def test_a_sentence_becomes_an_asset_in_an_empty_folder(site, tmp_path):
+def test_wheels_make_an_asset_of_a_sentence_in_an_empty_folder(site, tmp_path):
     where = run(site, "-c", "import instant3d; print(instant3d.__file__)", folder=tmp_path, program=None)
     assert Path(where.stdout.strip()).is_relative_to(site)
     cheap = ["--steps", "2", "--resolution", "48"]
@@ -99,7 +99,7 @@ def test_a_sentence_becomes_an_asset_in_an_empty_folder(site, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_training_finds_its_config_and_the_data_side_its_plan_and_its_processes(site, tmp_path):
+def test_wheels_let_training_find_its_config_and_the_data_side_its_plan_and_its_processes(site, tmp_path):
     helped = run(site, "fit", "stage2", "--config", "demo", "--help", folder=tmp_path)
     assert (helped.returncode, "--data.train" in helped.stdout) == (0, True), helped.stderr
     helped = run(site, "data", "render", "--help", folder=tmp_path)
@@ -111,7 +111,7 @@ def test_training_finds_its_config_and_the_data_side_its_plan_and_its_processes(
     assert len(list(tmp_path.glob("scenes/*/transforms.json"))) == 1
 
 
-def test_without_the_weights_package_the_error_names_both_ways_to_get_them(wheels, tmp_path):
+def test_wheels_without_the_weights_package_give_an_error_that_names_both_ways_to_get_them(wheels, tmp_path):
     bare = install(tmp_path / "site", wheels.code)
     done = run(bare, "generate", "a red chair", "-o", "out", folder=tmp_path)
     assert done.returncode == 2

@@ -1,7 +1,7 @@
-"""Pinhole cameras and their rays: the one page on axes and units. Knows nothing of pixels' colours.
+"""Pinhole cameras and rays: conventions for axes, units and intrinsics.
 
 World: right-handed, +z up; the field is the cube [-1, 1]^3 and objects fit its inscribed unit sphere.
-Camera: OpenCV axes (x right, y down, z forward); `cam_to_world` takes camera points to world points.
+Camera: OpenCV axes (x right, y down, z forward); `cam_to_world` maps camera points to world points.
 Intrinsics: (fx, fy, cx, cy) as fractions of the image's width and height, so that resizing changes nothing.
 Angles are degrees: azimuth from +x towards +y, elevation up from the horizon. Pixel i is centred at (i + 0.5) / W.
 """
@@ -22,30 +22,44 @@ FloatOrTensor = float | Sequence[float] | Tensor
 
 @dataclass(frozen=True)
 class Rays(TensorDataclass):
-    """Half-lines. `directions` are unit vectors, so a distance along a ray is a world length."""
+    """Half-lines with unit directions, so that a distance along a ray is a world length.
 
-    origins: Tensor  # (..., 3)
-    directions: Tensor  # (..., 3)
+    Attributes:
+        origins: (..., 3).
+        directions: (..., 3), unit vectors.
+    """
+
+    origins: Tensor
+    directions: Tensor
 
     def at(self, distance: Tensor) -> Tensor:
-        """Points at `distance` (..., S) from the origins: (..., S, 3)."""
+        """Return the points (..., S, 3) at `distance` (..., S) from the origins."""
         return self.origins[..., None, :] + distance[..., None] * self.directions[..., None, :]
 
 
 @dataclass(frozen=True)
 class Cameras(TensorDataclass):
-    """Pinhole cameras with square or oblong pixels and no distortion."""
+    """Pinhole cameras without distortion; pixels need not be square.
 
-    cam_to_world: Tensor  # (..., 4, 4)
-    intrinsics: Tensor  # (..., 4)
+    Attributes:
+        cam_to_world: (..., 4, 4).
+        intrinsics: (..., 4), fx, fy, cx, cy as fractions of the image's width and height.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+
+    cam_to_world: Tensor
+    intrinsics: Tensor
 
     @property
     def shape(self) -> torch.Size:
+        """Leading shape of the cameras."""
         return self.intrinsics.shape[:-1]
 
     @property
     def positions(self) -> Tensor:
-        """Where the cameras stand, (..., 3)."""
+        """Camera centres in world coordinates, (..., 3)."""
         return self.cam_to_world[..., :3, 3]
 
     def __post_init__(self) -> None:
@@ -57,20 +71,27 @@ class Cameras(TensorDataclass):
             )
 
     def crop(self, left: Tensor, top: Tensor, width: Tensor, height: Tensor) -> Cameras:
-        """Cameras of a window whose corner and size are fractions of the image, each (...)."""
+        """Return the cameras of image windows.
+
+        Args:
+            left: Left edge as a fraction of the image's width, (...).
+            top: Top edge as a fraction of its height, (...).
+            width: Width as a fraction of the image's width, (...).
+            height: Height as a fraction of its height, (...).
+        """
         fx, fy, cx, cy = self.intrinsics.unbind(-1)
         inside = torch.stack([fx / width, fy / height, (cx - left) / width, (cy - top) / height], dim=-1)
         return Cameras(self.cam_to_world.expand(*inside.shape[:-1], 4, 4), inside)
 
     def rays(self, height: int, width: int) -> Rays:
-        """One ray through each pixel's centre: origins and unit directions (..., height, width, 3)."""
+        """Return one ray through each pixel's centre: origins and unit directions (..., height, width, 3)."""
         device, dtype = self.intrinsics.device, self.intrinsics.dtype
         u = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
         v = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
         return self.rays_through(*torch.meshgrid(u, v, indexing="xy"))
 
     def rays_through(self, u: Tensor, v: Tensor) -> Rays:
-        """Rays through image points (fractions) `u`, `v` of shape S: (..., *S, 3)."""
+        """Return the rays (..., *S, 3) through image points (fractions) `u`, `v` of shape S."""
         fx, fy, cx, cy = (part.reshape(*self.shape, *[1] * u.dim()) for part in self.intrinsics.unbind(-1))
         x, y = (u - cx) / fx, (v - cy) / fy
         local = torch.stack([x, y, torch.ones_like(x)], dim=-1)
@@ -80,9 +101,9 @@ class Cameras(TensorDataclass):
         return Rays(origins.expand_as(directions), directions)
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Image points (..., N, 2) as fractions and camera-z depth (..., N) of world points (..., N, 3).
+        """Project world points (..., N, 3) to image points (..., N, 2), as fractions, and camera-z depth (..., N).
 
-        Behind the camera the depth is not positive and the image point means nothing.
+        Behind the camera the depth is not positive and the image point is meaningless.
         """
         rotation, position = self.cam_to_world[..., :3, :3], self.positions
         local = rotate(rotation.mT[..., None, :, :], points - position[..., None, :])
@@ -93,13 +114,13 @@ class Cameras(TensorDataclass):
 
 
 def rotate(rotation: Tensor, points: Tensor) -> Tensor:
-    """Rotations (..., 3, 3) applied to points (..., 3): a matrix product that autocast leaves in full precision."""
+    """Apply rotations (..., 3, 3) to points (..., 3): a matrix product that autocast leaves in full precision."""
     x, y, z = rotation.unbind(-1)
     return points[..., 0:1] * x + points[..., 1:2] * y + points[..., 2:3] * z
 
 
 def intrinsics_from_fov(fov_deg: FloatOrTensor) -> Tensor:
-    """Intrinsics (..., 4) of a square image that sees `fov_deg` from edge to edge."""
+    """Return the intrinsics (..., 4) of a square image with field of view `fov_deg` from edge to edge."""
     half = torch.deg2rad(torch.as_tensor(fov_deg, dtype=torch.float32)) / 2
     focal = 0.5 / torch.tan(half)
     centre = torch.full_like(focal, 0.5)
@@ -107,9 +128,12 @@ def intrinsics_from_fov(fov_deg: FloatOrTensor) -> Tensor:
 
 
 def look_at(eye: Tensor, target: Tensor | None = None, up: Tensor | None = None) -> Tensor:
-    """`cam_to_world` (..., 4, 4) of cameras at `eye` (..., 3) that look at `target` (default: the origin).
+    """Return `cam_to_world` (..., 4, 4) of cameras at `eye` that look at `target`.
 
-    Straight above or below the target, where +z names no direction, the image's top points along +y.
+    Args:
+        eye: Camera centres, (..., 3).
+        target: Points to look at; the origin by default.
+        up: Up directions; by default +z, or +y straight above or below the target, where +z gives no direction.
     """
     target = torch.zeros_like(eye) if target is None else target.expand_as(eye)
     forward = torch.nn.functional.normalize(target - eye, dim=-1)
@@ -127,7 +151,14 @@ def look_at(eye: Tensor, target: Tensor | None = None, up: Tensor | None = None)
 def orbit(
     azimuth_deg: FloatOrTensor, elevation_deg: FloatOrTensor, radius: FloatOrTensor = 2.7, fov_deg: FloatOrTensor = 50.0
 ) -> Cameras:
-    """Cameras on a sphere around the origin, looking at it; the arguments broadcast to one shape (...)."""
+    """Return cameras on a sphere around the origin, looking at it; the arguments broadcast to one shape (...).
+
+    Args:
+        azimuth_deg: From +x towards +y.
+        elevation_deg: Up from the horizon.
+        radius: Distance from the origin in world units.
+        fov_deg: Field of view from edge to edge of a square image.
+    """
     parts = [torch.as_tensor(part, dtype=torch.float32) for part in (azimuth_deg, elevation_deg, radius, fov_deg)]
     angle, lift, distance, fov = torch.broadcast_tensors(*parts)
     angle, lift = torch.deg2rad(angle), torch.deg2rad(lift)
@@ -142,14 +173,14 @@ STRUCTURED_FOV_DEG = 50.0
 
 
 def structured_cameras() -> Cameras:
-    """The four views that stage 1 draws and stage 2 expects, shape (4,) (arXiv 2311.06214, section 3.1)."""
+    """Return the four views that stage 1 generates and stage 2 expects, shape (4,) (arXiv 2311.06214, section 3.1)."""
     return orbit(STRUCTURED_AZIMUTHS_DEG, STRUCTURED_ELEVATION_DEG, STRUCTURED_RADIUS, STRUCTURED_FOV_DEG)
 
 
 def turntable(
     frames: int, elevation_deg: float = 20.0, radius: float = STRUCTURED_RADIUS, fov_deg: float = STRUCTURED_FOV_DEG
 ) -> Cameras:
-    """`frames` cameras once around the object, shape (frames,)."""
+    """Return `frames` cameras on a full circle around the object, shape (frames,)."""
     return orbit([360.0 * k / frames for k in range(frames)], elevation_deg, radius, fov_deg)
 
 
@@ -161,7 +192,18 @@ def random_sphere(
     radius: tuple[float, float] = (2.4, 3.0),
     fov_deg: float = STRUCTURED_FOV_DEG,
 ) -> Cameras:
-    """`count` cameras spread evenly by area over the band of a sphere between two elevations."""
+    """Sample cameras uniformly by area on the band of a sphere between two elevations.
+
+    Args:
+        count: Number of cameras.
+        generator: Random generator.
+        elevation_deg: Lowest and highest elevation.
+        radius: Smallest and largest distance from the origin, uniform between them.
+        fov_deg: Field of view of all cameras.
+
+    Returns:
+        Cameras (count,).
+    """
     u = torch.rand(count, 3, generator=generator)
     low, high = (math.sin(math.radians(angle)) for angle in elevation_deg)
     elevation = torch.rad2deg(torch.asin(low + (high - low) * u[:, 0]))

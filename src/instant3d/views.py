@@ -1,4 +1,4 @@
-"""Pictures with the cameras that took them. Knows nothing of files."""
+"""Posed images: colour, alpha, optional depth and normals, and their cameras."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ from torch.nn import functional as F
 from instant3d.cameras import Cameras
 from instant3d.utils.tensor_dataclass import TensorDataclass
 
-MAPS = ("depth", "normals")  # what views may hold beside their pictures
+MAPS = ("depth", "normals")  # optional maps of views
 
 
 @dataclass(frozen=True)
 class Views(TensorDataclass):
-    """Posed pictures: float32 in [0, 1], channels first, straight (not premultiplied) alpha.
+    """Posed images: float32 in [0, 1], channels first, straight (not premultiplied) alpha.
 
-    `depth` is the camera-z distance of the first surface, 0 where there is none; `normals` are unit vectors in
-    world axes, 0 where there is no surface. Both may be absent.
+    Attributes:
+        rgb: (..., 3, H, W).
+        alpha: (..., 1, H, W).
+        cameras: (...).
+        depth: (..., 1, H, W), camera-z distance of the first surface, 0 where there is none; may be absent.
+        normals: (..., 3, H, W), unit vectors in world axes, 0 where there is no surface; may be absent.
+
+    Raises:
+        ValueError: The shapes do not fit.
     """
 
-    rgb: Tensor  # (..., 3, H, W)
-    alpha: Tensor  # (..., 1, H, W)
-    cameras: Cameras  # (...)
-    depth: Tensor | None = None  # (..., 1, H, W)
-    normals: Tensor | None = None  # (..., 3, H, W)
+    rgb: Tensor
+    alpha: Tensor
+    cameras: Cameras
+    depth: Tensor | None = None
+    normals: Tensor | None = None
 
     def __post_init__(self) -> None:
         rgb, alpha = self.rgb.shape, self.alpha.shape
@@ -40,22 +47,31 @@ class Views(TensorDataclass):
 
     @property
     def height(self) -> int:
+        """Height of the images in pixels."""
         return self.rgb.shape[-2]
 
     @property
     def width(self) -> int:
+        """Width of the images in pixels."""
         return self.rgb.shape[-1]
 
     def composite(self, background: float | Tensor = 1.0) -> Tensor:
-        """The pictures over a background (a grey level or colours (..., 3)): (..., 3, H, W)."""
+        """Composite the images over a background.
+
+        Args:
+            background: A grey level, or colours (..., 3).
+
+        Returns:
+            (..., 3, H, W).
+        """
         if isinstance(background, Tensor):
             background = background[..., None, None]
         return self.rgb * self.alpha + background * (1 - self.alpha)
 
     def resized(self, height: int, width: int) -> Views:
-        """Area-averaged (down) or bilinear (up) copies; colours are weighted by alpha so that no edge bleeds.
+        """Resize by area averaging (down) or bilinearly (up); colours are weighted by alpha so that edges stay clean.
 
-        Depth and normals take the nearest pixel: an average over an edge lies on no surface.
+        Depth and normals take the nearest pixel: an average across an edge lies on no surface.
         """
         if (height, width) == (self.height, self.width):
             return self
@@ -78,9 +94,13 @@ class Views(TensorDataclass):
 
 
 def depth_to_image(views: Views) -> Tensor:
-    """Depth as grey (V, 3, H, W), near dark to far light, over white where nothing is; one scale for all views."""
+    """Convert depth to grey images (V, 3, H, W), near dark to far light on one scale, white where there is no surface.
+
+    Raises:
+        ValueError: The views have no depth.
+    """
     if views.depth is None:
-        raise ValueError("these views have no depth to draw")
+        raise ValueError("these views have no depth; render or read them with depth")
     solid = (views.depth > 0) & (views.alpha > 0.5)
     seen = views.depth[solid]
     near, far = (seen.min(), seen.max()) if len(seen) else (views.depth.new_tensor(0.0), views.depth.new_tensor(1.0))
@@ -89,7 +109,11 @@ def depth_to_image(views: Views) -> Tensor:
 
 
 def normals_to_image(views: Views) -> Tensor:
-    """Normals as colours (V, 3, H, W): red, green, blue for +x, +y, +z of the world; white where nothing is."""
+    """Convert normals to colours (V, 3, H, W): red, green, blue for +x, +y, +z; white where there is no surface.
+
+    Raises:
+        ValueError: The views have no normals.
+    """
     if views.normals is None:
-        raise ValueError("these views have no normals to draw")
+        raise ValueError("these views have no normals; render or read them with normals")
     return ((views.normals + 1) / 2).clamp(0, 1) * views.alpha + (1 - views.alpha)

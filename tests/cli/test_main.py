@@ -158,8 +158,8 @@ def broken(scene: Path, how: str) -> None:
     ("how", "complaint"),
     [
         ("missing picture", "0000.png does not exist"),
-        ("corrupt picture", "not a readable picture"),
-        ("mixed sizes", "make all pictures of a scene the same size"),
+        ("corrupt picture", "not a readable image"),
+        ("mixed sizes", "make all images of a scene the same size"),
         ("looks away", "looks away from the object"),
         ("singular matrix", "is singular"),
         ("NaN", "not finite"),
@@ -180,10 +180,10 @@ def test_a_broken_scene_is_one_sentence_and_exit_code_two(capsys, scene, weights
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--views", "0,7"], "frame 7 was asked for, but"),
+        (["--views", "0,7"], "frame 7 does not exist:"),
         (["--formats", "fbx"], "'fbx'; choose among glb, obj, ply, stl, 3mf, usdz"),
         (["--formats", "stl", "--size-mm", "nan"], "above 0 and at most 100000 mm, got nan"),
-        (["--device", "abacus"], "'abacus' is no device"),
+        (["--device", "abacus"], "'abacus' is not a device"),
         (["--weights", "nowhere"], "neither a checkpoint folder nor a Hub id"),
     ],
 )

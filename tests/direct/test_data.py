@@ -1,4 +1,4 @@
-"""Prompts and cameras of training: where published, evenly, and the same after an interruption or in two processes."""
+"""Prompts and cameras of training: published ranges, uniform draws, resuming, two processes."""
 
 from itertools import islice
 
@@ -33,7 +33,7 @@ def drawn(orbits, count=COUNT, prompts=7, **settings):
 
 
 @pytest.mark.slow
-def test_cameras_are_spread_evenly_over_the_papers_ranges_in_our_units():
+def test_orbit_cameras_are_uniform_over_the_papers_ranges_in_our_units():
     azimuth, elevation, radius, fov = seen(drawn(OrbitCameras()).cameras)
     # polar angles of 25 to 110 degrees, radii of 3.0 to 3.6 in a box of 3.5
     spans = [(azimuth, -180, 180), (elevation, 90 - 110, 90 - 25), (radius, 12 / 7, 14.4 / 7), (fov, 70, 80)]
@@ -45,16 +45,16 @@ def test_cameras_are_spread_evenly_over_the_papers_ranges_in_our_units():
         assert (part - torch.linspace(0, 1, COUNT)).abs().max() < 2.5 / COUNT**0.5
 
 
-def test_cameras_look_at_the_middle_upright():
+def test_orbit_cameras_look_at_the_origin_upright():
     cameras = drawn(OrbitCameras(), 50).cameras
     image, depth = cameras.project(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.1]]).expand(50, 2, 3))
     torch.testing.assert_close(image[:, 0], torch.full((50, 2), 0.5), atol=1e-5, rtol=0)
     assert (depth > 0).all()
-    assert (image[:, 1, 1] < 0.5).all(), "up in the world is up in the picture"
+    assert (image[:, 1, 1] < 0.5).all(), "up in the world is up in the image"
 
 
 @pytest.mark.slow
-def test_quadrants_get_their_shares():
+def test_orbit_cameras_give_quadrants_their_shares():
     azimuth, *_ = seen(drawn(OrbitCameras(quadrants=(0.4, 0.2, 0.2, 0.2))).cameras)
     front = azimuth.abs() < 45
     right, left, back = (azimuth > 45) & (azimuth < 135), (azimuth < -45) & (azimuth > -135), azimuth.abs() > 135
@@ -64,7 +64,7 @@ def test_quadrants_get_their_shares():
     assert ((only < -45) & (only > -135)).all()
 
 
-def test_known_cameras_are_all_looked_through_and_no_others():
+def test_guidance_cameras_are_all_used_and_no_others():
     known = orbit([0.0, 90.0, 180.0], 10.0)
     found = drawn(known, 300).cameras
     apart = (found.cam_to_world[:, None] - known.cam_to_world).abs().amax((-1, -2))
@@ -72,13 +72,13 @@ def test_known_cameras_are_all_looked_through_and_no_others():
     assert torch.bincount(apart.argmin(1), minlength=3).min() > 70
 
 
-def test_every_epoch_shows_every_prompt_once_in_an_order_of_its_own():
+def test_epoch_shows_every_prompt_once_in_a_new_order():
     order = drawn(OrbitCameras(), 21).prompts.view(3, 7)
     assert (order.sort().values == torch.arange(7)).all()
     assert len({tuple(epoch) for epoch in order.tolist()}) > 1
 
 
-def test_several_views_of_a_prompt_stand_beside_each_other():
+def test_views_of_a_prompt_are_neighbours_in_the_batch():
     found = drawn(OrbitCameras(), 42, views=3)
     assert (found.prompts.view(14, 3) == found.prompts[::3, None]).all()
     assert (found.prompts[::3].view(2, 7).sort().values == torch.arange(7)).all()
@@ -87,7 +87,7 @@ def test_several_views_of_a_prompt_stand_beside_each_other():
         PromptDataModule(batch_size=4, views=3)
 
 
-def test_an_example_is_a_function_of_the_seed_and_its_number():
+def test_example_is_a_function_of_the_seed_and_its_index():
     one, two, other = (
         PromptDataset(7, OrbitCameras(), seed=1),
         PromptDataset(7, OrbitCameras(), seed=1),
@@ -100,13 +100,13 @@ def test_an_example_is_a_function_of_the_seed_and_its_number():
 
 
 class Standing:
-    """Stands in for a trainer in the midst of a run."""
+    """Stands in for a trainer in the middle of a run."""
 
     accumulate_grad_batches = 1
 
     def __init__(self, step=0, rank=0, world=1, known=None):
         self.global_step, self.global_rank, self.world_size = step, rank, world
-        self.lightning_module = type("Module", (), {"known_cameras": known})()
+        self.lightning_module = type("Module", (), {"guidance_cameras": known})()
 
 
 def batches(count, batch_size, **standing):
@@ -116,13 +116,13 @@ def batches(count, batch_size, **standing):
     return list(islice(data.train_dataloader(), count))
 
 
-def test_a_run_goes_on_with_the_batch_at_which_it_stopped():
+def test_resume_continues_with_the_batch_at_which_training_stopped():
     for whole, again in zip(batches(6, 4)[4:], batches(2, 4, step=4), strict=True):
         assert torch.equal(whole.example_index, again.example_index)
         assert torch.equal(whole.cameras.cam_to_world, again.cameras.cam_to_world)
 
 
-def test_two_processes_share_what_one_would_see():
+def test_ddp_processes_share_the_examples_of_one():
     whole = batches(3, 4)
     parts = [batches(3, 2, rank=rank, world=2) for rank in (0, 1)]
     for one, *two in zip(whole, *parts, strict=True):
@@ -132,14 +132,14 @@ def test_two_processes_share_what_one_would_see():
         assert torch.equal(one.cameras.cam_to_world, both.cameras.cam_to_world)
 
 
-def test_a_guides_cameras_take_the_place_of_drawn_ones():
+def test_guidance_cameras_replace_drawn_ones():
     known = orbit([30.0], 5.0)
     found = batches(1, 4, known=known)[0].cameras
     assert isinstance(found, Cameras)
     assert torch.equal(found.cam_to_world, known.cam_to_world.expand(4, 4, 4))
 
 
-def test_what_training_leaves_out_is_for_validation_and_test():
+def test_held_out_prompts_are_for_validation_and_test():
     data = PromptDataModule("portraits", share=0.6, val_prompts=5)
     data.setup("fit")
     shown = [prompt for batch in data.test_dataloader() for prompt in batch.prompts]
@@ -149,11 +149,11 @@ def test_what_training_leaves_out_is_for_validation_and_test():
     other = PromptDataModule("portraits", val=["a boat"])
     other.setup("fit")
     assert [batch.prompts for batch in other.val_dataloader()] == [("a boat",)]
-    with pytest.raises(ValueError, match="nothing to test with"):
+    with pytest.raises(ValueError, match="no prompts to test with"):
         other.test_dataloader()
 
 
-def test_only_prompts_whose_triplane_is_not_there_are_made_and_bad_ones_are_told(tmp_path, capsys):
+def test_predict_takes_only_prompts_without_a_triplane_and_reports_invalid_ones(tmp_path, capsys):
     (tmp_path / "list.txt").write_text("a red boat\na \x07 bell\na blue boat\n")
     (tmp_path / "out").mkdir()
     data = PromptDataModule(str(tmp_path / "list.txt"), output=str(tmp_path / "out"))
@@ -167,7 +167,7 @@ def test_only_prompts_whose_triplane_is_not_there_are_made_and_bad_ones_are_told
     assert left.names == first.names[1:]
 
 
-def test_names_differ_where_prompts_do():
+def test_prompt_names_differ_where_prompts_do():
     names = collate_prompts(named_prompts(["a boat", "a boat!", "a bòat"])).names
     assert names == ("00000-a-boat", "00001-a-boat", "00002-a-boat")
 
@@ -175,11 +175,11 @@ def test_names_differ_where_prompts_do():
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"radius": (2.0, 1.0)}, "lower and a higher radius"),
+        ({"radius": (2.0, 1.0)}, "radius of cameras is a range"),
         ({"quadrants": (0.0, 0.0, 0.0, 0.0)}, "four shares"),
         ({"quadrants": (1.0, -1.0, 1.0, 1.0)}, "four shares"),
     ],
 )
-def test_ranges_that_hold_nothing_are_refused(settings, complaint):
+def test_orbit_cameras_refuse_empty_ranges(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         OrbitCameras(**settings)

@@ -1,4 +1,4 @@
-"""The direct system by its commands: a killed run goes on, two processes share what they saw, and files come out."""
+"""The direct system by its commands: resuming a killed run, two processes, exported files."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ ADAPTIVE = {"sds": {"scale": 5.0, "against": "perp-neg", "w_min": 1.0, "dw": 2.0
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """A text encoder, the guide's pictures, a CLIP."""
+    """A text encoder, the images of the guidance model, a CLIP."""
     folder = tmp_path_factory.mktemp("parts")
     return (
         direct_runs.text_folder(folder / "text"),
@@ -55,7 +55,7 @@ def content(run):
     return torch.load(fit.newest_checkpoint(run), weights_only=True)
 
 
-def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(parts, tmp_path):
+def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(parts, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(command(whole, parts, 12, adaptive=True))
     killed = training_runs.start(command(broken, parts, 12, adaptive=True))
@@ -75,7 +75,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(parts, tmp_path):
     assert memory["seen"].all()
 
 
-def test_one_setting_of_the_guide_changes_alone(parts, tmp_path, capsys):
+def test_guidance_setting_is_changed_alone_by_an_option(parts, tmp_path, capsys):
     guidance = {"class_path": "FiniteSetConfig", "init_args": {"scenes": "here", "spread": 0.2, "camera": True}}
     with pytest.raises(SystemExit):
         fit.main(command(tmp_path, parts, 1, "--model.guidance.scenes=there", "--print_config", guidance=guidance))
@@ -84,7 +84,7 @@ def test_one_setting_of_the_guide_changes_alone(parts, tmp_path, capsys):
     assert found["init_args"] == {"scenes": "there", "size": 64, "spread": 0.2, "camera": True}
 
 
-def test_validation_shows_prompts_under_the_watchers_of_the_shipped_trainers(parts, tmp_path):
+def test_validation_renders_prompts_with_the_callbacks_of_the_shipped_trainers(parts, tmp_path):
     shipped = yaml.safe_load((ROOT / "configs/trainer/cpu.yaml").read_text())["trainer"]["callbacks"]
     names = ("instant3d.training.callbacks.ImageLogger", "instant3d.training.callbacks.CollapseMonitor")
     watchers = [each for each in shipped if each["class_path"] in names]
@@ -97,7 +97,7 @@ def test_validation_shows_prompts_under_the_watchers_of_the_shipped_trainers(par
     assert "val/alpha" in table.read_text().splitlines()[0].split(",")
 
 
-def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
+def test_ddp_processes_train_together_and_share_the_feature_cache(parts, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     words = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
     process = training_runs.start(command(two, parts, 2, *words, adaptive=True))
@@ -110,7 +110,7 @@ def test_two_processes_learn_together_and_know_what_either_saw(parts, tmp_path):
     last = "network.outward.weight"
     moved = [state["current_model_state"][last] for state in (alone, found)]
     assert not torch.equal(*moved), "the other process's gradient counts"
-    # with one example a process, number n is seen in step n // 2 by process n % 2; in the last step, each saw another
+    # with one example a process, example n is used in step n // 2 by process n % 2
     data = PromptDataModule(PROMPTS)
     data.setup("fit")
     examples = data.train_dataloader().dataset
@@ -154,17 +154,17 @@ def test_predictions_are_assets_that_the_exported_network_agrees_with(trained, p
         torch.testing.assert_close(asset.decoder.alpha, network.decoder.alpha)
 
 
-def test_an_export_is_the_averaged_network(trained, tmp_path):
+def test_export_is_the_averaged_network(trained, tmp_path):
     network = fit.export(trained, tmp_path / "export")
     found, name = content(trained), "network.outward.weight"
-    taught = TextToTriplane.from_pretrained(tmp_path / "export").training_record
-    assert taught == TrainingRecord(steps=2, batch=4, prompts=2)
-    assert taught.views_per_prompt == 4
+    record = TextToTriplane.from_pretrained(tmp_path / "export").training_record
+    assert record == TrainingRecord(steps=2, batch=4, prompts=2)
+    assert record.views_per_prompt == 4
     torch.testing.assert_close(network.outward.weight.detach(), found["state_dict"][name])
     assert not torch.equal(found["state_dict"][name], found["current_model_state"][name])
 
 
-def test_an_export_lists_the_words_of_its_prompts_where_its_text_encoder_lists_its_own(trained, parts, tmp_path):
+def test_export_lists_the_words_of_its_prompts_where_its_text_encoder_lists_its_own(trained, parts, tmp_path):
     fit.export(trained, tmp_path / "without")
     assert not (tmp_path / "without" / "tokenizer" / "caption_words.txt").exists()
     text = shutil.copytree(parts[0], tmp_path / "text")
@@ -173,7 +173,7 @@ def test_an_export_lists_the_words_of_its_prompts_where_its_text_encoder_lists_i
     assert DirectTextTo3D.from_pretrained(tmp_path / "with").words.counts == {"ball": 2, "blue": 1, "red": 1}
 
 
-def test_validation_and_test_look_at_prompts_that_training_left_out(trained, tmp_path, capsys):
+def test_validation_and_test_use_prompts_that_training_left_out(trained, tmp_path, capsys):
     config = yaml.safe_load((trained / "run.yaml").read_text())
     config["data"] |= {"share": 0.5, "val_prompts": 1}
     config["trainer"] |= {"limit_val_batches": 1, "logger": False}
@@ -186,11 +186,11 @@ def test_validation_and_test_look_at_prompts_that_training_left_out(trained, tmp
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--data.prompts=nothing.txt"], "neither a list of prompts"),
+        (["--data.prompts=nothing.txt"], "neither a prompt set"),
         (["--model.text=/nowhere"], "/nowhere"),
     ],
 )
-def test_what_is_wrong_with_a_run_is_one_sentence(parts, tmp_path, capsys, words, complaint):
+def test_invalid_setting_of_a_run_is_one_sentence(parts, tmp_path, capsys, words, complaint):
     assert cli.main(command(tmp_path, parts, 2, *words)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("instant3d: error: ")]
     assert complaint in line
@@ -199,7 +199,7 @@ def test_what_is_wrong_with_a_run_is_one_sentence(parts, tmp_path, capsys, words
 @pytest.mark.parametrize(
     ("size", "trainer"), [("paper", "gpus"), ("release", "gpus"), ("tiny", "cpu"), ("demo", "cpu")]
 )
-def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, capsys):
+def test_shipped_configuration_is_accepted_by_the_command(size, trainer, capsys):
     files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/direct" / f"{size}.yaml"]
     with pytest.raises(SystemExit) as done:
         fit.main(["fit", "direct", *(word for file in files for word in ("-c", str(file))), "--print_config"])
@@ -219,7 +219,7 @@ def test_coloured_objects_are_named_in_a_configuration(capsys):
     assert printed(capsys, "--data.coloured.objects=things.txt")["coloured"]["objects"] == "things.txt"
 
 
-def test_files_of_prompts_are_named_and_not_read_as_configurations(tmp_path, capsys):
+def test_prompt_files_are_named_by_an_option_and_not_read_as_configurations(tmp_path, capsys):
     file = tmp_path / "some.txt"
     file.write_text("a red chair\n")
     found = printed(capsys, f"--data.prompts={file}", f"--data.val={file}")

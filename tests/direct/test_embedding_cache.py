@@ -1,4 +1,4 @@
-"""What is read of texts by number, against reading them straight, kept and not."""
+"""Embeddings by index against embedding the texts directly, cached and not."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TEXTS = [f"text {k}" * (k % 3 + 1) for k in range(10)]
 
 
 def read(texts):
-    """Tokens and masks that tell a text from any other."""
+    """Tokens and masks that differ between texts."""
     codes = torch.tensor([[len(text), *text.encode()[-3:]] for text in texts], dtype=torch.float32)
     return PromptTokens(codes[..., None], codes > 40)
 
@@ -28,7 +28,7 @@ def looked_up(request, monkeypatch):
     return EmbeddingCache(TEXTS, counted, most_bytes=request.param), calls, bool(request.param)
 
 
-def test_rows_are_those_of_the_texts_in_any_shape(looked_up):
+def test_embedding_cache_gives_rows_of_the_texts_in_any_shape(looked_up):
     table, _, _ = looked_up
     for numbers in (torch.tensor([3, 3, 0, 9]), torch.tensor([[1, 2], [9, 1]])):
         expected = read([TEXTS[k] for k in numbers.flatten().tolist()])
@@ -37,7 +37,7 @@ def test_rows_are_those_of_the_texts_in_any_shape(looked_up):
         assert torch.equal(found.mask.flatten(0, numbers.dim() - 1), expected.mask)
 
 
-def test_only_what_does_not_fit_is_read_again_and_then_each_text_once(looked_up):
+def test_embedding_cache_embeds_again_only_what_does_not_fit_each_text_once(looked_up):
     table, calls, kept = looked_up
     assert max(map(len, calls)) <= 4
     assert sum(map(len, calls)) == (10 if kept else 4), "the first few tell how large all are"
@@ -46,7 +46,7 @@ def test_only_what_does_not_fit_is_read_again_and_then_each_text_once(looked_up)
     assert calls == ([] if kept else [[TEXTS[1], TEXTS[5]]])
 
 
-def test_a_tables_size_is_that_of_all_its_tensors():
+def test_byte_size_is_that_of_all_tensors():
     assert byte_size(read(TEXTS)) == 10 * 4 * 4 + 10 * 4
     assert byte_size(torch.zeros(3, 5, dtype=torch.float64)) == 120
     assert EmbeddingCache(TEXTS, read, most_bytes=200).kept is not None

@@ -1,5 +1,4 @@
-"""The direct system's module: it learns a prompt by heart, its colours' activation follows the steps, and what a
-checkpoint holds is enough to go on, to look and to export."""
+"""The direct system's module: overfitting one prompt, annealing, losses, checkpoints that resume, render and export."""
 
 import json
 from itertools import pairwise
@@ -42,7 +41,7 @@ def small(text, balls=None, **settings):
 
 
 class Standing:
-    """Stands in for a trainer in the midst of a run."""
+    """Stands in for a trainer in the middle of a run."""
 
     world_size = accumulate_grad_batches = 1
 
@@ -53,7 +52,7 @@ class Standing:
 
 
 def begun(module, step=0, prompts=PROMPTS):
-    """The module as a trainer has it after its start."""
+    """The module after the trainer's start."""
     data = PromptDataModule(list(prompts))
     data.setup("fit")
     module._trainer = Standing(data, step)
@@ -72,17 +71,17 @@ def example(module, count=4):
 
 
 @pytest.mark.slow
-def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
-    """Seen from each side; front and back differ, so words, cameras and pictures must agree on where the front is."""
+def test_training_overfits_one_prompt_from_an_exact_guidance_model():
+    """Three views whose front and back differ: words, cameras and images must agree on where the front is."""
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE))
     truth = ball_views((0.9, 0.1, 0.1), (0.1, 0.2, 0.8))
-    guide = FiniteSetGuidance(truth.composite(1.0), ["a ball"] * 3, torch.arange(3))
+    guidance = FiniteSetGuidance(truth.composite(1.0), ["a ball"] * 3, torch.arange(3))
     tokens = torch.randn(1, ARCHITECTURE["text_length"], ARCHITECTURE["text_width"])
     text = PromptTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-    scoring = SDSConfig(scale=1.0, against="none")
-    teacher = Distillation(
-        network, guide, ["a ball"], text, sds_config=scoring, render_config=RenderConfig(SIDE, 16, 0)
+    sds_config = SDSConfig(scale=1.0, against="none")
+    distillation = Distillation(
+        network, guidance, ["a ball"], text, sds_config=sds_config, render_config=RenderConfig(SIDE, 16, 0)
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.9, 0.99))
 
@@ -95,42 +94,42 @@ def test_one_prompt_is_learnt_by_heart_from_an_exact_guide():
     for step in range(70):
         generator = torch.Generator().manual_seed(step)
         network.decoder.alpha.fill_(linear_ramp(step, 42, 0.5))
-        lesson = DistillationBatch(torch.zeros(3, dtype=torch.long), truth.cameras)
-        losses, _ = teacher(lesson, torch.ones(3, 3), generator)
+        batch = DistillationBatch(torch.zeros(3, dtype=torch.long), truth.cameras)
+        losses, _ = distillation(batch, torch.ones(3, 3), generator)
         optimizer.zero_grad()
         losses["sds"].backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     assert before.min() > 0.02
     assert error().max() < 0.005, "of the front, the side and the back"
-    # were the front taken for the back, the two pictures would be this far apart
+    # the distance of the two images if the front were confused with the back
     assert (truth.composite(1.0)[0] - truth.composite(1.0)[2]).square().mean() > 0.03
 
 
-def test_views_of_one_prompt_share_a_pass_where_chance_has_no_say(monkeypatch):
+def test_field_shares_one_pass_between_views_of_a_prompt_without_noise(monkeypatch):
     torch.manual_seed(0)
     network = TextToTriplane(Architecture.from_dict(ARCHITECTURE | {"style_noise": False}))
-    guide = FiniteSetGuidance(
+    guidance = FiniteSetGuidance(
         ball_views((0.9, 0.1, 0.1)).composite(1.0).repeat(2, 1, 1, 1), ["a"] * 3 + ["b"] * 3, torch.arange(6) % 3
     )
     tokens = torch.randn(2, ARCHITECTURE["text_length"], ARCHITECTURE["text_width"])
     text = PromptTokens(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
-    scoring = SDSConfig(scale=1.0, against="none")
-    teacher = Distillation(
-        network, guide, ["a", "b"], text, sds_config=scoring, render_config=RenderConfig(SIDE, 12, 0)
+    sds_config = SDSConfig(scale=1.0, against="none")
+    distillation = Distillation(
+        network, guidance, ["a", "b"], text, sds_config=sds_config, render_config=RenderConfig(SIDE, 12, 0)
     )
-    asked, points = torch.tensor([1, 0, 1, 1]), torch.rand(4, 50, 3) * 2 - 1
-    expected = network(text[asked])(points)
+    prompts, points = torch.tensor([1, 0, 1, 1]), torch.rand(4, 50, 3) * 2 - 1
+    expected = network(text[prompts])(points)
     passes = []
     grow = network.triplane
     monkeypatch.setattr(network, "triplane", lambda text: passes.append(len(text.tokens)) or grow(text))
     cameras = ball_views((1.0, 0.0, 0.0)).cameras[torch.tensor([0, 1, 2, 0])]
-    found = teacher.field(DistillationBatch(asked, cameras), torch.Generator())(points)
+    found = distillation.field(DistillationBatch(prompts, cameras), torch.Generator())(points)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert passes == [2]
 
 
-def test_alpha_rises_evenly_to_1_and_stays_there():
+def test_linear_ramp_of_alpha_rises_to_1_and_stays_there():
     values = [linear_ramp(step, 60.0, 0.5) for step in range(101)]
     assert values[0] == 0.5
     assert values[30] == pytest.approx(0.75)
@@ -139,7 +138,7 @@ def test_alpha_rises_evenly_to_1_and_stays_there():
     assert linear_ramp(0, 0.0, 0.5) == 1.0
 
 
-def test_the_activation_of_colours_is_that_of_the_step_and_is_saved_with_the_weights(text, balls):
+def test_anneal_sets_alpha_of_the_step_which_is_saved_with_the_weights(text, balls):
     module = begun(small(text, balls), step=3)
     module.training_step(example(module), 0)
     # half way to 6 of 10 steps; with alpha a colour cannot exceed 1 / alpha
@@ -149,7 +148,7 @@ def test_the_activation_of_colours_is_that_of_the_step_and_is_saved_with_the_wei
     torch.testing.assert_close(colours, torch.tensor([0.0, 2 / 3, 4 / 3]))
 
 
-def test_a_step_is_a_function_of_its_examples_numbers_alone(text, balls):
+def test_training_step_is_a_function_of_its_examples_indices_alone(text, balls):
     module = begun(small(text, balls))
     batch = example(module)
     with torch.no_grad():
@@ -161,7 +160,7 @@ def test_a_step_is_a_function_of_its_examples_numbers_alone(text, balls):
 
 
 @pytest.mark.slow
-def test_losses_count_as_their_weights_say(text, balls):
+def test_loss_weights_multiply_their_losses(text, balls):
     """The gradient is linear in the weights; of two losses it is the sum of those of each."""
     gradients = []
     for sds, opacity in [(1.0, 0.0), (0.0, 50.0), (1.0, 50.0)]:
@@ -175,7 +174,7 @@ def test_losses_count_as_their_weights_say(text, balls):
     torch.testing.assert_close(gradients[0] + gradients[1], gradients[2], atol=1e-4, rtol=1e-3)
 
 
-def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, balls):
+def test_lighting_shades_the_given_share_of_steps_from_its_first_step_on(text, balls):
     module = begun(small(text, balls, lighting=Lighting(chance=0.75, begin=5)), step=5)
     batch = example(module)
     fields = [module.shading(batch, torch.Generator().manual_seed(k))(module.network) for k in range(400)]
@@ -187,16 +186,16 @@ def test_lit_steps_come_as_often_as_they_should_and_not_before_their_time(text, 
 
 
 @pytest.mark.slow
-def test_a_textureless_picture_has_no_colour(text, balls):
+def test_lighting_textureless_images_have_no_colour(text, balls):
     lighting = Lighting(chance=1.0, begin=0, textureless=1.0)
     module = begun(small(text, balls, lighting=lighting, sds=SDSConfig(scale=5.0, against="none", orientation=1.0)))
     batch = example(module)
     dress = module.shading(batch, torch.Generator().manual_seed(0))
-    teacher = module.frozen.distillation
+    distillation = module.frozen.distillation
     shown = []
     for how in (dress, lambda field: field):
         with torch.no_grad():
-            losses, views = teacher(batch, torch.ones(4, 3), torch.Generator().manual_seed(1), how)
+            losses, views = distillation(batch, torch.ones(4, 3), torch.Generator().manual_seed(1), how)
         shown.append(views)
         assert losses["orientation"] >= 0
     grey, coloured = ((views.rgb.amax(-3) - views.rgb.amin(-3)).max() for views in shown)
@@ -206,19 +205,19 @@ def test_a_textureless_picture_has_no_colour(text, balls):
     assert module.network.outward.weight.grad.isfinite().all()
 
 
-def test_nothing_that_teaches_is_in_the_module(text, balls):
+def test_frozen_models_are_not_in_the_module(text, balls):
     module = begun(small(text, balls))
     assert set(module.state_dict()) == {f"network.{name}" for name in module.network.state_dict()}
 
 
-def test_a_look_is_at_four_sides_beginning_with_the_front_and_leaves_nothing_to_chance(text):
+def test_render_prompts_shows_four_sides_front_first_and_is_deterministic(text):
     module = small(text)
     logged = {}
     module.log = lambda name, value, **_: logged.update({name: float(value)})
     module.eval()
     with torch.no_grad():
-        shown = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["shown"]
-        again = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["shown"]
+        shown = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["rendered"]
+        again = module.validation_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)["rendered"]
     assert torch.equal(shown.rgb, again.rgb)
     assert shown.rgb.shape == (2, 4, 3, SIDE, SIDE)
     assert logged["val/alpha"] == pytest.approx(float(shown.alpha.mean()))
@@ -227,7 +226,7 @@ def test_a_look_is_at_four_sides_beginning_with_the_front_and_leaves_nothing_to_
     torch.testing.assert_close(sides / sides.norm(dim=-1, keepdim=True), wanted, atol=1e-5, rtol=0)
 
 
-def test_predictions_do_not_depend_on_the_batch_and_are_what_the_network_says_to_no_noise(text):
+def test_predictions_do_not_depend_on_the_batch_and_have_zero_noise(text):
     module = small(text).eval()
     with torch.no_grad():
         both = module.predict_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)
@@ -239,7 +238,7 @@ def test_predictions_do_not_depend_on_the_batch_and_are_what_the_network_says_to
     assert (both[0] - both[1]).abs().max() > 1e-3, "prompts differ in what is made of them"
 
 
-def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
+def test_resume_with_other_prompts_is_refused(text, balls):
     module = begun(small(text, balls))
     content = {}
     module.on_save_checkpoint(content)
@@ -252,7 +251,7 @@ def test_a_run_is_not_gone_on_with_for_other_prompts(text, balls):
 
 
 @pytest.mark.slow
-def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path):
+def test_feature_cache_is_in_the_checkpoint(text, balls, tmp_path):
     clip = str(direct_runs.clip_folder(tmp_path))
     settings = {"sds": SDSConfig(scale=5.0), "clip": clip}
     module = begun(small(text, balls, **settings))
@@ -274,7 +273,7 @@ def test_what_was_seen_of_each_prompt_is_in_the_checkpoint(text, balls, tmp_path
         assert torch.equal(value, memory[name])
 
 
-def test_pictures_are_looked_at_only_by_a_clip(text):
+def test_clip_is_needed_only_where_images_are_compared(text):
     with pytest.raises(ValueError, match=r"set model\.clip"):
         small(text, sds=SDSConfig())
     with pytest.raises(ValueError, match=r"set model\.clip"):
@@ -286,13 +285,13 @@ def test_pictures_are_looked_at_only_by_a_clip(text):
     ("settings", "complaint"),
     [({"background": "grey"}, "white or random"), ({"alpha_start": 0.0}, "alpha"), ({"alpha_share": 1.5}, "alpha")],
 )
-def test_settings_without_meaning_are_refused(text, settings, complaint):
+def test_module_refuses_settings_out_of_range(text, settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         small(text, **settings)
 
 
 @pytest.mark.slow
-def test_an_export_reads_prompts_by_itself(text, tmp_path):
+def test_export_encodes_prompts_without_the_original_text_encoder(text, tmp_path):
     module = small(text).eval()
     module.network.decoder.alpha.fill_(0.75)
     content = {"state_dict": module.state_dict()}
@@ -308,7 +307,7 @@ def test_an_export_reads_prompts_by_itself(text, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_export_keeps_as_many_layers_of_the_text_encoder_as_were_read_with(text, tmp_path):
+def test_export_keeps_the_used_layers_of_the_text_encoder(text, tmp_path):
     module = small(text, text_layers=0).eval()
     content = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(content)
@@ -319,22 +318,22 @@ def test_an_export_keeps_as_many_layers_of_the_text_encoder_as_were_read_with(te
     assert not torch.allclose(again, whole, atol=0.1)
 
 
-def test_an_export_without_its_text_encoder_says_what_to_name(text, tmp_path):
+def test_export_without_its_text_encoder_names_the_option(text, tmp_path):
     content = {"state_dict": small(text).state_dict()}
     small(tmp_path / "gone").on_save_checkpoint(content)
-    with pytest.raises(ValueError, match="say --base"):
+    with pytest.raises(ValueError, match="give --base"):
         export_direct(content, tmp_path / "export")
     export_direct(content, tmp_path / "export", str(text))
 
 
-def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tmp_path):
-    guide, cameras = FiniteSetConfig(str(balls), SIDE).load(torch.device("cpu"))
+def test_finite_set_config_needs_captions_and_equal_cameras(balls, tmp_path):
+    guidance, cameras = FiniteSetConfig(str(balls), SIDE).load(torch.device("cpu"))
     torch.testing.assert_close(cameras.cam_to_world, ball_views((1.0, 0.0, 0.0)).cameras.cam_to_world)
-    named = guide.embed_prompts([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
+    named = guidance.embed_prompts([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
     assert named.max(1).values.tolist() == [1.0, 1.0, 1.0], "each word names one picture"
-    told, _ = FiniteSetConfig(str(balls), SIDE, camera=True).load(torch.device("cpu"))
+    with_camera, _ = FiniteSetConfig(str(balls), SIDE, camera=True).load(torch.device("cpu"))
     directions = F.normalize(cameras.positions, dim=-1)
-    by_camera = told.condition_on_camera(told.embed_prompts([PROMPTS[0]] * len(directions)), directions)
+    by_camera = with_camera.condition_on_camera(with_camera.embed_prompts([PROMPTS[0]] * len(directions)), directions)
     assert (by_camera.argmax(1) % len(directions)).tolist() == list(range(len(directions)))
     assert by_camera.max(1).values.tolist() == [1.0] * len(directions)
     with pytest.raises(FileNotFoundError, match="no scene"):
@@ -348,17 +347,17 @@ def test_a_finite_guide_wants_captions_and_the_same_cameras_everywhere(balls, tm
         FiniteSetConfig(str(tmp_path)).load(torch.device("cpu"))
 
 
-def test_the_logger_gets_one_row_of_four_sides_for_each_object(text):
+def test_image_logger_gets_one_row_of_four_sides_for_each_object(text):
     given = {}
-    board = type("Board", (), {"add_image": lambda self, name, picture, step: given.update({name: picture})})()
+    board = type("Board", (), {"add_image": lambda self, name, image, step: given.update({name: image})})()
     trainer = type("Trainer", (), {"logger": type("Logger", (), {"experiment": board})(), "global_rank": 0,
                                    "global_step": 7})()  # fmt: skip
-    pictures = torch.rand(3, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(3, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     cameras = ball_views((1.0, 0.0, 0.0), azimuths=(0, 90, 180, 270)).cameras
     cameras = cameras.map(lambda tensor: tensor.expand(3, *tensor.shape))
-    shown = {"shown": Views(pictures, torch.ones(3, 4, 1, 5, 5), cameras)}
+    shown = {"rendered": Views(images, torch.ones(3, 4, 1, 5, 5), cameras)}
     ImageLogger(objects=2).on_validation_batch_end(
         trainer, None, shown, NamedPrompts(("a", "b", "c"), ("0", "1", "2")), 0
     )
     assert given["val/prompts"].shape == (3, 10, 20)
-    torch.testing.assert_close(given["val/prompts"][:, 5:, 15:], pictures[1, 3])
+    torch.testing.assert_close(given["val/prompts"][:, 5:, 15:], images[1, 3])

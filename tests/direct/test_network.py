@@ -1,4 +1,4 @@
-"""The generator: its size, which of its ways text and noise take, what padding and norms let through, its files."""
+"""Text-to-triplane network: its size, conditioning by text and noise, padding, norms, files."""
 
 import dataclasses
 import itertools
@@ -62,7 +62,7 @@ def slope(net: TextToTriplane, by: str) -> float:
 
 
 @pytest.mark.slow
-def test_the_released_shape_has_the_released_number_of_weights():
+def test_network_of_the_released_shape_has_the_released_number_of_weights():
     # measured on the released code: 121.7 million from tokens to the first map, 12.0 of the style's text, 136.1 of maps
     assert count(preset("release")) == 269_769_476
     assert abs(count(preset("release")) - 269.8e6) < 0.05e6
@@ -79,29 +79,29 @@ def test_the_released_shape_has_the_released_number_of_weights():
 @pytest.mark.parametrize(
     ("name", "side", "millions"), [("paper", 256, 263.4), ("tiny", 32, 0.68), ("release", 256, 269.8)]
 )
-def test_presets_are_of_the_size_that_they_tell(name, side, millions):
+def test_network_presets_have_their_documented_sizes(name, side, millions):
     assert preset(name).plane_side == side
     assert count(preset(name)) / 1e6 == pytest.approx(millions, abs=0.05 if millions > 1 else 0.005)
 
 
-def test_the_papers_preset_is_what_the_defaults_are():
+def test_paper_preset_equals_the_defaults():
     assert preset("paper") == Architecture()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on", list(itertools.product([False, True], repeat=3)))
-def test_the_text_moves_the_planes_exactly_if_one_of_its_ways_is_open(on):
+def test_text_changes_the_planes_exactly_if_one_conditioning_path_is_on(on):
     net = network(**dict(zip(WAYS, on, strict=True)))
     assert (slope(net, "text") > 1e-6) == any(on)
 
 
 @pytest.mark.parametrize(("style_text", "style_noise"), list(itertools.product([False, True], repeat=2)))
-def test_noise_moves_the_planes_exactly_if_the_style_takes_it(style_text, style_noise):
+def test_noise_changes_the_planes_exactly_if_the_style_takes_it(style_text, style_noise):
     net = network(style_text=style_text, style_noise=style_noise)
     assert (slope(net, "noise") > 1e-6) == style_noise
 
 
-def test_without_any_way_every_prompt_gets_the_same_planes_and_they_can_be_learned():
+def test_planes_without_conditioning_are_the_same_for_every_prompt_and_trainable():
     net = network(**dict.fromkeys((*WAYS, "style_noise"), False))
     planes = net.triplane(text()).planes
     torch.testing.assert_close(planes[0], planes[1])
@@ -110,7 +110,7 @@ def test_without_any_way_every_prompt_gets_the_same_planes_and_they_can_be_learn
     assert net.style.constant.value.grad.abs().max() > 0
 
 
-def test_attention_reads_words_as_a_set_and_flattening_in_their_order():
+def test_text_attention_ignores_the_order_of_words_and_pooling_does_not():
     given, order = text(), [3, 1, 4, 0, 2]
     mixed = PromptTokens(given.tokens[:, order], given.mask)
     for ways, same in ((["cross_attention"], True), (["token_to_plane"], False), (["style_text"], False)):
@@ -120,7 +120,7 @@ def test_attention_reads_words_as_a_set_and_flattening_in_their_order():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_padding_says_nothing_where_it_is_masked_and_is_read_where_it_is_not(way):
+def test_padding_mask_hides_padding_and_without_it_padding_counts(way):
     given = text(words=3)
     other = given.tokens.clone()
     other[:, 3:] += 10.0
@@ -130,21 +130,21 @@ def test_padding_says_nothing_where_it_is_masked_and_is_read_where_it_is_not(way
         assert (change == 0) == mask_padding
 
 
-def test_no_noise_is_noise_of_zero_and_nothing_else_is_drawn():
+def test_noise_of_none_is_zero_and_nothing_else_is_drawn():
     net = network()
     planes = net.triplane(text()).planes
     assert torch.equal(planes, net.triplane(text(), torch.zeros(2, 3, dtype=torch.float64)).planes)
     assert not torch.allclose(planes, net.triplane(text(), noise()).planes)
 
 
-def test_a_prompts_planes_do_not_depend_on_its_neighbours_in_the_batch():
-    net, given, chance = network(norm="instance"), text(batch=3), noise(batch=3)
-    together = net.triplane(given, chance).planes
+def test_planes_of_a_prompt_do_not_depend_on_the_batch():
+    net, given, random_noise = network(norm="instance"), text(batch=3), noise(batch=3)
+    together = net.triplane(given, random_noise).planes
     for k in range(3):
-        torch.testing.assert_close(net.triplane(given[k : k + 1], chance[k : k + 1]).planes[0], together[k])
+        torch.testing.assert_close(net.triplane(given[k : k + 1], random_noise[k : k + 1]).planes[0], together[k])
 
 
-def test_recomputing_stages_changes_no_gradient():
+def test_checkpointing_changes_no_gradient():
     gradients = []
     for checkpointing in (False, True):
         net = network()
@@ -155,7 +155,7 @@ def test_recomputing_stages_changes_no_gradient():
         torch.testing.assert_close(some, other)
 
 
-def test_all_weights_take_part():
+def test_gradients_reach_all_weights():
     net = network()
     density, rgb = net(text(), noise())(torch.rand(2, 50, 3, dtype=torch.float64) - 0.5)
     (density.sum() + rgb.square().sum()).backward()
@@ -163,7 +163,7 @@ def test_all_weights_take_part():
 
 
 @pytest.mark.parametrize("groups", [0, 2])
-def test_a_neutral_style_leaves_mean_zero_and_variance_one(groups):
+def test_styled_norm_with_a_neutral_style_has_mean_zero_and_variance_one(groups):
     norm = StyledNorm(6, groups, 4)
     torch.nn.init.zeros_(norm.style.bias)
     maps = 3 + 2 * torch.randn(3, 6, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -173,7 +173,7 @@ def test_a_neutral_style_leaves_mean_zero_and_variance_one(groups):
 
 
 @pytest.mark.parametrize("groups", [0, 3])
-def test_each_object_has_the_scale_and_shift_of_its_own_style(groups):
+def test_styled_norm_scales_and_shifts_each_object_by_its_own_style(groups):
     torch.manual_seed(0)
     norm, maps, style = StyledNorm(6, groups, 4), torch.randn(3, 6, 5, 5), torch.randn(3, 4)
     assert norm.style.weight.shape == (2 * 6, 4)
@@ -182,7 +182,7 @@ def test_each_object_has_the_scale_and_shift_of_its_own_style(groups):
     torch.testing.assert_close(norm(maps, style), plain * (1 + scale) + shift, atol=1e-5, rtol=1e-5)
 
 
-def test_attention_by_distance_is_the_sum_over_words_that_its_definition_writes():
+def test_distance_attention_is_the_sum_over_words_of_its_definition():
     torch.manual_seed(0)
     layer, tokens = DistanceAttention(6, 2).double(), torch.randn(1, 4, 6, dtype=torch.float64)
     place, value = (linear(tokens).view(4, 2, 3) for linear in (layer.place, layer.value))
@@ -197,7 +197,7 @@ def test_attention_by_distance_is_the_sum_over_words_that_its_definition_writes(
     torch.testing.assert_close(layer(tokens)[0], layer.out(mixed.flatten(1)))
 
 
-def test_equal_words_leave_the_gradient_of_distances_finite():
+def test_distance_attention_of_equal_words_has_a_finite_gradient():
     layer = DistanceAttention(6, 2)
     tokens = torch.ones(1, 4, 6, requires_grad=True)
     layer(tokens).square().sum().backward()
@@ -205,14 +205,14 @@ def test_equal_words_leave_the_gradient_of_distances_finite():
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
-def test_an_equalised_layer_keeps_the_size_of_what_it_is_given():
+def test_equalised_linear_keeps_the_variance_of_its_input():
     torch.manual_seed(0)
     layer = EqualisedLinear(4000, 300)
     assert layer.weight.std().item() == pytest.approx(1, rel=0.01)
     assert layer(torch.randn(50, 4000)).std().item() == pytest.approx(1, rel=0.02)
 
 
-def test_planes_from_bfloat16_are_close_to_those_of_full_precision():
+def test_bfloat16_planes_are_close_to_those_of_float32():
     net = network().float()
     given = text().to(torch.float32)
     given = PromptTokens(given.tokens, text().mask)
@@ -224,7 +224,7 @@ def test_planes_from_bfloat16_are_close_to_those_of_full_precision():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"cross_attention": False, "style_text": False, "rgb": "sigmoid"}])
-def test_a_saved_network_gives_the_same_field(tmp_path, changes):
+def test_saved_network_gives_the_same_field(tmp_path, changes):
     net = network(**changes).float().eval()
     if "alpha" in dict(net.decoder.named_buffers()):
         net.decoder.alpha.fill_(0.75)
@@ -239,7 +239,7 @@ def test_a_saved_network_gives_the_same_field(tmp_path, changes):
     assert not TextToTriplane.from_pretrained(tmp_path).precise
 
 
-def test_tokens_and_noise_of_another_shape_are_explained():
+def test_network_explains_tokens_and_noise_of_another_shape():
     with pytest.raises(ValueError, match=r"tokens of shape \(B, 5, 6\), got \(1, 4, 6\); use the text encoder"):
         network().triplane(PromptTokens(torch.zeros(1, 4, 6), torch.ones(1, 4).bool()))
     with pytest.raises(ValueError, match=r"noise for 2 prompts is of shape \(2, 3\), got \(1, 3\)"):
@@ -250,8 +250,8 @@ def test_tokens_and_noise_of_another_shape_are_explained():
     ("changes", "complaint"),
     [
         ({"groups": (8, 8)}, "each stage needs a width"),
-        ({"groups": (8, 8, 8, 8, 3)}, "80 channels cannot be parted into 3 groups; choose a divisor"),
-        ({"head_width": 24}, "320 channels cannot be parted into heads of 24"),
+        ({"groups": (8, 8, 8, 8, 3)}, "80 channels cannot be split into 3 groups; choose a divisor"),
+        ({"head_width": 24}, "320 channels cannot be split into heads of 24"),
         ({"token_heads": 7}, "a token_width of 192 cannot be shared by 7 heads"),
         ({"layers": 0}, "layers must lie from 1 to 256, got 0"),
         ({"widths": [320, "a"]}, "widths must be a list, of which each is a whole number, got"),
@@ -260,7 +260,7 @@ def test_tokens_and_noise_of_another_shape_are_explained():
         ({"texts": 1}, "the configuration describes another architecture: unknown texts"),
     ],
 )
-def test_numbers_that_make_no_network_are_explained(changes, complaint):
+def test_architecture_explains_sizes_that_do_not_fit(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         Architecture.from_dict(changes)
 
@@ -269,17 +269,17 @@ def test_numbers_that_make_no_network_are_explained(changes, complaint):
     ("config", "complaint"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "nameless model, not a direct"),
+        ("[]", "unnamed model, not a direct"),
         ('{"model": "stage2"}', "a stage2 model, not"),
     ],
 )
-def test_a_folder_of_another_model_is_explained(tmp_path, config, complaint):
+def test_from_pretrained_explains_a_folder_of_another_model(tmp_path, config, complaint):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ValueError, match=complaint):
         TextToTriplane.from_pretrained(tmp_path)
 
 
-def test_a_folder_that_holds_other_weights_is_explained(tmp_path):
+def test_from_pretrained_explains_a_folder_of_other_weights(tmp_path):
     network().save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["more"] = tensors.pop("inward.bias")
@@ -289,7 +289,7 @@ def test_a_folder_that_holds_other_weights_is_explained(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["model"] == "direct"
 
 
-def test_places_without_weights_are_explained(tmp_path):
+def test_from_pretrained_explains_sources_without_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         TextToTriplane.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a checkpoint folder nor a Hub id"):

@@ -1,4 +1,4 @@
-"""Prompts for training: as many as the papers count, whatever is left out of a sentence, and split without leaks."""
+"""Prompt sets: as many prompts as in the papers, sentences with optional parts, splits without overlap."""
 
 import re
 
@@ -23,21 +23,21 @@ ANIMAL = re.compile(
 )
 
 
-def test_there_are_3150_animals_in_the_papers_words():
+def test_animals_are_3150_in_the_papers_words():
     found = animals()
     assert len(set(found)) == len(found) == 10 * 7 * 5 * 9
     assert all(ANIMAL.fullmatch(prompt) for prompt in found)
     assert {"a wolf wearing a scarf and wearing a party hat", "a koala", "a fox wearing a tophat"} <= set(found)
 
 
-def test_the_first_thing_about_an_animal_follows_it_without_and():
+def test_animals_first_attribute_follows_without_and():
     for prompt in animals():
         things = len(re.findall("sitting|wearing", prompt))
         assert prompt.count(" and ") == max(0, things - 1), prompt
         assert " and " not in prompt[: re.search("sitting|wearing|$", prompt).start()]
 
 
-def test_each_thing_is_missing_from_its_share_of_the_animals():
+def test_animals_lack_each_attribute_in_its_share():
     found = animals()
     assert sum("sitting" not in prompt for prompt in found) == 3150 / 7
     assert sum(not re.search("a tie|a cape|sunglasses|a scarf", prompt) for prompt in found) == 3150 / 5
@@ -45,7 +45,7 @@ def test_each_thing_is_missing_from_its_share_of_the_animals():
     assert sum(" sitting" not in prompt and " wearing" not in prompt for prompt in found) == 10
 
 
-def test_there_are_320_portraits_and_none_of_a_real_person():
+def test_portraits_are_320_and_none_of_a_real_person():
     found = portraits()
     assert len(set(found)) == len(found) == 320
     assert "an elderly woman wearing a steampunk hat is opening mouth wide in shock" in found
@@ -60,7 +60,7 @@ def test_daily_life_has_more_than_17000_sentences_with_the_right_articles():
     assert not [prompt for prompt in found if re.search(r"\ban [^aeiou]|\ba [aeiou]|  | $", prompt)]
 
 
-def test_what_is_held_out_is_in_no_list_of_coloured_objects(tmp_path):
+def test_coloured_leaves_out_what_is_held_out(tmp_path):
     (tmp_path / "objects").write_text("# a comment\nchair\napple tree\n")
     (tmp_path / "without").write_text("an orange chair\na red apple tree\n")
     found = read_prompt_set(Coloured(str(tmp_path / "objects"), str(tmp_path / "without"), ("red", "orange")))
@@ -72,7 +72,7 @@ def test_what_is_held_out_is_in_no_list_of_coloured_objects(tmp_path):
     assert len(coloured(["chair", "boat"])) == 20
 
 
-def test_train_and_test_share_no_prompt_and_lose_none():
+def test_split_prompts_shares_no_prompt_and_loses_none():
     train, test = split_prompts(animals(), 0.6)
     assert (len(train), len(test)) == (1890, 1260)
     assert not set(train) & set(test)
@@ -80,7 +80,7 @@ def test_train_and_test_share_no_prompt_and_lose_none():
     assert [len(part) for part in split_prompts(portraits(), 0.6)] == [192, 128]
 
 
-def test_a_split_is_its_seeds():
+def test_split_prompts_depends_on_its_seed():
     assert split_prompts(portraits(), 0.6, seed=3) == split_prompts(portraits(), 0.6, seed=3)
     assert split_prompts(portraits(), 0.6, seed=3) != split_prompts(portraits(), 0.6, seed=4)
     chosen = set(split_prompts(animals(), 0.6)[0])
@@ -89,7 +89,7 @@ def test_a_split_is_its_seeds():
     assert split_prompts(portraits(), 1.0) == (portraits(), [])
 
 
-def test_a_file_is_read_line_by_line_and_a_prompt_that_comes_twice_counts_once(tmp_path):
+def test_read_prompt_set_reads_a_file_line_by_line_and_drops_repetitions(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("a red chair\n\na boat\na red chair\n")
     assert read_prompt_set(str(path)) == read_prompt_set(["a red chair", "a boat"]) == ["a red chair", "a boat"]
@@ -100,18 +100,18 @@ def test_a_file_is_read_line_by_line_and_a_prompt_that_comes_twice_counts_once(t
     ("content", "complaint"),
     [("a chair\na \x07 boat\n", "line 2 holds control characters"), ("# nothing\n", "holds no prompt")],
 )
-def test_a_list_with_something_wrong_is_refused_with_its_place(tmp_path, content, complaint):
+def test_read_prompt_set_refuses_an_invalid_line_with_its_place(tmp_path, content, complaint):
     (tmp_path / "list.txt").write_text(content)
     with pytest.raises(ValueError, match=complaint):
         read_prompt_set(str(tmp_path / "list.txt"))
 
 
-def test_a_misspelt_grammar_is_told_with_those_that_there_are():
+def test_read_prompt_set_names_the_grammars_for_a_misspelt_one():
     with pytest.raises(FileNotFoundError, match="animals, portraits, daily_life"):
         read_prompt_set("animal")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1])
-def test_a_share_that_is_none_is_refused(share):
+def test_split_prompts_refuses_a_share_out_of_range(share):
     with pytest.raises(ValueError, match="share"):
         split_prompts(["a", "b"], share)

@@ -1,4 +1,4 @@
-"""The measure of the many-faced Janus, and the memory that it needs."""
+"""Severity of adaptive Perp-Neg, and the feature cache that it needs."""
 
 import math
 
@@ -38,15 +38,15 @@ def one(angle_deg: float, cosine: float, **settings) -> float:
     return found.item()
 
 
-def test_between_cameras_counts_the_great_circle():
+def test_great_circle_cosine_is_that_of_the_angle_between_cameras():
     cosine = great_circle_cosine(orbit([0.0, 350, 30], [0.0, 0, 40]), orbit([100.0, 10, 30], [0.0, 0, -50]))
     expected = torch.tensor([100.0, 20, 90]).deg2rad().cos()
     torch.testing.assert_close(cosine, expected, atol=1e-6, rtol=0)
-    # straight above, azimuth says nothing
+    # straight above, the azimuth has no effect
     torch.testing.assert_close(great_circle_cosine(orbit(0.0, 90.0), orbit(180.0, 90.0)), torch.tensor(1.0))
 
 
-def test_from_the_same_side_nothing_is_severe_and_only_a_twin_behind_is_wholly_so():
+def test_severity_is_zero_from_the_same_side_and_one_only_for_an_equal_view_behind():
     assert one(0.0, 1.0) == pytest.approx(0, abs=1e-6)
     assert one(180.0, 1.0) == pytest.approx(1, abs=1e-6)
     assert one(180.0, -1.0) == pytest.approx(0, abs=1e-6)
@@ -54,11 +54,11 @@ def test_from_the_same_side_nothing_is_severe_and_only_a_twin_behind_is_wholly_s
 
 
 @pytest.mark.parametrize(("angle", "cosine"), [(90, 0.5), (90, 0.9), (60, 0.2), (135, -0.4)])
-def test_a_view_and_another_give_the_formula(angle, cosine):
+def test_severity_of_a_view_and_another_is_the_formula(angle, cosine):
     assert one(angle, cosine) == pytest.approx((1 - math.cos(math.radians(angle))) * (1 + cosine) / 4, abs=1e-6)
 
 
-def test_it_rises_with_the_angle_and_with_likeness():
+def test_severity_rises_with_the_angle_and_with_the_similarity():
     by_angle = [one(angle, 0.8) for angle in range(0, 181, 20)]
     by_likeness = [one(120, cosine / 10) for cosine in range(-10, 11)]
     assert by_angle == sorted(by_angle)
@@ -67,7 +67,7 @@ def test_it_rises_with_the_angle_and_with_likeness():
     assert one(200, 0.8) == pytest.approx(one(160, 0.8), abs=1e-6)
 
 
-def test_any_features_from_anywhere_give_between_none_and_one():
+def test_severity_of_any_features_and_directions_lies_between_0_and_1():
     n, count = 4, 2500
     found = severity(
         unit(count, 3),
@@ -80,7 +80,7 @@ def test_any_features_from_anywhere_give_between_none_and_one():
     assert found.mean().item() == pytest.approx(0.25, abs=0.01)  # of independent directions and features
 
 
-def test_only_the_views_that_are_there_count_and_without_any_it_is_zero():
+def test_severity_counts_only_existing_views_and_is_zero_without_any():
     directions, others, features, seen_features = unit(3, 3), unit(2, 3, 3, seed=1), unit(3, 4), unit(2, 3, 4, seed=2)
     seen = torch.tensor([[True, True, False], [True, False, False]])
     found = severity(directions, others, features, seen_features, seen)
@@ -90,7 +90,7 @@ def test_only_the_views_that_are_there_count_and_without_any_it_is_zero():
     assert found[2] == 0
 
 
-def test_lengths_of_features_and_gradients_do_not_enter():
+def test_severity_ignores_the_lengths_of_features_and_passes_no_gradient():
     directions, others, seen = unit(2, 3), unit(1, 2, 3, seed=1), torch.ones(1, 2, dtype=torch.bool)
     features, past = unit(2, 4, seed=2).requires_grad_(), unit(1, 2, 4, seed=3)
     found = severity(directions, others, features, past, seen)
@@ -98,7 +98,7 @@ def test_lengths_of_features_and_gradients_do_not_enter():
     torch.testing.assert_close(severity(directions, others, 7 * features, 0.1 * past, seen), found)
 
 
-def test_the_blind_control_sees_angles_alone():
+def test_severity_with_constant_similarity_depends_on_angles_alone():
     assert one(90, 0.1, similarity="constant") == one(90, 0.9, similarity="constant")
     assert one(90, 0.1, similarity="constant", constant=0.6) == pytest.approx(0.4, abs=1e-6)
     assert one(180, 0.1, similarity="constant", constant=1.0) == pytest.approx(1.0, abs=1e-6)
@@ -106,12 +106,12 @@ def test_the_blind_control_sees_angles_alone():
         one(90, 0.1, similarity="random")
 
 
-def test_negatives_weigh_one_to_three():
+def test_negative_weight_is_one_to_three():
     assert negative_weight(torch.tensor([0.0, 0.5, 1.0])).tolist() == [1, 2, 3]
     assert negative_weight(torch.tensor([0.0, 1.0]), least=0.5, span=0.0).tolist() == [0.5, 0.5]
 
 
-def test_beside_a_view_stand_the_other_views_of_its_prompt():
+def test_other_views_are_those_of_the_same_prompt():
     ids, directions, features = torch.tensor([4, 7, 4, 4]), unit(4, 3), unit(4, 5)
     others = other_views(ids, directions, features)
     assert others.seen.int().tolist() == [[0, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 1], [1, 0, 1, 0]]
@@ -123,7 +123,7 @@ def test_beside_a_view_stand_the_other_views_of_its_prompt():
     torch.testing.assert_close(found, expected)
 
 
-def test_a_prompt_is_compared_with_its_view_before_and_then_that_is_forgotten():
+def test_severity_compares_a_prompt_with_its_last_view_which_is_then_replaced():
     cache, ids = FeatureCache(6, 4), torch.tensor([1, 5])
     assert not cache.get(ids).seen.any()
     first, second = (unit(2, 3, seed=1), unit(2, 4, seed=2)), (unit(2, 3, seed=3), unit(2, 4, seed=4))
@@ -136,14 +136,14 @@ def test_a_prompt_is_compared_with_its_view_before_and_then_that_is_forgotten():
     assert now.seen.tolist() == [True, True, False]
 
 
-def test_of_views_of_one_prompt_the_last_is_remembered():
+def test_feature_cache_keeps_the_last_of_several_views_of_a_prompt():
     cache, directions, features = FeatureCache(3, 4), unit(5, 3), unit(5, 4)
     cache.put(torch.tensor([2, 0, 2, 2, 0]), directions, features)
     torch.testing.assert_close(cache.get(torch.tensor([2, 0])).features, features[[3, 4]])
     torch.testing.assert_close(cache.get(torch.tensor([2, 0])).directions, directions[[3, 4]])
 
 
-def test_what_is_remembered_has_no_gradient_and_survives_a_checkpoint(tmp_path):
+def test_feature_cache_has_no_gradient_and_survives_a_checkpoint(tmp_path):
     cache, again = FeatureCache(3, 4), FeatureCache(3, 4)
     cache.put(torch.tensor([1]), unit(1, 3), unit(1, 4).requires_grad_())
     assert not cache.features.requires_grad
@@ -155,7 +155,7 @@ def test_what_is_remembered_has_no_gradient_and_survives_a_checkpoint(tmp_path):
     assert again.get(everything).seen.tolist() == [False, True, False]
 
 
-def test_alone_a_process_gathers_what_it_has():
+def test_gather_across_processes_of_one_process_is_the_identity():
     tensors = unit(2, 3), unit(2, 4)
     assert all(found is given for found, given in zip(gather_across_processes(*tensors), tensors, strict=True))
 
@@ -171,7 +171,7 @@ def _process(rank: int, meeting: str, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_remember_the_same_all_that_both_saw(tmp_path):
+def test_feature_cache_of_two_processes_holds_the_views_of_both(tmp_path):
     torch.multiprocessing.start_processes(
         _process, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=2, start_method="fork"
     )

@@ -1,4 +1,4 @@
-"""Fields under a light: a ball against the closed form, the ways to shade against each other, what each one costs."""
+"""Shaded fields: a ball against the closed form, modes against each other, density evaluations."""
 
 import pytest
 import torch
@@ -18,20 +18,20 @@ LIGHT = torch.tensor([0.0, 3.0, 4.0])
 
 def shell(count: int = 200) -> Tensor:
     """Points (count, 3) at distances of 0.4 to 0.6 from the origin."""
-    chance = torch.Generator().manual_seed(0)
-    toward = F.normalize(torch.randn(count, 3, generator=chance), dim=-1)
-    return toward * (0.4 + 0.2 * torch.rand(count, 1, generator=chance))
+    generator = torch.Generator().manual_seed(0)
+    toward = F.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    return toward * (0.4 + 0.2 * torch.rand(count, 1, generator=generator))
 
 
 def new_field(batch: int = 2) -> TriplaneField:
-    """Of a decoder that has learned nothing yet, with the blob on."""
+    """Field of an untrained decoder with the blob."""
     torch.manual_seed(0)
     decoder = Decoder(4, 16, 2, activation="softplus", blob=17.5, blob_radius=0.343, rgb="scaled")
     return TriplaneField(Triplane(0.3 * torch.randn(batch, 3, 4, 8, 8)), decoder)
 
 
 class Counted:
-    """A field that counts the points at which it is asked."""
+    """A field that counts the points at which it is evaluated."""
 
     def __init__(self) -> None:
         self.points = 0
@@ -45,7 +45,7 @@ class Counted:
         return BALL(points)
 
 
-def test_a_balls_normals_are_its_radii():
+def test_normals_of_a_ball_are_its_radii():
     torch.testing.assert_close(
         finite_difference_normals(BALL, shell()), F.normalize(shell(), dim=-1), atol=1e-3, rtol=0
     )
@@ -67,7 +67,7 @@ def test_normals_of_a_new_field_with_the_blob_on_are_unit_and_finite_everywhere(
     torch.testing.assert_close(lengths, torch.ones(2, 500))
 
 
-def test_differences_agree_with_the_derivative():
+def test_normals_by_finite_differences_agree_with_the_derivative():
     field, points = new_field(), shell()[None].expand(2, -1, -1)
     height = Formula(field.raw_density)
     points = points.clone().requires_grad_()
@@ -77,7 +77,7 @@ def test_differences_agree_with_the_derivative():
     assert cosine.median() > 0.9999  # bilinear planes have edges, where the two differ
 
 
-def test_a_lit_ball_receives_the_cosine_of_its_normal_and_never_less_than_a_tenth():
+def test_lambertian_ball_receives_the_cosine_of_its_normal_and_at_least_a_tenth():
     points = shell()
     cosine = (F.normalize(points, dim=-1) * LIGHT / 5).sum(-1, keepdim=True).clamp(min=0.1)
     expected = 0.3 + 0.7 * cosine
@@ -88,8 +88,8 @@ def test_a_lit_ball_receives_the_cosine_of_its_normal_and_never_less_than_a_tent
     torch.testing.assert_close(grey, expected.expand(-1, 3), atol=2e-3, rtol=0)
 
 
-def test_the_side_towards_the_light_is_the_brighter_one():
-    """Seen from above and below, under a light from above."""
+def test_shading_makes_the_side_towards_the_light_the_brighter_one():
+    """Views from above and below, under a light from above."""
     cameras = orbit([0.0, 0.0], [80.0, -80.0])
     shown = render(
         ShadedField(BALL, "textureless", torch.tensor([0.0, 0.0, 1.0])), cameras, 9, 9, samples=64, importance=0
@@ -99,27 +99,27 @@ def test_the_side_towards_the_light_is_the_brighter_one():
     assert bottom.item() == pytest.approx(0.1 + 0.9 * 0.1, abs=0.03)
 
 
-def test_normals_as_colours_name_the_worlds_axes():
+def test_normal_shading_shows_the_worlds_axes_as_colours():
     points = torch.tensor([[0.5, 0.0, 0.0], [0.0, -0.5, 0.0], [0.0, 0.0, 0.5]])
     expected = torch.tensor([[1.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 1.0]])
     torch.testing.assert_close(ShadedField(BALL, "normal")(points)[1], expected, atol=1e-3, rtol=0)
 
 
-def test_light_from_everywhere_alone_leaves_the_colours_and_no_shading_leaves_the_field():
+def test_ambient_light_alone_leaves_the_colours_and_albedo_leaves_the_field():
     points = shell()
     torch.testing.assert_close(ShadedField(BALL, "lambertian", LIGHT, ambient=1.0)(points)[1], BALL(points)[1])
     for some, other in zip(ShadedField(BALL, "albedo")(points), BALL(points), strict=True):
         assert torch.equal(some, other)
 
 
-@pytest.mark.parametrize(("mode", "asked"), [("albedo", 1), ("lambertian", 7), ("textureless", 7), ("normal", 7)])
-def test_normals_are_looked_for_only_where_they_are_shown(mode, asked):
+@pytest.mark.parametrize(("mode", "evaluations"), [("albedo", 1), ("lambertian", 7), ("textureless", 7), ("normal", 7)])
+def test_normals_are_computed_only_where_shading_needs_them(mode, evaluations):
     field = Counted()
     ShadedField(field, mode, LIGHT)(shell(50))
-    assert field.points == 50 * asked
+    assert field.points == 50 * evaluations
 
 
-def test_each_object_has_its_own_light():
+def test_shading_gives_each_object_its_own_light():
     field, points = new_field(), shell()[None].expand(2, -1, -1)
     lights = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     both = ShadedField(field, "textureless", lights)(points)[1]
@@ -128,7 +128,7 @@ def test_each_object_has_its_own_light():
     assert (both[0] - both[1]).abs().max() > 0.3
 
 
-def test_a_shape_learns_from_its_shading_alone():
+def test_shading_alone_trains_the_density():
     planes = (0.3 * torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
     field = TriplaneField(Triplane(planes), new_field().decoder)
     rays = orbit([0.0], [20.0], radius=2.0).rays(6, 6).map(lambda part: part.flatten(-3, -2))
@@ -138,7 +138,7 @@ def test_a_shape_learns_from_its_shading_alone():
     assert planes.grad.abs().max() > 1e-4
 
 
-def test_lights_stand_around_the_cameras():
+def test_light_directions_are_around_the_cameras():
     """A light's direction is the camera's position moved by noise of one unit of the paper's world, on the sphere."""
     cameras = orbit([30.0] * 4000, [20.0] * 4000, radius=1.9)
     lights = light_directions(cameras, torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""View words by angle: the poles, the tables of both published schedules, and left as right."""
+"""View words by azimuth: shares at the pure views, the tables of both published schedules, symmetry."""
 
 import math
 
@@ -19,17 +19,17 @@ ROUND = torch.arange(-180.0, 180.0, 0.5)
 SCHEDULES = ["stable-dreamfusion", "threestudio"]
 
 
-def test_the_front_camera_stands_at_negative_y_and_looks_along_positive_y():
+def test_front_azimuth_is_a_camera_at_negative_y_that_looks_along_positive_y():
     camera = orbit([FRONT_AZIMUTH_DEG], 0.0)
     torch.testing.assert_close(camera.positions[0] / 2.7, torch.tensor([0.0, -1, 0]), atol=1e-6, rtol=0)
 
 
-def test_azimuth_from_the_front_counts_the_shorter_way():
+def test_from_front_counts_the_shorter_way():
     found = from_front(torch.tensor([270.0, 0, 180, 90, 275 + 360, 265 - 720]))
     torch.testing.assert_close(found, torch.tensor([0.0, 90, -90, -180, 5, -5]))
 
 
-def test_a_prompt_is_worded_with_its_view_at_the_end():
+def test_with_view_words_appends_the_view():
     assert [with_view_words("a wolf", view) for view in VIEWS] == [
         "a wolf, front view",
         "a wolf, side view",
@@ -37,13 +37,13 @@ def test_a_prompt_is_worded_with_its_view_at_the_end():
     ]
 
 
-def test_views_are_pure_at_their_poles_and_half_and_half_between():
+def test_view_shares_are_pure_at_their_views_and_half_and_half_between():
     found = view_shares(torch.tensor([0.0, 90, -90, 180, -180, 45, -135]))
     expected = [[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0.5, 0.5, 0], [0, 0.5, 0.5]]
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_shares_are_the_released_codes_ramps_in_its_own_angles():
+def test_view_shares_are_the_released_codes_ramps_in_its_own_angles():
     # there the front is at 180 and 0 = 360 is behind
     for azimuth in range(0, 361, 15):
         if 90 <= azimuth <= 270:
@@ -57,7 +57,7 @@ def test_shares_are_the_released_codes_ramps_in_its_own_angles():
         )
 
 
-def test_shares_are_whole_never_negative_and_without_jumps():
+def test_view_shares_sum_to_one_are_never_negative_and_have_no_jumps():
     found = view_shares(ROUND)
     torch.testing.assert_close(found.sum(-1), torch.ones(len(ROUND)))
     assert found.min() >= 0
@@ -65,23 +65,23 @@ def test_shares_are_whole_never_negative_and_without_jumps():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_left_is_as_right_and_a_whole_turn_changes_nothing(schedule):
+def test_view_shares_and_weights_are_symmetric_and_periodic(schedule):
     for function in (view_shares, lambda angle: negative_weights(angle, schedule)):
         torch.testing.assert_close(function(ROUND), function(-ROUND))
         torch.testing.assert_close(function(ROUND + 360), function(ROUND))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_view_is_no_negative_of_itself_and_the_back_never_is_one(schedule):
+def test_negative_weights_of_a_view_for_itself_and_of_the_back_are_zero(schedule):
     poles = negative_weights(torch.tensor([0.0, 90, -90, 180]), schedule)
     assert (poles[0, 0], poles[1, 1], poles[2, 1]) == (0, 0, 0)
     weights = negative_weights(ROUND, schedule)
     assert weights.min() >= 0
     assert (weights[:, 2] == 0).all()
-    assert (weights[ROUND.abs() > 90][:, 0] > 0.7).all()  # whoever stands behind must not see a face
+    assert (weights[ROUND.abs() > 90][:, 0] > 0.7).all()  # from behind, the front view is a strong negative
 
 
-def test_threestudios_weights_are_its_table_at_half_the_scale():
+def test_negative_weights_of_threestudio_are_its_table_at_half_the_scale():
     found = 2 * negative_weights(torch.tensor([0.0, 45, 90, 180]), "threestudio")
     expected = torch.tensor([[0, 1.574, 0], [0.689, 0.689, 0], [1.574, 0, 0], [1.967, 0.394, 0]])
     torch.testing.assert_close(found, expected, atol=6e-4, rtol=0)
@@ -98,20 +98,20 @@ def test_threestudios_weights_are_its_table_at_half_the_scale():
         (180, 1, 0.5),
     ],
 )
-def test_stable_dreamfusions_weights_are_its_branches(angle, front, side):
+def test_negative_weights_of_stable_dreamfusion_are_its_branches(angle, front, side):
     for sign in (1, -1):
         found = negative_weights(torch.tensor([sign * float(angle)]), "stable-dreamfusion")
         torch.testing.assert_close(found, torch.tensor([[front, side, 0.0]]))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_from_above_nothing_is_a_negative(schedule):
+def test_negative_weights_are_zero_from_above(schedule):
     angle = torch.tensor([0.0, 90, 180])
     assert (negative_weights(angle, schedule, torch.full((3,), 61.0)) == 0).all()
     below = negative_weights(angle, schedule, torch.full((3,), 59.0))
     torch.testing.assert_close(below, negative_weights(angle, schedule))
 
 
-def test_an_unknown_schedule_is_refused_with_the_known_ones():
+def test_negative_weights_refuse_an_unknown_schedule_and_name_the_known_ones():
     with pytest.raises(ValueError, match=r"no schedule 'dreamfusion'.*choose among stable-dreamfusion, threestudio"):
         negative_weights(ROUND, "dreamfusion")

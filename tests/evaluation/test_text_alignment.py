@@ -106,12 +106,12 @@ def test_lists_are_reported_apart_in_the_table_and_the_record(tmp_path, capsys):
 class Parrot:
     """A CLIP that thinks of a picture what its first pixel's red says, and of a prompt what its length says."""
 
-    scale = 1.0
+    logit_scale = 1.0
 
-    def images(self, pictures):
+    def embed_images(self, pictures):
         return F.one_hot((pictures[..., 0, 0, 0] * 10).round().long(), 30).float()
 
-    def texts(self, prompts):
+    def embed_texts(self, prompts):
         return F.one_hot(torch.tensor([len(prompt) for prompt in prompts]), 30).float()
 
 

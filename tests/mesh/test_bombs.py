@@ -33,7 +33,7 @@ def refused_at_once(path, megabytes=1):
     assert seconds < 5
 
 
-def test_accessors_without_a_buffer(tmp_path):
+def test_load_refuses_accessors_without_a_buffer(tmp_path):
     document = ByHand()
     places, normals = (bufferless(document, MANY, "VEC3") for _ in range(2))
     primitive = {"attributes": {"POSITION": places, "NORMAL": normals}}
@@ -41,7 +41,7 @@ def test_accessors_without_a_buffer(tmp_path):
     refused_at_once(document.save(tmp_path / "a.gltf"))
 
 
-def test_a_skin_whose_vertices_lie_in_no_buffer(tmp_path):
+def test_load_refuses_a_skin_whose_vertices_lie_in_no_buffer(tmp_path):
     document, count = ByHand(), 3_000_000
     attributes = {"POSITION": bufferless(document, count, "VEC3")}
     attributes |= {f"JOINTS_{k}": bufferless(document, count, "VEC4", BYTE) for k in range(8)}
@@ -50,14 +50,14 @@ def test_a_skin_whose_vertices_lie_in_no_buffer(tmp_path):
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0, "skin": 0}]))
 
 
-def test_a_skin_with_a_joint_named_very_often(tmp_path, monkeypatch):
+def test_load_refuses_a_skin_with_a_joint_named_very_often(tmp_path, monkeypatch):
     monkeypatch.setattr("instant3d.mesh.gltf_budget.BASE", 2**18)
     document = triangle()
     document.json["skins"] = [{"joints": [0] * 10_000}]
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0, "skin": 0}, *[{"mesh": 0, "skin": 0}] * 20]))
 
 
-def test_a_morph_of_many_targets(tmp_path):
+def test_load_refuses_a_morph_of_many_targets(tmp_path):
     document = ByHand()
     place = bufferless(document, 1_000_000, "VEC3")
     primitive = {"attributes": {"POSITION": place}, "targets": [{"POSITION": place}] * 1000}
@@ -67,21 +67,21 @@ def test_a_morph_of_many_targets(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [0, 4])
-def test_many_nodes_that_show_a_mesh_of_many_parts(tmp_path, monkeypatch, mode):
+def test_load_refuses_many_nodes_that_show_a_mesh_of_many_parts(tmp_path, monkeypatch, mode):
     monkeypatch.setattr("instant3d.mesh.gltf_budget.BASE", 2**22)
     document = triangle(mode=mode)
     document.json["meshes"][0]["primitives"] *= 2000
     refused_at_once(document.save(tmp_path / "a.gltf", nodes=[{"mesh": 0}] * 2000))
 
 
-def test_one_triangle_by_a_stride_of_nothing(tmp_path):
+def test_load_refuses_one_triangle_repeated_by_a_stride_of_zero(tmp_path):
     document = triangle()
     document.json["bufferViews"][0]["byteStride"] = 0
     document.json["accessors"][0]["count"] = MANY
     refused_at_once(document.save(tmp_path / "a.gltf"))
 
 
-def test_one_row_replaced_millions_of_times(tmp_path):
+def test_load_refuses_one_row_replaced_millions_of_times(tmp_path):
     document = triangle()
     for view in (document.view(bytes(4)), document.view(bytes(12))):
         document.json["bufferViews"][view]["byteStride"] = 0
@@ -91,7 +91,7 @@ def test_one_row_replaced_millions_of_times(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_large_buffer_read_for_every_name_of_it_is_read_once(tmp_path):
+def test_load_reads_a_large_buffer_once_however_many_names_it_has(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(2**22))
     document = triangle()
     buffers = [{"uri": "a.bin", "byteLength": 36}, *({"uri": "./" * k + "a.bin", "byteLength": 36} for k in range(99))]
@@ -101,14 +101,14 @@ def test_a_large_buffer_read_for_every_name_of_it_is_read_once(tmp_path):
     changes = {"bufferViews": views, "accessors": accessors, "meshes": [{"primitives": primitives}]}
     path = document.save(tmp_path / "a.gltf", buffers=buffers, **changes)
     tracemalloc.start()
-    with pytest.raises(ValueError, match="next to no area"):
+    with pytest.raises(ValueError, match="almost no area"):
         load(path)
     assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
     tracemalloc.stop()
 
 
 @pytest.mark.slow
-def test_honest_repetition_is_shown(tmp_path):
+def test_load_accepts_honest_repetition(tmp_path):
     """A forest: a thousand copies of a tree of a hundred triangles."""
     rng = np.random.default_rng(0)
     document = ByHand()
@@ -118,7 +118,7 @@ def test_honest_repetition_is_shown(tmp_path):
     assert sum(len(mesh.faces) for mesh in load(document.save(tmp_path / "a.gltf", nodes=nodes))) == 100_000
 
 
-def test_a_dense_skinned_morphed_mesh_stays_far_below_the_limit(tmp_path):
+def test_load_keeps_a_dense_skinned_morphed_mesh_far_below_the_limit(tmp_path):
     """Every vertex of its own, quantised: the shortest file for the most memory."""
     count, document = 60_000, ByHand()
     rng = np.random.default_rng(0)

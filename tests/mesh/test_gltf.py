@@ -25,12 +25,12 @@ def only(path):
     return mesh
 
 
-def test_up_in_a_file_is_up_in_the_world(tmp_path):
+def test_read_gltf_turns_up_in_a_file_to_up_in_the_world(tmp_path):
     mesh = only(triangle().save(tmp_path / "a.gltf"))
     np.testing.assert_array_equal(mesh.vertices, TRIANGLE_IN_WORLD)
 
 
-def test_a_node_scales_then_turns_then_shifts(tmp_path):
+def test_read_gltf_nodes_scale_then_rotate_then_translate(tmp_path):
     document = triangle()
     turn = Rotation.from_euler("xyz", [20, -50, 130], degrees=True)
     node = {"mesh": 0, "translation": [5, 6, 7], "rotation": turn.as_quat().tolist(), "scale": [1, 2, 3]}
@@ -39,7 +39,7 @@ def test_a_node_scales_then_turns_then_shifts(tmp_path):
     np.testing.assert_allclose(mesh.vertices, expected, atol=1e-5)
 
 
-def test_a_tree_of_nodes_places_parts_as_trimesh_does(tmp_path):
+def test_read_gltf_places_a_tree_of_nodes_as_trimesh_does(tmp_path):
     scene, generator = trimesh.Scene(), np.random.default_rng(3)
     parent = None
     solids = trimesh.creation.box((1, 2, 3)), trimesh.creation.cone(1, 2), trimesh.creation.annulus(1, 2, 1)
@@ -55,7 +55,7 @@ def test_a_tree_of_nodes_places_parts_as_trimesh_does(tmp_path):
     np.testing.assert_allclose(ours[order[0]], theirs[order[1]], atol=1e-4)
 
 
-def test_a_mirroring_node_does_not_turn_a_solid_inside_out(tmp_path):
+def test_read_gltf_does_not_turn_a_solid_inside_out_by_a_mirroring_node(tmp_path):
     scene = trimesh.Scene()
     scene.add_geometry(trimesh.creation.icosphere(1), transform=np.diag([-1.0, 1, 2, 1]))
     (tmp_path / "a.glb").write_bytes(scene.export(file_type="glb", include_normals=True))
@@ -64,7 +64,7 @@ def test_a_mirroring_node_does_not_turn_a_solid_inside_out(tmp_path):
     assert (mesh.normals * mesh.vertices).sum(1).min() > 0
 
 
-def test_normals_stay_perpendicular_when_a_node_squeezes(tmp_path):
+def test_read_gltf_normals_stay_perpendicular_when_a_node_squeezes(tmp_path):
     tilted = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 1]], np.float32)
     document = ByHand()
     normal = np.tile(np.array([[-1, 1, 0]], np.float32) / np.sqrt(2), (3, 1)).astype(np.float32)
@@ -77,7 +77,7 @@ def test_normals_stay_perpendicular_when_a_node_squeezes(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1, atol=1e-6)
 
 
-def test_strips_and_fans_name_the_same_faces_as_a_list(tmp_path):
+def test_read_gltf_strips_and_fans_give_the_same_faces_as_a_list(tmp_path):
     corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0.5]], np.float32)
 
     def area_vectors(mode, indices):
@@ -94,7 +94,7 @@ def test_strips_and_fans_name_the_same_faces_as_a_list(tmp_path):
     np.testing.assert_allclose(area_vectors(6, [1, 3, 2, 0]), listed[::-1], atol=1e-6)
 
 
-def test_interleaved_and_sparse_and_normalised_numbers_are_read(tmp_path):
+def test_read_gltf_reads_interleaved_and_sparse_and_normalised_numbers(tmp_path):
     document = ByHand()
     rows = np.zeros(3, dtype=[("place", "<f4", 3), ("uv", "u1", 2), ("gap", "u1", 2)])
     rows["place"], rows["uv"] = TRIANGLE, [[0, 255], [255, 0], [51, 102]]
@@ -116,7 +116,7 @@ def test_interleaved_and_sparse_and_normalised_numbers_are_read(tmp_path):
     np.testing.assert_allclose(mesh.uv, [[0, 1], [1, 0], [0.2, 0.4]], atol=1e-6)
 
 
-def test_a_skin_poses_the_mesh_and_overrides_its_node(tmp_path):
+def test_read_gltf_skin_poses_the_mesh_and_overrides_its_node(tmp_path):
     document = ByHand()
     bind = np.stack([np.eye(4, dtype=np.float32)] * 2)
     bind[:, 3, 0] = [0, -1]  # by columns: the second joint rests at x = 1
@@ -132,7 +132,7 @@ def test_a_skin_poses_the_mesh_and_overrides_its_node(tmp_path):
     np.testing.assert_allclose(mesh.vertices, expected, atol=1e-6)
 
 
-def test_vertex_colours_of_a_file_are_linear_light(tmp_path):
+def test_read_gltf_vertex_colours_of_a_file_are_linear_light(tmp_path):
     document = ByHand()
     linear = document.values(np.array([[0.2140411, 0, 1]] * 3, np.float32))  # sRGB 0.5, by the standard's table
     mesh = only(triangle({"COLOR_0": linear}, document).save(tmp_path / "a.gltf"))
@@ -149,13 +149,13 @@ def test_vertex_colours_of_a_file_are_linear_light(tmp_path):
         ({"extensions": {"KHR_materials_pbrSpecularGlossiness": {"diffuseFactor": [0, 1, 0, 1]}}}, 0, (0, 1, 0, 1)),
     ],
 )
-def test_materials_keep_their_colour_and_cut_off(tmp_path, material, cutoff, color):
+def test_read_gltf_materials_keep_their_colour_and_cut_off(tmp_path, material, cutoff, color):
     mesh = only(triangle(material=0).save(tmp_path / "a.gltf", materials=[material]))
     assert mesh.alpha_cutoff == cutoff
     assert mesh.base_color == color
 
 
-def test_a_texture_comes_with_its_wrapping_and_its_shift(tmp_path):
+def test_read_gltf_texture_comes_with_its_wrapping_and_its_offset(tmp_path):
     document = ByHand()
     pixels = np.arange(24).reshape(2, 3, 4)
     uv = document.values(np.array([[0, 0], [1, 0], [0, 1]], np.float32))

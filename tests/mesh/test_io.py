@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 from instant3d.mesh import FORMATS, Mesh, load, save, vertex_colors
 
 SUFFIXES = (".glb", ".obj", ".ply")
-# A tetrahedron without any symmetry, counter-clockwise from outside; every coordinate tells which it is.
+# A tetrahedron without any symmetry, counter-clockwise from outside; every coordinate has a value of its own.
 VERTICES = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0.25, 0.5, 3]], np.float32)
 FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
 COLORS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.5, 0.8]], np.float32)
@@ -32,7 +32,7 @@ def triangles(vertices, faces):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_trimesh_reads_the_same_unmirrored_object_with_the_formats_up_axis(tmp_path, suffix):
+def test_save_gives_trimesh_the_same_unmirrored_object_with_the_formats_up_axis(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     Mesh(VERTICES, FACES, colors=COLORS).save(path)
     read = trimesh.load(path, force="mesh", process=False)
@@ -41,7 +41,7 @@ def test_trimesh_reads_the_same_unmirrored_object_with_the_formats_up_axis(tmp_p
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_written_is_read_back(tmp_path, suffix):
+def test_load_reads_back_what_save_wrote(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     normals = np.eye(4, 3, dtype=np.float32) + np.array([0, 0, 1e-3])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_vertex_colours_survive_a_round_trip_through_trimesh(tmp_path, suffix):
+def test_save_keeps_vertex_colours_in_a_round_trip_through_trimesh(tmp_path, suffix):
     Mesh(VERTICES, FACES, colors=COLORS).save(tmp_path / f"a{suffix}")
     scene = trimesh.load_scene(tmp_path / f"a{suffix}", process=False)
     again = tmp_path / ("again.ply" if suffix == ".ply" else "again.glb")  # trimesh writes a .ply's sRGB unchanged
@@ -68,7 +68,7 @@ def test_vertex_colours_survive_a_round_trip_through_trimesh(tmp_path, suffix):
         np.testing.assert_allclose(kept[at], np.tile(color, (at.sum(), 1)), atol=2 / 255)
 
 
-def test_a_ply_without_our_comment_is_read_as_y_up(tmp_path):
+def test_load_ply_without_our_comment_is_y_up(tmp_path):
     Mesh(VERTICES, FACES).save(tmp_path / "a.ply")
     data = (tmp_path / "a.ply").read_bytes()
     assert data.count(b"comment +z up, right-handed\n") == 1
@@ -77,7 +77,7 @@ def test_a_ply_without_our_comment_is_read_as_y_up(tmp_path):
     np.testing.assert_allclose(mesh.vertices, VERTICES[:, [0, 2, 1]] * [1, -1, 1])  # (x, y, z) -> (x, -z, y)
 
 
-def test_vertex_colours_in_a_glb_are_linear(tmp_path):
+def test_write_glb_vertex_colours_are_linear(tmp_path):
     path = tmp_path / "a.glb"
     Mesh(VERTICES, FACES, colors=COLORS).save(path)
     data = path.read_bytes()
@@ -91,7 +91,7 @@ def test_vertex_colours_in_a_glb_are_linear(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj"])
-def test_a_texture_stays_the_right_way_up(tmp_path, suffix):
+def test_save_keeps_a_texture_the_right_way_up(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     Mesh(VERTICES, FACES, uv=UV, texture=CHECKER).save(path)
     read = trimesh.load(path, force="mesh", process=False)
@@ -106,13 +106,13 @@ def test_a_texture_stays_the_right_way_up(tmp_path, suffix):
     np.testing.assert_allclose(mesh.uv[order], UV, atol=1e-6)
 
 
-def test_a_ply_takes_its_colours_from_the_texture(tmp_path):
+def test_write_ply_takes_its_colours_from_the_texture(tmp_path):
     Mesh(VERTICES, FACES, uv=UV, texture=CHECKER).save(tmp_path / "a.ply")
     read = trimesh.load(tmp_path / "a.ply", process=False)
     np.testing.assert_array_equal(read.visual.vertex_colors[:, :3], CHECKER.reshape(4, 4)[:, :3])
 
 
-def test_a_glb_keeps_material_wrapping_and_shared_textures(tmp_path):
+def test_write_glb_keeps_material_wrapping_and_shared_textures(tmp_path):
     look = {"uv": UV, "texture": CHECKER, "wrap": ("mirror", "clamp"), "base_color": (0.1, 0.2, 0.3, 0.9)}
     parts = [Mesh(VERTICES + shift, FACES, **look, alpha_cutoff=0.3) for shift in (0, 4)]
     save(parts, tmp_path / "a.glb")
@@ -123,7 +123,7 @@ def test_a_glb_keeps_material_wrapping_and_shared_textures(tmp_path):
     assert read[0].texture is read[1].texture
 
 
-def test_an_obj_keeps_parts_and_their_colours(tmp_path):
+def test_write_obj_keeps_parts_and_their_colours(tmp_path):
     parts = [Mesh(VERTICES, FACES, base_color=(1, 0, 0, 1)), Mesh(VERTICES + 5, FACES, base_color=(0, 0.2140411, 0, 1))]
     save(parts, tmp_path / "a.obj")
     assert "Kd 0.000000 0.500000 0.000000" in (tmp_path / "a.mtl").read_text()
@@ -132,7 +132,7 @@ def test_an_obj_keeps_parts_and_their_colours(tmp_path):
     np.testing.assert_allclose(triangles(read[1].vertices, read[1].faces), triangles(VERTICES + 5, FACES), atol=1e-5)
 
 
-def test_an_obj_in_an_older_alphabet_is_read(tmp_path):
+def test_read_obj_accepts_an_older_encoding(tmp_path):
     corners = "".join(f"v {x} {y} {z}\n" for x, y, z in Y_UP)
     text = f"# Stühle\nmtllib grün.mtl\nusemtl grün\n{corners}f 1 3 2\nf 1 2 4\n"
     (tmp_path / "a.obj").write_bytes(text.encode("latin-1"))
@@ -141,7 +141,7 @@ def test_an_obj_in_an_older_alphabet_is_read(tmp_path):
     assert mesh.base_color == (0, 1, 0, 1)
 
 
-def test_a_glb_can_be_loaded_when_it_comes_with_every_kind_of_picture(tmp_path):
+def test_load_glb_accepts_every_kind_of_image(tmp_path):
     for form in ("PNG", "JPEG", "WEBP"):
         stream = io.BytesIO()
         Image.new("RGB", (8, 8), (200, 100, 50)).save(stream, form, quality=100)
@@ -152,7 +152,7 @@ def test_a_glb_can_be_loaded_when_it_comes_with_every_kind_of_picture(tmp_path):
         np.testing.assert_allclose(mesh.texture[4, 4], [200, 100, 50, 255], atol=4)
 
 
-def test_the_texture_of_vertex_colours_is_bilinear_between_the_corners(tmp_path):
+def test_with_color_texture_is_bilinear_between_the_corners(tmp_path):
     """By scipy's bilinear look-up, pixel centres at halves, at the middle of every face's edges."""
     colors = 0.35 + 0.3 * COLORS
     Mesh(VERTICES, FACES, colors=colors).save(tmp_path / "a.obj")
@@ -168,7 +168,7 @@ def test_the_texture_of_vertex_colours_is_bilinear_between_the_corners(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [f".{name}" for name in FORMATS])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, suffix, monkeypatch):
+def test_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"a{suffix}"
     Mesh(VERTICES, FACES).save(path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -182,7 +182,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, suffix, m
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_only_known_formats_and_real_surfaces_are_written(tmp_path):
+def test_save_writes_only_known_formats_and_real_surfaces(tmp_path):
     with pytest.raises(ValueError, match=r"one of \.glb, \.obj, \.ply, \.stl, \.3mf, \.usdz, not as a\.fbx"):
         Mesh(VERTICES, FACES).save(tmp_path / "a.fbx")
     for name in FORMATS:

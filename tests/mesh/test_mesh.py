@@ -42,12 +42,12 @@ def ball(subdivisions=3, **look):
         ({"base_color": (1, 1, 1)}, "four finite numbers"),
     ],
 )
-def test_a_mesh_refuses_what_it_cannot_be(arguments, because):
+def test_mesh_refuses_invalid_arrays(arguments, because):
     with pytest.raises(ValueError, match=because):
         Mesh(**{"vertices": CORNER, "faces": [[0, 1, 2]]} | arguments)
 
 
-def test_srgb_and_linear_light_are_inverse_and_meet_the_standard():
+def test_colorspace_srgb_and_linear_light_are_inverse_and_meet_the_standard():
     steps = np.arange(256) / 255
     np.testing.assert_allclose(srgb_from_linear(linear_from_srgb(steps)), steps, atol=1e-7)
     np.testing.assert_allclose(linear_from_srgb(np.array([0.5, 0.04])), [0.21404114, 0.04 / 12.92], rtol=1e-6)
@@ -61,19 +61,19 @@ def test_normalized_parts_touch_the_unit_sphere_as_one():
         np.testing.assert_allclose(after.vertices, (before.vertices - centre) / farthest, atol=1e-6)
 
 
-def test_normalizing_overlooks_vertices_that_no_face_uses():
+def test_normalized_ignores_vertices_that_no_face_uses():
     vertices = np.vstack([CORNER, [[100, 100, 100]]])
     (mesh,) = normalized([Mesh(vertices, [[0, 1, 2]])])
     np.testing.assert_allclose(mesh.vertices[:3], (CORNER - [0.5, 0.5, 0]) / np.sqrt(0.5), atol=1e-6)
 
 
-def test_counter_clockwise_faces_look_outwards():
+def test_face_normals_of_counter_clockwise_faces_point_outwards():
     mesh = ball()
     assert (face_normals(mesh) * mesh.vertices[mesh.faces].mean(1)).sum(1).min() > 0.9
     np.testing.assert_array_equal(face_normals(Mesh(CORNER, [[0, 1, 2]])), [[0, 0, 1]])
 
 
-def test_cleaning_joins_corners_and_drops_crumbs():
+def test_clean_joins_corners_and_drops_small_pieces():
     sphere, crumb = ball(), Mesh(CORNER * 0.1 + 5, [[0, 1, 2]])
     loose = sphere.vertices[sphere.faces].reshape(-1, 3)  # every face with corners of its own
     whole = np.vstack([loose, crumb.vertices, CORNER])
@@ -85,7 +85,7 @@ def test_cleaning_joins_corners_and_drops_crumbs():
     assert len(kept.faces) == len(sphere.faces) + 1
 
 
-def test_cleaning_keeps_a_seam_where_colours_differ_but_not_its_piece_apart():
+def test_clean_keeps_a_seam_where_colours_differ_but_not_its_piece_apart():
     # Two triangles share an edge in place, but not in colour; alone, the small one would be a crumb.
     vertices = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 9, 0], [9, 0, 0], [5, 5, 0]], float)
     colors = np.repeat([[1.0, 0, 0], [0, 1, 0]], 3, axis=0)
@@ -94,7 +94,7 @@ def test_cleaning_keeps_a_seam_where_colours_differ_but_not_its_piece_apart():
     assert len(tidy.vertices) == 6
 
 
-def test_decimation_keeps_the_shape_and_the_place_of_colours():
+def test_decimate_keeps_the_shape_and_the_place_of_colours():
     red_above = np.where(ball(5).vertices[:, 2:] > 0, [[1.0, 0, 0]], [[0, 0, 1.0]])
     few = decimate(ball(5, colors=red_above), 500)
     assert 400 <= len(few.faces) <= 510
@@ -104,21 +104,21 @@ def test_decimation_keeps_the_shape_and_the_place_of_colours():
     np.testing.assert_array_equal(few.colors[clear, 0] > 0.5, few.vertices[clear, 2] > 0)
 
 
-def test_decimation_does_not_tear_along_seams():
+def test_decimate_does_not_tear_along_seams():
     sphere = ball(4)
     loose = sphere.vertices[sphere.faces].reshape(-1, 3)  # every face with corners of its own
     few = decimate(Mesh(loose, np.arange(len(loose)).reshape(-1, 3)), 400)
     assert trimesh.Trimesh(few.vertices, few.faces, process=False).is_watertight
 
 
-def test_decimation_leaves_a_small_mesh_alone():
+def test_decimate_leaves_a_small_mesh_alone():
     mesh = ball(1)
     assert decimate(mesh, 80) is mesh
     with pytest.raises(ValueError, match="at least 4"):
         decimate(mesh, 3)
 
 
-def test_points_fall_by_area_and_on_the_surface():
+def test_sample_points_fall_by_area_and_on_the_surface():
     small, large = Mesh(CORNER, [[0, 1, 2]]), Mesh(CORNER * 3 + [0, 0, 5], [[0, 1, 2]])  # 1 : 9
     points = sample_points([small, large], 20_000, torch.Generator().manual_seed(0)).numpy()
     assert (points[:, 2] < 2.5).mean() == pytest.approx(0.1, abs=0.01)
@@ -128,14 +128,14 @@ def test_points_fall_by_area_and_on_the_surface():
     np.testing.assert_allclose(np.cov(upper[:, :2].T), [[0.5, -0.25], [-0.25, 0.5]], atol=0.02)  # 9 / 18, -9 / 36
 
 
-def test_the_same_generator_draws_the_same_points():
+def test_sample_points_repeat_for_the_same_generator():
     first, second = (sample_points(ball(), 50, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, second)
     with pytest.raises(ValueError, match="has an area"):
         sample_points(Mesh(CORNER * 0, [[0, 1, 2]]), 5, torch.Generator())
 
 
-def test_all_that_colours_a_vertex_multiplies_in_linear_light():
+def test_vertex_colors_multiply_all_colours_in_linear_light():
     texture = np.array([[[255, 0, 0, 255], [0, 255, 0, 255]], [[0, 0, 255, 255], [188, 188, 188, 255]]], np.uint8)
     uv = [[0.75, 0.75], [1.25, 0.25], [-0.25, 0.25]]  # lower right; upper left and upper right by repetition
     mesh = Mesh(CORNER, [[0, 1, 2]], uv=uv, texture=texture, colors=np.full((3, 3), 0.5), base_color=(1, 1, 0.5, 1))

@@ -27,14 +27,14 @@ def textured(folder, use, image="red.png"):
     return written(folder, "mtllib m.mtl\nusemtl m\n" + TRIANGLE + UV + "f 1/1 2/2 3/3\n")
 
 
-def test_relative_numbers_count_from_where_they_stand(tmp_path):
+def test_read_obj_relative_indices_count_from_where_they_stand(tmp_path):
     text = TRIANGLE + "f -3 -2 -1\nv 5 0 0\nv 6 0 0\nv 5 1 0\nf -3 -2 -1\n"
     (mesh,) = load(written(tmp_path, text))
     assert sorted(mesh.vertices[:, 0].tolist()) == [0, 0, 1, 5, 5, 6]
     assert area([mesh]) == pytest.approx(1)
 
 
-def test_relative_numbers_of_textures_and_normals_count_in_their_own_lists(tmp_path):
+def test_read_obj_relative_indices_of_textures_and_normals_count_in_their_own_lists(tmp_path):
     text = TRIANGLE + "vt 0.5 0.5\nvn 0 0 1\nvt 0 0\nvt 1 0\nvt 0 1\nf -3/-3/-1 -2/-2/-1 -1/-1/-1\nvn 1 0 0\n"
     (mesh,) = load(written(tmp_path, "mtllib m.mtl\nusemtl m\n" + text) if _library(tmp_path) else tmp_path)
     order = [np.flatnonzero((mesh.vertices == place).all(1))[0] for place in ([0, 0, 0], [1, 0, 0], [0, 0, 1])]
@@ -48,13 +48,13 @@ def _library(folder):
 
 
 @pytest.mark.parametrize("face", ["-4 -2 -1", "0 1 2", "1 2 4", "1/1 2 3", "1/1 2 3/1/1", "1//1 2//1 3//1", "1 2 x"])
-def test_a_face_that_names_what_is_not_there_or_is_of_no_form_is_refused(tmp_path, face):
+def test_read_obj_refuses_a_face_that_names_a_missing_row_or_has_no_known_form(tmp_path, face):
     with pytest.raises(ValueError, match="face"):
         load(written(tmp_path, TRIANGLE + f"vt 0 0\nf {face}\n"))
 
 
 @pytest.mark.parametrize("statement", ["mtllib a.mtl\nmtllib b.mtl", "mtllib a.mtl b.mtl", "mtllib b.mtl\tmy own.mtl"])
-def test_a_material_is_found_in_any_library(tmp_path, statement):
+def test_read_obj_finds_a_material_in_any_library(tmp_path, statement):
     written(tmp_path, "newmtl one\nKd 1 0 0\n", "a.mtl")
     written(tmp_path, "newmtl one\nKd 1 0 0\n", "my own.mtl")
     written(tmp_path, "newmtl two\nKd 0 0 1\n", "b.mtl")
@@ -64,7 +64,7 @@ def test_a_material_is_found_in_any_library(tmp_path, statement):
 
 @pytest.mark.parametrize("turn", range(6))
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_a_concave_face_is_not_filled_in(tmp_path, turn, mirrored):
+def test_read_obj_does_not_fill_in_a_concave_face(tmp_path, turn, mirrored):
     ring = np.roll([(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)], turn, axis=0)  # an L of three unit squares
     ring = ring[::-1] if mirrored else ring
     text = "".join(f"v {x} {y} {x}\n" for x, y in ring) + "f 1 2 3 4 5 6\n"
@@ -73,7 +73,7 @@ def test_a_concave_face_is_not_filled_in(tmp_path, turn, mirrored):
     assert len(meshes[0].faces) == 4
 
 
-def test_a_concave_quad_and_a_ring_round_a_hole_keep_their_areas(tmp_path):
+def test_read_obj_keeps_the_area_of_a_concave_quad_and_a_ring_round_a_hole(tmp_path):
     arrow = "v 0 0 0\nv 2 1 0\nv 0 2 0\nv 1 1 0\nf 1 2 3 4\n"  # half of 2 x 2 is the whole, the notch takes 1 of it
     assert area(load(written(tmp_path, arrow))) == pytest.approx(1)
     outer, inner = [(0, 0), (3, 0), (3, 3), (0, 3)], [(1, 1), (1, 2), (2, 2), (2, 1)]
@@ -82,7 +82,7 @@ def test_a_concave_quad_and_a_ring_round_a_hole_keep_their_areas(tmp_path):
     assert area(load(written(tmp_path, text))) == pytest.approx(9 - 1)
 
 
-def test_a_concave_face_of_very_many_corners_is_refused_and_not_cut_for_ever(tmp_path, monkeypatch):
+def test_read_obj_refuses_a_concave_face_of_very_many_corners(tmp_path, monkeypatch):
     monkeypatch.setattr("instant3d.mesh.polygons.MAX_TESTS", 100)
     comb = [(k / 2, 1 if k % 2 else 0) for k in range(200)] + [(100, -1), (0, -1)]
     text = "".join(f"v {x} {y} 0\n" for x, y in comb) + "f " + " ".join(map(str, range(1, len(comb) + 1))) + "\n"
@@ -100,14 +100,14 @@ def test_a_concave_face_of_very_many_corners_is_refused_and_not_cut_for_ever(tmp
         ("MAP_KD   red.png", [[0, 1], [1, 1], [0, 0]]),
     ],
 )
-def test_a_texture_with_options_is_laid_on_as_they_say(tmp_path, use, uv):
+def test_read_obj_applies_the_options_of_a_texture(tmp_path, use, uv):
     (mesh,) = load(textured(tmp_path, use))
     assert mesh.texture[0, 0].tolist() == [220, 0, 0, 255]
     order = [np.flatnonzero((mesh.vertices == place).all(1))[0] for place in ([0, 0, 0], [1, 0, 0], [0, 0, 1])]
     np.testing.assert_allclose(mesh.uv[order], uv)
 
 
-def test_a_clamped_texture_ends_and_an_unknown_option_is_refused(tmp_path):
+def test_read_obj_clamps_a_texture_and_refuses_an_unknown_option(tmp_path):
     assert load(textured(tmp_path, "map_Kd -clamp on red.png"))[0].wrap == ("clamp", "clamp")
     with pytest.raises(ValueError, match="option -frob"):
         load(textured(tmp_path, "map_Kd -frob 3 red.png"))
@@ -125,12 +125,12 @@ def test_a_clamped_texture_ends_and_an_unknown_option_is_refused(tmp_path):
         "C:/Chair/RED.png",
     ],
 )
-def test_a_texture_beside_the_object_is_found_by_the_path_it_had_elsewhere(tmp_path, name):
+def test_read_obj_finds_a_texture_beside_the_object_by_the_path_it_had_elsewhere(tmp_path, name):
     (mesh,) = load(textured(tmp_path, f"map_Kd {name}"))
     assert mesh.texture[0, 0].tolist() == [220, 0, 0, 255]
 
 
-def test_the_longest_end_of_a_foreign_path_is_taken(tmp_path):
+def test_read_obj_takes_the_longest_end_of_a_foreign_path(tmp_path):
     path = textured(tmp_path, "map_Kd C:/chair/Textures/red.png")
     (tmp_path / "textures").mkdir()
     Image.new("RGB", (2, 2), (0, 0, 99)).save(tmp_path / "textures" / "red.png")
@@ -138,18 +138,18 @@ def test_the_longest_end_of_a_foreign_path_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["50% grey.png", "my  red.png", "größe.png", "a%20b.png"])
-def test_a_texture_may_have_any_name(tmp_path, name):
+def test_read_obj_texture_may_have_any_name(tmp_path, name):
     assert load(textured(tmp_path, f"map_Kd {name}", name))[0].texture.shape == (2, 2, 4)
 
 
-def test_a_mark_at_the_beginning_and_continued_lines_lose_nothing(tmp_path):
+def test_read_obj_loses_nothing_by_a_byte_order_mark_or_continued_lines(tmp_path):
     path = tmp_path / "a.obj"
     path.write_bytes(b"\xef\xbb\xbf" + (TRIANGLE + "f 1 \\\n2 3\n").encode())
     assert len(load(path)[0].faces) == 1
 
 
 @pytest.mark.slow
-def test_many_materials_for_few_faces_are_refused(tmp_path):
+def test_read_obj_refuses_many_materials_for_few_faces(tmp_path):
     text = TRIANGLE + "".join(f"usemtl {k}\nf 1 2 3\n" for k in range(5000))
     with pytest.raises(TooLarge, match="5000 materials"):
         load(written(tmp_path, text))
@@ -167,6 +167,6 @@ PLY = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float
         "element face 1\nend_header\n0 0 0\n1 0 0\n0 1 0\n\n",
     ],
 )
-def test_a_ply_without_corners_of_faces_is_refused_in_a_sentence(tmp_path, faces):
+def test_read_ply_without_corners_of_faces_is_refused_in_a_sentence(tmp_path, faces):
     with pytest.raises(ValueError, match=r"a\.ply cannot be read"):
         load(written(tmp_path, PLY + faces, "a.ply"))

@@ -1,4 +1,4 @@
-"""Files of strangers: each broken or hostile one is refused in one sentence that names the file."""
+"""Untrusted files: each broken or hostile one is refused in one sentence that names the file."""
 
 import json
 import os
@@ -32,67 +32,67 @@ def with_positions(*rows):
 
 
 @pytest.mark.parametrize("required", ["KHR_draco_mesh_compression", "EXT_meshopt_compression", "VENDOR_secret"])
-def test_an_unknown_required_extension(tmp_path, required):
+def test_load_refuses_an_unknown_required_extension(tmp_path, required):
     refused(triangle().save(tmp_path / "a.gltf", extensionsRequired=[required]), required)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_vertex_that_is_not_finite(tmp_path, bad):
+def test_load_refuses_a_vertex_that_is_not_finite(tmp_path, bad):
     refused(
         with_positions([0, 0, 0], [1, 0, bad], [0, 1, 0]).save(tmp_path / "a.gltf"), "1 of 3 vertices are not finite"
     )
 
 
 @pytest.mark.parametrize("last", [[2, 0, 0], [0.5, 1e-9, 0]])
-def test_triangles_without_area(tmp_path, last):
-    refused(with_positions([0, 0, 0], [1, 0, 0], last).save(tmp_path / "a.gltf"), "next to no area")
+def test_load_refuses_triangles_without_area(tmp_path, last):
+    refused(with_positions([0, 0, 0], [1, 0, 0], last).save(tmp_path / "a.gltf"), "almost no area")
 
 
-def test_an_index_out_of_range(tmp_path):
+def test_load_refuses_an_index_out_of_range(tmp_path):
     document = ByHand()
     indices = document.values(np.array([0, 1, 3], np.uint16))
     refused(triangle(document=document, indices=indices).save(tmp_path / "a.gltf"), "there are 3")
 
 
 @pytest.mark.parametrize("mode", [0, 1])
-def test_points_and_lines_only(tmp_path, mode):
+def test_load_refuses_points_and_lines_only(tmp_path, mode):
     refused(triangle(mode=mode).save(tmp_path / "a.gltf"), "no triangles")
 
 
-def test_no_meshes_at_all(tmp_path):
+def test_load_refuses_a_file_without_meshes(tmp_path):
     refused(ByHand().save(tmp_path / "a.gltf"), "no triangles")
 
 
-def test_nodes_in_a_circle(tmp_path):
+def test_load_refuses_nodes_in_a_circle(tmp_path):
     nodes = [{"mesh": 0, "children": [1]}, {"children": [0]}]
     refused(triangle().save(tmp_path / "a.gltf", nodes=nodes, scenes=[{"nodes": [0]}]), "tree")
 
 
-def test_a_texture_that_declares_too_many_pixels(tmp_path):
+def test_load_refuses_a_texture_that_declares_too_many_pixels(tmp_path):
     document = ByHand()
     refused(textured(document, document.picture(png_header(8193, 1))).save(tmp_path / "a.gltf"), "8193 x 1 px")
 
 
-def test_a_broken_texture(tmp_path):
+def test_load_refuses_a_broken_texture(tmp_path):
     document = ByHand()
     refused(
         textured(document, document.picture(png_header(4, 4))).save(tmp_path / "a.gltf"), "texture is not a readable"
     )
 
 
-def test_many_textures_that_are_large_together(tmp_path, monkeypatch):
+def test_load_refuses_many_textures_that_are_large_together(tmp_path, monkeypatch):
     monkeypatch.setattr("instant3d.mesh.untrusted.MAX_PIXELS", 99)
     document = ByHand()
     refused(textured(document, document.picture(png_header(10, 10))).save(tmp_path / "a.gltf"), "more than 99 pixels")
 
 
-def test_more_triangles_than_the_limit(tmp_path, monkeypatch):
+def test_load_refuses_more_triangles_than_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("instant3d.mesh.gltf_reader.MAX_FACES", 2)
     nodes = [{"mesh": 0}] * 3  # one triangle, shown three times
     refused(triangle().save(tmp_path / "a.gltf", nodes=nodes), "more than 2 triangles")
 
 
-def test_a_strip_counts_by_its_triangles(tmp_path, monkeypatch):
+def test_load_counts_a_strip_by_its_triangles(tmp_path, monkeypatch):
     monkeypatch.setattr("instant3d.mesh.gltf_reader.MAX_FACES", 3)
     document = ByHand()
     indices = document.values(np.array([0, 1, 2, 0, 1], np.uint16))
@@ -101,21 +101,21 @@ def test_a_strip_counts_by_its_triangles(tmp_path, monkeypatch):
     refused(tmp_path / "a.gltf", "more than 2 triangles")
 
 
-def test_an_accessor_that_asks_for_more_than_memory(tmp_path):
+def test_load_refuses_an_accessor_larger_than_memory(tmp_path):
     document = triangle()
     document.json["accessors"][0]["count"] = 10**12
-    refused(document.save(tmp_path / "a.gltf"), "asks for 1000000000000 elements")
+    refused(document.save(tmp_path / "a.gltf"), "has 1000000000000 elements")
 
 
 @pytest.mark.parametrize(("field", "value"), [("byteLength", 10**6), ("byteOffset", -4), ("byteStride", 1000)])
-def test_a_view_beyond_its_buffer(tmp_path, field, value):
+def test_load_refuses_a_view_beyond_its_buffer(tmp_path, field, value):
     document = triangle()
     document.json["bufferViews"][0][field] = value
     refused(document.save(tmp_path / "a.gltf"), "reaches beyond")
 
 
 @pytest.mark.parametrize("uri", ["../secret.bin", "/etc/hostname", "%2e%2e/secret.bin", "..\\secret.bin", "link.bin"])
-def test_a_buffer_outside_the_folder(tmp_path, uri):
+def test_load_refuses_a_buffer_outside_the_folder(tmp_path, uri):
     (tmp_path / "secret.bin").write_bytes(TRIANGLE.tobytes())
     folder = tmp_path / "object"
     folder.mkdir()
@@ -124,7 +124,7 @@ def test_a_buffer_outside_the_folder(tmp_path, uri):
 
 
 @pytest.mark.parametrize("uri", ["https://example.org/a.bin", "file:///etc/hostname", "gone.bin"])
-def test_a_buffer_that_is_not_a_file_beside_it(tmp_path, uri):
+def test_load_refuses_a_buffer_that_is_not_a_file_beside_it(tmp_path, uri):
     refused(triangle().save(tmp_path / "a.gltf", buffers=[{"uri": uri, "byteLength": 36}]), "refers to")
 
 
@@ -145,19 +145,19 @@ def test_a_buffer_that_is_not_a_file_beside_it(tmp_path, uri):
         {"extensionsRequired": 5},
     ],
 )
-def test_a_document_with_nonsense_in_it(tmp_path, broken):
+def test_load_refuses_a_document_with_nonsense_in_it(tmp_path, broken):
     refused(triangle().save(tmp_path / "a.gltf", **broken), "cannot be read")
 
 
 @pytest.mark.parametrize("data", [b"", b"glTF", b"glTF" + bytes(30), b"[" * 100_000, b"{}", b"\xff\xfe\x00", b"[1]"])
 @pytest.mark.parametrize("suffix", [".glb", ".gltf"])
-def test_bytes_that_are_no_gltf(tmp_path, data, suffix):
+def test_load_refuses_bytes_that_are_not_gltf(tmp_path, data, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(data)
     refused(path, "cannot be read")
 
 
-def test_a_glb_cut_short_anywhere(tmp_path):
+def test_load_refuses_a_glb_cut_short_anywhere(tmp_path):
     text = json.dumps(triangle().json | {"buffers": [{"byteLength": 36}]}).encode()
     text += b" " * (-len(text) % 4)
     binary = TRIANGLE.tobytes()
@@ -189,12 +189,12 @@ OBJ = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
         ("a.ply", ""),
     ],
 )
-def test_broken_obj_and_ply(tmp_path, name, text):
+def test_load_refuses_broken_obj_and_ply(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     refused(tmp_path / name, "cannot be read")
 
 
-def test_an_obj_whose_material_lies_outside(tmp_path):
+def test_load_refuses_an_obj_whose_material_lies_outside(tmp_path):
     folder = tmp_path / "object"
     folder.mkdir()
     (tmp_path / "m.mtl").write_text("newmtl m\nKd 1 0 0\n")
@@ -203,18 +203,18 @@ def test_an_obj_whose_material_lies_outside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("picture", "because"),
-    [("/etc/hostname", "outside"), ("gone.png", "not there"), ("huge.png", "9000 x"), ("huge.dat", "9000 x")],
+    ("texture", "because"),
+    [("/etc/hostname", "outside"), ("gone.png", "does not exist"), ("huge.png", "9000 x"), ("huge.dat", "9000 x")],
 )
-def test_an_obj_whose_texture_cannot_be_had(tmp_path, picture, because):
+def test_load_refuses_an_obj_whose_texture_is_missing_or_unsafe_or_huge(tmp_path, texture, because):
     for name in ("huge.png", "huge.dat"):
         (tmp_path / name).write_bytes(png_header(9000, 2))
-    (tmp_path / "m.mtl").write_text(f"newmtl m\nmap_Kd {picture}\n")
+    (tmp_path / "m.mtl").write_text(f"newmtl m\nmap_Kd {texture}\n")
     (tmp_path / "a.obj").write_text("mtllib m.mtl\nusemtl m\n" + OBJ + "vt 0 0\nf 1/1 2/1 3/1\n")
     refused(tmp_path / "a.obj", because)
 
 
-def test_a_file_that_is_no_mesh_or_not_there(tmp_path):
+def test_load_refuses_a_file_that_is_no_mesh_or_does_not_exist(tmp_path):
     (tmp_path / "a.fbx").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"expected one of \.glb"):
         load(tmp_path / "a.fbx")

@@ -38,20 +38,20 @@ def trained(module, **settings):
     return trainer
 
 
-def test_rate_rises_per_step_and_falls_to_nothing_by_half_a_cosine():
+def test_lr_factor_rises_per_step_and_falls_to_zero_by_half_a_cosine():
     assert [lr_factor(step, 10, 0.0) for step in (0, 4, 9, 10, 50)] == pytest.approx([0.1, 0.5, 1, 1, 1])
     assert [lr_factor(20, 10, share) for share in (0.25, 0.5, 1, 7)] == pytest.approx([(1 + 0.5**0.5) / 2, 0.5, 0, 0])
     assert lr_factor(0, 0, 0.0) == 1
 
 
-def test_scheduled_falls_over_the_steps_after_the_warmup():
+def test_lr_schedule_falls_over_the_steps_after_the_warmup():
     module = Line(warmup=2)
     trained(module, max_steps=6)
     assert module.rates == pytest.approx([1, 2, 2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5])
 
 
 @pytest.mark.slow
-def test_scheduled_falls_over_seconds_where_a_run_is_given_a_time():
+def test_lr_schedule_falls_over_seconds_where_a_run_has_a_time_limit():
     module = Line(warmup=0, seconds=0.02)
     start = time.monotonic()
     trained(module, max_steps=-1, max_time=timedelta(seconds=1))
@@ -61,7 +61,7 @@ def test_scheduled_falls_over_seconds_where_a_run_is_given_a_time():
     assert module.rates[middle] == pytest.approx(1, abs=0.4)
 
 
-def test_progress_goes_on_with_the_seconds_of_an_interrupted_run():
+def test_training_progress_goes_on_with_the_seconds_of_an_interrupted_run():
     timer = Timer(timedelta(seconds=100))
     timer.load_state_dict({"time_elapsed": {"train": 25.0}})
     strategy = SimpleNamespace(broadcast=lambda value: value)
@@ -69,7 +69,7 @@ def test_progress_goes_on_with_the_seconds_of_an_interrupted_run():
     assert training_progress(trainer, step=7) == pytest.approx(0.25)
 
 
-def test_scheduled_without_an_end_stays_after_its_rise():
+def test_lr_schedule_without_an_end_stays_constant_after_the_warmup():
     weight = torch.nn.Parameter(torch.zeros(1))
     found = with_lr_schedule(torch.optim.SGD([weight], lr=2.0), 2, None)
     taken = []

@@ -1,4 +1,4 @@
-"""Assets and the pipeline, on a network that answers a sphere: its pictures, mesh and file against the closed form."""
+"""Assets and the pipeline, on a network that returns a sphere: its images, mesh and file against the closed form."""
 
 import json
 import math
@@ -32,8 +32,8 @@ def asset() -> Asset:
     return ViewsTo3D(sphere_network())(views(), resolution=48)
 
 
-def test_the_rendered_sphere_covers_the_disc_that_its_cone_cuts_out_of_the_picture(asset):
-    """From distance d a sphere subtends asin(r / d): a disc of radius f tan(asin(r / d)) picture widths.
+def test_asset_render_of_a_sphere_covers_the_disc_that_its_cone_cuts_out_of_the_image(asset):
+    """From distance d a sphere subtends asin(r / d): a disc of radius f tan(asin(r / d)) image widths.
 
     A ray meets it at 2.7 - r; density then grows as 2 r s t, so light falls as exp(-r s t^2), on average ending
     sqrt(pi / (4 r s)) = 0.026 deep.
@@ -46,7 +46,7 @@ def test_the_rendered_sphere_covers_the_disc_that_its_cone_cuts_out_of_the_pictu
     assert depth == pytest.approx(2.7 - RADIUS + math.sqrt(math.pi / (4 * RADIUS * SHARPNESS)), abs=0.015)
 
 
-def test_normals_point_outward_and_colours_follow_the_axes(asset):
+def test_asset_render_normals_point_outward_and_colours_follow_the_axes(asset):
     """In the middle of the first view, at azimuth 45 and elevation 20, the normal points at the camera."""
     rendered = asset.render(structured_cameras(), 33, with_normals=True)
     toward = torch.nn.functional.normalize(structured_cameras().positions, dim=-1)
@@ -54,14 +54,14 @@ def test_normals_point_outward_and_colours_follow_the_axes(asset):
     torch.testing.assert_close(rendered.rgb[:, :, 16, 16], torch.sigmoid(4 * RADIUS * toward), atol=0.04, rtol=0)
 
 
-def test_the_mesh_is_a_sphere_coloured_by_place(asset):
+def test_asset_mesh_is_a_sphere_coloured_by_place(asset):
     distance = np.linalg.norm(asset.mesh.vertices, axis=1)
     assert abs(distance - RADIUS).max() < 0.03
     expected = 1 / (1 + np.exp(-4 * asset.mesh.vertices))
     assert abs(asset.mesh.colors - expected).max() < 0.05
 
 
-def test_a_saved_asset_renders_as_before(asset, tmp_path):
+def test_asset_renders_as_before_after_save_and_load(asset, tmp_path):
     asset.save(tmp_path / "out", formats=("ply",))
     loaded = Asset.load(tmp_path / "out")
     again, first = loaded.render(structured_cameras(), 32), asset.render(structured_cameras(), 32)
@@ -70,7 +70,7 @@ def test_a_saved_asset_renders_as_before(asset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["glb", "obj", "ply"])
-def test_every_format_holds_the_same_surface_in_world_axes(asset, tmp_path, name):
+def test_asset_save_writes_the_same_surface_in_every_format_in_world_axes(asset, tmp_path, name):
     asset.save(tmp_path, formats=(name,))
     (part,) = meshes.load(tmp_path / f"mesh.{name}")
     low, high = meshes.bounds([part])
@@ -82,7 +82,7 @@ def test_every_format_holds_the_same_surface_in_world_axes(asset, tmp_path, name
 
 
 @pytest.mark.parametrize("name", ["glb", "obj", "ply"])
-def test_mesh_files_stand_by_their_formats_axis_and_are_not_mirrored(asset, tmp_path, name):
+def test_asset_save_writes_meshes_by_their_formats_axis_and_not_mirrored(asset, tmp_path, name):
     """Another reader finds world x, y, z (red, green, blue) along a .glb's x, -z, y: a turn, and no mirror."""
     asset.save(tmp_path, formats=(name,))
     (read,) = trimesh.load_scene(tmp_path / f"mesh.{name}", process=False).geometry.values()
@@ -94,19 +94,19 @@ def test_mesh_files_stand_by_their_formats_axis_and_are_not_mirrored(asset, tmp_
     assert read.volume > 0  # faces look outward
 
 
-def test_printers_formats_have_the_size_asked_for(asset, tmp_path):
+def test_asset_save_gives_printers_formats_the_size_asked_for(asset, tmp_path):
     asset.save(tmp_path, formats=("stl", "3mf"), size_mm=30)
     assert trimesh.load(tmp_path / "mesh.stl").extents.max() == pytest.approx(30, rel=1e-4)
     assert (tmp_path / "mesh.3mf").is_file()
 
 
-def test_saving_keeps_what_else_is_in_the_folder(asset, tmp_path):
+def test_asset_save_keeps_the_other_files_of_the_folder(asset, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     asset.save(tmp_path, formats=("ply",))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mesh.ply", "notes.txt", FILE]
 
 
-def test_a_format_that_cannot_be_written_leaves_nothing(asset, tmp_path):
+def test_asset_save_leaves_nothing_for_a_format_that_cannot_be_written(asset, tmp_path):
     with pytest.raises(ValueError, match="'fbx'; choose among glb, obj, ply, stl, 3mf, usdz"):
         asset.save(tmp_path / "out", formats=("ply", "fbx"))
     assert list(tmp_path.iterdir()) == []
@@ -120,7 +120,7 @@ def test_a_format_that_cannot_be_written_leaves_nothing(asset, tmp_path):
         {"activation": "softplus", "aggregate": "mean", "blob": 2.5, "blob_radius": 0.5, "rgb": "scaled"},
     ],
 )
-def test_the_file_tells_every_choice_of_the_decoder(tmp_path, choices):
+def test_write_triplane_stores_every_choice_of_the_decoder(tmp_path, choices):
     decoder = Decoder(6, 8, 3, density_bias=-2.5, **choices)
     torch.nn.init.normal_(decoder.last.bias)
     for alpha in decoder.buffers():
@@ -133,7 +133,7 @@ def test_the_file_tells_every_choice_of_the_decoder(tmp_path, choices):
         torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)
 
 
-def test_the_file_of_a_usual_decoder_tells_nothing_of_the_rarer_choices(tmp_path):
+def test_write_triplane_leaves_out_the_rarer_choices_of_a_usual_decoder(tmp_path):
     """Files written before there were any read the same as those written now."""
     decoder = Decoder(4, 8, 3)
     write_triplane(Triplane(torch.zeros(3, 4, 5, 5)), decoder, tmp_path / FILE)
@@ -145,7 +145,7 @@ def test_the_file_of_a_usual_decoder_tells_nothing_of_the_rarer_choices(tmp_path
     )
 
 
-def test_colours_beyond_white_are_white_in_pictures_meshes_and_scenes(tmp_path):
+def test_asset_colours_beyond_white_are_white_in_images_meshes_and_scenes(tmp_path):
     """A ball whose red and green are at the ends of the scaled sigmoid's range, 2 and 0, and whose blue is half-way."""
     decoder = Decoder(2, 8, 2, density_bias=0.0, blob=400.0, blob_radius=0.5, rgb="scaled")
     torch.nn.init.zeros_(decoder.last.weight)
@@ -158,8 +158,8 @@ def test_colours_beyond_white_are_white_in_pictures_meshes_and_scenes(tmp_path):
     torch.testing.assert_close(shown.rgb[:, :, 12, 12], torch.tensor([[2.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)
     np.testing.assert_allclose(bright.mesh.colors, np.array([[1.0, 0.0, 1.0]] * len(bright.mesh.vertices)), atol=1e-5)
     assert np.linalg.norm(bright.mesh.vertices, axis=1) == pytest.approx(0.48, abs=0.005)  # where density is half-way
-    visualization.write_image(shown.rgb[0], tmp_path / "picture.png")
-    assert Image.open(tmp_path / "picture.png").getpixel((12, 12)) == (255, 0, 255)
+    visualization.write_image(shown.rgb[0], tmp_path / "image.png")
+    assert Image.open(tmp_path / "image.png").getpixel((12, 12)) == (255, 0, 255)
     scenes.write(tmp_path / "scene", shown)
     again = scenes.read(tmp_path / "scene").views
     torch.testing.assert_close(again.rgb[:, :, 12, 12], torch.tensor([[1.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)
@@ -171,11 +171,11 @@ def test_colours_beyond_white_are_white_in_pictures_meshes_and_scenes(tmp_path):
         (b"not a file of tensors", "not a whole safetensors file"),
         ({"format": "another"}, "not a triplane of this version"),
         ({"format": "instant3d-triplane-1", "decoder": "{"}, "damaged metadata"),
-        ({"format": "instant3d-triplane-1", "decoder": "[1]"}, "other tensors than its metadata tells"),
-        ({"format": "instant3d-triplane-1", "decoder": '{"channels": 5}'}, "other tensors than its metadata tells"),
+        ({"format": "instant3d-triplane-1", "decoder": "[1]"}, "other tensors than its metadata describes"),
+        ({"format": "instant3d-triplane-1", "decoder": '{"channels": 5}'}, "other tensors than its metadata describes"),
     ],
 )
-def test_a_broken_triplane_file_is_explained(tmp_path, content, complaint):
+def test_read_triplane_explains_a_broken_file(tmp_path, content, complaint):
     if isinstance(content, bytes):
         (tmp_path / FILE).write_bytes(content)
     else:
@@ -184,30 +184,30 @@ def test_a_broken_triplane_file_is_explained(tmp_path, content, complaint):
         Asset.load(tmp_path)
 
 
-def test_a_missing_triplane_is_named(tmp_path):
+def test_read_triplane_names_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"triplane\.safetensors does not exist"):
         Asset.load(tmp_path)
 
 
-def test_planes_travel_in_half_precision(asset, tmp_path):
+def test_write_triplane_stores_planes_in_half_precision(asset, tmp_path):
     asset.save(tmp_path, formats=())
     tensors = load_file(tmp_path / FILE)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
 
 
 @pytest.mark.parametrize("count", [1, 4, 40])
-def test_any_number_of_views_is_taken(count):
+def test_views_to_3d_takes_any_number_of_views(count):
     assert ViewsTo3D(sphere_network())(views(count=count)).triplane.planes.shape == (3, 4, 16, 16)
 
 
-def test_a_scene_and_its_views_give_the_same_asset(tmp_path):
+def test_views_to_3d_gives_the_same_asset_for_a_scene_and_its_views(tmp_path):
     scenes.write(tmp_path / "s", views())
     scene = scenes.read(tmp_path / "s")
     model = ViewsTo3D(sphere_network())
     assert torch.equal(model(scene).triplane.planes, model(scene.views).triplane.planes)
 
 
-def test_weights_from_a_folder_give_the_asset_of_the_network_that_was_saved(tmp_path, asset):
+def test_views_to_3d_with_weights_from_a_folder_gives_the_asset_of_the_saved_network(tmp_path, asset):
     sphere_network().save_pretrained(tmp_path / "weights")
     loaded = ViewsTo3D.from_pretrained(tmp_path / "weights")(views())
     torch.testing.assert_close(loaded.triplane.planes, asset.triplane.planes, atol=5e-3, rtol=0)
@@ -215,7 +215,7 @@ def test_weights_from_a_folder_give_the_asset_of_the_network_that_was_saved(tmp_
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 8, 8), (4, 3, 8, 12)])
-def test_views_of_another_shape_are_explained(shape):
+def test_views_to_3d_explains_views_of_another_shape(shape):
     cameras = (
         structured_cameras() if len(shape) == 4 else structured_cameras()[None].map(lambda t: t.expand(2, *t.shape[1:]))
     )
@@ -224,6 +224,6 @@ def test_views_of_another_shape_are_explained(shape):
         ViewsTo3D(sphere_network())(wrong)
 
 
-def test_the_config_of_the_saved_weights_names_its_model(tmp_path):
+def test_save_pretrained_config_names_its_model(tmp_path):
     sphere_network().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model"] == "stage2"

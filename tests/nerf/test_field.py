@@ -14,13 +14,13 @@ def test_normals_of_a_sphere_point_outward_whatever_its_centre():
     torch.testing.assert_close(found, outward, rtol=1e-3, atol=1e-3)
 
 
-def test_normals_of_a_slope_name_the_axis_along_which_density_falls():
+def test_normals_of_a_slope_give_the_axis_along_which_density_falls():
     falling_along_y = Formula(lambda points: 5 - 2 * points[..., 1])
     found = normals(falling_along_y, torch.zeros(4, 3))
     torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 0.0]).expand(4, 3))
 
 
-def test_normals_are_zero_where_density_is_even():
+def test_normals_are_zero_where_density_is_constant():
     even = Formula(lambda points: 3.0 + 0 * points[..., 0])
     assert normals(even, torch.rand(5, 3)).abs().max() == 0
 

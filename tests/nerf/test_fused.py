@@ -91,7 +91,7 @@ def assert_alike(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
 @pytest.mark.parametrize(
     ("objects", "samples", "rays", "layers"), [(1, 1, 70, 3), (3, 7, 1, 3), (1, 129, 5, 2), (3, 2, 65, 3)]
 )
-def test_pixels_and_all_gradients_are_those_of_the_plain_path(objects, samples, rays, layers):
+def test_fused_pixels_and_all_gradients_are_those_of_the_plain_path(objects, samples, rays, layers):
     field, lines = make(objects, layers), some_rays(objects, rays)
     plain, ours = (measured(field, lines, samples, choice) for choice in ("never", "always"))
     assert_alike(ours, plain)
@@ -99,14 +99,14 @@ def test_pixels_and_all_gradients_are_those_of_the_plain_path(objects, samples, 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("layers", [2, 4])
-def test_every_kind_of_decoder_has_the_plain_paths_gradients(kind, layers):
+def test_fused_gradients_are_those_of_the_plain_path_for_every_kind_of_decoder(kind, layers):
     field, lines = make(2, layers, kind=kind), some_rays(2, 9)
     plain, ours = (measured(field, lines, 3, choice) for choice in ("never", "always"))
     assert_alike(ours, plain)
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_gradients_are_the_slopes_that_finite_differences_find(samples):
+def test_fused_gradients_are_the_slopes_that_finite_differences_find(samples):
     field, lines = make(kind="silu softplus"), some_rays(1, 5)
     edges = even_edges(*box_span(lines), samples)
     at = (edges[..., 1:] + edges[..., :-1]) / 2
@@ -125,7 +125,7 @@ def test_gradients_are_the_slopes_that_finite_differences_find(samples):
     assert torch.autograd.gradcheck(pixels, parameters, fast_mode=True, atol=1e-6, nondet_tol=1e-9)
 
 
-def test_density_at_points_and_its_gradients_are_those_of_the_plain_path():
+def test_fused_density_at_points_and_its_gradients_are_those_of_the_plain_path():
     field = make(2)
     points = 2.4 * torch.rand(2, 515, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1.2
     results = []
@@ -136,7 +136,7 @@ def test_density_at_points_and_its_gradients_are_those_of_the_plain_path():
     assert_alike(results[1], results[0])
 
 
-def test_importance_sampling_cuts_the_same_intervals():
+def test_fused_importance_sampling_cuts_the_same_intervals():
     field, rays = make(), some_rays(1, 11)
     seen = []
     for choice in ("never", "always"):
@@ -147,7 +147,7 @@ def test_importance_sampling_cuts_the_same_intervals():
     torch.testing.assert_close(seen[1].distance, seen[0].distance)
 
 
-def test_the_free_space_loss_takes_its_density_and_gradient_from_the_kernels(monkeypatch):
+def test_free_space_loss_takes_its_density_and_gradient_from_the_fused_kernels(monkeypatch):
     cameras = orbit([[0.0, 90.0]], [[10.0, 20.0]])
     wanted = Views(torch.zeros(1, 2, 3, 3, 3), torch.zeros(1, 2, 1, 3, 3), cameras, torch.zeros(1, 2, 1, 3, 3))
     calls, run, found = [], fused._launch, []
@@ -162,13 +162,13 @@ def test_the_free_space_loss_takes_its_density_and_gradient_from_the_kernels(mon
     torch.testing.assert_close(found[1], found[0])
 
 
-def test_rays_that_miss_the_cube_are_clear_and_have_no_gradient():
+def test_fused_rays_that_miss_the_cube_are_clear_and_have_no_gradient():
     field, rays = make(), some_rays(1, 6)
     rgb, alpha, distance, *gradients = measured(field, rays[:, ::3], 4, "always")
     assert not any(part.any() for part in (rgb, alpha, distance, *gradients))
 
 
-def test_fog_is_as_opaque_as_its_length():
+def test_fused_fog_is_as_opaque_as_its_length():
     decoder = Decoder(4, 16, 3, density="exp", density_bias=math.log(0.7))
     field = TriplaneField(Triplane(torch.zeros(1, 3, 4, 5, 5)), decoder)
     rays = Rays(torch.tensor([[[-3.0, 0.1, 0.2]]]), torch.tensor([[[1.0, 0.0, 0.0]]]))
@@ -178,7 +178,7 @@ def test_fog_is_as_opaque_as_its_length():
     torch.testing.assert_close(seen.rgb, 0.5 * seen.alpha[..., None].expand(-1, -1, 3))
 
 
-def test_a_single_triplane_is_rendered_as_a_batch_of_one():
+def test_fused_renders_a_single_triplane_as_a_batch_of_one():
     field, cameras = make(), orbit([0.0, 120.0], [10.0, 20.0])
     cameras = cameras.map(Tensor.double)
     with fused.using("always"):
@@ -189,7 +189,7 @@ def test_a_single_triplane_is_rendered_as_a_batch_of_one():
 
 
 @pytest.mark.parametrize("case", ["normals", "gradient by rays", "never", "a CPU"])
-def test_what_the_kernels_cannot_do_goes_the_plain_way(case, monkeypatch):
+def test_fused_leaves_unsupported_cases_to_the_plain_path(case, monkeypatch):
     monkeypatch.setattr(fused, "_launch", lambda *_: pytest.fail("a kernel was started"))
     rays = some_rays(1, 4)
     if case == "gradient by rays":
@@ -200,7 +200,7 @@ def test_what_the_kernels_cannot_do_goes_the_plain_way(case, monkeypatch):
 
 
 @pytest.mark.parametrize("outcome", [1.0, float("nan"), RuntimeError("no compiler")])
-def test_kernels_that_fail_their_check_are_not_taken_and_one_warning_is_given(outcome, monkeypatch):
+def test_fused_kernels_that_fail_their_check_are_not_used_and_one_warning_is_given(outcome, monkeypatch):
     def check(*_: object) -> float:
         if isinstance(outcome, Exception):
             raise outcome
@@ -222,12 +222,12 @@ def test_kernels_that_fail_their_check_are_not_taken_and_one_warning_is_given(ou
         torch.testing.assert_close(seen.rgb, march(field, rays, samples=3).rgb)
 
 
-def test_its_check_finds_no_difference_between_the_paths():
+def test_self_check_finds_no_difference_between_the_paths():
     setup = fused.Setup(16, 1, "relu", "exp", -1.0, 0.0, 1.0, False, 0.001)
     assert fused_check.self_check(setup, "pixels", 3, 6, torch.float32, torch.device("cpu"), 9) < 1e-5
 
 
-def test_kernels_compile_for_hopper_into_the_memory_that_it_has(tmp_path):
+def test_fused_kernels_compile_for_hopper_into_the_memory_that_it_has(tmp_path):
     import triton
 
     if not (Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas").is_file():

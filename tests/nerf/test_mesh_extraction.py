@@ -33,14 +33,14 @@ def boxes(*bounds: tuple[tuple[float, float, float], tuple[float, float, float]]
 @pytest.mark.slow
 @pytest.mark.parametrize("resolution", [31, 64, 130, 200])
 @pytest.mark.parametrize("softness", [0.05, 1e-6])
-def test_a_sphere_lies_where_its_density_halves_to_a_tenth_of_a_voxel(resolution, softness):
+def test_extract_mesh_of_a_sphere_lies_where_its_density_halves_to_a_tenth_of_a_voxel(resolution, softness):
     mesh = extract_mesh(ball(80.0, CENTRE.tolist(), RADIUS, softness), resolution, threshold=40.0)
     assert errors_in_voxels(mesh, resolution).max() < 0.1
     assert solid(mesh).is_watertight
     assert solid(mesh).volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.02)  # positive: faces look outward
 
 
-def test_face_normals_agree_with_the_fields():
+def test_extract_mesh_face_normals_agree_with_the_fields():
     field = ball(80.0, CENTRE.tolist(), RADIUS, 0.05)
     mesh = extract_mesh(field, 48, threshold=40.0)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_face_normals_agree_with_the_fields():
     assert ((solid(mesh).face_normals * outward).sum(1) > 0.9)[areas > 0.2 * np.median(areas)].all()
 
 
-def test_an_object_without_symmetry_keeps_its_axes_and_colours():
+def test_extract_mesh_of_an_object_without_symmetry_keeps_its_axes_and_colours():
     low, high = np.array([-0.7, -0.2, 0.1]), np.array([0.5, 0.4, 0.3])
     mesh = extract_mesh(boxes((tuple(low), tuple(high))), 128)
     np.testing.assert_allclose(mesh.vertices.min(0), low, atol=2e-3)
@@ -58,7 +58,7 @@ def test_an_object_without_symmetry_keeps_its_axes_and_colours():
     np.testing.assert_allclose(mesh.colors, expected, atol=1e-5)
 
 
-def test_vertices_lie_on_the_threshold_of_the_field_that_is_asked_for():
+def test_extract_mesh_vertices_lie_on_the_given_threshold_of_the_field():
     field = ball(100.0, CENTRE.tolist(), RADIUS, 0.1)
     for threshold in (20.0, 70.0):
         mesh = extract_mesh(field, 64, threshold=threshold)
@@ -68,7 +68,7 @@ def test_vertices_lie_on_the_threshold_of_the_field_that_is_asked_for():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("thickness", [0.03, 0.06])
-def test_a_thin_blade_that_hangs_on_a_body_is_followed_to_its_end(thickness):
+def test_extract_mesh_follows_a_thin_blade_that_hangs_on_a_body_to_its_end(thickness):
     body = ((-0.8, -0.3, -0.3), (-0.3, 0.3, 0.3))
     blade = ((-0.4, -0.2, 0.011), (0.85, 0.15, 0.011 + thickness))
     mesh = extract_mesh(boxes(body, blade), 200)  # nodes of the coarse grid are 0.04 apart, of the fine one 0.01
@@ -92,7 +92,7 @@ def labyrinth(thickness: float) -> Formula:
 @pytest.mark.slow
 @pytest.mark.parametrize("coarsest", [6, 12])
 @pytest.mark.parametrize("thickness", [0.03, 0.1])
-def test_a_labyrinth_is_found_whole_however_coarse_the_search_starts(monkeypatch, thickness, coarsest):
+def test_extract_mesh_finds_a_labyrinth_whole_however_coarse_the_search_starts(monkeypatch, thickness, coarsest):
     field = labyrinth(thickness)
     monkeypatch.setattr(mesh_extraction, "COARSEST", 97)  # no halvings: the dense grid
     dense = extract_mesh(field, 97, threshold=30.0)
@@ -103,7 +103,7 @@ def test_a_labyrinth_is_found_whole_however_coarse_the_search_starts(monkeypatch
     assert solid(found).volume == pytest.approx(solid(dense).volume, rel=0.006)
 
 
-def test_a_solid_that_reaches_the_border_is_closed_by_the_cube():
+def test_extract_mesh_closes_a_solid_that_reaches_the_border_by_the_cube():
     mesh = extract_mesh(boxes(((-2.0, -0.5, -0.5), (0.0, 0.5, 2.0))), 60)
     assert solid(mesh).is_watertight
     assert mesh.vertices[:, 0].min() == -1
@@ -111,7 +111,7 @@ def test_a_solid_that_reaches_the_border_is_closed_by_the_cube():
     assert solid(mesh).volume == pytest.approx(1.0 * 1.0 * 1.5, rel=0.02)
 
 
-def test_the_automatic_threshold_parts_matter_from_haze_at_every_resolution():
+def test_automatic_threshold_parts_matter_from_haze_at_every_resolution():
     def density(points: Tensor) -> Tensor:
         distance = torch.linalg.vector_norm(points - torch.tensor(CENTRE, dtype=points.dtype), dim=-1)
         return 2.0 + 88.0 * torch.sigmoid((RADIUS - distance) / 0.005)
@@ -121,12 +121,12 @@ def test_the_automatic_threshold_parts_matter_from_haze_at_every_resolution():
         assert errors_in_voxels(mesh, resolution).max() < 1
 
 
-def test_the_automatic_threshold_finds_a_faint_object_too():
+def test_automatic_threshold_finds_a_faint_object_too():
     mesh = extract_mesh(ball(1.5, CENTRE.tolist(), RADIUS, 0.005), 64)
     assert errors_in_voxels(mesh, 64).max() < 1
 
 
-def test_the_memory_allowed_changes_no_vertex():
+def test_extract_mesh_does_not_depend_on_the_memory_allowed():
     field = ball(80.0, CENTRE.tolist(), RADIUS, 0.02)
     whole, pieces = (extract_mesh(field, 64, max_memory=memory) for memory in (2**30, 2**22))
     np.testing.assert_array_equal(whole.vertices, pieces.vertices)
@@ -135,7 +135,7 @@ def test_the_memory_allowed_changes_no_vertex():
 
 
 @pytest.mark.slow
-def test_a_triplane_gives_the_mesh_of_the_textbook_to_half_a_voxel():
+def test_extract_mesh_of_a_triplane_is_the_textbook_mesh_to_half_a_voxel():
     side = 24
     axis = (torch.arange(side) + 0.5) / side * 2 - 1
     planes = torch.zeros(3, 2, side, side)
@@ -158,33 +158,33 @@ def test_a_triplane_gives_the_mesh_of_the_textbook_to_half_a_voxel():
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.2])
-def test_an_empty_field_is_named_as_such(sigma):
+def test_extract_mesh_names_an_empty_field(sigma):
     with pytest.raises(ValueError, match=r"field is empty: nowhere in the cube is it denser than 0(\.2)? "):
         extract_mesh(ball(sigma, CENTRE.tolist()), 32)
 
 
-def test_a_field_nowhere_above_the_threshold_is_named_empty():
+def test_extract_mesh_names_a_field_nowhere_above_the_threshold_empty():
     with pytest.raises(ValueError, match=r"empty: .* denser than 5 .* more than 9"):
         extract_mesh(fog(5.0, (-0.5,) * 3, (0.5,) * 3), 32, threshold=9.0)
 
 
 @pytest.mark.parametrize("threshold", ["auto", 3.0])
-def test_a_full_field_is_named_as_such(threshold):
+def test_extract_mesh_names_a_full_field(threshold):
     with pytest.raises(ValueError, match="field is full: everywhere in the cube it is denser than"):
         extract_mesh(Formula(lambda points: 50.0 + points[..., 0]), 32, threshold=threshold)
 
 
-def test_a_field_with_damaged_weights_is_named_as_such():
+def test_extract_mesh_names_a_field_with_damaged_weights():
     with pytest.raises(ValueError, match="not finite"):
         extract_mesh(Formula(lambda points: points[..., 0] / 0), 32)
 
 
-def test_a_grid_beyond_the_memory_allowed_is_refused_before_the_work():
+def test_extract_mesh_refuses_a_grid_beyond_the_memory_allowed_before_the_work():
     with pytest.raises(ValueError, match="lower the resolution"):
         extract_mesh(ball(80.0), 1000, max_memory=2**30)
 
 
 @pytest.mark.parametrize(("resolution", "threshold", "message"), [(1, "auto", "at least 2"), (32, 0.0, "above 0")])
-def test_senseless_settings_are_refused(resolution, threshold, message):
+def test_extract_mesh_refuses_senseless_settings(resolution, threshold, message):
     with pytest.raises(ValueError, match=message):
         extract_mesh(ball(80.0), resolution, threshold=threshold)

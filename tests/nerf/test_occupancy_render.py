@@ -54,7 +54,7 @@ def asymmetric_object() -> tuple[Triplane, Decoder]:
 
 
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
-def test_fog_that_fills_the_cube_absorbs_by_the_length_of_the_chord(sigma):
+def test_occupancy_render_of_fog_that_fills_the_cube_absorbs_by_the_length_of_the_chord(sigma):
     field = fog(sigma, (-2, -2, -2), (2, 2, 2))
     shown = occupancy_render.render(field, CAMERAS, 24, 24)
     length = chord(CAMERAS, 24, torch.tensor([-1.0] * 3), torch.tensor([1.0] * 3))
@@ -63,7 +63,7 @@ def test_fog_that_fills_the_cube_absorbs_by_the_length_of_the_chord(sigma):
     )
 
 
-def test_a_box_of_fog_off_centre_absorbs_by_the_length_of_the_chord_up_to_one_step():
+def test_occupancy_render_of_a_box_of_fog_off_centre_absorbs_by_the_length_of_the_chord_up_to_one_step():
     low, high, sigma, step = torch.tensor([-0.5, -0.2, 0.1]), torch.tensor([0.3, 0.6, 0.7]), 1.5, 1 / 128
     shown = occupancy_render.render(fog(sigma, low.tolist(), high.tolist()), CAMERAS, 24, 24, step=step)
     expected = 1 - torch.exp(-sigma * chord(CAMERAS, 24, low, high))
@@ -71,17 +71,17 @@ def test_a_box_of_fog_off_centre_absorbs_by_the_length_of_the_chord_up_to_one_st
     assert (shown.alpha[:, 0] - expected).abs().mean() < 0.2 * sigma * step
 
 
-def test_opacity_of_even_fog_does_not_depend_on_the_step():
+def test_occupancy_render_opacity_of_even_fog_does_not_depend_on_the_step():
     coarse, fine = (occupancy_render.render(EVERYWHERE, CAMERAS, 16, 16, step=step) for step in (0.11, 1 / 200))
     torch.testing.assert_close(coarse.alpha, fine.alpha, rtol=0, atol=1e-5)
 
 
-def test_a_ray_that_misses_the_cube_sees_nothing():
+def test_occupancy_render_of_a_ray_that_misses_the_cube_is_empty():
     away = Cameras(look_at(torch.tensor([[2.7, 0, 0]]), torch.tensor([[5.0, 0, 0]])), intrinsics_from_fov(50.0)[None])
     assert occupancy_render.render(EVERYWHERE, away, 8, 8).alpha.max() == 0
 
 
-def test_a_camera_inside_the_fog_sees_only_what_is_before_it():
+def test_occupancy_render_from_inside_the_fog_shows_only_what_lies_ahead():
     inside = Cameras(
         look_at(torch.tensor([[0.5, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])), intrinsics_from_fov(2.0)[None]
     )
@@ -89,7 +89,7 @@ def test_a_camera_inside_the_fog_sees_only_what_is_before_it():
     torch.testing.assert_close(alpha, torch.tensor(1 - math.exp(-0.7 * 0.5)), rtol=0, atol=1e-4)
 
 
-def test_an_opaque_sphere_shows_its_disc_its_depth_its_colours_and_its_normals():
+def test_occupancy_render_of_an_opaque_sphere_shows_its_disc_its_depth_its_colours_and_its_normals():
     centre, radius = torch.tensor([0.1, -0.2, 0.15]), 0.5
     cameras, size = orbit([40.0], [25.0]), 48
     shown = occupancy_render.render(ball(2000.0, centre.tolist(), radius, 1e-3), cameras, size, size, with_normals=True)
@@ -110,7 +110,7 @@ def test_an_opaque_sphere_shows_its_disc_its_depth_its_colours_and_its_normals()
 
 
 @pytest.mark.parametrize("sigma", [0.006, 0.05])
-def test_colour_is_straight_even_where_fog_is_thin(sigma):
+def test_occupancy_render_colour_is_straight_even_where_fog_is_thin(sigma):
     red = Formula(fog(sigma, (-2, -2, -2), (2, 2, 2)).densities, lambda p: torch.tensor([0.9, 0.2, 0.1]).expand_as(p))
     shown = occupancy_render.render(red, CAMERAS, 8, 8)
     assert shown.alpha.max() < 4 * sigma
@@ -118,7 +118,7 @@ def test_colour_is_straight_even_where_fog_is_thin(sigma):
     torch.testing.assert_close(seen, torch.tensor([0.9, 0.2, 0.1]).expand_as(seen), rtol=0, atol=1e-4)
 
 
-def test_turning_world_and_camera_together_changes_nothing():
+def test_occupancy_render_does_not_change_when_world_and_camera_rotate_together():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.35, 0.02)
     turned = ball(50.0, (-0.1, 0.3, -0.2), 0.35, 0.02)  # by 90 degrees about +z: x to y, y to -x
     before = occupancy_render.render(field, orbit([10.0], [30.0]), 32, 32)
@@ -128,7 +128,7 @@ def test_turning_world_and_camera_together_changes_nothing():
 
 
 @pytest.mark.slow
-def test_views_agree_with_the_textbook_and_with_the_training_renderer():
+def test_occupancy_render_agrees_with_the_textbook_and_with_the_training_renderer():
     triplane, decoder = asymmetric_object()
     field, plain = TriplaneField(triplane, decoder), textbook.TextbookField(triplane, decoder)
     cameras = orbit([30.0], [20.0])
@@ -144,7 +144,7 @@ def test_views_agree_with_the_textbook_and_with_the_training_renderer():
 
 
 @pytest.mark.slow
-def test_a_field_that_starts_from_a_blob_looks_the_same_in_inference_in_training_and_in_the_textbook():
+def test_occupancy_render_of_a_blob_looks_the_same_in_inference_in_training_and_in_the_textbook():
     chance = torch.Generator().manual_seed(0)
     triplane = Triplane(torch.randn(3, 6, 8, 8, generator=chance))
     torch.manual_seed(0)
@@ -162,7 +162,7 @@ def test_a_field_that_starts_from_a_blob_looks_the_same_in_inference_in_training
 
 
 @pytest.mark.slow
-def test_the_memory_allowed_changes_no_pixel():
+def test_occupancy_render_does_not_depend_on_the_memory_allowed():
     triplane, decoder = asymmetric_object()
     field = TriplaneField(triplane, decoder)
     whole, pieces = (occupancy_render.render(field, CAMERAS, 24, 24, max_memory=m) for m in (2**28, 2**17))
@@ -171,7 +171,7 @@ def test_the_memory_allowed_changes_no_pixel():
     torch.testing.assert_close(pieces.depth, whole.depth, rtol=0, atol=1e-3)
 
 
-def test_the_same_call_gives_the_same_picture():
+def test_occupancy_render_gives_the_same_image_for_the_same_call():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.35, 0.02)
     assert torch.equal(
         occupancy_render.render(field, CAMERAS, 16, 16).rgb, occupancy_render.render(field, CAMERAS, 16, 16).rgb
@@ -195,7 +195,7 @@ class Counted:
         return self.field(points)
 
 
-def test_a_field_is_asked_only_near_matter_and_colour_only_where_it_can_be_seen():
+def test_occupancy_render_reads_the_field_only_near_matter_and_colour_only_where_it_is_visible():
     centre, radius = torch.tensor([0.3, 0.2, -0.1]), 0.3
     field = Counted(ball(500.0, centre.tolist(), radius, 1e-3))
     grid = Occupancy.from_field(field)
@@ -212,26 +212,26 @@ def test_a_field_is_asked_only_near_matter_and_colour_only_where_it_can_be_seen(
     assert (coloured[:, 0] > centre[0] - 0.05).all()  # the camera is on +x
 
 
-def test_a_grid_found_before_gives_the_picture_that_a_grid_found_now_gives():
+def test_occupancy_render_gives_the_same_image_with_a_grid_found_before():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.35, 0.02)
     known = occupancy_render.render(field, CAMERAS, 16, 16, occupancy=Occupancy.from_field(field))
     assert torch.equal(known.rgb, occupancy_render.render(field, CAMERAS, 16, 16).rgb)
 
 
-def test_an_empty_field_gives_empty_pictures():
+def test_occupancy_render_of_an_empty_field_gives_empty_images():
     shown = occupancy_render.render(fog(0.0, (-1, -1, -1), (1, 1, 1)), CAMERAS, 8, 8, with_normals=True)
     assert shown.alpha.max() == 0
     assert shown.depth.max() == 0
     assert torch.isfinite(shown.rgb).all()
 
 
-def test_haze_below_the_threshold_is_dropped_and_above_it_is_kept():
+def test_occupancy_drops_haze_below_the_threshold_and_keeps_it_above():
     below, above = (fog(share * THRESHOLD, (-2, -2, -2), (2, 2, 2)) for share in (0.9, 1.1))
     assert occupancy_render.render(below, CAMERAS, 8, 8).alpha.max() == 0
     assert occupancy_render.render(above, CAMERAS, 8, 8).alpha.max() > THRESHOLD
 
 
-def test_a_leap_never_passes_through_an_occupied_cell():
+def test_skip_empty_never_passes_through_an_occupied_cell():
     field = ball(50.0, (0.3, 0.1, -0.2), 0.3, 0.01)
     grid = Occupancy.from_field(field, side=16)
     chance = torch.Generator().manual_seed(0)
@@ -247,7 +247,7 @@ def test_a_leap_never_passes_through_an_occupied_cell():
     assert (way > 0).float().mean() > 0.5
 
 
-def test_occupied_cells_hold_all_matter_and_a_margin_of_one_cell_around_it():
+def test_occupancy_cells_hold_all_matter_and_a_margin_of_one_cell_around_it():
     low, high = (-0.25, 0.0, 0.25), (0.25, 0.25, 0.5)  # on nodes of a grid of 16 cells
     grid = Occupancy.from_field(fog(5.0, low, high), side=16)
     cells = (grid.to_occupied == 0).nonzero()
@@ -257,6 +257,6 @@ def test_occupied_cells_hold_all_matter_and_a_margin_of_one_cell_around_it():
     assert len(cells) == 8 * 6 * 6
 
 
-def test_a_step_without_length_is_refused():
+def test_occupancy_render_refuses_a_step_without_length():
     with pytest.raises(ValueError, match="must be positive"):
         occupancy_render.render(EVERYWHERE, CAMERAS, 4, 4, step=0.0)

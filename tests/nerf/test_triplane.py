@@ -49,12 +49,12 @@ def random_decoder(channels: int = 6, width: int = 16, layers: int = 4, **option
 
 
 @pytest.mark.parametrize(("objects", "side"), [(1, 8), (3, 5)])
-def test_samples_equal_those_of_grid_sample_inside_and_outside(objects, side):
+def test_sample_planes_equals_grid_sample_inside_and_outside(objects, side):
     planes, points = random_planes(objects, 3, 4, side, side), random_points(objects, 300)
     torch.testing.assert_close(sample_planes(planes, points), by_grid_sample(planes, points))
 
 
-def test_gradients_to_planes_and_points_equal_those_of_grid_sample():
+def test_sample_planes_gradients_to_planes_and_points_equal_those_of_grid_sample():
     planes = random_planes(2, 3, 4, 7, 7, dtype=torch.float64).requires_grad_()
     points = random_points(2, 200, dtype=torch.float64).requires_grad_()
     wanted = torch.randn(2, 200, 4, generator=chance(3), dtype=torch.float64)
@@ -65,7 +65,7 @@ def test_gradients_to_planes_and_points_equal_those_of_grid_sample():
 
 
 @pytest.mark.parametrize("plane", [0, 1, 2])
-def test_a_bright_texel_is_seen_at_its_place_in_the_world_along_the_whole_column(plane):
+def test_sample_planes_shows_a_bright_texel_at_its_place_in_the_world_along_the_whole_column(plane):
     side, column, row = 8, 5, 2
     planes = torch.zeros(1, 3, 1, side, side)
     planes[0, plane, 0, row, column] = 1
@@ -76,14 +76,14 @@ def test_a_bright_texel_is_seen_at_its_place_in_the_world_along_the_whole_column
     torch.testing.assert_close(sample_planes(planes, points), torch.ones(1, 50, 1))
 
 
-def test_corners_and_border_of_the_cube_are_sampled_as_by_grid_sample():
+def test_sample_planes_at_corners_and_border_of_the_cube_equals_grid_sample():
     planes = random_planes(1, 3, 2, 4, 4)
     edge = torch.tensor([-1.25, -1.0, -0.75, 0.0, 0.75, 1.0, 1.25, 5.0])  # 1.25: half a texel beyond the last centre
     points = torch.cartesian_prod(edge, edge, edge)[None]
     torch.testing.assert_close(sample_planes(planes, points), by_grid_sample(planes, points))
 
 
-def test_coarse_matrix_products_do_not_disturb_sampling():
+def test_sample_planes_is_not_disturbed_by_coarse_matrix_products():
     planes, points = random_planes(1, 3, 4, 64, 64), random_points(1, 500)
     before = torch.get_float32_matmul_precision()
     try:
@@ -95,7 +95,7 @@ def test_coarse_matrix_products_do_not_disturb_sampling():
     torch.testing.assert_close(sampled, by_grid_sample(planes, points), rtol=0, atol=1e-4)
 
 
-def test_sampling_under_inference_mode_first_leaves_gradients_possible_later():
+def test_sample_planes_under_inference_mode_first_leaves_gradients_possible_later():
     _corner_maps.cache_clear()
     planes, points = random_planes(1, 3, 2, 6, 6), random_points(1, 10)
     with torch.inference_mode():
@@ -107,7 +107,7 @@ def test_sampling_under_inference_mode_first_leaves_gradients_possible_later():
 
 
 @pytest.mark.parametrize("options", [{}, {"activation": "silu", "density": "exp"}, TEXTS])
-def test_projected_planes_give_what_concatenation_and_the_whole_mlp_give(options):
+def test_decoder_project_gives_what_concatenation_and_the_whole_mlp_give(options):
     triplane, decoder = Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options)
     points = random_points(400)
     density, rgb = TriplaneField(triplane, decoder)(points)
@@ -116,7 +116,7 @@ def test_projected_planes_give_what_concatenation_and_the_whole_mlp_give(options
     torch.testing.assert_close(rgb, expected_rgb, rtol=1e-4, atol=1e-5)
 
 
-def test_projection_passes_the_same_gradients_to_planes_and_weights():
+def test_decoder_project_passes_the_same_gradients_to_planes_and_weights():
     planes, points = random_planes(3, 6, 5, 5).requires_grad_(), random_points(100)
     decoder = random_decoder()
     wanted = [planes, *decoder.parameters()]
@@ -128,13 +128,13 @@ def test_projection_passes_the_same_gradients_to_planes_and_weights():
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_density_alone_equals_density_beside_colour():
+def test_triplane_field_density_alone_equals_density_beside_colour():
     field = TriplaneField(Triplane(random_planes(3, 6, 5, 5)), random_decoder())
     points = random_points(100)
     torch.testing.assert_close(field.density(points), field(points)[0])
 
 
-def test_objects_of_a_batch_do_not_mix():
+def test_triplane_field_objects_of_a_batch_do_not_mix():
     planes, points, decoder = random_planes(2, 3, 6, 5, 5), random_points(2, 60), random_decoder()
     together = TriplaneField(Triplane(planes), decoder)(points)[1]
     for k in range(2):
@@ -143,7 +143,7 @@ def test_objects_of_a_batch_do_not_mix():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"activation": "relu"}, {"activation": "silu"}, TEXTS])
-def test_a_field_at_rest_is_the_field(options):
+def test_baked_field_equals_the_field(options):
     field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options))
     points = random_points(20_000)  # more than one chunk
     expected_density, expected_rgb = field(points)
@@ -156,7 +156,7 @@ def test_a_field_at_rest_is_the_field(options):
 
 
 @pytest.mark.parametrize("options", [{}, TEXTS])
-def test_a_whole_grid_of_densities_equals_densities_point_by_point(options):
+def test_grid_density_equals_densities_point_by_point(options):
     field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder(**options))
     axis = torch.linspace(-1.2, 1.1, 9)
     at_once = grid_density(bake(field, exact=True), axis)
@@ -164,8 +164,8 @@ def test_a_whole_grid_of_densities_equals_densities_point_by_point(options):
     torch.testing.assert_close(at_once.flatten(), field.density(points), rtol=1e-4, atol=1e-5)
 
 
-def test_with_gradients_samples_and_those_of_planes_alone_are_the_same():
-    """Planes that learn, at points that stay, take a way of their own back; the gradients are those of all together."""
+def test_sample_planes_gradients_by_planes_alone_are_those_of_all_together():
+    """Trained planes at fixed points have a backward pass of their own; its gradients are those of the full one."""
     for dtype in (torch.float64, torch.float32):
         planes = random_planes(2, 3, 4, 7, 7, dtype=dtype).requires_grad_()
         points, wanted = random_points(2, 200, dtype=dtype), torch.randn(2, 200, 4, generator=chance(3), dtype=dtype)
@@ -175,7 +175,7 @@ def test_with_gradients_samples_and_those_of_planes_alone_are_the_same():
 
 
 @pytest.mark.parametrize("plane", [0, 1, 2])
-def test_the_mean_of_three_planes_is_read_alike_from_each_of_them(plane):
+def test_decoder_mean_of_three_planes_is_read_alike_from_each_of_them(plane):
     """A plane that holds the same everywhere counts a third, whichever it is."""
     decoder = random_decoder(aggregate="mean")
     planes = torch.zeros(3, 6, 4, 4)
@@ -188,7 +188,7 @@ def test_the_mean_of_three_planes_is_read_alike_from_each_of_them(plane):
     torch.testing.assert_close(rgb, expected.expand(20, 3))
 
 
-def test_a_field_that_has_learned_nothing_is_a_blob():
+def test_decoder_of_a_new_field_is_a_blob():
     """softplus(blob (1 - |x| / radius) + bias): half of the blob's height lies at half of its radius."""
     decoder = Decoder(2, 8, 2, density_bias=-1.0, blob=17.5, blob_radius=0.343)
     torch.nn.init.zeros_(decoder.last.weight)
@@ -202,7 +202,7 @@ def test_a_field_that_has_learned_nothing_is_a_blob():
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.8, 1.0])
-def test_the_scaled_sigmoid_has_the_slope_of_the_plain_one_at_zero_and_twice_its_range_at_a_half(alpha):
+def test_scaled_sigmoid_has_the_slope_of_the_plain_one_at_zero_and_twice_its_range_at_a_half(alpha):
     raw = torch.linspace(-30, 30, 61, dtype=torch.float64).requires_grad_()
     value = scaled_sigmoid(raw, alpha)
     assert value[30].item() == pytest.approx(1 / (2 * alpha))
@@ -217,7 +217,7 @@ def test_the_scaled_sigmoid_has_the_slope_of_the_plain_one_at_zero_and_twice_its
     )
 
 
-def test_alpha_travels_with_the_weights_and_is_the_same_in_training_and_evaluation():
+def test_decoder_alpha_travels_with_the_weights_and_is_the_same_in_training_and_evaluation():
     decoder, other = random_decoder(rgb="scaled"), Decoder(6, 16, 4, rgb="scaled")
     other.load_state_dict(decoder.state_dict())
     field, points = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), other.train()), random_points(50)
@@ -229,11 +229,11 @@ def test_alpha_travels_with_the_weights_and_is_the_same_in_training_and_evaluati
     assert "alpha" not in random_decoder().state_dict()
 
 
-def test_a_blob_without_a_radius_is_refused():
+def test_decoder_refuses_a_blob_without_a_radius():
     with pytest.raises(ValueError, match="a blob of density needs a radius above 0, got 0"):
         Decoder(2, blob=1.0, blob_radius=0)
 
 
-def test_planes_of_another_shape_are_refused():
+def test_triplane_refuses_planes_of_another_shape():
     with pytest.raises(ValueError, match="needs planes of shape"):
         Triplane(torch.zeros(3, 4, 5, 6))

@@ -17,7 +17,7 @@ RADIUS = 0.8
 def ball(
     cameras: Cameras, size: int = 96, centre: tuple[float, float, float] = (0, 0, 0), radius: float = RADIUS
 ) -> Views:
-    """Exact pictures of a sphere whose colour is (x, y, z) / 2 + 1/2 of its unit normal."""
+    """Exact images of a sphere whose colour is (x, y, z) / 2 + 1/2 of its unit normal."""
     rays = cameras.rays(size, size)
     origins = rays.origins - torch.tensor(centre)
     along = (origins * rays.directions).sum(-1)
@@ -33,13 +33,13 @@ def directions(count: int = 2000) -> Tensor:
 
 
 @pytest.mark.slow
-def test_a_hull_holds_its_object():
+def test_visual_hull_holds_its_object():
     inside = directions() * torch.linspace(0, 0.97 * RADIUS, 2000)[:, None]
     assert (VisualHull(ball(structured_cameras())).density(inside) == 40.0).all()
 
 
 @pytest.mark.slow
-def test_a_point_seen_beside_the_object_in_one_picture_is_empty():
+def test_visual_hull_leaves_a_point_beside_the_object_in_one_image_empty():
     cameras = structured_cameras()
     # just outside the tangent cone of the first camera, along its image's x axis, but inside the other three's
     graze = RADIUS / math.sqrt(1 - (RADIUS / 2.7) ** 2)
@@ -48,7 +48,7 @@ def test_a_point_seen_beside_the_object_in_one_picture_is_empty():
 
 
 @pytest.mark.slow
-def test_an_off_centre_ball_is_found_where_it_is_and_not_at_its_mirror_images():
+def test_visual_hull_finds_an_off_centre_ball_where_it_is_and_not_at_its_mirror_images():
     centre = (0.3, -0.2, 0.15)
     hull = VisualHull(ball(structured_cameras(), centre=centre, radius=0.2))
     mirrored = [[-0.3, -0.2, 0.15], [0.3, 0.2, 0.15], [0.3, -0.2, -0.15], [-0.2, 0.3, 0.15]]
@@ -56,7 +56,7 @@ def test_an_off_centre_ball_is_found_where_it_is_and_not_at_its_mirror_images():
 
 
 @pytest.mark.slow
-def test_the_volume_of_the_hull_of_many_views_nears_the_ball_from_above():
+def test_carve_volume_of_many_views_nears_the_ball_from_above():
     golden = 180 * (3 - math.sqrt(5))
     azimuth = [golden * k for k in range(40)]
     elevation = [math.degrees(math.asin((2 * k + 1) / 40 - 1)) for k in range(40)]
@@ -69,7 +69,7 @@ def test_the_volume_of_the_hull_of_many_views_nears_the_ball_from_above():
 
 
 @pytest.mark.slow
-def test_the_surface_takes_the_colour_that_the_ball_has_there():
+def test_visual_hull_surface_takes_the_colour_that_the_ball_has_there():
     points = directions()
     points = points[points[:, 2].abs() < 0.4]
     _, rgb = VisualHull(ball(structured_cameras()))(0.98 * RADIUS * points)
@@ -77,20 +77,20 @@ def test_the_surface_takes_the_colour_that_the_ball_has_there():
 
 
 @pytest.mark.slow
-def test_a_view_does_not_paint_what_another_part_of_the_object_hides_from_it():
+def test_visual_hull_takes_no_colour_from_a_view_that_another_part_occludes():
     cameras = orbit([0.0, 90.0, 180.0, 270.0], 0.0)
     near, far = ball(cameras, centre=(0.5, 0, 0), radius=0.3), ball(cameras, centre=(-0.5, 0, 0), radius=0.3)
     red, blue = torch.tensor([1.0, 0, 0])[:, None, None], torch.tensor([0.0, 0, 1.0])[:, None, None]
     rgb = near.alpha * red + (1 - near.alpha) * far.alpha * blue
     rgb[2] = far.alpha[2] * blue + (1 - far.alpha[2]) * near.alpha[2] * red  # from -x, blue stands in front
     views = Views(rgb, torch.maximum(near.alpha, far.alpha), cameras)
-    # where blue's inner face meets its left side, camera 0 looks straight at it but sees only red in front
+    # where blue's inner face meets its left side, camera 0 faces it, but only red is visible in front
     _, colour = VisualHull(views)(torch.tensor([[-0.24, 0.31, 0.0], [0.24, 0.31, 0.0]]))
     assert colour[0, 2] > 0.9
     assert colour[1, 0] > 0.9
 
 
-def test_a_batch_is_carved_like_its_members_and_agrees_with_projection_pixel_by_pixel():
+def test_carve_treats_a_batch_like_its_members_and_agrees_with_projection_pixel_by_pixel():
     cameras = Cameras.stack([structured_cameras(), orbit([10.0, 95.0, 40.0, 300.0], [40.0, -20.0, 10.0, 60.0])])
     views = ball(cameras, size=64, centre=(0.1, 0.2, -0.1), radius=0.5)
     points = 1.2 * directions(500)
@@ -109,12 +109,12 @@ def test_a_batch_is_carved_like_its_members_and_agrees_with_projection_pixel_by_
         torch.testing.assert_close((occupancy[k], rgb[k]), (one[0][0], one[1][0]))
 
 
-def test_what_lies_behind_a_camera_or_outside_its_frame_is_empty():
+def test_carve_leaves_what_lies_behind_a_camera_or_outside_its_frame_empty():
     views = Views(torch.ones(1, 1, 3, 8, 8), torch.ones(1, 1, 1, 8, 8), orbit([[0.0]], 0.0, 2.0))
     points = torch.tensor([[0.0, 0, 0], [5.0, 0, 0], [0, 1.5, 0], [0, 0, -1.5]])
     assert carve(views, points)[0].tolist() == [[1, 0, 0, 0]]
 
 
-def test_a_hull_of_a_batch_is_refused():
+def test_visual_hull_refuses_a_batch():
     with pytest.raises(ValueError, match="views of one object"):
         VisualHull(ball(structured_cameras())[None])

@@ -1,4 +1,4 @@
-"""Volume rendering against fog, walls and balls whose pictures have formulas."""
+"""Volume rendering against fog, walls and balls whose images have closed forms."""
 
 import math
 
@@ -10,7 +10,7 @@ from instant3d.nerf.volume import box_span, composite, even_edges, importance_ed
 
 
 class Fog:
-    """Density that is the same everywhere; its colour tells the place."""
+    """Density that is the same everywhere; its colour encodes the position."""
 
     def __init__(self, density):
         self.value = density
@@ -37,19 +37,19 @@ class Ball:
 
 
 @pytest.mark.parametrize("samples", [1, 7, 64])
-def test_fog_absorbs_by_its_length_alone(samples):
+def test_composite_fog_absorbs_by_its_length_alone(samples):
     edges = torch.linspace(1.0, 3.0, samples + 1)
     fog = composite(torch.full((samples,), 0.7), torch.ones(samples, 3), edges)
     torch.testing.assert_close(fog.alpha, 1 - torch.exp(torch.tensor(-0.7 * 2.0)))
 
 
-def test_light_that_is_not_sent_is_let_through():
+def test_rendering_weights_leave_the_rest_of_the_light():
     density, edges = torch.rand(5, 9) * 4, torch.rand(5, 10).cumsum(-1)
     passed = torch.exp(-(density * edges.diff(dim=-1)).sum(-1))
     torch.testing.assert_close(rendering_weights(density, edges).sum(-1) + passed, torch.ones(5))
 
 
-def test_a_wall_hides_what_stands_behind_it():
+def test_composite_hides_what_stands_behind_a_wall():
     density, rgb = torch.tensor([0.0, 1e4, 1e4]), torch.eye(3)
     seen = composite(density, rgb, torch.tensor([0.0, 1.0, 2.0, 3.0]))
     torch.testing.assert_close(seen.rgb, torch.tensor([0.0, 1.0, 0.0]))
@@ -66,7 +66,7 @@ def test_a_wall_hides_what_stands_behind_it():
         ((3.0, 0.0, 0.0), (1.0, 0.0, 0.0), None, None),  # behind the camera
     ],
 )
-def test_rays_enter_and_leave_the_cube_where_they_must(origin, direction, near, far):
+def test_box_span_is_where_rays_enter_and_leave_the_cube(origin, direction, near, far):
     start, end = box_span(Rays(torch.tensor(origin), torch.tensor(direction)))
     if near is None:
         assert start == end
@@ -77,7 +77,7 @@ def test_rays_enter_and_leave_the_cube_where_they_must(origin, direction, near, 
 
 @pytest.mark.parametrize(("samples", "importance"), [(3, 0), (16, 0), (16, 9)])
 @pytest.mark.parametrize("seed", [None, 0])
-def test_fog_in_the_cube_is_exactly_as_opaque_as_each_rays_way_through_it(samples, importance, seed):
+def test_march_makes_fog_in_the_cube_exactly_as_opaque_as_each_rays_way_through_it(samples, importance, seed):
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     cameras = random_sphere(3, torch.Generator().manual_seed(1))
     shown = render(Fog(0.8), cameras, 12, 12, samples=samples, importance=importance, generator=generator)
@@ -85,7 +85,7 @@ def test_fog_in_the_cube_is_exactly_as_opaque_as_each_rays_way_through_it(sample
     torch.testing.assert_close(shown.alpha[:, 0], 1 - torch.exp(-0.8 * (far - near)), atol=1e-5, rtol=1e-5)
 
 
-def test_importance_keeps_the_span_and_goes_where_the_weight_is():
+def test_importance_edges_keep_the_span_and_go_where_the_weight_is():
     edges = even_edges(torch.tensor(1.0), torch.tensor(3.0), 20)
     weight = torch.zeros(20)
     weight[7] = 1.0
@@ -99,7 +99,7 @@ def test_importance_keeps_the_span_and_goes_where_the_weight_is():
     torch.testing.assert_close(importance_edges(edges, torch.zeros(20), 20), edges)
 
 
-def test_a_balls_picture_is_its_projected_disc_at_its_depth():
+def test_render_of_a_ball_is_its_projected_disc_at_its_depth():
     camera = orbit([30.0], [20.0])
     shown = render(Ball(), camera, 64, 64, samples=64, importance=64)
     rays = camera.rays(64, 64)
@@ -116,7 +116,7 @@ def test_a_balls_picture_is_its_projected_disc_at_its_depth():
     assert (2 * shown.rgb.movedim(1, -1) - 1 - surface)[inside].abs().median() < 0.02
 
 
-def test_normals_point_out_of_a_ball_in_world_axes():
+def test_render_normals_point_out_of_a_ball_in_world_axes():
     camera = orbit([200.0], [-10.0])
     shown = render(Ball(), camera, 48, 48, samples=64, importance=32, with_normals=True)
     rays = camera.rays(48, 48)
@@ -129,7 +129,7 @@ def test_normals_point_out_of_a_ball_in_world_axes():
     assert ((shown.normals.movedim(1, -1) * outward).sum(-1)[inside] > 0.98).float().mean() > 0.99
 
 
-def test_chunks_change_nothing():
+def test_render_does_not_depend_on_chunks():
     cameras = random_sphere(2, torch.Generator().manual_seed(0))
     whole = render(Ball(), cameras, 16, 16, samples=16, importance=16)
     pieces = render(Ball(), cameras, 16, 16, samples=16, importance=16, max_memory=2**20)
@@ -138,7 +138,7 @@ def test_chunks_change_nothing():
 
 
 @pytest.mark.parametrize("seed", [None, 0])
-def test_checkpointing_gives_the_same_gradient(seed):
+def test_render_checkpointing_gives_the_same_gradient(seed):
     def gradient(checkpointing):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         density = torch.tensor(0.7, requires_grad=True)
@@ -155,20 +155,20 @@ def test_checkpointing_gives_the_same_gradient(seed):
     torch.testing.assert_close(gradient(True), gradient(False))
 
 
-def test_evaluation_draws_nothing_and_training_draws_by_its_generator():
+def test_render_draws_nothing_in_evaluation_and_by_its_generator_in_training():
     cameras = random_sphere(1, torch.Generator().manual_seed(0))
 
-    def picture(seed):
+    def rendered(seed):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         return render(Ball(), cameras, 16, 16, samples=8, importance=8, generator=generator).rgb
 
-    assert torch.equal(picture(None), picture(None))
-    assert torch.equal(picture(3), picture(3))
-    assert not torch.equal(picture(3), picture(4))
+    assert torch.equal(rendered(None), rendered(None))
+    assert torch.equal(rendered(3), rendered(3))
+    assert not torch.equal(rendered(3), rendered(4))
 
 
 @pytest.mark.slow
-def test_random_samples_are_right_on_average():
+def test_march_with_random_samples_is_right_on_average():
     ray = Rays(torch.tensor([[-3.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]))
 
     class Ramp(Fog):
@@ -180,7 +180,7 @@ def test_random_samples_are_right_on_average():
     assert float(torch.stack(thickness).mean()) == pytest.approx(1.0, abs=0.01)
 
 
-def test_turning_world_and_camera_together_changes_nothing_but_the_colours_of_place():
+def test_render_changes_only_the_colours_of_place_when_world_and_camera_rotate_together():
     angle = math.radians(37)
     turn = torch.eye(4)
     turn[:2, :2] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])

@@ -297,7 +297,7 @@ def test_a_picture_cut_off_anywhere_is_one_sentence(tmp_path, where):
     drawn().save(stream, "PNG")
     (tmp_path / "a.png").write_bytes(stream.getvalue()[:where])
     if where < len(stream.getvalue()) - 20:
-        with pytest.raises(ValueError, match=r"a\.png is not a readable picture"):
+        with pytest.raises(ValueError, match=r"a\.png is not a readable image"):
             image_preprocessing.read_photo(tmp_path / "a.png", ONE_PICTURE)
 
 

@@ -144,7 +144,7 @@ def test_stages_given_for_each_other_are_told_apart(stage1, stage2):
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:x", "meta", "mps", "cpu:0:1"])
 def test_what_is_no_device_is_refused_by_its_name(name):
-    with pytest.raises(ValueError, match="is no device; say cpu, cuda or cuda:1"):
+    with pytest.raises(ValueError, match="is not a device; use cpu, cuda or cuda:1"):
         find_device(name)
 
 

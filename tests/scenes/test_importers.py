@@ -1,4 +1,4 @@
-"""Other projects' layouts: what their files say of a camera and a picture is what the imported scene says."""
+"""Other projects' layouts: the cameras and images in their files are those of the imported scene."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def imported(source: Path, target: Path, layout: str, **settings: object) -> lis
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_views_come_back_from_every_layout(tmp_path, layout):
+def test_convert_gives_back_the_views_of_every_layout(tmp_path, layout):
     given = views(layout)
     WRITERS[layout](tmp_path / "in" / "cup", given)
     assert [outcome.state for outcome in imported(tmp_path / "in", tmp_path / "out", layout)] == ["new"]
@@ -111,7 +111,7 @@ ONES = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_known_point_falls_on_the_pixel_that_the_layouts_own_matrix_says(tmp_path, layout):
+def test_convert_puts_a_known_point_on_the_pixel_of_the_layouts_own_matrix(tmp_path, layout):
     focal = ONES[layout](tmp_path / "in")
     imported(tmp_path / "in", tmp_path / "out", layout)
     camera = scenes.read(tmp_path / "out" / "in").views.cameras
@@ -121,11 +121,11 @@ def test_a_known_point_falls_on_the_pixel_that_the_layouts_own_matrix_says(tmp_p
     torch.testing.assert_close(depth[0, 0], torch.tensor(4.0), atol=1e-5, rtol=0)
 
 
-def test_every_layout_is_offered_and_tested():
+def test_layouts_are_all_offered_and_tested():
     assert set(OFFERED) == set(LAYOUTS) == set(WRITERS) == set(ONES)
 
 
-def test_depth_and_normals_of_instantmesh_come_back(tmp_path):
+def test_convert_keeps_depth_and_normals_of_instantmesh(tmp_path):
     given = views("instantmesh", maps=True)
     given.alpha[:, :, :3] = 0
     instantmesh(tmp_path / "cup", given)
@@ -138,7 +138,7 @@ def test_depth_and_normals_of_instantmesh_come_back(tmp_path):
     assert (torch.where(shown, given.normals, 0) - scene.normals).abs().max() < 0.02
 
 
-def test_another_scale_moves_cameras_and_depth_alike(tmp_path):
+def test_convert_scales_cameras_and_depth_alike(tmp_path):
     given = views("instantmesh", maps=True)
     instantmesh(tmp_path / "cup", given)
     imported(tmp_path / "cup", tmp_path / "out", "instantmesh", scale=0.8, options=LayoutOptions(depth_range=3.0))
@@ -147,7 +147,7 @@ def test_another_scale_moves_cameras_and_depth_alike(tmp_path):
     torch.testing.assert_close(scene.depth, given.depth * 0.4, atol=1e-4, rtol=0)
 
 
-def test_a_world_with_y_up_is_stood_upright_with_its_normals(tmp_path):
+def test_convert_stands_a_world_with_y_up_upright_with_its_normals(tmp_path):
     given = views("instantmesh", maps=True)
     toppled = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # our (x, y, z) is (x, z, -y)
     normals = torch.einsum("ij,vjhw->vihw", toppled[:3, :3], given.normals)
@@ -159,21 +159,21 @@ def test_a_world_with_y_up_is_stood_upright_with_its_normals(tmp_path):
     assert (scene.normals - given.normals).abs().max() < 0.02
 
 
-def test_a_field_of_view_that_files_do_not_say_can_be_given(tmp_path):
+def test_convert_accepts_a_field_of_view_that_the_files_do_not_contain(tmp_path):
     instantmesh(tmp_path / "cup", views("instantmesh"))
     imported(tmp_path / "cup", tmp_path / "out", "instantmesh", options=LayoutOptions(fov_deg=30.0))
     intrinsics = scenes.read(tmp_path / "out" / "cup").views.cameras.intrinsics
     torch.testing.assert_close(intrinsics, intrinsics_from_fov(30.0).expand(4, 4), atol=1e-6, rtol=0)
 
 
-def test_oblong_pictures_have_square_pixels(tmp_path):
+def test_convert_gives_oblong_images_square_pixels(tmp_path):
     zero123(tmp_path / "cup", replace(views("zero123"), rgb=torch.rand(4, 3, 6, 12), alpha=torch.ones(4, 1, 6, 12)))
     imported(tmp_path / "cup", tmp_path / "out", "zero123")
     fx, fy, _, _ = scenes.read(tmp_path / "out" / "cup").views.cameras.intrinsics[0].tolist()
     assert fy * 6 == pytest.approx(fx * 12)
 
 
-def test_a_picture_that_fits_is_kept_byte_for_byte_and_one_on_white_is_cut_out(tmp_path):
+def test_convert_copies_an_image_that_fits_byte_for_byte_and_cuts_out_one_on_white(tmp_path):
     zero123(tmp_path / "cup", views("zero123"))
     white = Image.new("RGB", (12, 12), (255, 255, 255))
     white.paste((20, 90, 200), (3, 3, 9, 9))
@@ -185,19 +185,19 @@ def test_a_picture_that_fits_is_kept_byte_for_byte_and_one_on_white_is_cut_out(t
     assert (cut.alpha_source, cut.alpha[0, 0], cut.alpha[6, 6]) == ("alpha", 0, 255)
 
 
-def test_a_broken_object_is_named_and_left_out_and_the_others_come(tmp_path, capsys):
+def test_convert_names_and_leaves_out_a_broken_object_and_imports_the_others(tmp_path, capsys):
     for name in ("a", "sub/b", "c"):
         gobjaverse(tmp_path / "in" / name, views("gobjaverse"))
-    (tmp_path / "in" / "sub" / "b" / "campos_512_v4" / "00002" / "00002.png").write_bytes(b"no picture")
+    (tmp_path / "in" / "sub" / "b" / "campos_512_v4" / "00002" / "00002.png").write_bytes(b"no image")
     command = ["import", "gobjaverse", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
     assert main(command) == 2
-    told = capsys.readouterr()
-    assert "left out sub/b: 00002/00002.png" in told.err
-    assert "2 scenes imported, 1 left out" in told.out
+    captured = capsys.readouterr()
+    assert "left out sub/b: 00002/00002.png" in captured.err
+    assert "2 scenes imported, 1 left out" in captured.out
     assert sorted(path.parent.name for path in (tmp_path / "out").rglob("transforms.json")) == ["a", "c"]
 
 
-def test_what_is_there_is_not_imported_again_unless_asked_for_otherwise(tmp_path):
+def test_convert_does_not_import_again_unless_the_settings_differ(tmp_path):
     zero123(tmp_path / "cup", views("zero123"))
     states = [
         imported(tmp_path / "cup", tmp_path / "out", "zero123", **settings)[0].state
@@ -216,19 +216,19 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_nothing_is_unpickled(tmp_path):
+def test_convert_unpickles_nothing(tmp_path):
     zero123(tmp_path / "in" / "npy", views("zero123"))
     np.save(tmp_path / "in" / "npy" / "000.npy", np.array([Trap(tmp_path / "trap")], dtype=object), allow_pickle=True)
     (raw := tmp_path / "in" / "raw").mkdir()
     (raw / "000.npy").write_bytes(pickle.dumps(Trap(tmp_path / "trap")))
     outcomes = imported(tmp_path / "in", tmp_path / "out", "zero123")
     assert [outcome.state for outcome in outcomes] == ["failed", "failed"]
-    assert all("is no usable .npy file" in outcome.reason for outcome in outcomes)
+    assert all("is not a usable .npy file" in outcome.reason for outcome in outcomes)
     assert not (tmp_path / "trap").exists()
 
 
 @pytest.mark.slow
-def test_arrays_that_claim_or_hold_too_much_are_refused(tmp_path):
+def test_read_npy_refuses_arrays_that_declare_or_hold_too_much(tmp_path):
     header = np.lib.format.header_data_from_array_1_0(np.zeros((3, 4))) | {"shape": (10**6, 10**6)}
     zero123(tmp_path / "claims", views("zero123"))
     with (tmp_path / "claims" / "000.npy").open("wb") as file:
@@ -240,7 +240,7 @@ def test_arrays_that_claim_or_hold_too_much_are_refused(tmp_path):
         assert "larger than" in outcome.reason
 
 
-def test_nothing_outside_the_source_is_read(tmp_path):
+def test_convert_reads_nothing_outside_the_source(tmp_path):
     red(tmp_path / "secret.png")
     nerf_synthetic(tmp_path / "in" / "named", views("nerf-synthetic"))
     document = tmp_path / "in" / "named" / "transforms_val.json"
@@ -253,14 +253,14 @@ def test_nothing_outside_the_source_is_read(tmp_path):
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_a_matrix_that_is_no_camera_is_named(tmp_path):
+def test_convert_names_a_matrix_that_is_no_camera(tmp_path):
     openlrm(tmp_path / "cup", views("openlrm"))
     np.save(tmp_path / "cup" / "pose" / "002.npy", np.array(CAMERA_TO_WORLD, float) * 2)
     (outcome,) = imported(tmp_path / "cup", tmp_path / "out", "openlrm")
-    assert "002.npy is no rotation with a position" in outcome.reason
+    assert "002.npy is not a rotation with a position" in outcome.reason
 
 
-def test_a_folder_of_another_layout_is_an_error_in_one_line(tmp_path, capsys):
+def test_convert_of_a_folder_of_another_layout_is_an_error_in_one_line(tmp_path, capsys):
     zero123(tmp_path / "cup", views("zero123"))
     assert main(["import", "openlrm", str(tmp_path / "cup"), "-o", str(tmp_path / "out")]) == 2
     assert "holds nothing in the layout openlrm (no intrinsics.npy)" in capsys.readouterr().err

@@ -21,7 +21,7 @@ NAMES = ("a", "b", "d.e", "deep/er/c", "f g")
 
 
 def some_scenes(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
-    """One ball each, and files beside the pictures that no document names."""
+    """One ball each, and files beside the images that no document names."""
     for k, name in enumerate(names):
         scenes.write(folder / name, ball_views([0.9, 0.1 * k, 0.2], size=8), caption=f"a ball called {name}")
         (folder / name / "notes").mkdir()
@@ -37,7 +37,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.tar"))}
 
 
-def test_scenes_come_back_byte_for_byte_from_shards(tmp_path):
+def test_pack_and_unpack_give_back_scenes_byte_for_byte(tmp_path):
     given = some_scenes(tmp_path / "scenes")
     result = pack([given], tmp_path / "shards", per_shard=2)
     assert [shard.scenes for shard in result.shards] == [2, 2, 1]
@@ -45,7 +45,7 @@ def test_scenes_come_back_byte_for_byte_from_shards(tmp_path):
     assert content(tmp_path / "back") == content(given)
 
 
-def test_every_shard_can_be_unpacked_alone(tmp_path):
+def test_unpack_restores_every_shard_alone(tmp_path):
     given = some_scenes(tmp_path / "scenes")
     pack([given], tmp_path / "shards", per_shard=1)
     (tmp_path / "shards" / "00002.tar").rename(tmp_path / "lonely.tar")
@@ -53,7 +53,7 @@ def test_every_shard_can_be_unpacked_alone(tmp_path):
     assert content(tmp_path / "back" / NAMES[2]) == content(given / NAMES[2])
 
 
-def test_what_reads_shards_reads_packed_scenes(tmp_path):
+def test_pack_writes_shards_that_shards_read_reads(tmp_path):
     given = some_scenes(tmp_path / "scenes")
     pack([given], tmp_path / "shards", per_shard=3)
     order = sorted(NAMES)
@@ -67,7 +67,7 @@ def test_what_reads_shards_reads_packed_scenes(tmp_path):
             assert torch.equal(scene.views.cameras.cam_to_world, expected.views.cameras.cam_to_world)
 
 
-def test_a_scenes_members_are_one_webdataset_sample_and_its_document_is_first(tmp_path):
+def test_pack_makes_a_scenes_members_one_webdataset_sample_with_its_document_first(tmp_path):
     pack([some_scenes(tmp_path / "scenes")], tmp_path / "shards")
     with tarfile.open(tmp_path / "shards" / "00000.tar") as tar:
         names = tar.getnames()
@@ -78,7 +78,7 @@ def test_a_scenes_members_are_one_webdataset_sample_and_its_document_is_first(tm
     assert [name.split(".", 1)[1] for name in firsts] == ["transforms.json"] * len(NAMES)
 
 
-def test_the_index_tells_size_and_hash_of_every_shard(tmp_path):
+def test_pack_index_holds_size_and_hash_of_every_shard(tmp_path):
     pack([some_scenes(tmp_path / "scenes")], tmp_path / "shards", per_shard=2)
     index = json.loads((tmp_path / "shards" / "index.json").read_text())
     assert index["scenes"] == len(NAMES)
@@ -86,13 +86,13 @@ def test_the_index_tells_size_and_hash_of_every_shard(tmp_path):
     assert all(shard["bytes"] == os.path.getsize(tmp_path / "shards" / shard["name"]) for shard in index["shards"])
 
 
-def test_equal_scenes_make_equal_shards(tmp_path):
+def test_pack_makes_equal_shards_of_equal_scenes(tmp_path):
     pack([some_scenes(tmp_path / "one")], tmp_path / "first")
     pack([some_scenes(tmp_path / "two")], tmp_path / "second")
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
 
 
-def test_packing_goes_on_after_an_interruption_with_the_same_result(tmp_path):
+def test_pack_goes_on_after_an_interruption_with_the_same_result(tmp_path):
     given = some_scenes(tmp_path / "scenes")
     pack([given], tmp_path / "whole", per_shard=2)
 
@@ -107,7 +107,7 @@ def test_packing_goes_on_after_an_interruption_with_the_same_result(tmp_path):
     assert digests(tmp_path / "shards") == digests(tmp_path / "whole")
 
 
-def test_a_changed_scene_is_packed_again_and_its_neighbours_are_kept(tmp_path):
+def test_pack_packs_a_changed_scene_again_and_keeps_its_neighbours(tmp_path):
     given = some_scenes(tmp_path / "scenes")
     pack([given], tmp_path / "shards", per_shard=2)
     (given / "a" / "notes" / "licence.v1.txt").write_text("another one")
@@ -116,7 +116,7 @@ def test_a_changed_scene_is_packed_again_and_its_neighbours_are_kept(tmp_path):
     assert content(tmp_path / "back") == content(given)
 
 
-def test_fewer_scenes_leave_no_shards_of_earlier_ones(tmp_path):
+def test_pack_of_fewer_scenes_leaves_no_shards_of_earlier_ones(tmp_path):
     given = some_scenes(tmp_path / "scenes")
     pack([given], tmp_path / "shards", per_shard=1)
     pack([given / "a", given / "b"], tmp_path / "shards", per_shard=1)
@@ -125,7 +125,7 @@ def test_fewer_scenes_leave_no_shards_of_earlier_ones(tmp_path):
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["a", "b"]
 
 
-def test_unpacking_again_leaves_what_is_there_and_never_overwrites_another_scene(tmp_path):
+def test_unpack_again_leaves_what_is_there_and_never_overwrites_another_scene(tmp_path):
     given = some_scenes(tmp_path / "scenes")
     pack([given], tmp_path / "shards")
     unpack(tmp_path / "shards", tmp_path / "back")
@@ -147,7 +147,7 @@ def damaged(tmp_path: Path, damage: object) -> tuple[Path, Path]:
 
 
 def flipped(data: bytes) -> bytes:
-    """One bit of the first picture."""
+    """One bit of the first image."""
     place = data.index(b"\x89PNG") + 40
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
@@ -161,17 +161,17 @@ def without_header(data: bytes) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [flipped, without_header, lambda data: data[:2000], lambda data: b"", bytes.upper])
-def test_a_damaged_shard_is_named_and_the_others_are_restored(tmp_path, capsys, damage):
+def test_unpack_names_a_damaged_shard_and_restores_the_others(tmp_path, capsys, damage):
     given, packed = damaged(tmp_path, damage)
     assert main(["unpack", str(packed), "-o", str(tmp_path / "back")]) == 2
-    told = capsys.readouterr()
-    assert "00002.tar" in told.err
-    assert all(f"0000{k}.tar" not in told.err for k in (0, 1, 3, 4))
+    captured = capsys.readouterr()
+    assert "00002.tar" in captured.err
+    assert all(f"0000{k}.tar" not in captured.err for k in (0, 1, 3, 4))
     expected = {name: data for name, data in content(given).items() if not name.startswith("d.e/")}
     assert content(tmp_path / "back") == expected
 
 
-def test_a_damaged_shard_is_found_without_an_index_too(tmp_path):
+def test_unpack_finds_a_damaged_shard_without_an_index_too(tmp_path):
     _, packed = damaged(tmp_path, flipped)
     (packed / "index.json").unlink()
     result = unpack(packed, tmp_path / "back")
@@ -180,7 +180,7 @@ def test_a_damaged_shard_is_found_without_an_index_too(tmp_path):
     assert "00002.tar:0000002-d_e is damaged (images/0000.png is not as it was packed)" in sentence
 
 
-def test_a_missing_shard_is_named(tmp_path):
+def test_unpack_names_a_missing_shard(tmp_path):
     pack([some_scenes(tmp_path / "scenes")], tmp_path / "shards", per_shard=1)
     (tmp_path / "shards" / "00001.tar").unlink()
     (sentence,) = unpack(tmp_path / "shards", tmp_path / "back").damage
@@ -188,7 +188,7 @@ def test_a_missing_shard_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "file"), [("../evil", "a"), ("/evil", "a"), ("x", "../../evil"), ("x", "/evil")])
-def test_a_tar_cannot_write_outside_the_target(tmp_path, name, file):
+def test_unpack_cannot_write_outside_the_target(tmp_path, name, file):
     data = b"evil"
     packed = json.dumps({"version": 1, "name": name, "sha256": {file: hashlib.sha256(data).hexdigest()}}).encode()
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
@@ -201,33 +201,33 @@ def test_a_tar_cannot_write_outside_the_target(tmp_path, name, file):
     assert not (tmp_path / "back").exists()
 
 
-def test_files_that_a_tar_could_not_tell_apart_are_refused(tmp_path):
+def test_pack_refuses_files_that_a_tar_could_not_tell_apart(tmp_path):
     given = some_scenes(tmp_path / "scenes", ("a",))
     (given / "a" / "notes.licence.v1.txt").write_text("two files, one flat name")
     with pytest.raises(ValueError, match="mistaken for another file"):
         pack([given], tmp_path / "shards")
 
 
-def test_a_link_out_of_a_scene_is_not_followed(tmp_path):
+def test_pack_does_not_follow_a_link_out_of_a_scene(tmp_path):
     given = some_scenes(tmp_path / "scenes", ("a",))
     (tmp_path / "secret").write_text("secret")
     (given / "a" / "link").symlink_to(tmp_path / "secret")
-    with pytest.raises(ValueError, match="no file of its scene"):
+    with pytest.raises(ValueError, match="not a file of its scene"):
         pack([given], tmp_path / "shards")
 
 
-def test_what_a_killed_process_left_half_written_is_not_packed(tmp_path):
+def test_pack_leaves_out_what_a_killed_process_left_half_written(tmp_path):
     given = some_scenes(tmp_path / "scenes", ("a", ".b.0123abcd.partial"))
     assert [shard.scenes for shard in pack([given], tmp_path / "shards").shards] == [1]
 
 
-def test_two_scenes_of_one_name_are_refused(tmp_path):
+def test_pack_refuses_two_scenes_of_one_name(tmp_path):
     one, two = some_scenes(tmp_path / "one", ("a",)), some_scenes(tmp_path / "two", ("a",))
     with pytest.raises(ValueError, match="would both be packed as 'a'"):
         pack([one, two], tmp_path / "shards")
 
 
-def test_a_folder_of_other_files_is_not_packed_into(tmp_path):
+def test_pack_does_not_write_into_a_folder_of_other_files(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "00000.tar").write_bytes(b"someone's")
     with pytest.raises(ValueError, match=r"holds files but no index\.json"):
@@ -235,7 +235,7 @@ def test_a_folder_of_other_files_is_not_packed_into(tmp_path):
     assert (tmp_path / "home" / "00000.tar").read_bytes() == b"someone's"
 
 
-def test_the_commands_say_what_they_did(tmp_path, capsys):
+def test_pack_and_unpack_commands_print_what_they_did(tmp_path, capsys):
     given = some_scenes(tmp_path / "scenes")
     assert main(["pack", str(given), "-o", str(tmp_path / "shards"), "--per-shard", "2"]) == 0
     assert "5 scenes in 3 shards" in capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_the_commands_say_what_they_did(tmp_path, capsys):
     assert "5 scenes unpacked, 0 faults" in capsys.readouterr().out
 
 
-def test_only_the_scenes_of_a_list_are_packed_when_there_is_one(tmp_path, capsys):
+def test_pack_takes_only_the_scenes_of_a_list_when_there_is_one(tmp_path, capsys):
     given = some_scenes(tmp_path / "scenes")
     (tmp_path / "list.txt").write_text("# ids, not paths\nc\na\nelsewhere\n")
     assert main(["pack", str(given), "-o", str(tmp_path / "shards"), "--keep", str(tmp_path / "list.txt")]) == 0
@@ -253,7 +253,7 @@ def test_only_the_scenes_of_a_list_are_packed_when_there_is_one(tmp_path, capsys
     assert "no scene to pack has one of the 1 ids" in capsys.readouterr().err
 
 
-def test_a_shard_that_ends_after_a_whole_scene_is_still_told_of(tmp_path):
+def test_unpack_reports_a_shard_that_ends_after_a_whole_scene(tmp_path):
     pack([some_scenes(tmp_path / "scenes", ("a", "b"))], tmp_path / "shards")
     tar = tmp_path / "shards" / "00000.tar"
     with tarfile.open(tar) as opened:

@@ -35,7 +35,7 @@ def views(height: int = 12, width: int = 12, count: int = 4) -> Views:
     )
 
 
-def picture(path: Path, color: tuple[int, ...] = (200, 30, 30, 255), size: tuple[int, int] = (8, 8)) -> None:
+def save_image(path: Path, color: tuple[int, ...] = (200, 30, 30, 255), size: tuple[int, int] = (8, 8)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGBA" if len(color) == 4 else "RGB", size, color).save(path)
 
@@ -47,13 +47,13 @@ def document(folder: Path, frames: list[dict], name: str = "transforms.json", **
 
 
 def one_frame(folder: Path, matrix: object = FROM_THE_FRONT, file: str = "a.png", **fields: object) -> Path:
-    """A scene of one red 8 x 8 picture."""
-    picture(folder / "a.png")
+    """A scene of one red 8 x 8 image."""
+    save_image(folder / "a.png")
     return document(folder, [{"file_path": file, "transform_matrix": matrix}], **{"camera_angle_x": 0.8, **fields})
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 12), (5, 9)])
-def test_a_scene_comes_back_exact_to_eight_bits_and_its_cameras_exactly(tmp_path, height, width):
+def test_scene_comes_back_exact_to_eight_bits_and_its_cameras_exactly(tmp_path, height, width):
     given = views(height, width)
     scenes.write(tmp_path / "s", given, caption="a red cup", object_id="cup-1")
     scene = scenes.read(tmp_path / "s")
@@ -66,7 +66,7 @@ def test_a_scene_comes_back_exact_to_eight_bits_and_its_cameras_exactly(tmp_path
     assert (scene.caption, scene.id, scene.names) == ("a red cup", "cup-1", ("0000", "0001", "0002", "0003"))
 
 
-def test_writing_what_was_read_changes_no_pixel(tmp_path):
+def test_scene_write_of_what_was_read_changes_no_pixel(tmp_path):
     scenes.write(tmp_path / "a", views())
     first = scenes.read(tmp_path / "a").views
     scenes.write(tmp_path / "b", first)
@@ -75,7 +75,7 @@ def test_writing_what_was_read_changes_no_pixel(tmp_path):
         torch.testing.assert_close(getattr(second, name), getattr(first, name), atol=1e-6, rtol=0)
 
 
-def test_pixels_without_a_surface_stay_without_depth_and_normal(tmp_path):
+def test_scene_pixels_without_a_surface_stay_without_depth_and_normal(tmp_path):
     given = views()
     empty = torch.zeros_like(given.depth).bool()
     empty[..., :6] = True
@@ -86,7 +86,7 @@ def test_pixels_without_a_surface_stay_without_depth_and_normal(tmp_path):
     assert torch.equal(read.normals.norm(dim=1, keepdim=True) == 0, empty)
 
 
-def test_on_disk_matrices_are_opengl_and_intrinsics_are_pixels(tmp_path):
+def test_scene_matrices_on_disk_are_opengl_and_intrinsics_are_pixels(tmp_path):
     """A camera on the +x axis: OpenGL's third column points backward, away from the object, towards +x."""
     camera = orbit(torch.tensor([0.0]), 0.0, radius=2.0, fov_deg=90.0)
     scenes.write(tmp_path / "s", Views(torch.rand(1, 3, 10, 20), torch.ones(1, 1, 10, 20), camera))
@@ -100,7 +100,7 @@ def test_on_disk_matrices_are_opengl_and_intrinsics_are_pixels(tmp_path):
     assert (written["fl_x"], written["fl_y"]) == (pytest.approx(10.0), pytest.approx(5.0))
 
 
-def test_chosen_frames_come_in_the_order_asked_for_and_no_other_is_opened(tmp_path):
+def test_scene_read_gives_chosen_frames_in_order_and_opens_no_other(tmp_path):
     given = views()
     scenes.write(tmp_path / "s", given)
     (tmp_path / "s" / "images" / "0001.png").write_bytes(b"broken")
@@ -110,7 +110,7 @@ def test_chosen_frames_come_in_the_order_asked_for_and_no_other_is_opened(tmp_pa
     assert scenes.names(tmp_path / "s") == ("0000", "0001", "0002", "0003")
 
 
-def test_an_oblong_picture_is_widened_to_a_square_that_its_camera_still_fits(tmp_path):
+def test_scene_read_widens_an_oblong_image_to_a_square_that_its_camera_still_fits(tmp_path):
     """A spot drawn where the camera projects a point must be where the new camera projects it."""
     camera = orbit(torch.tensor([30.0]), 20.0)
     camera = Cameras(camera.cam_to_world, torch.tensor([[1.2, 1.8, 0.45, 0.55]]))
@@ -128,7 +128,7 @@ def test_an_oblong_picture_is_widened_to_a_square_that_its_camera_still_fits(tmp
     assert square.alpha[0, 0, :5].max() < 1e-3  # the strip that was added above
 
 
-def test_extra_fields_are_written_but_may_not_change_the_cameras(tmp_path):
+def test_scene_write_stores_extra_fields_which_may_not_change_the_cameras(tmp_path):
     scenes.write(tmp_path / "s", views(), extra={"licence": "CC0-1.0"})
     assert json.loads((tmp_path / "s" / "transforms.json").read_text())["licence"] == "CC0-1.0"
     with pytest.raises(ValueError, match="scale already has a meaning"):
@@ -136,7 +136,7 @@ def test_extra_fields_are_written_but_may_not_change_the_cameras(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
-def test_a_written_scene_replaces_an_older_one_and_nothing_else(tmp_path):
+def test_scene_write_replaces_an_older_scene_and_nothing_else(tmp_path):
     scenes.write(tmp_path / "s", views(count=4))
     scenes.write(tmp_path / "s", views(count=2))
     assert len(list((tmp_path / "s" / "images").iterdir())) == 2
@@ -147,7 +147,7 @@ def test_a_written_scene_replaces_an_older_one_and_nothing_else(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "thesis"]
 
 
-def test_a_failed_write_leaves_the_older_scene_and_no_rubbish(tmp_path, monkeypatch):
+def test_scene_write_that_fails_leaves_the_older_scene_and_no_rubbish(tmp_path, monkeypatch):
     scenes.write(tmp_path / "s", views(count=4))
 
     def full_disk(self: Path, data: bytes) -> int:
@@ -160,7 +160,7 @@ def test_a_failed_write_leaves_the_older_scene_and_no_rubbish(tmp_path, monkeypa
     assert len(scenes.read(tmp_path / "s").names) == 4
 
 
-def test_numbers_that_are_not_finite_are_not_written(tmp_path):
+def test_scene_write_refuses_numbers_that_are_not_finite(tmp_path):
     given = views()
     given.rgb[0, 0, 0, 0] = math.nan
     with pytest.raises(ValueError, match="rgb holds a number that is not finite"):
@@ -168,8 +168,8 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_a_blender_scene_has_one_angle_for_all_and_names_without_extension(tmp_path):
-    picture(tmp_path / "train" / "r_0.png", size=(8, 8))
+def test_transforms_of_a_blender_scene_have_one_angle_for_all_and_names_without_extension(tmp_path):
+    save_image(tmp_path / "train" / "r_0.png", size=(8, 8))
     frame = {"file_path": "./train/r_0", "rotation": 0.01, "transform_matrix": FROM_THE_FRONT}
     document(tmp_path, [frame], name="transforms_train.json", camera_angle_x=2 * math.atan(0.5))
     scene = scenes.read(tmp_path / "transforms_train.json")
@@ -179,10 +179,10 @@ def test_a_blender_scene_has_one_angle_for_all_and_names_without_extension(tmp_p
     assert scene.names == ("r_0",)
 
 
-def test_a_nerfstudio_scene_may_give_each_frame_its_own_intrinsics(tmp_path):
+def test_transforms_of_a_nerfstudio_scene_may_give_each_frame_its_own_intrinsics(tmp_path):
     lenses = [{"fl_x": 10.0, "fl_y": 12.0, "cx": 3.0, "cy": 5.0}, {"fl_x": 20.0}]
     for name in ("a.jpg", "b.jpg"):
-        picture(tmp_path / "images" / name, (0, 0, 0))
+        save_image(tmp_path / "images" / name, (0, 0, 0))
     frames = [
         {"file_path": f"images/{name}", "transform_matrix": FROM_THE_FRONT, **lens}
         for name, lens in zip(("a.jpg", "b.jpg"), lenses, strict=True)
@@ -193,27 +193,27 @@ def test_a_nerfstudio_scene_may_give_each_frame_its_own_intrinsics(tmp_path):
     torch.testing.assert_close(intrinsics, torch.tensor([[1.25, 1.5, 0.375, 0.625], [2.5, 2.5, 0.5, 0.5]]))
 
 
-def test_intrinsics_of_a_larger_original_hold_for_a_smaller_copy(tmp_path):
+def test_transforms_intrinsics_of_a_larger_original_hold_for_a_smaller_copy(tmp_path):
     one_frame(tmp_path, w=800, h=800, fl_x=1000.0, cx=390.0, cy=410.0)
     intrinsics = scenes.read(tmp_path).views.cameras.intrinsics[0]
     torch.testing.assert_close(intrinsics, torch.tensor([1.25, 1.25, 0.4875, 0.5125]))
 
 
-def test_the_scale_and_offset_of_instant_ngp_carry_its_unit_cube_to_ours(tmp_path):
+def test_transforms_scale_and_offset_of_instant_ngp_carry_its_unit_cube_to_ours(tmp_path):
     """p * 0.5 + (0.5, 1.0, 0.5) lies in [0, 1]: the camera at y = -3 is at -0.5 there, so at 2 * -0.5 - 1 = -2 here."""
     one_frame(tmp_path, scale=0.5, offset=[0.5, 1.0, 0.5], aabb_scale=4)
     torch.testing.assert_close(scenes.read(tmp_path).views.cameras.positions[0], torch.tensor([0.0, -2.0, 0.0]))
 
 
-def test_a_mask_becomes_alpha(tmp_path):
-    picture(tmp_path / "a.png", (9, 9, 9), size=(4, 2))
+def test_decode_turns_a_mask_into_alpha(tmp_path):
+    save_image(tmp_path / "a.png", (9, 9, 9), size=(4, 2))
     Image.fromarray(np.array([[0, 255, 128, 255], [0, 0, 255, 255]], np.uint8)).save(tmp_path / "m.png")
     frame = {"file_path": "a.png", "mask_path": "m.png", "transform_matrix": FROM_THE_FRONT}
     alpha = scenes.read(document(tmp_path, [frame], camera_angle_x=0.8)).views.alpha[0, 0]
     torch.testing.assert_close(alpha, torch.tensor([[0, 1, 128 / 255, 1], [0, 0, 1, 1]]))
 
 
-def test_white_around_the_object_is_background_and_white_inside_it_is_not(tmp_path):
+def test_decode_takes_white_around_the_object_as_background_but_not_white_inside_it(tmp_path):
     image = np.full((9, 9, 3), 252, np.uint8)
     image[2:7, 2:7] = (180, 20, 20)
     image[4, 4] = 255  # a white spot on the object
@@ -225,14 +225,14 @@ def test_white_around_the_object_is_background_and_white_inside_it_is_not(tmp_pa
     assert torch.equal(alpha, expected)
 
 
-def test_a_picture_with_no_matte_at_all_counts_as_object_and_says_so(tmp_path):
+def test_decode_counts_an_image_without_any_alpha_as_object_and_warns(tmp_path):
     one_frame(tmp_path)
-    picture(tmp_path / "a.png", (10, 120, 10))
+    save_image(tmp_path / "a.png", (10, 120, 10))
     with pytest.warns(UserWarning, match="all of it counts as the object"):
         assert scenes.read(tmp_path).views.alpha.min() == 1
 
 
-def test_depth_is_read_in_the_unit_that_the_document_names(tmp_path):
+def test_decode_depth_uses_the_unit_that_the_document_names(tmp_path):
     steps = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     Image.fromarray(steps).save(tmp_path / "d.png")
     np.save(tmp_path / "d.npy", steps.astype(np.float16) / 4)
@@ -276,10 +276,10 @@ LOOKING_AWAY = [[1, 0, 0, 0], [0, 0, 1, -3], [0, -1, 0, 0], [0, 0, 0, 1]]
         ([[1, 2], [3]], "not made of numbers"),
         (LOOKING_AWAY, "looks away from the object"),
         (matrix(m03=50.0), "looks away from the object"),
-        (matrix(m13=-1e9), "stands more than 1000 away"),
+        (matrix(m13=-1e9), "is more than 1000 away"),
     ],
 )
-def test_a_broken_matrix_is_named_with_its_frame(tmp_path, broken, complaint):
+def test_transforms_name_a_broken_matrix_with_its_frame(tmp_path, broken, complaint):
     one_frame(tmp_path, matrix=broken)
     with pytest.raises(ValueError, match=complaint) as error:
         scenes.read(tmp_path)
@@ -303,14 +303,14 @@ def test_a_broken_matrix_is_named_with_its_frame(tmp_path, broken, complaint):
         ({"offset": [1.0]}, "offset .* right length"),
     ],
 )
-def test_a_broken_lens_or_world_is_explained(tmp_path, fields, complaint):
+def test_transforms_explain_a_broken_lens_or_world(tmp_path, fields, complaint):
     one_frame(tmp_path, **fields)
     with pytest.raises(ValueError, match=complaint):
         scenes.read(tmp_path)
 
 
-def test_no_focal_length_at_all_is_explained(tmp_path):
-    picture(tmp_path / "a.png")
+def test_transforms_explain_a_missing_focal_length(tmp_path):
+    save_image(tmp_path / "a.png")
     document(tmp_path, [{"file_path": "a.png", "transform_matrix": FROM_THE_FRONT}])
     with pytest.raises(ValueError, match="has no focal length"):
         scenes.read(tmp_path)
@@ -326,17 +326,17 @@ def test_no_focal_length_at_all_is_explained(tmp_path):
         ("{}", "no list of `frames`"),
         ('{"frames": {}}', "no list of `frames`"),
         ('{"frames": []}', "has no frames"),
-        ('{"frames": [3]}', "frame 0 .* names no picture"),
-        ('{"frames": [{"file_path": 3}]}', "frame 0 .* names no picture"),
+        ('{"frames": [3]}', "frame 0 .* names no image"),
+        ('{"frames": [{"file_path": 3}]}', "frame 0 .* names no image"),
     ],
 )
-def test_a_broken_document_is_explained(tmp_path, text, complaint):
+def test_transforms_explain_a_broken_document(tmp_path, text, complaint):
     (tmp_path / "transforms.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=complaint):
         scenes.read(tmp_path)
 
 
-def test_a_folder_without_a_document_is_no_scene(tmp_path):
+def test_scene_read_explains_a_folder_without_a_document(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no transforms\.json"):
         scenes.read(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -347,9 +347,9 @@ def test_a_folder_without_a_document_is_no_scene(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "complaint"), [([7], "frame 7 was asked for"), ([-1], "frame -1"), ([], "no frames")]
+    ("asked", "complaint"), [([7], "frame 7 does not exist"), ([-1], "frame -1"), ([], "no frames")]
 )
-def test_frames_that_are_not_there_are_named_with_how_many_there_are(tmp_path, asked, complaint):
+def test_scene_read_names_missing_frames_and_how_many_there_are(tmp_path, asked, complaint):
     scenes.write(tmp_path / "s", views())
     with pytest.raises(ValueError, match=complaint) as error:
         scenes.read(tmp_path / "s", frames=asked)
@@ -358,9 +358,9 @@ def test_frames_that_are_not_there_are_named_with_how_many_there_are(tmp_path, a
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(b"", "not a readable picture"), (b"no picture", "not a readable picture"), (None, "does not exist, but")],
+    [(b"", "not a readable image"), (b"no image", "not a readable image"), (None, "does not exist, but")],
 )
-def test_a_missing_or_corrupt_picture_is_named(tmp_path, content, complaint):
+def test_scene_read_names_a_missing_or_corrupt_image(tmp_path, content, complaint):
     one_frame(tmp_path)
     (tmp_path / "a.png").unlink()
     if content is not None:
@@ -370,17 +370,17 @@ def test_a_missing_or_corrupt_picture_is_named(tmp_path, content, complaint):
     assert "a.png" in str(error.value)
 
 
-def test_a_picture_cut_off_in_the_middle_is_corrupt(tmp_path):
+def test_scene_read_names_an_image_cut_off_in_the_middle(tmp_path):
     one_frame(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"a\.png.* is not a readable picture"):
+    with pytest.raises(ValueError, match=r"a\.png.* is not a readable image"):
         scenes.read(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path):
+def test_scene_read_refuses_an_image_that_declares_a_huge_size_before_it_is_decoded(tmp_path):
     one_frame(tmp_path)
     stream = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(stream, "PNG")
@@ -389,9 +389,9 @@ def test_a_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_pa
         scenes.read(tmp_path)
 
 
-def test_pictures_of_mixed_sizes_are_named(tmp_path):
-    picture(tmp_path / "a.png", size=(8, 8))
-    picture(tmp_path / "b.png", size=(6, 8))
+def test_scene_read_names_images_of_mixed_sizes(tmp_path):
+    save_image(tmp_path / "a.png", size=(8, 8))
+    save_image(tmp_path / "b.png", size=(6, 8))
     frames = [{"file_path": name, "transform_matrix": FROM_THE_FRONT} for name in ("a.png", "b.png")]
     document(tmp_path, frames, camera_angle_x=0.8)
     with pytest.raises(ValueError, match=r"b\.png.* is 6 x 8 pixels, but .*a\.png.* is 8 x 8"):
@@ -399,8 +399,8 @@ def test_pictures_of_mixed_sizes_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "link.png", "ABSOLUTE", "a\0.png"])
-def test_no_file_outside_the_scene_folder_is_read(tmp_path, name):
-    picture(tmp_path / "secret.png")
+def test_scene_read_opens_no_file_outside_the_scene_folder(tmp_path, name):
+    save_image(tmp_path / "secret.png")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "link.png").symlink_to(tmp_path / "secret.png")
     file = str(tmp_path / "secret.png") if name == "ABSOLUTE" else name
@@ -409,16 +409,16 @@ def test_no_file_outside_the_scene_folder_is_read(tmp_path, name):
         scenes.read(tmp_path / "s")
 
 
-def test_a_pickle_in_a_depth_map_is_never_loaded(tmp_path):
+def test_decode_depth_never_loads_a_pickle(tmp_path):
     np.save(tmp_path / "d.npy", np.array([[{"a": 1}]], dtype=object), allow_pickle=True)
-    picture(tmp_path / "a.png", size=(1, 1))
+    save_image(tmp_path / "a.png", size=(1, 1))
     frame = {"file_path": "a.png", "depth_file_path": "d.npy", "transform_matrix": FROM_THE_FRONT}
     document(tmp_path, [frame], camera_angle_x=0.8)
     with pytest.raises(ValueError, match="not a usable depth map"):
         scenes.read(tmp_path)
 
 
-def test_an_npy_that_claims_to_be_huge_takes_no_memory(tmp_path):
+def test_decode_depth_takes_no_memory_for_an_npy_that_declares_a_huge_size(tmp_path):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)})
     one_frame(tmp_path)
@@ -430,14 +430,14 @@ def test_an_npy_that_claims_to_be_huge_takes_no_memory(tmp_path):
         scenes.read(tmp_path)
 
 
-def test_a_camera_that_sees_only_a_corner_of_the_cube_is_a_warning(tmp_path):
+def test_scene_read_warns_of_a_camera_that_shows_only_a_corner_of_the_cube(tmp_path):
     one_frame(tmp_path, matrix=matrix(m03=2.0))
     with pytest.warns(UserWarning, match=r"a\.png.* does not show the origin"):
         scenes.read(tmp_path)
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.5, 3.0, 500.0])
-def test_a_camera_that_sees_the_object_is_taken_from_any_distance(tmp_path, distance):
+def test_scene_read_accepts_a_camera_that_shows_the_object_from_any_distance(tmp_path, distance):
     one_frame(tmp_path, matrix=matrix(m13=-distance))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -458,7 +458,7 @@ def test_shards_give_back_what_the_folders_hold(tmp_path):
         torch.testing.assert_close(packed.views.depth, scene.views.depth, atol=1e-6, rtol=0)
 
 
-def test_only_the_frames_chosen_from_a_shard_are_decoded(tmp_path):
+def test_shards_read_decodes_only_the_chosen_frames(tmp_path):
     scenes.write(tmp_path / "s", views(count=5))
     shards.write([tmp_path / "s"], tmp_path / "shards")
     (scene,) = shards.read(tmp_path / "shards" / "00000.tar", frames=lambda count: [count - 1, 0], size=6)
@@ -466,7 +466,7 @@ def test_only_the_frames_chosen_from_a_shard_are_decoded(tmp_path):
     assert scene.views.rgb.shape == (2, 3, 6, 6)
 
 
-def test_all_members_of_a_scene_share_the_key_before_their_first_dot(tmp_path):
+def test_shards_members_of_a_scene_share_the_key_before_their_first_dot(tmp_path):
     """WebDataset's rule for what belongs together; an id with dots and slashes must not break it."""
     scenes.write(tmp_path / "s", views(count=2))
     scene = replace(scenes.read(tmp_path / "s"), id="../evil/a.b")
@@ -479,7 +479,7 @@ def test_all_members_of_a_scene_share_the_key_before_their_first_dot(tmp_path):
     assert [packed.id for packed in shards.read(tmp_path / "shards")] == ["../evil/a.b"] * 2
 
 
-def test_a_cut_off_shard_is_an_error_and_not_a_short_one(tmp_path):
+def test_shards_read_of_a_cut_off_tar_is_an_error_and_not_a_short_one(tmp_path):
     scenes.write(tmp_path / "s", views())
     (tar,) = shards.write([tmp_path / "s"], tmp_path / "shards")
     tar.write_bytes(tar.read_bytes()[:3000])
@@ -487,25 +487,25 @@ def test_a_cut_off_shard_is_an_error_and_not_a_short_one(tmp_path):
         list(shards.read(tar))
 
 
-def test_no_scenes_make_no_shards(tmp_path):
+def test_shards_write_makes_no_shards_of_no_scenes(tmp_path):
     with pytest.raises(ValueError, match="no scenes to pack"):
         shards.write([], tmp_path / "shards")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_shards_is_named(tmp_path):
+def test_shards_read_names_a_folder_without_shards(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no \.tar files"):
         list(shards.read(tmp_path))
 
 
-def test_the_structured_views_are_seen_whole_and_raise_no_warning(tmp_path):
+def test_structured_cameras_show_the_whole_object_and_raise_no_warning(tmp_path):
     scenes.write(tmp_path / "s", Views(torch.rand(4, 3, 8, 8), torch.ones(4, 1, 8, 8), structured_cameras()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scenes.read(tmp_path / "s")
 
 
-def test_scenes_are_found_at_any_depth_but_not_those_left_half_written(tmp_path):
+def test_scenes_below_a_folder_are_found_at_any_depth_but_not_those_left_half_written(tmp_path):
     for name in ("a", "more/b", ".c.0123abcd.partial", ".hidden/d"):
         one_frame(tmp_path / name)
     assert scenes.below(tmp_path) == [tmp_path / "a", tmp_path / "more" / "b"]

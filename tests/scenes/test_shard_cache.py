@@ -32,7 +32,7 @@ from instant3d.utils.data_order import ResumableBatchSampler, WeightedMixture, s
 from instant3d.utils.errors import format_error
 
 COUNT, PER_SHARD = 12, 2
-DRAWING = ViewSampling(inputs=2, targets=2, patch=8, zoom=(8, 12), structured_probability=0.0)
+SAMPLING = ViewSampling(inputs=2, targets=2, patch=8, zoom=(8, 12), structured_probability=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def packed(folder, tmp_path_factory):
 
 @pytest.fixture
 def server(packed):
-    with served(packed) as told:
-        yield told
+    with served(packed) as files:
+        yield files
 
 
 @pytest.fixture(autouse=True)
@@ -77,13 +77,13 @@ def in_memory(packed, name):
 
 
 def data(source, shelf, **settings):
-    settings = {"image_size": 16, "drawing": DRAWING, "batch_size": 1, "workers": 0} | settings
+    settings = {"image_size": 16, "view_sampling": SAMPLING, "batch_size": 1, "workers": 0} | settings
     roots = [source] if isinstance(source, str | Path) else source
     return SceneDataModule([str(root) for root in roots], cache=str(shelf), **settings)
 
 
 def loader(source, shelf, step=0, rank=0, world=1, **settings):
-    """As a trainer asks for it."""
+    """Loader with the settings of training."""
     made = data(source, shelf, **settings)
     made.trainer = SimpleNamespace(
         global_step=step, accumulate_grad_batches=1, global_rank=rank, world_size=world
@@ -107,7 +107,7 @@ def same(one, other):
 
 
 @pytest.mark.slow
-def test_folders_tars_and_urls_of_every_kind_teach_stage_2_the_same(folder, packed, server, tmp_path):
+def test_stage2_data_is_the_same_from_folders_tars_and_urls_of_every_kind(folder, packed, server, tmp_path):
     places = [packed, packed.as_uri(), in_memory(packed, "alike2"), server.url, f"{server.url}/"]
     expected = first(loader(folder, tmp_path), COUNT + 2)
     for place in places:
@@ -117,7 +117,7 @@ def test_folders_tars_and_urls_of_every_kind_teach_stage_2_the_same(folder, pack
 
 
 @pytest.mark.slow
-def test_folders_tars_and_urls_of_every_kind_teach_stage_1_the_same(folder, packed, server, tmp_path):
+def test_stage1_data_is_the_same_from_folders_tars_and_urls_of_every_kind(folder, packed, server, tmp_path):
     places = [folder, packed, packed.as_uri(), in_memory(packed, "alike1"), server.url]
     batches = []
     for place in places:
@@ -131,7 +131,9 @@ def test_folders_tars_and_urls_of_every_kind_teach_stage_1_the_same(folder, pack
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", "packed", "http"])
-def test_two_processes_of_two_workers_see_every_scene_of_an_epoch_once(folder, packed, server, tmp_path, place):
+def test_scene_sources_give_two_processes_of_two_workers_every_scene_of_an_epoch_once(
+    folder, packed, server, tmp_path, place
+):
     source = {"folder": folder, "packed": packed, "http": server.url}[place]
     ranks = [iter(loader(source, tmp_path, rank=rank, world=2, workers=2, window=2)) for rank in range(2)]
     for _ in range(2):  # epochs
@@ -143,7 +145,7 @@ def test_two_processes_of_two_workers_see_every_scene_of_an_epoch_once(folder, p
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_sees_what_it_would_have_seen(packed, server, tmp_path):
+def test_scene_sources_give_a_resumed_run_the_data_that_it_would_have_had(packed, server, tmp_path):
     whole = first(loader(packed, tmp_path / "a", window=2), COUNT + 8)
     for step in (1, 5, COUNT + 3):  # another disk, another kind of place
         rest = first(loader(server.url, tmp_path / "b", step=step, window=2), 4)
@@ -151,9 +153,9 @@ def test_a_run_that_goes_on_sees_what_it_would_have_seen(packed, server, tmp_pat
 
 
 @pytest.mark.slow
-def test_forked_workers_read_urls_after_their_parent_did(server, tmp_path):
+def test_scene_sources_let_forked_workers_read_urls_after_their_parent_did(server, tmp_path):
     found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
-    supply = TrainDataset(found, 16, DRAWING)
+    supply = TrainDataset(found, 16, SAMPLING)
     expected = [ReconstructionBatch.stack([supply[k]]) for k in range(COUNT)]
     for tar in tmp_path.glob("*.tar"):
         tar.unlink()
@@ -168,7 +170,7 @@ def test_forked_workers_read_urls_after_their_parent_did(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_spawned_processes_read_urls(server, tmp_path):
+def test_scene_sources_let_spawned_processes_read_urls(server, tmp_path):
     found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
     found.read(0)  # it has open things of its own already, which cannot travel
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -176,21 +178,21 @@ def test_spawned_processes_read_urls(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_lists_of_folders_and_urls_are_one_epoch(folder, server, tmp_path):
+def test_scene_sources_make_lists_of_folders_and_urls_one_epoch(folder, server, tmp_path):
     some = [folder / f"{k:02d}" for k in (3, 7)]
     seen = [scene_of(batch) for batch in first(loader([*some, server.url], tmp_path, window=2), COUNT + 2)]
     assert sorted(seen) == sorted([*range(COUNT), 3, 7])
 
 
 @pytest.mark.slow
-def test_one_tar_behind_a_url_is_read_alone(server, tmp_path):
+def test_scene_sources_read_one_tar_behind_a_url_alone(server, tmp_path):
     found = SceneSources.find([f"{server.url}/00003.tar"], ShardCache(tmp_path, 2**30))
     assert [found.read(k).id for k in range(len(found))] == ["ball6", "ball7"]
-    with pytest.raises(FileNotFoundError, match=r"tells of no 00099\.tar"):
+    with pytest.raises(FileNotFoundError, match=r"lists no 00099\.tar"):
         SceneSources.find([f"{server.url}/00099.tar"], ShardCache(tmp_path, 2**30))
 
 
-def test_only_some_ids_are_taken_from_wherever_they_lie(packed, server, tmp_path):
+def test_scene_sources_select_only_some_ids_wherever_they_lie(packed, server, tmp_path):
     (tmp_path / "keep").write_text("ball3\nball4\nball11\n")
     for place in (packed, server.url):
         made = GridDataModule(
@@ -202,7 +204,7 @@ def test_only_some_ids_are_taken_from_wherever_they_lie(packed, server, tmp_path
 # the order
 
 
-def test_few_files_are_needed_at_a_time_and_each_number_comes_once():
+def test_shuffled_needs_few_files_at_a_time_and_each_number_comes_once():
     files = [range(10 * k, 10 * k + 10) for k in range(7)]
     order = shuffled(100, files, 2, 0, 3).tolist()  # 70 to 99 lie in no file
     assert sorted(order) == list(range(100))
@@ -215,13 +217,13 @@ def test_few_files_are_needed_at_a_time_and_each_number_comes_once():
     assert [sum(25 * k <= place < 25 * k + 25 for place in loose) for k in range(4)] == pytest.approx([7.5] * 4, abs=4)
 
 
-def test_scenes_of_one_window_are_mixed_and_not_read_tar_after_tar():
+def test_shuffled_mixes_scenes_of_one_window_and_does_not_read_tar_after_tar():
     order = shuffled(400, [range(100 * k, 100 * k + 100) for k in range(4)], 2, 0)
     changes = int((order[:200] // 100).diff().ne(0).sum())
     assert 60 < changes < 140  # of 199: half, where a neighbour is of either tar
 
 
-def test_a_mixture_needs_few_files_and_shows_each_source_as_often_as_its_weight_says():
+def test_weighted_mixture_needs_few_files_and_shows_each_source_as_often_as_its_weight_says():
     files = [range(4 * k, 4 * k + 4) for k in range(10)]
     mixture = WeightedMixture([40, 10], [1, 2], files=[files, []], window=2)
     shown = [mixture(number) for number in range(60)]
@@ -235,7 +237,7 @@ def test_a_mixture_needs_few_files_and_shows_each_source_as_often_as_its_weight_
 # the shelf
 
 
-def test_a_shelf_keeps_what_was_used_last_and_no_more_than_it_may(packed, server, tmp_path):
+def test_shard_cache_keeps_what_was_used_last_and_no_more_than_it_may(packed, server, tmp_path):
     remote = RemoteShards(server.url, ShardCache(tmp_path, 0))
     tars = remote.shards()
     limit = sum(shard.bytes for shard in tars[:3])
@@ -251,7 +253,7 @@ def test_a_shelf_keeps_what_was_used_last_and_no_more_than_it_may(packed, server
     assert server.asked["00000.tar"] == 1
 
 
-def test_a_scene_whose_tar_was_given_up_is_fetched_again(server, tmp_path):
+def test_scene_sources_fetch_a_scene_again_whose_tar_was_evicted(server, tmp_path):
     found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
     before = found.read(0).views
     for tar in tmp_path.glob("*.tar"):
@@ -260,14 +262,14 @@ def test_a_scene_whose_tar_was_given_up_is_fetched_again(server, tmp_path):
     assert server.asked["00000.tar"] == 2
 
 
-def test_a_shelf_that_would_fetch_the_same_tars_again_and_again_is_refused(server, tmp_path):
+def test_shard_cache_that_would_fetch_the_same_tars_again_and_again_is_refused(server, tmp_path):
     with pytest.raises(ValueError, match=r"4 of the tars .* raise --data\.cache_gib"):
         loader(server.url, tmp_path, window=2, cache_gib=1e-5)
     with pytest.raises(ValueError, match=r"raise --data\.cache_gib"):
         GridDataModule([server.url], size=32, cache=str(tmp_path), cache_gib=1e-5, workers=0).train_dataloader()
 
 
-def test_what_comes_soon_is_fetched_before_its_turn(server, tmp_path):
+def test_fetch_ahead_fetches_what_comes_soon_before_its_turn(server, tmp_path):
     found = SceneSources.find([server.url], ShardCache(tmp_path, 2**30))
     found.fetch_ahead(5)
     deadline = time.monotonic() + 20
@@ -277,7 +279,7 @@ def test_what_comes_soon_is_fetched_before_its_turn(server, tmp_path):
     assert server.asked["00002.tar"] == 1
 
 
-def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_taken_for_whole(packed, server, tmp_path):
+def test_shard_cache_takes_nothing_for_whole_that_a_killed_process_left(packed, server, tmp_path):
     remote = RemoteShards(server.url, ShardCache(tmp_path, 2**30))
     shard, server.stall = remote.shards()[1], "00001.tar"
     process = multiprocessing.get_context("fork").Process(target=remote.fetch, args=(shard,))
@@ -291,7 +293,7 @@ def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_taken_for_whol
     assert not list(tmp_path.glob(".*.partial"))
 
 
-def test_a_busy_server_is_asked_again_and_not_for_ever(packed, server, tmp_path):
+def test_remote_shards_retry_a_busy_server_but_not_for_ever(packed, server, tmp_path):
     remote = RemoteShards(server.url, ShardCache(tmp_path, 2**30))
     shard, server.busy = remote.shards()[0], 1
     assert remote.fetch(shard).read_bytes() == (packed / shard.name).read_bytes()
@@ -302,7 +304,7 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(packed, server, tmp_path)
 
 
 @pytest.mark.slow
-def test_latents_are_cached_from_a_url(server, tmp_path, monkeypatch, capsys):
+def test_latent_cache_is_built_from_a_url(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     model = tiny_sdxl_folder(tmp_path / "model")
     assert main(["cache-stage1", server.url, "--model", str(model), "-o", str(tmp_path / "cache")]) == 0
@@ -322,7 +324,7 @@ def copied(packed, tmp_path):
 
 
 def flipped(content):
-    """One bit of every picture."""
+    """One bit of every image."""
     changed = bytearray(content)
     for header in re.finditer(rb"\x89PNG", content):
         changed[header.start() + 60] ^= 1
@@ -334,11 +336,11 @@ DAMAGE = {"flipped": flipped, "cut": lambda content: content[:3000], "longer": l
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_tar_is_named_in_one_sentence(packed, tmp_path, damage):
+def test_scene_sources_name_a_damaged_tar_in_one_sentence(packed, tmp_path, damage):
     target = copied(packed, tmp_path)
     (target / "00002.tar").write_bytes(DAMAGE[damage]((packed / "00002.tar").read_bytes()))
-    with served(target) as told:
-        for place in (target, told.url, in_memory(target, damage)):
+    with served(target) as files:
+        for place in (target, files.url, in_memory(target, damage)):
             with pytest.raises((ValueError, OSError)) as caught:
                 first(loader(place, tmp_path / "shelf"), COUNT)
             assert "00002.tar" in str(caught.value)
@@ -346,7 +348,7 @@ def test_a_damaged_tar_is_named_in_one_sentence(packed, tmp_path, damage):
             assert not any(path.stat().st_size == 3000 for path in (tmp_path / "shelf").glob("*"))
 
 
-def test_a_tar_with_fewer_scenes_than_were_packed_is_named(packed, tmp_path):
+def test_scene_sources_name_a_tar_with_fewer_scenes_than_were_packed(packed, tmp_path):
     target = copied(packed, tmp_path)
     content = json.loads((target / "index.json").read_text())
     content["shards"][4]["scenes"] += 1
@@ -356,30 +358,30 @@ def test_a_tar_with_fewer_scenes_than_were_packed_is_named(packed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_missing_tar_is_named_before_anything_is_read(packed, tmp_path):
+def test_scene_sources_name_a_missing_tar_before_anything_is_read(packed, tmp_path):
     target = copied(packed, tmp_path)
     (target / "00002.tar").unlink()
-    with pytest.raises(ValueError, match=r"00002\.tar is missing, but index\.json tells of"):
+    with pytest.raises(ValueError, match=r"00002\.tar is missing, but index\.json lists"):
         loader(target, tmp_path)
-    with served(target) as told, pytest.raises(FileNotFoundError, match=r"00002\.tar does not exist"):
-        first(loader(told.url, tmp_path), COUNT)
+    with served(target) as files, pytest.raises(FileNotFoundError, match=r"00002\.tar does not exist"):
+        first(loader(files.url, tmp_path), COUNT)
 
 
 @pytest.mark.slow
-def test_a_worker_complains_in_one_sentence(packed, tmp_path):
+def test_scene_sources_errors_of_a_worker_are_one_sentence(packed, tmp_path):
     target = copied(packed, tmp_path)
     (target / "00002.tar").write_bytes(flipped((packed / "00002.tar").read_bytes()))
     with pytest.raises(ValueError, match="Caught ValueError") as caught:
         first(loader(target, tmp_path, workers=1), COUNT)
-    told = format_error(caught.value)
-    assert re.match(rf"{target}/00002\.tar:000000[45]-0[45] is damaged \(images\.000\d\.png is not as it was", told)
-    assert "Traceback" not in told
-    assert "--debug" not in told
+    message = format_error(caught.value)
+    assert re.match(rf"{target}/00002\.tar:000000[45]-0[45] is damaged \(images\.000\d\.png is not as it was", message)
+    assert "Traceback" not in message
+    assert "--debug" not in message
 
 
-def test_a_url_without_an_index_is_named(folder, tmp_path):
-    with served(folder) as told, pytest.raises(FileNotFoundError, match=r"index\.json does not exist; name a folder"):
-        loader(told.url, tmp_path)
+def test_remote_shards_name_a_url_without_an_index(folder, tmp_path):
+    with served(folder) as files, pytest.raises(FileNotFoundError, match=r"index\.json does not exist; name a folder"):
+        loader(files.url, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"memory://nowhere/index\.json does not exist"):
         loader("memory://nowhere", tmp_path)
 
@@ -392,16 +394,16 @@ def test_a_url_without_an_index_is_named(folder, tmp_path):
         ("sha256", "0" * 63), ("bytes", -1), ("bytes", "1"), ("scenes", 1.5), ("scenes", None),
     ],
 )  # fmt: skip
-def test_an_index_that_leads_elsewhere_is_refused(packed, tmp_path, field, value):
+def test_parse_index_refuses_an_index_that_leads_elsewhere(packed, tmp_path, field, value):
     content = json.loads((packed / "index.json").read_text())
     content["shards"][0][field] = value
     name = f"evil{time.monotonic_ns()}"
     fsspec.filesystem("memory").pipe_file(f"/{name}/index.json", json.dumps(content).encode())
-    with pytest.raises(ValueError, match=r"index\.json is no index of shards"):
+    with pytest.raises(ValueError, match=r"index\.json is not an index of shards"):
         loader(f"memory://{name}", tmp_path)
 
 
-def test_a_tars_names_lead_nowhere(folder, tmp_path):
+def test_packed_scene_names_lead_nowhere(folder, tmp_path):
     """Neither its keys, which files are named after, nor what its documents name."""
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
         for path in sorted((folder / "03").rglob("*.*")):
@@ -426,7 +428,7 @@ def test_a_tars_names_lead_nowhere(folder, tmp_path):
         ("s3://bucket/shards", "s3fs"),
     ],
 )
-def test_what_cannot_be_reached_is_one_sentence(url, hint, tmp_path, capsys, monkeypatch):
+def test_remote_shards_that_cannot_be_reached_are_one_sentence(url, hint, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
     architecture = {"image_size": 16, "encoder": "plucker", "encoder_width": 16, "encoder_depth": 1, "patch": 8,
                     "encoder_heads": 1, "width": 16, "depth": 1, "heads": 1}  # fmt: skip
@@ -434,9 +436,9 @@ def test_what_cannot_be_reached_is_one_sentence(url, hint, tmp_path, capsys, mon
     settings = {"model": model, "data": {"train": [url], "cache": str(tmp_path / "shelf")}}
     (tmp_path / "run.yaml").write_text(json.dumps(settings | {"trainer": trainer_settings(tmp_path, 1)}))
     assert main(["fit", "stage2", "-c", str(tmp_path / "run.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    last = told.strip().splitlines()[-1]
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    last = printed.strip().splitlines()[-1]
     assert last.startswith(f"instant3d: error: {url}/index.json")
     assert hint in last
     assert "--debug" not in last

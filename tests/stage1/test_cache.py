@@ -1,4 +1,4 @@
-"""The cache: what is in it is what the encoders say, whatever interrupted its making."""
+"""The latent cache holds what the encoders give, whatever interrupted its making."""
 
 import json
 
@@ -22,7 +22,7 @@ WHITE = 1.0
 
 
 def quiet(line):
-    """Says nothing."""
+    """Print nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def contents(folder):
     return found
 
 
-def test_latents_and_embeddings_are_those_of_the_models_own_encoders(model, balls, tmp_path):
+def test_cache_holds_the_latents_and_embeddings_of_the_models_own_encoders(model, balls, tmp_path):
     cache.build_cache([balls], model, tmp_path / "cache", batch=2, report=quiet)
     made, parts = LatentCache(tmp_path / "cache"), Components.load(model)
     assert [grid["caption"] for grid in made.grids] == ["a blue ball", "a green ball", "a red ball"]
@@ -63,7 +63,7 @@ def test_latents_and_embeddings_are_those_of_the_models_own_encoders(model, ball
     assert (int(item.size), int(item.example_index)) == (64, 5)
 
 
-def test_an_interrupted_cache_ends_as_if_it_had_not_been(model, balls, tmp_path, monkeypatch):
+def test_cache_that_was_interrupted_ends_as_an_uninterrupted_one(model, balls, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "MAX_SHARD_ITEMS", 1)
     cache.build_cache([balls], model, tmp_path / "whole", batch=1, report=quiet)
 
@@ -85,7 +85,7 @@ def test_an_interrupted_cache_ends_as_if_it_had_not_been(model, balls, tmp_path,
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_worker_processes_change_nothing_but_the_time(model, balls, tmp_path, workers):
+def test_cache_is_the_same_with_worker_processes(model, balls, tmp_path, workers):
     shards.write(sorted(balls.iterdir()), tmp_path / "shards", per_shard=1)
     for source in (balls, tmp_path / "shards"):
         made = []
@@ -96,7 +96,7 @@ def test_worker_processes_change_nothing_but_the_time(model, balls, tmp_path, wo
         assert made[0] == made[1]
 
 
-def test_an_interrupted_cache_is_gone_on_with_by_workers(model, balls, tmp_path):
+def test_cache_that_was_interrupted_is_continued_with_worker_processes(model, balls, tmp_path):
     cache.build_cache([balls / "blue"], model, tmp_path / "broken", workers=2, report=quiet)
     (tmp_path / "broken" / "index.json").unlink()
     cache.build_cache([balls], model, tmp_path / "broken", workers=2, report=quiet)
@@ -105,7 +105,7 @@ def test_an_interrupted_cache_is_gone_on_with_by_workers(model, balls, tmp_path)
     assert len(list((tmp_path / "broken").glob("grids-*"))) == 2
 
 
-def test_grids_of_one_caption_share_its_embedding_and_those_of_one_id_stay_apart(model, tmp_path):
+def test_cache_shares_embeddings_between_equal_captions_but_not_grids_between_equal_ids(model, tmp_path):
     for k, colour in enumerate([(0.9, 0.1, 0.1), (0.6, 0.0, 0.0)]):
         scenes.write(tmp_path / f"source{k}" / "ball", ball_views(colour), caption="a red ball", object_id="ball")
     cache.build_cache([tmp_path / "source0", tmp_path / "source1"], model, tmp_path / "cache", report=quiet)
@@ -115,7 +115,7 @@ def test_grids_of_one_caption_share_its_embedding_and_those_of_one_id_stay_apart
     assert not torch.equal(made.item(0, 0).mean, made.item(1, 0).mean)
 
 
-def test_each_of_several_templates_takes_its_turn(model, balls, tmp_path):
+def test_cache_templates_are_drawn_in_turn(model, balls, tmp_path):
     cache.build_cache([balls], model, tmp_path, templates=["{}", "a toy: {}"], report=quiet)
     made, parts = LatentCache(tmp_path), Components.load(model)
     wanted = encode(parts, ["a red ball", "a toy: a red ball"]).pooled
@@ -123,7 +123,7 @@ def test_each_of_several_templates_takes_its_turn(model, balls, tmp_path):
     assert 70 < sum(drawn) < 130
 
 
-def test_scenes_in_shards_give_the_cache_of_scenes_in_folders(model, balls, tmp_path):
+def test_cache_of_shards_is_the_cache_of_scene_folders(model, balls, tmp_path):
     shards.write(sorted(balls.iterdir()), tmp_path / "shards", per_shard=2)
     for source, name in ((balls, "one"), (tmp_path / "shards", "two")):
         cache.build_cache([source], model, tmp_path / name, report=quiet)
@@ -133,7 +133,7 @@ def test_scenes_in_shards_give_the_cache_of_scenes_in_folders(model, balls, tmp_
         torch.testing.assert_close(one.item(k, 0).mean, two.item(k, 0).mean)
 
 
-def test_only_the_ids_to_keep_are_taken(model, balls, tmp_path):
+def test_cache_takes_only_the_ids_to_keep(model, balls, tmp_path):
     (tmp_path / "keep.txt").write_text("# the good ones\nred\n\nmissing\n")
     cache.build_cache([balls], model, tmp_path / "cache", keep=tmp_path / "keep.txt", report=quiet)
     assert [grid["id"] for grid in LatentCache(tmp_path / "cache").grids] == ["red"]
@@ -142,20 +142,20 @@ def test_only_the_ids_to_keep_are_taken(model, balls, tmp_path):
         cache.build_cache([balls], model, tmp_path / "none", keep=tmp_path / "keep.txt", report=quiet)
 
 
-def test_another_models_cache_is_not_gone_on_with(model, balls, tmp_path):
+def test_cache_of_another_model_is_not_continued(model, balls, tmp_path):
     cache.build_cache([balls], model, tmp_path / "cache", report=quiet)
     other = tiny_sdxl_folder(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="another model"):
         cache.build_cache([balls], other, tmp_path / "cache", report=quiet)
 
 
-def test_a_cache_of_other_scenes_is_not_gone_on_with(model, balls, tmp_path):
+def test_cache_of_other_scenes_is_not_continued(model, balls, tmp_path):
     cache.build_cache([balls / "red", balls / "blue"], model, tmp_path, report=quiet)
     with pytest.raises(ValueError, match="other scenes"):
         cache.build_cache([balls / "red"], model, tmp_path, report=quiet)
 
 
-def test_a_scene_without_a_caption_or_of_other_views_is_named(model, tmp_path):
+def test_cache_refuses_a_scene_without_a_caption_or_with_other_views_by_name(model, tmp_path):
     views = ball_views((0.5, 0.5, 0.5))
     scenes.write(tmp_path / "mute" / "ball", views)
     with pytest.raises(ValueError, match="ball has no caption"):
@@ -165,7 +165,7 @@ def test_a_scene_without_a_caption_or_of_other_views_is_named(model, tmp_path):
         cache.build_cache([tmp_path / "turned"], model, tmp_path / "cache", report=quiet)
 
 
-def test_a_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
+def test_cache_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
     cache.build_cache([balls], model, tmp_path, report=quiet)
     path = tmp_path / "texts-00000.safetensors"
     whole = path.read_bytes()
@@ -179,7 +179,7 @@ def test_a_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
     assert len(LatentCache(tmp_path)) == 3
 
 
-def test_the_command_writes_a_cache_and_says_in_one_line_what_is_wrong(model, balls, tmp_path, capsys):
+def test_cache_command_writes_a_cache_and_reports_errors_in_one_line(model, balls, tmp_path, capsys):
     words = ["cache-stage1", str(balls), "--model", str(model), "-o", str(tmp_path / "cache"), "--device", "cpu"]
     assert cli.main(words) == 0
     assert "3 grids of 64 pixels, 3 prompts" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Which example comes when, and which prompt which process draws."""
+"""Order of training examples, and the share of the prompts that each process samples."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def cached(balls, tmp_path_factory):
     return folder / "cache"
 
 
-def test_every_epoch_shows_each_item_as_often_as_its_weight_says():
+def test_epoch_shows_each_item_as_often_as_its_weight_says():
     mixture = WeightedMixture([3, 4, 5], [1, 2, 0.4], seed=1)
     epoch = 3 + 8 + 2
     for first in range(0, 5 * epoch, epoch):
@@ -46,13 +46,13 @@ def test_epochs_are_shuffled_by_the_seed():
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0]])
-def test_weights_that_say_nothing_are_refused(weights):
+def test_source_weights_that_are_useless_are_refused(weights):
     with pytest.raises(ValueError, match=r"weights|sources"):
         WeightedMixture([3, 4], weights)
 
 
 @pytest.mark.slow
-def test_a_batch_depends_on_seed_and_number_alone(cached):
+def test_batch_depends_on_seed_and_index_alone(cached):
     def batch(**settings):
         data = GridDataModule([str(cached)], batch_size=2, workers=0, **settings)
         return next(iter(data.train_dataloader()))
@@ -63,7 +63,7 @@ def test_a_batch_depends_on_seed_and_number_alone(cached):
 
 
 @pytest.mark.slow
-def test_grids_come_from_scenes_as_they_come_from_the_cache(cached, balls):
+def test_grids_from_scenes_equal_those_from_the_cache(cached, balls):
     one, two = (
         next(iter(GridDataModule([str(source)], size=64, batch_size=3, workers=0).train_dataloader()))
         for source in (cached, balls)
@@ -78,19 +78,19 @@ def test_grids_come_from_scenes_as_they_come_from_the_cache(cached, balls):
 
 
 @pytest.mark.slow
-def test_learning_from_both_kinds_at_once_is_refused(cached, balls):
-    with pytest.raises(ValueError, match="not from both"):
+def test_training_on_caches_and_scenes_at_once_is_refused(cached, balls):
+    with pytest.raises(ValueError, match="not on both"):
         GridDataModule([str(cached), str(balls)], workers=0).train_dataloader()
 
 
-def test_an_absent_source_is_named(tmp_path):
+def test_source_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         GridDataModule([str(tmp_path / "nowhere")], workers=0).train_dataloader()
     with pytest.raises(ValueError, match=r"data\.train"):
         GridDataModule(workers=0).train_dataloader()
 
 
-def test_only_the_ids_to_keep_are_learnt_from(cached, tmp_path):
+def test_keep_restricts_training_to_its_ids(cached, tmp_path):
     (tmp_path / "keep.txt").write_text("green\n")
     data = GridDataModule([str(cached)], keep=str(tmp_path / "keep.txt"), batch_size=4, workers=0)
     batch = next(iter(data.train_dataloader()))
@@ -108,7 +108,7 @@ def captions(sources, mixture, count):
 
 
 @pytest.mark.slow
-def test_favoured_names_make_up_their_share_each_as_often_as_another(tmp_path):
+def test_favored_names_make_up_their_share_each_as_often_as_another(tmp_path):
     write_balls(tmp_path / "scenes", prefix="one-")
     for k, caption in enumerate(["a cube", "a blue cube", "a huge blue cube", "the cubes"]):
         scene = scenes.read(tmp_path / "scenes" / "one-red")
@@ -126,20 +126,20 @@ def test_favoured_names_make_up_their_share_each_as_often_as_another(tmp_path):
     assert [shown.count(caption) for caption in ("a huge blue cube", "the cubes")] == [8, 8]
 
 
-def test_a_favoured_name_that_nothing_shows_is_told_and_the_others_share_its_part(cached):
+def test_favored_name_in_no_caption_is_warned_of_and_the_others_share_its_part(cached):
     with pytest.warns(UserWarning, match=r"1 of 2 names .* 'teapot'; the others"):
         sources, weights = with_favored_names([LatentCache(cached)], None, ["ball", "teapot"], 0.5)
     extra = sum(weight * len(source) for weight, source in zip(weights[1:], sources[1:], strict=True))
     assert extra == pytest.approx(len(LatentCache(cached)))  # half of all examples
 
 
-def test_where_nothing_shows_any_favoured_name_all_is_as_without(cached):
+def test_favored_names_in_no_caption_at_all_change_nothing(cached):
     with pytest.warns(UserWarning, match="2 of 2"):
         _, weights = with_favored_names([LatentCache(cached)], [3.0], ["kettle", "teapot"], 0.5)
     assert weights == [3.0]
 
 
-def test_a_bad_prompt_costs_no_other_its_place(tmp_path):
+def test_prompt_that_is_invalid_does_not_renumber_the_others(tmp_path):
     (tmp_path / "prompts.txt").write_text(PROMPTS)
     wanted, faults = read_prompt_batch(tmp_path / "prompts.txt", seed=100)
     assert [one.prompts[0] for one in wanted] == ["a red ball", "../../etc/passwd", "Élan vital", "a red ball"]
@@ -152,7 +152,7 @@ def test_a_bad_prompt_costs_no_other_its_place(tmp_path):
     assert "5,000 characters" in faults[1]
 
 
-def test_what_was_drawn_already_is_not_drawn_again_unless_the_prompt_is_another(balls, tmp_path):
+def test_prompt_that_is_finished_is_sampled_again_only_if_its_text_changed(balls, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red ball\na green ball\na blue ball\n")
     wanted, _ = read_prompt_batch(tmp_path / "prompts.txt")
     for one, ball in zip(wanted[:2], ("red", "blue"), strict=True):

@@ -1,4 +1,4 @@
-"""Reading many scenes at once: what comes back is what was written, in order, however many processes read."""
+"""Reading many scenes at once: the written views in the order of the folders, for any number of processes."""
 
 import io
 
@@ -14,7 +14,7 @@ from instant3d.utils.progress import Progress
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_views_and_captions_come_in_the_order_of_the_folders(tmp_path, workers):
+def test_read_views_keeps_the_order_of_the_folders(tmp_path, workers):
     names = ["green", "red", "blue"]
     root = write_balls(tmp_path)
     views, captions = read_views([root / name for name in names], 16, workers)
@@ -28,7 +28,7 @@ def test_views_and_captions_come_in_the_order_of_the_folders(tmp_path, workers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_scene_without_a_caption_is_named_in_one_sentence(tmp_path, workers):
+def test_read_views_names_a_scene_without_a_caption_in_one_sentence(tmp_path, workers):
     scenes.write(tmp_path / "mute", ball_views((0.5, 0.5, 0.5)))
     with pytest.raises(ValueError, match="has no caption") as caught:
         read_views([tmp_path / "mute"], 16, workers)
@@ -37,11 +37,11 @@ def test_a_scene_without_a_caption_is_named_in_one_sentence(tmp_path, workers):
     )
 
 
-def test_the_user_is_told_that_scenes_are_read(tmp_path):
-    told = io.StringIO()
-    read_views([write_balls(tmp_path) / "red"], 16, progress=Progress(told))
-    assert told.getvalue() == "instant3d: reading scenes\n"
+def test_read_views_reports_progress_to_the_user(tmp_path):
+    output = io.StringIO()
+    read_views([write_balls(tmp_path) / "red"], 16, progress=Progress(output))
+    assert output.getvalue() == "instant3d: reading scenes\n"
 
 
-def test_nothing_to_read_starts_no_process():
+def test_read_ahead_of_nothing_starts_no_process():
     assert list(read_ahead([], [], workers=4)) == []

@@ -1,4 +1,4 @@
-"""What sampling starts from, against its formulas."""
+"""Initial images and latents of sampling, against their formulas."""
 
 import math
 
@@ -19,18 +19,18 @@ def dark(kind: str, size: int, sigma: float = 0.1) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.2])
-def test_the_blob_is_a_gaussian_of_the_tile(sigma):
+def test_blob_is_a_gaussian_of_the_tile(sigma):
     tile = dark("blob", 256, sigma)[3, 1].double()
     line = (torch.arange(128, dtype=torch.float64) + 0.5) / 128 - 0.5
     spread = ((tile * line**2).sum() / tile.sum()).sqrt()
-    cut = math.exp(-1 / (8 * sigma**2)) / sigma / math.sqrt(2 * math.pi)  # what lies beyond the tile is missing
+    cut = math.exp(-1 / (8 * sigma**2)) / sigma / math.sqrt(2 * math.pi)  # the part beyond the tile is cut off
     assert spread.item() == pytest.approx(sigma, rel=1e-4 + cut)
     assert tile.max().item() == pytest.approx(1, abs=1e-2)
     # one sigma from the centre, e^(-1/2) of the peak
     assert tile[64, round((0.5 + sigma) * 128)].item() == pytest.approx(math.exp(-0.5), abs=0.05)
 
 
-def test_every_tile_has_its_own_blob_in_its_middle():
+def test_blob_is_in_the_middle_of_every_tile():
     tiles = dark("blob", 64)
     assert torch.equal(tiles, tiles[:1].expand(4, 3, 32, 32))
     assert torch.equal(tiles, tiles.flip(-1))
@@ -41,7 +41,7 @@ def test_every_tile_has_its_own_blob_in_its_middle():
 
 @pytest.mark.parametrize("size", [64, 96, 256])
 @pytest.mark.parametrize("sigma", [0.07, 0.1])
-def test_the_square_darkens_as_much_as_the_blob_but_all_or_nothing(size, sigma):
+def test_square_darkens_as_much_as_the_blob_at_full_contrast(size, sigma):
     square, blob = dark("square", size, sigma)[0, 0], dark("blob", size, sigma)[0, 0]
     torch.testing.assert_close(square.sum(), blob.sum(), rtol=1e-3, atol=0)
     torch.testing.assert_close(square.mean().item(), 2 * math.pi * sigma**2, rtol=1e-3, atol=0)
@@ -49,7 +49,7 @@ def test_the_square_darkens_as_much_as_the_blob_but_all_or_nothing(size, sigma):
     assert (within == 1).sum() >= within.sum() - 2, "only its outline is grey"
 
 
-def test_noise_has_no_picture():
+def test_noise_start_has_no_image():
     assert start_image("noise", 64) is None
     noise = torch.randn(2, 4, 8, 8)
     assert torch.equal(start_latents(None, noise, build_scheduler(SIZES["scheduler"], "ddim")), noise)
@@ -57,9 +57,9 @@ def test_noise_has_no_picture():
 
 @pytest.mark.parametrize(
     ("kind", "size", "sigma", "complaint"),
-    [("ring", 64, 0.1, "no 'ring'"), ("blob", 63, 0.1, "even size"), ("blob", 64, 0.0, "positive sigma")],
+    [("ring", 64, 0.1, "got 'ring'"), ("blob", 63, 0.1, "even size"), ("blob", 64, 0.0, "positive sigma")],
 )
-def test_what_is_no_start_is_refused(kind, size, sigma, complaint):
+def test_start_image_refuses_unknown_kinds_and_sizes(kind, size, sigma, complaint):
     with pytest.raises(ValueError, match=complaint):
         start_image(kind, size, sigma)
 
@@ -70,7 +70,7 @@ def ready(name: str, steps: int = 10):
     return scheduler
 
 
-def test_the_start_is_the_blob_under_noise_of_the_first_timestep():
+def test_start_latents_are_the_blob_under_noise_of_the_first_timestep():
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2  # SDXL's
     abar = (1 - betas).prod().float()
     assert abar.sqrt().item() == pytest.approx(0.0683, abs=1e-4)  # 1 / sqrt(1 + 14.61^2)
@@ -82,7 +82,7 @@ def test_the_start_is_the_blob_under_noise_of_the_first_timestep():
     torch.testing.assert_close(x.var(0).mean(), 1 - abar, rtol=0.01, atol=0)
 
 
-def test_ddim_and_euler_start_from_one_state_in_two_scalings():
+def test_start_latents_of_ddim_and_euler_are_one_state_in_two_scalings():
     clean, noise = torch.randn(4, 8, 8), torch.randn(3, 4, 8, 8)
     ddim, euler = ready("ddim"), ready("euler")
     abar = ddim.alphas_cumprod[-1]

@@ -1,4 +1,4 @@
-"""Sampling: against diffusers' own pipeline, and against the answer that a perfect network would reach."""
+"""Sampling of grids, against diffusers' own pipeline and against the image that a perfect network would reach."""
 
 import copy
 import dataclasses
@@ -63,7 +63,7 @@ def theirs(components, prompts, sampling, latents, **settings):
         (Sampling(4, 1.0, sampler="ddim"), None),
     ],
 )
-def test_the_latents_are_those_of_diffusers_own_pipeline(components, tmp_path, kind, sampling, negative):
+def test_sampler_latents_agree_with_diffusers_own_pipeline(components, tmp_path, kind, sampling, negative):
     components = dataclasses.replace(
         components, scheduler=build_scheduler({**SIZES["scheduler"], "prediction_type": kind}, "ddim")
     )
@@ -78,7 +78,7 @@ def test_the_latents_are_those_of_diffusers_own_pipeline(components, tmp_path, k
 
 
 @pytest.mark.slow
-def test_the_pictures_are_those_of_diffusers_own_pipeline(components, sampler):
+def test_sampler_images_agree_with_diffusers_own_pipeline(components, sampler):
     from diffusers.image_processor import VaeImageProcessor
 
     latents = torch.randn(2, 4, 8, 8)
@@ -87,7 +87,7 @@ def test_the_pictures_are_those_of_diffusers_own_pipeline(components, sampler):
 
 
 class Oracle:
-    """A UNet that knows the answer: what it predicts at each timestep leads back to one clean latent."""
+    """A perfect UNet: its prediction at each timestep leads back to one clean latent."""
 
     def __init__(self, clean, kind):
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -116,7 +116,7 @@ def knowing(components, clean, kind="epsilon"):
 @pytest.mark.parametrize("steps", [1, 15, 61])  # 61 and 15 do not divide 1000
 @pytest.mark.parametrize("start", ["blob", "noise"])
 @pytest.mark.parametrize("first", [None, 980, 500])
-def test_a_network_that_knows_the_answer_ends_there(components, kind, name, steps, start, first):
+def test_sampler_with_a_perfect_network_ends_at_its_image(components, kind, name, steps, start, first):
     clean = torch.randn(4, 8, 8)
     sampler = GridSampler(knowing(components, clean, kind))
     sampling = Sampling(steps, 1.0, sampler=name, start=start, start_timestep=first)
@@ -131,7 +131,7 @@ def test_a_network_that_knows_the_answer_ends_there(components, kind, name, step
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [7, 30])
-def test_ddim_and_euler_take_the_same_way(sampler, steps):
+def test_sampler_ddim_and_euler_take_the_same_path(sampler, steps):
     """Without noise of its own, DDIM is Euler's method in another scaling (Song et al. 2021, section 4.3)."""
     text, nothing = sampler.encode(PROMPTS[:1])
     ddim, euler = (
@@ -144,7 +144,7 @@ def test_ddim_and_euler_take_the_same_way(sampler, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddim", "euler"])
 @pytest.mark.parametrize("first", [None, 400])
-def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sampler, name, first):
+def test_sampler_starts_at_the_encoded_blob_under_each_seeds_noise(components, sampler, name, first):
     from instant3d.stage1.initial_noise import start_image
 
     sampling = Sampling(20, sampler=name, sigma=0.2, start_timestep=first)
@@ -160,7 +160,7 @@ def test_the_start_is_the_encoded_blob_under_each_seeds_noise(components, sample
 
 
 @pytest.mark.slow
-def test_a_grid_depends_on_its_own_prompt_and_seed_alone(components, sampler):
+def test_sampler_grid_depends_on_its_own_prompt_and_seed_alone(components, sampler):
     text, nothing = sampler.encode(PROMPTS)
     sampling = Sampling(4)
     scheduler, _ = spaced_scheduler(components.scheduler.config, sampling)
@@ -173,14 +173,14 @@ def test_a_grid_depends_on_its_own_prompt_and_seed_alone(components, sampler):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_bytes_and_another_another_picture(sampler):
+def test_sampler_seed_gives_the_same_bytes_and_another_seed_another_image(sampler):
     first, again, other = (sampler(PROMPTS[:1], sampling=Sampling(3), seeds=[seed]) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-2)
 
 
 @pytest.mark.slow
-def test_grids_are_pictures_one_a_prompt_and_repeated_prompts_differ_by_their_seeds(sampler):
+def test_sampler_gives_one_image_a_prompt_and_repeated_prompts_differ_by_their_seeds(sampler):
     grids = sampler([PROMPTS[0], PROMPTS[1], PROMPTS[0]], sampling=Sampling(2))
     assert grids.shape == (3, 3, 64, 64)
     assert grids.min() >= 0
@@ -190,7 +190,7 @@ def test_grids_are_pictures_one_a_prompt_and_repeated_prompts_differ_by_their_se
 
 
 @pytest.mark.slow
-def test_drawing_in_turns_changes_no_picture_and_counts_every_step(components, sampler):
+def test_sampler_at_once_changes_no_image_and_counts_every_step(components, sampler):
     counted = []
     turns = GridSampler(components, at_once=2)
     prompts, sampling = [*PROMPTS, PROMPTS[0]], Sampling(3)
@@ -199,20 +199,24 @@ def test_drawing_in_turns_changes_no_picture_and_counts_every_step(components, s
     assert counted == [(k, 6) for k in range(1, 7)]
 
 
-def test_guidance_of_one_asks_the_network_once_and_stronger_guidance_twice(components, monkeypatch):
+def test_guidance_of_one_evaluates_the_network_once_and_stronger_guidance_twice(components, monkeypatch):
     sizes = []
 
     class Counting(Oracle):
-        def __call__(self, x, timestep, **told):
+        def __call__(self, x, timestep, **conditions):
             sizes.append(
-                (len(x), told["encoder_hidden_states"].shape[0], told["added_cond_kwargs"]["time_ids"].tolist())
+                (
+                    len(x),
+                    conditions["encoder_hidden_states"].shape[0],
+                    conditions["added_cond_kwargs"]["time_ids"].tolist(),
+                )
             )
-            return super().__call__(x, timestep, **told)
+            return super().__call__(x, timestep, **conditions)
 
     sampler = GridSampler(dataclasses.replace(components, unet=Counting(torch.zeros(4, 8, 8), "epsilon")))
     for guidance in (1.0, 2.0):
         sampler.denoise(ONE, ONE, sampling=Sampling(1, guidance), seeds=[0])
-    size = [64.0, 64.0, 0.0, 0.0, 64.0, 64.0]  # an uncropped picture of the grid's own size
+    size = [64.0, 64.0, 0.0, 0.0, 64.0, 64.0]  # an uncropped image of the grid's own size
     assert sizes == [(1, 1, [size]), (2, 2, [size] * 2)]
 
 
@@ -222,7 +226,7 @@ def test_guidance_leads_away_from_the_negative_prompt():
     assert torch.equal(classifier_free_guidance(away, toward, 1.0), toward)
 
 
-def test_full_rescaling_gives_back_the_spread_before_guidance():
+def test_guidance_with_full_rescaling_restores_the_standard_deviation():
     away, toward = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     plain, half, full = (classifier_free_guidance(away, toward, 7.5, rescale) for rescale in (0.0, 0.5, 1.0))
     torch.testing.assert_close(full.std((1, 2, 3)), toward.std((1, 2, 3)))
@@ -231,7 +235,7 @@ def test_full_rescaling_gives_back_the_spread_before_guidance():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [999, 980, 60])
-def test_any_number_of_steps_visits_as_many_noise_levels_and_no_other(first):
+def test_spaced_scheduler_visits_as_many_noise_levels_as_steps_and_no_other(first):
     every = build_scheduler(SIZES["scheduler"], "ddim").alphas_cumprod
     for steps in range(1, first + 2, 1 + first // 40):
         scheduler, timesteps = spaced_scheduler(
@@ -242,7 +246,7 @@ def test_any_number_of_steps_visits_as_many_noise_levels_and_no_other(first):
         torch.testing.assert_close(scheduler.alphas_cumprod.flip(0), every[timesteps], rtol=1e-4, atol=0)
 
 
-def test_a_schedule_that_ends_in_pure_noise_can_be_sampled(components):
+def test_spaced_scheduler_samples_a_schedule_that_ends_in_pure_noise(components):
     clean = torch.randn(4, 8, 8)
     parts = knowing(components, clean, "v_prediction")
     config = {**parts.scheduler.config, "rescale_betas_zero_snr": True}
@@ -258,15 +262,15 @@ def test_a_schedule_that_ends_in_pure_noise_can_be_sampled(components):
 @pytest.mark.parametrize(
     ("sampling", "seeds", "complaint"),
     [
-        (Sampling(), [1], "2 prompts came with 1"),
+        (Sampling(), [1], "got 1 seeds for 2 prompts"),
         (Sampling(0), [1, 2], "at least one step"),
         (Sampling(rescale=1.5), [1, 2], "between 0 and 1"),
         (Sampling(start_timestep=1000), [1, 2], "timesteps 0 to 999"),
         (Sampling(30, start_timestep=20), [1, 2], "30 steps do not fit"),
-        (Sampling(start="ring"), [1, 2], "no 'ring'"),
+        (Sampling(start="ring"), [1, 2], "got 'ring'"),
     ],
 )
-def test_what_cannot_be_sampled_is_explained(sampler, sampling, seeds, complaint):
+def test_sampler_refuses_settings_out_of_range(sampler, sampling, seeds, complaint):
     with pytest.raises(ValueError, match=complaint):
         sampler(PROMPTS, sampling=sampling, seeds=seeds)
 
@@ -281,7 +285,7 @@ def test_half_precision_inside_a_float32_network_changes_little(sampler, monkeyp
 
 
 @pytest.mark.slow
-def test_half_weights_draw_nearly_the_same_from_latents_in_float32(components, sampler):
+def test_half_precision_weights_give_nearly_the_same_from_latents_in_float32(components, sampler):
     halved = dataclasses.replace(
         components, unet=copy.deepcopy(components.unet).bfloat16(), vae=copy.deepcopy(components.vae).bfloat16()
     )
@@ -292,7 +296,7 @@ def test_half_weights_draw_nearly_the_same_from_latents_in_float32(components, s
     assert (half.decode(latents) - sampler(PROMPTS, sampling=Sampling(4))).abs().mean() < 0.02
 
 
-def test_a_vae_that_overflows_in_half_precision_runs_in_full(components, sampler):
+def test_vae_that_overflows_in_half_precision_runs_in_float32(components, sampler):
     vae = copy.deepcopy(components.vae).half()
     vae.register_to_config(force_upcast=True)
     half = GridSampler(dataclasses.replace(components, vae=vae))
@@ -301,11 +305,11 @@ def test_a_vae_that_overflows_in_half_precision_runs_in_full(components, sampler
     assert vae.dtype == torch.float32
 
 
-def test_what_is_drawn_can_be_worked_on(sampler):
+def test_sampler_output_is_an_ordinary_tensor(sampler):
     grid = sampler(PROMPTS[:1], sampling=Sampling(1))
     grid[:] = grid * torch.ones(1, requires_grad=True)
 
 
-def test_one_sentence_is_not_taken_for_a_list_of_letters(sampler):
+def test_sampler_refuses_one_text_in_place_of_a_list(sampler):
     with pytest.raises(ValueError, match="put it into a list"):
         sampler("a red fire hydrant")

@@ -1,4 +1,4 @@
-"""Teaching stage 1: the loss is what a hand computes, a killed run goes on, and two processes do what one would."""
+"""Training of stage 1: the loss against a hand computation, resuming a killed run, and two processes against one."""
 
 import shutil
 from pathlib import Path
@@ -52,64 +52,64 @@ def batch(source, numbers=(0, 1, 2, 3)):
 
 
 class Recorder(nn.Module):
-    """Stands in for a UNet: answers with a constant and keeps what it was asked."""
+    """Stands in for a UNet: predicts a constant and records its inputs."""
 
-    def __init__(self, unet, answer):
+    def __init__(self, unet, value):
         super().__init__()
-        self.config, self.answer = unet.config, answer
+        self.config, self.value = unet.config, value
 
     def forward(self, x, t, tokens, added_cond_kwargs, return_dict):
-        self.asked = {"x": x, "t": t, "tokens": tokens, **added_cond_kwargs}
-        return (torch.full_like(x, self.answer),)
+        self.recorded = {"x": x, "t": t, "tokens": tokens, **added_cond_kwargs}
+        return (torch.full_like(x, self.value),)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_loss_is_the_mean_square_of_what_the_formulas_on_paper_leave(kind, model, cached):
+def test_loss_is_the_mean_square_error_of_the_written_formulas(kind, model, cached):
     module = Stage1Module(str(model), prediction_type=kind, prompt_dropout=0.0)
-    module.unet = Recorder(module.unet, answer=0.25)
+    module.unet = Recorder(module.unet, value=0.25)
     grids = batch(cached)
-    chance = sample_noise(grids, 0, 1000, 0.0)
-    found = module.losses(grids, chance)
+    noise_sample = sample_noise(grids, 0, 1000, 0.0)
+    found = module.losses(grids, noise_sample)
     # SDXL's schedule by hand: betas are squares of evenly spaced roots
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     for k in range(len(grids.example_index)):
-        abar = float(torch.cumprod(1 - betas, 0)[chance.timestep[k]])
-        z, eps = grids.mean[k] + grids.std[k] * chance.posterior_noise[k], chance.noise[k]
+        abar = float(torch.cumprod(1 - betas, 0)[noise_sample.timestep[k]])
+        z, eps = grids.mean[k] + grids.std[k] * noise_sample.posterior_noise[k], noise_sample.noise[k]
         x = abar**0.5 * z + (1 - abar) ** 0.5 * eps
         wanted = eps if kind == "epsilon" else abar**0.5 * eps - (1 - abar) ** 0.5 * z
-        torch.testing.assert_close(module.unet.asked["x"][k], x, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(module.unet.recorded["x"][k], x, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found[k], (wanted - 0.25).square().mean(), atol=1e-4, rtol=1e-4)
-    asked = module.unet.asked
-    assert torch.equal(asked["t"], chance.timestep)
-    assert torch.equal(asked["tokens"], grids.text.tokens)
-    assert torch.equal(asked["text_embeds"], grids.text.pooled)
-    assert asked["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 4
+    recorded = module.unet.recorded
+    assert torch.equal(recorded["t"], noise_sample.timestep)
+    assert torch.equal(recorded["tokens"], grids.text.tokens)
+    assert torch.equal(recorded["text_embeds"], grids.text.pooled)
+    assert recorded["time_ids"].tolist() == [[64, 64, 0, 0, 64, 64]] * 4
 
 
 def test_min_snr_weighs_each_example_by_its_own_noise(model, cached):
     plain, weighed = (Stage1Module(str(model), min_snr_gamma=gamma) for gamma in (None, 5.0))
     plain.unet, weighed.unet = (Recorder(module.unet, 0.0) for module in (plain, weighed))
     grids = batch(cached, range(16))
-    chance = sample_noise(grids, 0, 1000, 0.1)
-    abar = plain.abar[chance.timestep]
+    noise_sample = sample_noise(grids, 0, 1000, 0.1)
+    abar = plain.abar[noise_sample.timestep]
     snr = abar / (1 - abar)
-    expected = plain.losses(grids, chance) * snr.clamp(max=5.0) / snr
-    torch.testing.assert_close(weighed.losses(grids, chance), expected)
+    expected = plain.losses(grids, noise_sample) * snr.clamp(max=5.0) / snr
+    torch.testing.assert_close(weighed.losses(grids, noise_sample), expected)
     assert snr.min() < 5 < snr.max(), "both sides of the threshold are looked at"
 
 
-def test_a_grid_from_the_cache_costs_what_it_costs_when_encoded_on_the_fly(model, cached, balls):
+def test_loss_of_a_cached_grid_is_that_of_one_encoded_on_the_fly(model, cached, balls):
     module = Stage1Module(str(model))
     one, two = batch(cached), batch(balls)
-    chance = sample_noise(one, 0, 1000, 0.1)
+    noise_sample = sample_noise(one, 0, 1000, 0.1)
     with torch.no_grad():
-        losses = module.losses(one, chance)
-        torch.testing.assert_close(losses, module.losses(module.encode_batch(two), chance), atol=2e-3, rtol=2e-3)
+        losses = module.losses(one, noise_sample)
+        torch.testing.assert_close(losses, module.losses(module.encode_batch(two), noise_sample), atol=2e-3, rtol=2e-3)
         other = sample_noise(one, 1, 1000, 0.1)
         assert (losses - module.losses(one, other)).abs().max() > 0.05, "the test would see other noise"
 
 
-def test_an_examples_loss_does_not_depend_on_its_batch(model, cached):
+def test_loss_of_an_example_does_not_depend_on_its_batch(model, cached):
     module = Stage1Module(str(model))
     whole = batch(cached)
 
@@ -121,22 +121,22 @@ def test_an_examples_loss_does_not_depend_on_its_batch(model, cached):
     torch.testing.assert_close(losses(whole), apart, atol=1e-5, rtol=1e-5)
 
 
-def test_a_tenth_of_the_prompts_is_left_out_and_timesteps_are_spread_evenly(cached):
+def test_sample_noise_drops_a_tenth_of_the_prompts_and_spreads_timesteps_evenly(cached):
     one = batch(cached, [0])
     moments = (one.mean[:, :1, :1, :1], one.std[:, :1, :1, :1])
     many = LatentBatch(*(part.expand(4000, *part.shape[1:]) for part in moments),
                    one.text[[0] * 4000], one.size.expand(4000), torch.arange(4000))  # fmt: skip
-    chance = sample_noise(many, 0, 1000, 0.1)
-    assert 320 < int(chance.drop_text.sum()) < 480
-    assert chance.timestep.min() >= 0
-    assert chance.timestep.max() <= 999
-    counts = torch.bincount(chance.timestep // 100, minlength=10)
+    noise_sample = sample_noise(many, 0, 1000, 0.1)
+    assert 320 < int(noise_sample.drop_text.sum()) < 480
+    assert noise_sample.timestep.min() >= 0
+    assert noise_sample.timestep.max() <= 999
+    counts = torch.bincount(noise_sample.timestep // 100, minlength=10)
     assert (counts - 400).abs().max() < 80
-    assert abs(float(chance.noise.std()) - 1) < 0.05
-    assert abs(float((chance.noise * chance.posterior_noise).mean())) < 0.05
+    assert abs(float(noise_sample.noise.std()) - 1) < 0.05
+    assert abs(float((noise_sample.noise * noise_sample.posterior_noise).mean())) < 0.05
 
 
-def test_a_prompt_that_is_left_out_is_zeros_and_the_others_stay():
+def test_drop_text_zeroes_dropped_prompts_and_keeps_the_others():
     text = TextEmbedding(torch.randn(3, 4, 8), torch.randn(3, 5))
     found = drop_text(text, torch.tensor([False, True, False]))
     assert torch.equal(found.tokens[1], torch.zeros(4, 8))
@@ -145,21 +145,21 @@ def test_a_prompt_that_is_left_out_is_zeros_and_the_others_stay():
     assert torch.equal(found.pooled[::2], text.pooled[::2])
 
 
-def test_losses_are_sorted_into_quarters_of_the_timesteps():
+def test_loss_by_quarter_sorts_losses_by_timestep():
     found = loss_by_quarter("loss", torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 249, 750]), 1000)
     assert {name: float(value) for name, value in found.items()} == {"loss_0": 2.0, "loss_3": 5.0}
 
 
-def test_low_rank_additions_change_nothing_at_first_and_merge_into_what_they_were(model, cached, tmp_path):
+def test_lora_is_the_identity_at_first_and_merges_to_the_same_network(model, cached, tmp_path):
     whole, module = Stage1Module(str(model)), Stage1Module(str(model), lora_rank=4)
     grids = batch(cached)
-    chance = sample_noise(grids, 0, 1000, 0.0)
+    noise_sample = sample_noise(grids, 0, 1000, 0.0)
     with torch.no_grad():
-        assert torch.equal(whole.losses(grids, chance), module.losses(grids, chance))
+        assert torch.equal(whole.losses(grids, noise_sample), module.losses(grids, noise_sample))
         for parameter in module.lora.values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-        wrapped = module.losses(grids, chance)
-    assert (wrapped - whole.losses(grids, chance)).abs().max() > 1e-3
+        wrapped = module.losses(grids, noise_sample)
+    assert (wrapped - whole.losses(grids, noise_sample)).abs().max() > 1e-3
     content = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(content)
     assert set(content["state_dict"]) == {f"lora.{name}" for name in module.lora}, "nothing frozen is in a checkpoint"
@@ -168,30 +168,30 @@ def test_low_rank_additions_change_nothing_at_first_and_merge_into_what_they_wer
     assert set(merged.state_dict()) == set(whole.unet.state_dict())
     whole.unet.load_state_dict(merged.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(whole.losses(grids, chance), wrapped, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(whole.losses(grids, noise_sample), wrapped, atol=1e-5, rtol=1e-5)
 
 
-def test_a_unet_to_be_recorded_gives_the_losses_and_gradients_of_a_plain_one(model, cached):
+def test_cuda_graphs_module_gives_the_losses_and_gradients_of_a_plain_unet(model, cached):
     plain, graphed = (
         Stage1Module(str(model)),
         Stage1Module(str(model), cuda_graphs=True),
-    )  # on the CPU nothing is recorded
+    )  # on the CPU no graph is recorded
     grids = batch(cached)
-    chance = sample_noise(grids, 0, 1000, 0.1)
+    noise_sample = sample_noise(grids, 0, 1000, 0.1)
     for module in (plain, graphed):
-        module.train().losses(grids, chance).mean().backward()
+        module.train().losses(grids, noise_sample).mean().backward()
     assert set(graphed.state_dict()) == set(plain.state_dict())
     for one, two in zip(plain.parameters(), graphed.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad)
 
 
 @pytest.mark.parametrize("other", [{"lora_rank": 4}, {"gradient_checkpointing": True}])
-def test_what_cannot_be_recorded_is_refused(other, model):
+def test_cuda_graphs_are_refused_where_they_cannot_record(other, model):
     with pytest.raises(ValueError, match="cuda_graphs needs a whole UNet without gradient_checkpointing"):
         Stage1Module(str(model), cuda_graphs=True, **other)
 
 
-def test_only_the_additions_learn(model, cached):
+def test_lora_training_changes_only_the_lora_weights(model, cached):
     module = Stage1Module(str(model), lora_rank=4, gradient_checkpointing=True)
     grids = batch(cached)
     module.losses(grids, sample_noise(grids, 0, 1000, 0.0)).mean().backward()
@@ -202,7 +202,7 @@ def test_only_the_additions_learn(model, cached):
     assert all(p.grad is None for name, p in module.network.named_parameters() if "lora" not in name)
 
 
-def test_a_frozen_half_stays_half_and_its_additions_full(model):
+def test_half_base_stays_in_bfloat16_and_lora_in_float32(model):
     module = Stage1Module(str(model), lora_rank=2, half_base=True)
     dtypes = {name: parameter.dtype for name, parameter in module.network.named_parameters()}
     assert {dtype for name, dtype in dtypes.items() if "lora" in name} == {torch.float32}
@@ -235,7 +235,7 @@ def weights(run, name="state_dict"):
     return torch.load(fit.newest_checkpoint(run), weights_only=True)[name]
 
 
-def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(model, cached, tmp_path):
+def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(model, cached, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(command(whole, model, cached, 12))
     killed = training_runs.start(command(broken, model, cached, 12))
@@ -261,7 +261,7 @@ def every_fifth(args, **trainer):
     return args
 
 
-def test_a_run_that_ends_between_two_checkpoints_keeps_its_last_step_and_goes_on_from_it(model, cached, tmp_path):
+def test_resume_continues_from_the_last_step_between_two_checkpoints(model, cached, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(every_fifth(command(whole, model, cached, 9)))
     fit.main(every_fifth(command(broken, model, cached, 7)))
@@ -278,13 +278,13 @@ def test_a_run_that_ends_between_two_checkpoints_keeps_its_last_step_and_goes_on
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_a_run_out_of_time_keeps_its_last_step(model, cached, tmp_path):
+def test_run_out_of_time_saves_its_last_step(model, cached, tmp_path):
     fit.main(every_fifth(command(tmp_path, model, cached, 100_003), max_time={"seconds": 2}))
     steps = max(training_runs.losses(tmp_path)) + 1
     assert weights(tmp_path, "global_step") == steps < 100_003
 
 
-def test_additions_learn_on_from_a_checkpoint_as_if_nothing_had_been(model, cached, tmp_path):
+def test_resume_with_lora_continues_as_an_uninterrupted_run(model, cached, tmp_path):
     lora = {"lora_rank": 2, "half_base": True, "gradient_checkpointing": True}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(command(whole, model, cached, 4, "--trainer.precision=bf16-mixed", **lora))
@@ -296,8 +296,8 @@ def test_additions_learn_on_from_a_checkpoint_as_if_nothing_had_been(model, cach
     assert any(value.abs().max() > 0 for key, value in one.items() if "lora_B" in key)
 
 
-def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(model, cached, tmp_path):
-    plain = {"learning_rate": 1e-4}  # Adam turns rounding into a step of its full rate where a gradient is nought
+def test_ddp_with_two_processes_equals_one_with_batches_twice_as_large(model, cached, tmp_path):
+    plain = {"learning_rate": 1e-4}  # Adam turns rounding into a full step where a gradient is zero
     fit.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
     process = training_runs.start(
         command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
@@ -311,7 +311,7 @@ def test_two_processes_learn_what_one_learns_from_batches_twice_as_large(model, 
     assert apart < 0.02 * moved
 
 
-def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_opens(model, cached, tmp_path):
+def test_export_is_the_averaged_network_that_plain_diffusers_opens(model, cached, tmp_path):
     fit.main(command(tmp_path, model, cached, 2, prediction_type="v_prediction"))
     fit.export(tmp_path, tmp_path / "export")
     averaged, last = weights(tmp_path), weights(tmp_path, "current_model_state")
@@ -326,7 +326,7 @@ def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_ope
     )
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
     shutil.move(tmp_path / "export", tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="say --base"):
+    with pytest.raises(ValueError, match="give --base"):
         fit.export(tmp_path, tmp_path / "again", base=str(tmp_path / "export"))
 
 
@@ -334,11 +334,11 @@ def test_an_exported_checkpoint_is_the_averaged_network_that_plain_diffusers_ope
     ("from_cache", "listed", "expected"),
     [
         (True, "hat\t9\nred\t1\n", "hat\t9\nball\t6\nblue\t2\ngreen\t2\nred\t2\n"),  # each of three grids twice
-        (True, None, None),  # a released text encoder, say
-        (False, "hat\t9\n", None),  # captions of scenes are not known before they come
+        (True, None, None),  # for example a released text encoder
+        (False, "hat\t9\n", None),  # captions of scenes are not read in advance
     ],
 )
-def test_an_export_lists_the_words_of_its_base_and_of_its_own_captions(
+def test_export_lists_the_words_of_its_base_and_of_its_own_captions(
     model, cached, balls, tmp_path, from_cache, listed, expected
 ):
     base = shutil.copytree(model, tmp_path / "base")
@@ -351,23 +351,23 @@ def test_an_export_lists_the_words_of_its_base_and_of_its_own_captions(
     assert (file.read_text() if file.is_file() else None) == expected
 
 
-def test_learning_from_a_cache_loads_neither_vae_nor_text_encoders_and_says_so(
+def test_training_on_a_cache_loads_neither_vae_nor_text_encoders_and_reports_it(
     model, cached, tmp_path, monkeypatch, capsys
 ):
-    asked = []
+    recorded = []
     original = Components.load.__func__
 
     def load(cls, source, *, parts, **how):
-        asked.extend(parts)
+        recorded.extend(parts)
         return original(cls, source, parts=parts, **how)
 
     monkeypatch.setattr(Components, "load", classmethod(load))
     fit.main(command(tmp_path, model, cached, 2))
-    assert set(asked) == {"unet", "scheduler"}
+    assert set(recorded) == {"unet", "scheduler"}
     assert "neither a VAE nor a text encoder is loaded" in capsys.readouterr().out
 
 
-def test_validation_is_the_same_in_every_run_and_leaves_sample_grids(model, cached, balls, tmp_path):
+def test_validation_is_the_same_in_every_run_and_writes_sample_grids(model, cached, balls, tmp_path):
     watcher = {
         "class_path": "instant3d.training.callbacks.SampleGrids",
         "init_args": {"prompts": ["a red ball", "a blue ball"]},
@@ -386,15 +386,15 @@ def test_validation_is_the_same_in_every_run_and_leaves_sample_grids(model, cach
         head, *rows = log.read_text().splitlines()
         values = [dict(zip(head.split(","), row.split(","), strict=True)) for row in rows]
         found.append([row["val/loss"] for row in values if row["val/loss"]])
-        (picture,) = (tmp_path / str(seed)).glob("**/samples/*.png")
+        (image,) = (tmp_path / str(seed)).glob("**/samples/*.png")
         from PIL import Image
 
-        assert Image.open(picture).size == (128, 64)
+        assert Image.open(image).size == (128, 64)
     assert found[0] == found[1] != []
 
 
 @pytest.mark.parametrize(("size", "trainer"), [("paper", "gpus"), ("one_gpu_lora", "one_gpu"), ("demo", "cpu")])
-def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, capsys):
+def test_shipped_configuration_is_accepted_by_the_command(size, trainer, capsys):
     files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/stage1" / f"{size}.yaml"]
     with pytest.raises(SystemExit) as done:
         fit.main(["fit", "stage1", *(word for file in files for word in ("-c", str(file))), "--print_config"])
@@ -406,12 +406,12 @@ def test_a_shipped_configuration_is_one_that_the_command_takes(size, trainer, ca
     assert found["trainer"]["max_steps"] == yaml.safe_load(files[1].read_text())["trainer"]["max_steps"]
 
 
-def test_the_papers_batch_is_192_grids_on_eight_gpus():
+def test_paper_config_has_a_batch_of_192_grids_on_eight_gpus():
     paper = yaml.safe_load((ROOT / "configs/stage1/paper.yaml").read_text())
     assert paper["data"]["batch_size"] * 8 * paper["trainer"]["accumulate_grad_batches"] == 192
 
 
-def test_two_processes_draw_each_prompt_once_and_what_is_missing_is_drawn_later(model, tmp_path):
+def test_predict_with_two_processes_samples_each_prompt_once_and_the_missing_ones_later(model, tmp_path):
     words = ["red", "green", "blue", "white", "black"]
     (tmp_path / "prompts.txt").write_text("".join(f"a {word} ball\n" for word in words))
     out = tmp_path / "out"
@@ -436,7 +436,7 @@ def test_two_processes_draw_each_prompt_once_and_what_is_missing_is_drawn_later(
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
-def test_a_bad_prompt_fails_the_command_only_after_the_others_are_drawn(model, tmp_path, capsys):
+def test_predict_fails_for_an_invalid_prompt_only_after_the_others_are_sampled(model, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a bad\x07one\na red ball\n")
     with pytest.raises(ValueError, match="1 prompts"):
         fit.main([
@@ -448,7 +448,7 @@ def test_a_bad_prompt_fails_the_command_only_after_the_others_are_drawn(model, t
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["00001-a-red-ball"]
 
 
-def test_a_prediction_is_what_the_sampler_draws_with_the_trained_network(model):
+def test_predict_writes_what_the_sampler_gives_with_the_trained_network(model):
     module = Stage1Module(str(model), sampling=Sampling(steps=2)).eval()
     with torch.no_grad():
         for parameter in module.unet.parameters():
@@ -462,7 +462,7 @@ def test_a_prediction_is_what_the_sampler_draws_with_the_trained_network(model):
     assert (grids - wrong).abs().max() > 1e-3
 
 
-def test_additions_of_a_checkpoint_fit_only_the_base_that_they_were_learnt_on(model, cached, tmp_path):
+def test_export_of_lora_fits_only_the_base_that_it_was_trained_on(model, cached, tmp_path):
     content = {"state_dict": Stage1Module(str(model), lora_rank=4).state_dict()}
     Stage1Module(str(model), lora_rank=2).on_save_checkpoint(content)
     torch.save(content, tmp_path / "last.ckpt")

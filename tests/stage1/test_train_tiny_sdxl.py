@@ -1,4 +1,4 @@
-"""A small SDXL from nothing: its parts, their trainings, and what an interruption costs."""
+"""Training of a small SDXL from scratch: its parts, their training, and what an interruption costs."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def views_of(root: Path) -> pretrain.CaptionedViews:
 
 
 @pytest.mark.slow
-def test_plain_diffusers_opens_what_was_made(made):
+def test_train_tiny_sdxl_writes_a_folder_that_plain_diffusers_opens(made):
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(made / "base")
     assert pipeline.vae_scale_factor * pipeline.unet.config.sample_size == 2 * SIDE
     assert pipeline.unet.config.cross_attention_dim == 64  # both encoders' widths side by side
@@ -81,22 +81,22 @@ def test_demo_config_gives_the_bundled_sizes():
 
 
 @pytest.mark.slow
-def test_the_words_of_the_captions_lie_beside_the_tokenizer(made):
+def test_caption_words_lie_beside_the_tokenizer(made):
     listed = (made / "base" / "tokenizer" / "caption_words.txt").read_text()
     assert listed == "ball\t3\nblue\t1\ngreen\t1\nred\t1\n"
 
 
 @pytest.mark.slow
-def test_latents_leave_the_vae_with_a_standard_deviation_of_one(made):
+def test_latent_scale_gives_latents_a_standard_deviation_of_one(made):
     parts = Components.load(made / "base", parts=("vae",))
     images = views_of(made).views.flatten(0, 1).float() / 127.5 - 1
     with torch.no_grad():
         latents = parts.vae.encode(images).latent_dist.mean * parts.vae.config.scaling_factor
-    assert float(latents.std()) == pytest.approx(1, abs=0.1)  # measured on other draws of the same views
+    assert float(latents.std()) == pytest.approx(1, abs=0.1)  # measured on other random views
 
 
 @pytest.mark.slow
-def test_what_is_there_is_not_made_again(made, monkeypatch):
+def test_train_tiny_sdxl_does_not_train_an_existing_part_again(made, monkeypatch):
     def refuse(*_):
         raise AssertionError("trained a second time")
 
@@ -127,16 +127,16 @@ def test_vae_training_halves_the_error_of_its_images(made):
 
 
 @pytest.mark.slow
-def test_text_training_tells_captions_apart(made, capsys):
+def test_text_training_separates_captions(made, capsys):
     torch.manual_seed(0)
     parts = Components.load(made / "base", parts=("tokenizer_2", "text_encoder_2"))
     data = views_of(made)
     images = {**TINY["image_encoder"], "image_size": SIDE}
     training = TrainingSettings(batch_size=6, learning_rate=1e-3, steps=100)
     pretrain.train_text([parts.text_encoder_2], parts.tokenizer_2, images, data, training)
-    said = capsys.readouterr().err.splitlines()[-1]
-    best = torch.tensor(2.0).log()  # equal captions share the answer: a batch of 6 from 3 captions has about 2 of each
-    assert float(said.split("loss ")[1].split()[0]) < float(best) + 0.35
+    message = capsys.readouterr().err.splitlines()[-1]
+    best = torch.tensor(2.0).log()  # equal captions share the target: a batch of 6 from 3 captions has about 2 of each
+    assert float(message.split("loss ")[1].split()[0]) < float(best) + 0.35
     assert len(set(data.captions)) == len(COLOURS)
 
 
@@ -146,7 +146,7 @@ def line(start: float = 0.0) -> torch.nn.Linear:
     return model
 
 
-def test_optimize_goes_on_after_an_interruption_as_if_there_had_been_none(tmp_path, monkeypatch):
+def test_optimize_after_an_interruption_ends_as_without_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SAVE_SECONDS", -1.0)
     training, state = TrainingSettings(batch_size=1, learning_rate=0.1, steps=20), tmp_path / "line.training"
 
@@ -179,26 +179,26 @@ def test_optimize_ends_when_its_seconds_are_over():
             lambda step, _: (taken.append(step), (model(torch.ones(1)).sum(), ""))[1],
             TrainingSettings(batch_size=1, learning_rate=0.1, seconds=21.0),
         )
-    assert len(taken) == 10  # two looks at the clock a step, and one at the start
+    assert len(taken) == 10  # two readings of the clock a step, and one at the start
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"view_size": None}, "should have the keys"),
-        ({"train_vae": {"batch_size": 4, "learning_rate": 1e-3}}, "a training needs an end"),
+        ({"train_vae": {"batch_size": 4, "learning_rate": 1e-3}}, "training needs an end"),
         ({"train_vae": {"steps": -1, "batch_size": 4, "learning_rate": 1e-3}}, "steps of a training must be positive"),
         ({"train_text": {"epochs": 3}}, "epochs"),
     ],
 )
-def test_scratch_refuses_a_config_that_cannot_be(tmp_path, capsys, change, complaint):
+def test_train_tiny_sdxl_refuses_an_invalid_config(tmp_path, capsys, change, complaint):
     content = {key: value for key, value in {**TINY, **change}.items() if value is not None}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
     assert command(tmp_path) == 2
     assert complaint in capsys.readouterr().err
 
 
-def test_scratch_refuses_folders_without_scenes(tmp_path, capsys):
+def test_train_tiny_sdxl_refuses_folders_without_scenes(tmp_path, capsys):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     (tmp_path / "scenes").mkdir()
     assert command(tmp_path) == 2

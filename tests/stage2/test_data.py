@@ -1,4 +1,4 @@
-"""Examples: what is drawn, that it can be drawn again, and that cameras follow every change to a picture."""
+"""Examples of stage 2: random draws are reproducible, and cameras follow every change to an image."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_colours_stay_where_they_are_in_the_world_when_windows_are_cut():
+def test_crop_windows_keeps_colours_at_their_place_in_the_world():
     views = ball_views(random_sphere(6, torch.Generator().manual_seed(0)), size=128)
     cut = crop_windows(views, ViewSampling(patch=48, zoom=(64, 128)), torch.Generator().manual_seed(1))
     assert cut.rgb.shape == (6, 3, 48, 48)
@@ -62,7 +62,7 @@ def test_colours_stay_where_they_are_in_the_world_when_windows_are_cut():
     assert position_error(wrong).median() > 0.1, "the test would see cameras that do not follow"
 
 
-def test_turning_the_world_turns_points_with_cameras():
+def test_rotate_about_z_rotates_points_with_cameras():
     views = ball_views(structured_cameras())
     quarter = rotate_about_z(views, 90.0)
     where, _ = views.cameras.project(BALL.expand(4, 1, 3))
@@ -71,7 +71,7 @@ def test_turning_the_world_turns_points_with_cameras():
     torch.testing.assert_close(quarter.cameras.cam_to_world[0], structured_cameras().cam_to_world[1], atol=1e-5, rtol=0)
 
 
-def test_a_foreground_window_shows_the_object():
+def test_crop_windows_with_foreground_shows_the_object():
     views = ball_views(orbit([0.0] * 8, 0.0), size=128)
     drawing = ViewSampling(patch=16, zoom=(128, 128), foreground_probability=1.0)
     cut = crop_windows(views, drawing, torch.Generator().manual_seed(0))
@@ -79,7 +79,7 @@ def test_a_foreground_window_shows_the_object():
 
 
 @pytest.mark.slow
-def test_an_example_depends_on_its_number_and_seed_alone(folder):
+def test_training_example_depends_on_its_index_and_seed_alone(folder):
     def supply(seed):
         return TrainDataset(scenes_for("train", [folder]), 32, ViewSampling(patch=16, zoom=(32, 64)), seed)
 
@@ -89,7 +89,7 @@ def test_an_example_depends_on_its_number_and_seed_alone(folder):
     assert not torch.equal(first.targets.rgb, supply(1)[7].targets.rgb)
 
 
-def test_each_epoch_shows_every_scene_once(folder):
+def test_epoch_shows_every_scene_once(folder):
     supply = TrainDataset(
         scenes_for("train", [folder]),
         32,
@@ -100,7 +100,7 @@ def test_each_epoch_shows_every_scene_once(folder):
         assert len(sizes) == 3
 
 
-def test_processes_share_the_numbers_without_overlap_and_go_on_where_they_stopped():
+def test_sampler_shares_examples_between_processes_without_overlap_and_resumes():
     def taken(start, batches, rank):
         stream = iter(ResumableBatchSampler(batch_size=2, start=start, rank=rank, world=2))
         return [number for _ in range(batches) for number in next(stream)]
@@ -109,7 +109,7 @@ def test_processes_share_the_numbers_without_overlap_and_go_on_where_they_stoppe
     assert taken(0, 3, 1)[4:] == taken(2, 1, 1)
 
 
-def test_test_examples_hide_every_view_that_does_not_go_in(folder):
+def test_eval_examples_hide_every_view_that_is_no_input(folder):
     example = EvalDataset(scenes_for("test", [folder]), 32)[0]
     assert len(example.inputs.rgb) == 4
     assert len(example.targets.rgb) == 6
@@ -118,7 +118,7 @@ def test_test_examples_hide_every_view_that_does_not_go_in(folder):
     )
 
 
-def test_coarse_inputs_have_no_detail_that_half_as_many_pixels_could_not_hold(folder):
+def test_downsampled_inputs_have_no_detail_that_half_as_many_pixels_could_not_hold(folder):
     def alpha(coarse):
         drawing = ViewSampling(
             structured_probability=1.0, random_rotation=False, patch=0, downsample_probability=coarse
@@ -132,7 +132,7 @@ def test_coarse_inputs_have_no_detail_that_half_as_many_pixels_could_not_hold(fo
     assert (halves[0] - halves[1]).abs().mean() < 0.02
 
 
-def test_a_disturbed_camera_is_still_a_camera():
+def test_camera_jitter_gives_valid_cameras():
     views = ball_views(structured_cameras())
     matrix = augment_inputs(views, 0.05, 0.0, torch.Generator().manual_seed(0)).cameras.cam_to_world
     rotation = matrix[:, :3, :3]
@@ -140,26 +140,26 @@ def test_a_disturbed_camera_is_still_a_camera():
     assert (matrix - views.cameras.cam_to_world).abs().amax() > 0.01
 
 
-def test_bending_by_nothing_changes_nothing():
+def test_elastic_warp_by_zero_changes_nothing():
     image = torch.rand(2, 4, 16, 16)
     torch.testing.assert_close(elastic_warp(image, torch.zeros(2, 2, 6, 6)), image)
     assert (elastic_warp(image, 0.02 * torch.randn(2, 2, 6, 6)) - image).abs().max() > 0.01
 
 
-def test_bending_by_the_same_everywhere_shifts_the_image():
+def test_elastic_warp_by_a_constant_shifts_the_image():
     image = torch.rand(1, 1, 16, 16)
     shift = torch.zeros(1, 2, 6, 6)
     shift[:, 0] = 2 / 16  # in widths; a pixel is 1 / 16
     torch.testing.assert_close(elastic_warp(image, shift)[..., :-2], image[..., 2:], atol=1e-4, rtol=0)
 
 
-def test_a_share_of_the_input_images_is_bent_and_the_others_are_left_alone():
+def test_augment_inputs_warps_a_share_of_the_images_and_leaves_the_others_alone():
     views = ball_views(structured_cameras())[torch.arange(4).repeat(50)]
     found = augment_inputs(views, 0.0, 0.15, torch.Generator().manual_seed(0))
     changed = (found.rgb != views.rgb).flatten(1).any(1) | (found.alpha != views.alpha).flatten(1).any(1)
     assert 15 < int(changed.sum()) < 45  # 30 of 200 are expected, give or take 5
 
 
-def test_an_empty_folder_is_named(tmp_path):
+def test_scenes_for_names_an_empty_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         scenes_for("train", [tmp_path])

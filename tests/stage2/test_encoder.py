@@ -1,4 +1,4 @@
-"""The encoders against timm, and against the symmetries of geometry."""
+"""Image encoders against timm and against the symmetries of geometry."""
 
 import pytest
 import timm
@@ -24,19 +24,19 @@ def some_views(count=3, size=64, batch=2, seed=0):
 
 
 @pytest.mark.parametrize("size", [224, 64, 96])
-def test_with_modulation_at_zero_the_tokens_are_exactly_timms(size):
+def test_dino_encoder_with_zero_modulation_gives_exactly_timms_tokens(size):
     torch.manual_seed(0)
     encoder = DinoEncoder(**TINY).eval()
     independent = timm.create_model("vit_base_patch16_224.dino", num_classes=0, dynamic_img_size=True, **TINY).eval()
     independent.load_state_dict(encoder.vit.state_dict())
     views = some_views(count=2, size=size)
     mean, std = (torch.tensor(part)[:, None, None] for part in (IMAGENET_MEAN, IMAGENET_STD))
-    pictures = ((views.composite(1.0) - mean) / std).flatten(0, 1)
-    expected = independent.forward_features(pictures).unflatten(0, (2, 2)).flatten(1, 2)
+    images = ((views.composite(1.0) - mean) / std).flatten(0, 1)
+    expected = independent.forward_features(images).unflatten(0, (2, 2)).flatten(1, 2)
     assert torch.equal(encoder(views), expected)
 
 
-def test_a_moved_modulation_makes_tokens_depend_on_the_camera_and_only_on_their_own():
+def test_dino_encoder_modulation_makes_tokens_depend_on_their_own_camera_only():
     torch.manual_seed(0)
     encoder = DinoEncoder(**TINY).eval()
     for modulation in encoder.modulations:
@@ -50,13 +50,13 @@ def test_a_moved_modulation_makes_tokens_depend_on_the_camera_and_only_on_their_
     assert change[0] == change[2] == 0
 
 
-def test_pretrained_weights_survive_the_zero_start():
+def test_dino_encoder_keeps_pretrained_weights_at_its_zero_start():
     encoder = DinoEncoder(**TINY)
     assert all(parameter.abs().max() == 0 for parameter in encoder.modulations.parameters())
     assert encoder.vit.patch_embed.proj.weight.abs().max() > 0
 
 
-def test_the_order_of_views_is_the_order_of_tokens():
+def test_dino_encoder_orders_tokens_by_view():
     torch.manual_seed(0)
     encoder = DinoEncoder(**TINY).eval()
     views = some_views()
@@ -64,7 +64,7 @@ def test_the_order_of_views_is_the_order_of_tokens():
     torch.testing.assert_close(backwards, encoder(views))
 
 
-def test_plucker_coordinates_are_those_of_the_line_wherever_the_point_on_it():
+def test_plucker_coordinates_are_the_same_for_every_point_on_the_ray():
     views = some_views()
     moment, direction = plucker(views).split(3, dim=2)
     rays = views.cameras.rays(views.height, views.width)
@@ -73,7 +73,7 @@ def test_plucker_coordinates_are_those_of_the_line_wherever_the_point_on_it():
     assert (moment * direction).sum(2).abs().max() < 1e-6
 
 
-def test_plucker_patches_do_not_care_in_which_order_views_come():
+def test_plucker_encoder_does_not_depend_on_the_order_of_views():
     torch.manual_seed(0)
     encoder = PluckerEncoder(width=32, depth=2, heads=2, patch=16).eval()
     views = some_views(count=5)
@@ -82,7 +82,7 @@ def test_plucker_patches_do_not_care_in_which_order_views_come():
     torch.testing.assert_close(shuffled, encoder(views).unflatten(1, (5, -1))[:, order], atol=1e-5, rtol=1e-4)
 
 
-def test_the_camera_vector_of_a_structured_view_is_readable():
+def test_camera_vector_of_a_structured_view_is_its_matrix_and_intrinsics():
     vector = camera_vector(structured_cameras())
     assert vector.shape == (4, 16)
     position = vector[:, [3, 7, 11]]
@@ -91,6 +91,6 @@ def test_the_camera_vector_of_a_structured_view_is_readable():
 
 
 @pytest.mark.parametrize("make", [lambda: DinoEncoder(**TINY), lambda: PluckerEncoder(32, 1, 2, 16)])
-def test_a_size_that_patches_do_not_divide_is_refused(make):
+def test_check_patches_refuses_a_size_that_patches_do_not_divide(make):
     with pytest.raises(ValueError, match="50 x 50"):
         make()(some_views(size=50))

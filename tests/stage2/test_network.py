@@ -30,7 +30,7 @@ def ball_views(radius=0.5, centre=(0.0, 0.0, 0.0), size=64):
 
 
 @pytest.mark.slow
-def test_the_papers_network_has_the_size_that_its_widths_imply():
+def test_reconstructor_of_the_paper_has_the_size_that_its_widths_imply():
     with torch.device("meta"):
         network = Reconstructor()
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -41,14 +41,14 @@ def test_the_papers_network_has_the_size_that_its_widths_imply():
 
 @pytest.mark.parametrize("encoder", ["plucker", "dino"])
 @pytest.mark.parametrize("count", [1, 4, 7])
-def test_any_number_of_views_gives_planes_of_one_shape(encoder, count):
+def test_reconstructor_gives_planes_of_one_shape_for_any_number_of_views(encoder, count):
     network = Reconstructor(dataclasses.replace(TINY, encoder=encoder, encoder_heads=2))
     views = ball_views(size=32)
     views = views[[k % 4 for k in range(count)]][None]
     assert network.triplane(views).planes.shape == (1, 3, 12, 16, 16)
 
 
-def test_the_order_of_the_views_does_not_matter():
+def test_reconstructor_does_not_depend_on_the_order_of_the_views():
     torch.manual_seed(0)
     network = Reconstructor(TINY).eval()
     views = ball_views(centre=(0.2, 0.1, 0), size=32)[None]
@@ -56,7 +56,7 @@ def test_the_order_of_the_views_does_not_matter():
     torch.testing.assert_close(network.triplane(views[:, [2, 0, 3, 1]]).planes, planes, atol=1e-5, rtol=1e-4)
 
 
-def test_the_upsampler_keeps_rows_and_columns_where_they_were():
+def test_upsampler_keeps_rows_and_columns_in_place():
     torch.manual_seed(0)
     network = Reconstructor(dataclasses.replace(TINY, lift_side=0, depth=0)).eval()
     views = ball_views(size=32)[None]
@@ -69,7 +69,7 @@ def test_the_upsampler_keeps_rows_and_columns_where_they_were():
     assert torch.equal(changed, expected)
 
 
-def test_carving_finds_a_ball_where_it_is():
+def test_carve_grid_finds_a_ball_where_it_is():
     centre = (0.35, -0.2, 0.1)
     volume = carve_grid(ball_views(0.4, centre, size=96)[None], 32)[0, 0]  # z, y, x
     line = (torch.arange(32) + 0.5) / 16 - 1
@@ -79,7 +79,7 @@ def test_carving_finds_a_ball_where_it_is():
     assert (volume[distance > 0.75] < 0.5).all(), "and not much more"
 
 
-def test_at_the_start_the_planes_are_the_hulls_extents():
+def test_plane_unet_starts_with_the_hulls_extents():
     torch.manual_seed(0)
     network = Reconstructor(TINY)
     views = ball_views(0.5, (0.2, 0.1, -0.1), size=64)[None]
@@ -91,7 +91,7 @@ def test_at_the_start_the_planes_are_the_hulls_extents():
         torch.testing.assert_close(planes[plane, 11:] - bias[11:], torch.zeros(1, 16, 16))
 
 
-def test_extents_tell_where_a_ball_begins_and_ends():
+def test_extents_are_the_two_ends_of_a_ball():
     centre, radius = (0.4, -0.3, 0.1), 0.35
     volume = carve_grid(ball_views(radius, centre, size=128)[None], 48)
     for plane, (across, down) in enumerate(PLANE_AXES):
@@ -99,7 +99,7 @@ def test_extents_tell_where_a_ball_begins_and_ends():
         ends = extents(volume, plane)[0]
         column, row = (round((centre[axis] + 1) * 24 - 0.5) for axis in (across, down))
         upper, lower = ends[0, row, column], ends[1, row, column]
-        if along != 2:  # four views at 20 degrees see the sides, not the top
+        if along != 2:  # four views at 20 degrees show the sides, not the top
             assert abs(float(upper) - (centre[along] + radius)) < 0.12
             assert abs(float(lower) - (centre[along] - radius)) < 0.12
         assert lower < centre[along] < upper
@@ -110,7 +110,7 @@ def test_extents_tell_where_a_ball_begins_and_ends():
         assert ends[3:9, row, column].min() > 0.95, "a white ball has white ends"
 
 
-def test_a_saved_network_comes_back_the_same(tmp_path):
+def test_saved_network_is_loaded_unchanged(tmp_path):
     torch.manual_seed(0)
     network = Reconstructor(TINY).eval()
     network.save_pretrained(tmp_path, dtype=torch.float32)
@@ -119,17 +119,17 @@ def test_a_saved_network_comes_back_the_same(tmp_path):
     assert torch.equal(again.triplane(views).planes, network.triplane(views).planes)
 
 
-def test_foreign_and_broken_checkpoints_are_refused_by_name(tmp_path):
+def test_checkpoint_of_another_model_or_damaged_is_refused_by_name(tmp_path):
     Reconstructor(TINY).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for change, said in [
+    for change, complaint in [
         ({"depth": 3}, "missing"),
         ({"model": "stage1"}, "stage1"),
         ({"colour": 3}, "colour"),
         ({"width": "3"}, "width"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=complaint):
             Reconstructor.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     whole = (tmp_path / "model.safetensors").read_bytes()

@@ -1,4 +1,4 @@
-"""Training: it learns, it continues where it was killed, and two processes do what one would."""
+"""Training of stage 2: overfitting, resuming a killed run, and two processes against one."""
 
 import functools
 from pathlib import Path
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_objects_are_learnt_by_heart_in_a_minute(folder):
+def test_training_overfits_two_objects_in_a_minute(folder):
     torch.manual_seed(0)
     module = Stage2Module(Architecture(**TINY), ray_marching=RayMarching(24, 16), vgg_weights=None)
     optimizer = torch.optim.AdamW(module.network.parameters(), lr=3e-3)
@@ -103,7 +103,7 @@ def command(folder, run, steps, *more):
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path):
+def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(folder, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     straight = training_runs.start(command(folder, whole, 8))
     assert straight.wait() == 0
@@ -111,7 +111,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path)
     training_runs.kill_at_first_checkpoint(killed, broken)
     start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
     assert training_runs.start(command(folder, broken, 8, "--ckpt_path", "last")).wait() == 0
-    logged = training_runs.losses(broken)  # the kill may have cost the log, not the checkpoint, a line or two
+    logged = training_runs.losses(broken)  # the log, not the checkpoint, may lack a line or two after the kill
     assert 0 < start < 8
     assert set(logged) >= set(range(start, 8))
     assert logged.items() <= training_runs.losses(whole).items()
@@ -120,7 +120,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(folder, tmp_path)
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_agree(folder, tmp_path):
+def test_ddp_processes_train_and_agree(folder, tmp_path):
     args = command(folder, tmp_path, 2, "--trainer.devices=2", "--trainer.strategy=ddp")
     assert training_runs.start(args).wait() == 0
     content = torch.load(fit.newest_checkpoint(tmp_path), weights_only=True)
@@ -128,7 +128,7 @@ def test_two_processes_train_and_agree(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_exported_checkpoint_is_the_averaged_network(folder, tmp_path):
+def test_export_is_the_averaged_network(folder, tmp_path):
     fit.main(command(folder, tmp_path, 2))
     network = fit.export(fit.newest_checkpoint(tmp_path), tmp_path / "export")
     content = torch.load(fit.newest_checkpoint(tmp_path), weights_only=True)
@@ -153,12 +153,12 @@ def test_predictions_are_assets_that_can_be_rendered(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_going_on_without_a_checkpoint_is_refused_in_one_sentence(folder, tmp_path):
+def test_resume_without_a_checkpoint_is_refused_in_one_sentence(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="instant3d fit"):
         fit.main(command(folder, tmp_path, 2, "--ckpt_path", "last"))
 
 
-def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
+def test_checkpoint_with_code_inside_is_not_opened(tmp_path):
     path = tmp_path / "evil.ckpt"
     torch.save({"architecture": TINY, "state_dict": {}, "extra": Path("x")}, path)
     with pytest.raises(ValueError, match="not opened"):
@@ -167,7 +167,7 @@ def test_a_checkpoint_with_code_inside_is_not_opened(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_as_the_plain_one(folder, monkeypatch):
+def test_torch_compile_trains_as_the_plain_network(folder, monkeypatch):
     module = Stage2Module(Architecture(**TINY), ray_marching=RayMarching(8, 0), vgg_weights=None, torch_compile=True)
     example = TrainDataset(scenes_for("train", [folder]), 32, ViewSampling(patch=16, zoom=(16, 32)))[0][None]
     plain = module.field(example.inputs).projected
@@ -179,7 +179,7 @@ def test_a_compiled_network_trains_as_the_plain_one(folder, monkeypatch):
     assert set(module.state_dict()) == {f"network.{name}" for name in module.network.state_dict()}
 
 
-def test_norms_biases_and_tokens_do_not_decay():
+def test_weight_decay_leaves_out_norms_biases_and_tokens():
     network = Reconstructor(Architecture(**TINY))
     decayed, plain = split_parameters(network)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -188,7 +188,7 @@ def test_norms_biases_and_tokens_do_not_decay():
     assert len(decayed) + len(plain) == len(list(network.parameters()))
 
 
-def test_losses_of_weight_zero_leave_no_trace(folder):
+def test_losses_of_weight_zero_are_not_computed(folder):
     supply = TrainDataset(scenes_for("train", [folder]), 32, ViewSampling(patch=8, zoom=(16, 32)))
     batch = ReconstructionBatch.stack([supply[0]])
     torch.manual_seed(0)
@@ -202,7 +202,7 @@ def test_losses_of_weight_zero_leave_no_trace(folder):
     assert module.training_step(batch, 0) == 0
 
 
-def test_an_all_white_collapse_is_explained_once():
+def test_collapse_to_white_is_explained_once():
     class FakeTrainer:
         sanity_checking = False
         callback_metrics = {"val/alpha": torch.tensor(0.0), "val/true_alpha": torch.tensor(0.3)}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""The words of the training commands: systems, shipped configs, help, and mistakes in one sentence."""
+"""Arguments of the training commands: systems, shipped configs, help, and errors in one sentence."""
 
 import argparse
 import logging
@@ -34,7 +34,7 @@ def options(system, subcommand, monkeypatch):
 
 
 @pytest.mark.parametrize("system", arguments.SYSTEMS)
-def test_every_option_of_a_system_has_a_description(system, monkeypatch):
+def test_help_describes_every_option_of_a_system(system, monkeypatch):
     found = options(system, "fit", monkeypatch)
     ours = {option: text for option, text in found.items() if option.startswith(OURS)}
     assert len(ours) > 25
@@ -51,7 +51,7 @@ def test_help_names_the_system_and_shows_descriptions_with_defaults(capsys):
     assert "Of the perceptual loss (LPIPS with VGG-16). (type: float, default: 2.0)" in shown
 
 
-def test_a_config_is_found_by_its_name_in_the_system_before_the_trainers(tmp_path, monkeypatch):
+def test_config_is_found_by_its_name_in_the_system_before_the_trainers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["-c", "one_gpu", "--config=cpu", "-c=demo", "--data.seed=3"]
     shipped = [CONFIGS / "stage2" / "one_gpu.yaml", CONFIGS / "trainer" / "cpu.yaml", CONFIGS / "stage2" / "demo.yaml"]
@@ -61,7 +61,7 @@ def test_a_config_is_found_by_its_name_in_the_system_before_the_trainers(tmp_pat
     assert arguments.spelt_out(["-c", "demo"], "stage2") == ["-c", "demo"]
 
 
-def test_short_options_are_spelt_out_where_a_system_has_them():
+def test_short_options_are_replaced_by_full_ones_where_a_system_has_them():
     assert arguments.spelt_out(["--prompts", "a.txt", "-o=out"], "stage1") == [
         "--data.prompts",
         "a.txt",
@@ -82,7 +82,7 @@ def test_short_options_are_spelt_out_where_a_system_has_them():
         (["stage2", "--model.learning_rate=fast"], '"model.learning_rate": Expected a float. Got value: fast'),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_two(words, complaint, tmp_path, capsys):
+def test_invalid_argument_is_one_sentence_and_exit_code_two(words, complaint, tmp_path, capsys):
     bad = {"KEY": "model: {learning_rat: 3}", "TYPE": "model: {betas: hi}", "BROKEN": "model: ["}
     for name, text in bad.items():
         (tmp_path / name).write_text(text)
@@ -95,7 +95,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_two(words, complaint, tmp_path,
     assert complaint in captured.err
 
 
-def test_a_config_that_is_nowhere_is_answered_by_the_names_of_those_that_ship(capsys):
+def test_config_that_does_not_exist_is_answered_by_the_names_of_the_shipped_ones(capsys):
     main(["fit", "stage1", "-c", "nowhere"])
     assert "there are demo, demo_base, demo_cpu, demo_one_gpu, one_gpu_lora, paper, cpu" in capsys.readouterr().err
 
@@ -105,7 +105,7 @@ def test_help_without_a_system_lists_the_systems(capsys):
     assert "SYSTEM is one of stage1, stage2, direct." in capsys.readouterr().out
 
 
-def test_advertisements_and_warnings_of_our_own_calls_are_left_out_and_others_are_shown(recwarn, caplog):
+def test_warnings_that_users_cannot_act_on_are_suppressed_and_others_are_shown(recwarn, caplog):
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     with arguments.without_foreign_notes(), caplog.at_level(logging.INFO, logger=log.name):
         log.propagate, before = True, log.propagate

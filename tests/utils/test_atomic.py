@@ -29,7 +29,7 @@ def test_merged_files_join_those_that_are_there_and_replace_their_namesakes(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_replaced_folder_keeps_nothing_of_the_old_one(tmp_path):
+def test_replaced_folder_keeps_nothing_of_the_old_one(tmp_path):
     target = fill(tmp_path / "out", sign="", old="1")
     with atomic.replaced(target, sign="sign") as partial:
         fill(partial, sign="", new="2")
@@ -38,7 +38,7 @@ def test_a_replaced_folder_keeps_nothing_of_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("manner", [atomic.merged, lambda target: atomic.replaced(target, sign="a")])
-def test_whatever_stops_the_work_the_folder_is_as_it_was(tmp_path, error, manner):
+def test_atomic_folder_is_as_it_was_whatever_stops_the_work(tmp_path, error, manner):
     target = fill(tmp_path / "out", a="1", b="2")
 
     def work() -> None:
@@ -51,13 +51,13 @@ def test_whatever_stops_the_work_the_folder_is_as_it_was(tmp_path, error, manner
     assert tree(tmp_path) == {"out/a": "1", "out/b": "2"}
 
 
-def test_a_new_folder_and_its_parents_are_made(tmp_path):
+def test_atomic_makes_a_new_folder_and_its_parents(tmp_path):
     with atomic.merged(tmp_path / "a" / "b" / "c") as partial:
         fill(partial, x="1")
     assert tree(tmp_path) == {"a/b/c/x": "1"}
 
 
-def test_a_new_folder_may_be_entered_by_those_who_may_enter_any_other(tmp_path):
+def test_atomic_new_folder_may_be_entered_by_those_who_may_enter_any_other(tmp_path):
     (tmp_path / "ordinary").mkdir()
     with atomic.merged(tmp_path / "out") as partial:
         fill(partial, x="1")
@@ -65,31 +65,31 @@ def test_a_new_folder_may_be_entered_by_those_who_may_enter_any_other(tmp_path):
 
 
 @pytest.mark.parametrize("manner", [atomic.merged, lambda target: atomic.replaced(target, sign="a")])
-def test_a_file_in_the_way_is_named_and_kept(tmp_path, manner):
+def test_atomic_names_and_keeps_a_file_in_the_way(tmp_path, manner):
     fill(tmp_path, out="mine")
     with (
-        pytest.raises(ValueError, match="out is a file, but a folder is to be written there"),
+        pytest.raises(ValueError, match="out is a file, but a folder will be written there"),
         manner(tmp_path / "out"),
     ):
         raise AssertionError("the work must not begin")
     assert tree(tmp_path) == {"out": "mine"}
 
 
-def test_a_folder_without_the_sign_is_not_replaced(tmp_path):
+def test_replaced_refuses_a_folder_without_the_sign(tmp_path):
     target = fill(tmp_path / "out", thesis="the only copy")
     with pytest.raises(ValueError, match="holds files but no sign"), atomic.replaced(target, sign="sign"):
         raise AssertionError("the work must not begin")
     assert tree(target) == {"thesis": "the only copy"}
 
 
-def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch):
+def test_atomic_writes_the_folder_one_stands_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with atomic.merged(".") as partial:
         fill(partial, x="1")
     assert tree(tmp_path) == {"x": "1"}
 
 
-def test_a_seal_comes_last_and_an_old_one_goes_first(tmp_path, monkeypatch):
+def test_merged_moves_a_seal_last_and_removes_an_old_one_first(tmp_path, monkeypatch):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "a-seal").write_text("old")
     moved: list[tuple[str, bool]] = []

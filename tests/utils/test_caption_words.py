@@ -23,7 +23,7 @@ KNOWN = CaptionWords(
 )
 
 
-def test_words_and_names_are_counted_by_how_often_their_captions_are_shown():
+def test_caption_words_count_words_and_names_by_how_often_their_captions_are_shown():
     expected = {
         "fire": 7,
         "fire hydrant": 7,  # behind "red", "blue" and "a"
@@ -39,7 +39,7 @@ def test_words_and_names_are_counted_by_how_often_their_captions_are_shown():
     assert list(CaptionWords.of(CAPTIONS).counts.items()) == list(expected.items())
 
 
-def test_a_list_keeps_the_most_frequent_words_of_bearable_length(tmp_path, monkeypatch):
+def test_caption_words_keep_the_most_frequent_words_of_bearable_length(tmp_path, monkeypatch):
     monkeypatch.setattr(caption_words, "MAX_TERMS", 2)
     CaptionWords.of({"rare": 1, "often": 3, "sometimes": 2, "x" * 51: 9}).write(tmp_path)
     assert (tmp_path / FILE).read_text() == "often\t3\nsometimes\t2\n"
@@ -47,7 +47,7 @@ def test_a_list_keeps_the_most_frequent_words_of_bearable_length(tmp_path, monke
     assert largest <= MAX_BYTES, "what can be written can be read"
 
 
-def test_rare_words_are_not_rounded_away():
+def test_caption_words_do_not_round_rare_words_away():
     assert CaptionWords.of({"a red hat": 0.2, "a red coat": 2.6}).counts == {"coat": 3, "red": 3, "hat": 1}
 
 
@@ -60,7 +60,7 @@ def test_rare_words_are_not_rounded_away():
         ("🪑 ...", []),
     ],
 )
-def test_a_text_is_split_into_words(text, words):
+def test_split_gives_the_words_of_a_text(text, words):
     assert split(text) == words
 
 
@@ -76,7 +76,7 @@ def test_a_text_is_split_into_words(text, words):
         ("一只红色的椅子", ["一只红色的椅子"]),
     ],
 )
-def test_words_that_no_caption_had_are_found_in_the_prompts_order(prompt, unknown):
+def test_unknown_words_are_found_in_the_prompts_order(prompt, unknown):
     assert KNOWN.unknown(prompt) == unknown
 
 
@@ -94,11 +94,11 @@ def test_words_that_no_caption_had_are_found_in_the_prompts_order(prompt, unknow
         ("x" * 900, None),
     ],
 )
-def test_the_nearest_known_word_differs_in_ending_or_beginning_or_spelling(word, known):
+def test_nearest_known_word_differs_in_ending_or_beginning_or_spelling(word, known):
     assert KNOWN.nearest(word) == known
 
 
-def test_a_remark_is_one_line_however_many_words_are_unknown():
+def test_unknown_words_message_is_one_line_however_many_words_are_unknown():
     assert KNOWN.unknown_words_message("a red cat") == ""
     assert KNOWN.unknown_words_message("a dragon of chairs").endswith(": dragon, chairs (nearest known: chair)")
     long = KNOWN.unknown_words_message(" ".join(f"word{chr(97 + k)}" for k in range(26)))
@@ -106,12 +106,12 @@ def test_a_remark_is_one_line_however_many_words_are_unknown():
     assert "\n" not in long
 
 
-def test_of_two_lists_the_larger_counts_remain():
+def test_caption_words_joined_keep_the_larger_counts():
     joined = CaptionWords({"red": 5, "chair": 1}).joined(CaptionWords({"chair": 7, "boat": 2}))
     assert list(joined.counts.items()) == [("chair", 7), ("red", 5), ("boat", 2)]
 
 
-def test_the_file_is_a_word_a_tab_and_a_number_on_each_line(tmp_path):
+def test_caption_words_file_is_a_word_a_tab_and_a_number_on_each_line(tmp_path):
     CaptionWords({"chair": 3, "fire hydrant": 7}).write(tmp_path)
     assert (tmp_path / FILE).read_bytes() == b"fire hydrant\t7\nchair\t3\n"
     (tmp_path / FILE).write_bytes("thé\t2\r\n椅子\t10\r\n".encode())
@@ -132,13 +132,13 @@ def test_the_file_is_a_word_a_tab_and_a_number_on_each_line(tmp_path):
         (b"x" * 1001 + b"\t1\n", "line 1 has 1,001 characters"),
     ],
 )
-def test_a_file_that_is_no_list_of_words_is_refused_in_a_sentence(tmp_path, content, complaint):
+def test_caption_words_refuse_a_file_that_is_no_list_of_words_in_a_sentence(tmp_path, content, complaint):
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(ValueError, match=complaint):
         CaptionWords.read(tmp_path)
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path):
+def test_caption_words_do_not_read_a_file_that_is_too_large(tmp_path):
     with (tmp_path / FILE).open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(ValueError, match="larger than"):
@@ -146,7 +146,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [bundled.STAGE1, bundled.DIRECT])
-def test_the_bundled_lists_have_every_word_of_the_prompts_that_the_weights_are_measured_by(folder):
+def test_caption_words_of_the_bundled_weights_have_every_word_of_the_prompts_that_measure_them(folder):
     words = CaptionWords.read(ROOT / folder / "tokenizer")
     asked = prompts.read_prompts(ROOT / "configs" / "prompts" / "held_out.txt")
     assert len(asked) == 100
@@ -155,14 +155,14 @@ def test_the_bundled_lists_have_every_word_of_the_prompts_that_the_weights_are_m
     assert words.unknown("a crimson dragon") == ["crimson", "dragon"]
 
 
-def test_the_command_lists_words_the_most_often_shown_first(tmp_path, capsys):
+def test_words_command_lists_words_the_most_often_shown_first(tmp_path, capsys):
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / FILE).write_text("chair\t3\nfire hydrant\t7\n")
     assert cli.main(["words", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "fire hydrant\t7\nchair\t3\n"
 
 
-def test_the_command_says_why_a_folder_has_no_list(tmp_path, capsys):
+def test_words_command_explains_why_a_folder_has_no_list(tmp_path, capsys):
     assert cli.main(["words", str(tmp_path)]) == 2
     assert "no folder with a tokenizer/" in capsys.readouterr().err
     (tmp_path / "tokenizer").mkdir()

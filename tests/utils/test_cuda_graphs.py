@@ -8,26 +8,26 @@ import torch
 from instant3d.utils.cuda_graphs import GraphedModule
 
 
-def test_where_there_is_no_gpu_the_module_itself_is_called():
+def test_graphed_module_calls_the_module_itself_where_there_is_no_gpu():
     layer = torch.nn.Linear(3, 2)
     x = torch.randn(4, 3)
     assert torch.equal(GraphedModule(layer)(x), layer(x))
 
 
-def test_a_batch_of_another_size_is_refused():
+def test_graphed_module_refuses_a_batch_of_another_size():
     graphed = GraphedModule(torch.nn.Linear(3, 2))
     graphed(torch.randn(4, 3))
     with pytest.raises(ValueError, match=r"got 5x3 after 4x3; set model.cuda_graphs to false"):
         graphed(torch.randn(5, 3))
 
 
-def test_a_copy_of_a_training_module_shares_what_is_recorded():
+def test_graphed_module_copies_share_what_is_recorded():
     graphed = GraphedModule(torch.nn.Linear(3, 2))
     assert copy.deepcopy(graphed) is graphed
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_replayed_passes_give_the_gradients_of_plain_ones_at_new_weights():
+def test_graphed_module_gives_the_gradients_of_plain_passes_at_new_weights():
     layer = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.SiLU(), torch.nn.Linear(16, 4)).cuda()
     graphed = GraphedModule(layer)
     for _ in range(3):

@@ -17,15 +17,15 @@ from instant3d.utils.errors import escape_control, print_escaped
         ("möbel 椅子 …", "möbel 椅子 …"),
     ],
 )
-def test_only_what_could_act_on_a_terminal_is_escaped(text, shown):
+def test_escape_control_escapes_only_what_could_act_on_a_terminal(text, shown):
     assert escape_control(text) == shown
 
 
-def test_lines_are_kept_where_lines_are_printed(capsys):
+def test_print_escaped_keeps_lines(capsys):
     print_escaped("one\x1b]0;title\x07\ntwo")
     assert capsys.readouterr().out == "one\\x1b]0;title\\x07\ntwo\n"
 
 
-def test_an_empty_place_is_not_the_working_folder():
+def test_nonempty_path_refuses_an_empty_text():
     with pytest.raises(Exception, match="it is empty"):
         nonempty_path("")

@@ -9,7 +9,7 @@ from instant3d.utils import file_listing
 APPLE_DOUBLE = b"\0\5\26\7\0\2\0\0Mac OS X        "
 
 
-def test_what_macos_and_killed_processes_leave_is_not_found(tmp_path):
+def test_visible_files_leave_out_what_macos_and_killed_processes_leave(tmp_path):
     (tmp_path / ".half").mkdir()
     for name in ("a.tar", "._a.tar", ".half/b.tar"):
         (tmp_path / name).write_bytes(APPLE_DOUBLE)
@@ -19,13 +19,13 @@ def test_what_macos_and_killed_processes_leave_is_not_found(tmp_path):
     assert not file_listing.any_visible_files(tmp_path, "**/*.tar")
 
 
-def test_a_folder_below_a_hidden_one_is_looked_into_when_it_is_named(tmp_path):
+def test_visible_files_look_into_a_folder_below_a_hidden_one_when_it_is_named(tmp_path):
     (tmp_path / ".cache" / "cup").mkdir(parents=True)
     (tmp_path / ".cache" / "cup" / "000.npy").write_bytes(b"")
     assert file_listing.visible_files(tmp_path / ".cache", "*/000.npy") == [tmp_path / ".cache" / "cup" / "000.npy"]
 
 
-def test_a_hidden_pose_is_no_shot_of_an_object(tmp_path):
+def test_layouts_take_no_hidden_pose_for_a_view_of_an_object(tmp_path):
     (tmp_path / "pose").mkdir()
     np.save(tmp_path / "intrinsics.npy", np.ones((3, 2)))
     (tmp_path / "pose" / "._000.npy").write_bytes(APPLE_DOUBLE)

@@ -1,4 +1,4 @@
-"""Images of strangers: what is decoded, what is refused before it is decoded, and what a mask's values mean."""
+"""Untrusted images: what is decoded, what is refused before it is decoded, and the meaning of a mask's values."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instant3d.scenes import images as pictures
+from instant3d.scenes import images as scene_images
 from instant3d.utils import images
 
 RED = (200, 30, 30)
@@ -30,21 +30,21 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
         (b"", "empty"),
     ],
 )
-def test_another_kind_of_file_is_named_and_never_handed_to_its_decoder(monkeypatch, data, kind):
+def test_open_image_names_another_kind_of_file_and_never_hands_it_to_its_decoder(monkeypatch, data, kind):
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
-    with pytest.raises(ValueError, match=rf"0000\.png is not a readable picture: it is {kind}"):
+    with pytest.raises(ValueError, match=rf"0000\.png is not a readable image: it is {kind}"):
         images.open_image(data, "0000.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_an_animation_is_refused_with_its_number_of_frames(kind):
+def test_open_image_refuses_an_animation_with_its_number_of_frames(kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="animation of 3 frames"):
         images.open_image(data, "a.png")
 
 
-def test_a_broken_image_is_a_value_error_wherever_a_byte_is_flipped():
+def test_open_image_raises_a_value_error_wherever_a_byte_is_flipped():
     data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)))
     for place in range(len(data)):
         spoilt = bytearray(data)
@@ -64,12 +64,12 @@ def test_a_broken_image_is_a_value_error_wherever_a_byte_is_flipped():
     ],
     ids=["16 bits", "grey", "grey with alpha", "one bit", "palette"],
 )
-def test_every_mode_becomes_the_colours_that_it_shows(image, expected):
+def test_open_image_turns_every_mode_into_the_colours_that_it_shows(image, expected):
     assert images.open_image(encoded(image), "a.png").getpixel((1, 1)) == expected
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_large_image_comes_small_with_its_halves_where_they_were(kind):
+def test_open_image_reduces_a_large_image_with_its_halves_where_they_were(kind):
     pixels = np.zeros((800, 1600, 3), np.uint8)
     pixels[:, 800:] = 250
     image = images.open_image(encoded(Image.fromarray(pixels), kind), "a", enough=200)
@@ -81,7 +81,7 @@ def test_a_large_image_comes_small_with_its_halves_where_they_were(kind):
 
 def covered(mask: Image.Image) -> np.ndarray:
     white = encoded(Image.new("RGB", mask.size, RED))
-    return pictures.decode(white, encoded(mask), "a.png").alpha
+    return scene_images.decode(white, encoded(mask), "a.png").alpha
 
 
 INSIDE = np.zeros((6, 6), np.uint8)
@@ -109,15 +109,15 @@ def palette_of_labels() -> Image.Image:
     ],
     ids=["0 and 1", "0 and 255", "0 and 7", "16 bits", "one bit", "labels", "red on black", "alpha 0 and 1", "palette"],
 )
-def test_a_mask_of_labels_covers_all_that_is_not_zero(mask):
+def test_decode_mask_of_labels_covers_all_that_is_not_zero(mask):
     assert (covered(mask) == INSIDE * 255).all()
 
 
-def test_a_soft_mask_is_as_opaque_as_it_is_bright():
+def test_decode_soft_mask_is_as_opaque_as_it_is_bright():
     soft = np.arange(36, dtype=np.uint8).reshape(6, 6) * 7
     assert (covered(Image.fromarray(soft)) == soft).all()
 
 
-def test_alpha_written_as_zero_and_one_is_opaque_where_it_is_one():
+def test_decode_alpha_written_as_zero_and_one_is_opaque_where_it_is_one():
     pixels = np.dstack([np.full((6, 6, 3), 90, np.uint8), INSIDE])
-    assert (pictures.decode(encoded(Image.fromarray(pixels)), None, "a.png").alpha == INSIDE * 255).all()
+    assert (scene_images.decode(encoded(Image.fromarray(pixels)), None, "a.png").alpha == INSIDE * 255).all()

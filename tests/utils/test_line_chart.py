@@ -36,7 +36,7 @@ def test_levels_of_a_single_value_still_have_a_height():
     assert len(found) > 1
 
 
-def test_ten_is_half_way_from_one_to_a_hundred_and_more_is_higher():
+def test_axes_put_ten_half_way_from_one_to_a_hundred_and_more_higher():
     frame = Axes([1, 100], [0, 4])
     left, right = frame.at(1, 0)[0], frame.at(100, 0)[0]
     assert frame.at(10, 0)[0] == pytest.approx((left + right) / 2)
@@ -45,7 +45,7 @@ def test_ten_is_half_way_from_one_to_a_hundred_and_more_is_higher():
     assert frame.at(1, 0)[1] == FINER * (HEIGHT - BOTTOM)
 
 
-def test_each_line_has_its_own_colour_at_its_points_and_gaps_are_left_out(tmp_path):
+def test_line_chart_gives_each_line_its_own_colour_at_its_points_and_leaves_out_gaps(tmp_path):
     lines = [Line("up", [(1, 0.0), (10, math.nan), (100, 4.0)]), Line("down", [(100, 0.0), (1, 4.0)])]
     line_chart(lines, tmp_path / "chart.png", across="steps", up="dB")
     page = np.asarray(Image.open(tmp_path / "chart.png"))
@@ -55,7 +55,7 @@ def test_each_line_has_its_own_colour_at_its_points_and_gaps_are_left_out(tmp_pa
         assert np.abs(page[down - 1, across - 1].astype(int) - hue).max() < 30
 
 
-def test_a_chart_of_nothing_is_refused(tmp_path):
+def test_line_chart_refuses_a_chart_of_nothing(tmp_path):
     with pytest.raises(ValueError, match="at least one point"):
         line_chart([Line("none", [(1, math.nan)])], tmp_path / "chart.png", across="", up="")
     assert not list(tmp_path.iterdir())

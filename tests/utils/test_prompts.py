@@ -1,4 +1,4 @@
-"""Prompts as strangers write them: read line by line, each judged alone, and never a file name by themselves."""
+"""Untrusted prompts: read line by line, each checked alone, and never used as a file name as they are."""
 
 import io
 import re
@@ -18,7 +18,7 @@ def written(tmp_path, data: bytes):
     return read_prompts(tmp_path / "list.txt")
 
 
-def test_a_list_as_windows_writes_it_is_read_like_any_other(tmp_path):
+def test_read_prompts_reads_a_list_as_windows_writes_it_like_any_other(tmp_path):
     lines = "a red chair", "", "# not this", "  ein grünes Fass  ", "a red chair"
     plain = written(tmp_path, "\n".join(lines).encode())
     assert [prompt.text for prompt in plain] == ["a red chair", "ein grünes Fass", "a red chair"]
@@ -36,7 +36,7 @@ def test_a_list_as_windows_writes_it_is_read_like_any_other(tmp_path):
         (b"x" * (LONGEST + 1), "1,001 characters"),
     ],
 )
-def test_one_bad_line_is_told_by_its_number_and_loses_no_other(tmp_path, bad, complaint):
+def test_read_prompts_names_the_broken_line_and_loses_no_other(tmp_path, bad, complaint):
     first, wrong, last = written(tmp_path, b"a chair\n" + bad + b"\na bench\n")
     assert (first.text, last.text) == ("a chair", "a bench")
     assert (first.error, last.error, wrong.text) == ("", "", "")
@@ -44,29 +44,29 @@ def test_one_bad_line_is_told_by_its_number_and_loses_no_other(tmp_path, bad, co
     assert complaint in wrong.error
 
 
-def test_the_longest_prompt_is_a_thousand_characters_and_not_bytes():
+def test_prompt_error_allows_a_thousand_characters_not_bytes():
     assert prompt_error("é" * 1000) == ""
     assert "1,001" in prompt_error("é" * 1001)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\t\n"])
-def test_an_empty_prompt_is_refused(text):
+def test_prompt_error_refuses_an_empty_prompt(text):
     (prompt,) = from_arguments([text])
     assert (prompt.where, prompt.text) == ("the prompt", "")
     assert "is empty" in prompt.error
 
 
 @pytest.mark.parametrize("text", ["a 赤い椅子", "👩‍🚀 on a chair", "fauteuil d'été", "tab\tand tab"])
-def test_no_script_is_refused(text):
+def test_prompt_error_refuses_no_script(text):
     assert from_arguments([text])[0].error == ""
 
 
-def test_two_spellings_of_one_letter_are_one_prompt():
+def test_prompts_make_two_spellings_of_one_letter_one_prompt():
     composed, apart = from_arguments(["été", "e\u0301te\u0301"])
     assert composed.text == apart.text
 
 
-def test_prompts_come_from_standard_input_too(monkeypatch):
+def test_read_prompts_reads_standard_input_too(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a chair\n\na bench")))
     assert [(prompt.text, prompt.where) for prompt in read_prompts("-")] == [
         ("a chair", "standard input line 1"),
@@ -74,7 +74,7 @@ def test_prompts_come_from_standard_input_too(monkeypatch):
     ]
 
 
-def test_an_endless_list_is_not_read_to_its_end(monkeypatch):
+def test_read_prompts_does_not_read_an_endless_list_to_its_end(monkeypatch):
     class Endless(io.RawIOBase):
         def read(self, size: int = -1) -> bytes:
             assert 0 < size <= 2 * prompts.MAX_LIST_BYTES
@@ -85,12 +85,12 @@ def test_an_endless_list_is_not_read_to_its_end(monkeypatch):
         read_prompts("-")
 
 
-def test_a_list_in_utf_16_is_named_as_such(tmp_path):
+def test_read_prompts_names_a_list_in_utf_16_as_such(tmp_path):
     with pytest.raises(ValueError, match=r"UTF-16; save .* UTF-8"):
         written(tmp_path, "a chair".encode("utf-16"))
 
 
-def test_a_list_that_is_not_there_or_a_folder_is_one_sentence(tmp_path):
+def test_read_prompts_of_a_folder_or_a_missing_list_is_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="one prompt a line"):
         read_prompts(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match="is a folder"):
@@ -115,13 +115,13 @@ def test_a_list_that_is_not_there_or_a_folder_is_one_sentence(tmp_path):
         *RESERVED,
     ],
 )
-def test_a_slug_is_a_plain_name_whatever_the_prompt(text):
+def test_slug_is_a_plain_name_whatever_the_prompt(text):
     name = slug(text)
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
     assert len(name) <= 48
 
 
-def test_a_slug_still_tells_the_prompt():
+def test_slug_still_shows_the_prompt():
     assert slug("A Red, fire-hydrant!") == "a-red-fire-hydrant"
     assert slug("un fauteuil d'été") == "un-fauteuil-d-ete"
     assert (
@@ -131,9 +131,9 @@ def test_a_slug_still_tells_the_prompt():
 
 
 @pytest.mark.parametrize(("window", "lost"), [(0, "a red fire hydrant"), (2, "fire hydrant"), (3, "hydrant"), (4, "")])
-def test_what_is_cut_off_begins_with_the_first_word_that_does_not_fit(window, lost):
+def test_cut_off_begins_with_the_first_word_that_does_not_fit(window, lost):
     assert cut_off("a red  fire hydrant", lambda text: len(text.split()) <= window) == lost
 
 
-def test_a_word_that_is_cut_in_its_middle_counts_as_cut_off():
+def test_cut_off_counts_a_word_that_is_cut_in_its_middle():
     assert cut_off("a red fire hydrant", lambda text: len(text) <= len("a red fi")) == "fire hydrant"

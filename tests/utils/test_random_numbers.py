@@ -23,12 +23,12 @@ def cpu(seed=7):
 
 
 @pytest.mark.parametrize(("ours", "torchs"), [(rand_like, torch.rand), (randn_like, torch.randn)])
-def test_on_the_cpu_the_numbers_are_those_of_torch(ours, torchs):
+def test_rand_like_on_the_cpu_gives_the_numbers_of_torch(ours, torchs):
     assert torch.equal(ours(LIKE, cpu()), torchs(3, 5, generator=cpu()).double())
 
 
 @pytest.mark.parametrize("draw", [rand_like, randn_like])
-def test_a_generator_of_another_device_than_the_tensors_draws_on_its_own(draw):
+def test_rand_like_draws_on_the_generators_device_when_the_tensors_is_another(draw):
     generator = cpu()
     found = draw(torch.zeros(4, device="meta"), generator)
     assert found.device.type == "meta"
@@ -36,34 +36,34 @@ def test_a_generator_of_another_device_than_the_tensors_draws_on_its_own(draw):
 
 
 @pytest.mark.parametrize("draw", [rand_like, randn_like])
-def test_without_a_generator_the_tensors_device_draws(draw):
+def test_rand_like_draws_on_the_tensors_device_without_a_generator(draw):
     before = torch.get_rng_state()
     draw(torch.zeros(4, device="meta"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_generator_on_a_gpu_draws_there():
+def test_generator_kwargs_draw_on_the_gpu_of_a_generator():
     class OnGPU:
         device = torch.device("cuda", 1)
 
     assert generator_kwargs(OnGPU())["device"] == torch.device("cuda", 1)
 
 
-def test_seeds_give_generators_on_the_device_asked_for(monkeypatch):
+def test_generator_from_key_makes_generators_on_the_given_device(monkeypatch):
     asked, generator = [], cpu()
     monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or generator)
     generator_from_key(1, 2, device="cuda")
     assert asked == ["cuda"]
 
 
-def test_bits_are_mixed_as_in_the_published_splitmix64():
+def test_splitmix64_mixes_bits_as_published():
     states = torch.tensor([1234567], dtype=torch.int64) + torch.arange(1, 4) * GOLDEN  # wraps modulo 2**64
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423]  # of seed 1234567
     assert [int(value) % 2**64 for value in _mixed(states)] == published
 
 
 @pytest.mark.parametrize(("draw", "law"), [(uniform_by_index, "uniform"), (normal_by_index, "norm")])
-def test_numbers_of_examples_follow_their_law_within_and_across_examples(draw, law):
+def test_uniform_and_normal_by_index_follow_their_law_within_and_across_examples(draw, law):
     found = draw(torch.arange(1000), (64,), 0, 1)
     assert stats.kstest(found.flatten().numpy(), law).pvalue > 0.01
     assert stats.kstest(found[:, 0].numpy(), law).pvalue > 0.01
@@ -71,7 +71,7 @@ def test_numbers_of_examples_follow_their_law_within_and_across_examples(draw, l
     assert abs(float(neighbours)) < 0.02
 
 
-def test_an_examples_numbers_depend_on_its_number_and_the_key_alone():
+def test_normal_by_index_depends_on_the_examples_number_and_the_key_alone():
     alone, among = normal_by_index(torch.tensor([7]), (2, 3), 5, 1), normal_by_index(torch.tensor([3, 7]), (2, 3), 5, 1)
     assert torch.equal(alone[0], among[1])
     for other in (
@@ -82,5 +82,5 @@ def test_an_examples_numbers_depend_on_its_number_and_the_key_alone():
         assert not torch.isclose(alone, other).any()
 
 
-def test_a_number_for_each_example_has_its_batchs_shape():
+def test_uniform_by_index_of_one_number_each_has_the_batchs_shape():
     assert uniform_by_index(torch.arange(5), (), 0).shape == (5,)

@@ -15,21 +15,21 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["small", "small.yaml", "render/small", "configs/render/small.yaml"])
-def test_a_shipped_file_is_found_by_its_name_and_by_its_path_in_the_repository(name):
+def test_shipped_find_accepts_a_name_and_a_path_in_the_repository(name):
     assert shipped.find(name, ["render"]) == CONFIGS / "render" / "small.yaml"
 
 
-def test_a_file_of_the_working_folder_comes_before_a_shipped_one():
+def test_shipped_look_up_prefers_a_file_of_the_working_folder():
     Path("small").write_text("{}")
     assert shipped.find("small", ["render"]) == Path("small")
 
 
-def test_a_name_in_two_folders_is_the_first_folders():
+def test_shipped_look_up_takes_the_first_folder_of_a_name_in_two():
     assert shipped.find("one_gpu", ["stage2", "trainer"]) == CONFIGS / "stage2" / "one_gpu.yaml"
     assert shipped.find("one_gpu", ["trainer", "stage2"]) == CONFIGS / "trainer" / "one_gpu.yaml"
 
 
-def test_an_unknown_name_is_answered_by_the_names_there_are():
+def test_shipped_find_answers_an_unknown_name_by_the_names_there_are():
     with pytest.raises(FileNotFoundError, match=r"no file nowhere, and none is shipped.*there are cpu, gpus, one_gpu"):
         shipped.find("nowhere", ["trainer"])
     assert shipped.look_up("/nowhere", ["trainer"], ".yaml") is None

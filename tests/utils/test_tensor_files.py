@@ -1,4 +1,4 @@
-"""Checkpoints and settings of strangers: what they are is said, and nothing in them is run."""
+"""Untrusted checkpoints and settings: errors describe what they are, and nothing in them is executed."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def reads(path):
 
 @pytest.mark.parametrize(("content", "because"), OTHERS)
 @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
-def test_a_file_that_is_no_weights_is_called_what_it_is(tmp_path, content, because, name):
+def test_load_tensors_describes_a_file_that_is_no_weights(tmp_path, content, because, name):
     path = tmp_path / name
     path.write_bytes(content)
     for read in reads(path):
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_weights_is_called_what_it_is(tmp_path, content, becau
 
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [pickled, archived])
-def test_a_pickle_that_would_run_a_program_is_refused_by_name_and_never_run(tmp_path, monkeypatch, write):
+def test_tensor_files_refuse_a_pickle_by_name_and_never_runs_it(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "model.ckpt")
     for read in (reads(path)[0], *reads(path)[2:], lambda: losses.PerceptualLoss(str(path))):
@@ -80,7 +80,7 @@ def test_a_pickle_that_would_run_a_program_is_refused_by_name_and_never_run(tmp_
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(60), b"\x80\x02", bytes(100), b"plain words"])
-def test_broken_checkpoints_end_in_one_sentence_without_advice(tmp_path, content):
+def test_tensor_files_end_in_one_sentence_without_advice_for_a_broken_checkpoint(tmp_path, content):
     path = tmp_path / "model.ckpt"
     path.write_bytes(content)
     for read in reads(path)[:2]:
@@ -90,21 +90,21 @@ def test_broken_checkpoints_end_in_one_sentence_without_advice(tmp_path, content
         assert not any(word in str(caught.value) for word in ADVICE)
 
 
-def test_a_checkpoint_that_holds_no_dictionary_is_none_of_ours(tmp_path):
+def test_export_refuses_a_checkpoint_that_holds_no_dictionary(tmp_path):
     torch.save(torch.ones(3), tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="holds a Tensor"):
         fit.export(tmp_path / "a.ckpt", tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64])
-def test_every_kind_of_number_comes_back_as_float32(tmp_path, kind):
+def test_to_float32_converts_every_kind_of_number(tmp_path, kind):
     save_file({"a": torch.tensor([0.5, -2.0]).to(kind)}, tmp_path / "a.safetensors")
     value = tensor_files.to_float32("a", tensor_files.load_tensors(tmp_path / "a.safetensors")["a"])
     assert (value.dtype, value.tolist()) == (torch.float32, [0.5, -2.0])
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "\xff", "", PAGE.decode()])
-def test_settings_that_are_no_settings_are_refused_in_a_sentence(tmp_path, text):
+def test_load_json_refuses_what_is_no_settings_in_a_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"config\.json"):
         tensor_files.load_json(tmp_path / "config.json")
@@ -127,7 +127,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)
-def test_a_number_outside_its_range_is_named_with_field_value_and_range(tmp_path, name, value):
+def test_check_ranges_names_field_value_and_range(tmp_path, name, value):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model": "stage2", name: value}))
     with pytest.raises(ValueError, match=rf"{name} must lie from .* to .*, got") as caught:
@@ -137,25 +137,25 @@ def test_a_number_outside_its_range_is_named_with_field_value_and_range(tmp_path
 
 @pytest.mark.parametrize("name", ["token_heads", "layers", "head_width", "base_side", "last_groups", "text_length"])
 @pytest.mark.parametrize("value", [0, -4, 10_000_000])
-def test_the_direct_network_has_ranges_too(name, value):
+def test_check_ranges_holds_for_the_direct_network_too(name, value):
     with pytest.raises(ValueError, match=f"{name} must lie from"):
         DirectArchitecture(**{name: value})
 
 
-def test_numbers_that_are_each_in_range_but_make_a_giant_together_are_refused():
+def test_check_size_refuses_numbers_that_are_each_in_range_but_make_a_giant_together():
     with pytest.raises(ValueError, match="parameters, but at most 20,000,000,000 are built"):
         Architecture(width=16384, heads=16, depth=256)
     with pytest.raises(ValueError, match="parameters, but at most"):
         DirectArchitecture(widths=(16384,) * 5, layers=256)
 
 
-def test_heads_that_do_not_divide_the_width_are_refused():
+def test_architecture_refuses_heads_that_do_not_divide_the_width():
     with pytest.raises(ValueError, match="width of 1024 cannot be shared by 3 heads"):
         Architecture(heads=3)
 
 
 @pytest.mark.parametrize("write", [pickled, archived, lambda path: torch.save({"a": 1}, path) or path])
-def test_training_goes_on_from_no_strange_checkpoint(tmp_path, monkeypatch, write):
+def test_training_resumes_from_no_foreign_checkpoint(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "a.ckpt")
     command = SimpleNamespace(subcommand="fit", config={"fit": SimpleNamespace(ckpt_path=str(path))})
@@ -164,7 +164,7 @@ def test_training_goes_on_from_no_strange_checkpoint(tmp_path, monkeypatch, writ
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_document_that_refers_to_itself_is_refused_and_not_walked_for_ever(tmp_path):
+def test_load_json_refuses_a_document_that_refers_to_itself(tmp_path):
     (tmp_path / "config.yaml").write_text("a: &a\n  b: *a\n  c: 1\n")
     (tmp_path / "model.ckpt").write_bytes(b"")
     torch.save({"a": torch.ones(1)}, tmp_path / "model.ckpt")

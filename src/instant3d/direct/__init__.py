@@ -1,1 +1,1 @@
-"""The one-pass system (arXiv 2311.08403): a prompt to a triplane by one network, taught by a text-to-image model."""
+"""Direct system (arXiv 2311.08403): one network from a prompt to a triplane, trained by score distillation (SDS)."""

@@ -1,4 +1,4 @@
-"""The numbers that fix a text-to-triplane network, and the file they are kept in. Knows nothing of tensors."""
+"""Sizes and variants of the text-to-triplane network, and the config.json that stores them; no import of torch."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ MAX_STAGES = 8  # each doubles the side of planes
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that fixes the network's shape; the defaults are the paper's (arXiv 2311.08403, appendix A).
+    """Sizes and variants of the network; the defaults are the paper's (arXiv 2311.08403, appendix A).
 
-    What the paper does not tell is as in the authors' released code, whose own shape is `configs/direct/release.yaml`.
-    A checkpoint folder holds it as `config.json` beside `model.safetensors`.
+    What the paper leaves open is as in the authors' released code, whose own shape is `configs/direct/release.yaml`. A
+    checkpoint folder holds it as `config.json` beside `model.safetensors`.
     """
 
     # the text
@@ -51,21 +51,21 @@ class Architecture:
     mask_padding: bool = True
     """Whether padding is masked; the authors' code attends to it like words."""
 
-    # the ways by which text and chance come in
+    # conditioning on text and noise
     cross_attention: bool = True
     """Whether the stages attend to the text's tokens."""
     style_text: bool = True
-    """Whether the style is made from the text."""
+    """Whether the style vector is computed from the text."""
     style_noise: bool = True
-    """Whether the style is made from noise too."""
+    """Whether the style vector is computed from noise too."""
     token_to_plane: bool = True
-    """Whether the first map is made from the text; else it is a parameter, the same for all."""
+    """Whether the first map is computed from the text; otherwise it is a parameter, the same for all prompts."""
     token_width: int = 192
     """Width of the two small transformers from text to the first map and to the style."""
     token_heads: int = 8
     """Attention heads of those transformers."""
     style_text_width: int = 768
-    """Width of the text's part of the style's input."""
+    """Width of the pooled text in the style's input."""
     noise_width: int = 768
     """Width of the noise in the style's input."""
     style_width: int = 320
@@ -105,7 +105,7 @@ class Architecture:
     density: Literal["softplus", "exp"] = "softplus"
     """Activation of the density."""
     density_bias: float = -1.0
-    """Added to the density before its activation."""
+    """Bias of the density before its activation."""
     blob: float = 17.5
     """Peak of the density's initial blob: 10 in the paper's world, whose box is 1.75 times ours."""
     blob_radius: float = 0.343
@@ -117,7 +117,7 @@ class Architecture:
         if not self.widths or not len(self.widths) == len(self.groups) == len(self.attention):
             raise ValueError(
                 "each stage needs a width, a number of groups and whether it attends; "
-                f"got {len(self.widths)}, {len(self.groups)} and {len(self.attention)} of them"
+                f"got {len(self.widths)}, {len(self.groups)} and {len(self.attention)} of them; give equally many"
             )
         if len(self.widths) > MAX_STAGES:
             raise ValueError(f"planes are made in at most {MAX_STAGES} stages, got {len(self.widths)} widths")
@@ -129,13 +129,13 @@ class Architecture:
             )
         for width, groups in zip((*self.widths, self.widths[-1]), (*self.groups, self.last_groups), strict=True):
             if width % groups:
-                raise ValueError(f"{width} channels cannot be parted into {groups} groups; choose a divisor")
+                raise ValueError(f"{width} channels cannot be split into {groups} groups; choose a divisor")
         for width, attends in zip((self.widths[0], *self.widths), (True, *self.attention), strict=True):
             if attends and width % self.head_width:
-                raise ValueError(f"{width} channels cannot be parted into heads of {self.head_width}; choose a divisor")
+                raise ValueError(f"{width} channels cannot be split into heads of {self.head_width}; choose a divisor")
 
     def _parameters(self) -> int:
-        """Roughly: those of the matrices and convolutions."""
+        """Approximate number of parameters: those of the matrices and convolutions."""
         numbers = self.base_side**2 * self.base_channels * self.token_to_plane + self.style_text_width
         text = self.text_length * self.token_width * numbers + 2 * self.text_width * self.token_width
         style = (self.style_text_width + self.noise_width + self.style_width) * self.style_width
@@ -144,21 +144,35 @@ class Architecture:
 
     @property
     def plane_side(self) -> int:
+        """Texels along each side of a plane."""
         return self.base_side * 2 ** len(self.widths)
 
     @property
     def mesh_resolution(self) -> int:
-        """Nodes along each axis of a grid that shows what planes can hold: two for each texel, at most 256."""
+        """Grid nodes along each axis that resolve the planes: two for each texel, at most 256."""
         return min(256, 2 * self.plane_side)
 
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
-        """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
+        """Inverse of `dataclasses.asdict`.
+
+        Args:
+            numbers: Settings by name.
+            source: Where they come from, for the message.
+
+        Raises:
+            ValueError: A key is unknown or a value is out of range.
+        """
         return architecture_of(cls, numbers, source)
 
 
 def read_architecture(path: Path) -> Architecture:
-    """The architecture in a checkpoint's `config.json`."""
+    """Read the architecture in a checkpoint's `config.json`.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It describes another model, or a value is out of range.
+    """
     numbers = read_config(path, "direct", "direct text-to-triplane network")
     numbers.pop(KEY, None)
     return Architecture.from_dict(numbers, path)

@@ -1,7 +1,7 @@
-"""What the direct system is taught with: prompts and the cameras by which what was made of them is looked at.
+"""Data of the direct system: training prompts and cameras, prompts to validate, test and predict.
 
-There are no pictures: a guide says how they should be. Every example is a function of the seed and its number alone, so
-an interrupted run goes on with the same data.
+There are no training images: the guidance model takes their place. Every example is a function of the seed and its
+index alone, so an interrupted run continues with the same data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.utils import prompts as lists
 from instant3d.utils.data_order import ResumableBatchSampler, WeightedMixture, generator_from_key
 
-UNIT = 1.75  # of the paper's world lengths, whose box has sides of 3.5, to one of ours
+UNIT = 1.75  # lengths of the paper's world, whose box has sides of 3.5, for one of ours
 SIDES_DEG = (0.0, -90.0, 90.0, 180.0)  # middles of the quadrants from the front
 
 Span = tuple[float, float]
@@ -32,14 +32,18 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class TrainingBatch(DistillationBatch):
-    """Prompts, the cameras that look at what is made of them, and the examples' numbers: all chance is theirs."""
+    """Prompts and cameras of a training batch.
 
-    example_index: Tensor  # (B,) long
+    Attributes:
+        example_index: (B,) long, index of each example in the run, of which its random draws are a function.
+    """
+
+    example_index: Tensor
 
 
 @dataclass(frozen=True)
 class OrbitCameras:
-    """How cameras are drawn: evenly in every range; the defaults are the paper's, for our cube.
+    """Distribution of training cameras, uniform in every range; the defaults are the paper's, for our cube.
 
     Attributes:
         elevation_deg: Range of elevations in degrees; polar angles of 25 to 110 degrees.
@@ -47,6 +51,9 @@ class OrbitCameras:
         fov_deg: Range of fields of view in degrees.
         quadrants: Shares of the front, both sides and the back, as 0.4, 0.2, 0.2, 0.2 in the released code; null is
             evenly all around, the paper's way.
+
+    Raises:
+        ValueError: A range is reversed or the shares are negative or all 0.
     """
 
     elevation_deg: Span = (-20.0, 65.0)
@@ -58,12 +65,12 @@ class OrbitCameras:
         for name in ("elevation_deg", "radius", "fov_deg"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"cameras are drawn between a lower and a higher {name}, got {low} and {high}")
+                raise ValueError(f"{name} of cameras is a range from low to high, got {low} and {high}; swap them")
         if self.quadrants is not None and (min(self.quadrants) < 0 or not sum(self.quadrants)):
             raise ValueError(f"quadrants are four shares, none below 0 and not all 0; got {self.quadrants}")
 
     def sample(self, generator: torch.Generator) -> Cameras:
-        """One camera, of shape ()."""
+        """Draw one camera, of shape ()."""
         around, *rest = torch.rand(4, generator=generator)
         if self.quadrants is None:
             azimuth = 360 * around
@@ -75,7 +82,14 @@ class OrbitCameras:
 
 
 class PromptDataset(Dataset[TrainingBatch]):
-    """Example `number`: which prompt, in an order that is new in every epoch, and a camera of its own."""
+    """Training examples: prompts, in an order that is new in every epoch, each with a random camera.
+
+    Args:
+        prompts: Number of prompts.
+        cameras: How cameras are drawn, or a set of cameras to draw from.
+        views: Examples in a row that share a prompt.
+        seed: Random seed.
+    """
 
     def __init__(self, prompts: int, cameras: OrbitCameras | Cameras, views: int = 1, seed: int = 0) -> None:
         self.mixture, self.cameras, self.views, self.seed = WeightedMixture([prompts], seed=seed), cameras, views, seed
@@ -91,42 +105,48 @@ class PromptDataset(Dataset[TrainingBatch]):
 
 @dataclass(frozen=True)
 class NamedPrompts:
-    """Prompts to make something of, and the names of what comes of them; both of length B."""
+    """Prompts to generate objects of.
+
+    Attributes:
+        prompts: B texts.
+        names: B names of the results.
+    """
 
     prompts: tuple[str, ...]
     names: tuple[str, ...]
 
     def to(self, *args: Any, **kwargs: Any) -> NamedPrompts:
+        """Return the batch itself, which holds no tensors; Lightning calls this."""
         return self
 
 
 def named_prompts(texts: Sequence[str]) -> list[NamedPrompts]:
-    """One request for each prompt of a list, named by its place and its words."""
+    """Make a batch of size 1 of each prompt, named by its index and words."""
     return [NamedPrompts((text,), (f"{number:05d}-{lists.slug(text)}",)) for number, text in enumerate(texts)]
 
 
 def collate_prompts(items: Sequence[NamedPrompts]) -> NamedPrompts:
-    """One batch of several."""
+    """Concatenate batches."""
     names = tuple(name for item in items for name in item.names)
     return NamedPrompts(tuple(prompt for item in items for prompt in item.prompts), names)
 
 
 class PromptDataModule(L.LightningDataModule):
-    """Prompts and cameras for training, prompts for images in between, and prompts for `predict`.
+    """Prompts and cameras for training, prompts for validation and test, and prompts for `predict`.
 
     Args:
         prompts: `animals`, `portraits`, `daily_life`, a text file with one prompt a line, or a list of prompts; for
-            `predict`, what triplanes are made of. Null is animals.
+            `predict`, the prompts of the triplanes. Null is animals.
         coloured: {objects: FILE, without: FILE}: every object in every colour, in place of `prompts`.
         share: Share of the prompts to train on; the others are for validation and test (0.6 in the paper).
         split_seed: Seed that chooses those prompts.
         val: Prompts to validate on, in place of those that training leaves out.
         test: Prompts to test on, in place of those that training leaves out.
-        val_prompts: Validation shows the first so many.
+        val_prompts: Validation takes the first so many.
         cameras: How cameras are drawn; a guidance with fixed cameras overrides it.
         views: Views of each prompt in a batch; the paper has one.
         batch_size: Views per step and process, a multiple of `views`.
-        seed: Of the order of the prompts and of the cameras.
+        seed: Random seed of the order of the prompts and of the cameras.
         output: For `predict`: folder of the triplanes, set by `--triplanes.output`; finished prompts are left out.
     """
 
@@ -147,7 +167,7 @@ class PromptDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size % views:
-            raise ValueError(f"a batch of {batch_size} cannot show {views} views of every prompt; choose a multiple")
+            raise ValueError(f"batch_size must be a multiple of views, got {batch_size} and {views}; choose a multiple")
         self.prompts, self.coloured, self.share, self.split_seed = prompts, coloured, share, split_seed
         self.val, self.test = val, test
         self.val_prompts, self.cameras, self.views, self.batch_size = val_prompts, cameras, views, batch_size
@@ -157,7 +177,11 @@ class PromptDataModule(L.LightningDataModule):
         self.faults: list[str] = []
 
     def setup(self, stage: str) -> None:
-        """`texts` are the prompts to train with, `held` those that training leaves out."""
+        """Read `texts`, the training prompts, and `held`, those that training leaves out.
+
+        Raises:
+            ValueError: `prompts` and `coloured` are both set, or a prompt list is invalid.
+        """
         if stage != "predict" and not self.texts:
             if self.prompts is not None and self.coloured is not None:
                 raise ValueError("data.prompts and data.coloured both name prompts to train with; set one to null")
@@ -167,44 +191,51 @@ class PromptDataModule(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
-        start, rank, world, known = 0, 0, 1, None
+        """Endless batches of prompts and cameras from the step at which training continues."""
+        start, rank, world, fixed = 0, 0, 1, None
         if self.trainer is not None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches
             rank, world = self.trainer.global_rank, self.trainer.world_size
-            known = cast(Any, self.trainer.lightning_module).guide_cameras
-        examples = PromptDataset(len(self.texts), self.cameras if known is None else known, self.views, self.seed)
+            fixed = cast(Any, self.trainer.lightning_module).guidance_cameras
+        examples = PromptDataset(len(self.texts), self.cameras if fixed is None else fixed, self.views, self.seed)
         batches = ResumableBatchSampler(self.batch_size, start, rank, world)
         return DataLoader(examples, batch_sampler=batches, collate_fn=TrainingBatch.stack)
 
     def val_dataloader(self) -> DataLoader[NamedPrompts] | list[Any]:
+        """The first `val_prompts` prompts of `val` or, without it, of the held-out prompts."""
         texts = self.held if self.val is None else prompt_sets.read_prompt_set(self.val)
-        return self._shown(texts[: self.val_prompts])
+        return self._prompt_loader(texts[: self.val_prompts])
 
     def test_dataloader(self) -> DataLoader[NamedPrompts]:
+        """The prompts of `test` or, without it, the held-out prompts.
+
+        Raises:
+            ValueError: There are none.
+        """
         texts = self.held if self.test is None else prompt_sets.read_prompt_set(self.test)
         if not texts:
-            raise ValueError("there is nothing to test with; set data.test to prompts, or data.share below 1")
-        return self._shown(texts)
+            raise ValueError("there are no prompts to test with; set data.test to prompts, or data.share below 1")
+        return self._prompt_loader(texts)
 
     def predict_dataloader(self) -> DataLoader[NamedPrompts]:
-        """This process's share of the prompts whose triplane is not there yet; bad ones are told and left out."""
+        """This process's share of the prompts without a triplane yet; invalid ones are reported and left out."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        wanted = named_prompts(self._good())
+        batches = named_prompts(self._valid_prompts())
         if rank == 0 and self.faults:
             print("\n".join(self.faults), file=sys.stderr, flush=True)
-        left = [one for one in wanted if not (Path(self.output) / f"{one.names[0]}.safetensors").is_file()]
+        left = [batch for batch in batches if not (Path(self.output) / f"{batch.names[0]}.safetensors").is_file()]
         return DataLoader(cast(Any, left[rank::world]), batch_size=self.batch_size, collate_fn=collate_prompts)
 
-    def _good(self) -> list[str]:
+    def _valid_prompts(self) -> list[str]:
         self.faults = []
-        wanted = self.prompts or "animals"
-        if not isinstance(wanted, str) or wanted in prompt_sets.GRAMMARS:
-            return prompt_sets.read_prompt_set(wanted)
-        found = lists.read_prompts(wanted)
+        source = self.prompts or "animals"
+        if not isinstance(source, str) or source in prompt_sets.GRAMMARS:
+            return prompt_sets.read_prompt_set(source)
+        found = lists.read_prompts(source)
         self.faults = [f"{prompt.where} {prompt.error}" for prompt in found if prompt.error]
         return [prompt.text for prompt in found if not prompt.error]
 
-    def _shown(self, texts: Sequence[str]) -> DataLoader[NamedPrompts] | Any:
+    def _prompt_loader(self, texts: Sequence[str]) -> DataLoader[NamedPrompts] | Any:
         if not texts:
-            return []  # to learn without looking is allowed
+            return []  # training without validation is allowed
         return DataLoader(cast(Any, named_prompts(texts)), batch_size=self.batch_size, collate_fn=collate_prompts)

@@ -1,6 +1,6 @@
-"""The parts of a network that grows maps: convolutions under a style, attention to a text. Knows nothing of planes.
+"""Blocks of the triplane decoder: styled residual convolutions, attention to text, upsampling.
 
-They are those of Stable Diffusion's way up (arXiv 2112.10752), where the style takes the place of the time.
+They are the blocks of Stable Diffusion's decoder (arXiv 2112.10752), with the style in place of the timestep.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from instant3d.modules.transformer import Block
 
 
 class StyledNorm(nn.Module):
-    """Normalised maps, scaled and shifted by a style (AdaIN, arXiv 1703.06868).
+    """Normalisation with scale and shift from a style vector (AdaIN, arXiv 1703.06868).
 
-    groups  of channels that are normalised together; 0 is each by itself
+    Args:
+        width: Channels.
+        groups: Groups of channels that are normalised merged; 0 normalises each by itself.
+        style_width: Channels of the style.
     """
 
     def __init__(self, width: int, groups: int, style_width: int) -> None:
@@ -25,14 +28,21 @@ class StyledNorm(nn.Module):
     def forward(self, maps: Tensor, style: Tensor) -> Tensor:
         """Maps (B, width, H, W), style (B, style width) -> (B, width, H, W)."""
         scale, shift = self.style(style).to(maps.dtype).chunk(2, dim=1)
-        # each object has its own scale and shift: as channels of one object they are a plain, fused group norm
-        together = maps.reshape(1, -1, *maps.shape[2:])
-        styled = F.group_norm(together, len(maps) * self.groups, 1 + scale.flatten(), shift.flatten())
+        # scale and shift differ between objects: with all objects as channels of one, a fused group norm applies
+        merged = maps.reshape(1, -1, *maps.shape[2:])
+        styled = F.group_norm(merged, len(maps) * self.groups, 1 + scale.flatten(), shift.flatten())
         return styled.view_as(maps)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each of styled and activated maps, beside a way around them."""
+    """Two convolutions of styled and activated maps, with a residual connection.
+
+    Args:
+        into: Channels of the input.
+        width: Channels of the output.
+        groups: Groups of the norms, as in `StyledNorm`.
+        style_width: Channels of the style.
+    """
 
     def __init__(self, into: int, width: int, groups: int, style_width: int) -> None:
         super().__init__()
@@ -43,13 +53,21 @@ class ResidualBlock(nn.Module):
         self.around = nn.Identity() if into == width else nn.Conv2d(into, width, 1)
 
     def forward(self, maps: Tensor, style: Tensor) -> Tensor:
+        """Maps (B, into, H, W), style (B, style width) -> (B, width, H, W)."""
         inside = self.first(F.silu(self.first_norm(maps, style)))
         inside = self.second(F.silu(self.second_norm(inside, style)))
         return self.around(maps) + inside
 
 
 class AttentionLayer(nn.Module):
-    """Places of maps attend to each other and, where it has a width, to a text; beside a way around."""
+    """Spatial self-attention with optional text cross-attention and a residual connection.
+
+    Args:
+        width: Channels of the maps.
+        groups: Groups of the norm.
+        head_width: Channels of an attention head.
+        text_width: Channels of the text's tokens; None leaves out cross-attention.
+    """
 
     def __init__(self, width: int, groups: int, head_width: int, text_width: int | None) -> None:
         super().__init__()
@@ -66,19 +84,25 @@ class AttentionLayer(nn.Module):
 
 
 class Layer(nn.Module):
-    """A styled convolution and, if it attends, what follows it."""
+    """A styled residual block, and an attention layer if there is one.
+
+    Args:
+        residual: The residual block.
+        attending: The attention layer.
+    """
 
     def __init__(self, residual: ResidualBlock, attending: AttentionLayer | None) -> None:
         super().__init__()
         self.residual, self.attending = residual, attending
 
     def forward(self, maps: Tensor, style: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
+        """Maps (B, C, H, W), style (B, style width), text (B, N, text width), mask (B, N) -> (B, width, H, W)."""
         maps = self.residual(maps, style)
         return maps if self.attending is None else self.attending(maps, text, mask)
 
 
 class Upsampling(nn.Module):
-    """Every texel four times, and a convolution."""
+    """Nearest-neighbour upsampling to twice the side, and a convolution of `width` channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -90,7 +114,12 @@ class Upsampling(nn.Module):
 
 
 class Stage(nn.Module):
-    """Layers at one size, and the way to the next: twice the side."""
+    """Layers at one resolution, then upsampling to twice the side.
+
+    Args:
+        layers: The layers.
+        width: Channels of the output.
+    """
 
     def __init__(self, layers: list[Layer], width: int) -> None:
         super().__init__()

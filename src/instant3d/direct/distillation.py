@@ -1,6 +1,6 @@
-"""What a batch of prompts and cameras teaches a network: render, ask the guide, pull (arXiv 2311.08403, section 3).
+"""One score-distillation step: render the predicted triplanes, evaluate the guidance model, form the SDS loss.
 
-Knows no Lightning: tensors in, a loss and what to log out.
+See arXiv 2311.08403, section 3.
 """
 
 from __future__ import annotations
@@ -32,27 +32,32 @@ from instant3d.utils.random_numbers import generator_kwargs, randn_like
 from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
 
-COARSE = 16  # rays a side along which the orientation of surfaces is looked at
+ORIENTATION_SIDE = 16  # rays a side for the orientation loss
 Against = Literal["none", "plain", "perp-neg"]
 
 
 @dataclass(frozen=True)
 class DistillationBatch(TensorDataclass):
-    """Prompts, by their numbers in the list, and from where each is to be looked at."""
+    """Prompts and the cameras that their objects are rendered from.
 
-    prompts: Tensor  # (B,) long
-    cameras: Cameras  # (B,)
+    Attributes:
+        prompts: (B,) long, indices in the list of prompts.
+        cameras: Cameras (B,).
+    """
+
+    prompts: Tensor
+    cameras: Cameras
 
 
 @dataclass(frozen=True)
 class SDSConfig:
-    """How the guidance is evaluated and weighted; what the paper leaves open has the value of its ancestors.
+    """Settings of score distillation; what the paper leaves open has the value of earlier work.
 
     Attributes:
         scale: Of classifier-free guidance.
         least: Lower end of the timesteps that are drawn, as a share of the schedule.
         most: Upper end of the timesteps that are drawn, as a share of the schedule.
-        weight: The weighting w(t) of timesteps, see `sds.weight`.
+        weight: The weighting w(t) of timesteps, see `sds.timestep_weight`.
         against: How the other views enter as negative prompts: not at all, plainly, or perpendicularly (Perp-Neg).
         schedule: Which of the published weights of negative prompts is used.
         w_min: The weight of negatives is w_min + C dw with the severity C.
@@ -77,7 +82,7 @@ class SDSConfig:
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """What is rendered of each object.
+    """Size and samples of the rendered images.
 
     Attributes:
         size: Side of the images in pixels.
@@ -91,34 +96,48 @@ class RenderConfig:
 
 
 class TextConditions:
-    """What the guide is told of each prompt from each side, and of none, by number."""
+    """Guidance conditions of each prompt with each of the view words, and of the empty prompt.
 
-    def __init__(self, guide: DiffusionGuidance, prompts: Sequence[str]) -> None:
+    Args:
+        guidance: The guidance model that embeds them.
+        prompts: P texts.
+    """
+
+    def __init__(self, guidance: DiffusionGuidance, prompts: Sequence[str]) -> None:
         texts = [with_view_words(prompt, view) for prompt in prompts for view in VIEWS] + [""]
         self.unconditional_index = len(texts) - 1
-        self.table = EmbeddingCache(texts, guide.embed_prompts)
+        self.table = EmbeddingCache(texts, guidance.embed_prompts)
 
     def for_view(self, prompts: Tensor, view: Tensor) -> base.Conditions:
-        """Prompts (B,) from views (B,), numbers of VIEWS."""
+        """Conditions of prompts (B,) with the words of views (B,), indices of VIEWS."""
         return self.table[prompts * len(VIEWS) + view]
 
     def interpolated(self, prompts: Tensor, share: Tensor) -> base.Conditions:
-        """Prompts (B,) from between the views, shares (B, 3)."""
+        """Conditions of prompts (B,) for cameras between the views, weighted by shares (B, 3)."""
         rows = prompts[:, None] * len(VIEWS) + torch.arange(len(VIEWS), device=prompts.device)
         return sds.mix_conditions(self.table[rows], share)
 
     def unconditional(self, count: int) -> base.Conditions:
-        """No prompt, `count` times."""
+        """Conditions of the empty prompt, `count` times."""
         return self.table[torch.full((count,), self.unconditional_index)]
 
 
 class Distillation:
-    """Teaches a network what a guide knows of a list of prompts.
+    """Losses of score distillation for a network and a list of prompts.
 
-    text       the generator's own reading of the prompts, (P, N, C), or a `Lookup` of it
-    eyes       features (B, F) of pictures (B, 3, H, W), for the severity of Perp-Neg and the CLIP loss
-    remembers  the last features of every prompt, if the severity is to be measured against earlier views
-    judges     CLIP's features (P, F) of the prompts, for the CLIP loss
+    Args:
+        network: The network to train.
+        guidance: The frozen diffusion model.
+        prompts: P texts.
+        text: The network's own token features of the prompts, (P, N, C), or an `EmbeddingCache` of them.
+        sds_config: How the guidance is evaluated and weighted.
+        render_config: Size and samples of the rendered images.
+        image_encoder: Features (B, F) of images (B, 3, H, W), for the severity of Perp-Neg and the CLIP loss.
+        feature_cache: Last features of every prompt, for the severity against earlier views.
+        text_features: CLIP features (P, F) of the prompts, for the CLIP loss.
+
+    Raises:
+        ValueError: A loss lacks one of the last three.
     """
 
     def __init__(
@@ -136,10 +155,12 @@ class Distillation:
     ) -> None:
         if sds_config.dw and sds_config.against != "none" and (image_encoder is None or feature_cache is None):
             raise ValueError(
-                "adaptive Perp-Neg (dw above 0) looks at pictures; give it eyes and a memory, or set dw to 0"
+                "adaptive Perp-Neg (dw above 0) needs an image encoder and a feature cache; give both, or set dw to 0"
             )
         if sds_config.clip and (image_encoder is None or text_features is None):
-            raise ValueError("the CLIP loss compares pictures with prompts; give it eyes and the prompts' features")
+            raise ValueError(
+                "the CLIP loss needs an image encoder and the prompts' text features; give both, or set clip to 0"
+            )
         self.network, self.guidance, self.text = network, guidance, text
         self.sds_config, self.render_config = sds_config, render_config
         self.image_encoder, self.feature_cache, self.text_features = image_encoder, feature_cache, text_features
@@ -152,26 +173,31 @@ class Distillation:
         generator: torch.Generator,
         shade: Callable[[Field], Field] = lambda field: field,
     ) -> tuple[dict[str, Tensor], Views]:
-        """Losses by name, weights not yet applied, and the pictures (B, 1) that they are of.
+        """Losses of a batch.
 
-        background  (B, 3)
-        generator   all chance: style noise, places on rays, timesteps, noise
-        dress       how the fields are to be rendered: lit, for example
+        Args:
+            batch: B prompts and cameras.
+            background: Colours behind the objects, (B, 3).
+            generator: All random numbers: style noise, positions along rays, timesteps, diffusion noise.
+            shade: Maps the fields to those that are rendered, for example shaded.
+
+        Returns:
+            Losses by name without their weights, and the rendered views (B, 1).
         """
         field = self.field(batch, generator)
-        shown = self.render_views(shade(field), batch, generator)
-        images = shown.composite(background[:, None])[:, 0]
-        seen = self.image_encoder(images) if self.image_encoder is not None else None
-        losses = {"sds": self.sds_loss(batch, images, seen, generator)}
-        if self.sds_config.clip and seen is not None and self.text_features is not None:
-            losses["clip"] = clip_loss(seen, self.text_features[batch.prompts].to(seen)).mean()
+        rendered = self.render_views(shade(field), batch, generator)
+        images = rendered.composite(background[:, None])[:, 0]
+        features = self.image_encoder(images) if self.image_encoder is not None else None
+        losses = {"sds": self.sds_loss(batch, images, features, generator)}
+        if self.sds_config.clip and features is not None and self.text_features is not None:
+            losses["clip"] = clip_loss(features, self.text_features[batch.prompts].to(features)).mean()
         if self.sds_config.orientation:
-            rays = batch.cameras.rays(COARSE, COARSE).map(lambda tensor: tensor.flatten(1, 2))
+            rays = batch.cameras.rays(ORIENTATION_SIDE, ORIENTATION_SIDE).map(lambda tensor: tensor.flatten(1, 2))
             losses["orientation"] = field_orientation(field, rays, generator=generator)
-        return losses, shown
+        return losses, rendered
 
     def field(self, batch: DistillationBatch, generator: torch.Generator) -> TriplaneField:
-        """The objects of the prompts (B); where chance has no say in them, all views of a prompt share one pass."""
+        """Fields of the prompts (B); if the network takes no noise, all views of a prompt share one forward pass."""
         noise = torch.randn(len(batch.prompts), self.network.architecture.noise_width, **generator_kwargs(generator))
         if not self.network.architecture.style_noise:
             prompts, place = batch.prompts.unique(return_inverse=True)
@@ -181,7 +207,7 @@ class Distillation:
         return self.network(text, noise.to(text.tokens.device))
 
     def render_views(self, field: Field, batch: DistillationBatch, generator: torch.Generator) -> Views:
-        """Objects (B, 1) as the cameras see them."""
+        """Render objects (B, 1) from the batch's cameras."""
         p = self.render_config
         return render(
             field,
@@ -194,37 +220,54 @@ class Distillation:
         )
 
     def sds_loss(
-        self, batch: DistillationBatch, images: Tensor, seen: Tensor | None, generator: torch.Generator
+        self, batch: DistillationBatch, images: Tensor, features: Tensor | None, generator: torch.Generator
     ) -> Tensor:
-        """A loss whose gradient on the latents of images (B, 3, H, W) is w(t) (eps_hat - eps) / B."""
+        """Loss whose gradient on the latents of images is w(t) (eps_hat - eps) / B (Poole et al. 2022, eq. 3).
+
+        Args:
+            batch: B prompts and cameras.
+            images: (B, 3, H, W) in [0, 1].
+            features: Image features (B, F), for the severity.
+            generator: Random timesteps and noise.
+        """
         s = self.sds_config
         x0 = self.guidance.encode_images(images)
         t = sds.sample_timesteps(len(x0), len(self.guidance.abar), generator, least=s.least, most=s.most).to(x0.device)
         eps = randn_like(x0, generator)
         abar = self.guidance.abar[t]
-        eps_hat = self.predict_noise(batch, add_noise(x0.detach(), eps, abar), t, seen)
+        eps_hat = self.predict_noise(batch, add_noise(x0.detach(), eps, abar), t, features)
         gradient = sds.timestep_weight(abar, s.weight).view(-1, *[1] * (x0.dim() - 1)) * (eps_hat - eps)
         return sds.sds_surrogate_loss(x0, gradient)
 
-    def predict_noise(self, batch: DistillationBatch, x_t: Tensor, t: Tensor, seen: Tensor | None) -> Tensor:
-        """eps_hat (B, ...): the guide's answers to no prompt, the prompt from here, and, if asked, from elsewhere."""
+    def predict_noise(self, batch: DistillationBatch, x_t: Tensor, t: Tensor, features: Tensor | None) -> Tensor:
+        """Guided noise eps_hat of a batch (arXiv 2311.08403, eq. 3, 10 to 12).
+
+        Args:
+            batch: B prompts and cameras.
+            x_t: Noisy latents, (B, ...).
+            t: Timesteps, (B,).
+            features: Image features (B, F), for the severity.
+
+        Returns:
+            (B, ...), from the empty prompt, the prompt of the view and, for negatives, those of other views.
+        """
         s = self.sds_config
         direction = severity.directions_of(batch.cameras)
         azimuth = from_front(torch.rad2deg(torch.atan2(direction[:, 1], direction[:, 0])))
         here = self.conditions.interpolated(batch.prompts, view_shares(azimuth))
         if isinstance(self.guidance, CameraGuidance):
             here = self.guidance.condition_on_camera(here, direction)
-        asked = [self.conditions.unconditional(len(x_t)), here]
+        conditions = [self.conditions.unconditional(len(x_t)), here]
         if s.against == "none":
-            nothing, positive = sds.predict_noise(self.guidance, x_t, t, asked)
-            return sds.classifier_free_guidance(nothing, positive, s.scale)
+            unconditional, positive = sds.predict_noise(self.guidance, x_t, t, conditions)
+            return sds.classifier_free_guidance(unconditional, positive, s.scale)
         elevation = torch.rad2deg(torch.asin(direction[:, 2]))
         weights, views = negative_weights(azimuth, s.schedule, elevation).topk(2, dim=-1)  # no schedule has more
-        asked += [self.conditions.for_view(batch.prompts, view) for view in views.T]
-        strength = severity.negative_weight(self.severity(batch, direction, seen), s.w_min, s.dw)
-        nothing, positive, *away = sds.predict_noise(self.guidance, x_t, t, asked)
+        conditions += [self.conditions.for_view(batch.prompts, view) for view in views.T]
+        strength = severity.negative_weight(self.severity(batch, direction, features), s.w_min, s.dw)
+        unconditional, positive, *away = sds.predict_noise(self.guidance, x_t, t, conditions)
         return sds.perp_neg(
-            nothing,
+            unconditional,
             positive,
             torch.stack(away),
             weights.T * strength,
@@ -232,15 +275,18 @@ class Distillation:
             perpendicular=s.against == "perp-neg",
         )
 
-    def severity(self, batch: DistillationBatch, direction: Tensor, seen: Tensor | None) -> Tensor:
-        """C (B,) against the others of the same prompt in the batch or, where there are none, its last view."""
-        if not self.sds_config.dw or seen is None or self.feature_cache is None:
+    def severity(self, batch: DistillationBatch, direction: Tensor, features: Tensor | None) -> Tensor:
+        """Severity C (B,) against other views of the prompt in the batch or, if there is none, its cached view."""
+        if not self.sds_config.dw or features is None or self.feature_cache is None:
             return torch.zeros(len(direction), device=direction.device)
-        now, last = severity.other_views(batch.prompts, direction, seen), self.feature_cache.get(batch.prompts)[None]
+        now, last = (
+            severity.other_views(batch.prompts, direction, features),
+            self.feature_cache.get(batch.prompts)[None],
+        )
         last = CachedViews(last.directions, last.features, last.seen & ~now.seen.any(0))
         others = CachedViews.cat([now, last])
-        found = severity.severity(
-            direction, others.directions, seen, others.features, others.seen, similarity=self.sds_config.similarity
+        degree = severity.severity(
+            direction, others.directions, features, others.features, others.seen, similarity=self.sds_config.similarity
         )
-        self.feature_cache.put(batch.prompts, direction, seen)
-        return found
+        self.feature_cache.put(batch.prompts, direction, features)
+        return degree

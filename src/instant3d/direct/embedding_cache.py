@@ -1,4 +1,4 @@
-"""What an encoder says of a list of texts, by their numbers: read once and kept, or read anew where all is too much."""
+"""Embeddings of a list of texts by index: computed once and cached, or computed anew if they exceed a size limit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch import Tensor
 
 from instant3d.utils.tensor_dataclass import TensorDataclass
 
-AT_ONCE = 64  # texts
+AT_ONCE = 64  # texts in a call of the encoder
 MOST_BYTES = 2**31  # 1,890 animals from three views are 1.8 GB to Stable Diffusion 2, 26,880 sentences of daily life 25
 
 
 class EmbeddingCache:
-    """Rows of texts (T), as `read` gives them: a tensor or a batch of some, whose first dimension is the texts'.
+    """Embeddings of T texts.
 
-    most_bytes  what is kept may take; above it nothing is, and every lookup reads its texts again
+    Args:
+        texts: The texts.
+        embed: Embeds a list of texts: a tensor or a tensor dataclass whose first dimension is the texts'.
+        most_bytes: Size limit of the cache; above it nothing is cached, and every lookup embeds its texts again.
     """
 
     def __init__(self, texts: Sequence[str], embed: Callable[[list[str]], Any], most_bytes: int = MOST_BYTES) -> None:
@@ -29,23 +32,23 @@ class EmbeddingCache:
             self.kept = concatenate([first, *map(embed, rest)])
 
     def __getitem__(self, numbers: Tensor) -> Any:
-        """Rows (..., *row) of texts number (...)."""
+        """Embeddings (..., *row) of texts with indices (...)."""
         if self.kept is not None:
             return self.kept[numbers]
-        asked, place = numbers.unique(return_inverse=True)
-        texts = [self.texts[k] for k in asked.tolist()]
+        unique, place = numbers.unique(return_inverse=True)
+        texts = [self.texts[k] for k in unique.tolist()]
         rows = concatenate([self.embed(texts[k : k + AT_ONCE]) for k in range(0, len(texts), AT_ONCE)])
         return rows[place]
 
 
 def concatenate(rows: Sequence[Any]) -> Any:
-    """Rows of several readings in one."""
+    """Concatenate tensors or tensor dataclasses."""
     first = rows[0]
     return type(first).cat(rows) if isinstance(first, TensorDataclass) else torch.cat(list(rows))
 
 
 def byte_size(rows: Any) -> int:
-    """Bytes that rows take."""
+    """Bytes of a tensor or of all tensors of a tensor dataclass."""
     found: list[int] = []
 
     def count(tensor: Tensor) -> Tensor:

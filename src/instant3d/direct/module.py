@@ -1,4 +1,4 @@
-"""How a text-to-triplane network is taught by a diffusion model (arXiv 2311.08403, sections 3.3 to 3.5)."""
+"""Training of the text-to-triplane network by score distillation (arXiv 2311.08403, sections 3.3 to 3.5)."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from instant3d.utils.random_numbers import generator_kwargs, rand_like
 from instant3d.utils.safetensors_folder import resolve
 from instant3d.views import Views
 
-SHOWN = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATION_DEG)  # from the front, around
+FOUR_SIDES = orbit([FRONT_AZIMUTH_DEG + 90 * k for k in range(4)], STRUCTURED_ELEVATION_DEG)  # front first
 
 
 @dataclass(frozen=True)
 class DistillationWeights:
-    """The weight of each loss that is not in `sds`; losses of weight 0 are not computed.
+    """Weights of the losses that are not in `sds`; losses of weight 0 are not computed.
 
     Attributes:
-        sds: 1 makes the gradient on the latents w(t) (eps_hat - eps) / B, a sum over latents; 1 / their number makes it
-            a mean, to which the usual weights of the others refer.
-        opacity: Keeps space empty.
-        entropy: Keeps pixels from being half transparent.
+        sds: Of score distillation. 1 makes the gradient on the latents w(t) (eps_hat - eps) / B, a sum over latents; 1
+            / their number makes it a mean, which the usual weights of the others are for.
+        opacity: Of the loss that keeps space empty.
+        entropy: Of the loss that keeps pixels from being half transparent.
     """
 
     sds: float = 1.0
@@ -57,13 +57,14 @@ class DistillationWeights:
 
 @dataclass(frozen=True)
 class Lighting:
-    """How often images are lit, so that shape is not painted on; the paper has no numbers, these are threestudio's.
+    """Random shading, so that shape is not painted on; the paper has no numbers, these are threestudio's.
 
     Attributes:
-        chance: Probability that a step is lit, from step `begin` on; a lit image costs seven times the density.
-        begin: First step that may be lit.
-        textureless: Share of lit steps without colours.
-        ambient: Share of the light that comes from everywhere.
+        chance: Probability that a step is shaded, from step `begin` on; a shaded image costs seven times the density
+            evaluations.
+        begin: First step that may be shaded.
+        textureless: Share of shaded steps without colours.
+        ambient: Share of ambient light.
     """
 
     chance: float = 0.0
@@ -73,13 +74,13 @@ class Lighting:
 
 
 class Frozen:
-    """What teaches and is not taught itself: it is in none of the module's averages and copies."""
+    """Frozen models and caches of a training run, kept out of the module's state_dict, EMA and deep copies."""
 
     def __init__(self) -> None:
         self.encoder: PromptEncoder | None = None
         self.cameras: Cameras | None = None
         self.distillation: Distillation | None = None
-        self.restored: dict[str, Any] = {}  # what a checkpoint held beside weights
+        self.restored: dict[str, Any] = {}  # state in a checkpoint besides weights
 
     def __deepcopy__(self, memo: Any) -> Frozen:
         return self
@@ -90,7 +91,7 @@ class DirectModule(L.LightningModule):
 
     Args:
         architecture: Sizes of the network.
-        text: Whose tokenizer and text encoder read the prompts: a folder in diffusers' layout or a Hub id.
+        text: Tokenizer and text encoder of the prompts: a folder in diffusers' layout or a Hub id.
         guidance: The diffusion model: `StableDiffusionConfig`, or `FiniteSetConfig`, the exact one of a set of images;
             null is Stable Diffusion 2.1.
         text_layers: Layers of the text encoder that are used; 0 for its word embeddings alone, null for all.
@@ -98,19 +99,19 @@ class DirectModule(L.LightningModule):
             the released code loads this one.
         sds: How the guidance is evaluated and weighted.
         render: Size and samples of the rendered images.
-        loss_weights: The weight of each loss.
-        lighting: How often images are lit.
-        background: "random": one colour for each image, so that nothing hides in white; or "white", for a guidance
-            whose images are.
-        alpha_start: Alpha of the colours' scaled sigmoid at the start, which rises evenly to 1; the paper has 0.5.
+        loss_weights: Weights of the losses.
+        lighting: How often images are shaded.
+        background: "random": one colour for each image, so that white parts of an object differ from the background; or
+            "white", for a guidance model of images over white.
+        alpha_start: Alpha of the colours' scaled sigmoid at the start, which rises linearly to 1; the paper has 0.5.
         alpha_share: Share of all steps over which it rises.
         learning_rate: Of Adam.
         decay: Whether the learning rate falls to 0 at the end by a cosine; otherwise it is constant, as in the paper.
         betas: Of Adam.
         epsilon: Of Adam.
         checkpointing: Whether the network's stages are recomputed in the backward pass to save memory.
-        start: Folder of weights or Hub id to go on from; it brings its own architecture.
-        seed: Of noise, timesteps, backgrounds and lights.
+        start: Folder of weights or Hub id to fine-tune; it brings its own architecture.
+        seed: Random seed of noise, timesteps, backgrounds and lights.
     """
 
     def __init__(
@@ -140,17 +141,17 @@ class DirectModule(L.LightningModule):
             raise ValueError(f"background must be white or random, got {background!r}")
         if not 0 < alpha_start <= 1 or not 0 <= alpha_share <= 1:
             raise ValueError(
-                f"alpha rises from above 0 to 1 over a share of the steps, got {alpha_start} and {alpha_share}"
+                f"alpha_start must lie in (0, 1] and alpha_share in [0, 1], got {alpha_start} and {alpha_share}"
             )
         if clip is None and needs_clip(sds):
             raise ValueError(
-                "the CLIP loss and adaptive Perp-Neg look at pictures: set model.clip to a CLIP, or scoring.clip and "
-                "scoring.dw to 0"
+                "the CLIP loss and adaptive Perp-Neg need a CLIP: set model.clip to one, or model.sds.clip and "
+                "model.sds.dw to 0"
             )
         self.network = TextToTriplane(architecture) if start is None else TextToTriplane.from_pretrained(start).train()
         self.network.checkpointing = checkpointing
         self.start = start
-        self.words: CaptionWords | None = None  # of the prompts that it is trained on, where they are known
+        self.words: CaptionWords | None = None  # words of the training prompts, if they are known
         self.text, self.text_layers = text, text_layers
         self.guidance, self.clip = guidance or StableDiffusionConfig(), clip
         self.sds, self.render, self.loss_weights, self.background = sds, render, loss_weights, background
@@ -161,57 +162,71 @@ class DirectModule(L.LightningModule):
         self.frozen = Frozen()
 
     def on_fit_start(self) -> None:
-        """Read the prompts with the network's encoder and the guide's, once; from here on they are numbers."""
+        """Load the guidance model and embed the prompts once; training then refers to prompts by their indices."""
         prompts = cast(PromptDataModule, cast(Any, self.trainer).datamodule).texts
         restored = self.frozen.restored
         if restored and restored["prompts"] != prompts_digest(prompts):
             raise ValueError(
-                "the checkpoint was taught other prompts; give the same data.prompts, data.share and data.split_seed"
+                "the checkpoint was trained on other prompts; give the same data.prompts, data.share and "
+                "data.split_seed"
             )
         self.words = trained_words(prompts, self.start)
-        guide, self.frozen.cameras = self.guidance.load(self.device)
-        eyes = ClipImageEncoder.from_pretrained(cast(str, self.clip), self.device) if needs_clip(self.sds) else None
-        memory = None if eyes is None else FeatureCache(len(prompts), eyes.width).to(self.device)
-        if memory is not None and "memory" in restored:
-            memory.load_state_dict(restored["memory"])
+        guidance, self.frozen.cameras = self.guidance.load(self.device)
+        image_encoder = (
+            ClipImageEncoder.from_pretrained(cast(str, self.clip), self.device) if needs_clip(self.sds) else None
+        )
+        feature_cache = (
+            None if image_encoder is None else FeatureCache(len(prompts), image_encoder.width).to(self.device)
+        )
+        if feature_cache is not None and "memory" in restored:
+            feature_cache.load_state_dict(restored["memory"])
         self.frozen.distillation = Distillation(
             self.network,
-            guide,
+            guidance,
             prompts,
             EmbeddingCache(prompts, self.encode_prompts),
             sds_config=self.sds,
             render_config=self.render,
-            image_encoder=eyes,
-            feature_cache=memory,
-            text_features=None if eyes is None else eyes.embed_texts(prompts),
+            image_encoder=image_encoder,
+            feature_cache=feature_cache,
+            text_features=None if image_encoder is None else image_encoder.embed_texts(prompts),
         )
 
     @property
-    def guide_cameras(self) -> Cameras | None:
-        """Where the guide's pictures were taken from (V,), if it cannot be asked from anywhere else."""
+    def guidance_cameras(self) -> Cameras | None:
+        """Cameras (V,) of the guidance model's images, if it cannot be evaluated from others; else None."""
         return self.frozen.cameras
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Weighted sum of the losses of a batch."""
         self.anneal()
         generator = generator_from_key(self.seed, int(batch.example_index[0]), 5, device=self.device)
         background = torch.ones(len(batch.prompts), 3, device=self.device)
         if self.background == "random":
             background = rand_like(background, generator)
-        dress = self.shading(batch, generator)
-        losses, shown = cast(Distillation, self.frozen.distillation)(batch, background, generator, dress)
+        shade = self.shading(batch, generator)
+        losses, rendered = cast(Distillation, self.frozen.distillation)(batch, background, generator, shade)
         if self.loss_weights.opacity:
-            losses["opacity"] = opacity(shown.alpha)
+            losses["opacity"] = opacity(rendered.alpha)
         if self.loss_weights.entropy:
-            losses["entropy"] = entropy(shown.alpha)
-        counts = asdict(self.loss_weights) | {"clip": self.sds.clip, "orientation": self.sds.orientation}
-        total = torch.stack([counts[name] * loss for name, loss in losses.items()]).sum()
-        report = {name: loss.detach() for name, loss in losses.items()} | {"alpha": shown.alpha.detach().mean()}
+            losses["entropy"] = entropy(rendered.alpha)
+        weights = asdict(self.loss_weights) | {"clip": self.sds.clip, "orientation": self.sds.orientation}
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        report = {name: loss.detach() for name, loss in losses.items()} | {"alpha": rendered.alpha.detach().mean()}
         self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(background))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(background))
         return total
 
     def shading(self, batch: TrainingBatch, generator: torch.Generator) -> Callable[[Field], Field]:
-        """What a field is in this step's light, which is drawn for all objects alike but for its direction."""
+        """Shading of this step's fields, whose mode is drawn for all objects alike; light directions differ.
+
+        Args:
+            batch: Cameras, around which lights are drawn.
+            generator: Random numbers.
+
+        Returns:
+            A function from a field to the field to be rendered.
+        """
         lit, plain = torch.rand(2, **generator_kwargs(generator)).tolist()
         if self.global_step < self.lighting.begin or lit >= self.lighting.chance:
             return lambda field: field
@@ -220,45 +235,57 @@ class DirectModule(L.LightningModule):
         return lambda field: ShadedField(field, mode, toward, self.lighting.ambient)
 
     def anneal(self) -> None:
-        """Let the colours' activation saturate earlier and earlier; it is as it is now in whatever is saved now."""
+        """Anneal the slope of the colours' sigmoid; checkpoints hold its current value, the decoder's `alpha`."""
         if self.network.architecture.rgb == "scaled":
             progress = training_progress(self.trainer, self.global_step)
             self.network.decoder.alpha.fill_(linear_ramp(progress, self.alpha_share, self.alpha_start))
 
     def validation_step(self, batch: NamedPrompts, batch_idx: int) -> dict[str, Any]:
-        return {"shown": self.render_prompts(batch, "val")}
+        """Render prompts and return the views, which `ImageLogger` shows."""
+        return {"rendered": self.render_prompts(batch, "val")}
 
     def test_step(self, batch: NamedPrompts, batch_idx: int) -> None:
+        """Render prompts and log the mean alpha."""
         self.render_prompts(batch, "test")
 
     def predict_step(self, batch: NamedPrompts, batch_idx: int) -> Tensor:
-        """Planes (B, 3, C, P, P) of the batch's prompts; nothing is left to chance."""
+        """Planes (B, 3, C, P, P) of the batch's prompts, deterministic."""
         return self.network.triplane(self.encode_prompts(batch.prompts)).planes
 
     def render_prompts(self, batch: NamedPrompts, stage: str) -> Views:
-        """What is made of prompts (B, 4), from four sides; log how much of the picture it covers."""
+        """Render the objects of prompts from four sides and log the mean alpha.
+
+        Args:
+            batch: B prompts.
+            stage: "val" or "test", the prefix of the logged name.
+
+        Returns:
+            Views (B, 4), front first.
+        """
         field = self.network(self.encode_prompts(batch.prompts))
-        cameras = SHOWN.to(self.device).map(lambda tensor: tensor.expand(len(batch.prompts), *tensor.shape))
+        cameras = FOUR_SIDES.to(self.device).map(lambda tensor: tensor.expand(len(batch.prompts), *tensor.shape))
         p = self.render
-        shown = render(field, cameras, p.size, p.size, samples=p.samples, importance=p.importance)
-        self.log(f"{stage}/alpha", shown.alpha.mean(), batch_size=len(batch.prompts), sync_dist=True)
-        return shown
+        rendered = render(field, cameras, p.size, p.size, samples=p.samples, importance=p.importance)
+        self.log(f"{stage}/alpha", rendered.alpha.mean(), batch_size=len(batch.prompts), sync_dist=True)
+        return rendered
 
     def encode_prompts(self, prompts: Sequence[str]) -> PromptTokens:
-        """Prompts (B) as the network reads them; the encoder is loaded when it is first asked for."""
+        """Token features of prompts (B) for the network; the encoder is loaded at the first call."""
         if self.frozen.encoder is None:
             self.frozen.encoder = PromptEncoder.from_pretrained(self.text, self.device, layers=self.text_layers)
         return self.frozen.encoder.to(self.device)(prompts)
 
     def configure_optimizers(self) -> Any:
+        """Adam with the learning-rate schedule."""
         optimizer = torch.optim.Adam(self.network.parameters(), self.learning_rate, self.betas, self.epsilon)
         return with_lr_schedule(optimizer, 0, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        reading = {"text": self.text, "text_layers": self.text_layers}
-        checkpoint["direct"] = {"architecture": asdict(self.network.architecture)} | reading
-        teacher = self.frozen.distillation
-        if teacher is not None:
+        """Store the settings that `export_direct` needs, the training record and the feature cache."""
+        text_encoder = {"text": self.text, "text_layers": self.text_layers}
+        checkpoint["direct"] = {"architecture": asdict(self.network.architecture)} | text_encoder
+        distillation = self.frozen.distillation
+        if distillation is not None:
             trainer = cast(Any, self.trainer)
             data = cast(PromptDataModule, trainer.datamodule)
             batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
@@ -266,15 +293,16 @@ class DirectModule(L.LightningModule):
             checkpoint["direct"]["taught"] = asdict(TrainingRecord(self.global_step, batch, len(data.texts), clip))
             checkpoint["direct"]["words"] = None if self.words is None else dict(self.words.counts)
             checkpoint["taught"] = {"prompts": prompts_digest(data.texts)}
-            if teacher.feature_cache is not None:
-                checkpoint["taught"]["memory"] = teacher.feature_cache.state_dict()
+            if distillation.feature_cache is not None:
+                checkpoint["taught"]["memory"] = distillation.feature_cache.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the feature cache and the digest of the prompts until `on_fit_start`."""
         self.frozen.restored = checkpoint.get("taught", {})
 
 
 def trained_words(prompts: Sequence[str], start: str | None) -> CaptionWords | None:
-    """The words of the prompts, and of those before if training began with the folder `start`; None if it has none."""
+    """Words of the prompts, with those of the weights in `start` that were fine-tuned; None if these are not known."""
     words = CaptionWords.of(dict.fromkeys(prompts, 1))
     if start is None:
         return words
@@ -283,22 +311,34 @@ def trained_words(prompts: Sequence[str], start: str | None) -> CaptionWords | N
 
 
 def needs_clip(sds: SDSConfig) -> bool:
-    """Whether pictures are looked at, beside by the guide."""
+    """Whether images are compared by CLIP, for its loss or the severity of Perp-Neg."""
     return bool(sds.clip or (sds.dw and sds.against != "none"))
 
 
 def linear_ramp(progress: float, end: float, start: float) -> float:
-    """From `start` evenly up to 1, which is reached when so much of the training is over."""
+    """Linear ramp from `start` up to 1, which is reached at the progress `end`."""
     return 1.0 if progress >= end else start + (1 - start) * progress / end
 
 
 def prompts_digest(prompts: Sequence[str]) -> str:
-    """What tells one list of prompts from another."""
+    """Hash of a list of prompts."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 
 def export_direct(content: dict[str, Any], folder: str | Path, text: str | None = None) -> TextToTriplane:
-    """Write a checkpoint's network with the tokenizer and text encoder that it reads prompts with; returns it."""
+    """Write a checkpoint's network with the tokenizer and text encoder that it was trained with.
+
+    Args:
+        content: Content of a Lightning checkpoint of `DirectModule`.
+        folder: Where to write.
+        text: Tokenizer and text encoder, if they no longer lie where the checkpoint says.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: The text encoder cannot be read.
+    """
     settings = content["direct"]
     network = TextToTriplane(Architecture.from_dict(settings["architecture"], "the checkpoint"))
     prefix = "network."
@@ -308,10 +348,12 @@ def export_direct(content: dict[str, Any], folder: str | Path, text: str | None 
     try:
         encoder = PromptEncoder.from_pretrained(text or settings["text"], layers=settings.get("text_layers"))
     except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"what reads prompts cannot be read: {error}; if it lies elsewhere, say --base") from None
+        raise ValueError(
+            f"the text encoder of the prompts cannot be read: {error}; if it lies elsewhere, give --base"
+        ) from None
     if "taught" in settings:
         network.training_record = TrainingRecord(**settings["taught"])
-    if encoder.words is not None:  # the text encoder was trained from nothing, and its own prompts are not these
+    if encoder.words is not None:  # the text encoder was trained from scratch, on other prompts than these
         encoder.words = None if settings.get("words") is None else CaptionWords(settings["words"])
     network.save_pretrained(folder)
     encoder.save(folder)

@@ -1,7 +1,7 @@
-"""The generator of the one-pass system: a prompt's tokens and chance in, a triplane NeRF out. Knows no training.
+"""Text-to-triplane network of the direct system: prompt tokens and noise to a triplane NeRF (arXiv 2311.08403).
 
-Three ways lead from the text into the maps that grow to planes: the first map is made of it (token-to-plane), the
-style that every norm obeys is made of it and of noise, and the maps attend to it (arXiv 2311.08403, section 3.2).
+The text conditions the decoder in three ways: it gives the first map (token-to-plane), with noise it gives the style
+vector of every norm, and the maps attend to it (section 3.2).
 """
 
 from __future__ import annotations
@@ -24,19 +24,27 @@ from instant3d.utils import safetensors_folder
 
 
 class Constant(nn.Module):
-    """What is learned once and the same for all, in place of what a text would give."""
+    """A learned vector in place of one computed from the text.
+
+    Args:
+        numbers: Its length.
+    """
 
     def __init__(self, numbers: int) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.randn(1, numbers))
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (B, ...) -> (B, numbers), without a look at them."""
+        """Repeat the vector for tokens (B, ...): (B, numbers)."""
         return self.value.expand(len(tokens), -1)
 
 
 class Style(nn.Module):
-    """The vector that every norm obeys: of the text and of noise, of one of them, or learned where there is neither."""
+    """Style vector of the norms, from the text, from noise or from both; a learned constant if from neither.
+
+    Args:
+        a: Sizes and variants.
+    """
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -59,8 +67,12 @@ class Style(nn.Module):
 class TextToTriplane(nn.Module):
     """Tokens -> first map and style -> maps of doubling size -> `TriplaneField`.
 
-    `precise` tells that its weights were stored in float32, so whoever uses it should compute in float32 too; `taught`
-    what its last run of training was, where that is known.
+    Args:
+        architecture: Sizes and variants.
+
+    Attributes:
+        precise: Whether the weights were stored in float32, so that inference should be in float32 too.
+        training_record: Record of the last training run, if it is known.
     """
 
     def __init__(self, architecture: Architecture = Architecture()) -> None:  # noqa: B008
@@ -91,14 +103,22 @@ class TextToTriplane(nn.Module):
         self.training_record: TrainingRecord | None = None
 
     def forward(self, text: PromptTokens, noise: Tensor | None = None) -> TriplaneField:
-        """Tokens of B prompts, and noise as `triplane` takes it -> the field of B objects."""
+        """Fields of B objects from the tokens of B prompts, and noise as in `triplane`."""
         return TriplaneField(self.triplane(text, noise), self.decoder)
 
     def triplane(self, text: PromptTokens, noise: Tensor | None = None) -> Triplane:
-        """Tokens of B prompts -> planes (B, 3, C, P, P).
+        """Planes of B objects.
 
-        noise  (B, noise width), standard normal; none at all is the middle of what it draws from: zeros. A network
-               without noise in its style takes no notice of it.
+        Args:
+            text: Tokens of B prompts.
+            noise: (B, noise width), standard normal; by default zeros, its mean. A network without noise in its style
+                ignores it.
+
+        Returns:
+            Planes (B, 3, C, P, P).
+
+        Raises:
+            ValueError: Tokens or noise have another shape.
         """
         tokens, mask = self._checked(text, noise)
         style = self.style(tokens, mask, noise)
@@ -115,12 +135,12 @@ class TextToTriplane(nn.Module):
         return Triplane(planes.unflatten(1, (3, -1)))
 
     def _checked(self, text: PromptTokens, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Tokens and, where padding is masked, where there are words; of the shape that the network was made for."""
+        """Tokens and, if padding is masked, their mask, after a check of the shapes."""
         a = self.architecture
         if text.tokens.dim() != 3 or text.tokens.shape[1:] != (a.text_length, a.text_width):
             raise ValueError(
                 f"the network reads tokens of shape (B, {a.text_length}, {a.text_width}), "
-                f"got {tuple(text.tokens.shape)}; use the text encoder that it was taught with"
+                f"got {tuple(text.tokens.shape)}; use the text encoder that it was trained with"
             )
         if noise is not None and a.style_noise and noise.shape != (len(text.tokens), a.noise_width):
             raise ValueError(
@@ -131,14 +151,22 @@ class TextToTriplane(nn.Module):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
         """Write `config.json` and `model.safetensors`."""
-        told = {} if self.training_record is None else {KEY: self.training_record.as_dict()}
-        safetensors_folder.write(Path(folder), "direct", self.architecture, self, dtype, **told)
+        record = {} if self.training_record is None else {KEY: self.training_record.as_dict()}
+        safetensors_folder.write(Path(folder), "direct", self.architecture, self, dtype, **record)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> TextToTriplane:
-        """Read a folder written by `save_pretrained`, or download it by its Hub id; weights come back in float32."""
+        """Load a folder written by `save_pretrained`, or download it by its Hub id.
+
+        Returns:
+            The network in float32 and evaluation mode.
+
+        Raises:
+            FileNotFoundError: There is no such folder or Hub id.
+            ValueError: config.json or the weights are damaged or of another model.
+        """
         folder = safetensors_folder.resolve(source)
-        with torch.device("meta"):  # what is loaded below needs no start values
+        with torch.device("meta"):  # the weights are loaded below, so that initial values are not needed
             network = cls(read_architecture(folder / safetensors_folder.CONFIG))
         network.precise = safetensors_folder.load_into(network, folder)
         network.training_record = read_training_record(folder / safetensors_folder.CONFIG)
@@ -146,21 +174,24 @@ class TextToTriplane(nn.Module):
 
 
 def two_layers(into: int, width: int) -> nn.Sequential:
+    """Two linear layers from `into` to `width` channels with SiLU between them."""
     return nn.Sequential(nn.Linear(into, width), nn.SiLU(), nn.Linear(width, width))
 
 
 def make_text_pooling(a: Architecture, numbers: int) -> TextPooling:
+    """Build the pooling of an architecture's tokens into a vector of length `numbers`."""
     return TextPooling(a.text_width, a.text_length, a.token_width, a.token_heads, numbers)
 
 
 def make_stage(a: Architecture, stage: int) -> Stage:
-    """The layers of a stage, the first of which takes the maps from the width of the stage before."""
+    """Build the layers of a stage, the first of which has the width of the stage before as its input."""
     width, before = a.widths[stage], a.widths[max(0, stage - 1)]
     layers = [make_layer(a, stage, width if k else before, a.attention[stage]) for k in range(a.layers)]
     return Stage(layers, width)
 
 
 def make_layer(a: Architecture, stage: int, into: int, attends: bool) -> Layer:
+    """Build a layer of a stage from `into` channels, with attention if it `attends`."""
     width, groups = a.widths[stage], a.groups[stage]
     residual = ResidualBlock(into, width, 0 if a.norm == "instance" else groups, a.style_width)
     if not attends:

@@ -1,6 +1,6 @@
-"""The prompts that one network is taught at once: grammars that spell out all their sentences, and files of prompts.
+"""Prompt sets that one network is trained on: grammars that expand to all their sentences, and files of prompts.
 
-Knows nothing of networks. Every list is in a fixed order without repetition, so the place of a prompt in it is a name.
+Every list is in a fixed order without repetition, so the index of a prompt identifies it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ Source = str | list[str] | Coloured
 
 
 def animals() -> list[str]:
-    """The paper's 3,150: an animal, where it sits, and what it wears; any of them may be missing but the animal."""
+    """The paper's 3,150 prompts: an animal, where it sits, and what it wears; all parts but the animal are optional."""
     found = []
     for species, place, gadget, hat in itertools.product(SPECIES, PLACES, GADGETS, HATS):
         parts = [
@@ -79,15 +79,15 @@ def animals() -> list[str]:
 
 
 def portraits() -> list[str]:
-    """320: the paper's 400 without those of two real people."""
+    """320 prompts: the paper's 400 without those of two real people."""
     several = itertools.product(FIGURES, HEADGEAR, EXPRESSIONS)
     return [f"{figure} wearing a {hat} is {expression}" for figure, hat, expression in several]
 
 
 def daily_life() -> list[str]:
-    """26,880 people, by their looks and what they do.
+    """26,880 prompts of people, their looks and what they do.
 
-    It stands in for the paper's 17,000 answers of a language model to the same question, which were not published.
+    They replace the paper's 17,000 answers of a language model to the same question, which were not published.
     """
     several = itertools.product(PEOPLE, HAIR, CLOTHES, ACTIVITIES)
     return [f"{who} with {hair} wearing {clothes} is {doing}" for who, hair, clothes, doing in several]
@@ -97,7 +97,13 @@ GRAMMARS = {"animals": animals, "portraits": portraits, "daily_life": daily_life
 
 
 def coloured(objects: Iterable[str], colours: Iterable[str] = COLOURS, without: Iterable[str] = ()) -> list[str]:
-    """Prompts such as "a red chair" and "an orange chair", but for those `without`."""
+    """Prompts such as "a red chair" and "an orange chair".
+
+    Args:
+        objects: Names of objects.
+        colours: Names of colours.
+        without: Prompts to leave out.
+    """
     held = set(without)
     several = [f"{_article(colour)} {colour} {thing}" for thing in objects for colour in colours]
     return [prompt for prompt in several if prompt not in held]
@@ -108,7 +114,15 @@ def _article(word: str) -> str:
 
 
 def read_prompt_set(source: Source) -> list[str]:
-    """The prompts of a grammar by its name, of coloured objects, of a file with one a line, or a list as it is."""
+    """Read the prompts of a source, without repetitions.
+
+    Args:
+        source: Name of a grammar, text file with one prompt a line, coloured objects, or a list of prompts.
+
+    Raises:
+        FileNotFoundError: It is neither a grammar nor a file.
+        ValueError: A prompt is invalid, or there is none.
+    """
     if isinstance(source, Coloured):
         without = [] if source.without is None else _in_file(source.without)
         names = _in_file(source.objects)
@@ -117,7 +131,7 @@ def read_prompt_set(source: Source) -> list[str]:
     elif isinstance(source, str):
         found = GRAMMARS[source]() if source in GRAMMARS else _in_file(source)
     else:
-        found = _good(prompts.from_arguments(source))
+        found = _valid_texts(prompts.from_arguments(source))
     if not found:
         raise ValueError(
             f"{source} holds no prompt; give {', '.join(GRAMMARS)}, a text file with one a line, or a list"
@@ -126,9 +140,21 @@ def read_prompt_set(source: Source) -> list[str]:
 
 
 def split_prompts(texts: Sequence[str], share: float = 0.6, seed: int = 0) -> tuple[list[str], list[str]]:
-    """That share of the prompts, drawn by the seed, and the others; the paper trains on 60 %."""
+    """Split prompts at random into those to train on and the others; the paper trains on 60 %.
+
+    Args:
+        texts: Prompts.
+        share: Share to train on, in (0, 1].
+        seed: Random seed of the choice.
+
+    Returns:
+        Training prompts and held-out prompts, both in the order of `texts`.
+
+    Raises:
+        ValueError: `share` is out of range, or so small that it leaves no prompt.
+    """
     if not 0 < share <= 1:
-        raise ValueError(f"the share of prompts to train with is above 0 and at most 1, got {share}")
+        raise ValueError(f"the share of prompts to train on must be above 0 and at most 1, got {share}")
     chosen = set(torch.randperm(len(texts), generator=generator_from_key(seed))[: round(share * len(texts))].tolist())
     if not chosen:
         raise ValueError(f"a share of {share} of {len(texts)} prompts is none; raise it or give more prompts")
@@ -138,13 +164,13 @@ def split_prompts(texts: Sequence[str], share: float = 0.6, seed: int = 0) -> tu
 def _in_file(path: str | Path) -> list[str]:
     if shipped.look_up(path, ["prompts"], ".txt") is None:
         raise FileNotFoundError(
-            f"{path} is neither a list of prompts ({', '.join(GRAMMARS)}) nor a text file with one a line"
+            f"{path} is neither a prompt set ({', '.join(GRAMMARS)}) nor a text file with one prompt a line"
         )
-    return _good(prompts.read_prompts(path))
+    return _valid_texts(prompts.read_prompts(path))
 
 
-def _good(found: Iterable[prompts.Prompt]) -> list[str]:
-    """All of them, if nothing is wrong with any: one that is left out would move the places of the others."""
+def _valid_texts(found: Iterable[prompts.Prompt]) -> list[str]:
+    """Texts of all prompts; refuses an invalid one, since leaving it out would shift the indices of the others."""
     found = list(found)
     for prompt in found:
         if prompt.error:

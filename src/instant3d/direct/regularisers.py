@@ -1,4 +1,4 @@
-"""What keeps a field tidy while it learns from guidance alone. Knows fields and their renders, and no guidance.
+"""Density-field regularisers of score distillation: opacity, entropy, surface orientation.
 
 The paper lists no regulariser and no weight; the released renderer returns orientation and opacity. The terms here are
 DreamFusion's (Poole et al. 2022, appendix A.2) as stable-dreamfusion and threestudio write them, each a mean over
@@ -17,36 +17,44 @@ from instant3d.utils.random_numbers import rand_like
 
 
 def opacity(alpha: Tensor) -> Tensor:
-    """Mean of sqrt(alpha^2 + 0.01) over pixels (...): empty space is cheaper than haze (DreamFusion, appendix A.2)."""
+    """Mean of sqrt(alpha^2 + 0.01) over pixels (...), which favours empty space over haze (DreamFusion, app. A.2)."""
     return (alpha.square() + 0.01).sqrt().mean()
 
 
 def entropy(alpha: Tensor, edge: float = 1e-5) -> Tensor:
-    """Mean entropy of pixels' (...) opacity, in bits: 0 where it is none or full, 1 at a half (stable-dreamfusion).
+    """Mean binary entropy of alpha (...) in bits: 0 where it is 0 or 1, 1 where it is a half (stable-dreamfusion).
 
-    edge   opacities nearer than this to 0 and 1 have no gradient, which would be infinite there
+    Args:
+        alpha: Opacities of pixels.
+        edge: Opacities nearer than this to 0 and 1 have no gradient, which would be infinite there.
     """
     alpha = alpha.clamp(edge, 1 - edge)
     return -(alpha * alpha.log2() + (1 - alpha) * (1 - alpha).log2()).mean()
 
 
 def orientation(weight: Tensor, normal: Tensor, direction: Tensor) -> Tensor:
-    """Mean over rays (..., R) of sum_i w_i max(0, n_i . d)^2: what is seen must face the eye (Ref-NeRF 2022, eq. 11).
+    """Mean over rays of sum_i w_i max(0, n_i . d)^2: visible surfaces must face the camera (Ref-NeRF 2022, eq. 11).
 
-    weight      (..., R, S)     share of the light that each sample sends, in [0, 1]; without gradient, else it would
-                                be lowered by hiding surfaces (DreamFusion, appendix A.2)
-    normal      (..., R, S, 3)  outward unit vectors
-    direction   (..., R, 3)     of the rays, away from the camera
+    Args:
+        weight: Rendering weight of each sample, (..., R, S), in [0, 1]; detached, since the loss could otherwise be
+            lowered by hiding surfaces (DreamFusion, appendix A.2).
+        normal: Outward unit normals, (..., R, S, 3).
+        direction: Unit directions of the rays, away from the camera, (..., R, 3).
     """
     behind = (normal * direction[..., None, :]).sum(-1).clamp(min=0)
     return (weight.detach() * behind.square()).sum(-1).mean()
 
 
 def field_orientation(field: Field, rays: Rays, samples: int = 32, generator: torch.Generator | None = None) -> Tensor:
-    """The same of a field seen along rays (..., R), from its density as it is rendered.
+    """Orientation loss of a field along rays (..., R), with weights from the density that is rendered.
 
-    The released code's takes raw density for it, of which the blob makes 1 - exp(-raw) about -10^15 in the corners.
-    A generator moves samples within their intervals.
+    The released code uses the raw density, which the blob makes about -10^15 in the corners by 1 - exp(-raw).
+
+    Args:
+        field: The field.
+        rays: Rays (..., R).
+        samples: Samples at even intervals on each ray.
+        generator: Moves samples at random within their intervals.
     """
     near, far = box_span(rays)
     edges = even_edges(near, far, samples)

@@ -1,7 +1,7 @@
-"""How badly an object repeats itself around: the C of adaptive Perp-Neg (Instant3D arXiv 2311.08403, equation 12).
+"""Severity C of adaptive Perp-Neg: how much an object repeats itself around (Instant3D, arXiv 2311.08403, equation 12).
 
-Two views that look alike although they should not, for their cameras stand far apart, are the many-faced Janus. Knows
-features of pictures and directions of cameras; neither the pictures nor the network that made the features.
+Two views that look alike although their cameras are far apart are the multi-face Janus problem. Severity compares
+image features and camera directions.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ TYPICAL_SIMILARITY = 0.775  # middle of 0.6 to 0.95, between CLIP's features of 
 
 @dataclass(frozen=True)
 class CachedViews(TensorDataclass):
-    """What is known of earlier views, (...) of them."""
+    """Earlier views, (...) of them.
 
-    directions: Tensor  # (..., 3), unit vectors from the object to the camera
-    features: Tensor  # (..., F)
-    seen: Tensor  # (...) bool: False where there is none
+    Attributes:
+        directions: (..., 3), unit vectors from the object to the camera.
+        features: (..., F), image features.
+        seen: (...) bool, False where there is no view.
+    """
+
+    directions: Tensor
+    features: Tensor
+    seen: Tensor
 
 
 def directions_of(cameras: Cameras) -> Tensor:
-    """Unit vectors (..., 3) from the origin to where cameras (...) stand."""
+    """Unit vectors (..., 3) from the origin to cameras (...)."""
     return F.normalize(cameras.positions, dim=-1)
 
 
@@ -53,13 +59,20 @@ def severity(
     similarity: Similarity = "measured",
     constant: float = TYPICAL_SIMILARITY,
 ) -> Tensor:
-    """C (B,) in [0, 1]: the mean over other views of (1 - cos of the angle between them) (1 + similarity) / 4.
+    """Severity C (B,) in [0, 1]: mean over other views of (1 - cos of the angle between them) (1 + similarity) / 4.
 
-    directions  (B, 3), of the others (n, B, 3)
-    features    (B, F), of the others (n, B, F); their lengths do not matter
-    seen        (n, B) bool; others that are not there do not count, and without any C is 0
-    similarity  "measured" is the paper's, the cosine of features; "constant" sees no picture, for comparison: most of
-                what C does comes from the angle alone
+    Args:
+        directions: Unit vectors to the cameras, (B, 3).
+        other_directions: Those of the other views, (n, B, 3).
+        features: Image features, (B, F); their lengths do not matter.
+        other_features: Those of the other views, (n, B, F).
+        seen: (n, B) bool; other views that are False do not count, and without any C is 0.
+        similarity: "measured" is the paper's, the cosine of features; "constant" uses no image, for comparison: most of
+            C's variation comes from the angle alone.
+        constant: The constant similarity.
+
+    Raises:
+        ValueError: There is no such similarity.
     """
     if similarity not in get_args(Similarity):
         raise ValueError(
@@ -75,15 +88,29 @@ def severity(
 
 
 def negative_weight(severity: Tensor, least: float = 1.0, span: float = 2.0) -> Tensor:
-    """w_neg = w_min + C dW of severities C (equation 11); the paper publishes neither w_min nor dW, so 1 to 3 here.
+    """w_neg = w_min + C dW of severities C (equation 11); the paper publishes neither number, so it is 1 to 3 here.
 
     stable-dreamfusion's fixed weight is 2, and its authors advise 0 to 4.
+
+    Args:
+        severity: C, (B,).
+        least: w_min.
+        span: dW.
     """
     return least + span * severity
 
 
 def other_views(ids: Tensor, directions: Tensor, features: Tensor) -> CachedViews:
-    """For each view of a batch the others of the same prompt: (B others, B) of ids (B,), (B, 3) and (B, F)."""
+    """For each view of a batch, the other views of the same prompt.
+
+    Args:
+        ids: Prompt of each view, (B,).
+        directions: (B, 3).
+        features: (B, F).
+
+    Returns:
+        Views (B, B), others first; `seen` is False for other prompts and for the view itself.
+    """
     count = len(ids)
     same = (ids[:, None] == ids[None]) & ~torch.eye(count, dtype=torch.bool, device=ids.device)
     return CachedViews(
@@ -92,9 +119,13 @@ def other_views(ids: Tensor, directions: Tensor, features: Tensor) -> CachedView
 
 
 class FeatureCache(nn.Module):
-    """The last view of each of `prompts` training prompts, so that C costs no second rendering (section 3.4).
+    """Cache of the last view of each training prompt, so that C costs no second rendering (section 3.4).
 
-    It is part of the checkpoint, and the same in all processes: each remembers what all of them saw in a step.
+    It is part of the checkpoint, and the same in all processes: each stores the views of all of them in a step.
+
+    Args:
+        prompts: Number of prompts.
+        width: Channels of the features, F.
     """
 
     directions: Tensor
@@ -108,12 +139,12 @@ class FeatureCache(nn.Module):
         self.register_buffer("seen", torch.zeros(prompts, dtype=torch.bool))
 
     def get(self, ids: Tensor) -> CachedViews:
-        """What was last remembered of prompts (B,)."""
+        """Last views of prompts (B,)."""
         return CachedViews(self.directions[ids], self.features[ids], self.seen[ids])
 
     @torch.no_grad()
     def put(self, ids: Tensor, directions: Tensor, features: Tensor) -> None:
-        """Put views (B, 3), (B, F) of prompts (B,) in the place of what was known; of one prompt, the last counts."""
+        """Store views with directions (B, 3) and features (B, F) of prompts (B,); of equal prompts, the last counts."""
         ids, directions, features = gather_across_processes(
             ids.to(self.seen.device), directions.to(self.directions), features.to(self.features)
         )
@@ -126,7 +157,7 @@ class FeatureCache(nn.Module):
 
 
 def gather_across_processes(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors (B, ...) of all processes behind one another, in the processes' order; B may differ between them."""
+    """Concatenate tensors (B, ...) of all processes, in the processes' order; B may differ between them."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return tensors

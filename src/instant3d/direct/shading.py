@@ -1,6 +1,6 @@
-"""A field under a light, which shows shape apart from colour: what is rendered is again a `Field`.
+"""Shaded fields for score distillation (DreamFusion, arXiv 2209.14988, section 3.1); a shaded field is again a `Field`.
 
-(DreamFusion, arXiv 2209.14988, section 3.1. Shadeless renderings let a guide paint shape onto flat ground.)
+Without shading, a guidance model can paint shape onto flat ground.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from instant3d.utils.random_numbers import randn_like
 
 Mode = Literal["albedo", "lambertian", "textureless", "normal"]
 
-SCALE = 1.75  # of the paper's world, a box of side 3.5, beside ours
-FACING = 0.1  # the least that a surface which faces away receives of what one that faces the light does
+SCALE = 1.75  # lengths of the paper's world, a box of side 3.5, for one of ours
+FACING = 0.1  # least cosine, so that surfaces facing away from the light are not black
 
 
 class ShadedField:
-    """A field whose colours are lit from `light`; density is the field's own.
+    """A field whose colours are shaded under a light; the density is unchanged.
 
-    albedo       the colours themselves, at no more cost than the field
-    lambertian   colour x (ambient + (1 - ambient) x the cosine between normal and light)
-    textureless  the same on white
-    normal       (1 + normal) / 2 as red, green and blue for the world's x, y and z
+    Args:
+        field: The field.
+        mode: "albedo" is the colours themselves, at no additional cost. "lambertian" is colour x (ambient + (1 -
+            ambient) x the cosine between normal and light). "textureless" is the same with white for the colour.
+            "normal" is (1 + normal) / 2 as red, green and blue for the world's x, y and z.
+        light: Directions (..., 3) from the objects to their distant lights, one for each object.
+        ambient: Share of ambient light.
 
-    light    (..., 3) directions from the objects towards their lights, which are far away: one for each object
-    ambient  the share of light that comes from everywhere
+    Raises:
+        ValueError: The mode needs a light and there is none.
     """
 
     def __init__(self, field: Field, mode: Mode, light: Tensor | None = None, ambient: float = 0.1) -> None:
@@ -41,12 +44,15 @@ class ShadedField:
 
     @property
     def device(self) -> torch.device:
+        """Device of the field."""
         return getattr(self.field, "device", torch.device("cpu"))
 
     def density(self, points: Tensor) -> Tensor:
+        """Density (..., N, 1) at points (..., N, 3)."""
         return self.field.density(points)
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density (..., N, 1) and shaded colour (..., N, 3) at points (..., N, 3)."""
         if self.mode == "albedo":
             return self.field(points)
         normal = finite_difference_normals(self.field, points)
@@ -58,13 +64,13 @@ class ShadedField:
         return density, rgb * self._received_light(normal)
 
     def _received_light(self, normal: Tensor) -> Tensor:
-        """Light (..., N, 1) that surfaces of these normals (..., N, 3) receive."""
+        """Light (..., N, 1) that surfaces with these normals (..., N, 3) receive."""
         assert self.light is not None
         cosine = (normal * self.light[..., None, :]).sum(-1, keepdim=True)
         return self.ambient + (1 - self.ambient) * cosine.clamp(min=FACING)
 
 
 def light_directions(cameras: Cameras, generator: torch.Generator) -> Tensor:
-    """Directions (..., 3) towards lights scattered around the cameras (...), as the authors' code draws them."""
+    """Directions (..., 3) to lights drawn around the cameras (...), as in the authors' code."""
     place = cameras.positions
     return F.normalize(place + randn_like(place, generator) / SCALE, dim=-1)

@@ -1,4 +1,4 @@
-"""What a text-to-triplane network was taught with, as its folder tells it. Knows nothing of networks."""
+"""Record of a text-to-triplane network's last training run in its config.json."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from typing import Any
 from instant3d.utils.safetensors_folder import architecture_of
 from instant3d.utils.tensor_files import load_json
 
-KEY = "taught"  # of a folder's config.json
+KEY = "taught"  # in config.json
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """The last run of training.
+    """The last training run.
 
-    batch    pictures that a step looked at, on all devices together
-    prompts  that it was taught, be they many or few
-    clip     the CLIP that looked at pictures too, for its loss or the severity; "" is none
+    Attributes:
+        steps: Optimiser steps.
+        batch: Images rendered in a step, on all devices together.
+        prompts: Number of training prompts.
+        clip: CLIP that images were compared with, for its loss or the severity; "" is none.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     steps: int
@@ -29,8 +34,8 @@ class TrainingRecord:
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch < 1 or self.prompts < 1:
             raise ValueError(
-                "a network is taught at least one prompt by at least one picture a step, "
-                f"got {self.prompts} prompts, {self.batch} pictures and {self.steps} steps"
+                "a training record needs at least one prompt, one image a step and 0 steps, "
+                f"got {self.prompts} prompts, {self.batch} images and {self.steps} steps"
             )
 
     @property
@@ -39,19 +44,27 @@ class TrainingRecord:
         return self.steps * self.batch / self.prompts
 
     def as_dict(self) -> dict[str, Any]:
-        """As in a folder's config.json and in reports."""
+        """Record as it is written to config.json and reports."""
         return {**asdict(self), "views_per_prompt": round(self.views_per_prompt, 3)}
 
 
 def read_training_record(config: Path) -> TrainingRecord | None:
-    """What a folder's config.json tells, if it tells anything."""
-    told = load_json(config).get(KEY)
-    if told is None:
+    """Read the record in a folder's config.json; None if there is none.
+
+    Raises:
+        ValueError: It is incomplete or damaged.
+    """
+    record = load_json(config).get(KEY)
+    if record is None:
         return None
-    if not isinstance(told, dict):
-        raise ValueError(f"{config} tells by {told!r} how the network was taught; copy or export it again")
-    numbers = {name: value for name, value in told.items() if name != "views_per_prompt"}  # follows from the others
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{KEY} in {config} must be an object, the training record, got {record!r}; copy or export it again"
+        )
+    numbers = {name: value for name, value in record.items() if name != "views_per_prompt"}  # computed from the others
     try:
         return architecture_of(TrainingRecord, numbers, f"{config}, {KEY}")
     except TypeError as error:
-        raise ValueError(f"{config} does not tell the whole of how the network was taught ({error})") from None
+        raise ValueError(
+            f"{KEY} in {config}, the training record, is incomplete ({error}); copy or export it again"
+        ) from None

@@ -1,7 +1,7 @@
-"""How a prompt is worded for a view: front, side or back, and between. Knows angles and words; no networks.
+"""View-dependent prompts (front, side, back) and their interpolation and Perp-Neg weights by camera azimuth.
 
-An object's front faces -y, so a camera at azimuth 270 sees it. "Azimuth from the front" is 0 there, +-90 at the sides
-and 180 behind (the paper writes 180 for the front and 0 for the back). View words come in the order of VIEWS.
+An object's front faces -y, so a camera at azimuth 270 is in front of it. "Azimuth from the front" is 0 there, +-90 at
+the sides and 180 behind (the paper writes 180 for the front and 0 for the back). View words are in the order of VIEWS.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 
 FRONT_AZIMUTH_DEG = 270.0
 VIEWS = ("front view", "side view", "back view")
-OVERHEAD_DEG = 60.0  # threestudio's: from above, faces are nobody's business
+OVERHEAD_DEG = 60.0  # threestudio's: seen from above, front and side words do not apply
 
 Schedule = Literal["stable-dreamfusion", "threestudio"]
 
 # stable-dreamfusion's front_decay_factor and side_decay_factor
 FRONT_DECAY, SIDE_DECAY = 2.0, 10.0
-# below the first share of a view it is no negative of its own neighbour, above the second none of its own
+# below the first share a view is no negative of its neighbour, above the second none of itself
 LEAST_SHARE, MOST_SHARE = 0.2, 0.8
 # threestudio's a exp(-b r) + c, whose w_neg is about 2; its c is this rounded, -2.426 and -0.606
 THREESTUDIO_DECAY, THREESTUDIO_NEAR, THREESTUDIO_FAR, THREESTUDIO_BEHIND = 0.5, 4.0, 1.0, 0.967
@@ -28,17 +28,17 @@ THREESTUDIO_SCALE = 2.0
 
 
 def from_front(azimuth_deg: Tensor) -> Tensor:
-    """Azimuths (...) of cameras as degrees from the front, in [-180, 180)."""
+    """Convert azimuths (...) of cameras to degrees from the front, in [-180, 180)."""
     return (azimuth_deg - FRONT_AZIMUTH_DEG + 180) % 360 - 180
 
 
 def with_view_words(prompt: str, view: str) -> str:
-    """The prompt as the guidance model is asked for one of VIEWS; wording as in threestudio, the paper prints none."""
+    """Append the words of one of VIEWS to a prompt; wording as in threestudio, since the paper prints none."""
     return f"{prompt}, {view}"
 
 
 def view_shares(azimuth_from_front_deg: Tensor) -> Tensor:
-    """How much of each of VIEWS (B, 3) the positive prompt of a camera (B,) is: linear between the two nearest."""
+    """Share of each of VIEWS (B, 3) in the positive prompt of a camera (B,): linear between the two nearest."""
     turn = _turn(azimuth_from_front_deg)
     front, back = (1 - turn).clamp(min=0), (turn - 1).clamp(min=0)
     return torch.stack([front, 1 - front - back, back], dim=-1)
@@ -51,10 +51,23 @@ def negative_weights(
     *,
     overhead_deg: float = OVERHEAD_DEG,
 ) -> Tensor:
-    """How strongly each of VIEWS (B, 3) is a negative prompt for a camera (B,); 0 for no negative at all.
+    """Weight of each of VIEWS as a negative prompt of a camera; 0 for no negative.
 
     The paper names no weights, so both published schedules of Perp-Neg (Armandpour et al. 2023) are here, brought to
-    one scale: multiply by w_neg. "back view" is a negative in neither. Above `overhead_deg` there are none.
+    one
+    scale: multiply by w_neg. "back view" is a negative in neither.
+
+    Args:
+        azimuth_from_front_deg: (B,).
+        schedule: Which published schedule.
+        elevation_deg: (B,), for `overhead_deg`.
+        overhead_deg: Elevation above which there are no negatives.
+
+    Returns:
+        (B, 3).
+
+    Raises:
+        ValueError: There is no such schedule.
     """
     if schedule not in get_args(Schedule):
         raise ValueError(f"there is no schedule {schedule!r} of negative prompts; choose among {_names()}")
@@ -72,7 +85,7 @@ def _turn(azimuth_from_front_deg: Tensor) -> Tensor:
 
 
 def _stable_dreamfusion(turn: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of front and side at w_neg = 1 (`get_pos_neg_text_embeddings`); at 90 degrees the second half counts."""
+    """Weights of front and side at w_neg = 1 (`get_pos_neg_text_embeddings`); 90 degrees belongs to the second half."""
     facing, r = turn < 1, torch.where(turn < 1, 1 - turn, 2 - turn)  # r: share of front before the side, then of side
     front = torch.where(r > MOST_SHARE, 0.0, torch.exp(-FRONT_DECAY * r))
     side_facing = torch.where(r < LEAST_SHARE, 0.0, torch.exp(-SIDE_DECAY * (1 - r)))

@@ -1,4 +1,4 @@
-"""Triangle meshes in world axes (+z up): the noun, its files (+y up), and what is done to a surface once extracted."""
+"""Triangle meshes in world axes (+z up): data structure, file formats (+y up) and processing."""
 
 from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.io import FORMATS, load, save

@@ -1,4 +1,4 @@
-"""sRGB and linear light, each way. Knows nothing else."""
+"""Conversion between sRGB and linear light."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""How much memory one file may take, bounded by its own length: a few bytes must not become gigabytes."""
+"""Memory limit for reading one file, proportional to its length: a few bytes must not become gigabytes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ FACTOR = 64  # further bytes for each byte of the file; a mesh without repetitio
 
 
 class Budget:
-    """Bytes that may still be taken. Spent before anything is made of them."""
+    """Number of bytes that may still be allocated; spent before anything is allocated."""
 
     def __init__(self) -> None:
         self.left = BASE
 
     def grow(self, length: int) -> None:
-        """`length` more bytes of input were read."""
+        """Add to the budget for `length` further bytes of input."""
         self.left += FACTOR * length
 
     def spend(self, amount: int) -> None:
-        """Take `amount` bytes.
+        """Subtract `amount` bytes.
 
         Raises:
             TooLarge: There are not as many left.

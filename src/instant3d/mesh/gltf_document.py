@@ -1,4 +1,4 @@
-"""A glTF 2.0 file (.glb, .gltf) as JSON, arrays and pictures. Knows nothing of what they describe."""
+"""glTF 2.0 container (.glb, .gltf): JSON, accessors, buffers and images."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from instant3d.mesh.untrusted import ImageDecoder, TooLarge, content, path_insid
 
 Json = dict[str, Any]
 
-# Extensions that only change the look in ways that a diffuse colour does not show, or that `gltf_reader` reads.
+# Extensions that do not change the diffuse colour, or that `gltf_reader` implements.
 KNOWN_EXTENSIONS = {"KHR_texture_transform", "KHR_mesh_quantization", "EXT_texture_webp", "KHR_lights_punctual"}
 KNOWN_PREFIX = "KHR_materials_"
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 MAX_ELEMENTS = 15_000_000  # of one accessor: what `MAX_FACES` separate triangles need
 JSON_CHUNK = 0x4E4F534A
-READING = 2**12  # bytes that stand for the time of reading any accessor, however short
-VALUE = 8  # bytes of a number while it is worked with
+READING = 2**12  # bytes charged for reading any accessor, however short, because it takes time
+VALUE = 8  # bytes of a number during processing
 
 
 class GltfDocument:
-    """One file's JSON with its buffers and pictures, each fetched once."""
+    """JSON of one file with its buffers and images, each loaded once."""
 
     def __init__(self, path: Path) -> None:
         data = content(path)
@@ -42,7 +42,7 @@ class GltfDocument:
 
     @property
     def roots(self) -> list[int]:
-        """Numbers of the default scene's nodes; without scenes, of all nodes that are no other's child."""
+        """Node indices of the default scene; without scenes, of all nodes that are not a child of another."""
         scenes, nodes = self.json.get("scenes"), self.json.get("nodes", [])
         if scenes:
             return list(scenes[self.json.get("scene", 0)].get("nodes", []))
@@ -50,18 +50,26 @@ class GltfDocument:
         return [index for index in range(len(nodes)) if index not in children]
 
     def image(self, index: int) -> np.ndarray:
-        """Pixels (H, W, 4) uint8; the same array for the same picture."""
+        """Return the pixels (H, W, 4) uint8 of an image; repeated calls return the same array."""
         if index not in self.images:
             self.images[index] = self.decoder.decode(self.encoded_image(index))
         return self.images[index]
 
     def encoded_image(self, index: int) -> bytes:
-        """The encoded file of a picture."""
+        """Return the encoded file of an image."""
         image = self.json["images"][index]
         return bytes(self._view(image["bufferView"])) if "bufferView" in image else self._fetch(image["uri"])
 
     def accessor(self, index: int, *, raw: bool = False) -> np.ndarray:
-        """Values (count, width); normalised integers become floats in [0, 1] or [-1, 1] unless `raw`."""
+        """Read an accessor.
+
+        Args:
+            index: Index of the accessor.
+            raw: Keep normalised integers; by default they become floats in [0, 1] or [-1, 1].
+
+        Returns:
+            (count, width).
+        """
         accessor = self.json["accessors"][index]
         kind, count = np.dtype(COMPONENTS[accessor["componentType"]]), accessor["count"]
         shape = (count, WIDTHS[accessor["type"]])
@@ -76,18 +84,18 @@ class GltfDocument:
 
     def _allow(self, index: int, count: int, width: int) -> None:
         if not 0 <= count <= MAX_ELEMENTS:
-            raise TooLarge(f"accessor {index} asks for {count} elements; at most {MAX_ELEMENTS} are taken")
+            raise TooLarge(f"accessor {index} has {count} elements; at most {MAX_ELEMENTS} are read")
         self.budget.spend(READING + VALUE * count * width)
 
     def _sparse(self, value: np.ndarray, sparse: Json) -> np.ndarray:
-        """A copy in which some rows are replaced."""
+        """Return a copy in which the sparse accessor's rows are replaced."""
         count, where = sparse["count"], sparse["indices"]
         index = self._read(where, np.dtype(COMPONENTS[where["componentType"]]), (count, 1))[:, 0]
         value[index] = self._read(sparse["values"], value.dtype, (count, value.shape[1]))
         return value
 
     def _read(self, place: Json, kind: np.dtype, shape: tuple[int, int]) -> np.ndarray:
-        """A view into a buffer; `place` names the buffer view and an offset in it."""
+        """Return a view into a buffer; `place` names the buffer view and an offset in it."""
         data, start = self._view(place["bufferView"]), place.get("byteOffset", 0)
         item = kind.itemsize * shape[1]
         stride = self.json["bufferViews"][place["bufferView"]].get("byteStride", item)
@@ -106,12 +114,14 @@ class GltfDocument:
         return data[start : start + length]
 
     def buffer(self, index: int) -> memoryview:
-        """The bytes of a buffer, which may come from a file beside this one."""
+        """Return the bytes of a buffer, which may come from a file beside this one."""
         if index not in self.buffers:
             buffer = self.json["buffers"][index]
             data = self._fetch(buffer["uri"]) if "uri" in buffer else self.binary
             if len(data) < buffer["byteLength"]:
-                raise ValueError(f"buffer {index} is cut short: {len(data)} bytes of {buffer['byteLength']}")
+                raise ValueError(
+                    f"buffer {index} is cut short: {len(data)} bytes of {buffer['byteLength']}; copy it again"
+                )
             self.buffers[index] = memoryview(data)
         return self.buffers[index]
 
@@ -121,10 +131,10 @@ class GltfDocument:
         try:
             return base64.b64decode(uri.partition(",")[2], validate=True)
         except binascii.Error as error:
-            raise ValueError("data inside it is not valid base64") from error
+            raise ValueError("data inside it is not valid base64; export it again") from error
 
     def _beside(self, path: Path) -> bytes:
-        """A file's bytes, read once however often it is named."""
+        """Read a file once, however often it is referenced."""
         if path not in self.files:
             self.files[path] = content(path)
             self.budget.grow(len(self.files[path]))
@@ -132,17 +142,17 @@ class GltfDocument:
 
 
 def _open(data: bytes) -> tuple[Json, bytes]:
-    """The JSON document and, of a .glb, the binary chunk."""
+    """Split a file into the JSON document and the binary chunk of a .glb."""
     if data[:4] != b"glTF":
         return _parse(data), b""
     if len(data) < 20:
-        raise ValueError("the file is cut short")
+        raise ValueError("the file is cut short; copy it again")
     _, version, total, size, kind = struct.unpack_from("<4sIIII", data)
     if version != 2 or kind != JSON_CHUNK:
-        raise ValueError(f"it is not glTF 2.0 (version {version})")
+        raise ValueError(f"it is not glTF 2.0 (version {version}); export it as glTF 2.0")
     start = 20 + size
     if max(total, start) > len(data):
-        raise ValueError(f"the file is cut short: {len(data)} bytes of {max(total, start)}")
+        raise ValueError(f"the file is cut short: {len(data)} bytes of {max(total, start)}; copy it again")
     length = struct.unpack_from("<I", data, start)[0] if total >= start + 8 else 0
     return _parse(data[20:start]), data[start + 8 : start + 8 + length]
 
@@ -151,9 +161,9 @@ def _parse(text: bytes) -> Json:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError("it does not hold a glTF document") from error
+        raise ValueError("it does not hold a glTF document; export it again") from error
     if not isinstance(document, dict) or "asset" not in document:
-        raise ValueError("it does not hold a glTF document")
+        raise ValueError("it does not hold a glTF document; export it again")
     required = [str(name) for name in document.get("extensionsRequired", [])]
     unknown = [name for name in required if name not in KNOWN_EXTENSIONS and not name.startswith(KNOWN_PREFIX)]
     if unknown:

@@ -1,7 +1,8 @@
-"""glTF 2.0 files (.glb, .gltf) to meshes. Knows nothing of other formats, of lights, cameras or animation.
+"""glTF 2.0 reader (.glb, .gltf): triangle geometry, skins, morph targets and base-colour materials.
 
-Own code rather than a library's: a stranger's file must be refused when it cannot be shown as meant, and the common
-readers pass over unknown required extensions, oversized textures, skins and cut-out materials without a word.
+Own code rather than a library's: an untrusted file must be refused when it cannot be shown as intended, and the common
+readers silently ignore unknown required extensions, oversized textures, skins and cut-out materials. Lights, cameras
+and animations are not read.
 """
 
 from __future__ import annotations
@@ -18,24 +19,32 @@ from instant3d.mesh.untrusted import TooLarge
 
 TRIANGLES, STRIP, FAN = 4, 5, 6
 WRAP_MODES = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
-BLEND_CUTOFF = 0.1  # see-through surfaces are drawn solid, except where they are almost invisible
+BLEND_CUTOFF = 0.1  # transparent surfaces are drawn solid, except where they are almost invisible
 ALPHA_MODES = ("OPAQUE", "MASK", "BLEND")
-PART = 2**15  # bytes that stand for the time of making any part, however small
-CORNER = 32  # bytes of a triangle's corner: its index, and a share of what is later derived of the triangle
+PART = 2**15  # bytes charged for any part, however small, because it takes time
+CORNER = 32  # bytes of a triangle's corner: its index, and a share of the data later derived from the triangle
 MATRIX = 128  # bytes of a matrix (4, 4) float64
 
 
 def read_gltf(path: Path) -> list[Mesh]:
-    """Every triangle primitive of the default scene, posed and placed by its nodes, in world axes."""
+    """Read every triangle primitive of the default scene, posed and placed by its nodes, in world axes.
+
+    Raises:
+        TooLarge: The file would take too much memory or holds too many triangles.
+        UnsafePath: It refers to a file outside its folder.
+        ValueError: It is broken or cannot be shown as intended.
+    """
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
+        with np.errstate(over="ignore", invalid="ignore"):  # `Mesh` refuses values that are not finite
             return list(_Scene(GltfDocument(path)).meshes())
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"its glTF description is broken ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"its glTF description is broken ({type(error).__name__}: {error}); export it again"
+        ) from error
 
 
 class _Scene:
-    """The nodes of the default scene and what hangs on them."""
+    """Nodes of the default scene and the meshes attached to them."""
 
     def __init__(self, document: GltfDocument) -> None:
         self.document = document
@@ -56,7 +65,7 @@ class _Scene:
                     yield self._primitive(primitive, matrix, self._joints(node), weights)
 
     def _placed(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Nodes with their matrices to the scene, parents first."""
+        """Yield each node with its matrix to the scene, parents first."""
         waiting, seen = [(root, np.eye(4)) for root in self.document.roots], set[int]()
         while waiting:
             index, parent = waiting.pop()
@@ -68,7 +77,7 @@ class _Scene:
             waiting += [(child, matrix) for child in self.nodes[index].get("children", [])]
 
     def _joints(self, node: Json) -> np.ndarray | None:
-        """Matrices (J, 4, 4) from a skinned mesh's own axes to the scene, or None."""
+        """Return the matrices (J, 4, 4) from a skinned mesh's own axes to the scene, or None."""
         if "skin" not in node:
             return None
         skin = self.document.json["skins"][node["skin"]]
@@ -114,7 +123,7 @@ class _Scene:
         return value
 
     def _skinned(self, attributes: Json, joints: np.ndarray) -> np.ndarray:
-        """One blended matrix a vertex, (V, 4, 4)."""
+        """Return one blended matrix per vertex, (V, 4, 4)."""
         accessor, sets = self.document.accessor, [k for k in range(8) if f"JOINTS_{k}" in attributes]
         index = np.concatenate([accessor(attributes[f"JOINTS_{k}"], raw=True) for k in sets], 1)
         weight = np.concatenate([accessor(attributes[f"WEIGHTS_{k}"]) for k in sets], 1).astype(np.float64)
@@ -128,7 +137,7 @@ class _Scene:
         return srgb_from_linear(self.document.accessor(attributes["COLOR_0"])[:, :3])  # glTF 2.0, 3.7.2.1: linear
 
     def _material(self, primitive: Json) -> Json:
-        """Keyword arguments of `Mesh` that come from the material."""
+        """Return the keyword arguments of `Mesh` that come from the material."""
         material = self.document.json["materials"][primitive["material"]] if "material" in primitive else {}
         old = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness")
         look = material.get("pbrMetallicRoughness", {}) if old is None else old
@@ -148,7 +157,7 @@ class _Scene:
         texture = self.document.json["textures"][use["index"]]
         source = texture.get("extensions", {}).get("EXT_texture_webp", texture).get("source", texture.get("source"))
         if source is None:
-            raise ValueError("a texture has no PNG, JPEG or WebP picture")
+            raise ValueError("a texture has no PNG, JPEG or WebP image; export it again")
         sampler = self.document.json["samplers"][texture["sampler"]] if "sampler" in texture else {}
         wrap = tuple(WRAP_MODES[sampler.get(key, 10497)] for key in ("wrapS", "wrapT"))
         uv = _moved(self.document.accessor(attributes[name]), move)
@@ -156,7 +165,7 @@ class _Scene:
 
 
 def _triangles(indices: np.ndarray, mode: int) -> np.ndarray:
-    """Faces (F, 3) of a list, strip or fan of indices."""
+    """Return the faces (F, 3) of a list, strip or fan of indices."""
     if mode == TRIANGLES:
         return indices[: len(indices) // 3 * 3].reshape(-1, 3)
     k = np.arange(max(len(indices) - 2, 0))
@@ -167,7 +176,7 @@ def _triangles(indices: np.ndarray, mode: int) -> np.ndarray:
 
 
 def _local_matrix(node: Json) -> np.ndarray:
-    """From a node's axes to its parent's, (4, 4)."""
+    """Return the matrix (4, 4) from a node's axes to its parent's."""
     if "matrix" in node:
         return np.asarray(node["matrix"], dtype=np.float64).reshape(4, 4).T  # stored by columns
     matrix = np.eye(4)
@@ -178,7 +187,7 @@ def _local_matrix(node: Json) -> np.ndarray:
 
 
 def _rotation(x: float, y: float, z: float, w: float) -> np.ndarray:
-    """Of a unit quaternion, (3, 3)."""
+    """Return the rotation matrix (3, 3) of a unit quaternion."""
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -189,14 +198,14 @@ def _rotation(x: float, y: float, z: float, w: float) -> np.ndarray:
 
 
 def _normal_matrices(turn: np.ndarray) -> np.ndarray:
-    """The inverse transpose of (..., 3, 3) up to a positive factor, by cofactors: singular matrices do no harm."""
+    """Inverse transpose of (..., 3, 3) up to a positive factor, by cofactors, so also defined for singular matrices."""
     x, y, z = np.moveaxis(turn, -1, 0)
     cofactors = np.stack([np.cross(y, z), np.cross(z, x), np.cross(x, y)], axis=-1)
     return cofactors * np.where(np.linalg.det(turn) < 0, -1, 1)[..., None, None]
 
 
 def _turned(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Vectors (V, 3) through one matrix (3, 3) or one a vector (V, 3, 3)."""
+    """Transform vectors (V, 3) by one matrix (3, 3) or by one per vector (V, 3, 3)."""
     return vectors @ matrices.T if matrices.ndim == 2 else np.einsum("vij,vj->vi", matrices, vectors)
 
 
@@ -205,7 +214,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _moved(uv: np.ndarray, move: Json) -> np.ndarray:
-    """Texture coordinates after KHR_texture_transform: scaled, turned, shifted."""
+    """Apply KHR_texture_transform to texture coordinates: scale, rotation, offset."""
     angle = float(move.get("rotation", 0))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return (uv * np.asarray(move.get("scale", (1, 1)))) @ turn.T + np.asarray(move.get("offset", (0, 0)))

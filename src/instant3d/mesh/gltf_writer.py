@@ -1,4 +1,4 @@
-"""Meshes to one .glb file. Knows nothing of reading.
+"""glTF 2.0 writer: meshes to one .glb file.
 
 Materials are matte (metallic 0, roughness 1) and two-sided; vertex colours are linear, as glTF demands.
 """
@@ -21,7 +21,7 @@ from instant3d.mesh.gltf_reader import WRAP_MODES
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.utils.atomic import write_bytes
 
-ARRAY, INDICES = 34962, 34963  # what a buffer view is for
+ARRAY, INDICES = 34962, 34963  # targets of buffer views
 TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint8): 5121, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
 
 
@@ -33,7 +33,7 @@ def write_glb(meshes: Sequence[Mesh], path: Path) -> None:
 
 
 def container(document: Json, binary: bytes) -> bytes:
-    """GLB: a header, the JSON padded with spaces, the binary padded with zeros."""
+    """Assemble a GLB: a header, the JSON padded with spaces, the binary chunk padded with zeros."""
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     total = 12 + 8 + len(text) + 8 + len(binary)
@@ -42,7 +42,7 @@ def container(document: Json, binary: bytes) -> bytes:
 
 
 class _Writer:
-    """The binary chunk as it grows, and the lists that describe it."""
+    """The growing binary chunk, and the JSON lists that describe it."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -123,6 +123,6 @@ def _append(items: list[Json], item: Json) -> int:
 
 
 def _unit(normals: np.ndarray) -> np.ndarray:
-    """glTF demands unit normals; where a mesh has none, any direction will do."""
+    """Normalise to unit length, as glTF requires; zero normals become +z."""
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     return np.where(length > 1e-6, normals / np.maximum(length, 1e-6), np.array([0, 0, 1], np.float32))

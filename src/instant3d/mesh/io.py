@@ -1,4 +1,4 @@
-"""Which reader and which writer a mesh file needs, and what every object must be. Knows nothing of the formats."""
+"""Loading and saving of meshes: selects the reader or writer by file suffix and checks the result."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that `save` writes
 
 
 def load(path: str | Path) -> list[Mesh]:
-    """The parts of a .glb, .gltf, .obj or .ply file in world axes; what does not say otherwise is +y up.
+    """Read the parts of a .glb, .gltf, .obj or .ply file (+y up unless it says otherwise) as meshes in world axes.
 
-    Made for files of strangers: refuses what it would read wrongly, and never opens a file outside the file's folder.
+    Safe for untrusted files: refuses a file that it cannot read correctly, and opens no file outside the file's folder.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TooLarge: It would take too much memory, or holds more than `MAX_FACES` triangles.
+        UnsafePath: It refers to a file outside its folder.
+        ValueError: It is of another format, broken, or without a visible surface.
     """
     path = Path(path)
     readers = {
@@ -32,7 +38,7 @@ def load(path: str | Path) -> list[Mesh]:
     if reader is None:
         raise ValueError(f"{path} is not a mesh that can be read; expected one of {', '.join(readers)}")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no mesh file {path}")
+        raise FileNotFoundError(f"there is no mesh file {path}; check its path")
     try:
         meshes = [mesh for mesh in reader(path) if len(mesh.faces)]
         _check_object(meshes)
@@ -45,13 +51,13 @@ def load(path: str | Path) -> list[Mesh]:
 def _check_object(meshes: Sequence[Mesh]) -> None:
     count = sum(len(mesh.faces) for mesh in meshes)
     if not count:
-        raise ValueError("it holds no triangles")
+        raise ValueError("it holds no triangles; export its surface as triangles")
     if count > MAX_FACES:
-        raise TooLarge(f"it holds {count} triangles; at most {MAX_FACES} are taken, simplify it first")
+        raise TooLarge(f"it holds {count} triangles; at most {MAX_FACES} are read, simplify it first")
     low, high = bounds(meshes)
     area = sum(float(face_areas(mesh).sum()) for mesh in meshes)
     if not np.isfinite(area) or area <= 1e-9 * float(np.square(high - low, dtype=np.float64).sum()):
-        raise ValueError("its triangles have next to no area")
+        raise ValueError("its triangles have almost no area")
 
 
 def save(meshes: Sequence[Mesh], path: str | Path, *, size_mm: float = SIZE_MM) -> None:

@@ -1,4 +1,4 @@
-"""A triangle mesh with its colours, its size and place. Knows nothing of file formats, of repair or of rendering."""
+"""Triangle mesh with colours or a texture: data structure, bounds, normalisation, face normals and areas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 MAX_FACES = 5_000_000
-OPAQUE = 0.0  # an alpha cut-off that nothing falls below
+OPAQUE = 0.0  # alpha cut-off of an opaque material
 WORLD_FROM_Y_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # files to world: (x, y, z) -> (x, -z, y)
 WRAPS = ("repeat", "clamp", "mirror")
 
@@ -19,15 +19,16 @@ WRAPS = ("repeat", "clamp", "mirror")
 class Mesh:
     """Triangles with one material. The colour of a point is, in linear light, colors * texture * base_color.
 
-    vertices    (V, 3) float32   world axes
-    faces       (F, 3) int64     counter-clockwise seen from outside
-    normals     (V, 3) float32   unit; None means that every face is flat
-    colors      (V, 3) float32   sRGB in [0, 1]; None means white
-    uv          (V, 2) float32   as in glTF: (0, 0) is the outer corner of the texture's first pixel, v grows downwards
-    texture     (H, W, 4) uint8  sRGB and straight alpha
-    wrap                         what the texture does beyond [0, 1], along u and along v
-    base_color  (4,)             linear red, green, blue and alpha
-    alpha_cutoff                 where alpha is below it there is no surface; 0 for an opaque material
+    Attributes:
+        vertices: (V, 3) float32, world axes.
+        faces: (F, 3) int64, counter-clockwise seen from outside.
+        normals: (V, 3) float32 unit vectors; None means that every face is flat.
+        colors: (V, 3) float32 sRGB in [0, 1]; None means white.
+        uv: (V, 2) float32 as in glTF: (0, 0) is the outer corner of the texture's first pixel, v grows downwards.
+        texture: (H, W, 4) uint8, sRGB and straight alpha.
+        wrap: How the texture continues beyond [0, 1], along u and along v; each one of `WRAPS`.
+        base_color: Linear red, green, blue and alpha.
+        alpha_cutoff: Where alpha is below it there is no surface; 0 for an opaque material.
     """
 
     vertices: np.ndarray
@@ -74,7 +75,7 @@ class Mesh:
 
 
 def _float32(values: np.ndarray) -> np.ndarray:
-    """What float32 cannot hold becomes infinite, which the checks then find."""
+    """Convert to float32; values out of its range become infinite, which the checks then find."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32)
 
@@ -86,11 +87,15 @@ def _check_geometry(vertices: np.ndarray, faces: np.ndarray) -> None:
         bad = int((~np.isfinite(vertices).all(1)).sum())
         raise ValueError(f"{bad} of {len(vertices)} vertices are not finite numbers")
     if faces.size and (faces.min() < 0 or faces.max() >= len(vertices)):
-        raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}, but there are {len(vertices)}")
+        raise ValueError(f"faces refer to vertices {faces.min()} to {faces.max()}, but there are {len(vertices)}")
 
 
 def bounds(meshes: Sequence[Mesh]) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest coordinates, each (3,) float64, of the vertices that faces use."""
+    """Return the lowest and highest coordinates, each (3,) float64, of the vertices that faces use.
+
+    Raises:
+        ValueError: There is no triangle.
+    """
     used = [mesh.vertices[np.unique(mesh.faces)] for mesh in meshes if len(mesh.faces)]
     if not used:
         raise ValueError("there is no triangle, so there are no bounds")
@@ -99,7 +104,11 @@ def bounds(meshes: Sequence[Mesh]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def normalized(meshes: Sequence[Mesh], radius: float = 1.0) -> list[Mesh]:
-    """The same parts moved and scaled as one: bounding-box centre at the origin, farthest vertex at `radius`."""
+    """Move and scale all parts together: bounding-box centre at the origin, farthest vertex at `radius`.
+
+    Raises:
+        ValueError: There is no triangle, or the object has no size.
+    """
     low, high = bounds(meshes)
     centred = [mesh.vertices.astype(np.float64) - (low + high) / 2 for mesh in meshes]
     used = [part[np.unique(mesh.faces)] for part, mesh in zip(centred, meshes, strict=True) if len(mesh.faces)]
@@ -111,13 +120,13 @@ def normalized(meshes: Sequence[Mesh], radius: float = 1.0) -> list[Mesh]:
 
 
 def face_normals(mesh: Mesh) -> np.ndarray:
-    """Unit normals (F, 3) float32 by winding; 0 for a face without area."""
+    """Return the unit normals (F, 3) float32 by winding; 0 for a face without area."""
     cross = _edge_products(mesh)
     return (cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)).astype(np.float32)
 
 
 def face_areas(mesh: Mesh) -> np.ndarray:
-    """Areas (F,) float64."""
+    """Return the face areas (F,) float64."""
     return np.linalg.norm(_edge_products(mesh), axis=1) / 2
 
 

@@ -1,4 +1,4 @@
-"""Material libraries (.mtl) of .obj files: a diffuse colour, and how a texture is laid on."""
+"""Wavefront material libraries (.mtl): diffuse colour and diffuse texture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from instant3d.mesh.colorspace import linear_from_srgb
 
-# how many words follow an option of a texture: at least, at most
+# number of values of each texture option: at least, at most
 OPTIONS = {
     "-blendu": (1, 1),
     "-blendv": (1, 1),
@@ -29,14 +29,14 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Material:
-    """What is read of a material.
+    """The properties of a material that are read.
 
     Attributes:
         diffuse: sRGB in [0, 1]; None is white.
-        texture: Its file, as it is named.
-        scale: Of texture coordinates (u, v), before `offset` is added.
-        offset: Of texture coordinates (u, v).
-        clamped: Whether the texture ends instead of repeating.
+        texture: File name as written in the library.
+        scale: Factor of the texture coordinates (u, v), before `offset` is added.
+        offset: Offset of the texture coordinates (u, v).
+        clamped: Whether the texture is clamped at its edges instead of repeated.
     """
 
     diffuse: tuple[float, float, float] | None = None
@@ -55,7 +55,11 @@ class Material:
 
 
 def materials(text: str) -> dict[str, Material]:
-    """The materials of a library by name."""
+    """Parse a library into its materials by name.
+
+    Raises:
+        ValueError: A texture has an unknown option or invalid numbers.
+    """
     found, name = dict[str, Material](), None
     for word, rest in statements(text):
         if word == "newmtl":
@@ -69,7 +73,7 @@ def materials(text: str) -> dict[str, Material]:
 
 
 def statements(text: str) -> Iterator[tuple[str, str]]:
-    """Each line's first word, in small letters, and its rest; without comments."""
+    """Yield each line's first word in lower case and the rest of the line; comments are skipped."""
     for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
         word, _, rest = line.replace("\t", " ").strip().partition(" ")
         if word and not word.startswith("#"):
@@ -77,7 +81,7 @@ def statements(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _color(words: str) -> tuple[float, float, float] | None:
-    """Red, green, blue, or one number for all; None for spectra, which are not read."""
+    """Parse red, green, blue, or one number for all; None for spectra, which are not supported."""
     try:
         numbers = [float(word) for word in words.split()[:3]]
     except ValueError:
@@ -88,7 +92,7 @@ def _color(words: str) -> tuple[float, float, float] | None:
 
 
 def _textured(material: Material, rest: str) -> Material:
-    """With the texture of `[-option value ...] file name`."""
+    """Add the texture of `[-option value ...] file name` to a material."""
     words = rest.split(" ")
     while words and words[0].lower() in OPTIONS:
         option = words.pop(0).lower()
@@ -100,13 +104,13 @@ def _textured(material: Material, rest: str) -> Material:
         elif option == "-clamp":
             material = replace(material, clamped=given == ["on"])
     if words and words[0].startswith("-") and len(words) > 1:
-        raise ValueError(f"a material gives its texture the option {words[0]}, which is none; export it again without")
+        raise ValueError(f"a material's texture has the unknown option {words[0]}; export it again without")
     name = " ".join(words).strip().strip('"')
     return replace(material, texture=name or None)
 
 
 def _values(words: list[str], least: int, most: int) -> list[str]:
-    """The words of an option, taken off; beyond `least`, only numbers are its own, and never the last word."""
+    """Remove and return the values of an option; beyond `least` only numbers count, and never the last word."""
     taken: list[str] = []
     while words and len(taken) < most and (len(taken) < least or (len(words) > 1 and _is_number(words[0]))):
         word = words.pop(0)
@@ -124,7 +128,7 @@ def _is_number(word: str) -> bool:
 
 
 def _pair(words: list[str], usual: float) -> tuple[float, float]:
-    """The first two numbers; what is left out is as usual."""
+    """Return the first two numbers; a missing second one is `usual`."""
     if not words or not all(map(_is_number, words)):
         raise ValueError(f"a material scales or moves its texture by {' '.join(words)!r}; expected up to three numbers")
     return float(words[0]), float(words[1]) if len(words) > 1 else usual

@@ -1,7 +1,7 @@
-"""Wavefront .obj files (+y up) to meshes, one a material.
+"""Wavefront .obj reader (+y up): one mesh per material.
 
-Own code rather than a library's: a stranger's file must be read as meant or refused, and the common readers count
-relative indices from the end of the file, take one material library and fill in concave faces.
+Own code rather than a library's: an untrusted file must be read as intended or refused, and the common readers count
+relative indices from the end of the file, read only one material library and fill in concave faces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from instant3d.mesh.polygons import Triangulator
 from instant3d.mesh.untrusted import ImageDecoder, TooLarge, content, path_inside, plain_text
 
 VERTEX, UV, NORMAL = 0, 1, 2
-# what a corner names, by its words with each number as 0
+# the parts of a corner, by its text with each number written as 0
 FORMS = {
     "0": (VERTEX,),
     "0/": (VERTEX,),
@@ -36,13 +36,19 @@ MAX_WORDS = 16  # in the name of one material library
 
 
 def read_obj(path: Path) -> list[Mesh]:
-    """The parts of an .obj."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
+    """Read the parts of an .obj file as meshes in world axes.
+
+    Raises:
+        TooLarge: It holds too many triangles, materials or pixels.
+        UnsafePath: It refers to a file outside its folder.
+        ValueError: It is broken, or a file that it refers to is missing.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # `Mesh` refuses values that are not finite
         return list(_Object(path).meshes())
 
 
 class _Object:
-    """The statements of one file, sorted by what they are."""
+    """The statements of one file, grouped by type."""
 
     def __init__(self, path: Path) -> None:
         self.folder, self.decoder, self.triangulator = path.parent, ImageDecoder(), Triangulator()
@@ -65,7 +71,7 @@ class _Object:
                 self._libraries(rest)
 
     def _polygon(self, material: str, rest: str) -> None:
-        """Keep a face's corners with those of the same form, relative numbers as absolute ones."""
+        """Store a face with those of the same form, its relative indices made absolute."""
         corners = rest.partition("#")[0].split()
         if len(corners) < 3:
             return
@@ -75,7 +81,7 @@ class _Object:
         self.polygons[material, re.sub(r"\d+", "0", words)].append(words)
 
     def _absolute(self, corner: str) -> str:
-        """A corner whose negative numbers, which count back from the rows read so far, count from the start."""
+        """Convert negative indices of a corner, which count back from the rows read so far, to positive ones."""
         words, lists = corner.split("/"), self.rows.values()
         return "/".join(
             str(max(0, len(rows) + 1 + int(word))) if word.startswith("-") else word
@@ -88,11 +94,11 @@ class _Object:
                 self.libraries[path] = materials(plain_text(content(path)))
 
     def _material(self, name: str) -> Material:
-        """As the first library that has it says; white if none has."""
+        """Return the material from the first library that defines it; white if none does."""
         return next((found[name] for found in self.libraries.values() if name in found), Material())
 
     def meshes(self) -> Iterator[Mesh]:
-        """One for each material and what its corners name."""
+        """Yield one mesh for each material and form of corner."""
         if sum(len(faces) * (form.count(" ") - 1) for (_, form), faces in self.polygons.items()) > MAX_FACES:
             raise TooLarge(f"it holds more than {MAX_FACES} triangles; simplify it first")
         lists = [_numbers(self.rows["v"], 3), _numbers(self.rows["vt"], 2), _numbers(self.rows["vn"], 3)]
@@ -103,12 +109,12 @@ class _Object:
             number, *three = self.triangulator.triangles(corners[..., VERTEX], lists[VERTEX]).T
             triangles[material, kept].append(np.stack([corners[number, k] for k in three], axis=1))
         if len(triangles) > MAX_PARTS:
-            raise TooLarge(f"it holds {len(triangles)} materials; at most {MAX_PARTS} are taken")
+            raise TooLarge(f"it holds {len(triangles)} materials; at most {MAX_PARTS} are read")
         for (name, _), found in triangles.items():
             yield self._mesh(np.concatenate(found), name, lists, colors)
 
     def _mesh(self, corners: np.ndarray, name: str, lists: list[np.ndarray], colors: np.ndarray | None) -> Mesh:
-        """Of corners (F, 3, 3): vertex, texture coordinate and normal, -1 where there is none."""
+        """Build the mesh of corners (F, 3, 3): indices of vertex, texture coordinate and normal, -1 if absent."""
         used, faces = _distinct(corners.reshape(-1, 3), [len(rows) for rows in lists])
         vertex, uv, normal = used.T
         material = self._material(name)
@@ -130,7 +136,7 @@ class _Object:
 
 
 def _named_files(folder: Path, rest: str) -> list[Path]:
-    """The files of a statement: one, whose name may hold blanks, or several; each name is as long as there is a file.
+    """Split an `mtllib` statement into files, whose names may contain blanks: the longest existing name wins.
 
     Raises:
         ValueError: A name leads to no file, or outside the folder.
@@ -151,7 +157,7 @@ def _is_there(folder: Path, words: Sequence[str]) -> bool:
 
 
 def _numbers(rows: Sequence[str], width: int) -> np.ndarray:
-    """The first `width` numbers of each row, (N, width) float64."""
+    """Return the first `width` numbers of each row, (N, width) float64."""
     if not rows:
         return np.zeros((0, width))
     if width == 2:
@@ -160,7 +166,7 @@ def _numbers(rows: Sequence[str], width: int) -> np.ndarray:
 
 
 def _colors(rows: Sequence[str]) -> np.ndarray | None:
-    """Red, green and blue that follow each vertex, (N, 3) in [0, 1], if they follow all."""
+    """Return the red, green and blue values that follow each vertex, (N, 3) in [0, 1], if all vertices have them."""
     if not rows or len(rows[0].split()) < 6 or min(len(row.partition("#")[0].split()) for row in rows) < 6:
         return None
     found = _table(rows, range(3, 6))
@@ -168,7 +174,7 @@ def _colors(rows: Sequence[str]) -> np.ndarray | None:
 
 
 def _table(rows: Sequence[str], columns: range) -> np.ndarray:
-    """Numbers (N, C) of the rows; `loadtxt` passes over empty ones, which would number all others anew."""
+    """Parse numbers (N, C) of the rows; refuse empty rows, which `loadtxt` would skip and so shift all indices."""
     found = np.loadtxt(rows, usecols=columns, ndmin=2)
     if len(found) != len(rows):
         raise ValueError(f"{len(rows) - len(found)} of {len(rows)} vertices or the like have no numbers")
@@ -176,10 +182,14 @@ def _table(rows: Sequence[str], columns: range) -> np.ndarray:
 
 
 def _corners(faces: Sequence[str], form: str, counts: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Numbers from 0 of vertex, texture coordinate and normal, (P, N, 3), -1 where a form has none; and what it has.
+    """Parse faces of one form.
+
+    Returns:
+        Indices from 0 of vertex, texture coordinate and normal, (P, N, 3), -1 where the form has none; and which of the
+        three it has.
 
     Raises:
-        ValueError: A face is of no known form, or names what is not there.
+        ValueError: A face is of no known form, or refers to a missing row.
     """
     one, *others = form.split(" ")
     if one not in FORMS or any(other != one for other in others):
@@ -191,12 +201,12 @@ def _corners(faces: Sequence[str], form: str, counts: Sequence[int]) -> tuple[np
     for k in kept:
         low, high = int(found[..., k].min()) + 1, int(found[..., k].max()) + 1
         if low < 1 or high > counts[k]:
-            raise ValueError(f"its faces name {NAMES[k]} {low} to {high}, but there are {counts[k]}")
+            raise ValueError(f"its faces refer to {NAMES[k]} {low} to {high}, but there are {counts[k]}")
     return found, kept
 
 
 def _distinct(corners: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows of (C, 3), and which of them each row is, (C,)."""
+    """Return the distinct rows of (C, 3), and for each row the index of its distinct row, (C,)."""
     pair = corners[:, VERTEX] * (counts[UV] + 1) + corners[:, UV] + 1
     _, which = np.unique(pair, return_inverse=True)
     key = which * (counts[NORMAL] + 1) + corners[:, NORMAL] + 1

@@ -1,4 +1,4 @@
-"""What is done to a finished surface: cleaning, simplifying, joining, sampling. Knows nothing of files."""
+"""Mesh processing: cleaning, simplification, merging, vertex colours and surface sampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from instant3d.mesh.mesh import Mesh, face_areas
 
 
 def clean(mesh: Mesh, *, smallest_share: float = 0.01) -> Mesh:
-    """Merge equal vertices, drop faces without area, and pieces with less than `smallest_share` of the whole area."""
+    """Merge duplicate vertices, drop faces without area and small connected components.
+
+    Args:
+        mesh: The mesh.
+        smallest_share: Components with a smaller share of the total area are dropped; the largest one always stays.
+
+    Raises:
+        ValueError: No triangle has an area.
+    """
     mesh = _without_duplicates(mesh)
     areas = face_areas(mesh)
     mesh, areas = _only_faces(mesh, areas > 0), areas[areas > 0]
@@ -28,7 +36,7 @@ def clean(mesh: Mesh, *, smallest_share: float = 0.01) -> Mesh:
 
 
 def _without_duplicates(mesh: Mesh) -> Mesh:
-    """Vertices that agree in everything (place, normal, colour, uv) become one."""
+    """Merge vertices that agree in position, normal, colour and uv."""
     parts = [mesh.vertices, *(part for part in (mesh.normals, mesh.colors, mesh.uv) if part is not None)]
     rows = np.ascontiguousarray(np.hstack(parts) + 0.0)  # + 0 turns -0 into 0, which has other bytes
     keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
@@ -37,7 +45,7 @@ def _without_duplicates(mesh: Mesh) -> Mesh:
 
 
 def pieces(mesh: Mesh) -> np.ndarray:
-    """For each face the number of the connected piece it belongs to; pieces touch at vertices of equal place."""
+    """Return the index of each face's connected component; components are joined at vertices of equal position."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -50,19 +58,19 @@ def pieces(mesh: Mesh) -> np.ndarray:
 
 
 def weld(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """Places (P, 3), each once, and the faces (F, 3) between them."""
+    """Return the distinct positions (P, 3) and the faces (F, 3) between them."""
     places, index = np.unique(mesh.vertices + 0.0, axis=0, return_inverse=True)
     return places, index.reshape(-1)[mesh.faces]
 
 
 def _only_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
-    """The faces that are kept and the vertices that they use."""
+    """Keep the selected faces and the vertices that they use."""
     used, index = np.unique(mesh.faces[keep], return_inverse=True)
     return dataclasses.replace(_take(mesh, used), faces=index.reshape(-1, 3))
 
 
 def _take(mesh: Mesh, vertices: np.ndarray) -> Mesh:
-    """The mesh with only these vertices, not yet with faces."""
+    """Keep only these vertices, without faces."""
     picked: dict[str, Any] = {
         name: None if getattr(mesh, name) is None else getattr(mesh, name)[vertices]
         for name in ("vertices", "normals", "colors", "uv")
@@ -71,16 +79,19 @@ def _take(mesh: Mesh, vertices: np.ndarray) -> Mesh:
 
 
 def decimate(mesh: Mesh, target_faces: int) -> Mesh:
-    """At most about `target_faces` triangles by quadric error; colours come from the nearest old vertex.
+    """Simplify to about `target_faces` triangles by quadric error; colours come from the nearest old vertex.
 
-    Vertices of equal place are joined first, so that seams do not tear. Normals are dropped, for they no longer hold;
-    a texture is looked up at the old vertices.
+    Vertices of equal position are joined first, so that seams do not open. Normals are dropped, as they are no longer
+    valid; a texture is sampled at the old vertices.
+
+    Raises:
+        ValueError: `target_faces` is below 4.
     """
     import fast_simplification
     from scipy.spatial import cKDTree
 
     if target_faces < 4:
-        raise ValueError(f"a closed surface needs at least 4 triangles, but {target_faces} were asked for")
+        raise ValueError(f"a closed surface needs at least 4 triangles, got a target of {target_faces}")
     if len(mesh.faces) <= target_faces:
         return mesh
     places, faces = weld(mesh)
@@ -93,7 +104,7 @@ def decimate(mesh: Mesh, target_faces: int) -> Mesh:
 
 
 def vertex_colors(mesh: Mesh) -> np.ndarray:
-    """sRGB (V, 3) in [0, 1] of vertex colours, base colour and the texture's nearest pixel together."""
+    """Return sRGB (V, 3) in [0, 1]: product, in linear light, of vertex colour, base colour and nearest texel."""
     light = np.broadcast_to(np.asarray(mesh.base_color[:3]), mesh.vertices.shape)
     if mesh.colors is not None:
         light = light * linear_from_srgb(mesh.colors)
@@ -114,7 +125,11 @@ def _pixel(coordinate: np.ndarray, size: int, wrap: str) -> np.ndarray:
 
 
 def merged(meshes: Sequence[Mesh]) -> Mesh:
-    """All parts as one mesh; looks that differ become vertex colours. Normals stay if all parts have them."""
+    """Join all parts into one mesh; materials that differ become vertex colours. Normals stay if all parts have them.
+
+    Raises:
+        ValueError: There is no triangle.
+    """
     meshes = [mesh for mesh in meshes if len(mesh.faces)]
     if not meshes:
         raise ValueError("there is no triangle to join")
@@ -132,15 +147,27 @@ def merged(meshes: Sequence[Mesh]) -> Mesh:
 
 
 def sample_points(meshes: Mesh | Sequence[Mesh], count: int, generator: torch.Generator) -> Tensor:
-    """Points (count, 3) float32 spread evenly by area over the surface."""
+    """Draw points uniformly by area from a surface.
+
+    Args:
+        meshes: One mesh or several parts.
+        count: Number of points.
+        generator: Random generator.
+
+    Returns:
+        (count, 3) float32.
+
+    Raises:
+        ValueError: The surface has no area.
+    """
     parts = [meshes] if isinstance(meshes, Mesh) else list(meshes)
     corners = torch.from_numpy(np.concatenate([mesh.vertices[mesh.faces] for mesh in parts]))
     areas = torch.from_numpy(np.concatenate([face_areas(mesh) for mesh in parts]))
     total = areas.cumsum(0)
     if not len(areas) or not total[-1] > 0:
-        raise ValueError("points can only be drawn from a surface that has an area")
+        raise ValueError("points can only be sampled from a surface that has an area")
     draws = torch.rand(count, 3, generator=generator, dtype=torch.float64)
     face = torch.searchsorted(total, draws[:, 0] * total[-1], right=True).clamp(max=len(areas) - 1)
-    side = draws[:, 1].sqrt()  # even over a triangle: Osada et al. 2002, equation 1
+    side = draws[:, 1].sqrt()  # uniform over a triangle: Osada et al. 2002, equation 1
     weights = torch.stack([1 - side, side * (1 - draws[:, 2]), side * draws[:, 2]], dim=1).float()
     return (weights[:, :, None] * corners[face]).sum(1)

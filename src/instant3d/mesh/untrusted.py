@@ -1,4 +1,4 @@
-"""A stranger's mesh file, and the files and pictures that it names, opened safely. Knows nothing of meshes."""
+"""Safe access to untrusted mesh files and to the files and images that they refer to."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ import numpy as np
 
 from instant3d.utils import images
 
-MAX_FILE_BYTES = 2**30  # of a file before it is read: the largest of Objaverse fall short of it
+MAX_FILE_BYTES = 2**30  # of a file before it is read: the largest of Objaverse are smaller
 MAX_SIDE = 8192
 MAX_PIXELS = 4 * MAX_SIDE**2  # of all textures of one file together: 1 GiB once decoded
 
 
 class UnsafePath(ValueError):
-    """It reaches for what is not its own."""
+    """The file refers to something outside its folder."""
 
-    kind = "unsafe"  # the word for it in lists of failures
+    kind = "unsafe"  # as written in lists of failures
 
 
 class TooLarge(ValueError):
-    """It asks for more than is given to one object."""
+    """The file needs more memory or time than one object may take."""
 
     kind = "too_large"
 
 
 def content(path: Path) -> bytes:
-    """All of a file, which is looked at before it is read."""
+    """Read a whole file after checking its size.
+
+    Raises:
+        TooLarge: It is larger than `MAX_FILE_BYTES`.
+    """
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise TooLarge(f"{path.name} is {size} bytes long; at most {MAX_FILE_BYTES} are read")
@@ -37,7 +41,7 @@ def content(path: Path) -> bytes:
 
 
 def plain_text(data: bytes) -> str:
-    """UTF-8 without its mark; what is not UTF-8 is taken for Latin-1, which older exporters write."""
+    """Decode UTF-8 with or without a byte-order mark; other bytes are read as Latin-1, which older exporters write."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -45,13 +49,13 @@ def plain_text(data: bytes) -> str:
 
 
 def path_inside(folder: Path, reference: str) -> Path:
-    """The file that `reference` names, which must lie in `folder` or below.
+    """Resolve a file reference, which must lie in `folder` or below.
 
-    Of an absolute path, which was one on another machine, the longest end that leads to a file here is taken. Large
-    and small letters count as equal where no name fits exactly.
+    Of an absolute path, which was valid on another machine, the longest ending that exists here is used. Letter case is
+    ignored where no name matches exactly.
 
     Raises:
-        Unsafe: It leads outside the folder.
+        UnsafePath: It leads outside the folder.
         ValueError: There is no such file.
     """
     folder = folder.resolve()
@@ -65,18 +69,18 @@ def path_inside(folder: Path, reference: str) -> Path:
                 return found
     if not (folder / unquoted).resolve().is_relative_to(folder):
         raise UnsafePath(f"it refers to {reference!r}, which lies outside its folder")
-    raise ValueError(f"it refers to {reference!r}, which is not there")
+    raise ValueError(f"it refers to {reference!r}, which does not exist; put it there")
 
 
 def _endings(name: str) -> list[list[str]]:
-    """The parts of a path, and if it is absolute, also what is left of them from the left, the longest first."""
+    """Return the parts of a path; if it is absolute, also every ending of it, the longest first."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     absolute = name.startswith("/") or bool(parts and re.fullmatch("[A-Za-z]:", parts[0]))
     return [parts[k:] for k in range(len(parts))] if absolute else [parts]
 
 
 def _spelt(folder: Path, parts: list[str]) -> Path | None:
-    """The path of a file below `folder`, by exact names or else by names that differ in letter case alone."""
+    """Return the path of a file below `folder`, by exact names or else by names that differ only in letter case."""
     exact = folder.joinpath(*parts)
     if os.path.isfile(exact):
         return exact.resolve()
@@ -98,15 +102,20 @@ class ImageDecoder:
         self.pixels_left = MAX_PIXELS
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Pixels (H, W, 4) uint8. The declared size is looked at before anything is decoded."""
+        """Return the pixels (H, W, 4) uint8; the declared size is checked before anything is decoded.
+
+        Raises:
+            TooLarge: The texture is too large, or the budget is used up.
+            ValueError: It is not a valid image.
+        """
         try:
             return np.asarray(images.open_image(data, "a texture", check=self._allow).convert("RGBA"))
         except images.TooManyPixels as error:
-            raise TooLarge(f"a texture has more pixels than the {MAX_SIDE} a side that are taken") from error
+            raise TooLarge(f"a texture has more than {MAX_SIDE} x {MAX_SIDE} pixels; make it smaller") from error
 
     def _allow(self, width: int, height: int) -> None:
         self.pixels_left -= width * height
         if max(width, height) > MAX_SIDE:
-            raise TooLarge(f"a texture measures {width} x {height} px; at most {MAX_SIDE} a side are taken")
+            raise TooLarge(f"a texture measures {width} x {height} px; at most {MAX_SIDE} per side are read")
         if self.pixels_left < 0:
             raise TooLarge(f"its textures add up to more than {MAX_PIXELS} pixels")

@@ -1,4 +1,4 @@
-"""How far a rendering is from a picture. Knows nothing of networks that render."""
+"""Rendering losses of the reconstructor: colour, mask, depth, normals, free space and LPIPS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from instant3d.views import Views
 
 
 def photometric_losses(rendered: Views, target: Views, background: Tensor) -> dict[str, Tensor]:
-    """Mean squared errors of colour over a background (..., 3), and of alpha; images are in [0, 1]."""
+    """Mean squared errors of colour and alpha.
+
+    Args:
+        rendered: Rendered views.
+        target: Ground truth of the same shape, images in [0, 1].
+        background: Colour behind both, (..., 3).
+
+    Returns:
+        `rgb` and `mask`.
+    """
     return {
         "rgb": F.mse_loss(rendered.composite(background), target.composite(background)),
         "mask": F.mse_loss(rendered.alpha, target.alpha),
@@ -25,7 +34,11 @@ def photometric_losses(rendered: Views, target: Views, background: Tensor) -> di
 
 
 def geometric_losses(rendered: Views, target: Views) -> dict[str, Tensor]:
-    """Mean errors where both pictures show the object: depth in world units, normals as 1 - cosine."""
+    """Depth and normal losses over pixels where both rendering and target show the object.
+
+    Returns:
+        `depth`, mean absolute error in world units, and `normal`, mean of 1 - cosine; each only if both views have it.
+    """
     both = ((target.alpha > 0.99) & (rendered.alpha.detach() > 0.5)).float()
     count = both.sum().clamp(min=1)
     losses = {}
@@ -37,14 +50,22 @@ def geometric_losses(rendered: Views, target: Views) -> dict[str, Tensor]:
 
 
 def free_space_loss(field: Field, target: Views, generator: torch.Generator | None = None) -> Tensor:
-    """Opacity where none can be: between the camera and the depth that it measured (MeshLRM, eq. 3).
+    """Opacity between the camera and the ground-truth depth, where there can be none (MeshLRM, eq. 3).
 
-    One point is drawn at random on each ray of views (..., V, 3, H, W) before its surface, or anywhere in the cube if
-    it has none; its loss is the opacity that its density would give to the remaining way.
+    One point is drawn at random on each ray before its surface, or anywhere in the cube if the ray hits none; its loss
+    is the opacity that its density would give to the remaining way, at most 0.2 world units.
+
+    Args:
+        field: Density field of the objects.
+        target: Views (..., V, 3, H, W) with depth.
+        generator: Random numbers.
+
+    Raises:
+        ValueError: The views have no depth.
     """
     if target.depth is None:
         raise ValueError(
-            "the opacity loss needs pictures with depth; render the scenes with depth or set its weight to 0"
+            "the free-space loss needs views with depth; render the scenes with depth or set its weight to 0"
         )
     rays = target.cameras.rays(target.height, target.width)
     near, far = box_span(rays)
@@ -60,9 +81,14 @@ def free_space_loss(field: Field, target: Views, generator: torch.Generator | No
 
 
 class PerceptualLoss(nn.Module):
-    """LPIPS with a VGG-16 (Zhang et al. 2018) of pictures in [0, 1]; its weights are fixed and not saved with a model.
+    """LPIPS with a VGG-16 (Zhang et al. 2018); its weights are frozen and not saved with a model.
 
-    weights   a file of torchvision's VGG-16 weights, or "download" to let torchvision fetch them
+    Args:
+        weights: File of torchvision's VGG-16 weights, or "download" to let torchvision download them.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It holds something else.
     """
 
     def __init__(self, weights: str) -> None:
@@ -79,10 +105,11 @@ class PerceptualLoss(nn.Module):
         self.net.eval().requires_grad_(False)
 
     def forward(self, rendered: Tensor, target: Tensor) -> Tensor:
-        """Mean distance of pictures (..., 3, H, W)."""
+        """Mean LPIPS distance of images (..., 3, H, W) in [0, 1]."""
         return self.net(rendered.flatten(0, -4), target.flatten(0, -4), normalize=True).mean()
 
     def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
+        """Empty: the weights are not saved with a model."""
         return {}
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
@@ -90,8 +117,8 @@ class PerceptualLoss(nn.Module):
 
 
 def _load_vgg(slices: nn.Module, weights: Any) -> None:
-    """torchvision's `features.N.*` into torchmetrics' slices, which keep N as the layer's name."""
-    wanted = slices.state_dict()
+    """Load torchvision's `features.N.*` into torchmetrics' slices, which keep N as the layer's name."""
+    expected = slices.state_dict()
     if not isinstance(weights, dict):
         raise ValueError(
             f"the VGG-16 file holds a {type(weights).__name__}, not tensors by name; "
@@ -99,15 +126,15 @@ def _load_vgg(slices: nn.Module, weights: Any) -> None:
         )
     found = {
         key: weights[f"features.{key.split('.', 1)[1]}"]
-        for key in wanted
+        for key in expected
         if f"features.{key.split('.', 1)[1]}" in weights
     }
-    if set(found) != set(wanted):
+    if set(found) != set(expected):
         raise ValueError(
-            f"the VGG-16 file lacks {len(wanted) - len(found)} of {len(wanted)} tensors; "
+            f"the VGG-16 file lacks {len(expected) - len(found)} of {len(expected)} tensors; "
             "give torchvision's vgg16-397923af.pth"
         )
-    other = [key for key, value in found.items() if getattr(value, "shape", None) != wanted[key].shape]
+    other = [key for key, value in found.items() if getattr(value, "shape", None) != expected[key].shape]
     if other:
         raise ValueError(f"the VGG-16 file's {other[0]} has another shape; give torchvision's vgg16-397923af.pth")
     slices.load_state_dict(found)

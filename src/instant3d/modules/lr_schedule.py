@@ -1,6 +1,6 @@
-"""Learning-rate schedules of everything that is trained here: a linear warm-up, then half a cosine to zero.
+"""Learning-rate schedule of all training: linear warm-up, then half a cosine to zero.
 
-The cosine falls over a number of steps or, where a run is given a time (`trainer.max_time`), over its seconds.
+The cosine falls over a number of steps or, where a run has a time limit (`trainer.max_time`), over its seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def lr_factor(step: int, warmup: int, progress: float) -> float:
 
 
 def training_progress(trainer: L.Trainer, step: int, warmup: int = 0) -> float:
-    """Share of a run that is over: of its steps after the warm-up, or of its time, whichever ends first."""
+    """Share of a run that is over, in [0, 1]: of its steps after the warm-up or of its time, whichever ends first."""
     shares = [max(0, step - warmup) / max(1, trainer.estimated_stepping_batches - warmup)]
     for timer in (one for one in trainer.callbacks if isinstance(one, Timer)):  # type: ignore[attr-defined]
         if (remaining := timer.time_remaining()) is not None:
@@ -38,12 +38,12 @@ def training_progress(trainer: L.Trainer, step: int, warmup: int = 0) -> float:
 
 
 def with_lr_schedule(optimizer: Optimizer, warmup: int, trainer: L.Trainer | None) -> dict[str, Any]:
-    """What `configure_optimizers` returns: the optimizer with the factor `rate`, set anew at every step.
+    """The return value of `configure_optimizers`: an optimizer with `lr_factor`, updated at every step.
 
     Args:
         optimizer: Holds the highest learning rates.
-        warmup: Steps of linear rise.
-        trainer: Whose `max_steps` or `max_time` ends the cosine; None keeps the rate constant after its rise.
+        warmup: Steps of the linear rise.
+        trainer: Its `max_steps` or `max_time` ends the cosine; None keeps the rate constant after the warm-up.
     """
 
     def factor(step: int) -> float:

@@ -1,6 +1,6 @@
-"""How close a picture, a mask, a depth map or a surface comes to the true one. Knows nothing of networks or files.
+"""Image, mask, depth and surface metrics of reconstructions.
 
-Pictures are (..., C, H, W) in [0, 1] and give one number each (...). Point sets are (N, 3) and give one number.
+Images are (..., C, H, W) in [0, 1] and give one number each, (...). Point sets are (N, 3) and give one number.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def psnr(rendered: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB for a peak of 1; 100 dB at the most, so that equal pictures have a mean."""
+    """Peak signal-to-noise ratio in dB for a peak of 1; at most 100 dB, so that equal images have a finite mean."""
     return -10 * (rendered - target).square().mean((-3, -2, -1)).clamp(min=1e-10).log10()
 
 
 def ssim(rendered: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004, eq. 13) of all 11 x 11 Gaussian windows, averaged over channels."""
+    """Structural similarity (Wang et al. 2004, eq. 13) over all 11 x 11 Gaussian windows, averaged over channels.
+
+    Raises:
+        ValueError: The images are smaller than the window.
+    """
     if min(rendered.shape[-2:]) < _WINDOW:
-        raise ValueError(f"SSIM needs pictures of at least {_WINDOW} pixels a side, got {tuple(rendered.shape[-2:])}")
-    a, b = rendered.flatten(0, -3)[:, None], target.flatten(0, -3)[:, None]  # every channel a picture of its own
+        raise ValueError(f"SSIM needs images of at least {_WINDOW} pixels a side, got {tuple(rendered.shape[-2:])}")
+    a, b = rendered.flatten(0, -3)[:, None], target.flatten(0, -3)[:, None]  # every channel an image of its own
     mean_a, mean_b, square_a, square_b, product = (_window(x) for x in (a, b, a * a, b * b, a * b))
     variance_a, variance_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
@@ -45,26 +49,39 @@ def mask_iou(rendered: Tensor, target: Tensor) -> Tensor:
 
 
 def depth_error(rendered: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of depths, in world units, where both show a surface (> 0); NaN where no pixel does."""
+    """Mean absolute depth difference in world units over pixels where both depths are positive; NaN if none is."""
     both = (rendered > 0) & (target > 0)
     return ((rendered - target).abs() * both).sum((-3, -2, -1)) / both.sum((-3, -2, -1))
 
 
 def chamfer(points: Tensor, reference: Tensor) -> float:
-    """Mean distance to the nearest point of the other set, averaged over both directions (world units, not squared)."""
+    """Mean distance to the nearest point of the other set, averaged over both directions (world units, not squared).
+
+    Raises:
+        ValueError: A set is empty.
+    """
     there, back = _distances(points, reference)
     return (there.mean().item() + back.mean().item()) / 2
 
 
 def f_score(points: Tensor, reference: Tensor, threshold: float) -> float:
-    """Harmonic mean of precision and recall at a distance of `threshold` world units (Knapitsch et al. 2017, eq. 6)."""
+    """Harmonic mean of precision and recall (Knapitsch et al. 2017, eq. 6).
+
+    Args:
+        points: Reconstructed surface, (N, 3).
+        reference: True surface, (M, 3).
+        threshold: Distance within which a point counts as matched, in world units.
+
+    Raises:
+        ValueError: A set is empty.
+    """
     there, back = _distances(points, reference)
     precision, recall = ((side <= threshold).double().mean().item() for side in (there, back))
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def _distances(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """From each point to the nearest of the other set, both ways: (N,) and (M,)."""
+    """Distance from each point to the nearest of the other set, in both directions: (N,) and (M,)."""
     if not len(points) or not len(reference):
         raise ValueError(f"distances need points on both sides, got {len(points)} and {len(reference)}")
     a, b = points.detach().cpu().numpy(), reference.detach().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Attention and the blocks built of it. Knows nothing of pictures or planes: tokens in, tokens out."""
+"""Multi-head attention and pre-norm transformer blocks over tokens (B, N, width)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,20 @@ from torch.nn import functional as F
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, xformers: bool = False
 ) -> Tensor:
-    """Scaled dot-product attention over (B, heads, N, width of a head); the one door to xformers.
+    """Scaled dot-product attention; the only place where xformers is called.
 
-    Where the mask (B, M) is False, nothing is read. xformers' kernel exists on CUDA only, and is used without a mask
-    only; everywhere else torch's own fused attention computes the same.
+    xformers' kernel exists on CUDA only and is used without a mask only; everywhere else torch's fused attention
+    computes the same.
+
+    Args:
+        query: (B, heads, N, head width).
+        key: (B, heads, M, head width).
+        value: (B, heads, M, head width).
+        mask: (B, M) bool; keys that are False are not attended to.
+        xformers: Use xformers' kernel where it can be used.
+
+    Returns:
+        (B, heads, N, head width).
     """
     if mask is not None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
@@ -29,7 +39,18 @@ def attention(
 
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens to a context, or to themselves where none is given."""
+    """Multi-head attention of tokens to a context, or to themselves if no context is given; projections have no biases.
+
+    Args:
+        width: Channels of the tokens.
+        heads: Number of heads, a divisor of `width`.
+        context_width: Channels of the context; by default `width`.
+        out_bias: Whether the output projection has a bias after all.
+        xformers: Use xformers' kernel on CUDA.
+
+    Raises:
+        ValueError: `heads` does not divide `width`.
+    """
 
     def __init__(
         self,
@@ -49,7 +70,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=out_bias)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, width), context (B, M, context width), mask (B, M) -> (B, N, width)."""
+        """Attend from tokens (B, N, width) to the context (B, M, context width) where the mask (B, M) is True."""
         context = tokens if context is None else context
         query = self._split(self.query(tokens))
         key, value = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
@@ -61,7 +82,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Linear, GELU, linear; four times as wide inside unless `inside` says otherwise."""
+    """Linear, GELU, linear; the hidden width is `inside`, four times the width by default (0)."""
 
     def __init__(self, width: int, inside: int = 0) -> None:
         inside = inside or 4 * width
@@ -69,7 +90,7 @@ class FeedForward(nn.Sequential):
 
 
 class GatedFeedForward(nn.Module):
-    """A linear layer whose output is a value and its gate, and one back (GEGLU, arXiv 2002.05202)."""
+    """Feed-forward layer with a gated GELU (GEGLU, arXiv 2002.05202); hidden width as in `FeedForward`."""
 
     def __init__(self, width: int, inside: int = 0) -> None:
         super().__init__()
@@ -78,20 +99,27 @@ class GatedFeedForward(nn.Module):
         self.narrow = nn.Linear(inside, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, width) -> (B, N, width)."""
         value, gate = self.widen(tokens).chunk(2, dim=-1)
         return self.narrow(value * F.gelu(gate))
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention to a context (if it has a width), to the tokens, feed-forward.
+    """Pre-norm residual transformer block: cross-attention (if it has a context), self-attention, feed-forward.
 
-    The order is LRM's (arXiv 2311.04400, section 3.2): cross, self, feed-forward; attention has no biases.
+    The order is LRM's (arXiv 2311.04400, section 3.2); attention has no biases.
 
-    self_first       attention to the tokens comes before that to the context
-    gated            GEGLU in place of GELU
-    feed_width       width inside the feed-forward; 0 is four times the width
-    out_bias         of the attentions' last layers
-    condition_width  if positive, each norm's output is scaled and shifted by a condition of that width
+    Args:
+        width: Channels of the tokens.
+        heads: Attention heads.
+        context_width: Channels of the context; None leaves out cross-attention.
+        self_first: Self-attention comes before cross-attention.
+        gated: GEGLU instead of GELU.
+        feed_width: Hidden width of the feed-forward; 0 is four times the width.
+        out_bias: Biases in the output projections of attention.
+        epsilon: Of the layer norms.
+        condition_width: If positive, each norm's output is scaled and shifted by a condition of that width.
+        xformers: Use xformers' kernel on CUDA.
     """
 
     def __init__(
@@ -128,9 +156,16 @@ class Block(nn.Module):
         *,
         context_mask: Tensor | None = None,
     ) -> Tensor:
-        """Tokens (B, N, width), context (B, M, context width), condition (B, condition width) -> (B, N, width).
+        """Apply the block.
 
-        Of the context only what its mask (B, M) names True is attended to.
+        Args:
+            tokens: (B, N, width).
+            context: (B, M, context width).
+            condition: (B, condition width), for scale and shift of the norms.
+            context_mask: (B, M) bool; context tokens that are False are not attended to.
+
+        Returns:
+            (B, N, width).
         """
         cross, own, feed = self._modulated(condition)
         if self.self_first:
@@ -142,16 +177,21 @@ class Block(nn.Module):
         return tokens + self.feed(feed(self.feed_norm(tokens)))
 
     def _modulated(self, condition: Tensor | None) -> list[Callable[[Tensor], Tensor]]:
-        """What happens to the norms' outputs, in the order cross, self, feed-forward."""
+        """Scale-and-shift functions of the three norms' outputs, in the order cross, self, feed-forward."""
         if self.modulation is None or condition is None:
             return [nn.Identity()] * 3
         return [partial(modulate, shift=shift, scale=scale) for shift, scale in self.modulation(condition)]
 
 
 class Modulation(nn.Module):
-    """Scale and shift of normalised tokens by a condition; zero at the start, so that it begins as the identity.
+    """Scale and shift of normalised tokens, predicted from a condition (adaLN-zero of DiT, arXiv 2212.09748, no gates).
 
-    (DiT, arXiv 2212.09748, adaLN-zero without its gates.)
+    The projection starts at zero, so that the modulation starts as the identity.
+
+    Args:
+        width: Channels of the tokens.
+        condition_width: Channels of the condition.
+        parts: Number of norms that are modulated.
     """
 
     def __init__(self, width: int, condition_width: int, parts: int) -> None:
@@ -161,15 +201,16 @@ class Modulation(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Back to the identity; call it after loading pretrained weights into the module that holds this one."""
+        """Set to the identity; call it after loading pretrained weights into the module that holds this one."""
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, condition: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Condition (B, C) -> `parts` pairs of shift and scale, each (B, 1, width)."""
-        numbers = self.linear(F.silu(condition))[:, None].chunk(2 * self.parts, dim=-1)
-        return [(numbers[2 * k], numbers[2 * k + 1]) for k in range(self.parts)]
+        parameters = self.linear(F.silu(condition))[:, None].chunk(2 * self.parts, dim=-1)
+        return [(parameters[2 * k], parameters[2 * k + 1]) for k in range(self.parts)]
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens (B, N, width) times 1 + scale, plus shift, both (B, 1, width)."""
     return torch.addcmul(shift, tokens, 1 + scale)

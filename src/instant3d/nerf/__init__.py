@@ -1,1 +1,1 @@
-"""The NeRF body: triplanes, fields, volume rendering and surface extraction."""
+"""NeRF representation: triplanes, fields, volume rendering, visual hull and surface extraction."""

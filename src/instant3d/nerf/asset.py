@@ -1,4 +1,4 @@
-"""What a reconstruction is to its user: a triplane to render, mesh, save and load. Knows nothing of how it came about.
+"""Reconstructed asset: a triplane with its decoder, which can be rendered, meshed, saved and loaded.
 
 `triplane.safetensors` holds the planes and the decoder that reads them, so that it can be rendered anywhere.
 """
@@ -51,12 +51,13 @@ class Asset:
 
     @cached_property
     def field(self) -> TriplaneField:
+        """The radiance field of the triplane."""
         with torch.no_grad():
             return TriplaneField(self.triplane, self.decoder)
 
     @cached_property
     def occupancy(self) -> Occupancy:
-        """Where there is anything at all, so that rays leap over the rest."""
+        """Occupancy grid of the field, for empty-space skipping."""
         return Occupancy.from_field(bake(self.field))
 
     @cached_property
@@ -65,9 +66,16 @@ class Asset:
         return mesh_extraction.extract_mesh(self.field, self.resolution, max_memory=self.max_memory)
 
     def render(self, cameras: Cameras, size: int, *, with_normals: bool = False, step: float | None = None) -> Views:
-        """Pictures `size` x `size` with alpha, depth and, if asked, normals, by cameras (V,).
+        """Render images of the asset.
 
-        step  world length that one sample on a ray stands for, 1/64 by default and 1/128 if exact
+        Args:
+            cameras: (V,).
+            size: Width and height of the images in pixels.
+            with_normals: Also render normals.
+            step: World length that one sample on a ray stands for; by default 1/64, or 1/128 if `exact`.
+
+        Returns:
+            Views (V,) with alpha, depth and, if requested, normals.
         """
         return occupancy_render.render(
             self.field,
@@ -105,7 +113,11 @@ class Asset:
 
 
 def check_formats(formats: Sequence[str]) -> list[str]:
-    """The mesh formats without repetition; each must be one that can be written."""
+    """Return the mesh formats without repetition.
+
+    Raises:
+        ValueError: A format cannot be written.
+    """
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(FORMATS)}")
@@ -113,17 +125,22 @@ def check_formats(formats: Sequence[str]) -> list[str]:
 
 
 def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
-    """Planes and decoder in half precision."""
+    """Write planes and decoder in half precision."""
     from safetensors.torch import save
 
     tensors = {"planes": triplane.planes, **{f"decoder.{key}": value for key, value in decoder.state_dict().items()}}
     half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in tensors.items()}
-    # not by `save_file`, which makes a file that only its owner may read
+    # not by `save_file`, which makes a file that only its owner can read
     path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder_settings(decoder))}))
 
 
 def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
-    """The inverse of `write_triplane`, in float32."""
+    """Read planes and decoder written by `write_triplane`, as float32.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged or of another version.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `instant3d reconstruct` writes it")
     with tensor_files.open_safetensors(path) as file:
@@ -133,7 +150,7 @@ def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
 
 
 def decoder_settings(decoder: Decoder) -> dict[str, Any]:
-    """The arguments that build a decoder of the same shape and activations, the rarer ones where they are in use."""
+    """Return the arguments that rebuild a decoder; rarely changed ones only where they differ from their default."""
     rare = {"aggregate": "concat", "blob": 0.0, "blob_radius": 1.0, "rgb": "sigmoid"}
     return {
         "channels": decoder.channels,
@@ -159,7 +176,7 @@ def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
 
 def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) -> tuple[Triplane, Decoder]:
     try:
-        # before anything is built by these numbers, they must be those of the tensors that are there
+        # the numbers must match the stored tensors before anything is built with them
         first = tensors["decoder.first.weight"].shape
         width, channels, layers = (settings[key] for key in ("width", "channels", "layers"))
         samples = 1 if settings.get("aggregate") == "mean" else 3
@@ -170,7 +187,9 @@ def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) 
         planes = tensors.pop("planes")
         decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} holds other tensors than its metadata tells; reconstruct the object again") from error
+        raise ValueError(
+            f"{path} holds other tensors than its metadata describes; reconstruct the object again"
+        ) from error
     if planes.dim() != 4 or planes.shape[1] != decoder.channels:
         raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {decoder.channels}, P, P)")
     return Triplane(planes), decoder.eval().requires_grad_(False)

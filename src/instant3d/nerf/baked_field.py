@@ -1,8 +1,7 @@
-"""A triplane field at rest: the same densities and colours, read faster because nothing in it changes any more.
+"""Inference-only triplane field: the first decoder layer is folded into the planes, stored as a lookup table.
 
-Knows nothing of rays or grids. What is prepared once: the planes, projected through the decoder's first layer, as a
-table of rows; that layer's bias inside the table; weights in bfloat16 where the processor multiplies it in hardware.
-Points go through in chunks whose activations stay in the cache.
+The bias of that layer is part of the table; weights are in bfloat16 where the CPU multiplies it in hardware. Points are
+processed in chunks whose activations fit the cache.
 """
 
 from __future__ import annotations
@@ -22,9 +21,11 @@ POINTS_IN_CACHE = 2**14  # 64 features of them in bfloat16 fill 2 MiB
 
 
 def bake(field: Field, *, exact: bool = False) -> Field:
-    """The form of `field` in which inference reads it; fields that have no such form come back as they are.
+    """Convert a field for inference; fields without such a form are returned unchanged.
 
-    exact  keep float32: no rounding beyond that of the original
+    Args:
+        field: Any field; triplanes of a single object on the CPU are converted.
+        exact: Keep float32, without rounding beyond that of the original.
     """
     if isinstance(field, TriplaneField) and field.single and field.projected.device.type == "cpu":
         keep_heap()
@@ -33,22 +34,27 @@ def bake(field: Field, *, exact: bool = False) -> Field:
 
 
 def device_of(field: Field) -> torch.device:
-    """Where a field wants its points; those that do not say are formulas, at home on the CPU."""
+    """Return the device of a field's points; fields without a `device`, which are formulas, use the CPU."""
     return getattr(field, "device", torch.device("cpu"))
 
 
 @functools.cache
 def keep_heap() -> None:
-    """Have the C library keep the memory that this process frees, up to 64 MiB, instead of handing it back at once.
+    """Make the C library keep up to 64 MiB of freed memory instead of returning it to the system at once.
 
-    Each return costs a fault for every page that is taken again: a third of the time of a small picture. glibc learns
-    how much to keep from the largest block freed so far, up to 32 MiB; elsewhere this changes nothing.
+    Each return costs a page fault for every page that is used again: a third of the time of a small image. glibc adapts
+    the amount it keeps to the largest block freed so far, up to 32 MiB; with other libraries this has no effect.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 class BakedField:
-    """A `Field` of one object, points (N, 3), without gradients to its weights or from its points."""
+    """A `Field` of one object for points (N, 3), without gradients to its weights or from its points.
+
+    Args:
+        field: Triplane of a single object.
+        dtype: Precision of the table and of the hidden layers.
+    """
 
     def __init__(self, field: TriplaneField, dtype: torch.dtype) -> None:
         decoder = field.decoder
@@ -56,7 +62,7 @@ class BakedField:
         with torch.no_grad():
             self.planes = field.projected[0].float()
             table = corner_table(field.projected.float()).clone()
-            table[: len(table) // 3] += decoder.first.bias.float()  # a point's four weights in the plane xy sum to one
+            table[: len(table) // 3] += decoder.first.bias.float()  # the four bilinear weights in plane xy sum to one
             self.table = table.to(dtype)
             hidden = [layer for layer in decoder.hidden if isinstance(layer, nn.Linear)]
             self.hidden = [(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in hidden]
@@ -64,22 +70,31 @@ class BakedField:
 
     @property
     def device(self) -> torch.device:
+        """Device of the field and its points."""
         return self.table.device
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
+        """Return the density (N,) at points (N, 3)."""
         return torch.cat([self.decoder.to_density(self._raw(some, 1)[:, 0], some) for some in _chunks(points)])
 
     @torch.no_grad()
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return density (N,) and colour (N, 3) at points (N, 3)."""
         raw = torch.cat([self._raw(some, 4) for some in _chunks(points)])
         return self.decoder.to_density(raw[:, 0], points), self.decoder.to_rgb(raw[:, 1:])
 
     @torch.no_grad()
     def grid(self, axis: Tensor) -> Tensor:
-        """Densities (G, G, G), indexed [x, y, z], where all coordinates are among `axis` (G).
+        """Evaluate density on a grid.
 
-        Every point of a plane is shared by a whole column of points, so planes are sampled once and then only added.
+        Each plane is sampled once and reused along the axis perpendicular to it.
+
+        Args:
+            axis: (G,) coordinates along each axis.
+
+        Returns:
+            (G, G, G), indexed [x, y, z].
         """
         hat = _hat_functions(axis, self.side)
         sides = (hat @ (self.planes @ hat.T)).permute(0, 3, 2, 1).contiguous()  # (3, G, G, width), first letter first
@@ -95,24 +110,24 @@ class BakedField:
         return torch.stack(slabs).view(count, count, count)
 
     def _raw(self, points: Tensor, outputs: int) -> Tensor:
-        """The first of the decoder's outputs, (N, outputs) in float32."""
+        """Return the first decoder outputs, (N, outputs) float32."""
         return self._read(sample_table(self.table, points[None], self.side)[0], outputs)
 
     def _read(self, state: Tensor, outputs: int) -> Tensor:
-        """The decoder's outputs from sums of plane samples, which it overwrites."""
-        self._activate(state)
+        """Apply the decoder to sums of plane samples, which are overwritten."""
+        self._activate_in_place(state)
         for weight, bias in self.hidden:
             state = F.linear(state, weight, bias)
-            self._activate(state)
+            self._activate_in_place(state)
         weight, bias = self.last
         return F.linear(state, weight[:outputs]).float() + bias[:outputs]
 
-    def _activate(self, state: Tensor) -> None:
-        """Apply the activation in place. As integers, bfloat16 numbers have the same signs, and are clipped faster."""
+    def _activate_in_place(self, state: Tensor) -> None:
+        """Apply the activation in place. bfloat16 numbers keep their sign as integers, which are clipped faster."""
         if self.decoder.activation is F.relu and state.dtype == torch.bfloat16:
             state.view(torch.int16).clamp_(min=0)
         elif self.decoder.activation is F.softplus:
-            F.softplus(state, out=state)  # type: ignore[call-arg]  # it knows no `inplace`
+            F.softplus(state, out=state)  # type: ignore[call-arg]  # it has no `inplace`
         else:
             self.decoder.activation(state, inplace=True)  # type: ignore[call-arg]
 
@@ -122,13 +137,13 @@ def _chunks(points: Tensor) -> tuple[Tensor, ...]:
 
 
 def _hat_functions(axis: Tensor, side: int) -> Tensor:
-    """Share (G, P) of each of a plane's texels in its bilinear samples at coordinates `axis` (G)."""
+    """Return the weight (G, P) of each of a plane's texels in its bilinear samples at coordinates `axis` (G)."""
     texel = torch.arange(side, device=axis.device)
     return (1 - ((axis[:, None] + 1) * (side / 2) - 0.5 - texel).abs()).clamp(min=0)
 
 
 def grid_density(field: Field, axis: Tensor) -> Tensor:
-    """Densities (G, G, G), indexed [x, y, z], at all points whose coordinates are among `axis` (G)."""
+    """Evaluate the density of any field on a grid with coordinates `axis` (G): (G, G, G), indexed [x, y, z]."""
     if isinstance(field, BakedField):
         return field.grid(axis)
     count = len(axis)

@@ -1,4 +1,4 @@
-"""What a radiance field is to the renderer and the mesher: points in, density and colour out."""
+"""Interface of a radiance field: density and colour at points, and normals from density."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 
 
 class Field(Protocol):
-    """Anything that knows density and colour at points; the leading shape (...) is the objects'."""
+    """Density and colour at points; leading dimensions (...) are objects."""
 
     def density(self, points: Tensor) -> Tensor:
-        """Density (..., N), per world unit and >= 0, at world points (..., N, 3)."""
+        """Return the density (..., N), per world unit and >= 0, at world points (..., N, 3)."""
         ...
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density (..., N) and colour (..., N, 3) in [0, 1] at world points (..., N, 3)."""
+        """Return density (..., N) and colour (..., N, 3) in [0, 1] at world points (..., N, 3)."""
         ...
 
 
-STEP = 0.01 / 1.75  # world units, of differences: 0.01 in the box of side 3.5 of arXiv 2311.08403
+STEP = 0.01 / 1.75  # step of differences in world units: 0.01 in the box of side 3.5 of arXiv 2311.08403
 
 
 def normals(field: Field, points: Tensor) -> Tensor:
-    """Unit vectors (..., N, 3) along which density falls fastest: outward from a surface (0 where it is flat)."""
+    """Return the negative normalised gradient of density (..., N, 3), outward from a surface; 0 where there is none."""
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         points = points.detach().requires_grad_(True)
@@ -33,13 +33,21 @@ def normals(field: Field, points: Tensor) -> Tensor:
 
 
 def finite_difference_normals(field: Field, points: Tensor, step: float = STEP) -> Tensor:
-    """The same by central differences, which can be learned from.
+    """Compute normals by central differences, which are differentiable for training.
 
-    `normals` has no derivative of its own where the sampling of planes has none. Where a field tells its density before
-    the activation (`raw_density`), that is looked at: it has a slope where density itself is flat.
+    `normals` has no derivative of its own where plane sampling has none. Where a field offers its density before
+    the activation (`raw_density`), that is used: it has a slope where density itself is constant.
+
+    Args:
+        field: The field.
+        points: (..., N, 3).
+        step: Offset of the differences in world units.
+
+    Returns:
+        (..., N, 3).
     """
-    height = getattr(field, "raw_density", field.density)
+    heights = getattr(field, "raw_density", field.density)
     offsets = step * torch.eye(3, dtype=points.dtype, device=points.device)
     around = points[..., None, :] + torch.cat([offsets, -offsets])  # (..., N, 6, 3)
-    ahead, behind = height(around.flatten(-3, -2)).unflatten(-1, (-1, 2, 3)).unbind(-2)
+    ahead, behind = heights(around.flatten(-3, -2)).unflatten(-1, (-1, 2, 3)).unbind(-2)
     return torch.nn.functional.normalize((behind - ahead) / (2 * step), dim=-1)

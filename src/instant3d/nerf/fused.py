@@ -1,7 +1,7 @@
-"""Ray marching of a projected triplane in one pass on a GPU: which kernels run, with which arguments, and whether.
+"""Fused GPU ray marching of a projected triplane: selection and launch of the Triton kernels.
 
-Optional: needs Triton. `TriplaneField.fused` offers it, and `march` and `TriplaneField.density` take it where it can
-be taken and its self-check, once for every kind of call, comes out as the plain path does.
+Optional: needs Triton. `TriplaneField.fused` offers it; `march` and `TriplaneField.density` use it where it is
+available and its self-check, run once for every kind of call, agrees with the plain path.
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ Mode = Literal["pixels", "weights", "points"]
 Choice = Literal["auto", "never", "always"]
 
 NAMES = {F.relu: "relu", F.silu: "silu", F.softplus: "softplus", torch.exp: "exp"}
-COLUMNS = 16  # of the last layer, whose 4 are padded to what a product takes
-POINT_STEPS = 8  # blocks of points that one program goes through
+COLUMNS = 16  # outputs of the last layer: 4, padded to the least size of a product
+POINT_STEPS = 8  # blocks of points per program
 WIDEST, DEEPEST = 128, 16  # decoders that fit a processor's registers and shared memory
 DEEP = 4  # hidden layers from which the backward pass must take fewer rows, as it must with float32
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a kernel is spread over the GPU: rows of a block, warps, and the most registers of a thread (None: any)."""
+    """Launch parameters of a kernel.
+
+    Attributes:
+        block: Rows of a block.
+        warps: Warps per program.
+        registers: Most registers per thread; None for no limit.
+    """
 
     block: int = 64
     warps: int = 4
@@ -40,7 +46,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, int]:
-        """What Triton takes of it beside the kernel's own arguments."""
+        """Triton's launch options, apart from the kernel's own arguments."""
         return {"num_warps": self.warps, "num_stages": 1} | ({"maxnreg": self.registers} if self.registers else {})
 
 
@@ -52,7 +58,7 @@ _choice: list[Choice] = ["auto"]
 
 @contextlib.contextmanager
 def using(choice: Choice) -> Iterator[None]:
-    """Choose the fused path "never", "always" (unchecked, on any device), or where it pays ("auto", the default)."""
+    """Use the fused path "never", "always" (unchecked, on any device), or where it is available and correct."""
     _choice.append(choice)
     try:
         yield
@@ -62,7 +68,7 @@ def using(choice: Choice) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Setup:
-    """All that kernels are compiled for, but the number of samples and of texels."""
+    """Compile-time parameters of the kernels, except the numbers of samples and texels; fields as in `Decoder`."""
 
     width: int
     layers: int
@@ -76,7 +82,7 @@ class Setup:
 
     @classmethod
     def of(cls, decoder: Decoder) -> Setup | None:
-        """What a decoder needs, or None where there is no kernel for it."""
+        """Return the parameters for a decoder, or None if there is no kernel for it."""
         activation, density = NAMES.get(decoder.activation), NAMES.get(decoder.density_activation)
         width, layers = decoder.first.out_features, len(decoder.hidden)
         if activation is None or density is None or width > WIDEST or layers > DEEPEST:
@@ -95,11 +101,11 @@ class Setup:
 
     @property
     def padded(self) -> int:
-        """The width, padded to what a product takes."""
+        """The width, padded to a size that matrix products accept."""
         return max(16, 1 << (self.width - 1).bit_length())
 
     def decoder(self) -> Decoder:
-        """Some decoder that needs this."""
+        """Build a decoder with these parameters."""
         return Decoder(
             4,
             self.width,
@@ -114,7 +120,7 @@ class Setup:
         )
 
     def constants(self, mode: Mode, steps: int, side: int, product: torch.dtype) -> dict[str, Any]:
-        """The kernels' compile-time arguments."""
+        """Return the kernels' compile-time arguments."""
         import triton.language as tl
 
         types = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
@@ -138,7 +144,7 @@ class Setup:
 
 
 class Fused:
-    """A triplane field as the kernels read it: planes of projected features, channels last, and stacked layers."""
+    """A triplane field in the kernels' layout: planes of projected features, channels last, and stacked layers."""
 
     def __init__(self, setup: Setup, projected: Tensor, decoder: Decoder) -> None:
         pad = setup.padded - setup.width
@@ -157,12 +163,12 @@ class Fused:
 
     @property
     def product(self) -> torch.dtype:
-        """Of the products' operands: autocast's, or the planes' own."""
+        """Number format of the products' operands: autocast's, or the planes' own."""
         device = self.tensors[0].device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
 
     def takes(self, mode: Mode, steps: int, *inputs: Tensor) -> bool:
-        """Whether it can stand in for the plain path now."""
+        """Whether the kernels can replace the plain path for this call."""
         choice = _choice[-1]
         if choice == "never" or any(tensor.requires_grad for tensor in inputs):
             return False
@@ -176,18 +182,27 @@ class Fused:
         return available(device) and passes(self.setup, mode, steps, self.side, product, device)
 
     def pixels(self, rays: Rays, edges: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """rgb (..., R, 3), alpha and distance (..., R) of rays (..., R) with samples at (..., R, S)."""
+        """Render rays.
+
+        Args:
+            rays: (..., R).
+            edges: Interval boundaries (..., R, S + 1).
+            at: Sample distances (..., R, S).
+
+        Returns:
+            rgb (..., R, 3), alpha and distance (..., R).
+        """
         out = self._run("pixels", at.shape[-1], rays.origins, rays.directions, edges, at)
         alpha, rgb, moment = out.split([1, 3, 1], dim=-1)
         return rgb, alpha[..., 0], (moment / alpha.clamp(min=1e-6))[..., 0]
 
     def weights(self, rays: Rays, edges: Tensor, at: Tensor) -> Tensor:
-        """Every interval's share of the light, (..., R, S), without gradient."""
+        """Return each interval's rendering weight, (..., R, S), without gradient; arguments as in `pixels`."""
         with torch.no_grad():
             return self._run("weights", at.shape[-1], rays.origins, rays.directions, edges, at)
 
     def density(self, points: Tensor) -> Tensor:
-        """Density (..., N) at points (..., N, 3)."""
+        """Return the density (..., N) at points (..., N, 3)."""
         return self._run("points", POINT_STEPS, points, points, points, points)
 
     def _run(self, mode: Mode, steps: int, *inputs: Tensor) -> Tensor:
@@ -201,7 +216,7 @@ class Fused:
 
 
 class _Pass(torch.autograd.Function):
-    """One kernel over all rays or points, and the one of its gradient."""
+    """One kernel over all rays or points, and the kernel of its gradient."""
 
     @staticmethod
     def forward(ctx: Any, setup: Setup, mode: Mode, steps: int, product: torch.dtype, *given: Tensor) -> Tensor:
@@ -221,7 +236,7 @@ class _Pass(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         alpha, origins, directions, edges, at, out, *ready = ctx.saved_tensors
-        ready[0] = ready[0].to(origins.dtype)  # what is read in one layout and added to in another costs exchanges
+        ready[0] = ready[0].to(origins.dtype)  # reading in one layout and adding in another would cost conversions
         sums = [torch.zeros_like(tensor) for tensor in ready]
         inputs = [*ready, alpha, origins, directions, edges, at, out, gradient.to(origins.dtype).contiguous()]
         _launch("backward", ctx.given, [*inputs, *sums])
@@ -229,7 +244,7 @@ class _Pass(torch.autograd.Function):
 
 
 def launch_of(name: str, setup: Setup, product: torch.dtype) -> Launch:
-    """How the "forward" or "backward" kernel is launched for a decoder."""
+    """Return the launch parameters of the "forward" or "backward" kernel for a decoder."""
     tight = name == "backward" and (setup.layers >= DEEP or product == torch.float32)
     return LAUNCHES["tight backward" if tight else name]
 
@@ -253,7 +268,7 @@ def _launch(name: Literal["forward", "backward"], given: tuple[Any, ...], tensor
 
 
 def prepared(field: TriplaneField) -> Fused | None:
-    """A field for the kernels, or None where they cannot run."""
+    """Return a field in the kernels' layout, or None if they cannot run."""
     setup = Setup.of(field.decoder)
     if setup is None or not (_choice[-1] == "always" or available(field.projected.device)):
         return None
@@ -263,7 +278,7 @@ def prepared(field: TriplaneField) -> Fused | None:
 
 @functools.cache
 def available(device: torch.device) -> bool:
-    """Whether there is a GPU that multiplies bfloat16, and Triton."""
+    """Whether Triton is installed and the device is a GPU that multiplies bfloat16."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)

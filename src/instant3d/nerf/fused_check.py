@@ -1,4 +1,4 @@
-"""Whether a fused kernel comes out as the plain path does: what `auto` asks before it takes one."""
+"""Self-check of the fused kernels against the plain path, run before `auto` uses them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOLERANCES = {torch.bfloat16: 0.15, torch.float32: 5e-3}  # shares of the norm; 
 
 @functools.cache
 def passes(setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device) -> bool:
-    """Whether a kernel compiles and comes out as the plain path, forward and backward; warns where it does not."""
+    """Whether a kernel compiles and agrees with the plain path, forward and backward; warns if not."""
     from triton.errors import TritonError
 
     try:
@@ -31,14 +31,14 @@ def passes(setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype
         if error <= TOLERANCES[product]:
             return True
         reason = f"it differs from the plain path by {error:.2g} of its norm"
-    warnings.warn(f"the fused renderer is not used for {mode}: {reason}; rendering goes the plain way", stacklevel=2)
+    warnings.warn(f"the fused renderer is not used for {mode}: {reason}; the plain renderer is used", stacklevel=2)
     return False
 
 
 def self_check(
     setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device, rays: int = 200
 ) -> float:
-    """The greatest difference to the plain path among results and gradients: norms, as shares of the plain ones."""
+    """Return the largest relative difference (of norms) from the plain path among results and gradients."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(0)
         decoder = setup.decoder().to(device)
@@ -46,16 +46,16 @@ def self_check(
         points = 2.2 * torch.rand(2, rays, 3, device=device) - 1.1
         origins = F.normalize(torch.randn(2, rays, 3, device=device), dim=-1) * 2.5
         results = []
-        turns: tuple[tuple[Choice, bool], ...] = (("never", False), ("always", product == torch.bfloat16))
-        for choice, autocast in turns:
+        runs: tuple[tuple[Choice, bool], ...] = (("never", False), ("always", product == torch.bfloat16))
+        for choice, autocast in runs:
             with using(choice), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 results.append(_results(TriplaneField(Triplane(planes), decoder), mode, steps, origins, points))
     shares = [(ours - plain).norm() / plain.norm().clamp(min=1e-12) for plain, ours in zip(*results, strict=True)]
-    return float(torch.stack(shares).max())  # not a number if one of them is none
+    return float(torch.stack(shares).max())  # NaN if one of them is NaN
 
 
 def _results(field: TriplaneField, mode: Mode, steps: int, origins: Tensor, points: Tensor) -> list[Tensor]:
-    """What one kind of call gives, and the gradients of a sum of it."""
+    """Return the outputs of one kind of call, and the gradients of a weighted sum of them."""
     rays = Rays(origins, F.normalize(points - origins, dim=-1))
     edges = volume.even_edges(*volume.box_span(rays), steps)
     at = (edges[..., 1:] + edges[..., :-1]) / 2
@@ -65,8 +65,8 @@ def _results(field: TriplaneField, mode: Mode, steps: int, origins: Tensor, poin
     if mode == "points":
         outputs = [field.density(points)]
     else:
-        seen = volume.blended(field, rays, edges, at)
-        outputs = [seen.rgb, seen.alpha, seen.distance]
+        pixels = volume.blended(field, rays, edges, at)
+        outputs = [pixels.rgb, pixels.alpha, pixels.distance]
     loss = torch.zeros((), device=origins.device)
     for output in outputs:
         loss = loss + (output * torch.linspace(0.5, 1.5, output.numel(), device=output.device).view_as(output)).sum()

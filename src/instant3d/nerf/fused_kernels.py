@@ -1,9 +1,8 @@
 """Triton kernels that sample, decode and composite a projected triplane in one pass, forward and backward.
 
-One program takes a block of rays (or points) of one object and loops over their samples; the samples of one step are
-the rows of its matrix products. The backward kernel recomputes what the forward one computed and stores nothing for
-each sample. `fused.py` says what the arguments are; those in capitals are fixed at compile time, as in
-`fused_parts.py`.
+One program processes a block of rays (or points) of one object and loops over their samples; the samples of one step
+are the rows of its matrix products. The backward kernel recomputes the forward pass and stores nothing per sample.
+`fused.py` defines the arguments; those in capitals are fixed at compile time, as in `fused_parts.py`.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def forward(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """MODE "pixels": what is blended, SEEN of a ray; "weights": every interval's weight; "points": density."""
+    """MODE "pixels": the SEEN blended values of a ray; "weights": every interval's weight; "points": density."""
     thing = tl.program_id(1).to(tl.int64)
     start = thing * count
     planes += thing * (3 * SIDE * SIDE * WIDTH)
@@ -160,8 +159,8 @@ def backward(
 ):
     """Gradients of MODE "pixels" and "points", front to back.
 
-    Behind sample i, what all others add to the loss is the forward pass's total less what came so far. Rounding may
-    leave more of it than the light that is left can carry, which is cut off.
+    Behind sample i, the contribution of all later samples to the loss is the forward pass's total less what came so
+    far. Rounding may leave more of it than the remaining transmittance allows; the excess is cut off.
     """
     thing = tl.program_id(1).to(tl.int64)
     start = thing * count

@@ -1,4 +1,4 @@
-"""What the fused kernels are made of: Triton functions that sample planes, decode features and weigh samples.
+"""Building blocks of the fused kernels: Triton functions that sample planes, decode features and weigh samples.
 
 Everything written in capitals is fixed at compile time. WIDTH is the decoder's width, padded to a power of two;
 PRODUCT is the type of the products' operands and SUM that of everything else.
@@ -11,8 +11,8 @@ import triton.language as tl
 
 # ruff: noqa: RUF005 (Triton joins tuples, but does not unpack them)
 
-COLUMNS = tl.constexpr(16)  # of the last layer, the least that a product takes: density, red, green, blue, unused
-SEEN = tl.constexpr(5)  # what is blended of a sample: 1, red, green, blue, distance
+COLUMNS = tl.constexpr(16)  # outputs, padded to the least size of a product: density, red, green, blue, unused
+SEEN = tl.constexpr(5)  # blended values of a sample: 1, red, green, blue, distance
 
 
 @triton.jit
@@ -30,7 +30,7 @@ def activation(x, KIND: tl.constexpr):
 
 @triton.jit
 def slope(x, KIND: tl.constexpr):
-    """The derivative of `_activation` by x."""
+    """Derivative of `activation` with respect to x."""
     if KIND == "relu":
         y = tl.where(x > 0, 1.0, 0.0)
     elif KIND == "silu":
@@ -53,7 +53,7 @@ def opacity(thickness):
 
 @triton.jit
 def _cell(x, SIDE: tl.constexpr):
-    """Along one axis of a plane: the two texels beside x and their weights, which are 0 outside the plane."""
+    """Return the two texels beside x along one axis of a plane, and their weights, which are 0 outside the plane."""
     place = (x + 1) * (0.5 * SIDE) - 0.5
     place = tl.minimum(tl.maximum(place, -1.0), 1.0 * SIDE)
     floor = tl.floor(place)
@@ -66,7 +66,7 @@ def _cell(x, SIDE: tl.constexpr):
 
 @triton.jit
 def _texels(x, y, z, plane, SIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """Offsets of points' four texels of a plane (0 xy, 1 xz, 2 yz), and their bilinear weights."""
+    """Return offsets of points' four texels of a plane (0 xy, 1 xz, 2 yz), and their bilinear weights."""
     left, right, on_left, on_right = _cell(tl.where(plane == 2, y, x), SIDE)
     top, bottom, on_top, on_bottom = _cell(tl.where(plane == 0, y, z), SIDE)
     top = (plane * SIDE + top) * SIDE
@@ -78,9 +78,9 @@ def _texels(x, y, z, plane, SIDE: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def sample(planes, x, y, z, bias, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr, SUM: tl.constexpr):
-    """The bias and the bilinear samples of three planes, (rows, WIDTH).
+    """Return the bias plus the bilinear samples of three planes, (rows, WIDTH).
 
-    A loop over planes, which is not unrolled: all twelve texels at once would not fit into registers.
+    The loop over planes is not unrolled: all twelve texels at once would not fit into registers.
     """
     total = tl.zeros((x.shape[0], WIDTH), SUM) + bias[None, :]
     for plane in range(3):
@@ -93,9 +93,10 @@ def sample(planes, x, y, z, bias, channel, SIDE: tl.constexpr, WIDTH: tl.constex
 
 @triton.jit
 def scatter(planes, x, y, z, value, scratch, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """Add the gradient (rows, WIDTH) of samples to that of the texels, but for rows of zeros.
+    """Add the gradient (rows, WIDTH) of samples to that of the texels, except for rows of zeros.
 
-    On its way through memory a product's result, whose rows lie scattered over threads, becomes rows of neighbours.
+    The value passes through memory to change the layout: a product's result, whose rows are spread over threads,
+    becomes contiguous rows.
     """
     place = scratch + tl.arange(0, value.shape[0])[:, None] * WIDTH + channel[None, :]
     tl.debug_barrier()
@@ -134,7 +135,7 @@ def decode(
     SUM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """What every hidden layer's activation is applied to, the first layer's `features` (rows, WIDTH) included."""
+    """Apply the hidden layers; also return all pre-activations, the first layer's `features` (rows, WIDTH) included."""
     before = (features.to(PRODUCT),)
     state = activation(features, KIND)
     for layer in tl.static_range(LAYERS):
@@ -152,7 +153,7 @@ def blob(x, y, z, BLOB: tl.constexpr, RADIUS: tl.constexpr):
 
 @triton.jit
 def sight(outputs, middle, column, steepness, SCALED: tl.constexpr, MARGIN: tl.constexpr):
-    """What is blended of samples, (rows, COLUMNS), and its derivative by the last layer's outputs."""
+    """Return the blended values of samples, (rows, COLUMNS), and their derivatives by the last layer's outputs."""
     if SCALED:
         share = tl.sigmoid(outputs * steepness)
         seen = share / steepness
@@ -168,7 +169,7 @@ def sight(outputs, middle, column, steepness, SCALED: tl.constexpr, MARGIN: tl.c
 
 @triton.jit
 def position(origin, step, at, start, row, i, MODE: tl.constexpr, STEPS: tl.constexpr):
-    """World coordinates of sample i: of rays, or of points that `at` lists."""
+    """Return the world coordinates of sample i: of rays, or of the points listed in `at`."""
     if MODE == "points":
         x = tl.load(at + (start + row) * 3)
         y = tl.load(at + (start + row) * 3 + 1)

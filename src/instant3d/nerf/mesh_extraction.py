@@ -1,11 +1,11 @@
-"""From a field to a triangle mesh of its surface. Knows nothing of triplanes: any `Field` of one object will do.
+"""Surface extraction from a field: adaptive marching cubes with refined vertices and vertex colours.
 
 The surface is where density passes a threshold. Density is read on a coarse grid everywhere and on the fine grid only
 around the surface; marching cubes connects the fine grid's crossings, each of which is then moved to where the field
 itself passes the threshold; colour is read at the vertices alone.
 
-The threshold, if not given, is Otsu's (1979): of all values, the one that best parts the opacities found in the cube
-into two classes, empty and solid, where opacity is what a 32nd of a world unit of that density absorbs. So it lies
+The threshold, if not given, is Otsu's (1979): of all values, the one that best separates the opacities found in the
+cube into two classes, empty and solid, where opacity is what a 32nd of a world unit of that density absorbs. So it lies
 half-way between haze and matter, whatever the scale of the field's densities, at every resolution. Where nothing is
 visible, or no place is less than half as opaque as the most opaque, there is no surface, and the error says which.
 """
@@ -25,7 +25,7 @@ from instant3d.nerf.baked_field import bake, device_of, grid_density
 from instant3d.nerf.field import Field
 from instant3d.nerf.narrow_band import refine
 
-THICKNESS = 1 / 32  # of the slice, in world units, whose opacity the automatic threshold looks at
+THICKNESS = 1 / 32  # of the slice, in world units, whose opacity the automatic threshold uses
 INVISIBLE = 0.35  # a ray through the whole cube at this density lets half of the light through: -ln(1/2) / 2
 COARSEST = 48  # the coarse grid has at least as many cells a side, if the fine one has, and less than twice as many
 HALVINGS = 3  # of the edge on which a vertex lies; leaves a tenth of an edge even where density is a step
@@ -35,7 +35,7 @@ BYTES_PER_POINT = 2048  # eight 64-wide float32 activations
 
 @dataclass(frozen=True)
 class _Grid:
-    """Nodes 1 to `resolution` span the cube along each axis; node 0 and those beyond are outside, where nothing is."""
+    """Nodes 1 to `resolution` span the cube along each axis; node 0 and those beyond lie outside, with density 0."""
 
     resolution: int
 
@@ -53,11 +53,11 @@ class _Grid:
         return -(-(self.resolution + 1) // self.stride) * self.stride
 
     def inside(self, nodes: np.ndarray) -> np.ndarray:
-        """Which of the nodes (..., 3) are in the cube."""
+        """Whether each of the nodes (..., 3) is in the cube."""
         return np.all((nodes >= 1) & (nodes <= self.resolution), axis=-1)
 
     def world(self, nodes: np.ndarray) -> np.ndarray:
-        """Coordinates of nodes, whole or fractional, in float64."""
+        """Return the world coordinates of nodes, integer or fractional, in float64."""
         return (nodes - 1) * (2 / (self.resolution - 1)) - 1
 
 
@@ -105,7 +105,7 @@ def _check(grid: _Grid, max_memory: int) -> None:
 
 
 def _coarse_density(field: Field, grid: _Grid) -> np.ndarray:
-    """Densities at every `stride`-th node along each axis; -1 outside the cube."""
+    """Return densities at every `stride`-th node along each axis; -1 outside the cube."""
     nodes = np.arange(0, grid.cells + 1, grid.stride)
     inside = (nodes >= 1) & (nodes <= grid.resolution)
     density = np.full((len(nodes),) * 3, -1.0, np.float32)
@@ -115,7 +115,7 @@ def _coarse_density(field: Field, grid: _Grid) -> np.ndarray:
 
 
 def _threshold(density: np.ndarray, wanted: float | Literal["auto"]) -> float:
-    """The density at the surface, given those (N) found in the cube, of which some must be below and some above."""
+    """Return the surface density, given the densities (N) in the cube; some of them must be below and some above."""
     highest, lowest = float(density.max()), float(density.min())
     if not math.isfinite(highest):
         raise ValueError(
@@ -142,7 +142,7 @@ def _otsu(density: np.ndarray) -> float:
 
     opacity = -np.expm1(-density.astype(np.float64) * THICKNESS)
     if opacity.min() > opacity.max() / 2:
-        return INVISIBLE  # everything is of one kind
+        return INVISIBLE  # there is only one class
     return -math.log1p(-min(float(threshold_otsu(opacity)), 1 - 1e-9)) / THICKNESS
 
 
@@ -153,7 +153,7 @@ def _height(density: np.ndarray, level: float) -> np.ndarray:
 
 
 def _marching_cubes(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the surface crosses the edges of `cells`, in (fractional) nodes, and triangles between these points."""
+    """Return the surface's crossings of the edges of `cells`, in (fractional) nodes, and the triangles between them."""
     from skimage.measure import marching_cubes
 
     low, high = cells.min(0), cells.max(0) + 2
@@ -167,10 +167,10 @@ def _marching_cubes(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, 
 def _corrected(
     crossings: np.ndarray, values: np.ndarray, grid: _Grid, height: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Crossings (V, 3) moved along their edges to where the field itself crosses: halvings, then a straight line.
+    """Move crossings (V, 3) along their edges to where the field itself crosses: halvings, then a secant step.
 
-    Left alone: crossings at a node, those inside a cell (marching cubes adds some there), and those of edges that end
-    outside the cube, where nothing is.
+    Unchanged: crossings at a node, those inside a cell (marching cubes adds some there), and those of edges that end
+    outside the cube, where density is 0.
     """
     low = np.floor(crossings + 1e-4)
     along = np.abs(crossings - low) > 1e-4

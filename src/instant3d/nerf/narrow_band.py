@@ -1,10 +1,9 @@
-"""Values on a fine grid of nodes, but only in the cells that a surface passes through.
+"""Evaluation of a function on a fine grid, only in the cells that its zero surface passes through.
 
-Knows nothing of densities or meshes: a function on the nodes of a grid is positive inside something and negative
-outside. Cells are halved level by level. At the coarsest, a cell is looked into if its corners, or those of a
-neighbour, differ in sign; at finer ones, if its own corners differ. Wherever the surface then turns out to leave a
-cell through a face, the cell behind is looked into as well, so the surface found is always closed: only parts that
-fit between the nodes of the coarsest grid and hang on nothing larger are missed.
+The function is positive inside and negative outside. Cells are halved level by level. At the coarsest level a cell is
+refined if its corners, or those of a neighbour, differ in sign; at finer ones, if its own corners differ. Wherever the
+surface leaves a cell through a face, the cell behind is refined as well, so the surface found is always closed: only
+parts that fit between the nodes of the coarsest grid and touch nothing larger are missed.
 """
 
 from __future__ import annotations
@@ -22,10 +21,16 @@ SPLIT = np.array(list(itertools.product((0, 1, 2), repeat=3)))  # nodes of a hal
 
 
 def refine(coarse: Array, levels: int, evaluate: Evaluate) -> tuple[Array, Array]:
-    """Halve the cells of a grid with nodes `coarse` (M, M, M) `levels` times, where its surface passes.
+    """Halve the cells of a grid `levels` times where its surface passes.
 
-    Returns values ((M - 1) * 2^levels + 1)^3, right at the corners of the cells returned, and these: the finest cells
-    (A, 3) that the surface passes, each named by its lowest corner. The grid's border must be outside.
+    Args:
+        coarse: Values at the nodes, (M, M, M); those at the border must be negative.
+        levels: Number of halvings.
+        evaluate: Returns values (N) at integer nodes (N, 3) of the finest grid.
+
+    Returns:
+        Values ((M - 1) * 2^levels + 1)^3, valid at the corners of the returned cells; and the finest cells (A, 3) that
+        the surface passes, each given by its lowest corner.
     """
     values, known = coarse, np.ones(coarse.shape, bool)
     cells = np.argwhere(_crossed(coarse))
@@ -40,7 +45,7 @@ def _scaled(evaluate: Evaluate, factor: int) -> Evaluate:
 
 
 def _crossed(values: Array) -> Array:
-    """Which cells (M - 1)^3 of a grid have corners of both signs."""
+    """Whether each cell (M - 1)^3 of a grid has corners of both signs."""
     some = every = values > 0
     for axis in range(3):
         low, high = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
@@ -56,10 +61,10 @@ def _with_neighbours(cells: Array, side: int) -> Array:
 
 
 def _halved(values: Array, known: Array, cells: Array, evaluate: Evaluate) -> tuple[Array, Array, Array]:
-    """Values on the grid of half the spacing, in `cells` (A, 3) and those behind faces that the surface crosses.
+    """Evaluate the grid of half the spacing in `cells` (A, 3) and those behind faces that the surface crosses.
 
-    Returns with them which nodes are known, and the small cells that are crossed. Untouched parts of the arrays never
-    take up memory.
+    Also returns which nodes are known, and the small cells that are crossed. Untouched parts of the arrays never
+    occupy memory.
     """
     side = len(values)
     shape = (2 * side - 1,) * 3
@@ -81,26 +86,26 @@ def _halved(values: Array, known: Array, cells: Array, evaluate: Evaluate) -> tu
 
 
 def _flat(nodes: Array, side: int) -> Array:
-    """Numbers (N) of the nodes (N, 3) of a grid in memory."""
+    """Return the linear indices (N) of the nodes (N, 3) of a grid."""
     return (nodes[:, 0] * side + nodes[:, 1]) * side + nodes[:, 2]
 
 
 def _unknown(known: Array, nodes: Array) -> Array:
-    """Those of `nodes` that are not known, each once."""
+    """Return the unknown ones of `nodes`, each once."""
     wanted = np.zeros(len(known), bool)
     wanted[nodes[~known[nodes]]] = True
     return np.flatnonzero(wanted)
 
 
 def _small_cells(fine: Array, cells: Array, side: int) -> Array:
-    """Those of the eight children of `cells` that have corners of both signs."""
+    """Return those of the eight children of `cells` that have corners of both signs."""
     children = (2 * cells[:, None] + CORNERS).reshape(-1, 3)
     corners = _flat(children, 2 * side - 1)[:, None] + _flat(CORNERS, 2 * side - 1)
     return children[_differ(fine[corners] > 0)]
 
 
 def _behind(fine: Array, cells: Array, taken: Array) -> Array:
-    """Cells not yet taken that lie behind a face of `cells` which the surface crosses; they are taken now."""
+    """Return new cells behind a face of `cells` that the surface crosses, and mark them as taken."""
     side = len(taken) + 1
     found = [np.empty((0, 3), np.int64)]
     for axis, end in itertools.product(range(3), (0, 2)):
@@ -114,5 +119,5 @@ def _behind(fine: Array, cells: Array, taken: Array) -> Array:
 
 
 def _differ(solid: Array) -> Array:
-    """Which rows (A, K) hold both true and false."""
+    """Whether each row (A, K) contains both true and false."""
     return np.any(solid, axis=1) & ~np.all(solid, axis=1)

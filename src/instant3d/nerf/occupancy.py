@@ -1,9 +1,9 @@
-"""Where in the cube there is anything at all: a coarse grid of cells, and the free way that a ray has through it.
+"""Occupancy grid: a coarse grid of non-empty cells, and the empty distance ahead of a ray.
 
-Knows nothing of colours or pictures. The rule: density is read at the nodes of a regular grid; a cell counts as
-occupied if a node of it, or of a cell within `dilation` cells of it, exceeds `threshold`. So only what fits between
-all nodes is missed (with the default 64 cells a side, nodes lie as close as the texels of a 64-texel triplane), and
-of what is dropped on purpose a ray loses at most 1 - exp(-length * threshold): 1 % on its way along the cube's edge.
+Density is read at the nodes of a regular grid; a cell counts as occupied if a node of it, or of a cell within
+`dilation` cells of it, exceeds `threshold`. So only what fits between all nodes is missed (with the default 64 cells
+per side, nodes lie as close as the texels of a 64-texel triplane), and by dropping low densities a ray loses at most
+1 - exp(-length * threshold) of its light: 1 % along the cube's edge.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from instant3d.nerf.field import Field
 
 THRESHOLD = 0.005  # density below which a place counts as empty
 DENSE = 1.0  # density from which a place may hold a surface; below, a default cell absorbs at most 3 %
-REACH = 6  # cells; longer leaps save nothing
-BEYOND = 1e-4  # how far a leap ends inside the next cell, in world units: rounding must not leave it in the last one
+REACH = 6  # cells; longer skips save nothing
+BEYOND = 1e-4  # world units by which a skip ends inside the next cell, despite rounding
 
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Distances in cells, diagonals counting as one, indexed [x, y, z]: 0 in the cells themselves.
+    """Distances in cells, diagonals counting as one, indexed [x, y, z]; 0 in the cells themselves.
 
-    to_matter   (side, side, side)  to the nearest occupied cell, at most REACH
-    to_dense    (side, side, side)  to the nearest cell that may hold a surface, at most REACH (haze needs few samples)
+    Attributes:
+        to_occupied: (side, side, side), to the nearest occupied cell, at most REACH.
+        to_dense: (side, side, side), to the nearest cell that may hold a surface, at most REACH (haze needs few
+            samples).
     """
 
     to_occupied: Tensor
@@ -35,21 +37,29 @@ class Occupancy:
 
     @classmethod
     def from_field(cls, field: Field, side: int = 64, *, threshold: float = THRESHOLD, dilation: int = 1) -> Occupancy:
-        """Read the density of one object's field at (side + 1)^3 nodes."""
+        """Build the grid from the density of one object's field at (side + 1)^3 nodes.
+
+        Args:
+            field: The field.
+            side: Cells per side.
+            threshold: Density below which a place counts as empty.
+            dilation: Cells by which occupied regions are grown.
+        """
         nodes = grid_density(bake(field), torch.linspace(-1, 1, side + 1, device=device_of(field)))
         return cls(*(_cells_away(nodes > limit, dilation) for limit in (threshold, max(threshold, DENSE))))
 
     @property
     def side(self) -> int:
+        """Number of cells per side."""
         return self.to_occupied.shape[0]
 
     @property
     def share(self) -> float:
-        """Part of the cells that are occupied."""
+        """Share of the cells that are occupied."""
         return float((self.to_occupied == 0).float().mean())
 
     def box(self) -> tuple[Tensor, Tensor]:
-        """Lowest and highest world coordinates (3) of occupied cells; the same twice if there are none."""
+        """Return the lowest and highest world coordinates (3) of occupied cells; equal if there are none."""
         cells = (self.to_occupied == 0).nonzero()
         if not len(cells):
             nowhere = torch.zeros(3, device=self.to_occupied.device)
@@ -58,22 +68,30 @@ class Occupancy:
         return low * (2 / self.side) - 1, high * (2 / self.side) - 1
 
     def skip_empty(self, points: Tensor, directions: Tensor) -> Tensor:
-        """How far rays may go on from points (3, R) along unit vectors (3, R) before they could meet anything: (R).
+        """Return how far each ray can advance before it could meet an occupied cell; 0 inside one.
 
-        0 in an occupied cell. Coordinates come first, for arithmetic on long rows is faster.
+        Args:
+            points: (3, R). Coordinates come first, because arithmetic on long rows is faster.
+            directions: Unit vectors (3, R).
+
+        Returns:
+            (R,) in world units.
         """
-        return self._way(self.to_occupied, points, directions)
+        return self._free_distance(self.to_occupied, points, directions)
 
     def skip_to_dense(self, points: Tensor, directions: Tensor) -> Tensor:
-        """How far rays may go on before they could meet a surface: 0 where one may be. As `leap` otherwise."""
-        return self._way(self.to_dense, points, directions)
+        """Return how far each ray can advance before it could meet a surface; otherwise as `skip_empty`."""
+        return self._free_distance(self.to_dense, points, directions)
 
-    def _way(self, away: Tensor, points: Tensor, directions: Tensor) -> Tensor:
-        """A cell that is k cells away sits in the middle of a free block, 2 k - 1 cells a side: the way out of it."""
+    def _free_distance(self, distances: Tensor, points: Tensor, directions: Tensor) -> Tensor:
+        """Return the distance to the end of the empty block around each point.
+
+        A cell at distance k is the centre of an empty block of 2 k - 1 cells per side.
+        """
         place = (points + 1) * (self.side / 2)
         cell = place.floor().clamp(0, self.side - 1)
         i, j, k = cell.long()
-        free = away.view(-1).index_select(0, (i * self.side + j) * self.side + k)
+        free = distances.view(-1).index_select(0, (i * self.side + j) * self.side + k)
         ahead = cell + torch.where(directions > 0, free, 1 - free)
         steep = directions.abs().clamp(min=1e-9)
         way = ((ahead - place).abs() / steep).amin(0) * (2 / self.side)
@@ -81,21 +99,21 @@ class Occupancy:
 
 
 def _cells_away(nodes: Tensor, dilation: int) -> Tensor:
-    """Distance in cells (side, side, side), at most REACH, to those with a node in `nodes` (side + 1, ...), dilated."""
+    """Return distances in cells (side, side, side), at most REACH, to those with a node in `nodes` (side + 1, ...)."""
     cells = nodes
     for axis in range(3):
         cells = cells.narrow(axis, 0, cells.shape[axis] - 1) | cells.narrow(axis, 1, cells.shape[axis] - 1)
     for _ in range(dilation):
         cells = _grown(cells)
-    away = (~cells).float()
+    distances = (~cells).float()
     for _ in range(REACH - 1):
         cells = _grown(cells)
-        away += ~cells
-    return away
+        distances += ~cells
+    return distances
 
 
 def _grown(cells: Tensor) -> Tensor:
-    """Cells and all their neighbours, diagonal ones too."""
+    """Dilate cells by one, diagonals included."""
     for axis in range(3):
         inner, grown = cells.shape[axis] - 1, cells.clone()
         grown.narrow(axis, 1, inner).logical_or_(cells.narrow(axis, 0, inner))

@@ -1,8 +1,8 @@
-"""Pictures of a field that is done changing: rays leap over empty space and stop when nothing more can be seen.
+"""Occupancy-grid volume renderer for inference: empty-space skipping and early ray termination, no gradients.
 
-Knows nothing of training: no gradients and no chance. Each ray alternates between two moves until it leaves the cube
-or lets through less than a thousandth of the light: a leap to the next occupied cell, and a packet of samples of equal
-step from there. Density is read at all samples, colour only at those that can be seen.
+Each ray alternates between two steps until it leaves the cube or its transmittance is below a thousandth: a skip to the
+next occupied cell, and a packet of equally spaced samples from there. Density is read at all samples, colour only at
+those that are visible. The result is deterministic.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from instant3d.views import Views
 
 STEP = 1 / 64  # world units: half a texel of a 64-texel triplane
 FAINT_STEP = 1 / 16  # where there is only haze
-PACKET = 8  # samples between two looks at the occupancy grid
+PACKET = 8  # samples between two look-ups in the occupancy grid
 TAIL = 2**15  # samples in one round: where few rays are left, packets are longer, up to eight times
-DARK = 1e-3  # a ray that lets through less light than this has ended
-UNSEEN = 0.02  # samples that send less than this share of the light per step keep their opacity, but no colour is asked
-BYTES_PER_SAMPLE = 4 * 24  # place, density, interval, weight and the temporaries between them
+DARK = 1e-3  # transmittance below which a ray ends
+UNSEEN = 0.02  # samples of a smaller weight per step keep their opacity, but their colour is not read
+BYTES_PER_SAMPLE = 4 * 24  # position, density, interval, weight and the temporaries between them
 BYTES_PER_POINT = 4 * 64 * 8  # inside a field that does not work in small pieces by itself
-NORMALS_AT_ONCE = 2**15  # normals are found by differentiation, which keeps all that led to a density
+NORMALS_AT_ONCE = 2**15  # normals are found by differentiation, which keeps all intermediate results
 
 
 @torch.no_grad()
@@ -43,13 +43,24 @@ def render(
     with_normals: bool = False,
     exact: bool = False,
 ) -> Views:
-    """Pictures (V, 3, height, width) of one object's field by cameras (V): straight colour and alpha, mean camera-z
-    depth, and, if asked, mean world normals.
+    """Render images of one object's field.
 
-    occupancy   where the field is not empty; found first if not given, so give it when there are many calls
-    step        world length that one sample stands for
-    max_memory  bytes that one chunk of rays may take; more chunks, the same picture
-    exact       read the field in float32 even where half precision is faster
+    Args:
+        field: The field.
+        cameras: (V,).
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        occupancy: Occupancy grid of the field; built if not given, so pass it when there are many calls.
+        step: World length that one sample stands for.
+        max_memory: Bytes that one chunk of rays may take; it does not change the result.
+        with_normals: Also render normals.
+        exact: Read the field in float32 even where half precision is faster.
+
+    Returns:
+        Views (V,): straight colour and alpha, mean camera-z depth, and mean world normals if requested.
+
+    Raises:
+        ValueError: `step` is not positive.
     """
     if step <= 0:
         raise ValueError(f"the step between samples is a length in world units and must be positive, got {step}")
@@ -66,7 +77,7 @@ def render(
 
 @dataclass(frozen=True)
 class _Bundle:
-    """Rays with coordinates first, (3, R): arithmetic on long rows is faster."""
+    """Rays with coordinates first, (3, R), because arithmetic on long rows is faster."""
 
     origins: Tensor
     directions: Tensor
@@ -75,20 +86,28 @@ class _Bundle:
         return _Bundle(self.origins.index_select(1, index), self.directions.index_select(1, index))
 
     def at(self, distance: Tensor) -> Tensor:
-        """Points (3, ..., R) at distances (..., R)."""
+        """Return points (3, ..., R) at distances (..., R)."""
         shape = (3, *[1] * (distance.dim() - 1), -1)
         return self.origins.view(shape) + distance * self.directions.view(shape)
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """What rays have gathered so far: light let through, and sums over samples, weighted by what each of them sends."""
+    """Accumulated values of rays.
 
-    light: Tensor  # (R)
-    distance: Tensor  # (R)
-    rgb: Tensor  # (R, 3), over the samples whose colour was asked
-    seen: Tensor  # (R), their weight
-    normal: Tensor | None  # (R, 3)
+    Attributes:
+        light: Transmittance, (R,).
+        distance: Weighted sum of distances, (R,).
+        rgb: Weighted sum of the colours that were read, (R, 3).
+        seen: Sum of their weights, (R,).
+        normal: Weighted sum of normals, (R, 3), if requested.
+    """
+
+    light: Tensor
+    distance: Tensor
+    rgb: Tensor
+    seen: Tensor
+    normal: Tensor | None
 
     @classmethod
     def start(cls, near: Tensor, with_normals: bool) -> _Sums:
@@ -107,20 +126,20 @@ def _march(field: Field, occupancy: Occupancy, rays: Rays, step: float, smooth: 
     bundle = _Bundle(rays.origins.T.contiguous(), rays.directions.T.contiguous())
     alive = torch.arange(len(at), device=at.device)
     while True:
-        alive, at, landed = _skip_empty(occupancy, bundle, alive, at, far)
+        alive, at, arrived = _skip_empty(occupancy, bundle, alive, at, far)
         if not len(alive):
             return sums.pixels()
-        here = alive[:landed]
+        here = alive[:arrived]
         some = bundle[here]
-        edges = _cut(occupancy, some, at[:landed], far[here], step)
+        edges = _cut(occupancy, some, at[:arrived], far[here], step)
         _blend(field, some, here, edges, UNSEEN * step, sums, smooth)
-        at = torch.cat([edges[-1], at[landed:]])
+        at = torch.cat([edges[-1], at[arrived:]])
         going = (sums.light[alive] > DARK).nonzero()[:, 0]
         alive, at = alive[going], at[going]
 
 
 def _span(occupancy: Occupancy, rays: Rays) -> tuple[Tensor, Tensor]:
-    """Distances (R) at which rays enter and leave the smallest box around all matter."""
+    """Return the distances (R) at which rays enter and leave the bounding box of occupied cells."""
     low, high = occupancy.box()
     half = ((high - low) / 2).clamp(min=1e-9)
     return box_span(Rays((rays.origins - (high + low) / 2) / half, rays.directions / half))
@@ -129,42 +148,42 @@ def _span(occupancy: Occupancy, rays: Rays) -> tuple[Tensor, Tensor]:
 def _skip_empty(
     occupancy: Occupancy, bundle: _Bundle, alive: Tensor, at: Tensor, far: Tensor
 ) -> tuple[Tensor, Tensor, int]:
-    """Move rays on until at least half of them are in occupied cells, and put these first; the last is their number.
+    """Advance rays until at least half of them are in occupied cells; return these first, and their number last.
 
-    Rays that leave the cube are dropped. Not to wait for the slowest keeps each step's work large.
+    Rays that leave the cube are dropped. Not waiting for the slowest rays keeps the work of each step large.
     """
     done: list[tuple[Tensor, Tensor]] = []
-    landed = 0
+    arrived = 0
     while True:
         inside = (at < far[alive]).nonzero()[:, 0]
         alive, at = alive[inside], at[inside]
-        if landed >= len(alive):
+        if arrived >= len(alive):
             break
         some = bundle[alive]
         way = occupancy.skip_empty(some.at(at), some.directions)
         there, still = (way == 0).nonzero()[:, 0], way.nonzero()[:, 0]
         done.append((alive[there], at[there]))
-        landed += len(there)
+        arrived += len(there)
         alive, at = alive[still], at[still] + way[still]
     done.append((alive, at))
-    return torch.cat([some for some, _ in done]), torch.cat([some for _, some in done]), landed
+    return torch.cat([some for some, _ in done]), torch.cat([some for _, some in done]), arrived
 
 
 def _cut(occupancy: Occupancy, rays: _Bundle, at: Tensor, far: Tensor, step: float) -> Tensor:
-    """The next intervals of rays, (S + 1, R) distances: long ones as far as haze is known to reach."""
-    glide = occupancy.skip_to_dense(rays.at(at), rays.directions)
+    """Return the boundaries of the next intervals of rays, (S + 1, R) distances: long ones up to a dense cell."""
+    free = occupancy.skip_to_dense(rays.at(at), rays.directions)
     stride = max(step, FAINT_STEP)
     samples = max(PACKET, min(8 * PACKET, TAIL // len(at)))
     count = torch.arange(samples + 1, device=at.device, dtype=at.dtype)[:, None]
-    strides = (glide / stride).ceil()
-    ahead = torch.where(count < strides, count * stride, glide + (count - strides) * step)
+    strides = (free / stride).ceil()
+    ahead = torch.where(count < strides, count * stride, free + (count - strides) * step)
     return torch.minimum(at + ahead, far)
 
 
 def _blend(
     field: Field, rays: _Bundle, here: Tensor, edges: Tensor, unseen: float, sums: _Sums, smooth: Field | None
 ) -> None:
-    """Add what `rays`, numbered `here`, meet in intervals cut at `edges` (S + 1, R) to `sums`."""
+    """Add the contribution of `rays`, with indices `here`, in the intervals between `edges` (S + 1, R) to `sums`."""
     middle, length = (edges[1:] + edges[:-1]) / 2, edges.diff(dim=0)
     points = rays.at(middle).flatten(1)
     density = torch.zeros_like(middle)

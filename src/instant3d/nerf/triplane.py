@@ -1,4 +1,4 @@
-"""Three feature planes and the small network that reads a radiance field out of them. Knows nothing of rays.
+"""Triplane representation and the MLP that decodes it into density and colour.
 
 Planes are xy, xz, yz in this order; a plane's first letter runs along its width, its second along its height, both
 from -1 to 1 (bilinear, `align_corners=False`, zero outside: the convention of `torch.nn.functional.grid_sample`).
@@ -22,15 +22,19 @@ from instant3d.utils.tensor_dataclass import TensorDataclass
 if TYPE_CHECKING:
     from instant3d.nerf.fused import Fused
 
-PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # which world axes run along the width and the height of each plane
-TINY = 1e-20  # of a squared distance, where its root has no slope
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))  # world axes along the width and the height of each plane
+TINY = 1e-20  # least squared distance: the root has no slope at 0
 
 
 @dataclass(frozen=True)
 class Triplane(TensorDataclass):
-    """Features on three axis-aligned planes through the cube [-1, 1]^3."""
+    """Features on three axis-aligned planes through the cube [-1, 1]^3.
 
-    planes: Tensor  # (..., 3, C, P, P)
+    Attributes:
+        planes: (..., 3, C, P, P).
+    """
+
+    planes: Tensor
 
     def __post_init__(self) -> None:
         shape = self.planes.shape
@@ -39,10 +43,17 @@ class Triplane(TensorDataclass):
 
 
 def sample_planes(planes: Tensor, points: Tensor) -> Tensor:
-    """The sum of three bilinear samples, one from each plane: (B, N, C) for planes (B, 3, C, P, P), points (B, N, 3).
+    """Sum three bilinear samples, one from each plane.
 
     Equal to three calls of `grid_sample` (`align_corners=False`, zeros outside). On a CPU the twelve corners of a
     point are one weighted sum of rows of a table, which `embedding_bag` does several times faster.
+
+    Args:
+        planes: (B, 3, C, P, P).
+        points: (B, N, 3).
+
+    Returns:
+        (B, N, C).
     """
     if planes.device.type == "cpu":
         return sample_table(corner_table(planes), points, planes.shape[-1])
@@ -51,18 +62,18 @@ def sample_planes(planes: Tensor, points: Tensor) -> Tensor:
 
 def _sample_by_grid(planes: Tensor, points: Tensor) -> Tensor:
     grid = torch.stack([points[..., list(axes)] for axes in PLANE_AXES], dim=1)  # (B, 3, N, 2)
-    values = planes.flatten(0, 1).to(grid.dtype)  # not the other way round: coordinates need more than 8 bits
+    values = planes.flatten(0, 1).to(grid.dtype)  # coordinates are not converted instead: they need more than 8 bits
     flat = F.grid_sample(values, grid.flatten(0, 1)[:, None], align_corners=False)
     return flat.unflatten(0, (-1, 3)).sum(1)[:, :, 0].transpose(1, 2).to(planes.dtype)
 
 
 def corner_table(planes: Tensor) -> Tensor:
-    """Planes (B, 3, C, P, P) as rows of features, each plane framed by a border of zeros: (B * 3 * (P + 2)^2, C)."""
+    """Arrange planes (B, 3, C, P, P) as rows of features, each plane padded with zeros: (B * 3 * (P + 2)^2, C)."""
     return F.pad(planes.permute(0, 1, 3, 4, 2), (0, 0, 1, 1, 1, 1)).flatten(0, 3)
 
 
 def sample_table(table: Tensor, points: Tensor, side: int) -> Tensor:
-    """Bilinear samples (B, N, C) at points (B, N, 3) out of the `corner_table` of planes with that side."""
+    """Bilinear samples (B, N, C) at points (B, N, 3) from the `corner_table` of planes with that side."""
     batch, count = points.shape[:2]
     index, weight = _corners(points.flatten(0, 1), side)
     if batch > 1:
@@ -79,12 +90,12 @@ def sample_table(table: Tensor, points: Tensor, side: int) -> Tensor:
 class _WeightedRows(torch.autograd.Function):
     """Weighted sums of a table's rows, whose gradient by the table is one sparse product.
 
-    torch's own sorts all row numbers first: three to four times the time for the same numbers.
+    torch's own gradient sorts all row numbers first, which takes three to four times as long for the same numbers.
     """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-        """Rows of a table (R, C), their numbers and weights (N, 12) -> (N, C)."""
+        """Sum rows of a table (R, C) by their indices and weights (N, 12): (N, C)."""
         ctx.save_for_backward(index, weight)
         ctx.rows = len(table)
         return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
@@ -102,10 +113,10 @@ class _WeightedRows(torch.autograd.Function):
 
 
 def _corners(points: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Rows of one object's table and their bilinear weights, both (N, 12) for points (N, 3).
+    """Return rows of one object's table and their bilinear weights, both (N, 12), for points (N, 3).
 
-    Row numbers are affine in the point's cell, and each weight is a product of two affine functions of its place in
-    the cell: three small products, many times faster than gathering coordinates. In float64, for it alone is safe
+    Row numbers are affine in the point's cell, and each weight is a product of two affine functions of its position in
+    the cell: three small products, many times faster than gathering coordinates. In float64, because only that is safe
     from autocast and from reduced-precision products, which would corrupt row numbers.
     """
     rows, across, down = _corner_maps(side)
@@ -118,9 +129,9 @@ def _corners(points: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 @functools.lru_cache
 def _corner_maps(side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Affine maps (1 + 3, 12), constants first, from a cell's indices to rows and from the place in it to weights."""
+    """Affine maps (1 + 3, 12), constants first, from cell indices to rows and from the position in it to weights."""
     framed = side + 2
-    with torch.inference_mode(False):  # kept for later calls, some of which will want gradients
+    with torch.inference_mode(False):  # cached for later calls, some of which need gradients
         rows, across, down = torch.zeros(3, 4, 12, dtype=torch.float64)
     for corner, (plane, upper, right) in enumerate(itertools.product(range(3), range(2), range(2))):
         along_width, along_height = PLANE_AXES[plane]
@@ -133,7 +144,7 @@ def _corner_maps(side: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def scaled_sigmoid(raw: Tensor, alpha: Tensor | float) -> Tensor:
-    """sigmoid(alpha x) / alpha, a sigmoid whose slope at 0 is 1/4 for every alpha, and whose range is (0, 1 / alpha).
+    """sigmoid(alpha x) / alpha, a sigmoid of slope 1/4 at 0 for every alpha, with range (0, 1 / alpha).
 
     The lower alpha, the later it saturates (arXiv 2311.08403, eq. 9); at 1 it is the plain sigmoid.
     """
@@ -141,17 +152,26 @@ def scaled_sigmoid(raw: Tensor, alpha: Tensor | float) -> Tensor:
 
 
 class Decoder(nn.Module):
-    """The MLP shared by all points: plane features -> density and colour (LRM, arXiv 2311.04400, section 3.3).
+    """MLP from plane features to density and colour (LRM, arXiv 2311.04400, section 3.3).
 
-    layers            counts every linear layer, the last one (to 4 numbers) included
-    density           softplus(raw + density_bias), or its exponential sibling
-    rgb_margin        how far colours may leave [0, 1] on either side, so that pure black and white are within reach
-                      (mip-NeRF); "scaled" colours have none
-    aggregate         what the first layer reads: the three samples of a point beside each other, or their mean
-    blob, blob_radius raw density starts from blob * (1 - |x| / blob_radius), so that a new field has matter in its
-                      middle and none at its border (DreamFusion, arXiv 2209.14988, appendix A.2)
-    rgb               "sigmoid", or "scaled" for `scaled_sigmoid` by the buffer `alpha`, which whoever trains may move
-                      (towards 1); such colours may exceed 1 and are not clamped before they are written to a file
+    Args:
+        channels: Features of each plane.
+        width: Width of the hidden layers.
+        layers: Number of linear layers, the last one (to 4 numbers) included.
+        activation: Activation of the hidden layers.
+        density: Density activation: softplus(raw + density_bias), or exp instead of softplus.
+        density_bias: Added to the raw density.
+        rgb_margin: How far colours may leave [0, 1] on either side, so that pure black and white can be reached
+            (mip-NeRF); "scaled" colours have none.
+        aggregate: Input of the first layer: the three samples of a point concatenated, or their mean.
+        blob: Raw density starts from blob * (1 - |x| / blob_radius), so that a new field is dense at the centre
+            and empty at its border (DreamFusion, arXiv 2209.14988, appendix A.2).
+        blob_radius: See `blob`.
+        rgb: "sigmoid", or "scaled" for `scaled_sigmoid` by the buffer `alpha`, which training may move towards 1;
+            such colours may exceed 1 and are not clamped before they are written to a file.
+
+    Raises:
+        ValueError: There are fewer than 2 layers, or the blob's radius is not positive.
     """
 
     alpha: Tensor
@@ -193,27 +213,27 @@ class Decoder(nn.Module):
             self.register_buffer("alpha", torch.ones(()))
 
     def project(self, planes: Tensor) -> Tensor:
-        """Planes (B, 3, C, P, P) through the first layer's weights: (B, 3, width, P, P).
+        """Apply the first layer's weights to planes (B, 3, C, P, P): (B, 3, width, P, P).
 
-        Bilinear sampling is linear, so this is exact and takes the widest product out of the loop over points. The
-        bias is left to `hidden_state`: outside the cube the planes are zero, the bias is not.
+        Bilinear sampling is linear, so this is exact and moves the widest product out of the loop over points. The
+        bias is added in `hidden_state`: outside the cube the planes are zero, the bias is not.
         """
         weight = self.first.weight
         if self.aggregate == "mean":
             weight = weight.repeat(1, 3) / 3
         weight = weight.unflatten(1, (3, self.channels))  # (width, 3, C)
-        with torch.autocast(planes.device.type, enabled=False):  # position is lost if planes are sampled in bfloat16
+        with torch.autocast(planes.device.type, enabled=False):  # sampling planes in bfloat16 would lose the position
             return torch.einsum("wkc,bkchv->bkwhv", weight, planes.to(weight.dtype))
 
     def hidden_state(self, projected: Tensor, points: Tensor) -> Tensor:
-        """The last hidden layer's activations, (B, N, width)."""
+        """Return the last hidden layer's activations, (B, N, width)."""
         state = self.activation(sample_planes(projected, points) + self.first.bias.to(projected.dtype))
         for layer in self.hidden:
             state = self.activation(layer(state))
         return state
 
     def with_blob(self, raw: Tensor, points: Tensor) -> Tensor:
-        """Raw density (..., N) at points (..., N, 3) with the blob's share."""
+        """Add the blob to the raw density (..., N) at points (..., N, 3)."""
         if not self.blob:
             return raw.float()
         x, y, z = points.unbind(-1)  # `norm` is fifty times as slow where coordinates come first in memory
@@ -221,19 +241,20 @@ class Decoder(nn.Module):
         return raw.float() + self.blob * (1 - distance / self.blob_radius)
 
     def to_density(self, raw: Tensor, points: Tensor) -> Tensor:
+        """Return the density (..., N) of raw values (..., N) at points (..., N, 3)."""
         return self.density_activation(self.with_blob(raw, points) + self.density_bias)
 
     def to_rgb(self, raw: Tensor) -> Tensor:
-        """Scaled sigmoid, or the plain one widened by the margin."""
+        """Return colours by the scaled sigmoid, or by the plain one widened by the margin."""
         if self.rgb == "scaled":
             return scaled_sigmoid(raw.float(), self.alpha)
         return torch.sigmoid(raw.float()) * (1 + 2 * self.rgb_margin) - self.rgb_margin
 
 
 class TriplaneField:
-    """A `Field` read from a triplane by a decoder; accepts points with or without a batch dimension as the planes do.
+    """A `Field` decoded from a triplane; points have a batch dimension if the planes have one.
 
-    Building it projects the planes once; keep it while they do not change.
+    Building it projects the planes once; reuse it while they do not change.
     """
 
     def __init__(self, triplane: Triplane, decoder: Decoder) -> None:
@@ -244,30 +265,33 @@ class TriplaneField:
 
     @property
     def device(self) -> torch.device:
+        """Device of the field and its points."""
         return self.projected.device
 
     @functools.cached_property
     def fused(self) -> Fused | None:
-        """The kernels that sample and decode it in one pass, where there are some for it."""
+        """The fused kernels for this field, or None if there are none."""
         from instant3d.nerf.fused import prepared
 
         return prepared(self)
 
     def density(self, points: Tensor) -> Tensor:
+        """Return the density (..., N) at points (..., N, 3)."""
         if self.fused and self.fused.takes("points", 0, points):
             return self.fused.density(points)
         return self.decoder.to_density(self._raw(points, 1)[..., 0], points)
 
     def raw_density(self, points: Tensor) -> Tensor:
-        """Density (..., N) before its activation, blob included: it keeps a slope where density itself is flat."""
+        """Return the density (..., N) before its activation, blob included; it varies where density is constant."""
         return self.decoder.with_blob(self._raw(points, 1)[..., 0], points)
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return density (..., N) and colour (..., N, 3) at points (..., N, 3)."""
         raw = self._raw(points, 4)
         return self.decoder.to_density(raw[..., 0], points), self.decoder.to_rgb(raw[..., 1:])
 
     def _raw(self, points: Tensor, outputs: int) -> Tensor:
-        """The first of the decoder's outputs, (..., N, outputs)."""
+        """Return the first of the decoder's outputs, (..., N, outputs)."""
         state = self.decoder.hidden_state(self.projected, points[None] if self.single else points)
         last = self.decoder.last
         raw = F.linear(state, last.weight[:outputs].to(state.dtype), last.bias[:outputs].to(state.dtype))

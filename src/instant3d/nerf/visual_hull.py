@@ -1,8 +1,8 @@
-"""What silhouettes alone tell about a shape: the visual hull, as a `Field` coloured from the pictures.
+"""Visual hull from silhouettes, as a `Field` coloured from the images.
 
-Knows nothing of networks: it is the baseline that they must beat, and a cheap hint that they may start from.
-A point belongs to the hull when every picture shows the object there. The object is taken to lie inside every
-picture's frame, so a point that falls outside a frame, or behind a camera, is empty.
+It is a baseline for the networks, and an inexpensive input to them. A point belongs to the hull if every image shows
+the object there. The object is assumed to lie inside every image's frame, so a point that falls outside a frame, or
+behind a camera, is empty.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from torch.nn import functional as F
 from instant3d.cameras import Cameras
 from instant3d.views import Views
 
-_FACING_POWER = 2.0  # how much a view that meets the surface head-on outweighs one that grazes it
-_UNSEEN = 1e-3  # weight of a view that does not see the point: it counts only where none does
+_FACING_POWER = 2.0  # exponent of the cosine between normal and viewing direction
+_UNSEEN = 1e-3  # weight of an occluded view: it counts only where all are occluded
 
 
 def carve(views: Views, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Occupancy (B, N) in [0, 1] and mean colour (B, N, 3) of `points` (N, 3), from views (B, V).
+    """Return the hull's occupancy and colour at given points.
 
-    Occupancy is the least alpha among the views. The colour is the mean of all views weighted by their alphas, without
-    a test of visibility, and 0 where no view shows anything.
+    Args:
+        views: (B, V).
+        points: (N, 3).
+
+    Returns:
+        Occupancy (B, N) in [0, 1], the least alpha among the views; and colour (B, N, 3), the mean of all views
+        weighted by alpha, without a test of visibility, and 0 where no view shows the object.
     """
     seen = sample_views(views, points.expand(len(views.rgb), *points.shape))
     alpha = seen[..., 3]
@@ -31,7 +36,11 @@ def carve(views: Views, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample_views(views: Views, points: Tensor) -> Tensor:
-    """Premultiplied colour and alpha (B, V, N, 4) where points (B, N, 3) fall in views (B, V); 0 outside the frame."""
+    """Sample views (B, V) at the projections of points (B, N, 3).
+
+    Returns:
+        Premultiplied colour and alpha (B, V, N, 4); 0 outside the frame.
+    """
     image = torch.cat([views.rgb * views.alpha, views.alpha], dim=-3).float()
     where, depth = _project(views.cameras, points)
     sampled = F.grid_sample(image.flatten(0, 1), where.flatten(0, 1)[:, None], align_corners=False)
@@ -40,7 +49,7 @@ def sample_views(views: Views, points: Tensor) -> Tensor:
 
 
 def _project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
-    """`grid_sample` coordinates (B, V, N, 2) and camera-z depth (B, V, N): `Cameras.project` in a single product."""
+    """Return `grid_sample` coordinates (B, V, N, 2) and camera-z depth (B, V, N), by a single product."""
     with torch.autocast(points.device.type, enabled=False):
         matrix, intrinsics = cameras.cam_to_world.float(), cameras.intrinsics.float()
         to_camera = matrix[..., :3, :3].transpose(-1, -2)
@@ -56,15 +65,20 @@ def _project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class VisualHull:
-    """The visual hull of views (V): a `Field` for points (N, 3) whose surface takes its colours from the pictures.
+    """Visual hull of views (V): a `Field` for points (N, 3) whose surface takes its colours from the images.
 
-    A surface point is coloured by the views that see it (the hull itself hides the rest, by its depth from each
-    camera), each weighted by how squarely it faces the surface. Where no view sees, the facing ones still guess.
+    A surface point is coloured by the views in which it is visible (judged by the hull's own depth from each
+    camera), each weighted by how directly it faces the surface. Where no view is unoccluded, the facing ones are used.
 
-    density     of the inside, per world unit: 40 makes a wall of 0.1 opaque to 98 % and softens an edge by about the
-                pixel of a 128 px picture; a harder hull scores worse beside antialiased pictures
-    sharpness   how steeply density rises as the least alpha passes 1/2
-    side        cells along the grid from which surface normals and depths are read
+    Args:
+        views: Views of one object, (V,).
+        density: Density inside, per world unit: 40 makes a wall of 0.1 opaque to 98 % and softens an edge by about the
+            pixel of a 128 px image; a harder hull scores worse against antialiased images.
+        sharpness: How steeply density rises as the least alpha passes 1/2.
+        side: Cells per side of the grid from which surface normals and depths are read.
+
+    Raises:
+        ValueError: The views are not those of one object.
     """
 
     def __init__(self, views: Views, density: float = 40.0, sharpness: float = 4.0, side: int = 96) -> None:
@@ -72,14 +86,16 @@ class VisualHull:
             raise ValueError(f"a hull needs the views of one object, rgb (V, 3, H, W), got {tuple(views.rgb.shape)}")
         self.views, self.full, self.sharpness = views, density, sharpness
         self.grid = _occupancy_grid(views, side)
-        self.slope = _gradient(_blur(self.grid))
+        self.gradient = _gradient(_blur(self.grid))
         self.depth = _first_hit(self.grid, views)
         self.tolerance = 2 * (2 / side)  # a point this far behind the first surface still counts as seen
 
     def density(self, points: Tensor) -> Tensor:
+        """Return the density (N,) at points (N, 3)."""
         return self._solid(sample_views(self.views[None], points[None])[0][..., 3])
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return density (N,) and colour (N, 3) at points (N, 3)."""
         seen = sample_views(self.views[None], points[None])[0]  # (V, N, 4)
         alpha = seen[..., 3:]
         weight = self._visibility(points) * self._facing(points) * alpha[..., 0]
@@ -91,13 +107,13 @@ class VisualHull:
         return self.full * ((alpha.amin(0) - 0.5) * self.sharpness + 0.5).clamp(0, 1)
 
     def _facing(self, points: Tensor) -> Tensor:
-        """Weight (V, N) by the angle between the surface's normal and the direction to each camera."""
-        normal = F.normalize(-_sample_grid(self.slope, points), dim=-1)
+        """Return the weight (V, N) by the angle between the surface's normal and the direction to each camera."""
+        normal = F.normalize(-_sample_grid(self.gradient, points), dim=-1)
         toward = F.normalize(self.views.cameras.positions[:, None] - points, dim=-1)
         return (toward * normal).sum(-1).clamp(min=0.05) ** _FACING_POWER
 
     def _visibility(self, points: Tensor) -> Tensor:
-        """1 where a view (V, N) meets the point before anything else, falling to almost 0 behind the first surface."""
+        """Return 1 where a view (V, N) sees the point unoccluded, falling to almost 0 behind the first surface."""
         where, depth = _project(self.views.cameras[None], points[None])
         first = F.grid_sample(self.depth, where[0][:, None], mode="nearest", align_corners=False)[:, 0, 0]
         behind = depth[0] - first
@@ -105,7 +121,7 @@ class VisualHull:
 
 
 def _occupancy_grid(views: Views, side: int) -> Tensor:
-    """The least alpha at the centres of the cube's cells, (side, side, side) indexed z, y, x."""
+    """Return the least alpha at the centres of the cube's cells, (side, side, side) indexed z, y, x."""
     ticks = ((torch.arange(side, device=views.rgb.device) + 0.5) / side) * 2 - 1
     z, y, x = torch.meshgrid(ticks, ticks, ticks, indexing="ij")
     points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
@@ -114,7 +130,7 @@ def _occupancy_grid(views: Views, side: int) -> Tensor:
 
 
 def _blur(grid: Tensor, passes: int = 2) -> Tensor:
-    """Boxes of 3 cells, `passes` times over: smooth enough that the gradient names a direction."""
+    """Apply a box filter of 3 cells `passes` times, so that the gradient has a well-defined direction."""
     grid = grid[None, None]
     for _ in range(passes):
         grid = F.avg_pool3d(grid, 3, stride=1, padding=1)
@@ -134,7 +150,7 @@ def _sample_grid(grid: Tensor, points: Tensor) -> Tensor:
 
 
 def _first_hit(grid: Tensor, views: Views) -> Tensor:
-    """Camera-z depth (V, 1, H, W) at which each pixel's ray first meets the hull; infinite where it never does."""
+    """Return the camera-z depth (V, 1, H, W) at which each pixel's ray first meets the hull, or infinity."""
     rays = views.cameras.rays(views.height, views.width)
     depth = torch.full_like(views.alpha, torch.inf)
     for view, (shown, out) in enumerate(zip(views.alpha[:, 0] > 0.02, depth[:, 0], strict=True)):
@@ -145,7 +161,7 @@ def _first_hit(grid: Tensor, views: Views) -> Tensor:
 
 
 def _march(grid: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
-    """Distance (R,) at which rays (R, 3) first meet a value of 1/2 in the cube's grid; infinite where they never do."""
+    """Return the distance (R,) at which rays (R, 3) first meet a grid value of 1/2; infinite if they do not."""
     side = grid.shape[0]
     reach = 3**0.5  # half the cube's diagonal: how far from the point nearest to the centre a ray can be inside
     nearest = -(origins * directions).sum(-1, keepdim=True)

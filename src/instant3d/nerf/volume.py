@@ -1,4 +1,4 @@
-"""From densities along rays to pixels. Knows nothing of triplanes: any `Field` will do.
+"""Differentiable volume rendering: sampling along rays, compositing and importance sampling.
 
 Opacity is exact for a density that is constant within each interval, whatever the number of samples: intervals tile
 the ray's way through the cube from entry to exit, and their lengths are world lengths.
@@ -22,22 +22,29 @@ from instant3d.views import Views
 if TYPE_CHECKING:
     from instant3d.nerf.fused import Fused
 
-BYTES_PER_POINT = 4 * 64 * 8  # a 64-wide float32 decoder keeps about eight such rows of each point while it runs
-FUSED_BYTES_PER_POINT = 4 * 16  # edges and distances, and what they are made of
+BYTES_PER_POINT = 4 * 64 * 8  # a 64-wide float32 decoder keeps about eight such rows per point
+FUSED_BYTES_PER_POINT = 4 * 16  # edges and distances, and their temporaries
 
 
 @dataclass(frozen=True)
 class Pixels(TensorDataclass):
-    """What rays saw: colour premultiplied by alpha, and the mean distance of what they hit (0 where nothing)."""
+    """Rendered values of rays.
 
-    rgb: Tensor  # (..., 3)
-    alpha: Tensor  # (...)
-    distance: Tensor  # (...)
-    normal: Tensor | None = None  # (..., 3), premultiplied by alpha
+    Attributes:
+        rgb: (..., 3), premultiplied by alpha.
+        alpha: (...).
+        distance: (...), mean distance along the ray of what it hits, 0 if nothing.
+        normal: (..., 3), premultiplied by alpha.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    distance: Tensor
+    normal: Tensor | None = None
 
 
 def box_span(rays: Rays, half_side: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Distances (...) at which rays enter and leave the cube [-half_side, half_side]^3; equal where they miss it.
+    """Return the distances (...) at which rays enter and leave [-half_side, half_side]^3; equal if they miss it.
 
     The slab method (Kay and Kajiya 1986); a camera inside the cube enters at 0.
     """
@@ -50,18 +57,31 @@ def box_span(rays: Rays, half_side: float = 1.0) -> tuple[Tensor, Tensor]:
 
 
 def rendering_weights(density: Tensor, edges: Tensor) -> Tensor:
-    """Share of the light at the camera that each interval sends (Max 1995, eq. 9): (..., S) for edges (..., S + 1)."""
+    """Return each interval's share of the light at the camera (Max 1995, eq. 9).
+
+    Args:
+        density: (..., S), per world unit, >= 0.
+        edges: (..., S + 1), distances from the camera.
+
+    Returns:
+        (..., S).
+    """
     thickness = density * edges.diff(dim=-1)
-    light = torch.exp(thickness - thickness.cumsum(-1))  # what the samples in front let through
+    light = torch.exp(thickness - thickness.cumsum(-1))  # transmittance of the samples in front
     return light * -torch.expm1(-thickness)
 
 
 def composite(density: Tensor, rgb: Tensor, edges: Tensor, normal: Tensor | None = None) -> Pixels:
     """Blend samples front to back.
 
-    density  (..., S)      per world unit, >= 0
-    rgb      (..., S, 3)   in [0, 1]
-    edges    (..., S + 1)  distance from the camera at which samples begin and end
+    Args:
+        density: (..., S), per world unit, >= 0.
+        rgb: (..., S, 3), in [0, 1].
+        edges: (..., S + 1), distances from the camera at which samples begin and end.
+        normal: (..., S, 3), if normals are wanted.
+
+    Returns:
+        Pixels (...).
     """
     weight = rendering_weights(density, edges)
     alpha = weight.sum(-1)
@@ -72,7 +92,7 @@ def composite(density: Tensor, rgb: Tensor, edges: Tensor, normal: Tensor | None
 
 
 def even_edges(near: Tensor, far: Tensor, samples: int) -> Tensor:
-    """`samples` intervals of equal length between near and far (...): (..., samples + 1)."""
+    """Return the boundaries of `samples` intervals of equal length between near and far (...): (..., samples + 1)."""
     fraction = torch.linspace(0, 1, samples + 1, device=near.device, dtype=near.dtype)
     return near[..., None] + (far - near)[..., None] * fraction
 
@@ -80,11 +100,19 @@ def even_edges(near: Tensor, far: Tensor, samples: int) -> Tensor:
 def importance_edges(
     edges: Tensor, weight: Tensor, samples: int, generator: torch.Generator | None = None, even_share: float = 0.2
 ) -> Tensor:
-    """Split the same span (..., S + 1) again into `samples` intervals of equal expected weight (NeRF, section 5.2).
+    """Divide the same span into `samples` intervals of equal expected weight (NeRF, section 5.2).
 
-    Weights (..., S) are first spread to their neighbours, for a coarse interval may miss the surface by one, and
-    `even_share` of all intervals is spread evenly, so that nothing goes unseen. With a generator the cuts are moved
-    at random within their share; without one they are always the same.
+    Weights are first spread to their neighbours, because a coarse interval may miss the surface by one.
+
+    Args:
+        edges: Boundaries of the coarse intervals, (..., S + 1).
+        weight: Their rendering weights, (..., S).
+        samples: Number of new intervals.
+        generator: Moves the boundaries at random within their share; without one they are deterministic.
+        even_share: Share of the intervals that is spread evenly, so that nothing is missed.
+
+    Returns:
+        (..., samples + 1).
     """
     padded = torch.nn.functional.pad(weight, (1, 1))
     spread = torch.maximum(torch.maximum(padded[..., :-2], padded[..., 2:]), weight)
@@ -114,12 +142,19 @@ def march(
     generator: torch.Generator | None = None,
     with_normals: bool = False,
 ) -> Pixels:
-    """What rays (..., R) see of a field.
+    """Render rays.
 
-    samples     intervals of equal length on each ray's way through the cube
-    importance  if positive, density at those (without gradient) decides where this many new intervals are cut, and
-                only these are blended
-    generator   moves samples within their intervals; without one, they sit in the middle
+    Args:
+        field: The field.
+        rays: (..., R).
+        samples: Number of intervals of equal length on each ray's way through the cube.
+        importance: If positive, the density of those (without gradient) determines where this many new intervals lie,
+            and only these are blended.
+        generator: Moves samples within their intervals; without one, they lie at the centre.
+        with_normals: Also render normals.
+
+    Returns:
+        Pixels (..., R).
     """
     edges = even_edges(*box_span(rays), samples)
     if importance:
@@ -130,7 +165,7 @@ def march(
 
 
 def interval_weights(field: Field, rays: Rays, edges: Tensor, at: Tensor) -> Tensor:
-    """Share of the light (..., R, S) that intervals of rays (..., R) send, by density at distances (..., R, S)."""
+    """Return the rendering weights (..., R, S) of rays (..., R), by density at distances `at` (..., R, S)."""
     fused = _fused(field, "weights", rays, at.shape[-1])
     if fused is not None:
         return fused.weights(rays, edges, at)
@@ -138,7 +173,7 @@ def interval_weights(field: Field, rays: Rays, edges: Tensor, at: Tensor) -> Ten
 
 
 def blended(field: Field, rays: Rays, edges: Tensor, at: Tensor, with_normals: bool = False) -> Pixels:
-    """What rays (..., R) see of a field whose samples at distances (..., R, S) fill the intervals of `edges`."""
+    """Render rays (..., R) from samples at distances `at` (..., R, S), one per interval of `edges` (..., R, S + 1)."""
     fused = None if with_normals else _fused(field, "pixels", rays, at.shape[-1])
     if fused is not None:
         return Pixels(*fused.pixels(rays, edges, at))
@@ -149,7 +184,7 @@ def blended(field: Field, rays: Rays, edges: Tensor, at: Tensor, with_normals: b
 
 
 def _fused(field: Field, mode: Literal["pixels", "weights"], rays: Rays, samples: int) -> Fused | None:
-    """The kernels that march a field's rays in one pass, where it has some that can be taken."""
+    """Return the fused kernels of a field if they can be used for this call."""
     fused: Fused | None = getattr(field, "fused", None)
     return fused if fused and fused.takes(mode, samples, rays.origins, rays.directions) else None
 
@@ -178,11 +213,23 @@ def render(
     max_memory: int = 2**30,
     checkpointing: bool = False,
 ) -> Views:
-    """Pictures (..., V, 3, height, width) of fields (...) by cameras (..., V); differentiable.
+    """Render images of fields; differentiable.
 
-    max_memory     bytes that one chunk of rays may take; more chunks, the same picture (without a generator)
-    checkpointing  recompute each chunk in the backward pass instead of keeping it: memory of one chunk, 4/3 the time;
-                   the fused kernels do so anyway
+    Args:
+        field: Fields (...).
+        cameras: (..., V).
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        samples: See `march`.
+        importance: See `march`.
+        generator: See `march`.
+        with_normals: Also render normals.
+        max_memory: Bytes that one chunk of rays may take; without a generator it does not change the result.
+        checkpointing: Recompute each chunk in the backward pass instead of keeping it: memory of one chunk, 4/3 the
+            time; the fused kernels always do so.
+
+    Returns:
+        Views (..., V) with images (..., V, 3, height, width).
     """
     rays = cameras.rays(height, width)
     flat = Rays(rays.origins.flatten(-4, -2), rays.directions.flatten(-4, -2))  # (..., V * H * W, 3)
@@ -193,7 +240,7 @@ def render(
 
     def piece(origins: Tensor, directions: Tensor, state: Tensor | None = None) -> Pixels:
         if generator is not None and state is not None:
-            generator.set_state(state)  # recomputed, the same numbers are drawn again
+            generator.set_state(state)  # so that a recomputation draws the same numbers
         return march(
             field,
             Rays(origins, directions),
@@ -215,7 +262,7 @@ def render(
 
 
 def join(pieces: list[Pixels]) -> Pixels:
-    """Chunks of rays (..., R_i) as one (..., R)."""
+    """Concatenate chunks of rays (..., R_i) to (..., R)."""
     lead = pieces[0].alpha.dim() - 1
     normal = [piece.normal for piece in pieces if piece.normal is not None]
     return Pixels(
@@ -227,7 +274,7 @@ def join(pieces: list[Pixels]) -> Pixels:
 
 
 def to_views(pixels: Pixels, cameras: Cameras, directions: Tensor, height: int, width: int) -> Views:
-    """Rays' pixels (..., V * H * W) as pictures; distance along the ray becomes camera-z depth."""
+    """Arrange the pixels (..., V * H * W) of rays as images; distance along the ray becomes camera-z depth."""
     size = (cameras.shape[-1], height, width)
     rgb = pixels.rgb.unflatten(-2, size).movedim(-1, -3)
     alpha = pixels.alpha.unflatten(-1, size)[..., None, :, :]

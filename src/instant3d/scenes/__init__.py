@@ -1,4 +1,4 @@
-"""Posed pictures of objects on disk: one scene as a folder with a `transforms.json`, many in a few tar files."""
+"""Scenes on disk, which are posed images of an object: one scene per folder, or many in a few tar files."""
 
 from instant3d.scenes.scene_folder import (
     DOCUMENT,

@@ -1,6 +1,6 @@
-"""Many scenes to draw from by number, wherever they lie: in folders, in tars on this disk, in tars behind URLs.
+"""Random access to many scenes in folders, in tars on this disk, or in tars behind URLs.
 
-Knows nothing of the order in which they are asked for. Tars are opened, or fetched, when one of their scenes is.
+Tars are opened, or downloaded, when one of their scenes is read.
 """
 
 from __future__ import annotations
@@ -21,29 +21,40 @@ from instant3d.scenes.scene_folder import Scene
 from instant3d.scenes.shards import PackedScene
 from instant3d.utils import file_listing
 
-OPENED = 32  # tars whose headers a process remembers: a few MB each
+OPENED = 32  # tars whose headers a process caches: a few MB each
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class ShardSource:
-    """Some of the scenes in a tar, those with `numbers`."""
+    """Some of the scenes in a tar.
+
+    Attributes:
+        where: Path or URL of the tar.
+        numbers: Indices of its scenes that are used.
+        shard: Its entry in the index, if there is one.
+        remote: Where it is downloaded from; None if it is on this disk.
+    """
 
     where: str
     numbers: Sequence[int]
-    shard: Shard | None  # in the index, if there is one
-    remote: shard_cache.RemoteShards | None = None  # None: it is on this disk
+    shard: Shard | None
+    remote: shard_cache.RemoteShards | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def path(self) -> Path:
-        """The file on this disk, fetched if need be."""
+        """Return the file on this disk, downloaded if necessary."""
         return Path(self.where) if self.remote is None or self.shard is None else self.remote.fetch(self.shard)
 
     def headers(self, path: Path) -> list[PackedScene]:
-        """All its scenes, in the file that `path()` gave."""
+        """Return the headers of all its scenes in the file that `path()` returned.
+
+        Raises:
+            ValueError: Their number is not that of the index.
+        """
         found = shards.index(path)
         if self.shard is not None and len(found) != self.shard.scenes:
             hint = f"copy or pack it again, and its {INDEX}"
@@ -53,7 +64,7 @@ class ShardSource:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Scene folders."""
+    """Scenes in folders of their own."""
 
     folders: Sequence[Path]
 
@@ -62,20 +73,28 @@ class FolderSource:
 
 
 class SceneSources:
-    """Scenes by number: those of each part in turn."""
+    """All scenes of several sources, numbered one source after the other."""
 
     def __init__(self, parts: Sequence[ShardSource | FolderSource]) -> None:
         self.parts = [part for part in parts if len(part)]
         self.ends = list(accumulate(map(len, self.parts)))
-        self._forget()
+        self._clear_caches()
 
-    def _forget(self) -> None:
-        self._opened: OrderedDict[str, list[PackedScene]] = OrderedDict()  # headers by tar, those used last at the end
+    def _clear_caches(self) -> None:
+        self._opened: OrderedDict[str, list[PackedScene]] = OrderedDict()  # headers by tar, the most recently used last
         self._coming: dict[str, threading.Thread] = {}
 
     @classmethod
     def find(cls, roots: Sequence[str | Path], cache: shard_cache.ShardCache | None = None) -> SceneSources:
-        """The scene folders below each root, then its tars; a root is a path, a file:// URL, or another URL of tars."""
+        """Collect the scene folders below each root, then its tars.
+
+        Args:
+            roots: Paths, file:// URLs, or other URLs of folders of tars or of single tars.
+            cache: Where downloaded tars are kept; by default the user's cache.
+
+        Raises:
+            FileNotFoundError: A root does not exist.
+        """
         return cls([part for root in roots for part in _parts(root, cache or shard_cache.ShardCache.in_folder())])
 
     def __len__(self) -> int:
@@ -83,7 +102,7 @@ class SceneSources:
 
     @property
     def files(self) -> list[range]:
-        """The numbers of the scenes in each tar."""
+        """The range of scene numbers of each tar."""
         begins = [0, *self.ends]
         return [
             range(begin, end)
@@ -92,31 +111,31 @@ class SceneSources:
         ]
 
     def read(self, number: int, **how: Any) -> Scene:
-        """Scene `number`; `how` as in `scenes.read`."""
+        """Read scene `number`; keyword arguments as in `scenes.read`."""
         return self._use(number, lambda folder: scenes.read(folder, **how), lambda packed: packed.read(**how))
 
     def document(self, number: int) -> transforms.Document:
-        """Its cameras, id and caption."""
+        """Read only the cameras, id and caption of scene `number`."""
         return self._use(number, scenes.document, PackedScene.document)
 
     def name(self, number: int) -> str:
-        """What a file that is made of the scene may be called."""
+        """Return a file name for data derived from scene `number`."""
         return self._use(number, lambda folder: folder.name, lambda packed: packed.name)
 
     def where(self, number: int) -> str:
-        """Where it is: no two share it. What is behind a URL is not fetched for that."""
+        """Return the unique location of scene `number`, without downloading it."""
         part, place = self._find(number)
         if isinstance(part, ShardSource) and part.remote is not None:
             return f"{part.where}:{part.numbers[place]}"
         return self._use(number, str, lambda packed: f"{packed.path}:{packed.key}")
 
     def identity(self, number: int) -> str:
-        """Its id."""
+        """Return the object id of scene `number`."""
         document = self.document(number)
         return document.text("id") or self._use(number, lambda f: f.resolve().name, lambda packed: packed.key)
 
     def only(self, numbers: Sequence[int]) -> SceneSources:
-        """Those of them, in order."""
+        """Return the selection of these scene numbers, in increasing order."""
         parts: list[ShardSource | FolderSource] = []
         wanted = sorted(numbers)
         for part, end in zip(self.parts, self.ends, strict=True):
@@ -129,9 +148,16 @@ class SceneSources:
         return SceneSources(parts)
 
     def check_room(self, cache: shard_cache.ShardCache, window: int) -> None:
-        """Refuse a shelf that would fetch the same tars again and again.
+        """Refuse a cache so small that the same tars would be downloaded again and again.
 
-        It has to hold two windows of `window` tars: those in use, and those to come.
+        It must hold two windows of tars: those in use, and those to come.
+
+        Args:
+            cache: The cache.
+            window: Number of tars in use at a time.
+
+        Raises:
+            ValueError: The cache is too small; names the size needed.
         """
         sizes = [
             part.shard.bytes for part in self.parts if isinstance(part, ShardSource) and part.remote and part.shard
@@ -144,7 +170,7 @@ class SceneSources:
             )
 
     def fetch_ahead(self, number: int) -> None:
-        """Begin to fetch what scene `number` will need, beside other work; a failure is told when it is needed."""
+        """Start to download the tar of scene `number` in the background; an error is raised when the scene is read."""
         part, _ = self._find(number)
         if not (isinstance(part, ShardSource) and part.remote and part.shard) or part.remote.cache.holds(part.shard):
             return
@@ -174,10 +200,10 @@ class SceneSources:
             except FileNotFoundError:
                 if part.remote is None or path.exists():
                     raise
-                continue  # another process made room at this very moment: fetch it again
+                continue  # another process has just evicted the tar: download it again
 
     def _headers(self, tar: ShardSource, path: Path) -> list[PackedScene]:
-        """The scenes of a tar whose file is here; those of the tars used last are remembered."""
+        """Return the scene headers of a tar on this disk; those of the most recently used tars are cached."""
         found = self._opened.pop(tar.where, None) or tar.headers(path)
         self._opened[tar.where] = found
         while len(self._opened) > OPENED:
@@ -189,14 +215,14 @@ class SceneSources:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._clear_caches()
 
 
 def _fetch_silently(remote: shard_cache.RemoteShards, shard: Shard) -> None:
     try:
         remote.fetch(shard, wait=False)
     except (OSError, ValueError):
-        return  # who needs the tar will meet the same fault, and tell of it
+        return  # reading a scene of the tar will raise the same error
 
 
 def _parts(root: str | Path, cache: shard_cache.ShardCache) -> list[ShardSource | FolderSource]:
@@ -223,5 +249,5 @@ def _tar(path: Path, shard: Shard | None) -> ShardSource:
     size = path.stat().st_size if path.is_file() else None
     if size != shard.bytes:
         fault = "is missing" if size is None else f"has {size} bytes"
-        raise ValueError(f"{path} {fault}, but {INDEX} tells of {shard.bytes} bytes; copy or pack it again")
+        raise ValueError(f"{path} {fault}, but {INDEX} lists {shard.bytes} bytes; copy or pack it again")
     return ShardSource(str(path), range(shard.scenes), shard)

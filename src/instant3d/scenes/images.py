@@ -1,6 +1,6 @@
-"""Encoded pictures, depth and normal maps to arrays and back. Knows nothing of cameras or folders.
+"""Encoding and decoding of scene images, masks, depth and normal maps.
 
-Everything read is untrusted: sizes are bounded before pixels are decoded, and nothing is unpickled.
+All input is untrusted: sizes are limited before pixels are decoded, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -14,42 +14,50 @@ from PIL import Image
 from instant3d.utils import images
 from instant3d.utils.errors import LIBRARY_ERRORS
 
-MOST_LABELS = 16  # values in a mask that are taken for labels, not for degrees of opacity
-NEAR_WHITE = 245  # of 255, in all three channels: white that JPEG has touched
-EDGE = 2.3  # pixels: how far white is mixed into an object at its outline
-REACH = 8  # pixels: how far from the edge the colour that is mixed there may be sought
-MIXED = 0.12  # of 1, in each channel: how far a colour may be from the mixture that it is taken for
+MOST_LABELS = 16  # a mask with at most so many values may hold labels instead of opacity
+NEAR_WHITE = 245  # of 255, in all three channels: white after JPEG compression
+EDGE = 2.3  # pixels: width of the band at the outline in which colours are mixed with white
+REACH = 8  # pixels: search radius for the unmixed colour of an edge pixel
+MIXED = 0.12  # of 1, in each channel: tolerance for recognising a mixture
 DEPTH_LEVELS = 65535
-COLOURED = 32  # of 255: channels of a pixel that differ by that are a colour, not a grey that JPEG has touched
+COLOURED = 32  # of 255: least difference between channels of a coloured pixel; less may be grey after JPEG compression
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """`rgb` (H, W, 3) and `alpha` (H, W) in uint8; `matte` tells where alpha came from."""
+    """An image with its alpha.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        alpha: (H, W) uint8.
+        alpha_source: Where alpha came from: "alpha", "mask", "white" (background flooded from the border), "rembg", or
+            "none" (the whole image counts as object).
+        full_size: Height and width of the file in pixels, which may be larger than those of `rgb`.
+    """
 
     rgb: Array
     alpha: Array
     alpha_source: str
-    """"alpha", "mask", "white" (flooded from the border), "rembg", or "none" (all of it counts as object)."""
-
     full_size: tuple[int, int] | None = None
-    """Height and width of the file, in pixels, where they may be more than those of `rgb`."""
 
 
 def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = None) -> DecodedImage:
-    """A picture with its alpha: its own, times `mask` if there is one; else cut from a white background.
+    """Decode an image with its alpha: its own, times `mask` if there is one; otherwise cut from a white background.
 
-    Without either, near-white pixels that touch the border through other near-white pixels are background, if such
+    Without either, near-white pixels that are connected to the border through near-white pixels are background, if such
     pixels make up at least half of the border. White parts inside the object stay. Otherwise alpha is 1 everywhere.
 
     Args:
-        data: an encoded image.
-        mask: an encoded image of the same size: how opaque each pixel is, or two values or labels, of which 0 is
+        data: An encoded image.
+        mask: An encoded image of the same size: the opacity of each pixel, or two values or labels, of which 0 is
             background.
-        where: what to call the picture in an error.
-        enough: side in pixels that suffices; much larger pictures come smaller, see `images.open_image`.
+        where: Name of the image for error messages.
+        enough: Side length in pixels that suffices; much larger images are reduced, see `utils.images.open_image`.
+
+    Raises:
+        ValueError: The image or the mask cannot be read, or the mask has another size.
     """
     width, height = images.header(data, where).size
     pixels = np.asarray(images.open_image(data, where, enough=enough))
@@ -67,12 +75,17 @@ def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = Non
 
 
 def opacity_mask(rgb: Array) -> tuple[Array, Array] | None:
-    """Straight colours (H, W, 3) and alpha (H, W) of an object on white, from float32 rgb (H, W, 3) in [0, 1].
+    """Cut an object out of a white background.
 
-    Near-white pixels that touch the border through other near-white pixels are background; None if such pixels make
-    up less than half of the border. White parts inside the object stay. Object pixels at the edge are taken for
-    mixtures of white with the colour of the nearest pixel behind the edge, where their own colour is such a mixture,
-    and are as opaque as its share. Put back over white, the cut gives the picture that it came from.
+    Near-white pixels that are connected to the border through near-white pixels are background. White parts inside the
+    object stay. Object pixels at the edge whose colour is a mixture of white with that of the nearest pixel behind the
+    edge become as transparent as their share of white. Compositing the result over white restores the image.
+
+    Args:
+        rgb: (H, W, 3) float32 in [0, 1].
+
+    Returns:
+        Straight colours (H, W, 3) and alpha (H, W); None if less than half of the border is near-white background.
     """
     outside = _flood(rgb)
     if outside is None:
@@ -83,14 +96,24 @@ def opacity_mask(rgb: Array) -> tuple[Array, Array] | None:
 
 
 def encode(rgb: Array, alpha: Array) -> bytes:
-    """An RGBA PNG from uint8 (H, W, 3) and (H, W)."""
+    """Encode uint8 colours (H, W, 3) and alpha (H, W) as an RGBA PNG."""
     return _png(Image.fromarray(np.ascontiguousarray(np.dstack([rgb, alpha]))))
 
 
 def decode_depth(data: bytes, unit: float | None, size: tuple[int, int], where: str) -> Array:
-    """Depth (H, W) in float32 from a 16-bit PNG or an .npy of floats; `unit` is the length of one step.
+    """Decode a depth map from a 16-bit PNG or an .npy of floats.
 
-    Without a unit a PNG counts thousandths (the ecosystem's default) and an .npy world units. 0 where unknown.
+    Args:
+        data: The encoded file.
+        unit: Length of one step in world units. By default 0.001 for a PNG (the common convention), 1 for an .npy.
+        size: Expected height and width.
+        where: Name of the map for error messages.
+
+    Returns:
+        (H, W) float32, 0 where depth is unknown.
+
+    Raises:
+        ValueError: It has another format or size.
     """
     if data[:6] == b"\x93NUMPY":
         depth = _numpy(data, size, where) * (1.0 if unit is None else unit)
@@ -106,13 +129,25 @@ def decode_depth(data: bytes, unit: float | None, size: tuple[int, int], where: 
 
 
 def encode_depth(depth: Array, unit: float) -> bytes:
-    """A 16-bit PNG of depth (H, W) in steps of `unit`; 0 stays 0, and what is not 0 does not become 0."""
+    """Encode depth (H, W) as a 16-bit PNG in steps of `unit`; 0 stays 0, and other values do not become 0."""
     steps = np.clip(np.round(depth.astype(np.float64) / unit), 1, DEPTH_LEVELS)
     return _png(Image.fromarray(np.where(depth > 0, steps, 0).astype(np.uint16)))
 
 
 def decode_normals(data: bytes, size: tuple[int, int], where: str) -> Array:
-    """Unit vectors (H, W, 3) in float32 from an 8-bit PNG, 128 being zero; 0 where the PNG is grey (128, 128, 128)."""
+    """Decode an 8-bit PNG of normals, in which 128 is zero.
+
+    Args:
+        data: The encoded file.
+        size: Expected height and width.
+        where: Name of the map for error messages.
+
+    Returns:
+        Unit vectors (H, W, 3) float32; 0 where the PNG is grey (128, 128, 128).
+
+    Raises:
+        ValueError: It has another format or size.
+    """
     image = np.asarray(images.open_image(data, where).convert("RGB")).astype(np.float32)
     _same_size(image.shape[:2], size, where)
     vectors = (image - 128) / 127
@@ -121,7 +156,16 @@ def decode_normals(data: bytes, size: tuple[int, int], where: str) -> Array:
 
 
 def decode_levels(data: bytes, size: tuple[int, int], where: str) -> Array:
-    """The 8-bit levels of a map as stored, uint8: (H, W, 1) if it is grey, else (H, W, 3); alpha is left out."""
+    """Decode the 8-bit levels of a map as stored.
+
+    Args:
+        data: The encoded file.
+        size: Expected height and width.
+        where: Name of the map for error messages.
+
+    Returns:
+        uint8, (H, W, 1) if the map is grey, else (H, W, 3); alpha is dropped.
+    """
     image = images.to_uint8(images.open_raw(data, where))
     grey = image.mode in ("1", "L", "LA")
     levels = np.asarray(image.convert("L" if grey else "RGB"))
@@ -130,17 +174,17 @@ def decode_levels(data: bytes, size: tuple[int, int], where: str) -> Array:
 
 
 def encode_normals(normals: Array) -> bytes:
-    """An 8-bit PNG of vectors (H, W, 3) in [-1, 1]."""
+    """Encode vectors (H, W, 3) in [-1, 1] as an 8-bit PNG."""
     return _png(Image.fromarray(np.round(np.clip(normals, -1, 1) * 127 + 128).astype(np.uint8)))
 
 
 def _own_alpha(alpha: Array) -> Array:
-    """Opacity (H, W) in uint8; what was written as 0 and 1 becomes 0 and 255."""
+    """Return opacity (H, W) uint8; alpha that was written as 0 and 1 becomes 0 and 255."""
     return alpha * 255 if alpha.max() == 1 else alpha
 
 
 def _mask(data: bytes, full: tuple[int, int], size: tuple[int, int], where: str) -> Array:
-    """Opacity (H, W) in uint8 of height and width `size`, from a mask of height and width `full`."""
+    """Decode a mask of height and width `full` to opacity (H, W) uint8 of height and width `size`."""
     where = f"the mask of {where}"
     image = images.open_raw(data, where)
     _same_size(image.size[::-1], full, where)
@@ -151,19 +195,19 @@ def _mask(data: bytes, full: tuple[int, int], size: tuple[int, int], where: str)
 
 
 def _opacity_of(mask: Image.Image) -> Array:
-    """Opacity (H, W) in uint8: labels are opaque but for 0, anything else is as opaque as it is bright."""
+    """Return opacity (H, W) uint8: labels other than 0 are opaque, other masks are as opaque as they are bright."""
     if mask.mode == "P" and "transparency" not in mask.info and not _is_grey(mask.convert("RGB")):
         return np.where(np.asarray(mask) > 0, np.uint8(255), np.uint8(0))  # a palette of labels
     levels, most = _brightness(mask)
     values = np.unique(levels)
     two = len(values) <= 2 and values[0] == 0
-    if two or (len(values) <= MOST_LABELS and values[-1] < most / 2):  # as opacity, nothing would count as object
+    if two or (len(values) <= MOST_LABELS and values[-1] < most / 2):  # read as opacity, nothing would count as object
         return np.where(levels > 0, np.uint8(255), np.uint8(0))
     return levels if most == 255 else np.asarray(images.to_uint8(mask).convert("L"))
 
 
 def _brightness(mask: Image.Image) -> tuple[Array, int]:
-    """The values of a mask (H, W) and the greatest possible: its transparency if it has some, else how bright it is."""
+    """Return the values (H, W) of a mask and their maximum: its transparency if it has some, else its brightness."""
     if mask.mode.startswith("I"):
         return np.asarray(mask), 65535
     if mask.has_transparency_data:
@@ -185,7 +229,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _flood(rgb: Array) -> Array | None:
-    """Where near-white reaches the border, (H, W) bool; None if less than half of the border is near-white."""
+    """Return the near-white background, (H, W) bool; None if less than half of the border is near-white."""
     from scipy import ndimage
 
     white = rgb.min(axis=-1) >= (NEAR_WHITE - 0.5) / 255
@@ -198,7 +242,7 @@ def _flood(rgb: Array) -> Array | None:
 
 
 def _opacity(rgb: Array, outside: Array) -> Array:
-    """How opaque each pixel (H, W) of the object is: 1 but at its edge, where colours are mixed with white."""
+    """Return the opacity (H, W) of the object: 1 except at its edge, where colours are mixed with white."""
     from scipy import ndimage
 
     depth = ndimage.distance_transform_edt(~outside)
@@ -216,7 +260,7 @@ def _opacity(rgb: Array, outside: Array) -> Array:
 
 
 def _numpy(data: bytes, size: tuple[int, int], where: str) -> Array:
-    """An .npy array, its header checked before any memory is taken; object arrays (pickles) are refused."""
+    """Read an .npy array after checking its header; object arrays (pickles) are refused."""
     try:
         stream = io.BytesIO(data)
         version = np.lib.format.read_magic(stream)
@@ -226,12 +270,12 @@ def _numpy(data: bytes, size: tuple[int, int], where: str) -> Array:
             raise ValueError(f"holds {dtype} of shape {shape}, but floats of shape {size} were expected")
         return np.load(io.BytesIO(data), allow_pickle=False).reshape(size).astype(np.float64)
     except LIBRARY_ERRORS as error:
-        raise ValueError(f"{where} is not a usable depth map: {error}") from error
+        raise ValueError(f"{where} is not a usable depth map: {error}; write it again") from error
 
 
 def _same_size(got: tuple[int, ...], size: tuple[int, int], where: str) -> None:
     if tuple(got) != tuple(size):
-        raise ValueError(f"{where} is {got[1]} x {got[0]} pixels, but its picture is {size[1]} x {size[0]}")
+        raise ValueError(f"{where} is {got[1]} x {got[0]} pixels, but its image is {size[1]} x {size[0]}")
 
 
 def _levels(values: Array) -> Array:

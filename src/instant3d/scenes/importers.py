@@ -1,7 +1,7 @@
-"""Objects in another project's layout to scene folders. Knows nothing of where that layout keeps its cameras.
+"""Import of objects in another project's layout as scene folders.
 
-Pictures that are 8-bit RGBA PNGs already are kept byte for byte; others are matted and encoded as `scenes.read` would
-see them. One picture is in memory at a time, and nothing outside the source folder is read.
+Images that are already 8-bit RGBA PNGs are copied byte for byte; others are cut out and encoded as `scenes.read` would
+decode them. One image is in memory at a time, and nothing outside the source folder is read.
 """
 
 from __future__ import annotations
@@ -21,18 +21,25 @@ from instant3d.scenes.layouts import LAYOUTS, Layout, LayoutOptions, Load, Matri
 from instant3d.utils import atomic
 from instant3d.utils.errors import format_error
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # after these, nothing more can be written
-RECORD = "imported"  # the field of the document that tells by what settings
-RGBA8 = b"\x08\x06"  # bit depth and colour type, where a PNG's header has them
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # errors after which nothing more can be written
+RECORD = "imported"  # field of the document with the settings of the import
+RGBA8 = b"\x08\x06"  # bit depth and colour type in a PNG's header
 UPS: dict[str, Matrix] = {
     "z": np.eye(3),
-    "y": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),  # their (x, y, z) is our (x, -z, y), as glTF's is
+    "y": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),  # source (x, y, z) to ours (x, -z, y), as for glTF
 }
 
 
 @dataclass(frozen=True)
 class ImportSettings:
-    """How a layout's world becomes ours; what is None is as the layout has it."""
+    """How an object is converted to this project's world.
+
+    Attributes:
+        layout: A key of `LAYOUTS`.
+        scale: Factor of all positions; None is the layout's own.
+        up: The source's up axis.
+        options: What the layout's files do not contain.
+    """
 
     layout: str
     scale: float | None = None
@@ -41,14 +48,14 @@ class ImportSettings:
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
-            raise ValueError(f"{self.layout!r} is no layout that is known; choose among {', '.join(LAYOUTS)}")
+            raise ValueError(f"{self.layout!r} is not a known layout; choose one of {', '.join(LAYOUTS)}")
         if self.scale is not None and not 0 < self.scale < 1e6:
-            raise ValueError(f"a world cannot be scaled by {self.scale}; expected a number above 0")
+            raise ValueError(f"the scale is {self.scale}; expected a number above 0")
         if self.up not in UPS:
-            raise ValueError(f"{self.up!r} is no direction that is up; choose z or y")
+            raise ValueError(f"{self.up!r} is not an up axis; choose z or y")
 
     def record(self) -> dict[str, Any]:
-        """What tells whether an earlier import was the same."""
+        """Return the settings as stored in the scene, to recognise an earlier identical import."""
         of_layout = self.scale or LAYOUTS[self.layout].scale
         options = {"fov_deg": self.options.fov_deg, "depth_range": self.options.depth_range}
         return {"layout": self.layout, "scale": of_layout, "up": self.up, **options}
@@ -56,7 +63,13 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What became of one object: `state` is "new", "there" (an earlier import by the same settings) or "failed"."""
+    """Result for one object.
+
+    Attributes:
+        name: The object's name in the target folder.
+        state: "new", "there" (already imported with the same settings) or "failed".
+        reason: Why it failed.
+    """
 
     name: str
     state: Literal["new", "there", "failed"]
@@ -64,13 +77,24 @@ class ImportResult:
 
 
 def convert(source: str | Path, target: str | Path, settings: ImportSettings) -> Iterator[ImportResult]:
-    """Import each object of `source` (one object's folder, or any folder of such) as `target/NAME`, one by one.
+    """Import the objects of a folder one by one as `target/NAME`.
 
-    An object that cannot be read is told of and left out; what an earlier call finished is not made again.
+    An object that cannot be read is reported and skipped; objects that an earlier call finished are not imported again.
+
+    Args:
+        source: One object's folder, or any folder of such.
+        target: Folder for the scene folders.
+        settings: How to convert them.
+
+    Yields:
+        A result per object.
+
+    Raises:
+        FileNotFoundError: `source` is not a folder, or holds no object in this layout.
     """
     source, layout = Path(source), LAYOUTS[settings.layout]
     if not source.is_dir():
-        raise FileNotFoundError(f"{source} is no folder; name an object's folder or a folder of such")
+        raise FileNotFoundError(f"{source} is not a folder; name an object's folder or a folder of such")
     objects = list(layout.objects(source))
     if not objects:
         raise FileNotFoundError(f"{source} holds nothing in the layout {settings.layout} (no {layout.marks[0]})")
@@ -79,7 +103,7 @@ def convert(source: str | Path, target: str | Path, settings: ImportSettings) ->
 
 
 def _import_result(folder: Path, source: Path, target: Path, layout: Layout, settings: ImportSettings) -> ImportResult:
-    """What becomes of one object, whatever its files hold; a full disk ends the command, as it would end the next."""
+    """Import one object and report its errors; a full disk ends the command, as all further objects would fail too."""
     name = _name(folder, source)
     try:
         if _is_there(target / name, settings):
@@ -94,13 +118,13 @@ def _import_result(folder: Path, source: Path, target: Path, layout: Layout, set
 
 def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: ImportSettings) -> None:
     load = _loader(folder, root)
-    shots = layout.read(folder, load, settings.options)
+    views = layout.read(folder, load, settings.options)
     scale = settings.scale or layout.scale
-    maps = {kind: all(getattr(shot, kind) for shot in shots) for kind in ("depth", "normals")}
+    maps = {kind: all(getattr(view, kind) for view in views) for kind in ("depth", "normals")}
     with atomic.replaced(target, sign=scenes.DOCUMENT) as partial:
         entries = []
-        for k, shot in enumerate(shots):
-            entry, files = _frame(k, shot, load, maps, settings, scale)
+        for k, view in enumerate(views):
+            entry, files = _frame(k, view, load, maps, settings, scale)
             for name, data in files.items():
                 (partial / name).parent.mkdir(exist_ok=True)
                 (partial / name).write_bytes(data)
@@ -108,58 +132,58 @@ def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: Im
         unit = scale * settings.options.depth_range / 255 if maps["depth"] else None
         fields = {"id": target.name, RECORD: settings.record(), "depth_unit_scale_factor": unit}
         (partial / scenes.DOCUMENT).write_bytes(transforms.document(entries, **fields))
-        scenes.read(partial, frames=[0])  # whoever reads it later finds nothing to complain of
+        scenes.read(partial, frames=[0])  # raises now what training would raise later
 
 
 def _frame(
     k: int, view: ViewRecord, load: Load, maps: dict[str, bool], settings: ImportSettings, scale: float
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A shot's entry in the document and its files by name."""
+    """Return a view's entry in the document, and its files by name."""
     data = load(view.image)
-    picture = images.decode(data, load(view.mask) if view.mask else None, f"{view.image} of {view.where}")
-    height, width = picture.alpha.shape
+    image = images.decode(data, load(view.mask) if view.mask else None, f"{view.image} of {view.where}")
+    height, width = image.alpha.shape
     intrinsics = view.lens(width, height)
     name = f"images/{k:04d}.png"
     entry = transforms.entry(name, _reoriented(view.cam_to_world, UPS[settings.up], scale), intrinsics, width, height)
-    files = {name: data if _is_ours(data, picture) else images.encode(picture.rgb, picture.alpha)}
+    files = {name: data if _is_ours(data, image) else images.encode(image.rgb, image.alpha)}
     if maps["depth"] and view.depth:
         entry["depth_file_path"] = f"depth/{k:04d}.png"
-        files[entry["depth_file_path"]] = _depth(load(view.depth), picture, f"{view.depth} of {view.where}")
+        files[entry["depth_file_path"]] = _depth(load(view.depth), image, f"{view.depth} of {view.where}")
     if maps["normals"] and view.normals:
         entry["normal_file_path"] = f"normals/{k:04d}.png"
         where = f"{view.normals} of {view.where}"
-        files[entry["normal_file_path"]] = _normals(load(view.normals), picture, UPS[settings.up], where)
+        files[entry["normal_file_path"]] = _normals(load(view.normals), image, UPS[settings.up], where)
     return entry, files
 
 
 def _reoriented(cam_to_world: Matrix, up: Matrix, scale: float) -> Matrix:
-    """The camera in our world: turned with the object and moved as the object grows, but not stretched itself."""
+    """Convert a camera pose: rotate it with the object and scale its position, but not its axes."""
     matrix = np.eye(4)
     matrix[:3, :3] = up @ cam_to_world[:3, :3]
     matrix[:3, 3] = up @ cam_to_world[:3, 3] * scale
     return matrix
 
 
-def _is_ours(data: bytes, picture: DecodedImage) -> bool:
-    return picture.alpha_source == "alpha" and data[:4] == b"\x89PNG" and data[24:26] == RGBA8
+def _is_ours(data: bytes, image: DecodedImage) -> bool:
+    return image.alpha_source == "alpha" and data[:4] == b"\x89PNG" and data[24:26] == RGBA8
 
 
-def _depth(data: bytes, picture: DecodedImage, where: str) -> bytes:
-    """8-bit depth as 16-bit depth of the same steps; nothing where the picture shows nothing."""
-    levels = images.decode_levels(data, picture.rgb.shape[:2], where)
+def _depth(data: bytes, image: DecodedImage, where: str) -> bytes:
+    """Convert 8-bit to 16-bit depth with the same steps; 0 where the image is transparent."""
+    levels = images.decode_levels(data, image.rgb.shape[:2], where)
     if levels.shape[-1] != 1:
         raise ValueError(f"{where} has colours; expected 8-bit grey")
-    return images.encode_depth(np.where(picture.alpha > 0, levels[..., 0], 0), 1.0)
+    return images.encode_depth(np.where(image.alpha > 0, levels[..., 0], 0), 1.0)
 
 
-def _normals(data: bytes, picture: DecodedImage, up: Matrix, where: str) -> bytes:
-    """Vectors (n + 1) / 2 along their world's axes as ours along ours; nothing where the picture shows nothing."""
-    levels = images.decode_levels(data, picture.rgb.shape[:2], where)
+def _normals(data: bytes, image: DecodedImage, up: Matrix, where: str) -> bytes:
+    """Convert vectors (n + 1) / 2 along the source's world axes to ours; 0 where the image is transparent."""
+    levels = images.decode_levels(data, image.rgb.shape[:2], where)
     if levels.shape[-1] != 3:
         raise ValueError(f"{where} is grey; expected 8-bit RGB")
     vectors = (levels / 127.5 - 1) @ up.T
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    shown = (picture.alpha > 0)[..., None] & (length > 0.5)
+    shown = (image.alpha > 0)[..., None] & (length > 0.5)
     return images.encode_normals(np.where(shown, vectors / np.maximum(length, 1e-6), 0))
 
 
@@ -173,13 +197,13 @@ def _loader(folder: Path, root: Path) -> Load:
                 if path.stat().st_size > scenes.MAX_FILE_BYTES:
                     raise ValueError(f"{path} is larger than {scenes.MAX_FILE_BYTES} bytes; make it smaller")
                 return path.read_bytes()
-        raise FileNotFoundError(f"{folder / name} does not exist, but a camera tells of it; put it there")
+        raise FileNotFoundError(f"{folder / name} does not exist, but a camera refers to it; put it there")
 
     return load
 
 
 def _name(folder: Path, source: Path) -> str:
-    """An object's path below the source; `campos_512_v4` and the like say nothing of the object."""
+    """Return an object's path below the source, without parts such as `campos_512_v4`, which do not name the object."""
     parts = [part for part in folder.relative_to(source).parts if not part.startswith("campos_")]
     return "/".join(parts) or source.resolve().name
 

@@ -1,6 +1,6 @@
-"""Where other projects put an object's pictures and cameras, and by which axes. Knows nothing of pixels.
+"""Layouts of other projects: file names, camera conventions and scales.
 
-All five were rendered in Blender, so +z is up in them as it is here. What differs is the direction of the matrix, the
+All five were rendered in Blender, so +z is up in them as it is here. They differ in the direction of the matrix, the
 camera's axes (OpenGL: x right, y up, z backward; OpenCV: x right, y down, z forward) and the size of the world:
 
     layout          files of one object                       matrix                            box      lens
@@ -14,9 +14,9 @@ camera's axes (OpenGL: x right, y up, z backward; OpenCV: x right, y down, z for
     nerf-synthetic  transforms_{train,val,test}.json          camera-to-world (4, 4), OpenGL    side 3   in the JSON
 
 Sources: OpenLRM's and Zero123's `blender_script.py`, InstantMesh's `data/objaverse.py` (normals along world axes, black
-where there is nothing; 8-bit depth along the camera's z, 255 being 6 units or 4, by the version), RichDreamer's
+where there is no surface; 8-bit depth along the camera's z, 255 being 6 units or 4, by the version), RichDreamer's
 `depth_warp_example.py`. Assumed, as no source says it: G-Objaverse's x_fov is in radians, Zero123's sensor is square.
-G-Objaverse's depth and normals (EXR) and the pictures of depth that NeRF-synthetic's test views have are left out.
+G-Objaverse's depth and normals (EXR) and the depth images of NeRF-synthetic's test views are not imported.
 """
 
 from __future__ import annotations
@@ -38,49 +38,80 @@ MAX_VIEWS = 10_000  # of one object
 MAX_JSON_BYTES = 2**20  # of one camera
 
 Matrix = np.ndarray
-Lens = Callable[[int, int], tuple[float, float, float, float]]  # a picture's size in pixels to (fx, fy, cx, cy) of it
+Lens = Callable[[int, int], tuple[float, float, float, float]]  # an image's size in pixels to its (fx, fy, cx, cy)
 Load = Callable[[str], bytes]  # a file's content by its name in the object's folder
 
 
 @dataclass(frozen=True)
 class ViewRecord:
-    """One camera of an object, in the layout's own world and unit, with the names of its files."""
+    """One view of an object, in the layout's own world and unit.
 
-    where: str  # for error messages
+    Attributes:
+        where: Name of the camera for error messages.
+        image: File name of the image.
+        cam_to_world: (4, 4) float64, OpenCV axes.
+        lens: Intrinsics as a function of the image size.
+        mask: File name of the mask.
+        depth: File name of an 8-bit depth map, see `LayoutOptions.depth_range`.
+        normals: File name of an 8-bit normal map, [-1, 1] along world axes.
+    """
+
+    where: str
     image: str
-    cam_to_world: Matrix  # (4, 4) float64, OpenCV
+    cam_to_world: Matrix
     lens: Lens
     mask: str | None = None
-    depth: str | None = None  # 8 bits, see Options.depth_range
-    normals: str | None = None  # 8 bits, [-1, 1] along world axes
+    depth: str | None = None
+    normals: str | None = None
 
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """What the files of some layouts do not say."""
+    """Values that the files of some layouts do not contain.
 
-    fov_deg: float | None = None  # across the picture's width
-    depth_range: float = 6.0  # what an 8-bit depth of 255 is, in the layout's own unit
+    Attributes:
+        fov_deg: Horizontal field of view in degrees.
+        depth_range: Depth of the 8-bit level 255, in the layout's own unit.
+    """
+
+    fov_deg: float | None = None
+    depth_range: float = 6.0
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`marks` are the files that tell an object's folder, `scale` makes its box that of side 2 around the origin."""
+    """A layout of another project.
+
+    Attributes:
+        marks: Files by which an object's folder is recognised.
+        scale: Factor that makes its box the cube [-1, 1]^3.
+        view_records: Reads the views of one folder.
+        fov_deg: Horizontal field of view in degrees if neither the files nor the user give it.
+    """
 
     marks: tuple[str, ...]
     scale: float
     view_records: Callable[[Path, Load, LayoutOptions], list[ViewRecord]]
-    fov_deg: float | None = None  # where neither the files nor the user say
+    fov_deg: float | None = None
 
     def read(self, folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
-        """The shots of the object in `folder`, whose files `load` reads."""
-        shots = self.view_records(folder, load, replace(options, fov_deg=options.fov_deg or self.fov_deg))
-        if not 0 < len(shots) <= MAX_VIEWS:
-            raise ValueError(f"{folder} has {len(shots)} cameras with pictures; expected 1 to {MAX_VIEWS}")
-        return shots
+        """Read the views of the object in `folder`.
+
+        Args:
+            folder: The object's folder.
+            load: Returns a file's content by its name in the folder.
+            options: Values that the files do not contain.
+
+        Raises:
+            ValueError: There are no views, too many, or invalid ones.
+        """
+        views = self.view_records(folder, load, replace(options, fov_deg=options.fov_deg or self.fov_deg))
+        if not 0 < len(views) <= MAX_VIEWS:
+            raise ValueError(f"{folder} has {len(views)} cameras with images; expected 1 to {MAX_VIEWS}")
+        return views
 
     def objects(self, source: Path) -> Iterator[Path]:
-        """The folders of objects in `source`, itself included, in order."""
+        """Yield the folders of objects in `source`, itself included, in order."""
         found = {
             file.parents[mark.count("/")]
             for mark in self.marks
@@ -100,11 +131,11 @@ def _openlrm(folder: Path, load: Load, _: LayoutOptions) -> list[ViewRecord]:
     def lens(*_: int) -> tuple[float, float, float, float]:
         return fractions
 
-    shots = []
+    views = []
     for pose in file_listing.visible_files(folder, "pose/*.npy"):
         matrix = _rigid(npy.read_npy(load(f"pose/{pose.name}"), str(pose)), str(pose)) @ OPENGL_TO_OPENCV
-        shots.append(ViewRecord(str(pose), f"rgba/{pose.stem}.png", matrix, lens))
-    return shots
+        views.append(ViewRecord(str(pose), f"rgba/{pose.stem}.png", matrix, lens))
+    return views
 
 
 def _instantmesh(folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
@@ -112,25 +143,25 @@ def _instantmesh(folder: Path, load: Load, options: LayoutOptions) -> list[ViewR
     poses = npy.read_npz(load("cameras.npz"), "cam_poses", where)
     if poses.ndim != 3 or len(poses) > MAX_VIEWS:
         raise ValueError(f"cam_poses of {where} has shape {poses.shape}; expected (N, 3, 4)")
-    shots = []
+    views = []
     for k, pose in enumerate(poses):
         matrix = np.linalg.inv(_rigid(pose, f"camera {k} of {where}")) @ OPENGL_TO_OPENCV
         depth, normals = (_if_there(folder, f"{k:03d}_{kind}.png") for kind in ("depth", "normal"))
         lens = _angle(options.fov_deg)
-        shots.append(ViewRecord(f"camera {k} of {where}", f"{k:03d}.png", matrix, lens, depth=depth, normals=normals))
-    return shots
+        views.append(ViewRecord(f"camera {k} of {where}", f"{k:03d}.png", matrix, lens, depth=depth, normals=normals))
+    return views
 
 
 def _zero123(folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
-    shots = []
+    views = []
     for pose in file_listing.visible_files(folder, "[0-9][0-9][0-9].npy"):
         matrix = np.linalg.inv(_rigid(npy.read_npy(load(pose.name), str(pose)), str(pose))) @ OPENGL_TO_OPENCV
-        shots.append(ViewRecord(str(pose), f"{pose.stem}.png", matrix, _angle(options.fov_deg)))
-    return shots
+        views.append(ViewRecord(str(pose), f"{pose.stem}.png", matrix, _angle(options.fov_deg)))
+    return views
 
 
 def _gobjaverse(folder: Path, load: Load, options: LayoutOptions) -> list[ViewRecord]:
-    shots = []
+    views = []
     for file in file_listing.visible_files(folder, "[0-9]*/[0-9]*.json"):
         content, where = _camera(load(f"{file.parent.name}/{file.name}"), str(file)), str(file)
         axes = [content.get(axis) for axis in ("x", "y", "z", "origin")]
@@ -139,19 +170,19 @@ def _gobjaverse(folder: Path, load: Load, options: LayoutOptions) -> list[ViewRe
         matrix = _rigid(_numbers(axes, where).T, where)
         fov = content.get("x_fov")
         fov_deg = options.fov_deg if fov is None else math.degrees(_number(fov, f"x_fov of {where}"))
-        shots.append(ViewRecord(where, f"{file.parent.name}/{file.stem}.png", matrix, _angle(fov_deg)))
-    return shots
+        views.append(ViewRecord(where, f"{file.parent.name}/{file.stem}.png", matrix, _angle(fov_deg)))
+    return views
 
 
 def _nerf_synthetic(folder: Path, load: Load, _: LayoutOptions) -> list[ViewRecord]:
-    shots = []
+    views = []
     for name in NERF_DOCUMENTS:
         if not (folder / name).is_file():
             continue
         document = transforms.parse(load(name), f"{folder}/{name}")
         frames = [document.frame(k) for k in range(min(document.count, MAX_VIEWS + 1))]
-        shots += [ViewRecord(f.where, f.image, f.cam_to_world, f.intrinsics, mask=f.mask) for f in frames]
-    return shots
+        views += [ViewRecord(f.where, f.image, f.cam_to_world, f.intrinsics, mask=f.mask) for f in frames]
+    return views
 
 
 NERF_DOCUMENTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
@@ -167,9 +198,9 @@ LAYOUTS = {
 
 
 def _angle(fov_deg: float | None) -> Lens:
-    """Square pixels, the picture's middle on the axis."""
+    """Intrinsics with square pixels and a centred principal point."""
     if fov_deg is None or not 0 < fov_deg < 180:
-        raise ValueError(f"a camera cannot see {fov_deg} degrees across; expected more than 0 and less than 180")
+        raise ValueError(f"the field of view is {fov_deg} degrees; expected more than 0 and less than 180")
     focal = 0.5 / math.tan(math.radians(fov_deg) / 2)
     return lambda width, height: (focal, focal * width / height, 0.5, 0.5)
 
@@ -180,9 +211,9 @@ def _camera(data: bytes, where: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON ({error})") from error
+        raise ValueError(f"{where} is not valid JSON ({error}); write it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{where} is no camera; expected an object with x, y, z and origin")
+        raise ValueError(f"{where} is not a camera; expected an object with x, y, z and origin")
     return content
 
 
@@ -203,15 +234,15 @@ def _shaped(array: Matrix, shape: tuple[int, ...], where: str) -> Matrix:
 
 
 def _rigid(matrix: Matrix, where: str) -> Matrix:
-    """(4, 4) from the (3, 4) or (4, 4) of a rotation and a position."""
+    """Return the matrix (4, 4) of a rotation and a position given as (3, 4) or (4, 4)."""
     if matrix.shape == (3, 4):
         matrix = np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])
     _shaped(matrix, (4, 4), where)
     rotation = matrix[:3, :3]
     if not np.allclose(rotation.T @ rotation, np.eye(3), atol=transforms.ROTATION_TOLERANCE, rtol=0):
-        raise ValueError(f"{where} is no rotation with a position (its axes are not unit vectors at right angles)")
+        raise ValueError(f"{where} is not a rotation with a position (its axes are not unit vectors at right angles)")
     if np.linalg.det(rotation) < 0 or not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
-        raise ValueError(f"{where} is mirrored or no affine matrix; is it of another layout?")
+        raise ValueError(f"{where} is mirrored or not an affine matrix; is it of another layout?")
     return matrix
 
 

@@ -1,6 +1,6 @@
-"""Small NumPy files of strangers to float64 arrays. Knows nothing of what the numbers mean.
+"""Safe reading of small untrusted NumPy files as float64 arrays.
 
-Nothing is unpickled, and no more memory is taken than the bound, whatever a header or an archive claims.
+Nothing is unpickled, and memory is limited whatever a header or an archive declares.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ import numpy as np
 
 from instant3d.utils.errors import LIBRARY_ERRORS
 
-MAX_BYTES = 2**24  # of one array: 100,000 matrices and more
+MAX_BYTES = 2**24  # of one array: more than 100,000 matrices
 
 Array = np.ndarray
 
 
 def read_npy(data: bytes, where: str) -> Array:
-    """The array of an .npy file, as float64; its numbers are finite."""
+    """Read the array of an .npy file as float64.
+
+    Args:
+        data: The file's content.
+        where: Its name for error messages.
+
+    Raises:
+        ValueError: It is broken, too large, not numeric, or holds a number that is not finite.
+    """
     try:
         stream = io.BytesIO(data)
         version = np.lib.format.read_magic(stream)
@@ -28,22 +36,26 @@ def read_npy(data: bytes, where: str) -> Array:
         if dtype.kind not in "fiu":
             raise ValueError(f"holds {dtype}, not numbers")
         if math.prod(shape) * dtype.itemsize > MAX_BYTES:
-            raise ValueError(f"claims the shape {shape}, which is larger than {MAX_BYTES} bytes")
+            raise ValueError(f"declares the shape {shape}, which is larger than {MAX_BYTES} bytes")
         array = np.load(io.BytesIO(data), allow_pickle=False).astype(np.float64)
         if not np.isfinite(array).all():
             raise ValueError("holds a number that is not finite (NaN or infinite)")
     except LIBRARY_ERRORS as error:
-        raise ValueError(f"{where} is no usable .npy file: {error}; export it again") from error
+        raise ValueError(f"{where} is not a usable .npy file: {error}; export it again") from error
     return array
 
 
 def read_npz(data: bytes, name: str, where: str) -> Array:
-    """The array `name` of an .npz file."""
+    """Read the array `name` of an .npz file.
+
+    Raises:
+        ValueError: There is no such array, or as for `read_npy`.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(f"{name}.npy") as file:
             content = file.read(MAX_BYTES + 1024)
     except KeyError as error:
         raise ValueError(f"{where} has no array {name!r}; is it of another layout?") from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, *LIBRARY_ERRORS) as error:
-        raise ValueError(f"{where} is no usable .npz file: {error}; export it again") from error
+        raise ValueError(f"{where} is not a usable .npz file: {error}; export it again") from error
     return read_npy(content, f"{name} of {where}")

@@ -1,9 +1,9 @@
-"""Scene folders into tars, byte for byte. Knows nothing of pictures, nor of the way back (`unpack`).
+"""Packing of scene folders into tars, byte for byte.
 
-The tars are those of `instant3d.scenes.shards`. One member more in each scene, `KEY.packed.json`, holds what flat names
-lose: the scene's name, and the name and SHA-256 of each file. So every tar can be unpacked and checked alone. Beside
-them an `index.json` holds each tar's size, SHA-256, number of scenes and a stamp of the files that went into it. It is
-rewritten after each tar, hence packing that was interrupted goes on where it was.
+The tars are those of `instant3d.scenes.shards`. One further member in each scene, `KEY.packed.json`, holds what flat
+names lose: the scene's name, and the name and SHA-256 of each file. So every tar can be unpacked and checked alone.
+Beside them an `index.json` holds each tar's size, SHA-256, number of scenes and a stamp of its source files. It is
+rewritten after each tar, so interrupted packing resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -29,12 +29,20 @@ PACKED = shards.PACKED
 MAX_INDEX_BYTES = 2**28
 MAX_PACKED_BYTES = shards.MAX_PACKED_BYTES
 
-Files = Mapping[str, Path]  # a scene's files by their names in it
+Files = Mapping[str, Path]  # files by their names in the scene
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar in the index; `stamp` tells the names, sizes and dates of the files that it was made of."""
+    """A tar in the index.
+
+    Attributes:
+        name: File name.
+        bytes: Size.
+        sha256: Hash of the file.
+        scenes: Number of scenes.
+        stamp: Hash of the names, sizes and dates of the source files.
+    """
 
     name: str
     bytes: int
@@ -45,7 +53,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Packing:
-    """What packing did: `kept` of the tars were there already."""
+    """Result of packing.
+
+    Attributes:
+        shards: All tars.
+        kept: Number of them that existed before.
+    """
 
     shards: tuple[Shard, ...]
     kept: int
@@ -58,9 +71,18 @@ def pack(
     on_step: OnStep = lambda *_: None,
     keep: Collection[str] | None = None,
 ) -> Packing:
-    """Copy every scene folder in `roots` (scenes, or folders of such) into tars of `per_shard` scenes in `target`.
+    """Copy scene folders into tars.
 
-    keep   ids of the scenes to pack; all by default
+    Args:
+        roots: Scene folders, or folders of them.
+        target: Folder for the tars and their index; tars that are up to date are kept.
+        per_shard: Scenes per tar.
+        on_step: Called with the number of packed scenes and their total.
+        keep: Ids of the scenes to pack; all by default.
+
+    Raises:
+        FileNotFoundError: A root is not a folder.
+        ValueError: There are no scenes, two have the same name, one cannot be packed, or the target holds other files.
     """
     if per_shard < 1:
         raise ValueError(f"a shard holds at least one scene, but per_shard is {per_shard}")
@@ -88,7 +110,7 @@ def pack(
 
 
 def read_index(folder: Path) -> dict[str, Shard]:
-    """The shards that a folder's `index.json` tells of, by name; none if there is no such file."""
+    """Read a folder's `index.json`: its shards by name; empty if there is no such file."""
     path = folder / INDEX
     if not path.is_file():
         return {}
@@ -97,7 +119,15 @@ def read_index(folder: Path) -> dict[str, Shard]:
 
 
 def parse_index(data: bytes, where: str) -> dict[str, Shard]:
-    """The shards that the content of an `index.json` tells of, by name: plain names, so that none leads elsewhere."""
+    """Parse an `index.json` into its shards by name.
+
+    Args:
+        data: Its content.
+        where: Its path or URL for error messages.
+
+    Raises:
+        ValueError: It is not a valid index, or names a file outside its folder.
+    """
     if len(data) > MAX_INDEX_BYTES:
         raise ValueError(f"{where} is larger than {MAX_INDEX_BYTES} bytes; is it an index of shards?")
     try:
@@ -108,25 +138,27 @@ def parse_index(data: bytes, where: str) -> dict[str, Shard]:
         for shard in listed:
             _check(shard)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{where} is no index of shards ({error}); remove it, or name the folder of shards") from error
+        raise ValueError(
+            f"{where} is not an index of shards ({error}); remove it, or name the folder of shards"
+        ) from error
     return {shard.name: shard for shard in listed}
 
 
 def _check(shard: Shard) -> None:
     if PurePosixPath(shard.name).name != shard.name or not shard.name.endswith(".tar"):
-        raise ValueError("it names a shard that is no .tar file beside it")
+        raise ValueError("it names a shard that is not a .tar file beside it")
     if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
         raise ValueError(f"the SHA-256 of {shard.name} is {shard.sha256!r:.80}")
     if not all(isinstance(number, int) and number >= 0 for number in (shard.bytes, shard.scenes)):
-        raise ValueError(f"{shard.name} has no sound size or number of scenes")
+        raise ValueError(f"{shard.name} has no valid size or number of scenes")
 
 
 def _found(roots: Sequence[str | Path]) -> dict[str, Path]:
-    """Scene folders by name: their path below the root, or the root's own name if it is a scene itself."""
+    """Return scene folders by name: their path below the root, or the root's own name if it is a scene itself."""
     found: dict[str, Path] = {}
     for root in map(Path, roots):
         if not root.is_dir():
-            raise FileNotFoundError(f"{root} is no folder; name scene folders or folders of such")
+            raise FileNotFoundError(f"{root} is not a folder; name scene folders or folders of such")
         for folder in scenes.below(root):
             name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
             if name in found:
@@ -148,13 +180,13 @@ def _id(folder: Path) -> str:
 
 
 def _files(folder: Path) -> Files:
-    """All visible files of a scene, none of them from outside of it, their flat names all different."""
+    """Return all visible files of a scene; refuse files from outside it and flat names that collide."""
     files: dict[str, Path] = {}
     for path in file_listing.visible_files(folder, "**/*"):
         if path.is_dir():
             continue
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{path} is no file of its scene (a link to elsewhere?); put the file itself there")
+            raise ValueError(f"{path} is not a file of its scene (a link to elsewhere?); put the file itself there")
         files[path.relative_to(folder).as_posix()] = path
     for name in files:
         if escape_control(name) != name:
@@ -166,7 +198,7 @@ def _files(folder: Path) -> Files:
     total = sum(path.stat().st_size for path in files.values())
     if total > shards.MAX_SCENE_BYTES - MAX_PACKED_BYTES:
         raise ValueError(f"{folder} takes {total} bytes; a scene in a tar takes less than {shards.MAX_SCENE_BYTES}")
-    scenes.document(folder)  # a broken one is found now and not on a cluster
+    scenes.document(folder)  # a broken document is found now and not during training
     return {scenes.DOCUMENT: files[scenes.DOCUMENT], **files}
 
 
@@ -183,7 +215,7 @@ def _stamp(group: Group) -> str:
 
 
 def _write(path: Path, group: Group, stamp: str) -> Shard:
-    """One tar, whole or not at all; equal scenes make equal bytes."""
+    """Write one tar, whole or not at all; equal scenes give equal bytes."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w+b") as file:
@@ -219,9 +251,9 @@ def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _earlier(target: Path) -> dict[str, Shard]:
-    """What an earlier call left; anything else in the folder is not overwritten."""
+    """Read the index of an earlier call; a folder with other files is refused."""
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is a file, but a folder is to be written there; name another place")
+        raise ValueError(f"{target} is a file, but a folder will be written there; name another path")
     held = [path.name for path in file_listing.visible_files(target, "*")] if target.is_dir() else []
     if INDEX not in held and any(not name.endswith(".partial") for name in held):
         raise ValueError(f"{target} holds files but no {INDEX}; name an empty or a new folder")
@@ -241,7 +273,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _drop(target: Path, surplus: set[str], done: Sequence[Shard]) -> None:
-    """Remove the tars of an earlier call that packed more scenes."""
+    """Remove surplus tars of an earlier call that packed more scenes."""
     for name in surplus:
         (target / name).unlink(missing_ok=True)
     if surplus:

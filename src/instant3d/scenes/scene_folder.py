@@ -1,13 +1,13 @@
-"""The scene folder: posed pictures of one object on disk. Knows nothing of what is done with them.
+"""Reading and writing of scene folders: posed images of one object.
 
-A scene is a `transforms.json` (`instant3d.scenes.transforms`) beside the pictures that it names. What `write` writes:
+A scene is a `transforms.json` (`instant3d.scenes.transforms`) beside the images that it names. `write` writes:
 
     transforms.json       cameras, caption, id, depth_unit_scale_factor
     images/0000.png ...   RGBA, 8 bits, straight alpha
     depth/0000.png ...    16 bits, in steps of depth_unit_scale_factor world units, 0 where there is no surface
     normals/0000.png ...  world axes, 8 bits, 128 being zero
 
-What `read` takes is wider: other tools' scenes and a user's own photos. Where a picture has no alpha and no mask, its
+`read` accepts more: other tools' scenes and a user's own photos. Where an image has no alpha and no mask, its
 white background is flooded from the border (`instant3d.scenes.images.decode`).
 """
 
@@ -32,21 +32,27 @@ from instant3d.views import MAPS, Views
 DOCUMENT = "transforms.json"
 EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
 MAX_FILE_BYTES = 2**29
-MAX_DISTANCE = 1e3  # of a camera from the origin: beyond, float32 blurs an object of size 1
+MAX_DISTANCE = 1e3  # of a camera from the origin: beyond it, float32 is too coarse for an object of size 1
 MAX_PIXELS = 2**27  # of all frames read at once: 2 GiB as float32 RGBA
-ENOUGH = 1024  # pixels a side: pictures of twice that are reduced while they are decoded, if smaller ones are asked for
+ENOUGH = 1024  # pixels per side: images of twice that are reduced during decoding, if smaller ones are requested
 
 Load = Callable[[str], bytes]  # a file's content by its name in the scene
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Some or all frames of a scene; `names` are those of the frames read, `path` tells where from.
+    """Some or all frames of a scene.
 
-    credit  its licence, author, source, title and address, as far as they are given (`transforms.Document.credit`)
+    Attributes:
+        views: Images, maps and cameras (V,).
+        caption: The caption, if there is one.
+        id: The object's id.
+        names: Names of the frames.
+        path: Where the scene was read.
+        credit: Licence, author, source, title and address, as far as given (`transforms.Document.credit`).
     """
 
-    views: Views  # (V,)
+    views: Views
     caption: str | None
     id: str
     names: tuple[str, ...]
@@ -64,7 +70,15 @@ def write(
 ) -> None:
     """Write views (V,) as a scene folder, whole or not at all; an earlier scene in `folder` is replaced.
 
-    `extra` are further JSON fields, such as a source or a licence.
+    Args:
+        folder: The scene folder.
+        views: (V,) with at least one view.
+        caption: The caption, if any.
+        object_id: The object's id; by default the folder's name.
+        extra: Further JSON fields, such as a source or a licence.
+
+    Raises:
+        ValueError: The views hold numbers that are not finite, or the folder holds other files.
     """
     folder = Path(folder)
     files = encode(views, caption=caption, object_id=object_id or folder.resolve().name, extra=extra)
@@ -82,12 +96,18 @@ def read(
     maps: Collection[str] = MAPS,
     widest: int | None = None,
 ) -> Scene:
-    """Read a scene folder, or one named document (`lego/transforms_train.json`).
+    """Read a scene folder.
 
-    frames   numbers of the frames to read, all by default; others are neither opened nor checked
-    size     pictures become `size` x `size`: oblong ones are first widened to a square with nothing in it
-    maps     which of depth and normals to read where all frames have them; decoding one costs as much as its picture
-    widest   without a size: pictures of at least twice that many pixels a side are reduced towards it
+    Args:
+        folder: The folder, or one of its documents (`lego/transforms_train.json`).
+        frames: Indices of the frames to read, all by default; others are neither opened nor checked.
+        size: Images become `size` x `size`: non-square ones are first padded to a square with transparent pixels.
+        maps: Which of depth and normals to read if all frames have them; decoding one costs as much as its image.
+        widest: Without a size: images of at least twice that many pixels per side are reduced towards it.
+
+    Raises:
+        FileNotFoundError: The folder, its document or one of its files does not exist.
+        ValueError: A file or a camera is invalid, or a camera does not see the object.
     """
     path, document = _document(Path(folder))
     root = path.parent.resolve()
@@ -96,27 +116,27 @@ def read(
 
 
 def document(folder: str | Path) -> transforms.Document:
-    """A scene's cameras, id and caption, without opening a picture."""
+    """Read a scene's cameras, id and caption, without opening an image."""
     return _document(Path(folder))[1]
 
 
 def below(root: str | Path) -> list[Path]:
-    """Every scene folder in `root` at any depth, sorted by path.
+    """Find every scene folder in `root` at any depth, sorted by path.
 
-    Hidden folders are left out: a killed process leaves half-written scenes in such.
+    Hidden folders are skipped: a killed process leaves half-written scenes in them.
     """
     return [document.parent for document in file_listing.visible_files(root, f"**/{DOCUMENT}")]
 
 
 def names(folder: str | Path) -> tuple[str, ...]:
-    """The names of a scene's frames, without opening a picture; their number is the scene's length."""
+    """Return the names of a scene's frames without opening an image."""
     return _document(Path(folder))[1].names()
 
 
 def encode(
     views: Views, *, caption: str | None, object_id: str, extra: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
-    """The files of a scene by name, from views (V,)."""
+    """Encode views (V,) as the files of a scene, by name; arguments and errors as for `write`."""
     if views.rgb.dim() != 4 or len(views.rgb) == 0:
         raise ValueError(f"a scene is written from views (V, 3, H, W) with V > 0, got {tuple(views.rgb.shape)}")
     views = views.map(lambda tensor: tensor.detach().cpu().float())
@@ -153,9 +173,19 @@ def decode(
     maps: Collection[str] = MAPS,
     widest: int | None = None,
 ) -> Scene:
-    """A scene from its document and a way to its files; `path` is for error messages and for a missing id."""
+    """Decode a scene.
+
+    Args:
+        document: Its parsed `transforms.json`.
+        load: Returns a file's content by its name in the scene.
+        path: The scene's path, for error messages and if the document has no id.
+        frames: As in `read`.
+        size: As in `read`.
+        maps: As in `read`.
+        widest: As in `read`.
+    """
     if size is not None and size < 1:
-        raise ValueError(f"pictures cannot be {size} pixels wide; ask for a size of at least 1")
+        raise ValueError(f"images cannot be {size} pixels wide; choose a size of at least 1")
     chosen = [document.frame(k) for k in document.choose(frames)]
     read, first = [], None
     with_maps = "depth" in maps and all(f.depth for f in chosen), "normals" in maps and all(f.normals for f in chosen)
@@ -176,19 +206,19 @@ def decode(
 def _frame(
     frame: transforms.Frame, document: transforms.Document, load: Load, with_maps: tuple[bool, bool], enough: int | None
 ) -> Views:
-    """One frame's picture, maps and camera: views of shape ()."""
+    """Decode one frame's image, maps and camera: views of shape ()."""
     mask = load(frame.mask) if frame.mask else None
-    picture = images.decode(load(frame.image), mask, frame.where, enough)
-    if picture.alpha_source == "none":
+    image = images.decode(load(frame.image), mask, frame.where, enough)
+    if image.alpha_source == "none":
         note = "has neither alpha, nor a mask, nor a white background: all of it counts as the object"
         warnings.warn(f"{frame.where} {note}", stacklevel=2)
-    height, width = full = picture.full_size or picture.alpha.shape
+    height, width = full = image.full_size or image.alpha.shape
     depth, normals = read_maps(frame, document, load, full, with_maps)
-    depth, normals = (None if values is None else _thinned(values, picture.alpha.shape) for values in (depth, normals))
+    depth, normals = (None if values is None else _thinned(values, image.alpha.shape) for values in (depth, normals))
     matrix = torch.tensor(frame.cam_to_world, dtype=torch.float32)
     return Views(
-        torch.from_numpy(np.ascontiguousarray(picture.rgb.transpose(2, 0, 1))) / 255,
-        torch.tensor(picture.alpha)[None] / 255,
+        torch.from_numpy(np.ascontiguousarray(image.rgb.transpose(2, 0, 1))) / 255,
+        torch.tensor(image.alpha)[None] / 255,
         Cameras(matrix, torch.tensor(frame.intrinsics(width, height), dtype=torch.float32)),
         None if depth is None else torch.tensor(depth, dtype=torch.float32)[None],
         None if normals is None else torch.tensor(normals).permute(2, 0, 1),
@@ -202,10 +232,17 @@ def read_maps(
     size: tuple[int, int],
     wanted: tuple[bool, bool] = (True, True),
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """A frame's depth (H, W) in world units and normals (H, W, 3), where it has them.
+    """Decode the depth and normal maps of a frame.
 
-    size     height and width of its picture in pixels, which maps must have
-    wanted   whether depth, and whether normals are to be read
+    Args:
+        frame: The frame.
+        document: Its document, which holds the depth unit.
+        load: Returns a file's content by its name in the scene.
+        size: Height and width of the frame's image in pixels, which the maps must have.
+        wanted: Whether to read depth, and whether to read normals.
+
+    Returns:
+        Depth (H, W) in world units and normals (H, W, 3); None if absent or not wanted.
     """
     depth = normals = None
     if frame.depth and wanted[0]:
@@ -218,7 +255,7 @@ def read_maps(
 
 
 def _thinned(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """The values of a map that lie in the middle of a reduced picture's pixels: their mean lies on no surface."""
+    """Subsample a map at the centres of a reduced image's pixels; their mean would lie on no surface."""
     if values.shape[:2] == size:
         return values
     pairs = zip(values.shape[:2], size, strict=True)
@@ -227,7 +264,7 @@ def _thinned(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _square(views: Views) -> Views:
-    """The picture in the middle of a square as wide as its longer side, empty around it; its camera follows."""
+    """Centre an image in a square as wide as its longer side, transparent around it, and adapt its camera."""
     height, width = views.height, views.width
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
@@ -248,15 +285,15 @@ def _check_size(
     got, expected = (views.width, views.height), (like.width, like.height)
     if got != expected:
         sizes = f"{got[0]} x {got[1]} pixels, but {first.where} is {expected[0]} x {expected[1]}"
-        raise ValueError(f"{frame.where} is {sizes}; make all pictures of a scene the same size")
+        raise ValueError(f"{frame.where} is {sizes}; make all images of a scene the same size")
     if count * (size * size if size else views.width * views.height) > MAX_PIXELS:
         raise ValueError(
-            f"{count} pictures like {frame.where} are too many to read at once; ask for fewer frames or a smaller size"
+            f"{count} images like {frame.where} are too many to read at once; choose fewer frames or a smaller size"
         )
 
 
 def _check_opacity(frames: Sequence[transforms.Frame], views: Views) -> None:
-    """Warn if nothing in any frame is opaque enough to count as object."""
+    """Warn if no frame has a pixel that is opaque enough to count as object."""
     greatest = float(views.alpha.max())
     if greatest < 0.5:
         source = f"the mask {frames[0].mask}" if frames[0].mask else "its alpha"
@@ -276,11 +313,11 @@ def _check_sight(frames: Sequence[transforms.Frame], cameras: Cameras) -> None:
     for k, frame in enumerate(frames):
         if far[k]:
             raise ValueError(
-                f"{frame.where} stands more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
+                f"{frame.where} is more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
             )
         if not (shown[k].any() or _hits_cube(cameras[k])):
             raise ValueError(
-                f"{frame.where} looks away from the object: its camera sees nothing of the cube [-1, 1]^3 around the "
+                f"{frame.where} looks away from the object: its camera shows nothing of the cube [-1, 1]^3 around the "
                 "origin; check the matrix's axes (OpenGL: x right, y up, z backward), or move and scale the cameras"
             )
         if not shown[k, len(corners) // 2]:
@@ -288,7 +325,7 @@ def _check_sight(frames: Sequence[transforms.Frame], cameras: Cameras) -> None:
 
 
 def _hits_cube(camera: Cameras, across: int = 16) -> bool:
-    """Whether a grid of rays through the picture meets the cube: for cameras so near that they see no corner of it."""
+    """Whether a grid of rays through the image meets the cube, for cameras too near to see any of its corners."""
     rays = camera.rays_through(*torch.meshgrid(*[torch.linspace(0, 1, across)] * 2, indexing="xy"))
     slope = torch.where(rays.directions.abs() < 1e-9, torch.full_like(rays.directions, 1e-9), rays.directions)
     bounds = torch.stack([(-1 - rays.origins) / slope, (1 - rays.origins) / slope])
@@ -310,7 +347,16 @@ def _document(path: Path) -> tuple[Path, transforms.Document]:
 
 
 def file_content(root: Path, name: str) -> bytes:
-    """A file of the scene, its extension optional; never one outside the folder `root`."""
+    """Read a file of the scene.
+
+    Args:
+        root: The scene folder; no file outside it is opened.
+        name: File name relative to it, with or without extension.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It lies outside the folder or is too large.
+    """
     if "\0" in name or Path(name).is_absolute() or not (root / name).resolve().is_relative_to(root):
         raise ValueError(f"{root / DOCUMENT} names {name!r}, which lies outside the scene folder; move it inside")
     for extension in EXTENSIONS:
@@ -334,5 +380,5 @@ def _check_finite(views: Views) -> None:
 
 
 def _bytes(image: Tensor) -> np.ndarray:
-    """(V, C, H, W) in [0, 1] to uint8 (V, H, W, C), rounded to the nearest step."""
+    """Convert (V, C, H, W) in [0, 1] to uint8 (V, H, W, C), rounded."""
     return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -1,8 +1,8 @@
-"""Tars of scenes from behind a URL, and the part of them that is kept on this disk. Knows nothing of what they hold.
+"""Download of scene tars from URLs, and their cache on this disk.
 
-Any URL that fsspec reads will do: https://, s3://, gs://, memory:// and so on. A tar is fetched whole, in one long
-read, which is what object stores are fast at; it is compared with the SHA-256 in the folder's `index.json`, and kept
-under that hash until others need the room. All processes of a machine share what is kept: each tar is fetched once.
+Any URL that fsspec reads is supported: https://, s3://, gs://, memory:// and so on. A tar is downloaded whole, in one
+long read, which suits object stores; it is compared with the SHA-256 in the folder's `index.json`, and kept under that
+hash until others need the space. All processes of a machine share the cache: each tar is downloaded once.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from filelock import FileLock, Timeout
 
 from instant3d.scenes.pack import INDEX, MAX_INDEX_BYTES, Shard, parse_index
 
-PAUSES = (1.0, 4.0, 16.0)  # seconds before a tar is asked for again
-STALE = 3600.0  # seconds after which a half-fetched tar is what a killed process left
-SILENCE = 60.0  # seconds without a byte after which a server is given up
+PAUSES = (1.0, 4.0, 16.0)  # seconds before each retry
+STALE = 3600.0  # seconds after which a partial download counts as abandoned by a killed process
+SILENCE = 60.0  # seconds without data after which a download fails
 # The errors of fsspec's backends, which share no base class; a backend that was not imported raised none.
 FOREIGN = (
     ("aiohttp", "ClientError"),
@@ -41,38 +41,43 @@ FOREIGN = (
 
 
 def is_url(root: str | Path) -> bool:
-    """Whether `root` names something that is not on this disk."""
+    """Whether `root` is a URL that is not on this disk."""
     return "://" in str(root) and urlsplit(str(root)).scheme != "file"
 
 
 def local(root: str | Path) -> Path:
-    """The path that a file:// URL or a plain path stands for."""
+    """Return the path of a file:// URL or of a plain path."""
     return Path(url2pathname(urlsplit(str(root)).path)) if str(root).startswith("file://") else Path(root)
 
 
 def default_folder() -> Path:
-    """Where tars are kept if nothing else is said."""
+    """Return the default folder of the cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "instant3d" / "shards"
 
 
 @dataclass(frozen=True)
 class ShardCache:
-    """A folder on this disk that holds at most `limit` bytes of fetched tars, those used last."""
+    """Cache of downloaded tars on this disk; the least recently used are evicted.
+
+    Attributes:
+        folder: The folder.
+        limit: Largest total size in bytes.
+    """
 
     folder: Path
     limit: int
 
     @classmethod
     def in_folder(cls, folder: str | Path | None = None, gib: float = 64.0) -> ShardCache:
-        """One of `gib` GiB in a folder, by default the user's cache."""
+        """Create a cache of `gib` GiB in a folder, by default in the user's cache."""
         return cls(default_folder() if folder is None else Path(folder).expanduser(), int(gib * 2**30))
 
     def path(self, shard: Shard) -> Path:
-        """Where a tar is kept: its hash is its name, so that a tar which was packed anew is another one."""
+        """Return the path of a tar; it is named by its hash, so that a repacked tar is another file."""
         return self.folder / f"{shard.sha256}.tar"
 
     def holds(self, shard: Shard) -> bool:
-        """Whether a tar is here; it then counts as used just now."""
+        """Whether a tar is cached; marks it as just used."""
         try:
             os.utime(self.path(shard))
         except FileNotFoundError:
@@ -81,9 +86,17 @@ class ShardCache:
 
     @contextmanager
     def new(self, shard: Shard, wait: bool) -> Iterator[Path | None]:
-        """Room for a tar that is not here yet, kept if the block ends well; None if it is here, or on its way.
+        """Yield a file to download a tar into; it is kept if the block ends without an error.
 
-        wait   whether to wait for another process that fetches the same tar
+        Args:
+            shard: The tar.
+            wait: Whether to wait for another process that is downloading the same tar.
+
+        Yields:
+            The file; None if the tar is already here or is being downloaded.
+
+        Raises:
+            OSError: The disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{shard.sha256}.partial"
@@ -96,7 +109,7 @@ class ShardCache:
                     with FileLock(self.folder / ".room.lock"):
                         self._make_room(shard.bytes)
                         with partial.open("wb") as file:
-                            file.truncate(shard.bytes)  # so that others count it when they make room
+                            file.truncate(shard.bytes)  # so that other processes count it when they evict
                     yield partial
                     os.replace(partial, self.path(shard))
                 finally:
@@ -105,12 +118,12 @@ class ShardCache:
             yield None
 
     def _make_room(self, needed: int) -> None:
-        """Remove the tars that were used longest ago, and what killed processes left."""
+        """Evict the least recently used tars, and the remains of killed processes."""
         held = []
         for path in [*self.folder.glob("*.tar"), *self.folder.glob(".*.partial")]:
             try:
                 held.append((path.stat().st_mtime, path.stat().st_size, path))
-            except FileNotFoundError:  # it has become whole, or has gone, meanwhile
+            except FileNotFoundError:  # it was completed or removed meanwhile
                 continue
         total = sum(size for _, size, _ in held) + needed
         for used, size, path in sorted(held):
@@ -120,18 +133,29 @@ class ShardCache:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             hint = "free some, or name another folder by --data.cache"
-            raise OSError(f"{self.folder} has room for {free} bytes, but a tar of {needed} is to be kept there; {hint}")
+            raise OSError(f"{self.folder} has room for {free} bytes, but a tar needs {needed}; {hint}")
 
 
 @dataclass(frozen=True)
 class RemoteShards:
-    """A folder of shards behind a URL, or one of its tars, and the shelf that those are kept on."""
+    """A folder of shards behind a URL, or one of its tars, with its cache.
+
+    Attributes:
+        url: URL of the folder or of one tar.
+        cache: Where downloaded tars are kept.
+    """
 
     url: str
     cache: ShardCache
 
     def shards(self) -> list[Shard]:
-        """What its index tells of."""
+        """Return the shards that the folder's index lists.
+
+        Raises:
+            FileNotFoundError: There is no index, or it does not list the tar.
+            OSError: The server cannot be reached.
+            ValueError: The index is invalid.
+        """
         url, only = self._parts()
         where = f"{url}/{INDEX}"
         with tempfile.TemporaryDirectory() as folder, _one_sentence(where):
@@ -139,16 +163,23 @@ class RemoteShards:
             data = (Path(folder) / INDEX).read_bytes()
         found = parse_index(data, where)
         if only is not None and only not in found:
-            raise FileNotFoundError(f"{where} tells of no {only}; name one of its tars, or their folder")
+            raise FileNotFoundError(f"{where} lists no {only}; name one of its tars, or their folder")
         return list(found.values()) if only is None else [found[only]]
 
     def where(self, shard: Shard) -> str:
+        """Return the URL of a tar."""
         return f"{self._parts()[0]}/{shard.name}"
 
     def fetch(self, shard: Shard, wait: bool = True) -> Path:
-        """The tar on this disk, whole and as it was packed.
+        """Return the path of a tar on this disk, downloaded and verified if it is not cached.
 
-        wait   whether to wait for another process that is fetching it; if not, it may not be there yet
+        Args:
+            shard: The tar.
+            wait: Whether to wait for another process that is downloading it; if not, it may not exist yet.
+
+        Raises:
+            OSError: The server cannot be reached.
+            ValueError: The file differs from the one that was packed.
         """
         if not self.cache.holds(shard):
             with self.cache.new(shard, wait) as place:
@@ -177,14 +208,14 @@ class RemoteShards:
             raise ValueError(f"{where} is damaged or was packed anew ({detail}); copy it there and its {INDEX} again")
 
     def _parts(self) -> tuple[str, str | None]:
-        """The folder, and the only tar in it that is meant, if it is one."""
+        """Return the URL of the folder, and the name of the only tar to use, if the URL names one."""
         url = self.url.rstrip("/")
         folder, _, name = url.rpartition("/")
         return (folder, name) if name.endswith(".tar") else (url, None)
 
 
 def _get(url: str, place: Path, limit: int) -> None:
-    """Copy a file of at most `limit` bytes to this disk; servers are not trusted to send no more."""
+    """Copy a file to this disk; stops if it is larger than `limit` bytes."""
     import fsspec
     from fsspec.callbacks import Callback
 
@@ -205,21 +236,21 @@ def _get(url: str, place: Path, limit: int) -> None:
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """What a backend may raise when something is wrong outside of this machine."""
+    """Return the error classes of fsspec's imported backends for failures outside this machine."""
     loaded = [getattr(sys.modules[module], name, OSError) for module, name in FOREIGN if module in sys.modules]
     return (OSError, TimeoutError, *loaded)
 
 
 @contextmanager
 def _one_sentence(where: str) -> Iterator[None]:
-    """What a backend complains of, as a sentence of ours."""
+    """Convert errors of the backends to one-sentence messages."""
     try:
         yield
     except FileNotFoundError:
-        hint = "name a folder of shards as `instant3d pack` writes them, and look at the address and your access"
+        hint = "name a folder of shards as `instant3d pack` writes them, and check the address and your access"
         raise FileNotFoundError(f"{where} does not exist; {hint}") from None
     except ImportError as error:
-        raise ValueError(f"{where} cannot be read here ({_line(error)}); install what it asks for") from None
+        raise ValueError(f"{where} cannot be read here ({_line(error)}); install the missing package") from None
     except _failures() as error:
         hint = "check the address, the network and your access"
         raise OSError(f"{where} cannot be reached ({_line(error)}); {hint}") from None

@@ -1,8 +1,8 @@
-"""Many scenes in a few tar files, in WebDataset's layout. Knows nothing of what a scene's files mean.
+"""Reading and writing of many scenes in a few tar files, in WebDataset's layout.
 
 Each file of a scene is one member `KEY.NAME`, its folders written as dots (`0007.images.0003.png`), all members of a
 scene together and its `KEY.transforms.json` first. WebDataset reads such a tar as samples by the same rule.
-`write` encodes scenes anew; `instant3d.scenes.pack` copies the files of scene folders exactly into the same layout.
+`write` encodes scenes again; `instant3d.scenes.pack` copies the files of scene folders exactly into the same layout.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from instant3d.scenes.scene_folder import Scene
 from instant3d.utils import atomic, file_listing
 
 MAX_SCENE_BYTES = 2**31
-PACKED = "packed.json"  # beside a scene's files: what `instant3d.scenes.pack` knows of them
+PACKED = "packed.json"  # beside a scene's files: names and hashes from `instant3d.scenes.pack`
 MAX_PACKED_BYTES = 2**24
 MAPS = scenes.MAPS
 
@@ -33,9 +33,20 @@ Choice = Sequence[int] | Callable[[int], Sequence[int]]
 
 
 def write(items: Iterable[Scene | str | Path], folder: str | Path, per_shard: int = 256) -> list[Path]:
-    """Pack scenes (or scene folders) into `folder/00000.tar` and so on, whole or not at all; returns the tars.
+    """Encode scenes into `folder/00000.tar` and so on, whole or not at all.
 
-    Scenes keep their ids; the key of each is its number and its id, so that no two are alike.
+    Scenes keep their ids; the key of each is its number and its id, so that keys are unique.
+
+    Args:
+        items: Scenes or scene folders.
+        folder: Folder for the tars; earlier tars are replaced.
+        per_shard: Scenes per tar.
+
+    Returns:
+        The tars.
+
+    Raises:
+        ValueError: There are no scenes, or `folder` holds other files.
     """
     if per_shard < 1:
         raise ValueError(f"a shard holds at least one scene, but per_shard is {per_shard}")
@@ -52,7 +63,7 @@ def write(items: Iterable[Scene | str | Path], folder: str | Path, per_shard: in
 
 
 def paths(source: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The tars in a folder in order, or those named."""
+    """Return the tars in a folder in order, or the named ones."""
     if isinstance(source, str | Path) and Path(source).is_dir():
         found = file_listing.visible_files(source, "*.tar")
         if not found:
@@ -64,10 +75,16 @@ def paths(source: str | Path | Sequence[str | Path]) -> list[Path]:
 def read(
     source: str | Path | Sequence[str | Path], *, frames: Choice | None = None, size: int | None = None
 ) -> Iterator[Scene]:
-    """Scenes of a folder of tars, of one tar or of several, one after the other.
+    """Iterate over the scenes of a folder of tars, of one tar or of several.
 
-    frames   frame numbers to decode, or a function from a scene's number of frames to those (to draw some at random)
-    size     as in `scenes.read`
+    Args:
+        source: The folder or the tars.
+        frames: Frame indices to decode, or a function from a scene's number of frames to them (for random sampling).
+        size: As in `scenes.read`.
+
+    Raises:
+        FileNotFoundError: There are no tars.
+        ValueError: A tar or a scene is damaged.
     """
     for path in paths(source):
         if not path.is_file():
@@ -78,9 +95,14 @@ def read(
 
 @dataclass(frozen=True)
 class PackedScene:
-    """One scene in a tar: `where` tells where each of its files begins and how long it is, in bytes.
+    """One scene in a tar.
 
     Files are compared with the SHA-256 that `instant3d pack` wrote beside them, if it is there.
+
+    Attributes:
+        path: The tar.
+        key: The scene's key.
+        where: Offset and length in bytes of each file, by flat name.
     """
 
     path: Path
@@ -89,7 +111,7 @@ class PackedScene:
 
     @property
     def name(self) -> str:
-        """The key as a file may be called."""
+        """The key as a file name."""
         return _plain(self.key)
 
     def read(
@@ -100,12 +122,12 @@ class PackedScene:
         maps: Collection[str] = MAPS,
         widest: int | None = None,
     ) -> Scene:
-        """The scene; only what `frames` and `maps` name is read from disk. The rest as in `scenes.read`."""
+        """Read the scene; only the files of `frames` and `maps` are read from disk. Arguments as in `scenes.read`."""
         with self._opened() as files:
             return _scene(self.path, self.key, files, frames, size, maps, widest)
 
     def document(self) -> transforms.Document:
-        """Its cameras, id and caption."""
+        """Read only the scene's cameras, id and caption."""
         with self._opened() as files:
             return _parsed(self.path, self.key, files)
 
@@ -116,7 +138,7 @@ class PackedScene:
 
 
 class _Files(Mapping[str, bytes]):
-    """A packed scene's files, each read when it is asked for."""
+    """A packed scene's files, each read on access."""
 
     def __init__(self, file: BinaryIO, packed: PackedScene) -> None:
         self.file, self.packed = file, packed
@@ -147,7 +169,7 @@ class _Files(Mapping[str, bytes]):
 
 
 def _sums(data: bytes, where: str) -> dict[str, str]:
-    """SHA-256 of a scene's files by their flat names."""
+    """Return the SHA-256 of a scene's files by their flat names."""
     try:
         found = json.loads(data)["sha256"]
         return {flat(name): str(digest) for name, digest in found.items()}
@@ -156,7 +178,12 @@ def _sums(data: bytes, where: str) -> dict[str, str]:
 
 
 def index(source: str | Path | Sequence[str | Path]) -> list[PackedScene]:
-    """All scenes of some tars, to be read in any order: one pass over the headers, nothing is decoded."""
+    """List all scenes of some tars, to be read in any order; reads only the headers, nothing is decoded.
+
+    Raises:
+        FileNotFoundError: There are no tars.
+        ValueError: A tar is damaged, or a scene is too large.
+    """
     found = []
     for path in paths(source):
         if not path.is_file():
@@ -184,7 +211,7 @@ def _add(tar: tarfile.TarFile, number: int, scene: Scene) -> None:
 
 
 def key_of(number: int, name: str) -> str:
-    """What the members of a scene begin with: no dot, no slash, and no two alike."""
+    """Return the unique prefix of a scene's members, without dots and slashes."""
     return f"{number:07d}-{_plain(name)[:48]}"
 
 
@@ -193,7 +220,7 @@ def _plain(name: str) -> str:
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Keys and files of a tar's scenes, read in one pass; nothing is unpacked to disk."""
+    """Yield the keys and files of a tar's scenes, read in one pass; nothing is unpacked to disk."""
     try:
         with tarfile.open(path, "r|") as tar:
             for key, group in groupby(members(tar), key=lambda member: member[0]):
@@ -203,7 +230,11 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
-    """Key, name and content of each regular file of an open tar; a scene's size is bounded."""
+    """Yield key, name and content of each regular file of an open tar.
+
+    Raises:
+        tarfile.TarError: A scene is larger than `MAX_SCENE_BYTES`.
+    """
     taken, last = 0, None
     for member in tar:
         key, name = _named(member)
@@ -219,14 +250,15 @@ def members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
 
 
 def is_whole(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a visible file that holds all its bytes: no link, no device, and not sparse, which would
-    grow from a few bytes to any size.
+    """Whether a member is a visible file that holds all its bytes.
+
+    Links, devices and sparse files, which could grow from a few bytes to any size, are not.
     """
     return member.isreg() and not member.issparse() and not file_listing.is_hidden(member.name)
 
 
 def _named(member: tarfile.TarInfo) -> tuple[str, str]:
-    """The key of a member's scene and its name there: the key ends at the first dot of the file's own name."""
+    """Split a member's name into scene key and flat file name: the key ends at the first dot of the file name."""
     folder, _, file = member.name.rpartition("/")
     stem, _, name = file.partition(".")
     return f"{folder}/{stem}" if folder else stem, name
@@ -261,5 +293,5 @@ def _scene(
 
 
 def flat(name: str) -> str:
-    """A file's name in its scene as it is in a tar."""
+    """Return the name of a scene's file inside a tar."""
     return name.removeprefix("./").replace("/", ".")

@@ -1,10 +1,10 @@
-"""The `transforms.json` document: cameras and file names in and out. Knows nothing of pixels.
+"""Reading and writing of the `transforms.json` document: cameras and file names.
 
 It is the format of nerfstudio, instant-ngp and the Blender-synthetic scenes: OpenGL camera-to-world matrices (x right,
-y up, z backward) in a +z-up world, and intrinsics in pixels, given per frame or for all frames. In memory cameras are
-OpenCV's (`instant3d.cameras`). The object is expected in the cube [-1, 1]^3 around the origin. Where the document has
-instant-ngp's `scale` or `offset`, its unit cube (p * scale + offset, by default 0.33 and 0.5) becomes our cube; its
-`aabb_scale` only tells how far a background reaches and changes nothing here.
+y up, z backward) in a +z-up world, and intrinsics in pixels, given per frame or for all frames. In memory cameras use
+OpenCV axes (`instant3d.cameras`). The object is expected in the cube [-1, 1]^3 around the origin. Where the document
+has instant-ngp's `scale` or `offset`, its unit cube (p * scale + offset, by default 0.33 and 0.5) becomes our cube; its
+`aabb_scale` only describes the extent of a background and is ignored.
 """
 
 from __future__ import annotations
@@ -21,26 +21,45 @@ MAX_BYTES = 2**26
 ROTATION_TOLERANCE = 1e-3  # of R^T R against the identity
 PINHOLE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
-CREDIT = ("license", "author", "source", "name", "url")  # whose work the object is, and its title
+CREDIT = ("license", "author", "source", "name", "url")  # licence, author, source and title of the object
 LONGEST_CREDIT = 500  # characters of each
 FloatArray = np.ndarray
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One camera and the names of its files, relative to the document's folder."""
+    """One camera and the names of its files, relative to the document's folder.
 
-    where: str  # for error messages: document, number and file
+    Attributes:
+        where: Document, index and file, for error messages.
+        name: Name of the image without folder and extension.
+        image: File name of the image.
+        mask: File name of the mask, if any.
+        depth: File name of the depth map, if any.
+        normals: File name of the normal map, if any.
+        cam_to_world: (4, 4) float64, OpenCV axes.
+        lens: Those of `LENS_KEYS` that were given.
+    """
+
+    where: str
     name: str
     image: str
     mask: str | None
     depth: str | None
     normals: str | None
-    cam_to_world: FloatArray  # (4, 4) float64, OpenCV
-    lens: Mapping[str, float]  # whichever of LENS_KEYS were given
+    cam_to_world: FloatArray
+    lens: Mapping[str, float]
 
     def intrinsics(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """(fx, fy, cx, cy) as fractions of the picture, whose real size is `width` x `height` pixels."""
+        """Return (fx, fy, cx, cy) as fractions of the image size.
+
+        Args:
+            width: Actual width of the image in pixels.
+            height: Actual height.
+
+        Raises:
+            ValueError: The camera was given for another aspect ratio, has no focal length, or has visible distortion.
+        """
         lens = self.lens
         w, h = lens.get("w", width), lens.get("h", height)
         if abs(w / h * height - width) > 1.5 + 0.01 * width:
@@ -54,42 +73,49 @@ class Frame:
         return fx / w, fy / h, lens.get("cx", w / 2) / w, lens.get("cy", h / 2) / h
 
     def _check_lens(self, fx: float, fy: float, w: float, h: float) -> None:
-        """Distortion that moves a corner by more than a pixel would put every ray wrong: better to say so."""
+        """Refuse distortion that moves a corner by more than a pixel, because every ray would be wrong."""
         x, y = w / 2 / fx, h / 2 / fy
         square = x * x + y * y
         radial = sum(self.lens.get(f"k{n}", 0.0) * square**n for n in (1, 2, 3, 4))
         tangential = 3 * square * (abs(self.lens.get("p1", 0.0)) + abs(self.lens.get("p2", 0.0)))
         if (abs(radial) * math.sqrt(square) + tangential) * max(fx, fy) > 1:
             raise ValueError(
-                f"{self.where} has lens distortion; undistort the pictures first (COLMAP's image_undistorter does)"
+                f"{self.where} has lens distortion; undistort the images first (COLMAP's image_undistorter does)"
             )
 
 
 @dataclass(frozen=True)
 class Document:
-    """What a `transforms.json` says, its frames not yet checked: `frame(k)` checks one."""
+    """A parsed `transforms.json`; its frames are checked by `frame(k)`.
+
+    Attributes:
+        where: Its path, for error messages.
+        content: The JSON object.
+    """
 
     where: str
     content: Mapping[str, Any]
 
     @property
     def count(self) -> int:
+        """Number of frames."""
         return len(self.content["frames"])
 
     def text(self, key: str) -> str | None:
+        """Return a text field; None if it is absent or empty."""
         value = self.content.get(key)
         return value if isinstance(value, str) and value.strip() else None
 
     @property
     def credit(self) -> dict[str, str]:
-        """Those of the fields `CREDIT` that the document has, by name; `licence` is read as well."""
+        """The fields `CREDIT` of the document, by name; `licence` is accepted for `license`."""
         found = {key: self.text(key) for key in CREDIT}
         found["license"] = found["license"] or self.text("licence")
         return {key: value[:LONGEST_CREDIT] for key, value in found.items() if value}
 
     @property
     def depth_unit(self) -> float | None:
-        """Lengths of one step of a depth map, in the document's own world; None if it does not say."""
+        """Length of one step of a depth map, in the document's own world; None if it is not given."""
         for key in ("depth_unit_scale_factor", "integer_depth_scale"):
             if key in self.content:
                 return _positive(self.content[key], f"{key} of {self.where}")
@@ -97,44 +123,55 @@ class Document:
 
     @property
     def world_scale(self) -> float:
+        """Factor from the document's world to ours."""
         if "scale" not in self.content and "offset" not in self.content:
             return 1.0
         return 2 * _positive(self.content.get("scale", 0.33), f"scale of {self.where}")
 
     @property
     def world_offset(self) -> FloatArray:
+        """Offset (3,) from the document's world to ours, added after scaling."""
         if "scale" not in self.content and "offset" not in self.content:
             return np.zeros(3)
         return 2 * _numbers(self.content.get("offset", [0.5] * 3), (3,), f"offset of {self.where}") - 1
 
     def choose(self, frames: Sequence[int] | None) -> list[int]:
-        """The asked-for frame numbers, all by default."""
+        """Return the requested frame indices, all by default.
+
+        Raises:
+            ValueError: There are none, or one is out of range.
+        """
         chosen = list(range(self.count)) if frames is None else [int(k) for k in frames]
         if not chosen:
-            raise ValueError(f"no frames of {self.where} were asked for; name at least one of 0 to {self.count - 1}")
+            raise ValueError(f"no frames of {self.where} were chosen; name at least one of 0 to {self.count - 1}")
         for k in chosen:
             if not 0 <= k < self.count:
                 has = f"has {self.count} frame{'s' * (self.count > 1)} (0 to {self.count - 1})"
-                raise ValueError(f"frame {k} was asked for, but {self.where} {has}")
+                raise ValueError(f"frame {k} does not exist: {self.where} {has}")
         return chosen
 
     def names(self) -> tuple[str, ...]:
-        """One name per frame: its picture's, without folder and extension."""
+        """Return one name per frame: its image's, without folder and extension."""
         return tuple(_stem(self._entry(k)[0]) for k in range(self.count))
 
     def frame(self, k: int) -> Frame:
-        picture, entry = self._entry(k)
-        where = f"frame {k} ({picture}) of {self.where}"
+        """Parse and check frame `k`.
+
+        Raises:
+            ValueError: Its image name, matrix or intrinsics are missing or invalid.
+        """
+        image, entry = self._entry(k)
+        where = f"frame {k} ({image}) of {self.where}"
         matrix = _rigid(entry.get("transform_matrix"), where) @ OPENGL_TO_OPENCV
         matrix[:3, 3] = matrix[:3, 3] * self.world_scale + self.world_offset
         depth = _name(entry, "depth_file_path", where) or _name(entry, "depth_path", where)
         mask, normals = _name(entry, "mask_path", where), _name(entry, "normal_file_path", where)
-        return Frame(where, _stem(picture), picture, mask, depth, normals, matrix, _lens(self.content, entry, where))
+        return Frame(where, _stem(image), image, mask, depth, normals, matrix, _lens(self.content, entry, where))
 
     def _entry(self, k: int) -> tuple[str, Mapping[str, Any]]:
         entry = self.content["frames"][k]
         if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
-            raise ValueError(f"frame {k} of {self.where} names no picture; it needs a `file_path`")
+            raise ValueError(f"frame {k} of {self.where} names no image; it needs a `file_path`")
         return entry["file_path"].replace("\\", "/"), entry
 
 
@@ -145,7 +182,15 @@ RESERVED_KEYS = (*LENS_KEYS, "frames", "camera_model", "is_fisheye", "scale", "o
 
 
 def parse(data: bytes, where: str) -> Document:
-    """The document in `data`, its outline checked."""
+    """Parse a `transforms.json` and check its outline.
+
+    Args:
+        data: The file's content.
+        where: Its path, for error messages.
+
+    Raises:
+        ValueError: It is not valid JSON, has no frames, or was taken with a camera that is not a pinhole camera.
+    """
     if len(data) > MAX_BYTES:
         raise ValueError(f"{where} is larger than {MAX_BYTES} bytes; a scene's cameras take far less")
     try:
@@ -157,7 +202,7 @@ def parse(data: bytes, where: str) -> Document:
             f"{where} has no list of `frames`; is it a nerfstudio, instant-ngp or Blender-synthetic scene?"
         )
     if not content["frames"]:
-        raise ValueError(f"{where} has no frames; a scene needs at least one picture with its camera")
+        raise ValueError(f"{where} has no frames; a scene needs at least one image with its camera")
     model = content.get("camera_model", "OPENCV")
     if model not in PINHOLE or content.get("is_fisheye"):
         raise ValueError(
@@ -167,7 +212,15 @@ def parse(data: bytes, where: str) -> Document:
 
 
 def entry(image: str, cam_to_world: FloatArray, intrinsics: Sequence[float], width: int, height: int) -> dict[str, Any]:
-    """A frame's entry from an OpenCV matrix (4, 4) and intrinsics in fractions."""
+    """Return a frame's JSON entry.
+
+    Args:
+        image: File name of the image.
+        cam_to_world: (4, 4), OpenCV axes.
+        intrinsics: (fx, fy, cx, cy) as fractions of the image size.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+    """
     fx, fy, cx, cy = (float(value) for value in intrinsics)
     lens = {"w": width, "h": height, "fl_x": fx * width, "fl_y": fy * height, "cx": cx * width, "cy": cy * height}
     matrix = (np.asarray(cam_to_world, np.float64) @ OPENGL_TO_OPENCV + 0.0).tolist()  # + 0.0: no "-0.0" in the file
@@ -175,7 +228,15 @@ def entry(image: str, cam_to_world: FloatArray, intrinsics: Sequence[float], wid
 
 
 def document(entries: Sequence[dict[str, Any]], **fields: Any) -> bytes:
-    """The JSON text; intrinsics that all frames share are written once."""
+    """Return the JSON text; intrinsics that all frames share are written once.
+
+    Args:
+        entries: One `entry` per frame.
+        **fields: Further top-level fields; None values are left out.
+
+    Raises:
+        ValueError: A field has the name of a key with its own meaning.
+    """
     taken = [key for key in fields if key in RESERVED_KEYS]
     if taken:
         raise ValueError(f"{taken[0]} already has a meaning in a transforms.json; choose another name for the field")
@@ -188,7 +249,7 @@ def document(entries: Sequence[dict[str, Any]], **fields: Any) -> bytes:
 
 
 def _lens(content: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, float]:
-    """Frame's own values before the document's; a frame's own field of view also goes before a shared focal length."""
+    """Merge frame and document intrinsics; the frame's take precedence, also its field of view over a focal length."""
     lens = {key: _number(content[key], f"{key} of {where}") for key in LENS_KEYS if key in content}
     if "camera_angle_x" in entry and "fl_x" not in entry:
         lens.pop("fl_x", None), lens.pop("fl_y", None)
@@ -204,7 +265,7 @@ def _focal(angle: float | None, size: float) -> float | None:
 
 
 def _rigid(value: Any, where: str) -> FloatArray:
-    """A rotation and a position as (4, 4), or a word on what else it is."""
+    """Return a rotation and a position as (4, 4); refuse any other matrix."""
     matrix = _numbers(value, None, f"transform_matrix of {where}")
     if matrix.shape == (3, 4):
         matrix = np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])

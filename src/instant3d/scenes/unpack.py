@@ -1,6 +1,6 @@
-"""Tars of scenes back to scene folders, every file compared with its hash. Knows nothing of pictures.
+"""Unpacking of tars to scene folders; every file is compared with its hash.
 
-What is damaged is named and left out, and the rest is restored. Names from a tar are never followed out of the target.
+Damaged scenes are reported and skipped, and the rest is restored. Names from a tar never lead out of the target.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ MISSING = "missing, or is a link or a sparse file in the tar"
 
 @dataclass
 class Unpacking:
-    """What unpacking did; `damage` says in a sentence each what could not be restored."""
+    """Result of unpacking.
+
+    Attributes:
+        new: Number of restored scenes.
+        there: Number of scenes that existed before.
+        damage: One message for each scene or tar that could not be restored.
+    """
 
     new: int = 0
     there: int = 0
@@ -35,8 +41,17 @@ class Unpacking:
 def unpack(source: str | Path, target: str | Path, on_step: OnStep = lambda *_: None) -> Unpacking:
     """Restore the scenes of a folder of tars, or of one tar, as `target/NAME`, each whole or not at all.
 
-    Scenes that are there already with the same files are left. Damaged tars are told of and all that is whole in them
-    is restored.
+    Scenes that exist with the same files are left unchanged. Damaged tars are reported, and their intact scenes
+    restored.
+
+    Args:
+        source: The folder or the tar.
+        target: Folder for the scene folders.
+        on_step: Called with the number of processed tars and their total.
+
+    Raises:
+        FileNotFoundError: There are no tars.
+        ValueError: A folder in `target` holds other files than the scene, or leads out of it by a link.
     """
     source, target, result = Path(source), Path(target), Unpacking()
     expected = read_index(source if source.is_dir() else source.parent)
@@ -57,7 +72,7 @@ def unpack(source: str | Path, target: str | Path, on_step: OnStep = lambda *_: 
 
 def _restore(path: Path, expected: Shard | None, target: Path, result: Unpacking) -> None:
     if not path.is_file():
-        result.damage.append(f"{path} is missing, but {INDEX} tells of it; copy it again")
+        result.damage.append(f"{path} is missing, but {INDEX} lists it; copy it again")
         return
     if expected is not None and not _is_as_packed(path, expected):
         result.damage.append(f"{path} is not the file that was packed; copy or pack it again")
@@ -104,9 +119,9 @@ def _restore_scene(where: str, files: dict[str, bytes], target: Path, result: Un
 
 
 def _checked(where: str, files: dict[str, bytes]) -> tuple[str, dict[str, bytes]]:
-    """A scene's name and its files by their names, each of which is as it was packed."""
+    """Return a scene's name and its files by their names, after checking their hashes."""
     if PACKED not in files:
-        raise ValueError(f"{where} has no {PACKED}, so its files' names are not known; was it packed by this command?")
+        raise ValueError(f"{where} has no {PACKED}, so its files' names are unknown; was it packed by this command?")
     name, hashes = _manifest(files[PACKED], where)
     contents = {}
     for file, digest in hashes.items():
@@ -129,7 +144,7 @@ def _manifest(data: bytes, where: str) -> tuple[str, dict[str, str]]:
             if file_listing.is_hidden(path) or escape_control(path) != path:
                 raise ValueError(f"{path!r:.80} is a hidden name or holds control characters")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{PACKED} of {where} is damaged ({error})") from error
+        raise ValueError(f"{PACKED} of {where} is damaged ({error}); copy or pack the tar again") from error
     return name, hashes
 
 

@@ -1,1 +1,1 @@
-"""Stage 1: from a sentence to four consistent views, drawn as one picture of 2 x 2 tiles."""
+"""Stage 1: from a prompt to four consistent views, sampled as one image of 2 x 2 tiles."""

@@ -1,6 +1,6 @@
-"""Grids and captions as stage 1's UNet is taught with them, encoded once and kept in files. Knows no training.
+"""Cache of encoded training grids and captions, in safetensors shards.
 
-index.json                   what the cache holds, written last: without it the cache is not whole
+index.json                   what the cache holds, written last: without it the cache is incomplete
 grids-00000.safetensors ...  mean, std  (N, C, h, w)  of the latents, times the VAE's scaling factor, float16
 texts-00000.safetensors ...  tokens (M, L, D), pooled (M, P), float16; a prompt that many grids share is kept once
 """
@@ -32,19 +32,21 @@ from instant3d.utils.tensor_dataclass import TensorDataclass
 INDEX, FORMAT = "index.json", "instant3d-stage1-cache-1"
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "scheduler")
 MAX_SHARD_BYTES = 2**30
-MAX_SHARD_ITEMS = 2048  # what an interruption may cost
+MAX_SHARD_ITEMS = 2048  # most items that an interruption loses
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class LatentBatch(TensorDataclass):
-    """Grids as the UNet is taught with them.
+    """Encoded training grids.
 
-    mean, std   (B, C, h, w)  of the VAE's posterior, times its scaling factor
-    text        the prompts
-    size        (B,)  pixels a side of the picture
-    number      (B,)  the example's number, of which all chance is a function
+    Attributes:
+        mean: (B, C, h, w), mean of the VAE's posterior, times its scaling factor.
+        std: (B, C, h, w), its standard deviation, times the scaling factor.
+        text: Embedded prompts.
+        size: (B,), pixels a side of the grid.
+        example_index: (B,), index of the example in the run, of which its random draws are a function.
     """
 
     mean: Tensor
@@ -56,11 +58,15 @@ class LatentBatch(TensorDataclass):
 
 @torch.no_grad()
 def posterior(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (B, C, h, w) of the latents of pictures (B, 3, H, W) in [0, 1], scaled."""
+    """Encode images (B, 3, H, W) in [0, 1] with a VAE.
+
+    Returns:
+        Mean and standard deviation of the posterior, (B, C, h, w) float32, times the VAE's scaling factor.
+    """
     with torch.autocast(images.device.type, enabled=False):
-        found = vae.encode(images.to(vae.dtype) * 2 - 1).latent_dist
+        distribution = vae.encode(images.to(vae.dtype) * 2 - 1).latent_dist
     scale = vae.config.scaling_factor
-    return found.mean.float() * scale, found.std.float() * scale
+    return distribution.mean.float() * scale, distribution.std.float() * scale
 
 
 def build_cache(
@@ -75,10 +81,22 @@ def build_cache(
     workers: int = 0,
     report: Report = print,
 ) -> None:
-    """Encode the scenes below `sources` with the VAE and text encoders of `model`; goes on where it was interrupted.
+    """Encode scenes with a model's VAE and text encoders into a cache; an interrupted call is continued.
 
-    templates   prompts made of each caption, which takes the place of {}; training draws one of them
-    workers     processes that read scenes ahead; 0 reads them in this one
+    Args:
+        sources: Folders of scene folders or of shards.
+        model: Folder, Hub id or file of an SDXL.
+        folder: Folder of the cache.
+        keep: Text file with the ids of the scenes to take; all by default.
+        batch: Grids, or prompts, that are encoded together.
+        templates: Prompts made of each caption, which takes the place of {}; training draws one of them.
+        device: Where the encoders run.
+        workers: Processes that read scenes ahead; 0 reads them in this one.
+        report: Called with lines of progress.
+
+    Raises:
+        FileNotFoundError: There is no scene to encode.
+        ValueError: A scene has no caption or other views, or the folder holds grids of other scenes or another model.
     """
     folder = Path(folder)
     size = Components.load(model, parts=("unet", "vae"), dtype=torch.float16).grid_size
@@ -116,22 +134,22 @@ def _grids(
     workers: int,
     report: Report,
 ) -> list[dict[str, Any]]:
-    """Encode what no finished shard holds; id, caption, origin and credit of every grid, in the order of the shards."""
+    """Encode the grids that no finished shard holds; returns the index entries of all, in the order of the shards."""
     done = _finished(folder, "grids", made_with)
-    at_hand = {entry["from"] for entry in done}
-    left = [k for k in range(len(scenes)) if scenes.name(k) not in at_hand]
-    strange = at_hand - {scenes.name(k) for k in range(len(scenes))}
-    if strange:
+    encoded_names = {entry["from"] for entry in done}
+    left = [k for k in range(len(scenes)) if scenes.name(k) not in encoded_names]
+    unknown = encoded_names - {scenes.name(k) for k in range(len(scenes))}
+    if unknown:
         raise ValueError(
-            f"{folder} already holds grids of other scenes, such as {min(strange)}; name those too, or another folder"
+            f"{folder} already holds grids of other scenes, such as {min(unknown)}; give those too, or another folder"
         )
 
     def encoded() -> Iterator[tuple[dict[str, Tensor], list[dict[str, Any]]]]:
         ahead = read_ahead(scenes, left, workers)
         for first in range(0, len(left), batch):
             some = [(scenes.name(k), next(ahead)) for k in left[first : first + batch]]
-            pictures = torch.stack([grid.image for _, grid in some]).to(components.vae.device)
-            mean, std = posterior(components.vae, pictures)
+            images = torch.stack([grid.image for _, grid in some]).to(components.vae.device)
+            mean, std = posterior(components.vae, images)
             entries = [_entry(grid, name) for name, grid in some]
             yield {"mean": mean, "std": std}, entries
 
@@ -139,7 +157,7 @@ def _grids(
 
 
 def _entry(grid: Grid, name: str) -> dict[str, Any]:
-    """What the index holds of a grid; whose work it shows only where its scene names that."""
+    """Index entry of a grid; with a credit only where its scene has one."""
     entry: dict[str, Any] = {"id": grid.id, "caption": grid.caption, "from": name}
     return entry | {"credit": dict(grid.credit)} if grid.credit else entry
 
@@ -147,7 +165,7 @@ def _entry(grid: Grid, name: str) -> dict[str, Any]:
 def _texts(
     prompts: Sequence[str], components: Components, folder: Path, made_with: dict[str, str], batch: int, report: Report
 ) -> None:
-    """Embed the prompts that follow those in finished shards; shards that hold others are made anew."""
+    """Embed the prompts that follow those in finished shards; shards of other prompts are replaced."""
     done = _finished(folder, "texts", made_with)
     if done != list(prompts[: len(done)]):
         for path in folder.glob("texts-*.safetensors"):
@@ -172,7 +190,7 @@ def _write(
     made_with: dict[str, str],
     report: Report,
 ) -> list[Any]:
-    """Gather batches into shards, each of which appears whole or not at all; the entries written."""
+    """Write batches into shards, each whole or not at all; returns the entries written."""
     number = len(list(folder.glob(f"{kind}-*.safetensors")))
     written: list[Any] = []
     parts: list[dict[str, Tensor]] = []
@@ -195,31 +213,38 @@ def _shard(path: Path, parts: list[dict[str, Tensor]], entries: list[Any], made_
     tensors = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise ValueError(f"{' and '.join(broken)} of {path.name} would hold numbers that are not finite in float16")
+        raise ValueError(
+            f"{' and '.join(broken)} of {path.name} overflow float16; give a model whose VAE and text encoders do not"
+        )
     partial = path.with_name(f".{path.name}.partial")
     save_file(tensors, partial, metadata={**made_with, "entries": json.dumps(entries)})
     os.replace(partial, path)
 
 
 def _finished(folder: Path, kind: str, made_with: dict[str, str]) -> list[Any]:
-    """The entries of an earlier call's shards; they must have been made by the same model."""
-    found: list[Any] = []
+    """Entries in the shards of an earlier call, which must have been made with the same model."""
+
+    entries: list[Any] = []
     for path in sorted(folder.glob(f"{kind}-*.safetensors")):
         with open_shard(path) as shard:
             metadata = shard.metadata() or {}
         if any(metadata.get(key) != made_with[key] for key in ("fingerprint", "size")):
-            raise ValueError(f"{path} was made with another model, {metadata.get('model')}; name another folder")
-        found += json.loads(metadata["entries"])
-    return found
+            raise ValueError(f"{path} was made with another model, {metadata.get('model')}; give another folder")
+        entries += json.loads(metadata["entries"])
+    return entries
 
 
 def open_shard(path: Path) -> Any:
-    """A shard that is whole, as safetensors opens it."""
+    """Open a shard with safetensors, after checking that it is complete.
+
+    Raises:
+        ValueError: It is cut short.
+    """
     return tensor_files.open_safetensors(path, "delete it and run `instant3d cache-stage1` again")
 
 
 def fingerprint(components: Components) -> str:
-    """A hash of the weights that encode grids and prompts."""
+    """Hash of the weights of VAE and text encoders, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in (components.vae, components.text_encoder, components.text_encoder_2):
         for name, tensor in sorted(part.state_dict().items()):
@@ -229,21 +254,32 @@ def fingerprint(components: Components) -> str:
 
 
 class LatentCache:
-    """A finished cache; its tensors stay on disk until they are asked for.
+    """A finished cache; tensors are read from disk when an item is requested.
 
-    keep   ids of the grids to take; all by default
+    Args:
+        folder: Folder of the cache.
+        keep: Ids of the grids to take; all by default.
+
+    Attributes:
+        size: Pixels a side of a grid.
+
+    Raises:
+        FileNotFoundError: There is no finished cache.
+        ValueError: The cache has another format, lacks shards, or has none of the ids.
     """
 
     def __init__(self, folder: str | Path, keep: Collection[str] | None = None) -> None:
         self.folder = Path(folder)
         if not (self.folder / INDEX).is_file():
             raise FileNotFoundError(
-                f"{folder} has no {INDEX}; is it a cache, and whole? `instant3d cache-stage1` writes one, and goes on "
-                "with one that was interrupted"
+                f"{folder} has no {INDEX}, so it is no finished cache; `instant3d cache-stage1` writes one, and "
+                "continues one that was interrupted"
             )
         index = tensor_files.load_json(self.folder / INDEX)
         if index.get("format") != FORMAT:
-            raise ValueError(f"{self.folder / INDEX} is of format {index.get('format')}, not {FORMAT}; cache anew")
+            raise ValueError(
+                f"{self.folder / INDEX} is of format {index.get('format')}, not {FORMAT}; make the cache again"
+            )
         self.index: dict[str, Any] = index
         self.grids: list[dict[str, Any]] = index["grids"]
         self.rows = [row for row, grid in enumerate(self.grids) if keep is None or grid["id"] in keep]
@@ -253,33 +289,38 @@ class LatentCache:
             )
         self.size: int = index["size"]
         self._grids, self._texts = _Shards(self.folder, "grids"), _Shards(self.folder, "texts")
-        held, told = (len(self._grids), len(self._texts)), (len(self.grids), len(index["prompts"]))
-        if held != told:
+        held, listed = (len(self._grids), len(self._texts)), (len(self.grids), len(index["prompts"]))
+        if held != listed:
             raise ValueError(
-                f"the shards in {folder} hold {held[0]} grids and {held[1]} prompts, but its {INDEX} tells of "
-                f"{told[0]} and {told[1]}; run `instant3d cache-stage1` again"
+                f"the shards in {folder} hold {held[0]} grids and {held[1]} prompts, but its {INDEX} lists "
+                f"{listed[0]} and {listed[1]}; run `instant3d cache-stage1` again"
             )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def item(self, index: int, example_index: int) -> LatentBatch:
-        """Grid `index` as example `number`, of shape (); which of several prompts it gets is drawn by the number."""
+        """Grid number `index` as an example without batch dimension.
+
+        Args:
+            index: Row of the cache.
+            example_index: Index of the example in the run; it decides which of several prompts the grid gets.
+        """
         grid, texts = self._grids[self.rows[index]], self.grids[self.rows[index]]["texts"]
-        drawn = int(torch.randint(len(texts), (), generator=generator_from_key(example_index, 2)))
-        text = self._texts[texts[drawn]]
+        choice = int(torch.randint(len(texts), (), generator=generator_from_key(example_index, 2)))
+        text = self._texts[texts[choice]]
         embedding = TextEmbedding(text["tokens"], text["pooled"])
         return LatentBatch(grid["mean"], grid["std"], embedding, torch.tensor(self.size), torch.tensor(example_index))
 
     @property
     def shape(self) -> dict[str, tuple[int, ...]]:
-        """Of the latents and of the text's tokens and summary."""
+        """Shapes of one example's latents, text tokens and pooled text embedding."""
         item = self.item(0, 0)
         return {"latents": item.mean.shape, "tokens": item.text.tokens.shape, "pooled": item.text.pooled.shape}
 
 
 class _Shards:
-    """Rows of a folder's shards of one kind, in float32."""
+    """Rows of all shards of one kind, in float32."""
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.paths = sorted(folder.glob(f"{kind}-*.safetensors"))
@@ -301,4 +342,4 @@ class _Shards:
         return {name: shard.get_slice(name)[place].float() for name in shard.keys()}  # noqa: SIM118
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # open files do not travel to worker processes
+        return {**self.__dict__, "_open": {}}  # open files cannot be sent to worker processes

@@ -1,6 +1,6 @@
-"""Which grids stage 1 is taught with, in which order: from caches, or from scenes that are encoded on the fly.
+"""Data of stage 1: training grids from caches, or from scenes that are encoded on the fly, and prompts to sample.
 
-Every example is a function of the seed and its number alone, so an interrupted run goes on with the same data.
+Every example is a function of the seed and its index alone, so an interrupted run continues with the same data.
 """
 
 from __future__ import annotations
@@ -29,24 +29,38 @@ from instant3d.utils import file_listing, prompts
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.data_order import PREFETCH, ResumableBatchSampler, WeightedMixture
 
-FROM_CACHE = "stage 1 learns from caches: neither a VAE nor a text encoder is loaded"
-FROM_SCENES = "stage 1 learns from scenes: VAE and text encoders are loaded and run at every step; a cache is faster"
+FROM_CACHE = "stage 1 trains on caches: neither a VAE nor a text encoder is loaded"
+FROM_SCENES = "stage 1 trains on scenes: VAE and text encoders are loaded and run at every step; a cache is faster"
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Grids that have yet to be encoded: pixels (B, 3, H, W) in [0, 1], prompts, and the examples' numbers (B,)."""
+    """Grids that are not encoded yet.
+
+    Attributes:
+        grids: (B, 3, H, W) in [0, 1].
+        prompts: B texts.
+        example_index: (B,), index of each example in the run.
+    """
 
     grids: Tensor
     prompts: tuple[str, ...]
     example_index: Tensor
 
     def to(self, *args: Any, **kwargs: Any) -> ImageBatch:
+        """Move the grids."""
         return ImageBatch(self.grids.to(*args, **kwargs), self.prompts, self.example_index)
 
 
 class SceneGrids:
-    """Scenes as a source of `Pictures`."""
+    """Scenes as a source of training examples that are not encoded.
+
+    Args:
+        root: Folder of scene folders or shards, or URL of shards.
+        size: Pixels a side of a grid.
+        keep: Ids of the scenes to take; all if None.
+        shard_cache: Where shards from behind a URL are kept.
+    """
 
     def __init__(
         self, root: str | Path, size: int, keep: set[str] | None, shard_cache: ShardCache | None = None
@@ -57,12 +71,19 @@ class SceneGrids:
         return len(self.scenes)
 
     def item(self, index: int, example_index: int) -> ImageBatch:
+        """Grid number `index` as a batch of one, with the index of the example in the run."""
         grid = self.scenes[index]
         return ImageBatch(grid.image[None], (grid.caption,), torch.tensor([example_index]))
 
 
 class GridDataset(Dataset[LatentBatch | ImageBatch]):
-    """Several sources as one: endless in the order of a mixture, or, without one, everything once."""
+    """Several sources as one dataset: endless in the order of a mixture or, without one, each example once.
+
+    Args:
+        sources: Caches or scenes.
+        mixture: Order of the examples.
+        limit: Without a mixture, take only the first so many examples.
+    """
 
     def __init__(
         self,
@@ -80,11 +101,11 @@ class GridDataset(Dataset[LatentBatch | ImageBatch]):
         if self.mixture is None:
             which, index = self.places[number]
         else:
-            self._look_ahead(self.mixture(number + PREFETCH))
+            self._prefetch(self.mixture(number + PREFETCH))
             which, index = self.mixture(number)
         return self.sources[which].item(index, number)
 
-    def _look_ahead(self, place: tuple[int, int]) -> None:
+    def _prefetch(self, place: tuple[int, int]) -> None:
         source = self.sources[place[0]]
         if isinstance(source, SceneGrids):
             source.scenes.scenes.fetch_ahead(place[1])
@@ -92,20 +113,32 @@ class GridDataset(Dataset[LatentBatch | ImageBatch]):
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts to be drawn, and what tells their grids apart; all of length B."""
+    """Prompts to sample.
+
+    Attributes:
+        prompts: B texts.
+        seeds: B random seeds.
+        names: B folder names.
+    """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     names: tuple[str, ...]
 
     def to(self, *args: Any, **kwargs: Any) -> PromptBatch:
+        """Return the batch itself, which holds no tensors; Lightning calls this."""
         return self
 
 
 def read_prompt_batch(path: str | Path, seed: int = 0) -> tuple[list[PromptBatch], list[str]]:
-    """One request for each good prompt of a list, and a line for each of the others.
+    """Read a prompt list.
 
-    Number k of the list has the seed `seed` + k and a name of its own.
+    Args:
+        path: Text file with one prompt a line, or the name of a shipped one.
+        seed: Prompt number k of the list gets the random seed `seed` + k.
+
+    Returns:
+        One batch of size 1 for each valid prompt, with a name of its own, and an error message for each of the others.
     """
     found, faults = [], []
     for number, prompt in enumerate(prompts.read_prompts(path)):
@@ -117,14 +150,14 @@ def read_prompt_batch(path: str | Path, seed: int = 0) -> tuple[list[PromptBatch
 
 
 def collate_prompts(items: Sequence[PromptBatch]) -> PromptBatch:
-    """One batch of several."""
+    """Concatenate batches of size 1."""
     texts, seeds, names = zip(*((item.prompts[0], item.seeds[0], item.names[0]) for item in items), strict=True)
     return PromptBatch(texts, seeds, names)
 
 
-def unfinished(wanted: Sequence[PromptBatch], output: str | Path) -> list[PromptBatch]:
-    """Those whose scene is not in the folder `output` yet."""
-    return [one for one in wanted if not _is_done(Path(output) / one.names[0], one.prompts[0])]
+def unfinished(batches: Sequence[PromptBatch], output: str | Path) -> list[PromptBatch]:
+    """Leave out the prompts whose scene is in the folder `output` already."""
+    return [batch for batch in batches if not _is_done(Path(output) / batch.names[0], batch.prompts[0])]
 
 
 def _is_done(folder: Path, prompt: str) -> bool:
@@ -135,26 +168,26 @@ class GridDataModule(L.LightningDataModule):
     """Grids for training, validation and test, and prompts for `predict`.
 
     Args:
-        train: What is trained on: caches (`instant3d cache-stage1`); or folders of scene folders or shards, or URLs of
+        train: Training data: caches (`instant3d cache-stage1`); or folders of scene folders or shards, or URLs of
             shards; not both kinds in one list.
-        val: What is validated on, of the same kinds.
-        test: What is tested on, of the same kinds.
-        weights: How often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch.
+        val: Validation data, of the same kinds.
+        test: Test data, of the same kinds.
+        source_weights: How often an epoch shows a grid of each of `train`: 1 is once, 2 twice, 0.5 every other epoch.
         keep: Text file of the ids to train on; null takes all.
-        favoured: Text file of names such as "fire hydrant". Beside their turn in the epoch, grids whose caption is one
+        favored: Text file of names such as "fire hydrant". In addition to the normal epoch, grids whose caption is one
             of them (an article and one more word may stand before it) make up `favored_share` of all examples, each
             name as often as another; for caches only.
         favored_share: Share of the examples, between 0 and 1.
         size: Pixels a side of grids made from scenes; a cache has its own size.
         batch_size: Grids per step and process.
         workers: Processes that load data.
-        seed: Of the order of the examples; of `predict`, the seed of the first prompt.
+        seed: Random seed of the order of the examples; of `predict`, the seed of the first prompt.
         val_grids: Validation takes the first so many grids.
         prompts: For `predict`: text file with one prompt a line, or the name of a shipped one.
         output: For `predict`: folder of the scenes, set by `--scenes.output`; finished prompts are left out.
-        cache: Folder in which tars from behind a URL are kept; null is the user's cache.
+        cache: Folder in which shards from behind a URL are kept; null is the user's cache.
         cache_gib: Size limit of that folder in GiB.
-        window: Tars of each of `train` whose scenes are shuffled together.
+        window: Shards of each of `train` whose scenes are shuffled together.
     """
 
     def __init__(
@@ -192,11 +225,13 @@ class GridDataModule(L.LightningDataModule):
         self.faults: list[str] = []
 
     def setup(self, stage: str) -> None:
+        """Report whether training needs VAE and text encoders."""
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
             cached = all(_are_caches(named) for named in (self.train, self.val) if named)
             print(FROM_CACHE if cached else FROM_SCENES, flush=True)
 
     def train_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
+        """Endless batches of training grids from the step at which training continues."""
         sources, weights = self._training()
         files = [source.scenes.scenes.files if isinstance(source, SceneGrids) else [] for source in sources]
         mixture = WeightedMixture([len(source) for source in sources], weights, self.seed, files, self.window)
@@ -209,8 +244,8 @@ class GridDataModule(L.LightningDataModule):
 
     @cached_property
     def words(self) -> CaptionWords | None:
-        """The words of the prompts in one epoch of training; None for scenes, whose captions come one by one."""
-        shown: defaultdict[str, float] = defaultdict(float)
+        """Words of the prompts in one epoch of training; None for scenes, whose captions are not read in advance."""
+        counts: defaultdict[str, float] = defaultdict(float)
         sources, weights = self._training()
         for source, weight in zip(sources, weights or [1.0] * len(sources), strict=True):
             if not isinstance(source, LatentCache):
@@ -218,31 +253,37 @@ class GridDataModule(L.LightningDataModule):
             for row in source.rows:
                 texts = source.grids[row]["texts"]
                 for text in texts:
-                    shown[source.index["prompts"][text]] += weight / len(texts)
-        return CaptionWords.of(shown)
+                    counts[source.index["prompts"][text]] += weight / len(texts)
+        return CaptionWords.of(counts)
 
     def val_dataloader(self) -> DataLoader[LatentBatch | ImageBatch] | list[Any]:
+        """The first `val_grids` validation grids; training may go without."""
         if not self.val and self.trainer is not None and self.trainer.state.fn == "fit":
-            return []  # to learn without measuring is allowed
+            return []  # training without validation is allowed
         examples = GridDataset(self._sources(self.val, "val"), limit=self.val_grids)
         return DataLoader(examples, batch_size=self.batch_size, **self._loading())
 
     def test_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
+        """All test grids."""
         return DataLoader(GridDataset(self._sources(self.test, "test")), batch_size=self.batch_size, **self._loading())
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
-        """This process's share of the prompts that are still to be drawn."""
+        """This process's share of the prompts that are not sampled yet.
+
+        Raises:
+            ValueError: No prompt list was given.
+        """
         if self.prompts is None:
-            raise ValueError("there are no prompts; name a text file with one a line by --prompts")
+            raise ValueError("there are no prompts; give a text file with one prompt a line by --prompts")
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        wanted, self.faults = read_prompt_batch(self.prompts, self.seed)
+        batches, self.faults = read_prompt_batch(self.prompts, self.seed)
         if rank == 0 and self.faults:
             print("\n".join(self.faults), file=sys.stderr, flush=True)
-        mine = unfinished(wanted[rank::world], self.output)
-        return DataLoader(cast(Any, mine), batch_size=self.batch_size, collate_fn=collate_prompts)
+        own_share = unfinished(batches[rank::world], self.output)
+        return DataLoader(cast(Any, own_share), batch_size=self.batch_size, collate_fn=collate_prompts)
 
     def _training(self) -> tuple[Sequence[LatentCache | SceneGrids], Sequence[float] | None]:
-        """What is trained with, and how often an epoch shows an example of each source."""
+        """Training sources, and how often an epoch shows an example of each."""
         sources = self._sources(self.train, "train", None if self.keep is None else read_keep(self.keep))
         if self.favored is None:
             return sources, self.source_weights
@@ -252,15 +293,15 @@ class GridDataModule(L.LightningDataModule):
         self, named: list[str], purpose: str, keep: set[str] | None = None
     ) -> Sequence[LatentCache | SceneGrids]:
         if not named:
-            raise ValueError(f"there is nothing for {purpose}; set data.{purpose} to a list of caches or scene folders")
+            raise ValueError(f"there is no data for {purpose}; set data.{purpose} to a list of caches or scene folders")
         if _are_caches(named):
             return [LatentCache(local(folder), keep) for folder in named]
-        found = [SceneGrids(folder, self.size, keep, self.shard_cache) for folder in named]
+        scene_sources = [SceneGrids(folder, self.size, keep, self.shard_cache) for folder in named]
         if purpose == "train":
-            SceneSources([part for source in found for part in source.scenes.scenes.parts]).check_room(
-                self.shard_cache, self.window * len(found)
+            SceneSources([part for source in scene_sources for part in source.scenes.scenes.parts]).check_room(
+                self.shard_cache, self.window * len(scene_sources)
             )
-        return found
+        return scene_sources
 
     def _loading(self) -> dict[str, Any]:
         return {"num_workers": self.workers, "collate_fn": collate, "persistent_workers": self.workers > 0}
@@ -269,9 +310,19 @@ class GridDataModule(L.LightningDataModule):
 def with_favored_names(
     sources: Sequence[LatentCache | SceneGrids], weights: Sequence[float] | None, names: Sequence[str], share: float
 ) -> tuple[list[LatentCache | SceneGrids], list[float]]:
-    """The caches, and behind them their grids of each name, with the weights that give the names their share.
+    """Append, for each name, the grids whose captions are that name, weighted so that together they have their share.
 
-    Names that no caption shows are left out with a warning; the others have their share.
+    Args:
+        sources: Caches.
+        weights: How often an epoch shows a grid of each; once by default.
+        names: Names to favor; those in no caption are left out with a warning.
+        share: Share of all examples that show one of the names, between 0 and 1.
+
+    Returns:
+        Sources and weights.
+
+    Raises:
+        ValueError: `share` is out of range or a source is no cache.
     """
     if not 0 < share < 1:
         raise ValueError(f"favored_share is a share of the examples between 0 and 1, got {share}")
@@ -280,8 +331,8 @@ def with_favored_names(
     found = {name: parts for name in names if (parts := _captioned_all(sources, name))}
     if missing := [name for name in names if name not in found]:
         warnings.warn(
-            f"{len(missing)} of {len(names)} names to be favoured are in no caption of what is trained with: "
-            f"{', '.join(map(repr, missing))}; the others are favoured",
+            f"{len(missing)} of {len(names)} names in data.favored are in no caption of the training data: "
+            f"{', '.join(map(repr, missing))}; the others are favored",
             stacklevel=2,
         )
     more = [(part, examples / len(found) / sum(map(len, parts))) for parts in found.values() for part in parts]
@@ -289,41 +340,41 @@ def with_favored_names(
 
 
 def _captioned_all(sources: Sequence[LatentCache | SceneGrids], name: str) -> list[LatentCache]:
-    """The parts of caches whose captions are a name; an article and one more word may stand before it."""
-    shown = re.compile(rf"((an?|the) )?([^ ]+ )?{re.escape(name)}")
-    return [part for source in sources if (part := _captioned(source, shown)) is not None]
+    """Parts of caches whose captions are a name; an article and one more word may stand before it."""
+    pattern = re.compile(rf"((an?|the) )?([^ ]+ )?{re.escape(name)}")
+    return [part for source in sources if (part := _captioned(source, pattern)) is not None]
 
 
-def _captioned(source: LatentCache | SceneGrids, shown: re.Pattern[str]) -> LatentCache | None:
+def _captioned(source: LatentCache | SceneGrids, pattern: re.Pattern[str]) -> LatentCache | None:
     if not isinstance(source, LatentCache):
-        raise ValueError("names are favoured in caches only; run `instant3d cache-stage1` first")
+        raise ValueError("data.favored needs caches, got scenes; run `instant3d cache-stage1` first")
     grids = (source.grids[row] for row in source.rows)
-    ids = {grid["id"] for grid in grids if shown.fullmatch(grid["caption"])}
+    ids = {grid["id"] for grid in grids if pattern.fullmatch(grid["caption"])}
     return LatentCache(source.folder, ids) if ids else None
 
 
 def collate(items: Sequence[LatentBatch | ImageBatch]) -> LatentBatch | ImageBatch:
-    """One batch of examples of one kind."""
+    """Stack examples of one kind to a batch."""
     if isinstance(items[0], LatentBatch):
         return LatentBatch.stack(cast(Sequence[LatentBatch], items))
-    pictures = cast(Sequence[ImageBatch], items)
-    grids, numbers = (torch.cat([getattr(item, name) for item in pictures]) for name in ("grids", "number"))
-    return ImageBatch(grids, tuple(prompt for item in pictures for prompt in item.prompts), numbers)
+    batches = cast(Sequence[ImageBatch], items)
+    grids, numbers = (torch.cat([getattr(item, name) for item in batches]) for name in ("grids", "example_index"))
+    return ImageBatch(grids, tuple(prompt for item in batches for prompt in item.prompts), numbers)
 
 
 def _are_caches(named: Sequence[str]) -> bool:
-    """Whether all of them are caches; a mixture of both kinds is refused."""
+    """Whether all of them are caches; a mixture of caches and scenes is refused."""
     found = [_is_cache(folder) for folder in named]
     if any(found) and not all(found):
         raise ValueError(
-            f"{named[found.index(False)]} is no cache, but {named[found.index(True)]} is; learn from caches or from "
-            "scenes, not from both"
+            f"{named[found.index(False)]} is no cache, but {named[found.index(True)]} is; train on caches or on "
+            "scenes, not on both"
         )
     return all(found)
 
 
 def _is_cache(named: str) -> bool:
-    """Shards have an `index.json`, too, but tars beside it."""
+    """Whether a folder is a cache: shards have an `index.json`, too, but tars beside it."""
     folder = local(named)
     if is_url(named):
         return False

@@ -1,7 +1,7 @@
-"""Four views and the one picture that stage 1 draws them in. Knows nothing of how the picture came to be.
+"""Packing of four views into one image of 2 x 2 tiles, and back.
 
-The tiles are row-major, `0 1` above `2 3`, and tile k is seen from camera k of `cameras.structured()`: elevation 20,
-azimuths 45, 135, 225 and 315 degrees.
+The tiles are row-major, `0 1` above `2 3`, and tile k shows the view of camera k of `cameras.structured_cameras()`:
+elevation 20, azimuths 45, 135, 225 and 315 degrees (Instant3D, section 3.1).
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ SIDE = 2  # tiles along each side of the grid
 
 
 def pack(views: Tensor) -> Tensor:
-    """One picture (..., C, 2 S, 2 S) of four views (..., 4, C, S, S)."""
+    """Pack four views (..., 4, C, S, S) into one image (..., C, 2 S, 2 S).
+
+    Raises:
+        ValueError: The views have another shape.
+    """
     if views.dim() < 4 or views.shape[-4] != SIDE**2 or views.shape[-1] != views.shape[-2]:
         raise ValueError(f"a grid is made of four square views (..., 4, C, S, S), got {tuple(views.shape)}")
     *batch, _, channels, size, _ = views.shape
@@ -26,7 +30,11 @@ def pack(views: Tensor) -> Tensor:
 
 
 def unpack(grid: Tensor) -> Tensor:
-    """The four views (..., 4, C, S, S) of one picture (..., C, 2 S, 2 S)."""
+    """Split an image (..., C, 2 S, 2 S) into its four views (..., 4, C, S, S).
+
+    Raises:
+        ValueError: The image is not square with an even side.
+    """
     if grid.dim() < 3 or grid.shape[-1] != grid.shape[-2] or grid.shape[-1] % SIDE:
         raise ValueError(f"a grid of 2 x 2 views is square with an even side, got {tuple(grid.shape)}")
     *batch, channels, side, _ = grid.shape
@@ -36,9 +44,14 @@ def unpack(grid: Tensor) -> Tensor:
 
 
 def to_views(grid: Tensor) -> Views:
-    """The structured views (4,) in a picture (3, 2 S, 2 S) in [0, 1], their alpha cut from the white around the object.
+    """Structured views with alpha from a grid over white.
 
-    How alpha is found is told in `scenes.pictures.matte`. A tile without a white border counts as object altogether.
+    Args:
+        grid: (3, 2 S, 2 S) in [0, 1].
+
+    Returns:
+        Views (4,) with straight colours; alpha is found by `scenes.images.opacity_mask`. A tile without a white border
+        counts as object altogether.
     """
     tiles = unpack(grid.detach().cpu().float().clamp(0, 1))
     rgb, alpha = zip(*map(_cut, tiles), strict=True)

@@ -1,4 +1,4 @@
-"""Training grids out of scene folders and shards: the structured views over white, and a caption. Knows no network."""
+"""Training grids from scene folders and shards: the structured views over white, and a caption."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ STRUCTURED = range(SIDE**2)  # a rendering plan's first frames are the structure
 
 @dataclass(frozen=True)
 class Grid:
-    """One picture (3, size, size) in [0, 1] of four views, what is said of it, and whose work is shown (`credit`)."""
+    """A training grid.
+
+    Attributes:
+        image: (3, size, size) in [0, 1], four views as 2 x 2 tiles.
+        caption: Text of the object.
+        id: Id of the scene.
+        credit: Author, licence and source of the object, where the scene names them.
+    """
 
     image: Tensor
     caption: str
@@ -33,11 +40,17 @@ class Grid:
 
 
 class GridScenes(Dataset[Grid]):
-    """Scenes, each read as a grid of `size` pixels a side.
+    """Scenes, each read as a grid.
 
-    roots   folders of scene folders or of shards, single ones of either, or URLs of shards
-    keep    ids of the scenes to take; all by default: every document is then read at once
-    shelf   where tars from behind a URL are kept
+    Args:
+        roots: Folders of scene folders or of shards, single ones of either, or URLs of shards.
+        size: Pixels a side of a grid, even.
+        keep: Ids of the scenes to take; all by default. With it, the document of every scene is read at once.
+        shard_cache: Where shards from behind a URL are kept.
+
+    Raises:
+        FileNotFoundError: There is no such scene.
+        ValueError: `size` is odd.
     """
 
     def __init__(
@@ -60,7 +73,7 @@ class GridScenes(Dataset[Grid]):
         return len(self.scenes)
 
     def name(self, index: int) -> str:
-        """Where the grid comes from: unlike its id, no two share it."""
+        """Location of the grid's scene; unlike its id, no two scenes share it."""
         return self.scenes.where(index)
 
     def __getitem__(self, index: int) -> Grid:
@@ -68,20 +81,29 @@ class GridScenes(Dataset[Grid]):
 
 
 def as_grid(scene: scenes.Scene) -> Grid:
-    """A scene's first four frames as a grid; they must be the structured views."""
+    """Make a grid of a scene's first four frames.
+
+    Raises:
+        ValueError: The scene has no caption, or these frames are not the structured views.
+    """
     if not scene.caption:
-        raise ValueError(f"{scene.path} has no caption, so nothing can be learnt to be said of it; give it one")
+        raise ValueError(f"{scene.path} has no caption, which stage 1 needs as its prompt; give it one")
     expected, got = structured_cameras().cam_to_world, scene.views.cameras.cam_to_world
     if got.shape != expected.shape or not torch.allclose(got, expected, atol=1e-2):
         raise ValueError(
             f"the first four frames of {scene.path} are not the structured views (elevation 20, azimuths 45, 135, 225, "
-            "315, radius 2.7); render it by a plan of this project"
+            "315, radius 2.7); render it with `instant3d data render`"
         )
     return Grid(pack(scene.views.composite(1.0)), scene.caption, scene.id, scene.credit)
 
 
 class StructuredViews(Dataset[tuple[Tensor, str]]):
-    """The structured views (4, 3, size, size) of scene folders over white, uint8, each with its scene's caption."""
+    """The structured views of scene folders over white, (4, 3, size, size) uint8, each with its scene's caption.
+
+    Args:
+        folders: Scene folders.
+        size: Pixels a side of a view.
+    """
 
     def __init__(self, folders: Sequence[Path], size: int) -> None:
         self.folders, self.size = folders, size
@@ -122,14 +144,25 @@ def read_views(
 
 
 def read_ahead(dataset: Dataset[Any], numbers: Sequence[int], workers: int) -> Iterator[Any]:
-    """The items of a dataset with these numbers, in this order, read by so many processes; by this one if 0."""
+    """Iterate over items of a dataset, read in advance by worker processes.
+
+    Args:
+        dataset: The dataset.
+        numbers: Indices of the items, in this order.
+        workers: Processes that read; 0 reads in this one.
+    """
     return iter(DataLoader(dataset, batch_size=None, sampler=numbers, num_workers=min(workers, len(numbers))))
 
 
 def read_keep(path: str | Path) -> set[str]:
-    """The ids in a text file, one on each line; empty lines and those that begin with # do not count."""
-    found = shipped.look_up(path, ["prompts"], ".txt")
-    if found is None or not found.is_file():
-        raise FileNotFoundError(f"{path} does not exist; name a text file with an id on each line")
-    lines = (line.strip() for line in found.read_text().splitlines())
+    """Read the ids in a text file, one on each line; empty lines and those that begin with # do not count.
+
+    Raises:
+        FileNotFoundError: There is no such file, nor a shipped one of that name.
+    """
+
+    file = shipped.look_up(path, ["prompts"], ".txt")
+    if file is None or not file.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a text file with an id on each line")
+    lines = (line.strip() for line in file.read_text().splitlines())
     return {line for line in lines if line and not line.startswith("#")}

@@ -1,8 +1,8 @@
-"""What sampling starts from: noise with a faint picture of something dark in the middle of each white tile.
+"""Initial state of sampling: noise over a faint image of a dark blob in the middle of each white tile.
 
-Training's noise never quite hides the picture below it, so sampling from nothing but noise shows the network a state
-that it has not seen, whose mean says "mid-grey all over". A blob under the noise says "white, with one object in the
-middle", and the network agrees (arXiv 2311.06214, section 3.1). Knows nothing of networks.
+The noise of training never quite hides the image, so pure noise is a state that the network was not trained on, whose
+mean stands for a mid-grey image. The mean of a blob under noise stands for one object on white (arXiv 2311.06214,
+section 3.1).
 """
 
 from __future__ import annotations
@@ -18,20 +18,29 @@ from instant3d.stage1.sampling_options import STARTS, Start
 
 
 def start_image(kind: Start, size: int, sigma: float = 0.1) -> Tensor | None:
-    """A grid (3, size, size) in [0, 1] to start from, or None for nothing but noise.
+    """Initial image of a grid.
 
-    blob     1 - g in each tile, g a Gaussian of peak 1 at the tile's centre, `sigma` in tile sides
-    square   1 - m, m a square at the tile's centre that takes the place of the blob and darkens as much: its side is
-             sqrt(2 pi) sigma, so that it has the area under the Gaussian. Edge pixels are covered by their share
+    Args:
+        kind: "blob" is 1 - g in each tile, g a Gaussian of peak 1 at the tile's centre. "square" is 1 - m, m a square
+            at the tile's centre with the area under the Gaussian, so that its side is sqrt(2 pi) sigma; edge pixels are
+            covered by their share. "noise" is no image.
+        size: Pixels a side of the grid, even.
+        sigma: Standard deviation of the Gaussian, in tile sides.
+
+    Returns:
+        (3, size, size) in [0, 1], or None for pure noise.
+
+    Raises:
+        ValueError: `kind` is unknown, or `size` or `sigma` is out of range.
     """
     if kind not in STARTS:
-        raise ValueError(f"sampling starts from {', '.join(STARTS)}; there is no {kind!r}")
+        raise ValueError(f"the start of sampling is one of {', '.join(STARTS)}, got {kind!r}")
     if size < SIDE or size % SIDE or sigma <= 0:
         raise ValueError(f"a start image needs an even size and a positive sigma, got {size} and {sigma}")
     if kind == "noise":
         return None
     tile_side = size // SIDE
-    offset = (torch.arange(tile_side) + 0.5) / tile_side - 0.5  # of pixel centres from the tile's centre
+    offset = (torch.arange(tile_side) + 0.5) / tile_side - 0.5  # pixel centres relative to the tile's centre
     if kind == "blob":
         line = torch.exp(-(offset**2) / (2 * sigma**2))
     else:
@@ -41,12 +50,16 @@ def start_image(kind: Start, size: int, sigma: float = 0.1) -> Tensor | None:
 
 
 def start_latents(clean: Tensor | None, noise: Tensor, scheduler: Any) -> Tensor:
-    """The noisy state (B, C, h, w) at the first of the scheduler's timesteps, in the scheduler's own scaling.
+    """Noisy latents at the first of the scheduler's timesteps, in the scheduler's own scaling.
 
-    clean      latents of the start image (C, h, w), or None
-    noise      standard normal (B, C, h, w)
-    scheduler  one of diffusers', its timesteps set. DDIM holds x_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps; Euler
-               holds x_t / sqrt(abar_t) = z + sigma_t eps, the same state
+    Args:
+        clean: Latents of the initial image, (C, h, w), or None for pure noise.
+        noise: Standard normal, (B, C, h, w).
+        scheduler: A diffusers scheduler whose timesteps are set. DDIM holds x_t = sqrt(abar_t) z + sqrt(1 - abar_t)
+            eps; Euler holds x_t / sqrt(abar_t) = z + sigma_t eps, the same state.
+
+    Returns:
+        (B, C, h, w).
     """
     if clean is None:
         return noise * scheduler.init_noise_sigma

@@ -1,4 +1,4 @@
-"""How the UNet of an SDXL is taught to draw grids of views (arXiv 2311.06214, section 3.1)."""
+"""Fine-tuning of an SDXL UNet to generate 2 x 2 grids of views (Instant3D, arXiv 2311.06214, section 3.1)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,32 @@ from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.cuda_graphs import GraphedModule
 from instant3d.utils.random_numbers import normal_by_index, uniform_by_index
 
-QUARTERS = 4  # of the timesteps, each with its own loss in the log
+QUARTERS = 4  # parts of the timesteps whose losses are logged separately
 
 
 @dataclass(frozen=True)
 class NoiseSample:
-    """What chance decides for each example of a batch; (B,) but for the noise."""
+    """Per-example random draws of one training step.
+
+    Attributes:
+        timestep: (B,) integers.
+        noise: (B, C, h, w), the noise added to the latents.
+        posterior_noise: (B, C, h, w), the noise that samples latents from the VAE's posterior.
+        drop_text: (B,) bool, whether the prompt is dropped.
+    """
 
     timestep: Tensor
-    noise: Tensor  # (B, C, h, w)
-    posterior_noise: Tensor  # (B, C, h, w): where in the VAE's posterior the latents lie
-    drop_text: Tensor  # whether the prompt is left out
+    noise: Tensor
+    posterior_noise: Tensor
+    drop_text: Tensor
 
 
 class Frozen:
-    """Networks that a module uses but does not teach: they are in none of its checkpoints, averages and copies."""
+    """Frozen networks of a module, kept out of its state_dict, its EMA and deep copies.
+
+    Args:
+        base: Model that the networks are loaded from.
+    """
 
     def __init__(self, base: str) -> None:
         self.base, self.encoders = base, Components()
@@ -46,7 +57,7 @@ class Frozen:
         return self
 
     def encoders_on(self, device: torch.device) -> Components:
-        """VAE and text encoders, loaded when they are first asked for."""
+        """VAE and text encoders on a device, loaded at the first call."""
         if self.encoders.vae is None:
             self.encoders = Components.load(self.base, parts=PARTS)
             for part in (self.encoders.vae, self.encoders.text_encoder, self.encoders.text_encoder_2):
@@ -55,40 +66,42 @@ class Frozen:
 
 
 class _Prediction(nn.Module):
-    """A UNet of an SDXL as a function of tensors alone."""
+    """An SDXL UNet as a function of tensors alone, which a CUDA graph can record."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
 
     def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
-        """The prediction (B, C, h, w) for latents (B, C, h, w), text tokens (B, T, D), (B, D'), and sizes (B, 6)."""
+        """Prediction (B, C, h, w) for latents (B, C, h, w), text tokens (B, T, D), summary (B, P) and sizes (B, 6)."""
         conditions = {"text_embeds": pooled, "time_ids": time_ids}
         return self.unet(latents, timestep, tokens, added_cond_kwargs=conditions, return_dict=False)[0]
 
 
 class Stage1Module(L.LightningModule):
-    """Trains the UNet of an SDXL to draw four views of an object as one image.
+    """Trains the UNet of an SDXL to generate four views of an object as one image.
 
     Args:
         base: The model to begin with: a folder in diffusers' layout, a Hub id or a .safetensors file.
         prediction_type: "epsilon" or "v_prediction"; null keeps the base's own.
-        lora_rank: 0 trains the whole UNet, more trains that many ranks beside its attention's projections.
-        lora_alpha: LoRA's additions are scaled by alpha / rank; null is the rank.
+        lora_rank: Rank of LoRA weights on all attention projections, which are then trained alone; 0 trains the whole
+            UNet.
+        lora_alpha: The LoRA update is scaled by alpha / rank; null is the rank.
         learning_rate: Of AdamW, after the warm-up.
         warmup_steps: Steps over which the learning rate rises from 0.
         decay: Whether the learning rate falls to 0 at the end by a cosine; otherwise it is constant.
         betas: Of AdamW.
         weight_decay: Of AdamW.
-        min_snr_gamma: Weighs timesteps as Hang et al. 2023 do (5 is their value); null weighs all alike.
-        prompt_dropout: Probability that an example has no prompt, which guidance needs.
+        min_snr_gamma: Gamma of min-SNR loss weights (Hang et al. 2023; 5 is their value); null weighs all timesteps
+            alike.
+        prompt_dropout: Probability that an example has no prompt, as classifier-free guidance needs.
         sample_latents: Whether latents are sampled from the VAE's posterior; otherwise they are its mean.
         gradient_checkpointing: Whether the UNet's blocks are recomputed in the backward pass to save memory.
         half_base: With LoRA, whether frozen weights are kept in bfloat16; needs precision bf16-mixed.
         cuda_graphs: Whether the UNet's passes are recorded as CUDA graphs, which makes a small UNet several times as
             fast; for whole UNets on one GPU, without checkpointing and accumulation.
-        sampling: How `predict` and the sample grids of validation are drawn.
-        seed: Of noise, timesteps and dropped prompts.
+        sampling: How `predict` and the sample grids of validation are sampled.
+        seed: Random seed of noise, timesteps and dropped prompts.
     """
 
     abar: Tensor
@@ -138,56 +151,71 @@ class Stage1Module(L.LightningModule):
         self.learning_rate, self.warmup_steps, self.decay = learning_rate, warmup_steps, decay
         self.betas, self.weight_decay, self.min_snr_gamma = betas, weight_decay, min_snr_gamma
         self.prompt_dropout, self.sample_latents, self.seed = prompt_dropout, sample_latents, seed
-        self.words: CaptionWords | None = None  # of the captions that it is trained on, where they are known
+        self.words: CaptionWords | None = None  # words of the training captions, if they are known
 
     @property
     def network(self) -> Any:
-        """The UNet, on the module's device; with LoRA it is not the module's own, its additions are."""
+        """The UNet on the module's device; with LoRA it is not a submodule, only its LoRA weights are parameters."""
         return self.frozen.unet.to(self.device) if self.lora_rank else self.unet
 
     def on_fit_start(self) -> None:
+        """Take the words of the training captions from the data.
+
+        Raises:
+            ValueError: CUDA graphs are combined with DDP or gradient accumulation.
+        """
         data = cast(Any, self.trainer).datamodule
         self.words = data.words if isinstance(data, GridDataModule) else None
         if self.graphed and (self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1):
             raise ValueError("cuda_graphs is for one process without accumulation; set model.cuda_graphs to false")
 
     def training_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> Tensor:
+        """Mean loss of a batch."""
         grids = self.encode_batch(batch)
-        chance = sample_noise(grids, self.seed, len(self.abar), self.prompt_dropout)
-        loss = self.losses(grids, chance)
-        if (self.global_step + 1) % cast(Any, self.trainer).log_every_n_steps == 0:  # counting waits for the GPU
+        sampled = sample_noise(grids, self.seed, len(self.abar), self.prompt_dropout)
+        loss = self.losses(grids, sampled)
+        if (self.global_step + 1) % cast(
+            Any, self.trainer
+        ).log_every_n_steps == 0:  # reading the timesteps waits for the GPU
             self.log_dict(
-                loss_by_quarter("train/loss", loss.detach(), chance.timestep, len(self.abar)), batch_size=len(loss)
+                loss_by_quarter("train/loss", loss.detach(), sampled.timestep, len(self.abar)), batch_size=len(loss)
             )
         self.log("train/loss", loss.detach().mean(), prog_bar=True, batch_size=len(loss))
         return loss.mean()
 
     def validation_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> None:
+        """Log the validation loss."""
         self.compare(batch, "val")
 
     def test_step(self, batch: LatentBatch | ImageBatch, batch_idx: int) -> None:
+        """Log the test loss."""
         self.compare(batch, "test")
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
-        """Grids (B, 3, H, W) of the batch's prompts, each from its own seed."""
+        """Grids (B, 3, H, W) in [0, 1] of the batch's prompts, each from its own seed."""
         return self.sampler()(batch.prompts, sampling=self.sampling, seeds=batch.seeds)
 
     def sampler(self) -> GridSampler:
-        """What draws grids with the UNet as it is now."""
+        """A sampler with the UNet in its current state."""
         parts = self.frozen.encoders_on(self.device)
         return GridSampler(replace(parts, unet=self.network, scheduler=self.scheduler))
 
     def compare(self, batch: LatentBatch | ImageBatch, stage: str) -> None:
-        """Log the loss at one timestep of each quarter; timesteps and noise are the same in every run."""
+        """Log the loss at one timestep of each quarter; timesteps and noise are the same in every run.
+
+        Args:
+            batch: Grids to compute the loss of.
+            stage: "val" or "test", the prefix of the logged names.
+        """
         grids, count = self.encode_batch(batch), len(self.abar)
         losses = []
         for quarter in range(QUARTERS):
-            chance = sample_noise(grids, 1_000 + quarter, count // QUARTERS, prompt_dropout=0.0)
+            sampled = sample_noise(grids, 1_000 + quarter, count // QUARTERS, prompt_dropout=0.0)
             shifted = NoiseSample(
-                chance.timestep + quarter * count // QUARTERS,
-                chance.noise,
-                0 * chance.posterior_noise,
-                chance.drop_text,
+                sampled.timestep + quarter * count // QUARTERS,
+                sampled.noise,
+                0 * sampled.posterior_noise,
+                sampled.drop_text,
             )
             losses.append(self.losses(grids, shifted).mean())
         report = {f"{stage}/loss_{quarter}": loss for quarter, loss in enumerate(losses)}
@@ -195,7 +223,11 @@ class Stage1Module(L.LightningModule):
         self.log_dict(report, batch_size=len(grids.example_index), sync_dist=True)
 
     def encode_batch(self, batch: LatentBatch | ImageBatch) -> LatentBatch:
-        """The batch as it comes from a cache; pictures and prompts go through VAE and text encoders."""
+        """Encode a batch of images and prompts with VAE and text encoders; a batch from a cache is returned as it is.
+
+        Raises:
+            ValueError: Latents or embeddings do not fit the UNet.
+        """
         if isinstance(batch, ImageBatch):
             parts = self.frozen.encoders_on(self.device)
             mean, std = posterior(parts.vae, batch.grids)
@@ -207,14 +239,14 @@ class Stage1Module(L.LightningModule):
         return batch
 
     def losses(self, grids: LatentBatch, sample: NoiseSample) -> Tensor:
-        """How far the UNet's answer is from the truth: mean square over each example, weighted, (B,)."""
+        """Weighted mean squared error of the UNet's prediction for each example, (B,)."""
         latents = grids.mean + grids.std * sample.posterior_noise if self.sample_latents else grids.mean
         abar = self.abar[sample.timestep]
-        answer = self.predict(
+        prediction = self.predict(
             add_noise(latents, sample.noise, abar), sample.timestep, drop_text(grids.text, sample.drop_text), grids.size
         )
         error = (
-            (answer.float() - training_target(self.prediction_type, latents, sample.noise, abar))
+            (prediction.float() - training_target(self.prediction_type, latents, sample.noise, abar))
             .square()
             .flatten(1)
             .mean(-1)
@@ -226,18 +258,30 @@ class Stage1Module(L.LightningModule):
         )
 
     def predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding, size: Tensor) -> Tensor:
-        """The UNet's answer (B, C, h, w); told that the pictures are `size` pixels wide and high and uncropped."""
-        none = torch.zeros_like(size)
-        time_ids = torch.stack([size, size, none, none, size, size], dim=-1).to(latents.dtype)
+        """The UNet's prediction, conditioned on the grid's size and no crop (SDXL, section 2.2).
+
+        Args:
+            latents: Noisy latents, (B, C, h, w).
+            timestep: (B,).
+            text: Embedded prompts.
+            size: Pixels a side of the grids, (B,).
+
+        Returns:
+            (B, C, h, w), noise or velocity as `prediction_type` says.
+        """
+        zero = torch.zeros_like(size)
+        time_ids = torch.stack([size, size, zero, zero, size, size], dim=-1).to(latents.dtype)
         predict = self.graphed if self.graphed and self.training else _Prediction(self.network)
         return predict(latents, timestep, text.tokens, text.pooled, time_ids)
 
     def configure_optimizers(self) -> Any:
+        """AdamW with the learning-rate schedule."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
         return with_lr_schedule(optimizer, self.warmup_steps, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the settings that `export_stage1` needs."""
         checkpoint["stage1"] = {
             "base": self.base,
             "prediction_type": self.prediction_type,
@@ -248,45 +292,75 @@ class Stage1Module(L.LightningModule):
 
 
 def sample_noise(grids: LatentBatch, seed: int, timesteps: int, prompt_dropout: float) -> NoiseSample:
-    """What chance decides, a function of the seed and each example's number: neither of its batch nor of its device."""
-    shape, number = grids.mean.shape[1:], grids.example_index
-    timestep = (uniform_by_index(number, (), seed, 0) * timesteps).long()
-    noise, within = normal_by_index(number, (2, *shape), seed, 1).unbind(1)
-    return NoiseSample(timestep, noise, within, uniform_by_index(number, (), seed, 2) < prompt_dropout)
+    """Random draws of a batch, functions of the seed and each example's index alone: not of its batch or device.
+
+    Args:
+        grids: The batch.
+        seed: Random seed.
+        timesteps: Timesteps are drawn from 0 to this number, exclusive.
+        prompt_dropout: Probability of a dropped prompt.
+    """
+    shape, index = grids.mean.shape[1:], grids.example_index
+    timestep = (uniform_by_index(index, (), seed, 0) * timesteps).long()
+    noise, posterior_noise = normal_by_index(index, (2, *shape), seed, 1).unbind(1)
+    return NoiseSample(timestep, noise, posterior_noise, uniform_by_index(index, (), seed, 2) < prompt_dropout)
 
 
 def drop_text(text: TextEmbedding, dropped: Tensor) -> TextEmbedding:
-    """The embedding with that of no prompt in the places (B,) that are silent."""
-    nothing = TextEmbedding.zeros_like(text)
-    tokens = torch.where(dropped[:, None, None], nothing.tokens, text.tokens)
-    return TextEmbedding(tokens, torch.where(dropped[:, None], nothing.pooled, text.pooled))
+    """Replace the embeddings of dropped prompts, where `dropped` (B,) is True, by zeros, SDXL's empty prompt."""
+    empty = TextEmbedding.zeros_like(text)
+    tokens = torch.where(dropped[:, None, None], empty.tokens, text.tokens)
+    return TextEmbedding(tokens, torch.where(dropped[:, None], empty.pooled, text.pooled))
 
 
 def loss_by_quarter(name: str, loss: Tensor, timestep: Tensor, timesteps: int) -> dict[str, Tensor]:
-    """Mean loss of the examples (B,) in each quarter of the timesteps; quarters without any are left out."""
+    """Mean loss of the examples in each quarter of the timesteps, for the log.
+
+    Args:
+        name: Prefix of the names.
+        loss: (B,).
+        timestep: (B,).
+        timesteps: Number of training timesteps.
+
+    Returns:
+        `name`_0 to `name`_3; quarters without an example are left out.
+    """
     quarter = timestep * QUARTERS // timesteps
     return {f"{name}_{k}": loss[quarter == k].mean() for k in range(QUARTERS) if (quarter == k).any()}
 
 
 def lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
-    """The low-rank additions of a UNet by name, in float32; a parameter's name may not hold dots."""
-    found = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
-    for parameter in found.values():
+    """LoRA weights of a UNet by name, in float32; dots become slashes, since a parameter's name may not hold dots."""
+    trained = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    for parameter in trained.values():
         parameter.data = parameter.data.float()
-    return {name.replace(".", "/"): parameter for name, parameter in found.items()}
+    return {name.replace(".", "/"): parameter for name, parameter in trained.items()}
 
 
 def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None = None) -> Any:
-    """Write a checkpoint's UNet beside the other parts of its base, in diffusers' layout; returns the UNet.
+    """Write a checkpoint's UNet beside the other components of its base, in diffusers' layout.
 
-    A base that lists its words gets those that the UNet was trained on beside them, or loses its list if those are not
-    known: without one, nothing is said to be unknown.
+    If the base lists the words of its captions, those that the UNet was trained on are added to the list; if they are
+    not known, the list is left out, and prompts are then not checked for unknown words.
+
+    Args:
+        content: Content of a Lightning checkpoint of `Stage1Module`.
+        folder: Where to write.
+        base: Model that was fine-tuned, if it no longer lies where the checkpoint says.
+
+    Returns:
+        The UNet.
+
+    Raises:
+        ValueError: The base cannot be read, or the checkpoint's weights do not fit it.
     """
     settings = content["stage1"]
     try:
         parts = Components.load(base or settings["base"])
     except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"what was fine-tuned cannot be read: {error}; if it lies elsewhere, say --base") from None
+        raise ValueError(
+            f"the base model that was fine-tuned cannot be read: {error}; if it lies elsewhere, give --base"
+        ) from None
     weights = content["state_dict"]
     if settings["lora_rank"]:
         unet = with_lora(parts.unet, settings["lora_rank"], settings["lora_alpha"])
@@ -310,13 +384,13 @@ def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None 
 
 
 def _check(grids: LatentBatch, config: Any) -> None:
-    """Refuse latents or embeddings that were made by another VAE or other text encoders than the UNet's."""
+    """Check that latents and embeddings were made by the VAE and text encoders of the UNet's own model."""
     expected = (config.in_channels, config.sample_size, config.sample_size)
     got, width = tuple(grids.mean.shape[1:]), grids.text.tokens.shape[-1]
     if got != expected:
         raise ValueError(
-            f"the UNet draws latents {expected}, but the grids have {got}; make the cache with the same model, or set "
-            "data.size to its grid's"
+            f"the UNet generates latents {expected}, but the grids have {got}; make the cache with the same model, or "
+            "set data.size to its grid's"
         )
     if width != config.cross_attention_dim:
         raise ValueError(

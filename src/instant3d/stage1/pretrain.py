@@ -1,7 +1,7 @@
-"""Training of what stage 1 keeps frozen, where no pretrained model is at hand: a VAE and two text encoders.
+"""Training of a VAE and two text encoders, which stage 1 keeps frozen, where no pretrained model is available.
 
 The VAE is trained to reconstruct single views (Kingma & Welling 2014), the text encoders against image encoders by
-InfoNCE (CLIP, Radford et al. 2021). A run is given steps or seconds, and goes on where it was interrupted.
+InfoNCE (CLIP, Radford et al. 2021). A run has a number of steps or seconds, and continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from instant3d.utils.devices import fast_dtype
 
 KL = 3e-4  # nats a latent against mean absolute error: keeps latents near a unit normal, at little cost in sharpness
 WARMUP = 100  # steps
-SAVE_SECONDS, SAY_SECONDS = 30.0, 10.0
+SAVE_SECONDS, REPORT_SECONDS = 30.0, 10.0
 
 LossFunction = Callable[[int, torch.Generator], tuple[Tensor, str]]
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How one part is trained.
+    """Training settings of one part.
 
     Attributes:
         batch_size: Views, or views with their captions, in a step.
@@ -49,14 +49,14 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         if self.seconds is None and self.steps is None:
-            raise ValueError("a training needs an end; give it seconds or steps")
+            raise ValueError("training needs an end; give seconds or steps")
         for name in ("batch_size", "learning_rate", "seconds", "steps"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} of a training must be positive, got {value}")
 
     def progress(self, step: int, seconds: float) -> float:
-        """Share of the training that is over after so many steps and seconds."""
+        """Share of the training that is over after `step` steps and `seconds` seconds."""
         ends = [(step, self.steps), (seconds, self.seconds)]
         return max(done / end for done, end in ends if end is not None)
 
@@ -74,11 +74,19 @@ class CaptionedViews:
     captions: list[str]
 
     def to(self, device: str | torch.device) -> CaptionedViews:
-        """The same with the views on a device, where batches are then drawn."""
+        """Move the views to a device, where batches are then drawn."""
         return CaptionedViews(self.views.to(device), self.captions)
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`count` random views (count, 3, S, S) in [-1, 1], and which of the N objects they show (count,)."""
+        """Draw random views.
+
+        Args:
+            count: Number of views.
+            generator: Random numbers, on the device of the views.
+
+        Returns:
+            Views (count, 3, S, S) in [-1, 1], and the index of the object that each shows, (count,).
+        """
         chosen, view = (
             torch.randint(high, (count,), generator=generator, device=generator.device) for high in (len(self.views), 4)
         )
@@ -97,7 +105,9 @@ def train_vae(vae: Any, data: CaptionedViews, training: TrainingSettings, state:
         state: File that keeps an unfinished training.
     """
 
-    coded = GraphedModule(_Autoencoder(vae))  # a small network: launching its kernels takes longer than running them
+    autoencode = GraphedModule(
+        _Autoencoder(vae)
+    )  # a small network: launching its kernels takes longer than running them
     side = data.views.shape[-1] // 2 ** (len(vae.config.block_out_channels) - 1)
     latents = (training.batch_size, vae.config.latent_channels, side, side)
 
@@ -106,7 +116,7 @@ def train_vae(vae: Any, data: CaptionedViews, training: TrainingSettings, state:
         images = images.flip(-1) if step % 2 else images
         noise = torch.randn(latents, generator=generator, device=images.device)
         with half_precision(images.device):
-            output, mean, log_variance = coded(images, noise)
+            output, mean, log_variance = autoencode(images, noise)
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
         error = output.float() - images
         psnr = -10 * (error.detach().square().mean() / 4).log10()
@@ -123,6 +133,7 @@ class _Autoencoder(nn.Module):
         self.vae = vae
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstructions, posterior mean and log variance of images (B, 3, S, S) with noise (B, C, h, w)."""
         posterior = self.vae.encode(images).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         return self.vae.decode(mean + noise * (log_variance / 2).exp()).sample, mean, log_variance
@@ -136,7 +147,7 @@ def _reconstruction_loss(error: Tensor) -> Tensor:
 
 @torch.no_grad()
 def latent_scale(vae: Any, data: CaptionedViews) -> float:
-    """The factor that gives latents a standard deviation of 1 (SDXL's `scaling_factor`)."""
+    """Factor that gives latents a standard deviation of 1 (SDXL's `scaling_factor`), estimated from 256 views."""
     images, _ = data.sample(256, torch.Generator(data.views.device).manual_seed(1))
     return 1 / float(torch.cat([vae.encode(some).latent_dist.mean for some in images.split(32)]).std())
 
@@ -168,14 +179,14 @@ def train_text(
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, str]:
         images, chosen = data.sample(training.batch_size, generator)
         same = (caption_of[chosen][:, None] == caption_of[chosen][None]).float()
-        wanted = same / same.sum(1, keepdim=True)
+        targets = same / same.sum(1, keepdim=True)
         total = torch.zeros((), device=device)
         for pair in pairs:
             with half_precision(device):
                 scores = pair(input_ids=ids[chosen], pixel_values=images).logits_per_text.float()
-            total = total + (F.cross_entropy(scores, wanted) + F.cross_entropy(scores.T, wanted)) / 2
-        chance = math.log(training.batch_size)
-        return total, f"loss {float(total.detach()) / len(pairs):.2f} (chance {chance:.2f})" if _due(step) else ""
+            total = total + (F.cross_entropy(scores, targets) + F.cross_entropy(scores.T, targets)) / 2
+        untrained = math.log(training.batch_size)
+        return total, f"loss {float(total.detach()) / len(pairs):.2f} (untrained {untrained:.2f})" if _due(step) else ""
 
     optimize(nn.ModuleList(pairs), loss, training, name="text encoders", state=state)
 
@@ -198,7 +209,7 @@ def optimize(
     parts = {"module": module, "average": average, "optimizer": optimizer}
     step, seconds = _restore(state, parts, device)
     begin = time.monotonic() - seconds
-    saved = said = time.monotonic()
+    saved = reported = time.monotonic()
     while (progress := training.progress(step, time.monotonic() - begin)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * lr_factor(step, WARMUP, progress)
@@ -210,11 +221,11 @@ def optimize(
         average.update_parameters(module)
         step += 1
         now = time.monotonic()
-        if note and (now - said > SAY_SECONDS or step == training.steps):
+        if note and (now - reported > REPORT_SECONDS or step == training.steps):
             print(f"{name}: step {step:,}, {100 * progress:.0f}% of the time, {note}", file=sys.stderr, flush=True)
-            said = now
+            reported = now
         if state is not None and now - saved > SAVE_SECONDS:
-            _keep(state, parts, step, now - begin)
+            _save(state, parts, step, now - begin)
             saved = now
     module.load_state_dict(average.module.state_dict())
     if state is not None:
@@ -227,7 +238,7 @@ def half_precision(device: torch.device) -> torch.autocast:
 
 
 def _due(step: int) -> bool:
-    """Whether a step's loss may be read from the device: rarely, for the device has to be waited for."""
+    """Whether a step's loss is read from the device; rarely, since reading it waits for the device."""
     return step % 10 == 9
 
 
@@ -236,7 +247,7 @@ def _average(means: Sequence[Tensor], now: Sequence[Tensor], count: int) -> None
     torch._foreach_lerp_(list(means), list(now), max(0.005, 10 / (count + 10)))
 
 
-def _keep(state: Path, parts: Mapping[str, Any], step: int, seconds: float) -> None:
+def _save(state: Path, parts: Mapping[str, Any], step: int, seconds: float) -> None:
     content = {name: part.state_dict() for name, part in parts.items()}
     partial = state.with_name(f".{state.name}.partial")
     torch.save({**content, "step": step, "seconds": seconds}, partial)

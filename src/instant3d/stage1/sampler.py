@@ -1,7 +1,6 @@
-"""From prompts to grids of four views: text embeddings, guided denoising from a blob, decoding.
+"""Sampling of view grids: text embeddings, classifier-free guidance from a blob-shaped initial image, VAE decoding.
 
-Knows the parts of an SDXL and one number a grid, its seed; a grid depends on its own prompt and seed alone, not on
-what is drawn beside it. Knows nothing of cameras or of what becomes of the grids.
+A grid depends on its own prompt and seed alone, not on the other grids of its batch.
 """
 
 from __future__ import annotations
@@ -18,26 +17,31 @@ from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
 from instant3d.utils.devices import fast_dtype
 
-OnStep = Callable[[int, int], object]  # told how many steps are done, of how many
+OnStep = Callable[[int, int], object]  # called with the steps done and the number of steps
 
-# Samplers as they are in the papers, which end at clean latents.
+# the samplers as in their papers: the last step ends at clean latents
 SETTINGS = {
     "set_alpha_to_one": True,
     "final_sigmas_type": "zero",
     "use_karras_sigmas": False,
 }
-LEAST_SIGNAL = 2.0**-24  # abar of a "zero" terminal signal, of which Euler's scaling needs a trace
+LEAST_SIGNAL = 2.0**-24  # abar where it should be zero; Euler divides by its root
 
 
 class GridSampler:
-    """Draws grids with the parts of an SDXL fine-tuned for them.
+    """Generates grids with an SDXL fine-tuned for them.
 
-    at_once   grids that are denoised together; more prompts are drawn in turns. All by default
+    Args:
+        components: All components of the model.
+        at_once: Most grids that are denoised together, which bounds memory; all by default.
+
+    Raises:
+        ValueError: `at_once` is below 1.
     """
 
     def __init__(self, components: Components, *, at_once: int | None = None) -> None:
         if at_once is not None and at_once < 1:
-            raise ValueError(f"at least one grid is drawn at a time, got at_once={at_once}")
+            raise ValueError(f"at_once, the grids denoised together, must be at least 1, got {at_once}")
         self.components, self.at_once = components, at_once
         self._starts: dict[tuple[Start, float], Tensor] = {}
 
@@ -50,18 +54,35 @@ class GridSampler:
         negative: str | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Grids (B, 3, H, W) in [0, 1], one a prompt; seeds count from 0 by default.
+        """Sample one grid for each prompt.
 
         For several seeds of one prompt, repeat it: equal prompts are encoded once.
+
+        Args:
+            prompts: B texts.
+            sampling: Steps, guidance, sampler and initial image.
+            seeds: Random seed of each grid; 0, 1, ... by default.
+            negative: Negative prompt of classifier-free guidance; by default the empty prompt.
+            on_step: Called after each denoising step with the steps done and their number.
+
+        Returns:
+            Grids, (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: A setting is out of range, or the numbers of seeds and prompts differ.
         """
-        text, nothing = self.encode(prompts, negative)
+        text, empty = self.encode(prompts, negative)
         seeds = range(len(prompts)) if seeds is None else seeds
-        return self.decode(self.denoise(text, nothing, sampling=sampling, seeds=seeds, on_step=on_step))
+        return self.decode(self.denoise(text, empty, sampling=sampling, seeds=seeds, on_step=on_step))
 
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> tuple[TextEmbedding, TextEmbedding]:
-        """What the prompts (B) say, and what the negative prompt says, as often; nothing if there is none."""
+        """Embed the prompts (B), and the negative prompt as often; zeros, SDXL's empty prompt, if there is none.
+
+        Raises:
+            ValueError: `prompts` is one text or empty.
+        """
         if isinstance(prompts, str):
-            raise ValueError("prompts are a list of sentences, and came as one; put it into a list")
+            raise ValueError("prompts must be a list of texts, got one text; put it into a list")
         unique = list(dict.fromkeys(prompts))
         text = encode(self.components, unique)[[unique.index(prompt) for prompt in prompts]]
         if negative is None:
@@ -77,7 +98,21 @@ class GridSampler:
         seeds: Sequence[int],
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Clean latents (B, C, h, w) in float32, as the UNet knows them: times the VAE's scaling factor."""
+        """Sample clean latents.
+
+        Args:
+            text: Embedded prompts, B of them.
+            negative: Embedded negative prompts, B of them.
+            sampling: Steps, guidance, sampler and initial image.
+            seeds: Random seed of each grid.
+            on_step: Called after each denoising step with the steps done and their number.
+
+        Returns:
+            (B, C, h, w) float32, multiplied by the VAE's scaling factor.
+
+        Raises:
+            ValueError: A setting is out of range, or the numbers of seeds and prompts differ.
+        """
         _check(sampling, len(text.tokens), seeds)
         at_once = self.at_once or len(seeds)
         turns = [slice(k, k + at_once) for k in range(0, len(seeds), at_once)]
@@ -92,18 +127,18 @@ class GridSampler:
 
         with torch.inference_mode():
             parts = [self._denoise(text[some], negative[some], sampling, seeds[some], step_done) for some in turns]
-        return torch.cat(parts)  # out here, it is an ordinary tensor
+        return torch.cat(parts)  # outside inference mode, so that the result is an ordinary tensor
 
     def start(self, scheduler: Any, sampling: Sampling, seeds: Sequence[int]) -> Tensor:
-        """The state (B, C, h, w) that sampling begins with, one generator a grid."""
+        """Initial noisy latents, (B, C, h, w), from one random generator for each grid."""
         unet = self.components.unet
         shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-        # drawn on the CPU, whose generators give the same numbers on every machine
+        # on the CPU, whose generators give the same numbers on every machine
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         return start_latents(self._clean(sampling.start, sampling.sigma), noise.to(unet.device), scheduler)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Grids (B, 3, H, W) in [0, 1] from latents, one at a time: a full-size grid takes gigabytes."""
+        """Decode latents (B, C, h, w) to grids (B, 3, H, W) in [0, 1], one at a time: a full one takes gigabytes."""
         vae = self._vae()
         raw = (latents / vae.config.scaling_factor).to(vae.device, vae.dtype)
         half = _half(vae) and not vae.config.force_upcast
@@ -112,7 +147,7 @@ class GridSampler:
         return (torch.cat(grids).float() / 2 + 0.5).clamp(0, 1)
 
     def _clean(self, start: Start, sigma: float) -> Tensor | None:
-        """The start image's most likely latents (C, h, w) on the UNet's device, encoded once; None for noise."""
+        """Mode of the initial image's latents (C, h, w) on the UNet's device, encoded once; None for pure noise."""
         image = start_image(start, self.components.grid_size, sigma)
         if image is None:
             return None
@@ -124,7 +159,7 @@ class GridSampler:
         return self._starts[start, sigma].to(self.components.unet.device)
 
     def _vae(self) -> Any:
-        """The VAE, in float32 if it asks for it: SDXL's own overflows in half precision."""
+        """The VAE, in float32 if its settings demand it (`force_upcast`): SDXL's own overflows in half precision."""
         vae = self.components.vae
         return vae.float() if vae.config.force_upcast else vae
 
@@ -139,46 +174,56 @@ class GridSampler:
         scheduler, timesteps = spaced_scheduler(self.components.scheduler.config, sampling)
         latents = self.start(scheduler, sampling, seeds)
         guided = sampling.guidance != 1
-        told = TextEmbedding.cat([negative, text]) if guided else text
+        conditions = TextEmbedding.cat([negative, text]) if guided else text
         for step, timestep in zip(scheduler.timesteps, timesteps.to(latents.device), strict=True):
             scaled = scheduler.scale_model_input(latents, step)
-            answer = self._predict(torch.cat([scaled, scaled]) if guided else scaled, timestep, told)
+            prediction = self._predict(torch.cat([scaled, scaled]) if guided else scaled, timestep, conditions)
             if guided:
-                away, toward = answer.chunk(2)
-                answer = classifier_free_guidance(away, toward, sampling.guidance, sampling.rescale)
-            latents = scheduler.step(answer, step, latents, return_dict=False)[0]
+                away, toward = prediction.chunk(2)
+                prediction = classifier_free_guidance(away, toward, sampling.guidance, sampling.rescale)
+            latents = scheduler.step(prediction, step, latents, return_dict=False)[0]
             step_done()
         return latents
 
     def _predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding) -> Tensor:
-        """The UNet's answer (B, C, h, w) in float32, told that the picture is an uncropped one of the grid's size."""
+        """The UNet's output (B, C, h, w) in float32, conditioned on the grid's size and no crop."""
         unet, size = self.components.unet, float(self.components.grid_size)
         text = text.to(unet.device, unet.dtype)
         sizes = text.pooled.new_tensor([size, size, 0.0, 0.0, size, size]).expand(len(latents), -1)
         with torch.autocast(unet.device.type, torch.bfloat16, enabled=_half(unet)):
-            answer = unet(
+            prediction = unet(
                 latents.to(unet.dtype),
                 timestep,
                 encoder_hidden_states=text.tokens,
                 added_cond_kwargs={"text_embeds": text.pooled, "time_ids": sizes},
                 return_dict=False,
             )[0]
-        return answer.float()
+        return prediction.float()
 
 
 def spaced_scheduler(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any, Tensor]:
-    """The sampler over only the noise levels that it visits, and training's timesteps (steps,) with these levels.
+    """Build a sampler over only the noise levels that it visits.
 
-    The timesteps begin at the start and are spread evenly over what is below ("trailing": Lin et al. 2024, section
-    3.3). Schedulers count from one of their own timesteps to the next by a fixed stride, which loses step where
-    `steps` does not divide, and cannot begin below their last; over a schedule of `steps` levels the stride is one.
+    The timesteps begin at `start_timestep` and are spread evenly below it ("trailing": Lin et al. 2024, section 3.3).
+    diffusers' schedulers step through their own timesteps by a fixed stride, which drifts where `steps` does not divide
+    their number, and cannot begin below the last; over a schedule of `steps` levels the stride is one.
+
+    Args:
+        config: Configuration of the model's scheduler, with the noise schedule of its training.
+        sampling: Steps, sampler and first timestep.
+
+    Returns:
+        The sampler, and the training timesteps (steps,) with its noise levels, which the UNet is conditioned on.
+
+    Raises:
+        ValueError: The first timestep is not one of training's, or there are fewer timesteps than steps.
     """
     levels = build_scheduler(config, "ddim").alphas_cumprod.double()
     first = len(levels) - 1 if sampling.start_timestep is None else sampling.start_timestep
     if not 0 <= first < len(levels):
-        raise ValueError(f"training had timesteps 0 to {len(levels) - 1}; a start at {first} is none of them")
+        raise ValueError(f"start_timestep must be one of training's timesteps 0 to {len(levels) - 1}, got {first}")
     if sampling.steps > first + 1:
-        raise ValueError(f"{sampling.steps} steps do not fit into timesteps 0 to {first}; ask for fewer")
+        raise ValueError(f"{sampling.steps} steps do not fit into timesteps 0 to {first}; give fewer steps")
     left = torch.arange(sampling.steps, 0, -1, dtype=torch.float64) / sampling.steps
     timesteps = ((first + 1) * left).round().long() - 1
     kept = levels[timesteps].clamp(min=LEAST_SIGNAL).flip(0)
@@ -190,9 +235,14 @@ def spaced_scheduler(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any
 
 
 def classifier_free_guidance(away: Tensor, toward: Tensor, guidance: float, rescale: float = 0.0) -> Tensor:
-    """Classifier-free guidance of a network's answers (B, ...): away + w (toward - away).
+    """Classifier-free guidance of predictions (Ho and Salimans 2022): away + w (toward - away).
 
-    `rescale` phi > 0 blends in the same answer with the spread that it had before (Lin et al. 2024, eqs. 14-16).
+    Args:
+        away: Prediction for the negative prompt, (B, ...).
+        toward: Prediction for the prompt, (B, ...).
+        guidance: Guidance scale w.
+        rescale: Share phi of the result that is scaled to the standard deviation of `toward` (Lin et al. 2024,
+            eqs. 14-16).
     """
     guided = away + guidance * (toward - away)
     if rescale == 0:
@@ -203,13 +253,13 @@ def classifier_free_guidance(away: Tensor, toward: Tensor, guidance: float, resc
 
 
 def _half(network: Any) -> bool:
-    """bfloat16 products inside a float32 network, on processors that have them: less than two thirds of the time."""
+    """Whether to use bfloat16 in a float32 network: on CPUs that support it, in less than 2/3 of the time."""
     return network.device.type == "cpu" and network.dtype == torch.float32 and fast_dtype() is torch.bfloat16
 
 
 def _check(sampling: Sampling, count: int, seeds: Sequence[int]) -> None:
     if len(seeds) != count:
-        raise ValueError(f"each grid has its own seed, but {count} prompts came with {len(seeds)}; give as many")
+        raise ValueError(f"each grid has its own seed, got {len(seeds)} seeds for {count} prompts; give as many")
     if sampling.steps < 1:
         raise ValueError(f"sampling takes at least one step, got {sampling.steps}")
     if not 0 <= sampling.rescale <= 1:

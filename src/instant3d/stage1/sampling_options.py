@@ -1,4 +1,4 @@
-"""How grids of views are sampled: the one place that names samplers, starts and defaults. Imports no torch."""
+"""Options of sampling: the one place that names samplers, starts and defaults. It does not import torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ STARTS: tuple[str, ...] = get_args(Start)
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a grid is drawn.
+    """Options of sampling a grid.
 
     Attributes:
         steps: Denoising steps. The default is the fewest that the bundled weights need (`python -m benchmarks.steps`).
-        guidance: 1 follows the prompt alone; above, away from the negative prompt too, at twice the work.
-        rescale: 0 to 1, how far guidance may not change the spread of the network's answers (Lin et al. 2023).
+        guidance: Scale of classifier-free guidance; 1 is none, above it each step costs two network evaluations.
+        rescale: 0 to 1, how far guidance may not change the spread of the network's predictions (Lin et al. 2024).
         sampler: Euler, DDIM, or DPM-Solver++ 2M (Lu et al. 2022).
-        start: What lies under the noise; see `stage1.initial_noise.start_image`.
-        sigma: Size of the start, in tile sides.
-        start_timestep: How much noise covers the start, as one of training's timesteps; by default the most there is.
+        start: Initial image under the noise; see `stage1.initial_noise.start_image`.
+        sigma: Size of the initial image's blob or square, in tile sides.
+        start_timestep: Training timestep at which sampling begins, which sets the noise level; by default the last.
     """
 
     steps: int = 30

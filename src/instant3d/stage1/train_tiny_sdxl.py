@@ -1,7 +1,7 @@
-"""A small SDXL from nothing, where no pretrained one is at hand: `python -m instant3d.stage1.train_tiny_sdxl`.
+"""Train a small SDXL from scratch, where no pretrained one is available: `python -m instant3d.stage1.train_tiny_sdxl`.
 
-Makes what stage 1 keeps frozen: a vocabulary from the captions, two text encoders and a VAE; the UNet is left random,
-for `instant3d fit stage1`. Each part is written when it is done, and one that is there is not made again.
+Trains what stage 1 keeps frozen: a tokenizer on the captions, two text encoders and a VAE; the UNet is left random,
+for `instant3d fit stage1`. Each part is written when it is done, and a part that exists is not trained again.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from instant3d.utils.devices import find_device
 from instant3d.utils.progress import Progress
 
 CONFIG = Path("demo_base")
-TIME_WIDTH = 32  # of the embedding of each of SDXL's six size and crop numbers
+TIME_WIDTH = 32  # channels of the embedding of each of SDXL's six size and crop conditions
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Sizes and trainings of a small SDXL; networks' sizes by the names of transformers and diffusers.
+    """Sizes and training settings of a small SDXL; networks' sizes by the names of transformers and diffusers.
 
     Attributes:
         view_size: Pixels a side of one view; a grid has twice as many.
@@ -63,7 +63,11 @@ class BaseConfig:
 
     @classmethod
     def read(cls, path: Path) -> BaseConfig:
-        """From a YAML file, or a shipped one by its name."""
+        """Read a YAML file, or a shipped one by its name.
+
+        Raises:
+            ValueError: A key is missing or unknown, or a value is out of range.
+        """
         import yaml
 
         path = shipped.find(path, ["stage1"])
@@ -79,7 +83,7 @@ class BaseConfig:
         return cls(**{**content, **trainings})
 
     def sizes(self) -> dict[str, dict[str, Any]]:
-        """Whole configurations of all parts, with what follows from other numbers."""
+        """Complete configurations of all networks and the scheduler."""
         levels, channels = len(self.vae["block_out_channels"]), self.vae["latent_channels"]
         vae = {
             "sample_size": SIDE * self.view_size,
@@ -110,7 +114,17 @@ class BaseConfig:
 
 
 def train(data: CaptionedViews, out: Path, config: BaseConfig, device: str | torch.device = "cpu") -> Components:
-    """The whole small SDXL, from what is in `out` already and what is trained now, on the CPU at the end."""
+    """Build the small SDXL, from the parts that are in `out` already and those that are trained now.
+
+    Args:
+        data: Views and captions.
+        out: Folder of the model, in diffusers' layout.
+        config: Sizes and training settings.
+        device: Where to train.
+
+    Returns:
+        The components, on the CPU.
+    """
     data = data.to(device)
     if not (out / "tokenizer" / "vocab.json").is_file():
         train_tokenizer(data.captions, out / "tokenizer", config.vocabulary, config.prompt_length)
@@ -131,22 +145,22 @@ def train(data: CaptionedViews, out: Path, config: BaseConfig, device: str | tor
 
 
 def _trained(file: Path, networks: Sequence[nn.Module], train: Callable[[Path], None]) -> None:
-    """Train the networks, or read what an earlier call trained, so that an interruption costs seconds."""
+    """Train networks, or read what an earlier call trained, so that an interruption costs seconds."""
     from safetensors.torch import load_file, save_file
 
-    together = nn.ModuleList(networks)
+    modules = nn.ModuleList(networks)
     if file.is_file():
-        together.load_state_dict(load_file(file))
+        modules.load_state_dict(load_file(file))
     else:
         train(file.with_suffix(".training"))
         partial = file.with_name(f".{file.name}.partial")
-        save_file({key: value.contiguous() for key, value in together.state_dict().items()}, partial)
+        save_file({key: value.contiguous() for key, value in modules.state_dict().items()}, partial)
         partial.replace(file)
-    together.eval().requires_grad_(False)
+    modules.eval().requires_grad_(False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the folder is whole, 2 for bad input."""
+    """Run the command; returns 0 when the folder is complete, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         config = BaseConfig.read(options.config)
@@ -175,10 +189,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders with captions")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the small SDXL")
     parser.add_argument(
-        "--config", type=Path, default=CONFIG, help=f"sizes and trainings: a file or a shipped name (default {CONFIG})"
+        "--config",
+        type=Path,
+        default=CONFIG,
+        help=f"network sizes and training settings: a YAML file or a shipped name (default {CONFIG})",
     )
-    parser.add_argument("--vae-seconds", type=float, help="length of the VAE's training (default: the config's)")
-    parser.add_argument("--text-seconds", type=float, help="of the text encoders' training (default: the config's)")
+    parser.add_argument("--vae-seconds", type=float, help="training time of the VAE in seconds (default: the config's)")
+    parser.add_argument(
+        "--text-seconds", type=float, help="training time of the text encoders in seconds (default: the config's)"
+    )
     parser.add_argument(
         "--workers",
         type=nonnegative_int,

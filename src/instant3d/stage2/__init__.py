@@ -1,1 +1,1 @@
-"""Stage 2: four posed views to a triplane NeRF (arXiv 2311.06214, section 3.2)."""
+"""Stage 2: sparse-view reconstruction of a triplane NeRF from four posed views (arXiv 2311.06214, section 3.2)."""

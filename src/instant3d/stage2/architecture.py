@@ -1,4 +1,4 @@
-"""The numbers that fix a reconstructor, and the file they are kept in. Knows nothing of tensors."""
+"""Sizes and variants of the reconstructor's network, and the config.json that stores them. It does not import torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_config
 
-BYPASS_GROUPS = 32  # of channels that the bypass normalises
-EXTENT_CHANNELS = 11  # that the carved grid writes into the planes
+BYPASS_GROUPS = 32  # channel groups of the residual projection's norm
+EXTENT_CHANNELS = 11  # plane channels that the visual hull's extents take
 
 Span = tuple[float, float]
 
@@ -50,10 +50,10 @@ RANGES: dict[str, Span] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that fixes the network's shape; the defaults are the paper's (arXiv 2311.06214, section 3.2, app. A).
+    """Sizes and variants of the network; the defaults are the paper's (arXiv 2311.06214, section 3.2, appendix A).
 
-    A checkpoint folder holds it as `config.json` beside `model.safetensors`. What is 0 or None where that makes no
-    sense as a number says "as usual", which is told beside it.
+    A checkpoint folder holds it as `config.json` beside `model.safetensors`. A 0 or None that makes no sense as a size
+    stands for a default, which the attribute's description names.
     """
 
     image_size: int = 512
@@ -87,9 +87,9 @@ class Architecture:
     density: Literal["softplus", "exp"] = "softplus"
     """Activation of the density."""
     lift_side: int = 0
-    """Points along each axis of the carved grid that is fed in beside the views; 0, the paper's way, is none."""
+    """Points along each axis of the visual hull that is an additional input; 0, as in the paper, is no such input."""
     lift_width: int = 64
-    """Channels of the network over the carved grid."""
+    """Channels of the convolutions over the visual hull."""
     xformers: bool = False
     """Whether attention runs by the xformers package, on CUDA."""
 
@@ -99,7 +99,7 @@ class Architecture:
     encoder_epsilon: float = 1e-6
     """Epsilon of the encoder's layer norms."""
     registers: int = 0
-    """Tokens without a place, which take part and are not handed on (arXiv 2309.16588)."""
+    """Register tokens, which attention uses and the output leaves out (arXiv 2309.16588)."""
     position_side: int = 0
     """Positions along each side of its learned table; 0 is as many as 224 pixels have patches."""
     positions: Literal["antialiased", "dino"] = "antialiased"
@@ -125,21 +125,21 @@ class Architecture:
     last_epsilon: float = 1e-5
     """Epsilon of the layer norm after the last block."""
     bypass: bool = False
-    """Tokens pass by the transformer too: group norm and a linear layer lead in, a linear layer and a sum lead out."""
+    """Whether the transformer has a residual connection around it, group norm and linear layers at its ends (LDM)."""
     plane_order: Literal["xy xz yz", "xy xz zy"] = "xy xz yz"
-    """Along which axes the tokens' columns and rows run; planes themselves are always xy, xz, yz."""
+    """Axes along which the tokens' columns and rows run; the planes themselves are always xy, xz, yz."""
     decoder_activation: Literal["relu", "silu"] = "relu"
     """Activation inside the MLP."""
     rgb_margin: float = 0.001
     """How far the sigmoid of colours reaches beyond 0 and 1."""
 
-    # what it was taught with, for those who prepare its pictures
+    # how its training images and cameras were prepared
     resize: Literal["bilinear", "bicubic", "bicubic_corners"] = "bilinear"
     """How images are resized to `image_size`."""
     foreground: float = 0.0
     """Share of the image's side that the object fills; 0 takes images as they are."""
     assumed_camera: tuple[float, float, float, float] | None = None
-    """Azimuth, elevation (degrees), radius and field of view (degrees) of the one image that it takes."""
+    """Azimuth, elevation (degrees), radius and field of view (degrees) of a single-image network's input."""
     known_elevations_deg: Span | None = None
     """Range of the elevations (degrees) it was trained on, for a warning; null checks nothing."""
     known_radii: Span | None = None
@@ -165,10 +165,10 @@ class Architecture:
 
         if self.foreground and not 0.1 <= self.foreground <= 1:
             raise ValueError(
-                f"an object fills a tenth to all of its picture's side, or 0 for as it comes; got {self.foreground}"
+                f"foreground is a share of the image's side from 0.1 to 1, or 0 for no resizing, got {self.foreground}"
             )
         if self.registers and self.positions == "dino":
-            raise ValueError("DINO's first code knows no registers; resize positions the antialiased way")
+            raise ValueError("positions 'dino' cannot be used with registers; set positions to 'antialiased'")
 
     def _check_heads(self) -> None:
         for prefix in ("encoder_", ""):
@@ -179,7 +179,7 @@ class Architecture:
             raise ValueError(f"with a bypass, width must be a multiple of {BYPASS_GROUPS}, got {self.width}")
 
     def _parameters(self) -> int:
-        """Roughly: those of the matrices."""
+        """Approximate number of parameters: those of the matrices."""
         feeds = (self.encoder_feed or 4 * self.encoder_width, self.feed or 4 * self.width)
         encoder = self.encoder_depth * self.encoder_width * (4 * self.encoder_width + 2 * feeds[0])
         blocks = self.depth * self.width * (8 * self.width + 2 * feeds[1])
@@ -191,11 +191,24 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
-        """The inverse of `dataclasses.asdict`; names every unknown key and `source`."""
+        """Inverse of `dataclasses.asdict`.
+
+        Args:
+            numbers: Settings by name.
+            source: Where they come from, for the message.
+
+        Raises:
+            ValueError: A key is unknown or a value is out of range.
+        """
         return architecture_of(cls, numbers, source)
 
 
 def read_architecture(path: Path) -> Architecture:
-    """The architecture in a checkpoint's `config.json`."""
+    """Read the architecture in a checkpoint's `config.json`.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It describes another model, or a value is out of range.
+    """
     hint = " (a peer's weights are brought over by `instant3d convert`)"
     return Architecture.from_dict(read_config(path, "stage2", "stage2 reconstructor", hint), path)

@@ -1,6 +1,6 @@
-"""Training and test examples out of scenes: which views go in, which must come out, and how they are disturbed.
+"""Data of stage 2: input and target views of scenes, cropping and augmentation.
 
-Every example is a function of the seed and its number alone, so an interrupted run goes on with the same data.
+Every example is a function of the seed and its index alone, so an interrupted run continues with the same data.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured 
 
 @dataclass(frozen=True)
 class ReconstructionBatch(TensorDataclass):
-    """What the network sees, and what its field must look like from elsewhere."""
+    """Input views of the network, and target views that its field is compared with.
+
+    Attributes:
+        inputs: Views (V,), or (B, V) in a batch.
+        targets: Views (M,), or (B, M) in a batch.
+    """
 
     inputs: Views  # (V,)
     targets: Views  # (M,)
@@ -36,19 +41,22 @@ class ReconstructionBatch(TensorDataclass):
 
 @dataclass(frozen=True)
 class ViewSampling:
-    """How training examples are drawn from a scene's frames.
+    """Random choice of input and target views from a scene's frames, and their augmentation.
 
     Attributes:
         inputs: Number of input views.
         targets: Number of target views, drawn independently, so that some may be inputs (GS-LRM, section 4).
-        structured: Probability that the inputs are the four structured views.
+        structured_probability: Probability that the inputs are the four structured views.
         patch: Side of the targets' windows in pixels; 0 takes whole images.
-        zoom: Range of the side in pixels that each target is resized to before its window is cut: context or detail.
-        foreground: Probability that a window is centred on the object rather than anywhere.
-        turn: Whether the world is rotated by a random multiple of 90 degrees about z.
-        jitter: Standard deviation of noise on input cameras, in radians and world units (LGM, section 3.4).
-        distortion: Probability that an input image is warped by a smooth random grid, as generated views are.
-        coarse: Probability that inputs are reduced to half their pixels, as small generators draw them.
+        zoom: Range of the side in pixels that each target is resized to before its window is cropped: context or
+            detail.
+        foreground_probability: Probability that a window is centred on the object rather than anywhere.
+        random_rotation: Whether the world is rotated by a random multiple of 90 degrees about z.
+        camera_jitter: Standard deviation of noise on input cameras, in radians and world units (LGM, section 3.4).
+        warp_probability: Probability that an input image is warped by a smooth random grid, like errors of generated
+            views.
+        downsample_probability: Probability that inputs are reduced to half their pixels, like views of small
+            generators.
         depth: Whether the targets' depth is read where there is some, for losses on it.
         normals: Whether the targets' normals are read, for a loss on them; then every scene needs them.
     """
@@ -68,14 +76,19 @@ class ViewSampling:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """What is read of the targets beside their pictures."""
+        """Names of the maps that are read of the targets besides their images."""
         return ("depth",) * self.depth + ("normals",) * self.normals
 
 
 class TrainDataset(Dataset[ReconstructionBatch]):
-    """An endless supply of examples: number k is always the same.
+    """Endless training examples; example k is always the same.
 
-    window   tars whose scenes are shuffled together, if there are more of them than that
+    Args:
+        found: Scenes, or paths of scene folders.
+        image_size: Side of the input images in pixels.
+        view_sampling: How examples are drawn.
+        seed: Random seed.
+        window: Shards whose scenes are shuffled together, if there are more of them than that.
     """
 
     def __init__(
@@ -103,10 +116,12 @@ class TrainDataset(Dataset[ReconstructionBatch]):
             count >= len(STRUCTURED) == d.inputs
             and float(torch.rand((), generator=generator)) < d.structured_probability
         )
-        seen = list(STRUCTURED) if structured else torch.randperm(count, generator=generator)[: d.inputs].tolist()
-        hidden = torch.randperm(count, generator=generator)[: d.targets].tolist()
-        inputs = self.scenes.read(which, frames=seen, maps=()).views
-        targets = self.scenes.read(which, frames=hidden, maps=d.maps).views
+        input_frames = (
+            list(STRUCTURED) if structured else torch.randperm(count, generator=generator)[: d.inputs].tolist()
+        )
+        target_frames = torch.randperm(count, generator=generator)[: d.targets].tolist()
+        inputs = self.scenes.read(which, frames=input_frames, maps=()).views
+        targets = self.scenes.read(which, frames=target_frames, maps=d.maps).views
         if d.random_rotation:
             angle_deg = 90.0 * int(torch.randint(4, (), generator=generator))
             inputs, targets = rotate_about_z(inputs, angle_deg), rotate_about_z(targets, angle_deg)
@@ -120,7 +135,15 @@ class TrainDataset(Dataset[ReconstructionBatch]):
 
 
 class EvalDataset(Dataset[ReconstructionBatch]):
-    """Structured views in, every other frame out (at most `targets`), nothing drawn."""
+    """One example of each scene: structured views in, every other frame (at most `targets`) out, without random draws.
+
+    Args:
+        found: Scenes, or paths of scene folders.
+        image_size: Side of the input images in pixels.
+        targets: Most target views of a scene; all by default.
+        target_size: Side of the target views in pixels; as they are by default.
+        limit: Most scenes.
+    """
 
     __test__ = False
 
@@ -156,20 +179,20 @@ class SceneDataModule(L.LightningDataModule):
     """Scenes for training, validation and test.
 
     Args:
-        train: What is trained on: folders of scene folders or of shards, or URLs of shards; lists are joined.
-        val: What is validated on, likewise.
-        test: What is tested on, and what `predict` reconstructs, likewise.
+        train: Training data: folders of scene folders or of shards, or URLs of shards; lists are joined.
+        val: Validation data, likewise.
+        test: Test data, which `predict` also reconstructs, likewise.
         image_size: Side of the input images in pixels, set by the network's architecture.
-        drawing: How training examples are drawn.
+        view_sampling: How training examples are drawn.
         batch_size: Scenes per step and process.
         workers: Processes that load data.
-        seed: Of the order of the examples, their views and augmentation.
+        seed: Random seed of the order of the examples, their views and augmentation.
         val_targets: Views compared per validation scene.
         val_size: Side in pixels at which they are compared.
         val_scenes: Validation takes the first so many scenes.
-        cache: Folder in which tars from behind a URL are kept; null is the user's cache.
+        cache: Folder in which shards from behind a URL are kept; null is the user's cache.
         cache_gib: Size limit of that folder in GiB.
-        window: Tars whose scenes are shuffled together.
+        window: Shards whose scenes are shuffled together.
     """
 
     def __init__(
@@ -202,6 +225,7 @@ class SceneDataModule(L.LightningDataModule):
         self.shard_cache, self.window = ShardCache.in_folder(cache, cache_gib), window
 
     def train_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        """Endless batches of training examples from the step at which training continues."""
         found = scenes_for("train", self.train, self.shard_cache)
         found.check_room(self.shard_cache, self.window)
         dataset = TrainDataset(found, self.image_size, self.view_sampling, self.seed, self.window)
@@ -213,16 +237,19 @@ class SceneDataModule(L.LightningDataModule):
         return DataLoader(dataset, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        """The first `val_scenes` validation scenes, one a batch."""
         found = scenes_for("val", self.val, self.shard_cache)
         examples = EvalDataset(found, self.image_size, self.val_targets, self.val_size, self.val_scenes)
         return DataLoader(examples, **self._loading())
 
     def test_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        """All test scenes, one a batch."""
         return DataLoader(
             EvalDataset(scenes_for("test", self.test, self.shard_cache), self.image_size), **self._loading()
         )
 
     def predict_dataloader(self) -> DataLoader[ReconstructionBatch]:
+        """The test scenes."""
         return self.test_dataloader()
 
     def _loading(self) -> dict[str, Any]:
@@ -234,7 +261,16 @@ class SceneDataModule(L.LightningDataModule):
 
 
 def scenes_for(purpose: str, roots: Sequence[str | Path], shard_cache: ShardCache | None = None) -> SceneSources:
-    """Every scene of `roots`, those of each sorted by path, or as they were packed."""
+    """Find every scene of some folders or URLs, in the order of their paths, or in which they were packed.
+
+    Args:
+        purpose: What they are for, for the message.
+        roots: Folders of scene folders or of shards, or URLs of shards.
+        shard_cache: Where shards from behind a URL are kept.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     found = SceneSources.find(roots, shard_cache)
     if not len(found):
         raise FileNotFoundError(
@@ -245,33 +281,39 @@ def scenes_for(purpose: str, roots: Sequence[str | Path], shard_cache: ShardCach
 
 
 def rotate_about_z(views: Views, angle_deg: float) -> Views:
-    """The same pictures in a world turned about +z."""
+    """Rotate the world of views about +z; images stay the same, cameras and normals turn."""
     angle = torch.deg2rad(torch.tensor(angle_deg))
-    turn = torch.eye(4)
-    turn[0, 0] = turn[1, 1] = angle.cos()
-    turn[1, 0], turn[0, 1] = angle.sin(), -angle.sin()
-    normals = None if views.normals is None else torch.einsum("ij,...jhw->...ihw", turn[:3, :3], views.normals)
-    cameras = Cameras(turn @ views.cameras.cam_to_world, views.cameras.intrinsics)
+    rotation = torch.eye(4)
+    rotation[0, 0] = rotation[1, 1] = angle.cos()
+    rotation[1, 0], rotation[0, 1] = angle.sin(), -angle.sin()
+    normals = None if views.normals is None else torch.einsum("ij,...jhw->...ihw", rotation[:3, :3], views.normals)
+    cameras = Cameras(rotation @ views.cameras.cam_to_world, views.cameras.intrinsics)
     return Views(views.rgb, views.alpha, cameras, views.depth, normals)
 
 
 def crop_windows(views: Views, view_sampling: ViewSampling, generator: torch.Generator) -> Views:
-    """One square window of each view, after a random zoom; the cameras follow."""
-    cut = []
+    """Crop one square window of each view after a random zoom; the cameras' intrinsics follow.
+
+    Args:
+        views: Views (M,).
+        view_sampling: Side of the window, range of the zoom, and how often a window is centred on the object.
+        generator: Random numbers.
+    """
+    windows = []
     for view in (views[k] for k in range(len(views.rgb))):
         low, high = (max(view_sampling.patch, side) for side in view_sampling.zoom)
         side = int(torch.randint(low, high + 1, (), generator=generator))
-        cut.append(_crop_window(view[None].resized(side, side), view_sampling, generator)[0])
-    return Views.stack(cut)
+        windows.append(_crop_window(view[None].resized(side, side), view_sampling, generator)[0])
+    return Views.stack(windows)
 
 
 def _crop_window(view: Views, view_sampling: ViewSampling, generator: torch.Generator) -> Views:
     side, patch = view.height, view_sampling.patch
     free = side - patch
     corner = torch.randint(0, free + 1, (2,), generator=generator)
-    shown = (view.alpha[0, 0] > 0.5).nonzero()
-    if len(shown) and float(torch.rand((), generator=generator)) < view_sampling.foreground_probability:
-        centre = shown[int(torch.randint(len(shown), (), generator=generator))]
+    foreground = (view.alpha[0, 0] > 0.5).nonzero()
+    if len(foreground) and float(torch.rand((), generator=generator)) < view_sampling.foreground_probability:
+        centre = foreground[int(torch.randint(len(foreground), (), generator=generator))]
         corner = (centre - patch // 2).clamp(0, free)
     top, left = corner.tolist()
     inside = view.map(lambda image: image[..., top : top + patch, left : left + patch] if image.dim() == 4 else image)
@@ -280,7 +322,14 @@ def _crop_window(view: Views, view_sampling: ViewSampling, generator: torch.Gene
 
 
 def augment_inputs(views: Views, camera_jitter: float, warp_probability: float, generator: torch.Generator) -> Views:
-    """Input views as a generator of images would give them: cameras a little off, pictures a little bent."""
+    """Perturb input views like those of an image generator: inexact cameras, locally warped images (LGM, section 3.4).
+
+    Args:
+        views: Views (V,).
+        camera_jitter: Standard deviation of noise on the cameras, in radians and world units.
+        warp_probability: Probability that an image is warped.
+        generator: Random numbers.
+    """
     cameras = views.cameras
     if camera_jitter:
         noise = camera_jitter * torch.randn(len(views.rgb), 6, generator=generator)
@@ -292,17 +341,22 @@ def augment_inputs(views: Views, camera_jitter: float, warp_probability: float, 
         cameras = Cameras(matrix, cameras.intrinsics)
     rgb, alpha = views.rgb, views.alpha
     if warp_probability:
-        bent = torch.rand(len(rgb), generator=generator) < warp_probability
+        warped = torch.rand(len(rgb), generator=generator) < warp_probability
         coarse = torch.randn(len(rgb), 2, 6, 6, generator=generator)
-        if bent.any():
-            image = elastic_warp(torch.cat([rgb * alpha, alpha], dim=-3)[bent], 0.02 * coarse[bent])
+        if warped.any():
+            image = elastic_warp(torch.cat([rgb * alpha, alpha], dim=-3)[warped], 0.02 * coarse[warped])
             rgb, alpha = rgb.clone(), alpha.clone()
-            rgb[bent], alpha[bent] = (image[:, :3] / image[:, 3:].clamp(min=1e-6)).clamp(0, 1), image[:, 3:]
+            rgb[warped], alpha[warped] = (image[:, :3] / image[:, 3:].clamp(min=1e-6)).clamp(0, 1), image[:, 3:]
     return Views(rgb, alpha, cameras)
 
 
 def elastic_warp(image: Tensor, coarse: Tensor) -> Tensor:
-    """Images (V, C, H, W) shifted by a smooth field, given on a coarse grid (V, 2, h, w) in widths of the image."""
+    """Warp images by a smooth displacement field.
+
+    Args:
+        image: (V, C, H, W).
+        coarse: Displacements on a coarse grid, (V, 2, h, w) in widths of the image.
+    """
     shift = F.interpolate(2 * coarse, image.shape[-2:], mode="bicubic", align_corners=True).movedim(1, -1)
     identity = F.affine_grid(torch.eye(2, 3).expand(len(image), 2, 3), list(image.shape), align_corners=False)
     return F.grid_sample(image, identity + shift, align_corners=False)

@@ -1,4 +1,4 @@
-"""From posed pictures to tokens that know their camera. Knows nothing of triplanes."""
+"""Image encoders of the reconstructor: DINO modulated by the camera, or patches with Pluecker rays."""
 
 from __future__ import annotations
 
@@ -16,33 +16,37 @@ from instant3d.views import Views
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CAMERA_NUMBERS = 16
+CAMERA_PARAMETERS = 16
 
 Pairs = list[tuple[Tensor, Tensor]]  # of shift and scale
 
 
 def camera_vector(cameras: Cameras) -> Tensor:
-    """Sixteen numbers of each camera: three rows of `cam_to_world`, then fx, fy, cx, cy: (..., 16).
+    """Camera parameters as a vector (..., 16): three rows of `cam_to_world`, then fx, fy, cx, cy.
 
-    LRM's twenty without the matrix's constant last row.
+    LRM's twenty numbers (arXiv 2311.04400) without the matrix's constant last row.
     """
     return torch.cat([cameras.cam_to_world[..., :3, :].flatten(-2), cameras.intrinsics], dim=-1)
 
 
 def camera_embedding(width: int) -> nn.Sequential:
-    """The camera's sixteen numbers as one vector."""
-    return nn.Sequential(nn.Linear(CAMERA_NUMBERS, width), nn.SiLU(), nn.Linear(width, width))
+    """MLP that embeds the 16 camera parameters in `width` channels."""
+    return nn.Sequential(nn.Linear(CAMERA_PARAMETERS, width), nn.SiLU(), nn.Linear(width, width))
 
 
 class DinoEncoder(nn.Module):
-    """DINO ViT-B/16 whose every layer norm is scaled and shifted by the view's camera (arXiv 2311.06214, section 3.2).
+    """DINO ViT-B/16 with every layer norm scaled and shifted by the view's camera (arXiv 2311.06214, section 3.2).
 
-    Modules and weights are timm's; the loop over blocks is ours, for timm's has no place for a camera. The modulation
-    starts at zero, so at first the tokens are exactly timm's. Each view is encoded alone; class tokens stay in.
+    Modules and weights are timm's; the loop over blocks is ours, since timm's takes no camera. The modulation starts at
+    zero, so at first the tokens are exactly timm's. Each view is encoded alone; class tokens are kept.
 
-    camera_width  of the camera's embedding; 0 is the encoder's, None knows no camera
-    positions     how the learned table of positions is resized (see `Architecture.positions`)
-    background    grey that pictures are laid on
+    Args:
+        pretrained: Whether to download DINO's released weights.
+        model: Name of timm's model.
+        camera_width: Channels of the camera's embedding; 0 is the encoder's width, None leaves out the camera.
+        positions: How the learned table of positions is resized (see `Architecture.positions`).
+        background: Grey value that images are composited on.
+        **vit: Settings of timm's VisionTransformer.
     """
 
     def __init__(
@@ -87,14 +91,14 @@ class DinoEncoder(nn.Module):
         return tokens.unflatten(0, views.cameras.shape).flatten(1, 2)
 
     def _modulations(self, views: Views, dtype: torch.dtype) -> Sequence[Pairs | None]:
-        """What each block's two norms are shifted and scaled by."""
+        """Shift and scale of the two norms of each block."""
         if self.camera is None or self.modulations is None:
             return [None] * len(self.vit.blocks)
         camera = self.camera(camera_vector(views.cameras).flatten(0, 1).to(dtype))
         return [modulation(camera) for modulation in self.modulations]
 
     def _placed(self, patches: Tensor) -> Tensor:
-        """Patches (B, H, W, width) with positions added and class (and register) tokens before them."""
+        """Patches (B, H, W, width) with position embeddings, after the class (and register) tokens."""
         table, vit = self.vit.pos_embed, self.vit
         fits = table.shape[1] - (0 if vit.no_embed_class else 1) == patches.shape[1] * patches.shape[2]
         if self.positions == "antialiased" or (fits and patches.shape[1] == patches.shape[2]):
@@ -115,16 +119,24 @@ class DinoEncoder(nn.Module):
 
 
 def normalized(images: Tensor) -> Tensor:
-    """Pictures (..., 3, H, W) in [0, 1] by ImageNet's statistics."""
+    """Normalise images (..., 3, H, W) in [0, 1] by ImageNet's statistics."""
     mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
 
 
 def resized_positions(table: Tensor, height: int, width: int) -> Tensor:
-    """A square table (1, side^2, C) at height x width places, as DINO's first code did it: (1, height * width, C).
+    """Resize a position table as DINO's first code does.
 
-    It adds 0.1 to the wanted number of places, to be safe from rounding, and so samples the table a little more
-    densely than at even steps; weights trained with that want it again.
+    It adds 0.1 to the wanted number of patches as a guard against rounding, and so samples the table a little more
+    densely than at even steps; weights trained with that need it.
+
+    Args:
+        table: Square table, (1, side^2, C).
+        height: Patches along the image's height.
+        width: Patches along its width.
+
+    Returns:
+        (1, height * width, C).
     """
     side = math.isqrt(table.shape[1])
     square = table.unflatten(1, (side, side)).movedim(-1, 1)
@@ -134,10 +146,17 @@ def resized_positions(table: Tensor, height: int, width: int) -> Tensor:
 
 
 class PluckerEncoder(nn.Module):
-    """Patches of colour and Pluecker rays, a linear layer and a few joint blocks: no DINO, no position table.
+    """Patches of colour, alpha and Pluecker rays, a linear layer and a few joint blocks: no DINO, no position table.
 
-    A pixel's ray (o x d, d) says where it looks, so patches of any size, number and view are told apart by geometry
-    alone (MeshLRM, arXiv 2404.12385, section 3.1). Alpha rides along: on white, it tells a white object from none.
+    A pixel's ray (o x d, d) encodes its position, so patches of any size, number and view differ by geometry alone
+    (MeshLRM, arXiv 2404.12385, section 3.1). Alpha separates a white object from the white background.
+
+    Args:
+        width: Channels of the tokens.
+        depth: Transformer blocks over the tokens of all views.
+        heads: Attention heads.
+        patch: Side of a patch in pixels.
+        xformers: Use xformers' attention on CUDA.
     """
 
     def __init__(
@@ -176,8 +195,13 @@ def plucker(views: Views) -> Tensor:
 
 
 def check_patches(views: Views, patch: int) -> None:
+    """Check that patches divide the images.
+
+    Raises:
+        ValueError: They do not.
+    """
     if views.height % patch or views.width % patch:
         raise ValueError(
-            f"pictures of {views.height} x {views.width} pixels do not divide into {patch}-pixel patches; "
+            f"images of {views.height} x {views.width} pixels do not divide into {patch}-pixel patches; "
             "resize them first"
         )

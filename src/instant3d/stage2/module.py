@@ -1,4 +1,4 @@
-"""How the reconstructor is taught (arXiv 2311.06214, section 3.2; LRM, arXiv 2311.04400, section 4)."""
+"""Training of the sparse-view reconstructor (arXiv 2311.06214, section 3.2; LRM, arXiv 2311.04400, section 4)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from instant3d.views import Views
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weight of each loss; the paper has the first two. Losses of weight 0 are not computed.
+    """Weights of the losses; the paper has the first two. Losses of weight 0 are not computed.
 
     Attributes:
         rgb: Of the mean squared error of colours.
@@ -31,7 +31,7 @@ class LossWeights:
         mask: Of the mean squared error of alpha.
         depth: Of the error of depth, in world units.
         normal: Of the error of normals, 1 - cosine.
-        opacity: Of opacity between a camera and the depth that it measured (MeshLRM, eq. 3).
+        opacity: Of the free-space loss, opacity between a camera and the ground-truth depth (MeshLRM, eq. 3).
     """
 
     rgb: float = 1.0
@@ -44,7 +44,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class RayMarching:
-    """How rays are sampled.
+    """Samples on each ray.
 
     Attributes:
         samples: Samples at even intervals on each ray.
@@ -62,7 +62,7 @@ class Stage2Module(L.LightningModule):
         architecture: Sizes of the network.
         pretrained_encoder: Whether the image encoder begins with DINO's released weights.
         ray_marching: How rays are sampled.
-        loss_weights: The weight of each loss.
+        loss_weights: Weights of the losses.
         vgg_weights: File of VGG-16 weights, "download", or null for no perceptual loss.
         background: "white" or "random": the colour that targets and renderings are composited on before they are
             compared.
@@ -72,7 +72,7 @@ class Stage2Module(L.LightningModule):
         weight_decay: Of AdamW, on matrices alone.
         checkpointing: Whether transformer blocks and ray chunks are recomputed in the backward pass to save memory.
         max_memory: Bytes that one chunk of rays may take.
-        start: Folder of weights or Hub id to go on from; it brings its own architecture and licence.
+        start: Folder of weights or Hub id to fine-tune; it brings its own architecture and licence.
         torch_compile: Whether the network is compiled by torch.compile: shorter steps for a minute at the start.
     """
 
@@ -110,65 +110,84 @@ class Stage2Module(L.LightningModule):
         self.compiled: Callable[[Views], Triplane] | None = None
 
     def on_train_start(self) -> None:
-        if self.torch_compile:  # only now, for averaged copies of the module were made before
+        """Compile the network if `torch_compile` is set."""
+        if self.torch_compile:  # only here, after EMA has copied the module
             self.compiled = torch.compile(self.network.triplane, dynamic=False)
 
     def field(self, views: Views) -> TriplaneField:
-        """The field of a training batch of views (B, V)."""
+        """Triplane field of a training batch of views (B, V)."""
         if self.compiled is None:
             return self.network(views)
         return TriplaneField(self.compiled(views), self.network.decoder)
 
     def training_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
+        """Weighted sum of the losses of a batch."""
         generator = torch.Generator(self.device).manual_seed(self.global_step)
         field = self.field(batch.inputs)
-        wanted = batch.targets
-        shown = self.render_like(field, wanted, generator)
-        background = torch.ones(*wanted.cameras.shape, 3, device=self.device)
+        targets = batch.targets
+        rendered = self.render_like(field, targets, generator)
+        background = torch.ones(*targets.cameras.shape, 3, device=self.device)
         if self.background == "random":
             background = rand_like(background, generator)
-        losses = photometric_losses(shown, wanted, background) | geometric_losses(shown, wanted)
+        losses = photometric_losses(rendered, targets, background) | geometric_losses(rendered, targets)
         if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(shown.composite(background), wanted.composite(background))
+            losses["perceptual"] = self.perceptual(rendered.composite(background), targets.composite(background))
         if self.loss_weights.opacity:
-            losses["opacity"] = free_space_loss(field, wanted, generator)
+            losses["opacity"] = free_space_loss(field, targets, generator)
         total = sum(
             (weight * losses[name] for name, weight in asdict(self.loss_weights).items() if weight and name in losses),
             torch.zeros(()),
         )
         report = {name: loss.detach() for name, loss in losses.items()} | {
-            "psnr": psnr(shown.composite(background).detach(), wanted.composite(background)).mean(),
-            "alpha": shown.alpha.detach().mean(),
+            "psnr": psnr(rendered.composite(background).detach(), targets.composite(background)).mean(),
+            "alpha": rendered.alpha.detach().mean(),
         }
-        self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(wanted.rgb))
+        self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=len(targets.rgb))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(targets.rgb))
         return total
 
     def validation_step(self, batch: ReconstructionBatch, batch_idx: int) -> dict[str, Any]:
-        return {"shown": self.compare(batch, "val")}
+        """Log validation metrics and return the renderings, which `ImageLogger` shows."""
+        return {"rendered": self.compare(batch, "val")}
 
     def test_step(self, batch: ReconstructionBatch, batch_idx: int) -> None:
+        """Log test metrics."""
         self.compare(batch, "test")
 
     def predict_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
+        """Planes (B, 3, C, P, P) of the batch's input views."""
         return self.network.triplane(batch.inputs).planes
 
     def compare(self, batch: ReconstructionBatch, stage: str) -> Views:
-        """Render the hidden views, log how close they come, and return them."""
-        shown, wanted = self.render_like(self.network(batch.inputs), batch.targets), batch.targets
+        """Render the target views and log PSNR, mask IoU and mean alphas.
+
+        Args:
+            batch: Views to reconstruct and to compare with.
+            stage: "val" or "test", the prefix of the logged names.
+
+        Returns:
+            The renderings.
+        """
+        rendered, targets = self.render_like(self.network(batch.inputs), batch.targets), batch.targets
         report = {
-            "psnr": psnr(shown.composite(1.0).clamp(0, 1), wanted.composite(1.0)).mean(),
-            "mask_iou": mask_iou(shown.alpha, wanted.alpha).mean(),
-            "alpha": shown.alpha.mean(),
-            "true_alpha": wanted.alpha.mean(),
+            "psnr": psnr(rendered.composite(1.0).clamp(0, 1), targets.composite(1.0)).mean(),
+            "mask_iou": mask_iou(rendered.alpha, targets.alpha).mean(),
+            "alpha": rendered.alpha.mean(),
+            "true_alpha": targets.alpha.mean(),
         }
         self.log_dict(
-            {f"{stage}/{name}": value for name, value in report.items()}, batch_size=len(wanted.rgb), sync_dist=True
+            {f"{stage}/{name}": value for name, value in report.items()}, batch_size=len(targets.rgb), sync_dist=True
         )
-        return shown
+        return rendered
 
     def render_like(self, field: Any, target: Views, generator: torch.Generator | None = None) -> Views:
-        """The field as the cameras of `wanted` see it; sampled at random if a generator is given."""
+        """Render a field from the cameras and at the size of `target`.
+
+        Args:
+            field: A field of B objects.
+            target: Views (B, M).
+            generator: Draws random sample positions along rays, and normals if their loss is used; None samples evenly.
+        """
         return render(
             field,
             target.cameras,
@@ -183,22 +202,25 @@ class Stage2Module(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
+        """AdamW with weight decay on matrices alone, and the learning-rate schedule."""
         decayed, plain = split_parameters(self.network)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
         return with_lr_schedule(optimizer, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the architecture and the weights' licence for `export`."""
         checkpoint["architecture"] = asdict(self.network.architecture)
         if self.network.licence is not None:
             checkpoint["licence"] = self.network.licence
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the weights' licence."""
         self.network.licence = checkpoint.get("licence", self.network.licence)
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters that decay (matrices) and those that do not (norms, biases, learned tokens)."""
+    """Parameters with weight decay (matrices) and without (norms, biases, learned tokens and position tables)."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():

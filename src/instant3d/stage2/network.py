@@ -1,4 +1,4 @@
-"""The sparse-view large reconstruction model: posed views in, a triplane NeRF out. Knows nothing of training."""
+"""Sparse-view large reconstruction model: posed views to a triplane NeRF (arXiv 2311.06214, section 3.2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ LICENCE_FILE = "LICENSE-WEIGHTS.md"
 
 
 class ResidualProjection(nn.Module):
-    """What leads tokens into a transformer and out of it beside a way around it, as in latent diffusion's networks."""
+    """Projections into and out of a transformer with a residual connection around it (LDM's SpatialTransformer).
+
+    Args:
+        width: Channels of the tokens, a multiple of 32.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,18 +34,24 @@ class ResidualProjection(nn.Module):
         self.outward = nn.Linear(width, width)
 
     def project_in(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N, width), normalised over all places and the channels of a group, as the transformer's input."""
+        """Normalise tokens (B, N, width) over all positions and the channels of a group, and project them."""
         return self.inward(self.norm(tokens.transpose(1, 2)).transpose(1, 2))
 
     def project_out(self, tokens: Tensor, start: Tensor) -> Tensor:
+        """Project the transformer's output (B, N, width) and add its input."""
         return self.outward(tokens) + start
 
 
 class Reconstructor(nn.Module):
     """Image encoder -> triplane transformer -> upsampler -> `TriplaneField`, for any number of views.
 
-    `precise` tells that its weights were stored in float32, so whoever uses it should compute in float32 too.
-    `licence` is the text under which its weights were given, where that is told; it goes wherever they are saved.
+    Args:
+        architecture: Sizes and variants.
+        pretrained_encoder: Whether the image encoder begins with DINO's released weights (downloaded).
+
+    Attributes:
+        precise: Whether the weights were stored in float32, so that inference should be in float32 too.
+        licence: Licence text of the weights, if they have one; it is saved with them.
     """
 
     def __init__(self, architecture: Architecture = Architecture(), *, pretrained_encoder: bool = False) -> None:  # noqa: B008
@@ -71,14 +81,25 @@ class Reconstructor(nn.Module):
 
     @property
     def image_size(self) -> int:
+        """Side in pixels of the training images; 0 if any size is taken."""
         return self.architecture.image_size
 
     def forward(self, views: Views) -> TriplaneField:
-        """Views (B, V, ...) -> the field of B objects."""
+        """Fields of B objects from views (B, V)."""
         return TriplaneField(self.triplane(views), self.decoder)
 
     def triplane(self, views: Views) -> Triplane:
-        """Views (B, V, ...) of any square size that the encoder's patches divide -> planes (B, 3, C, P, P)."""
+        """Planes of B objects.
+
+        Args:
+            views: (B, V), of any square size that the encoder's patches divide.
+
+        Returns:
+            Planes (B, 3, C, P, P).
+
+        Raises:
+            ValueError: The views have another shape or number.
+        """
         if len(views.cameras.shape) != 2:
             raise ValueError(
                 f"the network takes views of shape (B, V), got {tuple(views.cameras.shape)}; "
@@ -86,7 +107,7 @@ class Reconstructor(nn.Module):
             )
         if self.architecture.assumed_camera is not None and views.cameras.shape[1] != 1:
             raise ValueError(
-                f"this checkpoint makes an object of one picture, got {views.cameras.shape[1]}; choose one of them"
+                f"this checkpoint reconstructs from one image, got {views.cameras.shape[1]}; choose one of them"
             )
         context = self.encoder(views)
         condition = None
@@ -123,22 +144,35 @@ class Reconstructor(nn.Module):
         return tokens.unflatten(1, (3, side, side)).flatten(0, 1).movedim(-1, 1).contiguous()
 
     def _ordered(self, planes: Tensor) -> Tensor:
-        """Planes (B, 3, C, P, P) of the tokens' order as xy, xz, yz."""
+        """Reorder planes (B, 3, C, P, P) from the tokens' order to xy, xz, yz."""
         if self.architecture.plane_order == "xy xz yz":
             return planes
         return torch.cat([planes[:, :2], planes[:, 2:].mT], dim=1)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write `config.json` and `model.safetensors`, and the weights' licence if there is one."""
+        """Write `config.json` and `model.safetensors`, and the weights' licence if there is one.
+
+        Args:
+            folder: Where to write.
+            dtype: Precision of the saved weights.
+        """
         safetensors_folder.write(Path(folder), "stage2", self.architecture, self, dtype)
         if self.licence is not None:
             (Path(folder) / LICENCE_FILE).write_text(self.licence, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Reconstructor:
-        """Read a folder written by `save_pretrained`, or download it by its Hub id; weights come back in float32."""
+        """Load a folder written by `save_pretrained`, or download it by its Hub id.
+
+        Returns:
+            The network in float32 and evaluation mode.
+
+        Raises:
+            FileNotFoundError: There is no such folder or Hub id.
+            ValueError: config.json or the weights are damaged or of another model.
+        """
         folder = resolve(source)
-        with torch.device("meta"):  # what is loaded below needs no start values
+        with torch.device("meta"):  # the weights are loaded below, so that initial values are not needed
             network = cls(read_architecture(folder / safetensors_folder.CONFIG))
         network.precise = safetensors_folder.load_into(network, folder)
         network.licence = _licence(folder)
@@ -151,6 +185,7 @@ def _licence(folder: Path) -> str | None:
 
 
 def make_encoder(a: Architecture, pretrained: bool = False) -> DinoEncoder | PluckerEncoder:
+    """Build the image encoder of an architecture; `pretrained` downloads DINO's weights."""
     if a.encoder == "plucker":
         return PluckerEncoder(a.encoder_width, a.encoder_depth, a.encoder_heads, a.patch, xformers=a.xformers)
     sizes: dict[str, Any] = {
@@ -161,11 +196,11 @@ def make_encoder(a: Architecture, pretrained: bool = False) -> DinoEncoder | Plu
         "norm_layer": partial(nn.LayerNorm, eps=a.encoder_epsilon),
     }
     if a.encoder_feed:
-        sizes["mlp_ratio"] = (a.encoder_feed + 0.5) / a.encoder_width  # timm takes the whole part of the product
+        sizes["mlp_ratio"] = (a.encoder_feed + 0.5) / a.encoder_width  # timm rounds the product down
     if a.position_side:
         sizes["img_size"] = a.position_side * a.patch
     if a.registers:
-        sizes |= {"reg_tokens": a.registers, "no_embed_class": True}  # tokens without a place have no position
+        sizes |= {"reg_tokens": a.registers, "no_embed_class": True}  # register tokens have no position
     return DinoEncoder(
         pretrained=pretrained,
         camera_width=a.camera_width if a.camera == "encoder" else None,
@@ -176,6 +211,7 @@ def make_encoder(a: Architecture, pretrained: bool = False) -> DinoEncoder | Plu
 
 
 def make_block(a: Architecture, context_width: int) -> Block:
+    """Build a triplane transformer block whose context has `context_width` channels."""
     return Block(
         a.width,
         a.heads,
@@ -191,5 +227,5 @@ def make_block(a: Architecture, context_width: int) -> Block:
 
 
 def resolve(source: str | Path) -> Path:
-    """A checkpoint folder as it is, or downloaded by its Hub id, with the licence if there is one."""
+    """Path of a checkpoint folder, or of the download of a Hub id, with the licence if there is one."""
     return safetensors_folder.resolve(source, [LICENCE_FILE])

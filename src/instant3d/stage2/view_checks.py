@@ -1,4 +1,4 @@
-"""What a network expects of the views it is given: their size, their cameras. Knows nothing of the network itself."""
+"""Preparation and checks of input views: the network's image size, and the cameras that it was trained with."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from instant3d.cameras import Cameras, orbit
 from instant3d.stage2.architecture import Architecture, Span
 from instant3d.views import Views
 
-SLACK_DEG, SLACK = 1.0, 0.02  # what two cameras that mean the same may differ by; a share, of lengths
+SLACK_DEG, SLACK = 1.0, 0.02  # tolerance of angles, and of lengths in world units
 
 
 def resize_inputs(views: Views, a: Architecture) -> Views:
-    """Square views at the size that the network was taught with (or the nearest to their own that its patches divide).
+    """Resize square views to the network's training size, or to the nearest size that its patches divide.
 
-    Networks that were taught with bicubically resized pictures get them on their background, for a curve through
-    colours that mean nothing outside the object would ring.
+    Networks trained on bicubically resized images get them composited on their background, since the bicubic kernel
+    would ring at the undefined colours outside the object.
+
+    Args:
+        views: Square views.
+        a: The network's architecture.
     """
     size = a.image_size or max(1, round(views.height / a.patch)) * a.patch
     if (views.height, views.width) == (size, size):
@@ -25,19 +29,19 @@ def resize_inputs(views: Views, a: Architecture) -> Views:
     if a.resize == "bilinear":
         return views.resized(size, size)
     corners = a.resize == "bicubic_corners"
-    pictures = views.composite(a.background).reshape(-1, *views.rgb.shape[-3:])
-    resized = F.interpolate(pictures, (size, size), mode="bicubic", align_corners=corners, antialias=not corners)
+    images = views.composite(a.background).reshape(-1, *views.rgb.shape[-3:])
+    resized = F.interpolate(images, (size, size), mode="bicubic", align_corners=corners, antialias=not corners)
     rgb = resized.clamp(0, 1).reshape(*views.rgb.shape[:-2], size, size)
     return Views(rgb, torch.ones_like(rgb[..., :1, :, :]), views.cameras)
 
 
 def assumed_camera(a: Architecture) -> Cameras | None:
-    """The camera (1,) that took the one picture, if the network takes one picture."""
+    """Camera (1,) of the input image of a single-image network; None for networks of posed views."""
     return None if a.assumed_camera is None else orbit(*a.assumed_camera)[None]
 
 
 def camera_warning(cameras: Cameras, a: Architecture) -> str | None:
-    """A sentence that says which cameras the network knows, if some of these are others."""
+    """Warning if some cameras lie outside the range that a network was trained with; None if all lie inside."""
     if a.assumed_camera is not None:
         return _single_camera_warning(cameras, a)
     spans = {
@@ -45,42 +49,46 @@ def camera_warning(cameras: Cameras, a: Architecture) -> str | None:
         "distances": (cameras.positions.norm(dim=-1), a.known_radii, SLACK, ""),
         "fields of view": (fovs_deg(cameras), a.known_fovs_deg, SLACK_DEG, " degrees"),
     }
-    strange = [
-        f"{name} of {_span(found)} (it knows {known[0]:g} to {known[1]:g}{unit})"
-        for name, (found, known, slack, unit) in spans.items()
-        if known is not None and _outside(found, known, slack)
+    outside = [
+        f"{name} of {_span(found)} (trained on {trained[0]:g} to {trained[1]:g}{unit})"
+        for name, (found, trained, slack, unit) in spans.items()
+        if trained is not None and _outside(found, trained, slack)
     ]
-    return f"this checkpoint was not taught with cameras at {' and '.join(strange)}; expect less" if strange else None
+    return (
+        f"this checkpoint was not trained with cameras at {' and '.join(outside)}; expect worse results"
+        if outside
+        else None
+    )
 
 
 def _single_camera_warning(cameras: Cameras, a: Architecture) -> str | None:
-    known = assumed_camera(a)
-    if known is None or a.assumed_camera is None or a.camera == "none":
-        return None  # it looks at no camera
-    known = known.to(cameras.intrinsics.device)
-    same = (cameras.cam_to_world - known.cam_to_world).abs().amax() < SLACK
-    if same and (cameras.intrinsics - known.intrinsics).abs().amax() < SLACK:
+    trained = assumed_camera(a)
+    if trained is None or a.assumed_camera is None or a.camera == "none":
+        return None  # the network does not use the camera
+    trained = trained.to(cameras.intrinsics.device)
+    same = (cameras.cam_to_world - trained.cam_to_world).abs().amax() < SLACK
+    if same and (cameras.intrinsics - trained.intrinsics).abs().amax() < SLACK:
         return None
     azimuth, elevation, radius, fov = a.assumed_camera
     return (
-        f"this checkpoint was taught with one camera, at azimuth {azimuth:g}, elevation {elevation:g}, "
-        f"distance {radius:g} and a field of view of {fov:.4g} degrees; expect less of another"
+        f"this checkpoint was trained with one camera, at azimuth {azimuth:g}, elevation {elevation:g}, "
+        f"distance {radius:g} and a field of view of {fov:.4g} degrees; expect worse results from another"
     )
 
 
 def elevations_deg(cameras: Cameras) -> Tensor:
-    """How high above the horizon, as seen from the origin, cameras (...) stand."""
+    """Elevation of cameras (...) above the horizon as seen from the origin, in degrees."""
     height = cameras.positions[..., 2] / cameras.positions.norm(dim=-1).clamp(min=1e-9)
     return torch.rad2deg(torch.asin(height.clamp(-1, 1)))
 
 
 def fovs_deg(cameras: Cameras) -> Tensor:
-    """From the left edge to the right of pictures by cameras (...), for a centred principal point."""
+    """Horizontal field of view of cameras (...) in degrees, for a centred principal point."""
     return 2 * torch.rad2deg(torch.atan(0.5 / cameras.intrinsics[..., 0]))
 
 
-def _outside(found: Tensor, known: Span, slack: float) -> bool:
-    return bool((found < known[0] - slack).any() or (found > known[1] + slack).any())
+def _outside(found: Tensor, trained: Span, slack: float) -> bool:
+    return bool((found < trained[0] - slack).any() or (found > trained[1] + slack).any())
 
 
 def _span(found: Tensor) -> str:

@@ -1,7 +1,7 @@
-"""What the silhouettes alone tell about space, as an extra input for a network too small to learn it.
+"""Visual hull of the input views as an additional input, for networks too small to learn multi-view geometry.
 
-Not in the paper: its network learns multi-view geometry from 750,000 objects. A grid of points is projected into the
-views; what all silhouettes agree on (the visual hull) and the colour of the views that face its surface are laid onto
+Not in the paper, whose network learns multi-view geometry from 750,000 objects. A grid of points is projected into the
+views; what all silhouettes agree on (the visual hull) and the colour of the views that face its surface are written to
 the three planes as profiles along the third axis. A network trained for minutes starts from there.
 """
 
@@ -22,39 +22,46 @@ PROFILE_CHANNELS = 5  # occupancy, facing colour, disagreement of the views
 
 @torch.no_grad()
 def carve_grid(views: Views, side: int) -> Tensor:
-    """Occupancy, colour and colour variance on a grid of cell centres: (B, 5, z, y, x), each axis `side` long.
+    """Occupancy, colour and colour variance of the visual hull on a grid of cell centres.
 
-    Occupancy is the smallest alpha over the views; a point outside a picture is outside the object. Colours are those
-    of the views, weighted by how squarely they see the hull's surface there and whether the hull hides it from them.
+    Occupancy is the smallest alpha over the views; a point outside an image is outside the object. Colours are those of
+    the views, weighted by how squarely they face the hull's surface there and whether the hull occludes it.
+
+    Args:
+        views: (B, V).
+        side: Cells along each axis of the cube [-1, 1]^3.
+
+    Returns:
+        (B, 5, z, y, x): occupancy, and multiplied by it colour (3) and the standard deviation of colour over the views.
     """
     line = (torch.arange(side, device=views.rgb.device) + 0.5) * (2 / side) - 1
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], dim=-1).reshape(-1, 3)  # x fastest
-    coarse = 4 * side // 3  # pixels about as large as cells: an edge becomes a ramp that tells where in the cell it is
+    coarse = 4 * side // 3  # pixels about as large as cells: a blurred edge locates the surface within a cell
     if coarse < views.height:
         views = views.resized(coarse, coarse)
-    seen = sample_views(views, points.expand(len(views.rgb), -1, -1))  # (B, V, N, 4), premultiplied
-    occupancy = seen[..., 3].amin(1)
+    colours = sample_views(views, points.expand(len(views.rgb), -1, -1))  # (B, V, N, 4), premultiplied
+    occupancy = colours[..., 3].amin(1)
     inside = occupancy > 0.5
-    weight = _facing(occupancy, points, views.cameras.positions, side) * seen[..., 3]
+    weight = _facing(occupancy, points, views.cameras.positions, side) * colours[..., 3]
     weight = weight * _visible(inside, points, views.cameras, side) + 1e-4
     weight = weight / weight.sum(1, keepdim=True)
-    mean = (weight[..., None] * seen[..., :3]).sum(1)
-    spread = (weight[..., None] * (seen[..., :3] - mean[:, None]) ** 2).sum((1, -1)).sqrt()
+    mean = (weight[..., None] * colours[..., :3]).sum(1)
+    spread = (weight[..., None] * (colours[..., :3] - mean[:, None]) ** 2).sum((1, -1)).sqrt()
     volume = torch.cat([occupancy[..., None], torch.cat([mean, spread[..., None]], -1) * occupancy[..., None]], dim=-1)
     return volume.transpose(1, 2).unflatten(-1, (side, side, side))
 
 
 def _facing(occupancy: Tensor, points: Tensor, cameras: Tensor, side: int) -> Tensor:
-    """How squarely each camera (B, V, 3) faces the hull near each point, squared, 0 from behind: (B, V, N)."""
+    """Squared cosine between each camera (B, V, 3) and the hull's normal near each point, 0 from behind: (B, V, N)."""
     volume = F.avg_pool3d(occupancy.unflatten(-1, (1, side, side, side)), 5, stride=1, padding=2)
     slopes = [torch.gradient(volume[:, 0], dim=3 - axis)[0].flatten(1) for axis in range(3)]
     outward = -F.normalize(torch.stack(slopes, dim=-1), dim=-1)  # (B, N, 3)
-    facing = [(outward * F.normalize(eye[:, None] - points, dim=-1)).sum(-1) for eye in cameras.unbind(1)]
+    facing = [(outward * F.normalize(position[:, None] - points, dim=-1)).sum(-1) for position in cameras.unbind(1)]
     return torch.stack(facing, dim=1).clamp(min=0).square()
 
 
 def _visible(inside: Tensor, points: Tensor, cameras: Cameras, side: int) -> Tensor:
-    """1 where nothing of the hull stands before a point in a view, falling to 0 three cells behind: (B, V, N).
+    """1 where the hull does not occlude a point in a view, falling to 0 three cells behind its surface: (B, V, N).
 
     A depth buffer of the hull's cells, its pixels a little larger than a cell seen from the structured distance.
     """
@@ -70,11 +77,18 @@ def _visible(inside: Tensor, points: Tensor, cameras: Cameras, side: int) -> Ten
 
 
 def extents(volume: Tensor, plane: int) -> Tensor:
-    """Where the hull begins and ends along the axis across a plane, and its colour there: (B, 11, side, side).
+    """Extent of the hull along the axis across a plane, and its colour at both ends.
 
-    Channels: upper end, lower end, greatest occupancy, colour at the upper end (3), at the lower (3), and the cell's
-    own two coordinates. Ends lie in [-1, 1], between cells where occupancy passes 1/2; in an empty column the upper
-    end is -1 and the lower 1, so that no point is between them.
+    Ends lie in [-1, 1], interpolated where occupancy passes 1/2; in an empty column the upper end is -1 and the lower
+    1, so that no point is between them.
+
+    Args:
+        volume: Grid of `carve_grid`, (B, 5, z, y, x).
+        plane: Index of the plane, xy, xz or yz.
+
+    Returns:
+        (B, 11, side, side): upper end, negative lower end, greatest occupancy, colour at the upper end (3), at the
+        lower (3), and the cell's own two coordinates.
     """
     columns = _columns(volume, plane)
     upper, upper_rgb = _end(columns)
@@ -87,7 +101,7 @@ def extents(volume: Tensor, plane: int) -> Tensor:
 
 
 def _columns(volume: Tensor, plane: int) -> Tensor:
-    """A grid (B, 5, z, y, x) as the columns that stand on a plane's cells: (B, 5, height, width, side)."""
+    """Columns of a grid (B, 5, z, y, x) across a plane: (B, 5, height, width, side)."""
     across, down = PLANE_AXES[plane]
     (along,) = {0, 1, 2} - {across, down}
     return volume.permute(0, 1, 4 - down, 4 - across, 4 - along)  # axis a of the world is dimension 4 - a
@@ -108,10 +122,14 @@ def _end(columns: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class AxisProfiles(nn.Module):
-    """The carved grid as seen along each plane's third axis: features of every cell, and the hull's extents.
+    """Visual hull along each plane's third axis: learned features of every column, and the hull's extents.
 
-    Features (B, 3, width, side, side) are learnt from the whole profile; extents (B, 3, 11, side, side) are plain
-    numbers from which a decoder of a few units can already read the hull.
+    Features (B, 3, width, side, side) are computed from the whole column; extents (B, 3, 11, side, side) need no
+    training, and a decoder of a few units can read the hull from them.
+
+    Args:
+        width: Channels of the features.
+        side: Cells along each axis of the grid.
     """
 
     def __init__(self, width: int, side: int) -> None:
@@ -120,6 +138,7 @@ class AxisProfiles(nn.Module):
         self.profile = nn.ModuleList(nn.Linear(PROFILE_CHANNELS * side, width) for _ in PLANE_AXES)
 
     def forward(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Features and extents of views (B, V)."""
         volume = carve_grid(views, self.side)
         planes = []
         for plane, layer in enumerate(self.profile):
@@ -130,10 +149,16 @@ class AxisProfiles(nn.Module):
 
 
 class PlaneUNet(nn.Module):
-    """Convolutions around the transformer: the grid's profiles down to tokens, tokens back up to planes.
+    """Convolutional U-Net around the transformer: from the hull's profiles down to tokens, from tokens up to planes.
 
-    The three planes share all weights. Two halvings lie between the grid's side and the tokens'; what is as fine as the
-    grid passes by the transformer. At the start the planes hold the hull's extents and nothing else.
+    The three planes share all weights. Two halvings lie between the grid's side and the tokens'; finer detail takes the
+    skip connections around the transformer. At initialisation the planes hold the hull's extents and nothing else.
+
+    Args:
+        width: Channels at full resolution.
+        side: Cells along each axis of the grid, and side of the planes.
+        token_width: Channels of the transformer's tokens.
+        channels: Channels of the planes.
     """
 
     def __init__(self, width: int, side: int, token_width: int, channels: int) -> None:
@@ -150,7 +175,14 @@ class PlaneUNet(nn.Module):
         nn.init.zeros_(self.to_planes.weight)
 
     def encode(self, views: Views) -> tuple[Tensor, list[Tensor]]:
-        """Views (B, V) -> tokens (B, 3 * n * n, token width), and what `ascend` wants: maps from fine to coarse."""
+        """Tokens of views and the skip connections of `decode`.
+
+        Args:
+            views: (B, V).
+
+        Returns:
+            Tokens (B, 3 * n * n, token width), and maps (B * 3, channels, h, w) from fine to coarse.
+        """
         features, ends = (part.float().flatten(0, 1) for part in self.read(views))
         maps = [ends, self.enter(torch.cat([features, ends], dim=1))]
         for layer in self.down:
@@ -159,18 +191,24 @@ class PlaneUNet(nn.Module):
         return tokens.unflatten(0, (-1, 3)).flatten(1, 2), maps
 
     def decode(self, tokens: Tensor, maps: list[Tensor]) -> Tensor:
-        """Tokens and the maps that went down -> planes (B * 3, channels, side, side)."""
+        """Tokens and the maps of `encode` -> planes (B * 3, channels, side, side)."""
         ends, fine, middle, deep = maps
-        grown = self.from_tokens(tokens).unflatten(1, (3, *deep.shape[-2:])).flatten(0, 1).movedim(-1, 1)
-        grown = torch.cat([grown, deep], dim=1)
-        for layer, beside in zip(self.up, (middle, fine), strict=True):
-            grown = F.interpolate(grown.float(), scale_factor=2, mode="nearest")
-            grown = layer(torch.cat([grown, beside.float()], dim=1))
-        return self.to_planes(grown) + F.pad(ends, (0, 0, 0, 0, 0, self.channels - EXTENT_CHANNELS))
+        upsampled = self.from_tokens(tokens).unflatten(1, (3, *deep.shape[-2:])).flatten(0, 1).movedim(-1, 1)
+        upsampled = torch.cat([upsampled, deep], dim=1)
+        for layer, skip in zip(self.up, (middle, fine), strict=True):
+            upsampled = F.interpolate(upsampled.float(), scale_factor=2, mode="nearest")
+            upsampled = layer(torch.cat([upsampled, skip.float()], dim=1))
+        return self.to_planes(upsampled) + F.pad(ends, (0, 0, 0, 0, 0, self.channels - EXTENT_CHANNELS))
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with group norm beside a 1 x 1 one."""
+    """Two 3 x 3 convolutions with group norm, and a 1 x 1 convolution as skip connection.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output, a multiple of 8.
+        stride: Of the first convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -180,4 +218,5 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         return F.gelu(self.skip(x) + self.second(F.gelu(self.norm(self.first(x)))))

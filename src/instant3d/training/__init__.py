@@ -1,1 +1,1 @@
-"""Training by Lightning: the command lines and their callbacks."""
+"""Training with Lightning: command lines and callbacks."""

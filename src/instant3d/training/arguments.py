@@ -1,4 +1,4 @@
-"""The words of `instant3d fit|validate|test|predict SYSTEM ...` before Lightning's command line reads them."""
+"""Arguments of `instant3d fit|validate|test|predict SYSTEM ...` before Lightning's command line parses them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HELP = """usage: {usage}
 SYSTEM is one of {systems}. CONFIG is a YAML file, or the name of a shipped one such as demo or cpu.
 A config changes what those before it set, and an option changes what configs set.
 `instant3d {command} SYSTEM --help` lists all options."""
-# how warnings of Lightning begin that tell a user of our commands nothing to act on
+# first words of Lightning's warnings on which a user of our commands cannot act
 NOT_FOR_USERS = (
     "LightningCLI's args parameter is intended to run from within Python",
     "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",
@@ -31,20 +31,20 @@ NOT_FOR_USERS = (
 
 
 def usage(command: str, system: str = "SYSTEM") -> str:
-    """The order of a training command's words."""
+    """Usage line of a training command."""
     return USAGE.format(command=command, system=system)
 
 
 def help_text(command: str) -> str:
-    """How a training command is used, whatever the system."""
+    """Help of a training command without a system."""
     return HELP.format(command=command, usage=usage(command), systems=", ".join(SYSTEMS))
 
 
 def system_of(command: str, words: Sequence[str]) -> str:
-    """The system that a command is for, its first word.
+    """The system that a command is for, its first argument.
 
     Raises:
-        ValueError: The first word names no system.
+        ValueError: The first argument names no system.
     """
     if words and words[0] in SYSTEMS:
         return words[0]
@@ -53,10 +53,10 @@ def system_of(command: str, words: Sequence[str]) -> str:
 
 
 def spelt_out(words: Sequence[str], system: str) -> list[str]:
-    """The words with short options in full and the paths of shipped configs for their names.
+    """Replace short options by full ones, and names of shipped configs by their paths.
 
     Args:
-        words: Those behind the system.
+        words: Arguments after the system.
         system: One of SYSTEMS; a name is looked for in `configs/SYSTEM`, `configs/trainer` and `configs`.
 
     Raises:
@@ -76,14 +76,14 @@ def spelt_out(words: Sequence[str], system: str) -> list[str]:
 
 
 def one_sentence(message: str, command: str, system: str) -> str:
-    """What jsonargparse says of an argument, as one sentence."""
+    """Shorten jsonargparse's message about an argument to one sentence, and name the option that lists all options."""
     plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "")
     return f"{' '.join(plain.split())} (`instant3d {command} {system} --help` lists all options)"
 
 
 @contextmanager
 def without_foreign_notes() -> Iterator[None]:
-    """Leave out Lightning's advertisements and the warnings in NOT_FOR_USERS; all others are shown."""
+    """Suppress Lightning's advertisements and the warnings in NOT_FOR_USERS; all others are shown."""
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     log.addFilter(_is_no_tip)
     try:

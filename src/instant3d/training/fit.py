@@ -1,4 +1,4 @@
-"""`instant3d fit | validate | test | predict [stage1 | stage2 | direct]`: Lightning's command line over our modules."""
+"""Lightning's command line over our modules: `instant3d fit | validate | test | predict [stage1 | stage2 | direct]`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from instant3d.nerf.triplane import Triplane
 from instant3d.stage1.data import GridDataModule, PromptBatch
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.module import Stage1Module, export_stage1
+from instant3d.stage2.architecture import read_architecture
 from instant3d.stage2.data import SceneDataModule
 from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import Architecture, Reconstructor, resolve
@@ -36,10 +37,10 @@ ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false", "--tra
 
 
 class TriplaneWriter(BasePredictionWriter):
-    """`predict` writes the triplane of scene or prompt NAME to `output/NAME.safetensors`, for `Asset.load`.
+    """Writes triplanes of `predict` to `output/NAME.safetensors`, which `Asset.load` opens.
 
     Args:
-        output: The folder.
+        output: Folder of the triplanes, which are named by scene or prompt.
     """
 
     made_of, makes = "scenes or prompts", "triplane"
@@ -58,14 +59,15 @@ class TriplaneWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        """Write the finite triplanes of a batch; report the others."""
         if isinstance(batch, NamedPrompts):
             names = list(batch.names)
         else:
-            found = cast(Any, trainer.predict_dataloaders).dataset.scenes
-            names = [found.name(index) for index in batch_indices or [batch_idx]]
+            scene_sources = cast(Any, trainer.predict_dataloaders).dataset.scenes
+            names = [scene_sources.name(index) for index in batch_indices or [batch_idx]]
         self.output.mkdir(parents=True, exist_ok=True)
         for name, planes in zip(names, prediction, strict=True):
-            if not torch.isfinite(planes).all():  # as a network in half precision may give; the others are good
+            if not torch.isfinite(planes).all():  # a network in half precision may overflow; the others are good
                 self.faults += 1
                 print(f"{name}: the triplane holds numbers that are not finite; nothing was written", file=sys.stderr)
                 continue
@@ -74,7 +76,7 @@ class TriplaneWriter(BasePredictionWriter):
 
 
 class SceneWriter(BasePredictionWriter):
-    """`predict` writes the four views of a prompt to the scene folder `output/NUMBER-PROMPT`.
+    """Writes the four views of each prompt of `predict` to the scene folder `output/NUMBER-PROMPT`.
 
     Args:
         output: Folder of the scene folders.
@@ -96,8 +98,9 @@ class SceneWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        """Write the finite grids of a batch as scenes; report the others."""
         for grid, prompt, seed, name in zip(prediction, batch.prompts, batch.seeds, batch.names, strict=True):
-            if not torch.isfinite(grid).all():  # as a network in half precision may give; the other grids are good
+            if not torch.isfinite(grid).all():  # a network in half precision may overflow; the other grids are good
                 self.faults += 1
                 print(f"{name}: the grid holds numbers that are not finite; nothing was written", file=sys.stderr)
                 continue
@@ -106,10 +109,15 @@ class SceneWriter(BasePredictionWriter):
 
 
 class TrainingCLI(LightningCLI):
-    """What all systems share."""
+    """Command line that all systems share."""
 
     def before_instantiate_classes(self) -> None:
-        """`--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, a folder its own newest."""
+        """Resolve `--ckpt_path`: `last` is the newest checkpoint below `trainer.default_root_dir`, a folder its newest.
+
+        Raises:
+            FileNotFoundError: There is no checkpoint.
+            ValueError: The file is no training checkpoint.
+        """
         config = self.config[self.subcommand]
         if config.ckpt_path == "last":
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
@@ -118,55 +126,66 @@ class TrainingCLI(LightningCLI):
         if config.ckpt_path and Path(config.ckpt_path).is_file():
             content = load_weights_only(
                 Path(config.ckpt_path), map_location="meta"
-            )  # Lightning's own complaint is a traceback
+            )  # Lightning's own error would be a traceback
             if not isinstance(content, dict) or "state_dict" not in content:
                 raise ValueError(f"{config.ckpt_path} is no training checkpoint; `instant3d fit` writes them")
 
     def after_predict(self) -> None:
-        """What had to be left out fails at the end, when all the rest is written."""
+        """Fail after all predictions are written if some could not be.
+
+        Raises:
+            ValueError: The number of missing predictions, and where the others are.
+        """
         callbacks = cast(Any, self.trainer).callbacks
         writer = next(callback for callback in callbacks if isinstance(callback, TriplaneWriter | SceneWriter))
-        unread = getattr(self.datamodule, "faults", []) if self.trainer.is_global_zero else []
-        if writer.faults or unread:
+        faults = getattr(self.datamodule, "faults", []) if self.trainer.is_global_zero else []
+        if writer.faults or faults:
             raise ValueError(
-                f"{writer.faults + len(unread)} {writer.made_of} have no {writer.makes}, as said above; "
+                f"{writer.faults + len(faults)} {writer.made_of} have no {writer.makes}, for the reasons above; "
                 f"{writer.output} has the others"
             )
 
 
 class Stage1CLI(TrainingCLI):
-    """Tells data what the writer will write, so that it is not drawn again."""
+    """Passes the folder of the predictions to the data, which leaves out finished prompts."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the scene writer and link its folder to the data."""
         parser.add_lightning_class_args(SceneWriter, "scenes")
         parser.link_arguments("scenes.output", "data.output")
 
 
 class Stage2CLI(TrainingCLI):
-    """Ties what must agree between network and data."""
+    """Passes the network's image size to the data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the triplane writer and link the image size of the network to the data."""
         parser.link_arguments("model.architecture.image_size", "data.image_size")
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
 
     def before_instantiate_classes(self) -> None:
-        """What is gone on from brings its own architecture, and with it the size of pictures."""
+        """With `model.start`, take the image size from the architecture of those weights.
+
+        Raises:
+            ValueError: They do not name their image size.
+        """
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
         if config.model.start is not None:
-            architecture = resolve(resolve(config.model.start) / "config.json")
+            architecture = read_architecture(resolve(config.model.start) / "config.json")
             if not architecture.image_size:
                 raise ValueError(
-                    f"{config.model.start} does not say which size of pictures it was taught with; "
+                    f"{config.model.start} does not name the image size that it was trained with; "
                     "convert it again with --image-size"
                 )
             config.data.image_size = architecture.image_size
 
 
 class DirectCLI(TrainingCLI):
-    """Tells data what the writer will write, so that it is not made again."""
+    """Passes the folder of the predictions to the data, which leaves out finished prompts."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the triplane writer and link its folder to the data."""
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
         parser.link_arguments("triplanes.output", "data.output")
 
@@ -179,10 +198,17 @@ SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.Ligh
 
 
 def main(args: list[str]) -> None:
-    """Run one of Lightning's subcommands; `args` are the words after `instant3d`: the subcommand, the system, options.
+    """Run one of Lightning's subcommands.
 
-    `--ckpt_path last` goes on where the last checkpoint in `trainer.default_root_dir` was written. Checkpoints are read
-    with `weights_only`, which refuses pickles.
+    `--ckpt_path last` continues from the last checkpoint in `trainer.default_root_dir`. Checkpoints are read with
+    `weights_only`, which refuses pickled code.
+
+    Args:
+        args: Arguments after `instant3d`: the subcommand, the system, options.
+
+    Raises:
+        ValueError: An argument or a config is invalid.
+        FileNotFoundError: A config or checkpoint does not exist.
     """
     subcommand, words = args[0], args[1:]
     if words[:1] in (["-h"], ["--help"]):
@@ -219,7 +245,11 @@ def _command_line(system: str, words: list[str]) -> None:
 
 
 def newest_checkpoint(root: Path) -> Path:
-    """The `last.ckpt` (or `last-v1.ckpt`, ...) that was written latest below `root`."""
+    """The `last.ckpt` (or `last-v1.ckpt`, ...) that was written latest below `root`.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     found = sorted(file_listing.visible_files(root, "**/last*.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(f"there is no last.ckpt below {root}; `instant3d fit` writes them")
@@ -227,13 +257,23 @@ def newest_checkpoint(root: Path) -> Path:
 
 
 def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) -> nn.Module:
-    """Turn a training checkpoint (its averaged weights, if any) into a folder of weights; returns the network.
+    """Convert a training checkpoint (its averaged weights, if any) to a folder of weights.
 
-    Stage 2's is for `Reconstructor.from_pretrained`, with the licence of what it was fine-tuned from. Stage 1's is in
-    diffusers' layout, the trained UNet beside the other parts of what it was fine-tuned from. The direct system's is
-    for `TextToTriplane.from_pretrained`, beside the text encoder that it reads prompts with. `base` is where those
-    other parts lie, if they lie elsewhere now.
-    `checkpoint` may also be a run's folder: then its newest one.
+    Stage 2's is for `Reconstructor.from_pretrained`, with the licence of the weights that it was fine-tuned from. Stage
+    1's is in diffusers' layout, the trained UNet beside the other parts of its base. The direct system's is for
+    `TextToTriplane.from_pretrained`, beside the text encoder that it reads prompts with.
+
+    Args:
+        checkpoint: A checkpoint, or the folder of a run, whose newest one is taken.
+        folder: Where to write.
+        base: Base model or text encoder, if it no longer lies where the checkpoint says.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint.
+        ValueError: The file is no checkpoint of ours, or does not fit the base.
     """
     if Path(checkpoint).is_dir():
         checkpoint = newest_checkpoint(Path(checkpoint))
@@ -264,5 +304,5 @@ def _export_stage2(content: dict[str, Any], checkpoint: str | Path, folder: str 
     return network
 
 
-if __name__ == "__main__":  # what Lightning starts again for every further process of DDP
+if __name__ == "__main__":  # Lightning starts this again for every further process of DDP
     main(sys.argv[1:])

@@ -1,4 +1,7 @@
-"""Single words of a command line to values, or a sentence on what was expected. Knows no command."""
+"""Types for argparse options: each function converts one word of a command line or raises a clear error.
+
+Every function raises `argparse.ArgumentTypeError`, which argparse prints with the option's name.
+"""
 
 from __future__ import annotations
 
@@ -11,55 +14,55 @@ UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 def frame_numbers(text: str) -> list[int] | Literal["all"]:
-    """Frame numbers such as 0,1,2,3, or all."""
+    """Parse comma-separated frame numbers such as `0,1,2,3`, or the word `all`."""
     if text == "all":
         return "all"
     if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of frame numbers such as 0,1,2,3")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of frame numbers such as 0,1,2,3")
     return [int(part) for part in text.split(",")]
 
 
 def comma_separated(text: str) -> list[str]:
-    """Words between commas, in lower case."""
+    """Split a text at commas into stripped, lower-case, non-empty words."""
     return [part.strip().lower() for part in text.split(",") if part.strip()]
 
 
 def nonempty_path(text: str) -> Path:
-    """A file or folder; an empty text, such as a shell makes of an unset variable, is none."""
+    """Parse a path; an empty text, such as a shell makes of an unset variable, is refused."""
     return Path(nonempty(text))
 
 
 def nonempty(text: str) -> str:
-    """A name of a file, a folder or a model, not empty."""
+    """Accept the name of a file, a folder or a model; refuse an empty text."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; name a file or folder, or leave the option out")
     return text
 
 
 def positive_int(text: str) -> int:
-    """A whole number from 1."""
+    """Parse a whole number of 1 or more, of at most 6 digits."""
     if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def nonnegative_int(text: str) -> int:
-    """A whole number from 0."""
+    """Parse a whole number of 0 or more, of at most 6 digits."""
     if not re.fullmatch(r"\d{1,6}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
 
 
 def seed(text: str) -> int:
-    """A whole number from 0 that leaves room to count up."""
+    """Parse a random seed: a whole number of 0 or more, small enough that adding an index still fits 64 bits."""
     if not re.fullmatch(r"\d{1,18}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 with at most 18 digits")
     return int(text)
 
 
 def byte_size(text: str) -> int:
-    """Bytes, from an amount of memory such as 512M or 2G."""
+    """Parse an amount of memory such as `512M` or `2G` (powers of 1024) into bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
     if not match or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory such as 512M or 2G")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory such as 512M or 2G")
     return int(float(match[1]) * UNITS[match[2]])

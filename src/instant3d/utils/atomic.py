@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all. Knows nothing of what is in them."""
+"""Atomic writing of files and folders: each appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write beside `path` under a hidden name, then move into place in one step."""
+    """Write a file under a hidden name beside `path`, then move it into place in one step."""
     with partial_file(path) as partial:
         partial.write_bytes(data)
 
@@ -25,7 +25,7 @@ def write_all(files: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path`; what is written there moves into its place if all goes well."""
+    """Yield a hidden path beside `path`; the file written there replaces `path` if the block ends without an error."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
@@ -36,15 +36,21 @@ def partial_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def merged(target: str | Path, seal: str | None = None) -> Iterator[Path]:
-    """A new folder beside `target`; what it holds at the end moves into `target`, whose other files stay.
+    """Yield a new folder beside `target`; its files move into `target` at the end, whose other files stay.
 
-    If the block fails or is interrupted, nothing of it is left and `target` is as it was.
+    If the block fails or is interrupted, nothing of it is left and `target` is unchanged.
 
-    seal  a file that tells that the rest is whole: an older one goes before the others come, the new one comes last
+    Args:
+        target: The folder to add to; created if it does not exist.
+        seal: Name of the file whose presence marks the folder as complete. An older one is deleted before the other
+            files move, the new one moves last.
+
+    Raises:
+        ValueError: `target` is a file.
     """
     target = Path(target)
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is a file, but a folder is to be written there; name another place")
+        raise ValueError(f"{target} is a file, but a folder will be written there; name another path")
     with _partial(target) as partial:
         yield partial
         if seal is not None:
@@ -54,13 +60,19 @@ def merged(target: str | Path, seal: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def replaced(target: str | Path, sign: str) -> Iterator[Path]:
-    """A new folder that takes the place of `target` as a whole at the end.
+    """Yield a new folder that takes the place of `target` as a whole at the end.
 
-    An existing `target` is given up only if it is empty or holds a file named `sign`, which tells that it is ours.
+    Args:
+        target: The folder to replace or create.
+        sign: Name of a file that marks a folder as written by this project. An existing `target` is replaced only if it
+            is empty or holds this file.
+
+    Raises:
+        ValueError: `target` is a file, or a non-empty folder without `sign`.
     """
     target = Path(target)
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{target} is a file, but a folder is to be written there; name another place")
+        raise ValueError(f"{target} is a file, but a folder will be written there; name another path")
     if target.is_dir() and any(target.iterdir()) and not (target / sign).is_file():
         raise ValueError(f"{target} holds files but no {sign}, so it is not overwritten; name an empty or a new folder")
     with _partial(target) as partial:

@@ -1,4 +1,4 @@
-"""Finds the bundled weights: in the working folder, in the checkout, or in the package of the demo weights."""
+"""Locate the bundled weights: in the working folder, the checkout, or the installed package of demo weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ PACKAGE, DISTRIBUTION = "instant3d_demo_weights", "instant3d-demo-weights"
 
 
 def weights_folder(demo: Path, named: str | Path | None = None, *, option: str = "--weights") -> str | Path:
-    """The weights that were named, or the bundled weights `demo`.
+    """Return the weights that the user named, or else the bundled weights `demo`.
 
     Args:
-        demo: One of the folders above.
-        named: What the user named, if anything.
-        option: How the user can name others, for the error.
+        demo: One of the folders above, such as `STAGE1`.
+        named: Folder or Hub id from the user, if any.
+        option: The command-line option with which the user can name others; appears in the error.
 
     Raises:
-        FileNotFoundError: The bundled weights are not installed; names both ways to get them.
+        FileNotFoundError: The bundled weights are not installed; the message names both ways to get them.
+        ValueError: `named` is empty.
     """
     if named is not None:
         if not str(named).strip():
@@ -31,7 +32,7 @@ def weights_folder(demo: Path, named: str | Path | None = None, *, option: str =
     found = look_up(demo)
     if found is None:
         raise FileNotFoundError(
-            f"the demo weights {demo.name} are not here: `pip install {DISTRIBUTION}` (or its wheel, which `make "
+            f"the demo weights {demo.name} are not installed: `pip install {DISTRIBUTION}` (or its wheel, which `make "
             f"wheels` builds), or work in a clone of the repository, which holds them in {demo}; or name a checkpoint "
             f"folder or a Hub id by {option}"
         )
@@ -39,7 +40,7 @@ def weights_folder(demo: Path, named: str | Path | None = None, *, option: str =
 
 
 def look_up(demo: str | Path) -> Path | None:
-    """The folder of bundled weights such as `checkpoints/stage1-demo`; None if it is neither there nor one of those."""
+    """Return an existing folder, or a bundled one such as `checkpoints/stage1-demo`; None if it is neither."""
     path = Path(demo)
     if path.is_dir() or path.parts[:1] != (str(FOLDER),):
         return path if path.is_dir() else None

@@ -1,8 +1,8 @@
-"""The words of the captions that a generator was trained on, and which words of a prompt are not among them.
+"""Vocabulary of the training captions, and the words of a prompt that it does not contain.
 
-caption_words.txt, beside a tokenizer: on each line a word, or a name of several words, a tab, and how many training
-examples had it in their caption. A model that was trained from nothing has the file; one that was fine-tuned from
-released weights, whose text encoders were trained on the whole language, has not.
+The file `caption_words.txt` lies beside a tokenizer. Each line holds a word or a name of several words, a tab, and the
+number of training examples with it in their caption. A model that was trained from scratch has the file; one that was
+fine-tuned from released weights, whose text encoders were trained on general text, has not.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from instant3d.utils import prompts
 FILE = "caption_words.txt"
 MAX_BYTES, MAX_TERMS, LONGEST_TERM = 2**25, 100_000, 50  # of the file; words and names; characters
 LONGEST_NAME = 5  # words
-FOLLOWED = 3  # different words that a name of several words stands behind, such as colours
-ALIKE = 0.75  # difflib's ratio from which on two words are spelt alike
-LISTED = 8  # unknown words in one line
-# words that show nothing: they are neither counted nor reported
+FOLLOWED = 3  # a name of several words must follow at least so many different words, such as colours
+ALIKE = 0.75  # difflib ratio from which two words count as spelt alike
+LISTED = 8  # unknown words in one message
+# words without visible meaning: they are neither counted nor reported
 FUNCTION_WORDS = {"a", "an", "and", "are", "as", "at", "by", "for", "from", "in", "is", "it", "its", "of", "on", "or",
                   "that", "the", "their", "this", "to", "which", "with"}  # fmt: skip
 WORD = re.compile(r"[^\W_]+(?:['-]+[^\W_]+)*")
@@ -33,7 +33,11 @@ ENDING = re.compile(r"(?<=\w{3})(ies|es|s|ed|ing|en|y|e)$")
 
 @dataclass(frozen=True)
 class CaptionWords:
-    """How many training examples had each word, and each name of several words, in their caption; most often first."""
+    """Number of training examples for each caption word and each name of several words, in decreasing order.
+
+    Attributes:
+        counts: Word or name to number of examples; only the `MAX_TERMS` most frequent are kept.
+    """
 
     counts: Mapping[str, int]
 
@@ -43,7 +47,7 @@ class CaptionWords:
 
     @classmethod
     def of(cls, captions: Mapping[str, float]) -> CaptionWords:
-        """The words and names of captions, each with the number of examples that had it."""
+        """Count the words and names of captions, each caption given with its number of examples."""
         shown = defaultdict(float, _names(captions))
         for caption, times in captions.items():
             for word in set(split(caption)) - FUNCTION_WORDS:
@@ -52,19 +56,19 @@ class CaptionWords:
 
     @classmethod
     def read(cls, tokenizer: Path) -> CaptionWords | None:
-        """The list beside a tokenizer; None where there is none.
+        """Read the list beside a tokenizer; None if there is none.
 
         Args:
             tokenizer: The tokenizer's folder.
 
         Raises:
-            ValueError: The file is too large, or no list of words.
+            ValueError: The file is too large or is not a list of words.
         """
         path = tokenizer / FILE
         if not path.is_file():
             return None
         if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_BYTES:,} bytes, which no list of words is; copy it again")
+            raise ValueError(f"{path} is larger than {MAX_BYTES:,} bytes, too large for a list of words; copy it again")
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError:
@@ -72,24 +76,27 @@ class CaptionWords:
         return cls(dict(_term(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line))
 
     def write(self, tokenizer: Path) -> None:
-        """Write the list into a tokenizer's folder, which exists."""
+        """Write the list into a tokenizer's existing folder."""
         (tokenizer / FILE).write_text("\n".join([*self.lines(), ""]), encoding="utf-8")
 
     def lines(self) -> list[str]:
-        """Each word or name with its count behind a tab, most often first."""
+        """Return the lines of the file: each word or name, a tab and its count, most frequent first."""
         return [f"{term}\t{count}" for term, count in self.counts.items()]
 
     def joined(self, other: CaptionWords) -> CaptionWords:
-        """The words of both, each with the larger of its counts, as the same captions may have been counted in both."""
+        """Merge two lists; a word keeps the larger of its counts, as both may have counted the same captions."""
         return CaptionWords(Counter(self.counts) | Counter(other.counts))
 
     def unknown(self, prompt: str) -> list[str]:
-        """The words of a prompt that no caption had, in the prompt's order; of a word with hyphens, its parts."""
+        """Return the words of a prompt that no caption had, in order; hyphenated words are looked up part by part."""
         words = [part for word in split(prompt) for part in ([word] if word in self.counts else _parts(word))]
         return [word for word in dict.fromkeys(words) if word not in self._single and word not in FUNCTION_WORDS]
 
     def nearest(self, word: str) -> str | None:
-        """The known word that differs from this one in its ending, or ends it, or is spelt most like it, if any."""
+        """Return the known word that differs only in its ending, or ends this word, or is spelt most like it.
+
+        None if there is no such word.
+        """
         stem = ENDING.sub("", word)
         found = {known for known in self._single if ENDING.sub("", known) == stem}
         found |= {known for known in self._single if len(known) > 3 and word.endswith(known)}
@@ -105,7 +112,7 @@ class CaptionWords:
         return max(closeness, key=closeness.__getitem__, default=None)
 
     def unknown_words_message(self, prompt: str) -> str:
-        """One line about the unknown words of a prompt and the known ones nearest to them; "" if all are known."""
+        """Return one line with the unknown words of a prompt and the nearest known ones; "" if all are known."""
         unknown = self.unknown(prompt)
         nearest = ((word, self.nearest(word)) for word in unknown[:LISTED])
         listed = [f"{word} (nearest known: {known})" if known else word for word, known in nearest]
@@ -114,13 +121,13 @@ class CaptionWords:
 
     @cached_property
     def _single(self) -> frozenset[str]:
-        """The words, and the parts of those with hyphens."""
+        """The single words, and the parts of hyphenated ones."""
         words = [term for term in self.counts if " " not in term]
         return frozenset(words).union(*map(_parts, words))
 
 
 def split(text: str) -> list[str]:
-    """The words of a text in lower case, in order: "The king's sci-fi T-shirt" is the, king, sci-fi, t-shirt."""
+    """Split a text into lower-case words: "The king's sci-fi T-shirt" becomes the, king, sci-fi, t-shirt."""
     plain = unicodedata.normalize("NFC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return [word.removesuffix("'s") for word in WORD.findall(plain)]
 
@@ -130,7 +137,7 @@ def _parts(word: str) -> list[str]:
 
 
 def _names(captions: Mapping[str, float]) -> dict[str, float]:
-    """Names of several words, such as "fire hydrant": ends of captions that stand behind several different words."""
+    """Find names of several words, such as "fire hydrant": caption endings that follow several different words."""
     shown: defaultdict[str, float] = defaultdict(float)
     before: defaultdict[str, set[str]] = defaultdict(set)
     for caption, times in captions.items():
@@ -144,7 +151,7 @@ def _names(captions: Mapping[str, float]) -> dict[str, float]:
 
 
 def _term(line: str, where: str) -> tuple[str, int]:
-    """A line of the file, of which nothing is taken on trust."""
+    """Parse and validate one line of the file."""
     term, _, count = line.partition("\t")
     if wrong := prompts.prompt_error(term):
         raise ValueError(f"{where} {wrong}")

@@ -1,4 +1,4 @@
-"""CUDA graphs of training passes: a small network's many kernels in one launch instead of one by one from Python."""
+"""CUDA graphs of training passes: one launch for the many kernels of a small network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class GraphedModule:
-    """Forward and backward pass of a module that trains with inputs of fixed shapes.
+    """Forward and backward pass of a module, recorded as CUDA graphs for inputs of fixed shapes.
 
-    Both passes are recorded at the first call on a CUDA device and replayed from then on; the module's weights stay
-    where they are, so whatever updates or averages them works as without. Neither gradient accumulation nor DDP may be
-    used with it, for gradients of one replay lie where the next one writes them.
+    Both passes are recorded at the first call on a CUDA device and replayed afterwards; on a CPU the module runs as
+    usual. The weights stay where they are, so optimisers and averages work unchanged. It supports neither gradient
+    accumulation nor DDP, because each replay overwrites the gradients of the one before.
 
     Args:
-        module: What is recorded; it returns tensors, and holds no randomness such as dropout.
+        module: The module to record; it returns tensors and uses no randomness such as dropout.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -30,10 +30,10 @@ class GraphedModule:
         return self
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """The module's output, a tensor or a tuple of them; inputs are tensors that need no gradient.
+        """Return the module's output, a tensor or a tuple of tensors; the inputs are tensors that need no gradient.
 
         Raises:
-            ValueError: If the inputs' shapes are others than at the first call.
+            ValueError: The inputs' shapes or dtypes differ from those of the first call.
         """
         shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
         if self.recorded is None:
@@ -47,7 +47,7 @@ class GraphedModule:
 
 
 def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    """What replays the passes of a module, recorded with the precision that is in force now."""
+    """Record the passes of a module with the autocast precision that is active now."""
     device = inputs[0].device
     if device.type != "cuda":
         return module
@@ -57,7 +57,7 @@ def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Any]
 
 
 class _Call(nn.Module):
-    """A module under another object, for recording replaces the forward method of what it is given."""
+    """Wrapper that is recorded in place of a module, because recording replaces the forward method of its argument."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""Which example comes when: endless orders that are a function of a seed and a number alone, so that an interrupted run
-goes on with the same data. Knows nothing of what an example is."""
+"""Stateless, resumable data order: example i is a pure function of (seed, i), so a restarted run sees the same data."""
 
 from __future__ import annotations
 
@@ -9,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-PREFETCH = 1024  # examples: how long before its turn a file that is far away is asked for
+PREFETCH = 1024  # examples: how far ahead of their use remote files are requested
 
 
 def generator_from_key(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on `device` for this key; keys that differ in any place give streams of their own."""
+    """Return a random generator on `device` seeded by a key of integers; different keys give independent streams."""
     mixed = 0
     for part in key:
         mixed = (mixed * 1_000_003 + part + 1) % (2**63 - 1)
@@ -21,7 +20,14 @@ def generator_from_key(*key: int, device: torch.device | str = "cpu") -> torch.G
 
 
 class ResumableBatchSampler(Sampler[list[int]]):
-    """Batches of example numbers from `start` batches on, without end, each process taking its share."""
+    """Endless batches of consecutive example numbers, split between processes and starting at any batch.
+
+    Args:
+        batch_size: Examples per batch and process.
+        start: Number of batches already used.
+        rank: Index of this process.
+        world: Number of processes.
+    """
 
     def __init__(self, batch_size: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
         self.batch_size, self.start, self.rank, self.world = batch_size, start, rank, world
@@ -35,9 +41,16 @@ class ResumableBatchSampler(Sampler[list[int]]):
 
 
 def shuffled(count: int, files: Sequence[range], window: int, *key: int) -> torch.Tensor:
-    """The numbers below `count` in an order of chance that needs `window` files at a time, one window after the other.
+    """Return the numbers below `count` in a random order that needs few files at a time.
 
-    files   the numbers that lie together in a file each; what lies in none is spread evenly over the windows
+    Args:
+        count: Number of items.
+        files: For each file, the range of items stored in it. Items in no file are spread evenly over the windows.
+        window: How many files may be open at once; the order goes through the files one window after the other.
+        *key: Key of the random generator, see `generator_from_key`.
+
+    Returns:
+        (count,) int64, a permutation.
     """
     generator = generator_from_key(*key)
     if len(files) <= window:
@@ -47,10 +60,10 @@ def shuffled(count: int, files: Sequence[range], window: int, *key: int) -> torc
         loose[file.start : file.stop] = False
     single = loose.nonzero()[:, 0]
     single = single[torch.randperm(len(single), generator=generator)]
-    drawn = torch.randperm(len(files), generator=generator).tolist()
+    file_order = torch.randperm(len(files), generator=generator).tolist()
     rounds, order = -(-len(files) // window), []
     for k in range(rounds):
-        chosen = [files[which] for which in drawn[k * len(drawn) // rounds : (k + 1) * len(drawn) // rounds]]
+        chosen = [files[n] for n in file_order[k * len(files) // rounds : (k + 1) * len(files) // rounds]]
         together = [torch.arange(file.start, file.stop) for file in chosen]
         numbers = torch.cat([*together, single[k * len(single) // rounds : (k + 1) * len(single) // rounds]])
         order.append(numbers[torch.randperm(len(numbers), generator=generator)])
@@ -58,7 +71,7 @@ def shuffled(count: int, files: Sequence[range], window: int, *key: int) -> torc
 
 
 class _RecentEpochs:
-    """What was made for the last few epochs: workers look a little ahead, also into the next one."""
+    """Cache of the orders of the last few epochs: dataloader workers read a little ahead, also into the next epoch."""
 
     def __init__(self, kept: int = 2) -> None:
         self.kept, self.made = kept, OrderedDict[int, torch.Tensor]()
@@ -72,7 +85,14 @@ class _RecentEpochs:
 
 
 class EpochShuffle:
-    """Which of `count` items example `number` is; each epoch shows every item once, shuffled anew as by `shuffled`."""
+    """Map from example number to item for one source; every epoch shows each item once, reshuffled by `shuffled`.
+
+    Args:
+        count: Number of items.
+        files: Ranges of items that are stored in one file each.
+        window: How many files may be needed at a time.
+        seed: Random seed.
+    """
 
     def __init__(self, count: int, files: Sequence[range] = (), window: int = 8, seed: int = 0) -> None:
         self.count, self.files, self.window, self.seed = count, list(files), window, seed
@@ -87,11 +107,18 @@ class EpochShuffle:
 
 
 class WeightedMixture:
-    """Which item of which source example `number` is; every epoch is shuffled anew.
+    """Map from example number to (source, item) for a weighted mixture of sources; every epoch is reshuffled.
 
-    sizes     how many items each source has
-    weights   how often an epoch shows an item of each source: 1 is once, 2 is twice, 0.5 is every other epoch
-    files     which items of each source lie together in a file; `window` of each source are needed at a time
+    Args:
+        sizes: Number of items of each source.
+        weights: How often an epoch shows each item of a source: 1 is once, 2 is twice, 0.5 is every other epoch.
+            1 for all sources by default.
+        seed: Random seed.
+        files: For each source, ranges of items that are stored in one file each.
+        window: How many files of each source may be needed at a time.
+
+    Raises:
+        ValueError: The weights do not fit the sources, or leave no item to show.
     """
 
     def __init__(
@@ -113,7 +140,7 @@ class WeightedMixture:
         self._recent = _RecentEpochs()
 
     def __call__(self, number: int) -> tuple[int, int]:
-        """The source and the place in it of example `number`."""
+        """Return the source and the item in it for example `number`."""
         epoch, position = divmod(number, sum(self.shares))
         source, index = self._recent.get(epoch, self._draw)[position].tolist()
         return source, index
@@ -128,7 +155,7 @@ class WeightedMixture:
         return order
 
     def _next(self, source: int, epoch: int) -> list[int]:
-        """This epoch's stretch of the source's endless stream, in which every item comes before any comes again."""
+        """Return this epoch's part of the source's endless stream, in which every item comes before any repeats."""
         size, share = self.sizes[source], self.shares[source]
         found: list[int] = []
         for lap in range(epoch * share // size, -(-(epoch + 1) * share // size) if share else 0):

@@ -1,4 +1,4 @@
-"""An error as one sentence for the terminal, and text of strangers that is safe to print there."""
+"""Errors as one-line messages, and safe printing of untrusted text on a terminal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import zlib
 from pathlib import Path
 from typing import TextIO
 
-WORKER = "Caught "  # so PyTorch begins what a process that loads data complained of
+WORKER = "Caught "  # PyTorch's prefix of errors from dataloader workers
 
-# what libraries raise over the content of a broken file, be it declared or not; readers turn it into a ValueError
+# what libraries raise for broken file content, documented or not; readers turn it into a ValueError
 LIBRARY_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -35,18 +35,19 @@ LIBRARY_ERRORS = (
     tokenize.TokenError,
 )
 
-BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # marks that reverse what is written beside them
+BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # marks that reverse the text beside them
 
 
 def escape_control(text: object) -> str:
-    """Text as a terminal can show it: control characters, marks that turn its direction and what is no character are
-    escaped, such as `\\x1b`, so that no foreign name moves the cursor, changes colours or forges a line.
+    r"""Escape control characters, bidirectional marks and lone surrogates, for example as `\x1b`.
+
+    Names from untrusted files can then neither move the cursor, change colours nor forge a line on a terminal.
     """
     return "".join(_escape_letter(letter) for letter in str(text))
 
 
 def print_escaped(text: object, file: TextIO | None = None) -> None:
-    """Print lines that may hold names and words of strangers; only line ends stay as they are."""
+    """Print lines that may contain untrusted names; only line ends are not escaped."""
     print("\n".join(map(escape_control, str(text).split("\n"))), file=file, flush=True)
 
 
@@ -58,7 +59,7 @@ def _escape_letter(letter: str) -> str:
 
 
 def format_error(error: BaseException) -> str:
-    """The error in one line; one that was not raised by this package says how to learn more."""
+    """Format an error as one line; if it was not raised by this package, the line mentions `--debug`."""
     if isinstance(error, MemoryError) and not _is_ours(error):
         return "there is not enough memory; choose a smaller --resolution or fewer views"
     if isinstance(error, OSError) and error.strerror:
@@ -69,12 +70,12 @@ def format_error(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its name if it says nothing."""
+    """Return the first non-empty line of an error's message, or the error's class name."""
     return next((line for line in str(error).strip().splitlines() if line), type(error).__name__)
 
 
 def _original_message(error: BaseException) -> str:
-    """What was said where it happened: PyTorch puts a worker's whole traceback before that."""
+    """Return the message without the worker traceback that PyTorch puts before it."""
     text = str(error)
     return text.rpartition(f"\n{type(error).__name__}: ")[2] if text.startswith(WORKER) else text
 

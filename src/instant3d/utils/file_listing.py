@@ -1,4 +1,4 @@
-"""What a folder holds, without hidden files: macOS leaves `._name` beside files, killed processes half-written ones."""
+"""Directory listing without hidden files: macOS leaves `._name` beside files, killed processes partial ones."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 def is_hidden(path: str | Path) -> bool:
-    """Whether a part of a relative path begins with a dot."""
+    """Whether any part of a relative path begins with a dot."""
     return any(part.startswith(".") and part not in (".", "..") for part in Path(path).parts)
 
 
 def visible_files(folder: str | Path, pattern: str) -> list[Path]:
-    """Files and folders in `folder` that match a pattern such as `*.tar` or `**/transforms.json`, sorted."""
+    """Return the files and folders in `folder` that match a pattern such as `*.tar` or `**/transforms.json`, sorted."""
     return sorted(_visible(Path(folder), pattern))
 
 
 def any_visible_files(folder: str | Path, pattern: str) -> bool:
-    """Whether there is at least one; the rest is not looked for."""
+    """Whether at least one file matches; stops at the first match."""
     return next(_visible(Path(folder), pattern), None) is not None
 
 

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub, or from its cache on this machine: the one door to it. Knows nothing of weights."""
+"""Download of files from the Hugging Face Hub, or from its cache on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from pathlib import Path
 
 
 def snapshot(hub_id: str, patterns: Sequence[str], ignored: Sequence[str] = ()) -> Path:
-    """A local folder with a repository's files that match `patterns`, but none of `ignored`."""
+    """Return a local folder with the files of a Hub repository.
+
+    Args:
+        hub_id: `owner/name`.
+        patterns: File patterns to download.
+        ignored: File patterns to leave out.
+
+    Raises:
+        FileNotFoundError: There is no such repository, or the Hub cannot be reached and the files are not cached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -1,4 +1,4 @@
-"""The one place where encoded images are opened, whoever made them: scenes, photos, masks, depth and textures.
+"""Safe decoding of encoded images from any source: scenes, photos, masks, depth and textures.
 
 Only PNG, JPEG and WebP are decoded, so that no file starts another program (PostScript would start Ghostscript). Size
 and number of frames are checked before pixels are decoded, and whatever is wrong with a file is one `ValueError`.
@@ -19,7 +19,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
 MAX_PIXELS = 2**26  # 8192 x 8192, of one image
 ORIENTATION = 0x0112  # the EXIF tag
-KINDS = {
+SIGNATURES = {
     b"%!PS": "a PostScript file",
     b"%PDF": "a PDF file",
     b"GIF8": "a GIF image",
@@ -38,27 +38,28 @@ KINDS = {
 
 
 class TooManyPixels(ValueError):
-    """The header claims more pixels than are decoded."""
+    """The header declares more pixels than are decoded."""
 
 
-Check = Callable[[int, int], None]  # refuses a width and height by raising
+Check = Callable[[int, int], None]  # of width and height; raises to refuse them
 
 
 def open_image(
     data: bytes, where: str, *, enough: int | None = None, upright: bool = False, check: Check | None = None
 ) -> Image.Image:
-    """An image in RGB, or in RGBA if it has transparency of any kind, 8 bits a channel.
+    """Decode an image as RGB, or as RGBA if it has transparency of any kind, with 8 bits per channel.
 
     Args:
-        data: the encoded file.
-        where: what to call it in an error.
-        enough: side in pixels that suffices: an image at least twice as large comes area-averaged, its longer side
-            from `enough` to twice that.
-        upright: turn it as its EXIF orientation says.
-        check: called with width and height before anything is decoded; refuses more than `MAX_PIXELS` by default.
+        data: The encoded file.
+        where: Name of the file for error messages.
+        enough: Side length in pixels that suffices. An image at least twice as large is reduced by area averaging, so
+            that its longer side is from `enough` to twice that.
+        upright: Apply the EXIF orientation.
+        check: Called with width and height before anything is decoded, to refuse a size by raising; by default more
+            than `MAX_PIXELS` are refused.
 
     Raises:
-        ValueError: it is no sound PNG, JPEG or WebP, is animated, or is too large.
+        ValueError: It is not a valid PNG, JPEG or WebP, is animated, or is too large.
     """
     image = open_raw(data, where, enough=enough, check=check)
     image = to_uint8(_upright(image) if upright else image)
@@ -68,7 +69,7 @@ def open_image(
 
 
 def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check | None = None) -> Image.Image:
-    """A decoded image in the mode of its file, such as 16-bit grey or a palette; only a JPEG may come smaller.
+    """Decode an image in the mode of its file, such as 16-bit grey or a palette; only JPEG is reduced to `enough`.
 
     Arguments and errors are those of `open_image`.
     """
@@ -79,15 +80,18 @@ def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check
             image.draft("", _divided(image.size, factor))
         image.load()
     except LIBRARY_ERRORS as error:
-        raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
+        raise ValueError(f"{where} is not a readable image ({error or 'no detail'}); export it again") from error
     return image
 
 
 def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
-    """An image of which only the header is read: its format, mode and size, which are checked."""
+    """Read and check only the header of an image: its format, mode and size.
+
+    Arguments and errors are those of `open_image`.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own word on large images; the bound here is ours
+            warnings.simplefilter("ignore")  # Pillow's own warning about large images; the limit here is stricter
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             frames = 1 if image.format in JPEGS else int(getattr(image, "n_frames", 1))
     except Image.DecompressionBombError as error:
@@ -95,7 +99,7 @@ def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
     except LIBRARY_ERRORS as error:
         known = ", ".join(FORMATS)
         raise ValueError(
-            f"{where} is not a readable picture: it is {_kind(data)}, not {known}; export it again as one of these"
+            f"{where} is not a readable image: it is {_kind(data)}, not {known}; export it again as one of these"
         ) from error
     if check is not None:
         check(*image.size)
@@ -107,7 +111,7 @@ def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
 
 
 def to_uint8(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as grey of 8, rounded; other modes as they are."""
+    """Convert 16-bit grey to 8-bit grey, rounded; other modes are returned unchanged."""
     if not image.mode.startswith("I"):
         return image
     steps = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -119,7 +123,7 @@ def to_uint8(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its camera was held; a tag that cannot be understood is not followed."""
+    """Apply the EXIF orientation; an invalid tag is ignored."""
     try:
         return ImageOps.exif_transpose(image)
     except LIBRARY_ERRORS:
@@ -135,13 +139,13 @@ def _divided(size: tuple[int, int], factor: int) -> tuple[int, int]:
 
 
 def _kind(data: bytes) -> str:
-    """What a file is that is no image we take, by its first bytes."""
+    """Describe an unsupported file by its first bytes."""
     if not data:
         return "empty"
     if data[4:8] == b"ftyp":
-        return "a HEIC or AVIF image, or a film"
+        return "a HEIC or AVIF image, or a video"
     begin = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
-    return next((name for sign, name in KINDS.items() if begin.startswith(sign)), "of no kind that is known here")
+    return next((name for sign, name in SIGNATURES.items() if begin.startswith(sign)), "of an unknown kind")
 
 
 def encode_png(pixels: np.ndarray, compress_level: int = 6) -> bytes:

@@ -1,4 +1,4 @@
-"""Lines over a logarithmic axis, as a PNG for a document. Knows nothing of what is measured."""
+"""Line charts over a logarithmic x axis, written as PNG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 70, 170, 36, 56  # room for numbers and names
-FINER = 3  # drawn so much larger, then averaged: Pillow draws no smooth lines
+FINER = 3  # supersampling factor: Pillow draws lines without antialiasing
 Colour = tuple[int, int, int]
 INK, FAINT = (50, 50, 50), (222, 222, 222)
 HUES = ((31, 119, 180), (214, 96, 20), (44, 140, 60), (170, 50, 120), (110, 90, 200), (120, 120, 120))
@@ -28,12 +28,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Axes:
-    """Where numbers lie on the page, in its fine pixels: x by its logarithm, y evenly."""
+    """Mapping from data to page: logarithmic x, linear y, in the enlarged pixels that are drawn.
+
+    Attributes:
+        ticks: All x values, increasing.
+        levels: Grid lines of y, increasing.
+    """
 
     ticks: Sequence[float]
     levels: Sequence[float]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return the page position of a data point, in enlarged pixels."""
         low, high = math.log(self.ticks[0]), math.log(self.ticks[-1])
         along = (math.log(x) - low) / (high - low) if high > low else 0.5
         up = (y - self.levels[0]) / (self.levels[-1] - self.levels[0])
@@ -44,7 +50,17 @@ class Axes:
 
 
 def line_chart(lines: Sequence[Line], path: str | Path, *, across: str, up: str) -> None:
-    """Draw the lines, their names at the right and a tick below every x; what is not a number is left out."""
+    """Draw lines with their names at the right and a tick below every x; points that are not finite are left out.
+
+    Args:
+        lines: The lines; x must be positive.
+        path: PNG file to write.
+        across: Label of the x axis.
+        up: Label of the y axis.
+
+    Raises:
+        ValueError: There is no finite point.
+    """
     kept = [Line(line.name, [(x, y) for x, y in sorted(line.points) if math.isfinite(y)]) for line in lines]
     kept = [line for line in kept if line.points]
     if not kept:
@@ -61,7 +77,7 @@ def line_chart(lines: Sequence[Line], path: str | Path, *, across: str, up: str)
 
 
 def levels(low: float, high: float) -> list[float]:
-    """Round numbers, evenly apart, around everything from `low` to `high`: about five of them."""
+    """Return about five round numbers, evenly spaced, that enclose the range from `low` to `high`."""
     rough = max(high - low, abs(high) * 1e-3, 1e-6) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
@@ -90,7 +106,7 @@ def _draw(pen: ImageDraw.ImageDraw, frame: Axes, line: Line, hue: Colour) -> Non
 
 
 def _names(pen: ImageDraw.ImageDraw, frame: Axes, lines: Sequence[Line]) -> None:
-    """Each beside its line's last point, moved down where it would lie on the one above."""
+    """Write each name beside its line's last point, moved down where it would overlap the one above."""
     ends = sorted(zip((frame.at(*line.points[-1])[1] for line in lines), range(len(lines)), strict=True))
     free = 0.0
     for y, k in ends:

@@ -1,6 +1,6 @@
-"""How far long work is and how long its parts took: a bar on a terminal, plain lines in a log. Knows not what is done.
+"""Progress messages and timing: a bar on a terminal, plain lines in a log.
 
-What is told goes to standard error, so that standard output holds results alone.
+Progress goes to standard error, so that standard output holds only results.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-OnStep = Callable[[int, int], None]  # told how many steps are done, of how many
+OnStep = Callable[[int, int], None]  # called with the number of steps done and their total
 EVERY_SECONDS = 10.0  # between two lines in a log
 
 
 class Stopwatch:
-    """`with watch("mesh"):` adds to `watch.seconds["mesh"]`."""
+    """Seconds spent per name: `with watch("mesh"):` adds to `watch.seconds["mesh"]`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -28,23 +28,24 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def rounded(self) -> dict[str, float]:
-        """Milliseconds are enough."""
+        """Return the seconds rounded to milliseconds."""
         return {name: round(value, 3) for name, value in self.seconds.items()}
 
 
 class Progress:
-    """Tells of one task after the other; silent if `stream` is None."""
+    """Progress of one task after the other; silent if `stream` is None."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream
 
     @classmethod
     def to_user(cls) -> Progress:
+        """Return a progress that is written to standard error."""
         return cls(sys.stderr)
 
     @contextmanager
     def task(self, name: str) -> Iterator[OnStep]:
-        """Yields what is to be called after each step of the task."""
+        """Yield a function to call after each step of a task with the steps done and their total."""
         if self.stream is None:
             yield lambda done, total: None
         elif self.stream.isatty():
@@ -65,12 +66,12 @@ class Progress:
 
     def _lines(self, name: str, stream: TextIO) -> OnStep:
         print(f"instant3d: {name}", file=stream, flush=True)
-        told = time.monotonic()
+        printed = time.monotonic()
 
         def on_step(done: int, total: int) -> None:
-            nonlocal told
-            if done < total and time.monotonic() - told >= EVERY_SECONDS:
-                told = time.monotonic()
+            nonlocal printed
+            if done < total and time.monotonic() - printed >= EVERY_SECONDS:
+                printed = time.monotonic()
                 print(f"instant3d: {name}: {done} of {total}", file=stream, flush=True)
 
         return on_step

@@ -1,7 +1,7 @@
-"""Prompts as users give them: read from lists, checked one by one, and named as folders. Knows nothing of networks.
+"""Text prompts: read from lists and arguments, checked one by one, and turned into folder names.
 
-A list is UTF-8 text with one prompt a line; blank lines and lines that begin with `#` are left out. Whatever is wrong
-with one prompt is told with its place and leaves the others alone.
+A list is UTF-8 text with one prompt a line; blank lines and lines that begin with `#` are left out. An error in one
+prompt is reported with its line and does not affect the others.
 """
 
 from __future__ import annotations
@@ -24,22 +24,36 @@ MAX_LIST_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one place in the input holds: a `text`, or what is wrong with it, its `fault`."""
+    """One prompt of the input, valid or not.
+
+    Attributes:
+        text: The prompt; "" if it is invalid.
+        where: Where it was read, such as "prompts.txt line 3".
+        error: What is wrong with it; "" if it is valid.
+    """
 
     text: str
-    where: str  # such as "prompts.txt line 3"
+    where: str
     error: str = ""
 
 
 def from_arguments(texts: Iterable[str]) -> list[Prompt]:
-    """Prompts from the command line."""
+    """Check prompts from the command line."""
     texts = list(texts)
     names = ["the prompt"] if len(texts) == 1 else [f"prompt {k}" for k in range(1, len(texts) + 1)]
     return [_checked(text, name) for text, name in zip(texts, names, strict=True)]
 
 
 def read_prompts(source: str | Path) -> list[Prompt]:
-    """The prompts of a list in a file, of a shipped list such as `held_out`, or from standard input if it is `-`."""
+    """Read a list of prompts.
+
+    Args:
+        source: A text file, the name of a shipped list such as `held_out`, or `-` for standard input.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, too large, or in UTF-16.
+    """
     if str(source) == "-":
         return _parse(sys.stdin.buffer, "standard input")
     path = shipped.look_up(source, ["prompts"], ".txt") or Path(source)
@@ -52,7 +66,7 @@ def read_prompts(source: str | Path) -> list[Prompt]:
 
 
 def prompt_error(text: str) -> str:
-    """What is wrong with a prompt, in a few words; "" if nothing is."""
+    """Describe in a few words what is wrong with a prompt; "" if it is valid."""
     if not text.strip():
         return "is empty; describe an object"
     if len(text) > LONGEST:
@@ -68,7 +82,7 @@ def prompt_error(text: str) -> str:
 
 
 def slug(text: str) -> str:
-    """A name of ASCII letters, digits and single dashes inside, for every text; no two texts need differ in it.
+    """Turn any text into a name of ASCII letters, digits and single inner dashes; two texts may get the same name.
 
     Accents are dropped. Alone it may be a name that Windows reserves, so put a number before it.
     """
@@ -80,9 +94,11 @@ def slug(text: str) -> str:
 
 
 def cut_off(text: str, fits: Callable[[str], bool]) -> str:
-    """The last words of a prompt, beginning with the first that a reader of limited length does not reach to the end.
+    """Return the last words of a prompt, from the first one that a tokenizer of limited length does not read in full.
 
-    fits  whether a text is read as a whole; if one is, so is each of its beginnings
+    Args:
+        text: The prompt.
+        fits: Whether a text is read as a whole; if it is true of a text, it must be true of each of its prefixes.
     """
     words = text.split()
     low, high = 0, len(words)  # the first `low` words fit, more than `high` do not
@@ -93,7 +109,7 @@ def cut_off(text: str, fits: Callable[[str], bool]) -> str:
 
 
 def abbreviate(text: str) -> str:
-    """A prompt in a message: in quotes, not too long."""
+    """Quote a prompt for a message, shortened to `LONGEST_SHOWN` characters."""
     return repr(text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…")
 
 
@@ -119,5 +135,5 @@ def _checked(text: str, where: str) -> Prompt:
 
 
 def _is_control(letter: str) -> bool:
-    """Control characters and line ends of any kind; not the joiners that some scripts and emoji need."""
+    """Whether it is a control character or a line end; the joiners that some scripts and emoji need are not."""
     return unicodedata.category(letter) in ("Cc", "Zl", "Zp")

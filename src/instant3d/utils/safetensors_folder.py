@@ -1,4 +1,4 @@
-"""A network's folder: `config.json` tells its architecture, `model.safetensors` holds its weights. Knows no network."""
+"""Checkpoint folder of one network: `config.json` describes its architecture, `model.safetensors` holds its weights."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def resolve(source: str | Path, others: Sequence[str] = ()) -> Path:
-    """A checkpoint folder as it is, or downloaded, with `others` of its files, if `source` is no folder but looks like
-    a Hub id (`owner/name`).
+    """Return a checkpoint folder, downloaded from the Hub if `source` is a Hub id.
+
+    Args:
+        source: An existing folder, a bundled one, or a Hub id (`owner/name`).
+        others: Names of further files to download.
+
+    Raises:
+        FileNotFoundError: `source` is neither a folder nor a Hub id, or cannot be downloaded.
     """
     if (folder := bundled.look_up(source)) is not None:
         return folder
@@ -33,20 +39,34 @@ def resolve(source: str | Path, others: Sequence[str] = ()) -> Path:
     return snapshot(str(source), [CONFIG, WEIGHTS, *others])
 
 
-def write(folder: Path, model: str, architecture: Any, network: nn.Module, dtype: torch.dtype, **told: Any) -> None:
-    """The folder of a `model` whose architecture is a dataclass of numbers; `told` is what else its config tells."""
+def write(folder: Path, model: str, architecture: Any, network: nn.Module, dtype: torch.dtype, **extra: Any) -> None:
+    """Write the checkpoint folder of a network.
+
+    Args:
+        folder: Created if it does not exist.
+        model: Name of the kind of model in `config.json`.
+        architecture: Dataclass of numbers.
+        network: Network whose `state_dict` is stored.
+        dtype: Number format of the stored weights.
+        **extra: Further entries of `config.json`.
+    """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()}
-    (folder / WEIGHTS).write_bytes(save(tensors))  # save_file leaves a file that only its owner reads
-    (folder / CONFIG).write_text(json.dumps({"model": model, **asdict(architecture), **told}, indent=2) + "\n")
+    (folder / WEIGHTS).write_bytes(save(tensors))  # save_file would make a file that only its owner can read
+    (folder / CONFIG).write_text(json.dumps({"model": model, **asdict(architecture), **extra}, indent=2) + "\n")
 
 
 def load_into(network: nn.Module, folder: Path) -> bool:
-    """Give a network, whose own weights may be on the meta device, those in a folder, as float32.
+    """Load the weights of a folder into a network as float32; its own may be on the meta device.
 
-    Tells whether float32 is also how they were stored.
+    Returns:
+        Whether all weights were stored as float32.
+
+    Raises:
+        FileNotFoundError: The weights file is missing.
+        ValueError: Names or shapes of the tensors do not match the network.
     """
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS} beside its {CONFIG}; copy the whole folder")
@@ -62,13 +82,24 @@ def load_into(network: nn.Module, folder: Path) -> bool:
             f"(such as {', '.join((missing + extra + other)[:3])})"
         )
     own = {key: tensor_files.to_float32(key, value) for key, value in tensors.items()}
-    own = {key: value.clone() if value is tensors[key] else value for key, value in own.items()}  # of no file's memory
+    own = {key: value.clone() if value is tensors[key] else value for key, value in own.items()}  # no mmap
     network.load_state_dict(own, assign=True)
     return all(value.dtype == torch.float32 for value in tensors.values())
 
 
 def read_config(path: Path, model: str, kind: str, hint: str = "") -> dict[str, Any]:
-    """What a `config.json` tells of a `model`, a `kind` in complaints, which add `hint` where it names no model."""
+    """Read the entries of a `config.json`.
+
+    Args:
+        path: The file.
+        model: Kind of model that it must name.
+        kind: Description of that kind in error messages.
+        hint: Added to the error if the file names no model.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It describes another kind of model.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.parent} has no {path.name}; is it a checkpoint folder ({CONFIG} and {WEIGHTS})?"
@@ -77,14 +108,23 @@ def read_config(path: Path, model: str, kind: str, hint: str = "") -> dict[str, 
     found = numbers.pop("model", None) if isinstance(numbers, dict) else None
     if found != model:
         raise ValueError(
-            f"{path} describes a {found or 'nameless'} model, not a {kind}; "
+            f"{path} describes a {found or 'unnamed'} model, not a {kind}; "
             f"give another checkpoint{hint if found is None else ''}"
         )
     return numbers
 
 
 def architecture_of(kind: type[Kind], numbers: dict[str, Any], source: object) -> Kind:
-    """The inverse of `dataclasses.asdict`, by way of JSON, for a dataclass `kind`; names every unknown key."""
+    """Build a dataclass from the JSON form of its `dataclasses.asdict`.
+
+    Args:
+        kind: The dataclass.
+        numbers: Field names and values.
+        source: Where they were read, for error messages.
+
+    Raises:
+        ValueError: A key is unknown, or a value has the wrong type; names it.
+    """
     hints = get_type_hints(kind)
     unknown = sorted(set(numbers) - {field.name for field in fields(kind)})  # type: ignore[arg-type]
     if unknown:
@@ -97,7 +137,11 @@ def architecture_of(kind: type[Kind], numbers: dict[str, Any], source: object) -
 
 
 def check_ranges(architecture: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse a dataclass of which a number, or one of a tuple of numbers, lies outside its range.
+    """Refuse a dataclass with a number, or an element of a tuple, outside its range.
+
+    Args:
+        architecture: The dataclass.
+        ranges: Field name to lowest and highest allowed value; None values are allowed.
 
     Raises:
         ValueError: Names field, value and range.
@@ -110,10 +154,10 @@ def check_ranges(architecture: Any, ranges: Mapping[str, tuple[float, float]]) -
 
 
 def check_size(parameters: int) -> None:
-    """Refuse a network by the rough number of its parameters, before anything is built.
+    """Refuse a network by its approximate number of parameters, before anything is built.
 
     Raises:
-        ValueError: They are more than `MAX_PARAMETERS`.
+        ValueError: There are more than `MAX_PARAMETERS`.
     """
     if parameters > MAX_PARAMETERS:
         raise ValueError(
@@ -122,7 +166,7 @@ def check_size(parameters: int) -> None:
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
-    """The value as the field wants it; JSON knows neither tuples nor the difference between 1 and 1.0."""
+    """Check and convert a value to the field's type; JSON has no tuples and does not separate 1 from 1.0."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise ValueError(f"{where} must be one of {', '.join(get_args(hint))}, got {value!r}")

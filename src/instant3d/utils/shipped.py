@@ -1,4 +1,4 @@
-"""Finds the files that come with the package: configs, rendering plans and lists of prompts."""
+"""Locate the files that come with the package: configs, rendering plans and lists of prompts."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ HOMES = (Path(__file__).parents[1], Path(__file__).parents[3])  # of an installe
 
 
 def configs_folder() -> Path:
-    """The folder of the shipped configs; `configs` in the working folder if there is no other."""
+    """Return the folder of the shipped configs; `configs` in the working folder if there is no other."""
     return next((home / CONFIGS for home in HOMES if (home / CONFIGS).is_dir()), Path(CONFIGS))
 
 
 def look_up(name: str | Path, folders: Sequence[str], suffix: str) -> Path | None:
-    """A file by its path, or a shipped one by its name.
+    """Find a file by its path, or a shipped one by its name.
 
     Args:
         name: A path; or, with or without the suffix, the name of a file in one of the folders or its path below
             `configs`, such as `demo`, `stage2/demo` or `configs/stage2/demo.yaml`.
-        folders: Where a name is looked for, in this order: folders below `configs`, "" being that folder itself.
-        suffix: Of the files, such as ".yaml".
+        folders: Folders below `configs` to search for a name, in this order; "" is `configs` itself.
+        suffix: File suffix, such as ".yaml".
 
     Returns:
-        The path, or None if there is neither.
+        The path, or None if there is no such file.
     """
     path, root = Path(name), configs_folder()
     if path.exists() or path.is_absolute():
@@ -35,7 +35,7 @@ def look_up(name: str | Path, folders: Sequence[str], suffix: str) -> Path | Non
 
 
 def find(name: str | Path, folders: Sequence[str], suffix: str = ".yaml") -> Path:
-    """As `look_up`, for files that must be there.
+    """Find a file as `look_up` does, but refuse a missing one.
 
     Raises:
         FileNotFoundError: There is no such file; names the shipped ones.
@@ -48,5 +48,5 @@ def find(name: str | Path, folders: Sequence[str], suffix: str = ".yaml") -> Pat
 
 
 def names_in(folder: str, suffix: str = ".yaml") -> list[str]:
-    """The names of the shipped files in a folder below `configs`, without their suffix."""
+    """Return the names of the shipped files in a folder below `configs`, without their suffix."""
     return sorted(path.stem for path in (configs_folder() / folder).glob(f"*{suffix}"))

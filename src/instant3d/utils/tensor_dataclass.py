@@ -1,4 +1,4 @@
-"""Frozen dataclasses of tensors that move, index and stack as one. Knows nothing of what they hold."""
+"""Frozen dataclasses of tensors that can be moved, indexed and stacked as one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class TensorDataclass:
-    """Mixin for frozen dataclasses whose fields are tensors, other batches, or None.
+    """Mixin for frozen dataclasses whose fields are tensors, other tensor dataclasses, or None.
 
-    Leading dimensions are shared by all fields: indexing and stacking act on those.
+    All fields share their leading dimensions: indexing and stacking act on those.
     """
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -41,12 +41,16 @@ class TensorDataclass:
 
     @classmethod
     def stack(cls, items: Sequence[Self]) -> Self:
-        """Join items of equal shape along a new first dimension; serves as a `collate_fn`."""
+        """Join items of equal shape along a new first dimension; works as a `collate_fn`.
+
+        Raises:
+            ValueError: There are no items, or a field is None in some of them only.
+        """
         return cls._join(items, torch.stack)
 
     @classmethod
     def cat(cls, items: Sequence[Self]) -> Self:
-        """Join items along their first dimension."""
+        """Join items along their first dimension; errors as `stack`."""
         return cls._join(items, torch.cat)
 
     @classmethod

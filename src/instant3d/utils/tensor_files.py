@@ -1,6 +1,6 @@
-"""Files of tensors and of settings that others wrote: opened without running what is in them, or refused.
+"""Safe reading of untrusted tensor and settings files: nothing stored in them is executed.
 
-Libraries' own words are not passed on: on a broken file PyTorch advises to load it in a way that runs what is in it.
+Libraries' own messages are not passed on: for a broken file PyTorch advises a way of loading that executes its content.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from instant3d.utils.errors import LIBRARY_ERRORS, first_line
 
-HEAD = 512  # bytes that tell what a file is
+HEAD = 512  # bytes from which the kind of a file is recognised
 MAX_SETTINGS = 2**24  # bytes of settings that are read
 
 
 def describe_non_tensor_file(path: Path) -> str | None:
-    """What a file without tensors is, and what to do about it; None if it may hold tensors."""
+    """Describe a file that cannot hold tensors and what to do about it; None if it may hold tensors."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -37,20 +37,24 @@ def describe_non_tensor_file(path: Path) -> str | None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file by name.
+    """Read all tensors of a .safetensors file by name.
 
     Raises:
-        ValueError: It is not a whole one.
+        ValueError: The file is damaged or of another kind.
     """
     with open_safetensors(path) as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def open_safetensors(path: Path, remedy: str = "copy it again") -> Any:
-    """A .safetensors file as the library opens it; `remedy` ends the complaint about one that is not whole.
+    """Open a .safetensors file lazily, as `safetensors.safe_open` does.
+
+    Args:
+        path: The file.
+        remedy: Advice at the end of the error about a damaged file.
 
     Raises:
-        ValueError: It is not a whole one.
+        ValueError: The file is damaged or of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -62,10 +66,14 @@ def open_safetensors(path: Path, remedy: str = "copy it again") -> Any:
 
 
 def load_weights_only(path: Path, map_location: Any = "cpu") -> Any:
-    """The content of a PyTorch checkpoint that holds tensors, numbers and words alone; nothing in it is run.
+    """Load a PyTorch checkpoint that holds only tensors, numbers and text; nothing in it is executed.
+
+    Args:
+        path: The file.
+        map_location: As in `torch.load`.
 
     Raises:
-        ValueError: It is not a whole one, or asks for more.
+        ValueError: The file is damaged, or holds other objects.
     """
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -75,17 +83,21 @@ def load_weights_only(path: Path, map_location: Any = "cpu") -> Any:
         if wanted or (isinstance(error, pickle.UnpicklingError) and _is_pickle(path)):
             name = f" ({wanted[1]})" if wanted else ""
             raise ValueError(
-                f"{path} holds more than tensors and numbers{name} and is not opened, for that may run a stranger's "
-                "program; give a safetensors file"
+                f"{path} holds more than tensors and numbers{name} and is not opened, because that could execute "
+                "code from the file; give a safetensors file"
             ) from None
         raise ValueError(f"{path} is not a whole checkpoint of PyTorch; copy or download it again") from None
 
 
 def to_float32(name: str, value: Tensor) -> Tensor:
-    """A tensor of any kind of number, such as float8, as float32.
+    """Convert a tensor of any number format, such as float8, to float32.
+
+    Args:
+        name: Name of the tensor for the error message.
+        value: The tensor.
 
     Raises:
-        ValueError: Its kind of number cannot be computed with.
+        ValueError: The format cannot be converted.
     """
     try:
         return value.to(torch.float32)
@@ -94,10 +106,10 @@ def to_float32(name: str, value: Tensor) -> Tensor:
 
 
 def load_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        ValueError: It is none, or is too long or nested too deeply.
+        ValueError: It is not valid JSON, too large, or nested too deeply.
     """
     if path.stat().st_size > MAX_SETTINGS:
         raise ValueError(f"{path} is {path.stat().st_size} bytes long; at most {MAX_SETTINGS} of settings are read")
@@ -111,15 +123,15 @@ def load_json(path: Path) -> Any:
 
 
 def _refuse(path: Path, wanted: str = "weights", *, json_too: bool = True) -> None:
-    """Raise what a file is, if it is no file of tensors at all."""
+    """Raise a description of the file if it is not a tensor file at all."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {path}; check its path")
     found = describe_non_tensor_file(path)
     if found is not None and (json_too or "JSON" not in found):
         raise ValueError(f"{path} {found.replace('weights', wanted)}")
 
 
 def _is_pickle(path: Path) -> bool:
-    """By how pickles begin since protocol 2; a broken archive (PK) is none."""
+    """Whether the file begins like a pickle of protocol 2 or later; a broken archive (PK) does not."""
     with path.open("rb") as file:
         return file.read(1) == b"\x80"

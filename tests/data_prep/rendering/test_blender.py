@@ -291,9 +291,9 @@ def with_texture(document, uri, use):
     [
         ("../secret.png", "outside its folder"),
         ("https://example.org/a.png", "outside its folder"),
-        ("gone.png", "not there"),
+        ("gone.png", "does not exist"),
         ("huge.png", "8192"),
-        ("torn.png", "not a readable picture"),
+        ("torn.png", "not a readable image"),
     ],
 )
 @pytest.mark.parametrize("use", ["normalTexture", "emissiveTexture"])

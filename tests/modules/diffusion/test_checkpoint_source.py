@@ -25,7 +25,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def folder(original, tmp_path):
-    """A copy to be spoilt."""
+    """A copy to be damaged."""
     return Path(shutil.copytree(original[1], tmp_path / "model"))
 
 
@@ -59,7 +59,7 @@ def same(found, wanted, names=NETWORKS):
 
 
 @pytest.mark.slow
-def test_files_marked_fp16_are_read_where_there_are_no_others(original, folder):
+def test_fp16_files_are_read_where_there_are_no_others(original, folder):
     mark_half(folder)
     parts = Components.load(folder)
     assert parts.unet.dtype == torch.float32
@@ -67,7 +67,7 @@ def test_files_marked_fp16_are_read_where_there_are_no_others(original, folder):
 
 
 @pytest.mark.slow
-def test_of_two_precisions_the_one_asked_for_is_read(original, folder):
+def test_variant_of_the_wanted_precision_is_read(original, folder):
     full = load_file(folder / "unet" / WEIGHTS["unet"])
     marked = {key: torch.ones_like(tensor).half() for key, tensor in full.items()}
     save_file(marked, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", metadata={"format": "pt"})
@@ -76,7 +76,7 @@ def test_of_two_precisions_the_one_asked_for_is_read(original, folder):
 
 
 @pytest.mark.slow
-def test_weights_in_several_files_are_read_and_a_missing_one_is_named(original, folder):
+def test_sharded_weights_are_read_and_a_missing_shard_is_named(original, folder):
     original[0].unet.save_pretrained(folder / "unet", max_shard_size="300KB")
     (folder / "unet" / WEIGHTS["unet"]).unlink()
     pieces = sorted((folder / "unet").glob("*.safetensors"))
@@ -89,7 +89,7 @@ def test_weights_in_several_files_are_read_and_a_missing_one_is_named(original, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_half_downloaded_weights_are_refused(folder, name):
+def test_truncated_weights_are_refused(folder, name):
     path = folder / name / WEIGHTS[name]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match="not a whole safetensors file") as error:
@@ -101,7 +101,7 @@ def test_half_downloaded_weights_are_refused(folder, name):
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_that_could_run_code_are_never_opened(folder, name):
+def test_pickled_weights_are_never_opened(folder, name):
     path = folder / name / WEIGHTS[name]
     path.with_suffix(".bin").write_bytes(b"cposix\nsystem\n")
     path.unlink()
@@ -111,7 +111,7 @@ def test_weights_that_could_run_code_are_never_opened(folder, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_that_lack_a_tensor_or_have_it_in_another_shape_are_refused(folder, name):
+def test_weights_that_lack_a_tensor_or_have_another_shape_are_refused(folder, name):
     path = folder / name / WEIGHTS[name]
     weights = load_file(path)
     key = sorted(weights)[0]
@@ -124,7 +124,7 @@ def test_weights_that_lack_a_tensor_or_have_it_in_another_shape_are_refused(fold
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
-def test_a_part_whose_folder_is_missing_or_empty_is_named(folder, name):
+def test_missing_or_empty_component_folder_is_named(folder, name):
     shutil.rmtree(folder / name)
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match=f"/{name}") as error:
@@ -141,14 +141,14 @@ def test_settings_that_are_no_json_are_refused(folder, file):
         Components.load(folder)
 
 
-def test_another_kind_of_model_is_refused_by_its_own_word(folder):
+def test_another_kind_of_model_is_refused_by_its_class_name(folder):
     change(folder / "model_index.json", _class_name="StableDiffusionPipeline")
     with pytest.raises(ValueError, match="holds a StableDiffusionPipeline, not an SDXL"):
         Components.load(folder)
 
 
 @pytest.mark.slow
-def test_a_unet_without_sizes_and_summary_is_refused(folder):
+def test_unet_without_sizes_and_summary_is_refused(folder):
     plain = {key: value for key, value in SIZES["unet"].items() if "add" not in key and "projection_class" not in key}
     build_part("unet", plain).save_pretrained(folder / "unet")
     with pytest.raises(ValueError, match="addition_embed_type is None, not 'text_time'"):
@@ -156,12 +156,12 @@ def test_a_unet_without_sizes_and_summary_is_refused(folder):
 
 
 @pytest.mark.slow
-def test_parts_that_do_not_fit_together_are_refused(folder, tmp_path):
+def test_compatibility_check_refuses_parts_that_do_not_fit_together(folder, tmp_path):
     def built(**changed):
         sizes = {name: {**SIZES[name], **changed.get(name, {})} for name in SIZES}
         return Components.build(sizes, folder / "tokenizer")
 
-    with pytest.raises(ValueError, match="works on 4 channels and answers in 4, but its VAE has 16"):
+    with pytest.raises(ValueError, match="works on 4 channels and predicts 4, but its VAE has 16"):
         built(vae={"latent_channels": 16})
     with pytest.raises(ValueError, match="reads 48 numbers a token, but its text encoders give 64"):
         built(text_encoder={**TEXT, "hidden_size": 32})
@@ -173,14 +173,14 @@ def test_parts_that_do_not_fit_together_are_refused(folder, tmp_path):
         built(text_encoder={"vocab_size": 300, "eos_token_id": 299, "bos_token_id": 298, "pad_token_id": 299})
 
 
-def test_a_scheduler_that_diffusers_does_not_have_is_refused(folder):
+def test_scheduler_that_diffusers_does_not_have_is_refused(folder):
     for name in ("NoSuchScheduler", "DiffusionPipeline", "__name__"):
         change(folder / "scheduler" / "scheduler_config.json", _class_name=name)
         with pytest.raises(ValueError, match=f"names '{name}' as its scheduler"):
             Components.load(folder, parts=["scheduler"])
 
 
-def test_what_is_no_source_at_all_is_refused(tmp_path):
+def test_source_that_is_neither_folder_nor_file_nor_hub_id_is_refused(tmp_path):
     for name in (tmp_path / "nowhere", "checkpoints/nothing-here", "./model", "a/b/c", "model.safetensors"):
         with pytest.raises(FileNotFoundError, match="neither a folder in diffusers' layout, nor"):
             Components.load(name)
@@ -188,7 +188,7 @@ def test_what_is_no_source_at_all_is_refused(tmp_path):
         Components.load(tmp_path)
 
 
-def test_the_hub_out_of_reach_is_one_clear_sentence(monkeypatch, tmp_path):
+def test_hub_that_cannot_be_reached_is_one_clear_sentence(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -198,7 +198,7 @@ def test_the_hub_out_of_reach_is_one_clear_sentence(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_downloaded_model_is_found_offline_whatever_its_precision(original, folder, monkeypatch, tmp_path):
+def test_downloaded_model_is_found_offline_in_any_precision(original, folder, monkeypatch, tmp_path):
     cached(monkeypatch, tmp_path / "cache", "someone/full", original[1])
     same(Components.load("someone/full", dtype=torch.float32), original[0])
     assert Components.load("someone/full", dtype=torch.bfloat16).unet.dtype == torch.bfloat16
@@ -238,12 +238,12 @@ def single(original, folder):
 
 
 @pytest.mark.slow
-def test_one_file_of_all_weights_is_the_same_model(original, single):
+def test_single_file_of_all_weights_is_the_same_model(original, single):
     same(Components.load(single), original[0])
 
 
 @pytest.mark.slow
-def test_only_the_parts_asked_for_are_read_from_one_file(original, single):
+def test_single_file_loading_reads_only_the_wanted_parts(original, single):
     for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae"):
         shutil.rmtree(single.parent / name)
     parts = Components.load(single, parts=["unet", "scheduler"])
@@ -253,7 +253,7 @@ def test_only_the_parts_asked_for_are_read_from_one_file(original, single):
 
 
 @pytest.mark.slow
-def test_one_file_without_its_settings_says_what_to_do(single, monkeypatch, tmp_path, original):
+def test_single_file_without_settings_is_refused_with_a_remedy(single, monkeypatch, tmp_path, original):
     from huggingface_hub import constants
 
     (tmp_path / "alone").mkdir()
@@ -266,7 +266,7 @@ def test_one_file_without_its_settings_says_what_to_do(single, monkeypatch, tmp_
 
 
 @pytest.mark.slow
-def test_one_file_of_something_else_or_in_part_is_refused(single):
+def test_single_file_of_another_model_or_cut_short_is_refused(single):
     weights = load_file(single)
     lora = single.parent / "lora.safetensors"
     save_file({"unet.to_q.lora_A": torch.ones(2, 2)}, lora)

@@ -28,8 +28,8 @@ def saved(tmp_path_factory):
     return parts, folder
 
 
-def asked(unet, *, seed=0):
-    """The UNet's answer to fixed latents at timestep 500 with text of the right sizes."""
+def predict(unet, *, seed=0):
+    """The UNet's prediction for fixed latents at timestep 500 with text of the right sizes."""
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     tokens, pooled = torch.randn(2, 24, 48, generator=generator), torch.randn(2, 24, generator=generator)
@@ -39,7 +39,7 @@ def asked(unet, *, seed=0):
 
 
 @pytest.mark.slow
-def test_what_is_saved_is_loaded_unchanged(saved):
+def test_components_are_loaded_as_they_were_saved(saved):
     parts, folder = saved
     again = Components.load(folder / "full")
     for name in NETWORKS:
@@ -53,7 +53,7 @@ def test_what_is_saved_is_loaded_unchanged(saved):
 
 
 @pytest.mark.slow
-def test_plain_diffusers_opens_a_saved_model_and_draws_the_same(saved):
+def test_saved_components_open_in_plain_diffusers_and_sample_the_same(saved):
     from diffusers import StableDiffusionXLPipeline
 
     folder = saved[1]
@@ -69,7 +69,7 @@ def test_plain_diffusers_opens_a_saved_model_and_draws_the_same(saved):
 
 
 @pytest.mark.slow
-def test_the_first_text_encoder_is_saved_under_the_names_that_older_libraries_read(saved):
+def test_saved_first_text_encoder_has_the_tensor_names_that_older_libraries_read(saved):
     from safetensors import safe_open
 
     with safe_open(saved[1] / "full" / "text_encoder" / "model.safetensors", "pt") as file:
@@ -79,7 +79,7 @@ def test_the_first_text_encoder_is_saved_under_the_names_that_older_libraries_re
 
 
 @pytest.mark.slow
-def test_saving_in_half_precision_leaves_the_model_itself_alone(saved, tmp_path):
+def test_saving_in_half_precision_leaves_the_model_itself_unchanged(saved, tmp_path):
     from safetensors.torch import load_file
 
     parts, folder = saved
@@ -90,21 +90,21 @@ def test_saving_in_half_precision_leaves_the_model_itself_alone(saved, tmp_path)
     torch.testing.assert_close(stored[key], parts.unet.state_dict()[key].half())
 
 
-def test_saved_weights_are_as_readable_as_their_settings(saved):
+def test_saved_weights_have_the_file_permissions_of_their_settings(saved):
     folder = saved[1] / "half" / "unet"
     modes = {path.stat().st_mode for path in folder.iterdir()}
     assert len(modes) == 1
 
 
 @pytest.mark.slow
-def test_a_saved_model_does_not_tell_where_it_was_loaded_from(saved, tmp_path):
+def test_saved_settings_do_not_contain_the_path_they_were_loaded_from(saved, tmp_path):
     folder = saved[1] / "full"
     Components.load(folder).save(tmp_path / "again")
-    told = [path for path in (tmp_path / "again").rglob("*.json") if str(folder) in path.read_text()]
-    assert told == []
+    mentions = [path for path in (tmp_path / "again").rglob("*.json") if str(folder) in path.read_text()]
+    assert mentions == []
 
 
-def test_an_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
+def test_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_an_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_networks_come_in_the_precision_asked_for_ready_to_use(saved):
+def test_loaded_networks_have_the_wanted_precision_and_are_in_evaluation_mode(saved):
     parts = Components.load(saved[1] / "full", dtype=torch.bfloat16)
     for name in NETWORKS:
         assert getattr(parts, name).dtype == torch.bfloat16
@@ -123,7 +123,7 @@ def test_networks_come_in_the_precision_asked_for_ready_to_use(saved):
 
 
 @pytest.mark.slow
-def test_a_vae_that_overflows_in_float16_stays_in_float32(tmp_path):
+def test_vae_that_overflows_in_float16_stays_in_float32(tmp_path):
     parts = tiny_sdxl(tmp_path / "tokenizer")
     parts.vae.register_to_config(force_upcast=True)
     parts.save(tmp_path / "model")
@@ -132,7 +132,7 @@ def test_a_vae_that_overflows_in_float16_stays_in_float32(tmp_path):
     assert Components.load(tmp_path / "model", dtype=torch.bfloat16).vae.dtype == torch.bfloat16
 
 
-def test_only_the_parts_asked_for_are_read(saved, tmp_path):
+def test_components_load_only_the_wanted_parts(saved, tmp_path):
     for name in ("unet", "scheduler"):
         shutil.copytree(saved[1] / "half" / name, tmp_path / name)
     shutil.copy(saved[1] / "half" / "model_index.json", tmp_path)
@@ -148,11 +148,11 @@ def test_only_the_parts_asked_for_are_read(saved, tmp_path):
         Components.load(tmp_path, parts=("decoder",))
 
 
-def test_sizes_in_pixels_are_those_of_what_the_vae_makes(saved):
+def test_vae_factor_and_grid_size_agree_with_what_the_vae_decodes(saved):
     parts, _ = saved
     with torch.no_grad():
-        picture = parts.vae.decode(torch.zeros(1, 4, 8, 8)).sample
-    assert picture.shape[-1] == parts.grid_size == 8 * parts.vae_factor
+        image = parts.vae.decode(torch.zeros(1, 4, 8, 8)).sample
+    assert image.shape[-1] == parts.grid_size == 8 * parts.vae_factor
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_loading_prints_nothing(saved, capfd):
 @pytest.mark.parametrize("spacing", [None, "trailing", "linspace"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", module.SAMPLERS)
-def test_every_sampler_finds_the_only_picture_that_a_perfect_network_knows(name, kind, spacing):
+def test_sampler_of_each_kind_finds_the_only_image_of_a_perfect_network(name, kind, spacing):
     generator = torch.Generator().manual_seed(0)
     z, eps = 3 * torch.randn(4, 8, 8, generator=generator), torch.randn(4, 8, 8, generator=generator)
     scheduler = build_scheduler({**SIZES["scheduler"], "prediction_type": kind}, name, spacing)
@@ -174,15 +174,15 @@ def test_every_sampler_finds_the_only_picture_that_a_perfect_network_knows(name,
         abar = scheduler.alphas_cumprod[int(step.round())]
         shown = scheduler.scale_model_input(x, step)
         noise = (shown - abar.sqrt() * z) / (1 - abar).sqrt()
-        answer = noise if kind == "epsilon" else abar.sqrt() * noise - (1 - abar).sqrt() * z
-        x = scheduler.step(answer, step, x).prev_sample
-    # DDIM ends, as SDXL's settings say, at the first timestep, where a share sqrt(1 - abar_0) = 0.03 of noise is left;
-    # values far beyond 1 come back uncut
+        prediction = noise if kind == "epsilon" else abar.sqrt() * noise - (1 - abar).sqrt() * z
+        x = scheduler.step(prediction, step, x).prev_sample
+    # by SDXL's settings DDIM ends at the first timestep, where a share sqrt(1 - abar_0) = 0.03 of noise is left;
+    # values far beyond 1 are not clipped
     torch.testing.assert_close(x, z, atol=0.15, rtol=0)
 
 
 @pytest.mark.parametrize(("spacing", "first"), [(None, 958), ("leading", 958), ("trailing", 999), ("linspace", 999)])
-def test_spacing_decides_where_sampling_begins(spacing, first):
+def test_spacing_decides_at_which_timestep_sampling_begins(spacing, first):
     for name in module.SAMPLERS:
         scheduler = build_scheduler(SIZES["scheduler"], name, spacing)
         scheduler.set_timesteps(30)
@@ -190,18 +190,18 @@ def test_spacing_decides_where_sampling_begins(spacing, first):
         assert int(scheduler.timesteps[0]) == (1 + 30 * 32 if name == "dpm++" and first == 958 else first), name
 
 
-def test_an_unknown_sampler_is_refused():
+def test_sampler_that_is_unknown_is_refused():
     with pytest.raises(ValueError, match=r"no sampler 'eular'; choose among ddim, euler, dpm\+\+"):
         build_scheduler(SIZES["scheduler"], "eular")
 
 
 @pytest.mark.slow
-def test_low_rank_additions_start_at_nothing_and_only_they_learn(tmp_path):
+def test_lora_starts_as_the_identity_and_is_all_that_is_trained(tmp_path):
     unet = tiny_sdxl(tmp_path).unet
-    before = asked(unet)
+    before = predict(unet)
     names = {name for name, _ in unet.named_parameters()}
     with_lora(unet, 2, 2.0)
-    torch.testing.assert_close(asked(unet), before)
+    torch.testing.assert_close(predict(unet), before)
     learning = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
     assert learning == {name for name, _ in unet.named_parameters() if "lora_" in name}
     # four blocks with attention (down, middle, up twice), in each two attentions of four projections with A and B
@@ -210,7 +210,7 @@ def test_low_rank_additions_start_at_nothing_and_only_they_learn(tmp_path):
 
 
 @pytest.mark.slow
-def test_merged_additions_are_the_weights_plus_alpha_over_rank_times_their_product(tmp_path):
+def test_merged_lora_is_the_weights_plus_alpha_over_rank_times_the_product(tmp_path):
     unet = with_lora(tiny_sdxl(tmp_path).unet, 2, 3.0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -220,14 +220,14 @@ def test_merged_additions_are_the_weights_plus_alpha_over_rank_times_their_produ
     layer = unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k
     product = layer.lora_B.default.weight @ layer.lora_A.default.weight
     expected = layer.base_layer.weight + 3.0 / 2 * product
-    apart = asked(unet)
+    apart = predict(unet)
     with pytest.raises(ValueError, match="merge them first"):
         tiny_with(unet, tmp_path).save(tmp_path / "model")
     merge_lora(unet)
     torch.testing.assert_close(unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight, expected)
-    torch.testing.assert_close(asked(unet), apart, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(predict(unet), apart, atol=1e-4, rtol=1e-4)
     tiny_with(unet, tmp_path).save(tmp_path / "model", torch.float32)
-    torch.testing.assert_close(asked(Components.load(tmp_path / "model", parts=["unet"]).unet), asked(unet))
+    torch.testing.assert_close(predict(Components.load(tmp_path / "model", parts=["unet"]).unet), predict(unet))
     assert all(parameter.requires_grad for parameter in unet.parameters())
 
 
@@ -237,7 +237,7 @@ def tiny_with(unet, tmp_path):
     return parts
 
 
-def test_additions_of_rank_zero_and_xformers_without_cuda_are_refused(saved):
+def test_lora_of_rank_zero_and_xformers_without_cuda_are_refused(saved):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         with_lora(saved[0].unet, 0, 1.0)
     with pytest.raises(ValueError, match="CUDA only, but the UNet is on cpu"):

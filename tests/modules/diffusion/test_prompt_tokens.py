@@ -1,4 +1,4 @@
-"""Prompts as the generator reads them, against diffusers' own pipeline."""
+"""Token features of prompts, against diffusers' own pipeline."""
 
 import shutil
 
@@ -24,7 +24,7 @@ def encoder(folder):
 
 
 @pytest.mark.slow
-def test_tokens_are_what_stable_diffusions_own_pipeline_tells_its_unet(folder, encoder):
+def test_prompt_encoder_agrees_with_stable_diffusions_own_pipeline(folder, encoder):
     from diffusers import StableDiffusionPipeline
 
     with without_warnings(), torch.no_grad():
@@ -38,7 +38,7 @@ def test_tokens_are_what_stable_diffusions_own_pipeline_tells_its_unet(folder, e
 
 
 @pytest.mark.slow
-def test_fewer_layers_are_clip_skip_and_are_all_that_is_saved(folder, encoder, tmp_path):
+def test_prompt_encoder_with_fewer_layers_is_clip_skip_and_saves_only_those(folder, encoder, tmp_path):
     layers = encoder.encoder.config.num_hidden_layers
     words = encoder.tokenizer(PROMPTS, padding="max_length", max_length=24, truncation=True, return_tensors="pt")
     states = encoder.encoder(words.input_ids, output_hidden_states=True).hidden_states  # as diffusers' clip_skip reads
@@ -50,7 +50,7 @@ def test_fewer_layers_are_clip_skip_and_are_all_that_is_saved(folder, encoder, t
     torch.testing.assert_close(PromptEncoder.from_pretrained(tmp_path)(PROMPTS).tokens, expected)
 
 
-def test_without_layers_a_word_is_the_same_beside_any_other(folder):
+def test_prompt_encoder_without_layers_gives_a_word_the_same_token_beside_any_other(folder):
     words = PromptEncoder.from_pretrained(folder, layers=0)
     red, blue = words(["a red chair", "a blue chair"]).tokens
     differ = (red != blue).any(-1).nonzero().flatten().tolist()
@@ -60,7 +60,7 @@ def test_without_layers_a_word_is_the_same_beside_any_other(folder):
         PromptEncoder.from_pretrained(folder, layers=99)
 
 
-def test_the_mask_shows_words_and_marks_and_hides_padding(encoder):
+def test_prompt_mask_is_true_at_words_and_marks_and_false_at_padding(encoder):
     mask = encoder(PROMPTS).mask
     words = len(encoder.tokenizer(PROMPTS[0], add_special_tokens=False).input_ids)
     assert words >= 4
@@ -69,13 +69,13 @@ def test_the_mask_shows_words_and_marks_and_hides_padding(encoder):
     assert mask[2].all()
 
 
-def test_words_do_not_know_how_much_padding_follows(encoder):
+def test_prompt_tokens_do_not_depend_on_the_padding_after_them(encoder):
     short = encoder.encoder(encoder.tokenizer(PROMPTS[:1], return_tensors="pt").input_ids).last_hidden_state
     found = encoder(PROMPTS[:1])
     torch.testing.assert_close(found.tokens[found.mask], short[0], atol=1e-5, rtol=1e-5)
 
 
-def test_what_is_not_read_to_the_end_is_told(encoder):
+def test_prompt_fits_only_if_nothing_is_cut_off(encoder):
     assert encoder.fits("a red fire hydrant")
     assert not encoder.fits("zebras, " * 30)
     limit = next(count for count in range(1, 60) if not encoder.fits("x " * count))
@@ -83,7 +83,7 @@ def test_what_is_not_read_to_the_end_is_told(encoder):
     torch.testing.assert_close(encoder([same]).tokens, encoder([cut]).tokens)
 
 
-def test_what_is_saved_beside_other_files_reads_the_same(encoder, tmp_path):
+def test_prompt_encoder_saved_beside_other_files_reads_the_same(encoder, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     encoder.save(tmp_path, torch.float32)
     assert (tmp_path / "config.json").is_file()
@@ -94,7 +94,7 @@ def test_what_is_saved_beside_other_files_reads_the_same(encoder, tmp_path):
     assert all(not parameter.requires_grad for parameter in again.encoder.parameters())
 
 
-def test_weights_are_saved_in_half_precision_and_read_in_full(encoder, tmp_path):
+def test_prompt_encoder_saves_half_precision_and_loads_float32(encoder, tmp_path):
     encoder.save(tmp_path)
     again = PromptEncoder.from_pretrained(tmp_path)
     assert again.encoder.dtype == torch.float32
@@ -102,26 +102,26 @@ def test_weights_are_saved_in_half_precision_and_read_in_full(encoder, tmp_path)
 
 
 @pytest.mark.slow
-def test_an_sdxls_first_encoder_serves_too(tmp_path):
+def test_prompt_encoder_loads_the_first_encoder_of_an_sdxl(tmp_path):
     encoder = PromptEncoder.from_pretrained(tiny_sdxl_folder(tmp_path))
     assert encoder(PROMPTS).tokens.shape == (3, 24, 16)
 
 
-def test_prompts_are_joined_and_chosen_as_any_batch(encoder):
+def test_prompt_tokens_are_joined_and_indexed_as_any_batch(encoder):
     whole = encoder(PROMPTS)
     parts = PromptTokens.cat([encoder(PROMPTS[:1]), encoder(PROMPTS[1:])])
     torch.testing.assert_close(parts.tokens, whole.tokens)
     assert torch.equal(whole[[2, 0]].mask, whole.mask[[2, 0]])
 
 
-def test_a_lone_text_and_no_text_are_refused(encoder):
+def test_prompt_encoder_refuses_a_single_text_and_no_text(encoder):
     with pytest.raises(ValueError, match="list of at least one text, got 'a chair'"):
         encoder("a chair")
     with pytest.raises(ValueError, match=r"at least one text, got \[\]"):
         encoder([])
 
 
-def test_folders_without_an_encoder_are_refused_in_a_sentence(folder, tmp_path):
+def test_prompt_encoder_refuses_folders_without_an_encoder_in_one_sentence(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no model_index\.json; is it a model") as error:
         PromptEncoder.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
@@ -132,7 +132,7 @@ def test_folders_without_an_encoder_are_refused_in_a_sentence(folder, tmp_path):
         PromptEncoder.from_pretrained("nowhere")
 
 
-def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
+def test_prompt_encoder_refuses_a_tokenizer_of_another_model(folder, tmp_path):
     from instant3d.modules.diffusion.tiny_models import train_tokenizer
 
     shutil.copytree(folder / "text_encoder", tmp_path / "text_encoder")

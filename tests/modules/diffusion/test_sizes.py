@@ -1,4 +1,4 @@
-"""Settings of foreign networks that would build without end are refused before anything is built."""
+"""Settings of third-party networks that would take unbounded memory are refused before anything is built."""
 
 import pytest
 
@@ -18,7 +18,7 @@ SDXL = {
 }
 
 
-def test_published_settings_are_taken():
+def test_check_sizes_accepts_published_settings():
     check_sizes(SDXL, "unet")
     check_sizes({"hidden_size": 1280, "num_hidden_layers": 32, "vocab_size": 49408, "projection_dim": 1280}, "text")
 
@@ -37,11 +37,11 @@ def test_published_settings_are_taken():
         ("norm_eps", float("nan")),
     ],
 )
-def test_a_number_outside_its_range_is_named(name, value):
+def test_check_sizes_names_a_number_outside_its_range(name, value):
     with pytest.raises(ValueError, match=rf"unet: {name} must lie from"):
         check_sizes(SDXL | {name: value}, "unet")
 
 
-def test_a_list_of_very_many_blocks_is_refused():
+def test_check_sizes_refuses_a_list_of_very_many_blocks():
     with pytest.raises(ValueError, match="list of at most 16"):
         check_sizes(SDXL | {"block_out_channels": [32] * 1000}, "unet")

@@ -17,7 +17,7 @@ def saved(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_prompts_are_embedded_as_by_diffusers_own_pipeline(saved):
+def test_text_embeddings_agree_with_diffusers_own_pipeline(saved):
     from diffusers import StableDiffusionXLPipeline
 
     parts, folder = saved
@@ -31,7 +31,7 @@ def test_prompts_are_embedded_as_by_diffusers_own_pipeline(saved):
 
 
 @pytest.mark.slow
-def test_no_prompt_is_what_the_pipeline_guides_away_from(saved):
+def test_text_embedding_of_no_prompt_is_that_of_the_pipelines_guidance(saved):
     from diffusers import StableDiffusionXLPipeline
 
     parts, folder = saved
@@ -43,18 +43,18 @@ def test_no_prompt_is_what_the_pipeline_guides_away_from(saved):
     torch.testing.assert_close(nothing.pooled, negative_pooled)
 
 
-def test_a_prompt_is_embedded_alike_alone_and_among_others(saved):
+def test_text_embedding_of_a_prompt_is_the_same_alone_and_in_a_batch(saved):
     parts, _ = saved
     torch.testing.assert_close(encode(parts, PROMPTS[:1]).tokens, encode(parts, PROMPTS).tokens[:1])
 
 
-def test_the_summary_depends_on_every_word_before_the_end(saved):
+def test_text_summary_depends_on_every_word_before_the_end(saved):
     parts, _ = saved
     red, blue = encode(parts, ["a red fire truck", "a blue fire truck"]).pooled
     assert (red - blue).abs().max() > 1e-3
 
 
-def test_a_lone_text_no_prompts_and_missing_encoders_are_refused(saved):
+def test_text_encode_refuses_a_single_text_no_prompts_and_missing_encoders(saved):
     parts, _ = saved
     with pytest.raises(ValueError, match="list of at least one text, got 'a chair'"):
         encode(parts, "a chair")

@@ -113,7 +113,7 @@ def test_a_picture_where_it_does_not_fit_is_one_sentence(
     [
         (structured_cameras(), []),
         (orbit([0.0, 90.0], 80.0), ["elevations of 80"]),
-        (orbit([0.0, 90.0], 20.0, fov_deg=70.0), ["fields of view of 70", "it knows 30 to 50 degrees"]),
+        (orbit([0.0, 90.0], 20.0, fov_deg=70.0), ["fields of view of 70", "trained on 30 to 50 degrees"]),
         (orbit([0.0, 90.0], -60.0, fov_deg=70.0), ["elevations of -60", "fields of view of 70"]),
     ],
 )
@@ -123,7 +123,7 @@ def test_cameras_that_a_checkpoint_was_not_taught_with_are_noted_with_those_that
     views = scene(tmp_path / "scene", cameras)
     code, _, err = run("reconstruct", views, "--weights", weights / "instantmesh", "-o", tmp_path / "out")
     assert code == 0
-    assert err.count("not taught with cameras") == bool(notes)
+    assert err.count("not trained with cameras") == bool(notes)
     assert all(note in err for note in notes)
 
 
@@ -151,7 +151,7 @@ def test_generate_notes_structured_views_that_a_checkpoint_does_not_know(run, st
     network.save_pretrained(tmp_path / "narrow", torch.float32)
     code, _, err = generated(run, stage1, tmp_path / "narrow", tmp_path / "out")
     assert code == 0
-    assert "fields of view of 50 (it knows 25 to 35 degrees)" in err
+    assert "fields of view of 50 (trained on 25 to 35 degrees)" in err
 
 
 def test_generate_refuses_a_network_of_one_picture_before_anything_is_drawn(run, stage1, weights, tmp_path):

@@ -273,7 +273,7 @@ def test_openlrms_assumed_camera_is_the_one_it_was_taught():
     assert camera_warning(camera, architecture) is None
     assert "azimuth -90" in camera_warning(structured_cameras()[:1], architecture)
     network = convert.to_native("openlrm", bare(golden), settings(golden))
-    with pytest.raises(ValueError, match="one picture, got 2"):
+    with pytest.raises(ValueError, match="one image, got 2"):
         network.triplane(golden.views[:, [0, 0]])
 
 
@@ -284,7 +284,7 @@ def test_cameras_that_a_checkpoint_does_not_know_are_told():
     assert camera_warning(Golden("instantmesh").views.cameras, architecture) is None
     assert camera_warning(structured_cameras(), architecture) is None
     high = camera_warning(orbit([0.0, 90.0], 70.0, 2.7, 50.0), architecture)
-    assert "elevations of 70 (it knows -22 to 53 degrees)" in high
+    assert "elevations of 70 (trained on -22 to 53 degrees)" in high
     assert "fields of view of 80" in camera_warning(orbit(0.0, 20.0, 2.7, 80.0)[None], architecture)
     assert camera_warning(orbit(0.0, 70.0, 9.0, 80.0)[None], Architecture()) is None
 

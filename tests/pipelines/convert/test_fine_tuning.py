@@ -84,7 +84,8 @@ def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weight
             "loss_weights": {"rgb": 4.0, "perceptual": 0.0, "mask": 1.0},
         },
         "data": {
-            "train": [str(data)], "val": [], "batch_size": 1, "workers": 0, "view_sampling": {"patch": 16, "zoom": [16, 32]},
+            "train": [str(data)], "val": [], "batch_size": 1, "workers": 0,
+            "view_sampling": {"patch": 16, "zoom": [16, 32]},
         },
         "trainer": {
             "accelerator": "cpu", "devices": 1, "max_steps": 1, "logger": False, "limit_val_batches": 0,

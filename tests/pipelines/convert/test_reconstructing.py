@@ -53,7 +53,7 @@ def test_a_network_of_one_picture_gets_the_first_as_its_own_camera_sees_it(famil
 @pytest.mark.slow
 def test_a_network_of_one_picture_refuses_four(scene, tmp_path):
     convert.convert("triposr", Golden("triposr").folder, tmp_path / "weights")
-    with pytest.raises(ValueError, match="one picture, got 4"):
+    with pytest.raises(ValueError, match="one image, got 4"):
         reconstruct(scene, tmp_path / "out", weights=tmp_path / "weights", device="cpu", views=[0, 1, 2, 3])
     assert not (tmp_path / "out").exists()
 

@@ -42,10 +42,10 @@ def drawn(balls, cameras: Cameras = AROUND, color=(0.2, 0.5, 0.7)) -> Views:
     return Views(rgb.clamp(0, 1), alpha, cameras)
 
 
-def put(folder, name="tripod", *, balls=None, cameras=AROUND, said=None, caption="a thing", **how):
-    """A scene of `balls` seen by `cameras`, whose document says `said` instead."""
+def put(folder, name="tripod", *, balls=None, cameras=AROUND, written=None, caption="a thing", **how):
+    """A scene of `balls` seen by `cameras`, whose document contains `written` instead."""
     views = drawn(balls or BALLS[name], cameras, **how)
-    scenes.write(folder, Views(views.rgb, views.alpha, said or cameras), caption=caption)
+    scenes.write(folder, Views(views.rgb, views.alpha, written or cameras), caption=caption)
     return folder
 
 
@@ -80,22 +80,22 @@ def kinds(*folders, **how):
 @pytest.mark.slow
 @pytest.mark.parametrize("cameras", [AROUND, structured_cameras()], ids=["around", "structured"])
 @pytest.mark.parametrize("name", BALLS)
-def test_a_healthy_scene_raises_no_alarm(tmp_path, name, cameras):
+def test_check_raises_no_alarm_for_a_healthy_scene(tmp_path, name, cameras):
     assert findings(put(tmp_path / name, name, cameras=cameras)) == []
 
 
 @pytest.mark.parametrize("turn_deg", [40.0, 90.0])
-def test_the_choice_of_the_world_s_axes_is_no_fault(tmp_path, turn_deg):
+def test_check_accepts_any_choice_of_the_world_s_axes(tmp_path, turn_deg):
     # cameras and object turned together, about the x axis: another project's up
     s, c = math.sin(math.radians(turn_deg)), math.cos(math.radians(turn_deg))
     turn = torch.tensor([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1.0]])
-    said = Cameras(turn @ AROUND.cam_to_world, AROUND.intrinsics)
-    assert findings(put(tmp_path / "turned", said=said)) == []
+    written = Cameras(turn @ AROUND.cam_to_world, AROUND.intrinsics)
+    assert findings(put(tmp_path / "turned", written=written)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("meaning", list(READINGS)[1:])
-def test_a_mistaken_convention_is_named_and_repaired(tmp_path, meaning):
+def test_check_names_and_repairs_a_mistaken_convention(tmp_path, meaning):
     folder = put(tmp_path / "tripod")
     before = scenes.document(folder)
     write_matrices(folder, meaning)
@@ -113,8 +113,8 @@ def test_a_mistaken_convention_is_named_and_repaired(tmp_path, meaning):
     assert findings(folder) == []
 
 
-def test_a_ball_cannot_tell_two_conventions_apart_and_is_left_alone(tmp_path):
-    # a picture of a ball turned by half a circle is the same picture: OpenCV's axes fit as well as PyTorch3D's
+def test_check_cannot_tell_two_conventions_of_a_ball_apart_and_leaves_it_alone(tmp_path):
+    # an image of a ball rotated by half a circle is the same image: OpenCV's axes fit as well as PyTorch3D's
     folder = put(tmp_path / "ball", "sphere")
     write_matrices(folder, "camera-to-world, OpenCV")
     wrong = (folder / "transforms.json").read_bytes()
@@ -127,7 +127,7 @@ def test_a_ball_cannot_tell_two_conventions_apart_and_is_left_alone(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("others", "cured"), [(9, True), (3, False)])
-def test_a_ball_among_enough_scenes_of_one_mind_is_repaired_with_them(tmp_path, others, cured):
+def test_check_repairs_a_ball_with_enough_scenes_of_one_convention_beside_it(tmp_path, others, cured):
     ball, first = put(tmp_path / "ball", "sphere"), put(tmp_path / "thing0")
     for k in range(1, others):
         shutil.copytree(first, tmp_path / f"thing{k}")
@@ -140,7 +140,7 @@ def test_a_ball_among_enough_scenes_of_one_mind_is_repaired_with_them(tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_path):
+def test_check_repairs_the_others_when_a_frame_cannot_be_read(tmp_path):
     folder = put(tmp_path / "tripod")
     write_matrices(folder, "world-to-camera, OpenCV")
     edit(folder, lambda content: content["frames"].__setitem__(2, {"file_path": "images/0002.png"}))
@@ -150,7 +150,7 @@ def test_a_frame_that_cannot_be_read_does_not_stop_the_repair_of_the_others(tmp_
 
 
 @pytest.mark.slow
-def test_pictures_larger_than_are_compared_give_the_same_verdict(tmp_path):
+def test_check_gives_the_same_findings_for_images_larger_than_are_compared(tmp_path):
     folder = put(tmp_path / "tripod")
     for k in range(6):
         paint(folder, lambda image: image.resize((300, 300), Image.Resampling.BICUBIC), f"images/{k:04d}.png")
@@ -160,7 +160,7 @@ def test_pictures_larger_than_are_compared_give_the_same_verdict(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
+def test_repair_does_not_overwrite_the_first_copy(tmp_path):
     folder = put(tmp_path / "tripod")
     for meaning in ("camera-to-world, OpenCV", "world-to-camera, OpenGL"):
         write_matrices(folder, meaning)
@@ -170,42 +170,42 @@ def test_a_second_repair_does_not_overwrite_the_first_copy(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.6, 0.7, 1.5])
-def test_a_field_of_view_that_the_outlines_refute_is_told(tmp_path, factor):
+def test_check_reports_a_field_of_view_that_the_outlines_refute(tmp_path, factor):
     lens = AROUND.intrinsics * torch.tensor([factor, factor, 1, 1])
-    (found,) = findings(put(tmp_path / "tripod", said=Cameras(AROUND.cam_to_world, lens)))
+    (found,) = findings(put(tmp_path / "tripod", written=Cameras(AROUND.cam_to_world, lens)))
     assert (found.kind, found.fix) == ("field of view", None)
-    told = float(found.advice.split("about ")[1].split(" degrees")[0])
-    assert told == pytest.approx(50, abs=6)
+    suggested = float(found.advice.split("about ")[1].split(" degrees")[0])
+    assert suggested == pytest.approx(50, abs=6)
 
 
-def test_a_ball_fits_every_field_of_view_and_stays_unblamed(tmp_path):
+def test_check_reports_no_field_of_view_of_a_ball_as_each_fits(tmp_path):
     lens = intrinsics_from_fov(torch.full((6,), 44.0))
     cameras = orbit(AZIMUTHS, ELEVATIONS, 2.7)
-    said = Cameras(cameras.cam_to_world, lens)
-    assert findings(put(tmp_path / "ball", "sphere", cameras=cameras, said=said)) == []
+    written = Cameras(cameras.cam_to_world, lens)
+    assert findings(put(tmp_path / "ball", "sphere", cameras=cameras, written=written)) == []
 
 
 @pytest.mark.slow
-def test_frames_in_another_order_than_their_cameras_are_suspected(tmp_path):
-    folder = put(tmp_path / "tripod", said=Cameras(AROUND.cam_to_world.roll(2, 0), AROUND.intrinsics))
+def test_check_suspects_frames_in_another_order_than_their_cameras(tmp_path):
+    folder = put(tmp_path / "tripod", written=Cameras(AROUND.cam_to_world.roll(2, 0), AROUND.intrinsics))
     (found,) = findings(folder)
     assert (found.kind, found.fix) == ("cameras", None)
 
 
 @pytest.mark.slow
-def test_an_object_that_leaves_the_box_is_told(tmp_path):
+def test_check_reports_an_object_that_leaves_the_box(tmp_path):
     wide = orbit(AZIMUTHS, ELEVATIONS, 4.0)
     out = [(x + 0.8, y, z, r) for x, y, z, r in BALLS["tripod"]]
     assert kinds(put(tmp_path / "out", balls=out, cameras=wide)) == ["leaves the box"]
     assert kinds(put(tmp_path / "in", cameras=wide)) == []
 
 
-def test_an_object_that_leaves_the_frame_is_told(tmp_path):
+def test_check_reports_an_object_that_leaves_the_frame(tmp_path):
     near = orbit(AZIMUTHS, ELEVATIONS, 2.7, 24.0)
     assert kinds(put(tmp_path / "near", cameras=near)) == ["leaves the frame"]
 
 
-def test_a_tiny_object_is_told(tmp_path):
+def test_check_reports_a_tiny_object(tmp_path):
     small = [tuple(0.18 * value for value in ball) for ball in BALLS["tripod"]]
     assert kinds(put(tmp_path / "small", balls=small)) == ["tiny object"]
 
@@ -217,7 +217,7 @@ def paint(folder, change, name="images/0002.png") -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("colour", ["black", "white"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_a_black_or_white_frame_is_told(tmp_path, colour, mode):
+def test_check_reports_a_black_or_white_frame(tmp_path, colour, mode):
     folder = put(tmp_path / "tripod")
     paint(folder, lambda image: Image.new(mode, image.size, colour))
     (found,) = findings(folder)
@@ -226,7 +226,7 @@ def test_a_black_or_white_frame_is_told(tmp_path, colour, mode):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("colour", ["black", "white"])
-def test_a_blackened_object_is_told_unless_it_is_black_from_all_sides(tmp_path, colour):
+def test_check_reports_a_blackened_object_unless_it_is_black_from_all_sides(tmp_path, colour):
     folder = put(tmp_path / "tripod")
 
     def blacken(image):
@@ -242,7 +242,7 @@ def test_a_blackened_object_is_told_unless_it_is_black_from_all_sides(tmp_path, 
     assert findings(folder) == []
 
 
-def test_a_frame_that_shows_nothing_is_told(tmp_path):
+def test_check_reports_a_frame_that_shows_nothing(tmp_path):
     folder = put(tmp_path / "tripod")
     paint(folder, lambda image: Image.new("RGBA", image.size, (90, 90, 90, 0)))
     assert [(found.kind, found.frames) for found in findings(folder)] == [("empty frame", (2,))]
@@ -250,7 +250,7 @@ def test_a_frame_that_shows_nothing_is_told(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("background", "level"), [((30, 60, 20), "fault"), ((255, 255, 255), "note")])
-def test_missing_alpha_is_a_fault_only_where_it_cannot_be_cut(tmp_path, background, level):
+def test_check_reports_missing_alpha_as_a_fault_only_where_it_cannot_be_cut(tmp_path, background, level):
     folder = put(tmp_path / "tripod")
     for k in range(6):
         paint(
@@ -263,7 +263,7 @@ def test_missing_alpha_is_a_fault_only_where_it_cannot_be_cut(tmp_path, backgrou
 
 
 @pytest.mark.parametrize("caption", [None, "  "])
-def test_a_missing_caption_is_noted(tmp_path, caption):
+def test_check_notes_a_missing_caption(tmp_path, caption):
     folder = put(tmp_path / "tripod", caption=caption)
     assert [(found.kind, found.level) for found in findings(folder)] == [("caption missing", "note")]
 
@@ -291,7 +291,7 @@ def herd(flock, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_scene_of_another_length_than_those_beside_it_is_told(herd):
+def test_check_reports_a_scene_of_another_length_than_those_beside_it(herd):
     folder = herd(6)
     edit(folder / "thing3", lambda content: content["frames"].pop())
     (folder / "thing3" / "images" / "0005.png").unlink()
@@ -299,14 +299,14 @@ def test_a_scene_of_another_length_than_those_beside_it_is_told(herd):
     assert len(findings(folder, frames=5)) == 5
 
 
-def test_a_picture_that_no_frame_names_is_told(tmp_path):
+def test_check_reports_an_image_that_no_frame_names(tmp_path):
     folder = put(tmp_path / "tripod")
     edit(folder, lambda content: content["frames"].pop())
     assert kinds(folder) == ["frame count"]
 
 
 @pytest.mark.slow
-def test_an_object_rendered_twice_is_told_once(herd):
+def test_check_reports_an_object_rendered_twice_once(herd):
     folder = herd(3)
     shutil.copytree(folder / "thing1", folder / "copy")
     edit(folder / "copy", lambda content: content.update(id="another"))
@@ -316,7 +316,7 @@ def test_an_object_rendered_twice_is_told_once(herd):
 
 
 @pytest.mark.slow
-def test_an_id_given_twice_is_told(herd):
+def test_check_reports_an_id_given_twice(herd):
     folder = herd(2)
     edit(folder / "thing1", lambda content: content.update(id="thing0"))
     assert kinds(folder) == ["duplicate"]
@@ -329,15 +329,15 @@ def test_an_id_given_twice_is_told(herd):
         lambda folder: (folder / "transforms.json").write_text("{"),
         lambda folder: (folder / "transforms.json").unlink(),
         lambda folder: (folder / "images" / "0001.png").unlink(),
-        lambda folder: (folder / "images" / "0001.png").write_bytes(b"not a picture"),
+        lambda folder: (folder / "images" / "0001.png").write_bytes(b"not an image"),
         lambda folder: paint(folder, lambda image: image.resize((32, 32))),
         lambda folder: edit(folder, lambda content: content["frames"][1].pop("transform_matrix")),
         lambda folder: edit(folder, lambda content: content["frames"][1].update(fl_x=-1)),
         lambda folder: edit(folder, lambda content: content["frames"].__setitem__(1, "frame")),
     ],
-    ids=["document", "no document", "missing", "picture", "size", "matrix", "lens", "entry"],
+    ids=["document", "no document", "missing", "image", "size", "matrix", "lens", "entry"],
 )
-def test_what_cannot_be_read_is_told_and_ends_nothing(herd, spoil):
+def test_check_reports_what_cannot_be_read_and_goes_on(herd, spoil):
     folder = herd(2)
     spoil(folder / "thing1")
     (found,) = findings(folder)
@@ -345,7 +345,7 @@ def test_what_cannot_be_read_is_told_and_ends_nothing(herd, spoil):
 
 
 @pytest.mark.slow
-def test_the_command_tells_repairs_and_reports(herd, tmp_path, capsys):
+def test_doctor_command_prints_repairs_and_reports(herd, tmp_path, capsys):
     folder = herd(3)
     write_matrices(folder / "thing0", "world-to-camera, OpenCV")
     asked = ["doctor", str(folder), "--jobs", "1", "-o", str(tmp_path / "report.json")]
@@ -360,14 +360,14 @@ def test_the_command_tells_repairs_and_reports(herd, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(herd, monkeypatch):
+def test_check_finds_the_same_with_two_processes_as_with_one(herd, monkeypatch):
     monkeypatch.setattr(check, "AT_ONCE", 1)
     folder = herd(3)
     write_matrices(folder / "thing0", "world-to-camera, OpenCV")
     assert check.check_scenes([folder], jobs=2) == check.check_scenes([folder], jobs=1)
 
 
-def test_no_scene_is_an_error_with_a_hint(tmp_path):
+def test_doctor_command_without_a_scene_is_an_error_with_a_hint(tmp_path):
     with pytest.raises(ValueError, match="name scene folders"):
         check.check_scenes([tmp_path])
     with pytest.raises(FileNotFoundError, match="does not exist"):

@@ -1,4 +1,4 @@
-"""What score distillation asks of a diffusion model."""
+"""Interface of the diffusion models that guide score distillation."""
 
 from __future__ import annotations
 
@@ -13,28 +13,40 @@ Conditions = Tensor | TensorDataclass
 
 
 class DiffusionGuidance(Protocol):
-    """A diffusion model that can say how a noised image should look for a prompt."""
+    """A frozen diffusion model that predicts the noise in a noisy image for a prompt.
 
-    abar: Tensor  # (T,): share of signal left at each timestep
+    Attributes:
+        abar: (T,), share of signal left at each timestep (alphas_cumprod).
+    """
+
+    abar: Tensor
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """What the model denoises, x0 (B, ...), of images (B, 3, H, W) in about [0, 1]; differentiable."""
+        """Encode images (B, 3, H, W), about in [0, 1], to the samples x0 (B, ...) of the model; differentiable."""
         ...
 
     def embed_prompts(self, prompts: Sequence[str]) -> Conditions:
-        """What the model is told of prompts, (B, ...); "" stands for no prompt."""
+        """Embed prompts (B) as conditions (B, ...); "" is the empty prompt."""
         ...
 
     def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Any) -> Tensor:
-        """The noise eps (B, ...) that the model sees in x_t at timesteps t (B,), long, told `conditions` of the kind
-        that its `embed` gives; without gradient."""
+        """Predict the noise in x_t, without gradient.
+
+        Args:
+            x_t: Noisy samples, (B, ...).
+            t: Timesteps, (B,) long.
+            conditions: As `embed_prompts` returns them.
+
+        Returns:
+            eps, (B, ...).
+        """
         ...
 
 
 @runtime_checkable
 class CameraGuidance(DiffusionGuidance, Protocol):
-    """A diffusion model that may also be told where the camera stands, beyond "front view" and "side view"."""
+    """A diffusion model that is also conditioned on the camera, besides "front view", "side view" and "back view"."""
 
     def condition_on_camera(self, conditions: Any, directions: Tensor) -> Any:
-        """`conditions` (B, ...), with what cameras in directions (B, 3) from the origin add to them."""
+        """Add camera directions (B, 3) from the origin to `conditions` (B, ...)."""
         ...

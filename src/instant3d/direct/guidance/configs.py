@@ -1,4 +1,4 @@
-"""Which diffusion model teaches, as a configuration names it, and what it knows of cameras."""
+"""Configurations that build the guidance model: Stable Diffusion, SDXL, or the exact model of a set of images."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ from instant3d.modules.diffusion.stable_diffusion import SD_2_1_BASE, StableDiff
 
 
 class GuidanceConfig(ABC):
-    """Of a diffusion model, all that a configuration says; `class_path` there names which kind it is."""
+    """Configuration of a guidance model; `class_path` in a YAML file names its kind."""
 
     @abstractmethod
     def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
-        """The guide, and the cameras (V,) that it must be asked from if it knows no others."""
+        """Load the guidance model.
+
+        Args:
+            device: Where to put it.
+
+        Returns:
+            The model, and the cameras (V,) that its images were rendered from if it cannot be evaluated from others.
+        """
 
 
 @dataclass(frozen=True)
@@ -31,14 +38,14 @@ class StableDiffusionConfig(GuidanceConfig):
 
     Attributes:
         source: Folder in diffusers' layout, or Hub id.
-        size: Side in pixels of the images that it is given; null is the size it was trained on.
+        size: Side in pixels to which images are resized; null is the size that the model was trained on.
     """
 
     source: str = SD_2_1_BASE
     size: int | None = None
 
     def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
-        """The guide, and no cameras: it may be asked from anywhere."""
+        """Load the model; it has no fixed cameras."""
         return StableDiffusionGuidance.from_pretrained(self.source, device, size=self.size), None
 
 
@@ -60,27 +67,32 @@ class FiniteSetConfig(GuidanceConfig):
     camera: bool = False
 
     def load(self, device: torch.device) -> tuple[DiffusionGuidance, Cameras | None]:
-        """The guide, and the cameras (V,) of its pictures, which all scenes must share."""
+        """Load the images of all scenes; returns the model and the cameras (V,) of its images.
+
+        Raises:
+            FileNotFoundError: There is no scene.
+            ValueError: A scene has no caption, or other cameras than the first.
+        """
         found = [scenes.read(folder, size=self.size, maps=()) for folder in scenes.below(self.scenes)]
         if not found:
             raise FileNotFoundError(f"there is no scene in {self.scenes}; `make render-data` writes them")
         cameras, captions = found[0].views.cameras, [scene.caption for scene in found]
         for scene in found:
             if not scene.caption:
-                raise ValueError(f"{scene.path} has no caption, so no prompt asks for it; give it one")
+                raise ValueError(f"{scene.path} has no caption, which is the prompt of its images; give it one")
             if not _alike(scene.views.cameras, cameras):
                 raise ValueError(
-                    f"{scene.path} was not taken by the cameras of {found[0].path}; render all objects by one plan"
+                    f"{scene.path} was not rendered from the cameras of {found[0].path}; render all objects by one plan"
                 )
-        pictures = torch.cat([scene.views.composite(1.0) for scene in found])
+        images = torch.cat([scene.views.composite(1.0) for scene in found])
         azimuth = from_front(torch.rad2deg(torch.atan2(cameras.positions[:, 1], cameras.positions[:, 0])))
         views = view_shares(azimuth).repeat(len(found), 1)
         owners: Any = [caption for caption in captions for _ in range(len(azimuth))]
-        known = directions_of(cameras).repeat(len(found), 1) if self.camera else None
-        guide: DiffusionGuidance = FiniteSetGuidance(
-            pictures.to(device), owners, views.to(device), spread=self.spread, taken_from=known
+        camera_directions = directions_of(cameras).repeat(len(found), 1) if self.camera else None
+        guidance: DiffusionGuidance = FiniteSetGuidance(
+            images.to(device), owners, views.to(device), spread=self.spread, taken_from=camera_directions
         )
-        return guide, cameras
+        return guidance, cameras
 
 
 def _alike(one: Cameras, other: Cameras) -> bool:

@@ -1,12 +1,13 @@
-"""The exact diffusion model of a finite set of captioned pictures, in closed form: a guide that was never trained.
+"""Exact diffusion model of a finite set of captioned images in closed form: a guidance model without training.
 
-Pictures are the centres X_k of a Gaussian mixture with spread s. Noised, it stays a mixture, whose score is known:
+The images are the centres X_k of a Gaussian mixture with standard deviation s. Its noisy samples are again a mixture,
+whose score is known:
 
     E[x_0 | x_t, y] = sum_k r_k m_k,   r = softmax_k(log pi_k(y) - |x_t - sqrt(abar) X_k|^2 / 2 (abar s^2 + 1 - abar))
     eps_hat = (x_t - sqrt(abar) E[x_0 | x_t, y]) / sqrt(1 - abar)
 
-where m_k is the posterior mean within one component and pi(y) are the shares of the pictures that words y name. It
-is what a network trained without end on that set would predict: what a student gets wrong is the student's own.
+where m_k is the posterior mean within one component and pi(y) are the shares of the images that prompt y names. It is
+what a network with unlimited training on that set would predict, so that errors of the trained generator are its own.
 """
 
 from __future__ import annotations
@@ -19,17 +20,23 @@ from torch.nn import functional as F
 
 from instant3d.direct.view_prompts import VIEWS
 
-SAME_PLACE = 1e-4  # of cosines: less than a degree
+SAME_PLACE = 1e-4  # tolerance of cosines: less than a degree
 
 
 class FiniteSetGuidance:
-    """A `Guide` that knows K pictures (K, 3, side, side) in [0, 1], the prompt of each, and from where it was seen.
+    """A `DiffusionGuidance` over K images, the prompt of each, and the view it shows.
 
-    views   index into `VIEWS` of each picture (K), or how far each view's words name it, (K, 3): words may leak
-    spread  s, of pictures whose values are in [-1, 1]
-    abar    share of signal left at each of T timesteps; that of Stable Diffusion by default
-    taken_from  unit vectors (K, 3) to where each picture was taken from, if the model is to be told the camera as well,
-                like those that were trained with cameras (MVDream, Shi et al. 2023)
+    Args:
+        images: (K, 3, side, side) in [0, 1].
+        prompts: Prompt of each image, K texts.
+        views: Index into `VIEWS` of each image, (K,), or how well each view's words fit it, (K, 3).
+        spread: s, for image values in [-1, 1].
+        abar: Share of signal left at each of T timesteps; that of Stable Diffusion by default.
+        taken_from: Unit vectors (K, 3) to the camera of each image, if the model is to be conditioned on the camera as
+            well, like those that were trained with cameras (MVDream, Shi et al. 2023).
+
+    Raises:
+        ValueError: The numbers of images, prompts and views differ.
     """
 
     def __init__(
@@ -44,7 +51,7 @@ class FiniteSetGuidance:
     ) -> None:
         if len(images) != len(prompts) or len(images) != len(views):
             raise ValueError(
-                f"each picture needs a prompt and a view, got {len(images)}, {len(prompts)} and {len(views)} of them"
+                f"each image needs a prompt and a view, got {len(images)}, {len(prompts)} and {len(views)} of them"
             )
         self.side = images.shape[-1]
         self.centres = (2 * images - 1).flatten(1)
@@ -58,14 +65,18 @@ class FiniteSetGuidance:
         self.taken_from = None if taken_from is None else taken_from.to(self.centres)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] as they are compared: (B, 3, side, side), values from -1 to 1."""
+        """Resize images (B, 3, H, W) in [0, 1] to (B, 3, side, side) with values in [-1, 1]."""
         if images.shape[-1] != self.side:
             size = (self.side, self.side)
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         return 2 * images.to(self.centres.dtype) - 1
 
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """The share (B, K) of each picture in what is meant by "PROMPT", "PROMPT, VIEW", or by nothing (all alike)."""
+        """Share of each image, (B, K), in the meaning of "PROMPT", "PROMPT, VIEW" or the empty prompt (all alike).
+
+        Raises:
+            ValueError: No image has that prompt or view.
+        """
         return torch.stack([self._shares(prompt) for prompt in prompts])
 
     def _shares(self, prompt: str) -> Tensor:
@@ -73,16 +84,18 @@ class FiniteSetGuidance:
         if view not in VIEWS:
             text, view = prompt, ""
         if text and text not in self.rows:
-            raise ValueError(f"the pictures show {len(self.rows)} prompts, and {text!r} is none of them")
+            raise ValueError(
+                f"the images show {len(self.rows)} prompts, and {text!r} is none of them; use their captions as prompts"
+            )
         shares = torch.ones_like(self.squares) if not text else (self.owner == self.rows[text]).to(self.squares)
         if view:
             shares = shares * self.named[:, VIEWS.index(view)]
         if not shares.any():
-            raise ValueError(f"no picture shows {prompt!r}; render it from all sides")
+            raise ValueError(f"no image shows {prompt!r}; render it from all sides")
         return shares / shares.sum()
 
     def condition_on_camera(self, conditions: Tensor, directions: Tensor) -> Tensor:
-        """Of shares (B, K), those of the pictures that were taken from nearest to directions (B, 3), if it knows."""
+        """Restrict shares (B, K) to images whose cameras are nearest to directions (B, 3), if the model has cameras."""
         if self.taken_from is None:
             return conditions
         cosine = (directions.to(self.taken_from) @ self.taken_from.T).masked_fill(conditions == 0, -2.0)
@@ -91,7 +104,16 @@ class FiniteSetGuidance:
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
-        """eps_hat (B, ...) for noisy pictures x_t (B, ...) at timesteps t (B), and shares (B, K) from `embed`."""
+        """Exact noise prediction.
+
+        Args:
+            x_t: Noisy images, (B, ...).
+            t: Timesteps, (B,).
+            conditions: Shares (B, K) from `embed_prompts`.
+
+        Returns:
+            eps_hat, (B, ...).
+        """
         abar = self.abar[t][:, None]
         flat = x_t.flatten(1)
         variance = abar * self.spread**2 + 1 - abar
@@ -103,6 +125,6 @@ class FiniteSetGuidance:
 
 
 def scaled_linear(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
-    """abar (T) of Stable Diffusion's schedule: square roots of beta rise evenly (Rombach et al. 2022, in float64)."""
+    """abar (T,) of Stable Diffusion's schedule in float64: square roots of beta rise linearly (Rombach et al. 2022)."""
     beta = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
     return (1 - beta).cumprod(0)

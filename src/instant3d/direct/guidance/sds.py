@@ -1,8 +1,8 @@
-"""Score distillation: what a diffusion model's answers mean as a gradient of an image. Knows no model, only `Guide`.
+"""Score distillation: the noise predictions of a diffusion model as a gradient on an image.
 
 x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps; the gradient on x0 is w(t) (eps_hat - eps) (Poole et al. 2022, eq. 3),
-where eps_hat joins several answers of the model to one x_t, t and eps: classifier-free guidance, or Perp-Neg
-(Armandpour et al. 2023; Instant3D arXiv 2311.08403, equations 3 and 10 to 12).
+where eps_hat combines several predictions for one x_t, t and eps: classifier-free guidance, or Perp-Neg (Armandpour et
+al. 2023; Instant3D arXiv 2311.08403, equations 3 and 10 to 12).
 """
 
 from __future__ import annotations
@@ -25,9 +25,23 @@ FLOOR = 1e-6  # of |e_pos|^2 in the projection; stable-dreamfusion's
 def sample_timesteps(
     count: int, total: int, generator: torch.Generator | None = None, *, least: float = 0.02, most: float = 0.98
 ) -> Tensor:
-    """Timesteps (count,) drawn evenly from the shares [least, most] of `total`, both ends included.
+    """Draw timesteps uniformly from a range.
 
-    The released code's default; the paper neither names the range nor narrows it in the course of training.
+    The default range is the released code's; the paper neither names the range nor narrows it in the course of
+    training.
+
+    Args:
+        count: Number of timesteps.
+        total: Timesteps of the schedule.
+        generator: Random numbers.
+        least: Lower end of the range as a share of `total`, included.
+        most: Upper end, included.
+
+    Returns:
+        (count,) integers.
+
+    Raises:
+        ValueError: The range is empty or leaves [0, 1].
     """
     if not 0 <= least <= most <= 1:
         raise ValueError(f"timesteps are drawn between shares 0 <= least <= most <= 1, got {least} and {most}")
@@ -36,9 +50,17 @@ def sample_timesteps(
 
 
 def timestep_weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:
-    """w(t) of abar_t, of its shape. The paper says only that it depends on alpha_t; threestudio offers these.
+    """Weight w(t) of timesteps; the paper says only that it depends on alpha_t, threestudio offers these.
 
-    dreamfusion  1 - abar                 fantasia3d  sqrt(abar) (1 - abar)                 uniform  1
+    Args:
+        abar_t: Share of signal.
+        kind: "dreamfusion" is 1 - abar, "fantasia3d" is sqrt(abar) (1 - abar), "uniform" is 1.
+
+    Returns:
+        Of `abar_t`'s shape.
+
+    Raises:
+        ValueError: There is no such weighting.
     """
     if kind == "dreamfusion":
         return 1 - abar_t
@@ -50,9 +72,14 @@ def timestep_weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:
 
 
 def mix_conditions(conditions: Conditions, shares: Tensor) -> Conditions:
-    """Each sample's prompt between its view words: (B, V, ...) with shares (B, V) becomes (B, ...).
+    """Weighted mean of each sample's conditions over view words; of masks, the union where the share is positive.
 
-    Of masks, whatever any word with a share shows is shown.
+    Args:
+        conditions: (B, V, ...).
+        shares: (B, V).
+
+    Returns:
+        (B, ...).
     """
 
     def mixed(tensor: Tensor) -> Tensor:
@@ -64,18 +91,28 @@ def mix_conditions(conditions: Conditions, shares: Tensor) -> Conditions:
     return conditions.map(mixed) if isinstance(conditions, TensorDataclass) else mixed(conditions)
 
 
-def predict_noise(guide: DiffusionGuidance, x_t: Tensor, t: Tensor, conditions: Sequence[Conditions]) -> Tensor:
-    """The model's answers (K, B, ...) to one x_t (B, ...) and t (B,) under K conditions (B, ...) each, in one call."""
+def predict_noise(guidance: DiffusionGuidance, x_t: Tensor, t: Tensor, conditions: Sequence[Conditions]) -> Tensor:
+    """Noise predictions for one x_t and t under K conditions, in one call.
+
+    Args:
+        guidance: The guidance model.
+        x_t: (B, ...).
+        t: (B,).
+        conditions: K conditions, each (B, ...).
+
+    Returns:
+        (K, B, ...).
+    """
     first, count = conditions[0], len(conditions)
     rows = list[Any](conditions)  # all of one kind
-    told = type(first).cat(rows) if isinstance(first, TensorDataclass) else torch.cat(rows)
+    joined = type(first).cat(rows) if isinstance(first, TensorDataclass) else torch.cat(rows)
     with torch.no_grad():
-        noise = guide.predict_noise(x_t.repeat(count, *[1] * (x_t.dim() - 1)), t.repeat(count), told)
+        noise = guidance.predict_noise(x_t.repeat(count, *[1] * (x_t.dim() - 1)), t.repeat(count), joined)
     return noise.unflatten(0, (count, -1))
 
 
 def classifier_free_guidance(e_uncond: Tensor, e_positive: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022): scale 0 ignores the prompt, 1 is the prompt's own answer."""
+    """Classifier-free guidance (Ho and Salimans 2022): scale 0 ignores the prompt, 1 is the prompt's own prediction."""
     return e_uncond + scale * (e_positive - e_uncond)
 
 
@@ -89,16 +126,24 @@ def perp_neg(
     perpendicular: bool = True,
     floor: float = FLOOR,
 ) -> Tensor:
-    """eps_hat (B, ...) by which what negative prompts add beside the positive one is taken away (eq. 10 to 12).
+    """Perp-Neg: subtract the components of negative prompts that are perpendicular to the positive one (eq. 10 to 12).
 
     With e_pos = e_positive - e_uncond and e_i = e_negatives_i - e_uncond, each of one sample alone:
     eps_hat = e_uncond + scale (e_pos - sum_i w_i (e_i - <e_i, e_pos> / max(|e_pos|^2, floor) e_pos)).
 
-    e_negatives    (n, B, ...)  raw answers of the network, as are the other two, (B, ...)
-    weights        (n, B)       w_i >= 0
-    perpendicular  False leaves out the projection: ordinary negative prompts, for comparison
+    Args:
+        e_uncond: Prediction for the empty prompt, (B, ...).
+        e_positive: Prediction for the prompt, (B, ...).
+        e_negatives: Predictions for n negative prompts, (n, B, ...).
+        weights: w_i >= 0, (n, B).
+        scale: Guidance scale.
+        perpendicular: False leaves out the projection: ordinary negative prompts, for comparison.
+        floor: Least |e_pos|^2 in the projection.
+
+    Returns:
+        eps_hat, (B, ...).
     """
-    e_uncond, e_positive, e_negatives = (_full(answer) for answer in (e_uncond, e_positive, e_negatives))
+    e_uncond, e_positive, e_negatives = (_full(prediction) for prediction in (e_uncond, e_positive, e_negatives))
     toward, away = e_positive - e_uncond, e_negatives - e_uncond
     if perpendicular:
         length = _inner(toward, toward).clamp(min=floor)
@@ -108,9 +153,9 @@ def perp_neg(
 
 
 def sds_surrogate_loss(x0: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar whose derivative by x0 (B, ...) is gradient / B, exactly; its value is |gradient|^2 / 2B.
+    """Scalar whose derivative by x0 (B, ...) is gradient / B, exactly; its value is |gradient|^2 / 2B.
 
-    The value shows in logs how much there is to change; it is no potential of the gradient.
+    The value shows the size of the gradient in logs; it is no potential of the gradient.
     """
     share = gradient.detach() / len(x0)
     pull = (x0 * share).sum()
@@ -118,11 +163,11 @@ def sds_surrogate_loss(x0: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (..., B, 1, ...) over all that belongs to one sample, of a (..., B, ...) and b (B, ...)."""
+    """Inner products (..., B, 1, ...) over all dimensions of one sample, of a (..., B, ...) and b (B, ...)."""
     first = a.dim() - b.dim() + 1
     return (a * b).sum(dim=tuple(range(first, a.dim())), keepdim=True)
 
 
-def _full(answer: Tensor) -> Tensor:
-    """Half precision loses the small difference of two answers."""
-    return answer.float() if answer.dtype in (torch.float16, torch.bfloat16) else answer
+def _full(prediction: Tensor) -> Tensor:
+    """Convert to float32: half precision loses the small difference of two predictions."""
+    return prediction.float() if prediction.dtype in (torch.float16, torch.bfloat16) else prediction

@@ -1,1 +1,1 @@
-"""Latent diffusion in SDXL's shape: its parts, its text embeddings and the formulas of its process."""
+"""Latent diffusion in SDXL's layout: model components, text embeddings and the formulas of the diffusion process."""

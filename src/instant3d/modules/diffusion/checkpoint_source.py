@@ -1,7 +1,7 @@
-"""Where an SDXL's files lie, in a folder or on the Hub, and whether they are whole. Knows nothing of what they mean.
+"""Finding the files of a diffusion model in a folder or on the Hub, and checking that they are complete.
 
-Weights are read from safetensors files alone, which cannot run code; a file of them without its variant mark holds
-full precision, one marked fp16 half.
+Weights are read from safetensors files alone, which cannot run code. A weights file without a variant mark holds
+full precision, one marked fp16 half precision.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from instant3d.utils.hub import snapshot
 from instant3d.utils.tensor_files import load_json, open_safetensors
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-# SDXL's own VAE overflows in float16; this one gives nearly the same pictures without
+# SDXL's own VAE overflows in float16; this one does not and gives nearly the same images
 SAFE_VAE = "madebyollin/sdxl-vae-fp16-fix"
 ALL = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -27,20 +27,28 @@ SDXL_KIND = "StableDiffusionXL"  # how the names of its pipelines begin
 
 
 def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype, kind: str = SDXL_KIND) -> dict[str, Path]:
-    """The folder of each part, of a folder in diffusers' layout or of a Hub id, which is downloaded once.
+    """Folder of each component, in a folder in diffusers' layout or on the Hub, from which it is downloaded once.
 
-    kind   how the name of the model's pipeline must begin, where the model tells it
+    Args:
+        source: Folder or Hub id.
+        parts: Names of the components.
+        dtype: Wanted precision of the networks.
+        kind: What the name of the model's pipeline must begin with, if the model has a model_index.json.
+
+    Raises:
+        FileNotFoundError: `source` is neither a folder nor a Hub id, or the Hub cannot be reached.
+        ValueError: It is another kind of model.
     """
     root = bundled.look_up(source) or download(_hub_id(source), parts, dtype)
     _check_kind(root, kind)
-    found = {name: root / name for name in parts}
-    if "vae" in found and str(source) == SDXL and dtype == torch.float16:
-        found["vae"] = snapshot(SAFE_VAE, ["config.json", "diffusion_pytorch_model.safetensors"])
-    return found
+    folder_of = {name: root / name for name in parts}
+    if "vae" in folder_of and str(source) == SDXL and dtype == torch.float16:
+        folder_of["vae"] = snapshot(SAFE_VAE, ["config.json", "diffusion_pytorch_model.safetensors"])
+    return folder_of
 
 
 def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
-    """The parts from the Hub or from its cache on this machine; half precision if that is asked for and exists."""
+    """Download components from the Hub, or find them in its cache; half precision if `dtype` is half and it exists."""
     settings = ["model_index.json", *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt"))]
     networks = [name for name in NETWORKS if name in parts]
     half, full = ([f"{name}/{kind}" for name in networks] for kind in ("*.fp16*safetensors", "*model*.safetensors"))
@@ -51,11 +59,17 @@ def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
 
 
 def is_half(dtype: torch.dtype) -> bool:
+    """Whether `dtype` has 16 bits."""
     return dtype in (torch.float16, torch.bfloat16)
 
 
 def variant(folder: Path, dtype: torch.dtype) -> str | None:
-    """The mark in the names of a part's weights, "fp16" or none, once all of its files are known to be whole."""
+    """Variant mark in the names of a component's weights, "fp16" or None, after checking that its files are complete.
+
+    Raises:
+        FileNotFoundError: The folder or its weights do not exist.
+        ValueError: There are only weights in a format that can run code, or a file is damaged.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} does not exist; a model in diffusers' layout has that folder: copy or download it again"
@@ -76,7 +90,7 @@ def variant(folder: Path, dtype: torch.dtype) -> str | None:
 
 
 def _weights(folder: Path, dtype: torch.dtype) -> tuple[str | None, Path] | None:
-    """The mark and the file, or the index of several files, that hold a part's weights; the wanted precision first."""
+    """Variant mark and path of a component's weights file, or of the index of several; the wanted precision first."""
     for mark in ("fp16", None) if is_half(dtype) else (None, "fp16"):
         dotted = f".{mark}" if mark else ""
         for stem in ("model", "diffusion_pytorch_model"):
@@ -95,7 +109,15 @@ def _shards(index: Path) -> Iterator[Path]:
 
 
 def check_whole(path: Path) -> list[str]:
-    """The names of the tensors in a safetensors file, whose length is what its header says."""
+    """Check that a safetensors file has the length that its header declares.
+
+    Returns:
+        The names of its tensors.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is cut short or no safetensors file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; the download stopped early, so resume it")
     with open_safetensors(path, "copy or download it again") as file:
@@ -103,7 +125,12 @@ def check_whole(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object."""
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is no JSON, or holds something else than an object.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; is {path.parent} part of a model in diffusers' layout?")
     content = load_json(path)
@@ -113,15 +140,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def config_of(source: str | Path, part: str) -> dict[str, Any]:
-    """The config.json of one network of a folder in diffusers' layout or of a Hub id."""
+    """Read the config.json of one network of a folder in diffusers' layout or of a Hub id."""
     root = bundled.look_up(source) or snapshot(_hub_id(source), [f"{part}/config.json"])
     return read_json(root / part / "config.json")
 
 
 def settings_of(file: Path) -> Path:
-    """The folder with settings and tokenizers for a single-file SDXL, which holds neither.
+    """Folder with the settings and tokenizers of a single-file SDXL, which holds neither.
 
-    The file's own folder if that has a model_index.json, else the Hub's SDXL without its weights (4 MB, kept).
+    The file's own folder if that has a model_index.json, else the Hub's SDXL without its weights (4 MB, cached).
+
+    Raises:
+        FileNotFoundError: There are no settings beside the file and the Hub cannot be reached.
+        ValueError: The file is no .safetensors file.
     """
     if file.suffix != ".safetensors":
         raise ValueError(f"{file} is not a .safetensors file; other kinds can run code and are never opened")
@@ -132,13 +163,13 @@ def settings_of(file: Path) -> Path:
         return snapshot(SDXL, ["model_index.json", "*/*.json", "*/*.txt"])
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{file.name} holds weights alone, and its settings could not be had ({error}); or lay the .json and "
+            f"{file.name} holds weights alone, and its settings cannot be downloaded ({error}); or lay the .json and "
             f".txt files of {SDXL} beside it"
         ) from None
 
 
 def _check_kind(root: Path, wanted: str = SDXL_KIND) -> None:
-    """Refuse a folder that says itself that it is another kind of model; a folder of some parts need not say."""
+    """Refuse a folder whose model_index.json names another kind of model; a folder of some components may have none."""
     if not (root / "model_index.json").is_file():
         if any((root / name).is_dir() for name in (*NETWORKS, "scheduler")):
             return

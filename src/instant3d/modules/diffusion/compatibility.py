@@ -1,4 +1,4 @@
-"""Whether an SDXL's parts fit together, by their settings alone. Knows nothing of files and weights."""
+"""Checks that the components of a diffusion model fit together, from their configurations alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Any
 
 
 def check(parts: Mapping[str, Any], source: str) -> None:
-    """Refuse parts of `source` that cannot work together, with one sentence; parts that are None are passed over."""
+    """Check that the components of an SDXL fit together.
+
+    Args:
+        parts: Components by name (`unet`, `vae`, `text_encoder`, ...); those that are None are not checked.
+        source: Folder, file or Hub id that they came from, for the message.
+
+    Raises:
+        ValueError: Channels, token widths, text summary or vocabulary of two components differ, or the UNet is no
+            SDXL's.
+    """
     unet = parts["unet"]
     if unet is not None:
         _check_unet(unet.config, source)
@@ -18,7 +27,15 @@ def check(parts: Mapping[str, Any], source: str) -> None:
 
 
 def check_single(parts: Mapping[str, Any], source: str) -> None:
-    """The same for a Stable Diffusion 1 or 2, which has one text encoder and is told nothing beside its tokens."""
+    """Check the components of a Stable Diffusion 1 or 2, which has one text encoder and no added conditions.
+
+    Args:
+        parts: Components by name; none may be None.
+        source: Folder or Hub id that they came from, for the message.
+
+    Raises:
+        ValueError: Two components do not fit together.
+    """
     unet, encoder = parts["unet"].config, parts["text_encoder"]
     _check_latents(unet, parts["vae"], source)
     if unet.cross_attention_dim != encoder.config.hidden_size:
@@ -40,7 +57,7 @@ def _check_unet(unet: Any, source: str) -> None:
 def _check_latents(unet: Any, vae: Any, source: str) -> None:
     if vae is not None and not unet.in_channels == unet.out_channels == vae.config.latent_channels:
         raise ValueError(
-            f"the UNet of {source} works on {unet.in_channels} channels and answers in {unet.out_channels}, but its "
+            f"the UNet of {source} works on {unet.in_channels} channels and predicts {unet.out_channels}, but its "
             f"VAE has {vae.config.latent_channels}; take both from one model"
         )
 
@@ -63,7 +80,16 @@ def _check_text(unet: Any, first: Any, second: Any, source: str) -> None:
 
 
 def check_tokens(tokenizer: Any, encoder: Any, source: str) -> None:
-    """Refuse a tokenizer of `source` that gives more or other tokens than its text encoder reads."""
+    """Check that a text encoder has a position and an embedding for every token that the tokenizer can give.
+
+    Args:
+        tokenizer: A CLIP tokenizer; None is not checked.
+        encoder: Its text encoder; None is not checked.
+        source: Folder or Hub id that they came from, for the message.
+
+    Raises:
+        ValueError: The tokenizer's maximal length or vocabulary is larger than the encoder's.
+    """
     if tokenizer is None or encoder is None:
         return
     if tokenizer.model_max_length > encoder.config.max_position_embeddings:
@@ -73,6 +99,6 @@ def check_tokens(tokenizer: Any, encoder: Any, source: str) -> None:
         )
     if len(tokenizer) > encoder.config.vocab_size:
         raise ValueError(
-            f"a tokenizer of {source} knows {len(tokenizer)} tokens, but its text encoder {encoder.config.vocab_size}; "
+            f"a tokenizer of {source} has {len(tokenizer)} tokens, but its text encoder {encoder.config.vocab_size}; "
             "take both from one model"
         )

@@ -1,4 +1,4 @@
-"""SDXL's parts, as diffusers and transformers make, load and save them. Knows nothing of views.
+"""The components of an SDXL, as diffusers and transformers build, load and save them.
 
 A folder in diffusers' layout, as `StableDiffusionXLPipeline` reads and writes it:
 model_index.json  scheduler/  text_encoder/  text_encoder_2/  tokenizer/  tokenizer_2/  unet/  vae/
@@ -26,16 +26,24 @@ from instant3d.utils.caption_words import CaptionWords
 SAMPLERS = {
     "ddim": "DDIMScheduler",
     "euler": "EulerDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",  # second order, two answers remembered (Lu et al. 2022, DPM-Solver++ 2M)
+    "dpm++": "DPMSolverMultistepScheduler",  # second order, multistep (Lu et al. 2022, DPM-Solver++ 2M)
 }
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 @dataclass
 class Components:
-    """The parts; each is None when it was not asked for.
+    """The components of an SDXL; each is None if it was not loaded.
 
-    words   of the captions that the model was trained on, if its tokenizer comes with a list of them
+    Attributes:
+        tokenizer: CLIP tokenizer of `text_encoder`.
+        tokenizer_2: CLIP tokenizer of `text_encoder_2`.
+        text_encoder: `transformers.CLIPTextModel`.
+        text_encoder_2: `transformers.CLIPTextModelWithProjection`.
+        unet: `diffusers.UNet2DConditionModel`.
+        vae: `diffusers.AutoencoderKL`.
+        scheduler: A diffusers scheduler; its configuration holds the noise schedule.
+        words: Words of the captions that the model was trained on, if its tokenizer comes with a list of them.
     """
 
     tokenizer: Any = None
@@ -51,10 +59,18 @@ class Components:
     def load(
         cls, source: str | Path, *, parts: Collection[str] = ALL, dtype: torch.dtype = torch.float32
     ) -> Components:
-        """Read `parts`, networks in `dtype`, from a folder in diffusers' layout, a Hub id or one .safetensors file.
+        """Load components from a folder in diffusers' layout, a Hub id or one .safetensors file.
 
-        A half `dtype` prefers files marked fp16. The VAE stays in float32 where its settings say that it overflows in
-        float16 (`force_upcast`), except that the Hub's SDXL gets the one of `checkpoint_source.SAFE_VAE` instead.
+        Args:
+            source: Folder, Hub id or file.
+            parts: Names of the components to load.
+            dtype: Precision of the networks; a half one prefers files marked fp16. The VAE stays in float32 where its
+                settings say that it overflows in float16 (`force_upcast`), except that the Hub's SDXL gets the one of
+                `checkpoint_source.SAFE_VAE` instead.
+
+        Raises:
+            FileNotFoundError: The source or a file of it does not exist.
+            ValueError: A file is damaged, of another kind, or two components do not fit together.
         """
         unknown = sorted(set(parts) - set(ALL))
         if unknown:
@@ -62,18 +78,26 @@ class Components:
         if Path(source).is_file():
             components = cls(**load_single(Path(source), parts, dtype))
         else:
-            found = files.folders(source, parts, dtype)
-            components = cls(**{name: load(folder, name, dtype) for name, folder in found.items()})
-            components.words = CaptionWords.read(found["tokenizer"]) if "tokenizer" in found else None
+            folders = files.folders(source, parts, dtype)
+            components = cls(**{name: load(folder, name, dtype) for name, folder in folders.items()})
+            components.words = CaptionWords.read(folders["tokenizer"]) if "tokenizer" in folders else None
         check(vars(components), str(source))
         return components
 
     @classmethod
     def build(cls, sizes: Mapping[str, Mapping[str, Any]], tokenizer_folder: str | Path) -> Components:
-        """Random weights by the real constructors. `sizes` has a configuration for each network and the scheduler;
-        what the tokenizer in `tokenizer_folder` decides (vocabulary, marks, length) need not be said."""
+        """Build all components with random weights.
+
+        Args:
+            sizes: A configuration for each network and the scheduler; what the tokenizer decides (vocabulary, marks,
+                length) may be left out.
+            tokenizer_folder: Folder of a CLIP tokenizer, used for both encoders.
+
+        Raises:
+            ValueError: A size is out of range, or two components do not fit together.
+        """
         tokenizer, tokenizer_2 = (load_tokenizer(Path(tokenizer_folder)) for _ in range(2))
-        known = {
+        from_tokenizer = {
             "vocab_size": len(tokenizer),
             "max_position_embeddings": tokenizer.model_max_length,
             "bos_token_id": tokenizer.bos_token_id,
@@ -81,7 +105,7 @@ class Components:
             "pad_token_id": tokenizer.pad_token_id,
         }
         made = {
-            name: build_part(name, {**known, **sizes[name]} if name.startswith("text") else sizes[name])
+            name: build_part(name, {**from_tokenizer, **sizes[name]} if name.startswith("text") else sizes[name])
             for name in (*NETWORKS, "scheduler")
         }
         components = cls(tokenizer=tokenizer, tokenizer_2=tokenizer_2, **made)
@@ -89,7 +113,15 @@ class Components:
         return components
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write all parts, networks in `dtype`, for `StableDiffusionXLPipeline.from_pretrained(folder)` to open."""
+        """Save all components in the layout that `StableDiffusionXLPipeline.from_pretrained(folder)` opens.
+
+        Args:
+            folder: Where to write; other files there are kept.
+            dtype: Precision of the saved networks.
+
+        Raises:
+            ValueError: A component was not loaded, or the UNet has LoRA weights that are not merged.
+        """
         missing = [name for name in ALL if getattr(self, name) is None]
         if missing:
             raise ValueError(
@@ -116,7 +148,7 @@ class Components:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The parts by name, as `StableDiffusionXLPipeline` takes them."""
+        """The components by name, as `StableDiffusionXLPipeline` takes them."""
         return {name: getattr(self, name) for name in ALL}
 
     def to(self, device: str | torch.device) -> Self:
@@ -128,21 +160,29 @@ class Components:
 
     @property
     def vae_factor(self) -> int:
-        """Pixels a side for each latent: the VAE halves once between levels."""
+        """Pixels a side for each latent: the VAE halves the resolution once between its levels."""
         if self.vae is None:
             raise ValueError(
-                "the VAE tells how many pixels a latent stands for, but was not loaded; load the part 'vae'"
+                "the number of pixels of one latent depends on the VAE, which was not loaded; load the part 'vae'"
             )
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def grid_size(self) -> int:
-        """Pixels a side of the pictures that the UNet was made for."""
+        """Pixels a side of the images that the UNet was built for."""
         return self.unet.config.sample_size * self.vae_factor
 
 
 def build_part(name: str, config: Mapping[str, Any]) -> Any:
-    """One network or the scheduler with this configuration; random weights, on the current default device."""
+    """Build one network with random weights, or the scheduler, on the current default device.
+
+    Args:
+        name: Name of the component.
+        config: Its configuration, as config.json or scheduler_config.json holds it.
+
+    Raises:
+        ValueError: A size is out of range.
+    """
     if name == "scheduler":
         return build_scheduler(config, "euler")
     check_sizes(config, name)
@@ -155,49 +195,68 @@ def build_part(name: str, config: Mapping[str, Any]) -> Any:
 
 
 def build_scheduler(config: Mapping[str, Any], name: str, spacing: str | None = None) -> Any:
-    """The named sampler, one of SAMPLERS, over the noise schedule in a scheduler's `config`.
+    """Build a sampler, one of SAMPLERS, over the noise schedule in a scheduler's configuration.
 
-    spacing  which of the T = 1000 training timesteps n steps visit: "leading" multiples of T // n (so that sampling
-             begins below T: at 958 of 999 for 30 steps of SDXL), "trailing" those that end at T - 1, "linspace" both
-             ends; by default what `config` says. Lin et al. 2023 (table 2) find trailing best for few steps.
-             DDIM, which diffusers lets step by T // n whatever is visited, takes trailing in linspace's place.
+    Args:
+        config: Configuration of any diffusers scheduler.
+        name: Key of SAMPLERS.
+        spacing: Which of the T = 1000 training timesteps n steps visit: "leading" multiples of T // n (so that
+            sampling begins below T: at 958 of 999 for 30 steps of SDXL), "trailing" those that end at T - 1,
+            "linspace" both ends; by default what `config` says. Lin et al. 2023 (table 2) find trailing best for few
+            steps. DDIM, which diffusers lets step by T // n whatever is visited, takes trailing in linspace's place.
+
+    Raises:
+        ValueError: There is no such sampler.
     """
     import diffusers
 
     if name not in SAMPLERS:
         raise ValueError(f"there is no sampler {name!r}; choose among {', '.join(SAMPLERS)}")
-    # latents are no pictures, whose values may be cut to [-1, 1]
-    wanted = {**config, "clip_sample": False, "thresholding": False}
+    # latents are not images, so their values must not be clipped to [-1, 1]
+    settings = {**config, "clip_sample": False, "thresholding": False}
     # else what was left to the defaults of another class would change when the scheduler is saved and loaded
-    wanted.pop("_use_default_values", None)
+    settings.pop("_use_default_values", None)
     if spacing is not None:
-        wanted["timestep_spacing"] = spacing
-    if name == "ddim" and wanted.get("timestep_spacing") == "linspace":
-        wanted["timestep_spacing"] = "trailing"
+        settings["timestep_spacing"] = spacing
+    if name == "ddim" and settings.get("timestep_spacing") == "linspace":
+        settings["timestep_spacing"] = "trailing"
     with without_warnings():
-        return getattr(diffusers, SAMPLERS[name]).from_config(wanted)
+        return getattr(diffusers, SAMPLERS[name]).from_config(settings)
 
 
 def with_lora(unet: Any, rank: int, alpha: float) -> Any:
-    """The same UNet, frozen but for low-rank additions (alpha / rank) B A to the projections of all its attention."""
+    """Freeze a UNet and add trainable LoRA weights (alpha / rank) B A to the projections of all its attention layers.
+
+    Args:
+        unet: Changed in place and returned.
+        rank: Rank of the update, at least 1.
+        alpha: Its scale; only alpha / rank matters (Hu et al. 2021, section 4.1).
+
+    Raises:
+        ValueError: `rank` is below 1.
+    """
     from peft import LoraConfig
 
     if rank < 1:
-        raise ValueError(f"the rank of low-rank additions must be at least 1, got {rank}")
-    # `lora_alpha` is a number that peft only divides by the rank, though it is declared as whole
+        raise ValueError(f"the rank of LoRA must be at least 1, got {rank}; give a positive lora_rank")
+    # peft declares `lora_alpha` as an int but only divides it by the rank
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS))  # type: ignore[arg-type]
     return unet
 
 
 def merge_lora(unet: Any) -> Any:
-    """The same UNet with the additions of `with_lora` folded into its weights, all of them trainable again."""
+    """Fold the LoRA weights of `with_lora` into the UNet's own, and make all of it trainable again."""
     unet.fuse_lora()
     unet.unload_lora()
     return unet.requires_grad_(True)
 
 
 def with_xformers(unet: Any) -> Any:
-    """The same UNet with xformers' attention in place of PyTorch's, which diffusers uses by itself; CUDA only."""
+    """Replace a UNet's attention by xformers' memory-efficient attention; CUDA only.
+
+    Raises:
+        ValueError: The UNet is not on a CUDA device or xformers is not installed.
+    """
     if unet.device.type != "cuda":
         raise ValueError(f"xformers works on CUDA only, but the UNet is on {unet.device}; leave PyTorch's attention")
     try:
@@ -208,7 +267,7 @@ def with_xformers(unet: Any) -> Any:
 
 
 def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write the part `name` into its folder, which exists; a network in `dtype`."""
+    """Write the component `name` into an existing folder, a network in `dtype`."""
     if name in NETWORKS:
         _write_network(part, name, folder, dtype)
         return
@@ -218,19 +277,19 @@ def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
 
 
 def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
-    """Settings and weights, cast one by one on the way, so that the network itself stays as it is."""
+    """Write settings and weights; tensors are cast one at a time, so that the network itself is unchanged."""
     from safetensors.torch import save_file
 
     if any("lora_" in key for key in network.state_dict()):
-        raise ValueError(f"the {name} has low-rank additions, which plain diffusers would not read; merge them first")
+        raise ValueError(f"the {name} has LoRA weights, which plain diffusers would not read; merge them first")
     if name.startswith("text"):
         config = copy.deepcopy(network.config)
-        # not `dtype`, in which transformers would load it unasked, beside a UNet that diffusers loads in float32
+        # not `dtype`: transformers would load the encoder in it by default, but diffusers loads the UNet in float32
         config.architectures, config.dtype = [type(network).__name__], torch.float32
         config.save_pretrained(folder)
     else:
         network.save_config(folder)
-        _forget_origin(folder / "config.json")
+        _remove_origin(folder / "config.json")
     # the Hub's own names: this network lost its prefix in transformers 5.6, which still reads them, as older ones do
     prefix = "text_model." if name == "text_encoder" and not hasattr(network, "text_model") else ""
     tensors = {
@@ -241,8 +300,8 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
     path.chmod((folder / "config.json").stat().st_mode)  # `save_file` lets only its owner read
 
 
-def _forget_origin(config: Path) -> None:
-    """diffusers notes the folder that a network was loaded from, which says nothing to others and where one works."""
+def _remove_origin(config: Path) -> None:
+    """Remove the folder that a network was loaded from, which diffusers notes: it names a user's paths."""
     settings = json.loads(config.read_text())
     settings.pop("_name_or_path", None)
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

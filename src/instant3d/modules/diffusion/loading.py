@@ -1,4 +1,4 @@
-"""From files to SDXL's parts, each loaded whole or refused with one sentence. Knows not how the parts work together."""
+"""Loading of single components of an SDXL from files; each is loaded whole or refused with one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from instant3d.utils.errors import LIBRARY_ERRORS, first_line
 
 
 def kind_of(name: str) -> Any:
-    """The class of a network; of the two libraries, whose classes take seconds to import, only the one that has it."""
+    """Class of a network.
+
+    diffusers and transformers take seconds to import, so only the library that has the class is imported.
+    """
     if name.startswith("text_encoder"):
         import transformers
 
@@ -28,6 +31,17 @@ def kind_of(name: str) -> Any:
 
 
 def load(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    """Load one component from its folder in diffusers' layout.
+
+    Args:
+        folder: Folder of the component.
+        name: Name of the component, such as "unet".
+        dtype: Precision of a network.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+        ValueError: A file is damaged, or weights do not match their config.json.
+    """
     if name == "scheduler":
         return _load_scheduler(folder)
     return load_tokenizer(folder) if name.startswith("tokenizer") else _load_network(folder, name, dtype)
@@ -47,9 +61,14 @@ def _load_scheduler(folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
+    """Load a CLIP tokenizer from a folder.
+
+    Raises:
+        FileNotFoundError: The folder has no tokenizer.json, and vocab.json or merges.txt is missing.
+    """
     from transformers import CLIPTokenizer
 
-    # without these files transformers would give a vocabulary of three tokens and no word of it
+    # without these files transformers would silently build a vocabulary of three tokens
     if not (folder / "tokenizer.json").is_file():
         files.read_json(folder / "vocab.json")
         if not (folder / "merges.txt").is_file():
@@ -85,7 +104,17 @@ def _load_network(folder: Path, name: str, dtype: torch.dtype) -> Any:
 
 
 def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[str, Any]:
-    """Parts of a single-file SDXL, in the layout of Stability AI's own code."""
+    """Load components of a single-file SDXL, in the layout of Stability AI's own code.
+
+    Args:
+        file: A .safetensors file of all weights.
+        parts: Names of the components to load.
+        dtype: Precision of the networks.
+
+    Raises:
+        FileNotFoundError: The settings beside the file are missing and cannot be downloaded.
+        ValueError: The file is damaged, incomplete or no SDXL.
+    """
     from diffusers import StableDiffusionXLPipeline
 
     settings = files.settings_of(file)
@@ -104,7 +133,7 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
             )
         networks = [getattr(pipeline, name) for name in parts if name in NETWORKS]
         lacking = any(tensor.is_meta for network in networks for tensor in network.parameters())
-    except NotImplementedError:  # PyTorch's word on casting a tensor that was never filled
+    except NotImplementedError:  # raised by PyTorch when it casts a tensor that was never filled
         lacking = True
     except LIBRARY_ERRORS as error:
         raise ValueError(
@@ -112,15 +141,15 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
         ) from None
     if lacking:
         raise ValueError(f"{file} lacks tensors that {settings} describes; give another, or copy it again")
-    found = {name: getattr(pipeline, name) for name in parts}
-    if found.get("vae") is not None and found["vae"].config.force_upcast and dtype == torch.float16:
-        found["vae"].float()
-    return found
+    components = {name: getattr(pipeline, name) for name in parts}
+    if components.get("vae") is not None and components["vae"].config.force_upcast and dtype == torch.float16:
+        components["vae"].float()
+    return components
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Without the libraries' progress bars and remarks: what matters of them is raised as an error."""
+    """Silence progress bars and log messages of diffusers and transformers; callers raise what matters as an error."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

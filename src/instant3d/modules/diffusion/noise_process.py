@@ -1,6 +1,6 @@
-"""The formulas of the diffusion process, each a function of abar, the share of signal left. Knows no network.
+"""Formulas of the diffusion process, all functions of abar (alphas_cumprod), the share of signal left.
 
-x_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4); `kind` says what a network predicts: "epsilon",
+x_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4). `kind` is what the network predicts: "epsilon",
 or "v_prediction", v = sqrt(abar) eps - sqrt(1 - abar) z (Salimans and Ho 2022, appendix D). `abar` is one number per
 sample, (B,), or has as many dimensions as the samples.
 """
@@ -13,42 +13,83 @@ KINDS = ("epsilon", "v_prediction")
 
 
 def add_noise(z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
-    """x_t (B, ...) of clean samples z and noise eps, both (B, ...)."""
+    """Noisy samples x_t, (B, ...), of clean samples z and noise eps, both (B, ...)."""
     signal, noise = _roots(abar, z)
     return signal * z + noise * eps
 
 
 def training_target(kind: str, z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
-    """What a network of this kind is to answer when it is shown `noised(z, eps, abar)`."""
+    """Regression target of a network that predicts `kind` from `add_noise(z, eps, abar)`.
+
+    Args:
+        kind: "epsilon" or "v_prediction".
+        z: Clean samples, (B, ...).
+        eps: Their noise, (B, ...).
+        abar: Share of signal of each sample.
+
+    Returns:
+        eps or v, (B, ...).
+    """
     signal, noise = _roots(abar, z)
-    return eps if _known(kind) == "epsilon" else signal * eps - noise * z
+    return eps if _check_kind(kind) == "epsilon" else signal * eps - noise * z
 
 
 def predict_clean(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
-    """The clean samples z that an answer stands for: the inverse of `target`."""
+    """Clean samples implied by a network's output; the inverse of `training_target`.
+
+    Args:
+        kind: "epsilon" or "v_prediction".
+        output: The network's prediction, (B, ...).
+        x_t: Noisy samples that it was given, (B, ...).
+        abar: Share of signal of each sample.
+
+    Returns:
+        z, (B, ...).
+    """
     signal, noise = _roots(abar, x_t)
-    return (x_t - noise * output) / signal if _known(kind) == "epsilon" else signal * x_t - noise * output
+    return (x_t - noise * output) / signal if _check_kind(kind) == "epsilon" else signal * x_t - noise * output
 
 
 def predict_noise(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
-    """The noise eps that an answer stands for."""
-    if _known(kind) == "epsilon":
+    """Noise implied by a network's output.
+
+    Args:
+        kind: "epsilon" or "v_prediction".
+        output: The network's prediction, (B, ...).
+        x_t: Noisy samples that it was given, (B, ...).
+        abar: Share of signal of each sample.
+
+    Returns:
+        eps, (B, ...).
+    """
+    if _check_kind(kind) == "epsilon":
         return output
     signal, share = _roots(abar, x_t)
     return signal * output + share * x_t
 
 
 def min_snr_weight(kind: str, abar: Tensor, gamma: float) -> Tensor:
-    """Weight of each sample's loss, of abar's shape (Hang et al. 2023, section 3.4), with SNR = abar / (1 - abar).
+    """Min-SNR loss weight of each sample (Hang et al. 2023, section 3.4), with SNR = abar / (1 - abar).
 
-    min(SNR, gamma) weighs the error of z. The error of eps is SNR, that of v is SNR + 1 times as large, so their
-    weights are divided by as much: min(SNR, gamma) / SNR and min(SNR, gamma) / (SNR + 1).
+    min(SNR, gamma) weighs the error of z. The error of eps is SNR and that of v is SNR + 1 times as large, so their
+    weights are min(SNR, gamma) / SNR and min(SNR, gamma) / (SNR + 1).
+
+    Args:
+        kind: What the network predicts.
+        abar: Share of signal of each sample.
+        gamma: Largest weight of an error of z, above 0; 5 in the paper.
+
+    Returns:
+        Weights of `abar`'s shape.
+
+    Raises:
+        ValueError: `gamma` is not positive or `kind` is unknown.
     """
     if gamma <= 0:
         raise ValueError(f"the gamma of min-SNR weighting must be above 0, got {gamma}; 5 is the paper's value")
     noise = 1 - abar
     # multiplied through by 1 - abar, which keeps both finite at abar = 1 (no noise) and abar = 0 (no signal)
-    if _known(kind) == "epsilon":
+    if _check_kind(kind) == "epsilon":
         return (gamma * noise / abar).clamp(max=1.0)
     return abar.minimum(gamma * noise)
 
@@ -59,7 +100,7 @@ def _roots(abar: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return shaped.sqrt().to(like.dtype), (1 - shaped).sqrt().to(like.dtype)
 
 
-def _known(kind: str) -> str:
+def _check_kind(kind: str) -> str:
     if kind not in KINDS:
         raise ValueError(f"a network predicts one of {', '.join(KINDS)}, not {kind!r}; set prediction_type to one")
     return kind

@@ -1,6 +1,6 @@
-"""From prompts to one text encoder's tokens, as a network of our own reads them. Knows no diffusion model.
+"""Token features of prompts from one CLIP text encoder, the condition of the direct system's network.
 
-The encoder is Stable Diffusion's: CLIP's text transformer, whose last hidden state also guides SD's own UNet.
+The encoder is Stable Diffusion's: CLIP's text transformer, whose last hidden state also conditions SD's own UNet.
 """
 
 from __future__ import annotations
@@ -26,16 +26,25 @@ PARTS = ("tokenizer", "text_encoder")
 
 @dataclass(frozen=True)
 class PromptTokens(TensorDataclass):
-    """Prompts as a text encoder reads them."""
+    """Token features of prompts.
+
+    Attributes:
+        tokens: (B, N, C) float32.
+        mask: (B, N) bool; True at words and at start and end marks, False at padding.
+    """
 
     tokens: Tensor  # (B, N, C)
     mask: Tensor  # (B, N) bool: True where there is a word or a start or end mark, False where there is padding
 
 
 class PromptEncoder:
-    """A tokenizer and a CLIP text transformer, which learns nothing.
+    """A tokenizer and a frozen CLIP text transformer.
 
-    words   of the prompts that their reader was trained on, if the tokenizer comes with a list of them
+    Args:
+        tokenizer: A CLIP tokenizer.
+        encoder: A `transformers.CLIPTextModel`, or one with a projection, which is not used.
+        device: Where the encoder runs.
+        words: Words of the prompts that the conditioned network was trained on, if they are known.
     """
 
     def __init__(
@@ -53,32 +62,46 @@ class PromptEncoder:
         *,
         layers: int | None = None,
     ) -> PromptEncoder:
-        """Of a folder with tokenizer/ and text_encoder/, such as a Stable Diffusion's, or of a Hub id.
+        """Load from a folder with tokenizer/ and text_encoder/, such as a Stable Diffusion's, or from a Hub id.
 
-        layers  keep only the first so many of the transformer; what leaves out the last few is called "clip skip"
+        Args:
+            source: Folder or Hub id.
+            device: Where the encoder runs.
+            dtype: Precision of its weights.
+            layers: Keep only the first so many layers of the transformer; leaving out the last few is called "clip
+                skip".
+
+        Raises:
+            FileNotFoundError: The source or a part of it does not exist.
+            ValueError: Tokenizer and encoder do not fit together, or the encoder has fewer layers.
         """
-        found = files.folders(source, PARTS, dtype, kind="StableDiffusion")
-        tokenizer, encoder = (load(found[name], name, dtype) for name in PARTS)
+        folders = files.folders(source, PARTS, dtype, kind="StableDiffusion")
+        tokenizer, encoder = (load(folders[name], name, dtype) for name in PARTS)
         check_tokens(tokenizer, encoder, str(source))
         if layers is not None:
             _shorten(encoder, layers, str(source))
-        return cls(tokenizer, encoder, device, CaptionWords.read(found["tokenizer"]))
+        return cls(tokenizer, encoder, device, CaptionWords.read(folders["tokenizer"]))
 
     @property
     def width(self) -> int:
-        """Numbers a token, C."""
+        """Channels of a token, C."""
         return self.encoder.config.hidden_size
 
     @property
     def length(self) -> int:
-        """Tokens a prompt, N, with both marks and padding."""
+        """Tokens of a prompt, N, including both marks and padding."""
         return self.tokenizer.model_max_length
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> PromptTokens:
-        """The last hidden state of prompts (B), in float32; what is longer than `length` is cut off.
+        """Encode prompts (B): the last hidden state in float32; what exceeds `length` is cut off.
 
-        The transformer itself sees no mask, as in Stable Diffusion: its words look back only, never at the padding.
+        The transformer gets no padding mask, as in Stable Diffusion: its attention is causal, so that words do not
+            depend
+        on the padding after them.
+
+        Raises:
+            ValueError: `prompts` is empty or one text.
         """
         if not prompts or isinstance(prompts, str):
             raise ValueError(f"prompts are a list of at least one text, got {prompts!r}")
@@ -88,15 +111,16 @@ class PromptEncoder:
         return PromptTokens(self.encoder(words.input_ids).last_hidden_state.float(), words.attention_mask.bool())
 
     def fits(self, prompt: str) -> bool:
-        """Whether the prompt fits, so that nothing of it is cut off."""
+        """Whether the whole prompt fits in `length` tokens."""
         return len(self.tokenizer(prompt, verbose=False).input_ids) <= self.length
 
     def to(self, device: str | torch.device) -> Self:
+        """Move the encoder."""
         self.encoder.to(device)
         return self
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write tokenizer/ and text_encoder/ into `folder`, the weights in `dtype`; what else is there stays."""
+        """Write tokenizer/ and text_encoder/ into `folder`, the weights in `dtype`; other files there are kept."""
         with atomic.merged(folder) as partial:
             for name, part in zip(PARTS, (self.tokenizer, self.encoder), strict=True):
                 (partial / name).mkdir()

@@ -1,4 +1,4 @@
-"""The sizes of SDXL 1.0 as released (Podell et al. 2023, table 1), for `Components.build`. Knows no weights."""
+"""Configuration of SDXL 1.0 as released (Podell et al. 2023, table 1), for `Components.build`."""
 
 from typing import Any
 

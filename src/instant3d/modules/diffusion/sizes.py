@@ -1,4 +1,4 @@
-"""Bounds on what the settings of foreign networks may ask to be built, checked before anything is."""
+"""Allowed ranges of the settings of third-party networks, checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ MAX_BLOCKS = 16  # entries of one list
 
 
 def check_sizes(config: Mapping[str, Any], where: object) -> None:
-    """Refuse settings with a number, or one in a list of numbers, outside its range.
+    """Check that every number in a network's settings lies in its allowed range.
 
     Args:
         config: Settings of a network, as its config.json holds them.
-        where: Their place, for the complaint.
+        where: File or part that they came from, for the message.
 
     Raises:
         ValueError: Names the setting, its value and its range.
@@ -56,7 +56,7 @@ def check_sizes(config: Mapping[str, Any], where: object) -> None:
 
 
 def _numbers(value: Any, where: str, depth: int = 0) -> Iterator[Any]:
-    """A value, or those of a list, which may hold lists; none for what is left to the default."""
+    """Yield a value, or those of a list, which may hold lists; nothing for None, which stands for the default."""
     if isinstance(value, list | tuple) and depth < 2:
         for part in _numbers_of(value, where):
             yield from _numbers(part, where, depth + 1)

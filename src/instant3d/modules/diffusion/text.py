@@ -1,4 +1,4 @@
-"""From prompts to what SDXL's UNet is told of them. Knows the two text encoders; not what the UNet does with it."""
+"""Prompt embeddings of SDXL's two text encoders, the conditions of its UNet (Podell et al. 2023, section 2.1)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from instant3d.utils.tensor_dataclass import TensorDataclass
 
 @dataclass(frozen=True)
 class TextEmbedding(TensorDataclass):
-    """A prompt as the UNet reads it.
+    """An embedded prompt.
 
-    tokens  (B, N, D)  penultimate hidden states of both encoders, one behind the other along D
-    pooled  (B, P)     the second encoder's projected summary
+    Attributes:
+        tokens: (B, N, D), penultimate hidden states of both encoders, concatenated along D.
+        pooled: (B, P), the projected summary of the second encoder.
     """
 
     tokens: Tensor
@@ -26,13 +27,21 @@ class TextEmbedding(TensorDataclass):
 
     @classmethod
     def zeros_like(cls, embedding: Self) -> Self:
-        """Zeros of the same shape: SDXL's stand-in for no prompt, in guidance and in prompt dropout."""
+        """Zeros of the same shape: SDXL's empty prompt, in classifier-free guidance and in prompt dropout."""
         return embedding.map(torch.zeros_like)
 
 
 @torch.no_grad()
 def encode(components: Components, prompts: Sequence[str]) -> TextEmbedding:
-    """Embed prompts (B); what is longer than the tokenizers' maximal length is cut off."""
+    """Embed prompts with both text encoders.
+
+    Args:
+        components: An SDXL with both tokenizers and text encoders.
+        prompts: B texts; what exceeds the tokenizers' maximal length is cut off.
+
+    Raises:
+        ValueError: `prompts` is empty or one text, or a tokenizer or encoder is not loaded.
+    """
     if not prompts or isinstance(prompts, str):
         raise ValueError(f"prompts are a list of at least one text, got {prompts!r}")
     first = _read(components.tokenizer, components.text_encoder, prompts)

@@ -1,5 +1,4 @@
-"""What a small model trained from scratch needs beside SDXL's parts: a vocabulary of its own, and an image tower to
-train its text encoders against. Knows nothing of diffusion."""
+"""Parts of a small SDXL trained from scratch: a byte-pair tokenizer and a CLIP to train its text encoders in."""
 
 from __future__ import annotations
 
@@ -15,10 +14,22 @@ SMALLEST = 2 * 256 + 2  # every byte, within a word and at its end, and the two 
 
 
 def train_tokenizer(captions: Iterable[str], folder: str | Path, size: int, max_length: int = 77) -> int:
-    """Learn a byte-pair vocabulary of at most `size` tokens and write it as CLIP's (`CLIPTokenizer.from_pretrained`).
+    """Train a byte-pair tokenizer and write it in the files of `CLIPTokenizer.from_pretrained`.
 
-    Laid out as CLIP's own: all bytes, all bytes at the end of a word, merges, start mark, end mark; so there is no
-    text without tokens. `max_length` counts both marks. The number of tokens is returned.
+    The order of tokens is CLIP's: all bytes, all bytes at the end of a word, merges, start mark, end mark. Since every
+    byte is a token, every text can be tokenized.
+
+    Args:
+        captions: Training texts.
+        folder: Where vocab.json, merges.txt and tokenizer_config.json are written.
+        size: Most tokens, at least 514 (all bytes twice, and both marks).
+        max_length: Most tokens of a prompt with both marks, at least 3.
+
+    Returns:
+        The number of tokens.
+
+    Raises:
+        ValueError: `size` or `max_length` is too small.
     """
     if size < SMALLEST:
         raise ValueError(f"a vocabulary needs at least {SMALLEST} tokens (bytes and marks), got {size}")
@@ -41,7 +52,7 @@ def _merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend = CLIPTokenizer().backend_tokenizer
-    # every byte at a word's end that occurs takes one of the trainer's places, so that it is given room for all
+    # every byte that occurs at a word's end uses up one entry of the trainer's vocabulary: leave room for all of them
     trainer = trainers.BpeTrainer(
         vocab_size=count + 2 * len(alphabet),
         end_of_word_suffix="</w>",
@@ -49,8 +60,8 @@ def _merges(captions: Iterable[str], count: int) -> list[tuple[str, str]]:
         show_progress=False,
     )
     backend.train_from_iterator(captions, trainer=trainer)
-    found = json.loads(backend.to_str())["model"]["merges"]
-    return [(first, second) for first, second in found[:count]]
+    merges = json.loads(backend.to_str())["model"]["merges"]
+    return [(first, second) for first, second in merges[:count]]
 
 
 def _vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
@@ -71,11 +82,15 @@ def _write(folder: Path, name: str, content: Mapping[str, Any]) -> None:
 
 
 def clip_pair(encoder: Any, vision: Mapping[str, Any]) -> Any:
-    """A CLIP (`transformers.CLIPModel`) of this very text encoder and an untrained image tower of sizes `vision`.
+    """Build a CLIP (`transformers.CLIPModel`) around a text encoder and an untrained image encoder.
 
-    Training it teaches `encoder` itself, with its projection if it has one (SDXL's second encoder has, and then
-    decides the width of the shared space). `pair(input_ids, pixel_values, return_loss=True).loss` is the
-    contrastive loss of Radford et al. 2021 between B texts and B pictures.
+    The text encoder is not copied: training the CLIP trains it, with its projection if it has one (as SDXL's second
+    encoder has). `pair(input_ids, pixel_values, return_loss=True).loss` is the contrastive loss of Radford et al. 2021
+    between B texts and B images.
+
+    Args:
+        encoder: A CLIP text encoder; its `projection_dim` is the width of the shared space.
+        vision: Settings of the image encoder (`transformers.CLIPVisionConfig`).
     """
     from transformers import CLIPConfig, CLIPModel
 

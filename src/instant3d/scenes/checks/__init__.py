@@ -1,1 +1,1 @@
-"""Checks of scene folders before training: what is wrong, how sure that is, and what to do (`instant3d doctor`)."""
+"""Checks of scene folders before training: faults, their certainty, and remedies (`instant3d doctor`)."""

@@ -1,6 +1,6 @@
-"""Whether each picture of a scene shows something. Knows nothing of cameras.
+"""Detection of blank frames, and a fingerprint of a scene's first images.
 
-A frame that shows nothing, or one colour from edge to edge, has no outline and is left out of what follows.
+A frame that shows nothing, or one uniform colour, has no outline and is left out of the camera checks.
 """
 
 from __future__ import annotations
@@ -11,46 +11,59 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DARK, BRIGHT = 8 / 255, 247 / 255  # what compression leaves of black and of white
-LEAST_SHARE = 2e-4  # of the picture, that a visible object covers: 3 pixels of 128 x 128
-COLOURED = 0.1  # brightest channel of an object that is surely not black, and below 1 by this: not white
-TILE, TILES = 8, 4  # squares a side of a fingerprint, and pictures in it
+DARK, BRIGHT = 8 / 255, 247 / 255  # black and white after lossy compression
+LEAST_SHARE = 2e-4  # least share of the image that a visible object covers: 3 pixels of 128 x 128
+COLOURED = 0.1  # a brighter object is not black; one darker than 1 by half of this is not white
+TILE, TILES = 8, 4  # a fingerprint is a mosaic of 8 x 8 squares of each of 4 images
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small copy of a frame: `rgb` (3, H, W) and `alpha` (1, H, W) in [0, 1], rgb 0 where alpha is."""
+    """A small copy of a frame.
+
+    Attributes:
+        number: Frame number.
+        rgb: (3, H, W) in [0, 1], 0 where alpha is 0.
+        alpha: (1, H, W) in [0, 1].
+        alpha_source: Where alpha came from, see `instant3d.scenes.images.DecodedImage`.
+        size: Width and height of the full frame in pixels.
+        greatest: Largest alpha value of the full frame, of 255.
+    """
 
     number: int
     rgb: Tensor
     alpha: Tensor
-    alpha_source: str  # where alpha came from (`instant3d.scenes.images`)
-    size: tuple[int, int]  # width and height of the frame itself
-    greatest: int = 255  # of the frame's alpha
+    alpha_source: str
+    size: tuple[int, int]
+    greatest: int = 255
 
 
 def blank(thumbnails: list[Thumbnail]) -> dict[int, str]:
-    """Which frames are "black", "white" or "empty", by number.
+    """Classify blank frames as "black", "white" or "empty", by frame number.
 
-    An object may be black by nature: where it is cut out, a frame counts only if others show colours.
+    An object may be black or white itself: where it is cut out, a frame counts only if most others show colours.
     """
-    shades = [_shade(picture) for picture in thumbnails]
+    shades = [_shade(thumbnail) for thumbnail in thumbnails]
     lit = 2 * shades.count("coloured") > len(shades)
     found = {}
-    for picture, shade in zip(thumbnails, shades, strict=True):
+    for thumbnail, shade in zip(thumbnails, shades, strict=True):
         if shade in ("empty", "white page", "black page") or (lit and shade in ("black", "white")):
-            found[picture.number] = shade.removesuffix(" page")
+            found[thumbnail.number] = shade.removesuffix(" page")
     return found
 
 
 def fingerprint(thumbnails: list[Thumbnail]) -> bytes:
-    """The first few pictures as coarse mosaics: alike for an object rendered twice, apart for two objects."""
+    """Average the first images to coarse mosaics: similar for two renderings of one object, different for two objects.
+
+    Returns:
+        Bytes of a float32 vector; b"" if there are fewer than `TILES` images.
+    """
     chosen = thumbnails[:TILES]
     if len(chosen) < TILES:
         return b""
     tiles = []
-    for picture in chosen:
-        image = torch.cat([picture.rgb * picture.alpha, picture.alpha])
+    for thumbnail in chosen:
+        image = torch.cat([thumbnail.rgb * thumbnail.alpha, thumbnail.alpha])
         tiles.append(F.adaptive_avg_pool2d(image, TILE).flatten())
     return torch.cat(tiles).numpy().tobytes()
 

@@ -1,7 +1,7 @@
-"""Which reading of a scene's cameras its silhouettes allow. Knows nothing of files; words and thresholds are here.
+"""Hypotheses about a scene's cameras (convention, focal length, extent), scored by silhouette consistency.
 
-All numbers are pixels of contradiction (`silhouettes`), averaged over the rays, at SIDE pixels a picture.
-Right cameras leave almost none (docs/doctor.md has the figures), so no reading is doubted before it leaves plenty.
+Scores are pixels of contradiction (`silhouettes`), averaged over the rays, at images of SIDE pixels. Correct cameras
+leave almost none (docs/doctor.md has the figures), so cameras are not doubted below a clear threshold.
 """
 
 from __future__ import annotations
@@ -14,22 +14,28 @@ from instant3d.cameras import Cameras
 from instant3d.scenes.checks.silhouettes import SOLID, Silhouettes, rim_agreement
 
 LEAST_VIEWS = 3
-CLEAR = 0.03  # below, the cameras are taken for right
-WRONG = 0.5  # above, they are surely wrong, whatever is right instead
-NOISE = 0.02  # what right cameras may leave by chance
-SURE = 0.9  # from here on `--fix` may act
+CLEAR = 0.03  # below, the cameras count as correct
+WRONG = 0.5  # above, they are certainly wrong, even if no better hypothesis is found
+NOISE = 0.02  # contradiction that correct cameras may leave by chance
+SURE = 0.9  # confidence from which `--fix` changes a file
 FOCAL_FACTORS = (0.45, 0.55, 0.67, 0.8, 0.9, 1.12, 1.25, 1.5, 1.8, 2.2)
 FOCAL_RATIOS = (0.86, 0.91, 0.95, 1.05, 1.1, 1.16)  # around the best of those
-FOCAL_LEAST = 1.08  # a smaller factor is not told from 1
-BOX = 1.03  # half a side of the box, with the width of a pixel or so for rounding
+FOCAL_LEAST = 1.08  # a smaller factor cannot be distinguished from 1
+BOX = 1.03  # half a side of the cube, plus about a pixel for rounding
 OUTSIDE_SHARE = 0.02  # of all rays
-OUTSIDE_PIXELS = 3.0  # by which they miss all that the box could hold
-TINY = 0.25  # half the object's extent, where the box's is 1
+OUTSIDE_PIXELS = 3.0  # by which they miss everything inside the cube
+TINY = 0.25  # half the object's extent; the cube's is 1
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """The best of several readings: how sure it is, by how much more the next best contradicts."""
+    """The best of several hypotheses.
+
+    Attributes:
+        name: The hypothesis.
+        score: Its contradiction in pixels.
+        runner_up: Contradiction of the second best.
+    """
 
     name: str
     score: float
@@ -37,33 +43,41 @@ class Hypothesis:
 
     @property
     def sure(self) -> float:
+        """Confidence from 0 to 1, by how much more the second best contradicts the silhouettes."""
         return confidence(self.score, self.runner_up)
 
 
 def confidence(best: float, other: float) -> float:
-    """0 where both contradict alike, towards 1 where only the other does."""
+    """Confidence in the better of two scores: 0 if both contradict alike, towards 1 if only the other does."""
     return max(0.0, 1 - (best + NOISE) / (other + NOISE))
 
 
 def contradiction(shapes: Silhouettes, cameras: Cameras) -> float:
+    """Mean contradiction of silhouettes under given cameras, in pixels."""
     return float(rim_agreement(shapes, cameras).miss.mean())
 
 
 def alternatives(scores: dict[str, float]) -> tuple[str, ...]:
-    """The readings that the pictures cannot tell from the best one."""
+    """Return the hypotheses that the silhouettes cannot distinguish from the best one."""
     least = min(scores.values())
     return tuple(sorted(name for name, score in scores.items() if confidence(least, score) < SURE))
 
 
 def best(scores: dict[str, float]) -> Hypothesis:
-    """The reading of least contradiction, of two or more."""
+    """Return the hypothesis with the least contradiction, of two or more."""
     order = sorted(scores, key=lambda name: scores[name])
     return Hypothesis(order[0], scores[order[0]], scores[order[1]])
 
 
 @dataclass(frozen=True)
 class Focal:
-    """By what the focal length is to be multiplied: `low` to `high` fit about as well, which leaves `score`."""
+    """Best factor of the focal length.
+
+    Attributes:
+        low: Smallest factor that fits about as well as the best.
+        high: Largest such factor.
+        score: Contradiction of the best factor in pixels.
+    """
 
     low: float
     high: float
@@ -71,11 +85,12 @@ class Focal:
 
     @property
     def middle(self) -> float:
+        """Geometric mean of `low` and `high`."""
         return (self.low * self.high) ** 0.5
 
 
 def focal(shapes: Silhouettes, cameras: Cameras) -> Focal:
-    """The focal lengths of least contradiction; outlines tell them apart only so far."""
+    """Search the factor of the focal length with the least contradiction; silhouettes determine it only to a range."""
     scores = {factor: contradiction(shapes, zoomed(cameras, factor)) for factor in FOCAL_FACTORS}
     near = min(scores, key=lambda key: scores[key])
     for ratio in FOCAL_RATIOS:
@@ -86,12 +101,13 @@ def focal(shapes: Silhouettes, cameras: Cameras) -> Focal:
 
 
 def zoomed(cameras: Cameras, factor: float) -> Cameras:
+    """Multiply the focal length of cameras by a factor."""
     scale = torch.tensor([factor, factor, 1.0, 1.0])
     return Cameras(cameras.cam_to_world, cameras.intrinsics * scale)
 
 
 def share_outside(shapes: Silhouettes, cameras: Cameras) -> float:
-    """Of all rays along outlines, how many meet the object surely outside the box."""
+    """Return the share of silhouette rays that meet the object certainly outside the cube [-1, 1]^3."""
     free = rim_agreement(shapes, cameras)
     if not (free.points.abs().amax(-1) > BOX).any():
         return 0.0
@@ -99,7 +115,7 @@ def share_outside(shapes: Silhouettes, cameras: Cameras) -> float:
 
 
 def half_extent(shapes: Silhouettes, cameras: Cameras) -> float:
-    """Half of the largest extent that any view shows, in world units at the distance of the world's centre."""
+    """Return half of the largest extent in any view, in world units at the distance of the world's origin."""
     low, high = shapes.rims.amin(1), shapes.rims.amax(1)
     depth = -(cameras.positions * cameras.cam_to_world[:, :3, 2]).sum(-1)
     spread = (high - low) / cameras.intrinsics[:, :2] * depth[:, None].clamp(min=0)
@@ -107,6 +123,6 @@ def half_extent(shapes: Silhouettes, cameras: Cameras) -> float:
 
 
 def cut_off(alpha: torch.Tensor) -> list[bool]:
-    """Which of the pictures (V, 1, H, W) show an object that goes on beyond the frame."""
+    """Return for each of the masks (V, 1, H, W) whether its object extends beyond the frame."""
     solid = alpha[:, 0] >= SOLID
-    return [bool((picture[[0, -1]].sum() + picture[:, [0, -1]].sum()) > 1) for picture in solid]
+    return [bool((mask[[0, -1]].sum() + mask[:, [0, -1]].sum()) > 1) for mask in solid]

@@ -1,7 +1,4 @@
-"""Scene folders looked over before they are trained on: what is wrong, how sure that is, and what to do.
-
-Knows which scenes there are and who looks at them; what a scene's faults look like is known to the files beside this.
-"""
+"""Check of many scene folders in parallel, repair of certain faults, and the report."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from instant3d.utils import file_listing
 from instant3d.utils.progress import OnStep, Progress
 
 SHOWN = 3  # examples of each kind of finding on the terminal; the report has all
-AT_ONCE = 8  # scenes handed to a process at a time
+AT_ONCE = 8  # scenes per task of a process
 
 
 def check_scenes(
@@ -33,19 +30,31 @@ def check_scenes(
     frames: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[SceneReport], list[Finding]]:
-    """Examine all scenes in `folders` with `jobs` processes of one thread each (default: one for each core).
+    """Check all scenes in `folders`.
 
-    frames   how many each scene should have; by default, as many as most of those beside it
+    Args:
+        folders: Scene folders, or folders of scene folders.
+        jobs: Number of processes with one thread each; by default one per core.
+        frames: Expected number of frames per scene; by default that of most scenes in the same folder.
+        progress: Where to report progress.
+
+    Returns:
+        A report per scene, and all findings, also those from comparing scenes.
     """
     places = find_scenes(folders)
-    with (progress or Progress()).task(f"looking at {len(places)} scenes") as on_step:
-        patients = list(_examined(places, jobs or _cores(), on_step))
-    findings = cross_scene.majority_convention([finding for patient in patients for finding in patient.findings])
-    return patients, [*findings, *cross_scene.frame_counts(patients, frames), *cross_scene.near_duplicates(patients)]
+    with (progress or Progress()).task(f"checking {len(places)} scenes") as on_step:
+        reports = list(_examined(places, jobs or _cores(), on_step))
+    findings = cross_scene.majority_convention([finding for report in reports for finding in report.findings])
+    return reports, [*findings, *cross_scene.frame_counts(reports, frames), *cross_scene.near_duplicates(reports)]
 
 
 def find_scenes(folders: Sequence[str | Path]) -> list[Path]:
-    """Scenes: each path is one, or holds some at any depth. Folders of pictures without cameras count as scenes too."""
+    """Find all scenes at or below each path; folders of images without cameras count as scenes too.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: There is no scene.
+    """
     found: dict[Path, None] = {}
     for path in map(Path, folders):
         if not path.exists():
@@ -58,7 +67,7 @@ def find_scenes(folders: Sequence[str | Path]) -> list[Path]:
 
 
 def fix_scenes(findings: Sequence[Finding]) -> list[Finding]:
-    """Repair what is sure enough to be repaired; the findings come back, those now cured marked."""
+    """Repair the findings that are certain enough, and return all findings with those repaired marked as fixed."""
     result = []
     for finding in findings:
         if finding.fix is not None:
@@ -70,23 +79,23 @@ def fix_scenes(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def report(reports: Sequence[SceneReport], findings: Sequence[Finding]) -> dict[str, Any]:
-    """As JSON holds it."""
+    """Summarise the check as JSON data."""
     kinds: dict[str, int] = defaultdict(int)
     for finding in findings:
         kinds[finding.kind] += 1
-    ill = {finding.scene for finding in findings if finding.level == FAULT and not finding.fixed}
-    counts = {"scenes": len(reports), "healthy": len(reports) - len(ill), "kinds": dict(sorted(kinds.items()))}
+    faulty = {finding.scene for finding in findings if finding.level == FAULT and not finding.fixed}
+    counts = {"scenes": len(reports), "healthy": len(reports) - len(faulty), "kinds": dict(sorted(kinds.items()))}
     return {**counts, "findings": [finding.record() for finding in findings]}
 
 
 def lines(reports: Sequence[SceneReport], findings: Sequence[Finding]) -> Iterator[str]:
-    """For the terminal: kinds of findings, most frequent first, with examples."""
+    """Yield the lines for the terminal: kinds of findings, most frequent first, with examples."""
     kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         kinds[finding.level, finding.kind].append(finding)
     for (level, kind), group in sorted(kinds.items(), key=lambda item: (item[0][0], -len(item[1]))):
-        cured = sum(finding.fixed for finding in group)
-        remarks = [f"{cured} repaired"] * bool(cured) + ["a note"] * (level != FAULT)
+        fixed = sum(finding.fixed for finding in group)
+        remarks = [f"{fixed} repaired"] * bool(fixed) + ["a note"] * (level != FAULT)
         yield f"{kind}: {', '.join([f'{len(group)} findings', *remarks])}"
         for finding in group[:SHOWN]:
             yield f"  {finding.scene}: {finding.evidence} ({finding.sure:.0%} sure): {finding.advice}"
@@ -97,7 +106,7 @@ def lines(reports: Sequence[SceneReport], findings: Sequence[Finding]) -> Iterat
 
 
 def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[SceneReport]:
-    jobs = min(jobs, len(places) // AT_ONCE)  # to start a process takes longer than to look at a few scenes
+    jobs = min(jobs, len(places) // AT_ONCE)  # starting a process takes longer than checking a few scenes
     if jobs <= 1:
         for done, place in enumerate(places, 1):
             yield check_scene_quietly(place)
@@ -106,11 +115,11 @@ def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[Sc
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         try:
-            for done, patient in enumerate(pool.map(check_scene_quietly, places, chunksize=AT_ONCE), 1):
-                yield patient
+            for done, report in enumerate(pool.map(check_scene_quietly, places, chunksize=AT_ONCE), 1):
+                yield report
                 on_step(done, len(places))
         except BrokenProcessPool as error:
-            text = "a process was killed, most likely for want of memory; choose fewer --jobs, or --jobs 1 to see where"
+            text = "a process was killed, most likely for lack of memory; choose fewer --jobs, or --jobs 1 to see where"
             raise MemoryError(text) from error
 
 

@@ -1,6 +1,6 @@
-"""What a `transform_matrix` may have been meant as, and how it is turned into what the format asks for.
+"""Camera conventions of `transform_matrix`, and their conversion to the format's convention.
 
-Knows nothing of pictures. The format asks for camera-to-world with OpenGL's camera (x right, y up, z backward).
+The format requires camera-to-world matrices with OpenGL's camera axes (x right, y up, z backward).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from instant3d.utils.atomic import write_bytes
 GIVEN = "camera-to-world, OpenGL"
 _FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])  # y down, z forward
 _FROM_PYTORCH3D = np.diag([-1.0, 1.0, -1.0, 1.0])  # x left, y up, z forward
-# name: (whether the matrix is world-to-camera, what turns our camera's axes into its)
+# name: (whether the matrix is world-to-camera, conversion from OpenGL's camera axes to its)
 READINGS: dict[str, tuple[bool, np.ndarray]] = {
     GIVEN: (False, np.eye(4)),
     "camera-to-world, OpenCV": (False, _FROM_OPENCV),
@@ -30,13 +30,21 @@ KEPT = ".before-doctor"
 
 
 def reread(document: transforms.Document, reading: str) -> transforms.Document:
-    """The document as it should have been written if its matrices were meant as `reading`."""
+    """Convert a document whose matrices were written in the convention `reading` to the format's convention."""
     frames = [_reread(entry, reading) for entry in document.content["frames"]]
     return transforms.Document(document.where, {**document.content, "frames": frames})
 
 
 def repair(file: Path, reading: str) -> Path:
-    """Write `file` anew with the matrices that `reading` stands for; the old one is kept under the name returned."""
+    """Rewrite `file` with converted matrices.
+
+    Args:
+        file: A `transforms.json`.
+        reading: The convention in which its matrices were written, a key of `READINGS`.
+
+    Returns:
+        Path of the backup of the old file.
+    """
     document = transforms.parse(file.read_bytes(), str(file))
     text = json.dumps(reread(document, reading).content, indent=1, allow_nan=False) + "\n"
     kept = _free_name(file)
@@ -46,7 +54,7 @@ def repair(file: Path, reading: str) -> Path:
 
 
 def _reread(entry: Any, reading: str) -> Any:
-    """A frame's entry; one without a rigid matrix is not touched."""
+    """Convert a frame's entry; one without a matrix is left unchanged."""
     inverse, axes = READINGS[reading]
     try:
         given = np.asarray(entry["transform_matrix"], np.float64)
@@ -61,7 +69,7 @@ def _reread(entry: Any, reading: str) -> Any:
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Of a rotation and a shift, without the rounding of a general inverse."""
+    """Invert a rigid transformation, without the rounding of a general inverse."""
     result = np.eye(4)
     result[:3, :3] = matrix[:3, :3].T
     result[:3, 3] = -matrix[:3, :3].T @ matrix[:3, 3]

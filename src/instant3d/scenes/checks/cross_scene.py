@@ -1,4 +1,4 @@
-"""What only many scenes together show: twins, scenes of another length, a common convention. Knows nothing of files."""
+"""Dataset-level checks: near-duplicate scenes, inconsistent frame counts, majority vote on the camera convention."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import numpy as np
 from instant3d.scenes.checks.camera_hypotheses import SURE
 from instant3d.scenes.checks.finding import Finding, SceneReport
 
-ALIKE = 0.012  # of 1: root mean square between the mosaics of two renderings of one object
-COMMON = 0.8  # of a folder's scenes, that must have one length before another one is odd
+ALIKE = 0.012  # root mean square difference between the mosaics of two renderings of one object, on a scale of 1
+COMMON = 0.8  # share of a folder's scenes that must have one length before others are reported
 LEAST_SCENES = 5
-AXES = 24  # along which fingerprints differ most; neighbours along these are compared in full
+AXES = 24  # principal axes of the fingerprints; neighbours along these are compared in full
 
 
 def frame_counts(reports: Sequence[SceneReport], expected: int | None) -> Iterator[Finding]:
-    """Scenes whose number of frames is not `expected`, or not that of most scenes beside them."""
+    """Yield a finding for each scene whose number of frames is not `expected`, or not that of most scenes beside it."""
     groups: dict[Path, list[SceneReport]] = defaultdict(list)
-    for patient in reports:
-        if patient.frames:
-            groups[Path(patient.scene).parent].append(patient)
+    for report in reports:
+        if report.frames:
+            groups[Path(report.scene).parent].append(report)
     for group in groups.values():
-        usual, times = Counter(patient.frames for patient in group).most_common(1)[0]
+        usual, times = Counter(report.frames for report in group).most_common(1)[0]
         if expected is None and (len(group) < LEAST_SCENES or times < COMMON * len(group)):
             continue
         right, sure = (usual, times / len(group)) if expected is None else (expected, 1.0)
         why = f"{times} of {len(group)} scenes beside it have {usual}"
-        why = why if expected is None else f"{expected} were asked for"
-        for patient in group:
-            if patient.frames != right:
+        why = why if expected is None else f"{expected} were expected"
+        for report in group:
+            if report.frames != right:
                 advice = "render the scene again, or drop it; `--frames N` names the right number"
-                yield Finding("frame count", patient.scene, sure, f"{patient.frames} frames, but {why}", advice)
+                yield Finding("frame count", report.scene, sure, f"{report.frames} frames, but {why}", advice)
 
 
 def majority_convention(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings, where scenes that cannot tell their convention have it from those beside them.
+    """Complete ambiguous camera-convention findings by the convention of the scenes in the same folder.
 
-    One program wrote them all: n scenes that are sure and of one mind leave a chance of 1 in n + 2 (Laplace's rule of
-    succession) that the next one differs.
+    They were presumably written by one program: after n scenes of one certain convention, the next one differs with
+    probability 1 / (n + 2) (Laplace's rule of succession).
     """
     known: dict[Path, Counter[str]] = defaultdict(Counter)
     for finding in findings:
@@ -55,25 +55,27 @@ def _with_majority(finding: Finding, beside: Counter[str]) -> Finding:
     chance = (times + 1) / (times + 2)
     if len(beside) != 1 or chance < SURE or not set(beside) <= set(finding.fits):
         return finding
-    (cure,) = beside
-    evidence = f"{finding.evidence}; {times} scenes beside it are {cure} for sure"
-    advice = f"the matrices are {cure}; `--fix` writes them as the format asks"
-    return dataclasses.replace(finding, sure=min(finding.sure, chance), evidence=evidence, advice=advice, fix=cure)
+    (convention,) = beside
+    evidence = f"{finding.evidence}; {times} scenes beside it are {convention} for sure"
+    advice = f"the matrices are {convention}; `--fix` writes them in the format's convention"
+    return dataclasses.replace(
+        finding, sure=min(finding.sure, chance), evidence=evidence, advice=advice, fix=convention
+    )
 
 
 def near_duplicates(reports: Sequence[SceneReport]) -> Iterator[Finding]:
-    """Every scene that shows the same object as an earlier one, or bears its id."""
+    """Yield a finding for each scene that shows the same object as an earlier one, or has its id."""
     first: dict[str, str] = {}
-    told = set()
-    for patient in reports:
-        if patient.id and first.setdefault(patient.id, patient.scene) != patient.scene:
-            told.add(patient.scene)
-            evidence = f"its id {patient.id!r} is also that of {first[patient.id]}"
-            yield Finding("duplicate", patient.scene, 1.0, evidence, "drop one, or give each scene its own id")
-    for earlier, later, difference in _neighbours([patient for patient in reports if patient.fingerprint]):
-        if later.scene not in told:
-            told.add(later.scene)
-            evidence = f"its first pictures are within {255 * difference:.1f} of 255 levels of {earlier.scene}'s"
+    reported = set()
+    for report in reports:
+        if report.id and first.setdefault(report.id, report.scene) != report.scene:
+            reported.add(report.scene)
+            evidence = f"its id {report.id!r} is also that of {first[report.id]}"
+            yield Finding("duplicate", report.scene, 1.0, evidence, "drop one, or give each scene its own id")
+    for earlier, later, difference in _neighbours([report for report in reports if report.fingerprint]):
+        if later.scene not in reported:
+            reported.add(later.scene)
+            evidence = f"its first images are within {255 * difference:.1f} of 255 levels of {earlier.scene}'s"
             sure = 1 - 0.5 * difference / ALIKE
             yield Finding("duplicate", later.scene, sure, evidence, "keep one of the two, or keep both in one split")
 
@@ -83,7 +85,7 @@ def _neighbours(reports: list[SceneReport]) -> Iterator[tuple[SceneReport, Scene
         return
     from scipy.spatial import cKDTree
 
-    prints = np.stack([np.frombuffer(patient.fingerprint, np.float32) for patient in reports])
+    prints = np.stack([np.frombuffer(report.fingerprint, np.float32) for report in reports])
     centred = prints - prints.mean(0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     reach = ALIKE * prints.shape[1] ** 0.5

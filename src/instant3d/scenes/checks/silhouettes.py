@@ -1,9 +1,9 @@
-"""How far silhouettes seen from several cameras contradict each other. Knows nothing of files or of what to do then.
+"""Silhouette consistency: by how many pixels the silhouettes of several cameras contradict each other.
 
 A ray along the rim of one silhouette touches the object somewhere, and that point lies inside every other silhouette
-(the visual hull, Laurentini 1994). So the ray's best point, by its signed distance to the outline in the picture where
-it lies farthest outside, tells by how many pixels the cameras are wrong at least: 0 wherever they are right. Pictures
-of a ball contradict each other under few cameras, hence a small miss proves nothing and only a large one does.
+(the visual hull, Laurentini 1994). So the best point of the ray, by its signed distance to the outline in the image
+where it lies farthest outside, gives a lower bound on the camera error in pixels: 0 wherever the cameras are correct.
+Images of a ball contradict each other under few cameras, hence only a large contradiction proves an error.
 """
 
 from __future__ import annotations
@@ -17,23 +17,28 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 
-SIDE = 128  # pixels of the longer side that silhouettes are compared at; larger pictures are made smaller
-FAR = 24.0  # pixels: no miss counts as more
+SIDE = 128  # pixels of the longer side at which silhouettes are compared; larger images are reduced
+FAR = 24.0  # pixels: upper limit of a distance
 RIMS = 40  # rays of each view
-COARSE, FINE = 56, 13  # points along each ray, then again around the best of them
-SEEN, SOLID = 0.1, 0.9  # alpha: from the one a pixel may show the object, from the other it surely does
+COARSE, FINE = 56, 13  # sample points along each ray, then around the best of them
+SEEN, SOLID = 0.1, 0.9  # alpha from which a pixel may, and certainly does, show the object
 
 
 @dataclass(frozen=True)
 class Silhouettes:
-    """Outlines of V pictures of one object."""
+    """Outlines of V images of one object.
 
-    inside: Tensor  # (V, 1, H, W) pixels to the outline, positive inside, at least -FAR
-    rims: Tensor  # (V, R, 2) image points, as fractions, that lie just inside
+    Attributes:
+        inside: (V, 1, H, W) distance to the outline in pixels, positive inside, at least -FAR.
+        rims: (V, R, 2) image points, as fractions, just inside the outline.
+    """
+
+    inside: Tensor
+    rims: Tensor
 
 
 def downsize(image: Tensor) -> Tensor:
-    """Images (V, C, H, W), area-averaged so that the longer side is SIDE at most."""
+    """Reduce images (V, C, H, W) by area averaging so that the longer side is at most SIDE."""
     height, width = image.shape[-2:]
     scale = SIDE / max(height, width)
     if scale >= 1:
@@ -43,24 +48,32 @@ def downsize(image: Tensor) -> Tensor:
 
 
 def silhouettes(alpha: Tensor) -> Silhouettes:
-    """From alphas (V, 1, H, W), each of which shows something solid."""
-    inside = np.stack([_signed(picture[0].numpy() >= SEEN) for picture in alpha])
-    rims = np.stack([_rim(picture[0].numpy()) for picture in alpha])
+    """Compute outlines from alpha masks (V, 1, H, W), each of which contains a solid object."""
+    inside = np.stack([_signed(mask[0].numpy() >= SEEN) for mask in alpha])
+    rims = np.stack([_rim(mask[0].numpy()) for mask in alpha])
     return Silhouettes(torch.from_numpy(inside)[:, None], torch.from_numpy(rims))
 
 
 @dataclass(frozen=True)
 class RimAgreement:
-    """Where each rim ray best agrees with all views, and by how much it fails there."""
+    """The point of each rim ray that agrees best with all views.
 
-    points: Tensor  # (V, R, 3)
-    miss: Tensor  # (V, R) pixels, 0 to FAR
+    Attributes:
+        points: (V, R, 3) in world units.
+        miss: (V, R) by how many pixels the point misses the worst silhouette, 0 to FAR.
+    """
+
+    points: Tensor
+    miss: Tensor
 
 
 def rim_agreement(shapes: Silhouettes, cameras: Cameras, box: float | None = None) -> RimAgreement:
-    """The best point of each rim ray of cameras (V), and by how many pixels it at least misses what they show.
+    """Find the best point of each rim ray, and by how many pixels it misses the silhouettes.
 
-    box   half a side of the cube around the world's centre in which alone the object may be, if anywhere
+    Args:
+        shapes: Outlines of V images.
+        cameras: Their cameras (V,).
+        box: Half the side of the cube around the origin that may contain the object; unlimited if None.
     """
     origins, directions = _rays(shapes, cameras)
     middle, reach = _span(cameras)
@@ -75,7 +88,7 @@ def rim_agreement(shapes: Silhouettes, cameras: Cameras, box: float | None = Non
 
     best = distance.gather(-1, inside(distance).argmax(-1, keepdim=True))
     step = (distance[..., 1] - distance[..., 0])[..., None]
-    finer = best + step * torch.linspace(-1, 1, FINE)  # the middle one is the best so far
+    finer = best + step * torch.linspace(-1, 1, FINE)  # its centre is the best so far
     score, chosen = inside(finer).max(-1)
     best = finer.gather(-1, chosen[..., None])
     return RimAgreement(origins + best * directions, -score.clamp(max=0))
@@ -88,9 +101,9 @@ def _rays(shapes: Silhouettes, cameras: Cameras) -> tuple[Tensor, Tensor]:
 
 
 def _span(cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """The point (3,) that all cameras look at most nearly, and how far around it (V, 1) each sees an object.
+    """Return the point (3,) nearest to all optical axes, and the radius around it (V, 1) that each camera sees.
 
-    Scale-free, for a world in other units is no contradiction.
+    It is scale-free, because a world in other units is not a contradiction.
     """
     forward = cameras.cam_to_world[:, :3, 2]
     across = torch.eye(3) - forward[:, :, None] * forward[:, None, :]
@@ -102,7 +115,7 @@ def _span(cameras: Cameras) -> tuple[Tensor, Tensor]:
 
 
 def _worst(shapes: Silhouettes, cameras: Cameras, points: Tensor, box: float | None) -> Tensor:
-    """The least signed distance to an outline, over all views, of points (N, 3): (N,)."""
+    """Return the smallest signed distance of points (N, 3) to an outline over all views, (N,)."""
     rotation = cameras.cam_to_world[:, :3, :3]
     pinhole = torch.zeros_like(rotation)  # `Cameras.project` and the step to -1..1, as a single product
     pinhole[:, 0, 0], pinhole[:, 1, 1] = 2 * cameras.intrinsics[:, 0], 2 * cameras.intrinsics[:, 1]
@@ -112,7 +125,7 @@ def _worst(shapes: Silhouettes, cameras: Cameras, points: Tensor, box: float | N
     flat = turn @ points.T - turn @ cameras.positions[..., None]  # (V, 3, N)
     depth = flat[:, 2]
     where = (flat[:, :2] / depth.clamp(min=1e-6)[:, None]).clamp(-4, 4)
-    # beyond the frame the border's pixels go on: an object cut by the frame may reach there, another cannot
+    # border pixels are repeated outside: an object cut off by the border may extend there, another cannot
     grid = where.mT[:, None]
     found = F.grid_sample(shapes.inside, grid, align_corners=False, padding_mode="border")[:, 0, 0]
     least = torch.where(depth > 0, found, -FAR).amin(0)
@@ -120,7 +133,7 @@ def _worst(shapes: Silhouettes, cameras: Cameras, points: Tensor, box: float | N
 
 
 def _signed(mask: np.ndarray) -> np.ndarray:
-    """Pixels from each pixel's centre to the outline, positive inside, (H, W) float32."""
+    """Return the distance from each pixel's centre to the outline in pixels, positive inside, (H, W) float32."""
     from scipy import ndimage
 
     inner, outer = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)
@@ -130,7 +143,7 @@ def _signed(mask: np.ndarray) -> np.ndarray:
 
 
 def _rim(alpha: np.ndarray) -> np.ndarray:
-    """Image points (R, 2) spread over the inner edge of what is solid; the frame's own edge is no outline."""
+    """Return image points (R, 2) spread over the inner edge of the object; the image border is not an outline."""
     from scipy import ndimage
 
     solid = alpha >= min(SOLID, float(alpha.max()))
