@@ -5,7 +5,7 @@ from instant3d.mesh.io import FORMATS, load, save
 from instant3d.mesh.mesh import MAX_FACES, WRAPS, Mesh, bounds, face_areas, face_normals, moved_to, normalized
 from instant3d.mesh.printing import PRINTED, SIZE_MM, check_size_mm
 from instant3d.mesh.processing import clean, decimate, merged, sample_points, vertex_colors
-from instant3d.mesh.repair import fill_holes
+from instant3d.mesh.repair import fill_holes, smooth, smooth_within_edges
 from instant3d.mesh.solids import GeometryReport, geometry_report, printable
 
 __all__ = [
@@ -32,6 +32,8 @@ __all__ = [
     "printable",
     "sample_points",
     "save",
+    "smooth",
+    "smooth_within_edges",
     "srgb_from_linear",
     "vertex_colors",
 ]
