@@ -48,7 +48,7 @@ def figures(folder: Path) -> dict[str, Any]:
         planes, _ = timed(lambda: model.network.triplane(shown))
     _, asset = timed(lambda: model(views, resolution=CELLS), rounds=1)
     picture, _ = timed(lambda: asset.render(orbit([30.0], [20.0]), PICTURE))
-    mesh, _ = timed(lambda: model(views, resolution=CELLS).mesh)
+    mesh, _ = timed(lambda: model(views, resolution=CELLS).mesh())
     return {
         "views": len(views.rgb),
         "pixels": shown.width,

@@ -84,7 +84,7 @@ def test_a_prompt_becomes_a_folder_of_results_and_one_line(make, tmp_path):
     assert set(result["files"]) == {*MADE, "mesh.ply"}
     assert set(result["seconds"]) == {"load", "text", "denoise", "decode", "reconstruct", "mesh", "video"}
     assert result["sampling"]["steps"] == 1
-    vertices = Asset.load(tmp_path / "out").mesh.vertices
+    vertices = Asset.load(tmp_path / "out").surface.vertices
     assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the network's sphere
 
 
@@ -191,6 +191,7 @@ def test_resume_neither_generates_finished_assets_again_nor_loads_weights_for_th
         ["--start", "noise"],
         ["--sampler", "ddim"],
         ["--formats", "glb,obj"],
+        ["--formats", "3mf"],
     ],
 )
 def test_resume_generates_an_asset_again_with_another_setting(make, change):
@@ -333,7 +334,8 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatc
     ("options", "complaint"),
     [
         (["--device", "abacus"], "'abacus' is not a device"),
-        (["--formats", "stl"], "choose among glb, obj, ply"),
+        (["--formats", "fbx"], "choose among glb, obj, ply, stl, 3mf, usdz"),
+        (["--formats", "stl", "--size-mm", "0"], "above 0 and at most 100000 mm, got 0"),
         (["--steps", "5000"], "5000 steps"),
         (["--rescale", "7"], "between 0 and 1"),
     ],

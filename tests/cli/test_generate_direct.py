@@ -89,7 +89,7 @@ def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert len(hashes) == 2, "the network and its text encoder"
     assert result["weights"]["direct"] == {"name": str(weights), "sha256": hashes}
-    vertices = Asset.load(tmp_path / "out").mesh.vertices
+    vertices = Asset.load(tmp_path / "out").surface.vertices
     assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the blob's
 
 

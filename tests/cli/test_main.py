@@ -181,7 +181,8 @@ def test_a_broken_scene_is_one_sentence_and_exit_code_two(capsys, scene, weights
     ("options", "complaint"),
     [
         (["--views", "0,7"], "frame 7 does not exist:"),
-        (["--formats", "stl"], "'stl'; choose among glb, obj, ply"),
+        (["--formats", "fbx"], "'fbx'; choose among glb, obj, ply, stl, 3mf, usdz"),
+        (["--formats", "stl", "--size-mm", "nan"], "above 0 and at most 100000 mm, got nan"),
         (["--device", "abacus"], "'abacus' is not a device"),
         (["--weights", "nowhere"], "neither a checkpoint folder nor a Hub id"),
     ],

@@ -13,11 +13,11 @@ from types import FrameType
 from typing import NoReturn
 
 from instant3d import __version__
-from instant3d.cli import data, doctor_options, evaluate_options, generate_options, scene_options
+from instant3d.cli import data, doctor_options, evaluate_options, generate_options, mesh_command, scene_options
+from instant3d.cli.format_options import add_formats, mesh_options
 from instant3d.utils import bundled
 from instant3d.utils.arg_types import (
     byte_size,
-    comma_separated,
     frame_numbers,
     nonempty,
     nonempty_path,
@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     _add_reconstruct(
         commands.add_parser("reconstruct", help="a scene folder, or a picture, to a mesh, a triplane and pictures")
     )
+    mesh_command.add(commands.add_parser("mesh", help="another mesh of an asset that was made before"))
     evaluate = commands.add_parser("evaluate", help="measure reconstructions, or what was made of prompts")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
@@ -114,9 +115,7 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
-    command.add_argument(
-        "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply (default glb)"
-    )
+    add_formats(command)
     command.add_argument(
         "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
     )
@@ -214,6 +213,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
+        options=mesh_options(arguments),
+        size_mm=arguments.size_mm,
         device=arguments.device,
         max_memory=arguments.max_memory,
     )

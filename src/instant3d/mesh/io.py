@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_ply
+from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_writer, ply, printing, usdz
 from instant3d.mesh.mesh import MAX_FACES, Mesh, bounds, face_areas
+from instant3d.mesh.printing import SIZE_MM
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
+
+FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that `save` writes
 
 
 def load(path: str | Path) -> list[Mesh]:
-    """Read the parts of a .glb, .gltf, .obj or .ply file (+y up) as meshes in world axes.
+    """Read a .glb, .gltf, .obj or .ply file as meshes in world axes; +y is up unless the file says otherwise.
 
     Safe for untrusted files: refuses a file that it cannot read correctly, and opens no file outside the file's folder.
 
@@ -28,7 +32,7 @@ def load(path: str | Path) -> list[Mesh]:
         ".glb": gltf_reader.read_gltf,
         ".gltf": gltf_reader.read_gltf,
         ".obj": obj.read_obj,
-        ".ply": obj_ply.read_ply,
+        ".ply": ply.read_ply,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -56,10 +60,27 @@ def _check_object(meshes: Sequence[Mesh]) -> None:
         raise ValueError("its triangles have almost no area")
 
 
-def save(meshes: Sequence[Mesh], path: str | Path) -> None:
-    """Write several parts as one file; the suffix (.glb, .obj, .ply) chooses the format."""
+def save(meshes: Sequence[Mesh], path: str | Path, *, size_mm: float = SIZE_MM) -> None:
+    """Write several parts as one file, whole or not at all.
+
+    Args:
+        meshes: The parts; those without triangles are left out.
+        path: Its suffix chooses the format, one of `FORMATS`; an .obj brings an .mtl and .png files.
+        size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
+
+    Raises:
+        ValueError: The format is unknown, the size impossible or there is no triangle.
+        OSError: It cannot be written there.
+    """
     path = Path(path)
-    writers = {".glb": gltf_writer.write_glb, ".obj": obj_ply.write_obj, ".ply": obj_ply.write_ply}
+    writers: dict[str, Callable[[Sequence[Mesh], Path], None]] = {
+        ".glb": gltf_writer.write_glb,
+        ".obj": obj_writer.write_obj,
+        ".ply": ply.write_ply,
+        ".stl": partial(printing.write_stl, size_mm=size_mm),
+        ".3mf": partial(printing.write_3mf, size_mm=size_mm),
+        ".usdz": usdz.write_usdz,
+    }
     writer = writers.get(path.suffix.lower())
     if writer is None:
         raise ValueError(f"a mesh is written as one of {', '.join(writers)}, not as {path.name}")

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
+from instant3d.mesh import SIZE_MM, check_size_mm
+from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import image_preprocessing, results
 from instant3d.pipelines.results import SheetInputs
@@ -47,6 +49,8 @@ def reconstruct(
     views: Sequence[int] | Literal["all"] | None = None,
     resolution: int = 256,
     formats: Sequence[str] = ("glb",),
+    options: MeshOptions = DEFAULT,
+    size_mm: float = SIZE_MM,
     device: str = "auto",
     max_memory: int = MemoryLimits.scratch,
 ) -> dict[str, Any]:
@@ -55,8 +59,11 @@ def reconstruct(
     scene  a scene folder; or a picture, for a network that takes one: what that is shown is left in `output/views`
     views  numbers of the input frames; by default the first four, or as many as there are, or the first if the
            network takes one picture: then its own camera is assumed, and the result stands in that camera's world
+    options  how the mesh is made
+    size_mm  largest side in an .stl or .3mf, in millimetres
     """
     watch = Stopwatch()
+    check_size_mm(size_mm)
     formats, folder, place = check_formats(formats), resolve(weights), find_device(device)
     with watch("load"):
         given = _given(scene, views, read_architecture(folder / "config.json"))  # before weights, which take longer
@@ -65,7 +72,9 @@ def reconstruct(
     with atomic.merged(output, seal=results.RECORD) as partial:
         with watch("reconstruct"):
             asset = model(source, resolution=resolution, max_memory=max_memory)
-        written = results.write(partial, asset, given.shown, size=given.size, formats=formats, watch=watch)
+        written = results.write(
+            partial, asset, given.shown, size=given.size, formats=formats, watch=watch, options=options, size_mm=size_mm
+        )
         if given.record:
             scenes.write(partial / "views", source.views, object_id=source.id)
             written["files"] = ["views", *written["files"]]
@@ -77,6 +86,7 @@ def reconstruct(
             **given.record,
             weights={"name": str(weights), "sha256": results.sha256(folder / "model.safetensors")},
             device=str(model.device),
+            mesh_options=options.as_dict(),
             **written,
             seconds=watch.rounded(),
         )

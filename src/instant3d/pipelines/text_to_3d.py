@@ -80,6 +80,7 @@ class ViewsTo3D:
             resolution=resolution,
             max_memory=max_memory,
             exact=self.network.precise,
+            views=views.to("cpu"),
         )
 
     @property

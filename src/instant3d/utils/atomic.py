@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
@@ -17,6 +17,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file under a hidden name beside `path`, then move it into place in one step."""
     with partial_file(path) as partial:
         partial.write_bytes(data)
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write several files, none of which appears before all are written; the first appears last."""
+    with ExitStack() as stack:
+        for path, data in files.items():
+            stack.enter_context(partial_file(path)).write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:

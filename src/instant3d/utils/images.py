@@ -158,3 +158,10 @@ def _kind(data: bytes) -> str:
         return "a HEIC or AVIF image, or a video"
     begin = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
     return next((name for sign, name in SIGNATURES.items() if begin.startswith(sign)), "of an unknown kind")
+
+
+def encode_png(pixels: np.ndarray, compress_level: int = 6) -> bytes:
+    """Pixels (H, W), (H, W, 3) or (H, W, 4) uint8 as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=compress_level)
+    return stream.getvalue()

@@ -1,0 +1,140 @@
+"""Stanford .ply files to meshes and back. Vertex colours are sRGB, and all is opaque.
+
+The format has no up axis. Files are written +z up, as Blender imports them, with a comment that says so; files without
+that comment are read as +y up.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from trimesh.resolvers import Resolver
+
+from instant3d.mesh.colorspace import linear_from_srgb
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.processing import merged, vertex_colors
+from instant3d.mesh.untrusted import ImageDecoder, content, path_inside
+from instant3d.utils.atomic import write_bytes
+from instant3d.utils.errors import LIBRARY_ERRORS, first_line
+from instant3d.utils.images import encode_png
+
+Z_UP = "comment +z up, right-handed"
+
+
+def read_ply(path: Path) -> list[Mesh]:
+    """The parts of a .ply."""
+    files, data = _Beside(path.parent), content(path)
+    world_from_file = np.eye(3) if Z_UP.encode() in data.partition(b"end_header")[0] else WORLD_FROM_Y_UP
+    try:
+        # `Mesh` refuses what is not finite
+        with np.errstate(over="ignore", invalid="ignore"), _warnings() as left_out:
+            scene = trimesh.load_scene(io.BytesIO(data), file_type="ply", resolver=files, process=False)
+            parts = [part for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh)]
+            meshes = [_mesh(part, world_from_file) for part in parts if len(part.faces)]
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"it is not a readable .ply file ({type(error).__name__}: {first_line(error)})") from error
+    if files.refusals:
+        raise files.refusals[0]
+    if left_out:
+        raise ValueError(f"it is not a sound .ply file ({left_out[0]})")
+    return meshes
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect what trimesh logs of content that it left out, instead of printing it with tracebacks."""
+    messages = list[str]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("trimesh")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield messages
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
+
+
+class _Beside(Resolver):
+    """Hands trimesh the files that a .ply names. trimesh goes on without a file that fails, so refusals are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.refusals, self.decoder = folder, list[ValueError](), ImageDecoder()
+
+    def get(self, name: str) -> bytes:
+        try:
+            data = content(path_inside(self.folder, name.strip()))
+            return encode_png(self.decoder.decode(data), compress_level=0)  # all that a .ply names is an image
+        except ValueError as error:
+            self.refusals.append(error)
+            raise
+
+    def write(self, name: str, data: bytes) -> None:
+        raise ValueError("an object that is read writes nothing")
+
+    def namespaced(self, namespace: str) -> Resolver:
+        return self
+
+    def keys(self) -> list[str]:
+        return []
+
+
+def _mesh(part: trimesh.Trimesh, world_from_file: np.ndarray) -> Mesh:
+    vertices, faces = np.asarray(part.vertices) @ world_from_file.T, np.asarray(part.faces)
+    normals = None
+    if "vertex_normals" in part._cache.cache:  # given in the file; otherwise trimesh would make them up
+        normals = np.asarray(part.vertex_normals) @ world_from_file.T
+    look: Any = part.visual
+    if look.kind == "vertex":
+        return Mesh(vertices, faces, normals, np.asarray(look.vertex_colors)[:, :3] / 255)
+    if look.kind == "face":
+        colors = np.repeat(np.asarray(look.face_colors)[:, :3] / 255, 3, axis=0)
+        return Mesh(vertices[faces.reshape(-1)], np.arange(faces.size).reshape(-1, 3), colors=colors)
+    if look.kind != "texture":
+        return Mesh(vertices, faces, normals)
+    return Mesh(vertices, faces, normals, **_material(look))
+
+
+def _material(look: Any) -> dict[str, Any]:
+    image, diffuse = getattr(look.material, "image", None), getattr(look.material, "diffuse", None)
+    if image is not None and look.uv is not None:
+        uv = np.asarray(look.uv) * (1, -1) + (0, 1)  # both formats count v upwards
+        return {"uv": uv, "texture": np.asarray(image.convert("RGBA"))}
+    if diffuse is None:
+        return {}
+    red, green, blue = (float(part) for part in linear_from_srgb(np.asarray(diffuse)[:3] / 255))
+    return {"base_color": (red, green, blue, 1.0)}
+
+
+def write_ply(meshes: Sequence[Mesh], path: Path) -> None:
+    """Write a binary .ply, +z up, with one colour a vertex; a texture is looked up at the vertices."""
+    mesh = merged(meshes)
+    fields = [(name, "<f4") for name in "xyz"]
+    columns = list(mesh.vertices.T)
+    if mesh.normals is not None:
+        fields += [(name, "<f4") for name in ("nx", "ny", "nz")]
+        columns += list(mesh.normals.T)
+    fields += [(name, "u1") for name in ("red", "green", "blue")]
+    columns += list(np.rint(vertex_colors(mesh) * 255).T)
+    vertices = np.empty(len(mesh.vertices), dtype=fields)
+    for (name, _), column in zip(fields, columns, strict=True):
+        vertices[name] = column
+    faces = np.empty(len(mesh.faces), dtype=[("count", "u1"), ("index", "<i4", (3,))])
+    faces["count"], faces["index"] = 3, mesh.faces
+    write_bytes(path, _ply_header(fields, len(vertices), len(faces)) + vertices.tobytes() + faces.tobytes())
+
+
+def _ply_header(fields: list[tuple[str, str]], vertices: int, faces: int) -> bytes:
+    words = {"<f4": "float", "u1": "uchar"}
+    lines = ["ply", "format binary_little_endian 1.0", Z_UP, f"element vertex {vertices}"]
+    lines += [f"property {words[kind]} {name}" for name, kind in fields]
+    lines += [f"element face {faces}", "property list uchar int vertex_indices", "end_header", ""]
+    return "\n".join(lines).encode()
