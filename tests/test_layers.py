@@ -68,7 +68,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "sklearn": "data_prep/curation/ranking.py",
 }
 # whose files are imported only where they are needed, or run by another Python
-EARLY = {"blenderproc", "bpy", "embreex", "manifold3d", "moderngl", "triton"}
+EARLY = {"blenderproc", "bpy", "embreex", "manifold3d", "moderngl", "triton", "xatlas"}
 LIGHTNING_USES = {  # beside each model's module.py and data.py
     "src/instant3d/training/fit.py",
     "src/instant3d/training/callbacks.py",

@@ -15,11 +15,11 @@ from sphere_network import RADIUS, SHARPNESS, sphere_network
 from instant3d import mesh as meshes
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
-from instant3d.mesh.options import MeshOptions
 from instant3d.nerf.asset import FILE, Asset, write_triplane
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils import visualization
+from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
 
 PLAIN = MeshOptions(faces=None, texture=None, origin="world", blend_views=False)  # the full surface where it is

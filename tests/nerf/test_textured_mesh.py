@@ -9,10 +9,10 @@ import trimesh
 from analytic_fields import ball
 
 from instant3d.cameras import structured_cameras
-from instant3d.mesh.options import MeshOptions
 from instant3d.mesh.unwrap import unwrap
 from instant3d.nerf.mesh_extraction import extract_surface
 from instant3d.nerf.textured_mesh import build_mesh
+from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
 
 FIELD = ball(200.0, radius=0.6, softness=0.004)

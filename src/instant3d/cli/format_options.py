@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from instant3d.mesh.options import DEFAULT, ORIGINS, PRESETS, MeshOptions
 from instant3d.utils.arg_types import comma_separated
+from instant3d.utils.mesh_options import DEFAULT, ORIGINS, PRESETS, MeshOptions
 
 
 def add_formats(command: argparse.ArgumentParser) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_writer, ply, printing, usdz
-from instant3d.mesh.mesh import MAX_FACES, Mesh, bounds, face_areas
+from instant3d.mesh.mesh import Mesh, bounds, face_areas
 from instant3d.mesh.printing import SIZE_MM
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
+from instant3d.utils.mesh_options import MAX_FACES
 
 FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that `save` writes
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_FACES = 5_000_000
 OPAQUE = 0.0  # alpha cut-off of an opaque material
 WORLD_FROM_Y_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # files to world: (x, y, z) -> (x, -z, y)
 WRAPS = ("repeat", "clamp", "mirror")

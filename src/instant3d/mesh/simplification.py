@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from instant3d.mesh.mesh import Mesh
 from instant3d.mesh.topology import is_closed
+from instant3d.utils.mesh_options import FEWEST
 
-FEWEST = 4  # triangles of a closed surface
 PACES = (5, 7, 3)  # of fast_simplification, in the order in which they are tried; a slow one is more exact
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import FORMATS, SIZE_MM, Mesh, moved_to
-from instant3d.mesh.options import DEFAULT, MeshOptions, Origin
 from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.baked_field import bake
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.textured_mesh import MeshResult, build_mesh
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.utils import atomic, tensor_files
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions, Origin
 from instant3d.utils.progress import Stopwatch
 from instant3d.views import Views
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from instant3d.mesh import Mesh, clean, geometry_report, moved_to, printable
-from instant3d.mesh.options import MeshOptions
 from instant3d.mesh.simplification import simplify
 from instant3d.mesh.unwrap import unwrap
 from instant3d.nerf.field import Field
 from instant3d.nerf.texture_baking import add_normals, bake_texture, color_vertices
+from instant3d.utils.mesh_options import MeshOptions
 from instant3d.utils.progress import Stopwatch
 from instant3d.views import Views
 

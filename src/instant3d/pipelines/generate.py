@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from instant3d.mesh import SIZE_MM, check_size_mm
-from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import results
 from instant3d.pipelines.generators import AssetGenerator
 from instant3d.pipelines.results import RECORD
 from instant3d.utils import atomic
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Progress, Stopwatch
 from instant3d.utils.prompts import Prompt, cut_off, slug
 
@@ -167,6 +167,7 @@ class _Run:
             made = self.generator.finish(
                 draft, item.prompt, item.seed, _nodes(self.request, self.generator), partial, watch
             )
+            made.asset.name = slug(item.prompt)
             written = results.write(
                 partial,
                 made.asset,

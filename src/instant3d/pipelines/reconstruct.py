@@ -13,7 +13,6 @@ from typing import Any, Literal
 from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import SIZE_MM, check_size_mm
-from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import image_preprocessing, results
 from instant3d.pipelines.results import SheetInputs
@@ -25,6 +24,7 @@ from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import atomic, visualization
 from instant3d.utils.devices import find_device
 from instant3d.utils.memory_limits import MemoryLimits
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch
 
 SHOWN_VIEWS = 8  # at most, on the sheet

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from instant3d.mesh import FORMATS, SIZE_MM, check_size_mm
-from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import Asset, check_formats
 from instant3d.pipelines.results import mesh_summary
 from instant3d.utils import atomic
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch
 
 

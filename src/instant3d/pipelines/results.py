@@ -20,10 +20,10 @@ from torch import Tensor
 from instant3d import __version__
 from instant3d.cameras import Cameras, Rays, turntable
 from instant3d.mesh import PRINTED, SIZE_MM
-from instant3d.mesh.options import DEFAULT, MeshOptions
 from instant3d.nerf.asset import FILE, Asset, check_formats, write_triplane
 from instant3d.nerf.field import normals
 from instant3d.utils import visualization
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch
 from instant3d.utils.visualization import Row
 from instant3d.views import Views, normals_to_image

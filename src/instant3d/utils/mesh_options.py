@@ -6,12 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from instant3d.mesh.mesh import MAX_FACES
-from instant3d.mesh.simplification import FEWEST
-
 Origin = Literal["ground", "centre", "world"]
 ORIGINS: tuple[Origin, ...] = ("ground", "centre", "world")
-TEXTURE_SIDES = (16, 8192)
+FEWEST, MAX_FACES = 4, 5_000_000  # triangles: of a closed surface, and of any mesh
+TEXTURE_SIDES = (16, 8192)  # pixels
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,6 @@ class MeshOptions:
 DEFAULT = MeshOptions()
 PRESETS = {
     "game": MeshOptions(faces=10_000),
-    "print": MeshOptions(faces=100_000, printable=True),
+    "print": MeshOptions(faces=50_000, printable=True),
     "web": MeshOptions(faces=6_000, texture=512),
 }
