@@ -8,7 +8,6 @@ list      an id on each line, as `instant3d cache-stage1 --keep` takes it
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from instant3d.utils.atomic import write_bytes
 GOOD, BAD, SKIP = "good", "bad", "skip"
 LABELS_FORMAT = "instant3d-labels-1"
 MAX_BYTES = 2**30
+MAX_SCORE = 1e30
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,6 @@ def _place(row: dict[str, Any]) -> RankedScene | None:
         return None
     return (
         RankedScene(rank, name, float(score), label)
-        if math.isfinite(score) and label in (None, GOOD, BAD, SKIP)
+        if abs(score) < MAX_SCORE and label in (None, GOOD, BAD, SKIP)
         else None
     )

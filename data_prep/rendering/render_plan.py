@@ -122,10 +122,14 @@ def read(path: str | Path) -> Plan:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
 def _converted(name: str, value: Any, kind: Any) -> Any:
     if kind == Range and isinstance(value, int | float) and not isinstance(value, bool):
         value = [value, value]
-    if kind == Range and isinstance(value, list) and len(value) == 2:
+    if kind == Range and isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
         return tuple(float(part) for part in value)
     if type(value) is not kind:
         expected = "a number or [low, high]" if kind == Range else f"of type {kind.__name__}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -168,7 +169,8 @@ def _split_zip(data: bytes) -> Parts:
 
 def _join_zip(parts: Parts) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
+    with zipfile.ZipFile(stream, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name that comes twice is meant
         for name, content in parts:
             archive.writestr(zipfile.ZipInfo(name or "_"), content)
     return stream.getvalue()

@@ -79,7 +79,7 @@ def run(
     seconds: float | None = None,
     inputs: int | None = None,
     limits: Limits = LIMITS,
-    minimising_s: float = minimise.SECONDS,
+    tries: int = minimise.TRIES,
     lookup: Callable[[str], Callable[[Path], None]] = targets.reader,
     seeds_of: Callable[[str], list[Files]] = targets.seeds_of,
     say: Callable[[str], None] = lambda _: None,
@@ -92,7 +92,7 @@ def run(
         seconds: When to end; None is never.
         inputs: Of each target; None is any number.
         limits: What reading one input may take.
-        minimising_s: How long each finding's input is made smaller.
+        tries: Inputs that are read to make that of a finding smaller.
         lookup: A target's reader by its name; a function that another process can import.
         seeds_of: A target's sound inputs by its name.
         say: Where progress goes.
@@ -105,7 +105,7 @@ def run(
     with Sandbox(lookup, limits) as sandbox:
         for name, batch in _batches(names, seed, inputs, seeds_of):
             for files in batch:
-                _try(sandbox, name, files, report, say, minimising_s)
+                _try(sandbox, name, files, report, say, tries)
             now = time.monotonic()
             if now - said > REPORT_S:
                 said = now
@@ -127,9 +127,7 @@ def _batches(
         done += count
 
 
-def _try(
-    sandbox: Sandbox, name: str, files: Files, report: Report, say: Callable[[str], None], minimising_s: float
-) -> None:
+def _try(sandbox: Sandbox, name: str, files: Files, report: Report, say: Callable[[str], None], tries: int) -> None:
     verdict = sandbox.try_input(name, files)
     report.inputs[name] += 1
     report.read[name] += verdict.finding is None and not verdict.detail
@@ -140,6 +138,6 @@ def _try(
     if key not in report.findings:
         say(f"{name}: {verdict.finding}")
         small = minimise.minimised(
-            files, lambda some: sandbox.try_input(name, some).finding == verdict.finding, seconds=minimising_s
+            files, lambda some: sandbox.try_input(name, some).finding == verdict.finding, tries=tries
         )
         report.findings[key] = Finding(name, verdict.finding, verdict.detail, small)

@@ -232,7 +232,7 @@ def _nudged(node: Any, rng: random.Random) -> Any:
     if isinstance(node, bool) or node is None:
         return not node
     if isinstance(node, int | float):
-        return rng.choice((node + 1, node - 1, -node, node * 2, node / 2, node * 1000, str(node)))
+        return rng.choice((node + 1, node - 1, -node, node * 2, node // 2, node * 1000, str(node)))
     if isinstance(node, str):
         return mutate_text(node.encode(errors="replace"), rng).decode("latin-1")
     return _resized(node, rng)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 MAX_BYTES = 2**26
+MIN_ANGLE = 1e-6  # radians across an image: below, its focal length is no number to compute with
 ROTATION_TOLERANCE = 1e-3  # of R^T R against the identity
 PINHOLE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -261,7 +262,7 @@ def _lens(content: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> d
 
 
 def _focal(angle: float | None, size: float) -> float | None:
-    return None if angle is None or not 0 < angle < math.pi else size / 2 / math.tan(angle / 2)
+    return None if angle is None or not MIN_ANGLE < angle < math.pi else size / 2 / math.tan(angle / 2)
 
 
 def _rigid(value: Any, where: str) -> FloatArray:
