@@ -79,7 +79,7 @@ def test_a_scene_holds_the_plans_views_of_the_normalized_object(tmp_path):
 def test_object_that_is_tiny_in_its_bounds_is_refused(tmp_path):
     vertices = np.array([[0, 0, 0], [1e-3, 0, 0], [0, 1e-3, 0], [9, 9, 9], [9.001, 9, 9], [9, 9.001, 9]])
     Mesh(vertices, [[0, 1, 2], [3, 4, 5]]).save(tmp_path / "a.obj")
-    with pytest.raises(ValueError, match="almost nothing"):
+    with pytest.raises(ValueError, match="almost invisible"):
         render.render_object(render.Job(Item("a", tmp_path / "a.obj", None, {}), tmp_path / "s", SMALL, "embree"))
 
 
