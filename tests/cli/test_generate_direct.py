@@ -26,6 +26,7 @@ from instant3d.pipelines import generators, results
 from instant3d.pipelines.text_to_3d import DirectTextTo3D, TextTo3D
 from instant3d.utils import visualization
 
+MESH_PARTS = ("surface", "simplify", "unwrap", "texture", "write")
 MADE = {"mesh.glb", "triplane.safetensors", "turntable.mp4", "turntable.webp", "sheet.png"}
 RED, BLUE = direct_runs.PROMPTS
 
@@ -84,7 +85,7 @@ def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["prompt"], result["seed"], result["system"]) == (RED, 5, "direct")
     assert set(result["files"]) == {*MADE, "mesh.ply"}
-    assert set(result["seconds"]) == {"load", "text", "network", "mesh", "video"}
+    assert set(result["seconds"]) == {"load", "text", "network", *MESH_PARTS, "video"}
     files = {path.relative_to(weights).as_posix(): path for path in weights.rglob("*.safetensors")}
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert len(hashes) == 2, "the network and its text encoder"
@@ -112,7 +113,7 @@ def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_i
     draft = maker.sample([BLUE], [3], watch, lambda *_: None)[0]
     made = maker.finish(draft, BLUE, 3, 24, tmp_path, watch)
     results.write(tmp_path, made.asset, made.shown, size=24, formats=[], watch=watch)
-    ((seen, normals),) = sheets
+    ((seen, _, normals),) = sheets
     front = orbit([270.0], 20.0)
     torch.testing.assert_close(seen.images[:1], made.asset.render(front, 24, step=results.VIDEO_STEP).composite(1.0))
     assert list(seen.captions) == ["front", "", "side", "", "back", "", "side", ""]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
-from instant3d.mesh.rasterization import nearest_of, rasterize
+from instant3d.nerf.mesh_rendering import nearest_surface
 from instant3d.views import Views
 
 GRAZING = 0.2  # cosine of the angle between ray and normal from which a view counts
@@ -48,14 +48,10 @@ def view_colors(mesh: Mesh, points: Tensor, normals: Tensor, views: Views) -> tu
 
 def depth_map(mesh: Mesh, camera: Cameras, size: int) -> Tensor:
     """Camera-z distance (size, size) of the nearest surface, infinite where there is none."""
-    places, depth = camera.project(torch.from_numpy(mesh.vertices))
-    ahead = (depth > 1e-3).numpy()[mesh.faces].all(1)
-    faces = mesh.faces[ahead]
-    pixel, face, weights = rasterize((places.double() * size).numpy()[faces], size, size)
-    inverse = (weights / depth.double().numpy()[faces[face]]).sum(1)  # 1 / z is linear in the image
-    chosen = nearest_of(pixel, -inverse, size * size)
-    depths = np.where(chosen >= 0, 1 / np.maximum(inverse[chosen], 1e-9), np.inf) if len(pixel) else np.inf
-    return torch.from_numpy(np.broadcast_to(depths, size * size).reshape(size, size).astype(np.float32))
+    found = nearest_surface(mesh, camera, size)
+    depths = np.full(size * size, np.inf, np.float32)
+    depths[found.pixel] = found.depth
+    return torch.from_numpy(depths.reshape(size, size))
 
 
 def _seen_by(view: Views, depths: Tensor, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from instant3d import __version__
-from instant3d.cameras import Cameras, Rays, turntable
-from instant3d.mesh import PRINTED, SIZE_MM
+from instant3d.cameras import Cameras, turntable
+from instant3d.mesh import PRINTED, SIZE_MM, Mesh, moved_to
 from instant3d.nerf.asset import FILE, Asset, check_formats, write_triplane
-from instant3d.nerf.field import normals
+from instant3d.nerf.mesh_rendering import render_mesh, shade
 from instant3d.utils import visualization
 from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch
@@ -29,11 +28,9 @@ from instant3d.utils.visualization import Row
 from instant3d.views import Views, normals_to_image
 
 RECORD = "result.json"
-FRAMES, FRAMES_PER_SECOND = 40, 16  # nine degrees apart, so that the structured views are among them
+FRAMES, FRAMES_PER_SECOND = 40, 16
 VIDEO_STEP = 1 / 24  # world units between samples; 58 dB from 256 a unit, which is what rounding to 8 bits costs
 SMALLEST, LARGEST = 128, 512  # pixels of a picture
-NORMALS_AT_ONCE = 2**15
-AROUND = (-0.04, -0.02, 0.0, 0.02, 0.04)  # world units along the ray: a surface of a field is a slope, not a step
 
 
 @dataclass(frozen=True)
@@ -69,16 +66,19 @@ def write(
     Without PyAV there is no turntable.mp4, and a warning says so.
     """
     formats = check_formats(formats)
-    made = asset.build_mesh(options, watch=watch)
+    made = asset.build_mesh(dataclasses.replace(options, origin="world"), watch=watch)
+    mesh = moved_to(made.mesh, options.origin)
     with watch("write"):
         for name in formats:
-            made.mesh.save(folder / f"mesh.{name}", size_mm=size_mm)
+            mesh.save(folder / f"mesh.{name}", size_mm=size_mm)
         written = sorted(path.name for path in folder.glob("mesh*"))  # an .obj brings others
         write_triplane(asset.triplane, asset.decoder, folder / FILE)
     with watch("video"):
-        around = _images(asset, turntable(FRAMES), size)
+        around = shade(render_mesh(made.mesh, turntable(FRAMES), size))
         turntables = _turntables(around.composite(1.0), folder)
-        visualization.write_contact_sheet(_rows(asset, shown, around), folder / "sheet.png", heading=shown.heading)
+        visualization.write_contact_sheet(
+            _rows(asset, made.mesh, shown, around), folder / "sheet.png", heading=shown.heading
+        )
     return {
         "resolution": asset.resolution,
         "mesh": made.report(),
@@ -131,62 +131,25 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _rows(asset: Asset, shown: SheetInputs, around: Views) -> list[Row]:
-    """The views that went in, the asset from the same cameras, its normals, and the asset from all sides.
+def _rows(asset: Asset, mesh: Mesh, shown: SheetInputs, around: Views) -> list[Row]:
+    """Return the rows of the sheet: the input views; volume, mesh and normals from their cameras; the turntable.
 
-    Where no views went in, the asset from where it is to be seen, and its normals.
+    Without input views, the rows from the cameras to show alone.
     """
     size = around.width
+    cameras = shown.views if isinstance(shown.views, Cameras) else shown.views.cameras
+    rendered = render_mesh(mesh, cameras, size)
+    volume = asset.render(cameras.to("cpu"), size, step=VIDEO_STEP).to("cpu").composite(1.0)
+    ours = [
+        Row("its mesh, lit softly", shade(rendered).composite(1.0)),
+        Row("the mesh's normals (red, green, blue = x, y, z)", normals_to_image(rendered)),
+    ]
     if isinstance(shown.views, Cameras):
-        ours = _from(asset, shown.views, around)
-        return [Row(shown.title, ours.composite(1.0), shown.names), _normals_row(asset, ours)]
-    ours = _from(asset, shown.views.cameras, around)
+        return [Row(shown.title, volume, shown.names), *ours]
     others = visualization.evenly_spaced(FRAMES, max(len(shown.views.rgb), 4))
     return [
         Row(shown.title, shown.views.resized(size, size).composite(1.0), shown.names),
-        Row("reconstruction, same cameras", ours.composite(1.0)),
-        _normals_row(asset, ours),
-        Row("once around", around[others].composite(1.0), [f"azimuth {360 * k // FRAMES}" for k in others]),
+        Row("reconstruction, same cameras", volume),
+        *ours,
+        Row("the mesh once around", around[others].composite(1.0), [f"azimuth {360 * k // FRAMES}" for k in others]),
     ]
-
-
-def _normals_row(asset: Asset, views: Views) -> Row:
-    return Row("its normals (red, green, blue = x, y, z)", normals_to_image(_with_normals(asset, views)))
-
-
-def _from(asset: Asset, cameras: Cameras, around: Views) -> Views:
-    """The asset as cameras (V,) see it: pictures of the turntable where they serve, new ones for the rest."""
-    apart = (around.cameras.cam_to_world - cameras.cam_to_world[:, None]).abs().amax((-2, -1))
-    apart = apart.maximum((around.cameras.intrinsics - cameras.intrinsics[:, None]).abs().amax(-1))
-    nearest = apart.argmin(1)
-    new = apart.amin(1) > 1e-4
-    shown = around[nearest]
-    if not new.any():
-        return shown
-    rendered = _images(asset, cameras[new], around.width)
-    return Views.stack([rendered[int(new[:k].sum())] if new[k] else shown[k] for k in range(len(new))])
-
-
-def _images(asset: Asset, cameras: Cameras, size: int) -> Views:
-    return asset.render(cameras, size, step=VIDEO_STEP).to("cpu")
-
-
-@torch.no_grad()
-def _with_normals(asset: Asset, views: Views) -> Views:
-    """Views (V,) with the field's mean normals around the place in each solid pixel that its depth names.
-
-    All along the rays, as `Asset.render` averages them, they take many times as long and look the same.
-    """
-    if views.depth is None:
-        raise ValueError("these views have no depth to find their normals by")
-    rays = views.cameras.rays(views.height, views.width)
-    forward = views.cameras.cam_to_world[:, None, None, :3, 2]
-    distance = views.depth[:, 0] / (rays.directions * forward).sum(-1)
-    solid = views.alpha[:, 0] > 0.5
-    around = distance[solid][:, None] + torch.tensor(AROUND)
-    places = Rays(rays.origins[solid], rays.directions[solid]).at(around).flatten(0, 1)
-    device = asset.triplane.planes.device
-    found = [normals(asset.field, some.to(device)).cpu() for some in places.split(NORMALS_AT_ONCE)]
-    slopes = torch.zeros_like(rays.directions)
-    slopes[solid] = torch.nn.functional.normalize(torch.cat(found).view(-1, len(AROUND), 3).mean(1), dim=-1)
-    return dataclasses.replace(views, normals=slopes.permute(0, 3, 1, 2))
