@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.mesh import Mesh, linear_from_srgb, save
+from instant3d.utils.errors import print_escaped
 
 from . import shapes
 from .assemblies import ASSEMBLIES
@@ -111,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(arguments)
     if options.count < 1 or options.first_seed < 0:
-        print(
+        print_escaped(
             f"expected --count >= 1 and --first-seed >= 0, got {options.count} and {options.first_seed}",
             file=sys.stderr,
         )
@@ -122,5 +123,5 @@ def main(arguments: list[str] | None = None) -> int:
     partial = options.out / "manifest.part"
     partial.write_text("\n".join(rows) + "\n")
     partial.replace(options.out / "manifest.jsonl")
-    print(f"{len(rows)} objects in {options.out}")
+    print_escaped(f"{len(rows)} objects in {options.out}")
     return 0

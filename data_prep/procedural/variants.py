@@ -22,6 +22,7 @@ from pathlib import Path
 from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.gltf_writer import container
 from instant3d.utils.atomic import write_bytes
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
 from ..execution import process_pool
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         rows, lost = _made(jobs, options.workers)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)
         return 2
     new = sum(row.pop("new") for row in rows)
     write_rows(options.out / MANIFEST, rows)
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lost:
         write_rows(options.out / FAILURES, lost)
         failed = f", {len(lost)} objects failed (see {options.out / FAILURES})"
-    print(f"{options.out / MANIFEST}: {len(rows)} variants of {len(jobs)} objects, {new} of them new{failed}")
+    print_escaped(f"{options.out / MANIFEST}: {len(rows)} variants of {len(jobs)} objects, {new} of them new{failed}")
     return 1 if lost else 0
 
 

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from instant3d.utils.errors import print_escaped
+
 from ..execution import locked_tempdir, process_pool, ray_pool
 from ..execution.process_pool import JobResult
 from ..manifests import object_manifest
@@ -166,12 +168,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             what = replace(what, renderer=options.renderer)
         tally = render_all(_gather(options), options.out, what, _execution(options), retry_failed=options.retry_failed)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_escaped(f"error: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print_escaped("interrupted; the same command goes on from here", sys.stderr)
         return 130
-    print(tally.closing_line(options.out))
+    print_escaped(tally.closing_line(options.out))
     return 1 if tally.failed and not tally.done + tally.there_already else 0
 
 

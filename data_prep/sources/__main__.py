@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
 from ..manifests.licences import allowed
@@ -33,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         counts = _run(options)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)
         return 2
-    print(closing_line(options.output, counts))
+    print_escaped(closing_line(options.output, counts))
     return 0 if all(kind in FINE or kind.startswith("under ") for kind in counts) else 1
 
 
