@@ -24,7 +24,7 @@ def add(command: argparse.ArgumentParser) -> None:
         "--frames", type=positive_int, help="frames that each scene should have (default: as most have)"
     )
     command.add_argument("--jobs", type=positive_int, help="processes of one thread each (default: one for each core)")
-    command.set_defaults(command=run)
+    command.set_defaults(command=run, output_is_file=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
