@@ -9,7 +9,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from instant3d.mesh import Mesh, load, save
+from instant3d.mesh import Mesh, face_areas, load, save
 
 SUFFIXES = (".glb", ".obj", ".ply")
 # A tetrahedron without any symmetry, counter-clockwise from outside; every coordinate has a value of its own.
@@ -146,3 +146,19 @@ def test_save_writes_only_known_formats_and_real_surfaces(tmp_path):
         Mesh(VERTICES, FACES).save(tmp_path / "a.stl")
     with pytest.raises(ValueError, match="no triangle"):
         Mesh(VERTICES, np.zeros((0, 3), int)).save(tmp_path / "a.glb")
+
+
+L_SHAPE = "0 0 0\n2 0 0\n2 1 0\n1 1 0\n1 2 0\n0 2 0\n"  # six corners, area 3
+
+
+@pytest.mark.parametrize("start", range(6))
+@pytest.mark.parametrize("extra", [0, 1], ids=["alone", "beside a triangle"])
+def test_load_ply_cuts_a_concave_face_without_filling_its_notch(tmp_path, start, extra):
+    ring = " ".join(str((start + k) % 6) for k in range(6))
+    faces = f"6 {ring}\n" + "3 0 1 2\n" * extra
+    (tmp_path / "a.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 6\nproperty float x\nproperty float y\nproperty float z\n"
+        f"element face {1 + extra}\nproperty list uchar int vertex_indices\nend_header\n{L_SHAPE}{faces}"
+    )
+    (mesh,) = load(tmp_path / "a.ply")
+    assert face_areas(mesh).sum() == pytest.approx(3 + extra)

@@ -7,24 +7,28 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from instant3d.scenes import images, lens_distortion, transforms
+from instant3d.utils.images import Check
 
 Load = Callable[[str], bytes]  # a file's content by its name in the scene
 
 
-def read_image(frame: transforms.Frame, load: Load, enough: int | None = None) -> images.DecodedImage:
+def read_image(
+    frame: transforms.Frame, load: Load, enough: int | None = None, check: Check | None = None
+) -> images.DecodedImage:
     """Decode a frame's image as its pinhole camera sees it: upright where its camera is, and without distortion.
 
     Args:
         frame: The frame.
         load: Returns a file's content by its name in the scene.
         enough: Side length in pixels that suffices, see `images.decode`.
+        check: Refuses a size before anything is decoded, see `images.decode`.
 
     Raises:
         FileNotFoundError: A file does not exist.
         ValueError: The image, its mask or its camera is invalid.
     """
     mask = load(frame.mask) if frame.mask else None
-    image = images.decode(load(frame.image), mask, frame.where, enough, frame.camera_size)
+    image = images.decode(load(frame.image), mask, frame.where, enough, frame.camera_size, check)
     height, width = image.full_size or image.alpha.shape
     if not frame.is_distorted(width, height):
         return image

@@ -51,6 +51,7 @@ def decode(
     where: str,
     enough: int | None = None,
     camera_size: tuple[float, float] | None = None,
+    check: images.Check | None = None,
 ) -> DecodedImage:
     """Decode an image with its alpha: its own, times `mask` if there is one; otherwise cut from a white background.
 
@@ -65,15 +66,16 @@ def decode(
         enough: Side length in pixels that suffices; much larger images are reduced, see `utils.images.open_image`.
         camera_size: Width and height for which the camera was given. If they fit the image only after its EXIF
             orientation was applied, it is applied; otherwise cameras are of the pixels as stored, as COLMAP's are.
+        check: Refuses a size before anything is decoded, see `utils.images.open_image`.
 
     Raises:
         ValueError: The image or the mask cannot be read, or the mask has another size.
     """
-    header = images.header(data, where)
+    header = images.header(data, where, check)
     orientation = images.orientation(header)
     upright = images.is_upright_size(header.size, orientation, camera_size)
     size = header.size if upright else header.size[::-1]  # height, width
-    pixels = np.asarray(images.open_image(data, where, enough=enough, upright=upright))
+    pixels = np.asarray(images.open_image(data, where, enough=enough, upright=upright, check=check))
     rgb, own = pixels[..., :3], _own_alpha(pixels[..., 3]) if pixels.shape[-1] == 4 else None
     settled = upright or images.is_raw_size(header.size, orientation, camera_size)
     ignored = 1 if settled else orientation
@@ -203,10 +205,12 @@ def _mask(data: bytes, full: tuple[int, int], size: tuple[int, int], where: str,
     One of the stored pixels of an image to which an EXIF orientation was applied is turned with it.
     """
     where = f"the mask of {where}"
-    image = images.open_raw(data, where)
-    if image.size == full:
+    stored = images.header(data, where, lambda *_: None).size
+    turned = orientation != 1 and stored == full  # width and height: a mask of the stored pixels of an upright image
+    _same_size(stored if turned else stored[::-1], full, where)  # before anything is decoded
+    image = images.open_raw(data, where, check=lambda *_: None)
+    if turned:
         image = images.oriented(image, orientation)
-    _same_size(image.size[::-1], full, where)
     opacity = _opacity_of(image)
     if full == size:
         return opacity

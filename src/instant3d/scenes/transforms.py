@@ -353,7 +353,7 @@ def _not_a_rotation(rotation: FloatArray, deviation: float) -> tuple[str, str]:
 def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> FloatArray:
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{what} is missing or not made of numbers") from error
     if array.ndim == 0 or (shape is not None and array.shape != shape):
         raise ValueError(f"{what} is missing or not a list of the right length")
@@ -364,8 +364,13 @@ def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> FloatArray
 
 def _number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise ValueError(f"{what} is {value!r:.40}; expected a finite number")
+        raise ValueError(f"{what} is {_brief(value)}; expected a finite number")
     return float(value)
+
+
+def _brief(value: Any) -> str:
+    """A scalar as it is, at most 40 characters; of a list or object, which may be nested deeply, its type."""
+    return f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.40}"
 
 
 def _positive(value: Any, what: str) -> float:
@@ -377,7 +382,7 @@ def _positive(value: Any, what: str) -> float:
 def _name(entry: Mapping[str, Any], key: str, where: str) -> str | None:
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{key} of {where} is {value!r}; expected a file name")
+        raise ValueError(f"{key} of {where} is {_brief(value)}; expected a file name")
     return value.replace("\\", "/") if value else None
 
 

@@ -17,6 +17,7 @@ from instant3d.scenes.checks.blank_frames import Thumbnail
 from instant3d.scenes.checks.finding import NOTE, Finding, SceneReport
 from instant3d.utils import file_listing
 from instant3d.utils.errors import LIBRARY_ERRORS
+from instant3d.utils.images import MAX_PIXELS, TooManyPixels
 
 VIEWS = 12  # views compared per scene; more add little
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
@@ -24,11 +25,12 @@ LARGE = 1.5  # half the extent of an object that is certainly too large, not onl
 SHADES = {"black": "is black", "white": "is white", "empty": "shows nothing"}
 
 
-def check_scene(path: Path) -> SceneReport:
+def check_scene(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
     """Check one scene.
 
     Args:
         path: The scene folder or its `transforms.json`.
+        max_pixels: Most pixels of an image; a larger one counts as unreadable.
     """
     where = str(path)
     try:
@@ -36,7 +38,7 @@ def check_scene(path: Path) -> SceneReport:
     except (ValueError, OSError) as error:
         return SceneReport(where, (_unreadable(where, [str(error)]),))
     root = (path.parent if path.suffix == ".json" else path).resolve()
-    thumbnails, problems = read_frames(document, root)
+    thumbnails, problems = read_frames(document, root, max_pixels)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
     blank = blank_frames.blank(thumbnails)
     findings += [_blank(where, shade, blank, document, thumbnails) for shade in sorted(set(blank.values()))]
@@ -51,14 +53,27 @@ def check_scene(path: Path) -> SceneReport:
     return SceneReport(where, tuple(findings), document.count, document.text("id") or "", fingerprint)
 
 
-def read_frames(document: transforms.Document, root: Path) -> tuple[list[Thumbnail], dict[int, str]]:
+def read_frames(
+    document: transforms.Document, root: Path, max_pixels: int = MAX_PIXELS
+) -> tuple[list[Thumbnail], dict[int, str]]:
     """Read all frames as thumbnails; unreadable ones are returned as error messages by frame number."""
     thumbnails: list[Thumbnail] = []
     problems: dict[int, str] = {}
+
+    def load(name: str) -> bytes:
+        return scenes.file_content(root, name)
+
+    def check(width: int, height: int) -> None:
+        if width * height > max_pixels:
+            raise TooManyPixels(
+                f"an image of {width} x {height} pixels needs more memory than allowed; make it smaller, or choose "
+                "fewer --jobs or a larger --max-memory"
+            )
+
     for number in range(document.count):
         try:
             frame = document.frame(number)
-            found = frame_files.read_image(frame, lambda name: scenes.file_content(root, name), scene_folder.ENOUGH)
+            found = frame_files.read_image(frame, load, scene_folder.ENOUGH, check)
             height, width = found.full_size or found.alpha.shape
             frame.pinhole(width, height)
         except (ValueError, OSError) as error:
@@ -287,13 +302,13 @@ def _cut(where: str, chosen: list[Thumbnail], alpha: torch.Tensor) -> list[Findi
     return [Finding("leaves the frame", where, 1.0, evidence, advice, frames=tuple(cut))]
 
 
-def check_scene_quietly(path: Path) -> SceneReport:
+def check_scene_quietly(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
     """Run `check_scene` on one thread without the reader's warnings, which the findings already contain."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return check_scene(path)
+            return check_scene(path, max_pixels)
         except LIBRARY_ERRORS as error:  # a faulty scene must not stop the check of the others
             text = f"it cannot be examined ({type(error).__name__}: {error})"
             return SceneReport(str(path), (_unreadable(str(path), [text]),))
