@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.gltf_writer import container
@@ -112,26 +113,26 @@ def make(job: Job) -> list[Row]:
     files = {job.out / f"{name}.glb": change for name, change in changes.items()}
     missing = {file: change for file, change in files.items() if not _is_there(file, item.path, change)}
     if missing:
-        _write(item.path, missing)
+        _write(item.path, missing, item.up)
     return [_row(item, file, change) | {"new": file in missing} for file, change in files.items()]
 
 
-def _write(original: Path, files: Mapping[Path, Change]) -> None:
+def _write(original: Path, files: Mapping[Path, Change], up: Literal["y", "z"]) -> None:
     """Write variants of one object."""
     try:
-        document = _opened(original)
+        document = _opened(original, up)
         for file, change in files.items():
             write_bytes(file, varied(document, change))
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{original} cannot be read: its glTF description is broken ({error})") from error
 
 
-def _opened(path: Path) -> GltfDocument:
+def _opened(path: Path, up: Literal["y", "z"] = "y") -> GltfDocument:
     """A GLB that needs no other file; of other formats and of GLBs that do, a plain one is made."""
     if path.suffix.lower() == ".glb" and not _needs_files(document := GltfDocument(path)):
         return document
     with tempfile.TemporaryDirectory() as folder:
-        sanitized_gltf.write(path, Path(folder) / "plain.glb")
+        sanitized_gltf.write(path, Path(folder) / "plain.glb", up)
         return GltfDocument(Path(folder) / "plain.glb")
 
 

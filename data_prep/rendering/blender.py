@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ class Blender:
         seed: int = 0,
         timeout_s: float = TIMEOUT_S,
         max_memory: int | None = MAX_MEMORY,
+        up: Literal["y", "z"] = "y",
     ) -> Views:
         """Square views (..., C, size, size) of the object in a file, as `normalized` places it, from cameras (...).
 
@@ -84,6 +85,7 @@ class Blender:
         seed        what the lamps of "area" light are drawn with
         timeout_s   of the rendering alone; a fresh process has as long again as it needs to start
         max_memory  resident bytes of Blender (watched on Linux only)
+        up          up axis of an .obj or .ply
 
         An object that cannot be rendered raises ValueError (`Crashed` if it took Blender down), TimeoutError or
         MemoryError; none of them harms the next one.
@@ -93,7 +95,7 @@ class Blender:
         job = _job(cameras, size) | {"lighting": lighting, "samples": samples, "maps": list(maps), "device": device}
         job |= {"threads": self.threads, "object": str(process.folder / "object.glb")}
         job["lights"] = area_lights(seed) if lighting == "area" else []
-        bounds = sanitized_gltf.write(Path(path), Path(job["object"]))
+        bounds = sanitized_gltf.write(Path(path), Path(job["object"]), up)
         try:
             header, arrays = process.ask(job, _expected(job), timeout_s=timeout_s, max_memory=max_memory)
         except (ValueError, TimeoutError, MemoryError) as error:

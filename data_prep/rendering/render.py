@@ -199,6 +199,8 @@ def _gather(options: argparse.Namespace) -> list[Item]:
         items = [item for item in items if item.id in wanted]
         if not items:
             raise ValueError(f"none of the {len(wanted)} ids in {options.keep} is an object's")
+    if options.up is not None:
+        items = [replace(item, row={"up": options.up, **item.row}) for item in items]
     return items[: options.limit]
 
 
@@ -209,6 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for one scene folder per object")
     parser.add_argument(
         "--plan", help="file, or a name such as small (default: 128 px, 4 structured and 20 random views)"
+    )
+    parser.add_argument(
+        "--up", choices=("y", "z"), help="up axis of .obj and .ply files whose manifest does not say it (default y)"
     )
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", help="only objects under these licences, such as CC0-1.0,MIT")

@@ -84,6 +84,7 @@ def _folder(manifest: Manifest, options: argparse.Namespace) -> Counts:
                 allowed=allowed(options.licences),
                 licence=options.licence,
                 prefix=options.prefix,
+                up=options.up,
                 on_step=on_step,
             )
         counts = {kind: counts.get(kind, 0) + part.get(kind, 0) for kind in {**counts, **part}}
@@ -170,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     local.add_argument("paths", type=Path, nargs="+", help="a folder (its manifest speaks for it) or a manifest")
     local.add_argument("--licence", "--license", help="of objects whose manifest names none, such as CC0-1.0")
     local.add_argument("--prefix", default="", help="put before every id, where two folders use the same")
+    local.add_argument("--up", choices=("y", "z"), help="axis that is up in .obj and .ply files (default y)")
     _common(local, _folder, licences="all")
 
     made = commands.add_parser("procedural", help="objects made from seeds")

@@ -24,12 +24,14 @@ def gather(
     allowed: Allowed,
     licence: str | None = None,
     prefix: str = "",
+    up: str | None = None,
     on_step: OnStep,
 ) -> dict[str, int]:
     """Add the objects of a folder or of another manifest; how many were new, there already, and left out why.
 
     licence  of the objects whose manifest names none
     prefix   before every id
+    up       axis that is up in .obj and .ply files whose manifest does not say it; y by default
     """
     root = source if source.is_dir() else source.parent
     found = list(_listed(source, prefix, manifest.path))
@@ -37,6 +39,7 @@ def gather(
     for done, (row, file) in enumerate(found):
         on_step(done, len(found))
         row = row | {"license": spdx(row.get("license") or licence)}
+        row |= {"up": row.get("up") or up} if row.get("up") or up else {}
         if not allowed(row["license"]):
             kind = f"under {row['license'] or 'no known licence'}"
         else:
@@ -69,7 +72,7 @@ def _listed(source: Path, prefix: str, ours: Path) -> Iterator[Found]:
             if not row.get("file"):
                 raise ValueError(f"{where}: {row['id']!r} has no file; download it where that manifest was made")
             known: Row = object_manifest.facts(row) | {
-                key: row[key] for key in ("name", "category", "uid") if row.get(key)
+                key: row[key] for key in ("name", "category", "uid", "up") if row.get(key)
             }
             known |= {
                 "id": prefix + row["id"],

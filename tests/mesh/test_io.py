@@ -162,3 +162,10 @@ def test_load_ply_cuts_a_concave_face_without_filling_its_notch(tmp_path, start,
     )
     (mesh,) = load(tmp_path / "a.ply")
     assert face_areas(mesh).sum() == pytest.approx(3 + extra)
+
+
+@pytest.mark.parametrize(("suffix", "up", "top"), [("obj", "z", 3), ("ply", "z", 3), ("obj", "y", 2), ("glb", "z", 2)])
+def test_load_takes_the_given_axis_of_an_obj_or_ply_as_up_and_that_of_gltf_from_its_standard(tmp_path, suffix, up, top):
+    trimesh.creation.box((1, 2, 3)).export(tmp_path / f"a.{suffix}")  # x, y, z in the file
+    height = np.ptp(np.concatenate([mesh.vertices for mesh in load(tmp_path / f"a.{suffix}", up)])[:, 2])
+    assert height == pytest.approx(top)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_ply
-from instant3d.mesh.mesh import MAX_FACES, Mesh, bounds, face_areas
+from instant3d.mesh.mesh import MAX_FACES, WORLD_FROM_Y_UP, Mesh, bounds, face_areas
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
 
+UP_UNKNOWN = (".obj", ".ply")  # formats that do not define which axis is up
 
-def load(path: str | Path) -> list[Mesh]:
-    """Read the parts of a .glb, .gltf, .obj or .ply file (+y up) as meshes in world axes.
+
+def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
+    """Read the parts of a .glb, .gltf, .obj or .ply file as meshes in world axes.
 
     Safe for untrusted files: refuses a file that it cannot read correctly, and opens no file outside the file's folder.
+
+    Args:
+        path: The file.
+        up: Up axis of an .obj or .ply, whose formats do not define it; glTF is +y up by its standard.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -38,10 +46,17 @@ def load(path: str | Path) -> list[Mesh]:
     try:
         meshes = [mesh for mesh in reader(path) if len(mesh.faces)]
         _check_object(meshes)
+        upright = path.suffix.lower() in UP_UNKNOWN and up == "z"
     except ValueError as error:
         kind = type(error) if isinstance(error, TooLarge | UnsafePath) else ValueError
         raise kind(f"{path} cannot be read: {error}") from error
-    return meshes
+    return [_unturned(mesh) for mesh in meshes] if upright else meshes
+
+
+def _unturned(mesh: Mesh) -> Mesh:
+    """Undo the readers' turn from +y up to +z up."""
+    normals = None if mesh.normals is None else mesh.normals @ WORLD_FROM_Y_UP
+    return replace(mesh, vertices=mesh.vertices @ WORLD_FROM_Y_UP, normals=normals)
 
 
 def _check_object(meshes: Sequence[Mesh]) -> None:
