@@ -12,14 +12,16 @@ CACHE ?= data/cache/train
 PLAN ?= configs/render/small.yaml
 COUNT ?= 96
 MADE := data/objects/objects.jsonl
+fuzz: SECONDS = 600
 SECONDS ?= 1500
+SEED ?= 0
 PARTS ?= stage1,stage2
 # the trainer's config, the model's, and what of that differs with this trainer
 with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SIZE).yaml \
 	$(wildcard configs/$(1)/$(SIZE)_$(TRAINER).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
+.PHONY: help demo test test-fast fuzz lint docs wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
 	evaluate-text demo-weights
 
 help:  ## show this list
@@ -49,6 +51,9 @@ test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no
 
 test-fast: .venv/.installed  ## run the tests that are not marked slow, in less than a minute
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+fuzz: .venv/.installed  ## mutated files to all that reads files of strangers: SECONDS=600 TARGETS=glb,scene SEED=0
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(TARGETS),--targets $(TARGETS))
 
 lint: .venv/.installed  ## check style, formatting and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy src data_prep

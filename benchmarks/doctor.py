@@ -1,7 +1,7 @@
-"""How often the doctor is right: `python -m benchmarks.doctor SCENES --count 200`.
+"""Accuracy of the doctor: `python -m benchmarks.doctor SCENES --count 200`.
 
-Takes healthy scenes as they are, then plants each camera fault in their documents (in memory: nothing is written) and
-counts how many scenes raise an alarm, how many are told by the right name, and how many `--fix` would repair rightly.
+It takes correct scenes, then inserts each camera fault into their documents (in memory: nothing is written) and counts
+how many scenes have a finding, how many have the right one, and how many `--fix` would repair correctly.
 """
 
 from __future__ import annotations

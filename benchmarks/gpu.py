@@ -1,8 +1,8 @@
-"""The fused renderer on this machine's GPU beside the plain one: `python -m benchmarks.gpu` (`make bench-gpu`).
+"""The fused renderer compared with the plain one on this machine's GPU: `python -m benchmarks.gpu` (`make bench-gpu`).
 
 Checks every kernel against the plain path, times both on one big case and on the demo's, then times whole training
-steps. Prints each measurement when it is made, for runs may be cut off. `--tune` tries sizes of blocks first;
-`--quick` rehearses everything in a minute of the CPU under `TRITON_INTERPRET=1`.
+steps. Prints each measurement immediately, since runs may be interrupted. `--tune` tries block sizes first;
+`--quick` runs everything in a minute on the CPU under `TRITON_INTERPRET=1`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.nerf import fused, fused_check
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.nerf.volume import render
 from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
@@ -254,7 +254,7 @@ class Scene:
     def __init__(self, case: Case, device: torch.device) -> None:
         torch.manual_seed(0)
         self.case = case
-        self.decoder = Decoder(case.channels, case.width, case.layers, density="exp").to(device)
+        self.decoder = Decoder(DecoderConfig(case.channels, case.width, case.layers, density="exp")).to(device)
         shape = (case.objects, 3, case.channels, case.plane_side, case.plane_side)
         self.planes = (0.5 * torch.randn(shape, device=device)).requires_grad_()
         draw = torch.Generator().manual_seed(0)

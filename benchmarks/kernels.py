@@ -1,4 +1,4 @@
-"""What the fused renderer's kernels need of a GPU: `python -m benchmarks.kernels`, which needs none.
+"""GPU resources of the fused renderer's kernels: `python -m benchmarks.kernels`, which needs no GPU.
 
 Compiles every kernel for Hopper as it would be launched, and prints shared memory (at most 227 KiB), registers (at most
 255 a thread) and spilled bytes of each thread.

@@ -1,7 +1,7 @@
-"""Is anything lost when rendering is killed? `python -m benchmarks.kill_test OBJECTS --count 200 --renderer blender`.
+"""A test that killed renderings lose nothing: `python -m benchmarks.kill_test OBJECTS --count 200 --renderer blender`.
 
-Copies some of the objects, plants others among them that are cut short, garbage, full of copies, or too large, renders
-them, kills the run with SIGKILL on the way, starts it again, and compares what is there in the end with what should be.
+It copies some of the objects, adds others that are truncated, garbage, full of copies, or too large, renders them,
+kills the run with SIGKILL, starts it again, and compares the final result with the expected one.
 """
 
 from __future__ import annotations

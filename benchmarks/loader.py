@@ -1,10 +1,10 @@
-"""How fast scenes are read for training, beside what the `one_gpu` configurations need: `python -m benchmarks.loader`.
+"""Reading speed of scenes, compared with the need of the `one_gpu` configurations: `python -m benchmarks.loader`.
 
 Makes scenes in a temporary folder as `configs/render/paper_stage2.yaml` has them (36 views of 512 px), with depth and
 normals too, of textured balls whose PNGs are about as large as those of rendered objects, or takes yours by `--scenes`.
-Reads them as folders, as tars on disk, and as tars behind a URL (memory://, so that no network is measured: fetching,
-hashing and the shelf are), with stage 2's own examples and stage 1's grids. The processors are timed, too: on a busy
-machine the seconds of the clock say little. What a step needs on a GPU is an estimate, as its line says.
+Reads them as folders, as tars on disk, and as tars behind a URL (memory://, so that no network is measured:
+downloading, hashing and the shard cache are), with stage 2's own examples and stage 1's grids. CPU time is measured as
+well, since on a busy machine wall-clock time says little. The need of a step on a GPU is an estimate, as its line says.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SDXL_STEP = 6.76  # TFLOP of one UNet pass of one grid of 1024 px: half a guided
 
 @dataclass(frozen=True)
 class Speed:
-    """Examples a second by the clock, and seconds of processors for each."""
+    """Examples per second of wall-clock time, and CPU seconds for each."""
 
     a_second: float
     processor: float

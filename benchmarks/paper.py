@@ -1,4 +1,4 @@
-"""The paper's network forward on this machine's CPU: `python -m benchmarks.paper`.
+"""A forward pass of the paper's network on this machine's CPU: `python -m benchmarks.paper`.
 
 Four views of 512 px through 378.5 M random weights in bfloat16: seconds (best of three after one), the growth of
 resident memory over the weights, and the operations that the pass needs, counted by torch.

@@ -1,8 +1,8 @@
-"""Converted weights of peers beside our demo model, on the example scene: `python -m benchmarks.peers`.
+"""Converted weights of peers compared with our demo model, on the example scene: `python -m benchmarks.peers`.
 
 The peers are the small random ones of tests/pipelines/convert/golden, or released ones by --weights FOLDER ... once
 converted. Each is measured in a process of its own: seconds to load, for planes of the scene's first four views (or the
-first, where a network takes one), for a picture of 64 px and for a mesh of 64^3 (best of three), and the growth of its
+first, where a network takes one), for an image of 64 px and for a mesh of 64^3 (best of three), and the growth of its
 peak of resident memory from before it was loaded. Random weights fill the whole cube, which is the slowest case to
 render.
 """
@@ -33,7 +33,7 @@ from instant3d.views import Views
 
 ROOT = Path(__file__).parents[1]
 GOLDEN, SCENE = ROOT / "tests" / "pipelines" / "convert" / "golden", ROOT / "examples" / "couch"
-SIZES = {"instantmesh": 160, "openlrm": 168, "triposr": 160}  # pixels of the golden pictures
+SIZES = {"instantmesh": 160, "openlrm": 168, "triposr": 160}  # pixels of the golden images
 PICTURE, CELLS, ROUNDS = 64, 64, 3
 
 
@@ -48,7 +48,7 @@ def figures(folder: Path) -> dict[str, Any]:
         planes, _ = timed(lambda: model.network.triplane(shown))
     _, asset = timed(lambda: model(views, resolution=CELLS), rounds=1)
     picture, _ = timed(lambda: asset.render(orbit([30.0], [20.0]), PICTURE))
-    mesh, _ = timed(lambda: model(views, resolution=CELLS).mesh)
+    mesh, _ = timed(lambda: model(views, resolution=CELLS).mesh())
     return {
         "views": len(views.rgb),
         "pixels": shown.width,
@@ -62,14 +62,14 @@ def figures(folder: Path) -> dict[str, Any]:
 
 
 def inputs(a: Architecture) -> Views:
-    """What a network is shown of the scene."""
+    """The views of the scene that a network takes."""
     camera = assumed_camera(a)
     views = scenes.read(SCENE, frames=range(4) if camera is None else [0]).views
     return views if camera is None else Views(views.rgb, views.alpha, camera)
 
 
 def timed(work: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, Any]:
-    """The best of several times on the clock, and the last result."""
+    """The best of several wall-clock times, and the last result."""
     seconds, result = [], None
     for _ in range(rounds):
         start = time.perf_counter()
@@ -87,7 +87,7 @@ def converted(folder: Path) -> list[Path]:
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
     """One line a checkpoint."""
-    heads = f"{'load s':>8}{'planes s':>10}{'picture s':>11}{'mesh s':>8}{'MiB':>7}"
+    heads = f"{'load s':>8}{'planes s':>10}{'image s':>11}{'mesh s':>8}{'MiB':>7}"
     lines = [f"{'checkpoint':22}{'shown':>12}{'parameters':>14}{heads}"]
     for name, row in found.items():
         shown = f"{row['views']} x {row['pixels']} px"
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         demo = Path(bundled.weights_folder(bundled.STAGE2)).resolve()
         folders = [demo, *converted(Path(folder)), *(path.resolve() for path in options.weights)]
         found = {path.name: measured_apart(path, options.threads) for path in folders}
-    print(f"The example's views to planes, {PICTURE} px picture, {CELLS}^3 mesh; {options.threads} threads")
+    print(f"The example's views to planes, {PICTURE} px image, {CELLS}^3 mesh; {options.threads} threads")
     print("\n".join(table(found)))
 
 

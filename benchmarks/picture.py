@@ -1,4 +1,4 @@
-"""One picture of what `instant3d generate --prompts` made: `python -m benchmarks.picture FOLDER -o docs/demo.png`."""
+"""An image of the assets of `instant3d generate --prompts`: `python -m benchmarks.picture FOLDER -o docs/demo.png`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AROUND_DEG = (30, 120)  # from the front, of an asset that was made without view
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the picture of all finished assets in a folder, in order."""
+    """Write the image of all finished assets in a folder, in order."""
     assert __doc__
     parser = argparse.ArgumentParser(prog="python -m benchmarks.picture", description=__doc__)
     parser.add_argument("folder", type=Path, help="output of `instant3d generate --prompts`")

@@ -1,4 +1,4 @@
-"""Object files that nobody should trust, written by hand from the glTF and PNG specifications."""
+"""Malicious and broken object files, written by hand from the glTF and PNG specifications."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def endless(targets: int = 1_000_000) -> bytes:
 
 
 def bomb(side: int = HUGE_PX) -> bytes:
-    """A textured triangle whose picture takes a few MB as a file, and 4 bytes x side x side once decoded."""
+    """A textured triangle whose image takes a few MB as a file, and 4 bytes x side x side once decoded."""
     picture = _blank_png(side)
     document = triangle(
         meshes=[{"primitives": [{"attributes": {"POSITION": 0, "TEXCOORD_0": 1}, "material": 0}]}],
@@ -93,5 +93,5 @@ def crowd(faces: int = 6_000_000) -> bytes:
 
 
 def prowler() -> bytes:
-    """Asks for a file outside of its folder."""
+    """Refers to a file outside of its folder."""
     return glb(triangle(buffers=[{"byteLength": 36, "uri": "../../../../../../etc/passwd"}]))

@@ -1,7 +1,7 @@
-"""Seconds a view of both renderers: `python -m benchmarks.rendering`.
+"""Seconds per view of both renderers: `python -m benchmarks.rendering`.
 
-Renders one procedural object (or --object FILE) by each, at several sizes, with depth and normals, and says how alike
-their pictures are in flat light. Seconds are of the processor, all threads and processes together, which other work on
+Renders one procedural object (or --object FILE) by each, at several sizes, with depth and normals, and the agreement
+of their images in flat light. Seconds are of the processor, all threads and processes together, which other work on
 the machine disturbs less than those on the clock; each is the best of --rounds, in processes that are warm.
 """
 
@@ -30,7 +30,7 @@ LIGHTS = ("flat", "uniform", "area")
 
 
 def used(pid: int) -> float:
-    """Seconds of the processor that a process has taken so far."""
+    """CPU seconds that a process has taken so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -95,7 +95,7 @@ def costs() -> dict[str, Cost]:
 
 
 def operations_of_a_grid(found: Mapping[str, Cost], steps: int) -> int:
-    """From the prompt to one picture of four views."""
+    """From the prompt to one image of four views."""
     once = ("text encoder", "text encoder 2", "VAE, encoding", "VAE, decoding")
     return steps * found["UNet, a guided step"].operations + sum(found[name].operations for name in once)
 

@@ -1,4 +1,4 @@
-"""One table: `instant3d.nerf` beside the textbook path, same weights: how fast, how alike, how much memory.
+"""Speed, agreement and memory of `instant3d.nerf` compared with the textbook path, with the same weights.
 
     python -m benchmarks.speed                     all rows (`make bench`)
     python -m benchmarks.speed view-ours           one figure, as one line of JSON; each row names its own
@@ -6,7 +6,7 @@
 Every figure is measured in a process of its own, so that its peak of resident memory is its own: what it grew by
 after the weights were loaded. Times are the best of several rounds (one for the textbook's mesh): seconds on the
 clock, and of the processor, all threads together, which other work on the machine disturbs less. Agreement of views
-is the PSNR, over white, with the same field sampled evenly 1024 times on every ray; agreement of meshes is the mean
+is the PSNR, on white, with the same field sampled evenly 1024 times on every ray; agreement of meshes is the mean
 distance to the nearest vertex of the textbook's mesh, both ways, in voxels.
 """
 
@@ -77,7 +77,7 @@ def _kept(name: str, result: Views | Mesh) -> dict[str, Any]:
 
 
 def reference() -> torch.Tensor:
-    """The picture over white of the same field with many even samples; kept beside the weights."""
+    """The image on white of the same field with many even samples; kept beside the weights."""
     file = subject.CACHE.with_name(f"reference_{SIZE}_{REFERENCE_SAMPLES}.npy")
     if not file.exists():
         plain = textbook.TextbookField(*subject.fitted())

@@ -1,7 +1,7 @@
-"""Where the seconds go from a prompt to its asset: `python -m benchmarks.split`.
+"""Time of each part from a prompt to its asset: `python -m benchmarks.split`.
 
 Runs `instant3d generate` as a user does, each time in a process of its own, and reads the timings that the command
-writes into result.json. Knows nothing else of the pipeline.
+writes into result.json.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How few denoising steps do: text alignment, view agreement and seconds for numbers of steps and samplers.
+"""The effect of fewer denoising steps: text alignment, view agreement and seconds by steps and sampler.
 
-`python -m benchmarks.steps -o out/steps` draws the views of all prompts by every setting, rebuilds each asset once and
-looks at it twice: from new cameras, for the judge (`evaluate text`), and from the cameras of the drawn views, for their
-agreement (`evaluate consistency`). Settings that were measured before are not measured again.
+`python -m benchmarks.steps -o out/steps` generates the views of all prompts with every setting, reconstructs each asset
+once and renders it twice: from new cameras for the attribute classifier (`evaluate text`), and from the cameras of the
+generated views for their agreement (`evaluate consistency`). Settings that were measured before are skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from instant3d.evaluation import text_alignment, view_consistency
 from instant3d.evaluation.attribute_classifier import AttributeClassifier
 from instant3d.evaluation.view_cache import ViewCache, ViewRequest, read_prompt_list, view_requests
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
-from instant3d.utils import atomic, bundled
+from instant3d.pipelines.weights import find_judge, find_stages
+from instant3d.utils import atomic
 from instant3d.utils.arg_types import comma_separated, positive_int
 from instant3d.utils.line_chart import Line, line_chart
 
@@ -33,7 +34,7 @@ HEADINGS = [
     "colour",
     "object",
     "both",
-    "both, drawn views",
+    "both, generated views",
     "agreement, dB",
     "s to denoise one prompt",
 ]
@@ -57,12 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "-o", "--output", type=Path, required=True, help="folder for views, steps.json, table.md, figure.png"
     )
     options = parser.parse_args(arguments)
-    stage1 = bundled.weights_folder(bundled.STAGE1, options.stage1)
-    stage2 = bundled.weights_folder(bundled.STAGE2, options.stage2)
+    stage1, stage2 = find_stages(options.stage1, options.stage2)
     load = cache(partial(TextTo3D.from_pretrained, stage1, stage2))
     model, judge = (
         ViewsTo3D.from_pretrained(stage2),
-        AttributeClassifier.from_pretrained(bundled.weights_folder(bundled.JUDGE)),
+        AttributeClassifier.from_pretrained(find_judge()),
     )
     wanted = view_requests(read_prompt_list(options.prompts)[:: options.every], options.seed)
     file = options.output / "steps.json"

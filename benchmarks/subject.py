@@ -1,4 +1,4 @@
-"""The object that every benchmark shows: a triplane and decoder fitted to a coloured solid that has a formula.
+"""The object of all benchmarks: a triplane and decoder fitted to a coloured solid that has a formula.
 
 `fitted()` takes half a minute once (a few hundred steps of regression, the same on every run) and is then read from
 a cache beside this file.
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 
 CACHE = Path(__file__).parent / ".cache" / "subject.safetensors"
 CHANNELS, SIDE, WIDTH, LAYERS = 80, 64, 64, 4
@@ -44,7 +44,7 @@ def color(points: Tensor) -> Tensor:
 
 def fitted() -> tuple[Triplane, Decoder]:
     """The weights, fitted now or read from the cache."""
-    decoder = Decoder(CHANNELS, WIDTH, LAYERS)
+    decoder = Decoder(DecoderConfig(CHANNELS, WIDTH, LAYERS))
     if not CACHE.exists():
         weights = _fit(decoder)
         CACHE.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The plain way to render and mesh a triplane, as the papers describe it: what `instant3d.nerf` is measured against.
+"""Plain rendering and meshing of a triplane as in the papers: the baseline for `instant3d.nerf`.
 
 Written to be read and to be correct, without waste: one `grid_sample` call for the three planes, the 3 C features of
 every point concatenated and sent through the whole MLP in float32, in chunks that fit the cache hierarchy, without
@@ -33,7 +33,7 @@ class TextbookField:
         x, y, z = points.unbind(-1)
         where = torch.stack([torch.stack([x, y], -1), torch.stack([x, z], -1), torch.stack([y, z], -1)])
         sampled = F.grid_sample(self.planes, where[:, None], align_corners=False)  # (3, C, 1, N)
-        if self.decoder.aggregate == "mean":
+        if self.decoder.config.aggregate == "mean":
             return sampled[:, :, 0].mean(0).T
         return sampled[:, :, 0].permute(2, 0, 1).flatten(1)
 
@@ -54,7 +54,7 @@ class TextbookField:
 
 @torch.no_grad()
 def render(field: TextbookField, cameras: Cameras, height: int, width: int, coarse: int = 64, fine: int = 64) -> Views:
-    """Pictures (V, 3, height, width) by NeRF's two samplings (Mildenhall et al. 2020, section 5.2)."""
+    """Images (V, 3, height, width) by NeRF's two samplings (Mildenhall et al. 2020, section 5.2)."""
     rays = cameras.rays(height, width)
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
     at_once = max(1, POINTS_AT_ONCE // coarse)

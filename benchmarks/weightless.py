@@ -1,6 +1,6 @@
-"""What one pass of a network costs, found on PyTorch's meta device: no weights, no results, only their sizes.
+"""The cost of one pass of a network, counted on PyTorch's meta device, without weights.
 
-Counts operations and the bytes of intermediate results. Knows nothing of time.
+Counts operations and the bytes of intermediate results.
 """
 
 from __future__ import annotations

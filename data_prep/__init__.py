@@ -1,1 +1,1 @@
-"""Makes what the models learn from: objects, pictures of objects, and their packaging."""
+"""Training data: objects, images of objects, captions and curation."""

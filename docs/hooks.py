@@ -1,4 +1,4 @@
-"""What mkdocs adds to docs/: the repository's files that pages link to, and a page of reference for each package.
+"""mkdocs hooks: add the repository's files that pages link to, and an API reference page for each package.
 
 The site has the repository's layout without the folder docs/, so that a link that works on the one works on the other.
 """
@@ -29,7 +29,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links at where the site has their targets."""
+    """Rewrite relative links to the paths that their targets have in the site."""
     path = page.file.src_uri if page.file.generated_by else f"docs/{page.file.src_uri}"
 
     def moved(link: re.Match[str]) -> str:

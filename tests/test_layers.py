@@ -58,18 +58,21 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "tqdm": "src/instant3d/utils/progress.py",
     "skimage": "src/instant3d/nerf/mesh_extraction.py",
     "triton": tuple(f"src/instant3d/nerf/fused{part}.py" for part in ("", "_check", "_kernels", "_parts")),
-    "fast_simplification": "src/instant3d/mesh/processing.py",
+    "fast_simplification": ("src/instant3d/mesh/processing.py", "src/instant3d/mesh/simplification.py"),
+    "xatlas": "src/instant3d/mesh/xatlas_worker.py",
     "av": "src/instant3d/utils/visualization.py",
     "huggingface_hub": ("src/instant3d/utils/hub.py", "src/instant3d/modules/diffusion/loading.py"),
+    "manifold3d": ("src/instant3d/mesh/solids.py", "data_prep/procedural/"),
     "moderngl": "data_prep/rendering/opengl.py",
     "embreex": "data_prep/rendering/embree.py",
     "sklearn": "data_prep/curation/ranking.py",
 }
 # whose files are imported only where they are needed, or run by another Python
-EARLY = {"blenderproc", "bpy", "embreex", "moderngl", "triton"}
+EARLY = {"blenderproc", "bpy", "embreex", "manifold3d", "moderngl", "triton", "xatlas"}
 LIGHTNING_USES = {  # beside each model's module.py and data.py
     "src/instant3d/training/fit.py",
     "src/instant3d/training/callbacks.py",
+    "src/instant3d/training/prediction_writers.py",
     "src/instant3d/modules/lr_schedule.py",
 }
 

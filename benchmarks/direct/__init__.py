@@ -1,1 +1,1 @@
-"""Controlled experiments on the direct system, on worlds small enough for a CPU; docs/direct.md tells what came out."""
+"""Controlled experiments on the direct system with small synthetic data sets; results in docs/direct.md."""

@@ -1,8 +1,8 @@
-"""How colours come back from saturation, by their activation: `python -m benchmarks.direct.activation -o OUT`.
+"""Recovery of colours from saturation, by activation: `python -m benchmarks.direct.activation -o OUT`.
 
-A student starts with +6 in the bias of all colours, where a sigmoid's slope is a hundredth of its steepest and every
-object is white on white. Twelve prompts, an exact guide. It has recovered at the first test at which its squared error
-is below a quarter of blank pictures'.
+Training starts with +6 in the bias of all colours, where a sigmoid's slope is a hundredth of its steepest and every
+object is white on white. Twelve prompts, exact guidance. A network has recovered at the first test at which its squared
+error is below a quarter of blank images'.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from instant3d.direct.network import TextToTriplane
 from instant3d.nerf.triplane import Decoder
 
 SATURATED = 6.0
-RECOVERED = 0.25  # of the squared error of blank pictures
+RECOVERED = 0.25  # of the squared error of blank images
 EVERY = 25  # steps between tests
 STRIDE = 8  # of the 96 prompts that the world shows, each eighth
 DECAY = 0.9  # of the averaged weights: a longer memory would hide when it is that colours come back
@@ -30,7 +30,7 @@ DECAY = 0.9  # of the averaged weights: a longer memory would hide when it is th
 
 @dataclass(frozen=True)
 class Head:
-    """How colours are read from raw numbers: alpha of the scaled sigmoid, first and last, or a straight line."""
+    """The activation of colours: first and last alpha of the scaled sigmoid, or linear."""
 
     alpha: tuple[float, float] = (1.0, 1.0)
     linear: bool = False
@@ -66,7 +66,7 @@ def pupil(head: Head, seed: int) -> TextToTriplane:
 
 
 def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
-    """Teach one student and say how much its pictures miss along the way."""
+    """Train one network; returns the squared error of its images at each test."""
     head, world = ARMS[arm], World.of_hats()
     numbers = world.seen[::STRIDE]
     prompts = [world.prompts[number] for number in numbers]

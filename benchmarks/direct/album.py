@@ -1,4 +1,4 @@
-"""The small world's pictures from anywhere, and its captions in numbers: what learned models are trained with."""
+"""Training data of the small models: images of the synthetic objects from random views, and tokenised captions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.direct.world import COLOURS, FOV_DEG, SHAPES, World
 from instant3d.cameras import orbit
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG, VIEWS, view_shares
+from instant3d.utils import atomic
 
 POSES = 256
 LOWEST_DEG, HIGHEST_DEG = 5.0, 40.0
@@ -23,7 +24,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Album:
-    """A world's objects, all seen from the same random sides."""
+    """Images of a world's objects, all from the same random views."""
 
     def __init__(self, world: World, poses: int = POSES, seed: int = 0) -> None:
         around, up = torch.rand(2, poses, generator=torch.Generator().manual_seed(seed))
@@ -41,7 +42,7 @@ class Album:
         )
 
     def draw(self, numbers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A picture (B, 3, size, size) of each of the kinds (B,), and the number of a view word (B,) that fits it."""
+        """An image (B, 3, size, size) of each of the kinds (B,), and the number of a view word (B,) that fits it."""
         pose = torch.randint(len(self.azimuths), (len(numbers),), generator=generator)
         share, alpha = self.share[self.shapes[numbers], pose], self.alpha[self.shapes[numbers], pose]
         pictures = torch.einsum("bphw,bpc->bchw", share, self.colours[numbers]) + 1 - alpha
@@ -49,7 +50,7 @@ class Album:
 
 
 def numbered(prompts: Sequence[str]) -> Tensor:
-    """Words as places in the vocabulary (B, 9); 0 where there is none."""
+    """Words as indices into the vocabulary (B, 9); 0 for padding."""
     found = torch.zeros(len(prompts), LENGTH, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         words = prompt.replace(",", " ").split()
@@ -63,18 +64,17 @@ def drawn_from(numbers: Sequence[int], count: int, generator: torch.Generator) -
 
 
 def views_of(prompts: Sequence[str]) -> Tensor:
-    """Every prompt from every view, in numbers: (P, 3, 9)."""
+    """Tokens of every prompt with every view word: (P, 3, 9)."""
     return torch.stack([numbered([f"{prompt}, {view}" for view in VIEWS]) for prompt in prompts])
 
 
 def kept(model: Model, file: Path, learn: Callable[[Model], None]) -> Model:
-    """The model with the weights in a file, or taught now and written there; it learns nothing more."""
+    """Load the model's weights from a file, or train it and write them; without gradients."""
     if file.is_file():
         model.load_state_dict(load_file(file))
     else:
         learn(model)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
-        partial.replace(file)
+        with atomic.partial_file(file) as partial:
+            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
     return model.eval().requires_grad_(False)

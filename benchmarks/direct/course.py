@@ -1,4 +1,4 @@
-"""One student taught by one guide, and how well it then knows its prompts. Knows no particular experiment."""
+"""Training one small network with one guidance model, and its recall of prompts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from instant3d.direct.distillation import Distillation, DistillationBatch, Rende
 from instant3d.direct.network import TextToTriplane
 from instant3d.nerf.baked_field import keep_heap
 from instant3d.nerf.volume import render
+from instant3d.utils import atomic
 
 TINY = Path(__file__).parents[2] / "configs" / "direct" / "tiny.yaml"
 AROUND = (0, 4, 8, 12)  # numbers of the cameras that an evaluation looks through: four sides
@@ -30,7 +31,7 @@ AROUND = (0, 4, 8, 12)  # numbers of the cameras that an evaluation looks throug
 
 @dataclass(frozen=True)
 class Course:
-    """How a student is taught; fixed before any ablation was looked at (the probe's values)."""
+    """Training settings, fixed before any ablation was run."""
 
     steps: int = 1000
     batch: int = 8
@@ -62,7 +63,7 @@ def teach(
 ) -> list[dict[str, Any]]:
     """Train on prompts `numbers` of the world, and test averaged weights at the course's steps.
 
-    test  what is said of a network after so many steps
+    test: Measures a network after a number of steps.
     """
     network = distillation.network
     average = copy.deepcopy(network).eval()
@@ -113,7 +114,7 @@ def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> 
 def shown(
     network: TextToTriplane, world: World, prompts: Sequence[str], picture: RenderConfig, at: Sequence[int] = AROUND
 ) -> Tensor:
-    """What a network makes of prompts, seen by cameras number `at`: (P, len(at), 3, size, size), without chance."""
+    """Render a network's objects for prompts from cameras number `at`: (P, len(at), 3, size, size), deterministic."""
     text, cameras = read(prompts), world.cameras[list(at)]
     pictures = []
     for some in torch.arange(len(prompts)).split(8):
@@ -130,12 +131,12 @@ def shown(
 
 
 def nearest(pictures: Tensor, truth: Tensor) -> Tensor:
-    """Which of the true objects (K, V, ...) each of the pictures (P, V, ...) is nearest to, by squared error: (P,)."""
+    """Which of the true objects (K, V, ...) each of the images (P, V, ...) is nearest to, by squared error: (P,)."""
     return torch.cdist(pictures.flatten(1).double(), truth.flatten(1).double()).argmin(1)
 
 
 def recall(world: World, found: Tensor, asked: Sequence[int]) -> dict[str, float]:
-    """Shares of prompts whose nearest true object is the one asked for, and of its attributes that are right."""
+    """Shares of prompts whose nearest true object is the right one, and of right attributes."""
     kinds = [(world.kinds[int(a)], world.kinds[b]) for a, b in zip(found, asked, strict=True)]
     return {
         "recall": sum(a == b for a, b in kinds) / len(kinds),
@@ -147,7 +148,7 @@ def recall(world: World, found: Tensor, asked: Sequence[int]) -> dict[str, float
 
 @dataclass(frozen=True)
 class Run:
-    """One arm of an experiment with one seed."""
+    """One variant of an experiment with one seed."""
 
     arm: str
     seed: int
@@ -155,7 +156,7 @@ class Run:
 
 
 def usual_options(name: str, about: str | None, arms: Collection[str], steps: int) -> argparse.ArgumentParser:
-    """What every experiment's command takes; `about` is its module's docstring."""
+    """Common options of the experiments' commands; `about` is the module's docstring."""
     assert about
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.direct.{name}", description=about.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for one file of results a run")
@@ -167,7 +168,7 @@ def usual_options(name: str, about: str | None, arms: Collection[str], steps: in
 
 
 def carry_out(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[dict[str, Any]]:
-    """Do what has no result in `output` yet, one file each, so that an interrupted experiment is gone on with.
+    """Run what has no result in `output` yet, one file each, so that an interrupted experiment resumes.
 
     part  "k/n": only every n-th run, from the k-th on, for several processes side by side
     """
@@ -181,9 +182,7 @@ def carry_out(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[
             found = {"arm": run.arm, "seed": run.seed} | run.work()
             found["wall_seconds"] = time.monotonic() - since
             output.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(found, indent=1) + "\n")
-            partial.replace(file)
+            atomic.write_text(file, json.dumps(found, indent=1) + "\n")
             print(f"{file}: {found['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
         yield json.loads(file.read_text())
 

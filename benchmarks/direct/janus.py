@@ -1,8 +1,8 @@
-"""Whether negative view words keep faces in front, and what C is worth: `python -m benchmarks.direct.janus -o OUT`.
+"""Negative view prompts against Janus faces, with and without adaptive C: `python -m benchmarks.direct.janus -o OUT`.
 
-Six boxes with a black face in front, in one network. Of every second, the guide takes the words for the side and the
-back for the front, nearly always (a leak of 0.97); of the others never. So one fixed weight of the negatives must be
-too little for some or needless for others, and a weight chosen by looking should do better than one that is not.
+Six boxes with a black face in front, in one network. For every second one, the diffusion model nearly always takes the
+words for side and back for the front (a leak of 0.97); for the others never. So one fixed weight of the negatives is
+too small for some or unnecessary for others, and an adaptive weight should do better.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 class Eyes:
-    """Pictures as 5 x 5 pixels less those of the world's average picture: all there is to see here, honestly small.
+    """Image features: 5 x 5 pixels less those of the world's average image, enough for this data set.
 
-    Without the average taken away all pictures are alike to 0.99; with it two sides of a box are alike to about 0.8 if
+    Without the average taken away all images are alike to 0.99; with it two sides of a box are alike to about 0.8 if
     one shows the face, and to 1 if neither or both do, as CLIP's features of real objects are (0.6 to 0.95).
     """
 
@@ -59,7 +59,7 @@ class Eyes:
 
 
 class Watched(Distillation):
-    """Keeps every severity, beside what a rule that sees no pictures says at the same moment.
+    """Records every severity, and that of a rule that does not use images.
 
     dealt    severities are dealt out to others of the batch by chance: the same numbers, about nothing
     typical  similarity of views that a rule without eyes takes for granted
@@ -109,18 +109,18 @@ def deal(severities: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def typical(world: World, eyes: Eyes) -> float:
-    """Mean similarity of two true pictures of one object."""
+    """Mean similarity of two true images of one object."""
     seen = F.normalize(eyes(world.pictures.flatten(0, 1)), dim=-1).unflatten(0, world.pictures.shape[:2])
     return (seen @ seen.mT).mean().item()
 
 
 def leaking(world: World) -> Tensor:
-    """Which of the prompts (P,) the guide leaks for."""
+    """Mask of the prompts (P,) for which the guidance leaks."""
     return torch.arange(len(world.kinds)) % 2 == 0
 
 
 def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
-    """Teach one student by one rule; both groups of prompts are judged apart."""
+    """Train one network with one rule; both groups of prompts are evaluated separately."""
     world, numbers = World.of_faces(), list(range(6))
     leaky, eyes = leaking(world), Eyes(world)
     lessons = Watched(
@@ -149,9 +149,9 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
 
 
 def faces(pictures: Tensor, world: World, numbers: Sequence[int]) -> dict[str, float]:
-    """Where faces are in pictures (P, 32, 3, size, size), by all the world's cameras, of kinds number `numbers`.
+    """Where faces are in images (P, 32, 3, size, size), by all the world's cameras, of kinds number `numbers`.
 
-    janus        share of cameras at the side and behind whose nearest true picture is one from the front
+    janus        share of cameras at the side and behind whose nearest true image is one from the front
     kept         share of cameras in front of which the same is true, as it should be
     dark_away    face-coloured pixels from the side and behind, relative to the true ones from the front
     dark_front   the same from the front

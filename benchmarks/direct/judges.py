@@ -1,6 +1,6 @@
-"""Who says what is in a picture of the small world: classifiers of attributes, and matchers of words and pictures.
+"""Evaluation models of the small world: classifiers of attributes, and contrastive models of words and images.
 
-Of each there are two, of other seeds and other architectures, so that none judges what it taught.
+There are two of each, with different seeds and architectures, so that evaluation never uses the model used in training.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from benchmarks.direct.world import COLOURS, SHAPES, Kind
 
 Build = Literal["strided", "pooled"]
 ATTRIBUTES = ("body", "shape", "hat")
-GRAIN = 0.1  # the most noise that is put on true pictures, for those of students and painters are not clean
+GRAIN = 0.1  # the most noise that is put on true images, for those of students and painters are not clean
 BATCH, RATE = 64, 2e-3
 
 
 def tower(build: Build) -> nn.Sequential:
-    """From pictures (B, 3, 20, 20) to vectors."""
+    """From images (B, 3, 20, 20) to vectors."""
     if build == "strided":
         layers = [(3, 24, 1), (24, 48, 2), (48, 64, 2)]
         inside = [(nn.Conv2d(a, b, 3, stride, 1), nn.GroupNorm(8, b), nn.SiLU()) for a, b, stride in layers]
@@ -33,7 +33,7 @@ def tower(build: Build) -> nn.Sequential:
 
 
 class Attributes(nn.Module):
-    """What colours body and hat have, and of what shape the body is."""
+    """Classifier of the colours of body and hat and the shape of the body."""
 
     def __init__(self, build: Build, seed: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Attributes(nn.Module):
 
     @torch.no_grad()
     def shares_right(self, pictures: Tensor, kinds: Sequence[Kind]) -> dict[str, float]:
-        """Of pictures (B, V, 3, 20, 20) of kinds (B), the shares with each attribute right, and with all."""
+        """Of images (B, V, 3, 20, 20) of kinds (B), the shares with each attribute right, and with all."""
         wanted = answers(kinds)[:, None].expand(-1, pictures.shape[1], -1)
         found = torch.stack([logits.argmax(1) for logits in self(pictures.flatten(0, 1))], dim=1)
         right = (found.view_as(wanted) == wanted).double()
@@ -63,7 +63,7 @@ def answers(kinds: Sequence[Kind]) -> Tensor:
 
 
 def learn_attributes(judge: Attributes, album: Album, kinds: Sequence[Kind], steps: int, seed: int) -> None:
-    """Train on grainy true pictures of all kinds."""
+    """Train on grainy true images of all kinds."""
     generator, wanted = torch.Generator().manual_seed(seed), answers(kinds)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, fused=True)
     for _ in range(steps):
@@ -76,7 +76,7 @@ def learn_attributes(judge: Attributes, album: Album, kinds: Sequence[Kind], ste
 
 
 class Matcher(nn.Module):
-    """Unit vectors of pictures and of prompts, near each other where they belong together (CLIP, arXiv 2103.00020)."""
+    """Unit vectors of images and of prompts, near each other where they belong together (CLIP, arXiv 2103.00020)."""
 
     def __init__(self, build: Build, seed: int, width: int = 64) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Matcher(nn.Module):
         self(torch.zeros(1, 3, 20, 20))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Unit vectors (B, 64) of pictures (B, 3, 20, 20)."""
+        """Unit vectors (B, 64) of images (B, 3, 20, 20)."""
         return F.normalize(self.last(self.tower(pictures)), dim=-1)
 
     def read(self, prompts: Tensor) -> Tensor:
@@ -105,9 +105,9 @@ class Matcher(nn.Module):
 
     @torch.no_grad()
     def retrieval(self, pictures: Tensor, prompts: Sequence[str], asked: Sequence[int]) -> dict[str, float]:
-        """How well prompts `asked` (B) of a list (P) are found from pictures (B, V, 3, 20, 20): mean over all views.
+        """How well prompts `asked` (B) of a list (P) are found from images (B, V, 3, 20, 20): mean over all views.
 
-        first        share of pictures to which their own prompt is the nearest
+        first        share of images to which their own prompt is the nearest
         probability  what the model itself gives it, by the temperature it learned
         """
         alike = self.heat.exp() * self(pictures.flatten(0, 1)) @ self.read(numbered(prompts)).T
@@ -119,7 +119,7 @@ class Matcher(nn.Module):
 def learn_matching(
     model: Matcher, album: Album, prompts: Sequence[str], numbers: Sequence[int], steps: int, seed: int
 ) -> None:
-    """Train on true pictures of the kinds `numbers`, a batch of prompts that are all different at a time."""
+    """Train on true images of the kinds `numbers`, a batch of prompts that are all different at a time."""
     generator, texts = torch.Generator().manual_seed(seed), numbered(prompts)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     for _ in range(steps):
@@ -133,6 +133,6 @@ def learn_matching(
 
 
 def grainy(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (B, ...) with noise of a strength of each one's own."""
+    """Images (B, ...) with noise of a strength of each one's own."""
     strength = GRAIN * torch.rand(len(pictures), 1, 1, 1, generator=generator)
     return pictures + strength * torch.randn(pictures.shape, generator=generator)

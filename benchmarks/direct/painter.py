@@ -1,4 +1,4 @@
-"""A small text-to-image diffusion model of the small world, learned from its pictures: a `Guide` that may be wrong."""
+"""A small text-to-image diffusion model of the small world, trained on its images: guidance with errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from instant3d.modules.diffusion.noise_process import add_noise, predict_clean
 
 WIDTH = 48  # of a word
 BLOCK = 2  # pixels a side that the UNet takes as one place, which is a third of the work
-WITHOUT_PROMPT = 0.1  # share of pictures that are learned without their caption
+WITHOUT_PROMPT = 0.1  # share of images that are learned without their caption
 BATCH, RATE, DECAY = 32, 1e-3, 0.999
 SAMPLING_STEPS, SCALE = 25, 3.0  # of classifier-free guidance when it paints by itself
 
@@ -62,7 +62,7 @@ class Painter(nn.Module):
     # what a Guide does
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] -> (B, 3, 20, 20) from -1 to 1."""
+        """Images (B, 3, H, W) in [0, 1] -> (B, 3, 20, 20) from -1 to 1."""
         if images.shape[-1] != SIZE:
             images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
         return 2 * images - 1
@@ -79,7 +79,7 @@ class Painter(nn.Module):
 def learn(
     painter: Painter, album: Album, prompts: Sequence[str], numbers: Sequence[int], steps: int, seed: int
 ) -> None:
-    """Train on pictures of the kinds `numbers`; the painter is left with averaged weights."""
+    """Train on images of the kinds `numbers`; the painter is left with averaged weights."""
     generator = torch.Generator().manual_seed(seed)
     texts, average = views_of(prompts), copy.deepcopy(painter)
     optimizer = torch.optim.AdamW(painter.parameters(), lr=RATE, weight_decay=0.01, fused=True)
@@ -107,7 +107,7 @@ def _forgotten(words: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def paint(painter: Painter, prompts: Sequence[str], generator: torch.Generator) -> Tensor:
-    """Pictures (B, 3, 20, 20) in [0, 1] of prompts (B), by 25 steps of DDIM (Song et al. 2021) from pure noise."""
+    """Images (B, 3, 20, 20) in [0, 1] of prompts (B), by 25 steps of DDIM (Song et al. 2021) from pure noise."""
     told, nothing = painter.embed_prompts(prompts), painter.embed_prompts([""] * len(prompts))
     x = torch.randn(len(prompts), 3, SIZE, SIZE, generator=generator)
     times = torch.linspace(len(painter.abar) - 1, 0, SAMPLING_STEPS + 1).round().long()

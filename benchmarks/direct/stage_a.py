@@ -1,7 +1,7 @@
-"""What each mechanism of the network is worth, taught by an exact guide: `python -m benchmarks.direct.stage_a -o OUT`.
+"""The contribution of each mechanism of the network, with exact guidance: `python -m benchmarks.direct.stage_a -o OUT`.
 
-128 prompts "a COLOUR SHAPE with a COLOUR hat", 32 of which (pairs of colours) are never shown. A prompt counts as
-known if, of the true pictures of all 128 objects, its own are nearest to what the student makes of it (chance 1/128).
+128 prompts "a COLOUR SHAPE with a COLOUR hat", 32 of which (pairs of colours) are held out. A prompt is recalled
+if, of the true images of all 128 objects, its own are nearest to the network's (chance 1/128).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
-    """Teach one student and say what it knows along the way; of the last, also the controls."""
+    """Train one network; returns its recall at each test, and the controls at the last."""
     world = World.of_hats()
     network = student(seed, **ARMS[arm])
     prompts = [world.prompts[number] for number in world.seen]
@@ -72,12 +72,12 @@ def truth(world: World) -> Tensor:
 
 
 def exam(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
-    """How many prompts it knows, shown and never shown."""
+    """Recall of the training prompts and of the held-out ones."""
     return marks(shown(network, world, world.prompts, course.picture), world)
 
 
 def marks(pictures: Tensor, world: World) -> dict[str, Any]:
-    """The same of its pictures of all prompts, (K, 4, 3, size, size)."""
+    """The same of its images of all prompts, (K, 4, 3, size, size)."""
     found = nearest(pictures, truth(world))
     error = (pictures - truth(world)).square().flatten(1).mean(1)
     return {
@@ -87,7 +87,7 @@ def marks(pictures: Tensor, world: World) -> dict[str, Any]:
 
 
 def controls(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
-    """Each prompt's neighbour asked in its place; and another hat's colour, which is to change the hat alone."""
+    """Controls: each prompt replaced by its neighbour; another colour of the hat, which should change only the hat."""
     numbers = list(range(len(world.kinds)))
     others = [(number + 9) % len(numbers) for number in numbers]  # another body, hat and sometimes shape
     wrong = nearest(shown(network, world, [world.prompts[k] for k in others], course.picture), truth(world))

@@ -1,12 +1,11 @@
-"""The same lessons from a guide that had to learn them itself: `python -m benchmarks.direct.stage_b -o OUT`.
+"""Stage A's experiment with guidance by a trained diffusion model: `python -m benchmarks.direct.stage_b -o OUT`.
 
-A small diffusion model learns the 128 objects from pictures, without the 32 held-out pairs of colours ("apart") or with
-them ("whole"), and teaches only if what it paints is what was asked for. Students are taught by its scores (sds), by a
-small contrastive model that learned from the same pictures (clip), or by both; the guide "apart" also teaches two of
-Stage A's networks by its scores, one with nothing but cross-attention and one without text. Students are judged by a
-classifier and a contrastive model of other seeds and architectures, which have seen all 128 objects. Learned models are
-made once and kept in OUT/models: `--prepare` makes them and nothing else, which is to come before several processes
-share the runs.
+A small diffusion model is trained on images of the 128 objects, without the 32 held-out pairs of colours ("apart") or
+with them ("whole"), and is used only if its samples match their prompts. Networks are trained by its scores (sds), by a
+small contrastive model trained on the same images (clip), or by both; guidance "apart" also trains two of Stage A's
+networks by its scores, one with cross-attention only and one without text. They are evaluated by a classifier and a
+contrastive model of other seeds and architectures, which were trained on all 128 objects. These models are trained once
+and kept in OUT/models: `--prepare` trains only them, which is necessary before several processes share the runs.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ GUIDES = ("apart", "whole")
 LOSSES = ("sds", "clip", "both")
 PARTIAL = ("cross-attention only", "no text")
 ARMS = (*(f"{guide} {loss}" for guide in GUIDES for loss in LOSSES), *(f"apart sds, {part}" for part in PARTIAL))
-CLIP_WEIGHT = 120.0  # 0.1 of a score's loss that is a mean over the 1,200 numbers of a picture, not a sum
+CLIP_WEIGHT = 120.0  # 0.1 of a score's loss that is a mean over the 1,200 numbers of an image, not a sum
 
 
 @dataclass(frozen=True)
 class Study:
-    """Where models are kept, and how long each learns; `gate` is what a guide must reach before it may teach."""
+    """Folder and training lengths of the models; `gate` is the accuracy required of a diffusion model."""
 
     folder: Path
     painter_steps: int = 4000
@@ -60,7 +59,7 @@ def album() -> Album:
 
 
 def taught(guide: str) -> list[int]:
-    """Numbers of the kinds that a guide may see."""
+    """Indices of the kinds that a diffusion model is trained on."""
     return world().seen if guide == "apart" else list(range(len(world().kinds)))
 
 
@@ -71,7 +70,7 @@ def painter_of(study: Study, guide: str) -> Painter:
 
 
 def eyes_of(study: Study, guide: str) -> Matcher:
-    """The contrastive model that teaches."""
+    """The contrastive model used in training."""
     steps, numbers = study.judge_steps, taught(guide)
     file = study.folder / f"eyes-{guide}.safetensors"
     return kept(
@@ -82,7 +81,7 @@ def eyes_of(study: Study, guide: str) -> Matcher:
 
 
 def judging(study: Study) -> Matcher:
-    """The contrastive model that judges."""
+    """The contrastive model used in evaluation."""
     steps, numbers = study.judge_steps, range(len(world().kinds))
     file = study.folder / "judge-words.safetensors"
     return kept(
@@ -93,7 +92,7 @@ def judging(study: Study) -> Matcher:
 
 
 def classifier(study: Study, purpose: str) -> Attributes:
-    """Of what painters paint ("gate"), or of what students show ("judge")."""
+    """A classifier of the diffusion models' samples ("gate"), or of the trained networks' renders ("judge")."""
     build, seed = ("pooled", 4) if purpose == "gate" else ("strided", 5)
     file = study.folder / f"{purpose}-attributes.safetensors"
     return kept(
@@ -104,7 +103,7 @@ def classifier(study: Study, purpose: str) -> Attributes:
 
 
 def examined(study: Study, guide: str) -> dict[str, dict[str, float]]:
-    """What a classifier finds in a guide's paintings of shown and of held-out prompts; written once."""
+    """Accuracy of a diffusion model's samples for training and held-out prompts; written once."""
     file = study.folder / f"gate-{guide}.json"
     if not file.is_file():
         model, judge, generator = painter_of(study, guide), classifier(study, "gate"), torch.Generator().manual_seed(6)
@@ -118,20 +117,20 @@ def examined(study: Study, guide: str) -> dict[str, dict[str, float]]:
 
 
 def admitted(study: Study, guide: str) -> dict[str, dict[str, float]]:
-    """The same, of a guide that may teach; one that cannot paint what it was shown may not."""
+    """The same, with an error if the accuracy is below the gate."""
     found = examined(study, guide)
     shown_to_it = ("seen",) if guide == "apart" else ("seen", "unseen")
     worst = min(found[name][attribute] for name in shown_to_it for attribute in ATTRIBUTES)
     if worst < study.gate:
         raise ValueError(
-            f"the guide {guide!r} paints an attribute right in {worst:.2f} of its pictures, not the {study.gate} that "
-            f"are asked for; remove {study.folder} and let it learn longer (--painter-steps)"
+            f"guidance {guide!r} has an attribute right in {worst:.2f} of its samples, but {study.gate} is required; "
+            f"remove {study.folder} and train it longer (--painter-steps)"
         )
     return found
 
 
 class ClipAlone(Distillation):
-    """Lessons without the guide's scores."""
+    """Training without the scores of the diffusion model."""
 
     def sds_loss(
         self, batch: DistillationBatch, images: Tensor, seen: Tensor | None, generator: torch.Generator
@@ -140,7 +139,7 @@ class ClipAlone(Distillation):
 
 
 def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
-    """Teach one student by one guide and one loss."""
+    """Train one network with one diffusion model and one loss."""
     taught_by, _, part = arm.partition(", ")
     guide, loss = taught_by.split()
     gate, eyes, numbers = admitted(study, guide), eyes_of(study, guide), world().seen
@@ -202,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--prepare", action="store_true", help="make the guides and judges, and say what they can")
     parser.add_argument("--painter-steps", type=int, default=Study.painter_steps)
     parser.add_argument("--judge-steps", type=int, default=Study.judge_steps)
-    parser.add_argument("--gate", type=float, default=Study.gate, help="the least share of attributes painted right")
+    parser.add_argument("--gate", type=float, default=Study.gate, help="least accuracy of attributes in samples")
     return parser
 
 

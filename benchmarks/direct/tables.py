@@ -18,7 +18,7 @@ from instant3d.utils.line_chart import Line, line_chart
 HEAD = """# What the direct system's experiments found
 
 A number is the mean over seeds, the least and the most in brackets; a run's minutes are of one core of a server CPU.
-What was asked, and what the answers say: [direct.md](direct.md#experiments)."""
+Questions and conclusions: [direct.md](direct.md#experiments)."""
 Result = dict[str, Any]
 Found = dict[str, list[Result]]  # of each arm, one of each seed
 DRAWN = (
@@ -97,8 +97,8 @@ def of_stage_a(found: Found) -> str:
 def controls(whole: Sequence[Result], partial: Sequence[Result] | None) -> str:
     """What only the last test of a whole network says, and how far it is ahead of one with cross-attention alone."""
     rows = [
-        ("recall where each prompt's neighbour was asked for", spread(last(whole, "shuffled", "recall"))),
-        ("hats that turn with their word", spread(last(whole, "swapped", "hat_flipped"))),
+        ("recall when each prompt is replaced by its neighbour", spread(last(whole, "shuffled", "recall"))),
+        ("hats that change with their word", spread(last(whole, "swapped", "hat_flipped"))),
         ("mean change of the bodies then", spread(last(whole, "swapped", "body_moved"), 3)),
     ]
     if partial:
@@ -116,7 +116,7 @@ def of_stage_b(found: Found) -> str:
     ]
     head = [
         "guide",
-        "true pictures, all right",
+        "true images, all right",
         *[f"{kind}, {name}" for name in ("shown", "held out") for kind in ("body", "shape", "hat")],
     ]
     rows = [
@@ -132,7 +132,7 @@ def of_stage_b(found: Found) -> str:
         for arm, some in found.items()
     ]
     judged = ["student", "all right, shown", "all right, held out", "body", "shape", "hat"]
-    judged += ["nearest true object", "found by the judge", "found by the eyes that taught", "runs"]
+    judged += ["nearest true object", "found by the independent CLIP", "found by the CLIP used in training", "runs"]
     parts = [table(head, painted), table(judged, rows)]
     if "apart sds" in found:
         parts.append(controls(found["apart sds"], found.get("apart sds, cross-attention only")))
@@ -161,7 +161,7 @@ def of_janus(found: Found) -> str:
     ]
     parts = [table([*head, "runs"], rows)]
     if severities:
-        told = ("C", "mean", "mean, leaky", "mean, sound", "deviation", "share told by the angle alone")
+        told = ("C", "mean", "mean, leaky", "mean, sound", "deviation", "share explained by the angle alone")
         parts.append(table(told, severities))
     return "\n\n".join(parts)
 
@@ -190,8 +190,8 @@ def of_activation(found: Found) -> str:
 
 
 EXPERIMENTS: dict[str, tuple[str, Iterable[str], Callable[[Found], str]]] = {
-    "stage_a": ("Stage A: mechanisms, by an exact guide", stage_a.ARMS, of_stage_a),
-    "stage_b": ("Stage B: a guide that learned", stage_b.ARMS, of_stage_b),
+    "stage_a": ("Stage A: mechanisms, with exact guidance", stage_a.ARMS, of_stage_a),
+    "stage_b": ("Stage B: guidance by a trained diffusion model", stage_b.ARMS, of_stage_b),
     "janus": ("Faces and negative view words", janus.ARMS, of_janus),
     "activation": ("Colours from a saturated start", activation.ARMS, of_activation),
 }

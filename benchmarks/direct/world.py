@@ -1,7 +1,7 @@
-"""A small world of coloured bodies with coloured hats, told in words, whose every picture is known.
+"""A small synthetic world of coloured bodies with coloured hats and captions, with known images.
 
-Each object is a formula; its pictures make an exact diffusion model (`FiniteSet`), so whatever a student of that model
-gets wrong is the student's own. All words are seen in training; some pairs of a body's and a hat's colour are not.
+Each object is a formula; its images give an exact diffusion model (`FiniteSetGuidance`), so all errors are those of
+the trained network. All words occur in training; some pairs of a body's and a hat's colour do not.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class World:
-    """Kinds of objects, the cameras that see them, and the pictures."""
+    """Kinds of objects, their cameras and images."""
 
     kinds: Sequence[Kind]
     size: int = SIZE
@@ -108,7 +108,7 @@ class World:
 
     @cached_property
     def pictures(self) -> Tensor:
-        """On white, (K, 32, 3, size, size). Colours are linear in the pictures of parts, so these are rendered once."""
+        """On white, (K, 32, 3, size, size). Colours are linear in the images of parts, so these are rendered once."""
         parts = self.parts(self.cameras)
         return torch.stack([painted(kind, *parts[kind.shape]) for kind in self.kinds])
 
@@ -130,7 +130,7 @@ class World:
 
     @property
     def seen(self) -> list[int]:
-        """Numbers of the prompts that training shows."""
+        """Indices of the training prompts."""
         return [number for number, kind in enumerate(self.kinds) if not kind.unseen]
 
     @property
@@ -138,9 +138,9 @@ class World:
         return [number for number, kind in enumerate(self.kinds) if kind.unseen]
 
     def guide(self, numbers: Sequence[int], leaks: Sequence[float] | None = None) -> FiniteSetGuidance:
-        """The exact diffusion model of these prompts' pictures.
+        """The exact diffusion model of these prompts' images.
 
-        leaks  of each prompt, the share of front pictures that its side and back words bring: what makes Janus faces
+        leaks  of each prompt, the share of front images that its side and back words bring: what makes Janus faces
         """
         named = view_shares(self.azimuths)
         tables = []
@@ -157,7 +157,7 @@ class World:
 
 
 def painted(kind: Kind, share: Tensor, alpha: Tensor) -> Tensor:
-    """Pictures (V, 3, H, W) on white of how much of each pixel each part is, (V, 3, H, W), and its opacity."""
+    """Images (V, 3, H, W) on white of how much of each pixel each part is, (V, 3, H, W), and its opacity."""
     colours = torch.tensor([COLOURS[kind.body], COLOURS[kind.hat], COLOURS[kind.face or kind.body]])
     return torch.einsum("vphw,pc->vchw", share, colours) + 1 - alpha
 

@@ -1,1 +1,1 @@
-"""Captions of scenes: from Cap3D, from manifests, from BLIP-2, and from painted colours."""
+"""Captions of scenes: from Cap3D, from manifests, from BLIP-2, and by recolouring."""

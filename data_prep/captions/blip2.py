@@ -1,4 +1,4 @@
-"""What a BLIP-2 says of pictures: the door to it, and which of several captions to believe. Knows nothing of scenes."""
+"""Captions of images by BLIP-2, and the choice among captions of several views."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST = 40  # tokens of a caption
 
 
 class Captioner:
-    """A BLIP-2 of transformers with its own way of preparing pictures and words."""
+    """A BLIP-2 of transformers with its processor."""
 
     def __init__(self, model: Any, processor: Any, device: str | torch.device = "cpu") -> None:
         self.model, self.processor = model.to(device).eval().requires_grad_(False), processor
@@ -22,7 +22,7 @@ class Captioner:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Captioner:
-        """From a folder or a Hub id, such as Salesforce/blip2-opt-2.7b; in half precision where that is fast."""
+        """Load from a folder or a Hub id, such as Salesforce/blip2-opt-2.7b; in half precision where that is fast."""
         from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
         name, dtype = str(source), torch.float32 if torch.device(device).type == "cpu" else torch.float16
@@ -37,7 +37,7 @@ class Captioner:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, prompt: str = "") -> list[str]:
-        """A caption for each picture (V, 3, H, W) in [0, 1]: what most likely follows `prompt`, by five beams."""
+        """Caption each image (V, 3, H, W) in [0, 1]: the likeliest continuation of `prompt`, by five beams."""
         levels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         ready = self.processor(images=list(levels), text=[prompt] * len(levels), return_tensors="pt")
         inputs = ready.to(self.device, self.model.dtype)  # the numbers of words stay whole
@@ -50,7 +50,7 @@ class Captioner:
 def consensus(captions: Sequence[str]) -> str:
     """The caption that shares most words with the others (by Jaccard's index); of equals the first.
 
-    Views of one object are described one by one; what several of them say is more likely to be true of it.
+    The views of an object are captioned one by one; content that several captions share is more likely to be right.
     """
     words = [set(re.findall(r"\w+", caption.lower())) for caption in captions]
 

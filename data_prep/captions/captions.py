@@ -1,7 +1,7 @@
-"""Captions into scene folders: `instant3d data caption cap3d|manifest|blip2`. Knows no network.
+"""Writing captions into scene folders: `instant3d data caption cap3d|manifest|blip2`.
 
-A caption is written into a scene's `transforms.json`, of which every other byte stays as it was. Scenes that have one
-are left alone unless told otherwise, so an interrupted run is continued by the same command.
+A caption is written into a scene's `transforms.json`, of which every other byte stays unchanged. Existing captions are
+kept unless `--overwrite` is given, so the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Caption = tuple[tuple[str, ...], str]  # the names that its object goes by, and 
 
 @dataclass
 class CaptionStats:
-    """What became of the scenes, and of a source's captions."""
+    """Numbers of captions that were written, kept and refused."""
 
     written: int = 0
     had_one: int = 0
-    without: list[str] = field(default_factory=list)  # scenes that the source does not know
+    without: list[str] = field(default_factory=list)  # scenes without a caption in the source
     refused: list[str] = field(default_factory=list)  # captions that are none, in a sentence each
     unknown: int = 0  # ids of the source that are no scene's
 
@@ -53,7 +53,7 @@ class CaptionStats:
 
 
 def with_caption(data: bytes, caption: str) -> bytes:
-    """The document `data` with this caption; all of its other bytes are as before."""
+    """The JSON document `data` with this caption; all other bytes are unchanged."""
     encoding = json.detect_encoding(data)
     text, words = data.decode(encoding), json.dumps(caption)
     fields = {key: (begin, end) for key, begin, end in _fields(text)}  # of a key that comes twice the last one counts
@@ -66,19 +66,19 @@ def with_caption(data: bytes, caption: str) -> bytes:
 
 
 def write_caption(folder: Path, caption: str) -> None:
-    """Write a caption into the scene in `folder`, in one step."""
+    """Write a caption into the scene in `folder`, atomically."""
     scenes.document(folder)  # a broken document is not touched
     file = folder / scenes.DOCUMENT
     write_bytes(file, with_caption(file.read_bytes(), caption))
 
 
 def cleaned(caption: str) -> str:
-    """In one line, without spaces around it."""
+    """A caption on one line, without surrounding spaces."""
     return unicodedata.normalize("NFC", " ".join(caption.split()))
 
 
 def assign_captions(captions: Iterable[Caption], folders: Mapping[str, Path], overwrite: bool = False) -> CaptionStats:
-    """Give scenes (folders by name) the captions that come with their names; of several for one the first counts."""
+    """Write captions into scenes (folders by name); the first one for a scene counts."""
     tally = CaptionStats()
     met: set[Path] = set()
     for names, words in captions:
@@ -104,7 +104,7 @@ def assign_captions(captions: Iterable[Caption], folders: Mapping[str, Path], ov
 
 
 def by_name(roots: Sequence[Path]) -> dict[str, Path]:
-    """Scene folders by all that a source may call them: their id (the folder's name without one), and their `uid`."""
+    """Scene folders by the names that a source may use: id (else the folder's name) and uid."""
     found: dict[str, Path] = {}
     for root in roots:
         folders = scenes.below(root)
@@ -121,7 +121,7 @@ def by_name(roots: Sequence[Path]) -> dict[str, Path]:
 
 
 def read_cap3d(path: Path) -> Iterator[Caption]:
-    """Ids and captions of Cap3D's CSV: two columns, no header, a comma inside a caption in quotes. Read as it comes."""
+    """Ids and captions of Cap3D's CSV: two columns, no header, captions with a comma in quotes. Read as a stream."""
     _is_there(path, "Cap3D's Cap3D_automated_Objaverse_full.csv, say")
     if path.stat().st_size > MAX_CSV_BYTES:
         raise ValueError(f"{path} is larger than {MAX_CSV_BYTES} bytes; split it")
@@ -153,7 +153,7 @@ def read_manifest(path: Path) -> Iterator[Caption]:
 
 
 def _fields(text: str) -> Iterator[tuple[str, int, int]]:
-    """Names of a valid JSON object's fields, and where their values begin and end."""
+    """Names of a valid JSON object's fields, and the start and end of their values."""
     decoder = json.JSONDecoder()
     at = _past_space(text, text.index("{") + 1)
     while text[at] == '"':
@@ -178,7 +178,7 @@ def _is_there(path: Path, what: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when done, 1 when captions were refused or scenes could not be read, 2 for bad input."""
+    """Returns 0 when done, 1 when captions were refused or scenes could not be read, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         folders = by_name(options.scenes)
@@ -195,11 +195,11 @@ def _listed(options: argparse.Namespace, folders: Mapping[str, Path]) -> Caption
 
 
 def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> CaptionStats:
-    """Captions by a network, each written at once."""
+    """Caption scenes by a network; each caption is written immediately."""
     from .blip2 import Captioner, consensus
 
     if options.frames == "all":
-        raise ValueError("name the frames to look at, such as 0,1,2,3")
+        raise ValueError("no frame is given; name the frames to caption, such as 0,1,2,3")
     tally = CaptionStats()
     every = sorted(set(folders.values()))
     left = [folder for folder in every if options.overwrite or not scenes.document(folder).text("caption")]
@@ -236,16 +236,16 @@ def _parser() -> argparse.ArgumentParser:
         listed.add_argument("list", type=Path, help=about)
         _add_scenes(listed)
         listed.set_defaults(command=_listed, read=read)
-    drawn = words.add_parser("blip2", help="what BLIP-2 says of the pictures")
+    drawn = words.add_parser("blip2", help="captions of the images by BLIP-2")
     _add_scenes(drawn)
     drawn.add_argument("--model", default="Salesforce/blip2-opt-2.7b", help="folder or Hub id (default: %(default)s)")
-    drawn.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
-    drawn.add_argument("--frames", type=frame_numbers, default=[0, 1, 2, 3], help="to look at (default 0,1,2,3)")
-    drawn.add_argument("--prompt", default="", help="what the caption begins with, or a question")
+    drawn.add_argument("--device", default="cpu", help="device, such as cuda (default cpu)")
+    drawn.add_argument("--frames", type=frame_numbers, default=[0, 1, 2, 3], help="frames to caption (default 0,1,2,3)")
+    drawn.add_argument("--prompt", default="", help="beginning of the caption, or a question")
     drawn.set_defaults(command=_drawn)
     return parser
 
 
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders")
-    parser.add_argument("--overwrite", action="store_true", help="also scenes that have a caption")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing captions too")

@@ -1,4 +1,4 @@
-"""Objects that look like no other of their name, which may mean two things: `instant3d data names SCENES`.
+"""Objects unlike all others of their name, which may have two meanings: `instant3d data names SCENES`.
 
 A torch with a flame and one with a battery share a name, not a silhouette. Better captions for what is found go into
 a manifest of ids and captions, which `instant3d data caption manifest` writes into scenes.
@@ -77,7 +77,7 @@ def by_name(subjects: Sequence[SceneRef]) -> dict[str, list[SceneRef]]:
 
 
 def odd_names(silhouettes: Mapping[str, Tensor], name: str, threshold: float) -> list[OddName]:
-    """The objects of one name that are like no other of them.
+    """The objects of one name that are unlike all others of it.
 
     Args:
         silhouettes: (4, H, W) bool of each scene, by id.
@@ -115,7 +115,7 @@ def _silhouettes(subjects: Sequence[SceneRef], broken: Broken) -> dict[str, Tens
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when all scenes were looked at, 1 when some could not be read, 2 for bad input."""
+    """Returns 0 when all scenes were compared, 1 when some could not be read, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         found, count, broken = find(options.scenes, options.threshold)

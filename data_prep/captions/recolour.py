@@ -1,7 +1,7 @@
-"""Scenes painted anew, each in one of ten named colours that its caption then says: `instant3d data recolour`.
+"""Copies of scenes in one of ten named colours, which their captions then contain: `instant3d data recolour`.
 
-Under flat light a picture shows the object's own colours, so painting the pictures paints the object. Light and dark
-parts stay lighter and darker than one another; hues go. Knows nothing of meshes.
+In flat light an image has the object's own colours, so recolouring the images recolours the object. Lightness
+differences are kept, hues are replaced.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from instant3d.utils.errors import print_escaped
 from instant3d.views import Views
 
 from ..execution import process_pool
+from ..execution.process_limits import JobLimits
 from ..manifests.object_manifest import PASSED_ON
 from ..procedural.colours import NAMED_COLOURS, Colour, nearest_name
 from ..procedural.portable_rng import PortableRandom
@@ -36,7 +37,7 @@ LUMA = (0.2126, 0.7152, 0.0722)
 
 
 def painted(views: Views, colour: Colour) -> Views:
-    """Views (V,) in shades of one sRGB colour in 0 ... 255; what was of middling lightness gets exactly that colour."""
+    """Recolour views (V,) in shades of one sRGB colour in 0 ... 255; medium lightness becomes exactly that colour."""
     luma = torch.einsum("vchw,c->vhw", views.rgb, torch.tensor(LUMA))[:, None]
     middle = luma[views.alpha > 0.5].median() if (views.alpha > 0.5).any() else torch.tensor(0.5)
     shade = ((luma + 0.05) / (middle + 0.05)).pow(CONTRAST).clamp(DARKEST, LIGHTEST)
@@ -46,7 +47,7 @@ def painted(views: Views, colour: Colour) -> Views:
 
 
 def drawn(name: str, scene_id: str) -> Colour:
-    """A colour of that name, a little different for every object and always the same for one."""
+    """A random colour of that name, always the same for one object."""
     seed = int.from_bytes(hashlib.sha256(f"{name}/{scene_id}".encode()).digest()[:4], "big")
     dice, base = PortableRandom(seed), np.array(NAMED_COLOURS[name], dtype=np.float64)
     for _ in range(20):
@@ -57,28 +58,28 @@ def drawn(name: str, scene_id: str) -> Colour:
 
 
 def noun(caption: str) -> str:
-    """What is shown, without an article and without leading colours: "a dark red can" becomes "can"."""
+    """The noun of a caption, without article and leading colours: "a dark red can" becomes "can"."""
     words = re.sub(r"^(an?|the)\s+", "", " ".join(caption.split()))
     colours = sorted(NAMED_COLOURS, key=len, reverse=True)
     return re.sub(rf"^({'|'.join(colours)})\s+(?=\w)", "", words)
 
 
 def worded(name: str) -> str:
-    """A name with its article, which a name that begins with a number or an article goes without."""
+    """A name with its indefinite article, unless it begins with a number or an article."""
     if re.match(r"(an?|the|two|three|some)\s|\d", name):
         return name
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def shows(prompt: str, name: str, colour: str) -> bool:
-    """Whether a prompt such as "a red chair" asks for what an object of this name is in this colour."""
+    """Whether a prompt such as "a red chair" describes an object of this name in this colour."""
     asked = noun(prompt)
     return f" {colour} " in f" {prompt} " and re.search(rf"\b{re.escape(asked)}\b", name) is not None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scene to be painted, or with no colour to be passed on with its caption worded."""
+    """One scene to recolour; without a colour it is copied with its caption in the same form."""
 
     source: Path
     out: Path
@@ -88,7 +89,7 @@ class Job:
 
 
 def paint(job: Job) -> int:
-    """Write one painted scene; the number of its views."""
+    """Write one recoloured scene; returns the number of its views."""
     count = len(scenes.names(job.source))
     scene = scenes.read(job.source, frames=range(min(count, job.frames or count)))
     views = painted(scene.views, drawn(job.colour, scene.id)) if job.colour else scene.views
@@ -98,7 +99,7 @@ def paint(job: Job) -> int:
 
 
 def kept(document: Document, colour: str | None) -> dict[str, Any]:
-    """What a painted scene keeps of its original: licence, author and the like, but no colours that it has no more."""
+    """Fields that a recoloured scene keeps: licence, author and the like, but not its former colours."""
     names = [name for name in (*PASSED_ON, "lighting", "renderer") if name != "colors" or colour is None]
     return {name: document.content[name] for name in names if name in document.content} | document.credit
 
@@ -112,14 +113,20 @@ def jobs(
     frames: int | None,
     colours: int = len(COLOURS),
 ) -> Iterator[Job]:
-    """One job a scene and colour, and one for the scene as it is; none for what a prompt of `without` asks for.
+    """Jobs for each scene: one without a colour, and one for each colour.
 
-    colours   so many of the ten for each scene, drawn by its name
+    Args:
+        folders: Folders of scenes.
+        out: Folder for the copies.
+        without: Prompts whose pairs of colour and object are left out, also in the original colours.
+        only: If not empty, only objects with these names.
+        frames: Number of frames to copy; all if None.
+        colours: Number of colours for each scene, out of ten, chosen by its id.
     """
     for folder in folders:
         caption = scenes.document(folder).text("caption")
         if not caption:
-            raise ValueError(f"{folder} has no caption; its colour could not be said")
+            raise ValueError(f"{folder} has no caption for the colour; caption it first")
         name = noun(caption)
         if only and name not in only:
             continue
@@ -132,18 +139,18 @@ def jobs(
 
 
 def _drawn_names(scene_id: str, count: int) -> list[str]:
-    """So many of the colours, others for other scenes, in their usual order."""
+    """A choice of `count` colours that depends on the scene's id, in their usual order."""
     order = sorted(COLOURS, key=lambda name: hashlib.sha256(f"{scene_id}/{name}".encode()).digest())
     return sorted(order[:count], key=COLOURS.index)
 
 
 def one_thread() -> None:
-    """Make this process keep to one core: there are as many processes as cores."""
+    """Limit this process to one thread: there are as many processes as cores."""
     torch.set_num_threads(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when every scene was written, 1 when some failed, 2 for bad input."""
+    """Returns 0 when every scene was written, 1 when some failed, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         folders = [folder for source in options.scenes for folder in scenes.below(source)]
@@ -165,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [job for job in chosen if not (job.out / "transforms.json").is_file()]
     options.out.mkdir(parents=True, exist_ok=True)
     failures = 0
-    for outcome in process_pool.run(paint, missing, workers=options.workers, timeout_s=60.0, prepare=one_thread):
+    for outcome in process_pool.run(
+        paint, missing, workers=options.workers, limits=JobLimits(timeout_s=60.0), prepare=one_thread
+    ):
         if outcome.failure is not None:
             failures += 1
             print_escaped(f"{outcome.job.source}: {outcome.failure}", sys.stderr)
@@ -183,10 +192,12 @@ def _parser() -> argparse.ArgumentParser:
     assert __doc__
     parser = argparse.ArgumentParser(prog="instant3d data recolour", description=__doc__.splitlines()[0])
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders, with captions")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the painted scenes")
-    parser.add_argument("--frames", type=int, help="only the first so many views (4 make a grid)")
-    parser.add_argument("--colours", type=int, default=len(COLOURS), help="how many for each scene (default: all ten)")
-    parser.add_argument("--without", type=Path, help='prompts such as "a red chair", one a line, not to be painted')
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the recoloured scenes")
+    parser.add_argument("--frames", type=int, help="number of views, the first ones (a grid has 4)")
+    parser.add_argument(
+        "--colours", type=int, default=len(COLOURS), help="number of colours for each scene (default: all ten)"
+    )
+    parser.add_argument("--without", type=Path, help='file of prompts such as "a red chair", one a line, to hold out')
     parser.add_argument("--only", type=Path, help="names of objects, one a line; others are left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     return parser

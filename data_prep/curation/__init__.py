@@ -1,1 +1,1 @@
-"""From rendered scenes to the few that are worth training on: features, labels, a ranking, near-duplicates, a list."""
+"""Selection of scenes for training: features, labels, ranking, near-duplicates, list of ids."""

@@ -1,4 +1,4 @@
-"""`instant3d data curate features|label|rank|duplicates|select`: options in, a few lines out. Knows no work."""
+"""Command line of curation: `instant3d data curate features|label|rank|duplicates|select`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 5  # scenes named on the terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when done, 1 when some scenes could not be read and were left out, 2 for bad input."""
+    """Returns 0 when done, 1 when some scenes could not be read and were left out, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -63,7 +63,7 @@ def _label(options: argparse.Namespace) -> int:
             raise ValueError(f"{options.only} names none of the scenes")
     labels = id_lists.read_labels(options.labels) if options.labels else None
     chosen = labelling.sample(subjects, options.count, options.seed)
-    with Progress.to_user().task(f"pictures of {len(chosen)} scenes") as on_step:
+    with Progress.to_user().task(f"images of {len(chosen)} scenes") as on_step:
         unread = labelling.write(
             options.out, chosen, frames=_frames(options), labels=labels, embed=not options.beside, on_step=on_step
         )
@@ -106,9 +106,8 @@ def _duplicates(options: argparse.Namespace) -> int:
         for name, like, cosine in group.drop[:1]:
             print_escaped(f"  {name} looks like {like} (cosine {cosine:.3f})")
     count = sum(len(group.drop) for group in groups)
-    print_escaped(
-        f"{options.out}: {len(groups)} groups, {count} of {len(features.ids)} scenes look like one that stays"
-    )
+    similar = f"{count} of {len(features.ids)} scenes are similar to one that is kept"
+    print_escaped(f"{options.out}: {len(groups)} groups, {similar}")
     return 0
 
 
@@ -138,7 +137,7 @@ def _told(failures: scene_index.Broken) -> int:
 
 def _frames(options: argparse.Namespace) -> Sequence[int]:
     if options.frames == "all":
-        raise ValueError("scenes differ in how many frames they have; name those to look at, such as 0,1,2,3")
+        raise ValueError("scenes have different numbers of frames; name frames that all have, such as 0,1,2,3")
     return options.frames
 
 
@@ -152,44 +151,44 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="instant3d data curate", description=__doc__.splitlines()[0])
     words = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    looks = words.add_parser("features", help="what a CLIP sees in each scene, to one file; goes on where it was")
+    looks = words.add_parser("features", help="CLIP features of each scene, in one file; resumes")
     _add_scenes(looks)
     looks.add_argument("-o", "--out", type=Path, required=True, help="the .safetensors to write")
     looks.add_argument("--clip", default="openai/clip-vit-large-patch14", help="folder or Hub id (default: ViT-L/14)")
-    looks.add_argument("--per-view", action="store_true", help="a vector for each view, not one for all")
-    looks.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
-    looks.add_argument("--threads", type=positive_int, default=os.cpu_count() or 1, help="that read pictures")
+    looks.add_argument("--per-view", action="store_true", help="store a vector for each view, not their mean")
+    looks.add_argument("--device", default="cpu", help="device, such as cuda (default cpu)")
+    looks.add_argument("--threads", type=positive_int, default=os.cpu_count() or 1, help="threads that read images")
     looks.set_defaults(command=_features)
 
-    page = words.add_parser("label", help="a page on which to call scenes good or bad, by keys")
+    page = words.add_parser("label", help="a page for labelling scenes good or bad, by keys")
     _add_scenes(page)
     page.add_argument("-o", "--out", type=Path, required=True, help="the .html to write")
-    page.add_argument("--count", type=positive_int, default=1000, help="scenes, drawn at random (default 1000)")
-    page.add_argument("--seed", type=seed, default=0, help="of the draw (default 0)")
-    page.add_argument("--only", type=Path, help="list of ids to draw from")
-    page.add_argument("--labels", type=Path, help="labels that were exported before, to begin with")
-    page.add_argument("--beside", action="store_true", help="pictures in a folder beside the page, not in it")
+    page.add_argument("--count", type=positive_int, default=1000, help="number of random scenes (default 1000)")
+    page.add_argument("--seed", type=seed, default=0, help="seed of the random choice (default 0)")
+    page.add_argument("--only", type=Path, help="file of ids to choose from")
+    page.add_argument("--labels", type=Path, help="exported labels to start from")
+    page.add_argument("--beside", action="store_true", help="write images into a folder beside the page, not into it")
     page.set_defaults(command=_label)
 
-    order = words.add_parser("rank", help="all scenes from best to worst, by an SVM taught by labels")
+    order = words.add_parser("rank", help="all scenes from best to worst, by an SVM trained on labels")
     order.add_argument("features", type=Path)
-    order.add_argument("labels", type=Path, help="what the labelling page exported (JSON or text)")
+    order.add_argument("labels", type=Path, help="labels exported by the labelling page (JSON or text)")
     order.add_argument("-o", "--out", type=Path, required=True, help="the .jsonl to write")
-    order.add_argument("--top", type=_count, default=selection.TOP, help="how many are to be kept (default 10000)")
+    order.add_argument("--top", type=_count, default=selection.TOP, help="number of scenes to keep (default 10000)")
     order.add_argument("--softness", type=_softness, default=1.0, help="the SVM's C (default 1)")
     order.set_defaults(command=_rank)
 
-    alike = words.add_parser("duplicates", help="scenes that look alike, and which of each group stays")
+    alike = words.add_parser("duplicates", help="near-duplicate scenes, and which of each group is kept")
     alike.add_argument("features", type=Path)
     alike.add_argument("-o", "--out", type=Path, required=True, help="the .jsonl to write, a group on each line")
-    alike.add_argument("--threshold", type=float, default=0.97, help="cosine from which on (default 0.97)")
-    alike.add_argument("--ranking", type=Path, help="the better ranked stays (default: the first by id)")
+    alike.add_argument("--threshold", type=float, default=0.97, help="least cosine of near-duplicates (default 0.97)")
+    alike.add_argument("--ranking", type=Path, help="keep the better ranked (default: the first by id)")
     alike.set_defaults(command=_duplicates)
 
     keep = words.add_parser("select", help="the list of ids to keep, as `instant3d cache-stage1 --keep` takes it")
     keep.add_argument("ranking", type=Path)
     keep.add_argument("-o", "--out", type=Path, required=True, help="the list to write")
-    keep.add_argument("--top", type=_count, default=selection.TOP, help="how many (default 10000)")
+    keep.add_argument("--top", type=_count, default=selection.TOP, help="number of scenes (default 10000)")
     keep.add_argument("--without", type=Path, action="append", default=[], help="near-duplicates to leave out")
     keep.set_defaults(command=_select)
     return parser
@@ -198,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenes", type=Path, nargs="+", help="folders of scene folders, or of shards")
     parser.add_argument(
-        "--frames", type=frame_numbers, default=list(scene_index.STRUCTURED), help="to look at (default 0,1,2,3)"
+        "--frames", type=frame_numbers, default=list(scene_index.STRUCTURED), help="frames to use (default 0,1,2,3)"
     )
 
 

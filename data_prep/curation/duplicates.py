@@ -1,4 +1,4 @@
-"""Scenes that look alike, by their features: which go together, which one stays, and why. Knows nothing of pictures."""
+"""Near-duplicates of scenes by their features: groups, and which scenes of each to keep."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ MAX_PAIRS = 20_000_000
 
 @dataclass(frozen=True)
 class Group:
-    """Scenes that hang together: those that stay, and for each other one which of those it looks like, and how much."""
+    """A group of near-duplicates.
+
+    Attributes:
+        keep: Ids of the scenes to keep.
+        drop: For each other scene its id, the kept one to which it is similar, and their cosine.
+    """
 
     keep: tuple[str, ...]
-    drop: tuple[tuple[str, str, float], ...]  # id, the one that it looks like, cosine
+    drop: tuple[tuple[str, str, float], ...]
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The group as a JSON object."""
         drop = [{"id": name, "like": like, "cosine": round(cosine, 4)} for name, like, cosine in self.drop]
         return {"keep": list(self.keep), "drop": drop}
 
@@ -35,12 +40,19 @@ def find(
     preference: Mapping[str, float] | None = None,
     on_step: OnStep = lambda *_: None,
 ) -> list[Group]:
-    """Groups of scenes in which each is like another (cosine of features, mean over views, at or above `threshold`).
+    """Find groups of near-duplicates.
 
-    In each group the best one stays, and what is like it goes. What is like only such a one that went stays too and is
-    asked next: in a long row of small steps the two ends are not alike.
+    In each group the best scene is kept and those similar to it are dropped; among the others this is repeated, since
+    the ends of a long chain of small steps are not similar.
 
-    preference  which of two is better: the higher number; the first by id where it says nothing
+    Args:
+        features: Features of all scenes.
+        threshold: Least cosine (mean over views) of two similar scenes.
+        preference: Score by id, of which the higher is kept; else the first by id.
+        on_step: Called with the progress.
+
+    Returns:
+        The groups with at least one dropped scene.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"a threshold is a cosine above 0 and at most 1, got {threshold:g}")
@@ -58,7 +70,7 @@ def find(
 
 
 def _pairs(flat: Tensor, views: int, threshold: float, on_step: OnStep) -> list[tuple[int, int, float]]:
-    """Rows (i < j) and their cosines at or above the threshold; a block of rows at a time, so memory stays small."""
+    """Pairs of rows (i < j) with a cosine of at least `threshold`; by blocks of rows to limit memory."""
     found: list[tuple[int, int, float]] = []
     starts = range(0, len(flat), BLOCK)
     for done, first in enumerate(starts, start=1):
@@ -72,7 +84,7 @@ def _pairs(flat: Tensor, views: int, threshold: float, on_step: OnStep) -> list[
             found += [(first + i, second + j, c) for (i, j), c in zip(hits.tolist(), values.tolist(), strict=True)]
             if len(found) > MAX_PAIRS:
                 raise ValueError(
-                    f"more than {MAX_PAIRS:,} pairs are that much alike; choose a threshold above {threshold:g}"
+                    f"more than {MAX_PAIRS:,} pairs are that similar; choose a threshold above {threshold:g}"
                 )
         on_step(done, len(starts))
     return found

@@ -1,4 +1,4 @@
-"""The file of features: a vector or some for each scene, by id. Knows nothing of what made them or what they are for.
+"""The file of features: one or several vectors for each scene, by id.
 
 A .safetensors with one tensor `features` (N, V, D) of unit vectors in float16, V being 1 where the views of a scene
 were averaged; its metadata tell ids, model and frames.
@@ -7,7 +7,6 @@ were averaged; its metadata tell ids, model and frames.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from instant3d.utils import atomic
 
 FORMAT = "instant3d-features-1"
 MAX_BYTES = 2**36
@@ -31,10 +32,9 @@ class Features:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        partial = path.with_name(f".{path.name}.partial")
         known = {**self.made_with, "format": FORMAT, "ids": json.dumps(self.ids)}
-        save_file({"features": self.vectors.half().contiguous()}, partial, metadata=known)
-        os.replace(partial, path)
+        with atomic.partial_file(path, one_writer=True) as partial:
+            save_file({"features": self.vectors.half().contiguous()}, partial, metadata=known)
 
 
 def load(path: str | Path) -> Features:
@@ -58,7 +58,7 @@ def load(path: str | Path) -> Features:
 
 
 def joined(parts: Sequence[Features]) -> Features:
-    """All scenes of some parts that were made in the same way, sorted by id; of two alike the first counts."""
+    """Join parts with the same settings, sorted by id; of two entries for an id the first counts."""
     where: dict[str, Tensor] = {}
     for part in parts:
         for name, vectors in zip(part.ids, part.vectors, strict=True):

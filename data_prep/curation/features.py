@@ -1,7 +1,7 @@
-"""What a CLIP sees in each scene: the door to it, and the way through many scenes. Knows nothing of what it is for.
+"""CLIP features of many scenes.
 
-While a file of features is being made, its finished parts lie beside it in NAME.parts, so that an interrupted run goes
-on where it was.
+Until the file of features is complete, its finished parts are beside it in NAME.parts, so that an interrupted run
+resumes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from . import feature_store
 from .feature_store import Features
 from .scene_index import SceneRef
 
-BATCH = 8  # scenes whose pictures go through the network together
+BATCH = 8  # scenes in one batch of the network
 PER_PART = 1024  # scenes: what an interruption may cost
 
-Look = Tensor | Exception  # the pictures of a scene, or why there are none
+Look = Tensor | Exception  # the images of a scene, or why there are none
 Failed = Callable[[SceneRef, str], None]
 
 
 class ImageEncoder:
-    """The image side of a CLIP of transformers with its own way of preparing pictures."""
+    """The image encoder of a CLIP of transformers with its processor."""
 
     def __init__(self, model: Any, preparer: Any, name: str, device: str | torch.device = "cpu") -> None:
         self.model, self.preparer, self.name = model.to(device).eval().requires_grad_(False), preparer, name
@@ -40,7 +40,7 @@ class ImageEncoder:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ImageEncoder:
-        """From a folder or a Hub id, such as openai/clip-vit-large-patch14."""
+        """Load from a folder or a Hub id, such as openai/clip-vit-large-patch14."""
         from transformers import CLIPImageProcessor, CLIPModel
 
         name = str(source)
@@ -59,7 +59,7 @@ class ImageEncoder:
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Unit vectors (N, D) of N pictures (3, H, W) in [0, 1] of any sizes."""
+        """Unit vectors (N, D) of N images (3, H, W) in [0, 1] of any sizes."""
         levels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy() for p in pictures]
         ready = self.preparer(images=levels, return_tensors="pt")["pixel_values"]
         found = self.model.get_image_features(ready.to(self.device)).pooler_output
@@ -67,7 +67,7 @@ class ImageEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the weights, for which those of the last layer stand."""
+        """A hash of the weights of the last layer, which identifies the model."""
         weights = self.model.visual_projection.weight.detach().cpu().float().contiguous()
         return hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:16]
 
@@ -83,10 +83,17 @@ def extend(
     on_step: OnStep = lambda *_: None,
     failed: Failed,
 ) -> Features:
-    """The features of all subjects, in the file `path`; those that it or its parts hold already are not made again.
+    """Compute the features of all subjects into the file `path`, except for those that it or its parts have already.
 
-    per_view  keep a vector for each view, instead of the direction of their mean
-    failed    told of each scene that cannot be read, and why; it is left out
+    Args:
+        path: File of the features.
+        subjects: Scenes.
+        encoder: CLIP's image encoder.
+        frames: Indices of the views.
+        per_view: Store a vector for each view, instead of their normalised mean.
+        threads: Threads that read scenes.
+        on_step: Called with the progress.
+        failed: Called with each scene that cannot be read and the reason; it is left out.
     """
     shown = ",".join(map(str, frames))
     made_with = {"model": encoder.name, "fingerprint": encoder.fingerprint, "frames": shown, "per_view": str(per_view)}
@@ -135,7 +142,7 @@ def _encoded(
 def _read_ahead(
     subjects: Sequence[SceneRef], frames: Sequence[int], threads: int
 ) -> Iterator[list[tuple[SceneRef, Look]]]:
-    """Batches of what scenes show; while one is used, the next is read."""
+    """Batches of images; while one is used, the next is read."""
 
     def look(subject: SceneRef) -> Look:
         try:
@@ -153,7 +160,7 @@ def _read_ahead(
 
 
 def _of_one_kind(path: Path, made_with: dict[str, str]) -> Features:
-    """What an earlier call left; it must have been made in the same way."""
+    """The features of an earlier call, which must have the same settings."""
     earlier = feature_store.load(path)
     other = [key for key in ("fingerprint", "frames", "per_view") if earlier.made_with.get(key) != made_with[key]]
     if other:

@@ -1,7 +1,7 @@
-"""A page on which a user calls scenes good or bad by single keys. Knows nothing of what is done with the labels.
+"""An HTML page for labelling scenes good or bad by single keys.
 
-It is one HTML file that works from the disk: no server, nothing fetched. Captions and ids are untrusted, so they travel
-as JSON that cannot end its script and are shown as text; the page's policy runs no script but its own.
+It is one HTML file that works from the disk, without a server or downloads. Captions and ids are untrusted, so they
+travel as JSON that cannot end its script and are shown as text; the page's policy runs no script but its own.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..manifests.id_lists import LABELS_FORMAT
 from ..manifests.thumbnails import data_uri, script_data, webp
 from .scene_index import Broken, SceneRef, montage
 
-WIDTH = 384  # pixels of the picture of all views
+WIDTH = 384  # pixels of the image of all views
 HERE = Path(__file__).parent
 
 
 def sample(subjects: Sequence[SceneRef], count: int | None, seed: int = 0) -> list[SceneRef]:
-    """`count` of the scenes in the order of a draw that each id decides for itself: more scenes change no turns."""
+    """Choose `count` scenes in a random order by hashes of their ids, so that more scenes do not change the order."""
 
     def turn(subject: SceneRef) -> bytes:
         return hashlib.sha256(f"{seed}/{subject.id}".encode()).digest()
@@ -42,10 +42,18 @@ def write(
     embed: bool = True,
     on_step: OnStep = lambda *_: None,
 ) -> Broken:
-    """Write the page on which `subjects` are shown in this order; those that cannot be read come back, and why.
+    """Write the page with `subjects` in this order.
 
-    labels  with which the page begins
-    embed   pictures are in the page; otherwise in a folder beside it, which must travel with it
+    Args:
+        path: The HTML file.
+        subjects: Scenes.
+        frames: Indices of the views to show.
+        labels: Labels with which the page starts, by id.
+        embed: Put images into the page; otherwise into a folder beside it.
+        on_step: Called with the progress.
+
+    Returns:
+        The scenes that cannot be read, with the reasons.
     """
     rows: list[dict[str, str | None]] = []
     failures: Broken = []
@@ -73,7 +81,7 @@ def write(
 
 
 def _place(picture: bytes, subject: SceneRef, folder: Path, embed: bool) -> str:
-    """Where the page finds a picture; ids are no file names, but their hashes are."""
+    """Where the page finds an image; ids are no file names, but their hashes are."""
     if embed:
         return data_uri(picture)
     file = folder / f"{hashlib.sha256(subject.id.encode()).hexdigest()[:32]}.webp"

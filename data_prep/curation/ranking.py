@@ -1,7 +1,6 @@
-"""From a user's good and bad scenes to a score for every scene: an SVM on features, the door to scikit-learn.
+"""Ranking of all scenes by an SVM on features, trained on labelled scenes (scikit-learn).
 
-arXiv 2311.06214 chose its 10,000 objects by a support vector machine on CLIP's image features of renders. Knows nothing
-of pictures.
+arXiv 2311.06214 selected its 10,000 objects with a support vector machine on CLIP's image features of renders.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class RankingConfidence:
-    """How often the SVM is right about labelled scenes that it was not shown."""
+    """Accuracy of the SVM on labelled scenes, by cross-validation."""
 
     good: int
     bad: int
@@ -37,7 +36,7 @@ class RankingConfidence:
 
     @property
     def guess(self) -> float:
-        """The accuracy of always saying what is more frequent."""
+        """The accuracy of always predicting the more frequent label."""
         return max(self.good, self.bad) / (self.good + self.bad)
 
     def sentence(self) -> str:
@@ -51,9 +50,18 @@ class RankingConfidence:
 def rank(
     features: Features, labels: Mapping[str, str], *, softness: float = 1.0
 ) -> tuple[list[RankedScene], RankingConfidence]:
-    """Every scene's place, best first, and how far to trust it.
+    """Rank every scene, best first.
 
-    softness  the SVM's C: larger follows single labels more closely
+    Args:
+        features: Features of all scenes.
+        labels: "good" or "bad" by id; others are ignored.
+        softness: The SVM's C: a larger one fits single labels more closely.
+
+    Returns:
+        The ranking and its accuracy by cross-validation.
+
+    Raises:
+        ValueError: If there are too few labels, or scenes with labels but without features.
     """
     row = {name: k for k, name in enumerate(features.ids)}
     rows, truth = _labelled_rows(row, labels)
@@ -69,7 +77,7 @@ def rank(
 
 
 def _labelled_rows(row: Mapping[str, int], labels: Mapping[str, str]) -> tuple[list[int], Array]:
-    """Rows of the labelled scenes, and whether each is good; refused if they cannot teach anything."""
+    """Rows of the labelled scenes, and whether each is good; ValueError if they do not suffice."""
     unknown = [name for name in labels if name not in row]
     if unknown:
         others = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
@@ -104,7 +112,7 @@ def _confidence(shown: Array, truth: Array, softness: float) -> RankingConfidenc
 
 
 def _fitted(shown: Array, truth: Array, softness: float) -> Any:
-    """An SVM with Gaussian kernel on (N, V, D): every view is an example. The rarer label weighs more for each."""
+    """An SVM with Gaussian kernel on (N, V, D): every view is an example, with balanced class weights."""
     from sklearn.svm import SVC
 
     count, views, width = shown.shape

@@ -1,10 +1,9 @@
-"""Scenes in folders and in tars under one face: an id, a document, pictures over white. Knows nothing of features."""
+"""One interface to scenes in folders and in tars: id, document, images on white."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from instant3d import scenes
 from instant3d.scenes import shards, transforms
-from instant3d.utils import file_listing
+from instant3d.scenes.dataset import SceneSources
 
 STRUCTURED = (0, 1, 2, 3)  # a rendering plan's first frames are the structured views
 LONGEST_ID = 500  # characters
@@ -23,7 +22,7 @@ Broken = list[tuple[str, str]]  # what could not be read, and why
 
 @dataclass(frozen=True)
 class SceneRef:
-    """One scene, wherever it lies."""
+    """A scene in a folder or in a tar."""
 
     id: str
     source: Path | shards.PackedScene
@@ -33,7 +32,7 @@ class SceneRef:
         return str(self.source) if isinstance(self.source, Path) else f"{self.source.path}:{self.source.key}"
 
     def document(self) -> transforms.Document:
-        """Its cameras and words."""
+        """Its `transforms.json`."""
         return scenes.document(self.source) if isinstance(self.source, Path) else self.source.document()
 
     def read(self, frames: Sequence[int], size: int | None = None) -> scenes.Scene:
@@ -43,7 +42,7 @@ class SceneRef:
         return self.source.read(frames=frames, size=size, maps=())
 
     def on_white(self, frames: Sequence[int], size: int | None = None) -> Tensor:
-        """Pictures (V, 3, S, S) over white; oblong ones stand in the middle of a white square."""
+        """Images (V, 3, S, S) on white; those that are not square are padded with white."""
         pictures = self.read(frames, size).views.composite(1.0)
         height, width = pictures.shape[-2:]
         spare_x, spare_y = max(height - width, 0), max(width - height, 0)
@@ -54,23 +53,26 @@ class SceneRef:
 def find_scenes(roots: Sequence[str | Path]) -> tuple[list[SceneRef], Broken]:
     """All scenes below folders, sorted by id: scene folders at any depth, and the scenes of tars (or of one tar).
 
-    Scenes whose document cannot be read, or whose id cannot stand in a list or is another's, come apart from the rest.
+    Scenes whose document cannot be read, or whose id is invalid in a list or repeated, are returned separately.
     """
     found: dict[str, SceneRef] = {}
     broken: Broken = []
     for root in map(Path, roots):
         if not root.exists():
             raise FileNotFoundError(f"{root} does not exist; name a folder of scene folders or of shards")
-        for where, open_one in _below(root):
-            try:
-                subject = open_one()
-            except (ValueError, OSError) as error:
-                broken.append((where, str(error)))
-                continue
-            if not _fits_a_line(subject.id):
-                broken.append((where, f"its id {subject.id!r:.60} cannot stand on a line of a list; change it"))
-            elif found.setdefault(subject.id, subject) is not subject:
-                broken.append((where, f"{found[subject.id].where} has the same id, {subject.id}; each needs its own"))
+    sources = SceneSources.find(roots)
+    for number in range(len(sources)):
+        try:
+            subject = SceneRef(sources.identity(number), sources.source(number))
+        except (ValueError, OSError) as error:
+            broken.append((sources.where(number), str(error)))
+            continue
+        if not _fits_a_line(subject.id):
+            broken.append((subject.where, f"its id {subject.id!r:.60} cannot stand on a line of a list; change it"))
+        elif found.setdefault(subject.id, subject) is not subject:
+            broken.append(
+                (subject.where, f"{found[subject.id].where} has the same id, {subject.id}; each needs its own")
+            )
     if not found:
         hint = f"{broken[0][0]}: {broken[0][1]}" if broken else "`make render-data` makes some"
         raise FileNotFoundError(f"there is no usable scene in {', '.join(map(str, roots))}; {hint}")
@@ -78,29 +80,12 @@ def find_scenes(roots: Sequence[str | Path]) -> tuple[list[SceneRef], Broken]:
 
 
 def montage(pictures: Tensor) -> Tensor:
-    """Pictures (V, 3, S, S) as one (3, H, W): two in a row, or one alone; white where one is missing."""
+    """Arrange images (V, 3, S, S) in one (3, H, W): two in a row, or one alone; white where one is missing."""
     if len(pictures) == 1:
         return pictures[0]
     missing = pictures.new_ones(len(pictures) % 2, *pictures.shape[1:])
     rows = torch.cat([pictures, missing]).unflatten(0, (-1, 2))  # (rows, 2, 3, S, S)
     return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-
-
-def _below(root: Path) -> Iterator[tuple[str, Callable[[], SceneRef]]]:
-    """Where each scene lies, and what opens it."""
-    for folder in scenes.below(root) if root.is_dir() else ():
-        yield str(folder), partial(_of_folder, folder)
-    tars = [root] if root.is_file() else file_listing.visible_files(root, "*.tar")
-    for packed in shards.index(tars) if tars else ():
-        yield f"{packed.path}:{packed.key}", partial(_of_tar, packed)
-
-
-def _of_folder(folder: Path) -> SceneRef:
-    return SceneRef(scenes.document(folder).text("id") or folder.resolve().name, folder)
-
-
-def _of_tar(packed: shards.PackedScene) -> SceneRef:
-    return SceneRef(packed.document().text("id") or packed.key, packed)
 
 
 def _fits_a_line(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""From a ranking, without what looks alike, to the list of scenes to keep. Knows nothing of how either was made."""
+"""Selection of the best scenes of a ranking, without near-duplicates."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ TOP = 10_000  # what arXiv 2311.06214 fine-tuned on
 
 
 def top(places: Sequence[RankedScene], count: int, without: Collection[str] = ()) -> list[RankedScene]:
-    """The best `count` places that are neither in `without` nor called bad by the user."""
+    """The best `count` scenes that are neither in `without` nor labelled bad."""
     return [place for place in places if place.label != BAD and place.id not in without][:count]
 
 
 def dropped(path: str | Path) -> set[str]:
-    """The ids that a file of near-duplicates lets go."""
+    """The ids that a file of near-duplicates drops."""
     return set(_dropped(path))
 
 

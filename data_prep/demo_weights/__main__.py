@@ -16,7 +16,7 @@ from .running import Record, Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the weights and their cards are there, 2 when a step failed or the input is bad."""
+    """Returns 0 when the weights and their cards are there, 2 when a step failed or the input is bad."""
     options = _parser().parse_args(arguments)
     try:
         wanted = _recipe(options)
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record = Record.open(wanted.out, wanted.settings, options.resume)
         Run(recipe.steps(wanted), record, wanted.training_left, _say)()
         for path in card.write(wanted, record):
-            _say(f"{path}: a draft; read it, and look at the assets, before anything is given away")
+            _say(f"{path}: a draft; read it and look at the assets before you publish the weights")
     except (ValueError, OSError) as error:
         print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)
         return 2
@@ -59,7 +59,7 @@ def _check_device(wanted: Recipe) -> None:
     import torch
 
     if wanted.trainer != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"the trainer {wanted.trainer} needs a CUDA device, and there is none; say --trainer cpu")
+        raise ValueError(f"the trainer {wanted.trainer} needs a CUDA device, and there is none; use --trainer cpu")
 
 
 def _say(line: str) -> None:
@@ -70,26 +70,26 @@ def _parser() -> argparse.ArgumentParser:
     assert __doc__
     parser = argparse.ArgumentParser(prog="instant3d data demo-weights", description=__doc__.splitlines()[0])
     parser.add_argument("objects", nargs="+", help="folders of objects with a manifest, or .jsonl manifests")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for all that is made")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="output folder")
     parser.add_argument(
-        "--seconds", type=float, default=1500.0, help="from the start to the end of training (default 1500)"
+        "--seconds", type=float, default=1500.0, help="seconds from the start to the end of training (default 1500)"
     )
     parser.add_argument("--trainer", choices=TRAINERS, default="cpu", help="configs/trainer/NAME.yaml (default cpu)")
     parser.add_argument(
         "--parts", default="stage1,stage2", help=f"among {','.join(PARTS)} (default stage1,stage2), by commas"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT where it was interrupted")
+    parser.add_argument("--resume", action="store_true", help="resume the interrupted run in OUTPUT")
     parser.add_argument(
         "--licences",
         "--licenses",
         default="CC0-1.0,MIT,MIT-0",
-        help="of the objects, by commas, or all (default %(default)s)",
+        help="licences of the objects, separated by commas, or all (default %(default)s)",
     )
-    parser.add_argument("--variants", type=int, default=3, help="of each object, for stage 2 (default 3)")
+    parser.add_argument("--variants", type=int, default=3, help="variants of each object, for stage 2 (default 3)")
     parser.add_argument("--procedural", type=int, default=3000, help="generated objects, for stage 2 (default 3000)")
     parser.add_argument("--seeds", type=int, default=3, help="evaluations of text alignment (default 3)")
     parser.add_argument(
-        "--prompts", type=Path, default=PROMPTS, help="what these ask for is left out of training and asked at the end"
+        "--prompts", type=Path, default=PROMPTS, help="prompts to hold out of training and to evaluate at the end"
     )
     parser.add_argument("--size", default="demo", help="configs/PART/SIZE.yaml (default demo)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Draft model cards: what a run made, of which data, how long it took and what it measured, from the run's files."""
+"""Draft model cards of a run: weights, data, duration and measurements, from the run's files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The steps from objects to demo weights: render, vary, paint, make the base, cache, train, export, evaluate.
+"""The steps from objects to demo weights: render, variants, recolour, base, cache, train, export, evaluate.
 
-Stage 1 needs only the objects themselves, painted, so on a machine with a GPU it trains while stage 2's variants are
-still rendered; there both stages share the GPU, elsewhere one follows the other.
+Stage 1 needs only the recoloured objects themselves, so on a machine with a GPU it trains while stage 2's variants
+are still rendered; there both stages share the GPU, elsewhere one follows the other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SEED_STEP = 1000  # between the first seeds of two evaluations
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the weights.
+    """Settings of a run.
 
     Attributes:
         objects: Folders or manifests of objects.
@@ -45,10 +45,10 @@ class Recipe:
         trainer: The trainer's config, among TRAINERS.
         seconds: Length of the run up to the end of training.
         licences: Objects under other licences are left out; "all" takes every one.
-        variants: Turned, stretched and mirrored copies of each object, for stage 2.
+        variants: Rotated, stretched and mirrored copies of each object, for stage 2.
         procedural: Objects from the generator, for stage 2.
         seeds: Evaluations of text alignment, each with seeds of its own.
-        prompts: List for that evaluation; no training image shows what it asks for.
+        prompts: List for that evaluation; its pairs of colour and object are held out of training.
         size: Configs are configs/PART/SIZE.yaml, and SIZE_TRAINER.yaml where there is one.
         configs: Folder of the configs.
         workers: Processes.

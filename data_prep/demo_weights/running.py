@@ -1,4 +1,4 @@
-"""Runs the steps of a recipe, several at once where they may, and goes on after an interruption.
+"""Running the steps of a recipe, in parallel where possible, with resumption after an interruption.
 
 Each step is one of the project's commands in a process of its own; OUT/logs has what it printed, OUT/run.json what is
 finished. Processes are forked from one that has imported the libraries already.
@@ -23,6 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 
 from ..execution import process_limits
@@ -74,7 +75,7 @@ class Step:
 
 @dataclass
 class Record:
-    """What is known of a run from one call to the next.
+    """The record of a run, kept between calls.
 
     Attributes:
         folder: Where run.json is.
@@ -95,7 +96,7 @@ class Record:
         if not file.is_file():
             return cls(folder, settings)
         if not resume:
-            raise ValueError(f"{folder} holds a run already; say --resume to go on with it, or name another folder")
+            raise ValueError(f"{folder} holds a run already; give --resume to continue it, or another folder")
         known = json.loads(file.read_text())
         changed = [name for name, value in settings.items() if known["settings"].get(name) != value]
         if changed:
@@ -113,9 +114,7 @@ class Record:
     def save(self) -> None:
         """Write run.json, whole or not at all."""
         content = {"settings": self.settings, "seconds": round(self.seconds, 1), "steps": self.steps}
-        partial = self.folder / f".{RECORD}.partial"
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(partial, self.folder / RECORD)
+        atomic.write_text(self.folder / RECORD, json.dumps(content, indent=2) + "\n")
 
 
 class Run:
@@ -125,7 +124,7 @@ class Run:
         steps: In an order in which they could run one after the other.
         record: What earlier calls finished.
         training_left: The seconds that are left for training, given the seconds that the run has taken.
-        say: Told what begins, ends and goes on.
+        say: Called with lines of progress.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Processes that may fail, their limits, and Ray."""
+"""Running jobs in processes with limits, on one machine or with Ray."""

@@ -1,4 +1,4 @@
-"""Temporary folders that the next run removes if their owner was killed. Knows nothing of what is in them."""
+"""Temporary folders that the next run removes if their owner was killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network disks 
 
 @contextmanager
 def temporary() -> Iterator[Path]:
-    """A folder for as long as the block runs. Folders whose owners died without tidying up are removed first."""
+    """A temporary folder for a block. Folders of killed processes are removed first."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError), locked(folder):  # held: its owner lives; else: not ours
             shutil.rmtree(folder, ignore_errors=True)
@@ -26,7 +26,7 @@ def temporary() -> Iterator[Path]:
     folder = unnamed.with_name(unnamed.name.removeprefix("new-"))
     try:
         with locked(unnamed):
-            unnamed.rename(folder)  # only now do others see it, and that it is held
+            unnamed.rename(folder)  # from now on it is visible, and locked
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -34,7 +34,7 @@ def temporary() -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the only process with this folder; the lock ends with the process. BlockingIOError if another has it."""
+    """Lock a folder until the process ends; BlockingIOError if another process has it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:

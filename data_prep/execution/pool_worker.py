@@ -1,6 +1,6 @@
-"""In a process of `process_pool`: takes jobs from a pipe and answers for each. Knows nothing of the jobs.
+"""The program of a worker of `process_pool`: takes jobs from a pipe and sends their results.
 
-What is printed here goes to a file of which the parent reads the last words, should this process die.
+Output of this process goes to a file, of which the parent reads the last lines if this process dies.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a process and its children hold of memory, and how they end together. Knows nothing of what they do.
+"""Memory of a process with its children, and ending them together.
 
-By Linux's /proc; where there is none, memory is not watched and children of a killed process look after themselves.
+This uses Linux's /proc; without it, memory is not limited and children of a killed process are not ended.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -17,8 +18,21 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+@dataclass(frozen=True)
+class JobLimits:
+    """What one job may take before it is given up.
+
+    Attributes:
+        timeout_s: Seconds.
+        max_memory: Resident bytes of its process and of the children of that; None for no limit.
+    """
+
+    timeout_s: float
+    max_memory: int | None = None
+
+
 def family(process: int) -> list[int]:
-    """The process and all that descend from it, parents first; in other sessions too."""
+    """The process and all its descendants, also in other sessions, parents first."""
     found = [process]
     for member in found:
         for thread in PROC.glob(f"{member}/task/*/children"):
@@ -28,7 +42,7 @@ def family(process: int) -> list[int]:
 
 
 def resident_bytes(process: int) -> int:
-    """Memory in the hands of a process and its descendants; what they share counts for each."""
+    """Resident memory of a process and its descendants, bytes; shared memory counts for each."""
     return sum(_resident(member) for member in family(process))
 
 
@@ -40,14 +54,14 @@ def _resident(process: int) -> int:
 
 
 def end(process: int) -> None:
-    """Kill a process with all its descendants, at once and for good."""
+    """Kill a process with all its descendants."""
     for member in family(process):
         with contextlib.suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
 
 
 def die_with(parent: int) -> None:
-    """Have this process killed as soon as its parent is gone, however that ended."""
+    """Have this process killed as soon as its parent has ended for any reason."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

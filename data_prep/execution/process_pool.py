@@ -1,6 +1,7 @@
-"""Runs jobs in processes that may hang, crash, eat all memory or be killed. Knows nothing of the jobs.
+"""A process pool for jobs that may hang, crash, exhaust memory or be killed.
 
-Each process does one job at a time, in a session of its own; it and its children die with this one, however that ends.
+Each process runs one job at a time, in its own session; it and its children are killed when this process ends for any
+reason.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from . import locked_tempdir, process_limits
+from .process_limits import JobLimits
 
 Job = TypeVar("Job")
 START_S = 300.0  # for a process to come up, however short the jobs
@@ -36,10 +38,15 @@ MAX_FAILED_STARTS = 3  # processes in a row that end before they begin: then som
 
 @dataclass(frozen=True)
 class JobResult(Generic[Job]):
-    """What became of a job: `failure` says in words why it has no result, `kind` in one.
+    """Result or failure of a job.
 
-    kind  "broken" (ValueError), "unreadable" (OSError), "full" (the disk), "memory", "timeout", "crash", or the word
-          that an exception brings as its `kind`; empty if all went well
+    Attributes:
+        job: The job.
+        result: What the work returned; None after a failure.
+        failure: Why there is no result; None if there is one.
+            seconds: Duration.
+        kind: "broken" (ValueError), "unreadable" (OSError), "full" (disk), "memory", "timeout", "crash", or the
+            attribute `kind` of the exception; empty if there is a result.
     """
 
     job: Job
@@ -50,13 +57,12 @@ class JobResult(Generic[Job]):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a process works on, and for how long at most."""
+class _Task:
+    """The work of a process, and its limits."""
 
     work: Callable[[Any], Any]
     prepare: Callable[[], None] | None
-    timeout_s: float
-    max_memory: int | None
+    limits: JobLimits
     jobs_each: float
 
 
@@ -65,23 +71,29 @@ def run(
     jobs: Iterable[Job],
     *,
     workers: int,
-    timeout_s: float,
-    max_memory: int | None = None,
+    limits: JobLimits,
     jobs_each: int | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> Generator[JobResult[Job], None, None]:
-    """Outcomes as they come. A job that fails with ValueError, OSError or MemoryError gives its message; one that
-    exceeds a limit or takes its process down is reported and a new process goes on with the rest.
+    """Run jobs and yield their results as they come.
 
-    work, prepare  importable functions; `prepare` runs once in each new process
-    max_memory     bytes that a process and its children may hold
-    jobs_each      after so many a process makes room for a new one, whatever it has gathered
+    A job that fails with ValueError, OSError or MemoryError yields the message. A job that exceeds a limit or crashes
+    its process is reported, and a new process continues with the rest.
 
-    Raises ChildProcessError if no process comes up.
+    Args:
+        work: Importable function of one job.
+        jobs: The jobs.
+        workers: Number of processes.
+        limits: Limits of each job.
+        jobs_each: Number of jobs after which a process is replaced.
+        prepare: Importable function that runs once in each new process.
+
+    Raises:
+        ChildProcessError: If no process starts.
     """
-    terms = Limits(work, prepare, timeout_s, max_memory, jobs_each or math.inf)
+    task = _Task(work, prepare, limits, jobs_each or math.inf)
     with locked_tempdir.temporary() as scratch:
-        crew = _Pool(terms, scratch, iter(jobs))
+        crew = _Pool(task, scratch, iter(jobs))
         try:
             yield from crew.results(workers)
         finally:
@@ -89,10 +101,10 @@ def run(
 
 
 class _Pool(Generic[Job]):
-    """The processes, and the jobs that none of them has yet."""
+    """The processes and the waiting jobs."""
 
-    def __init__(self, limits: Limits, scratch: Path, waiting: Iterator[Job]) -> None:
-        self.limits, self.scratch, self.waiting = limits, scratch, waiting
+    def __init__(self, task: _Task, scratch: Path, waiting: Iterator[Job]) -> None:
+        self.task, self.scratch, self.waiting = task, scratch, waiting
         self.returned = deque[Job]()  # from processes that never came up
         self.workers: list[_Worker[Job]] = []
         self.failed_starts = 0
@@ -114,19 +126,19 @@ class _Pool(Generic[Job]):
             self.workers.pop().end()
 
     def _fill(self, workers: int) -> bool:
-        """Whether anybody is at work, after a look for more to do."""
+        """Give jobs to idle workers; returns whether any worker is busy."""
         while len(self.workers) < workers and (job := self._next()):
-            self.workers.append(_Worker(self.limits, self.scratch, job[0]))
+            self.workers.append(_Worker(self.task, self.scratch, job[0]))
         return bool(self.workers)
 
     def _next(self) -> tuple[Job] | None:
-        """A job in a tuple, for a job may be anything."""
+        """The next job in a tuple, since a job may be None; empty if there is none."""
         if self.returned:
             return (self.returned.popleft(),)
         return next(((job,) for job in self.waiting), None)
 
     def _restart(self, member: _Worker[Job]) -> None:
-        job = self._next() if member.alive and member.done < self.limits.jobs_each else None
+        job = self._next() if member.alive and member.done < self.task.jobs_each else None
         if job:
             member.start(job[0])
         else:
@@ -143,19 +155,19 @@ class _Pool(Generic[Job]):
 
     def _patience(self) -> float:
         patience = min(member.deadline() for member in self.workers) - time.monotonic()
-        return max(patience if self.limits.max_memory is None else min(patience, WATCH_S), 0)
+        return max(patience if self.task.limits.max_memory is None else min(patience, WATCH_S), 0)
 
 
 class _Worker(Generic[Job]):
-    """A process, and the job in its hands."""
+    """A process and its current job."""
 
-    def __init__(self, limits: Limits, scratch: Path, job: Job) -> None:
-        self.limits, self.job = limits, job
+    def __init__(self, task: _Task, scratch: Path, job: Job) -> None:
+        self.limits, self.job = task.limits, job
         self.done, self.ready, self.failed_to_start, self.refusal = 0, False, False, ""
         self.pipe, theirs = Pipe()
         self.folder = Path(tempfile.mkdtemp(dir=scratch))
-        self.process = _started(theirs, limits.work, self.folder)
-        self._send((limits.work, limits.prepare))
+        self.process = _started(theirs, task.work, self.folder)
+        self._send((task.work, task.prepare))
         self.start(job)
 
     @property
@@ -167,14 +179,14 @@ class _Worker(Generic[Job]):
         self._send(job)
 
     def _send(self, what: object) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead, as the next look will tell
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which the next `look` reports
             self.pipe.send(what)
 
     def deadline(self) -> float:
         return self.since + (self.limits.timeout_s if self.ready else max(self.limits.timeout_s, START_S))
 
     def look(self, ready: bool) -> JobResult[Job] | None:
-        """What became of the job, or None while it is at work or cannot be. After a failure of its own it is dead."""
+        """The result of the job, or None while it runs. After a failure of the process, it has ended."""
         if ready:
             try:
                 result, failure, kind = self.pipe.recv()
@@ -204,7 +216,7 @@ class _Worker(Generic[Job]):
         return JobResult(self.job, result, failure, time.monotonic() - self.since, kind)
 
     def exit_reason(self) -> str:
-        """Why the process ended: its exit code or signal, and what it printed last."""
+        """Why the process ended: exit code or signal, and its last output."""
         code = self.process.wait()
         name = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         with contextlib.suppress(OSError), (self.folder / PRINTED).open("rb") as log:

@@ -1,7 +1,7 @@
-"""What `process_pool.run` does, spread over the machines of a Ray cluster: the one door to ray. Knows nothing of jobs.
+"""`process_pool.run` on the machines of a Ray cluster; the only module that imports ray.
 
-Each of Ray's workers guards one process as `process_pool` does, so that a job can only take that process down; should a
-machine go, its jobs are done elsewhere. All machines need this package, the same Python and the same disk.
+Each of Ray's workers supervises one process like `process_pool`, so that a job can only crash that process; the jobs of
+a lost machine run elsewhere. All machines need this package, the same Python and a shared disk.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from . import process_pool
+from .process_limits import JobLimits
 from .process_pool import JobResult
 
 Job = TypeVar("Job")
@@ -27,13 +28,19 @@ def run(
     *,
     address: str | None = None,
     workers: int | None = None,
+    limits: JobLimits,
     jobs_each: int | None = None,
-    **terms: Any,
+    prepare: Callable[[], None] | None = None,
 ) -> Generator[JobResult[Job], None, None]:
-    """Outcomes as they come; the other arguments are those of `process_pool.run`.
+    """Run jobs and yield their results as they come.
 
-    address  of the cluster, "auto" or "ray://host:10001"; None starts Ray on this machine alone
-    workers  at once, all processors of the cluster by default
+    Args:
+        work: Importable function of one job.
+        jobs: The jobs.
+        address: "auto" or "ray://host:10001" of the cluster; None starts Ray on this machine.
+        workers: Number of workers; all processors of the cluster by default.
+        jobs_each: As in `process_pool.run`.
+        terms: The other arguments of `process_pool.run`.
     """
     if not jobs:
         return
@@ -42,14 +49,14 @@ def run(
         seats = min(workers or math.inf, int(ray.cluster_resources().get("CPU", 0)))
         if not seats:
             raise ValueError(f"the Ray cluster at {address} offers no processor")
-        yield from _RayPool(ray, work, jobs, jobs_each or JOBS_EACH, terms).results(int(seats))
+        yield from _RayPool(ray, work, jobs, jobs_each or JOBS_EACH, limits, prepare).results(int(seats))
     finally:
         ray.shutdown()  # and with it all that we started there
 
 
 def _connected(address: str | None, workers: int | None) -> Any:
     try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # GPUs stay visible to the workers
         import ray
     except ImportError as error:
@@ -63,17 +70,17 @@ def _connected(address: str | None, workers: int | None) -> Any:
 
 
 class _RayWorker:
-    """In one of Ray's workers: hands out the outcomes of a shift of jobs, one a call."""
+    """An actor in one of Ray's workers, which returns the results of a batch of jobs, one per call."""
 
-    def __init__(self, work: Callable[[Any], Any], terms: dict[str, Any]) -> None:
-        self.work, self.terms = work, terms
+    def __init__(self, work: Callable[[Any], Any], limits: JobLimits, prepare: Callable[[], None] | None) -> None:
+        self.work, self.limits, self.prepare = work, limits, prepare
         self.results: Iterator[JobResult[Any]] = iter(())
 
     def begin(self, jobs: Sequence[Any]) -> None:
-        self.results = process_pool.run(self.work, jobs, workers=1, **self.terms)
+        self.results = process_pool.run(self.work, jobs, workers=1, limits=self.limits, prepare=self.prepare)
 
     def answer(self) -> JobResult[Any] | str | None:
-        """The next outcome; None after the last; words if no process comes up."""
+        """The next result; None after the last; a message if no process starts."""
         try:
             return next(self.results, None)
         except ChildProcessError as error:
@@ -81,13 +88,19 @@ class _RayWorker:
 
 
 class _RayPool:
-    """The seats, and the jobs that wait."""
+    """The actors and the waiting jobs."""
 
     def __init__(
-        self, ray: Any, work: Callable[[Any], Any], jobs: Sequence[Any], jobs_each: int, terms: dict[str, Any]
+        self,
+        ray: Any,
+        work: Callable[[Any], Any],
+        jobs: Sequence[Any],
+        jobs_each: int,
+        limits: JobLimits,
+        prepare: Callable[[], None] | None,
     ) -> None:
         self.ray, self.jobs_each, self.jobs = ray, jobs_each, jobs
-        self.new_worker = lambda: ray.remote(num_cpus=1, max_restarts=0)(_RayWorker).remote(work, terms)
+        self.new_worker = lambda: ray.remote(num_cpus=1, max_restarts=0)(_RayWorker).remote(work, limits, prepare)
         self.waiting = list(range(len(jobs)))[::-1]
         self.shifts: dict[Any, list[int]] = {}  # of each seat: the jobs that it has not answered for, in order
         self.calls: dict[Any, Any] = {}  # the seat that an answer will come from
@@ -116,7 +129,7 @@ class _RayPool:
                 self.ray.kill(seat)
 
     def _open(self) -> None:
-        """A seat that has no jobs yet: nobody knows when the cluster has room for it."""
+        """Start an actor without jobs: it is not known when the cluster has room for it."""
         seat = self.new_worker()
         self.shifts[seat] = []
         self.calls[seat.answer.remote()] = seat
@@ -129,7 +142,7 @@ class _RayPool:
         self.calls[seat.answer.remote()] = seat
 
     def _replace(self, seat: Any, error: Exception) -> Iterator[JobResult[Any]]:
-        """After the loss of a seat: its jobs wait again, unless the first of them has seen too many losses."""
+        """After the loss of an actor its jobs wait again, unless the first of them has lost too many actors."""
         shift = self.shifts.pop(seat)
         reason = next(iter(str(error).split("\n")), type(error).__name__)
         if not shift:

@@ -1,4 +1,4 @@
-"""Whose works the images show, for a model's card: `instant3d data attribution SCENES_OR_CACHES... [-o FILE.md]`.
+"""Attribution of objects, for a model card: `instant3d data attribution SCENES_OR_CACHES... [-o FILE.md]`.
 
 Scenes (in folders, tars or behind URLs) and caches of stage 1 keep the licence, author, source, title and address of
 their object. Works under CC-BY and its relatives are listed one by one, as these licences ask; others are counted.
@@ -25,11 +25,11 @@ from . import object_manifest
 from .licences import deed, spdx
 
 CACHE = "instant3d-stage1-cache"  # what the format of a cache's index begins with
-NAMED = "CC-BY"  # what the licences begin with that ask for each work's author
+NAMED = "CC-BY"  # prefix of the licences that require each work's author
 FEW = 3  # authors that a line of the overview names
 LONGEST = 200  # characters of a name in the table
 CHANGES = (
-    "All were drawn as images from several sides; some were turned, stretched or mirrored before that, or painted in "
+    "All were rendered from several sides; some were rotated, stretched or mirrored before that, or recoloured in "
     "other colours after it."
 )
 
@@ -38,7 +38,7 @@ Credit = Mapping[str, str]
 
 @dataclass(frozen=True, order=True)
 class Work:
-    """A work as its licence asks to name it, and how many scenes show it; what is not told is "".
+    """A work with the fields that its licence requires, and the number of its scenes; unknown fields are "".
 
     Several works with all of these in common count as one.
     """
@@ -54,11 +54,11 @@ class Work:
 def gather(
     roots: Sequence[str | Path], objects: Sequence[str | Path] = (), on_step: OnStep = lambda *_: None
 ) -> list[Work]:
-    """The works that scenes and caches show, by licence, source, author and name.
+    """The works in scenes and caches, by licence, source, author and name.
 
     Args:
         roots: Folders of scene folders or of shards, single ones of either, URLs of shards, and caches of stage 1.
-        objects: Manifests that tell, by id or uid, what the scenes themselves do not.
+        objects: Manifests with fields that the scenes lack, looked up by id or uid.
 
     Raises:
         ValueError: If there is neither a scene nor a cache in one of `roots`.
@@ -71,7 +71,7 @@ def gather(
 
 
 def markdown(works: Sequence[Work]) -> str:
-    """A card's section: an overview by licence and source, then each work whose licence asks for its author."""
+    """The section of a card: an overview by licence and source, then each work whose licence requires its author."""
     groups: dict[tuple[str, str], list[Work]] = defaultdict(list)
     for work in works:
         groups[work.license, work.source].append(work)
@@ -129,7 +129,7 @@ def _overview(licence: str, source: str, works: Sequence[Work]) -> str:
 
 
 def _listed(works: Sequence[Work]) -> list[str]:
-    """One line an author, with the titles of the works, which lead to where they are from."""
+    """One line per author, with the titles of the works, linked to their sources."""
     titles: dict[str, list[str]] = defaultdict(list)
     for work in works:
         titles[work.author].append(_linked(work.name or "untitled", work.url))
@@ -147,7 +147,7 @@ def _plain(words: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the table was written, 2 for bad input."""
+    """Returns 0 when the table was written, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         with Progress.to_user().task("reading whose works these are") as on_step:
@@ -170,6 +170,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("roots", nargs="+", metavar="SCENES_OR_CACHES", help="scenes, shards, or caches of stage 1")
     parser.add_argument("-o", "--out", type=Path, help="the Markdown file (default: standard output)")
     parser.add_argument(
-        "--objects", type=Path, nargs="+", default=[], help="manifests, for scenes that name no licence"
+        "--objects", type=Path, nargs="+", default=[], help="manifests with the licences of scenes that have none"
     )
     return parser

@@ -1,6 +1,6 @@
-"""Which objects failed, why and how often: the file failures.jsonl. Knows nothing of how they are rendered.
+"""The file failures.jsonl: which objects failed, why and how often.
 
-Rows are only added while work goes on, the last of an object counts, so that a killed run has lost at most one.
+During a run rows are only appended and the last row of an object counts, so that a killed run loses at most one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from instant3d.utils import atomic
+
 FILE = "failures.jsonl"
 PASSING = ("crash", "timeout", "memory")  # kinds that may be a neighbour's fault: worth a second attempt
 ATTEMPTS = 2
@@ -20,7 +22,7 @@ Row = dict[str, Any]  # id, file, reason, kind, seconds, attempts
 
 
 class FailureLog:
-    """What is known of objects that failed. `with Failures(out) as failures` keeps the file open for more."""
+    """Failures of objects; `with FailureLog(out) as failures` keeps the file open for appending."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / FILE
@@ -36,7 +38,7 @@ class FailureLog:
         self.file.close()
 
     def add(self, row: Row) -> None:
-        """Note one more, for good: written in one piece, on the disk when this returns to the caller's next job."""
+        """Append a row and flush it to the disk."""
         self.rows[row["id"]] = row
         self.file.write(json.dumps(row).encode() + b"\n")
         self.file.flush()
@@ -47,7 +49,7 @@ class FailureLog:
         return row is not None and row.get("kind") in PASSING and int(row.get("attempts", ATTEMPTS)) < ATTEMPTS
 
     def forget(self, ids: Collection[str]) -> None:
-        """As if these had never been tried."""
+        """Remove the failures of these objects."""
         self.rows = {name: row for name, row in self.rows.items() if name not in set(ids)}
 
     def settle(self, out: Path) -> None:
@@ -56,9 +58,7 @@ class FailureLog:
         if not rows:
             self.path.unlink(missing_ok=True)
             return
-        partial = self.path.with_name(f".{FILE}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(partial, self.path)
+        atomic.write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read(path: Path) -> dict[str, Row]:
@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, Row]:
         for line in lines:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and isinstance(row.get("id"), str):
                 rows[row["id"]] = row

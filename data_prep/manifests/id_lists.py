@@ -1,4 +1,4 @@
-"""Labels, rankings and lists of ids in text files, read with care and written whole. Knows not how they are made.
+"""Text files of labels, rankings and lists of ids.
 
 labels    lines `ID <tab> good`, or the JSON that the labelling page exports
 ranking   JSON lines {"rank", "id", "score"[, "label"]}, best first
@@ -8,7 +8,6 @@ list      an id on each line, as `instant3d cache-stage1 --keep` takes it
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from instant3d.utils.atomic import write_bytes
 GOOD, BAD, SKIP = "good", "bad", "skip"
 LABELS_FORMAT = "instant3d-labels-1"
 MAX_BYTES = 2**30
+MAX_SCORE = 1e30
 
 
 @dataclass(frozen=True)
 class RankedScene:
-    """A scene's place in a ranking; a score above 0 means "good", and `label` is what the user said of it."""
+    """A scene's place in a ranking; a score above 0 means "good", and `label` is the user's, if there is one."""
 
     rank: int
     id: str
@@ -32,7 +32,7 @@ class RankedScene:
 
 
 def read_labels(path: str | Path) -> dict[str, str]:
-    """What a user said of scenes: good, bad or skip, by id. Of several words on one scene the last counts."""
+    """Read labels (good, bad or skip) by id; the last one for a scene counts."""
     text = _text(path, "the labelling page exports one")
     rows = _exported(text, path) if text.lstrip().startswith("{") else _lines(text, path)
     labels = dict(rows)
@@ -135,6 +135,6 @@ def _place(row: dict[str, Any]) -> RankedScene | None:
         return None
     return (
         RankedScene(rank, name, float(score), label)
-        if math.isfinite(score) and label in (None, GOOD, BAD, SKIP)
+        if abs(score) < MAX_SCORE and label in (None, GOOD, BAD, SKIP)
         else None
     )

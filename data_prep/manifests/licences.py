@@ -1,6 +1,6 @@
-"""Names of licences, as sources write them, to SPDX identifiers; and which let pictures of an object be passed on.
+"""SPDX identifiers of licences, and which licences allow images of an object to be redistributed.
 
-Knows no source of objects. Not legal advice: a row of the manifest keeps the licence, so that everyone can judge.
+Not legal advice: a row of the manifest keeps the licence, so that everyone can judge.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import functools
 import re
 from collections.abc import Callable
 
-Allowed = Callable[[str | None], bool]  # told an SPDX identifier, or a licence's name in other words, or None: unknown
+Allowed = Callable[[str | None], bool]  # takes an SPDX identifier, another name of a licence, or None for unknown
 
-# Whoever has the object may pass it and pictures of it on, for any purpose, if its author is named; pictures of what is
-# under CC-BY-SA stay under CC-BY-SA. Not among them: NC (no commercial use), ND (a picture is an adaptation), copyleft
-# of programs (what is the source code of a picture?), and what names no licence.
+# Whoever has the object may pass it and images of it on, for any purpose, if its author is named; images of what is
+# under CC-BY-SA stay under CC-BY-SA. Not among them: NC (no commercial use), ND (an image is an adaptation), copyleft
+# of programs (what is the source code of an image?), and what names no licence.
 REDISTRIBUTABLE = re.compile(
     r"CC0-1\.0|CC-BY(-SA)?-\d\.\d|CC-BY-3\.0-US|MIT|MIT-0|0BSD|BSD-[23]-Clause|Apache-2\.0|ISC|Zlib|Unlicense|BSL-1\.0"
 )
@@ -41,7 +41,7 @@ TERMS = ("by", "nc", "nd", "sa")  # in SPDX's order, but for SA after ND, which 
 
 @functools.cache
 def spdx(name: str | None) -> str | None:
-    """The SPDX identifier of a licence by any of its usual names; a name that is not known is kept, nothing is None.
+    """The SPDX identifier of a licence by any of its usual names; an unknown name is kept, no name is None.
 
     Creative Commons' name without a version (`by-sa`, as Objaverse writes) is 4.0, as the data set's card says.
     """
@@ -86,7 +86,7 @@ def deed(licence: str) -> str | None:
 
 
 def allowed(choice: str) -> Allowed:
-    """Which licences a user's words allow: `all`, `redistributable`, or names of licences, several with commas."""
+    """A test of licences from a user's choice: `all`, `redistributable`, or names of licences, several with commas."""
     chosen = [part.strip() for part in choice.split(",") if part.strip()]
     if not chosen:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which object files there are and what is known of them. Knows nothing of what is in a file."""
+"""Manifests of object files: objects.jsonl and manifest.jsonl."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ class Item:
 def find(source: str | Path, *, split: str | None = None, licenses: Collection[str] | None = None) -> list[Item]:
     """The objects of a folder (by its objects.jsonl or manifest.jsonl if it has one) or of a .jsonl manifest, in order.
 
-    split, licenses  keep only objects whose manifest says so; what is of no split is for training, and what names no
-                     licence is under none of them
+    Args:
+        source: Folder or manifest.
+        split: Keep only objects of this split; objects without one belong to "train".
+        licenses: Keep only objects under these licences; those without a licence are left out.
     """
     asked_for = None if licenses is None else {spdx(name) for name in licenses}
     items = [item for item in _all(Path(source)) if _wanted(item, split, asked_for)]
@@ -160,7 +162,7 @@ def _all(source: Path) -> Iterator[Item]:
 def _checked(line: str, where: str, inside: ContainedFiles) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON ({error})") from error
     if not isinstance(row, dict) or "id" not in row or not {"file", "uid"} & set(row):
         raise ValueError(f"{where} should be an object with `id` and `file`")

@@ -1,4 +1,4 @@
-"""Small pictures that travel inside an HTML page, and words that may stand in one. Knows nothing of what they show."""
+"""Small images and escaped text for HTML pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIX = "data:image/webp;base64,"
 
 
 def webp(picture: Tensor, width: int, quality: int = 80) -> bytes:
-    """A picture (3, H, W) in [0, 1] as WebP of at most `width` pixels across."""
+    """An image (3, H, W) in [0, 1] as WebP of at most `width` pixels across."""
     levels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     image = Image.fromarray(np.ascontiguousarray(levels))
     if image.width > width:
@@ -27,7 +27,7 @@ def webp(picture: Tensor, width: int, quality: int = 80) -> bytes:
 
 
 def data_uri(data: bytes) -> str:
-    """A WebP as the address of a picture."""
+    """A WebP as the address of an image."""
     return PREFIX + base64.b64encode(data).decode()
 
 

@@ -1,1 +1,1 @@
-"""Objects made from seeds, and variants of given ones."""
+"""Procedural objects, and variants of given ones."""

@@ -1,4 +1,4 @@
-"""Parts with names and looks, and the sentence that lists them. Knows solids and counts, not what is being built."""
+"""Building an object from named, textured parts, with a caption that lists them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLURALS = {"shelf": "shelves", "leaf": "leaves", "torus": "tori", "box": "boxes"
 
 @dataclass(frozen=True)
 class Part:
-    """One solid with one texture. `noun` is what a caption counts it as; empty for what captions leave out."""
+    """One solid with one texture; `noun` is its word in captions, empty if captions leave it out."""
 
     noun: str
     shape: Shape

@@ -1,4 +1,4 @@
-"""Colours and the names that people give them. Knows nothing of pictures."""
+"""Named colours."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NAMED_COLOURS: dict[str, Colour] = {
 
 
 def lab(rgb: NDArray) -> NDArray[np.float64]:
-    """sRGB in 0 ... 255 to CIE L*a*b* (D65); rounded, so that no library's last bit decides a name."""
+    """sRGB in 0 ... 255 to CIE L*a*b* (D65), rounded, so that names do not depend on a library's last bit."""
     unit = np.asarray(rgb, dtype=np.float64) / 255
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
@@ -61,13 +61,13 @@ def nearest_name(rgb: NDArray | Colour) -> str:
 
 
 def contrast(one: Colour, other: Colour) -> float:
-    """How far apart two colours look (CIE76 distance; about 2 is just visible, black to white is 100)."""
+    """The CIE76 distance of two colours: about 2 is just visible, black to white is 100."""
     difference = lab(np.array(one)) - lab(np.array(other))
     return float(np.sqrt((difference**2).sum()))
 
 
 def draw_colour(dice: PortableRandom, names: Sequence[str] = ()) -> Colour:
-    """A colour close to one of the names (any when none is given), and still nearest to that name."""
+    """A random colour whose nearest name is one of `names` (any if there are none)."""
     name = dice.pick(names or _NAMES)
     base = np.array(NAMED_COLOURS[name], dtype=np.float64)
     for _ in range(6):
@@ -78,7 +78,7 @@ def draw_colour(dice: PortableRandom, names: Sequence[str] = ()) -> Colour:
 
 
 def draw_pair(dice: PortableRandom, names: Sequence[str] = ()) -> tuple[Colour, Colour]:
-    """Two colours that differ in name and are easy to tell apart; the first is of the given names."""
+    """Two random colours with different names and a high contrast; the first has one of `names`."""
     first = draw_colour(dice, names)
     for _ in range(20):
         second = draw_colour(dice)

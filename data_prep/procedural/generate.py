@@ -1,7 +1,7 @@
-"""One integer seed to one textured object with a true caption, and many of them to a folder of GLB files.
+"""Procedural textured objects with captions, each from an integer seed, as GLB files.
 
-More than half after LRM-Zero (arXiv 2406.09371), the others assemblies of the kind that stylised low-poly packs hold.
-Knows nothing of how objects are rendered. `instant3d data procedural -o OUT --count 1500`
+More than half follow LRM-Zero (arXiv 2406.09371), the others are assemblies like those in low-poly asset packs.
+`instant3d data procedural -o OUT --count 1500`
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.mesh import Mesh, linear_from_srgb, save
+from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 
 from . import shapes
@@ -30,7 +31,7 @@ ASSEMBLED = 0.45  # share of objects that are assemblies of everyday things; the
 
 @dataclass(frozen=True)
 class Procedural:
-    """An object in the unit sphere, +z up, with words that are true of it."""
+    """An object in the unit sphere, +z up, with its captions."""
 
     parts: tuple[Part, ...]
     caption: str
@@ -60,7 +61,7 @@ def into_unit_sphere(parts: list[Part]) -> list[Part]:
 
 
 def meshes(thing: Procedural) -> list[Mesh]:
-    """One mesh for each look; plain colours need no picture."""
+    """One mesh for each texture; plain colours need no image."""
     alike: dict[bytes, list[Part]] = {}
     for part in thing.parts:
         alike.setdefault(part.texture.pixels.tobytes(), []).append(part)
@@ -68,7 +69,7 @@ def meshes(thing: Procedural) -> list[Mesh]:
 
 
 def _mesh(parts: list[Part]) -> Mesh:
-    """Parts of one look as one mesh."""
+    """Parts with the same texture as one mesh."""
     whole, pixels = shapes.joined([part.shape for part in parts]), parts[0].texture.pixels
     normals = shapes.normals(whole)
     if (pixels == pixels[0, 0]).all():
@@ -107,8 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="instant3d data procedural", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for {id}.glb and manifest.jsonl")
-    parser.add_argument("--count", type=int, default=1500, help="how many objects (default 1500)")
-    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default 0)")
+    parser.add_argument("--count", type=int, default=1500, help="number of objects (default 1500)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first object (default 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(arguments)
     if options.count < 1 or options.first_seed < 0:
@@ -120,8 +121,6 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first_seed, options.first_seed + options.count)
     rows = [json.dumps(row) for row in write_many(options.out, seeds, options.workers)]
-    partial = options.out / "manifest.part"
-    partial.write_text("\n".join(rows) + "\n")
-    partial.replace(options.out / "manifest.jsonl")
+    atomic.write_text(options.out / "manifest.jsonl", "\n".join(rows) + "\n")
     print_escaped(f"{len(rows)} objects in {options.out}")
     return 0

@@ -1,4 +1,4 @@
-"""LRM-Zero's objects: one to nine primitives thrown together, some bumpy, cut or of wire. Knows no everyday things."""
+"""LRM-Zero's objects: one to nine random primitives, some with height fields, cuts or wires."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUMPY, CUT, WIRED = 0.5, 0.4, 0.2  # height fields on each surface; cut and wire
 
 @dataclass(frozen=True)
 class Primitive:
-    """Where a primitive of half extents `half` sits: turned by `rotation`, then shifted."""
+    """Placement of a primitive with half extents `half`: rotated by `rotation`, then shifted."""
 
     kind: Kind
     half: Vectors
@@ -28,7 +28,7 @@ class Primitive:
     shift: Vectors
 
     def holds(self, points: Vectors) -> np.ndarray:
-        """Which world points lie inside."""
+        """Mask of the world points (N, 3) inside the primitive."""
         return primitive_ops.inside(self.kind, self.half, (points - self.shift) @ self.rotation)
 
 

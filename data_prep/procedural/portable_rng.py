@@ -1,4 +1,4 @@
-"""Chance that falls the same way on every machine. Knows nothing of what is drawn with it."""
+"""A random number generator with the same numbers on every machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Option = TypeVar("Option")
 
 
 class PortableRandom:
-    """Draws from one integer seed, built on raw 64-bit words of PCG64.
+    """Random numbers from one integer seed, built on raw 64-bit words of PCG64.
 
-    numpy promises the raw words of a bit generator for ever, but not the streams of `Generator`'s methods;
-    and here every draw is one word and exact arithmetic, so that no libm has a say in any choice.
+    numpy guarantees the raw words of a bit generator, but not the streams of `Generator`'s methods. Here
+    every number is one word and exact arithmetic, so that no choice depends on libm.
     """
 
     def __init__(self, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What LRM-Zero does to primitives (arXiv 2406.09371): height fields, boolean cuts, wires. Knows no colours."""
+"""LRM-Zero's augmentations of primitives (arXiv 2406.09371): height fields, boolean cuts, wires."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 def primitive_patches(kind: Kind, half: FloatArray, tile: float, cells: int, sides: int) -> list[Patch]:
     """The surface of a primitive that spans [-half, half] on each axis.
 
-    cells  subdivisions of flat faces and straight walls: 1, or more where a height field will bend them
-    sides  of circles
+    Args:
+        kind: Kind of primitive.
+        half: Half extents (3,).
+        tile: As in `Texture.tile`.
+        cells: Subdivisions of flat faces and straight walls: 1, or more for a height field.
+        sides: Sides of circles.
     """
     x, y, z = half
     if kind == "cube":
@@ -137,8 +141,8 @@ def _bar(start: Vectors, end: Vectors, thickness: float, tile: float) -> Shape:
 def difference(solid: Shape, cutters: Sequence[Shape]) -> tuple[Shape, Shape] | None:
     """What is left of the solid's own skin, and the new skin where it was cut; both together are watertight.
 
-    Crumbs below 3 % of what is left are swept away. None where the cut takes less than 3 % or more than 90 % of the
-    volume, or where a mesh bounds no solid.
+    Pieces below 3 % of what is left are removed. None if the cut takes less than 3 % or more than 90 % of the volume,
+    or if a mesh bounds no solid.
     """
     whole, tools = _manifold(solid), [_manifold(cutter) for cutter in cutters]
     good = manifold3d.Error.NoError

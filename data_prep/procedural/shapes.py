@@ -1,4 +1,4 @@
-"""Closed surfaces with texture coordinates: boxes, lathes, prisms. Knows nothing of colours or of what is built."""
+"""Closed surfaces with texture coordinates: boxes, lathes, prisms."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ GRID = 2.0**-13  # vertices lie on this lattice, so that the last bit of a sine 
 
 @dataclass(frozen=True)
 class Shape:
-    """A triangle mesh, +z up, whose vertices are split where the texture or a sharp edge needs it.
+    """A triangle mesh, +z up, with vertices split at texture seams and sharp edges.
 
-    vertices  (N, 3)   multiples of GRID: vertices that meet are equal to the bit
-    faces     (F, 3)   anticlockwise seen from outside
-    uv        (N, 2)   1 = one repeat of the texture, v upwards
-    patch     (N,)     which smooth patch a vertex belongs to; edges between patches are sharp
+    Attributes:
+        vertices: (N, 3), multiples of GRID, so that vertices at one place are exactly equal.
+        faces: (F, 3), anticlockwise seen from outside.
+        uv: (N, 2), 1 is one repeat of the texture, v upwards.
+        patch: (N,), number of a vertex's smooth patch; edges between patches are sharp.
     """
 
     vertices: Vectors
@@ -142,7 +143,7 @@ def box(size: FloatArray, tile: float = 0.0) -> Shape:
 
 
 def _spread(rows: int, columns: int, length: NDArray, tile: float) -> Vectors:
-    """Texture coordinates of a grid that spans `length` repeats, or all but the rim of one picture."""
+    """Texture coordinates of a grid that spans `length` repeats, or all but the rim of one image."""
     low, high = (0.0, 1.0) if tile > 0 else (0.02, 0.98)  # a repeating sampler would mix in the opposite rim
     u, v = np.meshgrid(np.linspace(low, high, columns), np.linspace(low, high, rows))
     return np.stack([u * length[0], v * length[1]], axis=-1)
@@ -190,7 +191,7 @@ def lathe_patches(
 
 
 def _lathe_uv(run: Vectors, ring: Vectors, stretch: Sequence[float], tile: float) -> Vectors:
-    """Discs are seen flat from above; walls unroll, with a whole number of repeats around."""
+    """Texture coordinates: discs are projected from above; walls unroll, with a whole number of repeats around."""
     flat = bool(np.all(run[:, 1] == run[0, 1]))
     if flat and tile > 0:
         return ring[..., :2] / tile * (1.0 if run[-1, 0] < run[0, 0] else np.array([1.0, -1.0]))

@@ -1,4 +1,4 @@
-"""Pictures that tile a surface, and the words that are true of them. Knows nothing of shapes."""
+"""Tileable textures with adjectives for captions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .portable_rng import PortableRandom
 class Texture:
     """sRGB pixels with the adjectives that describe them.
 
-    pixels  (H, W, 3) uint8; repeats without a seam in both directions unless `tile` is 0
-    words   such as "red", "red and white striped", "brown wooden"
-    tile    world length that one repeat covers; 0 for pictures to be spread once over a surface
+    Attributes:
+        pixels: (H, W, 3) uint8; tileable in both directions unless `tile` is 0.
+        words: Such as "red", "red and white striped", "brown wooden".
+        tile: World length of one repeat; 0 for images that cover a surface once.
     """
 
     pixels: NDArray[np.uint8]

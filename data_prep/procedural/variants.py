@@ -1,7 +1,7 @@
-"""Objects turned about the vertical, stretched and mirrored: `instant3d data variants OBJECTS... -o OUT`.
+"""Variants of objects, rotated about the vertical, stretched and mirrored: `instant3d data variants OBJECTS... -o OUT`.
 
 A variant is its object's GLB with one more node above the default scene. That node mirrors and stretches the object
-along its own axes and turns it after that, so that right angles stay right angles. Geometry and images are copied.
+along its own axes and then rotates it, so that right angles are kept. Geometry and images are copied.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
 from ..execution import process_pool
+from ..execution.process_limits import JobLimits
 from ..manifests import object_manifest
 from ..manifests.object_manifest import SAFE_ID, Item, Row, write_rows
 from ..rendering import sanitized_gltf
@@ -35,8 +36,8 @@ from .portable_rng import PortableRandom
 NARROWEST, WIDEST = 0.75, 1.3  # factors along each axis
 MANIFEST, FAILURES = "objects.jsonl", "objects.failures.jsonl"
 OWN = ("file", "uid", "sha256", "bytes")  # fields of a row that speak of the original's file
-TIMEOUT_S = 120.0  # for one object
-# What a mirror shows to be false. Other writing cannot be told by names: --no-mirror is for sets with much of it.
+LIMITS = JobLimits(120.0)  # of one object
+# Objects that must not be mirrored. Other writing cannot be found by names: use --no-mirror for sets with much of it.
 ONE_SIDED = re.compile(
     r"\b(left|right|books?|calendar|clock|keyboard|labels?|letters?|newspaper|signs?|text|watch)\b", re.I
 )
@@ -44,11 +45,12 @@ ONE_SIDED = re.compile(
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to an object, in this order: mirrored, stretched, turned.
+    """The transform of a variant, applied in this order: mirrored, stretched, rotated.
 
-    turned_deg  counter-clockwise seen from above: from the world's +x towards +y
-    stretched   factors along the world's x, y and z (up)
-    mirrored    along x
+    Attributes:
+        turned_deg: Rotation, counter-clockwise seen from above: from the world's +x towards +y.
+        stretched: Factors along the world's x, y and z (up).
+        mirrored: Whether it is mirrored along x.
     """
 
     turned_deg: float
@@ -56,7 +58,7 @@ class Change:
     mirrored: bool
 
     def node(self, children: Sequence[int]) -> Json:
-        """A glTF node (+y up) that does it to `children`."""
+        """A glTF node (+y up) that applies it to `children`."""
         half, (x, y, z) = math.radians(self.turned_deg) / 2, self.stretched
         rotation = [0.0, round(math.sin(half), 7), 0.0, round(math.cos(half), 7)]
         return {
@@ -96,7 +98,7 @@ def varied(document: GltfDocument, change: Change) -> bytes:
     content, roots = document.json, document.roots
     nodes = [*content.get("nodes", []), change.node(roots)]
     if not roots or not all(isinstance(root, int) and 0 <= root < len(nodes) - 1 for root in roots):
-        raise ValueError("its default scene shows none of its nodes")
+        raise ValueError("its default scene has no nodes")
     scene = content["scenes"][content.get("scene", 0)] if content.get("scenes") else {}
     scenes = {"scene": 0, "scenes": [scene | {"nodes": [len(nodes) - 1]}]}
     return container(content | scenes | {"nodes": nodes}, document.binary + bytes(-len(document.binary) % 4))
@@ -163,7 +165,7 @@ def _row(item: Item, file: Path, change: Change) -> Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when every variant is there, 1 when some are not (objects.failures.jsonl says why), 2 for bad input."""
+    """Returns 0 when every variant is there, 1 when some are not (objects.failures.jsonl says why), 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         jobs = _jobs(options)
@@ -189,7 +191,7 @@ def _made(jobs: Sequence[Job], workers: int) -> tuple[list[Row], list[Row]]:
     lost: list[Row] = []
     with (
         Progress.to_user().task(f"variants of {len(jobs)} objects") as on_step,
-        closing(process_pool.run(make, jobs, workers=workers, timeout_s=TIMEOUT_S)) as outcomes,
+        closing(process_pool.run(make, jobs, workers=workers, limits=LIMITS)) as outcomes,
     ):
         for done, outcome in enumerate(outcomes, start=1):
             item = outcome.job.item
@@ -222,9 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("objects", nargs="+", help="folders of .glb, .gltf, .obj or .ply files, or .jsonl manifests")
     parser.add_argument("-o", "--out", type=Path, required=True, help=f"folder for the variants and their {MANIFEST}")
     parser.add_argument("--count", type=int, default=3, help="variants of each object (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="another one gives other variants (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the variants (default 0)")
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", "--licences", help="only objects under these licences, such as CC0-1.0,MIT")
-    parser.add_argument("--no-mirror", dest="mirror", action="store_false", help="mirror none")
+    parser.add_argument("--no-mirror", dest="mirror", action="store_false", help="do not mirror objects")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     return parser

@@ -1,1 +1,1 @@
-"""Objects on disk to scene folders, by OpenGL, by ray-casting or by Blender."""
+"""Rendering of objects to scene folders, by OpenGL, ray casting or Blender."""

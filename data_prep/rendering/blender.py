@@ -1,7 +1,7 @@
-"""From an object's file and cameras to views by BlenderProc (Cycles): the one door to it. Knows nothing of scenes.
+"""Rendering views of an object's file with BlenderProc (Cycles).
 
-Blender runs in a process and an environment of its own: it wants its own versions of libraries, it is under the GPL,
-and a stranger's file may take it down. Its conventions end here; what comes out is what `rasterizer` gives.
+Blender runs in its own process and environment: it needs its own versions of libraries, it is under the GPL, and an
+untrusted file may crash it. Its conventions are converted here; the output is that of `rasterizer`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .pixels import to_views
 from .render_plan import BLENDER_LIGHTINGS, DEVICES
 
 TIMEOUT_S = 600.0  # for one object; 36 views of 512 px at 32 samples take about 90 s on one core
-MAX_MEMORY = 8 << 30  # bytes; 1.7 GB were seen for five million triangles, 2.5 GB for a texture of 16,384 px
+MAX_MEMORY = 8 << 30  # bytes; 1.7 GB were measured for five million triangles, 2.5 GB for a texture of 16,384 px
 RECYCLED_AFTER = 100  # objects, before whatever leaks becomes much
 KEPT_MEMORY = 3 << 30  # bytes that an idle process may hold
 TOLERANCE = 0.02  # of the unit sphere: how far Blender's object may reach beyond or short of ours
@@ -31,15 +31,15 @@ OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 class EmptyRender(ValueError):
-    """Pictures with nothing on them."""
+    """The images are empty."""
 
     kind = "blank"  # the word for it in lists of failures
 
 
 class Blender:
-    """A renderer that starts with the first object and lives through crashes: `with Blender() as blender`.
+    """A renderer that starts with the first object and restarts after crashes: `with Blender() as blender`.
 
-    The process dies with the thread that started it, so keep to one thread.
+    The process ends with the thread that started it, so use one thread.
     """
 
     def __init__(self, *, threads: int = 1) -> None:
@@ -54,7 +54,7 @@ class Blender:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that is running, if one is."""
+        """Id of the running process, if there is one."""
         return self._process.pid if self._process is not None and self._process.alive else None
 
     def close(self) -> None:
@@ -80,15 +80,23 @@ class Blender:
     ) -> Views:
         """Square views (..., C, size, size) of the object in a file, as `normalized` places it, from cameras (...).
 
-        samples     paths a pixel, for colour and alpha; depth and normals hold at its centre
-        maps        which of depth and world normals to draw too
-        seed        what the lamps of "area" light are drawn with
-        timeout_s   of the rendering alone; a fresh process has as long again as it needs to start
-        max_memory  resident bytes of Blender (watched on Linux only)
-        up          up axis of an .obj or .ply
+        Args:
+            path: File of the object.
+            cameras: Cameras (...).
+            size: Pixels a side.
+            lighting: "flat", "uniform" or "area".
+            samples: Paths per pixel, for colour and alpha; depth and normals are those at its centre.
+            maps: Which of depth and world normals to render too.
+            device: "cpu", "cuda" or "optix".
+            seed: Seed of the lamps of "area" light.
+            timeout_s: Limit of the rendering without the start of a process.
+            max_memory: Limit of Blender's resident memory, bytes (on Linux only).
+            up: Up axis of an .obj or .ply.
 
-        An object that cannot be rendered raises ValueError (`Crashed` if it took Blender down), TimeoutError or
-        MemoryError; none of them harms the next one.
+        Raises:
+            ValueError: If the object cannot be rendered (`Crashed` if it crashed Blender).
+            TimeoutError: If it takes too long.
+            MemoryError: If it takes too much memory.
         """
         _check(cameras, size, lighting, samples, device)
         process = self._ready()
@@ -109,11 +117,11 @@ class Blender:
         _check_bounds(path, bounds, header["bounds"])
         views = to_views(arrays[0], dict(zip(maps, arrays[1:], strict=True)), cameras)
         if not views.alpha.any():
-            raise EmptyRender(f"{path} shows nothing: Blender's pictures of it are empty")
+            raise EmptyRender(f"{path} is invisible: Blender's images of it are empty")
         return views
 
     def start(self) -> None:
-        """Start Blender now, so that its coming up is not counted as the first object's time."""
+        """Start Blender now, so that its start does not count as the first object's time."""
         self._ready()
 
     def _ready(self) -> Process:
@@ -127,7 +135,7 @@ class Blender:
 def area_lights(seed: int) -> list[dict[str, Any]]:
     """Three square lamps that look at the origin: a strong one, and two others to its sides and behind the object.
 
-    They stand still in the world, so that all views of an object agree.
+    They are fixed in the world, so that all views of an object are consistent.
     """
     draw = np.random.default_rng(seed)
     turn = draw.uniform(0, 360)
@@ -168,7 +176,7 @@ def _job(cameras: Cameras, size: int) -> dict[str, Any]:
 
 
 def _expected(job: dict[str, Any]) -> Arrays:
-    """Pictures with alpha, then the maps."""
+    """Images with alpha, then the maps."""
     shape = [len(job["cameras"]), job["size"], job["size"]]
     channels = {"depth": 1, "normals": 3}
     return [["uint8", [*shape, 4]], *(["float32", [*shape, channels[name]]] for name in job["maps"])]
@@ -182,9 +190,9 @@ def _worded(error: Exception, path: str | Path, timeout_s: float) -> Exception:
 
 
 def _check_bounds(path: str | Path, ours: tuple[np.ndarray, np.ndarray], theirs: list[list[float]]) -> None:
-    """Two readers that disagree on the shape of an object would give pictures that belong to no camera."""
+    """Check that both readers agree on the extent of the object; else cameras and images would not fit."""
     apart = float(np.abs(np.stack(ours) - np.array(theirs)).max())
     if not apart <= TOLERANCE:
         raise ValueError(
-            f"{path} cannot be rendered: Blender and our reader see objects of different extent ({apart:.2g} apart)"
+            f"{path} cannot be rendered: Blender and our reader disagree on the object's extent ({apart:.2g} apart)"
         )

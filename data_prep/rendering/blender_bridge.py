@@ -1,4 +1,4 @@
-"""BlenderProc on the `bpy` wheel. Runs inside the renderer's Python, which knows nothing of instant3d.
+"""BlenderProc on the `bpy` wheel. Runs inside the renderer's Python, which has no instant3d.
 
 BlenderProc 2.8.0 expects to live inside a Blender that it has downloaded. On the wheel its package stays bare (see
 `blender_process.environment`), so that nothing is installed and no path is changed behind our back; here it gets its

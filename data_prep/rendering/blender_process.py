@@ -1,6 +1,6 @@
-"""The renderer's program as a child process that may hang, crash or swell. Knows nothing of cameras or pictures.
+"""Blender as a child process that may hang, crash or exhaust memory.
 
-Jobs go down its standard input, answers come up a named pipe, for Blender prints on standard output what it likes.
+Jobs are sent to its standard input, answers come through a named pipe, since Blender prints on standard output.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ..execution import locked_tempdir
 WORKER = Path(__file__).with_name("blender_worker.py")
 START_S = 300.0  # for Blender to come up; 2 to 5 s are usual, a minute where ten others want the same core
 LONGEST_HEADER = 1 << 20  # bytes
-LAST_S = 5.0  # for a process to end that has nothing more to say
+LAST_S = 5.0  # for a process to end after its last answer
 LOOK_S = 0.1  # between two looks at the child's memory
 Arrays = list[list[Any]]  # [name of the dtype, [sizes]] of each
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Crashed(ValueError):
-    """The renderer's process ended by itself, or talks nonsense."""
+    """The renderer's process ended unexpectedly, or sent an invalid answer."""
 
     kind = "crash"  # the word for it in lists of failures
 
@@ -73,7 +73,7 @@ def _launcher() -> list[str]:
 
 
 def _blender_folder(blender: Path) -> Path:
-    """BlenderProc wants the folder that holds the program."""
+    """The folder with the program, which BlenderProc expects."""
     folder = blender.parent if blender.is_file() else blender
     if not folder.is_dir():
         raise FileNotFoundError(f"INSTANT3D_BLENDER names {blender}, which is neither Blender nor its folder")
@@ -127,15 +127,15 @@ class Process:
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
         """The header and the arrays of the answer to `job`; whatever is raised here, the process is of no more use.
 
-        The child has read a stranger's file: nothing of what it says is executed, and only arrays of the kinds and
-        shapes `expected` are taken.
+        The child has read an untrusted file: nothing in its answer is executed, and only arrays of the kinds and
+        shapes in `expected` are accepted.
         """
         deadline = time.monotonic() + timeout_s
         self.used += 1
         note = self.folder / "job.json"
         note.write_text(json.dumps(job))
         assert self.child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead, as the next look will tell
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which is reported next
             self.child.stdin.write(f"{note}\n".encode())
             self.child.stdin.flush()
         header = self._header(deadline, max_memory)
@@ -203,7 +203,7 @@ class Process:
         return data
 
     def _receive(self, deadline: float, max_memory: int | None) -> None:
-        """Wait a little for more of the answer, and look whether the child keeps to its limits."""
+        """Wait a little for more of the answer, and check the child's limits."""
         ready, _, _ = select.select([self.answers], [], [], LOOK_S)
         data = os.read(self.answers, 1 << 20) if ready else b""
         self.received += data

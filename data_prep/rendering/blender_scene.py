@@ -1,7 +1,4 @@
-"""One object, its light and its cameras as a Blender scene, and the pictures of it. Runs inside the renderer's Python.
-
-Knows nothing of processes, and trusts its input: `sanitized_gltf` made it.
-"""
+"""One Blender scene: object, light, cameras and their renders. Runs inside the renderer's Python."""
 
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -167,7 +164,7 @@ def surfaces(bproc: ModuleType, maps: Sequence[str]) -> list[np.ndarray]:
 
 
 def _glowing(bproc: ModuleType, key: str, source: Callable[[Any], Any]) -> np.ndarray:
-    """Pictures (V, S, S, 3) float32 of surfaces that emit what the sockets of `source` say."""
+    """Images (V, S, S, 3) float32 of surfaces that emit what the sockets of `source` say."""
     for tree, surface in _surfaces():
         _glow(tree, surface, source(tree))
     return np.stack(bproc.renderer.render(file_prefix=key, output_key=key, load_keys={key}, verbose=True)[key])[..., :3]

@@ -1,4 +1,4 @@
-"""Draws a soup by casting rays with Embree: slower than OpenGL, but needs nothing except pip. Same door, same pictures.
+"""Ray casting of a triangle soup with Embree: slower than OpenGL, but installed by pip alone; same results.
 
 Every sample is a ray from the camera whose direction has camera depth 1, so that Embree's distance is the depth.
 """
@@ -22,7 +22,7 @@ LINEAR = linear_from_srgb(np.arange(256) / 255).astype(np.float32)
 
 @dataclass(frozen=True, eq=False)
 class RayHits:
-    """What N rays met first; only those that met something."""
+    """The first hits of rays; only of those N that hit something."""
 
     ray: np.ndarray  # (N,) which ray
     face: np.ndarray  # (N,) which triangle of the soup
@@ -43,8 +43,20 @@ def draw(
     supersample: int,
     maps: Sequence[str],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pictures (V, S, S, 4) uint8 of V cameras, and by name those of `maps`, float32: depth (V, S, S, 1) and world
-    normals (V, S, S, 3)."""
+    """Render a soup.
+
+    Args:
+        soup: Triangles in world coordinates.
+        world_to_cam: (V, 4, 4), OpenCV axes.
+        intrinsics: (V, 4): fx, fy, cx, cy as fractions of the image.
+        size: S, pixels a side.
+        soft: Whether to use the fixed soft light; else colours are unlit.
+        supersample: Samples a side of a pixel.
+        maps: Some of "depth" and "normals".
+
+    Returns:
+        Images (V, S, S, 4) uint8, and by name the maps, float32: depth (V, S, S, 1), world normals (V, S, S, 3).
+    """
     caster, cameras = _Caster(soup), list(zip(world_to_cam, intrinsics, strict=True))
     pixels = np.stack([_picture(caster, *camera, size, soft, supersample) for camera in cameras])
     surfaces = [_surface(caster, *camera, size, maps) for camera in cameras] if maps else []
@@ -112,7 +124,7 @@ def _rays(
 
 
 def _window(soup: TriangleSoup, matrix: np.ndarray, intrinsics: np.ndarray, size: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom pixel of the object's bounding box; the whole picture if the camera is inside."""
+    """Left, top, right and bottom pixel of the object's bounding box; the whole image if the camera is inside."""
     corners = soup.positions.reshape(-1, 3)
     box = np.stack(np.meshgrid(*zip(corners.min(0), corners.max(0), strict=True)), -1).reshape(-1, 3)
     local = box @ matrix[:3, :3].T + matrix[:3, 3]

@@ -1,7 +1,7 @@
-"""Draws a soup with OpenGL, on a GPU or on Mesa's software driver. Knows nothing of files; `rasterizer` is its door.
+"""Rendering of a triangle soup with OpenGL, on a GPU or with Mesa's software driver.
 
 Colour is drawn on a grid `supersample` times finer and averaged in linear light; depth and normals, if asked for, are
-drawn once more at the picture's own size, so that they are exact at the centre of each pixel.
+drawn once more at the image's own size, so that they are exact at the centre of each pixel.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ void main() {
 
 
 class Unavailable(RuntimeError):
-    """There is no OpenGL to draw with."""
+    """There is no usable OpenGL."""
 
 
 def draw(
@@ -111,12 +111,24 @@ def draw(
     supersample: int,
     maps: Sequence[str],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pictures (V, S, S, 4) uint8 of V cameras, and by name those of `maps`, float32: depth (V, S, S, 1) and world
-    normals (V, S, S, 3)."""
+    """Render a soup.
+
+    Args:
+        soup: Triangles in world coordinates.
+        world_to_cam: (V, 4, 4), OpenCV axes.
+        intrinsics: (V, 4): fx, fy, cx, cy as fractions of the image.
+        size: S, pixels a side.
+        soft: Whether to use the fixed soft light; else colours are unlit.
+        supersample: Samples a side of a pixel.
+        maps: Some of "depth" and "normals".
+
+    Returns:
+        Images (V, S, S, 4) uint8, and by name the maps, float32: depth (V, S, S, 1), world normals (V, S, S, 3).
+    """
     context = shared_context()
     limit = context.info["GL_MAX_TEXTURE_SIZE"] // size
     if limit < 1 or size * supersample > context.info["GL_MAX_TEXTURE_SIZE"]:
-        raise ValueError(f"{size} px with {supersample} samples a side is more than the OpenGL driver can draw")
+        raise ValueError(f"{size} px with {supersample} samples a side is more than the OpenGL driver can render")
     matrices = clip_matrices(soup, world_to_cam, intrinsics)
     drawing = _Drawing(context, soup, soft)
     batches = []
@@ -189,7 +201,7 @@ class _Drawing:
     def views(
         self, matrices: np.ndarray, size: int, supersample: int, maps: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures (V, S, S, 4) uint8, and depth and normals (V, S, S, 4) float32: of depth alone (V, S, S, 1), of no
+        """Images (V, S, S, 4) uint8, and depth and normals (V, S, S, 4) float32: of depth alone (V, S, S, 1), of no
         map (V, S, S, 0)."""
         context, count = self.context, len(matrices)
         fine, color = _targets(size, supersample, count)
@@ -224,7 +236,7 @@ class _Drawing:
         context.viewport = viewport
         context.disable(context.CULL_FACE | context.BLEND)
         context.enable(context.DEPTH_TEST)
-        context.front_face = "cw"  # the picture is drawn upside down, so outlines run the other way round
+        context.front_face = "cw"  # the image is rendered upside down, so the winding is reversed
         for group in self.soup.groups:
             program = self._program(shader, group)
             program["clip_from_world"].write(np.ascontiguousarray(matrix.T, dtype=np.float32))
@@ -262,7 +274,7 @@ def _surface_program(shader: str, textured: bool, masked: bool, soft: bool) -> A
 
 @functools.cache
 def _average(supersample: int) -> Any:
-    """A vertex array that averages blocks of the fine picture into the viewport."""
+    """A vertex array that averages blocks of the fine image into the viewport."""
     context = shared_context()
     program = context.program(WHOLE_VERTEX, f"#version 330\n#define STEP {supersample}\n{AVERAGE}")
     corners = context.buffer(np.array([-1, -1, 3, -1, -1, 3], dtype=np.float32))
@@ -271,7 +283,7 @@ def _average(supersample: int) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _targets(size: int, supersample: int, count: int) -> tuple[Any, Any]:
-    """Framebuffers: one fine picture in half floats, `count` finished pictures one below the other."""
+    """Framebuffers: one fine image in half floats, `count` finished images one below the other."""
     context, fine_size = shared_context(), (size * supersample, size * supersample)
     fine = context.framebuffer([context.texture(fine_size, 4, dtype="f2")], context.depth_renderbuffer(fine_size))
     return fine, context.framebuffer([context.texture((size, size * count), 4)])
@@ -279,6 +291,6 @@ def _targets(size: int, supersample: int, count: int) -> tuple[Any, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _surface_target(size: int, count: int, channels: int) -> Any:
-    """A framebuffer of `count` pictures of floats, one below the other."""
+    """A framebuffer of `count` images of floats, one below the other."""
     context, tall = shared_context(), (size, size * count)
     return context.framebuffer([context.texture(tall, channels, dtype="f4")], context.depth_renderbuffer(tall))

@@ -1,4 +1,4 @@
-"""From meshes and cameras to views: the one door to the fast renderers. Knows nothing of scene folders.
+"""The fast renderers: from meshes and cameras to views.
 
 Colour is the surface's own, unlit ("flat") or under a light fixed in the world ("soft"); surfaces are seen from both
 sides. Textures are interpolated and samples averaged in linear light; the result is sRGB in steps of 1 / 255.
@@ -34,9 +34,15 @@ def render_views(
 ) -> Views:
     """Square views (..., C, size, size) of `meshes` from cameras (...).
 
-    supersample  samples a side of a pixel, averaged to its colour and alpha; depth and normals hold at its centre
-    maps         which of depth and world normals to draw too
-    backend      "gl" (OpenGL through EGL), "embree" (ray casting, needs nothing but pip), "auto" (the first that works)
+    Args:
+        meshes: Parts of the object, in world axes.
+        cameras: Cameras (...).
+        size: Pixels a side.
+        lighting: "flat" or "soft".
+        supersample: Samples a side of a pixel, averaged to its colour and alpha; depth and normals are those at its
+            centre.
+        backend: "gl" (OpenGL through EGL), "embree" (ray casting, installed by pip), "auto" (the first that works).
+        maps: Which of depth and world normals to render too.
     """
     _check(cameras, size, lighting, supersample, backend)
     matrices = cameras.cam_to_world.detach().cpu().double().reshape(-1, 4, 4).numpy()
@@ -49,7 +55,7 @@ def render_views(
 
 
 def chosen(backend: str) -> str:
-    """The back end that will draw: "gl" or "embree"; an error if it cannot."""
+    """The backend that will be used: "gl" or "embree"; an error if it does not work."""
     if backend == "embree":
         embree.library()
         return backend
@@ -70,7 +76,7 @@ def _check(cameras: Cameras, size: int, lighting: str, supersample: int, backend
     if size < 1 or supersample < 1:
         raise ValueError(f"size and supersample must be at least 1, got {size} and {supersample}")
     if not cameras.shape.numel():
-        raise ValueError("there is no camera to draw for")
+        raise ValueError("there is no camera to render for; give at least one")
     if not (cameras.cam_to_world.isfinite().all() and cameras.intrinsics.isfinite().all()):
         raise ValueError("a camera holds numbers that are not finite")
     if cameras.cam_to_world[..., :3, :3].det().abs().min() < 1e-6:

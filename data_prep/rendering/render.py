@@ -1,13 +1,12 @@
-"""Objects on disk to scene folders, by a plan: `instant3d data render OBJECTS -o OUT`. Knows no pixel itself.
+"""Rendering objects to scene folders by a plan: `instant3d data render OBJECTS -o OUT`.
 
-Scenes that are already in OUT are left as they are, so an interrupted run is continued by the same command.
+Existing scenes in OUT are kept, so the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -15,11 +14,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 
 from ..execution import locked_tempdir, process_pool, ray_pool
+from ..execution.process_limits import JobLimits
 from ..execution.process_pool import JobResult
 from ..manifests import object_manifest
 from ..manifests.failure_log import FailureLog
@@ -31,8 +31,8 @@ from .render_plan import RENDERERS, Plan
 from .run_stats import RunStats
 
 MAX_MEMORY = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
+LIMITS = JobLimits(300.0, MAX_MEMORY)
 JOBS_EACH = 200  # objects, before a process makes room for a new one
-UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # how `instant3d.utils.atomic` calls a folder that it is writing
 
 Work = Callable[[Job], int]
 Results = Generator[JobResult[Job], None, None]
@@ -42,23 +42,34 @@ Results = Generator[JobResult[Job], None, None]
 class Execution:
     """Where and within which limits objects are rendered.
 
-    ray        on Ray: the cluster at `address`, or this machine if that is None
-    workers    processes at once; None for one a core
-    timeout_s  and max_memory (bytes) are one object's
+    Attributes:
+        ray: Whether to use Ray.
+        address: Address of a Ray cluster; None for this machine.
+        workers: Number of processes; None for one per core.
+        limits: Limits of one object.
     """
 
     workers: int | None = None
-    timeout_s: float = 300.0
-    max_memory: int | None = MAX_MEMORY
+    limits: JobLimits = LIMITS
     backend: str = "auto"
     ray: bool = False
     address: str | None = None
 
-    def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], **terms: Any) -> Results:
-        limits: dict[str, Any] = {"timeout_s": self.timeout_s, "max_memory": self.max_memory, "prepare": prepare}
-        if self.ray:
-            return ray_pool.run(work, jobs, address=self.address, workers=self.workers, **limits, **terms)
-        return process_pool.run(work, jobs, workers=self.workers or os.cpu_count() or 1, **limits, **terms)
+    def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], jobs_each: int) -> Results:
+        if not self.ray:
+            workers = self.workers or os.cpu_count() or 1
+            return process_pool.run(
+                work, jobs, workers=workers, limits=self.limits, prepare=prepare, jobs_each=jobs_each
+            )
+        return ray_pool.run(
+            work,
+            jobs,
+            address=self.address,
+            workers=self.workers,
+            limits=self.limits,
+            prepare=prepare,
+            jobs_each=jobs_each,
+        )
 
     def fewer(self) -> Execution:
         """A quarter of this machine's workers: more room for each. A cluster keeps all, for its size is its own."""
@@ -78,8 +89,8 @@ def render_all(
 ) -> RunStats:
     """Render every item that has no scene in `out` yet, and has not failed before.
 
-    What crashed, took too long or too much memory is tried once more at the end, in a process of its own and with
-    fewer others beside it; then it counts as failed and is not tried again. Reasons go to out/failures.jsonl, the
+    Objects that crashed, took too long or too much memory are tried once more at the end, in a new process and with
+    fewer workers; then they count as failed and are not tried again. Reasons are written to out/failures.jsonl, the
     counts of this run to out/report.json. A full disk ends the run with an OSError.
     """
     _claim(out, what)
@@ -89,7 +100,7 @@ def render_all(
             failures.forget([item.id for item in items])
         there = _finished(out, items)
         jobs = [
-            Job(item, out.resolve() / item.id, what, execution.backend, execution.timeout_s, execution.max_memory)
+            Job(item, out.resolve() / item.id, what, execution.backend, execution.limits)
             for item in items
             if item.id not in there
         ]
@@ -109,7 +120,7 @@ def render_all(
 
 
 def _counted(result: JobResult[Job], stats: RunStats, failures: FailureLog, out: Path) -> bool:
-    """Whether this was the last word on an object."""
+    """Record a result; returns whether it is final."""
     name = result.job.item.id
     if result.failure is None:
         stats.finished(result.result)
@@ -129,10 +140,10 @@ def _counted(result: JobResult[Job], stats: RunStats, failures: FailureLog, out:
 
 
 def _claim(out: Path, what: Plan) -> None:
-    """Note the plan in `out`, so that one folder never mixes two."""
+    """Write the plan into `out`, so that one folder never has scenes of two plans."""
     note = out / "plan.yaml"
     if note.is_file() and render_plan.read(note) != what:
-        raise ValueError(f"{out} holds scenes of another plan (see {note}); name another folder or remove it")
+        raise ValueError(f"{out} holds scenes of another plan (see {note}); give another folder, or remove this one")
     out.mkdir(parents=True, exist_ok=True)
     render_plan.write(what, note)
 
@@ -147,9 +158,9 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """What a killed run had begun to write."""
+    """Remove incomplete scenes of a killed run."""
     for entry in os.scandir(out):
-        if UNFINISHED.fullmatch(entry.name):
+        if atomic.is_partial(entry.name):
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
@@ -160,7 +171,7 @@ def _finished(out: Path, items: Sequence[Item]) -> set[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when something was rendered or nothing was left, 1 when every object failed, 2 for bad input or a full disk."""
+    """Returns 0 when something was rendered or nothing was left, 1 if all objects failed, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         what = render_plan.read(options.plan) if options.plan else Plan()
@@ -183,8 +194,7 @@ def _execution(options: argparse.Namespace) -> Execution:
         raise ValueError(f"at least one worker, some time and some memory are needed, got {got}")
     return Execution(
         workers=options.workers,
-        timeout_s=options.timeout,
-        max_memory=round(options.memory * 1e9),
+        limits=JobLimits(options.timeout, round(options.memory * 1e9)),
         backend=options.backend,
         ray=options.ray or options.address is not None,
         address=options.address,
@@ -217,14 +227,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", help="only objects under these licences, such as CC0-1.0,MIT")
-    parser.add_argument("--keep", type=Path, help="only the objects that a list names, an id on each line")
-    parser.add_argument("--limit", type=int, help="only the first so many objects")
-    parser.add_argument("--renderer", choices=RENDERERS, help="instead of the plan's")
-    parser.add_argument("--backend", choices=("auto", "gl", "embree"), default="auto", help="of the fast renderer")
+    parser.add_argument("--keep", type=Path, help="file with the ids of the objects to render, one a line")
+    parser.add_argument("--limit", type=int, help="number of objects, the first ones")
+    parser.add_argument("--renderer", choices=RENDERERS, help="renderer, instead of the plan's")
+    parser.add_argument(
+        "--backend", choices=("auto", "gl", "embree"), default="auto", help="backend of the fast renderer"
+    )
     parser.add_argument("--workers", type=int, help="processes (default: one per core, on Ray of all machines)")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one object (default 300)")
-    parser.add_argument("--memory", type=float, default=MAX_MEMORY / 1e9, help="GB for one object (default 8)")
-    parser.add_argument("--retry-failed", action="store_true", help="try those again that have failed before")
-    parser.add_argument("--ray", action="store_true", help="run on Ray, on this machine unless there is an address")
-    parser.add_argument("--address", help="of a Ray cluster whose machines share this disk: auto or ray://host:10001")
+    parser.add_argument("--timeout", type=float, default=300.0, help="time limit of one object, seconds (default 300)")
+    parser.add_argument(
+        "--memory", type=float, default=MAX_MEMORY / 1e9, help="memory limit of one object, GB (default 8)"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="try objects again that failed before")
+    parser.add_argument("--ray", action="store_true", help="use Ray, on this machine unless there is an address")
+    parser.add_argument(
+        "--address", help="address of a Ray cluster whose machines share this disk: auto or ray://host:10001"
+    )
     return parser

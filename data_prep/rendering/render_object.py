@@ -1,4 +1,4 @@
-"""One object to one scene folder, in a process of its own. Knows nothing of the others, nor of what may go wrong."""
+"""Rendering one object to one scene folder, the work of a process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.views import Views
 
+from ..execution.process_limits import JobLimits
 from ..manifests.object_manifest import Item
 from .render_plan import Plan
 
@@ -20,44 +21,48 @@ if TYPE_CHECKING:
     from .blender import Blender
 
 FAINTEST = 2e-4  # mean alpha of the structured views below which an object counts as not visible
-OURS = 0.8  # of an object's time: what Blender gets, so that it can tell why it failed before it is killed
+LIMITS = JobLimits(timeout_s=300.0)
+OURS = 0.8  # Blender's share of an object's time, so that it can report a failure before it is killed
 
 
 class BlankRender(ValueError):
-    """Pictures with next to nothing on them."""
+    """The images are almost empty."""
 
     kind = "blank"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One object to be rendered into one folder.
+    """One object to render into one folder.
 
-    backend     of the fast renderer
-    timeout_s   and max_memory (bytes) are for all of it
+    Attributes:
+        item: The object.
+        folder: Folder of the scene.
+        plan: The render plan.
+        backend: Backend of the fast renderer.
+        limits: Limits of the whole job.
     """
 
     item: Item
     folder: Path
     plan: Plan
     backend: str
-    timeout_s: float = 300.0
-    max_memory: int | None = None
+    limits: JobLimits = LIMITS
 
 
 def render_object(job: Job) -> int:
-    """Write the scene of one object; the number of its views."""
+    """Write the scene of one object; returns the number of its views."""
     cameras = job.plan.cameras(job.item.id)
     views = _by_blender(job, cameras) if job.plan.chosen_renderer == "blender" else _fast(job, cameras)
     if views.alpha[:4].mean() < FAINTEST:
-        raise BlankRender(f"{job.item.path} shows almost nothing: a few far vertices make the rest of it too small")
+        raise BlankRender(f"{job.item.path} is almost invisible: a few far vertices make the rest of it too small")
     facts = job.item.facts | {"lighting": job.plan.lighting, "renderer": job.plan.chosen_renderer}
     scenes.write(job.folder, views, caption=job.item.caption, object_id=job.item.id, extra=facts)
     return len(views.rgb)
 
 
 def prepare(what: Plan, backend: str) -> None:
-    """Make this process keep to one core, for there are as many as cores, and see that it can render at all."""
+    """Limit this process to one thread, since there is a process per core, and check that it can render."""
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's software driver then draws in the calling thread
     import torch
 
@@ -99,15 +104,15 @@ def _by_blender(job: Job, cameras: Cameras) -> Views:
         maps=job.plan.maps,
         device=job.plan.device,
         seed=job.plan.draw(job.item.id),
-        timeout_s=OURS * job.timeout_s,
-        max_memory=job.max_memory,
+        timeout_s=OURS * job.limits.timeout_s,
+        max_memory=job.limits.max_memory,
         up=job.item.up,
     )
 
 
 @functools.cache
 def _blender() -> Blender:
-    """This process's own, which goes on from object to object."""
+    """The Blender of this process, which renders one object after the other."""
     from .blender import Blender
 
     blender = Blender()

@@ -1,4 +1,4 @@
-"""What to render of every object: which cameras, how large, under what light. Knows nothing of who renders it."""
+"""Render plans: cameras, size and light of every object's views."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from instant3d.cameras import Cameras, intrinsics_from_fov, orbit, random_sphere, structured_cameras
-from instant3d.utils import shipped
+from instant3d.utils import atomic, shipped
+from instant3d.utils.yaml_files import load_yaml
 from instant3d.views import MAPS
 
 Range = tuple[float, float]
@@ -29,16 +30,16 @@ class Plan:
     size: int = 128  # pixels a side
     random_views: int = 20
     elevation_deg: Range = (-30.0, 75.0)
-    radius: Range = (2.4, 3.0)  # from 2.37 on a 50 degree camera sees the whole unit sphere
+    radius: Range = (2.4, 3.0)  # from 2.37 on the whole unit sphere is in a 50 degree camera's view
     fov_deg: Range = (50.0, 50.0)
     ring_views: int = 0  # evenly around at each of the two heights, the same for all objects, from the front on
     ring_deg: Range = (0.0, 30.0)  # these heights
     lighting: str = "flat"
     supersample: int = 3  # of the fast renderer: samples a side of a pixel
-    depth: bool = True  # maps beside the pictures, which losses may use
+    depth: bool = True  # maps beside the images, which losses may use
     normals: bool = False
     seed: int = 0  # another one gives other random cameras and area lights
-    renderer: str = "auto"  # "fast", "blender", or the fast one wherever it knows the light
+    renderer: str = "auto"  # "fast", "blender", or "auto": the fast one where it supports the light
     samples: int = 16  # of Blender: paths a pixel
     device: str = "cpu"  # of Blender: "cpu", "cuda" or "optix"
 
@@ -69,18 +70,18 @@ class Plan:
 
     @property
     def chosen_renderer(self) -> str:
-        """Who draws: "fast" or "blender"."""
+        """The renderer: "fast" or "blender"."""
         if self.renderer == "auto":
             return "fast" if self.lighting in FAST_LIGHTINGS else "blender"
         return self.renderer
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """What is drawn beside the pictures: some of depth and normals."""
+        """The maps beside the images: some of depth and normals."""
         return tuple(name for name in MAPS if getattr(self, name))
 
     def draw(self, object_id: str) -> int:
-        """The seed (56 bits) of all that is drawn for an object: its random cameras and its area lights."""
+        """The seed (56 bits) of an object's random cameras and area lights."""
         digest = hashlib.sha256(f"{self.seed}/{object_id}".encode()).digest()
         return int.from_bytes(digest[:7], "big")
 
@@ -97,7 +98,7 @@ class Plan:
         )
 
     def rings(self) -> list[Cameras]:
-        """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, which a camera at azimuth 270 sees."""
+        """Cameras (ring_views,) at each height; glTF's front, +z, is our -y, in front of a camera at azimuth 270."""
         around = [270 + 360 * k / self.ring_views for k in range(self.ring_views)]
         return [orbit(around, height, self.radius[0], self.fov_deg[0]) for height in self.ring_deg] if around else []
 
@@ -109,10 +110,7 @@ class Plan:
 def read(path: str | Path) -> Plan:
     """The plan in a YAML file, or a shipped one such as `small`; what the file does not name keeps its default."""
     path = shipped.find(path, ["render"])
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable YAML ({error})") from error
+    content = load_yaml(path) or {}
     known = get_type_hints(Plan)
     if not isinstance(content, dict) or not set(content) <= {*known, "geometry"}:
         raise ValueError(f"{path} must name some of {', '.join(known)}; it holds {content}")
@@ -124,10 +122,14 @@ def read(path: str | Path) -> Plan:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
 def _converted(name: str, value: Any, kind: Any) -> Any:
     if kind == Range and isinstance(value, int | float) and not isinstance(value, bool):
         value = [value, value]
-    if kind == Range and isinstance(value, list) and len(value) == 2:
+    if kind == Range and isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
         return tuple(float(part) for part in value)
     if type(value) is not kind:
         expected = "a number or [low, high]" if kind == Range else f"of type {kind.__name__}"
@@ -137,6 +139,4 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
 
 def write(plan: Plan, path: Path) -> None:
     """Write a plan as YAML with every number named."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(yaml.safe_dump(plan.described(), sort_keys=False))
-    partial.replace(path)
+    atomic.write_text(path, yaml.safe_dump(plan.described(), sort_keys=False))

@@ -1,16 +1,16 @@
-"""What a run has done so far: the lines that say so, and report.json. Knows nothing of rendering."""
+"""Statistics of a run: progress lines and report.json."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 
 FILE = "report.json"
@@ -19,10 +19,12 @@ EVERY_S = 5.0
 
 @dataclass
 class RunStats:
-    """Counts objects and views, with the time that they took.
+    """Counts of objects and views, with the time they took.
 
-    total        to be done in this run
-    there_already, passed_over   not touched: they have a scene, or have failed before
+    Attributes:
+        total: Objects of this run.
+        there_already: Objects that have a scene.
+        passed_over: Objects that failed before.
     """
 
     total: int
@@ -60,7 +62,7 @@ class RunStats:
             print_escaped(self.line(), sys.stderr)
 
     def line(self) -> str:
-        """How far it is, how fast, and when it will be over at this rate."""
+        """Progress, rate and remaining time."""
         so_far = self.done + self.failed
         if so_far < 2:
             return f"{so_far} of {self.total} objects, {self._rate()}"
@@ -95,13 +97,11 @@ class RunStats:
             "objects_per_s": round((self.done + self.failed) / max(self.seconds, 1e-9), 4),
             "views_per_s": round(self.views / max(self.seconds, 1e-9), 3),
         }
-        partial = out / f".{FILE}.partial"
-        partial.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(partial, out / FILE)
+        atomic.write_text(out / FILE, json.dumps(report, indent=2) + "\n")
 
 
 def clock(seconds: float) -> str:
-    """As people say it: 42 s, 7 min 05 s, 3 h 20 min, 5 d 4 h."""
+    """Format a duration: 42 s, 7 min 05 s, 3 h 20 min, 5 d 4 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

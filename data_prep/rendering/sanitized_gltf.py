@@ -1,8 +1,8 @@
-"""A stranger's object as one plain .glb that Blender may open. Knows nothing of Blender's process.
+"""Sanitising an untrusted object: one plain .glb that Blender may open.
 
-Blender's importer follows links to other files, shows what it cannot decode in magenta, and obeys animations, cameras,
-lights and extensions. So it never sees the stranger's file: what it gets holds checked arrays and pictures and nothing
-else, already moved and scaled as `instant3d.mesh.normalized` does it for the fast renderer.
+Blender's importer follows links to other files, renders images that it cannot decode in magenta, and applies
+animations, cameras, lights and extensions. So it never reads the untrusted file: it gets only checked arrays and
+images, already moved and scaled by `instant3d.mesh.normalized` as for the fast renderer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from instant3d.mesh.gltf_writer import container
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
 
-# Looks that Blender shows and that leave a surface solid and lit. Glass is drawn solid, as by the fast renderer.
+# Material extensions that Blender renders and that keep a surface opaque and lit. Glass is opaque, as in `rasterizer`.
 EXTENSIONS = {"KHR_texture_transform", "KHR_mesh_quantization", "KHR_materials_pbrSpecularGlossiness"} | {
     f"KHR_materials_{name}" for name in ("specular", "ior", "clearcoat", "sheen", "emissive_strength")
 }
@@ -60,7 +60,7 @@ def _placement(meshes: list[Mesh], placed: list[Mesh]) -> tuple[np.ndarray, floa
 
 
 class _Plain:
-    """A document with everything taken out that is not geometry, material or picture."""
+    """A document with everything taken out that is not geometry, material or image."""
 
     def __init__(self, document: GltfDocument, centre: np.ndarray, scale: float) -> None:
         self.document = document
@@ -103,7 +103,7 @@ class _Plain:
         return start
 
     def _gather_pictures(self) -> None:
-        """Every picture that a texture shows, decoded once for proof, as PNG or JPEG in the buffer."""
+        """Every image that a texture shows, decoded once for proof, as PNG or JPEG in the buffer."""
         places: dict[int, int] = {}
         images: list[Json] = []
         for texture, original in zip(
@@ -146,7 +146,7 @@ class _Plain:
         nodes.append({"children": roots, "scale": [scale] * 3, "translation": shift.tolist()})
 
     def _simplify_materials(self) -> None:
-        """Materials as the fast renderer sees them: see-through ones are solid, and what has none is white."""
+        """Materials as in the fast renderer: transparent ones become opaque, and surfaces without one white."""
         materials = self.json.setdefault("materials", [])
         for material in materials:
             if material.get("alphaMode") == "BLEND":

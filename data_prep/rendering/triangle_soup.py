@@ -1,4 +1,4 @@
-"""Every triangle of an object in flat arrays, as both renderers take them. Knows nothing of cameras or of drawing."""
+"""All triangles of an object in flat arrays, the input of both fast renderers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from instant3d.mesh import Mesh, face_normals, linear_from_srgb, srgb_from_linear
 
-# "soft" light is fixed in the world, so that every view sees the same shades: white from everywhere, more from above,
+# "soft" light is fixed in the world, so that every view has the same shading: white from everywhere, more from above,
 # and some from one side. It multiplies the linear colour and stays below 1.
 SOFT_AMBIENT, SOFT_SKY, SOFT_KEY = 0.40, 0.35, 0.25
 SOFT_KEY_DIRECTION = (0.48, -0.64, 0.60)
@@ -41,7 +41,7 @@ def flatten(meshes: Sequence[Mesh], texture_side: int) -> TriangleSoup:
     """All parts as one soup; textures are halved until a side is below twice `texture_side` (see `halved`)."""
     kept = sorted((mesh for mesh in meshes if _visible(mesh)), key=_group_key)
     if not kept:
-        raise ValueError("there is no triangle to draw; every part is empty or transparent")
+        raise ValueError("there is no triangle to render; every part is empty or transparent")
     groups: list[Group] = []
     shrunk: dict[int, np.ndarray] = {}
     first = 0
@@ -104,7 +104,7 @@ def _corner_normals(mesh: Mesh) -> np.ndarray:
 def halved(texture: np.ndarray, side: int) -> np.ndarray:
     """Average 2 x 2 pixels, in linear light and weighted by alpha, until the longer side is below twice `side`.
 
-    Sampling is bilinear without mip levels, so a texture much finer than the picture would only shimmer.
+    Sampling is bilinear without mip levels, so a texture much finer than the image would only shimmer.
     """
     if max(texture.shape[:2]) < 2 * side:
         return texture

@@ -1,1 +1,1 @@
-"""One page on what a set of scenes holds."""
+"""An HTML report on a set of scenes."""

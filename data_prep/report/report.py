@@ -1,6 +1,6 @@
-"""What a set of scenes holds, on one page with pictures: `instant3d data report SCENES -o report.html`.
+"""An HTML report on a set of scenes, with images: `instant3d data report SCENES -o report.html`.
 
-Gathers the facts; how they look is known to `report_page`. Documents of all scenes are read, pictures of a sample.
+This module collects the facts, `report_page` formats them. All documents are read, and the images of a sample.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..manifests.thumbnails import webp
 from . import report_page
 from .report_facts import ENDS, ReportFacts, Thumbnail
 
-WIDTH = 192  # pixels of a picture
+WIDTH = 192  # pixels of an image
 MAX_BYTES = 2**28  # of a JSON file that is read
 
 
@@ -42,9 +42,16 @@ def collect(
     ranking: Path | None = None,
     on_step: OnStep = lambda *_: None,
 ) -> ReportFacts:
-    """Look through scenes. Without `rejected`, the failures.jsonl beside the scenes counts, if there is one.
+    """Collect the facts of a report.
 
-    shown  scenes whose pictures are looked at, drawn at random
+    Args:
+        roots: Folders of scenes.
+        shown: Number of random scenes whose images are read.
+        objects: Manifest of the objects.
+        rejected: File of failures; the failures.jsonl beside the scenes by default.
+        doctor: Report of `instant3d doctor -o`.
+        ranking: Ranking of `curate rank`.
+        on_step: Called with the progress.
     """
     subjects, broken = scene_index.find_scenes(roots)
     frames, sizes, licences, sources = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
@@ -53,8 +60,8 @@ def collect(
         document = subject.document()
         frames[str(document.count)] += 1
         sizes[_size(document.content)] += 1
-        licences[document.text("license") or document.text("licence") or "not told"] += 1
-        sources[document.text("source") or "not told"] += 1
+        licences[document.text("license") or document.text("licence") or "unknown"] += 1
+        sources[document.text("source") or "unknown"] += 1
         without += [] if document.text("caption") else [subject.id]
     lost = _rejected(
         [rejected] if rejected else [root / failure_log.FILE for root in roots], named=rejected is not None
@@ -85,7 +92,7 @@ def collect(
 
 
 def _thumbnail(subject: SceneRef, broken: Broken, remark: str = "") -> list[Thumbnail]:
-    """The scene's picture, or none if it cannot be read, which is then told."""
+    """The scene's image, or None (and an entry in `broken`) if it cannot be read."""
     try:
         document = subject.document()
         views = subject.read(scene_index.STRUCTURED[: document.count]).views
@@ -115,7 +122,7 @@ def _rejected(paths: Sequence[Path], named: bool) -> list[dict[str, Any]]:
 
 
 def _objects(path: Path, known: Mapping[str, SceneRef], lost: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """What became of a manifest's objects."""
+    """Result for a manifest's objects."""
     names = {str(row.get("id")) for _, row in id_lists.read_rows(path, "`instant3d data sources` writes it")}
     rendered, failed = names & known.keys(), names & {row["id"] for row in lost} - known.keys()
     neither = len(names) - len(rendered) - len(failed)
@@ -138,15 +145,15 @@ def _doctor(path: Path) -> dict[str, Any]:
 
 
 def _size(content: Mapping[str, Any]) -> str:
-    """A document's picture size, which it may tell for all frames or for the first."""
+    """A document's image size, which it may tell for all frames or for the first."""
     for place in (content, *content["frames"][:1]):
         if isinstance(place, dict) and {"w", "h"} <= place.keys():
             return f"{place['w']} x {place['h']}"
-    return "not told"
+    return "unknown"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the page was written, 2 for bad input."""
+    """Returns 0 when the page was written, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         if not options.out.resolve().parent.is_dir():
@@ -177,11 +184,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="instant3d data report", description=__doc__.splitlines()[0])
     parser.add_argument("scenes", nargs="+", type=Path, help="folders of scene folders, or of shards")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .html to write")
-    parser.add_argument("--objects", type=Path, help="manifest of the objects, to tell what became of them")
+    parser.add_argument("--objects", type=Path, help="manifest of the objects, to report the state of each")
     parser.add_argument("--failures", type=Path, help="rejected objects (default: failures.jsonl beside the scenes)")
-    parser.add_argument("--doctor", type=Path, help="what `instant3d doctor -o` wrote")
-    parser.add_argument("--ranking", type=Path, help="a ranking, of which both ends are shown")
+    parser.add_argument("--doctor", type=Path, help="report of `instant3d doctor -o`")
+    parser.add_argument("--ranking", type=Path, help="a ranking; the report shows its best and worst scenes")
     parser.add_argument(
-        "--shown", type=positive_int, default=96, help="scenes whose pictures are looked at (default 96)"
+        "--shown", type=positive_int, default=96, help="random scenes whose images are shown (default 96)"
     )
     return parser

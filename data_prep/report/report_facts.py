@@ -1,4 +1,4 @@
-"""What the report tells of a set of scenes."""
+"""The facts in the report on a set of scenes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDS = 8  # scenes shown at each end of an order
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture of a scene's first views, as WebP, and how much of them the object covers, 0 ... 1."""
+    """A small image of a scene's first views, as WebP, and how much of them the object covers, 0 ... 1."""
 
     id: str
     caption: str | None
@@ -26,7 +26,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """All that the page tells."""
+    """All facts on the page."""
 
     scenes: int
     frames: Counter[str]  # how many scenes have so many views, and so on

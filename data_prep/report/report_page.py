@@ -1,6 +1,6 @@
-"""The report's facts as one HTML page that needs nothing else. Knows no file.
+"""The report's facts as one self-contained HTML page.
 
-Ids, captions, licences and reasons come from strangers: every word is escaped, and the page's policy runs no script.
+Ids, captions, licences and reasons are untrusted: every word is escaped, and the page's policy runs no script.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from ..manifests.thumbnails import data_uri, escaped
 from .report_facts import BINS, ENDS, ReportFacts, Thumbnail
 
-MAX_PICTURES = 5 * 2**18  # bytes of all pictures before they become text, a third longer: the page stays below 2 MiB
+MAX_PICTURES = 5 * 2**18  # bytes of all images before they become text, a third longer: the page stays below 2 MiB
 LISTED = 12  # rows of a table of counts
 EXAMPLES = 40  # rows of a table of single cases
 STYLE = """
@@ -36,7 +36,7 @@ figcaption { font-size: .75rem; color: #555; overflow-wrap: anywhere; }
 
 
 def page(facts: ReportFacts, title: str) -> str:
-    """All of it."""
+    """The whole page as HTML."""
     parts = [*_head(title), *_cards(facts), *_pictures(facts), *_contents(facts), *_coverage(facts.shown)]
     parts += [*_ranking(facts), *_captions(facts), *_rejected(facts), *_doctor(facts.doctor), "</html>"]
     return "\n".join(parts) + "\n"
@@ -57,12 +57,12 @@ def _cards(facts: ReportFacts) -> Iterator[str]:
 
 
 def _pictures(facts: ReportFacts) -> Iterator[str]:
-    yield f"<h2>{len(facts.shown)} scenes, drawn at random</h2>"
+    yield f"<h2>{len(facts.shown)} scenes, chosen at random</h2>"
     yield from _grid(facts.shown, MAX_PICTURES * 2 // 3)
 
 
 def _grid(thumbnails: Sequence[Thumbnail], budget: int) -> Iterator[str]:
-    """Figures, as many as fit into so many bytes of pictures."""
+    """Figures, as many as fit into so many bytes of images."""
     yield '<div class="grid">'
     for number, thumbnail in enumerate(thumbnails):
         budget -= len(thumbnail.picture)
@@ -81,7 +81,7 @@ def _contents(facts: ReportFacts) -> Iterator[str]:
     yield from _counts("Licences", facts.licences)
     yield from _counts("Sources", facts.sources)
     yield from _counts("Views of a scene", facts.frames)
-    yield from _counts("Pixels of a picture", facts.sizes)
+    yield from _counts("Image size, pixels", facts.sizes)
     if facts.objects is not None:
         yield from _counts("What became of the objects", facts.objects, sort=False)
     yield "</div>"
@@ -103,7 +103,7 @@ def _counts(title: str, counts: Mapping[str, int], *, sort: bool = True) -> Iter
 
 
 def _coverage(shown: Sequence[Thumbnail]) -> Iterator[str]:
-    """How much of its pictures each object covers, as a histogram, and both ends of it."""
+    """How much of its images each object covers, as a histogram, and both ends of it."""
     if not shown:
         return
     bins = Counter(min(int(thumbnail.coverage * BINS), BINS - 1) for thumbnail in shown)
@@ -145,7 +145,7 @@ def _captions(facts: ReportFacts) -> Iterator[str]:
 
 def _rejected(facts: ReportFacts) -> Iterator[str]:
     if facts.rejected:
-        kinds = Counter(str(row.get("kind", "not told")) for row in facts.rejected)
+        kinds = Counter(str(row.get("kind", "unknown")) for row in facts.rejected)
         yield from _counts(f"Rejected objects: {len(facts.rejected):,}", kinds)
         rows = [(row.get("id", ""), row.get("kind", ""), row.get("reason", "")) for row in facts.rejected]
         yield from _cases(("object", "kind", "reason"), rows)

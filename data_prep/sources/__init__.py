@@ -1,1 +1,1 @@
-"""Every source of objects in one manifest, objects.jsonl: `instant3d data sources SOURCE ... -o objects.jsonl`."""
+"""Sources of objects for one manifest, objects.jsonl: `instant3d data sources SOURCE ... -o objects.jsonl`."""

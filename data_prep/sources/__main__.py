@@ -1,7 +1,4 @@
-"""Objects of any source to one manifest, objects.jsonl, which grows with every call: `instant3d data sources`.
-
-Knows nothing of the work, but imports it late.
-"""
+"""Command line of the sources: add objects of any source to objects.jsonl, `instant3d data sources`."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ FINE = ("new", "there", "listed", "duplicate")  # what may become of an object w
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when every wanted object is there, 1 when some are not (objects.failures.jsonl says why), 2 for bad input."""
+    """Returns 0 when all wanted objects exist, 1 if some do not (see objects.failures.jsonl), 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         counts = _run(options)
@@ -41,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def closing_line(output: Path, counts: Counts) -> str:
-    """What became of how many objects, the most first."""
+    """Counts of objects by result, the largest first."""
     told = {"there": "there already", "listed": "listed but not downloaded", "duplicate": "left out as duplicates"}
     usual = [
         f"{counts.get('new', 0)} new",
@@ -168,15 +165,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
 
     local = commands.add_parser("folder", help="folders of .glb, .gltf, .obj or .ply files, or other .jsonl manifests")
-    local.add_argument("paths", type=Path, nargs="+", help="a folder (its manifest speaks for it) or a manifest")
-    local.add_argument("--licence", "--license", help="of objects whose manifest names none, such as CC0-1.0")
-    local.add_argument("--prefix", default="", help="put before every id, where two folders use the same")
-    local.add_argument("--up", choices=("y", "z"), help="axis that is up in .obj and .ply files (default y)")
+    local.add_argument(
+        "paths", type=Path, nargs="+", help="a folder (with its manifest, if there is one) or a manifest"
+    )
+    local.add_argument(
+        "--licence", "--license", help="licence of objects without one in their manifest, such as CC0-1.0"
+    )
+    local.add_argument("--prefix", default="", help="prefix of every id, for folders with equal ids")
+    local.add_argument("--up", choices=("y", "z"), help="up axis of .obj and .ply files (default y)")
     _common(local, _folder, licences="all")
 
-    made = commands.add_parser("procedural", help="objects made from seeds")
-    made.add_argument("--count", type=int, default=100, help="how many (default 100)")
-    made.add_argument("--first-seed", type=int, default=0, help="seed of the first one (default 0)")
+    made = commands.add_parser("procedural", help="procedural objects")
+    made.add_argument("--count", type=int, default=100, help="number of objects (default 100)")
+    made.add_argument("--first-seed", type=int, default=0, help="seed of the first object (default 0)")
     made.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     _common(made, _procedural, licences=None)
 
@@ -186,12 +187,12 @@ def _parser() -> argparse.ArgumentParser:
     _common(furniture, _sweethome3d, licences="redistributable")
 
     first = commands.add_parser("objaverse", help="Objaverse 1.0: 800,000 objects of Sketchfab")
-    first.add_argument("--lvis", metavar="NAMES", help="of these LVIS categories, such as chair,mug; `all` for any")
+    first.add_argument("--lvis", metavar="NAMES", help="LVIS categories, such as chair,mug; `all` for any")
     _downloads(first)
     _common(first, _objaverse, licences="redistributable")
 
     xl = commands.add_parser("objaverse-xl", help="Objaverse-XL: objects of Sketchfab, GitHub and the Smithsonian")
-    xl.add_argument("--from", dest="sources", default=",".join(XL_SOURCES), help="some of them (default: %(default)s)")
+    xl.add_argument("--from", dest="sources", default=",".join(XL_SOURCES), help="which sources (default: %(default)s)")
     _downloads(xl)
     _common(xl, _objaverse_xl, licences="redistributable")
     return parser
@@ -199,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(command: argparse.ArgumentParser, work: object, licences: str | None) -> None:
     command.add_argument(
-        "-o", "--output", type=Path, required=True, help="the manifest, made or added to: objects.jsonl"
+        "-o", "--output", type=Path, required=True, help="the manifest to create or extend: objects.jsonl"
     )
     if licences:
         words = "only these: redistributable, all, or names such as CC-BY-4.0,CC0-1.0 (default: %(default)s)"
@@ -208,16 +209,14 @@ def _common(command: argparse.ArgumentParser, work: object, licences: str | None
 
 
 def _downloads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--uids", type=Path, metavar="FILE", help="only those that a file names, one a line")
-    command.add_argument("--count", type=int, help="only so many (of each source)")
-    command.add_argument("--seed", type=int, help="of a random order to count in (default: the data set's order)")
-    command.add_argument("--all", action="store_true", help="everything there is")
-    command.add_argument(
-        "--cache", type=Path, help="where downloads are kept (default: `objaverse` beside the manifest)"
-    )
-    command.add_argument("--jobs", type=int, default=8, help="downloads at once (default 8)")
-    command.add_argument("--retries", type=int, default=4, help="further tries for each object (default 4)")
-    command.add_argument("--no-download", action="store_true", help="list objects, but fetch none of them yet")
+    command.add_argument("--uids", type=Path, metavar="FILE", help="file with the uids of the objects, one a line")
+    command.add_argument("--count", type=int, help="number of objects (of each source)")
+    command.add_argument("--seed", type=int, help="seed of a random order for --count (default: the data set's order)")
+    command.add_argument("--all", action="store_true", help="all objects")
+    command.add_argument("--cache", type=Path, help="folder of downloads (default: `objaverse` beside the manifest)")
+    command.add_argument("--jobs", type=int, default=8, help="parallel downloads (default 8)")
+    command.add_argument("--retries", type=int, default=4, help="retries for each object (default 4)")
+    command.add_argument("--no-download", action="store_true", help="list objects without downloading them")
 
 
 if __name__ == "__main__":

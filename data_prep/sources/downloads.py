@@ -1,4 +1,4 @@
-"""Rows of Objaverse to files beside the manifest: several at once, again and again, and on without those that fail."""
+"""Downloads of Objaverse's objects: in parallel, with retries, continuing after failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Failure = tuple[str, str]  # kind and reason
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How much is done at once and how often again."""
+    """Number of parallel downloads and of retries."""
 
     jobs: int = 8
     retries: int = 4
@@ -34,7 +34,7 @@ class RetryPolicy:
 def fetch(
     manifest: Manifest, store: ObjaverseStore, rows: Sequence[Row], policy: RetryPolicy, on_step: OnStep
 ) -> dict[str, int]:
-    """Add every object that can be had; how many were new, there already, and left out by kind of failure."""
+    """Add every object that can be downloaded; returns how many were new, existing, and left out by kind of failure."""
     missing = [row for row in rows if not manifest.has(row)]
     counts = {"new": 0, "there": len(rows) - len(missing)}
     single = [row for row in missing if row["source"] == "objaverse"]
@@ -86,7 +86,7 @@ def _one_by_one(
 
 
 def with_retries(work: Callable[[], Path], policy: RetryPolicy) -> Path | Failure:
-    """What `work` returns, if need be after several tries; or why it never did. What is gone is not tried again."""
+    """Run `work` with retries; returns its result or the last error. Missing objects are not retried."""
     failure = ("network", "no try was made")
     for attempt in range(1 + policy.retries):
         time.sleep(policy.wait_s * 2 ** (attempt - 1) if attempt else 0)

@@ -1,4 +1,4 @@
-"""Objects that are on this machine: folders, other manifests, and objects made from seeds. Knows no network."""
+"""Objects on this machine: folders, other manifests, and procedural objects."""
 
 from __future__ import annotations
 
@@ -27,11 +27,19 @@ def gather(
     up: str | None = None,
     on_step: OnStep,
 ) -> dict[str, int]:
-    """Add the objects of a folder or of another manifest; how many were new, there already, and left out why.
+    """Add the objects of a folder or of another manifest.
 
-    licence  of the objects whose manifest names none
-    prefix   before every id
-    up       axis that is up in .obj and .ply files whose manifest does not say it; y by default
+    Args:
+        manifest: The manifest to extend.
+        source: Folder or manifest.
+        allowed: Which licences to take.
+        licence: Licence of objects without one in their manifest.
+        prefix: Prefix of every id.
+        up: Up axis of .obj and .ply files without one in their manifest; y by default.
+        on_step: Called with the progress.
+
+    Returns:
+        How many objects were new, existing, and left out by kind.
     """
     root = source if source.is_dir() else source.parent
     found = list(_listed(source, prefix, manifest.path))
@@ -103,7 +111,7 @@ def _add(manifest: Manifest, row: Row, file: Path, root: Path) -> str:
     if manifest.holder(file) not in (None, row["id"]) or manifest.has(row, file):
         return "there"  # under another id: another source of this manifest keeps its objects in this folder
     if expected and expected != digest(file):
-        return _left_out(manifest, row, "changed", f"{file} has another SHA-256 than its manifest says")
+        return _left_out(manifest, row, "changed", f"{file} has another SHA-256 than in its manifest")
     return "new" if manifest.add(row, file) else "duplicate"
 
 

@@ -1,4 +1,4 @@
-"""A furniture library of Sweet Home 3D (`.sh3f`): what its catalogue says, and a model's files, opened safely.
+"""Reading furniture libraries of Sweet Home 3D (`.sh3f`): catalogue and model files, opened safely.
 
 A library is a zip with `PluginFurnitureCatalog.properties` in Java's format, a LICENSE.TXT, and one folder a model.
 Some folders hold the notice that the model came with; it counts more than the library's licence.
@@ -55,11 +55,13 @@ CORRECTED = {  # names in Debian's libraries that are another language's, or mis
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of furniture: its row of the manifest without `file`, and what the catalogue says of its model.
+    """One piece of furniture.
 
-    model     name of the file in the library
-    rotation  nine numbers in one text, a matrix by rows, in the file's axes (+y up)
-    size      width, depth and height in centimetres
+    Attributes:
+        row: Its row of the manifest without `file`.
+        model: Name of the file in the library.
+        rotation: Nine numbers in one text, a matrix by rows, in the file's axes (+y up).
+        size: Width, depth and height, centimetres.
     """
 
     row: Row
@@ -102,7 +104,7 @@ class Library:
             raise TooLarge(f"{name} of {self.path.name} takes {info.file_size} bytes; at most {limit} are taken")
         try:
             with self.zip.open(info) as file:
-                return file.read(info.file_size + 1)  # a size that lies thus costs no more memory than it says
+                return file.read(info.file_size + 1)  # a wrong size takes no more memory than it states
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
             raise ValueError(f"{name} of {self.path.name} cannot be unpacked ({error})") from error
 
@@ -201,7 +203,7 @@ def properties(text: str) -> dict[str, str]:
 
 
 def caption(name: str) -> str:
-    """A name as one says it: small letters but for abbreviations, without a number that tells it from others."""
+    """A caption from a name: lower case except for abbreviations, without a trailing number."""
     name = re.sub(r"\s+(\d{1,2}$|0\d\b|#\d+)", "", " ".join(name.split()))
     return re.sub(
         r"[^\W\d_]+", lambda word: word[0].lower() if word[0].istitle() and len(word[0]) > 1 else word[0], name
@@ -227,7 +229,7 @@ def _text(data: bytes) -> str:
 
 
 def _id(uid: str) -> str:
-    """A name that can be a folder's; what it cannot hold is told apart by a hash."""
+    """A valid folder name, made unique by a hash if characters are replaced."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", uid.replace("#", "__")).lstrip(".-")[:180]
     fits = uid.isascii() and SAFE_ID.fullmatch(plain) and len(uid) < 180
     return plain if fits else f"{plain}-{hashlib.sha256(uid.encode()).hexdigest()[:6]}".lstrip("-")

@@ -1,6 +1,6 @@
-"""objects.jsonl while it grows: one row an object, no id and no content twice, written whole or not at all.
+"""The growing manifest objects.jsonl: one row per object, unique ids and contents, written whole or not at all.
 
-Knows nothing of where objects come from. Files lie in the manifest's folder or below; others are brought in.
+Files lie in the manifest's folder or below; others are brought in.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Manifest:
     def has(self, row: Row, file: Path | None = None) -> bool:
         """Whether this object was added before and its file is as it was then, by size and date.
 
-        file  where it should be; the file that it had, by default
+        Args:
+            row: Its row.
+            file: Its expected file; by default the file that it had.
         """
         known = self.rows.get(row["id"])
         if known is None or not (known.get("file") or file):
@@ -80,10 +82,11 @@ class Manifest:
         return self._id_by_file.get(self._below(file))
 
     def add(self, row: Row, file: Path) -> bool:
-        """Add or renew an object; False if another one has the same content, which is noted then.
+        """Add or update an object; False (and recorded as a duplicate) if another one has the same content.
 
-        row   `id`, and what is known of FIELDS but `file`
-        file  inside the manifest's folder
+        Args:
+            row: `id` and the known FIELDS except `file`.
+            file: A file inside the manifest's folder.
         """
         row = row | {"file": self._below(file), "sha256": digest(file), "bytes": file.stat().st_size}
         if row["id"] in self.rows:
@@ -107,7 +110,7 @@ class Manifest:
         return bool(known and known.get("file"))
 
     def leave_out(self, row: Row, kind: str, reason: str) -> None:
-        """Note why an object is not in the manifest; an earlier row of it goes."""
+        """Record why an object is not in the manifest; its earlier row is removed."""
         known = {name: row[name] for name in ("id", "file", "uid", "source") if row.get(name) is not None}
         if self.rows.get(row["id"], {}).get("source") == row.get("source"):
             self.rows.pop(row["id"], None)
@@ -116,7 +119,9 @@ class Manifest:
     def bring_in(self, file: Path, root: Path) -> Path:
         """The file inside the manifest's folder: itself, or linked (copied from another disk) below objects/.
 
-        root  the folder that it is from; materials and pictures that an .obj or .gltf file may use come along
+        Args:
+            file: The object's file.
+            root: The source folder; materials and images beside an .obj or .gltf file are linked too.
         """
         if file.resolve().is_relative_to(self.folder):
             return file
@@ -192,7 +197,7 @@ def link(file: Path, target: Path) -> None:
 
 
 def _fingerprint(root: Path) -> str:
-    """Tells folders of the same name apart."""
+    """A hash of a folder's path, to distinguish folders of the same name."""
     return hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:6]
 
 

@@ -1,8 +1,8 @@
-"""Objaverse and Objaverse-XL as the `objaverse` package gives them: the one door to it. Knows nothing of manifests.
+"""Objaverse and Objaverse-XL through the `objaverse` package; the only module that imports it.
 
-The package does the work: its addresses, its layout on disk. Around it stands what a long run needs: a cache folder of
-one's choice, a mirror (`HF_ENDPOINT`), an end to waiting, half-written files fetched anew, errors that say what to do.
-What is gone for good is a FileNotFoundError, what another try may mend a ConnectionError, a broken file a ValueError.
+The package determines the URLs and the layout on disk. This module adds what a long run needs: a choice of cache
+folder, a mirror (`HF_ENDPOINT`), timeouts, repeated downloads of incomplete files, and errors with a remedy:
+FileNotFoundError for objects that no longer exist, ConnectionError if a retry may help, ValueError for a broken file.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Result = TypeVar("Result")
 
 
 class ObjaverseStore:
-    """The package at work in one cache folder. Made by `opened`."""
+    """The package with one cache folder; made by `open_store`."""
 
     def __init__(self, package: Any, cache: Path) -> None:
         self._package, self.cache = package, cache
 
     def paths(self) -> dict[str, str]:
-        """Where each object of Objaverse 1.0 lies below the cache's LAYOUT, by its uid."""
+        """Paths of the objects of Objaverse 1.0 below the cache's LAYOUT, by uid."""
         return self._read(f"{LAYOUT}/object-paths.json.gz", self._package._load_object_paths)
 
     def lvis(self) -> dict[str, list[str]]:
@@ -50,11 +50,11 @@ class ObjaverseStore:
         return self._read(f"{LAYOUT}/lvis-annotations.json.gz", self._package.load_lvis_annotations)
 
     def annotations(self, shard: str, uids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Sketchfab's words on objects that lie in one shard, such as `000-023`, by uid."""
+        """Sketchfab's metadata of objects in one shard, such as `000-023`, by uid."""
         return self._read(f"{LAYOUT}/metadata/{shard}.json.gz", lambda: self._package.load_annotations(list(uids)))
 
     def fetch(self, uid: str) -> Path:
-        """The file of an object of Objaverse 1.0, downloaded unless it is in the cache and whole."""
+        """The file of an object of Objaverse 1.0, downloaded unless a complete one is in the cache."""
         path = self.path(uid)
         if path.is_file() and not download_error(path):
             return path
@@ -85,9 +85,12 @@ class ObjaverseStore:
     def xl_fetch(self, source: str, expected: Mapping[str, str], processes: int) -> None:
         """Download files by their identifiers, whole repositories for `github`; `xl_path` tells where they lie then.
 
-        One of them may keep the package from all others: call it again with fewer.
+        One of them may make the package fail for all others: then call it again with fewer.
 
-        expected  the SHA-256 of each
+        Args:
+            source: Source of Objaverse-XL.
+            expected: SHA-256 by identifier.
+            processes: Number of parallel downloads.
         """
         import pandas
 
@@ -275,7 +278,7 @@ def _mirrored(endpoint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_questions() -> Iterator[None]:
-    """git asks no name and password for a repository that is gone: it fails."""
+    """Make git fail, instead of prompting for a password, for a repository that no longer exists."""
     before = os.environ.get("GIT_TERMINAL_PROMPT")
     os.environ["GIT_TERMINAL_PROMPT"] = "0"
     try:

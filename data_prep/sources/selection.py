@@ -1,4 +1,4 @@
-"""Which of Objaverse's objects are wanted, as rows of the manifest. Downloads none of them."""
+"""Selection of Objaverse's objects, as rows of the manifest, without downloads."""
 
 from __future__ import annotations
 
@@ -44,8 +44,13 @@ def names_in(path: Path) -> tuple[str, ...]:
         raise FileNotFoundError(f"there is no list {path}; expected a text file with one name a line, or a JSON list")
     if path.stat().st_size > MAX_LIST_BYTES:
         raise ValueError(f"{path} is larger than {MAX_LIST_BYTES} bytes; is it a list of names?")
-    text = path.read_text(encoding="utf-8")
-    found = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; save it as such") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} begins as a JSON list but is none ({error}); write it again") from error
     if not all(isinstance(name, str) for name in found):
         raise ValueError(f"{path} should be a list of names, one a line or in JSON")
     names = tuple(dict.fromkeys(name.strip() for name in found if name.strip()))
@@ -55,7 +60,7 @@ def names_in(path: Path) -> tuple[str, ...]:
 
 
 def objaverse(store: ObjaverseStore, wanted: Selection, allowed: Allowed, others: dict[str, int]) -> Iterator[Row]:
-    """Rows of wanted objects of Objaverse 1.0; `others` is told how many are under licences that are not allowed."""
+    """Rows of selected objects of Objaverse 1.0; `others` counts those under licences that are not allowed."""
     paths = store.paths()
     categories = _categories(store, wanted.lvis) if wanted.lvis else {}
     names = categories if wanted.lvis else (paths if wanted.names is None else wanted.names)

@@ -1,4 +1,4 @@
-"""Furniture of Sweet Home 3D's libraries as GLB files: turned and sized as that program shows them, in metres."""
+"""Furniture of Sweet Home 3D's libraries as GLB files: rotated and sized as in that program, in metres."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from instant3d.utils import file_listing
 from instant3d.utils.progress import OnStep
 
 from ..execution import process_pool
+from ..execution.process_limits import JobLimits
 from ..manifests.licences import Allowed
 from .furniture import Library, Piece
 from .manifest import Manifest
 
 CUT_OUT = 0.5  # alpha cut-off of a texture with holes, such as a leaf's
-TIMEOUT_S = 120.0  # for one model; the slowest of Debian's libraries takes 5
-MAX_MEMORY = 4_000_000_000  # bytes
+LIMITS = JobLimits(120.0, 4_000_000_000)  # of one model; the slowest of Debian's libraries takes 5 seconds
 METRES = 0.01  # in a centimetre
 
 
@@ -130,7 +130,7 @@ def _listed(paths: Sequence[Path]) -> list[Piece]:
 def _in_order(jobs: Sequence[Job], workers: int, on_step: OnStep) -> Iterator[process_pool.JobResult[Job]]:
     """Outcomes in the order of the jobs: which of two equal models is kept is no matter of chance."""
     outcomes = {}
-    terms = process_pool.run(convert, jobs, workers=workers, timeout_s=TIMEOUT_S, max_memory=MAX_MEMORY)
+    terms = process_pool.run(convert, jobs, workers=workers, limits=LIMITS)
     with closing(terms) as arriving:
         for outcome in arriving:
             outcomes[outcome.job.target] = outcome

@@ -87,7 +87,7 @@ def test_an_object_without_a_face_has_none_where_one_belongs(faces):
     assert (found["janus"], found["kept"], found["dark_front"]) == (0.0, 0.0, 0.0)
 
 
-def test_leaking_words_name_front_pictures_for_the_leaky_prompts_only(faces):
+def test_leak_names_front_images_for_the_leaky_prompts_only(faces):
     guide = faces.guide([0, 1], [1.0, 0.0])
     front, side = (
         guide.embed_prompts([f"{prompt}, {view} view" for prompt in faces.prompts[:2]]) for view in ("front", "side")
@@ -98,7 +98,7 @@ def test_leaking_words_name_front_pictures_for_the_leaky_prompts_only(faces):
     assert seen_from.max() < 180
 
 
-def test_dealt_severities_are_the_same_numbers_and_nobodys_own():
+def test_severities_that_are_dealt_are_the_same_numbers_at_other_places():
     severities, generator = torch.rand(8), torch.Generator().manual_seed(0)
     for _ in range(20):
         dealt = janus.deal(severities, generator)
@@ -106,7 +106,7 @@ def test_dealt_severities_are_the_same_numbers_and_nobodys_own():
         assert not (dealt == severities).any()
 
 
-def test_eyes_find_an_object_that_repeats_its_front_more_alike_than_a_true_one(faces):
+def test_eyes_find_the_views_of_a_janus_object_more_similar_than_those_of_a_true_one(faces):
     eyes = janus.Eyes(faces)
     true = torch.cosine_similarity(eyes(faces.pictures[:, 0]), eyes(faces.pictures[:, 8]))
     false = torch.cosine_similarity(eyes(faces.pictures[:, 0]), eyes(faces.pictures[:, 0]))
@@ -136,7 +136,7 @@ def test_alpha_rises_evenly_and_then_stays():
     assert [alpha_at(course, step) for step in (0, 30, 60, 99)] == [0.5, 0.75, 1.0, 1.0]
 
 
-def test_a_run_that_has_a_result_is_not_done_again(tmp_path):
+def test_run_with_a_result_is_not_repeated(tmp_path):
     done = []
     runs = [Run(arm, 0, lambda arm=arm: done.append(arm) or {"found": arm}) for arm in ("one", "two arms", "three")]
     assert [found["arm"] for found in carry_out(runs, tmp_path, "2/2")] == ["two arms"]
@@ -145,7 +145,7 @@ def test_a_run_that_has_a_result_is_not_done_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_albums_picture_is_nearest_to_one_of_the_object_asked_for(hats):
+def test_album_image_is_nearest_to_one_of_its_object(hats):
     album = Album(hats, poses=6)
     pictures, _ = album.draw(torch.arange(8), torch.Generator().manual_seed(0))
     apart = torch.cdist(pictures.flatten(1), hats.pictures.flatten(0, 1).flatten(1))
@@ -153,14 +153,14 @@ def test_an_albums_picture_is_nearest_to_one_of_the_object_asked_for(hats):
     assert apart.amin(1).max() < 4.0  # of 1,200 numbers: less than 0.12 each
 
 
-def test_view_words_fit_where_a_picture_was_taken_from(hats):
+def test_album_view_words_fit_the_camera(hats):
     album = Album(hats, poses=2)
     album.azimuths[:] = torch.tensor([0.0, 180.0])
     _, view = album.draw(torch.zeros(40, dtype=torch.long), torch.Generator().manual_seed(0))
     assert set(view.tolist()) == {VIEWS.index("front view"), VIEWS.index("back view")}
 
 
-def test_captions_in_numbers_differ_by_their_view_alone():
+def test_album_tokens_differ_by_their_view_word_alone():
     texts = views_of(["a red ball with a blue hat"])[0]
     assert (texts[:, :7] == numbered(["a red ball with a blue hat"])[0, :7]).all()
     assert len({tuple(words[7:].tolist()) for words in texts}) == 3
@@ -168,7 +168,7 @@ def test_captions_in_numbers_differ_by_their_view_alone():
 
 
 @pytest.mark.slow
-def test_a_painter_that_knows_one_picture_paints_that_picture(hats):
+def test_painter_of_one_image_samples_that_image(hats):
     known = World(hats.kinds[:1]).guide([0])
     known.spread, known.centres, known.squares = 0.0, known.centres[:1], known.squares[:1]
     known.named, known.owner = known.named[:1], known.owner[:1]
@@ -179,7 +179,7 @@ def test_a_painter_that_knows_one_picture_paints_that_picture(hats):
 def test_attributes_are_counted_each_and_together(hats):
     judge, wanted = Attributes("pooled", 0), answers(hats.kinds)
     said = wanted.clone()
-    said[:4, 2] = 5  # a hat that nobody asked for, in half of the pictures
+    said[:4, 2] = 5  # a hat that nobody asked for, in half of the images
     said[:2, 1] = 1 - said[:2, 1]
     sizes = (8, 2, 8)
     judge.forward = lambda _: tuple(torch.eye(size)[said[:, k]] for k, size in enumerate(sizes))
@@ -188,7 +188,7 @@ def test_attributes_are_counted_each_and_together(hats):
 
 
 @pytest.mark.parametrize(("shift", "first"), [(0, 1.0), (1, 0.0)])
-def test_a_prompt_is_found_if_it_is_nearest_to_its_picture(hats, shift, first):
+def test_retrieval_finds_a_prompt_that_is_nearest_to_its_image(hats, shift, first):
     judge = Matcher("strided", 0)
     judge.forward, judge.read = lambda _: torch.eye(8).roll(shift, 0), lambda _: torch.eye(8)
     judge.heat.data.fill_(3.0)
@@ -206,9 +206,9 @@ def gated(tmp_path):
     return stage_b.Study(tmp_path)
 
 
-def test_a_guide_teaches_only_if_it_paints_what_it_was_shown(gated):
+def test_gate_rejects_a_guide_whose_samples_do_not_match_its_prompts(gated):
     assert stage_b.admitted(gated, "apart")["seen"]["hat"] == 0.97
-    with pytest.raises(ValueError, match=r"'whole' paints an attribute right in 0.60 .* not the 0.95"):
+    with pytest.raises(ValueError, match=r"'whole' has an attribute right in 0.60 .* but 0.95 is required"):
         stage_b.admitted(gated, "whole")
 
 
@@ -239,11 +239,11 @@ def test_tables_hold_means_and_extremes_of_all_seeds(tmp_path):
     ]
 
 
-def test_the_page_in_the_docs_says_what_the_results_beside_the_experiments_say(tmp_path):
+def test_results_page_in_the_docs_is_made_from_the_results_beside_the_experiments(tmp_path):
     expected = tables.page(ROOT / "benchmarks" / "direct" / "results", tmp_path / "direct_recall.png")
     assert (ROOT / "docs" / "direct_results.md").read_text() == expected
 
 
-def test_a_folder_without_results_is_named(tmp_path):
+def test_results_missing_from_a_folder_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no results in any of stage_a"):
         tables.page(tmp_path)

@@ -8,7 +8,7 @@ from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.view_checks import assumed_camera
 
 
-def test_a_network_of_one_picture_is_shown_one_by_its_own_camera_and_another_four():
+def test_peers_get_one_view_of_their_own_camera_or_four():
     one = Architecture(assumed_camera=(0.0, 0.0, 2.0, 40.0))
     views = peers.inputs(one)
     assert views.rgb.shape[0] == 1
@@ -17,12 +17,12 @@ def test_a_network_of_one_picture_is_shown_one_by_its_own_camera_and_another_fou
 
 
 @pytest.mark.slow
-def test_all_three_peers_are_converted_at_the_size_of_their_golden_pictures(tmp_path):
+def test_peers_are_all_converted_at_the_size_of_their_golden_images(tmp_path):
     sizes = [read_architecture(folder / "config.json").image_size for folder in peers.converted(tmp_path)]
     assert sizes == [160, 168, 160]
 
 
-def test_a_line_names_the_checkpoint_and_its_columns_are_those_of_the_head():
+def test_peers_table_has_a_row_for_a_checkpoint_with_the_columns_of_its_head():
     row = {"views": 4, "pixels": 160, "parameters": 1234567, "load": 0.5, "planes": 0.25, "picture": 1, "mesh": 2,
            "memory": 33.4}  # fmt: skip
     head, line = peers.table({"some (tiny)": row})
@@ -43,7 +43,7 @@ def test_a_line_names_the_checkpoint_and_its_columns_are_those_of_the_head():
     assert len(head) == len(line)
 
 
-def test_the_best_of_several_times_is_told_with_the_last_result():
+def test_timed_gives_the_best_time_and_the_last_result():
     results = iter(range(5))
     seconds, result = peers.timed(lambda: next(results), rounds=3)
     assert result == 2

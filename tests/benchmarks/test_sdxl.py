@@ -60,7 +60,7 @@ def test_decoding_and_encoding_are_of_one_whole_grid(tmp_path):
         assert sdxl.reading(parts.text_encoder_2)().text_embeds.shape == (1, 24)
 
 
-def test_networks_are_built_where_and_in_what_precision_is_said():
+def test_building_makes_networks_on_the_device_and_in_the_precision_given():
     with sdxl.building("meta", torch.bfloat16):
         vae = sdxl.build_part("vae", SIZES["vae"])
     assert {(each.device.type, each.dtype) for each in vae.parameters()} == {("meta", torch.bfloat16)}
@@ -86,7 +86,7 @@ def test_memory_is_of_all_networks_and_of_the_largest_results():
     assert lines[-1].startswith("All weights 8.00 GiB; with the largest activations 8.50 GiB")
 
 
-def test_the_first_runs_do_not_count(monkeypatch):
+def test_seconds_leave_out_the_first_runs(monkeypatch):
     clock, calls = [0.0], itertools.count()
 
     def run():
@@ -98,7 +98,7 @@ def test_the_first_runs_do_not_count(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_can_be_timed_is_and_what_cannot_says_why():
+def test_report_times_what_it_can_and_says_why_it_cannot_time_the_rest():
     lines = list(sdxl.measured(FOUND, ("sdpa", "xformers"), torch.device("cpu"), SIZES))
     assert lines[0].startswith("MEASURED on cpu: bfloat16, random weights")
     best, median, _ = (float(number) for number in lines[2].removeprefix("step, sdpa").split())
@@ -107,7 +107,7 @@ def test_what_can_be_timed_is_and_what_cannot_says_why():
     assert lines[4].startswith("VAE, decoding")
 
 
-def test_without_a_gpu_the_report_says_that_nothing_was_measured(monkeypatch):
+def test_report_without_a_gpu_says_that_nothing_was_measured(monkeypatch):
     monkeypatch.setattr(sdxl, "costs", lambda: FOUND)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert list(sdxl.report(0.4, 30, sdxl.VARIANTS))[-1] == "Nothing measured: there is no CUDA device here."

@@ -40,7 +40,7 @@ def test_parts_and_start_add_up_to_the_whole_command():
     assert sum(seconds.values()) == 5.0
 
 
-def test_a_line_tells_the_best_the_middle_and_the_share_in_the_fastest_command():
+def test_split_table_has_the_best_the_median_and_the_share_in_the_fastest_command():
     walls = (8.0, 5.0, 6.0)
     rounds = [split.Round({"seconds": {"mesh": 0.5 * wall + k}}, wall, 2 * wall) for k, wall in enumerate(walls)]
     lines = {line[:14].strip(): line[14:].split() for line in split.table(rounds)}
@@ -50,7 +50,7 @@ def test_a_line_tells_the_best_the_middle_and_the_share_in_the_fastest_command()
     assert lines["of processor"] == ["10.00", "12.00"]
 
 
-def test_what_is_run_is_the_users_command_with_the_given_weights(generated):
+def test_split_runs_the_users_command_with_the_given_weights(generated):
     options = split.parsed(["--stage1", "one", "--stage2", "two", "--steps", "7", "--prompt=-a bus"])
     found = split.measured(options)
     assert found.record == RECORD
@@ -63,7 +63,7 @@ def test_what_is_run_is_the_users_command_with_the_given_weights(generated):
     assert not told.output.exists()  # thrown away
 
 
-def test_the_table_says_what_was_measured_how_often(generated, monkeypatch, capsys):
+def test_split_table_says_what_was_measured_how_often(generated, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["split", "--stage1", "one", "--stage2", "two", "--rounds", "2", "--threads", "1"])
     assert split.main() == 0
     first, *lines = capsys.readouterr().out.splitlines()
@@ -73,7 +73,7 @@ def test_the_table_says_what_was_measured_how_often(generated, monkeypatch, caps
     assert len(generated) == 2
 
 
-def test_missing_weights_are_named_and_nothing_is_run(generated, monkeypatch, capsys):
+def test_split_names_missing_weights_and_runs_nothing(generated, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["split"])
     monkeypatch.setattr(bundled, "STAGE1", Path("checkpoints/nowhere"))
     assert split.main() == 2
@@ -83,7 +83,7 @@ def test_missing_weights_are_named_and_nothing_is_run(generated, monkeypatch, ca
     assert generated == []
 
 
-def test_a_command_that_fails_ends_the_measurement(monkeypatch, capsys):
+def test_split_ends_at_a_command_that_fails(monkeypatch, capsys):
     def fail(command, **_):
         raise split.subprocess.CalledProcessError(2, command)
 
@@ -93,6 +93,6 @@ def test_a_command_that_fails_ends_the_measurement(monkeypatch, capsys):
     assert "ended with exit code 2" in capsys.readouterr().err
 
 
-def test_less_than_one_round_is_refused():
+def test_split_refuses_less_than_one_round():
     with pytest.raises(SystemExit, match="2"):
         split.parsed(["--rounds", "0"])

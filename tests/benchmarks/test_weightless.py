@@ -77,7 +77,7 @@ def test_operations_and_memory_grow_with_the_number_of_grids(unet):
     assert four.activations == pytest.approx(4 * one.activations, rel=0.01)
 
 
-def test_results_take_memory_as_long_as_they_are_needed():
+def test_memory_of_results_counts_as_long_as_they_are_needed():
     numbers = nothing(1000, dtype=torch.float32)
     chain = nn.Sequential(*(nn.ReLU() for _ in range(5)))
     assert cost(chain, lambda: chain(numbers)).activations == 2 * 4000  # what is read and what is written
@@ -86,7 +86,7 @@ def test_results_take_memory_as_long_as_they_are_needed():
     assert cost(chain, lambda: numbers.view(10, 100).T).activations == 0
 
 
-def test_weights_are_no_activations():
+def test_memory_of_activations_does_not_contain_weights():
     with torch.device("meta"):
         layer = nn.Linear(100, 50, bias=False)
     rows = nothing(3, 100, dtype=torch.float32)
@@ -104,7 +104,7 @@ def test_attention_counts_its_matrix_as_work_but_not_as_memory(tokens):
         assert result <= found.activations < 1.2 * result < matrix
 
 
-def test_what_cannot_be_counted_is_refused():
+def test_cost_that_cannot_be_counted_is_refused():
     with pytest.raises(ValueError, match="found on the meta device"):
         cost(nn.Linear(2, 2), lambda: None)
     q, mask = nothing(1, 2, 4096, 64), nothing(4096, 4096)

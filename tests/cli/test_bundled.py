@@ -27,7 +27,7 @@ WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "co
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_for(tmp_path, system):
+def test_bundled_weights_turn_a_prompt_into_an_asset_that_other_tools_open_in_its_colour(tmp_path, system):
     command = [sys.executable, "-m", "instant3d.cli.main", "generate", "a red chair", "-o", str(tmp_path / "out")]
     command += ["--system", system, "--resolution", "96", *SYSTEMS[system]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -44,7 +44,7 @@ def test_a_sentence_becomes_an_asset_that_other_tools_open_in_the_colour_asked_f
     assert extents[1] > 1.1 * extents[[0, 2]].max(), "a chair is higher than it is wide, y being up"
 
 
-def test_plain_diffusers_draws_with_the_bundled_stage_1():
+def test_diffusers_alone_samples_with_the_bundled_stage_1():
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(ROOT / "checkpoints" / "stage1-demo")
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
@@ -53,7 +53,7 @@ def test_plain_diffusers_draws_with_the_bundled_stage_1():
     assert shown[2] > 1.5 * shown[0], "what is not white is blue"
 
 
-def test_an_example_becomes_an_asset_that_covers_its_views(tmp_path):
+def test_bundled_stage2_turns_the_example_into_an_asset_that_covers_its_views(tmp_path):
     command = [sys.executable, "-m", "instant3d.cli.main", "reconstruct", str(EXAMPLE), "-o", str(tmp_path / "out")]
     done = subprocess.run([*command, "--resolution", "96"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -75,7 +75,7 @@ def test_an_example_becomes_an_asset_that_covers_its_views(tmp_path):
     assert both.sum() / either.sum() > 0.85, "the saved triplane covers what the input views show"
 
 
-def test_the_weights_beat_both_baselines_on_views_that_were_held_back():
+def test_bundled_stage2_beats_both_baselines_on_held_out_views():
     report = reconstruction.evaluate_reconstruction([EXAMPLE], weights=WEIGHTS, resolution=64)
     for name, scores in report["baselines"].items():
         assert report["mean"]["psnr"] > scores["psnr"], name

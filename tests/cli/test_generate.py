@@ -31,7 +31,7 @@ MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4"
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
-    """Films and sheets of a few small pictures: what is tested here is not their size."""
+    """Films and sheets of a few small images: what is tested here is not their size."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 4)
@@ -82,9 +82,10 @@ def test_a_prompt_becomes_a_folder_of_results_and_one_line(make, tmp_path):
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["prompt"], result["seed"], result["system"]) == ("a red fire hydrant", 5, "two-stage")
     assert set(result["files"]) == {*MADE, "mesh.ply"}
-    assert set(result["seconds"]) == {"load", "text", "denoise", "decode", "reconstruct", "mesh", "video"}
+    of_mesh = {"surface", "simplify", "unwrap", "texture", "write"}
+    assert set(result["seconds"]) == {"load", "text", "denoise", "decode", "reconstruct", "video"} | of_mesh
     assert result["sampling"]["steps"] == 1
-    vertices = Asset.load(tmp_path / "out").mesh.vertices
+    vertices = Asset.load(tmp_path / "out").surface.vertices
     assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the network's sphere
 
 
@@ -149,7 +150,7 @@ def test_where_no_prompt_is_sound_nothing_is_done(make, tmp_path, arguments):
     assert names(tmp_path) == []
 
 
-def test_without_any_prompt_the_user_is_told_how_to_give_one(make, tmp_path):
+def test_prompt_that_is_missing_gives_an_error_that_says_how_to_give_one(make, tmp_path):
     code, _, err = make()
     assert code == 2
     assert "--prompts" in err
@@ -171,7 +172,7 @@ def test_a_prompts_number_is_its_place_in_the_list_so_that_mending_one_moves_no_
     assert [item.folder for item in broken] == [mended[0].folder, mended[2].folder]
 
 
-def test_what_is_finished_is_neither_made_again_nor_are_weights_loaded_for_it(make, tmp_path, monkeypatch):
+def test_resume_neither_generates_finished_assets_again_nor_loads_weights_for_them(make, tmp_path, monkeypatch):
     make("a hat", "a shoe")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     monkeypatch.setattr(TextTo3D, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
@@ -191,15 +192,16 @@ def test_what_is_finished_is_neither_made_again_nor_are_weights_loaded_for_it(ma
         ["--start", "noise"],
         ["--sampler", "ddim"],
         ["--formats", "glb,obj"],
+        ["--formats", "3mf"],
     ],
 )
-def test_another_setting_makes_an_asset_anew(make, change):
+def test_resume_generates_an_asset_again_with_another_setting(make, change):
     make("a hat")
     code, out, _ = make("a hat", *change)
     assert (code, out.count("\n")) == (0, 1)
 
 
-def test_a_lost_file_or_other_weights_make_an_asset_anew(make, tmp_path):
+def test_resume_generates_an_asset_again_with_a_lost_file_or_other_weights(make, tmp_path):
     make("a hat")
     (tmp_path / "out" / "mesh.glb").unlink()
     assert make("a hat")[1].count("\n") == 1
@@ -284,7 +286,7 @@ def test_an_answer_without_matter_is_explained(make, tmp_path):
     assert names(tmp_path) == ["empty"]
 
 
-def test_a_gpu_that_is_too_small_is_told_with_what_to_do(make, monkeypatch):
+def test_gpu_out_of_memory_is_one_sentence_with_a_remedy(make, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB ...")
 
@@ -339,7 +341,8 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatc
     ("options", "complaint"),
     [
         (["--device", "abacus"], "'abacus' is not a device"),
-        (["--formats", "stl"], "choose among glb, obj, ply"),
+        (["--formats", "fbx"], "choose among glb, obj, ply, stl, 3mf, usdz"),
+        (["--formats", "stl", "--size-mm", "0"], "above 0 and at most 100000 mm, got 0"),
         (["--steps", "5000"], "5000 steps"),
         (["--rescale", "7"], "between 0 and 1"),
     ],
@@ -359,14 +362,14 @@ def test_an_option_that_cannot_be_read_is_refused_by_name(make, capsys, option):
     assert option[0] in capsys.readouterr().err
 
 
-def test_a_prompt_that_is_too_long_for_the_encoders_is_told_which_words_are_cut(make):
+def test_prompt_too_long_for_the_encoders_is_reported_with_the_words_that_are_cut(make):
     code, _, err = make("a red fire hydrant " * 8 + "with a tin whistle")
     (note,) = [line for line in err.splitlines() if "note:" in line]
     assert code == 0
     assert note.endswith("with a tin whistle'")
 
 
-def test_words_that_training_never_showed_are_told_in_a_line_for_each_prompt_and_noted(make, stage1, tmp_path):
+def test_words_unknown_to_training_are_reported_in_a_line_for_each_prompt_and_recorded(make, stage1, tmp_path):
     listing = shutil.copytree(stage1, tmp_path / "listing") / "tokenizer" / "caption_words.txt"
     listing.write_text("red\t3\nfire hydrant\t2\nfire\t2\nhydrant\t2\nchair\t1\n")
     file = listed(tmp_path, "a red fire hydrant", "red chairs with a dragon", "a chair")
@@ -379,13 +382,13 @@ def test_words_that_training_never_showed_are_told_in_a_line_for_each_prompt_and
     assert [result.get("unknown_words") for result in results] == [None, ["chairs", "dragon"], None]
 
 
-def test_nothing_is_said_of_words_where_the_weights_list_none(make, tmp_path):
+def test_words_are_not_reported_where_the_weights_list_none(make, tmp_path):
     _, _, err = make("a dragon of obsidian")
     assert "note:" not in err
     assert "unknown_words" not in json.loads((tmp_path / "out" / "result.json").read_text())
 
 
-def test_a_broken_list_of_words_is_one_sentence(make, stage1, tmp_path):
+def test_words_list_that_is_broken_is_one_sentence(make, stage1, tmp_path):
     listing = shutil.copytree(stage1, tmp_path / "listing") / "tokenizer" / "caption_words.txt"
     listing.write_text("red\n")
     code, out, err = make("a hat", "--stage1", tmp_path / "listing")
@@ -403,7 +406,7 @@ def test_prompts_are_drawn_in_batches_of_limited_size(make, monkeypatch):
     assert sizes == [2, 1]
 
 
-def test_a_log_is_told_in_plain_lines(make):
+def test_progress_in_a_log_is_plain_lines(make):
     _, _, err = make("a hat")
     assert err.splitlines() == ["instant3d: the prompt: drawing the views", "instant3d: the prompt: building"]
 

@@ -32,7 +32,7 @@ RED, BLUE = direct_runs.PROMPTS
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
-    """Films and sheets of a few small pictures: what is tested here is not their size."""
+    """Films and sheets of a few small images: what is tested here is not their size."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 8)
@@ -89,7 +89,7 @@ def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert len(hashes) == 2, "the network and its text encoder"
     assert result["weights"]["direct"] == {"name": str(weights), "sha256": hashes}
-    vertices = Asset.load(tmp_path / "out").mesh.vertices
+    vertices = Asset.load(tmp_path / "out").surface.vertices
     assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the blob's
 
 
@@ -192,7 +192,7 @@ def test_a_record_of_the_other_system_is_no_finished_asset(make, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_prompt_that_is_too_long_is_told_which_words_are_cut(make):
+def test_prompt_too_long_is_reported_with_the_words_that_are_cut(make):
     code, _, err = make("a red ball " * 4 + "of tin")
     (note,) = [line for line in err.splitlines() if "note:" in line]
     assert (code, note.endswith("of tin'")) == (0, True)
@@ -205,7 +205,7 @@ def test_a_prompt_that_is_too_long_is_told_which_words_are_cut(make):
         *(["--negative", "blue"], ["--stage1", "x"], ["--stage2", "x"], ["--system", "two-stage"]),
     ],
 )
-def test_what_is_said_to_the_other_system_is_refused_not_ignored(make, tmp_path, option):
+def test_options_of_the_other_system_are_refused_not_ignored(make, tmp_path, option):
     code, out, err = make(RED, *option)
     assert (code, out) == (2, "")
     named = "--direct" if "--system" in option else option[0]
@@ -261,7 +261,7 @@ def test_damaged_weights_are_one_sentence_and_leave_nothing(make, weights, tmp_p
     assert names(tmp_path) == ["broken"]
 
 
-def test_folders_given_for_each_other_are_told_where_they_belong(make, weights, tmp_path):
+def test_weights_folders_given_for_each_other_are_reported_with_the_right_option(make, weights, tmp_path):
     stage1, stage2, alien = (tmp_path / name for name in ("stage1", "stage2", "alien"))
     for folder, file, content in (
         (stage1, "model_index.json", {"_class_name": "StableDiffusionXLPipeline"}),
@@ -315,7 +315,7 @@ def measure(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_was_trained_on_and_what_was_not_are_told_apart_at_their_cost(measure, tmp_path):
+def test_evaluation_reports_training_prompts_and_held_out_ones_apart_with_the_cost(measure, tmp_path):
     eyes = direct_runs.clip_folder(tmp_path / "clip")
     folder = direct_folder(tmp_path / "direct", TrainingRecord(100, 8, 4, str(eyes)))
     held_out = written(tmp_path, "held_out.txt", "a green ball")
@@ -379,7 +379,7 @@ def test_views_that_another_system_left_beside_an_asset_are_not_taken_for_its_ow
 
 
 class Same:
-    """A CLIP to which all prompts are alike, or which knows every picture's own by its first pixel."""
+    """A CLIP to which all prompts are alike, or which knows every image's own by its first pixel."""
 
     def __init__(self, sees: bool) -> None:
         self.sees, self.logit_scale = sees, 100.0

@@ -32,7 +32,7 @@ RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turn
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch) -> None:
-    """Films and sheets of a few small pictures: what is tested here is not their size."""
+    """Films and sheets of a few small images: what is tested here is not their size."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 48)
     monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 6)
 
@@ -45,7 +45,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 def make_scene(folder: Path, count: int = 5) -> Path:
-    """Pictures of the sphere that the network answers anyway, so that a look at the sheet makes sense."""
+    """Images of the sphere that the network answers anyway, so that a look at the sheet makes sense."""
     cameras = orbit(torch.arange(count) * 360.0 / count, 20.0)
     asset = text_to_3d.ViewsTo3D(sphere_network())(
         Views(torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32), cameras[:1])
@@ -124,7 +124,7 @@ def test_files_that_were_there_stay(capsys, scene, weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_had_to_be_guessed_is_told_in_a_line(capsys, scene, weights, tmp_path):
+def test_guessed_scene_fields_are_reported_in_a_line(capsys, scene, weights, tmp_path):
     Image.new("RGB", (40, 40), (10, 90, 10)).save(scene / "images" / "0002.png")
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights)
     assert (code, out.count("\n")) == (0, 1)
@@ -181,7 +181,8 @@ def test_a_broken_scene_is_one_sentence_and_exit_code_two(capsys, scene, weights
     ("options", "complaint"),
     [
         (["--views", "0,7"], "frame 7 does not exist:"),
-        (["--formats", "stl"], "'stl'; choose among glb, obj, ply"),
+        (["--formats", "fbx"], "'fbx'; choose among glb, obj, ply, stl, 3mf, usdz"),
+        (["--formats", "stl", "--size-mm", "nan"], "above 0 and at most 100000 mm, got nan"),
         (["--device", "abacus"], "'abacus' is not a device"),
         (["--weights", "nowhere"], "neither a checkpoint folder nor a Hub id"),
     ],
@@ -271,7 +272,7 @@ def test_debug_shows_where_an_error_came_from(capsys, tmp_path):
         run(capsys, "--debug", "reconstruct", tmp_path / "nowhere", "-o", tmp_path / "out", "--weights", tmp_path)
 
 
-def test_an_evaluation_that_holds_no_view_back_is_refused(capsys, scene, weights, tmp_path):
+def test_evaluation_without_held_out_views_is_refused(capsys, scene, weights, tmp_path):
     code, _, err = run(
         capsys, "evaluate", "reconstruction", scene, "-o", tmp_path / "out", "--weights", weights, "--views", "all"
     )
@@ -280,17 +281,17 @@ def test_an_evaluation_that_holds_no_view_back_is_refused(capsys, scene, weights
 
 
 @pytest.mark.slow
-def test_an_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
+def test_evaluation_writes_its_metrics(capsys, scene, weights, tmp_path):
     arguments = ["-o", tmp_path / "out", "--weights", weights, "--resolution", 32]
     code, _, err = run(capsys, "evaluate", "reconstruction", scene, *arguments)
     assert (code, err) == (0, "")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["scenes"]["sphere"]["psnr"] == metrics["mean"]["psnr"]
-    assert metrics["mean"]["psnr"] > 25  # the network's sphere is the one in the pictures
+    assert metrics["mean"]["psnr"] > 25  # the network's sphere is the one in the images
 
 
 @pytest.mark.parametrize(("text", "expected"), [("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29), ("7", 7)])
-def test_an_amount_of_memory_is_read_in_powers_of_two(text, expected):
+def test_memory_option_is_read_in_powers_of_two(text, expected):
     assert arg_types.byte_size(text) == expected
 
 

@@ -14,6 +14,7 @@ from instant3d.direct.data import (
     collate_prompts,
     named_prompts,
 )
+from instant3d.direct.guidance.configs import StableDiffusionConfig
 
 COUNT = 2000
 
@@ -104,13 +105,19 @@ class Standing:
 
     accumulate_grad_batches = 1
 
-    def __init__(self, step=0, rank=0, world=1, known=None):
+    def __init__(self, step=0, rank=0, world=1):
         self.global_step, self.global_rank, self.world_size = step, rank, world
-        self.lightning_module = type("Module", (), {"guidance_cameras": known})()
 
 
-def batches(count, batch_size, **standing):
-    data = PromptDataModule(["a ball", "a box", "a cone"], batch_size=batch_size)
+class FixedCameras(StableDiffusionConfig):
+    """A guidance that has cameras of its own."""
+
+    def cameras(self):
+        return orbit([30.0], 5.0)
+
+
+def batches(count, batch_size, guidance=None, **standing):
+    data = PromptDataModule(["a ball", "a box", "a cone"], batch_size=batch_size, guidance=guidance)
     data.trainer = Standing(**standing)
     data.setup("fit")
     return list(islice(data.train_dataloader(), count))
@@ -134,7 +141,7 @@ def test_ddp_processes_share_the_examples_of_one():
 
 def test_guidance_cameras_replace_drawn_ones():
     known = orbit([30.0], 5.0)
-    found = batches(1, 4, known=known)[0].cameras
+    found = batches(1, 4, FixedCameras())[0].cameras
     assert isinstance(found, Cameras)
     assert torch.equal(found.cam_to_world, known.cam_to_world.expand(4, 4, 4))
 

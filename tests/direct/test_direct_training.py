@@ -150,7 +150,7 @@ def test_predictions_are_assets_that_the_exported_network_agrees_with(trained, p
         asset = Asset.load(tmp_path / "out" / name)
         expected = network.triplane(tokens).planes[k].detach()
         torch.testing.assert_close(asset.triplane.planes, expected, atol=1e-2, rtol=1e-2)
-        assert asset.decoder.blob == ARCHITECTURE["blob"]
+        assert asset.decoder.config.blob == ARCHITECTURE["blob"]
         torch.testing.assert_close(asset.decoder.alpha, network.decoder.alpha)
 
 

@@ -53,7 +53,7 @@ class Standing:
 
 def begun(module, step=0, prompts=PROMPTS):
     """The module after the trainer's start."""
-    data = PromptDataModule(list(prompts))
+    data = PromptDataModule(list(prompts), guidance=module.guidance)
     data.setup("fit")
     module._trainer = Standing(data, step)
     module.log = module.log_dict = lambda *args, **kwargs: None
@@ -65,7 +65,7 @@ def example(module, count=4):
     data = module.trainer.datamodule
     data.batch_size = count
     data.trainer = type("Trainer", (), {
-        "global_step": 0, "accumulate_grad_batches": 1, "global_rank": 0, "world_size": 1, "lightning_module": module,
+        "global_step": 0, "accumulate_grad_batches": 1, "global_rank": 0, "world_size": 1,
     })()  # fmt: skip
     return next(iter(data.train_dataloader()))
 
@@ -328,6 +328,7 @@ def test_export_without_its_text_encoder_names_the_option(text, tmp_path):
 
 def test_finite_set_config_needs_captions_and_equal_cameras(balls, tmp_path):
     guidance, cameras = FiniteSetConfig(str(balls), SIDE).load(torch.device("cpu"))
+    assert torch.equal(FiniteSetConfig(str(balls), SIDE).cameras().cam_to_world, cameras.cam_to_world)
     torch.testing.assert_close(cameras.cam_to_world, ball_views((1.0, 0.0, 0.0)).cameras.cam_to_world)
     named = guidance.embed_prompts([f"{PROMPTS[0]}, {view}" for view in ("front view", "side view", "back view")])
     assert named.max(1).values.tolist() == [1.0, 1.0, 1.0], "each word names one picture"

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from instant3d.cameras import Rays, orbit
 from instant3d.direct.regularisers import entropy, field_orientation, opacity, orientation
 from instant3d.nerf.field import finite_difference_normals
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 
 
 def test_opacity_is_a_tenth_for_empty_pixels_and_rises_to_one():
@@ -73,7 +73,7 @@ def blob_field(dtype: torch.dtype = torch.float32) -> TriplaneField:
     """A decoder as it begins, with the blob of the released code: raw density is -34 and less at the box's corners."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        decoder = Decoder(8, width=16, blob=10.0 * 1.75, blob_radius=0.343).to(dtype)
+        decoder = Decoder(DecoderConfig(8, width=16, blob=10.0 * 1.75, blob_radius=0.343)).to(dtype)
         return TriplaneField(Triplane(0.1 * torch.randn(3, 8, 16, 16, dtype=dtype)), decoder)
 
 

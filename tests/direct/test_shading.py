@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from instant3d.cameras import orbit
 from instant3d.direct.shading import SCALE, ShadedField, light_directions
 from instant3d.nerf.field import finite_difference_normals
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.nerf.volume import march, render
 
 BALL = ball(100.0, radius=0.5, softness=0.05)
@@ -26,7 +26,7 @@ def shell(count: int = 200) -> Tensor:
 def new_field(batch: int = 2) -> TriplaneField:
     """Field of an untrained decoder with the blob."""
     torch.manual_seed(0)
-    decoder = Decoder(4, 16, 2, activation="softplus", blob=17.5, blob_radius=0.343, rgb="scaled")
+    decoder = Decoder(DecoderConfig(4, 16, 2, activation="softplus", blob=17.5, blob_radius=0.343, rgb="scaled"))
     return TriplaneField(Triplane(0.3 * torch.randn(batch, 3, 4, 8, 8)), decoder)
 
 
@@ -53,7 +53,7 @@ def test_normals_of_a_ball_are_its_radii():
 
 def test_normals_are_found_where_density_has_long_been_zero():
     """Softplus of the blob's slope ends in float32's zero; before the activation it goes on."""
-    decoder = Decoder(2, 8, 2, blob=300.0, blob_radius=0.5)
+    decoder = Decoder(DecoderConfig(2, 8, 2, blob=300.0, blob_radius=0.5))
     torch.nn.init.zeros_(decoder.last.weight)
     field = TriplaneField(Triplane(torch.zeros(3, 2, 4, 4)), decoder)
     points = 1.8 * shell()

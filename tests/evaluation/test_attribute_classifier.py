@@ -61,7 +61,7 @@ def folder(tmp_path):
     return tmp_path / "scenes"
 
 
-def test_the_colour_is_told_without_any_shape(judge):
+def test_colour_network_ignores_shape(judge):
     tiles = pictures().unfold(2, POOL, POOL).unfold(3, POOL, POOL).flatten(2, 3)
     order = torch.randperm(tiles.shape[2], generator=torch.Generator().manual_seed(1))
     shuffled = F.fold(tiles[:, :, order].movedim(2, -1).flatten(1, 3), (SIZE, SIZE), kernel_size=POOL, stride=POOL)
@@ -70,19 +70,19 @@ def test_the_colour_is_told_without_any_shape(judge):
     assert not torch.allclose(judge(shuffled).object, judge(pictures()).object)
 
 
-def test_the_object_is_told_without_any_hue(judge):
+def test_object_network_ignores_hue(judge):
     turned = pictures()[:, [1, 2, 0]]
     torch.testing.assert_close(judge(turned).object, judge(pictures()).object)
     assert not torch.allclose(judge(turned).colour, judge(pictures()).colour)
 
 
-def test_opinions_are_probabilities_of_pictures_of_any_size_and_arrangement(judge):
+def test_predictions_are_probabilities_for_images_of_any_size_and_arrangement(judge):
     opinion = judge(pictures(6, size=100).reshape(2, 3, 3, 100, 100))
     assert opinion.colour.shape == (2, 3, len(COLOURS))
     torch.testing.assert_close(opinion.object.exp().sum(-1), torch.ones(2, 3))
 
 
-def test_pictures_together_say_the_geometric_mean_of_what_each_says():
+def test_mean_over_views_is_the_normalised_geometric_mean():
     one = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
     together = Prediction(one.log(), one.log()).mean_over_views()
     odds = (9 * 1 * 0.25) ** (1 / 3)  # of the first against the second
@@ -100,15 +100,15 @@ def test_pictures_together_say_the_geometric_mean_of_what_each_says():
         ("a red car", (None, None)),
     ],
 )
-def test_a_prompt_is_taken_apart_from_its_end_and_by_its_longest_name(caption, expected):
+def test_parse_caption_takes_the_longest_name_at_the_end(caption, expected):
     assert parse_caption(caption, COLOURS, ["hydrant", "fire hydrant"]) == expected
 
 
-def test_the_colours_are_those_that_scenes_are_painted_in():
+def test_classifier_colours_are_those_of_recolouring():
     assert COLOURS == recolour.COLOURS
 
 
-def test_a_saved_judge_says_the_same_and_knows_its_names(judge, tmp_path):
+def test_classifier_loaded_from_a_folder_predicts_the_same_with_its_names(judge, tmp_path):
     judge.accuracy = {"held_out_views": {"colour": 0.5}}
     judge.object_network[1].running_mean.fill_(0.1)
     judge.save(tmp_path / "judge")
@@ -118,20 +118,20 @@ def test_a_saved_judge_says_the_same_and_knows_its_names(judge, tmp_path):
     torch.testing.assert_close(again(pictures()).colour, judge(pictures()).colour, atol=5e-3, rtol=0)
 
 
-def test_what_is_no_judge_is_refused_in_a_sentence(judge, tmp_path):
+def test_classifier_folder_that_is_invalid_is_refused_in_a_sentence(judge, tmp_path):
     with pytest.raises(FileNotFoundError, match="train-judge"):
         AttributeClassifier.from_pretrained(tmp_path)
     judge.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "objects": ["ball"]}))
-    with pytest.raises(ValueError, match="does not hold a whole judge"):
+    with pytest.raises(ValueError, match="holds no complete attribute classifier"):
         AttributeClassifier.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": "instant3d-judge-2"}))
     with pytest.raises(ValueError, match="instant3d-judge-1"):
         AttributeClassifier.from_pretrained(tmp_path)
 
 
-def test_scenes_become_examples_by_their_captions_and_ids(folder):
+def test_examples_come_from_scenes_by_captions_and_ids(folder):
     examples = train_attribute_classifier.load_examples([folder], OBJECTS)
     assert len(examples.object) == 5 * 6, "the cloud is left out"
     second = examples[examples.shape == 1]
@@ -144,12 +144,12 @@ def test_scenes_become_examples_by_their_captions_and_ids(folder):
     assert red_bars.over_white()[:, :, 0].min() == 1
 
 
-def test_an_object_that_no_scene_shows_is_named(folder):
-    with pytest.raises(ValueError, match="shows tree"):
+def test_examples_that_lack_an_object_are_an_error_that_names_it(folder):
+    with pytest.raises(ValueError, match="has tree in its caption"):
         train_attribute_classifier.load_examples([folder], [*OBJECTS, "tree"])
 
 
-def test_a_rare_object_is_taught_as_often_as_a_frequent_one():
+def test_batches_have_a_rare_object_as_often_as_a_frequent_one():
     kinds = torch.tensor([0] * 90 + [1] * 10)
     examples = AttributeExamples(torch.zeros(100, 4, 1, 1), kinds, kinds, kinds, kinds)
     drawn = torch.cat(
@@ -158,7 +158,7 @@ def test_a_rare_object_is_taught_as_often_as_a_frequent_one():
     assert drawn.double().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
-def test_distortion_keeps_white_what_is_empty_and_repeats_with_its_generator():
+def test_augmentation_keeps_empty_images_white_and_repeats_with_its_generator():
     empty = torch.zeros(8, 4, SIZE, SIZE, dtype=torch.uint8)
     white = train_attribute_classifier.augment(empty, torch.Generator().manual_seed(0))
     assert white.mean() > 0.97
@@ -173,7 +173,7 @@ def test_distortion_keeps_white_what_is_empty_and_repeats_with_its_generator():
 
 
 @pytest.mark.slow
-def test_what_was_taught_is_told_on_views_that_were_held_back(folder, tmp_path, monkeypatch, capsys):
+def test_training_reports_accuracy_on_held_out_views(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_attribute_classifier, "BATCH", 16)
     (tmp_path / "names.txt").write_text("\n".join(OBJECTS))
     command = ["train-judge", str(folder), "-o", str(tmp_path / "judge"), "--objects", str(tmp_path / "names.txt")]
@@ -182,10 +182,10 @@ def test_what_was_taught_is_told_on_views_that_were_held_back(folder, tmp_path, 
     assert measured["held_out_views"]["pictures"] == 5 * 3
     assert measured["held_out_views"]["object"] > 0.8
     assert measured["held_out_views"]["colour"] > 0.8
-    assert "views held back: colour" in capsys.readouterr().out
+    assert "held-out views: colour" in capsys.readouterr().out
 
 
-def test_a_shape_that_is_held_back_is_not_taught_and_a_lone_one_is(folder, monkeypatch):
+def test_training_leaves_out_a_held_out_shape_but_not_an_only_one(folder, monkeypatch):
     taught = []
     monkeypatch.setattr(
         train_attribute_classifier, "fit", lambda examples, judge, **_: taught.append(examples) or judge.eval()
@@ -198,13 +198,13 @@ def test_a_shape_that_is_held_back_is_not_taught_and_a_lone_one_is(folder, monke
     assert judge.accuracy["held_out_views"]["pictures"] == 3 * 3
 
 
-def test_the_bundled_judge_names_all_ten_colours_of_a_plain_disc():
+def test_bundled_classifier_predicts_all_ten_colours_of_a_plain_disc():
     judge = AttributeClassifier.from_pretrained(BUNDLED)
     discs = torch.stack([shapes("ball", NAMED_COLOURS[colour]).composite(1.0)[0] for colour in COLOURS])
     assert judge(discs).colour.argmax(-1).tolist() == list(range(len(COLOURS)))
 
 
-def test_the_bundled_judge_is_small_knows_the_listed_objects_and_says_how_good_it_is():
+def test_bundled_classifier_is_small_and_has_the_listed_objects_and_its_accuracy():
     judge = AttributeClassifier.from_pretrained(BUNDLED)
     listed = (Path(__file__).parents[2] / "configs" / "prompts" / "judged_objects.txt").read_text().splitlines()
     assert list(judge.objects) == [line for line in listed if line and not line.startswith("#")]

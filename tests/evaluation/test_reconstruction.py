@@ -1,4 +1,4 @@
-"""Evaluation against answers known beforehand: who is nearest, what a mean is, what a wrong picture scores."""
+"""Evaluation against answers known beforehand: who is nearest, what a mean is, what a wrong image scores."""
 
 import json
 import math
@@ -21,7 +21,7 @@ TINY = Architecture(
 
 
 def ball(cameras: Cameras, colour: tuple[float, float, float] = (0.8, 0.2, 0.1), size: int = 32) -> Views:
-    """Exact pictures and depths of a sphere of radius 0.7 in one colour."""
+    """Exact images and depths of a sphere of radius 0.7 in one colour."""
     rays = cameras.rays(size, size)
     along = (rays.origins * rays.directions).sum(-1)
     beneath = along**2 - (rays.origins**2).sum(-1) + 0.49
@@ -47,7 +47,7 @@ def test_a_folder_of_scenes_counts_as_each_of_them(folder):
     assert len(reconstruction.find_scenes([folder / "red", folder / "pale" / ".." / "red"])) == 2
 
 
-def test_frames_that_are_not_given_are_wanted_and_in_their_order(folder):
+def test_frames_that_are_not_inputs_are_targets_in_their_order(folder):
     task = reconstruction.read_case("red", folder / "red", (5, 0, 2))
     everything = scenes.read(folder / "red").views.cameras.positions
     torch.testing.assert_close(task.inputs.cameras.positions, everything[[5, 0, 2]])
@@ -60,12 +60,12 @@ def test_frames_that_do_not_exist_are_refused(folder, views):
         reconstruction.read_case("red", folder / "red", views)
 
 
-def test_a_scene_with_nothing_left_to_foretell_is_refused(folder):
-    with pytest.raises(ValueError, match="none is left"):
+def test_scene_without_targets_is_refused(folder):
+    with pytest.raises(ValueError, match="so there is no target"):
         reconstruction.read_case("red", folder / "red", range(6))
 
 
-def test_the_nearest_view_is_nearest_by_direction_and_not_by_distance_or_number():
+def test_nearest_view_is_nearest_by_direction_and_not_by_distance_or_number():
     grey = torch.tensor([0.1, 0.4, 0.7])[:, None, None, None]
     given = Views(grey.expand(3, 3, 4, 4), torch.ones(3, 1, 4, 4), orbit([0.0, 120.0, 240.0], 20.0, [9.0, 2.0, 2.0]))
     found = reconstruction.nearest_view(given, orbit([350.0, 200.0, 100.0], 0.0, 2.0))
@@ -85,10 +85,10 @@ class Ball:
         return self.density(points), torch.tensor([0.8, 0.2, 0.1]).expand_as(points)
 
 
-def test_a_field_that_is_the_object_scores_high_and_knows_its_depth():
+def test_field_of_the_object_scores_high_with_small_depth_error():
     wanted = ball(orbit([30.0, 160.0], [10.0, 50.0]), size=64)
     numbers = reconstruction.compare(reconstruction.render_like(Ball(), wanted), wanted)
-    assert numbers["psnr"] > 22  # the exact pictures' edges are hard, half a pixel off
+    assert numbers["psnr"] > 22  # the exact images' edges are hard, half a pixel off
     assert numbers["mask_iou"] > 0.97
     assert numbers["depth_error"] < 0.02
 
@@ -104,7 +104,7 @@ def test_moving_a_ball_moves_its_points_by_half_as_much_on_average_and_half_of_t
     assert moved["chamfer"] == pytest.approx(0.05, abs=0.01)
 
 
-def test_an_empty_field_finds_nothing_of_the_surface():
+def test_geometry_metrics_of_an_empty_field_find_no_surface():
     numbers = reconstruction.geometry_metrics(Ball(density=0.0), torch.zeros(10, 3))
     assert numbers["f_score"] == 0
     assert math.isnan(numbers["chamfer"])
@@ -136,20 +136,20 @@ def test_what_is_missing_altogether_scores_the_colour_s_distance_from_white():
     assert "depth_error" not in numbers
 
 
-def test_a_perceptual_distance_is_reported_under_the_name_of_its_network():
+def test_lpips_is_reported_under_the_name_of_its_network():
     shown, wanted = ball(orbit([0.0], 0.0), (0.5, 0.5, 0.5)), ball(orbit([0.0], 0.0), (0.2, 0.2, 0.2))
     numbers = reconstruction.compare(shown, wanted, similarity=lambda a, b: (a - b).abs().amax())
     assert numbers["lpips_vgg"] == pytest.approx(0.3)
     assert "lpips_vgg" not in reconstruction.compare(shown, wanted)
 
 
-def test_a_mean_takes_the_rows_that_have_the_number():
+def test_mean_takes_the_rows_that_have_the_number():
     rows = [{"psnr": 20.0, "depth_error": math.nan}, {"psnr": 30.0, "depth_error": 0.1}, {"psnr": 10.0}]
     assert reconstruction.mean(rows) == {"psnr": 20.0, "depth_error": 0.1}
 
 
 @pytest.mark.slow
-def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_picture(folder):
+def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_image(folder):
     report = reconstruction.evaluate_reconstruction([folder])
     hull, nearest = report["baselines"]["visual_hull"], report["baselines"]["nearest_view"]
     assert report["mean"] == {}
@@ -177,7 +177,7 @@ def test_the_report_holds_every_object_its_mean_and_both_baselines(folder, tmp_p
 
 
 @pytest.mark.slow
-def test_two_runs_give_the_same_numbers(folder):
+def test_evaluation_twice_gives_the_same_numbers(folder):
     torch.manual_seed(0)
     network = Reconstructor(TINY)
     first, second = (
@@ -186,6 +186,6 @@ def test_two_runs_give_the_same_numbers(folder):
     assert first == second
 
 
-def test_what_is_not_a_number_is_written_as_null(tmp_path):
+def test_metrics_that_are_nan_are_written_as_null(tmp_path):
     reconstruction.write({"mean": {"depth_error": math.nan, "psnr": 1.5}}, tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"mean": {"depth_error": None, "psnr": 1.5}}

@@ -23,7 +23,7 @@ OBJECTS = ("chair", "boat")
 
 
 class Reader(AttributeClassifier):
-    """Reads its opinion off a picture: red is the colour's number / 10, green the object's, blue how sure it is."""
+    """Reads its opinion off an image: red is the colour's number / 10, green the object's, blue how sure it is."""
 
     def __init__(self) -> None:
         super().__init__(OBJECTS)
@@ -38,7 +38,7 @@ class Reader(AttributeClassifier):
 
 
 def saying(*each: tuple[str, str, float]) -> torch.Tensor:
-    """Pictures (V, 3, 32, 32) of which the reader thinks this."""
+    """Images (V, 3, 32, 32) of which the reader thinks this."""
     levels = [(COLOURS.index(colour) / 10, OBJECTS.index(thing) / 10, sure) for colour, thing, sure in each]
     return torch.tensor(levels)[:, :, None, None].expand(-1, 3, 32, 32)
 
@@ -47,7 +47,7 @@ def result(prompt: str, renders: torch.Tensor, views: torch.Tensor | None = None
     return EvaluatedAsset(ViewRequest(prompt, 0), views, torch.cat([renders] * 8)[:8], None)
 
 
-def test_the_new_cameras_look_from_between_below_and_above_where_stage_1_drew():
+def test_new_cameras_are_between_below_and_above_those_of_stage_1():
     new, old = text_alignment.new_cameras(), structured_cameras()
     directions, known = (F.normalize(cameras.positions, dim=-1) for cameras in (new, old))
     apart = torch.rad2deg(torch.acos((directions @ known.T).clamp(-1, 1)))
@@ -57,7 +57,7 @@ def test_the_new_cameras_look_from_between_below_and_above_where_stage_1_drew():
     assert elevations.min() < 10 < 30 < elevations.max()
 
 
-def test_an_asset_is_judged_by_all_its_pictures_together_and_each_picture_by_itself():
+def test_score_is_of_all_images_together_and_of_each_image():
     judge = Reader()
     unsure = [("blue", "chair", 0.1), ("blue", "boat", 0.2), ("red", "boat", 0.9)]
     score = text_alignment.score(judge, "a red boat", judge(saying(*unsure)))
@@ -68,7 +68,7 @@ def test_an_asset_is_judged_by_all_its_pictures_together_and_each_picture_by_its
     assert text_alignment.predicted_names(judge, judge(saying(*unsure))) == ("red", "boat")
 
 
-def test_shares_are_over_assets_and_mistakes_are_listed_with_what_was_asked():
+def test_classifier_metrics_are_over_assets_and_list_mistakes():
     red_boat, blue_boat = saying(("red", "boat", 1)), saying(("blue", "boat", 1))
     found = text_alignment.classifier_metrics(
         Reader(),
@@ -104,7 +104,7 @@ def test_lists_are_reported_apart_in_the_table_and_the_record(tmp_path, capsys):
 
 
 class Parrot:
-    """A CLIP that thinks of a picture what its first pixel's red says, and of a prompt what its length says."""
+    """A CLIP that thinks of an image what its first pixel's red says, and of a prompt what its length says."""
 
     logit_scale = 1.0
 
@@ -115,7 +115,7 @@ class Parrot:
         return F.one_hot(torch.tensor([len(prompt) for prompt in prompts]), 30).float()
 
 
-def test_a_clip_is_asked_of_the_renders_and_several_assets_of_a_prompt_are_more_views_of_it(tmp_path):
+def test_clip_metrics_are_of_the_renders_and_join_the_assets_of_a_prompt(tmp_path):
     right, wrong = torch.full((8, 3, 32, 32), 0.5), torch.full((8, 3, 32, 32), 0.9)
     items = [result("12345", right), result("12345", wrong), result("1234567", wrong), result("1234567", wrong)]
     report = text_alignment.evaluate({"few": iter(items)}, tmp_path, judge=None, clips={"parrot": Parrot}, settings={})
@@ -126,7 +126,7 @@ def test_a_clip_is_asked_of_the_renders_and_several_assets_of_a_prompt_are_more_
 
 
 @pytest.mark.slow
-def test_real_renders_are_found_by_their_captions_and_seen_from_new_cameras(tmp_path):
+def test_real_views_are_found_by_captions_and_rendered_from_new_cameras(tmp_path):
     views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured_cameras())
     scenes.write(tmp_path / "one", views, caption="a red boat")
     model = ViewsTo3D(sphere_network())
@@ -139,7 +139,7 @@ def test_real_renders_are_found_by_their_captions_and_seen_from_new_cameras(tmp_
 
 
 @pytest.mark.slow
-def test_assets_made_before_are_found_by_their_prompts_each_once(tmp_path):
+def test_assets_in_a_folder_are_found_by_their_prompts_each_once(tmp_path):
     model = ViewsTo3D(sphere_network())
     views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured_cameras())
     for name in ("0001", "0002"):
@@ -175,7 +175,7 @@ def prompts(tmp_path, *lines: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_command_goes_from_prompts_to_a_table_and_does_not_draw_twice(weights, tmp_path, capsys):
+def test_evaluate_text_goes_from_prompts_to_a_table_and_does_not_sample_twice(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a blue chair", "a green boat")
     command = ["evaluate", "text", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0], *weights[1]]
     command += ["--steps", "2", "--limit", "2", "--n", "2"]
@@ -191,7 +191,7 @@ def test_the_command_goes_from_prompts_to_a_table_and_does_not_draw_twice(weight
 
 
 @pytest.mark.slow
-def test_prompts_that_the_judge_does_not_know_are_refused_before_anything_is_drawn(weights, tmp_path, capsys):
+def test_evaluate_text_refuses_prompts_without_classes_before_sampling(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a shiny dragon")
     command = ["evaluate", "text", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0], *weights[1]]
     assert cli.main(command) == 2
@@ -202,7 +202,7 @@ def test_prompts_that_the_judge_does_not_know_are_refused_before_anything_is_dra
 
 
 @pytest.mark.slow
-def test_the_command_for_consistency_measures_every_setting(weights, tmp_path, capsys):
+def test_evaluate_consistency_measures_every_setting(weights, tmp_path, capsys):
     file = prompts(tmp_path, "a red boat", "a blue chair")
     command = ["evaluate", "consistency", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0]]
     assert cli.main([*command, "--steps", "1,2", "--starts", "blob,noise"]) == 0

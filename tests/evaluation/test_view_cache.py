@@ -31,13 +31,13 @@ def gallery(folder, painter, sampling=Sampling()):
     return ViewCache(folder, "stage1", sampling, lambda: painter, at_once=2)
 
 
-def test_no_two_assets_have_the_same_seed_and_they_count_from_the_first():
+def test_view_requests_have_different_seeds_from_the_first_on():
     wanted = view_requests(["a", "b", "c"], seed=7, each=2)
     assert [order.seed for order in wanted] == [7, 8, 9, 10, 11, 12]
     assert [order.prompt for order in wanted] == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_an_interrupted_gallery_draws_only_what_is_missing(tmp_path):
+def test_view_cache_resumes_with_the_missing_views(tmp_path):
     wanted = view_requests([f"prompt {k}" for k in range(5)])
     with pytest.raises(KeyboardInterrupt):
         gallery(tmp_path, Painter(patience=2)).fill(wanted)
@@ -51,14 +51,14 @@ def test_an_interrupted_gallery_draws_only_what_is_missing(tmp_path):
     third.fill(wanted)
 
 
-def test_another_prompt_with_the_same_seed_is_drawn_anew(tmp_path):
+def test_view_cache_samples_another_prompt_with_the_same_seed_again(tmp_path):
     painter = Painter()
     gallery(tmp_path, painter).fill([ViewRequest("a red chair", 3)])
     gallery(tmp_path, painter).fill([ViewRequest("a red chair!", 3)])  # the same folder's name
     assert painter.asked == [3, 3]
 
 
-def test_what_other_settings_or_weights_drew_has_another_place(tmp_path):
+def test_view_cache_has_another_folder_for_other_settings_or_weights(tmp_path):
     painter = Painter()
     gallery(tmp_path, painter).fill([ViewRequest("a", 0)])
     gallery(tmp_path, painter, Sampling(steps=4)).fill([ViewRequest("a", 0)])
@@ -76,7 +76,7 @@ def test_what_other_settings_or_weights_drew_has_another_place(tmp_path):
     assert fingerprint(tmp_path, Sampling()) != before
 
 
-def test_a_list_must_be_whole_and_without_repetition(tmp_path):
+def test_prompt_list_must_be_valid_and_without_repetition(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("# a comment\na red chair\n\na blue boat\na green house\n")
     assert read_prompt_list(file, 2) == ["a red chair", "a blue boat"]

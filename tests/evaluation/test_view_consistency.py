@@ -1,4 +1,4 @@
-"""Consistency against closed forms: equal pictures, a known shift of grey, boxes counted by hand."""
+"""Consistency against closed forms: equal images, a known shift of grey, boxes counted by hand."""
 
 import json
 import math
@@ -29,18 +29,18 @@ def mask(top: int, bottom: int, left: int, right: int, size: int = 64) -> torch.
     return alpha
 
 
-def test_a_box_lies_around_the_foreground_with_a_margin():
+def test_box_is_around_the_foreground_with_a_margin():
     assert foreground(mask(10, 40, 5, 50)) == Box(5 - MARGIN, 10 - MARGIN, 50 + MARGIN, 40 + MARGIN)
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0, 64), (0, 30), (40, 64), (1, 2), (62, 63), (30, 31)])
-def test_a_box_stays_inside_the_picture_and_is_never_too_small(begin, end):
+def test_box_stays_inside_the_image_and_is_never_too_small(begin, end):
     box = foreground(mask(begin, end, 20, 40))
     assert 0 <= box.top <= begin < end <= box.bottom <= 64
     assert box.bottom - box.top >= LEAST
 
 
-def test_a_box_is_cut_by_rows_and_columns():
+def test_box_crops_by_rows_and_columns():
     picture = torch.arange(24.0).reshape(4, 6)
     assert Box(1, 2, 3, 4).of(picture).tolist() == [[13.0, 14.0], [19.0, 20.0]]
 
@@ -50,14 +50,14 @@ def test_equal_tiles_agree_fully():
     assert numbers == {"psnr": 100.0, "ssim": pytest.approx(1.0), "empty": 0.0, "uncut": 0.0}
 
 
-def test_only_the_box_counts():
+def test_consistency_is_measured_only_in_the_box():
     # the square is 20 x 20 of a box of 24 x 24: an error of 0.1 there is diluted by that, and by no more background
     expected = -10 * math.log10(0.1**2 * 20**2 / (20 + 2 * MARGIN) ** 2)
     for size in (48, 96):
         assert measure(tiles(0.5, size=size), tiles(0.6, size=size))["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_tiles_that_show_nothing_are_counted_and_count_nowhere_else():
+def test_empty_tiles_are_counted_and_count_nowhere_else():
     numbers = measure(tiles(filled=3), tiles(filled=3))
     assert numbers["empty"] == 0.25
     assert numbers["psnr"] == 100
@@ -66,13 +66,13 @@ def test_tiles_that_show_nothing_are_counted_and_count_nowhere_else():
     assert math.isnan(nothing["psnr"])
 
 
-def test_a_tile_without_a_white_border_is_told():
+def test_uncut_tiles_are_counted():
     full = tiles()
     full.alpha[1] = 1
     assert measure(full, full)["uncut"] == 0.25
 
 
-def test_the_perceptual_distance_sees_enlarged_boxes_and_is_averaged_over_tiles():
+def test_mrc_is_lpips_of_resized_boxes_averaged_over_tiles():
     sides = []
 
     def distance(a, b):
@@ -84,7 +84,7 @@ def test_the_perceptual_distance_sees_enlarged_boxes_and_is_averaged_over_tiles(
     assert sides == [(1, 3, LPIPS_SIDE, LPIPS_SIDE)] * 4
 
 
-def test_every_combination_is_a_setting_and_steps_come_in_order():
+def test_settings_are_all_combinations_with_steps_in_order():
     found = view_consistency.settings([10, 4], ["blob", "noise"], ["euler"], Sampling(guidance=3.0))
     assert list(found) == [
         "blob, euler, 4 steps",
@@ -114,7 +114,7 @@ class Known:
 
 
 @pytest.mark.slow
-def test_the_report_ranks_what_agrees_above_what_does_not_and_is_written_whole(tmp_path, capsys):
+def test_report_ranks_consistent_views_first_and_is_written_whole(tmp_path, capsys):
     model = ViewsTo3D(sphere_network())
     galleries = {
         "blob, euler, 30 steps": Known(model, 1.0, Sampling(steps=30)),

@@ -1,4 +1,4 @@
-"""Writing .glb, .obj and .ply: one frame, never mirrored, read back by ourselves and by trimesh."""
+"""Writing meshes: axes, units and colours, never mirrored, read back by ourselves, trimesh, lib3mf and USD."""
 
 import io
 import json
@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
-from instant3d.mesh import Mesh, face_areas, load, save
+from instant3d.mesh import FORMATS, Mesh, face_areas, load, save, vertex_colors
 
 SUFFIXES = (".glb", ".obj", ".ply")
 # A tetrahedron without any symmetry, counter-clockwise from outside; every coordinate has a value of its own.
 VERTICES = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0.25, 0.5, 3]], np.float32)
 FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
 COLORS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.5, 0.8]], np.float32)
-Y_UP = VERTICES[:, [0, 2, 1]] * [1, 1, -1]  # what a file should hold
+Y_UP = VERTICES[:, [0, 2, 1]] * [1, 1, -1]  # what a .glb or .obj should hold
+IN_FILE = {".glb": Y_UP, ".obj": Y_UP, ".ply": VERTICES}  # Blender takes a .ply for z up
 
 CHECKER = np.array([[[255, 0, 0, 255], [0, 255, 0, 255]], [[0, 0, 255, 255], [9, 99, 199, 64]]], np.uint8)
 UV = np.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]], np.float32)  # the four pixels' centres
@@ -30,11 +32,11 @@ def triangles(vertices, faces):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_save_gives_other_programs_the_same_unmirrored_object_with_y_up(tmp_path, suffix):
+def test_save_gives_other_programs_the_same_unmirrored_object_with_the_formats_up_axis(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     Mesh(VERTICES, FACES, colors=COLORS).save(path)
     read = trimesh.load(path, force="mesh", process=False)
-    np.testing.assert_allclose(triangles(read.vertices, read.faces), triangles(Y_UP, FACES), atol=1e-6)
+    np.testing.assert_allclose(triangles(read.vertices, read.faces), triangles(IN_FILE[suffix], FACES), atol=1e-6)
     assert read.volume == pytest.approx(1.0)  # 2 x 3 / 6; negative if mirrored or inside out
 
 
@@ -47,8 +49,32 @@ def test_load_reads_back_what_save_wrote(tmp_path, suffix):
     (mesh,) = load(path)
     order = [np.flatnonzero(np.abs(mesh.vertices - place).max(1) < 1e-6)[0] for place in VERTICES]
     np.testing.assert_allclose(triangles(mesh.vertices, mesh.faces), triangles(VERTICES, FACES), atol=1e-6)
-    np.testing.assert_allclose(mesh.colors[order], COLORS, atol=0.5 / 255)
+    # a .glb holds them in linear light, where a step of 1/255 near sRGB 0.2 is one of 3/255
+    np.testing.assert_allclose(vertex_colors(mesh)[order], COLORS, atol=(1.5 if suffix == ".glb" else 0.51) / 255)
     np.testing.assert_allclose(mesh.normals[order], normals, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_save_vertex_colours_survive_a_round_trip_through_trimesh(tmp_path, suffix):
+    Mesh(VERTICES, FACES, colors=COLORS).save(tmp_path / f"a{suffix}")
+    scene = trimesh.load_scene(tmp_path / f"a{suffix}", process=False)
+    again = tmp_path / ("again.ply" if suffix == ".ply" else "again.glb")  # trimesh writes a .ply's sRGB unchanged
+    scene.export(again)
+    (mesh,) = load(again)
+    kept, as_y_up = vertex_colors(mesh), VERTICES[:, [0, 2, 1]] * [1, -1, 1]  # trimesh drops our comment
+    for place, color in zip(as_y_up if suffix == ".ply" else VERTICES, COLORS, strict=True):
+        at = np.abs(mesh.vertices - place).max(1) < 1e-5
+        assert at.any()
+        np.testing.assert_allclose(kept[at], np.tile(color, (at.sum(), 1)), atol=2 / 255)
+
+
+def test_load_ply_without_our_comment_is_y_up(tmp_path):
+    Mesh(VERTICES, FACES).save(tmp_path / "a.ply")
+    data = (tmp_path / "a.ply").read_bytes()
+    assert data.count(b"comment +z up, right-handed\n") == 1
+    (tmp_path / "a.ply").write_bytes(data.replace(b"comment +z up, right-handed\n", b""))
+    (mesh,) = load(tmp_path / "a.ply")
+    np.testing.assert_allclose(mesh.vertices, VERTICES[:, [0, 2, 1]] * [1, -1, 1])  # (x, y, z) -> (x, -z, y)
 
 
 def test_write_glb_vertex_colours_are_linear(tmp_path):
@@ -59,9 +85,9 @@ def test_write_glb_vertex_colours_are_linear(tmp_path):
     document, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
     accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
     start = document["bufferViews"][accessor["bufferView"]]["byteOffset"]
-    stored = np.frombuffer(binary, "<u2", 16, start).reshape(4, 4) / 65535
+    stored = np.frombuffer(binary, "u1", 16, start).reshape(4, 4) / 255
     assert accessor["normalized"]
-    np.testing.assert_allclose(stored[3], [0.0331048, 0.2140411, 0.6038273, 1], atol=1e-4)  # sRGB 0.2, 0.5, 0.8
+    np.testing.assert_allclose(stored[3], [0.0331048, 0.2140411, 0.6038273, 1], atol=0.51 / 255)  # sRGB 0.2, 0.5, 0.8
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj"])
@@ -126,7 +152,22 @@ def test_load_glb_accepts_every_kind_of_image(tmp_path):
         np.testing.assert_allclose(mesh.texture[4, 4], [200, 100, 50, 255], atol=4)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_write_obj_texture_of_vertex_colours_is_bilinear_between_the_corners(tmp_path):
+    """By scipy's bilinear look-up, pixel centres at halves, at the middle of every face's edges."""
+    colors = 0.35 + 0.3 * COLORS
+    Mesh(VERTICES, FACES, colors=colors).save(tmp_path / "a.obj")
+    read = trimesh.load(tmp_path / "a.obj", process=False)
+    middle = read.visual.uv[read.faces][:, [0, 0, 1]] / 2 + read.visual.uv[read.faces][:, [1, 2, 2]] / 2
+    image = np.asarray(read.visual.material.image.convert("RGB")) / 255
+    at = [(1 - middle[..., 1]) * len(image) - 0.5, middle[..., 0] * len(image[0]) - 0.5]
+    shown = np.stack([map_coordinates(image[..., k], at, order=1) for k in range(3)], axis=-1)
+    near = [int(np.abs(Y_UP - place).max(1).argmin()) for place in read.vertices]
+    corner = colors[near][read.faces]
+    wanted = (corner[:, [0, 0, 1]] + corner[:, [1, 2, 2]]) / 2
+    np.testing.assert_allclose(shown, wanted, atol=1 / 255)
+
+
+@pytest.mark.parametrize("suffix", [f".{name}" for name in FORMATS])
 def test_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"a{suffix}"
     Mesh(VERTICES, FACES).save(path)
@@ -142,10 +183,12 @@ def test_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, suffix, 
 
 
 def test_save_writes_only_known_formats_and_real_surfaces(tmp_path):
-    with pytest.raises(ValueError, match=r"one of \.glb, \.obj, \.ply"):
-        Mesh(VERTICES, FACES).save(tmp_path / "a.stl")
-    with pytest.raises(ValueError, match="no triangle"):
-        Mesh(VERTICES, np.zeros((0, 3), int)).save(tmp_path / "a.glb")
+    with pytest.raises(ValueError, match=r"one of \.glb, \.obj, \.ply, \.stl, \.3mf, \.usdz, not as a\.fbx"):
+        Mesh(VERTICES, FACES).save(tmp_path / "a.fbx")
+    for name in FORMATS:
+        with pytest.raises(ValueError, match="no triangle"):
+            Mesh(VERTICES, np.zeros((0, 3), int)).save(tmp_path / f"a.{name}")
+    assert list(tmp_path.iterdir()) == []
 
 
 L_SHAPE = "0 0 0\n2 0 0\n2 1 0\n1 1 0\n1 2 0\n0 2 0\n"  # six corners, area 3

@@ -16,10 +16,13 @@ from instant3d import mesh as meshes
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.nerf.asset import FILE, Asset, write_triplane
-from instant3d.nerf.triplane import Decoder, Triplane
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils import visualization
+from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
+
+PLAIN = MeshOptions(faces=None, texture=None, origin="world", blend_views=False)  # the full surface where it is
 
 
 def views(size: int = 32, count: int = 4) -> Views:
@@ -55,10 +58,10 @@ def test_asset_render_normals_point_outward_and_colours_follow_the_axes(asset):
 
 
 def test_asset_mesh_is_a_sphere_coloured_by_place(asset):
-    distance = np.linalg.norm(asset.mesh.vertices, axis=1)
+    distance = np.linalg.norm(asset.surface.vertices, axis=1)
     assert abs(distance - RADIUS).max() < 0.03
-    expected = 1 / (1 + np.exp(-4 * asset.mesh.vertices))
-    assert abs(asset.mesh.colors - expected).max() < 0.05
+    expected = 1 / (1 + np.exp(-4 * asset.surface.vertices))
+    assert abs(asset.mesh().colors - expected).max() < 0.05
 
 
 def test_asset_renders_as_before_after_save_and_load(asset, tmp_path):
@@ -66,30 +69,38 @@ def test_asset_renders_as_before_after_save_and_load(asset, tmp_path):
     loaded = Asset.load(tmp_path / "out")
     again, first = loaded.render(structured_cameras(), 32), asset.render(structured_cameras(), 32)
     torch.testing.assert_close(again.composite(1.0), first.composite(1.0), atol=5e-3, rtol=0)
-    assert Asset.load(tmp_path / "out" / FILE).decoder.density_bias == asset.decoder.density_bias
+    assert Asset.load(tmp_path / "out" / FILE).decoder.config == asset.decoder.config
 
 
 @pytest.mark.parametrize("name", ["glb", "obj", "ply"])
 def test_asset_save_writes_the_same_surface_in_every_format_in_world_axes(asset, tmp_path, name):
-    asset.save(tmp_path, formats=(name,))
+    asset.save(tmp_path, (name,), PLAIN)
     (part,) = meshes.load(tmp_path / f"mesh.{name}")
     low, high = meshes.bounds([part])
-    np.testing.assert_allclose([low, high], [asset.mesh.vertices.min(0), asset.mesh.vertices.max(0)], atol=1e-4)
+    np.testing.assert_allclose([low, high], [asset.surface.vertices.min(0), asset.surface.vertices.max(0)], atol=1e-4)
     top = part.vertices[:, 2].argmax()  # blue grows with z: a file with y and z swapped would be green here
-    assert part.colors[top, 2] > 0.8
-    assert abs(part.colors[top, :2] - 0.5).max() < 0.15
+    color = meshes.vertex_colors(part)[top]
+    assert color[2] > 0.8
+    assert abs(color[:2] - 0.5).max() < 0.15
 
 
 @pytest.mark.parametrize("name", ["glb", "obj", "ply"])
-def test_asset_save_writes_meshes_that_are_y_up_and_not_mirrored(asset, tmp_path, name):
-    """Another reader finds world x, y, z (red, green, blue) along the file's x, -z, y: a turn, and no mirror."""
-    asset.save(tmp_path, formats=(name,))
+def test_asset_save_writes_meshes_with_the_formats_up_axis_and_not_mirrored(asset, tmp_path, name):
+    """Another reader finds world x, y, z (red, green, blue) along a .glb's x, -z, y: a turn, and no mirror."""
+    asset.save(tmp_path, (name,), PLAIN)
     (read,) = trimesh.load_scene(tmp_path / f"mesh.{name}", process=False).geometry.values()
-    colors = read.visual.vertex_attributes["color"] if name == "glb" else read.visual.vertex_colors
+    look = read.visual.to_color() if name == "obj" else read.visual
+    colors = look.vertex_attributes["color"] if name == "glb" else look.vertex_colors
     correlation = np.corrcoef(np.hstack([colors[:, :3], read.vertices]).T)[:3, 3:]
-    expected = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+    expected = np.eye(3) if name == "ply" else np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
     assert abs(correlation - expected).max() < 0.2
     assert read.volume > 0  # faces look outward
+
+
+def test_asset_save_writes_printers_formats_of_the_size_given(asset, tmp_path):
+    asset.save(tmp_path, formats=("stl", "3mf"), size_mm=30)
+    assert trimesh.load(tmp_path / "mesh.stl").extents.max() == pytest.approx(30, rel=1e-4)
+    assert (tmp_path / "mesh.3mf").is_file()
 
 
 def test_asset_save_keeps_the_other_files_of_the_folder(asset, tmp_path):
@@ -99,8 +110,8 @@ def test_asset_save_keeps_the_other_files_of_the_folder(asset, tmp_path):
 
 
 def test_asset_save_leaves_nothing_for_a_format_that_cannot_be_written(asset, tmp_path):
-    with pytest.raises(ValueError, match="'stl'; choose among glb, obj, ply"):
-        asset.save(tmp_path / "out", formats=("ply", "stl"))
+    with pytest.raises(ValueError, match="'fbx'; choose among glb, obj, ply, stl, 3mf, usdz"):
+        asset.save(tmp_path / "out", formats=("ply", "fbx"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,7 +124,7 @@ def test_asset_save_leaves_nothing_for_a_format_that_cannot_be_written(asset, tm
     ],
 )
 def test_write_triplane_stores_every_choice_of_the_decoder(tmp_path, choices):
-    decoder = Decoder(6, 8, 3, density_bias=-2.5, **choices)
+    decoder = Decoder(DecoderConfig(6, 8, 3, density_bias=-2.5, **choices))
     torch.nn.init.normal_(decoder.last.bias)
     for alpha in decoder.buffers():
         alpha.fill_(0.625)
@@ -127,19 +138,20 @@ def test_write_triplane_stores_every_choice_of_the_decoder(tmp_path, choices):
 
 def test_write_triplane_leaves_out_the_rarer_choices_of_a_usual_decoder(tmp_path):
     """Files written before there were any read the same as those written now."""
-    decoder = Decoder(4, 8, 3)
+    decoder = Decoder(DecoderConfig(4, 8, 3))
     write_triplane(Triplane(torch.zeros(3, 4, 5, 5)), decoder, tmp_path / FILE)
     with safe_open(tmp_path / FILE, framework="pt") as file:
-        settings = json.loads(file.metadata()["decoder"])
+        written = file.metadata()["decoder"]
         assert len(file.keys()) == 2 * 3 + 1
-    assert sorted(settings) == sorted(
-        ["channels", "width", "layers", "activation", "density", "density_bias", "rgb_margin"]
+    assert written == (  # as version 0.1.0 wrote it
+        '{"channels": 4, "width": 8, "layers": 3, "activation": "relu", "density": "softplus", "density_bias": -1.0, '
+        '"rgb_margin": 0.001}'
     )
 
 
 def test_asset_colours_beyond_white_are_white_in_images_meshes_and_scenes(tmp_path):
     """A ball whose red and green are at the ends of the scaled sigmoid's range, 2 and 0, and whose blue is half-way."""
-    decoder = Decoder(2, 8, 2, density_bias=0.0, blob=400.0, blob_radius=0.5, rgb="scaled")
+    decoder = Decoder(DecoderConfig(2, 8, 2, density_bias=0.0, blob=400.0, blob_radius=0.5, rgb="scaled"))
     torch.nn.init.zeros_(decoder.last.weight)
     with torch.no_grad():
         decoder.last.bias.copy_(torch.tensor([0.0, 50.0, -50.0, 0.0]))
@@ -148,8 +160,12 @@ def test_asset_colours_beyond_white_are_white_in_images_meshes_and_scenes(tmp_pa
     assert bright.field(torch.zeros(1, 3))[1].tolist()[0] == pytest.approx([2, 0, 1], abs=1e-6)
     shown = bright.render(structured_cameras(), 24)
     torch.testing.assert_close(shown.rgb[:, :, 12, 12], torch.tensor([[2.0, 0.0, 1.0]]).expand(4, 3), atol=0.01, rtol=0)
-    np.testing.assert_allclose(bright.mesh.colors, np.array([[1.0, 0.0, 1.0]] * len(bright.mesh.vertices)), atol=1e-5)
-    assert np.linalg.norm(bright.mesh.vertices, axis=1) == pytest.approx(0.48, abs=0.005)  # where density is half-way
+    np.testing.assert_allclose(
+        bright.mesh().colors, np.array([[1.0, 0.0, 1.0]] * len(bright.surface.vertices)), atol=1e-5
+    )
+    assert np.linalg.norm(bright.surface.vertices, axis=1) == pytest.approx(
+        0.48, abs=0.005
+    )  # where density is half-way
     visualization.write_image(shown.rgb[0], tmp_path / "image.png")
     assert Image.open(tmp_path / "image.png").getpixel((12, 12)) == (255, 0, 255)
     scenes.write(tmp_path / "scene", shown)

@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 from instant3d.cameras import Rays, orbit
 from instant3d.modules.losses import free_space_loss
 from instant3d.nerf import fused, fused_check
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.nerf.volume import blended, box_span, even_edges, march, render
 from instant3d.views import Views
 
@@ -50,7 +50,7 @@ def make(objects: int = 1, layers: int = 3, width: int = 12, kind: str = "relu e
     """A field in float64 with random weights and biases; of width 12, so that it is padded."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        decoder = Decoder(4, width, layers, **KINDS[kind]).double()
+        decoder = Decoder(DecoderConfig(4, width, layers, **KINDS[kind])).double()
         for parameter in decoder.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
         if "scaled" in kind:
@@ -152,7 +152,7 @@ def test_free_space_loss_takes_its_density_and_gradient_from_the_fused_kernels(m
     wanted = Views(torch.zeros(1, 2, 3, 3, 3), torch.zeros(1, 2, 1, 3, 3), cameras, torch.zeros(1, 2, 1, 3, 3))
     calls, run, found = [], fused._launch, []
     monkeypatch.setattr(fused, "_launch", lambda name, *rest: (calls.append(name), run(name, *rest)))
-    decoder = Decoder(4, 16, 3)
+    decoder = Decoder(DecoderConfig(4, 16, 3))
     planes = torch.randn(1, 3, 4, 5, 5, requires_grad=True)
     for choice in ("never", "always"):
         with fused.using(choice):
@@ -169,7 +169,7 @@ def test_fused_rays_that_miss_the_cube_are_clear_and_have_no_gradient():
 
 
 def test_fused_fog_is_as_opaque_as_its_length():
-    decoder = Decoder(4, 16, 3, density="exp", density_bias=math.log(0.7))
+    decoder = Decoder(DecoderConfig(4, 16, 3, density="exp", density_bias=math.log(0.7)))
     field = TriplaneField(Triplane(torch.zeros(1, 3, 4, 5, 5)), decoder)
     rays = Rays(torch.tensor([[[-3.0, 0.1, 0.2]]]), torch.tensor([[[1.0, 0.0, 0.0]]]))
     with fused.using("always"):

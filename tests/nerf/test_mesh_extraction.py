@@ -12,7 +12,7 @@ from instant3d.mesh import Mesh
 from instant3d.nerf import mesh_extraction
 from instant3d.nerf.field import normals
 from instant3d.nerf.mesh_extraction import extract_mesh
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 
 CENTRE, RADIUS = np.array([0.2, -0.3, 0.1]), 0.45
 
@@ -141,7 +141,7 @@ def test_extract_mesh_of_a_triplane_is_the_textbook_mesh_to_half_a_voxel():
     planes = torch.zeros(3, 2, side, side)
     planes[0, 0] = (axis[None] - 0.2).square() + 2 * (axis[:, None] + 0.1).square()
     planes[1, 0] = 3 * (axis[:, None] - 0.1).square()
-    decoder = Decoder(2, width=8, layers=3, density_bias=0.0)
+    decoder = Decoder(DecoderConfig(2, width=8, layers=3, density_bias=0.0))
     with torch.no_grad():
         for layer in (decoder.first, *decoder.hidden, decoder.last):
             layer.weight.zero_()

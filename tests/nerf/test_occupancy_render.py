@@ -12,7 +12,7 @@ from benchmarks import textbook
 from instant3d.cameras import Cameras, intrinsics_from_fov, look_at, orbit
 from instant3d.nerf import occupancy_render, volume
 from instant3d.nerf.occupancy import THRESHOLD, Occupancy
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.views import Views
 
 CAMERAS = orbit([30.0, 200.0], [20.0, -10.0])
@@ -38,7 +38,7 @@ def asymmetric_object() -> tuple[Triplane, Decoder]:
     planes[0, 0] = (axis[None] - 0.2).square() + 2 * (axis[:, None] + 0.1).square()  # of x and y
     planes[1, 0] = 3 * (axis[:, None] - 0.1).square()  # of z
     planes[0, 1], planes[1, 1], planes[2, 1] = axis[None], axis[:, None], axis[None]  # x, z, y
-    decoder = Decoder(channels, width=8, layers=3, density_bias=0.0)
+    decoder = Decoder(DecoderConfig(channels, width=8, layers=3, density_bias=0.0))
     with torch.no_grad():
         for layer in (decoder.first, *decoder.hidden, decoder.last):
             layer.weight.zero_()
@@ -148,7 +148,7 @@ def test_occupancy_render_of_a_blob_looks_the_same_in_inference_in_training_and_
     chance = torch.Generator().manual_seed(0)
     triplane = Triplane(torch.randn(3, 6, 8, 8, generator=chance))
     torch.manual_seed(0)
-    decoder = Decoder(6, 16, 2, "softplus", aggregate="mean", blob=40.0, blob_radius=0.6, rgb="scaled")
+    decoder = Decoder(DecoderConfig(6, 16, 2, "softplus", aggregate="mean", blob=40.0, blob_radius=0.6, rgb="scaled"))
     with torch.no_grad():
         decoder.last.weight.mul_(5)
         decoder.alpha.fill_(0.5)

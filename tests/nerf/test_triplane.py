@@ -7,7 +7,15 @@ from torch.nn import functional as F
 
 from benchmarks.textbook import TextbookField
 from instant3d.nerf.baked_field import BakedField, bake, grid_density
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField, _corner_maps, sample_planes, scaled_sigmoid
+from instant3d.nerf.triplane import (
+    Decoder,
+    DecoderConfig,
+    Triplane,
+    TriplaneField,
+    _corner_maps,
+    sample_planes,
+    scaled_sigmoid,
+)
 
 WORLD_AXES = ((0, 1), (0, 2), (1, 2))  # planes xy, xz, yz: which axis runs along the width, which along the height
 
@@ -39,7 +47,7 @@ def by_grid_sample(planes: Tensor, points: Tensor) -> Tensor:
 
 
 def random_decoder(channels: int = 6, width: int = 16, layers: int = 4, **options: str | float) -> Decoder:
-    decoder = Decoder(channels, width, layers, **options)  # type: ignore[arg-type]
+    decoder = Decoder(DecoderConfig(channels, width, layers, **options))  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=chance(parameter.numel())) * 0.4)
@@ -190,7 +198,7 @@ def test_decoder_mean_of_three_planes_is_read_alike_from_each_of_them(plane):
 
 def test_decoder_of_a_new_field_is_a_blob():
     """softplus(blob (1 - |x| / radius) + bias): half of the blob's height lies at half of its radius."""
-    decoder = Decoder(2, 8, 2, density_bias=-1.0, blob=17.5, blob_radius=0.343)
+    decoder = Decoder(DecoderConfig(2, 8, 2, density_bias=-1.0, blob=17.5, blob_radius=0.343))
     torch.nn.init.zeros_(decoder.last.weight)
     field, points = TriplaneField(Triplane(torch.zeros(3, 2, 4, 4)), decoder), random_points(300, reach=1.0)
     distance = points.square().sum(-1).sqrt()
@@ -218,7 +226,7 @@ def test_scaled_sigmoid_has_the_slope_of_the_plain_one_at_zero_and_twice_its_ran
 
 
 def test_decoder_alpha_travels_with_the_weights_and_is_the_same_in_training_and_evaluation():
-    decoder, other = random_decoder(rgb="scaled"), Decoder(6, 16, 4, rgb="scaled")
+    decoder, other = random_decoder(rgb="scaled"), Decoder(DecoderConfig(6, 16, 4, rgb="scaled"))
     other.load_state_dict(decoder.state_dict())
     field, points = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), other.train()), random_points(50)
     torch.testing.assert_close(field(points)[1], torch.sigmoid(0.6 * field._raw(points, 4)[:, 1:]) / 0.6)
@@ -231,7 +239,7 @@ def test_decoder_alpha_travels_with_the_weights_and_is_the_same_in_training_and_
 
 def test_decoder_refuses_a_blob_without_a_radius():
     with pytest.raises(ValueError, match="a blob of density needs a radius above 0, got 0"):
-        Decoder(2, blob=1.0, blob_radius=0)
+        Decoder(DecoderConfig(2, blob=1.0, blob_radius=0))
 
 
 def test_triplane_refuses_planes_of_another_shape():

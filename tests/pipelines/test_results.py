@@ -7,6 +7,7 @@ import torch
 from sphere_network import RADIUS, sphere_network
 
 from instant3d.cameras import orbit, structured_cameras, turntable
+from instant3d.mesh import load
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines import results
 from instant3d.pipelines.results import SheetInputs
@@ -75,8 +76,10 @@ def test_what_is_written_is_what_is_told(asset, tmp_path, monkeypatch):
         tmp_path, asset, SheetInputs("x", "views", views), size=16, formats=["ply", "ply"], watch=watch
     )
     assert sorted(told["files"]) == sorted(path.name for path in tmp_path.iterdir())
-    assert told["mesh"] == {"vertices": len(asset.mesh.vertices), "faces": len(asset.mesh.faces)}
-    assert set(watch.seconds) == {"mesh", "video"}
+    (written,) = load(tmp_path / "mesh.ply")
+    assert told["mesh"]["faces"] == len(written.faces)
+    assert told["mesh"]["closed"]
+    assert set(watch.seconds) == {"surface", "simplify", "unwrap", "texture", "write", "video"}
 
 
 def test_a_stopwatch_adds_up_what_bears_one_name(monkeypatch):

@@ -111,6 +111,19 @@ def test_merged_moves_a_seal_last_and_removes_an_old_one_first(tmp_path, monkeyp
     assert moved == [("b", False), ("c", False), ("a-seal", False)]
 
 
+def test_partial_file_of_one_writer_overwrites_what_a_killed_process_left(tmp_path):
+    (tmp_path / ".big.tar.partial").write_text("half of an older")
+    with atomic.partial_file(tmp_path / "big.tar", one_writer=True) as partial:
+        partial.write_text("whole")
+    assert tree(tmp_path) == {"big.tar": "whole"}
+
+
+def test_is_partial_is_true_of_what_is_being_written_and_of_nothing_else(tmp_path):
+    with atomic.merged(tmp_path / "scene") as partial:
+        assert atomic.is_partial(partial.name)
+    assert not any(map(atomic.is_partial, ["scene", ".hidden", "a.partial", ".scene.partial"]))
+
+
 WRITE_AND_WAIT = """
 import sys, time
 from instant3d.utils import atomic

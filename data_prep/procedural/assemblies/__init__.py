@@ -1,4 +1,4 @@
-"""Plausible everyday things put together from simple solids."""
+"""Everyday objects assembled from simple solids."""
 
 from .figures import FIGURES
 from .furniture import FURNITURE

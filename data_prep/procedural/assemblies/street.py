@@ -1,4 +1,4 @@
-"""Buildings and what stands about them. Each function builds one and returns its noun."""
+"""Buildings and street furniture. Each function builds one and returns its noun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arms, tools and what a game lets one find. Each function builds one and returns its noun."""
+"""Weapons, tools and items of games. Each function builds one and returns its noun."""
 
 from __future__ import annotations
 

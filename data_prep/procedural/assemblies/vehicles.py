@@ -1,4 +1,4 @@
-"""What drives, swims and flies. Each function builds one and returns its noun."""
+"""Vehicles, boats and aircraft. Each function builds one and returns its noun."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,9 @@ from instant3d.utils import bundled
 from instant3d.utils.arg_types import comma_separated, nonempty_path, positive_int, seed
 
 if TYPE_CHECKING:
-    from instant3d.direct.training_record import TrainingRecord
+    from instant3d.evaluation.asset_source import AssetSource, TwoStageModels
     from instant3d.evaluation.attribute_classifier import AttributeClassifier
-    from instant3d.evaluation.text_alignment import EvaluatedAsset
-    from instant3d.evaluation.view_cache import ViewRequest
-    from instant3d.pipelines.text_to_3d import TextTo3D, ViewsTo3D
+    from instant3d.pipelines.text_to_3d import ViewsTo3D
 
 OBJECTS = Path("configs") / "prompts" / "judged_objects.txt"
 
@@ -145,27 +143,28 @@ def text(arguments: argparse.Namespace) -> None:
     for order in (order for some in lists.values() for order in some):
         if judge is not None:
             judge.target(order.prompt)
-    look, taught = _asset_source(arguments, text_alignment.CLIP_SIZE if arguments.clip else text_alignment.SIZE)
-    if taught is not None and taught.clip in arguments.clip:
+    source = _asset_source(arguments, text_alignment.CLIP_SIZE if arguments.clip else text_alignment.SIZE)
+    record = source.training_record
+    if record is not None and record.clip in arguments.clip:
         warnings.warn(
-            f"{taught.clip} was asked in training too, so what it says here is flattery; name another CLIP",
+            f"{record.clip} was asked in training too, so what it says here is flattery; name another CLIP",
             stacklevel=2,
         )
     text_alignment.evaluate(
-        {name: look(some) for name, some in lists.items()},
+        {name: source.assets(some) for name, some in lists.items()},
         arguments.output,
         judge=judge,
         clips={name: partial(clip.ClipModel.from_pretrained, name, device) for name in arguments.clip},
         settings={key: str(value) for key, value in vars(arguments).items() if key != "command" and value is not None},
         trained=[path.stem for path in arguments.train_prompts] or None,
-        training_record=taught,
+        training_record=record,
     )
 
 
 def consistency(arguments: argparse.Namespace) -> None:
     """Measure whether grids agree with themselves."""
     from instant3d.evaluation import view_consistency as measuring
-    from instant3d.evaluation.view_cache import ViewCache, read_prompt_list, view_requests
+    from instant3d.evaluation.view_cache import read_prompt_list, view_requests
     from instant3d.modules.losses import PerceptualLoss
 
     settle(arguments)
@@ -175,13 +174,10 @@ def consistency(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{','.join(named)!r} is not among {', '.join(known)}")
     perceptual = PerceptualLoss(str(arguments.perceptual)) if arguments.perceptual else None
     wanted = view_requests(read_prompt_list(arguments.prompts, arguments.limit), arguments.seed)
-    stage1, load, model = _models(arguments)
+    models = _stages(arguments)
     settings = measuring.settings(steps, arguments.starts, arguments.samplers, Sampling(guidance=arguments.guidance))
-    galleries = {
-        name: ViewCache(arguments.output / "views", stage1, sampling, load, at_once=arguments.batch)
-        for name, sampling in settings.items()
-    }
-    measuring.evaluate(wanted, arguments.output, caches=galleries, model=model, perceptual=perceptual)
+    caches = {name: models.view_cache(arguments.output / "views", sampling) for name, sampling in settings.items()}
+    measuring.evaluate(wanted, arguments.output, caches=caches, model=models.views_to_3d, perceptual=perceptual)
 
 
 def train_judge(arguments: argparse.Namespace) -> None:
@@ -202,10 +198,9 @@ def train_judge(arguments: argparse.Namespace) -> None:
 
 def _judge(named: str | None) -> AttributeClassifier | None:
     from instant3d.evaluation.attribute_classifier import AttributeClassifier
+    from instant3d.pipelines.weights import find_judge
 
-    if named == "none":
-        return None
-    return AttributeClassifier.from_pretrained(bundled.weights_folder(bundled.JUDGE, named, option="--judge"))
+    return None if named == "none" else AttributeClassifier.from_pretrained(find_judge(named))
 
 
 def _check_disjoint(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
@@ -222,48 +217,40 @@ def _check_disjoint(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
                 )
 
 
-def _asset_source(
-    arguments: argparse.Namespace, size: int
-) -> tuple[Callable[[Sequence[ViewRequest]], Iterator[EvaluatedAsset]], TrainingRecord | None]:
-    """Where assets come from (drawn anew, made before, or rebuilt from real renders), and how that was taught."""
+def _asset_source(arguments: argparse.Namespace, size: int) -> AssetSource:
+    """Where assets come from: a folder, the direct system, real renders, or the two-stage system."""
     from instant3d.evaluation import text_alignment
+    from instant3d.evaluation.asset_source import AssetSource
     from instant3d.pipelines.text_to_3d import DirectTextTo3D
     from instant3d.utils.devices import find_device
 
     if arguments.assets:
-        return (lambda wanted: text_alignment.from_folder(arguments.assets, wanted, size)), None
+        return AssetSource(partial(text_alignment.from_folder, arguments.assets, size=size))
     if arguments.system == "direct":
         direct = DirectTextTo3D.from_pretrained(arguments.direct, device=find_device(arguments.device))
-        return (
-            lambda wanted: text_alignment.from_direct(direct, wanted, arguments.batch, size)
-        ), direct.network.training_record
-    return _two_stage_source(arguments, size), None
-
-
-def _two_stage_source(
-    arguments: argparse.Namespace, size: int
-) -> Callable[[Sequence[ViewRequest]], Iterator[EvaluatedAsset]]:
-    from instant3d.evaluation import text_alignment
-    from instant3d.evaluation.view_cache import ViewCache
-
-    stage1, load, model = _models(arguments)
+        assets = partial(text_alignment.from_direct, direct, at_once=arguments.batch, size=size)
+        return AssetSource(assets, direct.network.training_record)
     if arguments.real:
-        return lambda wanted: text_alignment.from_real_views(arguments.real, wanted, model, size)
+        model = _stage2(arguments)
+        return AssetSource(partial(text_alignment.from_real_views, arguments.real, model=model, size=size))
+    models = _stages(arguments)
     sampling = Sampling(
         steps=arguments.steps, guidance=arguments.guidance, sampler=arguments.sampler, start=arguments.start
     )
-    gallery = ViewCache(arguments.output / "views", stage1, sampling, load, at_once=arguments.batch)
-    return lambda wanted: text_alignment.from_stage1(gallery, wanted, model, size)
+    cache = models.view_cache(arguments.output / "views", sampling)
+    return AssetSource(partial(text_alignment.from_stage1, cache, model=models.views_to_3d, size=size))
 
 
-def _models(arguments: argparse.Namespace) -> tuple[str | Path, Callable[[], TextTo3D], ViewsTo3D]:
-    """Stage 1's place, how to open the whole when something is to be drawn, and stage 2 alone."""
-    from instant3d.pipelines.text_to_3d import TextTo3D, ViewsTo3D
+def _stages(arguments: argparse.Namespace) -> TwoStageModels:
+    from instant3d.evaluation.asset_source import TwoStageModels
     from instant3d.utils.devices import find_device
 
-    device = find_device(arguments.device)
-    stage2 = bundled.weights_folder(bundled.STAGE2, arguments.stage2, option="--stage2")
-    real = getattr(arguments, "real", None)
-    stage1 = "" if real else bundled.weights_folder(bundled.STAGE1, arguments.stage1, option="--stage1")
-    load = cache(partial(TextTo3D.from_pretrained, stage1, stage2, device=device, at_once=arguments.batch))
-    return stage1, load, ViewsTo3D.from_pretrained(stage2, device)
+    return TwoStageModels(arguments.stage1, arguments.stage2, find_device(arguments.device), arguments.batch)
+
+
+def _stage2(arguments: argparse.Namespace) -> ViewsTo3D:
+    from instant3d.pipelines.text_to_3d import ViewsTo3D
+    from instant3d.pipelines.weights import find_stage2
+    from instant3d.utils.devices import find_device
+
+    return ViewsTo3D.from_pretrained(find_stage2(arguments.stage2), find_device(arguments.device))

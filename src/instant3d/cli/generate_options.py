@@ -6,10 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from instant3d.cli.format_options import add_formats, mesh_options
 from instant3d.cli.system_options import add_system, settle
 from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
 from instant3d.utils import prompts
-from instant3d.utils.arg_types import byte_size, comma_separated, nonempty_path, positive_int, seed
+from instant3d.utils.arg_types import byte_size, nonempty_path, positive_int, seed
 from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
 
@@ -35,9 +36,7 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--n", type=positive_int, default=1, help="assets of each prompt, by seeds counting up (default 1)"
     )
-    command.add_argument(
-        "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply (default glb)"
-    )
+    add_formats(command)
     command.add_argument(
         "--resolution",
         type=positive_int,
@@ -83,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         count=arguments.n,
         resolution=arguments.resolution,
         formats=arguments.formats,
+        options=mesh_options(arguments),
+        size_mm=arguments.size_mm,
     )
     outcomes = generate(given, arguments.output, _generator(arguments), order, progress=Progress.to_user())
     good = bad = 0

@@ -14,11 +14,11 @@ from types import FrameType
 from typing import NoReturn
 
 from instant3d import __version__
-from instant3d.cli import data, doctor_options, evaluate_options, generate_options, scene_options
+from instant3d.cli import data, doctor_options, evaluate_options, generate_options, mesh_command, scene_options
+from instant3d.cli.format_options import add_formats, mesh_options
 from instant3d.utils import atomic, bundled
 from instant3d.utils.arg_types import (
     byte_size,
-    comma_separated,
     frame_numbers,
     nonempty,
     nonempty_path,
@@ -27,6 +27,7 @@ from instant3d.utils.arg_types import (
 )
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.errors import format_error, print_escaped
+from instant3d.utils.memory_limits import MemoryLimits
 
 TRAINING = {
     "fit": "train stage1, stage2 or direct: fit stage2 -c cpu -c demo",
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     _add_reconstruct(
         commands.add_parser("reconstruct", help="a scene folder, or a picture, to a mesh, a triplane and pictures")
     )
+    mesh_command.add(commands.add_parser("mesh", help="another mesh of an asset that was made before"))
     evaluate = commands.add_parser("evaluate", help="measure reconstructions, or what was made of prompts")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
@@ -136,10 +138,10 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
+    add_formats(command)
     command.add_argument(
-        "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply (default glb)"
+        "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
     )
-    command.add_argument("--max-memory", type=byte_size, default=2**30, help="for rendering and meshing (default 1G)")
     command.set_defaults(command=_reconstruct)
 
 
@@ -225,14 +227,17 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
     from instant3d.pipelines.reconstruct import closing_line, reconstruct
+    from instant3d.pipelines.weights import find_stage2
 
     result = reconstruct(
         arguments.scene,
         arguments.output,
-        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
+        weights=find_stage2(arguments.weights, option="--weights"),
         views=arguments.views,
         resolution=arguments.resolution,
         formats=arguments.formats,
+        options=mesh_options(arguments),
+        size_mm=arguments.size_mm,
         device=arguments.device,
         max_memory=arguments.max_memory,
     )
@@ -241,6 +246,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from instant3d.evaluation import reconstruction
+    from instant3d.pipelines.weights import find_stage2
     from instant3d.utils.devices import find_device
 
     if arguments.views == "all":
@@ -249,7 +255,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
     reconstruction.evaluate_reconstruction(
         arguments.scenes,
-        weights=bundled.weights_folder(bundled.STAGE2, arguments.weights),
+        weights=find_stage2(arguments.weights, option="--weights"),
         views=arguments.views or [0, 1, 2, 3],
         resolution=arguments.resolution,
         output=arguments.output,

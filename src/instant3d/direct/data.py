@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from instant3d.cameras import Cameras, orbit
 from instant3d.direct import prompt_sets
 from instant3d.direct.distillation import DistillationBatch
+from instant3d.direct.guidance.configs import GuidanceConfig
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.utils import prompts as lists
 from instant3d.utils.data_order import ResumableBatchSampler, WeightedMixture, generator_from_key
@@ -149,6 +150,7 @@ class PromptDataModule(L.LightningDataModule):
         batch_size: Views per step and process, a multiple of `views`.
         seed: Random seed of the order of the prompts and of the cameras.
         output: For `predict`: folder of the triplanes, set by `--triplanes.output`; finished prompts are left out.
+        guidance: The model's, set by it; its fixed cameras, if it has such, take the place of `cameras`.
     """
 
     def __init__(
@@ -165,6 +167,7 @@ class PromptDataModule(L.LightningDataModule):
         batch_size: int = 12,
         seed: int = 0,
         output: str = "out/predictions",
+        guidance: GuidanceConfig | None = None,
     ) -> None:
         super().__init__()
         if batch_size % views:
@@ -172,7 +175,7 @@ class PromptDataModule(L.LightningDataModule):
         self.prompts, self.coloured, self.share, self.split_seed = prompts, coloured, share, split_seed
         self.val, self.test = val, test
         self.val_prompts, self.cameras, self.views, self.batch_size = val_prompts, cameras, views, batch_size
-        self.seed, self.output = seed, output
+        self.seed, self.output, self.guidance = seed, output, guidance
         self.texts: list[str] = []
         self.held: list[str] = []
         self.faults: list[str] = []
@@ -193,13 +196,9 @@ class PromptDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
         """Endless batches of prompts and cameras from the step at which training continues."""
-        start, rank, world, fixed = 0, 0, 1, None
-        if self.trainer is not None:
-            start = self.trainer.global_step * self.trainer.accumulate_grad_batches
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-            fixed = cast(Any, self.trainer.lightning_module).guidance_cameras
+        fixed = None if self.guidance is None else self.guidance.cameras()
         examples = PromptDataset(len(self.texts), self.cameras if fixed is None else fixed, self.views, self.seed)
-        batches = ResumableBatchSampler(self.batch_size, start, rank, world)
+        batches = ResumableBatchSampler.at(self.trainer, self.batch_size)
         return DataLoader(examples, batch_sampler=batches, collate_fn=TrainingBatch.stack)
 
     def val_dataloader(self) -> DataLoader[NamedPrompts] | list[Any]:

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit
+from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
 from instant3d.direct.architecture import Architecture
 from instant3d.direct.clip_loss import ClipImageEncoder
 from instant3d.direct.data import NamedPrompts, PromptDataModule, TrainingBatch
@@ -27,6 +27,7 @@ from instant3d.direct.training_record import TrainingRecord
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 from instant3d.modules.diffusion.stable_diffusion import SD_2_1_BASE
+from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import training_progress, with_lr_schedule
 from instant3d.nerf.field import Field
 from instant3d.nerf.volume import render
@@ -73,17 +74,13 @@ class Lighting:
     ambient: float = 0.1
 
 
-class Frozen:
+class Frozen(FrozenModules):
     """Frozen models and caches of a training run, kept out of the module's state_dict, EMA and deep copies."""
 
     def __init__(self) -> None:
         self.encoder: PromptEncoder | None = None
-        self.cameras: Cameras | None = None
         self.distillation: Distillation | None = None
         self.restored: dict[str, Any] = {}  # state in a checkpoint besides weights
-
-    def __deepcopy__(self, memo: Any) -> Frozen:
-        return self
 
 
 class DirectModule(L.LightningModule):
@@ -163,7 +160,7 @@ class DirectModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Load the guidance model and embed the prompts once; training then refers to prompts by their indices."""
-        prompts = cast(PromptDataModule, cast(Any, self.trainer).datamodule).texts
+        prompts = self.data.texts
         restored = self.frozen.restored
         if restored and restored["prompts"] != prompts_digest(prompts):
             raise ValueError(
@@ -171,7 +168,7 @@ class DirectModule(L.LightningModule):
                 "data.split_seed"
             )
         self.words = trained_words(prompts, self.start)
-        guidance, self.frozen.cameras = self.guidance.load(self.device)
+        guidance, _ = self.guidance.load(self.device)
         image_encoder = (
             ClipImageEncoder.from_pretrained(cast(str, self.clip), self.device) if needs_clip(self.sds) else None
         )
@@ -193,9 +190,9 @@ class DirectModule(L.LightningModule):
         )
 
     @property
-    def guidance_cameras(self) -> Cameras | None:
-        """Cameras (V,) of the guidance model's images, if it cannot be evaluated from others; else None."""
-        return self.frozen.cameras
+    def data(self) -> PromptDataModule:
+        """The data module of the run, which has read the prompts."""
+        return cast(PromptDataModule, cast(Any, self.trainer).datamodule)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Weighted sum of the losses of a batch."""
@@ -286,9 +283,8 @@ class DirectModule(L.LightningModule):
         checkpoint["direct"] = {"architecture": asdict(self.network.architecture)} | text_encoder
         distillation = self.frozen.distillation
         if distillation is not None:
-            trainer = cast(Any, self.trainer)
-            data = cast(PromptDataModule, trainer.datamodule)
-            batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+            data = self.data
+            batch = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
             clip = cast(str, self.clip) if needs_clip(self.sds) else ""
             checkpoint["direct"]["taught"] = asdict(TrainingRecord(self.global_step, batch, len(data.texts), clip))
             checkpoint["direct"]["words"] = None if self.words is None else dict(self.words.counts)

@@ -19,7 +19,7 @@ from instant3d.direct.decoder_blocks import AttentionLayer, Layer, ResidualBlock
 from instant3d.direct.text_pooling import TextPooling
 from instant3d.direct.training_record import KEY, TrainingRecord, read_training_record
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.utils import safetensors_folder
 
 
@@ -87,16 +87,18 @@ class TextToTriplane(nn.Module):
         self.norm = nn.GroupNorm(a.last_groups, a.widths[-1])
         self.outward = nn.Conv2d(a.widths[-1], 3 * a.channels, 3, padding=1)
         self.decoder = Decoder(
-            a.channels,
-            a.decoder_width,
-            a.decoder_layers,
-            activation=a.decoder_activation,
-            density=a.density,
-            density_bias=a.density_bias,
-            aggregate=a.aggregate,
-            blob=a.blob,
-            blob_radius=a.blob_radius,
-            rgb=a.rgb,
+            DecoderConfig(
+                a.channels,
+                a.decoder_width,
+                a.decoder_layers,
+                activation=a.decoder_activation,
+                density=a.density,
+                density_bias=a.density_bias,
+                aggregate=a.aggregate,
+                blob=a.blob,
+                blob_radius=a.blob_radius,
+                rgb=a.rgb,
+            )
         )
         self.checkpointing = False
         self.precise = False

@@ -1,1 +1,1 @@
-"""Measures of reconstructions, of generated assets and of the views between them."""
+"""Evaluation of reconstructions, of generated assets and of the generated views."""

@@ -1,8 +1,8 @@
-"""Tells of a picture over white which colour and which object it shows. Knows nothing of how the picture was made.
+"""Classifier of the colour and the object in an image on white (the "judge").
 
-Two small networks that share nothing. The one for colour is a bag of pixels and cannot see a shape; the one for the
-object is shown only the smallest and the largest channel of each pixel, so a hue tells it nothing. Hence neither can
-guess the one from the other ("green, so a cactus").
+It consists of two separate small networks. The one for colour is a bag of pixels and cannot use shape; the one for the
+object gets only the smallest and the largest channel of each pixel, so it cannot use hue. Hence neither can infer one
+attribute from the other ("green, so a cactus").
 """
 
 from __future__ import annotations
@@ -25,32 +25,47 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "instant3d-judge-1"
 MAX_NAMES = 100_000  # of colours or objects
-SIZE = 64  # pixels a side to which every picture is brought
-POOL = 4  # of those, a side of what counts as one pixel for the colour
+SIZE = 64  # pixels a side to which every image is resized
+POOL = 4  # side of the blocks of pixels that are averaged for the colour
 
 
 @dataclass(frozen=True)
 class Prediction(TensorDataclass):
-    """Log-probabilities of the colours (..., C) and of the objects (..., O) of pictures (...)."""
+    """Log-probabilities of colours and objects for images (...).
+
+    Attributes:
+        colour: (..., C).
+        object: (..., O).
+    """
 
     colour: Tensor
     object: Tensor
 
     def mean_over_views(self) -> Prediction:
-        """One opinion on all pictures (..., V) of an object: the mean of their log-probabilities."""
+        """Combine the images (..., V) of an object: normalised mean of their log-probabilities, (...)."""
         return Prediction(self.colour.mean(-2).log_softmax(-1), self.object.mean(-2).log_softmax(-1))
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a prompt asks for, as the judge's numbers."""
+    """The attributes in a prompt, as class indices.
+
+    Attributes:
+        colour: Index into the classifier's colours.
+        object: Index into the classifier's objects.
+    """
 
     colour: int
     object: int
 
 
 class ColourNetwork(nn.Module):
-    """A bag of pixels: each says what colour it is and how much that matters, wherever it lies."""
+    """Bag of pixels: a weighted mean of pixel features, independent of position.
+
+    Args:
+        classes: C, number of colours.
+        width: Width of the hidden layers.
+    """
 
     def __init__(self, classes: int, width: int = 48) -> None:
         super().__init__()
@@ -59,15 +74,20 @@ class ColourNetwork(nn.Module):
         self.last = nn.Sequential(nn.ReLU(), nn.Linear(width, classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] to logits (N, C)."""
-        pixels = F.avg_pool2d(images, POOL).flatten(2).mT  # means say as much, with less noise and less work
+        """Map images (N, 3, H, W) in [0, 1] to logits (N, C)."""
+        pixels = F.avg_pool2d(images, POOL).flatten(2).mT  # block means: as informative, with less noise and less work
         features = self.pixel(2 * pixels - 1)
         share = self.weight(features).softmax(dim=1)
         return self.last((share * self.value(features)).sum(dim=1))
 
 
 class ObjectNetwork(nn.Sequential):
-    """Strided convolutions and a mean over places, of pictures without hue."""
+    """Strided convolutions and a global mean, on images without hue.
+
+    Args:
+        classes: O, number of objects.
+        widths: Channels of the strided convolutions.
+    """
 
     def __init__(self, classes: int, widths: Sequence[int] = (24, 48, 96, 144)) -> None:
         layers: list[nn.Module] = []
@@ -78,14 +98,19 @@ class ObjectNetwork(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] to logits (N, O)."""
+        """Map images (N, 3, H, W) in [0, 1] to logits (N, O)."""
         return super().forward(1 - torch.stack([images.amin(1), images.amax(1)], dim=1))
 
 
 class AttributeClassifier(nn.Module):
-    """Both networks with the names that they know.
+    """Both networks with the names of their classes.
 
-    accuracy   what was measured of it on pictures that it was not trained on
+    Args:
+        objects: Names of the objects.
+        colours: Names of the colours.
+
+    Attributes:
+        accuracy: Accuracy on held-out images, as measured by training.
     """
 
     def __init__(self, objects: Sequence[str], colours: Sequence[str] = COLOURS) -> None:
@@ -95,7 +120,7 @@ class AttributeClassifier(nn.Module):
         self.colour_network, self.object_network = ColourNetwork(len(self.colours)), ObjectNetwork(len(self.objects))
 
     def forward(self, images: Tensor) -> Prediction:
-        """The opinion on pictures (..., 3, H, W) over white, in [0, 1] and of any size."""
+        """Classify images (..., 3, H, W) on white, in [0, 1], of any size."""
         flat = images.reshape(-1, *images.shape[-3:])
         if flat.shape[-2:] != (SIZE, SIZE):
             flat = F.interpolate(flat, (SIZE, SIZE), mode="bilinear", antialias=True).clamp(0, 1)
@@ -104,17 +129,21 @@ class AttributeClassifier(nn.Module):
         return Prediction(colour.log_softmax(-1).reshape(*lead, -1), thing.log_softmax(-1).reshape(*lead, -1))
 
     def target(self, prompt: str) -> Target:
-        """What "a red fire hydrant" asks for; a ValueError if the judge cannot tell."""
+        """The attributes in a prompt such as "a red fire hydrant".
+
+        Raises:
+            ValueError: If colour or object are not among the classes.
+        """
         colour, thing = parse_caption(prompt, self.colours, self.objects)
         if colour is None or thing is None:
             raise ValueError(
-                f"the judge cannot tell whether a picture shows {prompt!r}; ask for 'a COLOUR OBJECT' with a colour of "
+                f"the attribute classifier has no classes for {prompt!r}; write 'a COLOUR OBJECT' with a colour of "
                 f"{', '.join(self.colours)} and an object of {', '.join(self.objects)}"
             )
         return Target(self.colours.index(colour), self.objects.index(thing))
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and the weights in half precision, both or neither."""
+        """Write config.json and the weights in half precision into `folder`, both or neither."""
         from safetensors.torch import save
 
         config = {"format": FORMAT, "colours": self.colours, "objects": self.objects, "accuracy": self.accuracy}
@@ -125,11 +154,17 @@ class AttributeClassifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> AttributeClassifier:
-        """Read what `save` wrote; the judge is in float32 and does not learn."""
+        """Read the folder written by `save`, as float32 and without gradients.
+
+        Raises:
+            FileNotFoundError: If one of the files is missing.
+            ValueError: If a file is damaged or of another format.
+        """
         folder = Path(folder)
         if not ((folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
             raise FileNotFoundError(
-                f"{folder} has no {CONFIG} and {WEIGHTS} of a judge; `instant3d train-judge` writes them"
+                f"{folder} has no {CONFIG} and {WEIGHTS} of a judge (attribute classifier); "
+                "`instant3d train-judge` writes them"
             )
         try:
             config = tensor_files.load_json(folder / CONFIG)
@@ -142,13 +177,14 @@ class AttributeClassifier(nn.Module):
             judge.load_state_dict({n: tensor_files.to_float32(n, value) for n, value in tensors.items()} | counters)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(
-                f"{folder} does not hold a whole judge ({' '.join(str(error).split())[:120]}); train or copy it again"
+                f"{folder} holds no complete attribute classifier ({' '.join(str(error).split())[:120]}); "
+                "train or copy it again"
             ) from error
         return judge.eval().requires_grad_(False)
 
 
 def _names(config: dict[str, Any], key: str) -> list[str]:
-    """Names of colours or objects as a judge's settings tell them."""
+    """Names of colours or objects in a configuration."""
     names = config[key]
     if not isinstance(names, list) or not 0 < len(names) <= MAX_NAMES or not all(isinstance(n, str) for n in names):
         raise ValueError(f"{CONFIG} must name 1 to {MAX_NAMES} {key}")
@@ -156,9 +192,17 @@ def _names(config: dict[str, Any], key: str) -> list[str]:
 
 
 def parse_caption(caption: str, colours: Sequence[str], objects: Sequence[str]) -> tuple[str | None, str | None]:
-    """Colour and object of "a COLOUR OBJECT" or "an OBJECT"; None for what is not among the names.
+    """Colour and object in "a COLOUR OBJECT" or "an OBJECT", None where it is not among the names.
 
-    In "a dark red chair" the chair is known and the colour, which is none of the names, is not.
+    In "a dark red chair" the object is a chair and the colour None, since "dark red" is not a name.
+
+    Args:
+        caption: Text; case and spaces do not matter.
+        colours: Names of colours.
+        objects: Names of objects, of one or several words; the longest match counts.
+
+    Returns:
+        The colour and the object.
     """
     words = re.sub(r"^(an?|the)\s+", "", " ".join(caption.lower().split()))
     longest_first = sorted(objects, key=len, reverse=True)
@@ -170,5 +214,5 @@ def parse_caption(caption: str, colours: Sequence[str], objects: Sequence[str]) 
 
 
 def _floats(judge: nn.Module) -> dict[str, Tensor]:
-    """The judge's tensors but for the counters of its batch norms, which say nothing."""
+    """The classifier's tensors without the counters of its batch norms, which are not needed."""
     return {name: value for name, value in judge.state_dict().items() if value.is_floating_point()}

@@ -1,8 +1,9 @@
-"""How well a few views of an object foretell its others, beside two honest baselines. Knows nothing of training.
+"""The command `instant3d evaluate reconstruction`: novel-view metrics, with two baselines.
 
-Nothing here is random. Pictures are compared over white; a number is the mean over an object's target views, and the
-final one the mean over objects. The baselines need no network: the input view nearest to the wanted one, and the
-visual hull coloured from the inputs (`instant3d.nerf.visual_hull`).
+Some views of an object are the inputs, the others the targets. Nothing here is random. Images are compared on white; a
+metric is the mean over an object's target views, and the final one the mean over objects. The baselines need no
+network: the input view nearest to the target, and the visual hull coloured from the inputs
+(`instant3d.nerf.visual_hull`).
 """
 
 from __future__ import annotations
@@ -46,20 +47,27 @@ COLUMNS |= {"chamfer": "Chamfer", "f_score": "F-score"}
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 POINTS = 50_000  # on each of two surfaces that are compared
-CELLS = 128  # a side of the grid on which a field's surface is found for that
-NEAR = 0.05  # world units within which the F-score counts a point as found
+CELLS = 128  # cells a side of the grid on which a field's surface is extracted for them
+NEAR = 0.05  # distance threshold of the F-score, world units
 
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class EvaluationCase(TensorDataclass):
-    """One object: the views that are given and those to be foretold."""
+    """One object with its input and target views.
+
+    Attributes:
+        name: Name of the scene.
+        inputs: Input views (V,).
+        targets: Target views (T,).
+        surface: (POINTS, 3) on the true surface, if it is known.
+    """
 
     name: str
-    inputs: Views  # (V,)
-    targets: Views  # (T,)
-    surface: Tensor | None = None  # (POINTS, 3) of the true one
+    inputs: Views
+    targets: Views
+    surface: Tensor | None = None
 
 
 def evaluate_reconstruction(
@@ -74,14 +82,26 @@ def evaluate_reconstruction(
     device: str | torch.device = "cpu",
     network: Reconstructor | None = None,
 ) -> dict[str, Any]:
-    """Measure a reconstructor and both baselines on scene folders, or on folders of them; print a table.
+    """Evaluate a reconstructor and both baselines on scenes and print a table.
 
-    weights     a checkpoint of the reconstructor, if `network` is not given; with neither, only baselines are measured
-    views       frames that are given to it; all others of a scene are targets
-    resolution  pixels a side to which both are resized; as they are by default
-    output      folder for `metrics.json`
-    reference   folder of true meshes, named like the scenes; they are normalized as the renderer does
-    perceptual  VGG-16 weights for LPIPS (see `losses.Perceptual`); without, it is left out
+    Args:
+        folders: Scene folders, or folders of them.
+        weights: Checkpoint of the reconstructor, if `network` is not given; without both, only the baselines are
+            measured.
+        views: Indices of the input frames; all others of a scene are targets.
+        resolution: Pixels a side to which both are resized; not resized if None.
+        output: Folder for `metrics.json`.
+        reference: Folder of true meshes, named like the scenes; they are normalised as in rendering.
+        perceptual: VGG-16 weights for LPIPS (see `losses.PerceptualLoss`); no LPIPS if None.
+        device: Device of network and LPIPS.
+        network: A reconstructor that is already loaded.
+
+    Returns:
+        The report, as `summarize` makes it and `metrics.json` holds it.
+
+    Raises:
+        FileNotFoundError: If a scene has no true mesh in `reference`.
+        ValueError: If there are no scenes, or `views` do not fit one.
     """
     found = find_scenes(folders)
     truths = {name: None if reference is None else reference_mesh(name, reference) for name in found}
@@ -106,7 +126,14 @@ def evaluate_reconstruction(
 
 
 def find_scenes(folders: Sequence[str | Path]) -> dict[str, Path]:
-    """Scene folders by name: each path is one, or holds some."""
+    """Scene folders by name.
+
+    Args:
+        folders: Each a scene folder or document, or a folder of scene folders.
+
+    Raises:
+        ValueError: If there is none.
+    """
     found: list[Path] = []
     for path in map(Path, folders):
         inside = [document.parent for document in file_listing.visible_files(path, "*/transforms.json")]
@@ -120,7 +147,7 @@ def find_scenes(folders: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def reference_mesh(name: str, folder: str | Path) -> Path:
-    """The true mesh of a scene."""
+    """The file of the true mesh of scene `name` in `folder`; FileNotFoundError if there is none."""
     files = [Path(folder) / f"{Path(name).name}{suffix}" for suffix in MESH_SUFFIXES]
     for file in files:
         if file.is_file():
@@ -133,17 +160,26 @@ def reference_mesh(name: str, folder: str | Path) -> Path:
 def read_case(
     name: str, folder: Path, views: Sequence[int], resolution: int | None = None, truth: Path | None = None
 ) -> EvaluationCase:
-    """A scene's frames `views` as what is given, all its others as what is wanted."""
+    """Read a scene: frames `views` are the inputs, all others the targets.
+
+    Args:
+        name: Name of the case.
+        folder: Scene folder or document.
+        views: Indices of the input frames.
+        resolution: Pixels a side, or None for the scene's own.
+        truth: File of the true mesh, if there is one.
+
+    Raises:
+        ValueError: If an index does not exist or is repeated, or no target is left.
+    """
     count = len(scenes.names(folder))
     if not views or len(set(views)) != len(views) or not all(0 <= index < count for index in views):
         raise ValueError(
-            f"{folder} has frames 0 to {count - 1}, but views {list(views)} were asked for; name some once each"
+            f"{folder} has frames 0 to {count - 1}, but the views are {list(views)}; give existing ones, each once"
         )
     others = [index for index in range(count) if index not in views]
     if not others:
-        raise ValueError(
-            f"all {count} frames of {folder} are inputs, so none is left to compare with; give fewer views"
-        )
+        raise ValueError(f"all {count} frames of {folder} are inputs, so there is no target; give fewer views")
     frames = scenes.read(folder, frames=[*views, *others], size=resolution).views
     surface = None if truth is None else points_on(normalized(load(truth)))
     return EvaluationCase(name, frames[: len(views)], frames[len(views) :], surface)
@@ -152,7 +188,7 @@ def read_case(
 def measure(
     case: EvaluationCase, model: ViewsTo3D | None, similarity: PerceptualLoss | None = None
 ) -> dict[str, Metrics]:
-    """Numbers of the network, if there is one, and of both baselines."""
+    """Metrics of the network, if there is one, and of both baselines, by method."""
     fields: dict[str, Field] = {} if model is None else {"network": model(case.inputs).field}
     fields["visual_hull"] = VisualHull(case.inputs)
     numbers = {"nearest_view": compare(nearest_view(case.inputs, case.targets.cameras), case.targets, similarity)}
@@ -164,14 +200,17 @@ def measure(
 
 
 def render_like(field: Field, targets: Views) -> Views:
-    """A field from the cameras of the wanted pictures and at their size; depth only where alpha passes 1/2."""
+    """Render a field from the target cameras at their size; depth is 0 where alpha is at most 1/2."""
     shown = render(field, targets.cameras, targets.height, targets.width)
     depth = None if shown.depth is None else shown.depth * (shown.alpha > 0.5)
     return Views(shown.rgb.clamp(0, 1), shown.alpha.clamp(0, 1), shown.cameras, depth)
 
 
 def geometry_metrics(field: Field, truth: Tensor) -> Metrics:
-    """How far a field's surface is from points (N, 3) on the true one; an empty field has none, and finds none."""
+    """Chamfer distance (world units) and F-score between a field's surface and points (N, 3) on the true one.
+
+    An empty field has Chamfer distance NaN and F-score 0.
+    """
     try:
         points = points_on([extract_mesh(field, CELLS)])
     except ValueError:
@@ -180,19 +219,28 @@ def geometry_metrics(field: Field, truth: Tensor) -> Metrics:
 
 
 def points_on(parts: Sequence[Mesh]) -> Tensor:
-    """The same POINTS points (N, 3) on a surface each time."""
+    """Sample POINTS points (POINTS, 3) on a surface, the same ones each time."""
     return sample_points(parts, POINTS, torch.Generator().manual_seed(0))
 
 
 def nearest_view(inputs: Views, cameras: Cameras) -> Views:
-    """For each camera, the given picture that was taken from the most similar direction. It knows no depth."""
+    """For each camera (T,), the input image from the most similar direction, without depth."""
     wanted, known = (F.normalize(group.positions, dim=-1) for group in (cameras, inputs.cameras))
     nearest = inputs[(wanted @ known.T).argmax(-1)]
     return Views(nearest.rgb, nearest.alpha, cameras)
 
 
 def compare(rendered: Views, targets: Views, similarity: PerceptualLoss | None = None) -> Metrics:
-    """Means over views of what can be measured: depth only where both know it."""
+    """Metrics of rendered views against targets (T,), means over views.
+
+    Args:
+        rendered: Views to measure.
+        targets: True views.
+        similarity: LPIPS; left out if None.
+
+    Returns:
+        PSNR (dB), SSIM and mask IoU, LPIPS if given, and the depth error (world units) if both have depth.
+    """
     a, b = rendered.composite(1.0), targets.composite(1.0)
     numbers = {
         "psnr": metrics.psnr(a, b),
@@ -207,14 +255,14 @@ def compare(rendered: Views, targets: Views, similarity: PerceptualLoss | None =
 
 
 def mean(rows: Sequence[Metrics]) -> Metrics:
-    """Column by column, over the rows that have the number."""
+    """Mean of each metric over the rows in which it is a number."""
     columns = dict.fromkeys(name for row in rows for name in row)
     known = {name: [row[name] for row in rows if not math.isnan(row.get(name, math.nan))] for name in columns}
     return {name: math.fsum(values) / len(values) if values else math.nan for name, values in known.items()}
 
 
 def summarize(records: Mapping[str, Mapping[str, Metrics]], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The report: numbers of each scene and their means, for the network and for each baseline."""
+    """The report: metrics of each scene and their means, for the network and for each baseline."""
 
     def column(method: str) -> dict[str, Metrics]:
         return {name: record.get(method, {}) for name, record in records.items()}
@@ -229,19 +277,19 @@ def summarize(records: Mapping[str, Mapping[str, Metrics]], settings: Mapping[st
 
 
 def header(record: Mapping[str, Metrics], width: int) -> str:
-    """Titles above `line`s of records like this one."""
+    """Column titles for `line`s of records like this one, with names of `width` characters."""
     titles = [COLUMNS[name] for name in record.get("network", {})]
     return " ".join([" " * width, *(f"{title:>12}" for title in [*titles, *BASELINES])])
 
 
 def line(name: str, record: Mapping[str, Metrics], width: int) -> str:
-    """The network's numbers of an object, then the PSNR of each baseline."""
+    """One row of the table: the network's metrics, then the PSNR of each baseline."""
     values = [*record.get("network", {}).values(), *(record[method]["psnr"] for method in BASELINES)]
     return " ".join([f"{name:<{width}}", *(f"{value:12.3f}" for value in values)])
 
 
 def write(report: Mapping[str, Any], output: str | Path) -> None:
-    """`metrics.json` in the folder `output`, whole or not at all; what is not a number becomes null."""
+    """Write `metrics.json` into the folder `output`, whole or not at all; NaN becomes null."""
     with atomic.merged(output) as partial:
         (partial / "metrics.json").write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
 

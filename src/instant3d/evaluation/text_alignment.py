@@ -1,9 +1,9 @@
-"""The command `instant3d evaluate text`: whether assets show what their prompts ask for.
+"""The command `instant3d evaluate text`: whether assets match their prompts.
 
-For each prompt four views are drawn (or taken from an asset's folder, or from real renders, which is the most that
-the judge and stage 2 allow) and rebuilt, or the direct system makes the asset in one pass. It is rendered from eight
-new cameras between and below and above those of the four views. A judge that never saw a generated picture, and CLIPs
-if asked, then say what they see.
+For each prompt four views are generated (or taken from an asset's folder, or from real renders, the upper bound for
+stage 2 and the classifier) and reconstructed, or the direct system generates the asset in one pass. It is rendered from
+eight new cameras between, below and above those of the four views. An attribute classifier (the judge) trained only on
+real renders, and CLIP models if given, then evaluate the renders.
 """
 
 from __future__ import annotations
@@ -37,25 +37,32 @@ NEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)  # half-way between the structured 
 NEW_ELEVATIONS_DEG = (5.0, 35.0)
 FRONT = NEW_AZIMUTHS_DEG.index(FRONT_AZIMUTH_DEG)  # of the renders
 SIZE = 128  # pixels a side of the renders
-CLIP_SIZE = 224  # if a CLIP looks at them too
-ACROSS, MOST_SHOWN = 10, 100  # pictures of the sheet
-LOOKS = ("renders", "views")  # of the final asset, and what stage 1 drew
+CLIP_SIZE = 224  # of the renders for a CLIP
+ACROSS, MOST_SHOWN = 10, 100  # images on the sheet
+LOOKS = ("renders", "views")  # of the final asset, and the views of stage 1
 
 Score = dict[str, float]
 
 
 @dataclass(frozen=True)
 class EvaluatedAsset:
-    """What there is to look at for one order: pictures over white, (V, 3, S, S)."""
+    """The images of one requested asset, on white.
+
+    Attributes:
+        request: Prompt and seed.
+        views: (V, 3, S, S), the views of stage 1, if they exist.
+        renders: (8, 3, S, S), the final asset from the new cameras.
+        seconds: Time of generation; None if it was not generated here.
+    """
 
     request: ViewRequest
-    views: Tensor | None  # what stage 1 drew, if it did and that is known
-    renders: Tensor  # the final asset from the new cameras
-    seconds: float | None  # of drawing; None if it was not drawn here
+    views: Tensor | None
+    renders: Tensor
+    seconds: float | None
 
 
 def new_cameras() -> Cameras:
-    """Eight cameras (8,) from which stage 1 draws nothing."""
+    """Eight cameras (8,), none of which stage 1 uses."""
     pairs = [(azimuth, elevation) for elevation in NEW_ELEVATIONS_DEG for azimuth in NEW_AZIMUTHS_DEG]
     azimuths, elevations = zip(*pairs, strict=True)
     return orbit(azimuths, elevations)
@@ -64,7 +71,7 @@ def new_cameras() -> Cameras:
 def from_stage1(
     cache: ViewCache, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From prompts: draw what is missing in the gallery, rebuild, render."""
+    """From prompts: generate the views missing in `cache`, reconstruct and render at `size` pixels."""
     cache.fill(requests)
     for order in requests:
         views = cache.views(order)
@@ -74,7 +81,7 @@ def from_stage1(
 def from_direct(
     model: DirectTextTo3D, requests: Sequence[ViewRequest], at_once: int = 8, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From prompts, in one pass, so many of them together."""
+    """From prompts with the direct system, `at_once` of them in one pass, rendered at `size` pixels."""
     for k in range(0, len(requests), at_once):
         some = requests[k : k + at_once]
         start = time.perf_counter()
@@ -85,7 +92,11 @@ def from_direct(
 
 
 def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE) -> Iterator[EvaluatedAsset]:
-    """From assets that `instant3d generate` left in `folder`: each below it in a folder with result.json."""
+    """From assets written by `instant3d generate` below `folder`, each with its result.json.
+
+    Raises:
+        FileNotFoundError: If there is no asset for a prompt.
+    """
     found = _by_prompt(folder)
     for order in requests:
         if not found.get(order.prompt):
@@ -99,14 +110,20 @@ def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE)
 def from_real_views(
     folder: Path, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From real renders with that caption, as if stage 1 had drawn them without a fault."""
+    """From real renders with that caption in place of stage 1's views.
+
+    Raises:
+        FileNotFoundError: If no scene below `folder` has the caption.
+    """
     captioned: dict[str, list[Path]] = {}
     for place in scenes.below(folder):
-        told = json.loads((place / scenes.DOCUMENT).read_text())
-        captioned.setdefault(told.get("caption", ""), []).append(place)
+        document = json.loads((place / scenes.DOCUMENT).read_text())
+        captioned.setdefault(document.get("caption", ""), []).append(place)
     for order in requests:
         if order.prompt not in captioned:
-            raise FileNotFoundError(f"{folder} holds no scene with the caption {order.prompt!r}; paint one")
+            raise FileNotFoundError(
+                f"{folder} holds no scene with the caption {order.prompt!r}; make one by `instant3d data recolour`"
+            )
         places = captioned[order.prompt]
         views = scenes.read(places[order.seed % len(places)], frames=range(4), maps=()).views
         yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), None)
@@ -122,11 +139,20 @@ def evaluate(
     trained: Collection[str] | None = None,
     training_record: TrainingRecord | None = None,
 ) -> dict[str, Any]:
-    """Look at the results of each list of prompts and write metrics.json, table.md and sheet.png into `output`.
+    """Evaluate the assets of each list of prompts; write metrics.json, table.md and sheet.png into `output`.
 
-    trained  the lists that training had, if that is known; CLIPs then look for a picture's prompt in all lists at once,
-             as the paper of the direct system does, yet tell what they find of each list apart
-    taught   what the direct system was taught with, for its cost
+    Args:
+        results: Assets by name of the list.
+        output: Folder for the files.
+        judge: Attribute classifier; left out if None.
+        clips: Loaders of CLIP models by name.
+        settings: Settings of the run, for the report.
+        trained: Names of the lists used in training, if known. CLIP retrieval then searches the prompts of all lists,
+            as in the paper of the direct system, and is reported for each list.
+        training_record: Training cost of the direct system, for the report.
+
+    Returns:
+        The report, as in metrics.json.
     """
     report: dict[str, Any] = {"instant3d": __version__, "settings": dict(settings), "lists": {}}
     if training_record is not None:
@@ -161,22 +187,24 @@ def evaluate(
 
 
 def classifier_metrics(judge: AttributeClassifier, results: Sequence[EvaluatedAsset]) -> dict[str, Any]:
-    """What the judge names rightly: assets, by the mean log-probability of their pictures, and single pictures."""
+    """Accuracy by the attribute classifier: of assets (mean log-probability over images) and of single images."""
     rows: list[dict[str, Any]] = []
     scores: dict[str, list[Score]] = {look: [] for look in LOOKS}
     confusions = {kind: Counter[tuple[str, str]]() for kind in ("colour", "object")}
     for result in results:
         row: dict[str, Any] = {"prompt": result.request.prompt, "seed": result.request.seed, "seconds": result.seconds}
         for look in LOOKS:
-            pictures = getattr(result, look)
-            if pictures is not None:
-                opinion = _predict(judge, pictures)
-                row[look] = score(judge, result.request.prompt, opinion) | {"sees": predicted_names(judge, opinion)}
+            images = getattr(result, look)
+            if images is not None:
+                prediction = _predict(judge, images)
+                row[look] = score(judge, result.request.prompt, prediction) | {
+                    "sees": predicted_names(judge, prediction)
+                }
                 scores[look].append({key: float(value) for key, value in row[look].items() if key != "sees"})
-        asked = judge.target(result.request.prompt)
+        target = judge.target(result.request.prompt)
         colour, thing = row["renders"]["sees"]
-        confusions["colour"][judge.colours[asked.colour], colour] += 1
-        confusions["object"][judge.objects[asked.object], thing] += 1
+        confusions["colour"][judge.colours[target.colour], colour] += 1
+        confusions["object"][judge.objects[target.object], thing] += 1
         right = row["renders"]["colour"] and row["renders"]["object"]
         rows.append(row | {"says": "right" if right else f"{colour} {thing}?"})
     return {
@@ -188,33 +216,33 @@ def classifier_metrics(judge: AttributeClassifier, results: Sequence[EvaluatedAs
 
 
 def score(judge: AttributeClassifier, prompt: str, prediction: Prediction) -> Score:
-    """Whether an opinion on pictures (V,) is what the prompt asks for: as a whole 0 or 1, and as shares of pictures."""
-    asked, whole = judge.target(prompt), prediction.mean_over_views()
-    colour, thing = (whole.colour.argmax(-1) == asked.colour).item(), (whole.object.argmax(-1) == asked.object).item()
+    """Compare a prediction on images (V,) with the prompt: 0 or 1 for the asset, and shares of its images."""
+    target, whole = judge.target(prompt), prediction.mean_over_views()
+    colour, thing = (whole.colour.argmax(-1) == target.colour).item(), (whole.object.argmax(-1) == target.object).item()
     return {
         "colour": float(colour),
         "object": float(thing),
         "both": float(colour and thing),
-        "colour_per_picture": (prediction.colour.argmax(-1) == asked.colour).double().mean().item(),
-        "object_per_picture": (prediction.object.argmax(-1) == asked.object).double().mean().item(),
+        "colour_per_picture": (prediction.colour.argmax(-1) == target.colour).double().mean().item(),
+        "object_per_picture": (prediction.object.argmax(-1) == target.object).double().mean().item(),
     }
 
 
 def predicted_names(judge: AttributeClassifier, prediction: Prediction) -> tuple[str, str]:
-    """What the pictures (V,) together look like to the judge."""
+    """Colour and object predicted from the images (V,) together."""
     whole = prediction.mean_over_views()
     return judge.colours[int(whole.colour.argmax(-1))], judge.objects[int(whole.object.argmax(-1))]
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """All numbers as Markdown, in percent but for CLIP's scores and probabilities."""
+    """The report as Markdown, in percent except for CLIP scores and probabilities."""
     lines = []
     if "taught" in report:
-        taught = report["taught"]
+        record = report["taught"]
         lines += [
             "",
-            f"taught by {taught['steps']:,} steps of {taught['batch']:,} pictures for {taught['prompts']:,} prompts: "
-            f"{taught['views_per_prompt']:,.0f} views per prompt",
+            f"trained by {record['steps']:,} steps of {record['batch']:,} images for {record['prompts']:,} prompts: "
+            f"{record['views_per_prompt']:,.0f} views per prompt",
         ]
     for name, numbers in report["lists"].items():
         heading = name
@@ -223,7 +251,7 @@ def table(report: Mapping[str, Any]) -> str:
         if "renders" in numbers:
             lines += [
                 "",
-                f"| {heading}, {numbers['assets']} assets | colour | object | both | colour, per picture | object |",
+                f"| {heading}, {numbers['assets']} assets | colour | object | both | colour, per image | object |",
             ]
             lines += ["|---|---|---|---|---|---|"]
             for look, words in (("renders", "renders of the asset, new cameras"), ("views", "the four views given")):
@@ -253,16 +281,17 @@ def _predict(judge: AttributeClassifier, images: Tensor) -> Prediction:
 
 
 def _clip_numbers(model: clip.ClipModel, results: Sequence[EvaluatedAsset], others: Sequence[str]) -> dict[str, float]:
-    """CLIP's numbers of the renders; several assets of one prompt are more views of it.
+    """CLIP metrics of the renders; several assets of one prompt count as more views of it.
 
-    others  prompts that pictures are compared with, beside those of the results
+    Args:
+        model: The CLIP model.
+        results: Assets.
+        others: Prompts for retrieval, beside those of the results.
     """
-    pictures: dict[str, list[Tensor]] = {}
+    images: dict[str, list[Tensor]] = {}
     for result in results:
-        pictures.setdefault(result.request.prompt, []).append(result.renders)
-    return clip.clip_metrics(
-        model, torch.stack([torch.cat(some) for some in pictures.values()]), list(pictures), others
-    )
+        images.setdefault(result.request.prompt, []).append(result.renders)
+    return clip.clip_metrics(model, torch.stack([torch.cat(some) for some in images.values()]), list(images), others)
 
 
 def _mean(scores: Sequence[Score]) -> Score:
@@ -270,7 +299,7 @@ def _mean(scores: Sequence[Score]) -> Score:
 
 
 def _mistakes(pairs: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
-    """What was taken for something else, the most frequent first."""
+    """Wrong predictions, the most frequent first."""
     wrong = [{"asked": asked, "seen": found, "times": times} for (asked, found), times in pairs.most_common()]
     return [one for one in wrong if one["asked"] != one["seen"]]
 
@@ -285,15 +314,15 @@ def _by_prompt(folder: Path) -> dict[str, list[Path]]:
 
 
 def _views_of(place: Path) -> Tensor | None:
-    """The four views that an asset was made of, if they are there."""
-    told = json.loads((place / RECORD).read_text()).get("files", ["views"])
-    for folder in scenes.below(place) if "views" in told else ():
+    """The four views from which an asset was reconstructed, if they exist."""
+    files = json.loads((place / RECORD).read_text()).get("files", ["views"])
+    for folder in scenes.below(place) if "views" in files else ():
         return scenes.read(folder, maps=()).views.composite(1.0)
     return None
 
 
 def _sheet(shown: Sequence[tuple[EvaluatedAsset, str]]) -> list[Row]:
-    """For ten assets at a time what was drawn first of each, and the asset from a new camera; or from two of them."""
+    """Rows of ten assets: the first view of each, and the asset from a new camera (without views, from two)."""
     rows = []
     for k in range(0, len(shown), ACROSS):
         results, says = zip(*shown[k : k + ACROSS], strict=True)
@@ -304,7 +333,7 @@ def _sheet(shown: Sequence[tuple[EvaluatedAsset, str]]) -> list[Row]:
                 "as given to stage 2",
                 [torch.ones(3, SIZE, SIZE) if r.views is None else r.views[0] for r in results],
             )
-        drawn = torch.stack([_sized(picture) for picture in first])
+        drawn = torch.stack([_sized(image) for image in first])
         anew = torch.stack([_sized(result.renders[len(NEW_AZIMUTHS_DEG)]) for result in results])
         rows.append(Row(title, drawn, [result.request.prompt for result in results]))
         rows.append(Row("the asset from a new camera", anew, says))

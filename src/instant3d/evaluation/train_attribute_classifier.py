@@ -1,6 +1,7 @@
-"""Teaches the judge by real renders of objects. Knows nothing of generated pictures, which it must never learn from.
+"""Training of the attribute classifier (judge), on real renders only, never on generated images.
 
-Every example is distorted at random as reconstructions are: blurred, bent, thinned out, tinted, with parts missing.
+Augmentation imitates errors of reconstructions: examples are blurred, warped, made translucent, tinted, with parts
+missing.
 """
 
 from __future__ import annotations
@@ -22,21 +23,29 @@ from instant3d.utils.tensor_dataclass import TensorDataclass
 HELD_VIEWS = 3  # the last ones of every scene, never trained on
 BATCH = 128
 RATE, DECAY = 4e-3, 0.02
-UNKNOWN = -100  # the label that a cross entropy leaves out
+UNKNOWN = -100  # label that the cross entropy ignores
 
 
 @dataclass(frozen=True)
 class AttributeExamples(TensorDataclass):
-    """Real renders: RGBA bytes (N, 4, SIZE, SIZE) with straight alpha, and what they show."""
+    """Real renders with their labels.
+
+    Attributes:
+        images: (N, 4, SIZE, SIZE), RGBA bytes with straight alpha.
+        colour: (N,), index of the colour; UNKNOWN where the caption has none of ours.
+        object: (N,), index of the object.
+        view: (N,), number of the frame, counted from the end of the scene: the last is 1.
+        shape: (N,), number of the shape among objects of the same name.
+    """
 
     images: Tensor
-    colour: Tensor  # (N,), UNKNOWN where the caption names no colour of ours
-    object: Tensor  # (N,)
-    view: Tensor  # (N,) number of the frame, counted from the scene's end: the last is 1
-    shape: Tensor  # (N,) number of the object's shape among those of the same name
+    colour: Tensor
+    object: Tensor
+    view: Tensor
+    shape: Tensor
 
     def over_white(self) -> Tensor:
-        """(N, 3, SIZE, SIZE) in [0, 1]."""
+        """The images on white, (N, 3, SIZE, SIZE) in [0, 1]."""
         rgba = self.images.float() / 255
         return rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
 
@@ -49,15 +58,26 @@ def train(
     hold_out_shapes: bool = False,
     seed: int = 0,
 ) -> AttributeClassifier:
-    """A judge of `objects` in COLOURS, taught on all scenes whose caption names one of them; prints its progress.
+    """Train a classifier of `objects` in COLOURS on all scenes whose caption has one of them; print progress.
 
-    hold_out_shapes  keep the first shape of every object that has several, to learn how the judge takes strange ones
+    Args:
+        folders: Folders of scenes.
+        objects: Names of the objects.
+        epochs: Passes over the examples.
+        hold_out_shapes: Hold out the first shape of every object with several, to measure accuracy on new shapes.
+        seed: Seed of weights, batches and augmentation.
+
+    Returns:
+        The classifier, with its accuracy on held-out views (and shapes).
+
+    Raises:
+        ValueError: If an object occurs in no caption.
     """
     examples = load_examples(folders, objects)
     held = examples.view <= HELD_VIEWS
     several = torch.tensor([bool((examples.shape[examples.object == k] > 0).any()) for k in range(len(objects))])
     strange = several[examples.object] & (examples.shape == 0) & hold_out_shapes
-    torch.manual_seed(seed)  # the judge's first weights
+    torch.manual_seed(seed)  # of the initial weights
     generator = torch.Generator().manual_seed(seed)
     judge = fit(examples[~held & ~strange], AttributeClassifier(objects), epochs=epochs, generator=generator)
     judge.accuracy = {"held_out_views": accuracy(judge, examples[held & ~strange])}
@@ -67,7 +87,7 @@ def train(
 
 
 def load_examples(folders: Sequence[Path], objects: Sequence[str]) -> AttributeExamples:
-    """All renders of those scenes whose caption names one of the objects, in any colour."""
+    """Load all renders of the scenes whose caption has one of the objects, in any colour."""
     parts, shapes = [], [list[str]() for _ in objects]
     for place in (place for folder in folders for place in scenes.below(folder)):
         scene = scenes.read(place, frames=None, size=SIZE, maps=())
@@ -90,8 +110,8 @@ def load_examples(folders: Sequence[Path], objects: Sequence[str]) -> AttributeE
     missing = [thing for thing, names in zip(objects, shapes, strict=True) if not names]
     if missing:
         raise ValueError(
-            f"no scene in {', '.join(map(str, folders))} shows {', '.join(missing)}; "
-            "paint some by `instant3d data recolour`"
+            f"no scene in {', '.join(map(str, folders))} has {', '.join(missing)} in its caption; "
+            "make some by `instant3d data recolour`"
         )
     return AttributeExamples.cat(parts)
 
@@ -99,15 +119,15 @@ def load_examples(folders: Sequence[Path], objects: Sequence[str]) -> AttributeE
 def fit(
     examples: AttributeExamples, judge: AttributeClassifier, *, epochs: int, generator: torch.Generator
 ) -> AttributeClassifier:
-    """Let the judge learn; each object and each colour comes as often as any other."""
+    """Train `judge` on `examples`, with an equal share for every object."""
     steps = epochs * max(len(examples.object) // BATCH, 1)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     judge.train()
     for step, batch in enumerate(batches(examples, steps, generator)):
         with torch.autocast("cpu", torch.bfloat16):
-            opinion = judge(augment(batch.images, generator))
-        loss = F.nll_loss(opinion.colour, batch.colour) + F.nll_loss(opinion.object, batch.object)
+            prediction = judge(augment(batch.images, generator))
+        loss = F.nll_loss(prediction.colour, batch.colour) + F.nll_loss(prediction.object, batch.object)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -118,7 +138,7 @@ def fit(
 
 
 def batches(examples: AttributeExamples, steps: int, generator: torch.Generator) -> Iterator[AttributeExamples]:
-    """Random batches in which every object has an equal share, however many shapes there are of it."""
+    """Random batches of BATCH examples in which every object has an equal share, whatever its number of shapes."""
     share = 1 / torch.bincount(examples.object).clamp(min=1)[examples.object].double()
     for _ in range(steps):
         yield examples[torch.multinomial(share, BATCH, replacement=True, generator=generator)]
@@ -126,11 +146,11 @@ def batches(examples: AttributeExamples, steps: int, generator: torch.Generator)
 
 @torch.no_grad()
 def accuracy(judge: AttributeClassifier, examples: AttributeExamples) -> dict[str, float]:
-    """Shares of single pictures whose colour and whose object it names rightly."""
+    """Accuracy on single images, for colour and object, and their number."""
     parts = [examples[k : k + 512] for k in range(0, len(examples.object), 512)]
-    opinions = [judge(part.over_white()) for part in parts]
-    colour = torch.cat([opinion.colour for opinion in opinions]).argmax(-1)
-    thing = torch.cat([opinion.object for opinion in opinions]).argmax(-1)
+    predictions = [judge(part.over_white()) for part in parts]
+    colour = torch.cat([prediction.colour for prediction in predictions]).argmax(-1)
+    thing = torch.cat([prediction.object for prediction in predictions]).argmax(-1)
     known = examples.colour != UNKNOWN
     return {
         "colour": round((colour == examples.colour)[known].double().mean().item(), 4),
@@ -140,8 +160,8 @@ def accuracy(judge: AttributeClassifier, examples: AttributeExamples) -> dict[st
 
 
 def accuracy_message(judge: AttributeClassifier) -> str:
-    """What was measured, in one line."""
-    names = {"held_out_views": "views held back", "held_out_shapes": "shapes held back"}
+    """The accuracy of `judge` in one line."""
+    names = {"held_out_views": "held-out views", "held_out_shapes": "held-out shapes"}
     parts = [(names[key], value) for key, value in judge.accuracy.items()]
     return "; ".join(
         f"{name}: colour {100 * value['colour']:.1f}%, object {100 * value['object']:.1f}%" for name, value in parts

@@ -1,7 +1,7 @@
-"""Four views for each of many prompts, drawn once and kept: what evaluations of text look at.
+"""Cache of the four generated views of many prompts, for evaluations.
 
-Each is a scene folder of its own, below a name that stands for the weights and the way of sampling, so that an
-interrupted run goes on where it was and other settings never mix. Knows nothing of what is measured.
+Each prompt has its own scene folder, below a folder named by a hash of weights and sampling settings, so that an
+interrupted run resumes and views of different settings never mix.
 """
 
 from __future__ import annotations
@@ -23,23 +23,31 @@ from instant3d.views import Views
 
 @dataclass(frozen=True)
 class ViewRequest:
-    """One asset that is wanted."""
+    """One requested asset.
+
+    Attributes:
+        prompt: Its text.
+        seed: Seed of its noise.
+    """
 
     prompt: str
     seed: int
 
     @property
     def name(self) -> str:
-        """A folder's name: the seed, which tells orders apart, and some of the prompt for people."""
+        """Name of its folder: the seed, which is unique, and a part of the prompt for readability."""
         return f"{self.seed:05d}-{prompts.slug(self.prompt)}"
 
 
 class ViewCache:
-    """Draws what is missing in `folder`.
+    """Views by request; missing ones are generated.
 
-    stage1    where the weights come from: what is drawn by others has another place
-    load      opens the model; called when something is missing, so that looking again at what is there loads nothing
-    at_once   grids that are drawn between two savings
+    Args:
+        folder: Folder of all caches.
+        stage1: Folder or file of the weights; other weights get another cache.
+        sampling: Settings of sampling; other settings get another cache.
+        load: Loads the model; called only if views are missing.
+        at_once: Grids that are sampled in one batch, between two writes.
     """
 
     def __init__(
@@ -55,44 +63,52 @@ class ViewCache:
         self.folder = Path(folder) / fingerprint(stage1, sampling)
 
     def fill(self, requests: Sequence[ViewRequest]) -> None:
-        """Draw and keep what is missing, telling how far it is."""
-        missing = [order for order in requests if not self._has(order)]
+        """Generate and store the missing views, with progress on standard output."""
+        missing = [request for request in requests if not self._has(request)]
         done = len(requests) - len(missing)
         for k in range(0, len(missing), self.at_once):
             some = missing[k : k + self.at_once]
-            self._draw(some)
+            self._sample(some)
             done += len(some)
             print_escaped(f"{self.folder}: {done} of {len(requests)} grids")
 
     def views(self, request: ViewRequest) -> Views:
-        """The four views (4,) of an order that `fill` has drawn, as they are kept: in 8 bits."""
+        """The four views (4,) of a request after `fill`, as stored: with 8 bits."""
         return scenes.read(self.folder / request.name).views
 
     def seconds(self, request: ViewRequest) -> float:
-        """What drawing took, without loading: an equal share of its batch's time."""
+        """Seconds of sampling, without loading: an equal share of its batch's time."""
         return json.loads((self.folder / request.name / scenes.DOCUMENT).read_text())["seconds"]
 
     def _has(self, request: ViewRequest) -> bool:
         place = self.folder / request.name
         return (place / scenes.DOCUMENT).is_file() and scenes.read(place, frames=[0]).caption == request.prompt
 
-    def _draw(self, requests: Sequence[ViewRequest]) -> None:
+    def _sample(self, requests: Sequence[ViewRequest]) -> None:
         model, start = self.load(), time.perf_counter()
-        texts, seeds = [order.prompt for order in requests], [order.seed for order in requests]
-        drawn = model.views(texts, seeds, sampling=self.sampling)
+        texts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
+        sampled = model.views(texts, seeds, sampling=self.sampling)
         seconds = (time.perf_counter() - start) / len(requests)
-        for order, views in zip(requests, drawn, strict=True):
-            extra = {"seed": order.seed, "seconds": round(seconds, 3)}
-            scenes.write(self.folder / order.name, views, caption=order.prompt, extra=extra)
+        for request, views in zip(requests, sampled, strict=True):
+            extra = {"seed": request.seed, "seconds": round(seconds, 3)}
+            scenes.write(self.folder / request.name, views, caption=request.prompt, extra=extra)
 
 
 def view_requests(texts: Sequence[str], seed: int = 0, each: int = 1) -> list[ViewRequest]:
-    """`each` assets for every prompt; no two orders have the same seed, which would show as the same mistakes."""
+    """Requests for `each` assets of every prompt, all with different seeds."""
     return [ViewRequest(text, seed + each * number + k) for number, text in enumerate(texts) for k in range(each)]
 
 
 def read_prompt_list(path: str | Path, most: int | None = None) -> list[str]:
-    """The prompts of a list, all of which must be sound and none there twice: an evaluation leaves nothing out."""
+    """Read the prompts of a list for an evaluation, which leaves none out.
+
+    Args:
+        path: File with one prompt a line.
+        most: Number of prompts to return; all if None.
+
+    Raises:
+        ValueError: If there is no prompt, or one is invalid or repeated.
+    """
     found = prompts.read_prompts(path)
     if not found:
         raise ValueError(f"{path} holds no prompt; write one a line")
@@ -102,12 +118,12 @@ def read_prompt_list(path: str | Path, most: int | None = None) -> list[str]:
     texts = [prompt.text for prompt in found]
     if len(set(texts)) < len(texts):
         twice = next(text for k, text in enumerate(texts) if text in texts[:k])
-        raise ValueError(f"{path} holds {twice!r} twice; leave one out, for an evaluation counts each prompt once")
+        raise ValueError(f"{path} holds {twice!r} twice; remove one, since an evaluation counts each prompt once")
     return texts[:most]
 
 
 def fingerprint(stage1: str | Path, sampling: Sampling) -> str:
-    """Eight hexadecimal digits that change with the weights' files, by their sizes and dates, and with the sampling."""
+    """Hash of the weights' files (names, sizes, dates) and of the sampling settings, 8 hexadecimal digits."""
     source = Path(stage1)
     files = [source] if source.is_file() else file_listing.visible_files(source, "**/*.safetensors")
     weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -1,8 +1,8 @@
-"""The command `instant3d evaluate consistency`: whether the four views of a grid can be those of one object.
+"""The command `instant3d evaluate consistency`: whether the four views of a grid agree on one object.
 
-Each grid is rebuilt and rendered again from the cameras of its own tiles; what its tiles disagree about, no single
-object can show. No reference is needed, and no prompt: read it beside `evaluate text`, since blank tiles agree.
-Pictures are compared inside the box around the tile's own foreground (Carve3D's multi-view reconstruction
+Each grid is reconstructed and rendered from the cameras of its own tiles; where the tiles are inconsistent, the renders
+differ from them. Neither references nor prompts are needed; use it together with `evaluate text`, since blank tiles are
+consistent. Images are compared inside the box around the tile's own foreground (Carve3D's multi-view reconstruction
 consistency, MRC, is the mean LPIPS there).
 """
 
@@ -33,8 +33,8 @@ from instant3d.utils.visualization import Row
 from instant3d.views import Views
 
 MARGIN = 2  # pixels around the foreground
-LEAST = 16  # pixels a side of a box: SSIM needs 11, and fewer say little
-LPIPS_SIDE = 128  # pixels to which a box is brought for LPIPS, so that small objects count as much
+LEAST = 16  # pixels a side of a box: SSIM needs 11, and fewer mean little
+LPIPS_SIDE = 128  # pixels to which a box is resized for LPIPS, so that small objects count as much
 COLUMNS = {"psnr": "PSNR", "ssim": "SSIM", "mrc": "MRC (LPIPS VGG)", "empty": "empty tiles", "uncut": "no white border"}
 COLUMNS |= {"seconds": "s a grid"}
 SHOWN = 6  # grids of each setting on the sheet
@@ -44,7 +44,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Box:
-    """A window of a picture, in whole pixels."""
+    """A window of an image, in whole pixels; right and bottom are exclusive."""
 
     left: int
     top: int
@@ -52,7 +52,7 @@ class Box:
     bottom: int
 
     def of(self, image: Tensor) -> Tensor:
-        """Its part of a picture (..., H, W)."""
+        """Crop an image (..., H, W)."""
         return image[..., self.top : self.bottom, self.left : self.right]
 
 
@@ -64,14 +64,25 @@ def evaluate(
     model: ViewsTo3D,
     perceptual: PerceptualLoss | None = None,
 ) -> dict[str, Any]:
-    """Measure each gallery's views for all orders; writes metrics.json, table.md, figure.png and sheet.png."""
+    """Measure the views of each cache; write metrics.json, table.md, figure.png and sheet.png.
+
+    Args:
+        requests: Prompts and seeds.
+        output: Folder for the files.
+        caches: Views by name of the sampling settings.
+        model: Reconstructor of the views.
+        perceptual: LPIPS for MRC; left out if None.
+
+    Returns:
+        The report, as in metrics.json.
+    """
     report: dict[str, Any] = {"instant3d": __version__, "settings": {}}
     rows = []
-    for name, gallery in caches.items():
-        gallery.fill(requests)
-        numbers, pictures = _measured(gallery, requests, model, perceptual)
-        report["settings"][name] = {"sampling": asdict(gallery.sampling), **summary(numbers), "assets": numbers}
-        rows += [Row(f"{name}: drawn", pictures[0]), Row(f"{name}: rebuilt", pictures[1])]
+    for name, cache in caches.items():
+        cache.fill(requests)
+        numbers, images = _measured(cache, requests, model, perceptual)
+        report["settings"][name] = {"sampling": asdict(cache.sampling), **summary(numbers), "assets": numbers}
+        rows += [Row(f"{name}: generated", images[0]), Row(f"{name}: reconstructed", images[1])]
         print_escaped(f"{name}: {report['settings'][name]['psnr']:.2f} dB")
     with atomic.merged(output) as partial:
         (partial / "metrics.json").write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
@@ -85,7 +96,7 @@ def evaluate(
 def settings(
     steps: Sequence[int], starts: Sequence[Start], samplers: Sequence[Sampler], base: Sampling
 ) -> dict[str, Sampling]:
-    """Every combination, by a name such as "blob, euler, 30 steps"."""
+    """Every combination of settings, by a name such as "blob, euler, 30 steps"; the rest is from `base`."""
     combined = itertools.product(starts, samplers, sorted(set(steps)))
     return {
         f"{start}, {sampler}, {count} steps": replace(base, steps=count, start=start, sampler=sampler)
@@ -94,11 +105,17 @@ def settings(
 
 
 def measure(drawn: Views, again: Views, perceptual: PerceptualLoss | None = None) -> Metrics:
-    """How alike tiles (4,) and what was rendered in their place are, over the tiles that show anything.
+    """Compare tiles (4,) with renders from their cameras.
 
-    psnr, ssim, mrc   means over those tiles, inside their boxes and over white
-    empty             share of tiles without any foreground, which count nowhere else
-    uncut             share of tiles whose background was not white, so that all of it counts as the object
+    Args:
+        drawn: The tiles.
+        again: The renders (4,).
+        perceptual: LPIPS for MRC; left out if None.
+
+    Returns:
+        psnr, ssim, mrc: Means over the tiles with foreground, inside their boxes and on white.
+        empty: Share of tiles without foreground, which count nowhere else.
+        uncut: Share of tiles whose background was not white, so that the whole tile counts as the object.
     """
     solid = (drawn.alpha > 0.5).flatten(1)
     full = solid.any(-1)
@@ -115,7 +132,7 @@ def measure(drawn: Views, again: Views, perceptual: PerceptualLoss | None = None
 
 
 def foreground(alpha: Tensor) -> Box:
-    """The box around what is opaque in (H, W) with a margin, at least LEAST wide and high, inside the picture."""
+    """The box around the opaque part of alpha (H, W) with a margin, at least LEAST pixels a side, inside the image."""
     solid = alpha > 0.5
     left, right = _span(solid.any(0))
     top, bottom = _span(solid.any(1))
@@ -123,12 +140,12 @@ def foreground(alpha: Tensor) -> Box:
 
 
 def summary(numbers: Sequence[Metrics]) -> Metrics:
-    """Means over assets, of those that have the number."""
+    """Mean of each metric over the assets for which it is a number."""
     return {name: _mean([one[name] for one in numbers]) for name in COLUMNS if name in numbers[0]}
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """One line a setting, as Markdown."""
+    """The report as a Markdown table with a row for each setting."""
     known = [name for name in COLUMNS if name in next(iter(report["settings"].values()))]
     text = [["setting", *(COLUMNS[name] for name in known)], ["---"] * (len(known) + 1)]
     for setting, numbers in report["settings"].items():
@@ -137,7 +154,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[Line]:
-    """PSNR by steps, a line for each way to start and sampler."""
+    """Lines of PSNR by steps, one for each start and sampler."""
     grouped: dict[str, list[tuple[float, float]]] = {}
     for numbers in report["settings"].values():
         sampling = numbers["sampling"]
@@ -151,14 +168,14 @@ def lines(report: Mapping[str, Any]) -> Iterator[Line]:
 def _measured(
     cache: ViewCache, requests: Sequence[ViewRequest], model: ViewsTo3D, perceptual: PerceptualLoss | None
 ) -> tuple[list[Metrics], tuple[Tensor, Tensor]]:
-    """Numbers of every order, and first tiles (N, 3, S, S) of a few as they were drawn and rebuilt."""
+    """Metrics of every request, and the first tiles (N, 3, S, S) of a few, generated and reconstructed."""
     numbers: list[Metrics] = []
     drawn: list[Tensor] = []
     rebuilt: list[Tensor] = []
-    for order in requests:
-        views = cache.views(order)
+    for request in requests:
+        views = cache.views(request)
         again = model(views).render(views.cameras, views.width).to("cpu")
-        numbers.append(measure(views, again, perceptual) | {"seconds": cache.seconds(order)})
+        numbers.append(measure(views, again, perceptual) | {"seconds": cache.seconds(request)})
         if len(drawn) < SHOWN:
             drawn.append(views.composite(1.0)[0])
             rebuilt.append(again.composite(1.0)[0].clamp(0, 1))
@@ -166,7 +183,7 @@ def _measured(
 
 
 def _span(solid: Tensor) -> tuple[int, int]:
-    """Where a box begins and ends along one side (N,) of a picture, some of whose pixels are solid."""
+    """Start and end of a box along one side (N,) of an image, some of whose pixels are opaque."""
     where = solid.nonzero()
     first, last = int(where.min()) - MARGIN, int(where.max()) + MARGIN
     side = min(max(last + 1 - first, LEAST), len(solid))
@@ -184,7 +201,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NaN: null."""
+    """Replace NaN and infinity by None, since JSON has neither."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -14,8 +14,9 @@ import numpy as np
 
 from instant3d.mesh.colorspace import srgb_from_linear
 from instant3d.mesh.gltf_document import GltfDocument, Json
-from instant3d.mesh.mesh import MAX_FACES, WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.untrusted import TooLarge
+from instant3d.utils.mesh_options import MAX_FACES
 
 TRIANGLES, STRIP, FAN = 4, 5, 6
 WRAP_MODES = {10497: "repeat", 33071: "clamp", 33648: "mirror"}

@@ -1,6 +1,7 @@
 """glTF 2.0 writer: meshes to one .glb file.
 
-Materials are matte (metallic 0, roughness 1) and two-sided; vertex colours are linear, as glTF demands.
+Materials are matte (metallic 0, roughness 1), and two-sided unless the part is closed; vertex colours are linear, as
+glTF demands. The object and its materials are named after the parts, or else after the file.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from instant3d.mesh.colorspace import linear_from_srgb
 from instant3d.mesh.gltf_document import Json
 from instant3d.mesh.gltf_reader import WRAP_MODES
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.topology import is_closed, signed_volume
 from instant3d.utils.atomic import write_bytes
 
 ARRAY, INDICES = 34962, 34963  # targets of buffer views
-TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
+SHORT = 65536  # vertices that indices of 16 bits can name, of which glTF keeps the last for itself
+TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint8): 5121, np.dtype(np.uint16): 5123, np.dtype(np.uint32): 5125}
 
 
 def write_glb(meshes: Sequence[Mesh], path: Path) -> None:
     """Write `meshes` as the parts of one object, +y up."""
-    writer = _Writer()
+    writer = _Writer(next((mesh.name for mesh in meshes if mesh.name), path.stem))
     primitives = [writer.primitive(mesh) for mesh in meshes if len(mesh.faces)]
     write_bytes(path, container(writer.document(primitives), bytes(writer.data)))
 
@@ -44,7 +47,8 @@ def container(document: Json, binary: bytes) -> bytes:
 class _Writer:
     """The growing binary chunk, and the JSON lists that describe it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.data = bytearray()
         self.lists: dict[str, list[Json]] = {key: [] for key in ("bufferViews", "accessors", "materials")}
         self.images: dict[str, list[Json]] = {key: [] for key in ("images", "textures", "samplers")}
@@ -56,8 +60,8 @@ class _Writer:
             "asset": {"version": "2.0", "generator": "instant3d"},
             "scene": 0,
             "scenes": [{"nodes": [0]}],
-            "nodes": [{"mesh": 0}],
-            "meshes": [{"primitives": primitives}],
+            "nodes": [{"mesh": 0, "name": self.name}],
+            "meshes": [{"primitives": primitives, "name": self.name}],
             "buffers": [{"byteLength": len(self.data)}],
         } | filled
 
@@ -69,13 +73,14 @@ class _Writer:
             attributes["COLOR_0"] = self._colors(mesh.colors)
         if mesh.uv is not None:
             attributes["TEXCOORD_0"] = self._accessor(mesh.uv, "VEC2")
-        indices = self._accessor(mesh.faces.reshape(-1, 1).astype(np.uint32), "SCALAR")
+        kind = np.uint16 if len(mesh.vertices) < SHORT else np.uint32
+        indices = self._accessor(mesh.faces.reshape(-1, 1).astype(kind), "SCALAR")
         return {"attributes": attributes, "indices": indices, "material": self._material(mesh)}
 
     def _colors(self, srgb: np.ndarray) -> int:
-        """Write colours with 16 bits per channel: 8 would be too few for dark colours in linear light."""
-        steps = np.rint(linear_from_srgb(np.clip(srgb, 0, 1)) * 65535).astype(np.uint16)
-        opaque = np.full((len(steps), 1), 65535, np.uint16)
+        """Write colours with 8 bits a channel: trimesh 5 re-exports 16 as garbage. Near black, sRGB errs by 6/255."""
+        steps = np.rint(linear_from_srgb(np.clip(srgb, 0, 1)) * 255).astype(np.uint8)
+        opaque = np.full((len(steps), 1), 255, np.uint8)
         return self._accessor(np.hstack([steps, opaque]), "VEC4", normalized=True)
 
     def _accessor(self, values: np.ndarray, kind: str, *, normalized: bool = False, bounded: bool = False) -> int:
@@ -99,7 +104,9 @@ class _Writer:
         look: dict[str, Any] = {"baseColorFactor": list(mesh.base_color), "metallicFactor": 0, "roughnessFactor": 1}
         if mesh.texture is not None:
             look["baseColorTexture"] = {"index": self._texture(mesh.texture, mesh.wrap)}
-        material: Json = {"pbrMetallicRoughness": look, "doubleSided": True}
+        material: Json = {"name": mesh.name or self.name, "pbrMetallicRoughness": look}
+        if not (is_closed(mesh) and signed_volume(mesh) > 0):
+            material["doubleSided"] = True
         if mesh.alpha_cutoff > 0:
             material |= {"alphaMode": "MASK", "alphaCutoff": mesh.alpha_cutoff}
         return _append(self.lists["materials"], material)
@@ -108,7 +115,8 @@ class _Writer:
         key = (id(texture), wrap)
         if key not in self.textures:
             stream = io.BytesIO()
-            Image.fromarray(texture).save(stream, "PNG")
+            opaque = bool((texture[..., 3] == 255).all())
+            Image.fromarray(texture[..., :3] if opaque else texture).save(stream, "PNG")
             modes = {word: mode for mode, word in WRAP_MODES.items()}
             image = {"bufferView": self._view(stream.getvalue(), None), "mimeType": "image/png"}
             sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": modes[wrap[0]], "wrapT": modes[wrap[1]]}

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_ply
-from instant3d.mesh.mesh import MAX_FACES, WORLD_FROM_Y_UP, Mesh, bounds, face_areas
+from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_writer, ply, printing, usdz
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh, bounds, face_areas
+from instant3d.mesh.printing import SIZE_MM
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
+from instant3d.utils.mesh_options import MAX_FACES
 
-UP_UNKNOWN = (".obj", ".ply")  # formats that do not define which axis is up
+FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that `save` writes
 
 
 def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
-    """Read the parts of a .glb, .gltf, .obj or .ply file as meshes in world axes.
+    """Read a .glb, .gltf, .obj or .ply file as meshes in world axes.
 
     Safe for untrusted files: refuses a file that it cannot read correctly, and opens no file outside the file's folder.
 
     Args:
         path: The file.
-        up: Up axis of an .obj or .ply, whose formats do not define it; glTF is +y up by its standard.
+        up: Up axis of an .obj, or of a .ply that does not say it; glTF is +y up by its standard.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -36,7 +39,7 @@ def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
         ".glb": gltf_reader.read_gltf,
         ".gltf": gltf_reader.read_gltf,
         ".obj": obj.read_obj,
-        ".ply": obj_ply.read_ply,
+        ".ply": partial(ply.read_ply, up=up),
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -46,11 +49,10 @@ def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
     try:
         meshes = [mesh for mesh in reader(path) if len(mesh.faces)]
         _check_object(meshes)
-        upright = path.suffix.lower() in UP_UNKNOWN and up == "z"
     except ValueError as error:
         kind = type(error) if isinstance(error, TooLarge | UnsafePath) else ValueError
         raise kind(f"{path} cannot be read: {error}") from error
-    return [_unturned(mesh) for mesh in meshes] if upright else meshes
+    return [_unturned(mesh) for mesh in meshes] if up == "z" and reader is obj.read_obj else meshes
 
 
 def _unturned(mesh: Mesh) -> Mesh:
@@ -71,10 +73,27 @@ def _check_object(meshes: Sequence[Mesh]) -> None:
         raise ValueError("its triangles have almost no area")
 
 
-def save(meshes: Sequence[Mesh], path: str | Path) -> None:
-    """Write several parts as one file; the suffix (.glb, .obj, .ply) chooses the format."""
+def save(meshes: Sequence[Mesh], path: str | Path, *, size_mm: float = SIZE_MM) -> None:
+    """Write several parts as one file, whole or not at all.
+
+    Args:
+        meshes: The parts; those without triangles are left out.
+        path: Its suffix chooses the format, one of `FORMATS`; an .obj brings an .mtl and .png files.
+        size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
+
+    Raises:
+        ValueError: The format is unknown, the size impossible or there is no triangle.
+        OSError: It cannot be written there.
+    """
     path = Path(path)
-    writers = {".glb": gltf_writer.write_glb, ".obj": obj_ply.write_obj, ".ply": obj_ply.write_ply}
+    writers: dict[str, Callable[[Sequence[Mesh], Path], None]] = {
+        ".glb": gltf_writer.write_glb,
+        ".obj": obj_writer.write_obj,
+        ".ply": ply.write_ply,
+        ".stl": partial(printing.write_stl, size_mm=size_mm),
+        ".3mf": partial(printing.write_3mf, size_mm=size_mm),
+        ".usdz": usdz.write_usdz,
+    }
     writer = writers.get(path.suffix.lower())
     if writer is None:
         raise ValueError(f"a mesh is written as one of {', '.join(writers)}, not as {path.name}")

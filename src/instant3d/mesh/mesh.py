@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_FACES = 5_000_000
 OPAQUE = 0.0  # alpha cut-off of an opaque material
 WORLD_FROM_Y_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # files to world: (x, y, z) -> (x, -z, y)
 WRAPS = ("repeat", "clamp", "mirror")
@@ -29,6 +28,7 @@ class Mesh:
         wrap: How the texture continues beyond [0, 1], along u and along v; each one of `WRAPS`.
         base_color: Linear red, green, blue and alpha.
         alpha_cutoff: Where alpha is below it there is no surface; 0 for an opaque material.
+        name: Name of the part and of its material in files; "" for the writer's default.
     """
 
     vertices: np.ndarray
@@ -40,6 +40,7 @@ class Mesh:
     wrap: tuple[str, str] = ("repeat", "repeat")
     base_color: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     alpha_cutoff: float = OPAQUE
+    name: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vertices", _float32(self.vertices))
@@ -67,11 +68,11 @@ class Mesh:
             raise ValueError(f"{name} hold numbers that are not finite")
         object.__setattr__(self, name, value)
 
-    def save(self, path: str | Path) -> None:
-        """Write .glb, .obj (with .mtl, and .png if textured) or .ply, all +y up; whole or not at all."""
+    def save(self, path: str | Path, *, size_mm: float = 100.0) -> None:
+        """Write .glb, .obj, .ply, .stl, .3mf or .usdz by the suffix of `path`; see `instant3d.mesh.save`."""
         from instant3d.mesh.io import save
 
-        save([self], path)
+        save([self], path, size_mm=size_mm)
 
 
 def _float32(values: np.ndarray) -> np.ndarray:
@@ -117,6 +118,23 @@ def normalized(meshes: Sequence[Mesh], radius: float = 1.0) -> list[Mesh]:
         raise ValueError("all vertices lie at one point, so the object has no size")
     scaled = [part * (radius / farthest) for part in centred]
     return [dataclasses.replace(mesh, vertices=part) for part, mesh in zip(scaled, meshes, strict=True)]
+
+
+def moved_to(mesh: Mesh, origin: str) -> Mesh:
+    """Move a mesh so that its bounding box has a given place.
+
+    Args:
+        mesh: At least one triangle.
+        origin: "ground": its lowest point at height 0 and its centre above the origin; "centre": its centre at the
+            origin; "world": where it is.
+    """
+    if origin == "world":
+        return mesh
+    low, high = bounds([mesh])
+    shift = (low + high) / 2
+    if origin == "ground":
+        shift[2] = low[2]
+    return dataclasses.replace(mesh, vertices=mesh.vertices - shift)
 
 
 def face_normals(mesh: Mesh) -> np.ndarray:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from instant3d.mesh.mesh import MAX_FACES, WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.mtl import Material, materials, statements
 from instant3d.mesh.polygons import Triangulator
 from instant3d.mesh.untrusted import ImageDecoder, TooLarge, content, path_inside, plain_text
+from instant3d.utils.mesh_options import MAX_FACES
 
 VERTEX, UV, NORMAL = 0, 1, 2
 # the parts of a corner, by its text with each number written as 0
@@ -170,7 +171,7 @@ def _colors(rows: Sequence[str]) -> np.ndarray | None:
     if not rows or len(rows[0].split()) < 6 or min(len(row.partition("#")[0].split()) for row in rows) < 6:
         return None
     found = _table(rows, range(3, 6))
-    return found / 255 if found.max() > 1 else found
+    return np.clip(found / 255 if found.max() > 1 else found, 0, 1)
 
 
 def _table(rows: Sequence[str], columns: range) -> np.ndarray:

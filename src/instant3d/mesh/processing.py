@@ -29,7 +29,7 @@ def clean(mesh: Mesh, *, smallest_share: float = 0.01) -> Mesh:
     mesh, areas = _only_faces(mesh, areas > 0), areas[areas > 0]
     if not len(areas):
         raise ValueError("nothing is left to clean: no triangle has an area")
-    piece = _pieces(mesh)
+    piece = pieces(mesh)
     share = np.bincount(piece, weights=areas) / areas.sum()
     keep = share >= min(smallest_share, share.max())
     return _only_faces(mesh, keep[piece])
@@ -44,12 +44,12 @@ def _without_duplicates(mesh: Mesh) -> Mesh:
     return dataclasses.replace(_take(mesh, first), faces=index.reshape(-1)[mesh.faces])
 
 
-def _pieces(mesh: Mesh) -> np.ndarray:
+def pieces(mesh: Mesh) -> np.ndarray:
     """Return the index of each face's connected component; components are joined at vertices of equal position."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    faces = _welded(mesh)[1]
+    faces = weld(mesh)[1]
     rows, columns = faces[:, [0, 1]].reshape(-1), faces[:, [1, 2]].reshape(-1)
     size = int(faces.max()) + 1
     graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
@@ -57,7 +57,7 @@ def _pieces(mesh: Mesh) -> np.ndarray:
     return np.unique(label, return_inverse=True)[1].reshape(-1)
 
 
-def _welded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+def weld(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct positions (P, 3) and the faces (F, 3) between them."""
     places, index = np.unique(mesh.vertices + 0.0, axis=0, return_inverse=True)
     return places, index.reshape(-1)[mesh.faces]
@@ -94,7 +94,7 @@ def decimate(mesh: Mesh, target_faces: int) -> Mesh:
         raise ValueError(f"a closed surface needs at least 4 triangles, got a target of {target_faces}")
     if len(mesh.faces) <= target_faces:
         return mesh
-    places, faces = _welded(mesh)
+    places, faces = weld(mesh)
     vertices, faces = fast_simplification.simplify(places, faces, target_count=target_faces)
     plain = mesh.colors is None and mesh.texture is None
     nearest = cKDTree(mesh.vertices).query(vertices)[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instant3d import scenes
 from instant3d.cameras import Cameras
-from instant3d.mesh import Mesh
+from instant3d.mesh import FORMATS, SIZE_MM, Mesh, moved_to
 from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.baked_field import bake
 from instant3d.nerf.occupancy import Occupancy
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.textured_mesh import MeshResult, build_mesh
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.utils import atomic, tensor_files
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions, Origin
+from instant3d.utils.progress import Stopwatch
 from instant3d.views import Views
 
-FILE = "triplane.safetensors"
+FILE, VIEWS = "triplane.safetensors", "views"
 FORMAT = "instant3d-triplane-1"
-MESH_FORMATS = ("glb", "obj", "ply")
 
 
 class Asset:
     """One object: planes (3, C, P, P) with their decoder.
 
-    resolution   nodes along each axis of the grid on which `mesh` is extracted
+    resolution   nodes along each axis of the grid on which the surface is extracted
     max_memory   bytes that rendering and meshing may take for themselves
     exact        render in float32 and at half the step, to compare; else where the eye sees no difference
+    views        posed images (V,) that it was made of, which sharpen the colours of its meshes
+    name         what its meshes are called in files
     """
 
     def __init__(
@@ -44,11 +50,14 @@ class Asset:
         resolution: int = 256,
         max_memory: int = 2**30,
         exact: bool = False,
+        views: Views | None = None,
+        name: str = "",
     ) -> None:
         if triplane.planes.dim() != 4:
             raise ValueError(f"an asset is one object, planes (3, C, P, P), got {tuple(triplane.planes.shape)}")
         self.triplane, self.decoder = triplane, decoder
         self.resolution, self.max_memory, self.exact = resolution, max_memory, exact
+        self.views, self.name = views, name
 
     @cached_property
     def field(self) -> TriplaneField:
@@ -62,9 +71,47 @@ class Asset:
         return Occupancy.from_field(bake(self.field))
 
     @cached_property
-    def mesh(self) -> Mesh:
-        """The surface with vertex colours, in world axes."""
-        return mesh_extraction.extract_mesh(self.field, self.resolution, max_memory=self.max_memory)
+    def surface(self) -> Mesh:
+        """The surface at full resolution, without colours, in world axes."""
+        surface = mesh_extraction.extract_surface(self.field, self.resolution, max_memory=self.max_memory)
+        return replace(surface, name=self.name)
+
+    def mesh(self, faces: int | None = None, *, origin: Origin = "world") -> Mesh:
+        """The surface with vertex colours.
+
+        Args:
+            faces: Most triangles; None for the full surface, coloured by the field alone.
+            origin: See `MeshOptions`.
+        """
+        if faces is None:
+            colors = mesh_extraction.color_at(self.field, self.surface.vertices, max_memory=self.max_memory)
+            return moved_to(replace(self.surface, colors=colors), origin)
+        return self.build_mesh(MeshOptions(faces, None, origin)).mesh
+
+    def textured(
+        self, faces: int | None = 20_000, texture: int = 1024, *, origin: Origin = "ground", views: Views | None = None
+    ) -> Mesh:
+        """A light mesh with normals, texture coordinates and a base colour texture.
+
+        Args:
+            faces: Most triangles; None for the full surface.
+            texture: Side of the texture in pixels.
+            origin: See `MeshOptions`.
+            views: Posed images (V,) that are blended in where they show the surface; by default the asset's own.
+
+        Raises:
+            ValueError: A number is out of its range, or the field has no surface.
+        """
+        return self.build_mesh(MeshOptions(faces, texture, origin), views).mesh
+
+    def build_mesh(
+        self, options: MeshOptions, views: Views | None = None, watch: Stopwatch | None = None
+    ) -> MeshResult:
+        """A mesh by options; see `textured_mesh.build_mesh`. `watch` gets the seconds of each part, surface first."""
+        watch = watch or Stopwatch()
+        with watch("surface"):
+            surface = self.surface
+        return build_mesh(self.field, surface, options, self.views if views is None else views, watch)
 
     def render(self, cameras: Cameras, size: int, *, with_normals: bool = False, step: float | None = None) -> Views:
         """Render images of the asset.
@@ -90,24 +137,37 @@ class Asset:
             with_normals=with_normals,
         )
 
-    def save(self, folder: str | Path, formats: Sequence[str] = ("glb",)) -> None:
-        """Write `mesh.FORMAT` for each format and the triplane into `folder`, all of it or nothing."""
-        with atomic.merged(folder) as partial:
-            self.write_files(partial, formats)
+    def save(
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = ("glb",),
+        options: MeshOptions = DEFAULT,
+        *,
+        size_mm: float = SIZE_MM,
+    ) -> None:
+        """Write `mesh.FORMAT` for each format and the triplane into `folder`, all of it or nothing.
 
-    def write_files(self, folder: Path, formats: Sequence[str]) -> None:
-        """As `save`, into a folder that the caller makes appear as a whole."""
-        for name in check_formats(formats):
-            self.mesh.save(folder / f"mesh.{name}")
-        write_triplane(self.triplane, self.decoder, folder / FILE)
+        Args:
+            folder: Its other files stay.
+            formats: Of the mesh, among `FORMATS`.
+            options: How the mesh is made.
+            size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
+        """
+        formats = check_formats(formats)
+        mesh = self.build_mesh(options).mesh
+        with atomic.merged(folder) as partial:
+            for name in formats:
+                mesh.save(partial / f"mesh.{name}", size_mm=size_mm)
+            write_triplane(self.triplane, self.decoder, partial / FILE)
 
     @classmethod
     def load(cls, source: str | Path, device: str | torch.device = "cpu") -> Asset:
-        """Read what `save` wrote: the folder, or the triplane's file."""
+        """Read what `save` wrote, the folder or the triplane's file, and the views that lie beside it, if any."""
         path = Path(source)
         path = path / FILE if path.is_dir() else path
         triplane, decoder = read_triplane(path)
-        return cls(triplane.to(device), decoder.to(device))
+        views = scenes.read(path.parent / VIEWS, maps=()).views if (path.parent / VIEWS).is_dir() else None
+        return cls(triplane.to(device), decoder.to(device), views=views)
 
 
 def check_formats(formats: Sequence[str]) -> list[str]:
@@ -117,8 +177,8 @@ def check_formats(formats: Sequence[str]) -> list[str]:
         ValueError: A format cannot be written.
     """
     for name in formats:
-        if name not in MESH_FORMATS:
-            raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(MESH_FORMATS)}")
+        if name not in FORMATS:
+            raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(FORMATS)}")
     return list(dict.fromkeys(formats))
 
 
@@ -129,7 +189,7 @@ def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
     tensors = {"planes": triplane.planes, **{f"decoder.{key}": value for key, value in decoder.state_dict().items()}}
     half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in tensors.items()}
     # not by `save_file`, which makes a file that only its owner can read
-    path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder_settings(decoder))}))
+    path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder.config.as_dict())}))
 
 
 def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
@@ -147,21 +207,6 @@ def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
     return _triplane(tensors, settings, path)
 
 
-def decoder_settings(decoder: Decoder) -> dict[str, Any]:
-    """Return the arguments that rebuild a decoder; rarely changed ones only where they differ from their default."""
-    rare = {"aggregate": "concat", "blob": 0.0, "blob_radius": 1.0, "rgb": "sigmoid"}
-    return {
-        "channels": decoder.channels,
-        "width": decoder.first.out_features,
-        "layers": len(decoder.hidden) + 2,
-        "activation": decoder.activation.__name__,
-        "density": decoder.density_activation.__name__,
-        "density_bias": decoder.density_bias,
-        "rgb_margin": decoder.rgb_margin,
-        **{name: getattr(decoder, name) for name, usual in rare.items() if getattr(decoder, name) != usual},
-    }
-
-
 def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a triplane of this version ({FORMAT}); reconstruct the object again")
@@ -175,19 +220,17 @@ def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
 def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) -> tuple[Triplane, Decoder]:
     try:
         # the numbers must match the stored tensors before anything is built with them
+        config = DecoderConfig(**settings)
         first = tensors["decoder.first.weight"].shape
-        width, channels, layers = (settings[key] for key in ("width", "channels", "layers"))
-        samples = 1 if settings.get("aggregate") == "mean" else 3
-        alphas = 1 if settings.get("rgb") == "scaled" else 0
-        if first != (width, samples * channels) or len(tensors) != 2 * layers + alphas + 1:
+        if first != (config.width, config.inputs) or len(tensors) != config.tensors + 1:
             raise KeyError("decoder")
-        decoder = Decoder(**settings)
+        decoder = Decoder(config)
         planes = tensors.pop("planes")
         decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{path} holds other tensors than its metadata describes; reconstruct the object again"
         ) from error
-    if planes.dim() != 4 or planes.shape[1] != decoder.channels:
-        raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {decoder.channels}, P, P)")
+    if planes.dim() != 4 or planes.shape[1] != config.channels:
+        raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {config.channels}, P, P)")
     return Triplane(planes), decoder.eval().requires_grad_(False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.cameras import Rays
-from instant3d.nerf.triplane import Decoder, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, TriplaneField
 
 Mode = Literal["pixels", "weights", "points"]
 Choice = Literal["auto", "never", "always"]
@@ -84,7 +84,8 @@ class Setup:
     def of(cls, decoder: Decoder) -> Setup | None:
         """Return the parameters for a decoder, or None if there is no kernel for it."""
         activation, density = NAMES.get(decoder.activation), NAMES.get(decoder.density_activation)
-        width, layers = decoder.first.out_features, len(decoder.hidden)
+        config = decoder.config
+        width, layers = config.width, len(decoder.hidden)
         if activation is None or density is None or width > WIDEST or layers > DEEPEST:
             return None
         return cls(
@@ -92,11 +93,11 @@ class Setup:
             layers,
             activation,
             density,
-            decoder.density_bias,
-            decoder.blob,
-            decoder.blob_radius,
-            decoder.rgb == "scaled",
-            decoder.rgb_margin,
+            config.density_bias,
+            config.blob,
+            config.blob_radius,
+            config.rgb == "scaled",
+            config.rgb_margin,
         )
 
     @property
@@ -107,16 +108,18 @@ class Setup:
     def decoder(self) -> Decoder:
         """Build a decoder with these parameters."""
         return Decoder(
-            4,
-            self.width,
-            self.layers + 2,
-            activation=self.activation,  # type: ignore[arg-type]
-            density=self.density,  # type: ignore[arg-type]
-            density_bias=self.density_bias,
-            rgb_margin=self.rgb_margin,
-            blob=self.blob,
-            blob_radius=self.blob_radius,
-            rgb="scaled" if self.scaled else "sigmoid",
+            DecoderConfig(
+                4,
+                self.width,
+                self.layers + 2,
+                activation=self.activation,  # type: ignore[arg-type]
+                density=self.density,  # type: ignore[arg-type]
+                density_bias=self.density_bias,
+                rgb_margin=self.rgb_margin,
+                blob=self.blob,
+                blob_radius=self.blob_radius,
+                rgb="scaled" if self.scaled else "sigmoid",
+            )
         )
 
     def constants(self, mode: Mode, steps: int, side: int, product: torch.dtype) -> dict[str, Any]:

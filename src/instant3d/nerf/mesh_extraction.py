@@ -12,6 +12,7 @@ visible, or no place is less than half as opaque as the most opaque, there is no
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,11 +62,19 @@ class _Grid:
         return (nodes - 1) * (2 / (self.resolution - 1)) - 1
 
 
-@torch.no_grad()
 def extract_mesh(
     field: Field, resolution: int = 256, *, threshold: float | Literal["auto"] = "auto", max_memory: int = 2**30
 ) -> Mesh:
-    """The surface of one object's field with vertex colours: closed, faces outward, in world axes.
+    """The surface of one object's field with vertex colours: `extract_surface`, with colours at its vertices."""
+    surface = extract_surface(field, resolution, threshold=threshold, max_memory=max_memory)
+    return dataclasses.replace(surface, colors=color_at(field, surface.vertices, max_memory=max_memory))
+
+
+@torch.no_grad()
+def extract_surface(
+    field: Field, resolution: int = 256, *, threshold: float | Literal["auto"] = "auto", max_memory: int = 2**30
+) -> Mesh:
+    """The surface of one object's field: closed, faces outward, in world axes, without colours.
 
     resolution  nodes along each edge of the cube [-1, 1]^3, the first and the last on its faces; what is still solid
                 there is closed by the cube
@@ -78,19 +87,28 @@ def extract_mesh(
     coarse = _coarse_density(quick, grid)
     level = _threshold(coarse[coarse >= 0], threshold)
 
-    at_once = max(1, min(2**18, max_memory // 8 // BYTES_PER_POINT))
-
     def height(some: Field, nodes: np.ndarray) -> np.ndarray:
         points = torch.from_numpy(grid.world(nodes)).float().to(device_of(field))
-        density = torch.cat([some.density(part) for part in points.split(at_once)]).cpu().numpy()
+        density = torch.cat([some.density(part) for part in points.split(_at_once(max_memory))]).cpu().numpy()
         return _height(np.where(grid.inside(nodes), density, 0.0), level)
 
     values, cells = refine(_height(coarse.clip(min=0), level), grid.levels, lambda nodes: height(quick, nodes))
     crossings, faces = _marching_cubes(values, cells)
     vertices = grid.world(_corrected(crossings, values, grid, lambda nodes: height(exact, nodes))).clip(-1, 1)
-    points = torch.from_numpy(vertices).float().to(device_of(field))
-    colors = torch.cat([quick(part)[1] for part in points.split(at_once)])
-    return Mesh(vertices, faces, colors=colors.clamp(0, 1).cpu().numpy())
+    return Mesh(vertices, faces)
+
+
+@torch.no_grad()
+def color_at(field: Field, places: np.ndarray, *, max_memory: int = 2**30) -> np.ndarray:
+    """The field's colours (N, 3) float32 in [0, 1] at places (N, 3)."""
+    quick, points = bake(field), torch.from_numpy(places).float().to(device_of(field))
+    colors = torch.cat([quick(part)[1] for part in points.split(_at_once(max_memory))])
+    return colors.clamp(0, 1).cpu().numpy()
+
+
+def _at_once(max_memory: int) -> int:
+    """How many points to read together."""
+    return max(1, min(2**18, max_memory // 8 // BYTES_PER_POINT))
 
 
 def _check(grid: _Grid, max_memory: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -151,13 +151,14 @@ def scaled_sigmoid(raw: Tensor, alpha: Tensor | float) -> Tensor:
     return torch.sigmoid(alpha * raw) / alpha
 
 
-class Decoder(nn.Module):
-    """MLP from plane features to density and colour (LRM, arXiv 2311.04400, section 3.3).
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes and activations of a `Decoder`; a triplane's file holds them beside the decoder's tensors.
 
-    Args:
+    Attributes:
         channels: Features of each plane.
         width: Width of the hidden layers.
-        layers: Number of linear layers, the last one (to 4 numbers) included.
+        layers: Number of linear layers, the last one (to 4 numbers) included; at least 2.
         activation: Activation of the hidden layers.
         density: Density activation: softplus(raw + density_bias), or exp instead of softplus.
         density_bias: Added to the raw density.
@@ -169,47 +170,63 @@ class Decoder(nn.Module):
         blob_radius: See `blob`.
         rgb: "sigmoid", or "scaled" for `scaled_sigmoid` by the buffer `alpha`, which training may move towards 1;
             such colours may exceed 1 and are not clamped before they are written to a file.
-
-    Raises:
-        ValueError: There are fewer than 2 layers, or the blob's radius is not positive.
     """
+
+    channels: int
+    width: int = 64
+    layers: int = 4
+    activation: Literal["relu", "silu", "softplus"] = "relu"
+    density: Literal["softplus", "exp"] = "softplus"
+    density_bias: float = -1.0
+    rgb_margin: float = 0.001
+    aggregate: Literal["concat", "mean"] = "concat"
+    blob: float = 0.0
+    blob_radius: float = 1.0
+    rgb: Literal["sigmoid", "scaled"] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        if self.layers < 2:
+            raise ValueError(f"a decoder needs at least 2 layers, got {self.layers}")
+        if self.blob_radius <= 0:
+            raise ValueError(f"a blob of density needs a radius above 0, got {self.blob_radius}")
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that the first layer reads of a point."""
+        return {"concat": 3, "mean": 1}[self.aggregate] * self.channels
+
+    @property
+    def tensors(self) -> int:
+        """Tensors in the decoder's state: two of each layer, and `alpha` if colours are scaled."""
+        return 2 * self.layers + {"sigmoid": 0, "scaled": 1}[self.rgb]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The arguments that build it again; of those that files did not always tell, only the unusual ones."""
+        rare = ("aggregate", "blob", "blob_radius", "rgb")
+        usual = {name for name in rare if getattr(self, name) == getattr(DecoderConfig, name)}
+        return {name: value for name, value in asdict(self).items() if name not in usual}
+
+
+class Decoder(nn.Module):
+    """MLP from plane features to density and colour (LRM, arXiv 2311.04400, section 3.3)."""
 
     alpha: Tensor
 
-    def __init__(
-        self,
-        channels: int,
-        width: int = 64,
-        layers: int = 4,
-        activation: Literal["relu", "silu", "softplus"] = "relu",
-        density: Literal["softplus", "exp"] = "softplus",
-        density_bias: float = -1.0,
-        rgb_margin: float = 0.001,
-        aggregate: Literal["concat", "mean"] = "concat",
-        blob: float = 0.0,
-        blob_radius: float = 1.0,
-        rgb: Literal["sigmoid", "scaled"] = "sigmoid",
-    ) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        if layers < 2:
-            raise ValueError(f"a decoder needs at least 2 layers, got {layers}")
-        if blob_radius <= 0:
-            raise ValueError(f"a blob of density needs a radius above 0, got {blob_radius}")
-        self.channels, self.density_bias, self.rgb_margin = channels, density_bias, rgb_margin
-        self.blob, self.blob_radius = blob, blob_radius
-        self.aggregate, self.rgb = aggregate, rgb
-        self.first = nn.Linear({"concat": 3, "mean": 1}[aggregate] * channels, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 2))
-        self.last = nn.Linear(width, 4)
+        self.config = config
+        self.first = nn.Linear(config.inputs, config.width)
+        self.hidden = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.layers - 2))
+        self.last = nn.Linear(config.width, 4)
         activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "softplus": F.softplus}
-        self.activation = activations[activation]
+        self.activation = activations[config.activation]
         densities: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": torch.exp}
-        self.density_activation = densities[density]
+        self.density_activation = densities[config.density]
         for layer in (self.first, *self.hidden, self.last):
             nn.init.zeros_(layer.bias)
         for layer in (self.first, *self.hidden):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
-        if {"sigmoid": False, "scaled": True}[rgb]:
+        if config.rgb == "scaled":
             self.register_buffer("alpha", torch.ones(()))
 
     def project(self, planes: Tensor) -> Tensor:
@@ -219,9 +236,9 @@ class Decoder(nn.Module):
         bias is added in `hidden_state`: outside the cube the planes are zero, the bias is not.
         """
         weight = self.first.weight
-        if self.aggregate == "mean":
+        if self.config.aggregate == "mean":
             weight = weight.repeat(1, 3) / 3
-        weight = weight.unflatten(1, (3, self.channels))  # (width, 3, C)
+        weight = weight.unflatten(1, (3, self.config.channels))  # (width, 3, C)
         with torch.autocast(planes.device.type, enabled=False):  # sampling planes in bfloat16 would lose the position
             return torch.einsum("wkc,bkchv->bkwhv", weight, planes.to(weight.dtype))
 
@@ -234,21 +251,23 @@ class Decoder(nn.Module):
 
     def with_blob(self, raw: Tensor, points: Tensor) -> Tensor:
         """Add the blob to the raw density (..., N) at points (..., N, 3)."""
-        if not self.blob:
+        blob, radius = self.config.blob, self.config.blob_radius
+        if not blob:
             return raw.float()
         x, y, z = points.unbind(-1)  # `norm` is fifty times as slow where coordinates come first in memory
         distance = (x * x + y * y + z * z).clamp(min=TINY).sqrt()
-        return raw.float() + self.blob * (1 - distance / self.blob_radius)
+        return raw.float() + blob * (1 - distance / radius)
 
     def to_density(self, raw: Tensor, points: Tensor) -> Tensor:
         """Return the density (..., N) of raw values (..., N) at points (..., N, 3)."""
-        return self.density_activation(self.with_blob(raw, points) + self.density_bias)
+        return self.density_activation(self.with_blob(raw, points) + self.config.density_bias)
 
     def to_rgb(self, raw: Tensor) -> Tensor:
         """Return colours by the scaled sigmoid, or by the plain one widened by the margin."""
-        if self.rgb == "scaled":
+        if self.config.rgb == "scaled":
             return scaled_sigmoid(raw.float(), self.alpha)
-        return torch.sigmoid(raw.float()) * (1 + 2 * self.rgb_margin) - self.rgb_margin
+        margin = self.config.rgb_margin
+        return torch.sigmoid(raw.float()) * (1 + 2 * margin) - margin
 
 
 class TriplaneField:

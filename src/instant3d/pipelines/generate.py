@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instant3d.mesh import SIZE_MM, check_size_mm
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import results
 from instant3d.pipelines.generators import AssetGenerator
 from instant3d.pipelines.results import RECORD
 from instant3d.utils import atomic
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Progress, Stopwatch
 from instant3d.utils.prompts import Prompt, cut_off, slug
 
@@ -34,12 +36,16 @@ class GenerationRequest:
     """What is asked of every prompt; `count` assets of each, by seeds that count up from `seed`.
 
     resolution  nodes along each axis of the mesh's grid; by default the system's own
+    options     how the meshes are made
+    size_mm     largest side in an .stl or .3mf, in millimetres
     """
 
     seed: int = 0
     count: int = 1
     resolution: int | None = None
     formats: Sequence[str] = ("glb",)
+    options: MeshOptions = DEFAULT
+    size_mm: float = SIZE_MM
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def generate(
     One prompt with one seed is written into `output` itself, others into folders below it.
     """
     check_formats(request.formats)
+    check_size_mm(request.size_mm)
     yield from (GenerationResult(prompt.where, error=prompt.error) for prompt in prompts if prompt.error)
     watch = Stopwatch()
     with watch("load"):
@@ -171,8 +178,16 @@ class _Run:
             made = self.generator.finish(
                 draft, item.prompt, item.seed, _nodes(self.request, self.generator), partial, watch
             )
+            made.asset.name = slug(item.prompt)
             written = results.write(
-                partial, made.asset, made.shown, size=made.size, formats=self.request.formats, watch=watch
+                partial,
+                made.asset,
+                made.shown,
+                size=made.size,
+                formats=self.request.formats,
+                watch=watch,
+                options=self.request.options,
+                size_mm=self.request.size_mm,
             )
             written["files"] = [*made.files, *written["files"]]
             told = _settings(item, self.request, self.generator) | {"device": str(self.generator.device)} | written
@@ -204,6 +219,8 @@ def _settings(item: Item, request: GenerationRequest, generator: AssetGenerator)
         "seed": item.seed,
         **generator.settings,
         "resolution": _nodes(request, generator),
+        "mesh_options": request.options.as_dict(),
+        **results.printed_size(request.formats, request.size_mm),
         "weights": generator.weights,
     }
 

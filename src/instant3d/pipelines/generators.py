@@ -19,23 +19,27 @@ from instant3d import scenes
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
 from instant3d.direct.architecture import read_architecture
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
-from instant3d.modules.diffusion import checkpoint_source as stage1_files
-from instant3d.modules.diffusion.prompt_tokens import PARTS
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.triplane import Triplane
 from instant3d.pipelines import results
-from instant3d.pipelines.checkpoint_kinds import check_stages, direct_folder
 from instant3d.pipelines.results import SheetInputs, image_size
 from instant3d.pipelines.text_to_3d import DirectTextTo3D, TextTo3D, stage1_dtype
+from instant3d.pipelines.weights import (
+    direct_files,
+    direct_folder,
+    find_direct,
+    find_stages,
+    stage1_files,
+    stage2_files,
+)
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.sampling_options import Sampling
-from instant3d.stage2.network import resolve
-from instant3d.utils import bundled, file_listing, visualization
+from instant3d.utils import visualization
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
 from instant3d.utils.progress import OnStep, Stopwatch
 from instant3d.utils.prompts import slug
-from instant3d.utils.safetensors_folder import CONFIG, WEIGHTS
+from instant3d.utils.safetensors_folder import CONFIG
 
 AROUND_DEG = range(0, 360, 45)  # from the front, where a sheet shows what was made of no pictures
 SIDES = {0: "front", 90: "side", 180: "back", 270: "side"}
@@ -108,28 +112,15 @@ class TwoStageGenerator:
         at_once: int = 4,
     ) -> None:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
-        self.stage1 = bundled.weights_folder(bundled.STAGE1, stage1, option="--stage1")
-        self.stage2 = bundled.weights_folder(bundled.STAGE2, stage2, option="--stage2")
-        check_stages(self.stage1, self.stage2)
+        self.stage1, self.stage2 = find_stages(stage1, stage2)
         self.sampling, self.negative = sampling, negative
         self.settings = {"negative": negative, "sampling": asdict(sampling)}
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        if Path(self.stage1).is_file():
-            first = {Path(self.stage1).name: Path(self.stage1)}
-        else:
-            parts = stage1_files.folders(self.stage1, stage1_files.NETWORKS, stage1_dtype(self.device))
-            files = [
-                (part, file)
-                for part, folder in parts.items()
-                for file in file_listing.visible_files(folder, "*.safetensors")
-            ]
-            first = {f"{part}/{file.name}": file for part, file in files}
-        second = resolve(self.stage2) / WEIGHTS
         return {
-            "stage1": _hashes(self.stage1, first),
-            "stage2": _hashes(self.stage2, {WEIGHTS: second} if second.is_file() else {}),
+            "stage1": _hashes(self.stage1, stage1_files(self.stage1, stage1_dtype(self.device))),
+            "stage2": _hashes(self.stage2, stage2_files(self.stage2)),
         }
 
     @cached_property
@@ -186,18 +177,14 @@ class DirectGenerator:
         at_once: int = 4,
     ) -> None:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
-        self.source = bundled.weights_folder(bundled.DIRECT, weights, option="--direct")
+        self.source = find_direct(weights)
         self.folder = direct_folder(self.source)
         self.nodes = read_architecture(self.folder / CONFIG).mesh_resolution
         self.settings: dict[str, Any] = {}
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        files = [
-            file for part in sorted(PARTS) for file in file_listing.visible_files(self.folder / part, "*.safetensors")
-        ]
-        files += [self.folder / WEIGHTS] if (self.folder / WEIGHTS).is_file() else []
-        return {"direct": _hashes(self.source, {file.relative_to(self.folder).as_posix(): file for file in files})}
+        return {"direct": _hashes(self.source, direct_files(self.folder))}
 
     @cached_property
     def model(self) -> DirectTextTo3D:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
+from instant3d.mesh import SIZE_MM, check_size_mm
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import image_preprocessing, results
 from instant3d.pipelines.results import SheetInputs
-from instant3d.pipelines.text_to_3d import WORK_BYTES, ViewsTo3D
+from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.scenes import Scene
 from instant3d.scenes.checks.view_notes import view_notes
 from instant3d.stage2.architecture import Architecture, read_architecture
@@ -24,6 +25,8 @@ from instant3d.stage2.network import resolve
 from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import atomic, visualization
 from instant3d.utils.devices import find_device
+from instant3d.utils.memory_limits import MemoryLimits
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch
 
 SHOWN_VIEWS = 8  # at most, on the sheet
@@ -48,16 +51,21 @@ def reconstruct(
     views: Sequence[int] | Literal["all"] | None = None,
     resolution: int = 256,
     formats: Sequence[str] = ("glb",),
+    options: MeshOptions = DEFAULT,
+    size_mm: float = SIZE_MM,
     device: str = "auto",
-    max_memory: int = WORK_BYTES,
+    max_memory: int = MemoryLimits.scratch,
 ) -> dict[str, Any]:
     """Rebuild the object of a scene; writes into `output` and returns what `result.json` then holds.
 
     scene  a scene folder; or a picture, for a network that takes one: what that is shown is left in `output/views`
     views  numbers of the input frames; by default the first four, or as many as there are, or the first if the
            network takes one picture: then its own camera is assumed, and the result stands in that camera's world
+    options  how the mesh is made
+    size_mm  largest side in an .stl or .3mf, in millimetres
     """
     watch = Stopwatch()
+    check_size_mm(size_mm)
     formats, folder, place = check_formats(formats), resolve(weights), find_device(device)
     with watch("load"):
         given = _given(scene, views, read_architecture(folder / "config.json"))  # before weights, which take longer
@@ -66,7 +74,9 @@ def reconstruct(
     with atomic.merged(output, seal=results.RECORD) as partial:
         with watch("reconstruct"):
             asset = model(source, resolution=resolution, max_memory=max_memory)
-        written = results.write(partial, asset, given.shown, size=given.size, formats=formats, watch=watch)
+        written = results.write(
+            partial, asset, given.shown, size=given.size, formats=formats, watch=watch, options=options, size_mm=size_mm
+        )
         if given.record:
             scenes.write(partial / "views", source.views, object_id=source.id)
             written["files"] = ["views", *written["files"]]
@@ -78,6 +88,7 @@ def reconstruct(
             **given.record,
             weights={"name": str(weights), "sha256": results.sha256(folder / "model.safetensors")},
             device=str(model.device),
+            mesh_options=options.as_dict(),
             **written,
             seconds=watch.rounded(),
         )

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from instant3d import __version__
 from instant3d.cameras import Cameras, Rays, turntable
-from instant3d.nerf.asset import FILE, Asset, check_formats
+from instant3d.mesh import PRINTED, SIZE_MM
+from instant3d.nerf.asset import FILE, Asset, check_formats, write_triplane
 from instant3d.nerf.field import normals
 from instant3d.utils import visualization
+from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch
 from instant3d.utils.visualization import Row
 from instant3d.views import Views, normals_to_image
@@ -50,25 +52,44 @@ def image_size(view_size: int) -> int:
 
 
 def write(
-    folder: Path, asset: Asset, shown: SheetInputs, *, size: int, formats: Sequence[str], watch: Stopwatch
+    folder: Path,
+    asset: Asset,
+    shown: SheetInputs,
+    *,
+    size: int,
+    formats: Sequence[str],
+    watch: Stopwatch,
+    options: MeshOptions = DEFAULT,
+    size_mm: float = SIZE_MM,
 ) -> dict[str, Any]:
     """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide.
+
+    `options` say how the mesh is made; `size_mm` is the largest side in an .stl or .3mf, in millimetres.
 
     Without PyAV there is no turntable.mp4, and a warning says so.
     """
     formats = check_formats(formats)
-    with watch("mesh"):
-        mesh = asset.mesh
-        asset.write_files(folder, formats)
+    made = asset.build_mesh(options, watch=watch)
+    with watch("write"):
+        for name in formats:
+            made.mesh.save(folder / f"mesh.{name}", size_mm=size_mm)
+        written = sorted(path.name for path in folder.glob("mesh*"))  # an .obj brings others
+        write_triplane(asset.triplane, asset.decoder, folder / FILE)
     with watch("video"):
         around = _images(asset, turntable(FRAMES), size)
         turntables = _turntables(around.composite(1.0), folder)
         visualization.write_contact_sheet(_rows(asset, shown, around), folder / "sheet.png", heading=shown.heading)
     return {
         "resolution": asset.resolution,
-        "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
-        "files": [*(f"mesh.{name}" for name in formats), FILE, *turntables, "sheet.png"],
+        "mesh": made.report(),
+        **printed_size(formats, size_mm),
+        "files": [*written, FILE, *turntables, "sheet.png"],
     }
+
+
+def printed_size(formats: Sequence[str], size_mm: float) -> dict[str, float]:
+    """What a record says of the size in millimetres: nothing where no format has one."""
+    return {"size_mm": size_mm} if set(formats) & set(PRINTED) else {}
 
 
 def _turntables(frames: Tensor, folder: Path) -> list[str]:
@@ -92,8 +113,17 @@ def write_record(folder: Path, **fields: Any) -> dict[str, Any]:
 
 def closing_line(record: dict[str, Any], output: Path, source: str) -> str:
     """One line for the terminal; `source` is what the asset was made from."""
-    total, size = sum(record["seconds"].values()), record["mesh"]["faces"]
-    return f"{output}: {', '.join(record['files'])} ({size} triangles from {source} in {total:.1f} s)"
+    total = sum(record["seconds"].values())
+    return f"{output}: {', '.join(record['files'])} ({mesh_summary(record['mesh'])} from {source} in {total:.1f} s)"
+
+
+def mesh_summary(report: dict[str, Any]) -> str:
+    """A few words on a mesh, from what `MeshResult.report` says of it."""
+    parts = report["components"]
+    pieces = "in one piece" if parts == 1 else f"in {parts} pieces"
+    size = " x ".join(f"{extent:.2f}" for extent in report["size"])
+    colors = f"texture of {report['texture']} px" if report["texture"] else "vertex colours"
+    return f"{report['faces']} triangles, {'closed' if report['closed'] else 'open'}, {pieces}, {size}, {colors}"
 
 
 def sha256(file: Path) -> str:

@@ -23,22 +23,21 @@ from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptToken
 from instant3d.modules.diffusion.text import TextEmbedding, fits
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.triplane import Triplane
-from instant3d.pipelines.checkpoint_kinds import check_stages, direct_folder
 from instant3d.pipelines.model_offload import ModelOffloader, fair_share
+from instant3d.pipelines.weights import direct_folder, find_direct, find_stages
 from instant3d.scenes import Scene
 from instant3d.stage1.grid import to_views
-from instant3d.stage1.sampler import GridSampler, OnStep
+from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.stage2.network import Reconstructor
 from instant3d.stage2.view_checks import camera_warning, resize_inputs
-from instant3d.utils import bundled
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import fast_dtype
+from instant3d.utils.memory_limits import MemoryLimits
+from instant3d.utils.progress import OnStep
 from instant3d.views import Views
 
 __all__ = ["Asset", "DirectTextTo3D", "Sampling", "TextTo3D", "ViewsTo3D"]
-
-WORK_BYTES = 2**30  # that rendering and meshing may take, unless told otherwise
 
 
 class ViewsTo3D:
@@ -57,7 +56,7 @@ class ViewsTo3D:
         """From a checkpoint folder, or a Hugging Face Hub id, which is downloaded."""
         return cls(Reconstructor.from_pretrained(source).requires_grad_(False), device)
 
-    def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = WORK_BYTES) -> Asset:
+    def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = MemoryLimits.scratch) -> Asset:
         """Square views (V,) of one object, of any size; see `Asset` for `resolution` and `max_memory`."""
         views = views.views if isinstance(views, Scene) else views
         if views.rgb.dim() != 4:
@@ -81,6 +80,7 @@ class ViewsTo3D:
             resolution=resolution,
             max_memory=max_memory,
             exact=self.network.precise,
+            views=views.to("cpu"),
         )
 
     @property
@@ -114,9 +114,9 @@ class TextTo3D:
         self.device = torch.device(device)
         self.sampler = GridSampler(components, at_once=at_once)
         self.reconstruct = reconstruct
-        self.work_bytes = max_memory or WORK_BYTES
+        self.limits = MemoryLimits.of(max_memory)
         parts = {name: getattr(components, name) for name in NETWORKS} | {"stage2": reconstruct.network}
-        self.offloader = ModelOffloader(parts, self.device, max_memory or fair_share(self.device))
+        self.offloader = ModelOffloader(parts, self.device, self.limits.weights or fair_share(self.device))
 
     @classmethod
     def from_pretrained(
@@ -129,9 +129,7 @@ class TextTo3D:
         at_once: int = 4,
     ) -> TextTo3D:
         """From folders or Hugging Face Hub ids; by default the bundled weights."""
-        stage1 = bundled.weights_folder(bundled.STAGE1, stage1, option="--stage1")
-        stage2 = bundled.weights_folder(bundled.STAGE2, stage2, option="--stage2")
-        check_stages(stage1, stage2)
+        stage1, stage2 = find_stages(stage1, stage2)
         components = Components.load(stage1, dtype=stage1_dtype(torch.device(device)))
         for name in NETWORKS:
             getattr(components, name).requires_grad_(False)
@@ -193,7 +191,7 @@ class TextTo3D:
     def build(self, views: Views, *, resolution: int = 256) -> Asset:
         """The asset of four views (4,)."""
         self.offloader.load_to_device("stage2")
-        return self.reconstruct(views, resolution=resolution, max_memory=self.work_bytes)
+        return self.reconstruct(views, resolution=resolution, max_memory=self.limits.scratch)
 
     def fits(self, prompt: str) -> bool:
         """Whether the prompt fits the tokenizers' windows, so that nothing of it is cut off."""
@@ -231,7 +229,7 @@ class DirectTextTo3D:
             )
         self.device = torch.device(device)
         self.network, self.encoder = network.to(device).eval(), encoder.to(device)
-        self.work_bytes = max_memory or WORK_BYTES
+        self.limits = MemoryLimits.of(max_memory)
 
     @classmethod
     def from_pretrained(
@@ -242,7 +240,7 @@ class DirectTextTo3D:
         max_memory: int | None = None,
     ) -> DirectTextTo3D:
         """From a folder, or a Hugging Face Hub id; by default the bundled weights."""
-        folder = direct_folder(bundled.weights_folder(bundled.DIRECT, source, option="--direct"))
+        folder = direct_folder(find_direct(source))
         network = TextToTriplane.from_pretrained(folder).requires_grad_(False)
         return cls(network, PromptEncoder.from_pretrained(folder), device=device, max_memory=max_memory)
 
@@ -279,7 +277,7 @@ class DirectTextTo3D:
             raise ValueError("the network answers with numbers that are not finite; copy or export its weights again")
         decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device
         exact = self.network.precise
-        return Asset(triplane, decoder, resolution=resolution, max_memory=self.work_bytes, exact=exact)
+        return Asset(triplane, decoder, resolution=resolution, max_memory=self.limits.scratch, exact=exact)
 
     def fits(self, prompt: str) -> bool:
         """Whether the prompt fits the text encoder's window, so that nothing of it is cut off."""

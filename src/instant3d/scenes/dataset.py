@@ -118,6 +118,10 @@ class SceneSources:
         """Read only the cameras, id and caption of scene `number`."""
         return self._use(number, scenes.document, PackedScene.document)
 
+    def source(self, number: int) -> Path | PackedScene:
+        """Its folder, or its place in a tar; what is behind a URL is fetched, and may go again when others are."""
+        return self._use(number, _as_it_is, _as_it_is)
+
     def name(self, number: int) -> str:
         """Return a file name for data derived from scene `number`."""
         return self._use(number, lambda folder: folder.name, lambda packed: packed.name)
@@ -216,6 +220,10 @@ class SceneSources:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._clear_caches()
+
+
+def _as_it_is(found: Path | PackedScene) -> Path | PackedScene:
+    return found
 
 
 def _fetch_silently(remote: shard_cache.RemoteShards, shard: Shard) -> None:

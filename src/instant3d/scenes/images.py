@@ -141,7 +141,9 @@ def decode_depth(data: bytes, unit: float | None, size: tuple[int, int], where: 
             )
         depth = np.asarray(image).astype(np.float64) * (1e-3 if unit is None else unit)
     _same_size(depth.shape[:2], size, where)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and counts as unknown
+        depth = depth.astype(np.float32)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
 def encode_depth(depth: Array, unit: float) -> bytes:
@@ -234,7 +236,7 @@ def _brightness(mask: Image.Image) -> tuple[Array, int]:
     if mask.mode.startswith("I"):
         return np.asarray(mask), 65535
     if mask.has_transparency_data:
-        alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
+        alpha = np.asarray(images.convert(mask, "RGBA", "a mask").getchannel("A"))
         if alpha.min() < 255:
             return alpha, 255
     if mask.mode in ("1", "L", "LA"):

@@ -7,6 +7,7 @@ decode them. One image is in memory at a time, and nothing outside the source fo
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,7 +199,7 @@ def _loader(folder: Path, root: Path) -> Load:
             path = folder / f"{name}{extension}"
             if "\0" in name or not path.resolve().is_relative_to(root):
                 raise ValueError(f"{path} lies outside {root}, so it is not read; move it inside")
-            if path.is_file():
+            if os.path.isfile(path):  # false for a name that no file can have
                 if path.stat().st_size > scenes.MAX_FILE_BYTES:
                     raise ValueError(f"{path} is larger than {scenes.MAX_FILE_BYTES} bytes; make it smaller")
                 return path.read_bytes()

@@ -199,7 +199,7 @@ LAYOUTS = {
 
 def _angle(fov_deg: float | None) -> Lens:
     """Intrinsics with square pixels and a centred principal point."""
-    if fov_deg is None or not 0 < fov_deg < 180:
+    if fov_deg is None or not math.degrees(transforms.MIN_ANGLE) < fov_deg < 180:
         raise ValueError(f"the field of view is {fov_deg} degrees; expected more than 0 and less than 180")
     focal = 0.5 / math.tan(math.radians(fov_deg) / 2)
     return lambda width, height: (focal, focal * width / height, 0.5, 0.5)

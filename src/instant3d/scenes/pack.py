@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from instant3d.scenes import scene_folder as scenes
 from instant3d.scenes import shards
-from instant3d.utils import file_listing
+from instant3d.utils import atomic, file_listing
 from instant3d.utils.errors import escape_control
 from instant3d.utils.progress import OnStep
 
@@ -103,7 +103,7 @@ def pack(
         kept += whole
         done.append(old if whole and old else _write(target / shard_name, group, stamp))
         still = [shard for name, shard in earlier.items() if name > shard_name]
-        _replace(target / INDEX, _index([*done, *still]))
+        atomic.write_bytes(target / INDEX, _index([*done, *still]))
         on_step(first + len(group), len(found))
     _drop(target, {name for name in earlier if name >= f"{len(done):05d}.tar"}, done)
     return Packing(tuple(done), kept)
@@ -216,19 +216,14 @@ def _stamp(group: Group) -> str:
 
 def _write(path: Path, group: Group, stamp: str) -> Shard:
     """Write one tar, whole or not at all; equal scenes give equal bytes."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w+b") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for number, name, files in group:
-                    _add(tar, shards.key_of(number, name), name, files)
-            file.flush()
-            os.fsync(file.fileno())
-            file.seek(0)
-            digest, size = hashlib.file_digest(file, "sha256").hexdigest(), partial.stat().st_size
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic.partial_file(path, one_writer=True) as partial, partial.open("w+b") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for number, name, files in group:
+                _add(tar, shards.key_of(number, name), name, files)
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        digest, size = hashlib.file_digest(file, "sha256").hexdigest(), partial.stat().st_size
     return Shard(path.name, size, digest, len(group), stamp)
 
 
@@ -266,18 +261,12 @@ def _index(listed: Sequence[Shard]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-
-
 def _drop(target: Path, surplus: set[str], done: Sequence[Shard]) -> None:
     """Remove surplus tars of an earlier call that packed more scenes."""
     for name in surplus:
         (target / name).unlink(missing_ok=True)
     if surplus:
-        _replace(target / INDEX, _index(done))
+        atomic.write_bytes(target / INDEX, _index(done))
 
 
 def _size(path: Path) -> int | None:

@@ -342,7 +342,7 @@ def file_content(root: Path, name: str) -> bytes:
         file = root / f"{name}{extension}"
         if not file.resolve().is_relative_to(root):
             raise ValueError(_outside(root, name))
-        if file.is_file():
+        if os.path.isfile(file):  # false for a name that no file can have
             if file.stat().st_size > MAX_FILE_BYTES:
                 raise ValueError(f"{file} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
             return file.read_bytes()

@@ -20,6 +20,7 @@ import numpy as np
 from instant3d.scenes import lens_distortion
 
 MAX_BYTES = 2**26
+MIN_ANGLE = 1e-6  # radians across an image: below, its focal length is no number to compute with
 ROTATION_TOLERANCE = 2.5e-3  # of R^T R against the identity: rounding to three decimals leaves up to 1.8e-3
 ROUNDED = 5e-2  # a larger deviation is not due to rounding
 EXACT = 1e-5  # up to this deviation, a matrix is used as given
@@ -298,7 +299,7 @@ def _lens(content: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> d
 
 
 def _focal(angle: float | None, size: float) -> float | None:
-    return None if angle is None or not 0 < angle < math.pi else size / 2 / math.tan(angle / 2)
+    return None if angle is None or not MIN_ANGLE < angle < math.pi else size / 2 / math.tan(angle / 2)
 
 
 def _rigid(value: Any, where: str) -> FloatArray:

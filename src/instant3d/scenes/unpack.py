@@ -17,9 +17,10 @@ from instant3d.scenes import scene_folder as scenes
 from instant3d.scenes import shards
 from instant3d.scenes.pack import INDEX, MAX_PACKED_BYTES, PACKED, VERSION, Shard, read_index
 from instant3d.utils import atomic, file_listing
-from instant3d.utils.errors import escape_control
+from instant3d.utils.errors import escape_control, shorten
 from instant3d.utils.progress import OnStep
 
+LONGEST_NAME, LONGEST_PATH = 200, 1000  # bytes of each part, characters in all: what any file system takes
 MISSING = "missing, or is a link or a sparse file in the tar"
 
 
@@ -101,7 +102,7 @@ def _restore_scene(where: str, files: dict[str, bytes], target: Path, result: Un
     try:
         name, contents = _checked(where, files)
     except ValueError as error:
-        result.damage.append(str(error))
+        result.damage.append(shorten(str(error)))
         return
     folder = target / name
     if not folder.resolve().is_relative_to(target.resolve()):
@@ -141,6 +142,8 @@ def _manifest(data: bytes, where: str) -> tuple[str, dict[str, str]]:
         for path in (name, *hashes):
             if PurePosixPath(path).is_absolute() or not _is_plain(path):
                 raise ValueError(f"{path!r:.80} would lie outside the folder")
+            if any(len(part.encode()) > LONGEST_NAME for part in path.split("/")) or len(path) > LONGEST_PATH:
+                raise ValueError(f"{path!r:.80} is longer than a file's name can be")
             if file_listing.is_hidden(path) or escape_control(path) != path:
                 raise ValueError(f"{path!r:.80} is a hidden name or holds control characters")
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from torch import Tensor
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
 from instant3d.stage1.grid_dataset import Grid, GridScenes, read_ahead, read_keep
-from instant3d.utils import tensor_files
+from instant3d.utils import atomic, tensor_files
 from instant3d.utils.data_order import generator_from_key
 from instant3d.utils.tensor_dataclass import TensorDataclass
 
@@ -121,9 +120,7 @@ def build_cache(
         "grids": grids,
         "prompts": prompts,
     }
-    partial = folder / f".{INDEX}.partial"
-    partial.write_text(json.dumps(index))
-    os.replace(partial, folder / INDEX)
+    atomic.write_text(folder / INDEX, json.dumps(index))
     report(f"{folder}: {len(grids)} grids of {size} pixels, {len(prompts)} prompts")
 
 
@@ -218,9 +215,8 @@ def _shard(path: Path, parts: list[dict[str, Tensor]], entries: list[Any], made_
         raise ValueError(
             f"{' and '.join(broken)} of {path.name} overflow float16; give a model whose VAE and text encoders do not"
         )
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata={**made_with, "entries": json.dumps(entries)})
-    os.replace(partial, path)
+    with atomic.partial_file(path, one_writer=True) as partial:
+        save_file(tensors, partial, metadata={**made_with, "entries": json.dumps(entries)})
 
 
 def _finished(folder: Path, kind: str, made_with: dict[str, str]) -> list[Any]:

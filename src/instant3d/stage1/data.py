@@ -236,11 +236,7 @@ class GridDataModule(L.LightningDataModule):
         sources, weights = self._training()
         files = [source.scenes.scenes.files if isinstance(source, SceneGrids) else [] for source in sources]
         mixture = WeightedMixture([len(source) for source in sources], weights, self.seed, files, self.window)
-        start, rank, world = 0, 0, 1
-        if self.trainer is not None:
-            start = self.trainer.global_step * self.trainer.accumulate_grad_batches
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-        batches = ResumableBatchSampler(self.batch_size, start, rank, world)
+        batches = ResumableBatchSampler.at(self.trainer, self.batch_size)
         return DataLoader(GridDataset(sources, mixture), batch_sampler=batches, **self._loading())
 
     @cached_property

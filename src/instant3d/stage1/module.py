@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
 from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
+from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.stage1.cache import PARTS, LatentBatch, posterior
 from instant3d.stage1.data import GridDataModule, ImageBatch, PromptBatch
@@ -44,7 +45,7 @@ class NoiseSample:
     drop_text: Tensor
 
 
-class Frozen:
+class Frozen(FrozenModules):
     """Frozen networks of a module, kept out of its state_dict, its EMA and deep copies.
 
     Args:
@@ -54,9 +55,6 @@ class Frozen:
     def __init__(self, base: str) -> None:
         self.base, self.encoders = base, Components()
         self.unet: Any = None
-
-    def __deepcopy__(self, memo: Any) -> Frozen:
-        return self
 
     def encoders_on(self, device: torch.device) -> Components:
         """VAE and text encoders on a device, loaded at the first call."""

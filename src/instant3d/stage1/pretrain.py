@@ -7,7 +7,6 @@ InfoNCE (CLIP, Radford et al. 2021). A run has a number of steps or seconds, and
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from instant3d.modules.diffusion.tiny_models import clip_pair
 from instant3d.modules.lr_schedule import lr_factor
+from instant3d.utils import atomic
 from instant3d.utils.cuda_graphs import GraphedModule
 from instant3d.utils.devices import fast_dtype
 
@@ -249,9 +249,8 @@ def _average(means: Sequence[Tensor], now: Sequence[Tensor], count: int) -> None
 
 def _save(state: Path, parts: Mapping[str, Any], step: int, seconds: float) -> None:
     content = {name: part.state_dict() for name, part in parts.items()}
-    partial = state.with_name(f".{state.name}.partial")
-    torch.save({**content, "step": step, "seconds": seconds}, partial)
-    os.replace(partial, state)
+    with atomic.partial_file(state, one_writer=True) as partial:
+        torch.save({**content, "step": step, "seconds": seconds}, partial)
 
 
 def _restore(state: Path | None, parts: Mapping[str, Any], device: torch.device) -> tuple[int, float]:

@@ -16,8 +16,7 @@ from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
 from instant3d.utils.devices import fast_dtype
-
-OnStep = Callable[[int, int], object]  # called with the steps done and the number of steps
+from instant3d.utils.progress import OnStep
 
 # the samplers as in their papers: the last step ends at clean latents
 SETTINGS = {

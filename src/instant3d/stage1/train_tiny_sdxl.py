@@ -25,12 +25,13 @@ from instant3d.modules.diffusion.tiny_models import train_tokenizer
 from instant3d.stage1.grid import SIDE
 from instant3d.stage1.grid_dataset import read_views
 from instant3d.stage1.pretrain import CaptionedViews, TrainingSettings, latent_scale, train_text, train_vae
-from instant3d.utils import shipped
+from instant3d.utils import atomic, shipped
 from instant3d.utils.arg_types import nonnegative_int
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
+from instant3d.utils.yaml_files import load_yaml
 
 CONFIG = Path("demo_base")
 TIME_WIDTH = 32  # channels of the embedding of each of SDXL's six size and crop conditions
@@ -69,10 +70,8 @@ class BaseConfig:
         Raises:
             ValueError: A key is missing or unknown, or a value is out of range.
         """
-        import yaml
-
         path = shipped.find(path, ["stage1"])
-        content = yaml.safe_load(path.read_text())
+        content = load_yaml(path)
         expected = {field.name for field in fields(cls)}
         if not isinstance(content, dict) or set(content) != expected:
             got = sorted(content) if isinstance(content, dict) else content
@@ -154,9 +153,8 @@ def _trained(file: Path, networks: Sequence[nn.Module], train: Callable[[Path], 
         modules.load_state_dict(load_file(file))
     else:
         train(file.with_suffix(".training"))
-        partial = file.with_name(f".{file.name}.partial")
-        save_file({key: value.contiguous() for key, value in modules.state_dict().items()}, partial)
-        partial.replace(file)
+        with atomic.partial_file(file, one_writer=True) as partial:
+            save_file({key: value.contiguous() for key, value in modules.state_dict().items()}, partial)
     modules.eval().requires_grad_(False)
 
 

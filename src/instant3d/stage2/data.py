@@ -229,11 +229,7 @@ class SceneDataModule(L.LightningDataModule):
         found = scenes_for("train", self.train, self.shard_cache)
         found.check_room(self.shard_cache, self.window)
         dataset = TrainDataset(found, self.image_size, self.view_sampling, self.seed, self.window)
-        start, rank, world = 0, 0, 1
-        if self.trainer is not None:
-            start = self.trainer.global_step * self.trainer.accumulate_grad_batches
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-        batches = ResumableBatchSampler(self.batch_size, start, rank, world)
+        batches = ResumableBatchSampler.at(self.trainer, self.batch_size)
         return DataLoader(dataset, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[ReconstructionBatch]:

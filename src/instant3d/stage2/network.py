@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from instant3d.modules.transformer import Block
-from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
 from instant3d.stage2.visual_hull_input import PlaneUNet
@@ -68,12 +68,14 @@ class Reconstructor(nn.Module):
         self.upsample = None if a.lift_side else nn.ConvTranspose2d(a.width, a.channels, factor, factor)
         self.lift = PlaneUNet(a.lift_width, a.lift_side, a.width, a.channels) if a.lift_side else None
         self.decoder = Decoder(
-            a.channels,
-            a.decoder_width,
-            a.decoder_layers,
-            activation=a.decoder_activation,
-            density=a.density,
-            rgb_margin=a.rgb_margin,
+            DecoderConfig(
+                a.channels,
+                a.decoder_width,
+                a.decoder_layers,
+                activation=a.decoder_activation,
+                density=a.density,
+                rgb_margin=a.rgb_margin,
+            )
         )
         self.checkpointing = False
         self.precise = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentError
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,101 +12,25 @@ import lightning as L
 import torch
 from docstring_parser import DocstringStyle
 from jsonargparse import set_parsing_settings
-from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
-from instant3d import scenes
-from instant3d.direct.data import NamedPrompts, PromptDataModule
+from instant3d.direct.data import PromptDataModule
 from instant3d.direct.module import DirectModule, export_direct
-from instant3d.nerf.asset import write_triplane
-from instant3d.nerf.triplane import Triplane
-from instant3d.stage1.data import GridDataModule, PromptBatch
-from instant3d.stage1.grid import to_views
+from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.module import Stage1Module, export_stage1
 from instant3d.stage2.architecture import read_architecture
 from instant3d.stage2.data import SceneDataModule
 from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import Architecture, Reconstructor, resolve
 from instant3d.training import arguments
+from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
 from instant3d.utils import file_listing
 from instant3d.utils.tensor_files import load_weights_only
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
 # predictions are written batch by batch, not gathered, and nothing is logged
 ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false", "--trainer.logger=false"]
-
-
-class TriplaneWriter(BasePredictionWriter):
-    """Writes triplanes of `predict` to `output/NAME.safetensors`, which `Asset.load` opens.
-
-    Args:
-        output: Folder of the triplanes, which are named by scene or prompt.
-    """
-
-    made_of, makes = "scenes or prompts", "triplane"
-
-    def __init__(self, output: str = "out/predictions") -> None:
-        super().__init__("batch")
-        self.output, self.faults = Path(output), 0
-
-    def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        prediction: Any,
-        batch_indices: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Write the finite triplanes of a batch; report the others."""
-        if isinstance(batch, NamedPrompts):
-            names = list(batch.names)
-        else:
-            scene_sources = cast(Any, trainer.predict_dataloaders).dataset.scenes
-            names = [scene_sources.name(index) for index in batch_indices or [batch_idx]]
-        self.output.mkdir(parents=True, exist_ok=True)
-        for name, planes in zip(names, prediction, strict=True):
-            if not torch.isfinite(planes).all():  # a network in half precision may overflow; the others are good
-                self.faults += 1
-                print(f"{name}: the triplane holds numbers that are not finite; nothing was written", file=sys.stderr)
-                continue
-            decoder = cast(Stage2Module | DirectModule, module).network.decoder
-            write_triplane(Triplane(planes), decoder, self.output / f"{name}.safetensors")
-
-
-class SceneWriter(BasePredictionWriter):
-    """Writes the four views of each prompt of `predict` to the scene folder `output/NUMBER-PROMPT`.
-
-    Args:
-        output: Folder of the scene folders.
-    """
-
-    made_of, makes = "prompts", "views"
-
-    def __init__(self, output: str = "out/predictions") -> None:
-        super().__init__("batch")
-        self.output, self.faults = Path(output), 0
-
-    def write_on_batch_end(
-        self,
-        trainer: L.Trainer,
-        module: L.LightningModule,
-        prediction: Any,
-        batch_indices: Any,
-        batch: PromptBatch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Write the finite grids of a batch as scenes; report the others."""
-        for grid, prompt, seed, name in zip(prediction, batch.prompts, batch.seeds, batch.names, strict=True):
-            if not torch.isfinite(grid).all():  # a network in half precision may overflow; the other grids are good
-                self.faults += 1
-                print(f"{name}: the grid holds numbers that are not finite; nothing was written", file=sys.stderr)
-                continue
-            about = {"source": "stage 1", "seed": seed}
-            scenes.write(self.output / name, to_views(grid), caption=prompt, object_id=name, extra=about)
 
 
 class TrainingCLI(LightningCLI):
@@ -137,7 +62,7 @@ class TrainingCLI(LightningCLI):
             ValueError: The number of missing predictions, and where the others are.
         """
         callbacks = cast(Any, self.trainer).callbacks
-        writer = next(callback for callback in callbacks if isinstance(callback, TriplaneWriter | SceneWriter))
+        writer = next(callback for callback in callbacks if isinstance(callback, PredictionWriter))
         faults = getattr(self.datamodule, "faults", []) if self.trainer.is_global_zero else []
         if writer.faults or faults:
             raise ValueError(
@@ -182,12 +107,13 @@ class Stage2CLI(TrainingCLI):
 
 
 class DirectCLI(TrainingCLI):
-    """Passes the folder of the predictions to the data, which leaves out finished prompts."""
+    """Passes the guidance and the folder of the predictions to the data, which leaves out finished prompts."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the triplane writer and link its folder to the data."""
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
         parser.link_arguments("triplanes.output", "data.output")
+        parser.link_arguments("model", "data.guidance", compute_fn=attrgetter("guidance"), apply_on="instantiate")
 
 
 SYSTEMS: dict[str, tuple[type[TrainingCLI], type[L.LightningModule], type[L.LightningDataModule]]] = {

@@ -10,11 +10,11 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # a folder that is being written
+PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network disks have none
 
 
@@ -24,10 +24,34 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write several files, none of which appears before all are written; the first appears last."""
+    with ExitStack() as stack:
+        for path, data in files.items():
+            stack.enter_context(partial_file(path)).write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file or folder of that name is being written here, or was left by a process that was killed."""
+    return PARTIAL_NAME.fullmatch(name) is not None
+
+
 @contextmanager
-def partial_file(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside `path`; the file written there replaces `path` if the block ends without an error."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+def partial_file(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
+    """Yield a hidden path beside `path`; the file written there replaces `path` if the block ends without an error.
+
+    Args:
+        path: The file.
+        one_writer: No two processes write this file at a time. The hidden name is then always the same, so that what
+            a killed process left is overwritten by the next: for large files.
+    """
+    middle = "" if one_writer else f".{uuid.uuid4().hex[:8]}"
+    partial = path.with_name(f".{path.name}{middle}.partial")
     try:
         yield partial
         os.replace(partial, path)
@@ -127,7 +151,7 @@ def remove_leftovers(target: str | Path) -> list[Path]:
     """
     target = Path(target).absolute()
     beside = [path for path in target.parent.glob(".*.partial") if path.name.startswith(f".{target.name}.")]
-    found = [path for path in (*beside, *target.glob(".*.partial")) if PARTIAL.fullmatch(path.name)]
+    found = [path for path in (*beside, *target.glob(".*.partial")) if is_partial(path.name)]
     return [path for path in found if _remove_stale(path)]
 
 

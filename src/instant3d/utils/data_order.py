@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -31,6 +32,14 @@ class ResumableBatchSampler(Sampler[list[int]]):
 
     def __init__(self, batch_size: int, start: int = 0, rank: int = 0, world: int = 1) -> None:
         self.batch_size, self.start, self.rank, self.world = batch_size, start, rank, world
+
+    @classmethod
+    def at(cls, trainer: Any, batch_size: int) -> ResumableBatchSampler:
+        """This process's next batches in the run of a Lightning trainer; from the first on if that is None."""
+        if trainer is None:
+            return cls(batch_size)
+        start = trainer.global_step * trainer.accumulate_grad_batches
+        return cls(batch_size, start, trainer.global_rank, trainer.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         batch = self.start

@@ -35,6 +35,7 @@ LIBRARY_ERRORS = (
     tokenize.TokenError,
 )
 
+LONGEST = 600  # characters of an error in one line
 BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # marks that reverse the text beside them
 
 
@@ -66,7 +67,19 @@ def format_error(error: BaseException) -> str:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:
         text = " ".join(_original_message(error).split()) or type(error).__name__
+    text = shorten(text)
     return escape_control(text if _is_ours(error) else f"{text} (--debug shows where)")
+
+
+def shorten(text: str, longest: int = LONGEST) -> str:
+    """Leave out the middle of a text that is too long, as a message may quote a file's content of any length.
+
+    Args:
+        text: The message.
+        longest: Characters of the result at most.
+    """
+    half = (longest - 3) // 2
+    return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -72,7 +72,7 @@ def open_image(
     """
     image = open_raw(data, where, enough=enough, check=check)
     image = to_uint8(_upright(image) if upright else image)
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    image = convert(image, "RGBA" if image.has_transparency_data else "RGB", where)
     factor = _factor(image.size, enough)
     return image if factor == 1 else image.resize(_divided(image.size, factor), Image.Resampling.BOX)
 
@@ -117,6 +117,18 @@ def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
     if frames > 1:
         raise ValueError(f"{where} is an animation of {frames} frames; give one still image")
     return image
+
+
+def convert(image: Image.Image, mode: str, where: str) -> Image.Image:
+    """A decoded image in another mode.
+
+    Raises:
+        ValueError: its palette and its transparency do not fit each other.
+    """
+    try:
+        return image.convert(mode)
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
 
 
 def to_uint8(image: Image.Image) -> Image.Image:
@@ -182,3 +194,10 @@ def _kind(data: bytes) -> str:
         return "a HEIC or AVIF image, or a video"
     begin = data[:64].lstrip(b"\xef\xbb\xbf \r\n\t")
     return next((name for sign, name in SIGNATURES.items() if begin.startswith(sign)), "of an unknown kind")
+
+
+def encode_png(pixels: np.ndarray, compress_level: int = 6) -> bytes:
+    """Pixels (H, W), (H, W, 3) or (H, W, 4) uint8 as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=compress_level)
+    return stream.getvalue()

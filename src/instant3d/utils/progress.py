@@ -13,7 +13,7 @@ from typing import TextIO
 
 from instant3d.utils.errors import print_escaped
 
-OnStep = Callable[[int, int], None]  # called with the number of steps done and their total
+OnStep = Callable[[int, int], object]  # called with the number of steps done and their total
 EVERY_SECONDS = 10.0  # between two lines in a log
 
 

@@ -17,6 +17,7 @@ from instant3d.utils.hub import snapshot
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_PARAMETERS = 20_000_000_000  # of one network: 40 times the largest that has been published
+LARGEST = 2**63  # beyond any whole number of an architecture; still larger ones do not even become a float
 Kind = TypeVar("Kind")  # of dataclass
 WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -175,7 +176,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return None if value is None else _checked_list(value, get_args(hint)[0], where, " or null")
     if get_origin(hint) is tuple:
         return _checked_list(value, hint, where)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < LARGEST:
         return float(value)
     if type(value) is not hint:
         raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
@@ -188,7 +189,7 @@ def _checked_list(value: Any, hint: Any, where: str, otherwise: str = "") -> tup
     allowed = (int, float) if kind is float else (kind,)
     if (
         not isinstance(value, list | tuple)
-        or any(type(v) not in allowed for v in value)
+        or any(type(v) not in allowed or (type(v) is int and abs(v) >= LARGEST) for v in value)
         or count not in (None, len(value))
     ):
         wanted = f"{count} numbers" if count else f"a list, of which each is {WORDS[kind]}"

@@ -64,7 +64,7 @@ def test_a_scene_is_read_as_before_but_for_its_caption(place):
     assert [line for line in lines if '"caption"' not in line] == json.dumps(document, indent=1).splitlines()
 
 
-def test_cap3ds_csv_gives_captions_and_tells_what_it_does_not_know(place, tmp_path, capsys):
+def test_cap3d_csv_gives_captions_and_reports_scenes_that_it_lacks(place, tmp_path, capsys):
     discs.write(place, "by-uid", object_id="sofa", uid=UID)
     (tmp_path / "cap3d.csv").write_text(
         f'a,"a red disc, with ""nothing"" on it"\n{UID},  two   lines\nc,another\nffff,of no scene\na,a second one\n'
@@ -82,7 +82,7 @@ def test_cap3ds_csv_gives_captions_and_tells_what_it_does_not_know(place, tmp_pa
     assert "1 captions belong to no scene here" in told
 
 
-def test_a_caption_that_is_there_stays_unless_told_otherwise_and_a_second_run_writes_nothing(place, tmp_path):
+def test_caption_that_exists_is_kept_without_overwrite_and_a_second_run_writes_nothing(place, tmp_path):
     (tmp_path / "list.csv").write_text("a,one\nb,two\nc,three\n")
     run("cap3d", tmp_path / "list.csv", place)
     dates = {path: path.stat().st_mtime_ns for path in place.glob("*/transforms.json")}
@@ -100,7 +100,7 @@ def test_a_manifest_is_read_by_the_fields_that_rendering_reads(place, tmp_path):
     assert words(place) == {"a": "best", "b": "chair", "c": "as it was"}
 
 
-def test_captions_that_are_none_are_refused_one_by_one(place, tmp_path, capsys):
+def test_captions_that_are_invalid_are_refused_one_by_one(place, tmp_path, capsys):
     rows = [{"id": "a", "captions": ["bell\u0007"]}, {"id": "b", "captions": ["x" * 2000]}, {"id": "b", "name": "ok"}]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run("manifest", tmp_path / "list.jsonl", place) == 1
@@ -118,7 +118,7 @@ def test_captions_that_are_none_are_refused_one_by_one(place, tmp_path, capsys):
         (b'a,"' + b"x" * 140_000 + b'"\n', "line 1 is no CSV"),
     ],
 )
-def test_a_list_that_is_none_is_refused_in_a_sentence(place, tmp_path, capsys, data, words):
+def test_caption_list_that_is_invalid_is_refused_in_a_sentence(place, tmp_path, capsys, data, words):
     (tmp_path / "list.csv").write_bytes(data)
     assert run("cap3d", tmp_path / "list.csv", place) == 2
     assert words in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_tars_and_missing_lists_are_refused_in_a_sentence(place, tmp_path, capsy
     assert "none.csv does not exist" in capsys.readouterr().err
 
 
-def test_the_caption_that_most_views_agree_on_is_believed():
+def test_consensus_is_the_caption_that_most_views_agree_on():
     assert consensus(["a dog", "a red wooden chair", "a red chair", "red chair with a cushion"]) == "a red chair"
     assert consensus(["a cup", "a boat"]) == "a cup"
     assert consensus(["", ""]) == ""
@@ -185,14 +185,14 @@ def blip2(tmp_path_factory):
         torch.manual_seed(0)
         model = Blip2ForConditionalGeneration(config)
         for weights in model.parameters():
-            weights.data.mul_(8)  # so that pictures matter
+            weights.data.mul_(8)  # so that images matter
         model.save_pretrained(place)
     return place
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["", "a red"])
-def test_a_caption_is_what_transformers_own_beam_search_puts_after_the_prompt(blip2, prompt):
+def test_blip2_caption_is_that_of_transformers_own_beam_search(blip2, prompt):
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
     pictures = torch.stack([torch.zeros(3, 20, 20), torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))])
@@ -210,7 +210,7 @@ def test_a_caption_is_what_transformers_own_beam_search_puts_after_the_prompt(bl
 
 
 @pytest.mark.slow
-def test_a_network_writes_what_its_views_agree_on_and_goes_on_where_it_was(blip2, place, monkeypatch, capsys):
+def test_blip2_command_writes_the_consensus_of_the_views_and_resumes(blip2, place, monkeypatch, capsys):
     said = []
 
     def speak(self, pictures, prompt):
@@ -224,7 +224,7 @@ def test_a_network_writes_what_its_views_agree_on_and_goes_on_where_it_was(blip2
         run("blip2", place, "--model", blip2)
     assert words(place) == {"a": "a red disc", "b": None, "c": "as it was"}
     assert said[0].shape == (4, 3, 24, 24)
-    assert said[0][:, :, 0, 0].eq(1).all()  # over white
+    assert said[0][:, :, 0, 0].eq(1).all()  # on white
     said.clear()
     assert run("blip2", place, "--model", blip2) == 0
     assert words(place) == {"a": "a red disc", "b": "a red disc", "c": "as it was"}
@@ -232,6 +232,6 @@ def test_a_network_writes_what_its_views_agree_on_and_goes_on_where_it_was(blip2
 
 
 @pytest.mark.slow
-def test_a_folder_without_a_blip2_is_refused_in_a_sentence(place, tmp_path, capsys):
+def test_blip2_folder_without_weights_is_refused_in_a_sentence(place, tmp_path, capsys):
     assert run("blip2", place, "--model", tmp_path) == 2
     assert "neither a folder with a whole BLIP-2" in capsys.readouterr().err

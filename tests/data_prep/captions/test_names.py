@@ -43,7 +43,7 @@ def test_likeness_is_the_shared_part_of_both_silhouettes():
     torch.testing.assert_close(names.likeness(torch.stack([left, right])), torch.tensor([[1, 4 / 16], [4 / 16, 1]]))
 
 
-def test_an_object_that_was_turned_by_a_quarter_is_like_itself():
+def test_likeness_ignores_quarter_turns():
     views = torch.zeros(4, 4, 4, dtype=torch.bool)
     for k in range(4):
         views[k, k] = True
@@ -51,19 +51,19 @@ def test_an_object_that_was_turned_by_a_quarter_is_like_itself():
     assert float(names.likeness(torch.stack([views, views.flip(0)]))[0, 1]) < 1, "a mirror image is another object"
 
 
-def test_nothing_is_like_an_empty_silhouette():
+def test_likeness_to_an_empty_silhouette_is_zero():
     empty, full = torch.zeros(4, 4, 4, dtype=torch.bool), torch.ones(4, 4, 4, dtype=torch.bool)
     assert names.likeness(torch.stack([empty, full, empty])).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
-def test_what_looks_like_no_other_of_its_name_is_listed(place, capsys):
+def test_odd_names_lists_an_object_unlike_all_others_of_its_name(place, capsys):
     assert run(place) == 0
     first, last = capsys.readouterr().out.splitlines()
     assert "torch (3): thin; nearest is round_" in first
     assert last.startswith("1 of 3 objects that share a name")
 
 
-def test_painted_copies_do_not_hide_an_object_that_looks_like_no_other(place, capsys):
+def test_odd_names_ignores_recoloured_copies(place, capsys):
     discs.write(place, "round_1-blue", caption="a blue lamp", painted="blue")
     discs.write(place, "round_3", caption="a green lamp")
     assert run(place) == 0
@@ -81,7 +81,7 @@ def test_a_scene_that_cannot_be_read_costs_no_other(place, capsys):
     assert run(place / "nowhere") == 2
 
 
-def test_the_list_of_better_captions_mends_what_was_found(place, tmp_path, capsys):
+def test_captions_list_corrects_the_names_that_were_found(place, tmp_path, capsys):
     (tmp_path / "better.jsonl").write_text('{"id": "thin", "caption": "flashlight", "why": "has a battery"}\n')
     assert captions.main(["manifest", str(tmp_path / "better.jsonl"), str(place), "--overwrite"]) == 0
     capsys.readouterr()
@@ -89,7 +89,7 @@ def test_the_list_of_better_captions_mends_what_was_found(place, tmp_path, capsy
     assert capsys.readouterr().out.startswith("0 of 2")
 
 
-def test_every_line_of_our_own_list_has_a_caption_that_painting_leaves_whole():
+def test_captions_list_of_ours_survives_recolouring():
     better = list(captions.read_manifest(LIST))
     assert len({ids for ids, _ in better}) == len(better) == len(LIST.read_text().splitlines())
     assert [caption for _, caption in better if noun(caption) != caption] == [], "it begins with an article or a colour"

@@ -34,7 +34,7 @@ def run(source, out, *more) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", recolour.COLOURS)
-def test_what_is_of_middling_lightness_gets_exactly_the_colour(name):
+def test_recolour_gives_medium_lightness_exactly_the_colour(name):
     painted = recolour.painted(two_tone(), NAMED_COLOURS[name])
     expected = torch.tensor(NAMED_COLOURS[name]) / 255
     torch.testing.assert_close(painted.rgb[0, :, 16, 16], expected, atol=1e-6, rtol=0)
@@ -56,7 +56,7 @@ def test_a_colour_drawn_for_an_object_keeps_its_name_and_never_changes():
 
 
 @pytest.mark.slow
-def test_captions_say_the_new_colour_in_place_of_the_old(source, tmp_path):
+def test_recoloured_captions_have_the_new_colour_in_place_of_the_old(source, tmp_path):
     found = run(source, tmp_path / "out")
     assert len(found) == 3 * (1 + len(recolour.COLOURS))
     assert found["a"] == "a red chair"
@@ -66,7 +66,7 @@ def test_captions_say_the_new_colour_in_place_of_the_old(source, tmp_path):
 
 
 @pytest.mark.slow
-def test_pairs_of_a_list_are_never_painted_not_even_under_a_longer_name(source, tmp_path):
+def test_recolour_leaves_out_held_out_pairs_even_under_a_longer_name(source, tmp_path):
     scenes.write(source / "d", two_tone(), caption="wooden chair")
     (tmp_path / "list.txt").write_text("# held out\na red chair\n")
     found = run(source, tmp_path / "out", "--without", tmp_path / "list.txt")
@@ -75,7 +75,7 @@ def test_pairs_of_a_list_are_never_painted_not_even_under_a_longer_name(source, 
 
 
 @pytest.mark.slow
-def test_only_named_objects_and_only_the_first_frames_are_kept_when_asked(source, tmp_path):
+def test_recolour_options_keep_only_named_objects_and_the_first_frames(source, tmp_path):
     (tmp_path / "names.txt").write_text("apple\n")
     found = run(source, tmp_path / "out", "--only", tmp_path / "names.txt", "--frames", "2")
     assert {name.split("-")[0] for name in found} == {"c"}
@@ -90,7 +90,7 @@ def test_a_few_colours_for_each_object_are_not_the_same_for_all(source, tmp_path
     assert len(set(map(frozenset, colours.values()))) > 1
 
 
-def test_captions_are_read_without_a_look_at_the_images(source, tmp_path):
+def test_recolour_reads_captions_without_images(source, tmp_path):
     for image in source.glob("*/images/*"):
         image.unlink()
     found = recolour.jobs(sorted(source.iterdir()), tmp_path, without=[], only=[], frames=None, colours=0)
@@ -98,14 +98,14 @@ def test_captions_are_read_without_a_look_at_the_images(source, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_run_paints_nothing_anew(source, tmp_path):
+def test_recolour_writes_nothing_in_a_second_run(source, tmp_path):
     run(source, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/transforms.json")}
     run(source, tmp_path / "out")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/transforms.json")}
 
 
-def test_a_scene_without_a_caption_is_refused(tmp_path, capsys):
+def test_recolour_refuses_a_scene_without_a_caption(tmp_path, capsys):
     scenes.write(tmp_path / "in" / "a", two_tone())
     assert recolour.main([str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 2
     assert "has no caption" in capsys.readouterr().err

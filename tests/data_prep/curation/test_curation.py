@@ -70,7 +70,7 @@ def test_features_are_those_of_transformers_whole_clip(clip):
     torch.testing.assert_close(ImageEncoder.from_pretrained(clip)(list(pictures)), expected, atol=1e-5, rtol=0)
 
 
-def test_scenes_in_folders_and_in_tars_are_seen_alike(clip, folder, tmp_path):
+def test_scenes_in_folders_and_in_tars_have_equal_features(clip, folder, tmp_path):
     pack.pack([folder], tmp_path / "shards", per_shard=3)
     encoder = ImageEncoder.from_pretrained(clip)
     loose = extended(tmp_path / "a.safetensors", folder, encoder)
@@ -89,7 +89,7 @@ def test_the_mean_of_a_scene_is_the_direction_of_its_views_mean(clip, folder, tm
     torch.testing.assert_close(F.normalize(each.sum(1), dim=-1), mean[:, 0], atol=2e-3, rtol=0)
 
 
-def test_what_is_transparent_is_seen_as_white_and_oblong_pictures_are_widened(folder):
+def test_images_of_scenes_are_on_white_and_padded_to_squares(folder):
     subject = next(subject for subject in scene_index.find_scenes([folder])[0] if subject.id == "blue")
     pictures = subject.on_white((0, 2))
     assert pictures.shape == (2, 3, 24, 24)
@@ -98,7 +98,7 @@ def test_what_is_transparent_is_seen_as_white_and_oblong_pictures_are_widened(fo
 
 
 @pytest.mark.slow
-def test_interrupted_work_goes_on_and_ends_as_if_it_had_not_been(clip, folder, tmp_path, monkeypatch):
+def test_features_resume_after_an_interruption_with_the_same_result(clip, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "PER_PART", 2)
     monkeypatch.setattr(features, "BATCH", 1)
     whole = extended(tmp_path / "whole.safetensors", folder, ImageEncoder.from_pretrained(clip))
@@ -133,7 +133,7 @@ def test_features_of_other_weights_or_other_frames_are_not_mixed(clip, folder, t
         extended(tmp_path / "f.safetensors", folder, encoder)
 
 
-def test_a_damaged_file_of_features_is_refused_in_a_sentence(tmp_path):
+def test_features_in_a_damaged_file_are_refused_in_a_sentence(tmp_path):
     cloud(3).save(tmp_path / "f.safetensors")
     data = (tmp_path / "f.safetensors").read_bytes()
     (tmp_path / "f.safetensors").write_bytes(data[:-8])
@@ -145,7 +145,7 @@ def test_a_damaged_file_of_features_is_refused_in_a_sentence(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 3])
-def test_a_ranking_finds_the_direction_that_labels_were_given_by(views):
+def test_ranking_finds_the_direction_of_the_labels(views):
     points = cloud(400, views)
     labels = words_for(points, 150, lambda mean: mean[0] > 0)
     places, trust = ranking.rank(points, labels)
@@ -160,7 +160,7 @@ def test_a_ranking_finds_the_direction_that_labels_were_given_by(views):
 
 
 @pytest.mark.slow
-def test_labels_that_mean_nothing_are_not_trusted():
+def test_ranking_confidence_is_low_for_random_labels():
     points = cloud(200)
     coin = torch.randint(2, (200,), generator=torch.Generator().manual_seed(1)).tolist()
     _, trust = ranking.rank(points, {name: ("good", "bad")[coin[k]] for k, name in enumerate(points.ids)})
@@ -169,7 +169,7 @@ def test_labels_that_mean_nothing_are_not_trusted():
 
 
 @pytest.mark.slow
-def test_good_and_bad_exchanged_turn_the_ranking_around():
+def test_ranking_is_reversed_when_good_and_bad_are_exchanged():
     points = cloud(60)
     labels = words_for(points, 40, lambda mean: mean[1] > 0)
     turned = {name: {"good": "bad", "bad": "good"}[word] for name, word in labels.items()}
@@ -186,13 +186,13 @@ def test_good_and_bad_exchanged_turn_the_ranking_around():
         ({"elsewhere": "good", "o001": "bad"}, "'elsewhere' of the labels"),
     ],
 )
-def test_labels_that_cannot_teach_are_refused(labels, words):
+def test_labels_that_do_not_suffice_are_refused(labels, words):
     with pytest.raises(ValueError, match=words):
         ranking.rank(cloud(30), labels)
 
 
 @pytest.mark.parametrize(("views", "threshold"), [(1, 0.6), (2, 0.45)])
-def test_pairs_found_in_blocks_are_all_pairs(monkeypatch, views, threshold):
+def test_duplicates_found_in_blocks_are_all_pairs(monkeypatch, views, threshold):
     monkeypatch.setattr(duplicates, "BLOCK", 7)
     points = cloud(40, views)
     cosines = torch.einsum("ivd,jvd->ijv", points.vectors, points.vectors).mean(-1)
@@ -216,7 +216,7 @@ def on_a_circle(*degrees: float) -> Features:
     return Features(tuple("abcdefgh"[: len(degrees)]), points, {})
 
 
-def test_the_ends_of_a_row_of_small_steps_are_not_called_alike():
+def test_duplicates_do_not_join_the_ends_of_a_chain_of_small_steps():
     groups = duplicates.find(
         on_a_circle(0, 8, 15, 90), threshold=0.985
     )  # cosines of 8, 7 and 15 degrees: 0.990, 0.993, 0.966
@@ -225,13 +225,13 @@ def test_the_ends_of_a_row_of_small_steps_are_not_called_alike():
     ]
 
 
-def test_the_better_ranked_of_two_stays_and_else_the_first_by_id():
+def test_duplicates_keep_the_better_ranked_else_the_first_by_id():
     points = on_a_circle(0, 1, 90)
     assert duplicates.find(points, 0.99)[0].keep == ("a",)
     assert duplicates.find(points, 0.99, {"a": -0.5, "b": 0.7})[0].keep == ("b",)
 
 
-def test_a_threshold_that_makes_everything_alike_is_refused(monkeypatch):
+def test_duplicates_refuse_a_threshold_with_too_many_pairs(monkeypatch):
     monkeypatch.setattr(duplicates, "MAX_PAIRS", 10)
     with pytest.raises(ValueError, match="choose a threshold above"):
         duplicates.find(on_a_circle(0, 1, 2, 3, 4, 5, 6), 0.5)
@@ -239,7 +239,7 @@ def test_a_threshold_that_makes_everything_alike_is_refused(monkeypatch):
         duplicates.find(on_a_circle(0, 1), 1.5)
 
 
-def test_labels_are_read_as_the_page_exports_them_and_the_last_word_counts(tmp_path):
+def test_labels_are_read_as_the_page_exports_them_and_the_last_one_counts(tmp_path):
     (tmp_path / "a.txt").write_text("# mine\nx y\tgood\n\nz\tskip\nx y\tbad\n")
     (tmp_path / "a.json").write_text(
         json.dumps({"format": id_lists.LABELS_FORMAT, "labels": [["x y", "good"], ["z", "skip"], ["x y", "bad"]]})
@@ -261,7 +261,7 @@ def test_labels_are_read_as_the_page_exports_them_and_the_last_word_counts(tmp_p
         ('{"format": "instant3d-labels-1", "labels": [["x", 3]]}', "holds no labels"),
     ],
 )
-def test_labels_that_are_none_are_refused_in_a_sentence(tmp_path, text, words):
+def test_labels_that_are_invalid_are_refused_in_a_sentence(tmp_path, text, words):
     (tmp_path / "labels").write_text(text)
     with pytest.raises(ValueError, match=words):
         id_lists.read_labels(tmp_path / "labels")
@@ -276,12 +276,12 @@ def test_rankings_come_back_as_they_were_written(tmp_path):
         id_lists.read_ranking(tmp_path / "r.jsonl")
 
 
-def test_what_the_user_called_bad_or_looks_alike_is_never_kept():
+def test_selection_never_keeps_scenes_labelled_bad_or_dropped_as_duplicates():
     places = [RankedScene(k, name, 1.0 - k, "bad" if name == "b" else None) for k, name in enumerate("abcde", start=1)]
     assert [place.id for place in selection.top(places, 2, without={"a"})] == ["c", "d"]
 
 
-def test_a_draw_keeps_its_order_when_scenes_are_added(folder, tmp_path):
+def test_sample_keeps_its_order_when_scenes_are_added(folder, tmp_path):
     subjects, _ = scene_index.find_scenes([folder])
     names = [subject.id for subject in labelling.sample(subjects, None)]
     discs.write(tmp_path, "violet", (0.5, 0.0, 1.0))
@@ -289,7 +289,7 @@ def test_a_draw_keeps_its_order_when_scenes_are_added(folder, tmp_path):
     assert [s.id for s in labelling.sample(more, None) if s.id != "violet"] == names != sorted(names)
 
 
-def test_scenes_that_cannot_be_listed_are_told_and_the_others_taken(folder, tmp_path):
+def test_scenes_that_cannot_be_read_are_reported_and_the_others_taken(folder, tmp_path):
     (discs.write(tmp_path, "broken") / "transforms.json").write_text("{")
     discs.write(tmp_path, "twice", object_id="red")
     discs.write(tmp_path, "line", object_id="two\nlines")

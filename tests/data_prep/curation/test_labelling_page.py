@@ -91,7 +91,7 @@ def test_buttons_do_what_keys_do_and_keys_with_modifiers_do_nothing(scenes, tmp_
     assert exported(page, "e", tmp_path / "labels.json") == {names[0]: "good"}
 
 
-def test_what_was_said_is_there_after_the_page_was_closed(scenes, tmp_path, show):
+def test_labels_are_kept_after_the_page_was_closed(scenes, tmp_path, show):
     file, names = written(scenes, tmp_path), order(scenes)
     witness, page = show(file), show(file)
     for key in "gb":
@@ -107,14 +107,14 @@ def test_what_was_said_is_there_after_the_page_was_closed(scenes, tmp_path, show
     assert other.locator("#counts").inner_text().startswith("0 of 5")
 
 
-def test_a_page_begins_with_labels_that_were_exported_before(scenes, tmp_path, show):
+def test_labels_that_were_exported_before_can_start_a_page(scenes, tmp_path, show):
     (tmp_path / "labels.txt").write_text("b\tbad\nd\tgood\nelsewhere\tgood\n")
     page = show(written(scenes, tmp_path, "--labels", tmp_path / "labels.txt"))
     assert page.locator("#counts").inner_text() == "2 of 4: 1 good, 1 bad, 0 skipped"
     assert page.locator("#id").inner_text() == next(name for name in order(scenes) if name in "ac")
 
 
-def test_captions_are_words_and_never_markup(scenes, tmp_path, show):
+def test_captions_on_the_page_are_text_and_never_markup(scenes, tmp_path, show):
     page = show(written(scenes, tmp_path))
     while page.locator("#id").inner_text() != "c":
         page.keyboard.press("s")
@@ -123,7 +123,7 @@ def test_captions_are_words_and_never_markup(scenes, tmp_path, show):
     assert page.title() == "Good or bad?"
 
 
-def test_a_script_that_was_smuggled_in_is_not_run(scenes, tmp_path, chromium):
+def test_script_in_a_caption_is_not_run(scenes, tmp_path, chromium):
     file = written(scenes, tmp_path)
     file.write_text(file.read_text().replace("</main>", "<script>document.title = 'run'</script></main>"))
     page = chromium.new_page()
@@ -133,7 +133,7 @@ def test_a_script_that_was_smuggled_in_is_not_run(scenes, tmp_path, chromium):
 
 
 @pytest.mark.parametrize("more", [(), ("--beside",)])
-def test_pictures_show_the_views_of_the_scene_in_the_page_or_beside_it(scenes, tmp_path, show, more):
+def test_images_of_the_views_are_in_the_page_or_beside_it(scenes, tmp_path, show, more):
     page = show(written(scenes, tmp_path, *more))
     page.wait_for_function("document.getElementById('picture').complete")
     size = page.evaluate("(({naturalWidth: w, naturalHeight: h}) => [w, h])(document.getElementById('picture'))")
@@ -142,14 +142,14 @@ def test_pictures_show_the_views_of_the_scene_in_the_page_or_beside_it(scenes, t
     assert len(list(folder.glob("*.webp"))) == (4 if more else 0)
 
 
-def test_a_draw_takes_as_many_as_asked_and_only_from_a_list(scenes, tmp_path):
+def test_label_command_takes_count_scenes_and_only_from_a_list(scenes, tmp_path):
     (tmp_path / "list.txt").write_text("# some\nd\nb\na\n")
     text = written(scenes, tmp_path, "--count", "2", "--only", tmp_path / "list.txt").read_text()
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert [row["id"] for row in data["subjects"]] == [name for name in order(scenes) if name in "abd"][:2]
 
 
-def test_a_folder_without_scenes_is_told_in_a_sentence(tmp_path, capsys):
+def test_label_command_refuses_a_folder_without_scenes_in_a_sentence(tmp_path, capsys):
     assert main(["label", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
     assert "there is no usable scene" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()

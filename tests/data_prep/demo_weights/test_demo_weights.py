@@ -118,7 +118,7 @@ def toy(folder: Path) -> list[str]:
     ]
 
 
-def test_demo_weights_go_from_objects_to_weights_that_generate_and_cards_that_say_how(tmp_path, capfd):
+def test_demo_weights_command_makes_working_weights_with_cards_from_objects(tmp_path, capfd):
     arguments = toy(tmp_path)
     assert command.main(arguments) == 0
     out = tmp_path / "out"
@@ -138,7 +138,7 @@ def test_demo_weights_go_from_objects_to_weights_that_generate_and_cards_that_sa
     digest = subprocess.run(["sha256sum", network], capture_output=True, text=True, check=True).stdout.split()[0]
     assert f"| model.safetensors | {count:,} | {network.stat().st_size:,} | `{digest}` |" in text
     assert command.main(arguments) == 2
-    assert "say --resume" in capfd.readouterr().err
+    assert "give --resume" in capfd.readouterr().err
     before = network.stat().st_mtime_ns
     assert command.main([*arguments, "--resume"]) == 0  # all is finished: nothing is made again
     assert network.stat().st_mtime_ns == before

@@ -12,6 +12,7 @@ import odd_jobs
 import pytest
 
 from data_prep.execution import locked_tempdir, process_limits, process_pool
+from data_prep.execution.process_limits import JobLimits
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +33,12 @@ def gone(process, within_s=5.0):
     return False
 
 
-def outcomes_of(*jobs, workers=2, timeout_s=20.0, **terms):
+def outcomes_of(*jobs, workers=2, timeout_s=20.0, max_memory=None, **terms):
     return {
         outcome.job: outcome
-        for outcome in process_pool.run(odd_jobs.work, jobs, workers=workers, timeout_s=timeout_s, **terms)
+        for outcome in process_pool.run(
+            odd_jobs.work, jobs, workers=workers, limits=JobLimits(timeout_s, max_memory), **terms
+        )
     }
 
 
@@ -52,7 +55,7 @@ def outcomes():
     return found
 
 
-def test_every_job_is_answered_for_whatever_the_others_do(outcomes):
+def test_pool_gives_a_result_for_every_job_whatever_the_others_do(outcomes):
     good = {job: outcome.result for job, outcome in outcomes.items() if outcome.failure is None}
     assert good == {"one": "ONE!", "two": "TWO!", "three": "THREE!"}
     assert len(outcomes) == 9
@@ -75,7 +78,7 @@ def test_a_failure_says_why_and_of_which_kind_it_is(outcomes, job, kind, because
     assert outcomes[job].seconds >= (2 if job == "hang" else 0)
 
 
-def test_who_takes_too_much_memory_is_stopped_and_the_others_go_on():
+def test_memory_limit_stops_a_job_and_the_others_go_on():
     limit = odd_jobs.ATE // 2
     outcomes = outcomes_of("eat", "one", workers=1, max_memory=limit)
     assert outcomes["one"].result == "ONE"
@@ -84,16 +87,16 @@ def test_who_takes_too_much_memory_is_stopped_and_the_others_go_on():
     assert outcomes["eat"].seconds < 15
 
 
-def test_a_process_makes_room_after_as_many_jobs_as_it_may_do():
+def test_pool_replaces_a_process_after_its_number_of_jobs():
     jobs = [f"who {k}" for k in range(5)]
     outcomes = outcomes_of(*jobs, workers=1, jobs_each=2)
     processes = [outcomes[job].result for job in jobs]
     assert [len(set(part)) for part in (processes[:2], processes[2:4], processes)] == [1, 1, 3]
 
 
-def test_what_a_job_has_started_ends_with_it_even_in_another_session(tmp_path):
+def test_children_of_a_job_end_with_it_even_in_another_session(tmp_path):
     note = tmp_path / "note"
-    (outcome,) = process_pool.run(odd_jobs.work, [f"nurse {note}"], workers=1, timeout_s=1.0)
+    (outcome,) = process_pool.run(odd_jobs.work, [f"nurse {note}"], workers=1, limits=JobLimits(1.0))
     assert outcome.kind == "timeout"
     assert all(gone(int(process)) for process in note.read_text().split())
 
@@ -102,8 +105,8 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     note = tmp_path / "note"
     program = f"""
 import sys; sys.path.insert(0, {str(FIXTURES)!r})
-import odd_jobs; from data_prep.execution import process_pool
-list(process_pool.run(odd_jobs.work, ["nurse {note}"], workers=1, timeout_s=60))
+import odd_jobs; from data_prep.execution import process_limits, process_pool
+list(process_pool.run(odd_jobs.work, ["nurse {note}"], workers=1, limits=process_limits.JobLimits(60)))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     while not (note.is_file() and note.read_text()):
@@ -127,9 +130,9 @@ def test_temporary_files_go_with_their_process_and_those_of_the_dead_with_the_ne
         assert [path.name for path in tmp_path.iterdir()] == [held.name]
 
 
-def test_leaving_early_leaves_no_process_behind():
+def test_pool_that_is_left_early_leaves_no_process():
     before = children()
-    outcomes = process_pool.run(odd_jobs.work, ["one", "hang", "two"], workers=2, timeout_s=30.0)
+    outcomes = process_pool.run(odd_jobs.work, ["one", "hang", "two"], workers=2, limits=JobLimits(30.0))
     assert next(outcomes).job == "one"
     outcomes.close()
     assert children() == before
@@ -138,19 +141,19 @@ def test_leaving_early_leaves_no_process_behind():
 @pytest.mark.parametrize(
     ("prepare", "because"), [(odd_jobs.unprepared, "there is no ladder"), (odd_jobs.stillborn, "exit code 3")]
 )
-def test_where_no_process_comes_up_the_jobs_are_not_blamed(prepare, because):
+def test_pool_without_a_process_that_starts_fails_no_job(prepare, because):
     with pytest.raises(ChildProcessError, match=because):
         outcomes_of("one", "two", prepare=prepare)
 
 
-def test_jobs_are_taken_as_they_are_needed():
+def test_pool_takes_jobs_as_they_are_needed():
     taken = []
     jobs = (taken.append(k) or f"job {k}" for k in range(1000))
-    outcomes = process_pool.run(odd_jobs.work, jobs, workers=2, timeout_s=20.0)
+    outcomes = process_pool.run(odd_jobs.work, jobs, workers=2, limits=JobLimits(20.0))
     next(outcomes)
     outcomes.close()
     assert len(taken) < 10
 
 
-def test_no_jobs_are_done_at_once():
+def test_pool_without_jobs_ends_immediately():
     assert outcomes_of(workers=4) == {}

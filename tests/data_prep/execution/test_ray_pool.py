@@ -10,6 +10,7 @@ import pytest
 import trimesh
 
 from data_prep.execution import process_limits, ray_pool
+from data_prep.execution.process_limits import JobLimits
 from data_prep.rendering import render
 from instant3d.mesh import Mesh
 
@@ -24,13 +25,13 @@ def outcomes():
     jobs = ["one", "crash", "usurp", "refuse", "hang", "two", "three"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(odd_jobs.__file__).parent))
-        found = list(ray_pool.run(odd_jobs.work, jobs, workers=2, timeout_s=2.0, prepare=odd_jobs.prepare))
+        found = list(ray_pool.run(odd_jobs.work, jobs, workers=2, limits=JobLimits(2.0), prepare=odd_jobs.prepare))
     assert set(process_limits.family(os.getpid())) == before
     assert sorted(outcome.job for outcome in found) == sorted(jobs)  # each once
     return {outcome.job: outcome for outcome in found}
 
 
-def test_every_job_is_answered_for_as_without_ray(outcomes):
+def test_ray_pool_gives_the_results_of_the_process_pool(outcomes):
     good = {job: outcome.result for job, outcome in outcomes.items() if outcome.failure is None}
     assert good == {"one": "ONE!", "two": "TWO!", "three": "THREE!"}
 
@@ -44,12 +45,12 @@ def test_every_job_is_answered_for_as_without_ray(outcomes):
         ("usurp", "crash", "3 of Ray's workers were lost with it"),
     ],
 )
-def test_a_job_that_fails_is_lost_alone(outcomes, job, kind, because):
+def test_ray_pool_loses_only_a_job_that_fails(outcomes, job, kind, because):
     assert outcomes[job].kind == kind
     assert because in outcomes[job].failure
 
 
-def test_objects_are_rendered_on_ray(tmp_path, capsys):
+def test_ray_pool_renders_objects(tmp_path, capsys):
     sphere = trimesh.creation.icosphere(1)
     Mesh(sphere.vertices, sphere.faces).save(tmp_path / "ball.glb")
     (tmp_path / "broken.glb").write_bytes(b"glTF")
@@ -62,12 +63,12 @@ def test_objects_are_rendered_on_ray(tmp_path, capsys):
     assert "1 failed (1 broken)" in capsys.readouterr().out
 
 
-def test_a_cluster_that_does_not_answer_is_one_sentence():
+def test_ray_cluster_that_does_not_answer_is_one_sentence():
     with pytest.raises(ValueError, match="no Ray cluster answers at auto"):
-        list(ray_pool.run(odd_jobs.work, ["one"], address="auto", timeout_s=1.0))
+        list(ray_pool.run(odd_jobs.work, ["one"], address="auto", limits=JobLimits(1.0)))
 
 
-def test_without_ray_one_sentence_names_the_extra(monkeypatch):
+def test_ray_that_is_not_installed_is_one_sentence_with_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"instant3d\[ray\]"):
-        list(ray_pool.run(odd_jobs.work, ["one"], timeout_s=1.0))
+        list(ray_pool.run(odd_jobs.work, ["one"], limits=JobLimits(1.0)))

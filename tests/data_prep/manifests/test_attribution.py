@@ -40,7 +40,7 @@ def everything(count=1):
     return [work({}, count), work(BOB, count), work(ANN, count), work(MADE, count)]
 
 
-def test_scenes_and_the_tars_that_they_are_packed_into_tell_the_same(folder, tmp_path, capsys):
+def test_attribution_of_scenes_and_of_their_tars_is_the_same(folder, tmp_path, capsys):
     assert gather([folder]) == everything()
     assert cli.main(["pack", str(folder), "-o", str(tmp_path / "tars")]) == 0
     assert gather([tmp_path / "tars"]) == everything()
@@ -50,7 +50,7 @@ def test_scenes_and_the_tars_that_they_are_packed_into_tell_the_same(folder, tmp
 
 
 @pytest.mark.slow
-def test_a_painted_scene_keeps_its_authors_name_and_licence(folder, tmp_path, monkeypatch):
+def test_attribution_of_a_recoloured_scene_keeps_author_and_licence(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(process_pool, "run", no_crew.run)
     document = json.loads((folder / "s0" / "transforms.json").read_text()) | {"colors": [["red", 1.0]]}
     (folder / "s0" / "transforms.json").write_text(json.dumps(document))
@@ -80,7 +80,7 @@ def test_a_cache_keeps_the_credit_of_every_grid_though_its_making_was_interrupte
     assert [grid.get("credit") for grid in grids] == [ANN, BOB, MADE, None]
 
 
-def test_a_manifest_tells_what_scenes_and_caches_do_not(folder, tmp_path):
+def test_attribution_takes_fields_from_a_manifest_that_scenes_and_caches_lack(folder, tmp_path):
     row = {
         "id": "other",
         "uid": "s3",
@@ -96,7 +96,7 @@ def test_a_manifest_tells_what_scenes_and_caches_do_not(folder, tmp_path):
     assert sorted(found) == sorted([work(known, 1), work(ANN, 1), work(BOB, 1), work(MADE, 1)])
 
 
-def test_every_work_under_cc_by_is_named_with_author_source_licence_and_link():
+def test_attribution_names_every_work_under_cc_by_with_author_source_licence_and_link():
     text = markdown([work(BOB, 2), work(ANN, 3), work({**ANN, "name": "Blue ball", "url": ""}, 1), work(MADE, 40)])
     overview, ann = text.partition("### ")[0], text.partition("### shop, [CC-BY-4.0]")[2]
     assert "46 scenes" in overview
@@ -108,7 +108,7 @@ def test_every_work_under_cc_by_is_named_with_author_source_licence_and_link():
     assert "a ball" not in text  # CC0 asks for no list
 
 
-def test_names_in_the_table_are_no_markup():
+def test_attribution_table_escapes_markup():
     text = markdown([work(BOB, 1), work({**ANN, "name": "x\n# y", "url": "javascript:alert(1)"}, 1)])
     assert "<b>" not in re.sub(r"\\<", "", text)
     assert "](y)" not in re.sub(r"\\\]", "", text)

@@ -70,12 +70,12 @@ def test_a_seed_gives_the_same_object_in_any_process():
 
 
 @pytest.mark.slow
-def test_seeds_mean_what_they_meant_when_weights_were_trained_on_them():
+def test_seeds_give_the_objects_of_earlier_versions():
     uncut = [seed for seed in range(40) if "cut by" not in generate.generate(seed).caption]
     assert digest(uncut) == "6214549c74dbc01847a1cab0b8ce69d82fc2463e35ab9c76d5c40044e99f40ff"
 
 
-def test_dice_are_the_published_pcg64_words():
+def test_random_numbers_are_the_published_pcg64_words():
     expected = np.random.Generator(np.random.PCG64(5)).random(4)  # numpy's doubles: 53 high bits of each word
     dice = PortableRandom(5)
     assert [dice.uniform() for _ in range(4)] == expected.tolist()
@@ -261,7 +261,7 @@ def test_colours_named_are_the_colours_seen(things):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", textures.PATTERNS, ids=lambda pattern: pattern.__name__)
-def test_patterns_show_the_colours_that_they_name(pattern):
+def test_patterns_have_the_colours_in_their_names(pattern):
     for seed in range(12):
         assert_colours_are_true(pattern(PortableRandom(seed)))
 
@@ -330,7 +330,7 @@ def test_an_assembly_stands_on_its_own(assembly):
         assert all(is_closed(solid(part.shape)) for part in builder.parts)
 
 
-def test_a_stool_has_the_legs_that_are_told():
+def test_stool_has_as_many_legs_as_its_caption():
     builder = Builder(PortableRandom(4))
     caption = builder.caption(next(a for a in ASSEMBLIES if a.__name__ == "stool")(builder))
     legs = [part for part in builder.parts if part.noun == "leg"]

@@ -170,7 +170,7 @@ def test_a_second_call_writes_only_what_is_missing_or_of_another_seed_or_origina
     assert "18 of them new" in capsys.readouterr().out
 
 
-def test_what_has_a_left_or_shows_writing_is_never_mirrored_nor_is_anything_when_asked(tmp_path):
+def test_variants_never_mirror_objects_with_a_left_side_or_writing_nor_any_with_no_mirror(tmp_path):
     names = {"a": "a left shoe", "b": "a wall clock", "c": "a bookcase"}
     objects = write(tmp_path / "objects", *({"id": key, "captions": [name]} for key, name in names.items()))
     rows = run(objects, tmp_path / "out", "--count", 12).values()
@@ -209,7 +209,7 @@ def test_other_formats_get_variants_with_their_images_inside(tmp_path):
     np.testing.assert_allclose(sides / sides.max(), wanted / wanted.max(), atol=1e-4)
 
 
-def test_a_broken_object_costs_no_other_and_is_told(objects, tmp_path, capsys):
+def test_variants_report_a_broken_object_and_make_the_others(objects, tmp_path, capsys):
     (objects / "thing0.glb").write_bytes(b"glTF but not really, and long enough to look at")
     content = json.dumps({"asset": {"version": "2.0"}, "scenes": [{"nodes": [7]}], "nodes": [{}]}).encode()
     (objects / "thing1.glb").write_bytes(content)

@@ -151,7 +151,7 @@ def test_known_points_land_on_their_pixels(blender, tmp_path):
         assert apart.max() < 0.1, f"{apart} pixels"
 
 
-def test_white_light_from_everywhere_shows_a_round_things_own_colour(blender, tmp_path):
+def test_uniform_light_gives_a_round_object_its_own_colour(blender, tmp_path):
     ball = trimesh.creation.icosphere(4)
     save([Mesh(ball.vertices, ball.faces, ball.vertices, base_color=(0.6, 0.3, 0.1, 1.0))], tmp_path / "ball.glb")
     path = metallic(tmp_path / "ball.glb")  # in this light it is matte all the same
@@ -172,7 +172,7 @@ def metallic(path):
     return path
 
 
-def test_area_light_comes_from_its_lamps_and_is_drawn_by_the_seed(blender, tmp_path):
+def test_area_light_comes_from_its_lamps_which_depend_on_the_seed(blender, tmp_path):
     ball = trimesh.creation.icosphere(4)
     save([Mesh(ball.vertices, ball.faces, ball.vertices, base_color=(0.2, 0.2, 0.2, 1.0))], tmp_path / "ball.glb")
     cameras = orbit([0.0, 90.0, 180.0, 270.0], 20.0)
@@ -191,7 +191,7 @@ def test_area_light_comes_from_its_lamps_and_is_drawn_by_the_seed(blender, tmp_p
     assert (shades(2)[0] - picture).abs().mean() > 0.01
 
 
-def test_a_map_that_is_not_asked_for_is_not_sent(blender, sculpture):
+def test_maps_that_are_not_requested_are_not_sent(blender, sculpture):
     both, depth, normals = (
         blender.render(sculpture, CAMERAS, 32, lighting="flat", samples=1, maps=maps)
         for maps in (("depth", "normals"), ("depth",), ("normals",))
@@ -249,7 +249,7 @@ def moving():
     return document, still
 
 
-def test_what_moves_shines_or_looks_is_taken_out_and_the_rest_stays(blender, tmp_path):
+def test_sanitized_gltf_has_no_animations_lights_and_cameras_but_all_else(blender, tmp_path):
     document, still = moving()
     busy, quiet = document.save(tmp_path / "busy.gltf"), still.save(tmp_path / "quiet.gltf")
     cameras = orbit([30.0, 100.0, 30.0], 30.0)
@@ -278,7 +278,7 @@ def test_an_obj_and_a_ply_come_out_as_the_glb_does(blender, tmp_path):
 
 
 def with_texture(document, uri, use):
-    """`document` with a picture under a name that only `use` (a field of a material) shows."""
+    """`document` with an image under a name that only `use` (a field of a material) shows."""
     document.json["images"] = [{"uri": uri}]
     document.json["textures"] = [{"source": 0}]
     document.json["materials"] = [{use: {"index": 0}}]
@@ -297,7 +297,7 @@ def with_texture(document, uri, use):
     ],
 )
 @pytest.mark.parametrize("use", ["normalTexture", "emissiveTexture"])
-def test_pictures_that_only_blender_would_open_are_checked_too(tmp_path, name, because, use):
+def test_sanitized_gltf_checks_images_that_only_blender_would_open(tmp_path, name, because, use):
     # `load` has no use for these textures and so never asks for them
     folder = tmp_path / "object"
     folder.mkdir()
@@ -325,7 +325,7 @@ def test_an_unknown_required_extension_never_reaches_blender(blender, tmp_path):
         blender.render(path, structured_cameras(), 16)
 
 
-def test_an_object_of_which_nothing_is_seen_is_refused(blender, tmp_path):
+def test_blender_refuses_an_object_that_is_invisible(blender, tmp_path):
     far = np.array([[0, 0, 0], [1e-3, 0, 0], [0, 1e-3, 0], [1e6, 0, 0], [1e6, 1e-3, 0], [1e6, 0, 1e-3]])
     save([Mesh(far, [[0, 1, 2], [3, 4, 5]])], tmp_path / "outlier.ply")
     with pytest.raises(ValueError, match=r"outlier\.ply"):
@@ -346,13 +346,13 @@ def test_an_object_of_which_nothing_is_seen_is_refused(blender, tmp_path):
         ({"cameras": Cameras(torch.eye(4)[None], torch.tensor([[1.0, 1.2, 0.5, 0.5]]))}, "square pixels"),
     ],
 )
-def test_what_blender_cannot_be_asked_for_is_refused(tmp_path, change, because):
+def test_blender_options_that_are_invalid_are_refused(tmp_path, change, because):
     arguments = {"path": tmp_path / "none.glb", "cameras": structured_cameras(), "size": 8} | change
     with Blender() as never_started, pytest.raises(ValueError, match=because):
         never_started.render(**arguments)
 
 
-def test_a_device_that_is_not_here_is_told(blender, sculpture):
+def test_blender_device_that_does_not_exist_is_reported(blender, sculpture):
     if os.path.exists("/dev/nvidia0"):
         pytest.skip("there is an NVIDIA GPU here")
     with pytest.raises(ValueError, match="finds no OPTIX device"):

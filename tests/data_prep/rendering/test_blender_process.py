@@ -38,7 +38,7 @@ def ask(process, what, timeout_s=20.0, max_memory=None):
         ("silence", {}, Crashed, "it fell silent"),
     ],
 )
-def test_whatever_the_child_does_is_told_in_words(process, monkeypatch, what, limits, error, because):
+def test_child_process_failures_are_errors_in_words(process, monkeypatch, what, limits, error, because):
     monkeypatch.setattr(blender_process, "LAST_S", 0.5)
     began = time.monotonic()
     with pytest.raises(error, match=because):
@@ -65,7 +65,7 @@ def test_the_child_cannot_be_reached_by_a_signal_to_our_session(process):
     assert os.getsid(process.pid) == process.pid != os.getsid(0)
 
 
-def test_without_blender_the_way_to_get_it_is_told(tmp_path, monkeypatch):
+def test_blender_that_is_missing_gives_an_error_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("INSTANT3D_BLENDER", raising=False)
     monkeypatch.delenv("INSTANT3D_BLENDER_PYTHON", raising=False)

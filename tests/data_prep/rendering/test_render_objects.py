@@ -18,6 +18,7 @@ import trimesh
 
 from benchmarks import planted
 from data_prep.execution import locked_tempdir
+from data_prep.execution.process_limits import JobLimits
 from data_prep.manifests import failure_log, object_manifest
 from data_prep.manifests.object_manifest import Item
 from data_prep.rendering import render, run_stats
@@ -75,14 +76,14 @@ def test_a_scene_holds_the_plans_views_of_the_normalized_object(tmp_path):
     assert (document["license"], document["lighting"], document["renderer"]) == ("CC0-1.0", "flat", "fast")
 
 
-def test_an_object_lost_in_its_own_bounds_is_refused(tmp_path):
+def test_object_that_is_tiny_in_its_bounds_is_refused(tmp_path):
     vertices = np.array([[0, 0, 0], [1e-3, 0, 0], [0, 1e-3, 0], [9, 9, 9], [9.001, 9, 9], [9, 9.001, 9]])
     Mesh(vertices, [[0, 1, 2], [3, 4, 5]]).save(tmp_path / "a.obj")
-    with pytest.raises(ValueError, match="almost nothing"):
+    with pytest.raises(ValueError, match="almost invisible"):
         render.render_object(render.Job(Item("a", tmp_path / "a.obj", None, {}), tmp_path / "s", SMALL, "embree"))
 
 
-def test_a_folder_is_rendered_once_and_its_failures_are_told(tmp_path, capsys):
+def test_render_command_renders_a_folder_once_and_reports_failures(tmp_path, capsys):
     objects, out = tmp_path / "objects", tmp_path / "out"
     (objects / "more").mkdir(parents=True)
     write_ball(objects / "good.glb")
@@ -126,11 +127,11 @@ def odd(tmp_path_factory):
     os.mkfifo(objects / "pipe.glb")
     items = [*object_manifest.find(objects), Item("pipe", objects / "pipe.glb", None, {})]
     items.sort(key=lambda item: item.id == "endless")  # a process fewer to start
-    means = render.Execution(workers=1, backend="embree", timeout_s=4.0)
+    means = render.Execution(workers=1, backend="embree", limits=JobLimits(4.0))
     return render.render_all(items, out, TINY, means, work=endless_object.render), out
 
 
-def test_bad_objects_take_no_good_one_with_them(odd):
+def test_render_loses_no_good_object_to_bad_ones(odd):
     count, out = odd
     assert sorted(finished(out)) == ["first", "last"]
     assert count.done == 2
@@ -154,7 +155,7 @@ def test_each_failure_is_explained(odd, name, kind, because):
     assert because in row["reason"]
 
 
-def test_only_what_may_pass_is_tried_twice(odd):
+def test_retry_is_for_failures_that_may_pass(odd):
     assert {name: row["attempts"] for name, row in failed(odd[1]).items() if row["attempts"] > 1} == {"endless": 2}
 
 
@@ -224,7 +225,7 @@ def test_two_runs_never_write_into_one_folder(tmp_path):
         render.render_all(object_manifest.find(tmp_path), tmp_path / "out", TINY, MEANS)
 
 
-def test_the_progress_line_tells_rate_and_time_left(monkeypatch):
+def test_progress_line_has_rate_and_remaining_time(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(run_stats.time, "monotonic", lambda: now)
     count = run_stats.RunStats(total=101, since=now, said=now)
@@ -243,7 +244,7 @@ def test_the_progress_line_tells_rate_and_time_left(monkeypatch):
     ("seconds", "words"),
     [(59.4, "59 s"), (61, "1 min 01 s"), (3 * 3600 + 120, "3 h 02 min"), (2 * 86400 + 3600, "2 d 1 h")],
 )
-def test_time_is_told_in_its_two_largest_units(seconds, words):
+def test_clock_has_the_two_largest_units(seconds, words):
     assert run_stats.clock(seconds) == words
 
 
@@ -272,7 +273,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, capsys, arguments, be
     assert not (tmp_path / "out").exists()
 
 
-def test_a_machine_that_cannot_render_blames_no_object(tmp_path, capsys, monkeypatch):
+def test_render_on_a_machine_that_cannot_render_fails_no_object(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("INSTANT3D_BLENDER_PYTHON", str(tmp_path / "nowhere"))
     write_ball(tmp_path / "a.glb")
     command = [str(tmp_path), "-o", str(tmp_path / "out"), "--renderer", "blender", "--workers", "1"]
@@ -292,7 +293,7 @@ def test_only_the_objects_of_a_list_are_rendered_when_there_is_one(tmp_path, cap
     assert "none of the 1 ids" in capsys.readouterr().err
 
 
-def test_a_manifest_tells_names_splits_and_licences(tmp_path):
+def test_manifest_has_names_splits_and_licences(tmp_path):
     entries = [
         {"id": "a", "file": "a.glb", "name": "a chair", "split": "train", "license": "MIT", "faces": 3},
         {"id": "b", "file": "b.glb", "caption": "words", "name": "name", "split": "dev", "license": "MIT"},
@@ -317,7 +318,7 @@ def test_a_manifest_tells_names_splits_and_licences(tmp_path):
         (rows({"id": ".", "file": "a.glb"}), "make an id"),
     ],
 )
-def test_a_broken_manifest_is_told_what_is_wrong(tmp_path, line, because):
+def test_manifest_that_is_broken_gives_an_error_with_the_reason(tmp_path, line, because):
     (tmp_path / "manifest.jsonl").write_text(line)
     with pytest.raises(ValueError, match=because):
         object_manifest.find(tmp_path)

@@ -37,12 +37,12 @@ def test_an_object_gets_the_same_cameras_always_and_others_than_its_neighbours()
     torch.testing.assert_close(again.positions[4], expected, atol=1e-3, rtol=0)
 
 
-def test_the_default_cameras_see_the_whole_unit_sphere():
+def test_plan_cameras_by_default_have_the_whole_unit_sphere_in_view():
     asked = Plan()
     assert asked.radius[0] * math.sin(math.radians(asked.fov_deg[0] / 2)) > 1
 
 
-def test_plans_on_disk_say_what_they_promise(tmp_path):
+def test_plans_on_disk_have_the_documented_values(tmp_path):
     small, paper = render_plan.read(CONFIGS / "small.yaml"), render_plan.read(CONFIGS / "paper_stage2.yaml")
     assert (small.size, small.random_views, paper.size, paper.random_views) == (128, 20, 512, 32)
     views = render_plan.read(CONFIGS / "paper_stage1.yaml")
@@ -78,7 +78,7 @@ def test_a_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
         ("{geometry: true, depth: false}", ("normals",)),
     ],
 )
-def test_a_plan_says_which_maps_are_drawn(tmp_path, text, maps):
+def test_plan_sets_which_maps_are_rendered(tmp_path, text, maps):
     (tmp_path / "plan.yaml").write_text(text)
     assert render_plan.read(tmp_path / "plan.yaml").maps == maps
 
@@ -105,7 +105,7 @@ def test_a_plan_says_which_maps_are_drawn(tmp_path, text, maps):
         ("{renderer: blender, lighting: soft}", "blender renderer has no 'soft' light, only flat, uniform, area;"),
     ],
 )
-def test_a_broken_plan_is_told_what_is_wrong(tmp_path, text, because):
+def test_plan_that_is_broken_gives_an_error_with_the_reason(tmp_path, text, because):
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(ValueError, match=because):
         render_plan.read(tmp_path / "plan.yaml")
@@ -115,6 +115,6 @@ def test_one_number_stands_for_a_range_of_one():
     assert Plan(fov_deg=(45.0, 45.0)).cameras("a").intrinsics[4, 0] == pytest.approx(0.5 / math.tan(math.radians(22.5)))
 
 
-def test_a_missing_plan_is_not_found(tmp_path):
+def test_plan_that_is_missing_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         render_plan.read(tmp_path / "none.yaml")

@@ -35,7 +35,7 @@ def ball(radius=1.0, centre=(0, 0, 0), subdivisions=4, smooth=True):
 
 
 def screen(side=1.0, x=0.0, **look):
-    """A square in the plane of this x, upright for the camera on +x; uv as the picture is seen from there."""
+    """A square in the plane of this x, upright for the camera on +x; uv as the image is seen from there."""
     vertices = np.array([[x, -side, side], [x, side, side], [x, side, -side], [x, -side, -side]])
     return Mesh(vertices, [[0, 2, 1], [0, 3, 2]], uv=[[0, 0], [1, 0], [1, 1], [0, 1]], **look)
 
@@ -120,7 +120,7 @@ def test_a_mesh_without_normals_is_flat(backend):
 
 
 @each_backend
-def test_a_texture_is_seen_upright_and_unmirrored(backend):
+def test_texture_is_upright_and_unmirrored(backend):
     red, green, blue, grey = [255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 91, 92]
     picture = opaque([[red, green], [blue, grey]])
     views = render_views([screen(texture=picture, wrap=("clamp", "clamp"))], filling(), 32, backend=backend)
@@ -141,7 +141,7 @@ def test_a_texture_wraps_as_it_should(backend, wrap, quarters):
     picture = np.full((2, 64, 3), 9)
     picture[:, 32:] = 200
     quad = screen(texture=opaque(picture), wrap=(wrap, "repeat"))
-    # u from -0.5 to 1.5: the picture fills the two middle quarters of the view
+    # u from -0.5 to 1.5: the image fills the two middle quarters of the view
     wide = dataclasses.replace(quad, uv=np.array([[-0.5, 0], [1.5, 0], [1.5, 1], [-0.5, 1]]))
     assert bytes_of(render_views([wide], filling(), 32, backend=backend))[16, [4, 12, 20, 28], 0].tolist() == quarters
 
@@ -196,7 +196,7 @@ def test_edges_keep_the_surfaces_own_colour(backend):
 
 
 @each_backend
-def test_a_cut_out_material_lets_see_what_is_behind(backend):
+def test_cutout_material_is_transparent_where_it_is_cut_out(backend):
     fence = opaque(np.full((4, 64, 3), 255))
     fence[:, :32, 3] = 100  # the left half is more transparent than the cut-off allows
     front = screen(texture=fence, alpha_cutoff=0.5, base_color=(1, 0, 0, 1), wrap=("clamp", "clamp"))
@@ -303,7 +303,7 @@ def test_both_renderers_agree():
 
 @pytest.mark.slow
 @each_backend
-def test_a_map_that_is_not_asked_for_is_not_drawn(backend, monkeypatch):
+def test_maps_that_are_not_requested_are_not_rendered(backend, monkeypatch):
     def drawn(*maps):
         return render_views([ball(0.5)], structured_cameras(), 32, backend=backend, maps=maps)
 
@@ -345,7 +345,7 @@ def test_a_texture_is_halved_in_linear_light_and_by_its_alpha():
         ({"meshes": []}, "no triangle"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(change, because):
+def test_render_views_refuses_invalid_input(change, because):
     arguments = {"meshes": [ball(subdivisions=1)], "cameras": filling(), "size": 8} | change
     with pytest.raises(ValueError, match=because):
         render_views(**arguments)

@@ -47,7 +47,7 @@ def test_coverage_is_the_share_of_pixels_that_a_disc_takes(place):
     assert shown["b"] == pytest.approx(math.pi * 8**2 / 24**2, rel=0.05)
 
 
-def test_tars_are_told_of_like_folders(place, tmp_path):
+def test_report_on_tars_is_that_on_folders(place, tmp_path):
     for name in ("d", "failures.jsonl"):
         (place / name).rename(tmp_path / name)
     pack.pack([place], tmp_path / "shards")
@@ -61,7 +61,7 @@ def test_objects_of_a_manifest_have_a_scene_or_were_rejected_or_neither(place, t
     assert facts.objects == {"in the manifest": 4, "with a scene": 2, "rejected": 1, "neither": 1}
 
 
-def test_both_ends_of_a_ranking_are_shown(place, tmp_path, monkeypatch):
+def test_report_has_both_ends_of_a_ranking(place, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "ENDS", 1)
     rows = [{"rank": k, "id": name, "score": 1.0 - k} for k, name in enumerate(["b", "elsewhere", "a", "c"], start=1)]
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -70,7 +70,7 @@ def test_both_ends_of_a_ranking_are_shown(place, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_page_shows_in_a_browser_with_hostile_words_as_words(place, tmp_path):
+def test_report_page_escapes_hostile_text_in_a_browser(place, tmp_path):
     patients, findings = check.check_scenes([place], jobs=1)
     (tmp_path / "doctor.json").write_text(json.dumps(check.report(patients, findings)))
     arguments = [str(place), "-o", str(tmp_path / "page.html"), "--doctor", str(tmp_path / "doctor.json")]
@@ -90,7 +90,7 @@ def test_the_page_shows_in_a_browser_with_hostile_words_as_words(place, tmp_path
     assert "Scenes without a caption: 1 of 3" in text
 
 
-def test_a_page_of_many_large_pictures_stays_below_two_mebibytes():
+def test_report_page_of_many_large_images_stays_below_two_mebibytes():
     noise = torch.rand(3, 192, 192, generator=torch.Generator().manual_seed(0))
     picture = webp(noise, 192, 95)
     many = [Thumbnail(f"s{k}", "<" * 500, picture, k / 400, "") for k in range(400)]
@@ -123,7 +123,7 @@ def test_words_in_a_page_are_neither_markup_nor_the_end_of_a_script(text):
         ("--ranking", '{"id": "a"}', "line 1 is no place"),
     ],
 )
-def test_what_cannot_be_read_is_told_in_a_sentence(place, tmp_path, capsys, option, content, words):
+def test_report_input_that_cannot_be_read_is_reported_in_a_sentence(place, tmp_path, capsys, option, content, words):
     if content is not None:
         (tmp_path / "file").write_text(content)
     assert report.main([str(place), "-o", str(tmp_path / "page.html"), option, str(tmp_path / "file")]) == 2

@@ -106,16 +106,14 @@ def test_objects_of_lvis_categories_arrive_with_their_words_licences_and_authors
     ("licences", "taken"),
     [("redistributable", {0, 1, 3, 4}), ("all", {0, 1, 2, 3, 4, 5}), ("cc0, CC-BY-SA-4.0", {1, 3}), ("by-nc-sa", {5})],
 )
-def test_licences_are_those_that_were_asked_for(served_dataset, tmp_path, licences, taken):
+def test_licences_of_objaverse_are_filtered_by_the_option(served_dataset, tmp_path, licences, taken):
     out = tmp_path / "objects.jsonl"
     main(["objaverse", "--all", "--licences", licences, "-o", str(out)])
     assert set(rows(out)) == {uid(k) for k in taken}
     assert set(served_dataset.objects_asked()) == {uid(k) for k in taken}
 
 
-def test_a_busy_server_is_asked_again_and_what_never_comes_is_told_while_the_rest_goes_on(
-    served_dataset, tmp_path, waits, capsys
-):
+def test_download_retries_a_busy_server_and_reports_what_never_comes(served_dataset, tmp_path, waits, capsys):
     busy, gone, cut, short = (served_dataset.object_path(uid(k)) for k in (0, 1, 3, 4))
     served_dataset.busy[busy] = 2
     del served_dataset.files[gone]
@@ -142,7 +140,7 @@ def test_a_busy_server_is_asked_again_and_what_never_comes_is_told_while_the_res
     assert served_dataset.objects_asked()[uid(0)] == 3  # what is there is not asked for again
 
 
-def test_the_same_command_again_asks_for_nothing_and_writes_the_same_bytes(served_dataset, tmp_path, capsys):
+def test_objaverse_command_run_again_requests_nothing_and_writes_the_same_bytes(served_dataset, tmp_path, capsys):
     out = tmp_path / "objects.jsonl"
     assert main(["objaverse", "--count", "3", "-o", str(out)]) == 0
     before, asked = out.read_bytes(), sum(served_dataset.asked.values())
@@ -152,7 +150,7 @@ def test_the_same_command_again_asks_for_nothing_and_writes_the_same_bytes(serve
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_continued_and_what_it_left_half_written_is_mended(served_dataset, tmp_path):
+def test_resume_after_a_kill_replaces_incomplete_files(served_dataset, tmp_path):
     last = served_dataset.object_path(uid(4))
     served_dataset.held[last] = threading.Event()
     out = tmp_path / "objects.jsonl"
@@ -251,7 +249,7 @@ def test_without_a_network_one_sentence_says_what_would_help(tmp_path, monkeypat
         (["objaverse-xl", "--all", "--from", "thingiverse"], "only bare STL"),
     ],
 )
-def test_a_choice_that_cannot_be_made_is_one_sentence(served_dataset, tmp_path, capsys, arguments, because):
+def test_selection_that_is_impossible_is_one_sentence(served_dataset, tmp_path, capsys, arguments, because):
     out = tmp_path / "objects.jsonl"
     assert main([*arguments, "-o", str(out)]) == 2
     error = capsys.readouterr().err

@@ -41,7 +41,7 @@ def out(tmp_path):
     return tmp_path / "data" / "objects.jsonl"
 
 
-def test_a_row_says_where_what_and_how_large_an_object_is(tmp_path, out):
+def test_manifest_row_has_file_source_and_size_of_an_object(tmp_path, out):
     write(tmp_path / "models" / "red things" / "cup.glb")
     assert main(["folder", str(tmp_path / "models"), "--licence", "cc0", "-o", str(out)]) == 0
     content = (tmp_path / "models" / "red things" / "cup.glb").read_bytes()
@@ -116,7 +116,7 @@ def test_procedural_objects_are_those_of_their_seeds_whoever_makes_them(tmp_path
     assert (item.caption, item.facts["license"]) == (known["name"], "CC0-1.0")
 
 
-def test_equal_contents_are_one_object_and_the_other_is_told(tmp_path, out, capsys):
+def test_duplicates_by_content_are_one_object_and_the_other_is_reported(tmp_path, out, capsys):
     write(tmp_path / "models" / "a.glb")
     write(tmp_path / "models" / "b.glb")
     assert main(["folder", str(tmp_path / "models"), "-o", str(out)]) == 0
@@ -126,7 +126,7 @@ def test_equal_contents_are_one_object_and_the_other_is_told(tmp_path, out, caps
     assert "1 left out as duplicates" in capsys.readouterr().out
 
 
-def test_equal_obj_files_with_other_pictures_are_two_objects(tmp_path, out):
+def test_obj_files_that_are_equal_with_other_images_are_two_objects(tmp_path, out):
     for name, shade in (("red", 200), ("grey", 90), ("again", 90)):
         texture = np.full((4, 4, 4), shade, dtype=np.uint8)
         uv = np.array([[0, 0], [1, 0], [0, 1], [1, 1.0]])
@@ -139,7 +139,7 @@ def test_equal_obj_files_with_other_pictures_are_two_objects(tmp_path, out):
         assert part.texture[0, 0, 0] == (200 if item.id.startswith("red") else 90)
 
 
-def test_two_objects_of_one_id_are_refused_and_a_prefix_tells_them_apart(tmp_path, out, capsys):
+def test_ids_that_are_repeated_are_refused_and_a_prefix_distinguishes_them(tmp_path, out, capsys):
     write(tmp_path / "one" / "a.glb")
     write(tmp_path / "two" / "a.glb", 2)
     assert main(["folder", str(tmp_path / "one"), "-o", str(out)]) == 0
@@ -152,7 +152,7 @@ def test_two_objects_of_one_id_are_refused_and_a_prefix_tells_them_apart(tmp_pat
     assert [row["id"] for row in rows(out)] == ["a", "two_a"]
 
 
-def test_a_file_that_changed_is_taken_anew_and_one_that_went_is_told(tmp_path, out):
+def test_manifest_updates_a_file_that_changed_and_reports_one_that_is_gone(tmp_path, out):
     folder = tmp_path / "models"
     write(folder / "a.glb")
     write(folder / "b.glb", 3)
@@ -168,7 +168,7 @@ def test_a_file_that_changed_is_taken_anew_and_one_that_went_is_told(tmp_path, o
     assert left_out(out) == {"b": "missing"}
 
 
-def test_a_file_that_is_not_what_its_manifest_says_is_left_out(tmp_path, out):
+def test_manifest_leaves_out_a_file_with_another_hash(tmp_path, out):
     write(tmp_path / "models" / "a.glb")
     (tmp_path / "models" / "manifest.jsonl").write_text(lines({"id": "a", "file": "a.glb", "sha256": "0" * 64}))
     assert main(["folder", str(tmp_path / "models"), "-o", str(out)]) == 1
@@ -257,7 +257,7 @@ def test_a_link_out_of_a_folder_without_a_manifest_is_left_out(tmp_path, out):
     assert left_out(out) == {"link": "unsafe"}
 
 
-def test_pictures_beside_an_obj_file_come_along_but_not_by_links_out_of_its_folder(tmp_path, out):
+def test_images_beside_an_obj_file_are_copied_but_not_through_links_out_of_its_folder(tmp_path, out):
     folder = tmp_path / "models"
     write(folder / "a.obj")
     Image.new("RGB", (2, 2)).save(tmp_path / "private.png")

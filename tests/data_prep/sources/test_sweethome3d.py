@@ -75,7 +75,7 @@ def corners(path):
     return points[np.lexsort(points.T)].tolist()
 
 
-def test_a_row_says_what_whose_and_from_where_a_piece_is(tmp_path, out):
+def test_manifest_row_has_name_author_and_source_of_a_piece(tmp_path, out):
     piece = {"id": "Test#wedge1", "name": "Door wedge", "category": "Office", "creator": "Ann & Bob", "tags": "Wood"}
     (row,) = add(library(tmp_path / "Own.sh3f", piece), out).values()
     content = (out.parent / row["file"]).read_bytes()
@@ -131,7 +131,7 @@ def test_licences_come_from_the_notice_beside_a_model_or_from_the_library(tmp_pa
     }
 
 
-def test_whom_the_librarys_licence_names_goes_before_the_pieces_creator(tmp_path, out):
+def test_author_in_the_librarys_licence_precedes_the_pieces_creator(tmp_path, out):
     head = "license=Creative Commons Attribution 3.0 Unported license  Copyright \xa9 2003-2008 Zo\xeb & Co\n"
     (row,) = add(library(tmp_path / "a.sh3f", {"creator": "Z"}, head=head, licence=None), out).values()
     assert (row["author"], row["license"]) == ("Zo\xeb & Co", "CC-BY-3.0")
@@ -157,7 +157,7 @@ def test_images_are_inside_and_holes_in_them_are_holes(tmp_path, out):
     assert part.alpha_cutoff == 0.5
 
 
-def test_a_file_that_the_library_lacks_costs_the_look_not_the_object(tmp_path, out):
+def test_missing_texture_file_loses_the_texture_not_the_object(tmp_path, out):
     files = {
         "m/1/m.obj": "mtllib m.mtl\nusemtl red\n" + WEDGE,
         "m/1/m.mtl": "newmtl red\nKd 1 0 0\nmap_Kd C:/Documents and Settings/me/wood.jpg\nmap_Bump /etc/hostname\n",
@@ -169,7 +169,7 @@ def test_a_file_that_the_library_lacks_costs_the_look_not_the_object(tmp_path, o
     assert len(rows) == 2
 
 
-def test_what_cannot_be_converted_is_left_out_and_told(tmp_path, out, monkeypatch):
+def test_models_that_cannot_be_converted_are_left_out_and_reported(tmp_path, out, monkeypatch):
     monkeypatch.setattr(furniture, "MAX_MODEL_BYTES", 10_000)
     files = {
         "m/2/m.obj": "v 1 2\n",
@@ -224,7 +224,7 @@ def test_nothing_is_written_or_read_outside_of_a_models_folder(tmp_path, out, mo
 
 
 @pytest.mark.slow
-def test_a_size_that_lies_is_not_unpacked_beyond_what_it_says(tmp_path, out):
+def test_zip_entry_with_a_false_size_is_not_unpacked_beyond_it(tmp_path, out):
     path = library(tmp_path / "a.sh3f", {}, {}, files={"m/2/LICENSE.txt": b"x" * 50_000_000})
     size, lie = (50_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")
     assert path.read_bytes().count(size) == 2  # before the member and in the list at the end
@@ -303,7 +303,7 @@ def no_catalogue(path):
         (None, "is no furniture"),
     ],
 )
-def test_what_is_no_library_is_one_sentence(tmp_path, out, capsys, make, because):
+def test_library_that_is_invalid_is_one_sentence(tmp_path, out, capsys, make, because):
     if make is not None:
         make(tmp_path / "a.sh3f")
     assert add(tmp_path / "a.sh3f", out, code=2) == {}

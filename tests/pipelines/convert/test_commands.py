@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch):
-    """Films and sheets of a few small pictures: random weights fill the whole cube, which is slow to see through."""
+    """Films and sheets of a few small images: random weights fill the whole cube, which is slow to see through."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 8)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 8)
     monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 2)
@@ -64,7 +64,7 @@ def run(capsys):
 
 
 @pytest.mark.parametrize("family", ["openlrm", "triposr"])
-def test_a_picture_becomes_a_folder_of_results_and_one_line(run, picture, weights, tmp_path, family):
+def test_reconstruct_turns_an_image_into_a_folder_of_results_and_one_line(run, picture, weights, tmp_path, family):
     code, out, err = run("reconstruct", picture, "--weights", weights / family, "-o", tmp_path / "out")
     assert (code, out.count("\n"), err) == (0, 1, "")
     assert "from 1 view in" in out
@@ -74,7 +74,7 @@ def test_a_picture_becomes_a_folder_of_results_and_one_line(run, picture, weight
     assert {"views", "mesh.glb", "triplane.safetensors", "turntable.mp4", "sheet.png"} <= set(record["files"])
 
 
-def test_what_the_network_was_shown_is_left_as_a_scene_that_gives_the_same_again(run, picture, weights, tmp_path):
+def test_reconstruct_writes_its_input_as_a_scene_that_gives_the_same_result(run, picture, weights, tmp_path):
     run("reconstruct", picture, "--weights", weights / "triposr", "-o", tmp_path / "out")
     shown = scenes.read(tmp_path / "out" / "views")
     architecture = Reconstructor.from_pretrained(weights / "triposr").architecture
@@ -98,7 +98,7 @@ def test_what_the_network_was_shown_is_left_as_a_scene_that_gives_the_same_again
         ("triposr", ["--views", "0"], "leave out --views"),
     ],
 )
-def test_a_picture_where_it_does_not_fit_is_one_sentence(
+def test_reconstruct_with_an_unsuitable_image_is_one_sentence(
     run, picture, weights, tmp_path, family, options, complaint
 ):  # fmt: skip
     code, out, err = run("reconstruct", picture, "--weights", weights / family, "-o", tmp_path / "out", *options)
@@ -117,9 +117,7 @@ def test_a_picture_where_it_does_not_fit_is_one_sentence(
         (orbit([0.0, 90.0], -60.0, fov_deg=70.0), ["elevations of -60", "fields of view of 70"]),
     ],
 )
-def test_cameras_that_a_checkpoint_was_not_taught_with_are_noted_with_those_that_it_knows(
-    run, weights, tmp_path, cameras, notes
-):
+def test_reconstruct_warns_of_cameras_outside_a_checkpoints_training(run, weights, tmp_path, cameras, notes):
     views = scene(tmp_path / "scene", cameras)
     code, _, err = run("reconstruct", views, "--weights", weights / "instantmesh", "-o", tmp_path / "out")
     assert code == 0
@@ -136,7 +134,7 @@ def generated(run, stage1, stage2, out):
     return run("generate", "a hat", "--stage1", stage1, "--stage2", stage2, "--steps", 1, "-o", out)
 
 
-def test_a_prompt_becomes_an_asset_by_converted_weights(run, stage1, weights, tmp_path):
+def test_generate_works_with_converted_weights(run, stage1, weights, tmp_path):
     code, out, err = generated(run, stage1, weights / "instantmesh", tmp_path / "out")
     assert (code, out.count("\n")) == (0, 1)
     assert "note" not in err
@@ -145,7 +143,7 @@ def test_a_prompt_becomes_an_asset_by_converted_weights(run, stage1, weights, tm
     assert meshes[0]["faces"] == pytest.approx(meshes[1]["faces"], rel=0.02)  # views were rounded to eight bits
 
 
-def test_generate_notes_structured_views_that_a_checkpoint_does_not_know(run, stage1, weights, tmp_path):
+def test_generate_warns_of_structured_views_outside_a_checkpoints_training(run, stage1, weights, tmp_path):
     network = Reconstructor.from_pretrained(weights / "instantmesh")
     network.architecture = replace(network.architecture, known_fovs_deg=(25.0, 35.0))
     network.save_pretrained(tmp_path / "narrow", torch.float32)
@@ -154,7 +152,7 @@ def test_generate_notes_structured_views_that_a_checkpoint_does_not_know(run, st
     assert "fields of view of 50 (trained on 25 to 35 degrees)" in err
 
 
-def test_generate_refuses_a_network_of_one_picture_before_anything_is_drawn(run, stage1, weights, tmp_path):
+def test_generate_refuses_a_single_image_network_before_sampling(run, stage1, weights, tmp_path):
     code, out, err = generated(run, stage1, weights / "triposr", tmp_path / "out")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "makes an object of one picture, but stage 1 draws four views" in err

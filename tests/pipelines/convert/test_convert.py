@@ -67,7 +67,7 @@ def test_our_training_comes_back_from_their_layout_bit_by_bit():
 
 
 @pytest.mark.slow
-def test_what_is_written_back_computes_the_same(golden):
+def test_write_back_computes_the_same(golden):
     network = convert.to_native(golden.family, bare(golden), settings(golden))
     theirs = convert.to_original(golden.family, network)
     assert {key: value.shape for key, value in theirs.items()} == {k: v.shape for k, v in bare(golden).items()}
@@ -77,7 +77,7 @@ def test_what_is_written_back_computes_the_same(golden):
     torch.testing.assert_close(planes[0], planes[1], rtol=1e-5, atol=1e-5)
 
 
-def test_a_converted_folder_tells_its_licence_and_its_source(golden, tmp_path):
+def test_convert_writes_licence_and_source(golden, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("weights.safetensors", "config.json"):
         (tmp_path / "in" / name).write_bytes((golden.folder / name).read_bytes())
@@ -92,7 +92,7 @@ def test_a_converted_folder_tells_its_licence_and_its_source(golden, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_missing_and_unexpected_key_is_named_and_nothing_is_written(golden, tmp_path, capsys):
+def test_convert_names_every_missing_and_unexpected_key_and_writes_nothing(golden, tmp_path, capsys):
     lost = [key for key in golden.weights if key.endswith(("norm2.weight", "deconv.bias", "upsampler.bias"))]
     lost += [key for key in golden.weights if re.search(r"layer\.1\.layernorm_before", key)]
     kept = {key: value for key, value in golden.weights.items() if key not in lost}
@@ -121,7 +121,7 @@ def test_a_tensor_of_another_shape_is_named(golden, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_check_writes_nothing_and_says_what_would_be(golden, tmp_path, capsys):
+def test_convert_check_writes_nothing_and_says_what_would_be(golden, tmp_path, capsys):
     assert cli.main(["convert", golden.family, str(golden.folder), "--check", "-o", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
     assert "missing     none" in shown
@@ -160,7 +160,7 @@ def test_a_pickle_with_code_in_it_is_refused_unexecuted(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_heads_that_no_tensor_tells_are_asked_for_and_found_in_any_kind_of_configuration(tmp_path, capsys):
+def test_heads_are_required_and_read_from_any_kind_of_configuration(tmp_path, capsys):
     golden = Golden("instantmesh")
     file = tmp_path / "instant_nerf.ckpt"
     torch.save({"state_dict": golden.weights}, file)
@@ -177,7 +177,7 @@ def test_heads_that_no_tensor_tells_are_asked_for_and_found_in_any_kind_of_confi
 
 
 @pytest.mark.slow
-def test_triposrs_own_yaml_beside_its_checkpoint_is_understood(tmp_path):
+def test_triposrs_own_yaml_beside_its_checkpoint_is_read(tmp_path):
     golden = Golden("triposr")
     torch.save(golden.weights, tmp_path / "model.ckpt")
     own = {
@@ -222,22 +222,22 @@ def test_a_hub_id_is_downloaded_and_a_file_of_it_may_be_named(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("wrong", ["nowhere/at/all.ckpt.d/..", "./missing", "model.ckpt", "checkpoints/none.ckpt"])
-def test_a_source_that_is_not_there_is_no_hub_id(wrong, tmp_path, monkeypatch, capsys):
+def test_convert_source_that_does_not_exist_is_no_hub_id(wrong, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(source, "snapshot", lambda name, patterns: tmp_path)
     assert re.search("neither|no weights|no file", complaint(capsys, "triposr", wrong, "-o", tmp_path / "out"))
 
 
-def test_relatives_that_cannot_be_converted_are_told_apart(tmp_path, capsys):
+def test_convert_refuses_related_networks_with_the_reason(tmp_path, capsys):
     golden = Golden("instantmesh")
     mesh = {key.replace("decoder.net.", "decoder.net_sdf."): value for key, value in golden.weights.items()}
     save_file(mesh, tmp_path / "weights.safetensors")
     assert "instant_nerf" in complaint(capsys, "instantmesh", tmp_path, "-o", tmp_path / "out")
-    assert "no TripoSR checkpoint" in complaint(capsys, "triposr", golden.folder, "-o", tmp_path / "out")
+    assert "not a TripoSR checkpoint" in complaint(capsys, "triposr", golden.folder, "-o", tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_half_precision_is_half_the_size_and_close(tmp_path):
+def test_half_precision_has_half_the_size_and_close_values(tmp_path):
     golden = Golden("instantmesh")
     for name, half in (("full", False), ("half", True)):
         convert.convert("instantmesh", golden.folder, tmp_path / name, half=half)
@@ -250,7 +250,7 @@ def test_half_precision_is_half_the_size_and_close(tmp_path):
     assert 1e-5 < (planes[0] - planes[1]).abs().max() / planes[0].abs().max() < 1e-2
 
 
-def test_the_folded_camera_sees_what_the_peers_sees():
+def test_camera_embedding_that_is_folded_equals_the_peers():
     ours = orbit([30.0, 150.0], [20.0, -10.0], 4.0, 30.0)
     theirs = camera_vector(ours).clone()
     theirs[:, :12] = opencv(ours.cam_to_world)[:, :3].flatten(1)
@@ -263,7 +263,7 @@ def test_the_folded_camera_sees_what_the_peers_sees():
     torch.testing.assert_close(camera_vector(ours) @ rotated_camera(weight)[0].T, theirs @ weight.T)
 
 
-def test_openlrms_assumed_camera_is_the_one_it_was_taught():
+def test_openlrms_assumed_camera_is_that_of_its_training():
     golden = Golden("openlrm")
     architecture = convert.to_native("openlrm", bare(golden), settings(golden)).architecture
     known = golden.views.cameras[0]  # of the set, which holds the one of its inference code
@@ -277,7 +277,7 @@ def test_openlrms_assumed_camera_is_the_one_it_was_taught():
         network.triplane(golden.views[:, [0, 0]])
 
 
-def test_cameras_that_a_checkpoint_does_not_know_are_told():
+def test_camera_warning_names_cameras_outside_the_training():
     architecture = convert.to_native(
         "instantmesh", bare(Golden("instantmesh")), settings(Golden("instantmesh"))
     ).architecture
@@ -289,12 +289,12 @@ def test_cameras_that_a_checkpoint_does_not_know_are_told():
     assert camera_warning(orbit(0.0, 70.0, 9.0, 80.0)[None], Architecture()) is None
 
 
-def test_what_is_not_built_like_the_peers_is_not_written_back(tmp_path):
+def test_write_back_refuses_another_architecture(tmp_path):
     golden = Golden("instantmesh")
     network = convert.to_native("instantmesh", bare(golden), settings(golden))
     with torch.device("meta"):
         other = Reconstructor(replace(network.architecture, encoder="plucker", camera="none"))
-    with pytest.raises(ValueError, match="not built as InstantMesh"):
+    with pytest.raises(ValueError, match="not the architecture of InstantMesh"):
         convert.to_original("instantmesh", other)
 
 
@@ -324,7 +324,7 @@ def test_openlrms_first_version_comes_back_bit_by_bit():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["instantmesh", "openlrm", "triposr"])
-def test_weights_in_float8_become_the_network_of_the_numbers_they_stand_for(tmp_path, family):
+def test_float8_weights_become_the_network_of_their_values(tmp_path, family):
     golden = Golden(family)
     rough = {key: value.to(torch.float8_e4m3fn) for key, value in golden.weights.items()}
     for name, tensors in (("rough", rough), ("same", {key: value.float() for key, value in rough.items()})):

@@ -107,7 +107,7 @@ def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weight
 
 
 @pytest.mark.slow
-def test_a_licence_goes_wherever_weights_are_saved_and_none_is_made_up(weights, tmp_path):
+def test_licence_is_saved_with_weights_and_never_invented(weights, tmp_path):
     network = Reconstructor.from_pretrained(weights)
     network.save_pretrained(tmp_path / "copy")
     again = Reconstructor.from_pretrained(tmp_path / "copy")
@@ -117,7 +117,7 @@ def test_a_licence_goes_wherever_weights_are_saved_and_none_is_made_up(weights, 
 
 
 @pytest.mark.slow
-def test_training_that_goes_on_elsewhere_keeps_the_licence(weights):
+def test_licence_is_kept_when_training_resumes_elsewhere(weights):
     """The checkpoint tells it, whether or not the folder that was started from is still there."""
     checkpoint = {}
     Stage2Module(vgg_weights=None, start=str(weights)).on_save_checkpoint(checkpoint)
@@ -128,7 +128,7 @@ def test_training_that_goes_on_elsewhere_keeps_the_licence(weights):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_unknown_size_asks_for_it(weights, tmp_path):
+def test_fine_tuning_a_checkpoint_of_unknown_size_requires_image_size(weights, tmp_path):
     config = json.loads((weights / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"image_size": 0}))
     with pytest.raises(ValueError, match="--image-size"):

@@ -60,7 +60,7 @@ def test_the_pipeline_computes_float32_weights_in_float32(golden, asset):
     assert error(rgb, golden.outputs["rgb"][0]) < 2e-5
 
 
-def test_pictures_are_those_of_the_peers(golden, asset):
+def test_images_are_those_of_the_peers(golden, asset):
     if golden.family == "triposr":
         pytest.skip("its renderer counts density per share of a ray; see below")
     for shown in (asset.render(golden.camera, 48), volume.render(asset.field, golden.camera, 48, 48)):
@@ -68,7 +68,7 @@ def test_pictures_are_those_of_the_peers(golden, asset):
         assert decibels(shown.alpha[0], golden.outputs["render_alpha"]) > 47
 
 
-def test_triposrs_picture_differs_by_what_its_density_is_counted_per():
+def test_triposrs_images_differ_by_the_unit_of_density():
     """Its samples absorb exp(-density / samples) each, however long the ray's way through the cube is."""
 
     class PerShare:

@@ -42,7 +42,7 @@ def shown_to(family, scene, tmp_path, monkeypatch, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["openlrm", "triposr"])
-def test_a_network_of_one_picture_gets_the_first_as_its_own_camera_sees_it(family, scene, tmp_path, monkeypatch):
+def test_single_image_network_gets_the_first_view_with_its_own_camera(family, scene, tmp_path, monkeypatch):
     network, views = shown_to(family, scene, tmp_path, monkeypatch)
     assert views.rgb.shape == (1, 1, 3, 112, 112)
     assert torch.equal(views.cameras.cam_to_world[0], assumed_camera(network.architecture).cam_to_world)
@@ -51,7 +51,7 @@ def test_a_network_of_one_picture_gets_the_first_as_its_own_camera_sees_it(famil
 
 
 @pytest.mark.slow
-def test_a_network_of_one_picture_refuses_four(scene, tmp_path):
+def test_single_image_network_refuses_four_views(scene, tmp_path):
     convert.convert("triposr", Golden("triposr").folder, tmp_path / "weights")
     with pytest.raises(ValueError, match="one image, got 4"):
         reconstruct(scene, tmp_path / "out", weights=tmp_path / "weights", device="cpu", views=[0, 1, 2, 3])
@@ -92,7 +92,7 @@ def test_triposrs_background_is_grey():
     assert (planes - on_white).abs().max() > 1e-2
 
 
-def test_without_a_known_size_pictures_are_taken_as_they_come():
+def test_images_are_not_resized_without_a_known_size():
     architecture = convert.convert("instantmesh", Golden("instantmesh").folder).architecture
     assert architecture.image_size == 0
     for size, taken in ((160, 160), (100, 96)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,10 @@ class GuidanceConfig(ABC):
         Returns:
             The model, and the cameras (V,) that its images were rendered from if it cannot be evaluated from others.
         """
+
+    def cameras(self) -> Cameras | None:
+        """The cameras that `load` gives, without loading the rest; None if there are none."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,7 @@ class FiniteSetConfig(GuidanceConfig):
             FileNotFoundError: There is no scene.
             ValueError: A scene has no caption, or other cameras than the first.
         """
-        found = [scenes.read(folder, size=self.size, maps=()) for folder in scenes.below(self.scenes)]
-        if not found:
-            raise FileNotFoundError(f"there is no scene in {self.scenes}; `make render-data` writes them")
+        found = [scenes.read(folder, size=self.size, maps=()) for folder in self._folders()]
         cameras, captions = found[0].views.cameras, [scene.caption for scene in found]
         for scene in found:
             if not scene.caption:
@@ -93,6 +96,16 @@ class FiniteSetConfig(GuidanceConfig):
             images.to(device), owners, views.to(device), spread=self.spread, taken_from=camera_directions
         )
         return guidance, cameras
+
+    def cameras(self) -> Cameras:
+        """Those of the first scene, which `load` compares with the others."""
+        return scenes.read(self._folders()[0], size=self.size, maps=()).views.cameras
+
+    def _folders(self) -> list[Path]:
+        found = scenes.below(self.scenes)
+        if not found:
+            raise FileNotFoundError(f"there is no scene in {self.scenes}; `make render-data` writes them")
+        return found
 
 
 def _alike(one: Cameras, other: Cameras) -> bool:

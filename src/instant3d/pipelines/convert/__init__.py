@@ -1,4 +1,4 @@
-"""Weights that peers gave away as ours, and ours as theirs."""
+"""Conversion of released weights of other projects (peers) to our format and back."""
 
 from instant3d.pipelines.convert.convert import (
     FAMILIES,

@@ -1,8 +1,8 @@
-"""Weights that peers gave away as ours, and ours as theirs. Knows the families' names; each has one file.
+"""Conversion of peers' released weights to our format and back; each family of peers has one module.
 
 conversion = convert("instantmesh", "TencentARC/InstantMesh", "checkpoints/instantmesh-large")
 network = Reconstructor.from_pretrained("checkpoints/instantmesh-large")
-theirs = to_theirs("instantmesh", network)
+theirs = to_original("instantmesh", network)
 """
 
 from __future__ import annotations
@@ -35,11 +35,19 @@ IMAGE_SIZES = ("cond_image_size", "source_size", "source_image_res", "input_imag
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a checkpoint turned out to be, and the network made of it (None if it was only looked at).
+    """A peer's checkpoint and the network made from it.
 
-    missing, unexpected   keys of theirs; there is no network unless both are empty
-    left_out              keys that are not the network's, or of no use to it
-    unit                  length in the peer's world of one of ours
+    Attributes:
+        family: The peer.
+        file: File of the weights.
+        prefix: Prefix of all keys of the network.
+        architecture: Architecture of the network.
+        release: The known release, if its sizes match one.
+        missing: Keys that the checkpoint lacks.
+        unexpected: Keys that no rule converts.
+        left_out: Keys that are not part of the network, or unused.
+        unit: Length of our world unit in the peer's world.
+        network: The network; None unless `missing` and `unexpected` are empty.
     """
 
     family: Family
@@ -54,10 +62,10 @@ class Conversion:
     network: Reconstructor | None = None
 
     def report(self) -> list[str]:
-        """What was found, line by line."""
+        """Description of the checkpoint, line by line."""
         a, count = self.architecture, parameters(self.architecture)
-        size = f"{a.image_size} px" if a.image_size else "as they come (no size is known; --image-size sets one)"
-        views = "one picture" if a.assumed_camera else "any number of posed views"
+        size = f"{a.image_size} px" if a.image_size else "any (no size is known; --image-size sets one)"
+        views = "one image" if a.assumed_camera else "any number of posed views"
         return [
             f"{self.family.title}: {self.file}" + (f", the release {self.release.name}" if self.release else ""),
             f"takes       {views}, {size}",
@@ -83,16 +91,22 @@ def convert(
 ) -> Conversion:
     """Read a peer's checkpoint and write it as a folder for `Reconstructor.from_pretrained`, whole or not at all.
 
-    source      a file, a folder, or a Hub id (`owner/name`, `owner/name/file`)
-    folder      where to; None only makes the network
-    config      JSON or YAML that describes the network, if none lies beside the weights
-    image_size  pixels a side of the pictures it was taught with, if it is no known release
-    half        store float16: half the size, and computed in half precision where that is fast
+    Args:
+        family: Key of FAMILIES.
+        source: A file, a folder, or a Hub id (`owner/name`, `owner/name/file`).
+        folder: Output folder; None only makes the network.
+        config: JSON or YAML file that describes the network, if there is none beside the weights.
+        image_size: Pixels a side of its training images, if it is not a known release.
+        half: Store float16: half the size, and computed in half precision where that is fast.
+
+    Raises:
+        FileNotFoundError: If the source does not exist.
+        ValueError: If it is not a complete checkpoint of the family; nothing is written.
     """
     conversion = inspect(family, source, config=config, image_size=image_size)
     if conversion.missing or conversion.unexpected:
         raise ValueError(
-            f"{conversion.file} is not a whole {conversion.family.title} checkpoint and nothing else: "
+            f"{conversion.file} is not exactly one complete {conversion.family.title} checkpoint: "
             f"missing {_listed(conversion.missing)}; unexpected {_listed(conversion.unexpected)}"
         )
     if folder is not None and conversion.network is not None:
@@ -105,7 +119,10 @@ def convert(
 def inspect(
     family: str, source: str | Path, *, config: Path | None = None, image_size: int | None = None
 ) -> Conversion:
-    """What a checkpoint is; keys that are missing or unexpected are in the answer, not an error."""
+    """Read a checkpoint without writing; missing or unexpected keys are in the result, not an error.
+
+    The arguments are those of `convert`.
+    """
     peer = _family(family)
     found = read_source(source, wanted=peer.files, preferred=peer.preferred, config=config)
     prefix = _prefix(peer, found)
@@ -115,7 +132,7 @@ def inspect(
     kept, strangers = without(inside, peer.strangers)
     tensors = {
         key: to_float32(key, inside[key]) for key in kept
-    }  # before folding, which halves and float8 are too rough for
+    }  # before folding, for which float16 and float8 are too imprecise
     architecture, release = _architecture(peer, Shapes(tensors, found.file), found.config, image_size)
     rules = peer.rules(architecture)
     missing, unexpected = differences(rules, tensors)
@@ -134,7 +151,17 @@ def inspect(
 def to_native(
     family: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> Reconstructor:
-    """A peer's tensors, by keys without a prefix, as a network of ours; `config` as it lies beside them."""
+    """Convert a peer's tensors to a network of ours.
+
+    Args:
+        family: Key of FAMILIES.
+        tensors: Tensors by keys without a prefix.
+        config: The configuration that comes with them.
+        image_size: Pixels a side of its images, if neither configuration nor release sets it.
+
+    Raises:
+        ValueError: If keys are missing or unexpected, or shapes do not fit.
+    """
     peer = _family(family)
     shapes = Shapes(tensors, "the state dict")
     architecture, _ = _architecture(peer, shapes, Config.of(config or {}), image_size)
@@ -146,15 +173,19 @@ def to_native(
 
 
 def to_original(family: str, network: Reconstructor) -> dict[str, Tensor]:
-    """A network's tensors by a peer's keys, without a prefix; the inverse of `to_ours`."""
+    """A network's tensors by a peer's keys, without a prefix; the inverse of `to_native`.
+
+    Raises:
+        ValueError: If the network does not have the peer's architecture.
+    """
     rules = _family(family).rules(network.architecture)
     ours = network.state_dict()
     known = {key for rule in rules for key in rule.ours}
     if known != set(ours):
         other = sorted(known ^ set(ours))
         raise ValueError(
-            f"this network is not built as {_family(family).title}'s: {len(other)} tensors differ, such as "
-            f"{', '.join(other[:3])}; only what was converted from it, or has its architecture, can be written back"
+            f"this network has not the architecture of {_family(family).title}: {len(other)} tensors differ, such as "
+            f"{', '.join(other[:3])}; only networks converted from it, or of its architecture, can be written back"
         )
     return {key: value.detach().contiguous() for key, value in unfolded(rules, ours).items()}
 
@@ -162,7 +193,15 @@ def to_original(family: str, network: Reconstructor) -> dict[str, Tensor]:
 def write_back(family: str, folder: str | Path, target: str | Path | None) -> list[str]:
     """Write our checkpoint as the peer's own code reads it: FAMILY.ckpt, and a configuration that names its heads.
 
-    The file is a pickle of tensors alone, for that is what their code opens. Says what it wrote, or would write.
+    The file is a pickle of tensors only, since that is what the peer's code reads.
+
+    Args:
+        family: Key of FAMILIES.
+        folder: Folder of our checkpoint.
+        target: Output folder; None only checks.
+
+    Returns:
+        Lines that describe what was (or would be) written.
     """
     network = Reconstructor.from_pretrained(folder)
     peer = _family(family)
@@ -179,7 +218,7 @@ def write_back(family: str, folder: str | Path, target: str | Path | None) -> li
 
 
 def original_config(family: str, network: Reconstructor) -> dict[str, Any]:
-    """What tensors do not tell and `to_ours` wants to know."""
+    """Configuration of a network with the settings that do not follow from tensors, as `to_native` reads it."""
     a, peer = network.architecture, _family(family)
     return {
         "family": family,
@@ -191,25 +230,25 @@ def original_config(family: str, network: Reconstructor) -> dict[str, Any]:
 
 
 def parameters(architecture: Architecture) -> int:
-    """How many numbers are learned; takes no memory."""
+    """Number of trained parameters; allocates no memory."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Reconstructor(architecture).parameters())
 
 
 def _family(name: str) -> Family:
     if name not in FAMILIES:
-        raise ValueError(f"{name!r} is no family of checkpoints; choose among {', '.join(FAMILIES)}")
+        raise ValueError(f"{name!r} is not a family of checkpoints; choose one of {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
 def _prefix(peer: Family, found: Source) -> str:
-    """What stands before the keys: the peer's own prefix if it is there, else the shortest."""
+    """The prefix of the keys: the peer's own if it occurs, else the shortest."""
     starts = {key.removesuffix(mark) for mark in peer.marks for key in found.tensors if key.endswith(mark)}
     starts = {start for start in starts if not start or start.endswith(".")}
     if not starts:
         raise ValueError(
-            f"{found.file} is no {peer.title} checkpoint: none of its {len(found.tensors)} keys ends in "
-            f"{' or '.join(peer.marks)}; they look like {', '.join(list(found.tensors)[:3])}"
+            f"{found.file} is not a {peer.title} checkpoint: none of its {len(found.tensors)} keys ends in "
+            f"{' or '.join(peer.marks)}; examples are {', '.join(list(found.tensors)[:3])}"
         )
     return peer.prefix if peer.prefix in starts else min(starts, key=len)
 
@@ -223,12 +262,12 @@ def _refuse_relatives(peer: Family, tensors: Mapping[str, Tensor], file: Path) -
 def _architecture(
     peer: Family, shapes: Shapes, config: Config, image_size: int | None
 ) -> tuple[Architecture, Release | None]:
-    """The architecture with the size of its pictures: as told, as configured, or as of the known release."""
+    """The architecture with its image size: as given, as configured, or as in the known release."""
     architecture = peer.architecture(shapes, config)
     release = next((release for release in peer.releases if release.is_of(architecture)), None)
     size = image_size or config.number(*IMAGE_SIZES) or (release.image_size if release else 0)
     if size % architecture.patch:
-        raise ValueError(f"pictures of {size} px do not divide into patches of {architecture.patch} px")
+        raise ValueError(f"images of {size} px do not divide into patches of {architecture.patch} px")
     return replace(architecture, image_size=size), release
 
 
@@ -246,7 +285,7 @@ def _filled(architecture: Architecture, ours: Mapping[str, Tensor], where: objec
 
 
 def _write_notes(conversion: Conversion, source: str | Path, folder: Path) -> None:
-    """What was done, for whoever finds the folder later, and the source's own licence if it lay beside it."""
+    """Write conversion.json and copy the source's licence, if there is one beside it."""
     notes = {
         "family": conversion.family.name,
         "source": str(source),

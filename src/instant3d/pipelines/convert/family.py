@@ -1,4 +1,4 @@
-"""What a converter tells about a peer, and what all converters read from tensors' shapes. Knows no peer by name."""
+"""Description of a peer, and sizes that all converters read from tensor shapes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ HEAD_WIDTH = 64  # of an attention head in all released networks
 
 @dataclass(frozen=True)
 class Release:
-    """Weights that a peer gave away: where they lie, and the sizes that tell them apart.
+    """Released weights of a peer.
 
-    parameters  in the peer's own count, with what is of no use here
+    Attributes:
+        name: Name of the release.
+        source: Hub id or file of the Hub.
+        image_size: Pixels a side of its images.
+        parameters: The peer's own count, including unused ones.
+        sizes: Fields of the architecture that identify the release.
+        download_bytes: Size of the file; None means four bytes per parameter.
     """
 
     name: str
@@ -29,23 +35,32 @@ class Release:
     parameters: int
     sizes: Mapping[str, int]
     download_bytes: int | None = None
-    """None where only the parameters tell: four bytes each."""
 
     def is_of(self, a: Architecture) -> bool:
+        """Whether an architecture has the sizes of this release."""
         return all(getattr(a, name) == value for name, value in self.sizes.items())
 
 
 @dataclass(frozen=True)
 class Family:
-    """A peer: how to know its tensors, read its sizes, name its tensors as ours, and what its licence asks.
+    """A peer: how to identify, size and rename its tensors, and its licence.
 
-    terms        the licence in a few words, `licence` in full
-    marks        keys of which every checkpoint has one; what stands before it is the prefix of all
-    prefix       what its own code puts before all keys of a checkpoint
-    strangers    beginnings of keys that checkpoints hold beside the network
-    refused      beginnings of keys of its relatives that cannot be converted, and why
-    unit         from the configuration, the length of half the field's cube in the peer's world
-    settings     what a configuration must say of an architecture so that `unit` and the like come back
+    Attributes:
+        name: Name in commands.
+        title: Name in messages.
+        terms: The licence in a few words.
+        licence: The licence in full.
+        marks: Keys of which every checkpoint has one; what precedes it is the prefix of all keys.
+        files: Names or patterns of the files to download.
+        preferred: The file to take where there are several.
+        releases: Known releases.
+        architecture: Reads the architecture from shapes and configuration.
+        rules: Conversion rules of an architecture.
+        prefix: Prefix of all keys in the peer's own checkpoints.
+        strangers: Prefixes of keys that checkpoints hold beside the network.
+        refused: Prefixes of keys of related networks that cannot be converted, and why.
+        unit: From the configuration, half the side of the field's cube in the peer's world.
+        settings: Configuration values from which `unit` and the like can be read again.
     """
 
     name: str
@@ -66,7 +81,12 @@ class Family:
 
 
 class Shapes:
-    """Shapes of tensors by key; asks for one that is not there in a sentence."""
+    """Shapes of tensors by key, with a clear error for a missing one.
+
+    Args:
+        tensors: Tensors by key.
+        where: Their source, for messages.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], where: object) -> None:
         self.shapes, self.where = {key: tuple(value.shape) for key, value in tensors.items()}, where
@@ -75,18 +95,22 @@ class Shapes:
         return key in self.shapes
 
     def keys(self) -> Iterable[str]:
+        """The keys of all tensors."""
         return self.shapes.keys()
 
     def of(self, key: str, dimensions: int) -> tuple[int, ...]:
-        """The shape of a tensor from which sizes are read."""
+        """The shape of tensor `key`; ValueError if it is missing or has another number of `dimensions`."""
         if key not in self.shapes:
-            raise ValueError(f"{self.where} has no {key}, from which sizes are read; is it whole, and of this family?")
+            raise ValueError(
+                f"{self.where} has no {key}, from which sizes are read; is the file complete, and of this family?"
+            )
         if len(self.shapes[key]) != dimensions:
             raise ValueError(f"{self.where}: {key} has {len(self.shapes[key])} dimensions, expected {dimensions}")
         return self.shapes[key]
 
 
 def square_side(count: int, what: str) -> int:
+    """The side of a square of `count` elements; ValueError, which names them `what`, if it is not a square."""
     side = math.isqrt(count)
     if side * side != count:
         raise ValueError(f"{count} {what} do not make a square")
@@ -94,26 +118,44 @@ def square_side(count: int, what: str) -> int:
 
 
 def heads(config: Config, width: int, what: str, *names: str) -> int:
-    """Heads of an attention, which no shape tells: as the configuration says, else of 64 channels each."""
+    """Number of attention heads, which shapes do not determine: as configured, else of 64 channels each.
+
+    Args:
+        config: Configuration of the peer.
+        width: Channels of all heads together.
+        what: Name of the module, for messages.
+        names: Names of the setting, of which one may occur.
+
+    Raises:
+        ValueError: If no number is known, or it does not divide `width`.
+    """
     count = config.number(*names) or (width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 0)
     if count < 1 or width % count:
         raise ValueError(
-            f"how many heads share the {what}'s width of {width} is not to be seen from its tensors; "
-            f"say {names[0]} in a configuration (--config)"
+            f"the number of heads that share the {what}'s width of {width} does not follow from its tensors; "
+            f"set {names[0]} in a configuration (--config)"
         )
     return count
 
 
 def agreed(config: Config, sizes: Mapping[str, int]) -> None:
-    """Sizes that a configuration names must be those of the tensors: dotted name -> what the tensors say."""
+    """Check that a configuration agrees with the tensors.
+
+    Args:
+        config: Configuration of the peer.
+        sizes: Sizes from the tensors, by dotted name of the setting.
+
+    Raises:
+        ValueError: If one differs.
+    """
     for name, found in sizes.items():
         said = config.number(name)
         if said is not None and said != found:
-            raise ValueError(f"the configuration says {name} = {said}, but the tensors say {found}")
+            raise ValueError(f"the configuration has {name} = {said}, but the tensors have {found}")
 
 
 def huggingface_vit_sizes(shapes: Shapes, prefix: str, config: Config) -> dict[str, Any]:
-    """Sizes of a ViT with the transformers library's names, as those of an architecture."""
+    """Sizes of a ViT with the names of the transformers library, as fields of an architecture."""
     width = shapes.of(f"{prefix}.embeddings.cls_token", 3)[-1]
     return {
         "encoder_width": width,
@@ -126,7 +168,16 @@ def huggingface_vit_sizes(shapes: Shapes, prefix: str, config: Config) -> dict[s
 
 
 def triplane_sizes(shapes: Shapes, tokens: int, width: int, upsample: str, first: str, layers: int) -> dict[str, Any]:
-    """Sizes of tokens, planes and the field's MLP, as those of an architecture."""
+    """Sizes of tokens, planes and the field's MLP, as fields of an architecture.
+
+    Args:
+        shapes: Shapes of the tensors.
+        tokens: Tokens of all three planes.
+        width: Channels of a token.
+        upsample: Key of the upsampler's weight.
+        first: Key of the weight of the MLP's first layer.
+        layers: Linear layers of the MLP.
+    """
     side = square_side(tokens // 3, "tokens of a plane")
     _, channels, factor, _ = shapes.of(upsample, 4)
     return {

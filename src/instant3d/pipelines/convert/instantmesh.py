@@ -1,8 +1,8 @@
-"""InstantMesh's first stage (`InstantNeRF`, arXiv 2404.07191), both ways: posed views to a triplane.
+"""InstantMesh's first stage (`InstantNeRF`, arXiv 2404.07191), in both directions: posed views to a triplane.
 
 Its network is the paper's with a shorter decoder. Folded into the weights: the camera's axes (it embeds OpenGL
-matrices, we OpenCV's). Left to the architecture: how positions are resized, three epsilons, and that its third
-plane's columns run along z.
+matrices, we OpenCV's). Set in the architecture: the resizing of positions, three epsilons, and that the columns of its
+third plane run along z.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ What was changed: names and order of tensors, and the signs of six columns that 
 
 
 def architecture(shapes: Shapes, config: Config) -> Architecture:
-    """Sizes from the tensors; heads from the configuration, or of 64 channels each."""
+    """The architecture: sizes from the tensors; heads from the configuration, else of 64 channels each."""
     _, tokens, width = shapes.of("transformer.pos_embed", 3)
     depth = count_layers(shapes.keys(), "transformer.layers.")
-    mlp = count_layers(shapes.keys(), "synthesizer.decoder.net.") // 2 + 1  # ReLUs stand between
+    mlp = count_layers(shapes.keys(), "synthesizer.decoder.net.") // 2 + 1  # with ReLUs between
     agreed(config, {"transformer_dim": width, "transformer_layers": depth})
     return Architecture(
         image_size=0,
@@ -62,7 +62,7 @@ def architecture(shapes: Shapes, config: Config) -> Architecture:
 
 
 def rules(a: Architecture) -> list[Rule]:
-    """Its keys, in the order of its modules."""
+    """Conversion rules of all keys, in the order of the modules."""
     return [
         *parts.camera_embedding("encoder.camera", "encoder.camera_embedder"),
         *parts.huggingface_vit("encoder.model", a.encoder_depth),
@@ -98,8 +98,8 @@ FAMILY = Family(
     prefix="lrm_generator.",
     strangers=("lpips.", "source_camera", "render_cameras"),
     refused=(
-        ("synthesizer.decoder.net_sdf.", "its mesh stage keeps no density; convert an instant_nerf_*.ckpt instead"),
-        ("camera_embedder.mlp.", "its camera speaks to the transformer: this is OpenLRM 1.0, convert it as openlrm"),
+        ("synthesizer.decoder.net_sdf.", "its mesh stage has no density; convert an instant_nerf_*.ckpt instead"),
+        ("camera_embedder.mlp.", "its camera modulates the transformer: this is OpenLRM 1.0, convert it as openlrm"),
     ),
     files=("instant_nerf_large.ckpt",),
     preferred="instant_nerf_large.ckpt",

@@ -1,9 +1,9 @@
-"""OpenLRM 1.1 (and 1.0): one picture to a triplane, in the world of its camera.
+"""OpenLRM 1.1 (and 1.0): one image to a triplane, in the world of its camera.
 
 Folded into the weights: the camera's axes (OpenGL there, OpenCV here), DINOv2's LayerScale, the class token's own
-position, and that 1.1 shows DINOv2 pictures in [0, 1] where we normalise. Left to the architecture: the camera
-modulates the triplane transformer instead of the encoder, register tokens, and that the third plane's columns run
-along z. Its world is the one whose camera stands at (0, -2, 0) and looks along +y.
+position, and that 1.1 gives DINOv2 images in [0, 1] where we normalise. Set in the architecture: the camera modulates
+the triplane transformer instead of the encoder, register tokens, and that the columns of the third plane run along z.
+In its world the camera is at (0, -2, 0) and looks along +y.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from instant3d.pipelines.convert.source import Config
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.encoder import IMAGENET_MEAN, IMAGENET_STD
 
-FIRST_EPSILON = 1e-12  # of version 1.0, whose encoder is a ViT as the transformers library has it
+FIRST_EPSILON = 1e-12  # of version 1.0, whose encoder is a ViT of the transformers library
 
 LICENCE = """\
 These weights were converted from OpenLRM (Zexin He and Tengfei Wang, https://github.com/3DTopia/OpenLRM).
@@ -45,7 +45,7 @@ of the camera's y and z axes are multiplied into the matrices beside them.
 
 
 def architecture(shapes: Shapes, config: Config) -> Architecture:
-    """Sizes from the tensors; heads from the configuration, or of 64 channels each."""
+    """The architecture: sizes from the tensors; heads from the configuration, else of 64 channels each."""
     first = "encoder.model.embeddings.cls_token" in shapes  # version 1.0
     place, upsample = ("transformer.pos_embed", "transformer.deconv") if first else ("pos_embed", "upsampler")
     _, tokens, width = shapes.of(place, 3)
@@ -70,7 +70,7 @@ def architecture(shapes: Shapes, config: Config) -> Architecture:
         last_epsilon=1e-6,
         plane_order="xy xz zy",
         resize="bicubic_corners",
-        foreground=0.8,  # as its own preparation of pictures leaves a fifth of the side empty
+        foreground=0.8,  # its own preprocessing leaves a fifth of the side empty
         assumed_camera=(-90.0, 0.0, 2.0, 67.38013505195957),  # a focal length of 0.75, as of Blender's 24 mm
     )
 
@@ -88,7 +88,7 @@ def _dinov2_sizes(shapes: Shapes, config: Config) -> dict[str, Any]:
 
 
 def rules(a: Architecture) -> list[Rule]:
-    """Its keys, in the order of its modules."""
+    """Conversion rules of all keys, in the order of the modules."""
     first = a.encoder_epsilon == FIRST_EPSILON
     encoder = parts.huggingface_vit("encoder.model", a.encoder_depth) if first else dinov2(a)
     return [
@@ -105,7 +105,7 @@ def rules(a: Architecture) -> list[Rule]:
 
 
 def dinov2(a: Architecture) -> list[Rule]:
-    """Meta's names, of which timm's are a copy, and what is folded into their neighbours."""
+    """Rules of DINOv2: Meta's names, which timm shares, and what is folded into neighbouring layers."""
     ours, theirs = "encoder.vit", "encoder.model"
     block, layer = f"{ours}.blocks.{{i}}", f"{theirs}.blocks.{{i}}"
     return [
@@ -128,12 +128,12 @@ def dinov2(a: Architecture) -> list[Rule]:
             ],
         ),
         linear(f"{ours}.norm", f"{theirs}.norm"),
-        Rule((), (f"{theirs}.mask_token",), lambda _: (), lambda: (), optional=True),  # of its own training
+        Rule((), (f"{theirs}.mask_token",), lambda _: (), lambda: (), optional=True),  # used only in its training
     ]
 
 
 def _tokens(a: Architecture, ours: str, theirs: str) -> list[Rule]:
-    """The class token, the table of positions and the registers, if there are any; timm gives those no position."""
+    """The class token, the table of positions and the registers, if any; in timm these have no position."""
     pair = (f"{theirs}.cls_token", f"{theirs}.pos_embed")
     mine = (f"{ours}.cls_token", f"{ours}.pos_embed")
     if not a.registers:
@@ -150,7 +150,7 @@ def add_class_position(token: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def split_class_position(token: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """The same sum again: how much of it was the position's is not to be known."""
+    """The inverse up to the split of the sum: all of it goes to the token, none to the position."""
     return token, torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
 
@@ -165,14 +165,14 @@ def _scaled(ours: str, theirs: str, scale: str) -> Rule:
 
 
 def fold_image_normalization(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """A convolution of pictures in [0, 1] as one of pictures that ImageNet's statistics have normalised."""
+    """Turn a convolution (C, 3, P, P) of images in [0, 1] into one of images normalised by ImageNet's statistics."""
     mean, std = (weight.new_tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in STATISTICS)
     exact = weight.double()
     return (exact * std).to(weight.dtype), (bias.double() + (exact * mean).sum((1, 2, 3))).to(bias.dtype)
 
 
 def unfold_image_normalization(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse."""
+    """The inverse of `fold_image_normalization`."""
     mean, std = (weight.new_tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in STATISTICS)
     exact = weight.double() / std
     return exact.to(weight.dtype), (bias.double() - (exact * mean).sum((1, 2, 3))).to(bias.dtype)

@@ -1,4 +1,4 @@
-"""Key maps and conventions that several peers share. Knows nothing of any peer's whole network."""
+"""Conversion rules that several peers share."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ UP_AND_BACK = (1, 2, 5, 6, 9, 10)
 
 
 def rotated_camera(weight: Tensor) -> tuple[Tensor]:
-    """The first matrix of a camera's embedding for the other convention; its own inverse."""
+    """Convert the first matrix (W, 16) of a camera embedding to the other axis convention; its own inverse."""
     sign = torch.ones(weight.shape[1], dtype=weight.dtype)
     sign[list(UP_AND_BACK)] = -1
     return (weight * sign.to(weight.device),)
 
 
 def camera_embedding(ours: str, theirs: str) -> list[Rule]:
-    """Two linear layers, of which the first looks at the camera."""
+    """Rules of a camera embedding: two linear layers, of which the first takes the camera."""
     first = Rule((f"{ours}.0.weight",), (f"{theirs}.0.weight",), rotated_camera, rotated_camera)
     return [first, renamed(f"{ours}.0.bias", f"{theirs}.0.bias"), linear(f"{ours}.2", f"{theirs}.2")]
 
 
 def huggingface_vit(theirs: str, depth: int) -> list[Rule]:
-    """A ViT as the transformers library names it; ours are timm's names, with query, key and value in one matrix."""
+    """Rules of a ViT with the names of transformers; ours are timm's, with query, key and value in one matrix."""
     ours, block, layer = "encoder.vit", "encoder.vit.blocks.{i}", f"{theirs}.encoder.layer.{{i}}"
     qkv = [f"{layer}.attention.attention.{name}" for name in ("query", "key", "value")]
     return [
@@ -52,7 +52,7 @@ def huggingface_vit(theirs: str, depth: int) -> list[Rule]:
 
 
 def lrm_transformer(theirs: str, depth: int, norm: str = "norm{n}") -> list[Rule]:
-    """LRM's blocks over torch's attention modules: cross, self, feed-forward; `norm` names the n-th layer norm."""
+    """Rules of LRM's blocks with torch's attention: cross, self, feed-forward; `norm` is the n-th norm's name."""
     block, layer = "blocks.{i}", f"{theirs}.{{i}}"
     norms = [f"{layer}.{norm.format(n=n)}" for n in (1, 2, 3)]
     cross, own = f"{layer}.cross_attn", f"{layer}.self_attn"
@@ -84,20 +84,20 @@ def _query_and_rest(whole: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def modulated_norms(theirs: str, depth: int) -> list[Rule]:
-    """One layer of ours from the three (shift and scale each) that follow LRM's norms."""
+    """Rules that combine the three layers (shift and scale each) after LRM's norms into one of ours."""
     mlps = [f"{theirs}.{{i}}.norm{n}.mlp.1" for n in (1, 2, 3)]
     ours = "blocks.{i}.modulation.linear"
     return layers(depth, [stacked(f"{ours}.{kind}", [f"{mlp}.{kind}" for mlp in mlps]) for kind in ("weight", "bias")])
 
 
 def decoder(theirs: str, count: int) -> list[Rule]:
-    """The field's MLP of `count` linear layers, which stand at the even places of a sequence."""
+    """Rules of the field's MLP of `count` linear layers, at the even indices of a sequence."""
     ours = ["decoder.first", *(f"decoder.hidden.{k}" for k in range(count - 2)), "decoder.last"]
     return [linear(name, f"{theirs}.{2 * k}") for k, name in enumerate(ours)]
 
 
 def pooler(theirs: str, width: int, *, written: bool) -> Rule:
-    """A ViT's layer for classification, which nothing here uses; zeros if it is to be written back."""
+    """Rule of a ViT's pooler, which is unused here; zeros in the other direction if `written`."""
 
     def nothing() -> tuple[Tensor, ...]:
         return (torch.zeros(width, width), torch.zeros(width)) if written else ()
@@ -106,7 +106,7 @@ def pooler(theirs: str, width: int, *, written: bool) -> Rule:
 
 
 def without(keys: Iterable[str], prefixes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Keys, and apart those that begin with any of the prefixes."""
+    """Split keys into those without and those with one of the prefixes."""
     keys = list(keys)
     apart = [key for key in keys if key.startswith(tuple(prefixes))]
     return [key for key in keys if key not in set(apart)], apart

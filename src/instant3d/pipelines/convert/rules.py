@@ -1,4 +1,4 @@
-"""Key maps that work both ways: which of their tensors make which of ours. Knows nothing of files or of any peer."""
+"""Conversion rules between a peer's tensors and ours, in both directions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ Map = Callable[..., tuple[Tensor, ...]]
 
 
 def unchanged(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The identity."""
     return tensors
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors of theirs that make tensors of ours; `{i}` in a key stands for a layer's number.
+    """Conversion of some of their tensors to some of ours; `{i}` in a key is the number of a layer.
 
-    fold      from theirs to ours
-    unfold    back; it may return nothing for what they can do without
-    optional  nothing is missed where they lack these
+    Attributes:
+        ours: Our keys.
+        theirs: Their keys.
+        fold: From theirs to ours.
+        unfold: From ours to theirs; may return nothing for tensors that are not required.
+        optional: Whether their tensors may be missing.
     """
 
     ours: tuple[str, ...]
@@ -39,18 +43,19 @@ class Rule:
 
 
 def renamed(ours: str, theirs: str, *names: str) -> Rule:
-    """Tensors that only change their names; `names` are those below both prefixes, such as weight and bias."""
+    """A rule for tensors that only change their names; `names` follow both prefixes, such as weight and bias."""
     if not names:
         return Rule((ours,), (theirs,))
     return Rule(tuple(f"{ours}.{name}" for name in names), tuple(f"{theirs}.{name}" for name in names))
 
 
 def linear(ours: str, theirs: str) -> Rule:
+    """A rule for weight and bias of a layer with new prefixes."""
     return renamed(ours, theirs, "weight", "bias")
 
 
 def stacked(ours: str, theirs: Sequence[str]) -> Rule:
-    """Equal matrices (or vectors) of theirs that are the rows of one of ours, in this order."""
+    """A rule for matrices (or vectors) of theirs of equal shape that are stacked to one of ours, in this order."""
     count = len(theirs)
     return Rule((ours,), tuple(theirs), lambda *parts: (torch.cat(parts),), lambda whole: whole.chunk(count))
 
@@ -62,7 +67,7 @@ def layers(count: int, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def folded(rules: Sequence[Rule], theirs: State) -> dict[str, Tensor]:
-    """Their tensors as ours; they must be those that `differences` finds nothing to say about."""
+    """Convert their tensors to ours; `differences` must have found none."""
     ours: dict[str, Tensor] = {}
     for rule in rules:
         if not rule.optional or all(key in theirs for key in rule.theirs):
@@ -71,7 +76,7 @@ def folded(rules: Sequence[Rule], theirs: State) -> dict[str, Tensor]:
 
 
 def unfolded(rules: Sequence[Rule], ours: State) -> dict[str, Tensor]:
-    """Our tensors as theirs."""
+    """Convert our tensors to theirs."""
     theirs: dict[str, Tensor] = {}
     for rule in rules:
         made = rule.unfold(*(ours[key] for key in rule.ours))
@@ -80,7 +85,7 @@ def unfolded(rules: Sequence[Rule], ours: State) -> dict[str, Tensor]:
 
 
 def differences(rules: Sequence[Rule], keys: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Keys that the rules want and are not there, and keys that are there and no rule takes."""
+    """The missing keys, required by the rules, and the unexpected keys, which no rule takes."""
     found = set(keys)
     wanted = {key for rule in rules if not rule.optional for key in rule.theirs}
     known = {key for rule in rules for key in rule.theirs}

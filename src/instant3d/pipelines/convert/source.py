@@ -1,6 +1,6 @@
-"""A peer's checkpoint as it lies on disk or on the Hub: tensors by name, and what is written beside them.
+"""Reading a peer's checkpoint from disk or from the Hub: tensors by key, and the configuration beside them.
 
-Knows nothing of any peer. Pickles are opened with `weights_only=True`, so nothing in them is ever executed.
+Pickles are opened with `weights_only=True`, so nothing in them is ever executed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ from typing import Any
 from torch import Tensor
 
 from instant3d.utils import file_listing, tensor_files
-from instant3d.utils.errors import first_line
 from instant3d.utils.hub import snapshot
+from instant3d.utils.yaml_files import load_yaml
 
 SAFE, PICKLED = (".safetensors",), (".ckpt", ".pth", ".pt", ".bin")
 CONFIGS = ("config.json", "config.yaml", "config.yml")
-MAX_YAML, MAX_VALUES, MAX_DEPTH = 2**20, 100_000, 32  # bytes, and what they describe
-NESTS = ("state_dict", "weights", "model")  # where a training checkpoint keeps its tensors
+MAX_VALUES, MAX_DEPTH = 100_000, 32  # that settings describe
+NESTS = ("state_dict", "weights", "model")  # keys below which training checkpoints have their tensors
 LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Tensors by their keys; `config` is whatever describes them, flat, with dotted names."""
+    """A checkpoint.
+
+    Attributes:
+        file: File of the weights.
+        tensors: Tensors by key.
+        config: Configuration of the network; empty if there is none.
+    """
 
     file: Path
     tensors: dict[str, Tensor]
@@ -34,12 +40,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Config:
-    """Numbers and words by dotted names, wherever in a document they stood."""
+    """Values of a configuration by dotted names.
+
+    Attributes:
+        values: Values by the dotted path in the document.
+    """
 
     values: Mapping[str, Any]
 
     def get(self, *names: str, default: Any = None) -> Any:
-        """The first value whose dotted name is one of `names` or ends with it."""
+        """The first value whose dotted name is or ends with one of `names`; else `default`."""
         for name in names:
             for key, value in self.values.items():
                 if key == name or key.endswith("." + name):
@@ -47,13 +57,15 @@ class Config:
         return default
 
     def number(self, *names: str) -> int | None:
+        """Like `get` for whole numbers; ValueError for another value."""
         value = self.get(*names)
         if value is not None and type(value) is not int:
-            raise ValueError(f"the configuration says {names[0]} = {value!r}; expected a whole number")
+            raise ValueError(f"the configuration has {names[0]} = {value!r}; expected a whole number")
         return value
 
     @classmethod
     def of(cls, document: Any) -> Config:
+        """Flatten a document of nested mappings."""
         return cls(_flat(document))
 
 
@@ -62,9 +74,15 @@ def read_source(
 ) -> Source:
     """Read a file, a folder, or a Hub id (`owner/name`, or `owner/name/file` for one of its files).
 
-    wanted     names (or patterns) of the files to download
-    preferred  the file to take where there are several
-    config     a JSON or YAML file that describes the network, if none lies beside the weights
+    Args:
+        source: File, folder or Hub id.
+        wanted: Names (or patterns) of the files to download.
+        preferred: The file to take where there are several.
+        config: JSON or YAML file that describes the network, if there is none beside the weights.
+
+    Raises:
+        FileNotFoundError: If there are no weights.
+        ValueError: If a file cannot be read, or it is not clear which one to take.
     """
     path = _located(source, wanted, preferred)
     file = _weights(path, preferred) if path.is_dir() else path
@@ -75,7 +93,7 @@ def read_source(
 
 
 def licences(file: Path) -> list[Path]:
-    """What lies beside weights and tells under which terms."""
+    """Licence files beside the weights."""
     return sorted({found for pattern in LICENCES for found in file.parent.glob(pattern) if found.is_file()})
 
 
@@ -108,7 +126,7 @@ def _weights(folder: Path, preferred: str | None) -> Path:
 
 
 def _opened(file: Path) -> tuple[Any, dict[str, Tensor]]:
-    """What else a file says, and its tensors."""
+    """The other contents of a file, and its tensors."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
     if file.suffix in SAFE:
@@ -125,24 +143,17 @@ def _opened(file: Path) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _document(path: Path) -> Any:
-    import yaml
-
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration {path}")
     if path.suffix == ".json":
         return tensor_files.load_json(path)
-    if path.stat().st_size > MAX_YAML:
-        raise ValueError(f"{path} is {path.stat().st_size} bytes long; at most {MAX_YAML} of YAML are read")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
+    return load_yaml(path)
 
 
 def _flat(document: Any) -> dict[str, Any]:
-    """All values by dotted names; of a document whose parts may refer to each other, so it has a bound."""
+    """All values by dotted names; bounded, since parts of a document may refer to each other."""
     waiting, found = [("", document)], dict[str, Any]()
-    for prefix, part in waiting:  # grows on the way
+    for prefix, part in waiting:  # grows in the loop
         for key, value in part.items() if isinstance(part, Mapping) else ():
             if isinstance(value, Mapping):
                 waiting.append((f"{prefix}{key}.", value))

@@ -1,9 +1,9 @@
-"""TripoSR (arXiv 2403.02151): one picture to a triplane, with no camera at all.
+"""TripoSR (arXiv 2403.02151): one image to a triplane, without a camera.
 
-Folded into the weights: the order of its tokens' dimensions. Left to the architecture: self-attention before
-cross-attention, gated feed-forward layers, biases after attention, and a way around the transformer. Its field fills a
-cube of half side 0.87, which is ours of half side 1: lengths there are 0.87 times ours. Its density counts per share
-of a ray's way through the cube, not per length; it is left as it is.
+Folded into the weights: the order of its tokens' dimensions. Set in the architecture: self-attention before
+cross-attention, gated feed-forward layers, biases after attention, and a residual projection around the transformer.
+Its field fills a cube of half side 0.87, ours one of half side 1: its lengths are 0.87 times ours. Its density is per
+fraction of a ray's path through the cube, not per length; it is not converted.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ Its image encoder is DINO's ViT-B/16 (Meta, Apache-2.0). What was changed: names
 
 
 def radius(config: Config) -> float:
-    """Half the side of its cube."""
+    """Half the side of the field's cube, in TripoSR's units."""
     return float(config.get("lrm.radius", "renderer.radius", default=RADIUS))
 
 
 def architecture(shapes: Shapes, config: Config) -> Architecture:
-    """Sizes from the tensors; heads from the configuration, or of 64 channels each."""
+    """The architecture: sizes from the tensors; heads from the configuration, else of 64 channels each."""
     planes, width, rows, columns = shapes.of("tokenizer.embeddings", 4)
     depth = count_layers(shapes.keys(), "backbone.transformer_blocks.")
     mlp = count_layers(shapes.keys(), "decoder.layers.") // 2 + 1
@@ -90,7 +90,7 @@ def architecture(shapes: Shapes, config: Config) -> Architecture:
 
 
 def _plain(config: Config) -> None:
-    """What its code can be told otherwise, and never was."""
+    """Check settings for which only the usual value can be converted."""
     usual = {
         "renderer.feature_reduction": ("concat",),
         "renderer.density_activation": ("exp", "trunc_exp"),
@@ -99,11 +99,11 @@ def _plain(config: Config) -> None:
     }
     for name, known in usual.items():
         if config.get(name, default=known[0]) not in known:
-            raise ValueError(f"the configuration says {name} = {config.get(name)!r}; only {known[0]} can be converted")
+            raise ValueError(f"the configuration has {name} = {config.get(name)!r}; only {known[0]} can be converted")
 
 
 def rules(a: Architecture) -> list[Rule]:
-    """Its keys, in the order of its modules."""
+    """Conversion rules of all keys, in the order of the modules."""
     block, layer = "blocks.{i}", "backbone.transformer_blocks.{i}"
     return [
         *parts.huggingface_vit("image_tokenizer.model", a.encoder_depth),
@@ -143,7 +143,7 @@ def flat_tokens(table: Tensor) -> tuple[Tensor]:
 
 
 def square_tokens(tokens: Tensor, side: int) -> tuple[Tensor]:
-    """The inverse."""
+    """The inverse of `flat_tokens`: tokens (1, 3 * side * side, C) as (3, C, side, side)."""
     return (tokens[0].unflatten(0, (3, side, side)).movedim(-1, 1).contiguous(),)
 
 

@@ -16,7 +16,7 @@ from instant3d.scenes.checks import blank_frames, camera_hypotheses, conventions
 from instant3d.scenes.checks.blank_frames import Thumbnail
 from instant3d.scenes.checks.finding import NOTE, Finding, SceneReport
 from instant3d.utils import file_listing
-from instant3d.utils.errors import LIBRARY_ERRORS
+from instant3d.utils.errors import LIBRARY_ERRORS, shorten
 from instant3d.utils.images import MAX_PIXELS, TooManyPixels
 
 VIEWS = 12  # views compared per scene; more add little
@@ -36,7 +36,7 @@ def check_scene(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
     try:
         document = scenes.document(path)
     except (ValueError, OSError) as error:
-        return SceneReport(where, (_unreadable(where, [str(error)]),))
+        return SceneReport(where, (_unreadable(where, [shorten(str(error))]),))
     root = (path.parent if path.suffix == ".json" else path).resolve()
     thumbnails, problems = read_frames(document, root, max_pixels)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
@@ -77,7 +77,7 @@ def read_frames(
             height, width = found.full_size or found.alpha.shape
             frame.pinhole(width, height)
         except (ValueError, OSError) as error:
-            problems[number] = str(error)
+            problems[number] = shorten(str(error))
             continue
         thumbnails.append(_shrunk(number, found))
     usual = Counter(thumbnail.size for thumbnail in thumbnails).most_common(1)
@@ -134,7 +134,7 @@ def _maps(where: str, document: transforms.Document, root: Path, thumbnails: lis
             frame, size = document.frame(thumbnail.number), thumbnail.size[::-1]
             frame_files.read_maps(frame, document, lambda name: scenes.file_content(root, name), size)
         except (ValueError, OSError) as error:
-            problems[thumbnail.number] = str(error)
+            problems[thumbnail.number] = shorten(str(error))
     if not problems:
         return []
     evidence = f"{len(problems)} of {document.count} frames: {next(iter(problems.values()))}"

@@ -1,42 +1,68 @@
-"""Stanford .ply files to meshes, and meshes to .ply and Wavefront .obj files, all +y up.
+"""Stanford .ply files to meshes and back. Vertex colours are sRGB, and all is opaque.
 
-Vertex colours and an .mtl's Kd are taken as sRGB. Neither format can tell cut-out materials: all is opaque.
+The format has no up axis. Files are written +z up, as Blender imports them, with a comment that says so; files without
+that comment are read as +y up.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import trimesh
-from PIL import Image
 from trimesh.resolvers import Resolver
 
 from instant3d.mesh import polygons
-from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
+from instant3d.mesh.colorspace import linear_from_srgb
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.processing import merged, vertex_colors
 from instant3d.mesh.untrusted import ImageDecoder, content, path_inside
 from instant3d.utils.atomic import write_bytes
 from instant3d.utils.errors import LIBRARY_ERRORS, first_line
+from instant3d.utils.images import encode_png
+
+Z_UP = "comment +z up, right-handed"
 
 
-def read_ply(path: Path) -> list[Mesh]:
-    """The parts of a .ply."""
+def read_ply(path: Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
+    """The parts of a .ply; `up` is its up axis if it does not say +z by the comment `Z_UP`."""
     files, data = _Beside(path.parent), content(path)
+    z_up = up == "z" or Z_UP.encode() in data.partition(b"end_header")[0]
+    world_from_file = np.eye(3) if z_up else WORLD_FROM_Y_UP
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite afterwards is refused by `Mesh`
+        # `Mesh` refuses what is not finite
+        with np.errstate(over="ignore", invalid="ignore"), _warnings() as left_out:
             scene = trimesh.load_scene(io.BytesIO(data), file_type="ply", resolver=files, process=False)
             parts = [part for part in scene.geometry.values() if isinstance(part, trimesh.Trimesh)]
-            meshes = [_mesh(part) for part in parts if len(part.faces)]
+            meshes = [_mesh(part, world_from_file) for part in parts if len(part.faces)]
     except LIBRARY_ERRORS as error:
         raise ValueError(f"it is not a readable .ply file ({type(error).__name__}: {first_line(error)})") from error
     if files.refusals:
         raise files.refusals[0]
+    if left_out:
+        raise ValueError(f"it is not a sound .ply file ({left_out[0]})")
     return meshes
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect what trimesh logs of content that it left out, instead of printing it with tracebacks."""
+    messages = list[str]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("trimesh")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield messages
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
 
 
 class _Beside(Resolver):
@@ -48,7 +74,7 @@ class _Beside(Resolver):
     def get(self, name: str) -> bytes:
         try:
             data = content(path_inside(self.folder, name.strip()))
-            return _png(self.decoder.decode(data), compress_level=0)  # all that a .ply names is an image
+            return encode_png(self.decoder.decode(data), compress_level=0)  # all that a .ply names is an image
         except ValueError as error:
             self.refusals.append(error)
             raise
@@ -63,11 +89,11 @@ class _Beside(Resolver):
         return []
 
 
-def _mesh(part: trimesh.Trimesh) -> Mesh:
-    vertices, faces = np.asarray(part.vertices) @ WORLD_FROM_Y_UP.T, _triangles(part)
+def _mesh(part: trimesh.Trimesh, world_from_file: np.ndarray) -> Mesh:
+    vertices, faces = np.asarray(part.vertices) @ world_from_file.T, _triangles(part)
     normals = None
     if "vertex_normals" in part._cache.cache:  # given in the file; otherwise trimesh would make them up
-        normals = np.asarray(part.vertex_normals) @ WORLD_FROM_Y_UP.T
+        normals = np.asarray(part.vertex_normals) @ world_from_file.T
     look: Any = part.visual
     if look.kind == "vertex":
         return Mesh(vertices, faces, normals, np.asarray(look.vertex_colors)[:, :3] / 255)
@@ -117,82 +143,14 @@ def _material(look: Any) -> dict[str, Any]:
     return {"base_color": (red, green, blue, 1.0)}
 
 
-def write_obj(meshes: Sequence[Mesh], path: Path) -> None:
-    """Write .obj, an .mtl where it needs one, and one .png a texture, all named after `path`; the .obj comes last."""
-    meshes = sorted((mesh for mesh in meshes if len(mesh.faces)), key=_painted, reverse=True)
-    pictures: dict[int, str] = {}
-    for mesh in meshes:
-        if mesh.texture is not None and id(mesh.texture) not in pictures:
-            pictures[id(mesh.texture)] = f"{path.stem}_{len(pictures)}.png"
-            write_bytes(path.with_name(pictures[id(mesh.texture)]), _png(mesh.texture))
-    materials = "".join(_mtl(k, mesh, pictures) for k, mesh in enumerate(meshes) if not _painted(mesh))
-    if materials:
-        write_bytes(path.with_suffix(".mtl"), materials.encode())
-    library = f"mtllib {path.with_suffix('.mtl').name}\n" if materials else ""
-    write_bytes(path, "".join(["# +y up, right-handed\n", library, *_obj(meshes)]).encode())
-
-
-def _painted(mesh: Mesh) -> bool:
-    """Coloured by its vertices alone. It goes without a material, or readers would take that for its colour."""
-    return mesh.colors is not None and mesh.texture is None
-
-
-def _png(texture: np.ndarray, compress_level: int = 6) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(texture).save(stream, "PNG", compress_level=compress_level)
-    return stream.getvalue()
-
-
-def _mtl(index: int, mesh: Mesh, pictures: dict[int, str]) -> str:
-    red, green, blue = srgb_from_linear(np.asarray(mesh.base_color[:3]))
-    picture = f"map_Kd {pictures[id(mesh.texture)]}\n" if mesh.texture is not None else ""
-    return f"newmtl part{index}\nKd {red:.6f} {green:.6f} {blue:.6f}\nKs 0 0 0\nillum 1\n{picture}\n"
-
-
-def _obj(meshes: Sequence[Mesh]) -> Iterator[str]:
-    """The lines of all parts; painted ones come first, before any material is chosen."""
-    painted = any(_painted(mesh) for mesh in meshes)
-    counts = np.zeros(3, np.int64)  # vertices, uv, normals so far: an .obj numbers them through the whole file
-    for k, mesh in enumerate(meshes):
-        yield f"o part{k}\n" if _painted(mesh) else f"o part{k}\nusemtl part{k}\n"
-        columns = [mesh.vertices @ WORLD_FROM_Y_UP]
-        if painted:
-            columns.append(vertex_colors(mesh) if _painted(mesh) else np.ones_like(mesh.vertices))
-        yield _rows("v", np.hstack(columns))
-        if mesh.uv is not None:
-            yield _rows("vt", mesh.uv * (1, -1) + (0, 1))
-        if mesh.normals is not None:
-            yield _rows("vn", mesh.normals @ WORLD_FROM_Y_UP)
-        yield _face_rows(mesh, counts)
-        counts += len(mesh.vertices) * np.array([1, mesh.uv is not None, mesh.normals is not None])
-
-
-def _rows(word: str, values: np.ndarray) -> str:
-    line = word + " %.7g" * values.shape[1] + "\n"
-    return (line * len(values)) % tuple(values.reshape(-1).tolist())
-
-
-def _face_rows(mesh: Mesh, counts: np.ndarray) -> str:
-    corner = {
-        (False, False): "%d",
-        (True, False): "%d/%d",
-        (False, True): "%d//%d",
-        (True, True): "%d/%d/%d",
-    }[mesh.uv is not None, mesh.normals is not None]
-    kept = [0] + [1] * (mesh.uv is not None) + [2] * (mesh.normals is not None)
-    numbers = mesh.faces[:, :, None] + counts[kept] + 1
-    return (f"f {corner} {corner} {corner}\n" * len(mesh.faces)) % tuple(numbers.reshape(-1).tolist())
-
-
 def write_ply(meshes: Sequence[Mesh], path: Path) -> None:
-    """Write a binary .ply with one colour a vertex; a texture is looked up at the vertices, finer detail is lost."""
+    """Write a binary .ply, +z up, with one colour a vertex; a texture is looked up at the vertices."""
     mesh = merged(meshes)
-    normals = mesh.normals
     fields = [(name, "<f4") for name in "xyz"]
-    columns = list((mesh.vertices @ WORLD_FROM_Y_UP).T)
-    if normals is not None:
+    columns = list(mesh.vertices.T)
+    if mesh.normals is not None:
         fields += [(name, "<f4") for name in ("nx", "ny", "nz")]
-        columns += list((normals @ WORLD_FROM_Y_UP).T)
+        columns += list(mesh.normals.T)
     fields += [(name, "u1") for name in ("red", "green", "blue")]
     columns += list(np.rint(vertex_colors(mesh) * 255).T)
     vertices = np.empty(len(mesh.vertices), dtype=fields)
@@ -205,7 +163,7 @@ def write_ply(meshes: Sequence[Mesh], path: Path) -> None:
 
 def _ply_header(fields: list[tuple[str, str]], vertices: int, faces: int) -> bytes:
     words = {"<f4": "float", "u1": "uchar"}
-    lines = ["ply", "format binary_little_endian 1.0", "comment +y up, right-handed", f"element vertex {vertices}"]
+    lines = ["ply", "format binary_little_endian 1.0", Z_UP, f"element vertex {vertices}"]
     lines += [f"property {words[kind]} {name}" for name, kind in fields]
     lines += [f"element face {faces}", "property list uchar int vertex_indices", "end_header", ""]
     return "\n".join(lines).encode()

@@ -1,0 +1,52 @@
+"""The command `instant3d mesh`: another mesh of an asset that was made before."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from instant3d.cli.format_options import add_formats, mesh_options
+from instant3d.utils.arg_types import byte_size, nonempty_path, positive_int
+from instant3d.utils.errors import print_escaped
+
+
+def add(command: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    command.add_argument(
+        "asset", type=nonempty_path, help="folder that `generate` or `reconstruct` wrote, or a triplane.safetensors"
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=nonempty_path,
+        required=True,
+        help="folder for mesh.FORMAT, whose other files stay; or one file, such as chair.glb",
+    )
+    add_formats(command)
+    command.add_argument(
+        "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
+    )
+    command.add_argument("--max-memory", type=byte_size, default=2**30, help="for meshing (default 1G)")
+    command.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Make the mesh and print one line."""
+    from instant3d.pipelines.remesh import closing_line, remesh
+
+    record = remesh(
+        arguments.asset,
+        arguments.output,
+        options=mesh_options(arguments),
+        formats=_formats(arguments.output, arguments.formats),
+        size_mm=arguments.size_mm,
+        resolution=arguments.resolution,
+        max_memory=arguments.max_memory,
+    )
+    print_escaped(closing_line(record, arguments.output))
+
+
+def _formats(output: Path, formats: list[str]) -> list[str]:
+    """The format of an output that is one file, else those that are asked for."""
+    suffix = output.suffix.lower().lstrip(".")
+    return [suffix] if suffix and not output.is_dir() else formats

@@ -1,0 +1,38 @@
+"""How the triangles of a mesh hang together: edges, borders and connected parts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from instant3d.mesh.mesh import Mesh
+
+
+def is_closed(mesh: Mesh) -> bool:
+    """Whether each edge is crossed once in each direction, vertices of equal place being one: an oriented 2-manifold.
+
+    Args:
+        mesh: Any mesh; one without faces is not closed.
+    """
+    faces = mesh.faces
+    if _unpaired(faces, len(mesh.vertices)) and len(faces):
+        faces = welded(mesh)[1]
+    return bool(len(faces)) and not _unpaired(faces, int(faces.max()) + 1)
+
+
+def _unpaired(faces: np.ndarray, count: int) -> bool:
+    """Whether any half-edge occurs twice or lacks its opposite."""
+    start, end = faces.reshape(-1), faces[:, [1, 2, 0]].reshape(-1)
+    there, back = np.sort(start * count + end), np.sort(end * count + start)
+    return bool((there[1:] == there[:-1]).any()) or not np.array_equal(there, back)
+
+
+def signed_volume(mesh: Mesh) -> float:
+    """Volume that a closed mesh encloses, in cubic world units; negative if its faces look inward."""
+    corners = mesh.vertices.astype(np.float64)[mesh.faces]
+    return float(np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6)
+
+
+def welded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Places (P, 3), each once, and the faces (F, 3) between them."""
+    places, index = np.unique(mesh.vertices + 0.0, axis=0, return_inverse=True)
+    return places, index.reshape(-1)[mesh.faces]

@@ -1,0 +1,108 @@
+"""Callbacks that write what `instant3d predict` makes, batch by batch."""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from instant3d import scenes
+from instant3d.direct.data import NamedPrompts
+from instant3d.direct.module import DirectModule
+from instant3d.nerf.asset import write_triplane
+from instant3d.nerf.triplane import Triplane
+from instant3d.stage1.data import PromptBatch
+from instant3d.stage1.grid import to_views
+from instant3d.stage2.module import Stage2Module
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes each finite item of a prediction under its name in `output`, and counts the others as faults.
+
+    Args:
+        output: The folder.
+    """
+
+    item: ClassVar[str]  # what one item of a prediction is
+    made_of: ClassVar[str]
+    makes: ClassVar[str]
+
+    def __init__(self, output: str = "out/predictions") -> None:
+        super().__init__("batch")
+        self.output, self.faults = Path(output), 0
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        prediction: Any,
+        batch_indices: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the finite items of a batch; report the others."""
+        names = self.names(trainer, batch, batch_indices or [batch_idx])
+        for place, (name, tensor) in enumerate(zip(names, prediction, strict=True)):
+            if not torch.isfinite(tensor).all():  # as a network in half precision may give; the others are good
+                self.faults += 1
+                print(
+                    f"{name}: the {self.item} holds numbers that are not finite; nothing was written", file=sys.stderr
+                )
+                continue
+            self.write(name, tensor, module, batch, place)
+
+    @abstractmethod
+    def names(self, trainer: L.Trainer, batch: Any, indices: Sequence[int]) -> Sequence[str]:
+        """The names of a batch's items; `indices` are their numbers in the dataset."""
+
+    @abstractmethod
+    def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: Any, place: int) -> None:
+        """Write the item at a place in the batch."""
+
+
+class TriplaneWriter(PredictionWriter):
+    """Writes triplanes of `predict` to `output/NAME.safetensors`, which `Asset.load` opens.
+
+    Args:
+        output: Folder of the triplanes, which are named by scene or prompt.
+    """
+
+    item, made_of, makes = "triplane", "scenes or prompts", "triplane"
+
+    def names(self, trainer: L.Trainer, batch: Any, indices: Sequence[int]) -> Sequence[str]:
+        if isinstance(batch, NamedPrompts):
+            return batch.names
+        found = cast(Any, trainer.predict_dataloaders).dataset.scenes
+        return [found.name(index) for index in indices]
+
+    def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: Any, place: int) -> None:
+        """Planes (3, C, P, P)."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        decoder = cast(Stage2Module | DirectModule, module).network.decoder
+        write_triplane(Triplane(tensor), decoder, self.output / f"{name}.safetensors")
+
+
+class SceneWriter(PredictionWriter):
+    """Writes the four views of each prompt of `predict` to the scene folder `output/NUMBER-PROMPT`.
+
+    Args:
+        output: Folder of the scene folders.
+    """
+
+    item, made_of, makes = "grid", "prompts", "views"
+
+    def names(self, trainer: L.Trainer, batch: PromptBatch, indices: Sequence[int]) -> Sequence[str]:
+        return batch.names
+
+    def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: PromptBatch, place: int) -> None:
+        """A grid (3, H, W) in [0, 1]."""
+        about = {"source": "stage 1", "seed": batch.seeds[place]}
+        scenes.write(self.output / name, to_views(tensor), caption=batch.prompts[place], object_id=name, extra=about)

@@ -1,0 +1,59 @@
+"""Every kind of .glb, judged by the Khronos Group's own validator."""
+
+import numpy as np
+import pytest
+import trimesh
+from gltf_validator import validate
+
+from instant3d.mesh import Mesh, printable, save
+
+SPHERE = trimesh.creation.icosphere(2)
+UV = (SPHERE.vertices[:, :2] / 2 + 0.5).astype(np.float32)
+TEXTURE = np.full((8, 8, 4), 200, np.uint8)
+NORMALS = {"normals": SPHERE.vertices}
+COLORS = {"colors": np.abs(SPHERE.vertices)}
+TEXTURED = {"uv": UV, "texture": TEXTURE}
+LOOKS = {
+    "plain": {},
+    "normals": NORMALS,
+    "colours": COLORS,
+    "colours and normals": COLORS | NORMALS,
+    "texture": TEXTURED,
+    "texture and normals": TEXTURED | NORMALS,
+    "cut-out texture": TEXTURED | {"alpha_cutoff": 0.5, "wrap": ("mirror", "clamp")},
+    "texture, colours and normals": TEXTURED | COLORS | NORMALS,
+}
+
+
+def faults(report):
+    """Errors and warnings; hints and information do not count."""
+    return [message for message in report["issues"]["messages"] if message["severity"] < 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", LOOKS)
+def test_khronos_finds_neither_error_nor_warning(tmp_path, look):
+    Mesh(SPHERE.vertices, SPHERE.faces, **LOOKS[look]).save(tmp_path / "a.glb")
+    report = validate(tmp_path / "a.glb")
+    assert faults(report) == []
+    assert report["info"]["totalTriangleCount"] == len(SPHERE.faces)
+
+
+@pytest.mark.slow
+def test_khronos_finds_no_fault_in_an_object_of_several_parts(tmp_path):
+    save([Mesh(SPHERE.vertices + k, SPHERE.faces, **TEXTURED | NORMALS) for k in range(2)], tmp_path / "a.glb")
+    assert faults(validate(tmp_path / "a.glb")) == []
+
+
+@pytest.mark.slow
+def test_khronos_finds_no_fault_in_a_printable_solid(tmp_path):
+    printable(Mesh(SPHERE.vertices, SPHERE.faces, **COLORS | NORMALS), flat_bottom=True).save(tmp_path / "a.glb")
+    assert faults(validate(tmp_path / "a.glb")) == []
+
+
+@pytest.mark.slow
+def test_khronos_finds_the_fault_in_a_broken_file(tmp_path):
+    Mesh(SPHERE.vertices, SPHERE.faces).save(tmp_path / "a.glb")
+    data = (tmp_path / "a.glb").read_bytes().replace(b'"type":"VEC3"', b'"type":"VEC4"')
+    (tmp_path / "a.glb").write_bytes(data)
+    assert faults(validate(tmp_path / "a.glb")) != []
