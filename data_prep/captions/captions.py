@@ -19,7 +19,7 @@ from instant3d import scenes
 from instant3d.utils import file_listing, prompts
 from instant3d.utils.arg_types import frame_numbers
 from instant3d.utils.atomic import write_bytes
-from instant3d.utils.errors import format_error
+from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
 
 from ..manifests import object_manifest
@@ -184,9 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders = by_name(options.scenes)
         tally = options.command(options, folders)
     except (ValueError, OSError) as error:
-        print(f"error: {format_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print_escaped(f"error: {format_error(error) if isinstance(error, OSError) else error}", sys.stderr)
         return 2
-    print("\n".join(tally.lines()))
+    print_escaped("\n".join(tally.lines()))
     return 1 if tally.refused else 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instant3d.utils.errors import format_error
+from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
 
 from ..curation import scene_index
@@ -120,11 +120,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found, count, broken = find(options.scenes, options.threshold)
     except (ValueError, OSError) as error:
-        print(f"error: {format_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print_escaped(f"error: {format_error(error) if isinstance(error, OSError) else error}", sys.stderr)
         return 2
-    print("".join(f"{odd.line()}\n" for odd in found), end="")
-    print("".join(f"{where}: {why}\n" for where, why in broken), end="", file=sys.stderr)
-    print(f"{len(found)} of {count} objects that share a name are less than {options.threshold} like any other of it")
+    for odd in found:
+        print_escaped(odd.line())
+    for where, why in broken:
+        print_escaped(f"{where}: {why}", sys.stderr)
+    print_escaped(
+        f"{len(found)} of {count} objects that share a name are less than {options.threshold} like any other of it"
+    )
     return 1 if broken else 0
 
 

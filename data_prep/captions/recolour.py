@@ -21,6 +21,7 @@ import torch
 
 from instant3d import scenes
 from instant3d.scenes.transforms import Document
+from instant3d.utils.errors import print_escaped
 from instant3d.views import Views
 
 from ..execution import process_pool
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_escaped(f"error: {error}", sys.stderr)
         return 2
     missing = [job for job in chosen if not (job.out / "transforms.json").is_file()]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -176,8 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         if outcome.failure is not None:
             failures += 1
-            print(f"{outcome.job.source}: {outcome.failure}", file=sys.stderr)
-    print(f"{options.out}: {len(chosen)} scenes of {len(folders)} objects, {failures} failed")
+            print_escaped(f"{outcome.job.source}: {outcome.failure}", sys.stderr)
+    print_escaped(f"{options.out}: {len(chosen)} scenes of {len(folders)} objects, {failures} failed")
     return 1 if failures else 0
 
 

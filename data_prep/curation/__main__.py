@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instant3d.utils.arg_types import frame_numbers, positive_int, seed
-from instant3d.utils.errors import format_error
+from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
 
 from ..manifests import id_lists
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options)
     except (ValueError, OSError) as error:
-        print(f"error: {format_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print_escaped(f"error: {format_error(error) if isinstance(error, OSError) else error}", sys.stderr)
         return 2
 
 
@@ -45,7 +45,9 @@ def _features(options: argparse.Namespace) -> int:
             on_step=on_step,
             failed=lambda subject, why: failures.append((subject.where, why)),
         )
-    print(f"{options.out}: {len(found.ids)} scenes, {found.vectors.shape[1]} x {found.vectors.shape[2]} numbers each")
+    print_escaped(
+        f"{options.out}: {len(found.ids)} scenes, {found.vectors.shape[1]} x {found.vectors.shape[2]} numbers each"
+    )
     return _told(failures)
 
 
@@ -66,7 +68,7 @@ def _label(options: argparse.Namespace) -> int:
             options.out, chosen, frames=_frames(options), labels=labels, embed=not options.beside, on_step=on_step
         )
     size = options.out.stat().st_size / 2**20
-    print(
+    print_escaped(
         f"{options.out}: {len(chosen) - len(unread)} of {len(subjects)} scenes ({size:.1f} MiB); open it in a browser"
     )
     return _told(failures + unread)
@@ -80,10 +82,14 @@ def _rank(options: argparse.Namespace) -> int:
     places, trust = ranking.rank(feature_store.load(options.features), labels, softness=options.softness)
     id_lists.write_ranking(options.out, places)
     best = selection.top(places, options.top)
-    print(trust.sentence())
-    print(f"{options.out}: {len(places)} scenes, {sum(place.score > 0 for place in places)} of them on the good side")
+    print_escaped(trust.sentence())
+    print_escaped(
+        f"{options.out}: {len(places)} scenes, {sum(place.score > 0 for place in places)} of them on the good side"
+    )
     doubtful = sum(place.score <= 0 for place in best)
-    print(f"its top {len(best)} {f'hold {doubtful} from the bad side' if doubtful else 'are all on the good side'}")
+    print_escaped(
+        f"its top {len(best)} {f'hold {doubtful} from the bad side' if doubtful else 'are all on the good side'}"
+    )
     return 0
 
 
@@ -98,9 +104,10 @@ def _duplicates(options: argparse.Namespace) -> int:
     id_lists.write_rows(options.out, (group.record() for group in groups))
     for group in groups[:SHOWN]:
         for name, like, cosine in group.drop[:1]:
-            print(f"  {name} looks like {like} (cosine {cosine:.3f})")
+            print_escaped(f"  {name} looks like {like} (cosine {cosine:.3f})")
     count = sum(len(group.drop) for group in groups)
-    print(f"{options.out}: {len(groups)} groups, {count} of {len(features.ids)} scenes are similar to one that is kept")
+    similar = f"{count} of {len(features.ids)} scenes are similar to one that is kept"
+    print_escaped(f"{options.out}: {len(groups)} groups, {similar}")
     return 0
 
 
@@ -116,15 +123,15 @@ def _select(options: argparse.Namespace) -> int:
     remark = f"the best {len(best)} of {len(places)} scenes by {options.ranking.name}"
     remark += f", without {len(without)} near-duplicates" if without else ""
     id_lists.write_list(options.out, [place.id for place in best], remark)
-    print(f"{options.out}: {len(best)} of {len(places)} scenes, down to a score of {best[-1].score:+.3f}")
+    print_escaped(f"{options.out}: {len(best)} of {len(places)} scenes, down to a score of {best[-1].score:+.3f}")
     return 0
 
 
 def _told(failures: scene_index.Broken) -> int:
     for where, why in failures[:SHOWN]:
-        print(f"left out {where}: {why}", file=sys.stderr)
+        print_escaped(f"left out {where}: {why}", sys.stderr)
     if len(failures) > SHOWN:
-        print(f"left out {len(failures) - SHOWN} more", file=sys.stderr)
+        print_escaped(f"left out {len(failures) - SHOWN} more", sys.stderr)
     return 1 if failures else 0
 
 

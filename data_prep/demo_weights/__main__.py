@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from instant3d.utils.errors import print_escaped
+
 from . import card, recipe
 from .recipe import CONFIGS, PARTS, PROMPTS, TRAINERS, Recipe
 from .running import Record, Run
@@ -25,10 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in card.write(wanted, record):
             _say(f"{path}: a draft; read it and look at the assets before you publish the weights")
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted; go on by the same command with --resume (the run is in {options.output})", file=sys.stderr)
+        print_escaped(
+            f"interrupted; go on by the same command with --resume (the run is in {options.output})", sys.stderr
+        )
         return 130
     return 0
 
@@ -59,7 +63,7 @@ def _check_device(wanted: Recipe) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print_escaped(line)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from instant3d.utils import atomic
+from instant3d.utils.errors import print_escaped
 
 from ..execution import process_limits
 
@@ -250,7 +251,7 @@ def _work(module: str, arguments: list[str], log: str, path: list[str]) -> None:
         stream.flush()
         os.dup2(output, stream.fileno())
     os.close(output)
-    print(f"$ python -m {module} {shlex.join(arguments)}", flush=True)
+    print_escaped(f"$ python -m {module} {shlex.join(arguments)}")
     sys.argv = [module]
     sys.exit(importlib.import_module(module).main(arguments))
 

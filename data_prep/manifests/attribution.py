@@ -18,6 +18,7 @@ from pathlib import Path
 from instant3d.scenes.dataset import SceneSources
 from instant3d.scenes.transforms import CREDIT
 from instant3d.utils.atomic import write_bytes
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import OnStep, Progress
 
 from . import object_manifest
@@ -155,11 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.out:
             write_bytes(options.out, text.encode())
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)
         return 2
     if unknown := sum(work.scenes for work in works if not work.license):
-        print(f"note: {unknown} scenes name no licence; --objects takes a manifest that does", file=sys.stderr)
-    print(f"{options.out}: {sum(work.scenes for work in works)} scenes\n" if options.out else text, end="")
+        print_escaped(f"note: {unknown} scenes name no licence; --objects takes a manifest that does", sys.stderr)
+    print_escaped(f"{options.out}: {sum(work.scenes for work in works)} scenes" if options.out else text.rstrip("\n"))
     return 0
 
 

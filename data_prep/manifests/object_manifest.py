@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from instant3d.utils import file_listing
 from instant3d.utils.atomic import partial_file
@@ -37,6 +37,11 @@ class Item:
     caption: str | None
     facts: dict[str, Any]
     row: Row = field(default_factory=dict)
+
+    @property
+    def up(self) -> Literal["y", "z"]:
+        """Up axis of an .obj or .ply, whose formats do not define it; y unless the manifest's row has another."""
+        return "z" if self.row.get("up") == "z" else "y"
 
 
 def find(source: str | Path, *, split: str | None = None, licenses: Collection[str] | None = None) -> list[Item]:
@@ -166,6 +171,8 @@ def _checked(line: str, where: str, inside: ContainedFiles) -> Row:
     file = row.get("file") or "."
     if not isinstance(file, str) or inside.path(file) is None:
         raise ValueError(f"{where} names {file!r}, which lies outside {inside.folder}")
+    if row.get("up", "y") not in ("y", "z"):
+        raise ValueError(f"{where} has {row['up']!r:.40} as `up`; expected y or z")
     captions, licence = row.get("captions", []), row.get("license", row.get("licence"))
     if not isinstance(captions, list) or not isinstance(licence, str | None):
         raise ValueError(f"{where} should have a list as `captions` and words as `license`")

@@ -18,6 +18,7 @@ import numpy as np
 
 from instant3d.mesh import Mesh, linear_from_srgb, save
 from instant3d.utils import atomic
+from instant3d.utils.errors import print_escaped
 
 from . import shapes
 from .assemblies import ASSEMBLIES
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     options = parser.parse_args(arguments)
     if options.count < 1 or options.first_seed < 0:
-        print(
+        print_escaped(
             f"expected --count >= 1 and --first-seed >= 0, got {options.count} and {options.first_seed}",
             file=sys.stderr,
         )
@@ -121,5 +122,5 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = range(options.first_seed, options.first_seed + options.count)
     rows = [json.dumps(row) for row in write_many(options.out, seeds, options.workers)]
     atomic.write_text(options.out / "manifest.jsonl", "\n".join(rows) + "\n")
-    print(f"{len(rows)} objects in {options.out}")
+    print_escaped(f"{len(rows)} objects in {options.out}")
     return 0

@@ -18,10 +18,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.gltf_writer import container
 from instant3d.utils.atomic import write_bytes
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
 from ..execution import process_pool
@@ -113,26 +115,26 @@ def make(job: Job) -> list[Row]:
     files = {job.out / f"{name}.glb": change for name, change in changes.items()}
     missing = {file: change for file, change in files.items() if not _is_there(file, item.path, change)}
     if missing:
-        _write(item.path, missing)
+        _write(item.path, missing, item.up)
     return [_row(item, file, change) | {"new": file in missing} for file, change in files.items()]
 
 
-def _write(original: Path, files: Mapping[Path, Change]) -> None:
+def _write(original: Path, files: Mapping[Path, Change], up: Literal["y", "z"]) -> None:
     """Write variants of one object."""
     try:
-        document = _opened(original)
+        document = _opened(original, up)
         for file, change in files.items():
             write_bytes(file, varied(document, change))
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{original} cannot be read: its glTF description is broken ({error})") from error
 
 
-def _opened(path: Path) -> GltfDocument:
+def _opened(path: Path, up: Literal["y", "z"] = "y") -> GltfDocument:
     """A GLB that needs no other file; of other formats and of GLBs that do, a plain one is made."""
     if path.suffix.lower() == ".glb" and not _needs_files(document := GltfDocument(path)):
         return document
     with tempfile.TemporaryDirectory() as folder:
-        sanitized_gltf.write(path, Path(folder) / "plain.glb")
+        sanitized_gltf.write(path, Path(folder) / "plain.glb", up)
         return GltfDocument(Path(folder) / "plain.glb")
 
 
@@ -170,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         rows, lost = _made(jobs, options.workers)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)
         return 2
     new = sum(row.pop("new") for row in rows)
     write_rows(options.out / MANIFEST, rows)
@@ -179,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lost:
         write_rows(options.out / FAILURES, lost)
         failed = f", {len(lost)} objects failed (see {options.out / FAILURES})"
-    print(f"{options.out / MANIFEST}: {len(rows)} variants of {len(jobs)} objects, {new} of them new{failed}")
+    print_escaped(f"{options.out / MANIFEST}: {len(rows)} variants of {len(jobs)} objects, {new} of them new{failed}")
     return 1 if lost else 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ class Blender:
         seed: int = 0,
         timeout_s: float = TIMEOUT_S,
         max_memory: int | None = MAX_MEMORY,
+        up: Literal["y", "z"] = "y",
     ) -> Views:
         """Square views (..., C, size, size) of the object in a file, as `normalized` places it, from cameras (...).
 
@@ -90,6 +91,7 @@ class Blender:
             seed: Seed of the lamps of "area" light.
             timeout_s: Limit of the rendering without the start of a process.
             max_memory: Limit of Blender's resident memory, bytes (on Linux only).
+            up: Up axis of an .obj or .ply.
 
         Raises:
             ValueError: If the object cannot be rendered (`Crashed` if it crashed Blender).
@@ -101,7 +103,7 @@ class Blender:
         job = _job(cameras, size) | {"lighting": lighting, "samples": samples, "maps": list(maps), "device": device}
         job |= {"threads": self.threads, "object": str(process.folder / "object.glb")}
         job["lights"] = area_lights(seed) if lighting == "area" else []
-        bounds = sanitized_gltf.write(Path(path), Path(job["object"]))
+        bounds = sanitized_gltf.write(Path(path), Path(job["object"]), up)
         try:
             header, arrays = process.ask(job, _expected(job), timeout_s=timeout_s, max_memory=max_memory)
         except (ValueError, TimeoutError, MemoryError) as error:

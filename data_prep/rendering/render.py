@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from instant3d.utils import atomic
+from instant3d.utils.errors import print_escaped
 
 from ..execution import locked_tempdir, process_pool, ray_pool
 from ..execution.process_limits import JobLimits
@@ -178,12 +179,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             what = replace(what, renderer=options.renderer)
         tally = render_all(_gather(options), options.out, what, _execution(options), retry_failed=options.retry_failed)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_escaped(f"error: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print_escaped("interrupted; the same command goes on from here", sys.stderr)
         return 130
-    print(tally.closing_line(options.out))
+    print_escaped(tally.closing_line(options.out))
     return 1 if tally.failed and not tally.done + tally.there_already else 0
 
 
@@ -208,6 +209,8 @@ def _gather(options: argparse.Namespace) -> list[Item]:
         items = [item for item in items if item.id in wanted]
         if not items:
             raise ValueError(f"none of the {len(wanted)} ids in {options.keep} is an object's")
+    if options.up is not None:
+        items = [replace(item, row={"up": options.up, **item.row}) for item in items]
     return items[: options.limit]
 
 
@@ -218,6 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for one scene folder per object")
     parser.add_argument(
         "--plan", help="file, or a name such as small (default: 128 px, 4 structured and 20 random views)"
+    )
+    parser.add_argument(
+        "--up", choices=("y", "z"), help="up axis of .obj and .ply files whose manifest does not say it (default y)"
     )
     parser.add_argument("--split", help="only objects of this split of the manifest")
     parser.add_argument("--licenses", help="only objects under these licences, such as CC0-1.0,MIT")

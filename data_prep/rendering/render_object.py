@@ -82,7 +82,7 @@ def _fast(job: Job, cameras: Cameras) -> Views:
 
     from .rasterizer import render_views
 
-    meshes = normalized(load(job.item.path))
+    meshes = normalized(load(job.item.path, job.item.up))
     return render_views(
         meshes,
         cameras,
@@ -106,6 +106,7 @@ def _by_blender(job: Job, cameras: Cameras) -> Views:
         seed=job.plan.draw(job.item.id),
         timeout_s=OURS * job.limits.timeout_s,
         max_memory=job.limits.max_memory,
+        up=job.item.up,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from instant3d.utils import atomic
+from instant3d.utils.errors import print_escaped
 
 FILE = "report.json"
 EVERY_S = 5.0
@@ -58,7 +59,7 @@ class RunStats:
             self.first_at = time.monotonic()
         if time.monotonic() - self.said > EVERY_S:
             self.said = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
+            print_escaped(self.line(), sys.stderr)
 
     def line(self) -> str:
         """Progress, rate and remaining time."""

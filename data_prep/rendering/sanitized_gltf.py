@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -32,12 +32,12 @@ DEFAULT_MATERIAL: Json = {"pbrMetallicRoughness": {"metallicFactor": 0, "roughne
 SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
-def write(path: Path, target: Path) -> tuple[np.ndarray, np.ndarray]:
+def write(path: Path, target: Path, up: Literal["y", "z"] = "y") -> tuple[np.ndarray, np.ndarray]:
     """Write the object in `path` to the .glb `target`, at the origin and within the unit sphere.
 
     Returns the lowest and highest world coordinates, each (3,), of what a reader of `target` must find there.
     """
-    meshes = load(path)
+    meshes = load(path, up)
     placed = normalized(meshes)
     if path.suffix.lower() in (".glb", ".gltf"):
         try:

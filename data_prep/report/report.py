@@ -17,7 +17,7 @@ from torch import Tensor
 
 from instant3d.utils.arg_types import positive_int
 from instant3d.utils.atomic import write_bytes
-from instant3d.utils.errors import format_error
+from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import OnStep, Progress
 
 from ..curation import scene_index
@@ -171,11 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = report_page.page(facts, ", ".join(map(str, options.scenes))).encode()
         write_bytes(options.out, data)
     except (ValueError, OSError) as error:
-        print(f"error: {format_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print_escaped(f"error: {format_error(error) if isinstance(error, OSError) else error}", sys.stderr)
         return 2
     told = [f"{len(facts.rejected)} objects rejected"] * bool(facts.rejected)
     told += [f"{len(facts.broken)} scenes cannot be used"] * bool(facts.broken)
-    print(", ".join([f"{options.out}: {facts.scenes} scenes", *told, f"{len(data) / 2**20:.2f} MiB"]))
+    print_escaped(", ".join([f"{options.out}: {facts.scenes} scenes", *told, f"{len(data) / 2**20:.2f} MiB"]))
     return 0
 
 

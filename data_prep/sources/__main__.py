@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
 from ..manifests.licences import allowed
@@ -30,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         counts = _run(options)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)
         return 2
-    print(closing_line(options.output, counts))
+    print_escaped(closing_line(options.output, counts))
     return 0 if all(kind in FINE or kind.startswith("under ") for kind in counts) else 1
 
 
@@ -80,6 +81,7 @@ def _folder(manifest: Manifest, options: argparse.Namespace) -> Counts:
                 allowed=allowed(options.licences),
                 licence=options.licence,
                 prefix=options.prefix,
+                up=options.up,
                 on_step=on_step,
             )
         counts = {kind: counts.get(kind, 0) + part.get(kind, 0) for kind in {**counts, **part}}
@@ -170,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         "--licence", "--license", help="licence of objects without one in their manifest, such as CC0-1.0"
     )
     local.add_argument("--prefix", default="", help="prefix of every id, for folders with equal ids")
+    local.add_argument("--up", choices=("y", "z"), help="up axis of .obj and .ply files (default y)")
     _common(local, _folder, licences="all")
 
     made = commands.add_parser("procedural", help="procedural objects")

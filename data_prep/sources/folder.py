@@ -24,6 +24,7 @@ def gather(
     allowed: Allowed,
     licence: str | None = None,
     prefix: str = "",
+    up: str | None = None,
     on_step: OnStep,
 ) -> dict[str, int]:
     """Add the objects of a folder or of another manifest.
@@ -34,6 +35,7 @@ def gather(
         allowed: Which licences to take.
         licence: Licence of objects without one in their manifest.
         prefix: Prefix of every id.
+        up: Up axis of .obj and .ply files without one in their manifest; y by default.
         on_step: Called with the progress.
 
     Returns:
@@ -45,6 +47,7 @@ def gather(
     for done, (row, file) in enumerate(found):
         on_step(done, len(found))
         row = row | {"license": spdx(row.get("license") or licence)}
+        row |= {"up": row.get("up") or up} if row.get("up") or up else {}
         if not allowed(row["license"]):
             kind = f"under {row['license'] or 'no known licence'}"
         else:
@@ -77,7 +80,7 @@ def _listed(source: Path, prefix: str, ours: Path) -> Iterator[Found]:
             if not row.get("file"):
                 raise ValueError(f"{where}: {row['id']!r} has no file; download it where that manifest was made")
             known: Row = object_manifest.facts(row) | {
-                key: row[key] for key in ("name", "category", "uid") if row.get(key)
+                key: row[key] for key in ("name", "category", "uid", "up") if row.get(key)
             }
             known |= {
                 "id": prefix + row["id"],

@@ -17,7 +17,21 @@ from ..manifests import object_manifest
 from ..manifests.object_manifest import SAFE_ID, Row
 
 FIELDS = (
-    *("id", "file", "uid", "source", "license", "captions", "name", "author", "url", "category", "split", "colors"),
+    *(
+        "id",
+        "file",
+        "uid",
+        "source",
+        "license",
+        "captions",
+        "name",
+        "author",
+        "url",
+        "category",
+        "split",
+        "colors",
+        "up",
+    ),
     *object_manifest.VARIANT,
 )
 SIDECARS = (".mtl", ".bin", ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tga", ".tif", ".tiff")  # of .obj and .gltf

@@ -257,6 +257,12 @@ def test_a_full_disk_ends_a_list_with_one_sentence_and_keeps_what_is_finished(ma
     assert "was not begun" in errors(err)[1]
 
 
+def test_a_full_disk_in_a_batch_names_every_line_that_was_not_begun(make, monkeypatch):
+    fails_at(monkeypatch, 2, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    _, _, err = make("a hat", "a shoe", "a tie", "a cup", "a bed", "--batch", 3)
+    assert [line.count("was not begun") for line in errors(err)] == [0, 1, 1, 1]
+
+
 def test_one_asset_that_fails_does_not_end_the_list(make, tmp_path, monkeypatch):
     fails_at(monkeypatch, 1, ValueError("there is nothing to see"))
     code, out, err = make("a hat", "a shoe")

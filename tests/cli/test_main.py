@@ -247,14 +247,24 @@ def test_an_interrupted_run_leaves_nothing_half_written(capsys, scene, weights, 
 
 
 @pytest.mark.slow
-def test_a_terminated_run_leaves_nothing_half_written(capsys, scene, weights, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_terminated_run_leaves_nothing_half_written(capsys, scene, weights, tmp_path, monkeypatch, number, code):
     monkeypatch.setattr(
-        "instant3d.utils.visualization.write_contact_sheet", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+        "instant3d.utils.visualization.write_contact_sheet", lambda *_, **__: os.kill(os.getpid(), number)
     )
     with pytest.raises(SystemExit) as stop:
         reconstruct(capsys, scene, tmp_path / "out", weights)
-    assert stop.value.code == 143
+    assert stop.value.code == code
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(capsys, scene, tmp_path, monkeypatch):
+    monkeypatch.setattr("instant3d.pipelines.reconstruct.reconstruct", lambda *_, **__: pytest.fail("computed"))
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        code, _, err = run(capsys, "reconstruct", scene, "-o", output)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "is a file" in err
 
 
 def test_debug_shows_where_an_error_came_from(capsys, tmp_path):

@@ -169,3 +169,62 @@ def test_read_gltf_texture_comes_with_its_wrapping_and_its_offset(tmp_path):
     assert mesh.wrap == ("clamp", "mirror")
     # Counter-clockwise as seen, v growing downwards: the end of the u axis goes up, to smaller v.
     np.testing.assert_allclose(mesh.uv, [[0.5, 0.25], [0.5, -1.75], [3.5, 0.25]], atol=1e-5)
+
+
+def test_read_gltf_shows_every_copy_of_gpu_instancing_by_translation_rotation_and_scale(tmp_path):
+    document = triangle()
+    half = np.sqrt(0.5)
+    columns = {
+        "TRANSLATION": np.array([[0, 0, 0], [10, 0, 0]], np.float32),
+        "ROTATION": np.array([[0, 0, 0, 1], [0, half, 0, half]], np.float32),  # a quarter turn about +y
+        "SCALE": np.array([[1, 1, 1], [2, 2, 2]], np.float32),
+    }
+    attributes = {name: document.values(values) for name, values in columns.items()}
+    document.json["nodes"][0]["extensions"] = {"EXT_mesh_gpu_instancing": {"attributes": attributes}}
+    meshes = load(document.save(tmp_path / "a.gltf", extensionsUsed=["EXT_mesh_gpu_instancing"]))
+    np.testing.assert_allclose(meshes[0].vertices, TRIANGLE_IN_WORLD, atol=1e-6)
+    # (x, y, z) in the file goes to (10 + 2 z, 2 y, -2 x), and that to (x, -z, y) in the world
+    x, y, z = TRIANGLE.T
+    np.testing.assert_allclose(meshes[1].vertices, np.stack([10 + 2 * z, 2 * x, 2 * y], 1), atol=1e-5)
+    assert len(meshes) == 2
+
+
+EMISSIVE = {"emissiveFactor": [0.5, 0.25, 0]}
+BLACK = {"pbrMetallicRoughness": {"baseColorFactor": [0, 0, 0, 1]}}
+
+
+@pytest.mark.parametrize(
+    ("material", "color"),
+    [
+        (BLACK | EMISSIVE, (0.5, 0.25, 0, 1)),
+        (
+            BLACK | EMISSIVE | {"extensions": {"KHR_materials_emissive_strength": {"emissiveStrength": 2}}},
+            (1, 0.5, 0, 1),
+        ),
+        (BLACK, (0, 0, 0, 1)),
+        (EMISSIVE, (1, 1, 1, 1)),
+    ],
+    ids=["black", "strong", "no emission", "white"],
+)
+def test_read_gltf_takes_the_emission_of_a_black_surface_as_its_colour(tmp_path, material, color):
+    document = triangle(material=0)
+    document.json["materials"] = [material]
+    assert only(document.save(tmp_path / "a.gltf")).base_color == pytest.approx(color)
+
+
+def test_read_gltf_takes_the_emissive_texture_of_a_black_surface(tmp_path):
+    document = ByHand()
+    picture = document.picture(png(np.full((2, 2, 3), (200, 40, 10), np.uint8)))
+    uv = document.values(np.zeros((3, 2), np.float32))
+    triangle({"TEXCOORD_0": uv}, document, material=0)
+    document.json["materials"] = [BLACK | {"emissiveFactor": [1, 1, 1], "emissiveTexture": {"index": picture}}]
+    mesh = only(document.save(tmp_path / "a.gltf"))
+    assert mesh.base_color == (1, 1, 1, 1)
+    assert mesh.texture[0, 0, :3].tolist() == [200, 40, 10]
+
+
+def test_read_gltf_refuses_compressed_geometry_without_a_fallback_by_its_name(tmp_path):
+    document = triangle()
+    del document.json["accessors"][0]["bufferView"]
+    with pytest.raises(ValueError, match=r"compressed \(KHR_draco_mesh_compression\) without a fallback"):
+        load(document.save(tmp_path / "a.gltf", extensionsUsed=["KHR_draco_mesh_compression"]))

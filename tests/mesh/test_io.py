@@ -10,7 +10,7 @@ import trimesh
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
-from instant3d.mesh import FORMATS, Mesh, load, save, vertex_colors
+from instant3d.mesh import FORMATS, Mesh, face_areas, load, save, vertex_colors
 
 SUFFIXES = (".glb", ".obj", ".ply")
 # A tetrahedron without any symmetry, counter-clockwise from outside; every coordinate has a value of its own.
@@ -189,3 +189,26 @@ def test_save_writes_only_known_formats_and_real_surfaces(tmp_path):
         with pytest.raises(ValueError, match="no triangle"):
             Mesh(VERTICES, np.zeros((0, 3), int)).save(tmp_path / f"a.{name}")
     assert list(tmp_path.iterdir()) == []
+
+
+L_SHAPE = "0 0 0\n2 0 0\n2 1 0\n1 1 0\n1 2 0\n0 2 0\n"  # six corners, area 3
+
+
+@pytest.mark.parametrize("start", range(6))
+@pytest.mark.parametrize("extra", [0, 1], ids=["alone", "beside a triangle"])
+def test_load_ply_cuts_a_concave_face_without_filling_its_notch(tmp_path, start, extra):
+    ring = " ".join(str((start + k) % 6) for k in range(6))
+    faces = f"6 {ring}\n" + "3 0 1 2\n" * extra
+    (tmp_path / "a.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 6\nproperty float x\nproperty float y\nproperty float z\n"
+        f"element face {1 + extra}\nproperty list uchar int vertex_indices\nend_header\n{L_SHAPE}{faces}"
+    )
+    (mesh,) = load(tmp_path / "a.ply")
+    assert face_areas(mesh).sum() == pytest.approx(3 + extra)
+
+
+@pytest.mark.parametrize(("suffix", "up", "top"), [("obj", "z", 3), ("ply", "z", 3), ("obj", "y", 2), ("glb", "z", 2)])
+def test_load_takes_the_given_axis_of_an_obj_or_ply_as_up_and_that_of_gltf_from_its_standard(tmp_path, suffix, up, top):
+    trimesh.creation.box((1, 2, 3)).export(tmp_path / f"a.{suffix}")  # x, y, z in the file
+    height = np.ptp(np.concatenate([mesh.vertices for mesh in load(tmp_path / f"a.{suffix}", up)])[:, 2])
+    assert height == pytest.approx(top)

@@ -165,6 +165,17 @@ def test_cache_refuses_a_scene_without_a_caption_or_with_other_views_by_name(mod
         cache.build_cache([tmp_path / "turned"], model, tmp_path / "cache", report=quiet)
 
 
+def test_cache_counts_the_captions_that_are_cut_off_and_quotes_an_end(model, tmp_path):
+    views, long = ball_views((0.5, 0.5, 0.5)), " ".join(["ball"] * 2000) + " zebra"
+    scenes.write(tmp_path / "scenes" / "long", views, caption=long)
+    scenes.write(tmp_path / "scenes" / "short", views, caption="a ball")
+    lines = []
+    cache.build_cache([tmp_path / "scenes"], model, tmp_path / "cache", report=lines.append)
+    (note,) = [line for line in lines if line.startswith("note: ")]
+    assert "1 of 2 prompts are longer" in note
+    assert note.endswith("zebra'")
+
+
 def test_cache_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
     cache.build_cache([balls], model, tmp_path, report=quiet)
     path = tmp_path / "texts-00000.safetensors"

@@ -1,6 +1,10 @@
 """Folders that appear whole or not at all: what others see before, during and after."""
 
+import errno
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -118,3 +122,46 @@ def test_is_partial_is_true_of_what_is_being_written_and_of_nothing_else(tmp_pat
     with atomic.merged(tmp_path / "scene") as partial:
         assert atomic.is_partial(partial.name)
     assert not any(map(atomic.is_partial, ["scene", ".hidden", "a.partial", ".scene.partial"]))
+
+
+WRITE_AND_WAIT = """
+import sys, time
+from instant3d.utils import atomic
+with atomic.merged(sys.argv[1]) as partial:
+    (partial / "half").write_text("x")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_remove_leftovers_removes_what_a_killed_process_left_and_not_what_a_living_one_writes(tmp_path):
+    target = tmp_path / "out"
+    command = [sys.executable, "-c", WRITE_AND_WAIT, str(target)]
+    environment = os.environ | {"PYTHONPATH": str(Path(atomic.__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout.readline() == "writing\n"
+        assert atomic.remove_leftovers(target) == []
+        (living,) = tmp_path.iterdir()
+        process.kill()
+    mine = fill(tmp_path / ".out.notours.partial", a="1")
+    other = fill(tmp_path / ".other.0123abcd.partial", a="1")
+    inside = fill(target / ".scene.0123abcd.partial", a="1")
+    assert sorted(atomic.remove_leftovers(target)) == sorted([living, inside])
+    assert sorted(tmp_path.iterdir()) == sorted([mine, other, target])
+    assert list(target.iterdir()) == []
+
+
+def test_check_writable_leaves_nothing_and_names_what_is_in_the_way(tmp_path, monkeypatch):
+    atomic.check_writable(tmp_path / "new" / "deep")
+    atomic.check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file is a file, so .*deep cannot be written"):
+        atomic.check_writable(tmp_path / "file" / "deep")
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(OSError, match=r"nothing can be written to .*new \(No space left on device\)"):
+        atomic.check_writable(tmp_path / "new")

@@ -1,6 +1,7 @@
 """Untrusted prompts: read line by line, each checked alone, and never used as a file name as they are."""
 
 import io
+import json
 import re
 import sys
 from types import SimpleNamespace
@@ -137,3 +138,59 @@ def test_cut_off_begins_with_the_first_word_that_does_not_fit(window, lost):
 
 def test_cut_off_counts_a_word_that_is_cut_in_its_middle():
     assert cut_off("a red fire hydrant", lambda text: len(text) <= len("a red fi")) == "fire hydrant"
+
+
+CHAIR_AND_BOAT = ["a red chair", "a blue boat, big"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(CHAIR_AND_BOAT, indent=1),
+        json.dumps({"dreamfusion": CHAIR_AND_BOAT}),
+        json.dumps([{"id": 1, "prompt": "a red chair"}, {"id": 2, "prompt": "a blue boat, big"}]),
+        '{"prompt": "a red chair"}\n{"prompt": "a blue boat, big"}\n',
+        'id,prompt\n1,a red chair\n2,"a blue boat, big"\n',
+        'Prompt\tid\na red chair\t1\n"a blue boat, big"\t2\n',
+    ],
+    ids=["json", "library", "objects", "jsonl", "csv", "tsv"],
+)
+def test_read_prompts_reads_json_and_tables_as_the_prompts_that_they_hold(tmp_path, content):
+    assert [prompt.text for prompt in written(tmp_path, content.encode())] == CHAIR_AND_BOAT
+
+
+def test_read_prompts_reads_a_line_with_a_comma_as_one_prompt(tmp_path):
+    assert [prompt.text for prompt in written(tmp_path, b"a chair, red\na text, blue\n")] == [
+        "a chair, red",
+        "a text, blue",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("a.json", b'["a red chair",', "is not valid"),
+        ("a.json", b'{"a": 1}', "with 0 lists"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.csv", b"id,name\n1,a red chair\n", "without a column of prompts"),
+        ("a.jsonl", b'{"prompt": "a"}\n{"prompt\n', "JSON lines"),
+    ],
+)
+def test_read_prompts_refuses_a_list_without_prompts_in_one_sentence(tmp_path, name, content, complaint):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=complaint):
+        read_prompts(tmp_path / name)
+
+
+def test_read_prompts_reports_an_entry_that_is_no_text_and_loses_no_other(tmp_path):
+    first, number, nothing, last = written(tmp_path, b'["a chair", 7, {"id": 1}, "a bench"]')
+    assert (first.text, last.text, number.where) == ("a chair", "a bench", "list.txt entry 2")
+    assert "is not a text" in number.error
+    assert "is not a text" in nothing.error
+
+
+def test_read_prompts_reports_the_comments_that_it_leaves_out(tmp_path):
+    with pytest.warns(UserWarning, match=r"list\.txt: line 1, which begins with # left out"):
+        assert [prompt.text for prompt in written(tmp_path, b"#1 dad mug\na red chair\n")] == ["a red chair"]
+    with pytest.warns(UserWarning, match="2 lines that begin"):
+        written(tmp_path, b"#1 dad mug\n#2\na red chair\n")

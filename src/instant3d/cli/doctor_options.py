@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from instant3d.utils.arg_types import nonempty_path, positive_int
+from instant3d.utils.arg_types import byte_size, nonempty_path, positive_int
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
@@ -24,7 +24,10 @@ def add(command: argparse.ArgumentParser) -> None:
         "--frames", type=positive_int, help="frames that each scene should have (default: as most have)"
     )
     command.add_argument("--jobs", type=positive_int, help="processes of one thread each (default: one for each core)")
-    command.set_defaults(command=run)
+    command.add_argument(
+        "--max-memory", type=byte_size, help="for decoding images, of all processes together (default: 64 Mpx an image)"
+    )
+    command.set_defaults(command=run, output_is_file=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,7 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
         raise FileNotFoundError(f"{arguments.output.parent} is no folder; make it, or name another for the report")
     patients, findings = check.check_scenes(
-        arguments.scenes, jobs=arguments.jobs, frames=arguments.frames, progress=Progress.to_user()
+        arguments.scenes,
+        jobs=arguments.jobs,
+        frames=arguments.frames,
+        max_memory=arguments.max_memory,
+        progress=Progress.to_user(),
     )
     findings = check.fix_scenes(findings) if arguments.fix else findings
     report = check.report(patients, findings)

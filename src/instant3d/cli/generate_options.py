@@ -27,7 +27,9 @@ def add(command: argparse.ArgumentParser) -> None:
     command.epilog = EPILOG
     command.add_argument("prompt", nargs="*", help="what to make, such as 'a red fire hydrant'")
     command.add_argument("-o", "--output", type=nonempty_path, required=True, help="folder for the results")
-    command.add_argument("--prompts", metavar="FILE", help="text file with one prompt a line, or - to read them here")
+    command.add_argument(
+        "--prompts", metavar="FILE", help="one prompt a line (# begins a comment), JSON or CSV; - reads here"
+    )
     command.add_argument(
         "--seed", type=seed, default=0, help="of chance: the same seed and prompt make the same asset (default 0)"
     )

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,7 +16,7 @@ from typing import NoReturn
 from instant3d import __version__
 from instant3d.cli import data, doctor_options, evaluate_options, generate_options, mesh_command, scene_options
 from instant3d.cli.format_options import add_formats, mesh_options
-from instant3d.utils import bundled
+from instant3d.utils import atomic, bundled
 from instant3d.utils.arg_types import (
     byte_size,
     frame_numbers,
@@ -63,13 +64,35 @@ def _run(arguments: list[str], debug: bool) -> int:
         return data.main(arguments[1:])
     parsed = parser().parse_args(arguments, argparse.Namespace(debug=debug))
     command: Callable[[argparse.Namespace], int | None] = parsed.command
-    previous = signal.signal(signal.SIGTERM, _terminated)  # so that half-written folders are cleared away
+    with _ended_by_signals(), warnings.catch_warnings():
+        warnings.showwarning = _note  # type: ignore[assignment]
+        if getattr(parsed, "output", None) is not None:
+            _prepare_output(parsed.output, is_file=getattr(parsed, "output_is_file", False))
+        return command(parsed) or 0
+
+
+def _prepare_output(output: Path, *, is_file: bool) -> None:
+    """Refuse an output that cannot be written before anything is computed; remove what killed runs left there."""
+    if output.is_file() and not is_file:
+        raise ValueError(f"{output} is a file, but a folder will be written there; name another path")
+    atomic.check_writable(output)
+    for folder in atomic.remove_leftovers(output):
+        warnings.warn(f"{folder}, which a killed run had left, is removed", stacklevel=2)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the command, so that half-written folders are removed; an ignored one stays so."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
+    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # as `nohup` does
+    for number in handled:
+        signal.signal(number, _terminated)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _note  # type: ignore[assignment]
-            return command(parsed) or 0
+        yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -244,7 +267,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from instant3d.training import fit
-    from instant3d.utils import atomic
 
     with atomic.merged(arguments.output) as partial:
         network = fit.export(arguments.checkpoint, partial, arguments.base)
@@ -311,8 +333,8 @@ def _note(message: Warning | str, category: type[Warning], *_: object) -> None:
         print_escaped(f"instant3d: note: {' '.join(str(message).split())}", sys.stderr)
 
 
-def _terminated(_: int, __: FrameType | None) -> NoReturn:
-    sys.exit(143)
+def _terminated(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from instant3d.direct.guidance.configs import GuidanceConfig
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.utils import prompts as lists
 from instant3d.utils.data_order import ResumableBatchSampler, WeightedMixture, generator_from_key
+from instant3d.utils.errors import print_escaped
 
 UNIT = 1.75  # lengths of the paper's world, whose box has sides of 3.5, for one of ours
 SIDES_DEG = (0.0, -90.0, 90.0, 180.0)  # middles of the quadrants from the front
@@ -221,7 +222,7 @@ class PromptDataModule(L.LightningDataModule):
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         batches = named_prompts(self._valid_prompts())
         if rank == 0 and self.faults:
-            print("\n".join(self.faults), file=sys.stderr, flush=True)
+            print_escaped("\n".join(self.faults), sys.stderr)
         left = [batch for batch in batches if not (Path(self.output) / f"{batch.names[0]}.safetensors").is_file()]
         return DataLoader(cast(Any, left[rank::world]), batch_size=self.batch_size, collate_fn=collate_prompts)
 

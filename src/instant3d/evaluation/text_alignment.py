@@ -30,6 +30,7 @@ from instant3d.nerf.asset import FILE, Asset
 from instant3d.pipelines.results import RECORD
 from instant3d.pipelines.text_to_3d import DirectTextTo3D, ViewsTo3D
 from instant3d.utils import atomic, file_listing, visualization
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.visualization import Row
 
 NEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)  # half-way between the structured ones
@@ -181,7 +182,7 @@ def evaluate(
         (partial / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
         (partial / "table.md").write_text(text)
         visualization.write_contact_sheet(_sheet(sheets[:MOST_SHOWN]), partial / "sheet.png")
-    print(text, end="")
+    print_escaped(text.rstrip("\n"))
     return report
 
 

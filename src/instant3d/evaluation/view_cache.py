@@ -17,6 +17,7 @@ from instant3d import scenes
 from instant3d.pipelines.text_to_3d import TextTo3D
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils import file_listing, prompts
+from instant3d.utils.errors import print_escaped
 from instant3d.views import Views
 
 
@@ -69,7 +70,7 @@ class ViewCache:
             some = missing[k : k + self.at_once]
             self._sample(some)
             done += len(some)
-            print(f"{self.folder}: {done} of {len(requests)} grids", flush=True)
+            print_escaped(f"{self.folder}: {done} of {len(requests)} grids")
 
     def views(self, request: ViewRequest) -> Views:
         """The four views (4,) of a request after `fill`, as stored: with 8 bits."""

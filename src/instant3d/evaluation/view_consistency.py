@@ -27,6 +27,7 @@ from instant3d.modules.losses import PerceptualLoss
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage1.sampling_options import Sampler, Sampling, Start
 from instant3d.utils import atomic, visualization
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.line_chart import Line, line_chart
 from instant3d.utils.visualization import Row
 from instant3d.views import Views
@@ -82,13 +83,13 @@ def evaluate(
         numbers, images = _measured(cache, requests, model, perceptual)
         report["settings"][name] = {"sampling": asdict(cache.sampling), **summary(numbers), "assets": numbers}
         rows += [Row(f"{name}: generated", images[0]), Row(f"{name}: reconstructed", images[1])]
-        print(f"{name}: {report['settings'][name]['psnr']:.2f} dB", flush=True)
+        print_escaped(f"{name}: {report['settings'][name]['psnr']:.2f} dB")
     with atomic.merged(output) as partial:
         (partial / "metrics.json").write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
         (partial / "table.md").write_text(table(report))
         line_chart(list(lines(report)), partial / "figure.png", across="steps", up="PSNR inside the box, dB")
         visualization.write_contact_sheet(rows, partial / "sheet.png")
-    print(table(report), end="")
+    print_escaped(table(report).rstrip("\n"))
     return report
 
 

@@ -17,7 +17,14 @@ from instant3d.mesh.untrusted import ImageDecoder, TooLarge, content, path_insid
 Json = dict[str, Any]
 
 # Extensions that do not change the diffuse colour, or that `gltf_reader` implements.
-KNOWN_EXTENSIONS = {"KHR_texture_transform", "KHR_mesh_quantization", "EXT_texture_webp", "KHR_lights_punctual"}
+KNOWN_EXTENSIONS = {
+    "KHR_texture_transform",
+    "KHR_mesh_quantization",
+    "KHR_lights_punctual",
+    "EXT_texture_webp",
+    "EXT_mesh_gpu_instancing",
+}
+COMPRESSIONS = ("KHR_draco_mesh_compression", "EXT_meshopt_compression")
 KNOWN_PREFIX = "KHR_materials_"
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
@@ -49,6 +56,12 @@ class GltfDocument:
         children = {child for node in nodes for child in node.get("children", [])}
         return [index for index in range(len(nodes)) if index not in children]
 
+    @property
+    def compressed(self) -> str:
+        """The extension by which the file compresses geometry, which is not decoded; "" if none is used."""
+        used = self.json.get("extensionsUsed", [])
+        return next((str(name) for name in used if name in COMPRESSIONS), "")
+
     def image(self, index: int) -> np.ndarray:
         """Return the pixels (H, W, 4) uint8 of an image; repeated calls return the same array."""
         if index not in self.images:
@@ -74,6 +87,8 @@ class GltfDocument:
         kind, count = np.dtype(COMPONENTS[accessor["componentType"]]), accessor["count"]
         shape = (count, WIDTHS[accessor["type"]])
         self._allow(index, count, shape[1])
+        if "bufferView" not in accessor and "sparse" not in accessor and self.compressed:
+            raise ValueError(f"its geometry is compressed ({self.compressed}) without a fallback; export it without")
         value = self._read(accessor, kind, shape) if "bufferView" in accessor else np.zeros(shape, kind)
         if "sparse" in accessor:
             self._allow(index, accessor["sparse"]["count"], shape[1] + 1)

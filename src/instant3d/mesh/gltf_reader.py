@@ -21,7 +21,9 @@ from instant3d.utils.mesh_options import MAX_FACES
 TRIANGLES, STRIP, FAN = 4, 5, 6
 WRAP_MODES = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 BLEND_CUTOFF = 0.1  # transparent surfaces are drawn solid, except where they are almost invisible
+COPIES = {"TRANSLATION": "translation", "ROTATION": "rotation", "SCALE": "scale"}  # attributes of instances
 ALPHA_MODES = ("OPAQUE", "MASK", "BLEND")
+BLACK = 0.02  # of 1: a base colour up to here hides what is emitted
 PART = 2**15  # bytes charged for any part, however small, because it takes time
 CORNER = 32  # bytes of a triangle's corner: its index, and a share of the data later derived from the triangle
 MATRIX = 128  # bytes of a matrix (4, 4) float64
@@ -60,10 +62,23 @@ class _Scene:
                 continue
             mesh = self.document.json["meshes"][node["mesh"]]
             weights = node.get("weights", mesh.get("weights", []))
-            for primitive in mesh["primitives"]:
-                self.document.budget.spend(PART)
-                if primitive.get("mode", TRIANGLES) in (TRIANGLES, STRIP, FAN):
-                    yield self._primitive(primitive, matrix, self._joints(node), weights)
+            for placed in self._instances(node, matrix):
+                for primitive in mesh["primitives"]:
+                    self.document.budget.spend(PART)
+                    if primitive.get("mode", TRIANGLES) in (TRIANGLES, STRIP, FAN):
+                        yield self._primitive(primitive, placed, self._joints(node), weights)
+
+    def _instances(self, node: Json, matrix: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the matrix of each copy of a node's mesh: one, or as many as EXT_mesh_gpu_instancing lists."""
+        instancing = node.get("extensions", {}).get("EXT_mesh_gpu_instancing")
+        if instancing is None:
+            yield matrix
+            return
+        columns = {name: self.document.accessor(at) for name, at in instancing["attributes"].items() if name in COPIES}
+        count = min((len(values) for values in columns.values()), default=1)
+        self.document.budget.spend(MATRIX * count)
+        for k in range(count):
+            yield matrix @ _local_matrix({COPIES[name]: values[k] for name, values in columns.items()})
 
     def _placed(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield each node with its matrix to the scene, parents first."""
@@ -148,7 +163,18 @@ class _Scene:
             raise ValueError(f"a material's alphaMode is {mode!r}; expected one of {', '.join(ALPHA_MODES)}")
         cutoff = {"OPAQUE": 0.0, "MASK": float(material.get("alphaCutoff", 0.5)), "BLEND": BLEND_CUTOFF}[mode]
         found: Json = {"base_color": tuple(map(float, look.get(names[0], (1, 1, 1, 1)))), "alpha_cutoff": cutoff}
-        return found | (self._texture(look[names[1]], primitive["attributes"]) if names[1] in look else {})
+        found |= self._texture(look[names[1]], primitive["attributes"]) if names[1] in look else {}
+        return found | (self._emission(material, primitive) if _is_black(found) else {})
+
+    def _emission(self, material: Json, primitive: Json) -> Json:
+        """Return base colour and texture from a material's emission, which is all that a black surface shows."""
+        strength = material.get("extensions", {}).get("KHR_materials_emissive_strength", {}).get("emissiveStrength", 1)
+        factor = np.clip(np.asarray(material.get("emissiveFactor", (0, 0, 0)), float) * float(strength), 0, 1)
+        if factor.max() <= BLACK:
+            return {}
+        found: Json = {"base_color": (*factor.tolist(), 1.0)}
+        texture = material.get("emissiveTexture")
+        return found | (self._texture(texture, primitive["attributes"]) if texture is not None else {})
 
     def _texture(self, use: Json, attributes: Json) -> Json:
         move = use.get("extensions", {}).get("KHR_texture_transform", {})
@@ -163,6 +189,12 @@ class _Scene:
         wrap = tuple(WRAP_MODES[sampler.get(key, 10497)] for key in ("wrapS", "wrapT"))
         uv = _moved(self.document.accessor(attributes[name]), move)
         return {"uv": uv, "texture": self.document.image(source), "wrap": wrap}
+
+
+def _is_black(look: Json) -> bool:
+    """Whether a base colour, times the brightest pixel of its texture, is almost black."""
+    brightest = look["texture"][..., :3].max() / 255 if "texture" in look else 1.0
+    return max(look["base_color"][:3]) * brightest <= BLACK
 
 
 def _triangles(indices: np.ndarray, mode: int) -> np.ndarray:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_writer, ply, printing, usdz
-from instant3d.mesh.mesh import Mesh, bounds, face_areas
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh, bounds, face_areas
 from instant3d.mesh.printing import SIZE_MM
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
 from instant3d.utils.mesh_options import MAX_FACES
@@ -17,10 +19,14 @@ from instant3d.utils.mesh_options import MAX_FACES
 FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that `save` writes
 
 
-def load(path: str | Path) -> list[Mesh]:
-    """Read a .glb, .gltf, .obj or .ply file as meshes in world axes; +y is up unless the file says otherwise.
+def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
+    """Read a .glb, .gltf, .obj or .ply file as meshes in world axes.
 
     Safe for untrusted files: refuses a file that it cannot read correctly, and opens no file outside the file's folder.
+
+    Args:
+        path: The file.
+        up: Up axis of an .obj, or of a .ply that does not say it; glTF is +y up by its standard.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -33,7 +39,7 @@ def load(path: str | Path) -> list[Mesh]:
         ".glb": gltf_reader.read_gltf,
         ".gltf": gltf_reader.read_gltf,
         ".obj": obj.read_obj,
-        ".ply": ply.read_ply,
+        ".ply": partial(ply.read_ply, up=up),
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -46,7 +52,13 @@ def load(path: str | Path) -> list[Mesh]:
     except ValueError as error:
         kind = type(error) if isinstance(error, TooLarge | UnsafePath) else ValueError
         raise kind(f"{path} cannot be read: {error}") from error
-    return meshes
+    return [_unturned(mesh) for mesh in meshes] if up == "z" and reader is obj.read_obj else meshes
+
+
+def _unturned(mesh: Mesh) -> Mesh:
+    """Undo the readers' turn from +y up to +z up."""
+    normals = None if mesh.normals is None else mesh.normals @ WORLD_FROM_Y_UP
+    return replace(mesh, vertices=mesh.vertices @ WORLD_FROM_Y_UP, normals=normals)
 
 
 def _check_object(meshes: Sequence[Mesh]) -> None:

@@ -11,12 +11,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import trimesh
 from trimesh.resolvers import Resolver
 
+from instant3d.mesh import polygons
 from instant3d.mesh.colorspace import linear_from_srgb
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.processing import merged, vertex_colors
@@ -28,10 +29,11 @@ from instant3d.utils.images import encode_png
 Z_UP = "comment +z up, right-handed"
 
 
-def read_ply(path: Path) -> list[Mesh]:
-    """The parts of a .ply."""
+def read_ply(path: Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
+    """The parts of a .ply; `up` is its up axis if it does not say +z by the comment `Z_UP`."""
     files, data = _Beside(path.parent), content(path)
-    world_from_file = np.eye(3) if Z_UP.encode() in data.partition(b"end_header")[0] else WORLD_FROM_Y_UP
+    z_up = up == "z" or Z_UP.encode() in data.partition(b"end_header")[0]
+    world_from_file = np.eye(3) if z_up else WORLD_FROM_Y_UP
     try:
         # `Mesh` refuses what is not finite
         with np.errstate(over="ignore", invalid="ignore"), _warnings() as left_out:
@@ -88,7 +90,7 @@ class _Beside(Resolver):
 
 
 def _mesh(part: trimesh.Trimesh, world_from_file: np.ndarray) -> Mesh:
-    vertices, faces = np.asarray(part.vertices) @ world_from_file.T, np.asarray(part.faces)
+    vertices, faces = np.asarray(part.vertices) @ world_from_file.T, _triangles(part)
     normals = None
     if "vertex_normals" in part._cache.cache:  # given in the file; otherwise trimesh would make them up
         normals = np.asarray(part.vertex_normals) @ world_from_file.T
@@ -101,6 +103,33 @@ def _mesh(part: trimesh.Trimesh, world_from_file: np.ndarray) -> Mesh:
     if look.kind != "texture":
         return Mesh(vertices, faces, normals)
     return Mesh(vertices, faces, normals, **_material(look))
+
+
+def _triangles(part: trimesh.Trimesh) -> np.ndarray:
+    """Return the faces (F, 3); concave polygons, which trimesh cuts into fans, are clipped by ears."""
+    groups, places = _polygons(part), np.asarray(part.vertices)
+    if not any(polygons.concave(places[group]).any() for group in groups if group.shape[1] > 3):
+        return np.asarray(part.faces)
+    if part.visual.kind not in (None, "vertex"):
+        raise ValueError("it has concave faces with a colour or texture of their own; triangulate it first")
+    triangulator, found = polygons.Triangulator(), []
+    for group in groups:
+        cut = triangulator.triangles(group, places)
+        found.append(group[cut[:, :1], cut[:, 1:]])
+    return np.concatenate(found)
+
+
+def _polygons(part: trimesh.Trimesh) -> list[np.ndarray]:
+    """Return the polygons of the file as vertex indices (P, N), one array for each number N of corners."""
+    data = part.metadata.get("_ply_raw", {}).get("face", {}).get("data")
+    names = data if isinstance(data, dict) else getattr(data, "dtype", np.dtype(float)).names or ()
+    name = next((name for name in ("vertex_index", "vertex_indices") if name in names), None)
+    if data is None or name is None:
+        return []
+    rows = data[name] if isinstance(data, dict) else data[name]["f1"]
+    lengths = np.array([len(row) for row in rows])
+    chosen = [[rows[k] for k in np.flatnonzero(lengths == length)] for length in np.unique(lengths)]
+    return [np.array(group, dtype=np.int64) for group in chosen if len(group[0]) >= 3]
 
 
 def _material(look: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Triangulator:
         fan = np.array([(0, k, k + 1) for k in range(1, corners - 1)])
         found = np.repeat(fan[None], count, axis=0)
         if corners > 3:
-            for k in np.flatnonzero(_concave(places[polygons])):
+            for k in np.flatnonzero(concave(places[polygons])):
                 found[k] = self._ears(places[polygons[k]])
         number = np.repeat(np.arange(count), corners - 2)
         return np.column_stack([number, found.reshape(-1, 3)])
@@ -69,7 +69,7 @@ def _normals(rings: np.ndarray) -> np.ndarray:
     return np.cross(rings - rings[:, :1], np.roll(rings, -1, 1) - rings[:, :1]).sum(1)
 
 
-def _concave(rings: np.ndarray) -> np.ndarray:
+def concave(rings: np.ndarray) -> np.ndarray:
     """Whether any corner of each polygon (P, N, 3) is reflex, (P,)."""
     normals = _normals(rings)
     before, after = rings - np.roll(rings, 1, 1), np.roll(rings, -1, 1) - rings

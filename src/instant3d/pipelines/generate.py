@@ -101,9 +101,19 @@ def generate(
     yield from _notes(generator, fresh)
     run = _Run(generator, request, watch.seconds["load"], progress or Progress())
     for k in range(0, len(fresh), generator.at_once):
-        if (yield from run.make(fresh[k : k + generator.at_once])):
-            yield from (GenerationResult(item.where, error="was not begun") for item in fresh[k + generator.at_once :])
+        rest = fresh[k + generator.at_once :]
+        try:
+            full = yield from run.make(fresh[k : k + generator.at_once])
+        except (ValueError, OSError, MemoryError):
+            yield from map(_not_begun, rest)
+            raise
+        if full:
+            yield from map(_not_begun, rest)
             return
+
+
+def _not_begun(item: Item) -> GenerationResult:
+    return GenerationResult(item.where, error="was not begun")
 
 
 def closing_line(record: dict[str, Any], folder: Path | None) -> str:
@@ -140,7 +150,7 @@ class _Run:
         begun = Stopwatch()
         with _enough_memory():
             drafts = self._sample(items, begun)
-        for item, draft in zip(items, drafts, strict=True):
+        for number, (item, draft) in enumerate(zip(items, drafts, strict=True), 1):
             watch = Stopwatch()
             watch.seconds = {"load": self.load_seconds} | {
                 name: seconds / len(items) for name, seconds in begun.seconds.items()
@@ -152,6 +162,7 @@ class _Run:
             except (ValueError, OSError, MemoryError) as error:
                 yield GenerationResult(item.where, item.folder, error=error)
                 if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    yield from map(_not_begun, items[number:])
                     return True
         return False
 

@@ -5,6 +5,7 @@ Knows nothing of command lines.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from instant3d.pipelines import image_preprocessing, results
 from instant3d.pipelines.results import SheetInputs
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.scenes import Scene
+from instant3d.scenes.checks.view_notes import view_notes
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.network import resolve
 from instant3d.stage2.view_checks import assumed_camera
@@ -104,8 +106,17 @@ def _given(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architec
     assumed = assumed_camera(a)
     frames = _frames(path, views, DEFAULT_VIEWS if assumed is None else 1)
     source = _seen_by(assumed, _read(path, frames, a))
+    if assumed is None:
+        _warn_of_faults(path, source)
     size = results.image_size(source.views.width)
     return ReconstructionInput(source, _shown(path, frames, size, assumed), size)
+
+
+def _warn_of_faults(path: Path, source: Scene) -> None:
+    """Warn of what the doctor would find in the chosen frames, and of how ambiguous keys are read."""
+    note = scenes.document(path).world_note
+    for line in [note] * bool(note) + view_notes(source):
+        warnings.warn(line, stacklevel=3)
 
 
 def _photo(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architecture) -> ReconstructionInput:

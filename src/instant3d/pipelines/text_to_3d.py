@@ -20,7 +20,7 @@ from torch import Tensor
 from instant3d.direct.network import TextToTriplane
 from instant3d.modules.diffusion.components import NETWORKS, Components
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
-from instant3d.modules.diffusion.text import TextEmbedding
+from instant3d.modules.diffusion.text import TextEmbedding, fits
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.triplane import Triplane
 from instant3d.pipelines.model_offload import ModelOffloader, fair_share
@@ -195,8 +195,7 @@ class TextTo3D:
 
     def fits(self, prompt: str) -> bool:
         """Whether the prompt fits the tokenizers' windows, so that nothing of it is cut off."""
-        tokenizers = (self.sampler.components.tokenizer, self.sampler.components.tokenizer_2)
-        return all(len(each(prompt, verbose=False).input_ids) <= each.model_max_length for each in tokenizers)
+        return fits(self.sampler.components, prompt)
 
     @property
     def words(self) -> CaptionWords | None:

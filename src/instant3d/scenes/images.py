@@ -34,6 +34,7 @@ class DecodedImage:
         alpha: (H, W) uint8.
         alpha_source: Where alpha came from: "alpha", "mask", "white" (background flooded from the border), "rembg", or
             "none" (the whole image counts as object).
+        ignored_orientation: EXIF orientation that was not applied, 2 to 8; 1 if there was none to apply.
         full_size: Height and width of the file in pixels, which may be larger than those of `rgb`.
     """
 
@@ -41,9 +42,17 @@ class DecodedImage:
     alpha: Array
     alpha_source: str
     full_size: tuple[int, int] | None = None
+    ignored_orientation: int = 1
 
 
-def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = None) -> DecodedImage:
+def decode(
+    data: bytes,
+    mask: bytes | None,
+    where: str,
+    enough: int | None = None,
+    camera_size: tuple[float, float] | None = None,
+    check: images.Check | None = None,
+) -> DecodedImage:
     """Decode an image with its alpha: its own, times `mask` if there is one; otherwise cut from a white background.
 
     Without either, near-white pixels that are connected to the border through near-white pixels are background, if such
@@ -55,23 +64,30 @@ def decode(data: bytes, mask: bytes | None, where: str, enough: int | None = Non
             background.
         where: Name of the image for error messages.
         enough: Side length in pixels that suffices; much larger images are reduced, see `utils.images.open_image`.
+        camera_size: Width and height for which the camera was given. If they fit the image only after its EXIF
+            orientation was applied, it is applied; otherwise cameras are of the pixels as stored, as COLMAP's are.
+        check: Refuses a size before anything is decoded, see `utils.images.open_image`.
 
     Raises:
         ValueError: The image or the mask cannot be read, or the mask has another size.
     """
-    width, height = images.header(data, where).size
-    pixels = np.asarray(images.open_image(data, where, enough=enough))
-    rgb, size = pixels[..., :3], (height, width)
-    own = _own_alpha(pixels[..., 3]) if pixels.shape[-1] == 4 else None
+    header = images.header(data, where, check)
+    orientation = images.orientation(header)
+    upright = images.is_upright_size(header.size, orientation, camera_size)
+    size = header.size if upright else header.size[::-1]  # height, width
+    pixels = np.asarray(images.open_image(data, where, enough=enough, upright=upright, check=check))
+    rgb, own = pixels[..., :3], _own_alpha(pixels[..., 3]) if pixels.shape[-1] == 4 else None
+    settled = upright or images.is_raw_size(header.size, orientation, camera_size)
+    ignored = 1 if settled else orientation
     if mask is not None:
-        cover = _mask(mask, size, rgb.shape[:2], where)
-        return DecodedImage(rgb, cover if own is None else np.minimum(own, cover), "mask", size)
+        cover = _mask(mask, size, rgb.shape[:2], where, orientation if upright else 1)
+        return DecodedImage(rgb, cover if own is None else np.minimum(own, cover), "mask", size, ignored)
     if own is not None:
-        return DecodedImage(rgb, own, "alpha", size)
+        return DecodedImage(rgb, own, "alpha", size, ignored)
     cut = opacity_mask(rgb.astype(np.float32) / 255)
     if cut is None:
-        return DecodedImage(rgb, np.full(rgb.shape[:2], 255, np.uint8), "none", size)
-    return DecodedImage(_levels(cut[0]), _levels(cut[1]), "white", size)
+        return DecodedImage(rgb, np.full(rgb.shape[:2], 255, np.uint8), "none", size, ignored)
+    return DecodedImage(_levels(cut[0]), _levels(cut[1]), "white", size, ignored)
 
 
 def opacity_mask(rgb: Array) -> tuple[Array, Array] | None:
@@ -185,11 +201,18 @@ def _own_alpha(alpha: Array) -> Array:
     return alpha * 255 if alpha.max() == 1 else alpha
 
 
-def _mask(data: bytes, full: tuple[int, int], size: tuple[int, int], where: str) -> Array:
-    """Decode a mask of height and width `full` to opacity (H, W) uint8 of height and width `size`."""
+def _mask(data: bytes, full: tuple[int, int], size: tuple[int, int], where: str, orientation: int) -> Array:
+    """Decode a mask of height and width `full` to opacity (H, W) uint8 of height and width `size`.
+
+    One of the stored pixels of an image to which an EXIF orientation was applied is turned with it.
+    """
     where = f"the mask of {where}"
-    image = images.open_raw(data, where)
-    _same_size(image.size[::-1], full, where)
+    stored = images.header(data, where, lambda *_: None).size
+    turned = orientation != 1 and stored == full  # width and height: a mask of the stored pixels of an upright image
+    _same_size(stored if turned else stored[::-1], full, where)  # before anything is decoded
+    image = images.open_raw(data, where, check=lambda *_: None)
+    if turned:
+        image = images.oriented(image, orientation)
     opacity = _opacity_of(image)
     if full == size:
         return opacity

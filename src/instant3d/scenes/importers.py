@@ -99,8 +99,13 @@ def convert(source: str | Path, target: str | Path, settings: ImportSettings) ->
     objects = list(layout.objects(source))
     if not objects:
         raise FileNotFoundError(f"{source} holds nothing in the layout {settings.layout} (no {layout.marks[0]})")
-    for folder in objects:
-        yield _import_result(folder, source, Path(target), layout, settings)
+    for number, folder in enumerate(objects, 1):
+        try:
+            yield _import_result(folder, source, Path(target), layout, settings)
+        except OSError:  # a full disk
+            rest = [_name(other, source) for other in objects[number:]]
+            yield from (ImportResult(name, "failed", "was not begun") for name in rest)
+            raise
 
 
 def _import_result(folder: Path, source: Path, target: Path, layout: Layout, settings: ImportSettings) -> ImportResult:

@@ -239,11 +239,11 @@ def _rigid(matrix: Matrix, where: str) -> Matrix:
         matrix = np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])
     _shaped(matrix, (4, 4), where)
     rotation = matrix[:3, :3]
-    if not np.allclose(rotation.T @ rotation, np.eye(3), atol=transforms.ROTATION_TOLERANCE, rtol=0):
+    if transforms.rotation_deviation(rotation) > transforms.ROTATION_TOLERANCE:
         raise ValueError(f"{where} is not a rotation with a position (its axes are not unit vectors at right angles)")
     if np.linalg.det(rotation) < 0 or not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
         raise ValueError(f"{where} is mirrored or not an affine matrix; is it of another layout?")
-    return matrix
+    return transforms.orthonormalised(matrix)
 
 
 def _if_there(folder: Path, name: str) -> str | None:

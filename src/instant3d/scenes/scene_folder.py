@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from instant3d.cameras import Cameras
 from instant3d.scenes import images, transforms
+from instant3d.scenes.frame_files import Load, read_image, read_maps, reading_notes
 from instant3d.utils import atomic, file_listing
 from instant3d.views import MAPS, Views
 
@@ -36,8 +37,6 @@ MAX_FILE_BYTES = 2**29
 MAX_DISTANCE = 1e3  # of a camera from the origin: beyond it, float32 is too coarse for an object of size 1
 MAX_PIXELS = 2**27  # of all frames read at once: 2 GiB as float32 RGBA
 ENOUGH = 1024  # pixels per side: images of twice that are reduced during decoding, if smaller ones are requested
-
-Load = Callable[[str], bytes]  # a file's content by its name in the scene
 
 
 @dataclass(frozen=True)
@@ -189,27 +188,35 @@ def decode(
         raise ValueError(f"images cannot be {size} pixels wide; choose a size of at least 1")
     chosen = [document.frame(k) for k in document.choose(frames)]
     read, first = [], None
+    sizes, orientations = [], []
     with_maps = "depth" in maps and all(f.depth for f in chosen), "normals" in maps and all(f.normals for f in chosen)
     enough = widest if size is None else max(2 * size, ENOUGH)
     for frame in chosen:
-        views = _frame(frame, document, load, with_maps, enough)
+        image = read_image(frame, load, enough)
+        sizes.append((image.full_size or image.alpha.shape)[::-1])
+        orientations.append(image.ignored_orientation)
+        views = _frame(frame, document, load, image, with_maps)
         first = first or (frame, views)
         _check_size(frame, views, *first, count=len(chosen), size=size)
         read.append(views if size is None else _square(views).resized(size, size))
     scene = Views.stack(read)
     _check_sight(chosen, scene.cameras)
     _check_opacity(chosen, scene)
+    for note in reading_notes(chosen, sizes, orientations):
+        warnings.warn(note, stacklevel=2)
     scene_id = document.text("id") or path.resolve().name
     names = tuple(frame.name for frame in chosen)
     return Scene(scene, document.text("caption"), scene_id, names, path, document.credit)
 
 
 def _frame(
-    frame: transforms.Frame, document: transforms.Document, load: Load, with_maps: tuple[bool, bool], enough: int | None
+    frame: transforms.Frame,
+    document: transforms.Document,
+    load: Load,
+    image: images.DecodedImage,
+    with_maps: tuple[bool, bool],
 ) -> Views:
-    """Decode one frame's image, maps and camera: views of shape ()."""
-    mask = load(frame.mask) if frame.mask else None
-    image = images.decode(load(frame.image), mask, frame.where, enough)
+    """Combine one frame's image with its maps and its camera: views of shape ()."""
     if image.alpha_source == "none":
         note = "has neither alpha, nor a mask, nor a white background: all of it counts as the object"
         warnings.warn(f"{frame.where} {note}", stacklevel=2)
@@ -220,39 +227,10 @@ def _frame(
     return Views(
         torch.from_numpy(np.ascontiguousarray(image.rgb.transpose(2, 0, 1))) / 255,
         torch.tensor(image.alpha)[None] / 255,
-        Cameras(matrix, torch.tensor(frame.intrinsics(width, height), dtype=torch.float32)),
+        Cameras(matrix, torch.tensor(frame.pinhole(width, height), dtype=torch.float32)),
         None if depth is None else torch.tensor(depth, dtype=torch.float32)[None],
         None if normals is None else torch.tensor(normals).permute(2, 0, 1),
     )
-
-
-def read_maps(
-    frame: transforms.Frame,
-    document: transforms.Document,
-    load: Load,
-    size: tuple[int, int],
-    wanted: tuple[bool, bool] = (True, True),
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Decode the depth and normal maps of a frame.
-
-    Args:
-        frame: The frame.
-        document: Its document, which holds the depth unit.
-        load: Returns a file's content by its name in the scene.
-        size: Height and width of the frame's image in pixels, which the maps must have.
-        wanted: Whether to read depth, and whether to read normals.
-
-    Returns:
-        Depth (H, W) in world units and normals (H, W, 3); None if absent or not wanted.
-    """
-    depth = normals = None
-    if frame.depth and wanted[0]:
-        where = f"{frame.depth}, the depth of {frame.where},"
-        depth = images.decode_depth(load(frame.depth), document.depth_unit, size, where) * document.world_scale
-    if frame.normals and wanted[1]:
-        where = f"{frame.normals}, the normals of {frame.where},"
-        normals = images.decode_normals(load(frame.normals), size, where)
-    return depth, normals
 
 
 def _thinned(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -352,23 +330,36 @@ def file_content(root: Path, name: str) -> bytes:
 
     Args:
         root: The scene folder; no file outside it is opened.
-        name: File name relative to it, with or without extension.
+        name: File name relative to it, or an absolute path inside it, with or without extension.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It lies outside the folder or is too large.
     """
-    if "\0" in name or Path(name).is_absolute() or not (root / name).resolve().is_relative_to(root):
-        raise ValueError(f"{root / DOCUMENT} names {name!r}, which lies outside the scene folder; move it inside")
+    if "\0" in name:
+        raise ValueError(_outside(root, name))
     for extension in EXTENSIONS:
         file = root / f"{name}{extension}"
-        if os.path.isfile(file) and file.resolve().is_relative_to(root):  # false for a name that no file can have
+        if not file.resolve().is_relative_to(root):
+            raise ValueError(_outside(root, name))
+        if os.path.isfile(file):  # false for a name that no file can have
             if file.stat().st_size > MAX_FILE_BYTES:
                 raise ValueError(f"{file} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
             return file.read_bytes()
     raise FileNotFoundError(
         f"{root / name} does not exist, but {root / DOCUMENT} names it; put it there or drop its frame"
     )
+
+
+def _outside(root: Path, name: str) -> str:
+    """Why a name leads outside the scene folder: by a link, as an absolute path, or by its `..`."""
+    begin = f"{root / DOCUMENT} names {name!r}, which"
+    if "\0" not in name and Path(os.path.normpath(root / name)).is_relative_to(root):
+        target = (root / name).resolve()
+        return f"{begin} is, or lies behind, a link to {target} outside the scene folder; copy the files into it"
+    if Path(name).is_absolute():
+        return f"{begin} is an absolute path and lies outside the scene folder; move it inside, and name it from there"
+    return f"{begin} lies outside the scene folder; move it inside"
 
 
 def _check_finite(views: Views) -> None:

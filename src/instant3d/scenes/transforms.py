@@ -17,9 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from instant3d.scenes import lens_distortion
+
 MAX_BYTES = 2**26
 MIN_ANGLE = 1e-6  # radians across an image: below, its focal length is no number to compute with
-ROTATION_TOLERANCE = 1e-3  # of R^T R against the identity
+ROTATION_TOLERANCE = 2.5e-3  # of R^T R against the identity: rounding to three decimals leaves up to 1.8e-3
+ROUNDED = 5e-2  # a larger deviation is not due to rounding
+EXACT = 1e-5  # up to this deviation, a matrix is used as given
 PINHOLE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 CREDIT = ("license", "author", "source", "name", "url")  # licence, author, source and title of the object
@@ -52,7 +56,7 @@ class Frame:
     lens: Mapping[str, float]
 
     def intrinsics(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return (fx, fy, cx, cy) as fractions of the image size.
+        """Return (fx, fy, cx, cy) as fractions of the image size, for images that are not undistorted.
 
         Args:
             width: Actual width of the image in pixels.
@@ -60,6 +64,18 @@ class Frame:
 
         Raises:
             ValueError: The camera was given for another aspect ratio, has no focal length, or has visible distortion.
+        """
+        found = self.pinhole(width, height)
+        if self.is_distorted(width, height):
+            raise ValueError(
+                f"{self.where} has lens distortion; undistort the images first (COLMAP's image_undistorter does)"
+            )
+        return found
+
+    def pinhole(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return (fx, fy, cx, cy) as fractions of the image size, whether there is distortion or not.
+
+        Arguments and errors are those of `intrinsics`.
         """
         lens = self.lens
         w, h = lens.get("w", width), lens.get("h", height)
@@ -70,19 +86,19 @@ class Frame:
         fx, fy = fx or fy, fy or fx
         if not fx or not fy:
             raise ValueError(f"{self.where} has no focal length; give fl_x (in pixels) or camera_angle_x (in radians)")
-        self._check_lens(fx, fy, w, h)
         return fx / w, fy / h, lens.get("cx", w / 2) / w, lens.get("cy", h / 2) / h
 
-    def _check_lens(self, fx: float, fy: float, w: float, h: float) -> None:
-        """Refuse distortion that moves a corner by more than a pixel, because every ray would be wrong."""
-        x, y = w / 2 / fx, h / 2 / fy
-        square = x * x + y * y
-        radial = sum(self.lens.get(f"k{n}", 0.0) * square**n for n in (1, 2, 3, 4))
-        tangential = 3 * square * (abs(self.lens.get("p1", 0.0)) + abs(self.lens.get("p2", 0.0)))
-        if (abs(radial) * math.sqrt(square) + tangential) * max(fx, fy) > 1:
-            raise ValueError(
-                f"{self.where} has lens distortion; undistort the images first (COLMAP's image_undistorter does)"
-            )
+    def is_distorted(self, width: int, height: int) -> bool:
+        """Whether distortion moves a point by more than a pixel of the camera's size; arguments as for `pinhole`."""
+        lens = self.lens
+        return bool(lens_distortion.coefficients_text(lens)) and lens_distortion.is_visible(
+            lens, self.pinhole(width, height), lens.get("w", width), lens.get("h", height)
+        )
+
+    @property
+    def camera_size(self) -> tuple[float, float] | None:
+        """Width and height in pixels for which the camera was given, if both were."""
+        return (self.lens["w"], self.lens["h"]) if "w" in self.lens and "h" in self.lens else None
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,18 @@ class Document:
             return np.zeros(3)
         return 2 * _numbers(self.content.get("offset", [0.5] * 3), (3,), f"offset of {self.where}") - 1
 
+    @property
+    def world_note(self) -> str:
+        """How `scale` and `offset` are read, which mean other things in other tools; "" if there are none."""
+        keys = [key for key in ("scale", "offset") if key in self.content]
+        if not keys:
+            return ""
+        moved = ", ".join(f"{value:g}" for value in self.world_offset)
+        return (
+            f"{self.where}: {' and '.join(keys)} read as instant-ngp's: camera positions are multiplied by "
+            f"{self.world_scale:g} and then moved by ({moved})"
+        )
+
     def choose(self, frames: Sequence[int] | None) -> list[int]:
         """Return the requested frame indices, all by default.
 
@@ -163,6 +191,7 @@ class Document:
         """
         image, entry = self._entry(k)
         where = f"frame {k} ({image}) of {self.where}"
+        _check_camera_model(entry, where)
         matrix = _rigid(entry.get("transform_matrix"), where) @ OPENGL_TO_OPENCV
         matrix[:3, 3] = matrix[:3, 3] * self.world_scale + self.world_offset
         depth = _name(entry, "depth_file_path", where) or _name(entry, "depth_path", where)
@@ -204,12 +233,17 @@ def parse(data: bytes, where: str) -> Document:
         )
     if not content["frames"]:
         raise ValueError(f"{where} has no frames; a scene needs at least one image with its camera")
+    _check_camera_model(content, where)
+    return Document(where, content)
+
+
+def _check_camera_model(content: Mapping[str, Any], where: str) -> None:
+    """Refuse a document's or a frame's camera that is not a pinhole camera."""
     model = content.get("camera_model", "OPENCV")
-    if model not in PINHOLE or content.get("is_fisheye"):
+    if not isinstance(model, str) or model not in PINHOLE or content.get("is_fisheye"):
         raise ValueError(
             f"{where} was taken with a {'fisheye' if model in PINHOLE else model} camera; only pinhole cameras work"
         )
-    return Document(where, content)
 
 
 def entry(image: str, cam_to_world: FloatArray, intrinsics: Sequence[float], width: int, height: int) -> dict[str, Any]:
@@ -250,10 +284,13 @@ def document(entries: Sequence[dict[str, Any]], **fields: Any) -> bytes:
 
 
 def _lens(content: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, float]:
-    """Merge frame and document intrinsics; the frame's take precedence, also its field of view over a focal length."""
-    lens = {key: _number(content[key], f"{key} of {where}") for key in LENS_KEYS if key in content}
-    if "camera_angle_x" in entry and "fl_x" not in entry:
-        lens.pop("fl_x", None), lens.pop("fl_y", None)
+    """Merge frame and document intrinsics; one focal length or field of view of the frame replaces all of the document.
+
+    Otherwise pixels would be stretched where a frame has its own for one axis only.
+    """
+    own = [key for key in FOCAL_KEYS if key in entry]
+    shared = [key for key in LENS_KEYS if key in content and not (own and key in FOCAL_KEYS)]
+    lens = {key: _number(content[key], f"{key} of {where}") for key in shared}
     lens |= {key: _number(entry[key], f"{key} of {where}") for key in LENS_KEYS if key in entry}
     for key in (*SIZE_KEYS, *FOCAL_KEYS):
         if key in lens:
@@ -273,28 +310,51 @@ def _rigid(value: Any, where: str) -> FloatArray:
     if matrix.shape != (4, 4):
         raise ValueError(f"transform_matrix of {where} has shape {matrix.shape}; expected (4, 4)")
     rotation = matrix[:3, :3]
-    if not np.allclose(rotation.T @ rotation, np.eye(3), atol=ROTATION_TOLERANCE, rtol=0):
-        kind = (
-            "singular"
-            if abs(np.linalg.det(rotation)) < 1e-6
-            else "not a rotation (its columns must be unit vectors at right angles)"
-        )
-        raise ValueError(
-            f"transform_matrix of {where} is {kind}; write the camera's camera-to-world matrix without scaling"
-        )
+    deviation = rotation_deviation(rotation)
+    if deviation > ROTATION_TOLERANCE:
+        kind, advice = _not_a_rotation(rotation, deviation)
+        raise ValueError(f"transform_matrix of {where} is {kind}; {advice}")
     if np.linalg.det(rotation) < 0:
         raise ValueError(
             f"transform_matrix of {where} is mirrored; its axes must be right-handed (x right, y up, z backward)"
         )
     if not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
         raise ValueError(f"transform_matrix of {where} ends in the row {matrix[3].tolist()}; expected [0, 0, 0, 1]")
-    return matrix
+    return orthonormalised(matrix)
+
+
+def rotation_deviation(rotation: FloatArray) -> float:
+    """Return the largest element of R^T R - I for a matrix R (3, 3)."""
+    return float(np.abs(rotation.T @ rotation - np.eye(3)).max())
+
+
+def orthonormalised(matrix: FloatArray) -> FloatArray:
+    """Return a pose (4, 4) with the rotation that is nearest to its own (polar decomposition).
+
+    One that deviates by no more than `EXACT` is returned as it is.
+    """
+    if rotation_deviation(matrix[:3, :3]) <= EXACT:
+        return matrix
+    left, _, right = np.linalg.svd(matrix[:3, :3])
+    result = matrix.copy()
+    result[:3, :3] = left @ right
+    return result
+
+
+def _not_a_rotation(rotation: FloatArray, deviation: float) -> tuple[str, str]:
+    """What is wrong with a matrix, and what to do."""
+    advice = "write the camera's camera-to-world matrix without scaling"
+    if abs(np.linalg.det(rotation)) < 1e-6:
+        return "singular", advice
+    if deviation < ROUNDED:
+        return f"off a rotation by {deviation:.1g}, as if rounded to too few digits", "write at least four decimals"
+    return "not a rotation (its columns must be unit vectors at right angles)", advice
 
 
 def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> FloatArray:
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{what} is missing or not made of numbers") from error
     if array.ndim == 0 or (shape is not None and array.shape != shape):
         raise ValueError(f"{what} is missing or not a list of the right length")
@@ -305,8 +365,13 @@ def _numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> FloatArray
 
 def _number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise ValueError(f"{what} is {value!r:.40}; expected a finite number")
+        raise ValueError(f"{what} is {_brief(value)}; expected a finite number")
     return float(value)
+
+
+def _brief(value: Any) -> str:
+    """A scalar as it is, at most 40 characters; of a list or object, which may be nested deeply, its type."""
+    return f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.40}"
 
 
 def _positive(value: Any, what: str) -> float:
@@ -318,7 +383,7 @@ def _positive(value: Any, what: str) -> float:
 def _name(entry: Mapping[str, Any], key: str, where: str) -> str | None:
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"{key} of {where} is {value!r}; expected a file name")
+        raise ValueError(f"{key} of {where} is {_brief(value)}; expected a file name")
     return value.replace("\\", "/") if value else None
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components
-from instant3d.modules.diffusion.text import TextEmbedding, encode
+from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
 from instant3d.stage1.grid_dataset import Grid, GridScenes, read_ahead, read_keep
 from instant3d.utils import atomic, tensor_files
 from instant3d.utils.data_order import generator_from_key
@@ -106,6 +106,8 @@ def build_cache(
     (folder / INDEX).unlink(missing_ok=True)
     grids = _grids(scenes, components, folder, made_with, batch, workers, report)
     prompts = list(dict.fromkeys(template.replace("{}", grid["caption"]) for grid in grids for template in templates))
+    if cut := truncation_message(components, prompts):
+        report(f"note: {cut}")
     _texts(prompts, components, folder, made_with, batch, report)
     row = {prompt: k for k, prompt in enumerate(prompts)}
     for grid in grids:

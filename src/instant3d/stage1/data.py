@@ -28,6 +28,7 @@ from instant3d.stage1.grid_dataset import GridScenes, read_keep
 from instant3d.utils import file_listing, prompts
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.data_order import PREFETCH, ResumableBatchSampler, WeightedMixture
+from instant3d.utils.errors import print_escaped
 
 FROM_CACHE = "stage 1 trains on caches: neither a VAE nor a text encoder is loaded"
 FROM_SCENES = "stage 1 trains on scenes: VAE and text encoders are loaded and run at every step; a cache is faster"
@@ -274,7 +275,7 @@ class GridDataModule(L.LightningDataModule):
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         batches, self.faults = read_prompt_batch(self.prompts, self.seed)
         if rank == 0 and self.faults:
-            print("\n".join(self.faults), file=sys.stderr, flush=True)
+            print_escaped("\n".join(self.faults), sys.stderr)
         own_share = unfinished(batches[rank::world], self.output)
         return DataLoader(cast(Any, own_share), batch_size=self.batch_size, collate_fn=collate_prompts)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
 from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
-from instant3d.modules.diffusion.text import TextEmbedding, encode
+from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
 from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.stage1.cache import PARTS, LatentBatch, posterior
@@ -133,6 +135,7 @@ class Stage1Module(L.LightningModule):
         parts = Components.load(base, parts=("unet", "scheduler"), dtype=dtype)
         self.base, self.lora_rank, self.lora_alpha = base, lora_rank, float(lora_alpha or lora_rank)
         self.scheduler, self.sampling = parts.scheduler, sampling
+        self.truncation_noted = False
         self.prediction_type = prediction_type or parts.scheduler.config.prediction_type
         self.scheduler.register_to_config(prediction_type=self.prediction_type)
         self.frozen = Frozen(base)
@@ -229,12 +232,19 @@ class Stage1Module(L.LightningModule):
         if isinstance(batch, ImageBatch):
             parts = self.frozen.encoders_on(self.device)
             mean, std = posterior(parts.vae, batch.grids)
+            self._note_truncation(batch.prompts)
             text = encode(parts, batch.prompts).map(Tensor.float)
             batch = LatentBatch(
                 mean, std, text, torch.full_like(batch.example_index, batch.grids.shape[-1]), batch.example_index
             )
         _check(batch, self.network.config)
         return batch
+
+    def _note_truncation(self, prompts: Sequence[str]) -> None:
+        """Warn once in a run of captions that the text encoders do not read to their end."""
+        if not self.truncation_noted and (message := truncation_message(self.frozen.encoders, prompts)):
+            self.truncation_noted = True
+            warnings.warn(message, stacklevel=3)
 
     def losses(self, grids: LatentBatch, sample: NoiseSample) -> Tensor:
         """Weighted mean squared error of the UNet's prediction for each example, (B,)."""

@@ -29,6 +29,7 @@ from instant3d.utils import atomic, shipped
 from instant3d.utils.arg_types import nonnegative_int
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 from instant3d.utils.yaml_files import load_yaml
 
@@ -173,9 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = CaptionedViews(*read_views(folders, config.view_size, options.workers, Progress.to_user()))
         train(data, options.output, config, find_device(options.device))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_escaped(f"error: {error}", sys.stderr)
         return 2
-    print(f"{options.output}: a small SDXL with a random UNet, from {len(folders)} scenes")
+    print_escaped(f"{options.output}: a small SDXL with a random UNet, from {len(folders)} scenes")
     return 0
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network disks have none
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -110,9 +115,67 @@ def _partial(target: Path) -> Iterator[Path]:
     partial = _beside(target, "partial")
     partial.mkdir()
     try:
-        yield partial
+        with _lock(partial):
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_writable(target: str | Path) -> None:
+    """Raise before the work what writing `target` would raise after it: writes a nameless file where it would lie.
+
+    Args:
+        target: File or folder to write; it need not exist.
+
+    Raises:
+        OSError: Nothing can be written there.
+        ValueError: It lies below a file.
+    """
+    target = Path(target).absolute()
+    folder = next(path for path in (target, *target.parents) if path.is_dir() or (path.exists() and path != target))
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, so {target} cannot be written; name another path")
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        raise OSError(error.errno, f"nothing can be written to {target} ({error.strerror})") from error
+
+
+def remove_leftovers(target: str | Path) -> list[Path]:
+    """Remove unfinished folders beside and directly in `target` whose writers were killed; returns their paths.
+
+    A folder is locked while it is written, and the lock ends with its process. An empty one is left, as it may be about
+    to be locked.
+    """
+    target = Path(target).absolute()
+    beside = [path for path in target.parent.glob(".*.partial") if path.name.startswith(f".{target.name}.")]
+    found = [path for path in (*beside, *target.glob(".*.partial")) if is_partial(path.name)]
+    return [path for path in found if _remove_stale(path)]
+
+
+def _remove_stale(folder: Path) -> bool:
+    with contextlib.suppress(OSError), _lock(folder, needed=True):  # locked: its writer lives
+        if any(folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+            return True
+    return False
+
+
+@contextmanager
+def _lock(folder: Path, needed: bool = False) -> Iterator[None]:
+    """Hold the folder's lock; without locks on this disk, raise only if it is needed."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if needed or error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _beside(target: Path, word: str) -> Path:

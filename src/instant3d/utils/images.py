@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from instant3d.utils.errors import LIBRARY_ERRORS
 
@@ -19,6 +19,15 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
 MAX_PIXELS = 2**26  # 8192 x 8192, of one image
 ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {  # what each EXIF orientation asks to do
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SIGNATURES = {
     b"%!PS": "a PostScript file",
     b"%PDF": "a PDF file",
@@ -134,12 +143,39 @@ def to_uint8(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; an invalid tag is ignored."""
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1, which is upright, if there is none or it is invalid."""
     try:
-        return ImageOps.exif_transpose(image)
+        value = Image.Image.getexif(image).get(ORIENTATION, 1)  # that of PNG would decode all of it
     except LIBRARY_ERRORS:
-        return image
+        return 1
+    return value if isinstance(value, int) and value in TURNS else 1
+
+
+def oriented(image: Image.Image, orientation: int) -> Image.Image:
+    """Apply an EXIF orientation, 1 to 8."""
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def is_upright_size(stored: tuple[int, int], orientation: int, expected: tuple[float, float] | None) -> bool:
+    """Whether an expected width and height fit an image of the stored size only if its orientation is applied."""
+    fits_stored, fits_upright = _fits(stored, expected), _fits(stored[::-1], expected)
+    return orientation >= 5 and fits_upright and not fits_stored
+
+
+def is_raw_size(stored: tuple[int, int], orientation: int, expected: tuple[float, float] | None) -> bool:
+    """Whether an expected width and height fit an image of the stored size only if its orientation is not applied."""
+    fits_stored, fits_upright = _fits(stored, expected), _fits(stored[::-1], expected)
+    return orientation >= 5 and fits_stored and not fits_upright
+
+
+def _fits(size: tuple[int, int], expected: tuple[float, float] | None) -> bool:
+    """Whether a size has the expected aspect ratio, within a pixel and a hundredth."""
+    return expected is not None and abs(expected[0] / expected[1] * size[1] - size[0]) <= 1.5 + 0.01 * size[0]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return oriented(image, orientation(image))
 
 
 def _factor(size: tuple[int, int], enough: int | None) -> int:

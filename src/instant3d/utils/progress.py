@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from instant3d.utils.errors import print_escaped
+
 OnStep = Callable[[int, int], object]  # called with the number of steps done and their total
 EVERY_SECONDS = 10.0  # between two lines in a log
 
@@ -65,13 +67,13 @@ class Progress:
             yield on_step
 
     def _lines(self, name: str, stream: TextIO) -> OnStep:
-        print(f"instant3d: {name}", file=stream, flush=True)
+        print_escaped(f"instant3d: {name}", stream)
         printed = time.monotonic()
 
         def on_step(done: int, total: int) -> None:
             nonlocal printed
             if done < total and time.monotonic() - printed >= EVERY_SECONDS:
                 printed = time.monotonic()
-                print(f"instant3d: {name}: {done} of {total}", file=stream, flush=True)
+                print_escaped(f"instant3d: {name}: {done} of {total}", stream)
 
         return on_step

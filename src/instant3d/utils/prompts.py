@@ -1,7 +1,8 @@
 """Text prompts: read from lists and arguments, checked one by one, and turned into folder names.
 
-A list is UTF-8 text with one prompt a line; blank lines and lines that begin with `#` are left out. An error in one
-prompt is reported with its line and does not affect the others.
+A list is UTF-8 text with one prompt a line, where blank lines and lines that begin with `#` are left out, or one of the
+other formats in `instant3d.utils.prompt_formats`. An error in one prompt is reported with its line and does not affect
+the others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from instant3d.utils import shipped
+from instant3d.utils.prompt_formats import split_entries
 
 LONGEST = 1000  # characters of a prompt
 LONGEST_SHOWN = 40  # of a prompt in a message
@@ -48,11 +50,15 @@ def read_prompts(source: str | Path) -> list[Prompt]:
     """Read a list of prompts.
 
     Args:
-        source: A text file, the name of a shipped list such as `held_out`, or `-` for standard input.
+        source: A text file with one prompt a line, a JSON list, a CSV table with a column `prompt`, the name of a
+            shipped list such as `held_out`, or `-` for standard input.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is a folder, too large, or in UTF-16.
+        ValueError: It is a folder, too large, in UTF-16, or JSON or a table without prompts.
+
+    Warns:
+        UserWarning: Lines that begin with `#` were left out, except of a shipped list.
     """
     if str(source) == "-":
         return _parse(sys.stdin.buffer, "standard input")
@@ -62,7 +68,8 @@ def read_prompts(source: str | Path) -> list[Prompt]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name a text file with one prompt a line, or - to type them")
     with path.open("rb") as stream:
-        return _parse(stream, path.name)
+        ours = path.resolve().is_relative_to(shipped.configs_folder().resolve())
+        return _parse(stream, path.name, note_comments=not ours)
 
 
 def prompt_error(text: str) -> str:
@@ -113,22 +120,18 @@ def abbreviate(text: str) -> str:
     return repr(text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…")
 
 
-def _parse(stream: BinaryIO, name: str) -> list[Prompt]:
+def _parse(stream: BinaryIO, name: str, note_comments: bool = True) -> list[Prompt]:
     data = stream.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:
         raise ValueError(f"{name} is larger than {MAX_LIST_BYTES:,} bytes; split the list of prompts")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(f"{name} is in UTF-16; save the list of prompts as UTF-8")
-    lines = enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1)
-    entries = [(number, line.strip()) for number, line in lines]
-    return [
-        _checked(line.decode(errors="surrogateescape"), f"{name} line {number}")
-        for number, line in entries
-        if line and not line.startswith(b"#")
-    ]
+    return [_checked(value, where) for where, value in split_entries(data, name, note_comments=note_comments)]
 
 
-def _checked(text: str, where: str) -> Prompt:
+def _checked(text: object, where: str) -> Prompt:
+    if not isinstance(text, str):
+        return Prompt("", where, "is not a text; write the prompt in quotes, or as the field `prompt`")
     text = text.replace("\t", " ")
     wrong = prompt_error(text)
     return Prompt("", where, wrong) if wrong else Prompt(unicodedata.normalize("NFC", text.strip()), where)

@@ -57,6 +57,15 @@ def test_manifest_row_has_file_source_and_size_of_an_object(tmp_path, out):
     }
 
 
+def test_the_up_axis_given_for_a_folder_reaches_the_renderer_by_the_manifest(tmp_path, out):
+    write(tmp_path / "models" / "cup.glb")
+    assert main(["folder", str(tmp_path / "models"), "--up", "z", "-o", str(out)]) == 0
+    assert [item.up for item in object_manifest.find(out)] == ["z"]
+    (tmp_path / "bad.jsonl").write_text(lines({"id": "a", "file": "models/cup.glb", "up": "x"}))
+    with pytest.raises(ValueError, match="has 'x' as `up`; expected y or z"):
+        object_manifest.find(tmp_path / "bad.jsonl")
+
+
 def test_a_folders_own_manifest_keeps_its_words_splits_licences_and_order_does_not_matter(tmp_path, out):
     folder = tmp_path / "models"
     entries = [

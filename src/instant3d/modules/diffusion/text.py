@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components
+from instant3d.utils.prompts import abbreviate, cut_off
 from instant3d.utils.tensor_dataclass import TensorDataclass
 
 
@@ -48,6 +49,24 @@ def encode(components: Components, prompts: Sequence[str]) -> TextEmbedding:
     second = _read(components.tokenizer_2, components.text_encoder_2, prompts)
     tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
     return TextEmbedding(tokens=tokens, pooled=second.text_embeds)
+
+
+def fits(components: Components, prompt: str) -> bool:
+    """Whether a prompt fits in both tokenizers' maximal length, so that nothing of it is cut off."""
+    tokenizers = (components.tokenizer, components.tokenizer_2)
+    return all(len(each(prompt, verbose=False).input_ids) <= each.model_max_length for each in tokenizers)
+
+
+def truncation_message(components: Components, prompts: Sequence[str]) -> str:
+    """Return how many of the prompts are cut off at their end, with an example; "" if none is."""
+    cut = [prompt for prompt in prompts if not fits(components, prompt)]
+    if not cut:
+        return ""
+    lost = cut_off(cut[0], lambda text: fits(components, text))
+    return (
+        f"{len(cut)} of {len(prompts)} prompts are longer than what the text encoders read, such as "
+        f"{abbreviate(cut[0])}; its end makes no difference: {lost!r}"
+    )
 
 
 def _read(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> Any:

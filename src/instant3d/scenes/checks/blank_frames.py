@@ -28,6 +28,7 @@ class Thumbnail:
         alpha_source: Where alpha came from, see `instant3d.scenes.images.DecodedImage`.
         size: Width and height of the full frame in pixels.
         greatest: Largest alpha value of the full frame, of 255.
+        ignored_orientation: EXIF orientation that was not applied, see `instant3d.scenes.images.DecodedImage`.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Thumbnail:
     alpha_source: str
     size: tuple[int, int]
     greatest: int = 255
+    ignored_orientation: int = 1
 
 
 def blank(thumbnails: list[Thumbnail]) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 from collections import defaultdict
@@ -17,9 +18,11 @@ from instant3d.scenes.checks import conventions, cross_scene
 from instant3d.scenes.checks.finding import FAULT, Finding, SceneReport
 from instant3d.scenes.checks.scene_checks import check_scene_quietly
 from instant3d.utils import file_listing
+from instant3d.utils.images import MAX_PIXELS
 from instant3d.utils.progress import OnStep, Progress
 
 SHOWN = 3  # examples of each kind of finding on the terminal; the report has all
+BYTES_PER_PIXEL = 16  # at most, while an image is decoded and cut out
 AT_ONCE = 8  # scenes per task of a process
 
 
@@ -28,6 +31,7 @@ def check_scenes(
     *,
     jobs: int | None = None,
     frames: int | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[SceneReport], list[Finding]]:
     """Check all scenes in `folders`.
@@ -36,6 +40,7 @@ def check_scenes(
         folders: Scene folders, or folders of scene folders.
         jobs: Number of processes with one thread each; by default one per core.
         frames: Expected number of frames per scene; by default that of most scenes in the same folder.
+        max_memory: Bytes for decoding images, in all processes together; by default only each image is limited.
         progress: Where to report progress.
 
     Returns:
@@ -43,7 +48,7 @@ def check_scenes(
     """
     places = find_scenes(folders)
     with (progress or Progress()).task(f"checking {len(places)} scenes") as on_step:
-        reports = list(_examined(places, jobs or _cores(), on_step))
+        reports = list(_examined(places, jobs or _cores(), max_memory, on_step))
     findings = cross_scene.majority_convention([finding for report in reports for finding in report.findings])
     return reports, [*findings, *cross_scene.frame_counts(reports, frames), *cross_scene.near_duplicates(reports)]
 
@@ -105,17 +110,19 @@ def lines(reports: Sequence[SceneReport], findings: Sequence[Finding]) -> Iterat
     yield f"{healthy} of {len(reports)} scenes have no fault"
 
 
-def _examined(places: Sequence[Path], jobs: int, on_step: OnStep) -> Iterator[SceneReport]:
+def _examined(places: Sequence[Path], jobs: int, max_memory: int | None, on_step: OnStep) -> Iterator[SceneReport]:
     jobs = min(jobs, len(places) // AT_ONCE)  # starting a process takes longer than checking a few scenes
+    allowed = MAX_PIXELS if max_memory is None else max_memory // (max(jobs, 1) * BYTES_PER_PIXEL)
+    examine = functools.partial(check_scene_quietly, max_pixels=min(allowed, MAX_PIXELS))
     if jobs <= 1:
         for done, place in enumerate(places, 1):
-            yield check_scene_quietly(place)
+            yield examine(place)
             on_step(done, len(places))
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         try:
-            for done, report in enumerate(pool.map(check_scene_quietly, places, chunksize=AT_ONCE), 1):
+            for done, report in enumerate(pool.map(examine, places, chunksize=AT_ONCE), 1):
                 yield report
                 on_step(done, len(places))
         except BrokenProcessPool as error:

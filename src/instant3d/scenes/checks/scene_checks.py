@@ -11,23 +11,26 @@ import torch
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
-from instant3d.scenes import images, scene_folder, transforms
+from instant3d.scenes import frame_files, images, scene_folder, transforms
 from instant3d.scenes.checks import blank_frames, camera_hypotheses, conventions, silhouettes
 from instant3d.scenes.checks.blank_frames import Thumbnail
 from instant3d.scenes.checks.finding import NOTE, Finding, SceneReport
 from instant3d.utils import file_listing
 from instant3d.utils.errors import LIBRARY_ERRORS, shorten
+from instant3d.utils.images import MAX_PIXELS, TooManyPixels
 
 VIEWS = 12  # views compared per scene; more add little
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
+LARGE = 1.5  # half the extent of an object that is certainly too large, not only out of place
 SHADES = {"black": "is black", "white": "is white", "empty": "shows nothing"}
 
 
-def check_scene(path: Path) -> SceneReport:
+def check_scene(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
     """Check one scene.
 
     Args:
         path: The scene folder or its `transforms.json`.
+        max_pixels: Most pixels of an image; a larger one counts as unreadable.
     """
     where = str(path)
     try:
@@ -35,13 +38,13 @@ def check_scene(path: Path) -> SceneReport:
     except (ValueError, OSError) as error:
         return SceneReport(where, (_unreadable(where, [shorten(str(error))]),))
     root = (path.parent if path.suffix == ".json" else path).resolve()
-    thumbnails, problems = read_frames(document, root)
+    thumbnails, problems = read_frames(document, root, max_pixels)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
     blank = blank_frames.blank(thumbnails)
     findings += [_blank(where, shade, blank, document, thumbnails) for shade in sorted(set(blank.values()))]
     findings += _maps(where, document, root, thumbnails)
     findings += _alpha_sources(where, [thumbnail for thumbnail in thumbnails if thumbnail.number not in blank])
-    findings += _unnamed(where, document, root) + _caption(where, document)
+    findings += _unnamed(where, document, root) + _caption(where, document) + _reading(where, document, thumbnails)
     usable = [
         thumbnail for thumbnail in thumbnails if thumbnail.number not in blank and thumbnail.alpha_source != "none"
     ]
@@ -50,17 +53,29 @@ def check_scene(path: Path) -> SceneReport:
     return SceneReport(where, tuple(findings), document.count, document.text("id") or "", fingerprint)
 
 
-def read_frames(document: transforms.Document, root: Path) -> tuple[list[Thumbnail], dict[int, str]]:
+def read_frames(
+    document: transforms.Document, root: Path, max_pixels: int = MAX_PIXELS
+) -> tuple[list[Thumbnail], dict[int, str]]:
     """Read all frames as thumbnails; unreadable ones are returned as error messages by frame number."""
     thumbnails: list[Thumbnail] = []
     problems: dict[int, str] = {}
+
+    def load(name: str) -> bytes:
+        return scenes.file_content(root, name)
+
+    def check(width: int, height: int) -> None:
+        if width * height > max_pixels:
+            raise TooManyPixels(
+                f"an image of {width} x {height} pixels needs more memory than allowed; make it smaller, or choose "
+                "fewer --jobs or a larger --max-memory"
+            )
+
     for number in range(document.count):
         try:
             frame = document.frame(number)
-            mask = scenes.file_content(root, frame.mask) if frame.mask else None
-            found = images.decode(scenes.file_content(root, frame.image), mask, frame.where, scene_folder.ENOUGH)
+            found = frame_files.read_image(frame, load, scene_folder.ENOUGH, check)
             height, width = found.full_size or found.alpha.shape
-            frame.intrinsics(width, height)
+            frame.pinhole(width, height)
         except (ValueError, OSError) as error:
             problems[number] = shorten(str(error))
             continue
@@ -79,7 +94,15 @@ def _shrunk(number: int, found: images.DecodedImage) -> Thumbnail:
     rgb, alpha = torch.tensor(found.rgb).permute(2, 0, 1) / 255, torch.tensor(found.alpha)[None] / 255
     small = silhouettes.downsize(torch.cat([rgb * alpha, alpha])[None])[0]
     straight = (small[:3] / small[3:].clamp(min=1e-6)).clamp(0, 1)
-    return Thumbnail(number, straight, small[3:], found.alpha_source, (width, height), int(found.alpha.max()))
+    return Thumbnail(
+        number,
+        straight,
+        small[3:],
+        found.alpha_source,
+        (width, height),
+        int(found.alpha.max()),
+        found.ignored_orientation,
+    )
 
 
 def _unreadable(where: str, errors: list[str], frames: tuple[int, ...] = (), count: int = 0) -> Finding:
@@ -109,7 +132,7 @@ def _maps(where: str, document: transforms.Document, root: Path, thumbnails: lis
     for thumbnail in thumbnails:
         try:
             frame, size = document.frame(thumbnail.number), thumbnail.size[::-1]
-            scene_folder.read_maps(frame, document, lambda name: scenes.file_content(root, name), size)
+            frame_files.read_maps(frame, document, lambda name: scenes.file_content(root, name), size)
         except (ValueError, OSError) as error:
             problems[thumbnail.number] = shorten(str(error))
     if not problems:
@@ -150,6 +173,16 @@ def _unnamed(where: str, document: transforms.Document, root: Path) -> list[Find
     return [Finding("frame count", where, 0.9, evidence, "was the rendering interrupted? Render the scene again")]
 
 
+def _reading(where: str, document: transforms.Document, thumbnails: list[Thumbnail]) -> list[Finding]:
+    """Notes on how ambiguous values were read: scale and offset, lens distortion, EXIF orientation."""
+    frames = [document.frame(thumbnail.number) for thumbnail in thumbnails]
+    sizes = [thumbnail.size for thumbnail in thumbnails]
+    notes = frame_files.reading_notes(frames, sizes, [thumbnail.ignored_orientation for thumbnail in thumbnails])
+    notes += [document.world_note] if document.world_note else []
+    advice = "right if the file means it so; otherwise change the file"
+    return [Finding("ambiguous values", where, 1.0, note, advice, level=NOTE) for note in notes]
+
+
 def _caption(where: str, document: transforms.Document) -> list[Finding]:
     if document.text("caption"):
         return []
@@ -172,14 +205,14 @@ def cameras(where: str, document: transforms.Document, usable: list[Thumbnail]) 
             turned = cameras_of(conventions.reread(document, reading), chosen)
             scores[reading] = camera_hypotheses.contradiction(shapes, turned)
     fault = _disagreement(where, shapes, given, scores) if now > camera_hypotheses.CLEAR else None
-    return ([fault] if fault else _extent(where, shapes, given)) + _cut(where, chosen, alpha)
+    return ([fault] if fault else extent_findings(where, shapes, given)) + _cut(where, chosen, alpha)
 
 
 def cameras_of(document: transforms.Document, chosen: list[Thumbnail]) -> Cameras:
     """Return the cameras of the chosen frames as the document defines them."""
     frames = [document.frame(thumbnail.number) for thumbnail in chosen]
     matrices = torch.tensor([frame.cam_to_world.tolist() for frame in frames], dtype=torch.float32)
-    lenses = [frame.intrinsics(*thumbnail.size) for frame, thumbnail in zip(frames, chosen, strict=True)]
+    lenses = [frame.pinhole(*thumbnail.size) for frame, thumbnail in zip(frames, chosen, strict=True)]
     return Cameras(matrices, torch.tensor(lenses, dtype=torch.float32))
 
 
@@ -239,16 +272,24 @@ def _fov(where: str, given: Cameras, lens: camera_hypotheses.Focal, now: float) 
     return Finding("field of view", where, camera_hypotheses.confidence(lens.score, now), evidence, advice)
 
 
-def _extent(where: str, shapes: silhouettes.Silhouettes, given: Cameras) -> list[Finding]:
+def extent_findings(where: str, shapes: silhouettes.Silhouettes, given: Cameras) -> list[Finding]:
+    """Check the size and position of the object against the cube [-1, 1]^3.
+
+    Args:
+        where: The scene's path.
+        shapes: Outlines of V images.
+        given: Their cameras (V,), which agree with the outlines.
+    """
     outside = camera_hypotheses.share_outside(shapes, given)
+    extent = camera_hypotheses.half_extent(shapes, given)
+    scaling = f"multiply all camera positions by about {1 / max(extent, 1e-6):.2g}"
     if outside > camera_hypotheses.OUTSIDE_SHARE:
         evidence = f"{outside:.0%} of the rays along the outlines meet nothing inside the cube [-1, 1]^3"
-        advice = "scale or move the object, or all camera positions, so that it fits the unit sphere"
-        return [Finding("leaves the box", where, 0.95, evidence, advice)]
-    extent = camera_hypotheses.half_extent(shapes, given)
+        advice = scaling if extent > LARGE else "scale or move the object, or all camera positions"
+        return [Finding("leaves the box", where, 0.95, evidence, f"{advice}, so that it fits the unit sphere")]
     if extent < camera_hypotheses.TINY:
         evidence = f"the object reaches {extent:.2f} from its middle at most, where 1 is expected"
-        return [Finding("tiny object", where, 0.95, evidence, "scale the object so that it just fits the unit sphere")]
+        return [Finding("tiny object", where, 0.95, evidence, f"{scaling}, so that it just fits the unit sphere")]
     return []
 
 
@@ -261,13 +302,13 @@ def _cut(where: str, chosen: list[Thumbnail], alpha: torch.Tensor) -> list[Findi
     return [Finding("leaves the frame", where, 1.0, evidence, advice, frames=tuple(cut))]
 
 
-def check_scene_quietly(path: Path) -> SceneReport:
+def check_scene_quietly(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
     """Run `check_scene` on one thread without the reader's warnings, which the findings already contain."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return check_scene(path)
+            return check_scene(path, max_pixels)
         except LIBRARY_ERRORS as error:  # a faulty scene must not stop the check of the others
             text = f"it cannot be examined ({type(error).__name__}: {error})"
             return SceneReport(str(path), (_unreadable(str(path), [text]),))
