@@ -1,1 +1,1 @@
-"""Whole paths from a prompt or views to an asset and its files."""
+"""Pipelines from a prompt, a photo or posed views to a 3D asset and its files."""

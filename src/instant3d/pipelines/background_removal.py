@@ -1,4 +1,4 @@
-"""Which part of a photo is its object: the one door to rembg. Knows nothing of files."""
+"""Background removal from photos, by rembg."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ import numpy as np
 from PIL import Image
 
 MODEL = "u2net"  # Apache-2.0, and what the peers use; rembg's own first choice is not for commercial use
-ALTERNATIVES = "give a PNG with a transparent background, or a picture on white"
+ALTERNATIVES = "give a PNG with a transparent background, or an image on white"
 
 
 def foreground_mask(image: Image.Image) -> np.ndarray:
-    """How much of each pixel (H, W) of an RGB picture is object, in uint8."""
+    """Estimate the opacity of the object in a photo.
+
+    Args:
+        image: RGB image of H x W pixels.
+
+    Returns:
+        Opacity (H, W) in uint8: 0 for background, 255 for object.
+
+    Raises:
+        ValueError: rembg is not installed, its model cannot be downloaded, or its mask has another size.
+    """
     remove, new_session = _library()
     try:
         session = new_session(MODEL)
@@ -26,7 +36,7 @@ def foreground_mask(image: Image.Image) -> np.ndarray:
     found = remove(image, session=session, only_mask=True)
     if found.size != image.size:
         raise ValueError(
-            f"rembg gave a mask of {found.width} x {found.height} pixels for a picture of {image.width} x "
+            f"rembg gave a mask of {found.width} x {found.height} pixels for an image of {image.width} x "
             f"{image.height}; {ALTERNATIVES}"
         )
     return np.asarray(found.convert("L"))
@@ -38,7 +48,7 @@ def _library() -> tuple[Any, Any]:
             from rembg import new_session, remove
     except (ImportError, SystemExit) as error:
         raise ValueError(
-            "this picture has neither transparency nor a white background, and removing the background needs rembg, "
+            "this image has neither transparency nor a white background, and removing the background needs rembg, "
             f"which is not installed: pip install 'instant3d[photos]', or {ALTERNATIVES}"
         ) from error
     return remove, new_session
