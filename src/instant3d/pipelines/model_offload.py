@@ -1,7 +1,4 @@
-"""Which networks are on the device: those that are about to be used; others wait on the CPU when memory is short.
-
-Knows nothing of what the networks do.
-"""
+"""Offloading of networks to the CPU while they are not in use and device memory is short."""
 
 from __future__ import annotations
 
@@ -12,10 +9,13 @@ from torch import nn
 
 
 class ModelOffloader:
-    """Moves networks between the CPU, where they wait, and a device.
+    """Moves networks between the CPU and a device.
 
-    limit   bytes that the weights on the device may take together; what is used together stays together, even if it
-            takes more. None: whatever was used once stays
+    Args:
+        parts: The networks by name.
+        device: Where networks run. On a CPU nothing is moved.
+        limit: Bytes that all weights on the device may take together. Networks of one call of `load_to_device` stay
+            together even if they take more. None: networks are never moved back to the CPU.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module], device: torch.device, limit: int | None = None) -> None:
@@ -23,7 +23,14 @@ class ModelOffloader:
         self.present: list[str] = []  # on the device, the one that was used last at the end
 
     def load_to_device(self, *names: str) -> None:
-        """Have these networks on the device; those that were not used for longest make room."""
+        """Move networks to the device; to make room, the least recently used others are moved to the CPU.
+
+        Args:
+            names: Keys of `parts` that are needed at the same time.
+
+        Raises:
+            KeyError: There is no network of that name.
+        """
         if self.device.type == "cpu":
             return
         others = [name for name in self.present if name not in names]
@@ -38,12 +45,19 @@ class ModelOffloader:
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """What a network's parameters and buffers take."""
+    """Return the bytes that a network's parameters and buffers take."""
     return sum(tensor.numel() * tensor.element_size() for tensor in [*network.parameters(), *network.buffers()])
 
 
 def fair_share(device: torch.device) -> int | None:
-    """What weights may take if nobody says: six tenths of the memory that is free, as activations need room too."""
+    """Return the default limit for weights, in bytes: six tenths of a GPU's free memory, the rest for activations.
+
+    Args:
+        device: Where the networks run.
+
+    Returns:
+        The limit; None, which is no limit, on a CPU.
+    """
     if device.type != "cuda":
         return None
     return int(0.6 * torch.cuda.mem_get_info(device)[0])
