@@ -1,4 +1,4 @@
-"""Finds the weights that a command uses, named or bundled, and refuses those of another system before loading any."""
+"""Resolution of weights, named or bundled, with a check of their kind before any is loaded."""
 
 from __future__ import annotations
 
@@ -21,19 +21,34 @@ TEXT_FILES = [f"{part}/*.{kind}" for part in PARTS for kind in ("json", "txt", "
 
 
 def kind_of(source: str | Path) -> str | None:
-    """stage1, stage2 or direct, if `source` is a folder that says so."""
+    """Detect which model a folder of weights holds.
+
+    Args:
+        source: A folder, or a Hub id, which is not downloaded.
+
+    Returns:
+        "stage1", "stage2" or "direct"; None if `source` is no local folder or does not declare its model.
+    """
     folder = Path(source)
     if (folder / "model_index.json").is_file():
         return "stage1"
     try:
-        told = load_json(folder / CONFIG).get("model")
+        kind = load_json(folder / CONFIG).get("model")
     except (OSError, ValueError, AttributeError):
-        return None  # whoever reads it will say what is wrong
-    return told if isinstance(told, str) and told in NAMES else None
+        return None  # loading it will raise the precise error
+    return kind if isinstance(kind, str) and kind in NAMES else None
 
 
 def check_stages(stage1: str | Path, stage2: str | Path) -> None:
-    """Refuse folders that were given for each other, and a stage 2 that cannot take what stage 1 draws."""
+    """Check that two sources of weights are a stage 1 and a stage 2 that fit each other.
+
+    Args:
+        stage1: Folder or Hub id of stage 1; only local folders are checked.
+        stage2: Folder or Hub id of stage 2.
+
+    Raises:
+        ValueError: A folder holds another model, or stage 2 takes one image instead of four posed views.
+    """
     _check_kind(stage1, "stage1")
     _check_kind(stage2, "stage2")
     if (Path(stage1) / CONFIG).is_file() and not (Path(stage1) / "model_index.json").is_file():
@@ -44,17 +59,24 @@ def check_stages(stage1: str | Path, stage2: str | Path) -> None:
     config = Path(stage2) / CONFIG
     if config.is_file() and read_stage2(config).assumed_camera is not None:
         raise ValueError(
-            f"{stage2} makes an object of one picture, but stage 1 draws four views; give a --stage2 that takes posed "
+            f"{stage2} makes an object of one image, but stage 1 generates four views; give a --stage2 that takes posed "
             "views, such as a converted InstantMesh"
         )
 
 
 def find_stages(stage1: str | Path | None = None, stage2: str | Path | None = None) -> tuple[str | Path, str | Path]:
-    """The weights of the two stages: those named, else the bundled ones; checked to be of two stages that fit.
+    """Find the weights of the two stages: those named, else the bundled ones.
+
+    Args:
+        stage1: Folder or Hub id of stage 1; None: the bundled weights.
+        stage2: Folder or Hub id of stage 2; None: the bundled weights.
+
+    Returns:
+        Folders or Hub ids of stage 1 and stage 2, as checked by `check_stages`.
 
     Raises:
         FileNotFoundError: The bundled weights are not installed.
-        ValueError: A folder holds other weights, or stage 2 cannot take what stage 1 draws.
+        ValueError: A folder holds other weights, or stage 2 takes one image instead of four posed views.
     """
     stage1 = bundled.weights_folder(bundled.STAGE1, stage1, option="--stage1")
     stage2 = find_stage2(stage2)
@@ -63,22 +85,46 @@ def find_stages(stage1: str | Path | None = None, stage2: str | Path | None = No
 
 
 def find_stage2(named: str | Path | None = None, *, option: str = "--stage2") -> str | Path:
-    """The weights of stage 2 alone: those named by `option`, else the bundled ones."""
+    """Find the weights of stage 2 alone: those named, else the bundled ones.
+
+    Args:
+        named: Folder or Hub id; None: the bundled weights.
+        option: The command line option that names them, for the error message.
+
+    Raises:
+        FileNotFoundError: The bundled weights are not installed.
+    """
     return bundled.weights_folder(bundled.STAGE2, named, option=option)
 
 
 def find_direct(named: str | Path | None = None) -> str | Path:
-    """The weights of the direct system: those named, else the bundled ones; `direct_folder` opens them."""
+    """Find the weights of the direct system: those named, else the bundled ones; `direct_folder` resolves them.
+
+    Raises:
+        FileNotFoundError: The bundled weights are not installed.
+    """
     return bundled.weights_folder(bundled.DIRECT, named, option="--direct")
 
 
 def find_judge(named: str | Path | None = None) -> str | Path:
-    """The weights of the attribute classifier: those named, else the bundled ones."""
+    """Find the weights of the attribute classifier: those named, else the bundled ones.
+
+    Raises:
+        FileNotFoundError: The bundled weights are not installed.
+    """
     return bundled.weights_folder(bundled.JUDGE, named, option="--judge")
 
 
 def direct_folder(source: str | Path) -> Path:
-    """The direct system's folder, or its download by a Hub id: a network, and what it reads prompts with."""
+    """Resolve the direct system's weights to a local folder with the network and its text encoder.
+
+    Args:
+        source: A folder, or a Hugging Face Hub id, which is downloaded.
+
+    Raises:
+        ValueError: The folder holds another model, or its configuration is invalid.
+        FileNotFoundError: The text encoder or the tokenizer is missing.
+    """
     _check_kind(source, "direct")
     folder = resolve(source, TEXT_FILES)
     read_direct(folder / CONFIG)
@@ -92,7 +138,15 @@ def direct_folder(source: str | Path) -> Path:
 
 
 def stage1_files(source: str | Path, dtype: torch.dtype) -> dict[str, Path]:
-    """The files with stage 1's weights, by their paths in its folder; `dtype` is that in which they will be loaded."""
+    """List the files with stage 1's weights.
+
+    Args:
+        source: A folder in diffusers' layout, a Hub id or a single file.
+        dtype: The precision in which they will be loaded, which decides between variants of files.
+
+    Returns:
+        The files by their POSIX paths in the folder.
+    """
     if Path(source).is_file():
         return {Path(source).name: Path(source)}
     parts = checkpoint_source.folders(source, checkpoint_source.NETWORKS, dtype)
@@ -104,13 +158,13 @@ def stage1_files(source: str | Path, dtype: torch.dtype) -> dict[str, Path]:
 
 
 def stage2_files(source: str | Path) -> dict[str, Path]:
-    """The file with stage 2's weights, by its name; none if it is missing."""
+    """Return the file with stage 2's weights by its name, or an empty dictionary if it is missing."""
     file = resolve_stage2(source) / WEIGHTS
     return {WEIGHTS: file} if file.is_file() else {}
 
 
 def direct_files(folder: Path) -> dict[str, Path]:
-    """The files with the direct system's weights, by their paths in its folder."""
+    """List the files with the direct system's weights, by their POSIX paths in its folder."""
     files = [file for part in sorted(PARTS) for file in file_listing.visible_files(folder / part, "*.safetensors")]
     files += [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
     return {file.relative_to(folder).as_posix(): file for file in files}

@@ -155,5 +155,5 @@ def test_generate_warns_of_structured_views_outside_a_checkpoints_training(run, 
 def test_generate_refuses_a_single_image_network_before_sampling(run, stage1, weights, tmp_path):
     code, out, err = generated(run, stage1, weights / "triposr", tmp_path / "out")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "makes an object of one picture, but stage 1 draws four views" in err
+    assert "makes an object of one image, but stage 1 generates four views" in err
     assert not (tmp_path / "out").exists()
