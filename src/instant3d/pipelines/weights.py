@@ -59,8 +59,8 @@ def check_stages(stage1: str | Path, stage2: str | Path) -> None:
     config = Path(stage2) / CONFIG
     if config.is_file() and read_stage2(config).assumed_camera is not None:
         raise ValueError(
-            f"{stage2} makes an object of one image, but stage 1 generates four views; give a --stage2 that takes posed "
-            "views, such as a converted InstantMesh"
+            f"{stage2} makes an object of one image, but stage 1 generates four views; give a --stage2 that takes "
+            "posed views, such as a converted InstantMesh"
         )
 
 
@@ -76,7 +76,7 @@ def find_stages(stage1: str | Path | None = None, stage2: str | Path | None = No
 
     Raises:
         FileNotFoundError: The bundled weights are not installed.
-        ValueError: A folder holds other weights, or stage 2 takes one image instead of four posed views.
+        ValueError: A folder holds another model, or stage 2 takes one image instead of four posed views.
     """
     stage1 = bundled.weights_folder(bundled.STAGE1, stage1, option="--stage1")
     stage2 = find_stage2(stage2)
