@@ -227,7 +227,7 @@ GREEN = (60, 160, 60, 255)
 
 def test_a_background_that_is_neither_clear_nor_white_is_left_to_rembg(tmp_path, rembg):
     path = saved(drawn("RGB", background=GREEN), tmp_path / "a.png")
-    with pytest.warns(UserWarning, match="rembg was asked"):
+    with pytest.warns(UserWarning, match="removed by rembg"):
         read = image_preprocessing.read_photo(path, ONE_PICTURE)
     assert (read.cut_by, rembg.asked) == ("rembg", ["u2net"])
     alpha = read.scene.views.alpha[0, 0].numpy()
@@ -321,7 +321,7 @@ def test_pictures_of_any_shape_become_a_square(tmp_path, size):
 
 
 def test_a_network_of_several_views_refuses_a_picture(tmp_path):
-    with pytest.raises(ValueError, match=r"several posed views.*is one picture"):
+    with pytest.raises(ValueError, match=r"several posed views.*is one image"):
         image_preprocessing.read_photo(saved(drawn(), tmp_path / "a.png"), SPHERE)
 
 

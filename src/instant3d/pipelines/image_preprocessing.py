@@ -1,6 +1,6 @@
-"""One picture of an object as a network of one picture was taught to see it: upright, cut out, centred, to scale.
+"""Preprocessing of a single photo for single-image networks: orientation, background removal, centring and scale.
 
-Knows of the network only its `Architecture`. The picture is untrusted: its size is bounded before it is decoded.
+The file is untrusted: its size is bounded before it is decoded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from instant3d.utils import images
 from instant3d.views import Views
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-WIDEST = 2048  # pixels a side that are worked on: networks see at most a quarter
+WIDEST = 2048  # pixels a side that are processed: networks take at most a quarter
 CLEAR = 0.01  # share of transparent pixels from which transparency is a background, not the corner of a window
 SPECK = 0.002  # of the largest piece: pieces smaller than that do not count where its extent is measured
 FAINT = 25  # of 255: what is less opaque is no part of the object where its extent is measured
@@ -33,36 +33,54 @@ FAINT = 25  # of 255: what is less opaque is no part of the object where its ext
 
 @dataclass(frozen=True)
 class Photo:
-    """`scene` has one square view by the camera that the network assumes; `cut_by` tells how it was cut out."""
+    """A photo that is prepared for a single-image network.
+
+    Attributes:
+        scene: One square view by the camera that the network assumes, with the object's opacity as its alpha.
+        cut_by: How the background was removed: "alpha" by the image's transparency, "white" off a white background,
+            "rembg" by rembg's model.
+    """
 
     scene: Scene
-    cut_by: str  # "alpha", "white" or "rembg"
+    cut_by: str
 
 
 def is_photo(path: Path) -> bool:
-    """Whether a path names a picture, or would if it existed; anything else is for `scenes.read`."""
+    """Whether a path is an image file, or would be one by its suffix if it existed; if not, use `scenes.read`."""
     if path.is_file():
         return path.suffix.lower() != ".json"
     return not path.exists() and path.suffix.lower() in SUFFIXES
 
 
 def read_photo(path: Path, a: Architecture) -> Photo:
-    """The picture in a file, prepared for a network of architecture `a`."""
+    """Read an image file and prepare it for a single-image network.
+
+    Args:
+        path: A PNG, JPEG or WebP file.
+        a: The network's architecture, whose camera, share of the object and image size apply.
+
+    Returns:
+        The photo, with the object cut out and centred.
+
+    Raises:
+        ValueError: The network takes several posed views, or the file is too large, no valid image or without object.
+        FileNotFoundError: There is no such file.
+    """
     camera = assumed_camera(a)
     if camera is None:
         raise ValueError(
-            f"this checkpoint makes an object of several posed views, but {path} is one picture; name a scene folder, "
-            "or the --weights of a network of one picture (`instant3d convert triposr` or `openlrm`)"
+            f"this checkpoint makes an object of several posed views, but {path} is one image; name a scene folder, "
+            "or the --weights of a network of one image (`instant3d convert triposr` or `openlrm`)"
         )
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; name a picture, or a scene folder")
+        raise FileNotFoundError(f"{path} does not exist; name an image, or a scene folder")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
     cut = cut_out(decode_photo(path.read_bytes(), str(path)), str(path))
     if cut.alpha.max() < FAINT:
         empty = {"alpha": "is transparent everywhere", "white": "is white everywhere"}
         raise ValueError(
-            f"{path} {empty.get(cut.alpha_source, 'shows no object that rembg finds')}; give another picture"
+            f"{path} {empty.get(cut.alpha_source, 'shows no object that rembg finds')}; give another image"
         )
     pixels = torch.from_numpy(np.array(frame_object(cut, a.foreground))).permute(2, 0, 1)[None].float() / 255
     views = Views(pixels[:, :3].contiguous(), pixels[:, 3:].contiguous(), camera)
@@ -70,14 +88,37 @@ def read_photo(path: Path, a: Architecture) -> Photo:
 
 
 def decode_photo(data: bytes, where: str) -> Image.Image:
-    """The picture as it is meant to be seen, in RGB or RGBA, at most `WIDEST` pixels a side."""
+    """Decode an image with its EXIF orientation applied.
+
+    Args:
+        data: The encoded file.
+        where: Name of the file for error messages.
+
+    Returns:
+        RGB or RGBA image of at most `WIDEST` pixels a side.
+
+    Raises:
+        ValueError: It is not a valid PNG, JPEG or WebP, is animated, or is too large.
+    """
     image = images.open_image(data, where, enough=WIDEST, upright=True)
     image.thumbnail((WIDEST, WIDEST))  # colours are weighted by alpha
     return image
 
 
-def cut_out(image: Image.Image, where: str = "the picture") -> DecodedImage:
-    """The object: by the picture's own transparency, else off a white background, else as rembg sees it."""
+def cut_out(image: Image.Image, where: str = "the image") -> DecodedImage:
+    """Separate the object from the background: by the image's transparency, else by a white background, else by rembg.
+
+    Args:
+        image: RGB or RGBA image of H x W pixels.
+        where: Name of the image for the warning.
+
+    Returns:
+        Colours (H, W, 3) and opacity (H, W) in uint8, and which of the three ways gave them. A warning is issued if it
+        was rembg.
+
+    Raises:
+        ValueError: rembg is needed but not installed, or cannot be run.
+    """
     if image.mode == "RGBA":
         pixels = np.asarray(image)
         if (pixels[..., 3] < 128).mean() >= CLEAR:
@@ -89,14 +130,20 @@ def cut_out(image: Image.Image, where: str = "the picture") -> DecodedImage:
         straight, alpha = ((part * 255).round().astype(np.uint8) for part in white)
         return DecodedImage(straight, alpha, "white")
     alpha = background_removal.foreground_mask(image)
-    warnings.warn(f"{where} has no background to be told by; rembg was asked what its object is", stacklevel=2)
+    warnings.warn(f"{where} has neither transparency nor a white background; its background is removed by rembg", stacklevel=2)
     return DecodedImage(rgb, alpha, "rembg")
 
 
 def frame_object(cut: DecodedImage, share: float) -> Image.Image:
-    """A square RGBA picture with the object in its middle, whose longer side takes that share of the square's.
+    """Crop or pad an image to a square with the object in its middle.
 
-    A share of 0 leaves the object as it is, in the middle of a square as wide as the picture's longer side.
+    Args:
+        cut: Colours and opacity of the object.
+        share: The longer side of the object relative to the square's. 0: the image is not cropped, only padded to a
+            square as wide as its longer side.
+
+    Returns:
+        Square RGBA image.
     """
     left, top, side = crop_window(cut.alpha, share)
     corner = math.floor(left), math.floor(top)
@@ -109,7 +156,15 @@ def frame_object(cut: DecodedImage, share: float) -> Image.Image:
 
 
 def crop_window(alpha: np.ndarray, share: float) -> tuple[float, float, float]:
-    """Left, top and side, in pixels of alpha (H, W), of the square that becomes the whole picture."""
+    """Compute the square that `frame_object` crops to.
+
+    Args:
+        alpha: Opacity (H, W) in uint8, `FAINT` or more somewhere.
+        share: The longer side of the object relative to the square's; 0 for the whole image.
+
+    Returns:
+        Left, top and side of the square in pixels; it may reach beyond the image.
+    """
     height, width = alpha.shape
     ends = (0, width), (0, height)
     if share:
@@ -122,7 +177,7 @@ def crop_window(alpha: np.ndarray, share: float) -> tuple[float, float, float]:
 
 
 def _without_specks(solid: np.ndarray) -> np.ndarray:
-    """What is not tiny beside the largest piece: what compression or a matte leaves elsewhere is no object."""
+    """Remove the pieces that are tiny beside the largest one, such as artefacts of compression or matting."""
     from scipy import ndimage
 
     pieces, _ = ndimage.label(solid)
