@@ -1,7 +1,4 @@
-"""The folder of results that `reconstruct` and `generate` leave: mesh, triplane, turntable, contact sheet, record.
-
-Knows nothing of where the asset came from, but for the pictures and the heading that the sheet is to begin with.
-"""
+"""Writing of result folders: mesh, triplane, turntable, contact sheet and record of `generate` and `reconstruct`."""
 
 from __future__ import annotations
 
@@ -30,21 +27,28 @@ from instant3d.views import Views, normals_to_image
 RECORD = "result.json"
 FRAMES, FRAMES_PER_SECOND = 40, 16
 VIDEO_STEP = 1 / 24  # world units between samples; 58 dB from 256 a unit, which is what rounding to 8 bits costs
-SMALLEST, LARGEST = 128, 512  # pixels of a picture
+SMALLEST, LARGEST = 128, 512  # pixels a side of a rendered image
 
 
 @dataclass(frozen=True)
 class SheetInputs:
-    """What a sheet begins with: the views that the asset was made of, or, if there are none, where to see it from."""
+    """The heading and first row of a contact sheet.
+
+    Attributes:
+        heading: Text above the sheet, such as the prompt.
+        title: Text above the first row.
+        views: Input views (V,); or, if there are none, cameras (V,) to render the asset from.
+        names: Labels of the views, or none.
+    """
 
     heading: str
     title: str
-    views: Views | Cameras  # (V,)
+    views: Views | Cameras
     names: Sequence[str] = ()
 
 
 def image_size(view_size: int) -> int:
-    """Pixels of a picture that shows all that a network knows which saw `view_size` pixels: half as much again."""
+    """Return the side of rendered images in pixels: 1.5 times the input views' `view_size`, from 128 to 512."""
     return max(SMALLEST, min(LARGEST, view_size * 3 // 2))
 
 
@@ -59,11 +63,25 @@ def write(
     options: MeshOptions = DEFAULT,
     size_mm: float = SIZE_MM,
 ) -> dict[str, Any]:
-    """Write everything but the record, and return what the record says of it; pictures are `size` pixels wide.
-
-    `options` say how the mesh is made; `size_mm` is the largest side in an .stl or .3mf, in millimetres.
+    """Write all files of an asset except the record.
 
     Without PyAV there is no turntable.mp4, and a warning says so.
+
+    Args:
+        folder: Where to write; it exists.
+        asset: The asset to mesh and render.
+        shown: How the contact sheet begins.
+        size: Width and height of the rendered images in pixels.
+        formats: Of the mesh, such as "glb".
+        watch: Records the seconds of each part.
+        options: How the mesh is made.
+        size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
+
+    Returns:
+        Fields of the record: `resolution`, `mesh`, `files` and, if a format has a unit, `size_mm`.
+
+    Raises:
+        ValueError: A format is unknown, or the asset has no surface.
     """
     formats = check_formats(formats)
     made = asset.build_mesh(dataclasses.replace(options, origin="world"), watch=watch)
@@ -88,19 +106,19 @@ def write(
 
 
 def printed_size(formats: Sequence[str], size_mm: float) -> dict[str, float]:
-    """What a record says of the size in millimetres: nothing where no format has one."""
+    """Return the field `size_mm` of a record, or no field if none of the formats has a unit of length."""
     return {"size_mm": size_mm} if set(formats) & set(PRINTED) else {}
 
 
 def _turntables(frames: Tensor, folder: Path) -> list[str]:
-    """Write frames (F, 3, H, W) as the films that can be written here; their names."""
+    """Write frames (F, 3, H, W) as WebP and, if PyAV is installed, as MP4; return the files' names."""
     films = ["turntable.webp"]
     visualization.write_animation(frames, folder / "turntable.webp", frames_per_second=FRAMES_PER_SECOND)
     if visualization.has_video_encoder():
         films.insert(0, "turntable.mp4")
         visualization.write_video(frames, folder / "turntable.mp4", frames_per_second=FRAMES_PER_SECOND)
     else:
-        warnings.warn("turntable.mp4 is left out, for films need PyAV: pip install av", stacklevel=2)
+        warnings.warn("turntable.mp4 is left out, for videos need PyAV: pip install av", stacklevel=2)
     return films
 
 
@@ -112,13 +130,19 @@ def write_record(folder: Path, **fields: Any) -> dict[str, Any]:
 
 
 def closing_line(record: dict[str, Any], output: Path, source: str) -> str:
-    """One line for the terminal; `source` is what the asset was made from."""
+    """Format a record as one line for the terminal.
+
+    Args:
+        record: As `write_record` returns it.
+        output: The folder of results.
+        source: What the asset was made from, such as "4 views".
+    """
     total = sum(record["seconds"].values())
     return f"{output}: {', '.join(record['files'])} ({mesh_summary(record['mesh'])} from {source} in {total:.1f} s)"
 
 
 def mesh_summary(report: dict[str, Any]) -> str:
-    """A few words on a mesh, from what `MeshResult.report` says of it."""
+    """Summarise a mesh in a few words, from the fields of `MeshResult.report`."""
     parts = report["components"]
     pieces = "in one piece" if parts == 1 else f"in {parts} pieces"
     size = " x ".join(f"{extent:.2f}" for extent in report["size"])
@@ -127,6 +151,7 @@ def mesh_summary(report: dict[str, Any]) -> str:
 
 
 def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
