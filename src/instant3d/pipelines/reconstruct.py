@@ -1,7 +1,4 @@
-"""The command `instant3d reconstruct`: a scene folder or a picture in, a folder of results out.
-
-Knows nothing of command lines.
-"""
+"""Reconstruction of a scene folder or a photo into a folder of results: the work of `instant3d reconstruct`."""
 
 from __future__ import annotations
 
@@ -35,7 +32,14 @@ DEFAULT_VIEWS = 4
 
 @dataclass(frozen=True)
 class ReconstructionInput:
-    """What the network is shown, what the sheet shows of it at `size` pixels, and what the record tells beside it."""
+    """The input of one reconstruction.
+
+    Attributes:
+        source: The views for the network.
+        shown: How the contact sheet begins.
+        size: Width and height of the sheet's images in pixels.
+        record: Further fields of the record.
+    """
 
     source: Scene
     shown: SheetInputs
@@ -56,13 +60,28 @@ def reconstruct(
     device: str = "auto",
     max_memory: int = MemoryLimits.scratch,
 ) -> dict[str, Any]:
-    """Rebuild the object of a scene; writes into `output` and returns what `result.json` then holds.
+    """Reconstruct the object of a scene and write a folder of results.
 
-    scene  a scene folder; or a picture, for a network that takes one: what that is shown is left in `output/views`
-    views  numbers of the input frames; by default the first four, or as many as there are, or the first if the
-           network takes one picture: then its own camera is assumed, and the result stands in that camera's world
-    options  how the mesh is made
-    size_mm  largest side in an .stl or .3mf, in millimetres
+    Args:
+        scene: A scene folder; or an image file, for a network that takes one image: the prepared image is then written
+            into `output/views`.
+        output: The folder of results; other files in it stay.
+        weights: Stage 2's checkpoint folder, or its Hugging Face Hub id, which is downloaded.
+        views: Numbers of the input frames. By default the first four, or as many as there are; or the first if the
+            network takes one image: then its own camera is assumed, and the result is in that camera's world.
+        resolution: Nodes along each axis of the mesh's grid.
+        formats: Of the mesh, such as "glb".
+        options: How the mesh is made.
+        size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
+        device: "cpu", "cuda" or "auto".
+        max_memory: Bytes that rendering and meshing may take.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        ValueError: An option, the scene or the weights are invalid, or the reconstruction has no surface.
+        FileNotFoundError: The scene, a frame or the weights are missing.
     """
     watch = Stopwatch()
     check_size_mm(size_mm)
@@ -95,7 +114,7 @@ def reconstruct(
 
 
 def closing_line(record: dict[str, Any], output: Path) -> str:
-    """One line for the terminal."""
+    """Format the record that `reconstruct` returned as one line for the terminal."""
     count = len(record["views"])
     return results.closing_line(record, output, "1 view" if count == 1 else f"{count} views")
 
@@ -105,7 +124,7 @@ def _given(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architec
         return _photo(path, views, a)
     assumed = assumed_camera(a)
     frames = _frames(path, views, DEFAULT_VIEWS if assumed is None else 1)
-    source = _seen_by(assumed, _read(path, frames, a))
+    source = _with_camera(assumed, _read(path, frames, a))
     if assumed is None:
         _warn_of_faults(path, source)
     size = results.image_size(source.views.width)
@@ -113,7 +132,7 @@ def _given(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architec
 
 
 def _warn_of_faults(path: Path, source: Scene) -> None:
-    """Warn of what the doctor would find in the chosen frames, and of how ambiguous keys are read."""
+    """Warn of the faults that `instant3d doctor` finds in the chosen frames, and of how ambiguous keys are read."""
     note = scenes.document(path).world_note
     for line in [note] * bool(note) + view_notes(source):
         warnings.warn(line, stacklevel=3)
@@ -121,16 +140,16 @@ def _warn_of_faults(path: Path, source: Scene) -> None:
 
 def _photo(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architecture) -> ReconstructionInput:
     if views is not None:
-        raise ValueError(f"{path} is one picture, which has no frames to choose from; leave out --views")
+        raise ValueError(f"{path} is one image, which has no frames to choose from; leave out --views")
     prepared = image_preprocessing.read_photo(path, a)
     source = prepared.scene
-    shown = SheetInputs(source.id, "input picture", source.views, source.names)
+    shown = SheetInputs(source.id, "input image", source.views, source.names)
     size = results.image_size(a.image_size or source.views.width)
     return ReconstructionInput(source, shown, size, {"cut_by": prepared.cut_by})
 
 
 def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:
-    """Pictures at the network's size, or as they are if it has its own way of resizing them."""
+    """Read the frames at the network's size, or at their own if it has its own way of resizing them."""
     if a.resize == "bilinear" and a.image_size:
         return scenes.read(scene, frames=frames, size=a.image_size, maps=())
     source = scenes.read(scene, frames=frames, maps=(), widest=image_preprocessing.WIDEST)
@@ -140,17 +159,17 @@ def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:
     return scenes.read(scene, frames=frames, size=a.image_size or max(height, width), maps=())
 
 
-def _seen_by(camera: Cameras | None, source: Scene) -> Scene:
-    """The scene with its one picture taken by `camera` (1,), if there is one."""
+def _with_camera(camera: Cameras | None, source: Scene) -> Scene:
+    """Replace the camera of a scene's single view by `camera` (1,), if one is given."""
     if camera is None or len(source.names) != 1:
-        return source  # the network says what is wrong
+        return source  # the network raises the precise error
     return replace(source, views=replace(source.views, cameras=camera))
 
 
 def _shown(scene: Path, frames: Sequence[int], size: int, assumed: Cameras | None) -> SheetInputs:
-    """The inputs as they are on the sheet: at its size, not at the network's, and not too many."""
+    """Read the input views for the sheet: at its size, not at the network's, and at most `SHOWN_VIEWS`."""
     chosen = [frames[k] for k in visualization.evenly_spaced(len(frames), SHOWN_VIEWS)]
-    source = _seen_by(assumed, scenes.read(scene, frames=chosen, size=size, maps=()))
+    source = _with_camera(assumed, scenes.read(scene, frames=chosen, size=size, maps=()))
     return SheetInputs(source.caption or source.id, "input views", source.views, source.names)
 
 
