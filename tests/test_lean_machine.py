@@ -143,7 +143,7 @@ def test_lean_machine_trains_exports_measures_and_uses_stage_2_but_for_the_video
         ],
         ["instant3d.cli.main", "reconstruct", balls / "red", "-o", tmp_path / "red", *weights],
     )
-    assert "instant3d: note: turntable.mp4 is left out, for films need PyAV: pip install av\n" in printed
+    assert "instant3d: note: turntable.mp4 is left out, for videos need PyAV: pip install av\n" in printed
     files = json.loads((tmp_path / "red" / "result.json").read_text())["files"]
     assert "turntable.webp" in files
     assert "turntable.mp4" not in files
