@@ -1,8 +1,8 @@
-"""The command `instant3d generate`: prompts in, a folder of results for each out. Knows nothing of command lines.
+"""Generation of assets from prompts, a folder of results for each: the work of `instant3d generate`.
 
-A folder holds mesh.FORMAT, triplane.safetensors, turntable.mp4 and .webp, sheet.png, what else the system has to show
-(grid.png and the scene views/ of the two-stage one) and, last of all, result.json: where that is, the asset is
-finished, and it tells by which settings. What is finished by the same settings is not made again.
+A folder holds mesh.FORMAT, triplane.safetensors, turntable.mp4 and .webp, sheet.png, for the two-stage system also
+grid.png and the scene folder views/ and, written last, result.json with the settings. An asset whose result.json has
+the same settings is finished and is not generated again.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # after these, nothing more
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What is asked of every prompt; `count` assets of each, by seeds that count up from `seed`.
+    """The settings that all prompts share.
 
-    resolution  nodes along each axis of the mesh's grid; by default the system's own
-    options     how the meshes are made
-    size_mm     largest side in an .stl or .3mf, in millimetres
+    Attributes:
+        seed: Seed of the first asset of each prompt.
+        count: Assets of each prompt, by seeds that count up from `seed`.
+        resolution: Nodes along each axis of the mesh's grid; None: the system's default.
+        formats: Of the meshes, such as "glb".
+        options: How the meshes are made.
+        size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
     """
 
     seed: int = 0
@@ -50,7 +54,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Item:
-    """One asset to be made."""
+    """One asset to be generated.
+
+    Attributes:
+        prompt: The text.
+        where: Where the prompt was given, such as a line of a file, for messages.
+        seed: The seed.
+        folder: Where its results are written.
+    """
 
     prompt: str
     where: str
@@ -60,8 +71,15 @@ class Item:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What became of a prompt or an item: one of a `record`, a `note` about it, an `error`, or nothing, if it had been
-    finished before."""
+    """The outcome of a prompt or an item: a `record`, a `note` or an `error`; none of them if it was finished before.
+
+    Attributes:
+        where: Where the prompt was given, for messages.
+        folder: The folder of results, if there is one.
+        record: The content of result.json, if the asset was generated now.
+        note: A remark on the prompt.
+        error: Why the asset was not generated.
+    """
 
     where: str
     folder: Path | None = None
@@ -78,9 +96,23 @@ def generate(
     *,
     progress: Progress | None = None,
 ) -> Iterator[GenerationResult]:
-    """Make the assets of prompts, and tell of each as soon as it is there. Nothing is loaded if nothing is to be done.
+    """Generate the assets of prompts, one after another. Networks are loaded only if an asset is not finished yet.
 
-    One prompt with one seed is written into `output` itself, others into folders below it.
+    Args:
+        prompts: The prompts; one with an `error` is reported and left out.
+        output: The folder of results of a single prompt with a single seed, else the parent of their folders.
+        generator: The system that generates the assets.
+        request: The settings of all prompts.
+        progress: Where progress is shown; None: nowhere.
+
+    Yields:
+        Errors of prompts, then finished assets, then notes on prompts, then each new asset as soon as it is written.
+        After a full disk the remaining items are reported as not begun.
+
+    Raises:
+        ValueError: A setting is out of range, or the weights are invalid.
+        OSError: The weights cannot be read.
+        MemoryError: A batch does not fit into the GPU's memory.
     """
     check_formats(request.formats)
     check_size_mm(request.size_mm)
@@ -117,12 +149,24 @@ def _not_begun(item: Item) -> GenerationResult:
 
 
 def closing_line(record: dict[str, Any], folder: Path | None) -> str:
-    """One line for the terminal."""
+    """Format a record as one line for the terminal; `folder` is that of the results."""
     return results.closing_line(record, folder or Path(), repr(record["prompt"]))
 
 
 def plan(prompts: Sequence[Prompt], output: Path, request: GenerationRequest) -> list[Item]:
-    """The assets to be made. A prompt's number is its place in the list, whether the others are sound or not."""
+    """List the assets to be generated and their folders.
+
+    Args:
+        prompts: All prompts. A prompt's number is its place among them, whether the others are valid or not.
+        output: The folder of results of a single item, else the parent of the items' folders.
+        request: The seeds.
+
+    Returns:
+        The items of all valid prompts.
+
+    Raises:
+        ValueError: `request.count` is less than one.
+    """
     if request.count < 1:
         raise ValueError(f"at least one asset is made of each prompt, got {request.count}")
     seeds = range(request.seed, request.seed + request.count)
@@ -138,7 +182,7 @@ def plan(prompts: Sequence[Prompt], output: Path, request: GenerationRequest) ->
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same from one batch to the next."""
+    """The settings that all batches share."""
 
     generator: AssetGenerator
     request: GenerationRequest
@@ -146,7 +190,7 @@ class _Run:
     progress: Progress
 
     def make(self, items: Sequence[Item]) -> Generator[GenerationResult, None, bool]:
-        """Begin the items together, then end them one by one; returns whether to stop, for lack of room."""
+        """Sample the items in one batch, then write them one by one; return whether the disk is full."""
         begun = Stopwatch()
         with _enough_memory():
             drafts = self._sample(items, begun)
@@ -173,7 +217,7 @@ class _Run:
             return self.generator.sample(prompts, seeds, watch, on_step)
 
     def _write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
-        """One asset, whole or not at all."""
+        """Write one asset, whole or not at all, and return its record."""
         with atomic.merged(item.folder, seal=RECORD) as partial, self.progress.task(f"{item.where}: building"):
             made = self.generator.finish(
                 draft, item.prompt, item.seed, _nodes(self.request, self.generator), partial, watch
@@ -190,15 +234,15 @@ class _Run:
                 size_mm=self.request.size_mm,
             )
             written["files"] = [*made.files, *written["files"]]
-            told = _settings(item, self.request, self.generator) | {"device": str(self.generator.device)} | written
+            record = _settings(item, self.request, self.generator) | {"device": str(self.generator.device)} | written
             if self.generator.words is not None and (unknown := self.generator.words.unknown(item.prompt)):
-                told["unknown_words"] = unknown
-            return results.write_record(partial, **told, seconds=watch.rounded())
+                record["unknown_words"] = unknown
+            return results.write_record(partial, **record, seconds=watch.rounded())
 
 
 @contextmanager
 def _enough_memory() -> Iterator[None]:
-    """A GPU's lack of memory as Python's own error, with what to do about it."""
+    """Turn a GPU's lack of memory into a `MemoryError` that names a remedy."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -212,7 +256,7 @@ def _nodes(request: GenerationRequest, generator: AssetGenerator) -> int:
 
 
 def _settings(item: Item, request: GenerationRequest, generator: AssetGenerator) -> dict[str, Any]:
-    """What decides how the asset looks."""
+    """Return the fields of the record that determine the asset."""
     return {
         "system": generator.system,
         "prompt": item.prompt,
@@ -226,12 +270,12 @@ def _settings(item: Item, request: GenerationRequest, generator: AssetGenerator)
 
 
 def _finished(item: Item, request: GenerationRequest, generator: AssetGenerator) -> bool:
-    """Whether the item's folder holds what would be made again; weights are known by their content."""
+    """Whether the item's folder holds the same asset already; weights are compared by their hashes."""
     try:
         record = json.loads((item.folder / RECORD).read_text(encoding="utf-8"))
         wanted = json.loads(json.dumps(_settings(item, request, generator)))
         for each in (record, wanted):
-            each["weights"] = {part: told["sha256"] for part, told in each["weights"].items()}
+            each["weights"] = {part: source["sha256"] for part, source in each["weights"].items()}
         files = [*record["files"], *(f"mesh.{name}" for name in request.formats)]
         same = all(record[name] == value for name, value in wanted.items())
         return same and all((item.folder / name).exists() for name in files)
@@ -240,7 +284,7 @@ def _finished(item: Item, request: GenerationRequest, generator: AssetGenerator)
 
 
 def _notes(generator: AssetGenerator, items: Sequence[Item]) -> Iterator[GenerationResult]:
-    """Which prompts have words that training never showed, or are longer than what is read of them."""
+    """Report prompts with words that are not in the training captions, or that are cut off by the tokenizers."""
     for item in {item.prompt: item for item in reversed(items)}.values():
         if generator.words is not None and (remark := generator.words.unknown_words_message(item.prompt)):
             yield GenerationResult(item.where, note=remark)
@@ -252,7 +296,7 @@ def _notes(generator: AssetGenerator, items: Sequence[Item]) -> Iterator[Generat
 
 
 def _below(output: Path, number: int, prompt: Prompt, seed: int, several: bool) -> Item:
-    """An item with its own folder below `output`, which tells the seed where it is one of several."""
+    """Return an item with its own folder below `output`, named with the seed where it is one of several."""
     name = f"{number:03d}-{slug(prompt.text)}"
     if several:
         return Item(prompt.text, f"{prompt.where} (seed {seed})", seed, output / f"{name}-{seed}")
