@@ -1,7 +1,7 @@
-"""What makes the assets of prompts: the two-stage system or the direct one, as `instant3d generate` sees both alike.
+"""A common interface to the two-stage and the direct system for `instant3d generate`.
 
-A maker knows its weights and settings before anything is loaded. It begins several prompts together, which gives a
-draft for each, and ends them one by one.
+A generator's weights and settings are available before networks are loaded. A batch of prompts is sampled together,
+which gives a latent for each; then each latent is turned into an asset.
 """
 
 from __future__ import annotations
@@ -41,13 +41,20 @@ from instant3d.utils.progress import OnStep, Stopwatch
 from instant3d.utils.prompts import slug
 from instant3d.utils.safetensors_folder import CONFIG
 
-AROUND_DEG = range(0, 360, 45)  # from the front, where a sheet shows what was made of no pictures
+AROUND_DEG = range(0, 360, 45)  # from the front, the cameras on the sheet of a system without input views
 SIDES = {0: "front", 90: "side", 180: "back", 270: "side"}
 
 
 @dataclass(frozen=True)
 class GeneratedAsset:
-    """An asset, how its sheet begins, the width of its pictures, and the files of what it was made of."""
+    """A generated asset and how to present it.
+
+    Attributes:
+        asset: The asset.
+        shown: How its contact sheet begins.
+        size: Width and height of rendered images in pixels.
+        files: Names of the files and folders of intermediate results that were written.
+    """
 
     asset: Asset
     shown: SheetInputs
@@ -56,13 +63,15 @@ class GeneratedAsset:
 
 
 class AssetGenerator(Protocol):
-    """What `generate` asks of a system.
+    """The interface of a system that generates assets from prompts.
 
-    task      what is told to the user while prompts are begun
-    at_once   prompts that are begun together
-    settings  what decides how an asset looks, beside its prompt and seed, the mesh's resolution and the weights
-    weights   where they were found and the SHA-256 of each of their files
-    nodes     of the mesh's grid, a side, unless others are asked for
+    Attributes:
+        system: Name of the system.
+        task: What the user reads while a batch is sampled.
+        device: Where the networks run.
+        at_once: Prompts that are sampled in one batch.
+        settings: What determines an asset beside its prompt and seed, the mesh's resolution and the weights.
+        nodes: Nodes along each axis of the mesh's grid by default.
     """
 
     system: str
@@ -73,29 +82,66 @@ class AssetGenerator(Protocol):
     nodes: int
 
     @property
-    def weights(self) -> dict[str, Any]: ...
+    def weights(self) -> dict[str, Any]:
+        """For each network's name: `name`, the source of its weights, and `sha256`, the hash of each of its files."""
 
     def load(self) -> None:
-        """Be ready to begin; else this is done when it is first needed."""
+        """Load the networks now; without this they are loaded at their first use."""
 
     def fits(self, prompt: str) -> bool:
-        """Whether nothing of the prompt is cut off."""
+        """Whether the prompt fits the text encoders, so that nothing of it is cut off."""
 
     @property
     def words(self) -> CaptionWords | None:
-        """The words of its training captions, if its folder lists them."""
+        """The words of the training captions, if the folder of weights lists them."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
-        """Drafts (B, ...)."""
+        """Sample one latent for each prompt.
+
+        Args:
+            prompts: The prompts (B).
+            seeds: A seed for each prompt (B).
+            watch: Records the seconds of each part.
+            on_step: Called after each step of sampling.
+
+        Returns:
+            Latents (B, ...), of a shape of the system's own.
+        """
 
     def finish(
         self, latent: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch
     ) -> GeneratedAsset:
-        """The asset of a draft; what it was made of is written into `folder`, all but the asset itself."""
+        """Turn one latent into an asset, and write the intermediate results, but not the asset itself.
+
+        Args:
+            latent: One element of what `sample` returned.
+            prompt: Its prompt.
+            seed: Its seed.
+            resolution: Nodes along each axis of the mesh's grid.
+            folder: Where intermediate results are written.
+            watch: Records the seconds of each part.
+
+        Raises:
+            ValueError: The network's output is not finite.
+        """
 
 
 class TwoStageGenerator:
-    """Stage 1 draws a grid of views, which is the draft, and stage 2 builds the asset of them."""
+    """The two-stage system: stage 1 generates a grid of views, the latent; stage 2 reconstructs the asset from them.
+
+    Args:
+        stage1: Folder or Hub id of stage 1; None: the bundled weights.
+        stage2: Folder or Hub id of stage 2; None: the bundled weights.
+        sampling: Settings of the denoising.
+        negative: Negative prompt of classifier-free guidance.
+        device: "cpu", "cuda" or "auto".
+        max_memory: Bytes, as of `TextTo3D`.
+        at_once: Prompts that are sampled in one batch.
+
+    Raises:
+        ValueError: The weights are of other models, or there is no such device.
+        FileNotFoundError: The bundled weights are not installed.
+    """
 
     system, task = "two-stage", "drawing the views"
     nodes = 256
@@ -140,7 +186,7 @@ class TwoStageGenerator:
         return self.model.words
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
-        """Grids (B, 3, H, W)."""
+        """Generate grids of four views (B, 3, H, W) in [0, 1], on the CPU. See `AssetGenerator`."""
         with watch("text"):
             text, away = self.model.encode(prompts, self.negative)
         with watch("denoise"):
@@ -151,7 +197,7 @@ class TwoStageGenerator:
     def finish(
         self, latent: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch
     ) -> GeneratedAsset:
-        """The asset; writes grid.png and the scene folder views/."""
+        """Reconstruct the asset of a grid; write grid.png and the scene folder views/. See `AssetGenerator`."""
         with watch("reconstruct"):
             views = to_views(latent)
             asset = self.model.build(views, resolution=resolution)
@@ -164,7 +210,18 @@ class TwoStageGenerator:
 
 
 class DirectGenerator:
-    """One network makes the asset's planes, which are the draft; there are no views that it is made of."""
+    """The direct system: one network generates the asset's triplane, the latent, without input views.
+
+    Args:
+        weights: Folder or Hub id; None: the bundled weights.
+        device: "cpu", "cuda" or "auto".
+        max_memory: Bytes that rendering and meshing may take.
+        at_once: Prompts that are sampled in one batch.
+
+    Raises:
+        ValueError: The weights are of another model, or there is no such device.
+        FileNotFoundError: The weights are not installed, or the text encoder is missing.
+    """
 
     system, task = "direct", "growing the triplanes"
 
@@ -201,19 +258,19 @@ class DirectGenerator:
         return self.model.words
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
-        """Planes (B, 3, C, P, P)."""
+        """Generate triplanes (B, 3, C, P, P). See `AssetGenerator`."""
         with watch("text"):
             text = self.model.encode(prompts)
         with watch("network"):
             planes = self.model.sample(text, seeds).planes
             if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)  # or what comes next would be blamed for the wait
+                torch.cuda.synchronize(self.device)  # or the wait would count for the next part
         return planes
 
     def finish(
         self, latent: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch
     ) -> GeneratedAsset:
-        """The asset; nothing but it is to be written."""
+        """Build the asset of a triplane; there are no intermediate results. See `AssetGenerator`."""
         with watch("network"):
             asset = self.model.build(Triplane(latent), resolution=resolution)
         cameras = orbit([FRONT_AZIMUTH_DEG + degrees for degrees in AROUND_DEG], STRUCTURED_ELEVATION_DEG)
