@@ -408,7 +408,7 @@ def test_prompts_are_drawn_in_batches_of_limited_size(make, monkeypatch):
 
 def test_progress_in_a_log_is_plain_lines(make):
     _, _, err = make("a hat")
-    assert err.splitlines() == ["instant3d: the prompt: drawing the views", "instant3d: the prompt: building"]
+    assert err.splitlines() == ["instant3d: the prompt: generating the views", "instant3d: the prompt: building"]
 
 
 def test_results_come_one_by_one_so_that_a_caller_need_not_wait_for_all(stage1, stage2, tmp_path):

@@ -80,7 +80,7 @@ def complaint(err: str) -> str:
 def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made_of(make, weights, tmp_path):
     code, out, err = make(RED, "--formats", "glb,ply", "--seed", 5)
     assert (code, out.count("\n")) == (0, 1)
-    assert err.splitlines() == ["instant3d: the prompt: growing the triplanes", "instant3d: the prompt: building"]
+    assert err.splitlines() == ["instant3d: the prompt: generating the triplanes", "instant3d: the prompt: building"]
     assert set(names(tmp_path / "out")) == {*MADE, "mesh.ply", "result.json"}
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["prompt"], result["seed"], result["system"]) == (RED, 5, "direct")

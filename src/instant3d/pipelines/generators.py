@@ -143,7 +143,7 @@ class TwoStageGenerator:
         FileNotFoundError: The bundled weights are not installed.
     """
 
-    system, task = "two-stage", "drawing the views"
+    system, task = "two-stage", "generating the views"
     nodes = 256
 
     def __init__(
@@ -223,7 +223,7 @@ class DirectGenerator:
         FileNotFoundError: The weights are not installed, or the text encoder is missing.
     """
 
-    system, task = "direct", "growing the triplanes"
+    system, task = "direct", "generating the triplanes"
 
     def __init__(
         self,
