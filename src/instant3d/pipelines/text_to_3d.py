@@ -1,6 +1,6 @@
-"""From a sentence, or from posed views, to an asset in one call: where the systems meet in memory.
+"""Python interface: from a prompt, or from posed views, to an asset in one call.
 
-Knows nothing of files but weights.
+Assets stay in memory until they are saved:
 
 TextTo3D.from_pretrained()("a red fire hydrant").save("out")
 DirectTextTo3D.from_pretrained()("a red fire hydrant").save("out")
@@ -41,7 +41,12 @@ __all__ = ["Asset", "DirectTextTo3D", "Sampling", "TextTo3D", "ViewsTo3D"]
 
 
 class ViewsTo3D:
-    """Four posed views, or as many as there are, to one asset; draws nothing, so the same views give the same asset."""
+    """Stage 2: reconstructs an asset from posed views. It is deterministic: the same views give the same asset.
+
+    Args:
+        network: The reconstruction network, which is moved to `device`.
+        device: Where it runs.
+    """
 
     def __init__(self, network: Reconstructor, device: str | torch.device = "cpu") -> None:
         self.network = network.to(device).eval()
@@ -53,11 +58,29 @@ class ViewsTo3D:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> ViewsTo3D:
-        """From a checkpoint folder, or a Hugging Face Hub id, which is downloaded."""
+        """Load a checkpoint.
+
+        Args:
+            source: A checkpoint folder, or a Hugging Face Hub id, which is downloaded.
+            device: Where the network runs.
+
+        Raises:
+            ValueError: The weights or their configuration are invalid.
+            FileNotFoundError: There is no such checkpoint.
+        """
         return cls(Reconstructor.from_pretrained(source).requires_grad_(False), device)
 
     def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = MemoryLimits.scratch) -> Asset:
-        """Square views (V,) of one object, of any size; see `Asset` for `resolution` and `max_memory`."""
+        """Reconstruct one object. A warning is issued if the cameras are unlike those of the training.
+
+        Args:
+            views: Square views (V,) of any size, or a scene that has them; the network takes four or more, or one.
+            resolution: Nodes along each axis of the mesh's grid.
+            max_memory: Bytes that rendering and meshing may take.
+
+        Raises:
+            ValueError: The views are not square or not of one object, or their number does not fit the network.
+        """
         views = views.views if isinstance(views, Scene) else views
         if views.rgb.dim() != 4:
             raise ValueError(f"views of one object have the shape (V, 3, H, W), got {tuple(views.rgb.shape)}")
@@ -85,21 +108,22 @@ class ViewsTo3D:
 
     @property
     def _half(self) -> bool:
-        """bfloat16, as in training, where it is fast; not for weights that were stored in float32, to be exact.
-
-        Processors that only emulate it are faster in float32.
-        """
+        """Whether to compute in bfloat16, as in training: not where it is emulated, nor for weights stored in float32."""
         return not self.network.precise and (self.device.type == "cuda" or fast_dtype() is torch.bfloat16)
 
 
 class TextTo3D:
-    """A sentence to one asset: stage 1 draws four views as one picture, stage 2 turns them into a triplane.
+    """The two-stage system: stage 1 generates four views as one image, stage 2 reconstructs a triplane from them.
 
-    Loaded once, used many times. The four steps (`encode`, `denoise`, `decode`, `build`) can be taken one by one.
+    The four steps (`encode`, `denoise`, `decode`, `build`) can be called one by one.
 
-    max_memory  bytes: what weights may take on the device together, the others waiting on the CPU, and what rendering
-                and meshing may take. By default weights take at most six tenths of a GPU's free memory
-    at_once     grids that are denoised together
+    Args:
+        components: Stage 1's networks, tokenizers and schedule.
+        reconstruct: Stage 2.
+        device: Where networks run.
+        max_memory: Bytes that all weights on the device may take together, the others staying on the CPU, and that
+            rendering and meshing may take. By default weights take at most six tenths of a GPU's free memory.
+        at_once: Grids that are denoised in one batch.
     """
 
     def __init__(
@@ -128,7 +152,19 @@ class TextTo3D:
         max_memory: int | None = None,
         at_once: int = 4,
     ) -> TextTo3D:
-        """From folders or Hugging Face Hub ids; by default the bundled weights."""
+        """Load both stages.
+
+        Args:
+            stage1: Folder in diffusers' layout or Hugging Face Hub id; None: the bundled weights.
+            stage2: Checkpoint folder or Hub id; None: the bundled weights.
+            device: See the class.
+            max_memory: See the class.
+            at_once: See the class.
+
+        Raises:
+            ValueError: The weights are invalid, or of other models.
+            FileNotFoundError: The weights are not installed, or a file is missing.
+        """
         stage1, stage2 = find_stages(stage1, stage2)
         components = Components.load(stage1, dtype=stage1_dtype(torch.device(device)))
         for name in NETWORKS:
@@ -146,7 +182,16 @@ class TextTo3D:
         resolution: int = 256,
         on_step: OnStep | None = None,
     ) -> Asset:
-        """The object of a prompt; the same seed gives the same one. See `Asset` for `resolution`."""
+        """Generate the asset of a prompt; the same seed gives the same asset.
+
+        Args:
+            prompt: The prompt.
+            seed: Seed of the initial noise.
+            sampling: Settings of the denoising.
+            negative: Negative prompt of classifier-free guidance; None: the unconditional embedding.
+            resolution: Nodes along each axis of the mesh's grid.
+            on_step: Called after each step of denoising.
+        """
         (views,) = self.views([prompt], [seed], sampling=sampling, negative=negative, on_step=on_step)
         return self.build(views, resolution=resolution)
 
@@ -159,14 +204,25 @@ class TextTo3D:
         negative: str | None = None,
         on_step: OnStep | None = None,
     ) -> list[Views]:
-        """Four structured views for each prompt, cut from their white background; seeds count from 0 by default."""
+        """Generate four structured views for each prompt.
+
+        Args:
+            prompts: The prompts (B).
+            seeds: A seed for each prompt (B); by default 0, 1, ...
+            sampling: Settings of the denoising.
+            negative: Negative prompt of classifier-free guidance.
+            on_step: Called after each step of denoising.
+
+        Returns:
+            Views (4,) for each prompt, with alpha computed from their white background.
+        """
         text, away = self.encode(prompts, negative)
         seeds = range(len(prompts)) if seeds is None else seeds
         latents = self.denoise(text, away, seeds, sampling=sampling, on_step=on_step)
         return [to_views(grid) for grid in self.decode(latents)]
 
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> tuple[TextEmbedding, TextEmbedding]:
-        """What the prompts (B) say, and what to stay away from."""
+        """Embed the prompts (B) and, for classifier-free guidance, the negative prompt."""
         self.offloader.load_to_device("text_encoder", "text_encoder_2")
         return self.sampler.encode(prompts, negative)
 
@@ -179,17 +235,28 @@ class TextTo3D:
         sampling: Sampling = Sampling(),
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Clean latents (B, C, h, w)."""
-        self.offloader.load_to_device("unet", "vae")  # sampling starts from a picture, which the VAE encodes
+        """Sample clean latents.
+
+        Args:
+            text: Embedding of the prompts (B).
+            away: Embedding of the negative prompt, for classifier-free guidance.
+            seeds: A seed for each prompt (B).
+            sampling: Settings of the denoising.
+            on_step: Called after each step of denoising.
+
+        Returns:
+            Latents (B, C, h, w) of grids of four views.
+        """
+        self.offloader.load_to_device("unet", "vae")  # the initial image is encoded by the VAE
         return self.sampler.denoise(text, away, sampling=sampling, seeds=seeds, on_step=on_step)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Grids (B, 3, H, W) in [0, 1]."""
+        """Decode latents (B, C, h, w) to grids of four views (B, 3, H, W) in [0, 1]."""
         self.offloader.load_to_device("vae")
         return self.sampler.decode(latents)
 
     def build(self, views: Views, *, resolution: int = 256) -> Asset:
-        """The asset of four views (4,)."""
+        """Reconstruct the asset of four views (4,); `resolution` is the nodes along each axis of the mesh's grid."""
         self.offloader.load_to_device("stage2")
         return self.reconstruct(views, resolution=resolution, max_memory=self.limits.scratch)
 
@@ -204,13 +271,20 @@ class TextTo3D:
 
 
 class DirectTextTo3D:
-    """A sentence to one asset in one pass of one network. Loaded once, used many times.
+    """The direct system: from a prompt to an asset by one forward pass of one network.
 
-    A seed stands for the noise in the network's style, which a generator of its own draws, so it means the same in
-    every batch; None is the middle of what is drawn from. A network without noise answers every seed alike. The three
-    steps (`encode`, `imagine`, `build`) can be taken one by one.
+    A seed determines the noise that is an input of the network, by a generator of its own, so it gives the same asset
+    in every batch; None stands for zero noise, the mean. For a network without noise all seeds give the same asset. The
+    three steps (`encode`, `sample`, `build`) can be called one by one.
 
-    max_memory  bytes that rendering and meshing may take
+    Args:
+        network: The network, which is moved to `device`.
+        encoder: The text encoder that the network was trained with.
+        device: Where both run.
+        max_memory: Bytes that rendering and meshing may take.
+
+    Raises:
+        ValueError: The text encoder's tokens do not fit the network.
     """
 
     def __init__(
@@ -225,7 +299,7 @@ class DirectTextTo3D:
         if (encoder.length, encoder.width) != (a.text_length, a.text_width):
             raise ValueError(
                 f"the network reads {a.text_length} tokens of {a.text_width} numbers, but the text encoder gives "
-                f"{encoder.length} of {encoder.width}; use the one that it was taught with"
+                f"{encoder.length} of {encoder.width}; use the one that it was trained with"
             )
         self.device = torch.device(device)
         self.network, self.encoder = network.to(device).eval(), encoder.to(device)
@@ -239,42 +313,68 @@ class DirectTextTo3D:
         device: str | torch.device = "cpu",
         max_memory: int | None = None,
     ) -> DirectTextTo3D:
-        """From a folder, or a Hugging Face Hub id; by default the bundled weights."""
+        """Load the network and its text encoder.
+
+        Args:
+            source: Folder or Hugging Face Hub id; None: the bundled weights.
+            device: Where both run.
+            max_memory: Bytes that rendering and meshing may take.
+
+        Raises:
+            ValueError: The weights are invalid, or of another model.
+            FileNotFoundError: The weights are not installed, or a file is missing.
+        """
         folder = direct_folder(find_direct(source))
         network = TextToTriplane.from_pretrained(folder).requires_grad_(False)
         return cls(network, PromptEncoder.from_pretrained(folder), device=device, max_memory=max_memory)
 
     def __call__(self, prompt: str, *, seed: int | None = 0, resolution: int | None = None) -> Asset:
-        """The object of a prompt; the same seed gives the same one. See `build` for `resolution`."""
+        """Generate the asset of a prompt; the same seed gives the same asset. See `build` for `resolution`."""
         return self.generate_many([prompt], [seed], resolution=resolution)[0]
 
     def generate_many(
         self, prompts: Sequence[str], seeds: Sequence[int | None] | None = None, *, resolution: int | None = None
     ) -> list[Asset]:
-        """An asset for each prompt, all in one pass; seeds count from 0 by default."""
+        """Generate an asset for each prompt, all in one batch.
+
+        Args:
+            prompts: The prompts (B).
+            seeds: A seed for each prompt (B); by default 0, 1, ...
+            resolution: See `build`.
+        """
         triplanes = self.sample(self.encode(prompts), range(len(prompts)) if seeds is None else seeds)
         return [self.build(triplanes[k], resolution=resolution) for k in range(len(prompts))]
 
     def encode(self, prompts: Sequence[str]) -> PromptTokens:
-        """What the prompts (B) say."""
+        """Embed the prompts (B)."""
         return self.encoder(prompts)
 
     def sample(self, text: PromptTokens, seeds: Sequence[int | None]) -> Triplane:
-        """Planes (B, 3, C, P, P)."""
+        """Generate the triplanes (B, 3, C, P, P) of prompts.
+
+        Args:
+            text: Embedding of the prompts (B).
+            seeds: A seed for each prompt (B), or None for zero noise.
+        """
         half = self.device.type == "cuda" and not self.network.precise
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             triplane = self.network.triplane(text, torch.stack([self._noise(seed) for seed in seeds]).to(self.device))
         return triplane.map(Tensor.float)
 
     def build(self, triplane: Triplane, *, resolution: int | None = None) -> Asset:
-        """The asset of planes (3, C, P, P).
+        """Build the asset of a triplane (3, C, P, P).
 
-        resolution  nodes along each axis of the mesh's grid; by default two for each texel of the planes, at most 256
+        Args:
+            triplane: The planes of one object.
+            resolution: Nodes along each axis of the mesh's grid; by default two for each texel, at most 256.
+
+        Raises:
+            ValueError: The planes are not finite.
         """
         if resolution is None:
             resolution = self.network.architecture.mesh_resolution
         if not torch.isfinite(triplane.planes).all():
-            raise ValueError("the network answers with numbers that are not finite; copy or export its weights again")
+            raise ValueError("the network's output is not finite; copy or export its weights again")
         decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device
         exact = self.network.precise
         return Asset(triplane, decoder, resolution=resolution, max_memory=self.limits.scratch, exact=exact)
@@ -294,5 +394,5 @@ class DirectTextTo3D:
 
 
 def stage1_dtype(device: torch.device) -> torch.dtype:
-    """In which stage 1 is kept: SDXL's usual half precision on a GPU; a CPU computes in float32, or casts by itself."""
+    """Return the precision of stage 1's weights on a device: float16 on a GPU, as usual for SDXL; float32 on a CPU."""
     return torch.float16 if device.type == "cuda" else torch.float32
