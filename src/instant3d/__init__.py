@@ -1,3 +1,3 @@
-"""instant3d: from a sentence, or four posed pictures, to a 3D asset in seconds."""
+"""instant3d: 3D assets in seconds from a text prompt, a photo or posed images."""
 
 __version__ = "0.2.0"

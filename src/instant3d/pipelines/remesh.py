@@ -1,4 +1,4 @@
-"""The command `instant3d mesh`: an asset that was made before in, a mesh by other options out."""
+"""Meshing of a saved asset by other options: the work of `instant3d mesh`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def remesh(
     resolution: int = 256,
     max_memory: int = 2**30,
 ) -> dict[str, Any]:
-    """Make a mesh of an asset without drawing or reconstructing it again.
+    """Make a mesh of a saved asset without generating or reconstructing it again.
 
     Args:
         source: The asset's folder, whose views/ sharpen the colours if they are there, or its triplane's file.
@@ -36,7 +36,7 @@ def remesh(
         max_memory: Bytes that meshing may take.
 
     Returns:
-        `mesh`, what `MeshResult.report` says of it; `files`; and the `seconds` of each part.
+        `mesh`, as `MeshResult.report` returns it; `mesh_options`; `files`; and the `seconds` of each part.
 
     Raises:
         ValueError: Options or formats are out of range, or the asset has no surface.
@@ -58,6 +58,6 @@ def remesh(
 
 
 def closing_line(record: dict[str, Any], output: Path) -> str:
-    """One line for the terminal."""
+    """Format the record that `remesh` returned as one line for the terminal."""
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in record["seconds"].items())
     return f"{output}: {', '.join(record['files'])} ({mesh_summary(record['mesh'])}; seconds: {seconds})"

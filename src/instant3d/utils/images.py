@@ -19,7 +19,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
 MAX_PIXELS = 2**26  # 8192 x 8192, of one image
 ORIENTATION = 0x0112  # the EXIF tag
-TURNS = {  # what each EXIF orientation asks to do
+TURNS = {  # the transpose that makes an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -120,15 +120,20 @@ def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
 
 
 def convert(image: Image.Image, mode: str, where: str) -> Image.Image:
-    """A decoded image in another mode.
+    """Convert a decoded image to another mode.
+
+    Args:
+        image: The image.
+        mode: Pillow's name of the mode, such as "RGB".
+        where: Name of the file for error messages.
 
     Raises:
-        ValueError: its palette and its transparency do not fit each other.
+        ValueError: Its palette and its transparency do not fit each other.
     """
     try:
         return image.convert(mode)
     except LIBRARY_ERRORS as error:
-        raise ValueError(f"{where} is not a readable picture ({error or 'no detail'}); export it again") from error
+        raise ValueError(f"{where} is not a readable image ({error or 'no detail'}); export it again") from error
 
 
 def to_uint8(image: Image.Image) -> Image.Image:
