@@ -74,12 +74,12 @@ class ViewsTo3D:
         """Reconstruct one object. A warning is issued if the cameras are unlike those of the training.
 
         Args:
-            views: Square views (V,) of any size, or a scene that has them; the network takes four or more, or one.
+            views: Square views (V,) of any size, or a scene that has them.
             resolution: Nodes along each axis of the mesh's grid.
             max_memory: Bytes that rendering and meshing may take.
 
         Raises:
-            ValueError: The views are not square or not of one object, or their number does not fit the network.
+            ValueError: The views are not square or not of one object, or the network takes another number of views.
         """
         views = views.views if isinstance(views, Scene) else views
         if views.rgb.dim() != 4:
@@ -108,7 +108,7 @@ class ViewsTo3D:
 
     @property
     def _half(self) -> bool:
-        """Whether to compute in bfloat16, as in training: not where it is emulated, nor for weights stored in float32."""
+        """Whether to compute in bfloat16, as in training: not if it is emulated, nor for weights kept in float32."""
         return not self.network.precise and (self.device.type == "cuda" or fast_dtype() is torch.bfloat16)
 
 
@@ -188,7 +188,7 @@ class TextTo3D:
             prompt: The prompt.
             seed: Seed of the initial noise.
             sampling: Settings of the denoising.
-            negative: Negative prompt of classifier-free guidance; None: the unconditional embedding.
+            negative: Negative prompt of classifier-free guidance; None: SDXL's zero embedding.
             resolution: Nodes along each axis of the mesh's grid.
             on_step: Called after each step of denoising.
         """
