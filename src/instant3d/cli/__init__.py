@@ -1,1 +1,1 @@
-"""The command `instant3d` and its options."""
+"""Command-line interface of instant3d."""

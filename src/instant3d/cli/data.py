@@ -1,4 +1,4 @@
-"""`instant3d data COMMAND ...`: the commands of the data side, each by the `main` of its module."""
+"""Commands of data preparation, `instant3d data COMMAND ...`; each is the `main` of its module."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ COMMANDS = {  # name: (module of the data side, what it does)
     "variants": ("procedural.variants", "objects turned, stretched and mirrored"),
     "render": ("rendering.render", "objects to scene folders, by a rendering plan"),
     "caption": ("captions.captions", "captions of Cap3D, a manifest or BLIP-2 into scenes"),
-    "names": ("captions.names", "objects whose name may mean two things"),
-    "recolour": ("captions.recolour", "scenes painted in named colours, which their captions say"),
+    "names": ("captions.names", "objects with ambiguous names"),
+    "recolour": ("captions.recolour", "scenes painted in named colours, with captions that name them"),
     "curate": ("curation.__main__", "features, labels, a ranking, near-duplicates and a selection of scenes"),
     "report": ("report.report", "a page with images of what a set of scenes holds"),
-    "attribution": ("manifests.attribution", "whose works scenes and caches show, for a model's card"),
-    "demo-weights": ("demo_weights.__main__", "from objects to trained demo weights and their cards"),
+    "attribution": ("manifests.attribution", "authors and licences of the works in scenes and caches, for a model card"),
+    "demo-weights": ("demo_weights.__main__", "from objects to trained demo weights and their model cards"),
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command of the data side.
+    """Run one command of data preparation.
 
     Args:
         arguments: The words after `instant3d data`: the command, and its own words.
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         The command's exit code.
 
     Raises:
-        ValueError: The first word is no command.
+        ValueError: The first word is missing or no command.
     """
     name, rest = arguments[0] if arguments else "", arguments[1:]
     if name in ("-h", "--help"):
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def usage() -> str:
-    """All commands with a line each."""
+    """Return the help text: all commands with a line each."""
     lines = [f"  {name:14}{about}" for name, (_, about) in COMMANDS.items()]
     return "\n".join(
         [
@@ -61,7 +61,10 @@ def usage() -> str:
 
 
 def package() -> str:
-    """The name that the data side is imported by: `instant3d.data_prep`, or `data_prep` of the checkout around src."""
+    """Return the import name of data preparation: `instant3d.data_prep`, or `data_prep` in a checkout.
+
+    In a checkout its root is added to `sys.path`.
+    """
     if importlib.util.find_spec("instant3d.data_prep") is not None:
         return "instant3d.data_prep"
     checkout = str(Path(__file__).parents[3])
