@@ -1,4 +1,4 @@
-"""The options of `instant3d doctor` and what it prints. Knows nothing of the work, but imports it late."""
+"""Options and output of `instant3d doctor`; heavy modules are imported when the command runs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from instant3d.utils.arg_types import byte_size, nonempty_path, positive_int
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
-EPILOG = """Exit code 0: no scene has a fault, or all were repaired; 1: some have one. A note is no fault."""
+EPILOG = """Exit code 0: no scene has a fault, or all were repaired; 1: some have one. A note is not a fault."""
 
 
 def add(command: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the options of `doctor`."""
     command.epilog = EPILOG
     command.add_argument("scenes", type=nonempty_path, nargs="+", help="scene folders, or folders of such at any depth")
     command.add_argument("-o", "--output", type=nonempty_path, metavar="FILE", help="all findings, as JSON")
     command.add_argument(
-        "--fix", action="store_true", help="repair camera conventions where sure; the old file stays beside the new"
+        "--fix", action="store_true", help="repair camera conventions where they are certain; the old file is kept beside the new"
     )
     command.add_argument(
-        "--frames", type=positive_int, help="frames that each scene should have (default: as most have)"
+        "--frames", type=positive_int, help="frames that each scene should have (default: what most scenes have)"
     )
     command.add_argument("--jobs", type=positive_int, help="processes of one thread each (default: one for each core)")
     command.add_argument(
@@ -31,12 +31,22 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look, repair if asked to, tell."""
+    """Check scenes, repair them with --fix, and print and write the findings.
+
+    Args:
+        arguments: The parsed options.
+
+    Returns:
+        The exit code: 0 if all scenes are healthy, else 1.
+
+    Raises:
+        FileNotFoundError: There are no such scenes, or no folder for the report.
+    """
     from instant3d.scenes.checks import check
     from instant3d.utils.atomic import write_bytes
 
     if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{arguments.output.parent} is no folder; make it, or name another for the report")
+        raise FileNotFoundError(f"{arguments.output.parent} is no folder; create it, or name another for the report")
     patients, findings = check.check_scenes(
         arguments.scenes,
         jobs=arguments.jobs,
