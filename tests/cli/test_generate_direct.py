@@ -333,7 +333,7 @@ def test_evaluation_reports_training_prompts_and_held_out_ones_apart_with_the_co
     assert "100 steps of 8 pictures for 4 prompts: 200 views per prompt" in out
     assert "| held_out (held out), 2 assets" in out
     assert "| known (trained on), 4 assets" in out
-    assert f"{eyes} was asked in training too" in err
+    assert f"{eyes} was used in training too" in err
     assert "steps" not in report["settings"], "there is no denoising"
 
 

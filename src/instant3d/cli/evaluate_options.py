@@ -1,7 +1,4 @@
-"""The options of `instant3d evaluate text`, `instant3d evaluate consistency` and `instant3d train-judge`.
-
-Knows nothing of the work, but imports it late.
-"""
+"""Options of `evaluate text`, `evaluate consistency` and `train-judge`; heavy modules are imported late."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="FILE",
-        help="one a line; may be given again, and each list is reported apart",
+        help="one prompt a line; repeat it for further lists, which are reported separately",
     )
     command.add_argument(
         "--train-prompts",
@@ -41,7 +38,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="as --prompts, of what was trained on; the others are then held out, and CLIPs search all lists at once",
+        help="as --prompts, of the training; the others are then held out, and CLIPs retrieve among all lists",
     )
     command.add_argument(
         "-o", "--output", type=nonempty_path, required=True, help="folder for metrics.json, table.md, sheet.png"
@@ -49,10 +46,10 @@ def add_text(command: argparse.ArgumentParser) -> None:
     command.add_argument("--n", type=positive_int, default=1, help="assets of each prompt (default 1)")
     instead = command.add_mutually_exclusive_group()
     instead.add_argument(
-        "--assets", type=nonempty_path, help="folder of what `instant3d generate` made, to look at that"
+        "--assets", type=nonempty_path, help="folder that `instant3d generate` wrote, to evaluate its assets"
     )
     instead.add_argument(
-        "--real", type=nonempty_path, help="scene folders whose captions are the prompts: the most to be had"
+        "--real", type=nonempty_path, help="scene folders whose captions are the prompts: an upper bound"
     )
     command.add_argument("--judge", help=f"a judge's folder, or none (default {bundled.JUDGE})")
     add_system(command)
@@ -61,18 +58,18 @@ def add_text(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODEL",
-        help="folder or Hub id of a CLIP, best not the one that training asked; again for more",
+        help="folder or Hub id of a CLIP, other than one used in training; repeat it for more",
     )
     _add_drawing(command)
     command.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
     command.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
-    command.add_argument("--start", choices=STARTS, help=f"what lies under the noise (default {Sampling.start})")
+    command.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
     command.set_defaults(command=text)
 
 
 def add_consistency(command: argparse.ArgumentParser) -> None:
     """Declare the options of `evaluate consistency`."""
-    command.add_argument("--prompts", type=nonempty_path, required=True, metavar="FILE", help="one a line")
+    command.add_argument("--prompts", type=nonempty_path, required=True, metavar="FILE", help="one prompt a line")
     command.add_argument(
         "-o", "--output", type=nonempty_path, required=True, help="folder for metrics.json, table.md, figure.png"
     )
@@ -104,26 +101,33 @@ def add_training(command: argparse.ArgumentParser) -> None:
         "-o", "--output", type=nonempty_path, required=True, help="folder for config.json, model.safetensors"
     )
     command.add_argument(
-        "--objects", type=nonempty_path, default=OBJECTS, help=f"the names to tell apart (default {OBJECTS})"
+        "--objects", type=nonempty_path, default=OBJECTS, help=f"the names to classify (default {OBJECTS})"
     )
     command.add_argument("--epochs", type=positive_int, default=24, help="(default 24)")
     command.add_argument("--seed", type=seed, default=0, help="(default 0)")
     command.add_argument(
-        "--hold-out-shapes", action="store_true", help="keep one shape of each object, to measure with; teaches less"
+        "--hold-out-shapes", action="store_true", help="hold out one shape of each object for the accuracy; trains on less"
     )
     command.set_defaults(command=train_judge)
 
 
 def _add_drawing(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--limit", type=positive_int, help="only the first so many prompts")
+    command.add_argument("--limit", type=positive_int, help="at most this many prompts")
     command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
     command.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
-    command.add_argument("--batch", type=positive_int, default=8, help="prompts that are begun together (default 8)")
+    command.add_argument("--batch", type=positive_int, default=8, help="prompts in a batch (default 8)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
 
 def text(arguments: argparse.Namespace) -> None:
-    """Measure how well assets show their prompts."""
+    """Measure how well assets match their prompts.
+
+    Args:
+        arguments: The parsed options of `evaluate text`.
+
+    Raises:
+        ValueError: Options contradict each other, or a prompt is both held out and trained on.
+    """
     from instant3d.evaluation import text_alignment
     from instant3d.evaluation.view_cache import read_prompt_list, view_requests
     from instant3d.modules import clip
@@ -147,7 +151,7 @@ def text(arguments: argparse.Namespace) -> None:
     record = source.training_record
     if record is not None and record.clip in arguments.clip:
         warnings.warn(
-            f"{record.clip} was asked in training too, so what it says here is flattery; name another CLIP",
+            f"{record.clip} was used in training too, so its scores here are biased; name another CLIP",
             stacklevel=2,
         )
     text_alignment.evaluate(
@@ -162,7 +166,14 @@ def text(arguments: argparse.Namespace) -> None:
 
 
 def consistency(arguments: argparse.Namespace) -> None:
-    """Measure whether grids agree with themselves."""
+    """Measure how consistent the four views of generated grids are.
+
+    Args:
+        arguments: The parsed options of `evaluate consistency`.
+
+    Raises:
+        ValueError: A number of steps, an initial image or a sampler is unknown.
+    """
     from instant3d.evaluation import view_consistency as measuring
     from instant3d.evaluation.view_cache import read_prompt_list, view_requests
     from instant3d.modules.losses import PerceptualLoss
@@ -181,7 +192,11 @@ def consistency(arguments: argparse.Namespace) -> None:
 
 
 def train_judge(arguments: argparse.Namespace) -> None:
-    """Train a judge and keep it."""
+    """Train an attribute classifier and save its weights.
+
+    Args:
+        arguments: The parsed options of `train-judge`.
+    """
     from instant3d.evaluation import train_attribute_classifier
     from instant3d.evaluation.view_cache import read_prompt_list
 
@@ -204,7 +219,7 @@ def _judge(named: str | None) -> AttributeClassifier | None:
 
 
 def _check_disjoint(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
-    """Refuse what is said to be held out and trained on, in whatever part of a list."""
+    """Refuse prompts that are in a held-out list and in a training list, beyond --limit too."""
     from instant3d.evaluation.view_cache import read_prompt_list
 
     known = {text: path for path in trained for text in read_prompt_list(path)}
@@ -218,7 +233,7 @@ def _check_disjoint(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
 
 
 def _asset_source(arguments: argparse.Namespace, size: int) -> AssetSource:
-    """Where assets come from: a folder, the direct system, real renders, or the two-stage system."""
+    """Return the source of assets: a folder, the direct system, real renders, or the two-stage system."""
     from instant3d.evaluation import text_alignment
     from instant3d.evaluation.asset_source import AssetSource
     from instant3d.pipelines.text_to_3d import DirectTextTo3D
