@@ -17,7 +17,7 @@ COMMANDS = {  # name: (module of the data side, what it does)
     "recolour": ("captions.recolour", "scenes painted in named colours, with captions that name them"),
     "curate": ("curation.__main__", "features, labels, a ranking, near-duplicates and a selection of scenes"),
     "report": ("report.report", "a page with images of what a set of scenes holds"),
-    "attribution": ("manifests.attribution", "authors and licences of the works in scenes and caches, for a model card"),
+    "attribution": ("manifests.attribution", "authors and licences of what scenes and caches show, for a model card"),
     "demo-weights": ("demo_weights.__main__", "from objects to trained demo weights and their model cards"),
 }
 

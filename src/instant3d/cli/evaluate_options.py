@@ -106,7 +106,7 @@ def add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--epochs", type=positive_int, default=24, help="(default 24)")
     command.add_argument("--seed", type=seed, default=0, help="(default 0)")
     command.add_argument(
-        "--hold-out-shapes", action="store_true", help="hold out one shape of each object for the accuracy; trains on less"
+        "--hold-out-shapes", action="store_true", help="hold out a shape of each object for the accuracy"
     )
     command.set_defaults(command=train_judge)
 
