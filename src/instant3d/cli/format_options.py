@@ -1,4 +1,4 @@
-"""The options on meshes and their files, which several commands share."""
+"""Options of meshes and their files, which several commands share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def add_formats(command: argparse.ArgumentParser) -> None:
 
 
 def mesh_options(arguments: argparse.Namespace) -> MeshOptions:
-    """The options chosen: those of the purpose, with what is given beside it in their place.
+    """Return the chosen mesh options: those of the purpose (--for), overridden by those given one by one.
+
+    Args:
+        arguments: The parsed options.
 
     Raises:
         ValueError: A number is out of its range.
@@ -53,7 +56,7 @@ def mesh_options(arguments: argparse.Namespace) -> MeshOptions:
 
 
 def _count(word: str) -> Callable[[str], int | str]:
-    """A type of argument: a whole number, or `word`, which becomes an empty text."""
+    """Return an argument type: a whole number, or `word`, which becomes an empty string."""
 
     def count(text: str) -> int | str:
         if text == word:

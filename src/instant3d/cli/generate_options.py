@@ -1,4 +1,4 @@
-"""The options of `instant3d generate` and the lines that it prints. Knows nothing of the work, but imports it late."""
+"""Options and output of `instant3d generate`; heavy modules are imported when the command runs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from instant3d.pipelines.generate import GenerationResult
     from instant3d.pipelines.generators import AssetGenerator
 
-EPILOG = """Several prompts, or several seeds, each get a folder of their own below OUT; what is already there, made by
-the same settings, is not made again. Exit code 1: some were not made; 2: none."""
+EPILOG = """Several prompts, or several seeds, each get a folder of their own below OUT; assets that are there already,
+with the same settings, are not generated again. Exit code 1: some assets failed; 2: all."""
 
 
 def add(command: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the options of `generate`."""
     command.epilog = EPILOG
-    command.add_argument("prompt", nargs="*", help="what to make, such as 'a red fire hydrant'")
+    command.add_argument("prompt", nargs="*", help="what to generate, such as 'a red fire hydrant'")
     command.add_argument("-o", "--output", type=nonempty_path, required=True, help="folder for the results")
     command.add_argument(
-        "--prompts", metavar="FILE", help="one prompt a line (# begins a comment), JSON or CSV; - reads here"
+        "--prompts", metavar="FILE", help="one prompt a line (# begins a comment), JSON or CSV; - reads standard input"
     )
     command.add_argument(
-        "--seed", type=seed, default=0, help="of chance: the same seed and prompt make the same asset (default 0)"
+        "--seed", type=seed, default=0, help="random seed: the same seed and prompt give the same asset (default 0)"
     )
     command.add_argument(
         "--n", type=positive_int, default=1, help="assets of each prompt, by seeds counting up (default 1)"
@@ -42,7 +42,7 @@ def add(command: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="nodes a side of the mesh's grid (default 256; if direct, two for each texel of its planes, at most 256)",
     )
-    _add_sampling(command.add_argument_group("how the two-stage system draws views"))
+    _add_sampling(command.add_argument_group("sampling of views in the two-stage system"))
     _add_machine(command.add_argument_group("weights and machine"))
     command.set_defaults(command=run)
 
@@ -50,10 +50,10 @@ def add(command: argparse.ArgumentParser) -> None:
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
     group.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
-    group.add_argument("--rescale", type=float, help=f"0 to 1: against glaring colours (default {Sampling.rescale:g})")
+    group.add_argument("--rescale", type=float, help=f"guidance rescale, 0 to 1: against oversaturation (default {Sampling.rescale:g})")
     group.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
-    group.add_argument("--start", choices=STARTS, help=f"what lies under the noise (default {Sampling.start})")
-    group.add_argument("--negative", metavar="TEXT", help="what to stay away from")
+    group.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
+    group.add_argument("--negative", metavar="TEXT", help="negative prompt")
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
@@ -64,11 +64,23 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         type=byte_size,
         help="on a GPU: for weights (default 60%% of what is free); anywhere: for meshing",
     )
-    group.add_argument("--batch", type=positive_int, default=4, help="prompts that are begun together (default 4)")
+    group.add_argument("--batch", type=positive_int, default=4, help="prompts in a batch (default 4)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make what is asked for, one line for each asset; returns the exit code."""
+    """Generate assets and print one line for each.
+
+    Args:
+        arguments: The parsed options.
+
+    Returns:
+        The exit code: 0 if all assets are there, 1 if some failed, 2 if all did.
+
+    Raises:
+        ValueError: There is no prompt, or an option is invalid.
+        OSError: The prompts or the weights cannot be read.
+        MemoryError: The GPU's memory does not suffice.
+    """
     from instant3d.pipelines.generate import GenerationRequest, generate
 
     settle(arguments)
@@ -103,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _generator(arguments: argparse.Namespace) -> AssetGenerator:
-    """The chosen system with its options; nothing is loaded yet."""
+    """Return the chosen system with its options; its networks are not loaded yet."""
     from instant3d.pipelines.generators import DirectGenerator, TwoStageGenerator
 
     machine = {"device": arguments.device, "max_memory": arguments.max_memory, "at_once": arguments.batch}
@@ -122,7 +134,7 @@ def _generator(arguments: argparse.Namespace) -> AssetGenerator:
 
 
 def _print_result(outcome: GenerationResult) -> None:
-    """One line: results on standard output, anything else on standard error."""
+    """Print one line: results to standard output, errors and notes to standard error."""
     from instant3d.pipelines.generate import closing_line
 
     if outcome.error:
