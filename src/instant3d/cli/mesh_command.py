@@ -1,4 +1,4 @@
-"""The command `instant3d mesh`: another mesh of an asset that was made before."""
+"""Options and output of `instant3d mesh`, which meshes a saved asset again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from instant3d.utils.errors import print_escaped
 
 
 def add(command: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Declare the options of `mesh`."""
     command.add_argument(
         "asset", type=nonempty_path, help="folder that `generate` or `reconstruct` wrote, or a triplane.safetensors"
     )
@@ -31,7 +31,15 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Make the mesh and print one line."""
+    """Make the mesh and print one line.
+
+    Args:
+        arguments: The parsed options.
+
+    Raises:
+        ValueError: An option is invalid, or the asset has no surface.
+        FileNotFoundError: There is no such asset.
+    """
     from instant3d.pipelines.remesh import closing_line, remesh
 
     record = remesh(
@@ -47,6 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _formats(output: Path, formats: list[str]) -> list[str]:
-    """The format of an output that is one file, else those that are asked for."""
+    """Return the format of an output that is one file, else `formats`."""
     suffix = output.suffix.lower().lstrip(".")
     return [suffix] if suffix and not output.is_dir() else formats

@@ -1,4 +1,4 @@
-"""The options of `instant3d import`, `pack` and `unpack`. Knows nothing of the work, but imports it late."""
+"""Options and output of `instant3d import`, `pack` and `unpack`; heavy modules are imported late."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ LAYOUTS = ("openlrm", "instantmesh", "zero123", "gobjaverse", "nerf-synthetic")
 
 def add_import(command: argparse.ArgumentParser) -> None:
     """Declare the options of `import`."""
-    command.add_argument("layout", choices=LAYOUTS, help="whose files SOURCE holds")
+    command.add_argument("layout", choices=LAYOUTS, help="the layout of SOURCE")
     command.add_argument("source", type=nonempty_path, help="one object's folder, or a folder of such at any depth")
     command.add_argument(
-        "-o", "--output", type=nonempty_path, required=True, help="folder for scene folders, named like these"
+        "-o", "--output", type=nonempty_path, required=True, help="folder for the scene folders, which get the names of SOURCE's folders"
     )
     command.add_argument("--scale", type=float, help="of their world (default: so that the object's box is [-1, 1]^3)")
     command.add_argument("--up", choices=("z", "y"), default="z", help="axis that is up in their world (default z)")
-    command.add_argument("--fov", type=float, help="degrees across a picture, where the files do not say")
+    command.add_argument("--fov", type=float, help="field of view in degrees, where the files have none")
     command.add_argument(
-        "--depth-range", type=float, default=6.0, help="instantmesh: what a depth of 255 is (default 6)"
+        "--depth-range", type=float, default=6.0, help="instantmesh: the depth that 255 stands for (default 6)"
     )
     command.set_defaults(command=_import)
 

@@ -1,4 +1,4 @@
-"""Which options of a command line belong to which system: what is said to the other one is refused, not ignored."""
+"""Options of the two systems; options of the system that is not chosen are refused, not ignored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils import bundled
 
-# with what they are if nothing is said, so that parsers leave them None
+# with their defaults; parsers leave them None, so that given ones can be recognised
 OWN: dict[str, dict[str, Any]] = {
     "two-stage": {
         "stage1": None,
@@ -23,20 +23,27 @@ TWO_STAGE = "two-stage"  # the default
 
 
 def add_system(group: argparse._ActionsContainer) -> None:
-    """Declare --system and where its weights lie."""
+    """Declare --system and the options of its weights."""
     group.add_argument("--system", choices=list(OWN), default=TWO_STAGE, help=f"(default {TWO_STAGE})")
     add_stages(group)
     group.add_argument("--direct", help=f"direct system: checkpoint folder or Hub id (default {bundled.DIRECT})")
 
 
 def add_stages(group: argparse._ActionsContainer) -> None:
-    """Declare where the two stages' weights lie."""
+    """Declare the options of the two stages' weights."""
     group.add_argument("--stage1", help=f"folder in diffusers' layout or Hub id (default {bundled.STAGE1})")
     group.add_argument("--stage2", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
 
 
 def settle(arguments: argparse.Namespace) -> None:
-    """Refuse options of another system than the chosen one, and give its own their defaults."""
+    """Refuse options of the system that is not chosen, and set the defaults of the chosen one.
+
+    Args:
+        arguments: The parsed options, which are changed in place.
+
+    Raises:
+        ValueError: An option of the other system was given.
+    """
     chosen = getattr(arguments, "system", TWO_STAGE)
     for system, options in OWN.items():
         for name in options.keys() & vars(arguments).keys():
@@ -44,6 +51,6 @@ def settle(arguments: argparse.Namespace) -> None:
                 setattr(arguments, name, options[name] if system == chosen else None)
             elif system != chosen:
                 raise ValueError(
-                    f"--{name} belongs to the {system} system, but {chosen} is chosen; leave it out, or say "
+                    f"--{name} belongs to the {system} system, but {chosen} is chosen; leave it out, or use "
                     f"--system {system}"
                 )
