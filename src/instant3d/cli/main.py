@@ -1,4 +1,4 @@
-"""The command `instant3d`: arguments in, one line out. Knows nothing of the work, which is imported when asked for."""
+"""The command `instant3d`: parses arguments and dispatches to commands, whose modules are imported late."""
 
 from __future__ import annotations
 
@@ -38,7 +38,14 @@ TRAINING = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; bad input is one sentence on stderr and exit code 2."""
+    """Run one command. Bad input is reported as one sentence on stderr; --debug raises the exception instead.
+
+    Args:
+        argv: The words after `instant3d`; None: those of the command line.
+
+    Returns:
+        The exit code: 2 for bad input, 130 if interrupted, else that of the command.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -96,30 +103,30 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """Build the parser of all commands and their options."""
     top = argparse.ArgumentParser("instant3d", description="A sentence, or four posed views, to a 3D asset.")
     top.add_argument("--version", action="version", version=f"instant3d {__version__}")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    generate_options.add(commands.add_parser("generate", help="prompts to meshes, triplanes and pictures"))
+    generate_options.add(commands.add_parser("generate", help="prompts to meshes, triplanes and images"))
     _add_reconstruct(
-        commands.add_parser("reconstruct", help="a scene folder, or a picture, to a mesh, a triplane and pictures")
+        commands.add_parser("reconstruct", help="a scene folder, or an image, to a mesh, a triplane and images")
     )
-    mesh_command.add(commands.add_parser("mesh", help="another mesh of an asset that was made before"))
-    evaluate = commands.add_parser("evaluate", help="measure reconstructions, or what was made of prompts")
+    mesh_command.add(commands.add_parser("mesh", help="another mesh of a saved asset"))
+    evaluate = commands.add_parser("evaluate", help="measure reconstructions, or assets of prompts")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
-    _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, beside two baselines"))
-    evaluate_options.add_text(kinds.add_parser("text", help="whether assets show what their prompts ask for"))
-    evaluate_options.add_consistency(kinds.add_parser("consistency", help="whether stage 1's views agree"))
+    _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, compared with two baselines"))
+    evaluate_options.add_text(kinds.add_parser("text", help="whether assets match their prompts"))
+    evaluate_options.add_consistency(kinds.add_parser("consistency", help="whether stage 1's views are consistent"))
     _add_export(commands.add_parser("export", help="a training checkpoint to a folder of weights"))
-    _add_convert(commands.add_parser("convert", help="weights that peers gave away to a folder of weights, and back"))
+    _add_convert(commands.add_parser("convert", help="weights released by peers to a folder of weights, and back"))
     scene_options.add_import(commands.add_parser("import", help="objects in another project's layout to scene folders"))
     scene_options.add_pack(commands.add_parser("pack", help="scene folders to a few tar files"))
-    scene_options.add_unpack(commands.add_parser("unpack", help="such tar files to scene folders"))
-    _add_words(commands.add_parser("words", help="the words that weights were trained on, most often shown first"))
+    scene_options.add_unpack(commands.add_parser("unpack", help="tar files that pack wrote to scene folders"))
+    _add_words(commands.add_parser("words", help="the words that weights were trained on, most frequent first"))
     _add_cache(commands.add_parser("cache-stage1", help="scenes to latents and text embeddings, to train stage 1 from"))
-    evaluate_options.add_training(commands.add_parser("train-judge", help="what `evaluate text` tells objects by"))
-    doctor_options.add(commands.add_parser("doctor", help="what is wrong with scenes, before they are trained on"))
+    evaluate_options.add_training(commands.add_parser("train-judge", help="train the classifier of `evaluate text`"))
+    doctor_options.add(commands.add_parser("doctor", help="faults of scenes, before they are trained on"))
     for name, text in (TRAINING | {"data": "objects, images of them, captions, curation: data --help"}).items():
         commands.add_parser(name, help=text, add_help=False)
     return top
@@ -129,7 +136,7 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "scene",
         type=nonempty_path,
-        help="folder with transforms.json and pictures; or one picture, for weights that take one",
+        help="folder with transforms.json and images; or one image, for weights that take one",
     )
     command.add_argument(
         "-o", "--output", type=nonempty_path, required=True, help="folder for the results; other files in it stay"
@@ -151,7 +158,7 @@ def _add_evaluation(command: argparse.ArgumentParser) -> None:
         "-o", "--output", type=nonempty_path, required=True, help="folder for metrics.json and the table"
     )
     _add_shared(command)
-    command.add_argument("--resolution", type=positive_int, default=128, help="size of all pictures (default 128)")
+    command.add_argument("--resolution", type=positive_int, default=128, help="size of all images (default 128)")
     command.add_argument("--reference", type=nonempty_path, help="folder of true meshes, named like the scenes")
     command.add_argument(
         "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too"
@@ -164,7 +171,7 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=nonempty_path, required=True, help="folder for the weights")
     command.add_argument(
         "--base",
-        help="what goes beside the trained network, if it lies elsewhere now: stage 1's model, direct's text encoder",
+        help="the parts that were not trained, if they are elsewhere now: stage 1's model, direct's text encoder",
     )
     command.set_defaults(command=_export)
 
@@ -175,11 +182,11 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", type=nonempty_path, help="folder for the weights, their configuration and licence"
     )
-    command.add_argument("--check", action="store_true", help="write nothing; say what would be")
+    command.add_argument("--check", action="store_true", help="write nothing; report what would be written")
     command.add_argument(
         "--config", type=nonempty_path, help="JSON or YAML with the network's sizes, if none is beside it"
     )
-    command.add_argument("--image-size", type=positive_int, help="pixels it was taught with, if it is no known release")
+    command.add_argument("--image-size", type=positive_int, help="pixels it was trained with, if it is not a known release")
     command.add_argument("--half", action="store_true", help="store float16: half the size, faster, less exact")
     command.add_argument("--back", action="store_true", help="SOURCE is our folder: write the family's own .ckpt")
     command.set_defaults(command=_convert)
@@ -197,10 +204,10 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
         "scenes", nargs="+", help="folders of scene folders or of shards, or URLs of shards; each scene has a caption"
     )
     command.add_argument(
-        "--model", type=nonempty, required=True, help="whose VAE and text encoders: a folder, Hub id or .safetensors"
+        "--model", type=nonempty, required=True, help="model with the VAE and text encoders: a folder, Hub id or .safetensors"
     )
     command.add_argument(
-        "-o", "--output", type=nonempty_path, required=True, help="the cache; one that was interrupted is gone on with"
+        "-o", "--output", type=nonempty_path, required=True, help="folder of the cache; an interrupted one is continued"
     )
     command.add_argument("--keep", type=nonempty_path, help="text file of the ids to take (default: all)")
     command.add_argument("--batch", type=positive_int, default=16, help="grids encoded at once (default 16)")
@@ -279,7 +286,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from instant3d.pipelines import convert
 
     if arguments.output is None and not arguments.check:
-        raise ValueError("name a folder to write into by -o, or say --check to only look")
+        raise ValueError("name a folder to write into by -o, or use --check to only inspect")
     given = {"config": arguments.config, "image_size": arguments.image_size}
     if arguments.back:
         lines = convert.write_back(arguments.family, arguments.source, None if arguments.check else arguments.output)
@@ -307,7 +314,7 @@ def _words(arguments: argparse.Namespace) -> None:
         )
     try:
         print("\n".join(listed.lines()), flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -328,7 +335,7 @@ def _cache(arguments: argparse.Namespace) -> None:
 
 
 def _note(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """Our warnings as one line; those of libraries about themselves are not for the user."""
+    """Print our own warnings as one line; those of libraries are not shown."""
     if category is UserWarning:
         print_escaped(f"instant3d: note: {' '.join(str(message).split())}", sys.stderr)
 
