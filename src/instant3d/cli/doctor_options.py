@@ -18,7 +18,7 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("scenes", type=nonempty_path, nargs="+", help="scene folders, or folders of such at any depth")
     command.add_argument("-o", "--output", type=nonempty_path, metavar="FILE", help="all findings, as JSON")
     command.add_argument(
-        "--fix", action="store_true", help="repair camera conventions where certain; the old file is kept beside the new"
+        "--fix", action="store_true", help="repair camera conventions where certain; the old file is kept"
     )
     command.add_argument(
         "--frames", type=positive_int, help="frames that each scene should have (default: what most scenes have)"

@@ -50,7 +50,7 @@ def add(command: argparse.ArgumentParser) -> None:
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
     group.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
-    group.add_argument("--rescale", type=float, help=f"guidance rescale, 0 to 1: against oversaturation (default {Sampling.rescale:g})")
+    group.add_argument("--rescale", type=float, help=f"0 to 1: against oversaturation (default {Sampling.rescale:g})")
     group.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
     group.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
     group.add_argument("--negative", metavar="TEXT", help="negative prompt")

@@ -186,7 +186,9 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", type=nonempty_path, help="JSON or YAML with the network's sizes, if none is beside it"
     )
-    command.add_argument("--image-size", type=positive_int, help="pixels it was trained with, if it is not a known release")
+    command.add_argument(
+        "--image-size", type=positive_int, help="pixels it was trained with, if the release is unknown"
+    )
     command.add_argument("--half", action="store_true", help="store float16: half the size, faster, less exact")
     command.add_argument("--back", action="store_true", help="SOURCE is our folder: write the family's own .ckpt")
     command.set_defaults(command=_convert)
@@ -204,7 +206,10 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
         "scenes", nargs="+", help="folders of scene folders or of shards, or URLs of shards; each scene has a caption"
     )
     command.add_argument(
-        "--model", type=nonempty, required=True, help="model with the VAE and text encoders: a folder, Hub id or .safetensors"
+        "--model",
+        type=nonempty,
+        required=True,
+        help="model with the VAE and text encoders: a folder, Hub id or .safetensors",
     )
     command.add_argument(
         "-o", "--output", type=nonempty_path, required=True, help="folder of the cache; an interrupted one is continued"

@@ -16,7 +16,7 @@ def add_import(command: argparse.ArgumentParser) -> None:
     command.add_argument("layout", choices=LAYOUTS, help="the layout of SOURCE")
     command.add_argument("source", type=nonempty_path, help="one object's folder, or a folder of such at any depth")
     command.add_argument(
-        "-o", "--output", type=nonempty_path, required=True, help="folder for the scene folders, which get the names of SOURCE's folders"
+        "-o", "--output", type=nonempty_path, required=True, help="folder for scene folders, named as in SOURCE"
     )
     command.add_argument("--scale", type=float, help="of their world (default: so that the object's box is [-1, 1]^3)")
     command.add_argument("--up", choices=("z", "y"), default="z", help="axis that is up in their world (default z)")
