@@ -293,7 +293,7 @@ def test_gpu_out_of_memory_is_one_sentence_with_a_remedy(make, monkeypatch):
     monkeypatch.setattr(TextTo3D, "denoise", full)
     code, _, err = make("a hat")
     assert code == 2
-    assert errors(err)[0].startswith("the GPU has not enough memory; say --batch 1")
+    assert errors(err)[0].startswith("the GPU has not enough memory; use --batch 1")
 
 
 def halved(stage1: Path, tmp_path: Path) -> Path:

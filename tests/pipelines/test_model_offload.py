@@ -40,22 +40,22 @@ def travel(limit: int | None, *stops: tuple[str, ...], device: torch.device = ME
 ROUND = (("text",), ("unet", "vae"), ("vae",), ("stage2",))
 
 
-def test_with_room_for_all_everything_moves_in_once():
+def test_offloader_moves_every_network_once_where_all_fit():
     log, _ = travel(3000, *ROUND, *ROUND)
     assert log == ["text to meta", "unet to meta", "vae to meta", "stage2 to meta"]
 
 
-def test_without_a_limit_nothing_ever_moves_back():
+def test_offloader_moves_nothing_back_without_a_limit():
     assert travel(None, *ROUND, *ROUND)[0] == travel(3000, *ROUND)[0]
 
 
-def test_what_was_not_used_for_longest_makes_room_first():
+def test_offloader_moves_the_least_recently_used_network_back_first():
     log, residence = travel(2700, *ROUND)
     assert log[-2:] == ["text to cpu", "stage2 to meta"]  # 400 less is enough: the larger unet, used later, stays
     assert residence.present == ["unet", "vae", "stage2"]
 
 
-def test_the_limit_holds_whenever_one_step_fits_into_it():
+def test_offloader_keeps_the_limit_whenever_one_step_fits_into_it():
     log: list[str] = []
     limit = SIZES["unet"] + SIZES["vae"]
     residence = ModelOffloader({name: Traveller(name, size, log) for name, size in SIZES.items()}, META, limit)
@@ -66,29 +66,29 @@ def test_the_limit_holds_whenever_one_step_fits_into_it():
         assert sum(SIZES[name] for name in there) <= limit
 
 
-def test_room_is_made_before_anything_moves_in():
+def test_offloader_makes_room_before_anything_moves_in():
     log, _ = travel(1900, ("text",), ("unet", "vae"))
     assert log == ["text to meta", "text to cpu", "unet to meta", "vae to meta"]
 
 
-def test_what_is_needed_together_is_there_together_even_beyond_the_limit():
+def test_offloader_loads_what_is_needed_together_even_beyond_the_limit():
     _, residence = travel(100, ("text",), ("unet", "vae"))
     assert residence.present == ["unet", "vae"]
 
 
-def test_on_a_cpu_nothing_moves():
+def test_offloader_moves_nothing_on_a_cpu():
     assert travel(100, *ROUND, device=torch.device("cpu"))[0] == []
 
 
-def test_weights_are_counted_with_buffers_in_their_own_precision():
+def test_weight_bytes_count_buffers_and_each_precision():
     network = nn.BatchNorm1d(10).half()  # weight, bias, mean and variance of 10, and one count of 8 bytes
     assert weight_bytes(network) == 4 * 10 * 2 + 8
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_weights_leave_a_gpu_room_for_work():
+def test_fair_share_is_less_than_the_free_memory_of_a_gpu():
     assert 0 < fair_share(torch.device("cuda")) < torch.cuda.mem_get_info()[0]
 
 
-def test_a_cpu_has_no_fair_share_for_there_is_nowhere_to_move_to():
+def test_fair_share_is_no_limit_on_a_cpu():
     assert fair_share(torch.device("cpu")) is None

@@ -44,7 +44,7 @@ def model(stage1, stage2) -> TextTo3D:
 
 
 @pytest.mark.slow
-def test_a_sentence_becomes_a_mesh_that_other_tools_open(model, tmp_path):
+def test_text_to_3d_makes_a_mesh_that_other_tools_open(model, tmp_path):
     """The network answers its sphere to any views, so the file must hold a sphere of that radius."""
     model("a red fire hydrant", sampling=QUICK, resolution=48).textured().save(tmp_path / "x.glb")
     mesh = trimesh.load(tmp_path / "x.glb", force="mesh")
@@ -52,7 +52,7 @@ def test_a_sentence_becomes_a_mesh_that_other_tools_open(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_seed_draws_the_same_views_and_another_seed_others(model):
+def test_views_are_the_same_for_the_same_seed_and_others_for_another(model):
     first, again, other = (model.views(["a chair"], [seed], sampling=QUICK)[0] for seed in (3, 3, 4))
     assert torch.equal(first.rgb, again.rgb)
     assert (first.rgb - other.rgb).abs().max() > 0.05
@@ -67,18 +67,18 @@ def test_views_are_the_tiles_of_the_grid_with_the_structured_cameras(model, stag
 
 
 @pytest.mark.slow
-def test_views_do_not_depend_on_what_is_drawn_beside_them(model):
+def test_views_do_not_depend_on_the_other_prompts_of_the_batch(model):
     together = model.views(["a chair", "a blue bench"], [7, 8], sampling=QUICK)[1]
     alone = model.views(["a blue bench"], [8], sampling=QUICK)[0]
     torch.testing.assert_close(together.rgb, alone.rgb, atol=2e-2, rtol=0)  # bfloat16 inside
 
 
-def test_a_negative_prompt_changes_what_is_drawn(model):
+def test_views_change_with_a_negative_prompt(model):
     plain, turned = (model.views(["a chair"], sampling=QUICK, negative=text)[0] for text in (None, "blue"))
     assert not torch.equal(plain.rgb, turned.rgb)
 
 
-def test_every_part_is_brought_before_it_is_used(model, monkeypatch):
+def test_text_to_3d_moves_every_network_to_the_device_before_its_use(model, monkeypatch):
     told: list[object] = []
     monkeypatch.setattr(model.offloader, "load_to_device", lambda *names: told.append(set(names)))
     for name in ("encode", "denoise", "decode"):
@@ -99,7 +99,7 @@ def _noted(told, name, function):
     return noting
 
 
-def test_views_come_to_the_network_in_the_size_that_it_was_made_for(monkeypatch):
+def test_views_to_3d_resizes_views_to_the_size_of_the_network(monkeypatch):
     small = Reconstructor(dataclasses.replace(SPHERE, image_size=16)).eval()
     seen: list[Views] = []
     monkeypatch.setattr(small, "triplane", lambda views: (seen.append(views), sphere_network().triplane(views))[1])
@@ -109,7 +109,7 @@ def test_views_come_to_the_network_in_the_size_that_it_was_made_for(monkeypatch)
     torch.testing.assert_close(seen[-1].rgb[0][..., 1:-1], means[..., 1:-1])
 
 
-def test_an_asset_keeps_its_decoder_when_the_network_moves_away(model):
+def test_asset_keeps_its_decoder_when_the_network_moves_away(model):
     (views,) = model.views(["a chair"], sampling=QUICK)
     asset = model.build(views)
     inside = torch.zeros(1, 3)
@@ -122,7 +122,7 @@ def test_an_asset_keeps_its_decoder_when_the_network_moves_away(model):
         model.reconstruct.network = sphere_network()
 
 
-def test_what_is_said_to_be_cut_off_makes_no_difference_and_what_is_read_does(model):
+def test_cut_off_names_the_words_that_do_not_change_the_embedding(model):
     components = model.sampler.components
     lost = cut_off(LONG, model.fits)
     read = LONG.removesuffix(lost).strip()
@@ -135,7 +135,7 @@ def test_what_is_said_to_be_cut_off_makes_no_difference_and_what_is_read_does(mo
     assert not torch.equal(full, shorter)
 
 
-def test_stages_given_for_each_other_are_told_apart(stage1, stage2):
+def test_from_pretrained_refuses_the_stages_in_each_others_place(stage1, stage2):
     with pytest.raises(ValueError, match="use it as --stage2"):
         TextTo3D.from_pretrained(stage2, stage2)
     with pytest.raises(ValueError, match="use it as --stage1"):
@@ -143,13 +143,13 @@ def test_stages_given_for_each_other_are_told_apart(stage1, stage2):
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:x", "meta", "mps", "cpu:0:1"])
-def test_what_is_no_device_is_refused_by_its_name(name):
+def test_find_device_refuses_what_is_no_device_by_its_name(name):
     with pytest.raises(ValueError, match="is not a device; use cpu, cuda or cuda:1"):
         find_device(name)
 
 
 @pytest.mark.parametrize(("count", "name", "known"), [(0, "cuda", False), (1, "cuda:1", False), (2, "cuda:1", True)])
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch, count, name, known):
+def test_find_device_refuses_a_gpu_that_is_not_there(monkeypatch, count, name, known):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     if known:
@@ -159,6 +159,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch, count, name, known):
             find_device(name)
 
 
-def test_weights_are_halved_on_a_gpu_alone():
+def test_stage1_dtype_is_half_precision_on_a_gpu_alone():
     assert text_to_3d.stage1_dtype(torch.device("cuda")) == torch.float16
     assert text_to_3d.stage1_dtype(torch.device("cpu")) == torch.float32

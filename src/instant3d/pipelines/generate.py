@@ -246,9 +246,7 @@ def _enough_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise MemoryError(
-            "the GPU has not enough memory; say --batch 1, and --max-memory with less than now"
-        ) from error
+        raise MemoryError("the GPU has not enough memory; use --batch 1 and a smaller --max-memory") from error
 
 
 def _nodes(request: GenerationRequest, generator: AssetGenerator) -> int:

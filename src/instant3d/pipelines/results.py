@@ -65,7 +65,7 @@ def write(
 ) -> dict[str, Any]:
     """Write all files of an asset except the record.
 
-    Without PyAV there is no turntable.mp4, and a warning says so.
+    Without PyAV there is no turntable.mp4, and a warning is issued.
 
     Args:
         folder: Where to write; it exists.
