@@ -46,7 +46,7 @@ def test_bundled_weights_turn_a_prompt_into_an_asset_that_other_tools_open_in_it
     assert extents[1] > 1.1 * extents[[0, 2]].max(), "a chair is higher than it is wide, y being up"
 
 
-def test_diffusers_alone_samples_with_the_bundled_stage_1():
+def test_bundled_stage1_is_sampled_by_diffusers_alone():
     pipeline = diffusers.StableDiffusionXLPipeline.from_pretrained(ROOT / "checkpoints" / "stage1-demo")
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)

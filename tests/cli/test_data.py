@@ -23,7 +23,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(("words", "got"), [([], "got nothing"), (["paint"], "got 'paint'")])
-def test_an_unknown_command_is_one_sentence_and_exit_code_two(words, got, capsys):
+def test_command_that_is_unknown_is_one_sentence_and_exit_code_two(words, got, capsys):
     assert main(["data", *words]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
@@ -31,14 +31,14 @@ def test_an_unknown_command_is_one_sentence_and_exit_code_two(words, got, capsys
 
 
 @pytest.mark.parametrize("name", data.COMMANDS)
-def test_a_command_shows_its_own_options_under_its_own_name(name, capsys):
+def test_command_shows_its_own_options_under_its_own_name(name, capsys):
     with pytest.raises(SystemExit) as done:
         main(["data", name, "--help"])
     assert done.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: instant3d data {name} ")
 
 
-def test_a_command_does_its_work_from_any_folder_and_returns_its_exit_code(tmp_path, monkeypatch, capsys):
+def test_command_does_its_work_from_any_folder_and_returns_its_exit_code(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["data", "procedural", "-o", "objects", "--count", "2"]) == 0
     assert len(list(Path("objects").glob("*.glb"))) == 2
@@ -47,7 +47,7 @@ def test_a_command_does_its_work_from_any_folder_and_returns_its_exit_code(tmp_p
 
 
 @pytest.mark.slow
-def test_the_module_of_a_command_still_runs_by_its_name_in_a_checkout():
+def test_module_of_a_command_still_runs_by_its_name_in_a_checkout():
     done = subprocess.run(
         [sys.executable, "-m", "data_prep.render", "--help"], cwd=ROOT, capture_output=True, text=True
     )

@@ -30,7 +30,7 @@ MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4"
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch) -> None:
+def small_images(monkeypatch) -> None:
     """Films and sheets of a few small images: what is tested here is not their size."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
@@ -75,7 +75,7 @@ def errors(err: str) -> list[str]:
     return [line.removeprefix("instant3d: error: ") for line in err.splitlines() if "error:" in line]
 
 
-def test_a_prompt_becomes_a_folder_of_results_and_one_line(make, tmp_path):
+def test_generate_writes_a_folder_of_results_and_one_line(make, tmp_path):
     code, out, err = make("a red fire hydrant", "--formats", "glb,ply", "--seed", 5)
     assert (code, out.count("\n"), errors(err)) == (0, 1, [])
     assert set(names(tmp_path / "out")) == {*MADE, "mesh.ply", "result.json"}
@@ -89,7 +89,7 @@ def test_a_prompt_becomes_a_folder_of_results_and_one_line(make, tmp_path):
     assert abs(np.linalg.norm(vertices, axis=1) - RADIUS).max() < 0.03  # the network's sphere
 
 
-def test_the_views_are_a_scene_that_holds_the_tiles_of_the_grid(make, tmp_path):
+def test_generate_writes_views_as_a_scene_that_holds_the_tiles_of_the_grid(make, tmp_path):
     make("a red chair")
     grid = np.asarray(Image.open(tmp_path / "out" / "grid.png").convert("RGB")) / 255
     scene = scenes.read(tmp_path / "out" / "views")
@@ -101,7 +101,7 @@ def test_the_views_are_a_scene_that_holds_the_tiles_of_the_grid(make, tmp_path):
     np.testing.assert_allclose(shown, np.stack(tiles), atol=0.02)
 
 
-def test_what_was_generated_can_be_reconstructed_from(make, capsys, stage2, tmp_path):
+def test_reconstruct_reads_the_views_that_generate_wrote(make, capsys, stage2, tmp_path):
     make("a red chair")
     again = tmp_path / "again"
     arguments = ["reconstruct", tmp_path / "out" / "views", "-o", again, "--weights", stage2, "--resolution", 16]
@@ -110,7 +110,7 @@ def test_what_was_generated_can_be_reconstructed_from(make, capsys, stage2, tmp_
     assert second["mesh"] == first["mesh"]
 
 
-def test_the_weights_are_named_by_the_hashes_of_their_files(make, stage1, stage2, tmp_path):
+def test_record_names_the_weights_by_the_hashes_of_their_files(make, stage1, stage2, tmp_path):
     import hashlib
 
     make("a chair")
@@ -122,7 +122,7 @@ def test_the_weights_are_named_by_the_hashes_of_their_files(make, stage1, stage2
         }
 
 
-def test_a_bad_line_costs_its_own_folder_only(make, tmp_path):
+def test_prompt_list_with_a_bad_line_lacks_only_its_folder(make, tmp_path):
     file = listed(tmp_path, "# hats", "a red hat", "a\x07bell", "", "x" * 2000, "a red hat")
     code, out, err = make("--prompts", file)
     assert code == 1
@@ -133,7 +133,7 @@ def test_a_bad_line_costs_its_own_folder_only(make, tmp_path):
     assert same[0] == same[1]
 
 
-def test_several_seeds_of_a_prompt_each_have_a_folder(make, tmp_path):
+def test_seeds_of_one_prompt_each_have_a_folder(make, tmp_path):
     assert make("a hat", "--n", 2, "--seed", 9)[0] == 0
     assert names(tmp_path / "out") == ["001-a-hat-10", "001-a-hat-9"]
     make("a hat", "--seed", 10, out=tmp_path / "alone")
@@ -143,7 +143,7 @@ def test_several_seeds_of_a_prompt_each_have_a_folder(make, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [[""], ["  "], ["a\x00b", "c\x1b"], ["x" * 10_000]])
-def test_where_no_prompt_is_sound_nothing_is_done(make, tmp_path, arguments):
+def test_generate_writes_nothing_where_no_prompt_is_valid(make, tmp_path, arguments):
     code, out, err = make(*arguments)
     assert (code, out) == (2, "")
     assert len(errors(err)) == len(arguments)
@@ -160,13 +160,13 @@ def test_prompt_that_is_missing_gives_an_error_that_says_how_to_give_one(make, t
 
 @pytest.mark.parametrize("text", ["../../etc/passwd", "a/b", "con", "NUL", "aux.txt", "..", "赤い椅子", "C:\\x", "-rf"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_no_prompt_names_a_folder_elsewhere_or_one_that_windows_reserves(tmp_path, text, count):
+def test_folder_of_a_prompt_is_below_the_output_and_not_reserved_by_windows(tmp_path, text, count):
     for item in plan(prompts.from_arguments([text, "other"]), tmp_path, GenerationRequest(count=count)):
         assert item.folder.parent == tmp_path
         assert re.fullmatch(r"00[12]-[a-z0-9-]+", item.folder.name)
 
 
-def test_a_prompts_number_is_its_place_in_the_list_so_that_mending_one_moves_no_other(tmp_path):
+def test_plan_numbers_prompts_by_their_place_in_the_list_valid_or_not(tmp_path):
     broken = plan(prompts.from_arguments(["a hat", "b\x00d", "a shoe"]), tmp_path, GenerationRequest())
     mended = plan(prompts.from_arguments(["a hat", "bed", "a shoe"]), tmp_path, GenerationRequest())
     assert [item.folder for item in broken] == [mended[0].folder, mended[2].folder]
@@ -211,14 +211,14 @@ def test_resume_generates_an_asset_again_with_a_lost_file_or_other_weights(make,
     assert make("a hat", "--stage2", tmp_path / "other")[1].count("\n") == 1
 
 
-def test_the_same_weights_in_another_place_are_the_same_weights(make, stage1, tmp_path):
+def test_resume_takes_the_same_weights_in_another_folder_for_the_same(make, stage1, tmp_path):
     make("a hat")
     shutil.copytree(stage1, tmp_path / "copy")
     assert make("a hat", "--stage1", tmp_path / "copy")[1] == ""
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": {"name": "x", "sha256": "y"}}', "\x00"])
-def test_a_record_of_another_kind_is_no_finished_asset(make, tmp_path, content):
+def test_resume_takes_a_record_of_another_kind_for_no_finished_asset(make, tmp_path, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "result.json").write_text(content)
     assert make("a hat")[0] == 0
@@ -237,7 +237,7 @@ def fails_at(monkeypatch, turn: int, error: BaseException) -> None:
     monkeypatch.setattr("instant3d.utils.visualization.write_contact_sheet", sheet)
 
 
-def test_an_interrupted_list_keeps_what_is_finished_and_goes_on_there(make, tmp_path, monkeypatch):
+def test_resume_after_an_interrupt_keeps_what_is_finished_and_continues(make, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         fails_at(patch, 2, KeyboardInterrupt())
         code, out, _ = make("a hat", "a shoe", "a tie")
@@ -247,7 +247,7 @@ def test_an_interrupted_list_keeps_what_is_finished_and_goes_on_there(make, tmp_
     assert (code, out.count("\n"), err.count("is finished")) == (0, 2, 1)
 
 
-def test_a_full_disk_ends_a_list_with_one_sentence_and_keeps_what_is_finished(make, tmp_path, monkeypatch):
+def test_full_disk_ends_a_list_with_one_sentence_and_keeps_what_is_finished(make, tmp_path, monkeypatch):
     fails_at(monkeypatch, 2, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     code, out, err = make("a hat", "a shoe", "a tie", "--batch", 1)
     assert (code, out.count("\n")) == (1, 1)
@@ -257,13 +257,13 @@ def test_a_full_disk_ends_a_list_with_one_sentence_and_keeps_what_is_finished(ma
     assert "was not begun" in errors(err)[1]
 
 
-def test_a_full_disk_in_a_batch_names_every_line_that_was_not_begun(make, monkeypatch):
+def test_full_disk_in_a_batch_names_every_line_that_was_not_begun(make, monkeypatch):
     fails_at(monkeypatch, 2, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     _, _, err = make("a hat", "a shoe", "a tie", "a cup", "a bed", "--batch", 3)
     assert [line.count("was not begun") for line in errors(err)] == [0, 1, 1, 1]
 
 
-def test_one_asset_that_fails_does_not_end_the_list(make, tmp_path, monkeypatch):
+def test_prompt_list_continues_after_an_asset_that_fails(make, tmp_path, monkeypatch):
     fails_at(monkeypatch, 1, ValueError("there is nothing to see"))
     code, out, err = make("a hat", "a shoe")
     assert (code, out.count("\n"), len(errors(err))) == (1, 1, 1)
@@ -276,7 +276,7 @@ def test_debug_shows_where_an_asset_failed(make, monkeypatch):
         make("a hat", "a shoe", "--debug")
 
 
-def test_an_answer_without_matter_is_explained(make, tmp_path):
+def test_generate_explains_an_asset_without_a_surface(make, tmp_path):
     network = sphere_network()
     network.decoder.last.bias[0] = -1e4
     network.save_pretrained(tmp_path / "empty")
@@ -304,7 +304,7 @@ def halved(stage1: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def test_weights_that_will_not_do_are_one_sentence_each(make, stage1, stage2, tmp_path):
+def test_weights_that_are_invalid_are_one_sentence_each(make, stage1, stage2, tmp_path):
     partless = Path(shutil.copytree(stage1, tmp_path / "partless"))
     shutil.rmtree(partless / "vae")
     cases = [
@@ -324,7 +324,7 @@ def test_weights_that_will_not_do_are_one_sentence_each(make, stage1, stage2, tm
 
 
 @pytest.mark.parametrize("option", ["--stage1", "--stage2"])
-def test_a_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatch, option):
+def test_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatch, option):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def offline(*_: object, **__: object) -> str:
@@ -347,7 +347,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatc
         (["--rescale", "7"], "between 0 and 1"),
     ],
 )
-def test_a_wrong_option_is_one_sentence_and_leaves_nothing(make, tmp_path, options, complaint):
+def test_option_that_is_wrong_is_one_sentence_and_leaves_nothing(make, tmp_path, options, complaint):
     code, out, err = make("a hat", *options)
     assert (code, out, len(errors(err))) == (2, "", 1)
     assert complaint in errors(err)[0]
@@ -355,7 +355,7 @@ def test_a_wrong_option_is_one_sentence_and_leaves_nothing(make, tmp_path, optio
 
 
 @pytest.mark.parametrize("option", [["--seed", "-1"], ["--n", "0"], ["--sampler", "magic"], ["--start", "ink"]])
-def test_an_option_that_cannot_be_read_is_refused_by_name(make, capsys, option):
+def test_option_that_cannot_be_read_is_refused_by_name(make, capsys, option):
     with pytest.raises(SystemExit) as stop:
         make("a hat", *option)
     assert stop.value.code == 2
@@ -396,7 +396,7 @@ def test_words_list_that_is_broken_is_one_sentence(make, stage1, tmp_path):
     assert "caption_words.txt, line 1 should be a word" in errors(err)[0]
 
 
-def test_prompts_are_drawn_in_batches_of_limited_size(make, monkeypatch):
+def test_prompts_are_sampled_in_batches_of_limited_size(make, monkeypatch):
     sizes: list[int] = []
     real = TextTo3D.encode
     monkeypatch.setattr(
@@ -411,7 +411,7 @@ def test_progress_in_a_log_is_plain_lines(make):
     assert err.splitlines() == ["instant3d: the prompt: generating the views", "instant3d: the prompt: building"]
 
 
-def test_results_come_one_by_one_so_that_a_caller_need_not_wait_for_all(stage1, stage2, tmp_path):
+def test_generate_yields_each_result_before_the_next_is_begun(stage1, stage2, tmp_path):
     maker = TwoStageGenerator(stage1, stage2, sampling=Sampling(steps=1), device="cpu", at_once=1)
     outcomes = generate.generate(prompts.from_arguments(["a", "b"]), tmp_path, maker, GenerationRequest(resolution=16))
     assert next(outcomes).record["prompt"] == "a"

@@ -32,7 +32,7 @@ RED, BLUE = direct_runs.PROMPTS
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch) -> None:
+def small_images(monkeypatch) -> None:
     """Films and sheets of a few small images: what is tested here is not their size."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
@@ -77,7 +77,7 @@ def complaint(err: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made_of(make, weights, tmp_path):
+def test_generate_direct_writes_a_folder_of_results_without_views(make, weights, tmp_path):
     code, out, err = make(RED, "--formats", "glb,ply", "--seed", 5)
     assert (code, out.count("\n")) == (0, 1)
     assert err.splitlines() == ["instant3d: the prompt: generating the triplanes", "instant3d: the prompt: building"]
@@ -95,7 +95,7 @@ def test_a_prompt_becomes_a_folder_of_results_without_views_that_it_was_not_made
 
 
 @pytest.mark.slow
-def test_a_mesh_has_two_nodes_a_texel_unless_others_are_asked_for(capsys, weights, tmp_path):
+def test_mesh_has_two_nodes_a_texel_unless_a_resolution_is_given(capsys, weights, tmp_path):
     (side,) = {planes.shape[-1] for planes in DirectTextTo3D.from_pretrained(weights)(RED).triplane.planes}
     command = ["generate", RED, "--system", "direct", "--direct", str(weights), "-o", str(tmp_path / "out")]
     assert cli.main([*command, "--device", "cpu"]) == 0
@@ -105,7 +105,7 @@ def test_a_mesh_has_two_nodes_a_texel_unless_others_are_asked_for(capsys, weight
 
 
 @pytest.mark.slow
-def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_in(model, tmp_path, monkeypatch):
+def test_sheet_shows_the_asset_around_from_the_front_and_no_input(model, tmp_path, monkeypatch):
     sheets = []
     monkeypatch.setattr(visualization, "write_contact_sheet", lambda rows, *_, **__: sheets.append(rows))
     maker = generators.DirectGenerator(direct_folder(tmp_path / "weights"), device="cpu")
@@ -123,7 +123,7 @@ def test_the_sheet_shows_the_asset_from_the_front_around_and_nothing_that_went_i
 
 
 @pytest.mark.slow
-def test_a_seed_is_noise_of_its_own_generator_whatever_is_made_beside_it(model, weights):
+def test_seed_gives_the_noise_of_its_own_generator_in_every_batch(model, weights):
     text = model.encode([RED, BLUE])
     together = model.sample(text, [4, 9]).planes
     alone = model.sample(model.encode([BLUE]), [9]).planes
@@ -139,7 +139,7 @@ def test_a_seed_is_noise_of_its_own_generator_whatever_is_made_beside_it(model, 
 
 
 @pytest.mark.slow
-def test_one_call_of_many_prompts_gives_the_assets_of_single_calls(model):
+def test_generate_many_gives_the_assets_of_single_calls(model):
     many = model.generate_many([RED, BLUE])
     for number, (prompt, asset) in enumerate(zip([RED, BLUE], many, strict=True)):
         one = model(prompt, seed=number)
@@ -148,7 +148,7 @@ def test_one_call_of_many_prompts_gives_the_assets_of_single_calls(model):
     assert (first - second).abs().max() > 0.02, "prompts have colours of their own"
 
 
-def test_an_asset_keeps_its_decoder_when_the_network_is_changed(weights):
+def test_asset_keeps_its_decoder_when_the_network_is_changed(weights):
     model = DirectTextTo3D.from_pretrained(weights)
     asset, inside = model(RED), torch.zeros(1, 3)
     before = asset.field.density(inside)
@@ -157,7 +157,7 @@ def test_an_asset_keeps_its_decoder_when_the_network_is_changed(weights):
 
 
 @pytest.mark.slow
-def test_several_seeds_each_have_a_folder_and_mean_the_same_alone(make, tmp_path):
+def test_seeds_each_have_a_folder_and_give_the_same_asset_alone(make, tmp_path):
     assert make(RED, "--n", 2, "--seed", 9)[0] == 0
     assert names(tmp_path / "out") == ["001-a-red-ball-10", "001-a-red-ball-9"]
     make(RED, "--seed", 10, out=tmp_path / "alone")
@@ -169,7 +169,7 @@ def test_several_seeds_each_have_a_folder_and_mean_the_same_alone(make, tmp_path
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_made_again_but_by_another_seed_or_other_weights(make, tmp_path, monkeypatch):
+def test_resume_generates_again_only_by_another_seed_or_other_weights(make, tmp_path, monkeypatch):
     make(RED, BLUE)
     with monkeypatch.context() as patch:
         patch.setattr(DirectTextTo3D, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
@@ -185,7 +185,7 @@ def test_what_is_finished_is_not_made_again_but_by_another_seed_or_other_weights
 
 
 @pytest.mark.slow
-def test_a_record_of_the_other_system_is_no_finished_asset(make, tmp_path):
+def test_resume_takes_a_record_of_the_other_system_for_no_finished_asset(make, tmp_path):
     make(RED)
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     (tmp_path / "out" / "result.json").write_text(json.dumps({**record, "system": "two-stage"}))
@@ -254,7 +254,7 @@ CHANGES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
-def test_damaged_weights_are_one_sentence_and_leave_nothing(make, weights, tmp_path, change):
+def test_weights_that_are_damaged_are_one_sentence_and_leave_nothing(make, weights, tmp_path, change):
     broken = altered(weights, tmp_path / "broken", CHANGES[change][0])
     code, out, err = make(RED, "--direct", broken)
     assert (code, out) == (2, "")
@@ -279,7 +279,7 @@ def test_weights_folders_given_for_each_other_are_reported_with_the_right_option
             TextTo3D.from_pretrained(*stages)
 
 
-def test_a_text_encoder_of_another_length_is_refused_before_it_reads(weights):
+def test_text_encoder_of_another_length_is_refused_before_it_reads(weights):
     encoder = PromptEncoder.from_pretrained(weights)
     encoder.tokenizer.model_max_length = 12
     with pytest.raises(ValueError, match="reads 8 tokens of 16 numbers, but the text encoder gives 12 of 16"):
@@ -330,7 +330,7 @@ def test_evaluation_reports_training_prompts_and_held_out_ones_apart_with_the_co
     numbers = [report["lists"][name]["clip"][str(eyes)] for name in ("held_out", "known")]
     assert [(each["prompts"], each["views"], each["among"]) for each in numbers] == [(1, 16, 3), (2, 16, 3)]
     assert report["taught"]["views_per_prompt"] == 200
-    assert "100 steps of 8 pictures for 4 prompts: 200 views per prompt" in out
+    assert "100 steps of 8 images for 4 prompts: 200 views per prompt" in out
     assert "| held_out (held out), 2 assets" in out
     assert "| known (trained on), 4 assets" in out
     assert f"{eyes} was used in training too" in err
@@ -352,7 +352,7 @@ def test_assets_are_rendered_as_one_by_one_and_batches_change_nothing(model):
         assert result.views is None
 
 
-def test_a_prompt_cannot_be_held_out_and_trained_on(measure, weights, tmp_path):
+def test_prompt_is_refused_that_is_held_out_and_trained_on(measure, weights, tmp_path):
     lists = ["--prompts", written(tmp_path, "a.txt", RED), "--train-prompts", written(tmp_path, "b.txt", BLUE, RED)]
     code, _, _, err = measure("--direct", weights, *lists)
     assert code == 2
@@ -361,14 +361,14 @@ def test_a_prompt_cannot_be_held_out_and_trained_on(measure, weights, tmp_path):
 
 
 @pytest.mark.parametrize("option", [["--real", "x"], ["--steps", "3"], ["--stage2", "x"]])
-def test_an_evaluation_of_the_direct_system_refuses_what_only_stages_have(measure, weights, tmp_path, option):
+def test_evaluation_of_the_direct_system_refuses_options_of_the_stages(measure, weights, tmp_path, option):
     code, _, _, err = measure("--direct", weights, "--prompts", written(tmp_path, "a.txt", RED), *option)
     assert code == 2
     assert f"{option[0]} belongs to the two-stage system" in complaint(err)
 
 
 @pytest.mark.slow
-def test_views_that_another_system_left_beside_an_asset_are_not_taken_for_its_own(make, tmp_path):
+def test_evaluation_ignores_views_that_another_system_left_beside_an_asset(make, tmp_path):
     from instant3d import scenes
     from instant3d.views import Views
 
@@ -380,21 +380,21 @@ def test_views_that_another_system_left_beside_an_asset_are_not_taken_for_its_ow
 
 
 class Same:
-    """A CLIP to which all prompts are alike, or which knows every image's own by its first pixel."""
+    """A CLIP to which all prompts are alike, or which recognises each image's own by its first pixel."""
 
     def __init__(self, sees: bool) -> None:
         self.sees, self.logit_scale = sees, 100.0
 
-    def embed_images(self, pictures):
-        return torch.nn.functional.one_hot((10 * pictures[..., 0, 0, 0]).round().long(), 6).float()
+    def embed_images(self, images):
+        return torch.nn.functional.one_hot((10 * images[..., 0, 0, 0]).round().long(), 6).float()
 
     def embed_texts(self, prompts):
         return torch.eye(6)[[int(prompt) if self.sees else 0 for prompt in prompts]]
 
 
-def test_prompts_that_are_alike_share_the_probability_and_certainty_makes_it_one():
-    pictures = torch.tensor([0.1, 0.2])[:, None, None, None, None].expand(2, 4, 3, 8, 8)
-    found = [clip.clip_metrics(Same(sees), pictures, ["1", "2"], ["3", "2", "4", "3"]) for sees in (False, True)]
+def test_clip_metrics_share_the_probability_among_prompts_that_are_alike():
+    images = torch.tensor([0.1, 0.2])[:, None, None, None, None].expand(2, 4, 3, 8, 8)
+    found = [clip.clip_metrics(Same(sees), images, ["1", "2"], ["3", "2", "4", "3"]) for sees in (False, True)]
     assert [numbers["among"] for numbers in found] == [4, 4]
     assert found[0]["retrieval_probability"] == pytest.approx(1 / 4)
     assert found[1]["retrieval_probability"] == pytest.approx(1, abs=1e-6)
