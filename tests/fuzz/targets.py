@@ -210,10 +210,10 @@ def read_network(kind: str) -> Read:
 
     def read(folder: Path) -> None:
         from instant3d.direct.network import TextToTriplane
-        from instant3d.pipelines import checkpoint_kinds
+        from instant3d.pipelines import weights
         from instant3d.stage2.network import Reconstructor
 
-        checkpoint_kinds.kind_of(folder)
+        weights.kind_of(folder)
         loader = {"stage2": Reconstructor, "direct": TextToTriplane}[kind]
         loader.from_pretrained(folder)
 
