@@ -256,8 +256,12 @@ def test_reconstruct_leaves_nothing_half_written_when_terminated(
     monkeypatch.setattr(
         "instant3d.utils.visualization.write_contact_sheet", lambda *_, **__: os.kill(os.getpid(), number)
     )
-    with pytest.raises(SystemExit) as stop:
-        reconstruct(capsys, scene, tmp_path / "out", weights)
+    before = signal.signal(number, signal.SIG_DFL)  # `nohup` ignores SIGHUP, and so would the command
+    try:
+        with pytest.raises(SystemExit) as stop:
+            reconstruct(capsys, scene, tmp_path / "out", weights)
+    finally:
+        signal.signal(number, before)
     assert stop.value.code == code
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
 

@@ -380,8 +380,8 @@ def checkpoints() -> list[Files]:
 def assets() -> list[Files]:
     """A triplane with its decoder."""
     from instant3d.nerf.asset import write_triplane
-    from instant3d.nerf.triplane import Decoder, Triplane
+    from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane
 
     torch.manual_seed(0)
-    triplane, decoder = Triplane(torch.randn(3, 2, 4, 4)), Decoder(2, width=4, layers=2)
+    triplane, decoder = Triplane(torch.randn(3, 2, 4, 4)), Decoder(DecoderConfig(2, width=4, layers=2))
     return [files_of(lambda folder: write_triplane(triplane, decoder, folder / "triplane.safetensors"))]

@@ -46,7 +46,7 @@ def model(stage1, stage2) -> TextTo3D:
 @pytest.mark.slow
 def test_text_to_3d_makes_a_mesh_that_other_tools_open(model, tmp_path):
     """The network answers its sphere to any views, so the file must hold a sphere of that radius."""
-    model("a red fire hydrant", sampling=QUICK, resolution=48).textured().save(tmp_path / "x.glb")
+    model("a red fire hydrant", sampling=QUICK, resolution=48).textured(origin="world").save(tmp_path / "x.glb")
     mesh = trimesh.load(tmp_path / "x.glb", force="mesh")
     assert abs(np.linalg.norm(mesh.vertices, axis=1) - RADIUS).max() < 0.03
 

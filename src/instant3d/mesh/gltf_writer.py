@@ -1,7 +1,7 @@
 """glTF 2.0 writer: meshes to one .glb file.
 
 Materials are matte (metallic 0, roughness 1), and two-sided unless the part is closed; vertex colours are linear, as
-glTF demands. The object and its materials are named after the parts, or else after the file.
+glTF demands. The object and its materials are named after the parts, or else "mesh": equal meshes make equal files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TYPES = {np.dtype(np.float32): 5126, np.dtype(np.uint8): 5121, np.dtype(np.uint1
 
 def write_glb(meshes: Sequence[Mesh], path: Path) -> None:
     """Write `meshes` as the parts of one object, +y up."""
-    writer = _Writer(next((mesh.name for mesh in meshes if mesh.name), path.stem))
+    writer = _Writer(next((mesh.name for mesh in meshes if mesh.name), "mesh"))
     primitives = [writer.primitive(mesh) for mesh in meshes if len(mesh.faces)]
     write_bytes(path, container(writer.document(primitives), bytes(writer.data)))
 
