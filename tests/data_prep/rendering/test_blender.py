@@ -273,8 +273,9 @@ def test_an_obj_and_a_ply_come_out_as_the_glb_does(blender, tmp_path):
         save([mesh], tmp_path / f"a.{suffix}")
         shown.append(blender.render(tmp_path / f"a.{suffix}", structured_cameras(), 48, lighting="flat", samples=8))
     for other in shown[1:]:
-        # a .glb's colours are linear in eight bits: near black, sRGB errs by six levels
-        torch.testing.assert_close(other.rgb, shown[0].rgb, atol=6.01 / 255, rtol=0)
+        apart = (other.rgb - shown[0].rgb).abs() * 255  # a .glb's colours are linear in eight bits: coarse near black
+        assert apart.max() < 9
+        assert (apart > 2.01).float().mean() < 0.02
         torch.testing.assert_close(other.depth, shown[0].depth, atol=1e-4, rtol=0)
 
 
