@@ -62,7 +62,7 @@ TINY = {"tiny": Case(2, 4, 3, 2, 3, 4, 8, 16)}
 
 @dataclass(frozen=True)
 class Example(TensorDataclass):
-    """What a training step takes, as `instant3d.stage2.data.Example`, whose reader needs more packages."""
+    """A training batch, like `instant3d.stage2.data.ReconstructionBatch`, whose module needs more packages."""
 
     inputs: Views
     targets: Views

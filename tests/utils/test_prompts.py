@@ -160,8 +160,8 @@ def test_read_prompts_reads_json_and_tables_as_the_prompts_that_they_hold(tmp_pa
 
 
 def test_read_prompts_reads_a_line_with_a_comma_as_one_prompt(tmp_path):
-    assert [prompt.text for prompt in written(tmp_path, b"a chair, red\na text, blue\n")] == [
-        "a chair, red",
+    assert [prompt.text for prompt in written(tmp_path, b"text, on a sign\na text, blue\n")] == [
+        "text, on a sign",
         "a text, blue",
     ]
 

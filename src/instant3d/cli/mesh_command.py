@@ -27,7 +27,7 @@ def add(command: argparse.ArgumentParser) -> None:
         "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
     )
     command.add_argument("--max-memory", type=byte_size, default=2**30, help="for meshing (default 1G)")
-    command.set_defaults(command=run)
+    command.set_defaults(command=run, output_is_file=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -40,7 +40,13 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: An option is invalid, or the asset has no surface.
         FileNotFoundError: There is no such asset.
     """
+    from instant3d.mesh import FORMATS
     from instant3d.pipelines.remesh import closing_line, remesh
+
+    if arguments.output.is_file() and arguments.output.suffix.lower().lstrip(".") not in FORMATS:
+        raise ValueError(
+            f"{arguments.output} is a file; name a folder, or a file that ends with .{', .'.join(FORMATS)}"
+        )
 
     record = remesh(
         arguments.asset,

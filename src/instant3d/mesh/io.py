@@ -35,7 +35,7 @@ def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
         ValueError: It is of another format, broken, or without a visible surface.
     """
     path = Path(path)
-    readers = {
+    readers: dict[str, Callable[[Path], list[Mesh]]] = {
         ".glb": gltf_reader.read_gltf,
         ".gltf": gltf_reader.read_gltf,
         ".obj": obj.read_obj,

@@ -110,7 +110,8 @@ def _triangles(part: trimesh.Trimesh) -> np.ndarray:
     groups, places = _polygons(part), np.asarray(part.vertices)
     if not any(polygons.concave(places[group]).any() for group in groups if group.shape[1] > 3):
         return np.asarray(part.faces)
-    if part.visual.kind not in (None, "vertex"):
+    look: Any = part.visual
+    if look.kind not in (None, "vertex"):
         raise ValueError("it has concave faces with a colour or texture of their own; triangulate it first")
     triangulator, found = polygons.Triangulator(), []
     for group in groups:

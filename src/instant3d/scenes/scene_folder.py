@@ -110,7 +110,7 @@ def read(
         ValueError: A file or a camera is invalid, or a camera does not see the object.
     """
     path, document = _document(Path(folder))
-    root = path.parent.resolve()
+    root = Path(os.path.realpath(path.parent))
     content = functools.partial(file_content, root)
     return decode(document, content, path.parent, frames=frames, size=size, maps=maps, widest=widest)
 
@@ -340,7 +340,7 @@ def file_content(root: Path, name: str) -> bytes:
         raise ValueError(_outside(root, name))
     for extension in EXTENSIONS:
         file = root / f"{name}{extension}"
-        if not file.resolve().is_relative_to(root):
+        if not Path(os.path.realpath(file)).is_relative_to(root):
             raise ValueError(_outside(root, name))
         if os.path.isfile(file):  # false for a name that no file can have
             if file.stat().st_size > MAX_FILE_BYTES:
@@ -355,7 +355,7 @@ def _outside(root: Path, name: str) -> str:
     """Why a name leads outside the scene folder: by a link, as an absolute path, or by its `..`."""
     begin = f"{root / DOCUMENT} names {name!r}, which"
     if "\0" not in name and Path(os.path.normpath(root / name)).is_relative_to(root):
-        target = (root / name).resolve()
+        target = Path(os.path.realpath(root / name))
         return f"{begin} is, or lies behind, a link to {target} outside the scene folder; copy the files into it"
     if Path(name).is_absolute():
         return f"{begin} is an absolute path and lies outside the scene folder; move it inside, and name it from there"

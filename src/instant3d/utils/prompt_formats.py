@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
 PROMPT_KEYS = ("prompt", "caption", "text")  # a column or field with one of these names holds the prompts
+NAME = re.compile(r"\w+")  # of a column
 
 Entry = tuple[str, object]  # where it was read, and its text or another value
 
@@ -33,7 +35,7 @@ def split_entries(data: bytes, name: str, *, note_comments: bool = True) -> list
         return _json_entries(text, name)
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = "\t" if "\t" in first else ","
-    if name.lower().endswith((".csv", ".tsv")) or (_column(first.split(separator)) is not None and separator in first):
+    if name.lower().endswith((".csv", ".tsv")) or _is_header(first.split(separator)):
         return _table_entries(text, name, separator)
     return _line_entries(data.removeprefix(b"\xef\xbb\xbf"), name, note_comments)
 
@@ -117,6 +119,11 @@ def _table_entries(text: str, name: str, separator: str) -> list[Entry]:
     return [
         (f"{name} row {number}", row[column] if column < len(row) else "") for number, row in enumerate(rows[1:], 2)
     ]
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Whether a first line names columns, one of them that of the prompts; "text, on a sign" is a prompt."""
+    return len(cells) > 1 and all(NAME.fullmatch(cell.strip('"')) for cell in cells) and _column(cells) is not None
 
 
 def _column(header: list[str]) -> int | None:
