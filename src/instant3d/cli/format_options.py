@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from instant3d.utils.arg_types import comma_separated
-from instant3d.utils.mesh_options import DEFAULT, ORIGINS, PRESETS, MeshOptions
+from instant3d.utils.mesh_options import DEFAULT, ORIGINS, PRESETS, SIZE_MM, MeshOptions
 
 
 def add_formats(command: argparse.ArgumentParser) -> None:
@@ -34,7 +34,10 @@ def add_formats(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--origin", choices=ORIGINS, help=f"where the mesh stands (default {DEFAULT.origin})")
     group.add_argument(
-        "--size-mm", type=float, default=100.0, help="largest side in stl and 3mf, in millimetres (default 100)"
+        "--size-mm",
+        type=float,
+        default=SIZE_MM,
+        help=f"largest side in stl and 3mf, in millimetres (default {SIZE_MM:g})",
     )
 
 

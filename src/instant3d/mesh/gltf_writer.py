@@ -6,7 +6,6 @@ glTF demands. The object and its materials are named after the parts, or else "m
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from instant3d.mesh.colorspace import linear_from_srgb
 from instant3d.mesh.gltf_document import Json
@@ -22,6 +20,7 @@ from instant3d.mesh.gltf_reader import WRAP_MODES
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.topology import is_closed, signed_volume
 from instant3d.utils.atomic import write_bytes
+from instant3d.utils.images import encode_png
 
 ARRAY, INDICES = 34962, 34963  # targets of buffer views
 SHORT = 65536  # vertices that indices of 16 bits can name, of which glTF keeps the last for itself
@@ -114,11 +113,10 @@ class _Writer:
     def _texture(self, texture: np.ndarray, wrap: tuple[str, str]) -> int:
         key = (id(texture), wrap)
         if key not in self.textures:
-            stream = io.BytesIO()
             opaque = bool((texture[..., 3] == 255).all())
-            Image.fromarray(texture[..., :3] if opaque else texture).save(stream, "PNG")
+            png = encode_png(texture[..., :3] if opaque else texture)
             modes = {word: mode for mode, word in WRAP_MODES.items()}
-            image = {"bufferView": self._view(stream.getvalue(), None), "mimeType": "image/png"}
+            image = {"bufferView": self._view(png, None), "mimeType": "image/png"}
             sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": modes[wrap[0]], "wrapT": modes[wrap[1]]}
             source, used = _append(self.images["images"], image), _append(self.images["samplers"], sampler)
             self.textures[key] = _append(self.images["textures"], {"source": source, "sampler": used})

@@ -12,9 +12,8 @@ import numpy as np
 
 from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_writer, ply, printing, usdz
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh, bounds, face_areas
-from instant3d.mesh.printing import SIZE_MM
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
-from instant3d.utils.mesh_options import MAX_FACES
+from instant3d.utils.mesh_options import MAX_FACES, SIZE_MM
 
 FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that `save` writes
 

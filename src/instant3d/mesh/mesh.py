@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from instant3d.utils.mesh_options import SIZE_MM
+
 OPAQUE = 0.0  # alpha cut-off of an opaque material
 WORLD_FROM_Y_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # files to world: (x, y, z) -> (x, -z, y)
 WRAPS = ("repeat", "clamp", "mirror")
@@ -68,7 +70,7 @@ class Mesh:
             raise ValueError(f"{name} hold numbers that are not finite")
         object.__setattr__(self, name, value)
 
-    def save(self, path: str | Path, *, size_mm: float = 100.0) -> None:
+    def save(self, path: str | Path, *, size_mm: float = SIZE_MM) -> None:
         """Write .glb, .obj, .ply, .stl, .3mf or .usdz by the suffix of `path`; see `instant3d.mesh.save`."""
         from instant3d.mesh.io import save
 

@@ -12,9 +12,9 @@ import numpy as np
 from instant3d.mesh.mesh import Mesh, bounds, face_normals
 from instant3d.mesh.processing import merged, vertex_colors
 from instant3d.utils.atomic import write_bytes
+from instant3d.utils.mesh_options import SIZE_MM
 
 PRINTED = ("stl", "3mf")  # formats in millimetres
-SIZE_MM = 100.0  # the largest side, where no other is asked for
 LARGEST_MM = 100_000.0
 DECIMALS = 5  # of millimetres in a .3mf
 CORE = "http://schemas.microsoft.com/3dmanufacturing/core/2015/02"

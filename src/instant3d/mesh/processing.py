@@ -12,6 +12,7 @@ from torch import Tensor
 
 from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.mesh import Mesh, face_areas
+from instant3d.mesh.topology import weld
 
 
 def clean(mesh: Mesh, *, smallest_share: float = 0.01) -> Mesh:
@@ -55,12 +56,6 @@ def pieces(mesh: Mesh) -> np.ndarray:
     graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
     label = connected_components(graph, directed=False)[1][faces[:, 0]]
     return np.unique(label, return_inverse=True)[1].reshape(-1)
-
-
-def weld(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct positions (P, 3) and the faces (F, 3) between them."""
-    places, index = np.unique(mesh.vertices + 0.0, axis=0, return_inverse=True)
-    return places, index.reshape(-1)[mesh.faces]
 
 
 def _only_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:

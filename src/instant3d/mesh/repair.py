@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from instant3d.mesh.mesh import Mesh
-from instant3d.mesh.processing import weld
+from instant3d.mesh.topology import weld
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

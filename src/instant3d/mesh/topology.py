@@ -15,7 +15,7 @@ def is_closed(mesh: Mesh) -> bool:
     """
     faces = mesh.faces
     if _unpaired(faces, len(mesh.vertices)) and len(faces):
-        faces = welded(mesh)[1]
+        faces = weld(mesh)[1]
     return bool(len(faces)) and not _unpaired(faces, int(faces.max()) + 1)
 
 
@@ -32,7 +32,7 @@ def signed_volume(mesh: Mesh) -> float:
     return float(np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6)
 
 
-def welded(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """Places (P, 3), each once, and the faces (F, 3) between them."""
+def weld(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct positions (P, 3) and the faces (F, 3) between them."""
     places, index = np.unique(mesh.vertices + 0.0, axis=0, return_inverse=True)
     return places, index.reshape(-1)[mesh.faces]

@@ -35,11 +35,17 @@ FORMAT = "instant3d-triplane-1"
 class Asset:
     """One object: planes (3, C, P, P) with their decoder.
 
-    resolution   nodes along each axis of the grid on which the surface is extracted
-    max_memory   bytes that rendering and meshing may take for themselves
-    exact        render in float32 and at half the step, to compare; else where the eye sees no difference
-    views        posed images (V,) that it was made of, which sharpen the colours of its meshes
-    name         what its meshes are called in files
+    Args:
+        triplane: The planes of one object.
+        decoder: MLP from plane features to density and colour.
+        resolution: Nodes along each axis of the grid on which the surface is extracted.
+        max_memory: Bytes that rendering and meshing may take for themselves.
+        exact: Render in float32 and at half the step, to compare; otherwise with differences too small to see.
+        views: Posed images (V,) of the object, which sharpen the colours of its meshes.
+        name: Name of its meshes in files.
+
+    Raises:
+        ValueError: The triplane holds several objects.
     """
 
     def __init__(
@@ -77,7 +83,7 @@ class Asset:
         return replace(surface, name=self.name)
 
     def mesh(self, faces: int | None = None, *, origin: Origin = "world") -> Mesh:
-        """The surface with vertex colours.
+        """Return the surface with vertex colours.
 
         Args:
             faces: Most triangles; None for the full surface, coloured by the field alone.
@@ -91,7 +97,7 @@ class Asset:
     def textured(
         self, faces: int | None = 20_000, texture: int = 1024, *, origin: Origin = "ground", views: Views | None = None
     ) -> Mesh:
-        """A light mesh with normals, texture coordinates and a base colour texture.
+        """Return a light mesh with normals, texture coordinates and a base colour texture.
 
         Args:
             faces: Most triangles; None for the full surface.
@@ -107,7 +113,7 @@ class Asset:
     def build_mesh(
         self, options: MeshOptions, views: Views | None = None, watch: Stopwatch | None = None
     ) -> MeshResult:
-        """A mesh by options; see `textured_mesh.build_mesh`. `watch` gets the seconds of each part, surface first."""
+        """Return a mesh by options; see `textured_mesh.build_mesh`. `watch` gets the seconds of each part."""
         watch = watch or Stopwatch()
         with watch("surface"):
             surface = self.surface

@@ -10,6 +10,7 @@ Origin = Literal["ground", "centre", "world"]
 ORIGINS: tuple[Origin, ...] = ("ground", "centre", "world")
 FEWEST, MAX_FACES = 4, 5_000_000  # triangles: of a closed surface, and of any mesh
 TEXTURE_SIDES = (16, 8192)  # pixels
+SIZE_MM = 100.0  # default length of the largest side in formats with a unit of length
 
 
 @dataclass(frozen=True)
