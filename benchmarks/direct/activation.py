@@ -74,11 +74,16 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
     course = replace(course, alpha=head.alpha, decay=DECAY)
     network = pupil(head, seed)
     lessons = Distillation(
-        network, world.guide(numbers), prompts, read(prompts), sds_config=course.scoring, render_config=course.picture
+        network,
+        world.guide(numbers),
+        prompts,
+        read(prompts),
+        sds_config=course.sds_config,
+        render_config=course.render_config,
     )
 
     def test(average: TextToTriplane, step: int) -> dict[str, Any]:
-        error = (shown(average, world, prompts, course.picture) - truth).square().mean().item()
+        error = (shown(average, world, prompts, course.render_config) - truth).square().mean().item()
         return {"squared_error": error}
 
     blank = (1 - truth).square().mean().item()

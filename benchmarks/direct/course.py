@@ -40,8 +40,8 @@ class Course:
     decay: float = 0.99  # of the averaged weights that are tested
     alpha: tuple[float, float] = (0.5, 1.0)
     alpha_share: float = 0.6  # of the steps over which alpha rises
-    picture: RenderConfig = field(default_factory=lambda: RenderConfig(20, 24, 0))
-    scoring: SDSConfig = field(default_factory=lambda: SDSConfig(scale=5.0, against="none"))
+    render_config: RenderConfig = field(default_factory=lambda: RenderConfig(20, 24, 0))
+    sds_config: SDSConfig = field(default_factory=lambda: SDSConfig(scale=5.0, against="none"))
     tests: tuple[int, ...] = (250, 500, 750, 1000)
 
 
@@ -112,22 +112,26 @@ def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> 
 
 @torch.no_grad()
 def shown(
-    network: TextToTriplane, world: World, prompts: Sequence[str], picture: RenderConfig, at: Sequence[int] = AROUND
+    network: TextToTriplane,
+    world: World,
+    prompts: Sequence[str],
+    render_config: RenderConfig,
+    at: Sequence[int] = AROUND,
 ) -> Tensor:
     """Render a network's objects for prompts from cameras number `at`: (P, len(at), 3, size, size), deterministic."""
     text, cameras = read(prompts), world.cameras[list(at)]
-    pictures = []
+    images = []
     for some in torch.arange(len(prompts)).split(8):
         views = render(
             network(text[some]),
             Cameras.stack([cameras] * len(some)),
-            picture.size,
-            picture.size,
-            samples=picture.samples,
-            importance=picture.importance,
+            render_config.size,
+            render_config.size,
+            samples=render_config.samples,
+            importance=render_config.importance,
         )
-        pictures.append(views.composite(1.0).clamp(0, 1))
-    return torch.cat(pictures)
+        images.append(views.composite(1.0).clamp(0, 1))
+    return torch.cat(images)
 
 
 def nearest(pictures: Tensor, truth: Tensor) -> Tensor:

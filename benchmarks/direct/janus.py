@@ -128,8 +128,8 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
         world.guide(numbers, [LEAKS["leaky" if leaks else "sound"] for leaks in leaky]),
         world.prompts,
         read(world.prompts),
-        sds_config=replace(course.scoring, **ARMS[arm]),
-        render_config=course.picture,
+        sds_config=replace(course.sds_config, **ARMS[arm]),
+        render_config=course.render_config,
         image_encoder=eyes,
         feature_cache=FeatureCache(len(numbers), 3 * COARSE**2),
         dealt=arm == "random",
@@ -138,7 +138,7 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
     )
 
     def test(average: TextToTriplane, step: int) -> dict[str, Any]:
-        pictures = shown(average, world, world.prompts, course.picture, range(len(world.azimuths)))
+        pictures = shown(average, world, world.prompts, course.render_config, range(len(world.azimuths)))
         return {
             name: faces(pictures[group], world, group.nonzero()[:, 0].tolist())
             for name, group in (("leaky", leaky), ("sound", ~leaky))

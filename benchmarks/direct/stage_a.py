@@ -55,8 +55,8 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
         world.guide(world.seen),
         prompts,
         read(prompts),
-        sds_config=course.scoring,
-        render_config=course.picture,
+        sds_config=course.sds_config,
+        render_config=course.render_config,
     )
 
     def test(average: TextToTriplane, step: int) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def truth(world: World) -> Tensor:
 
 def exam(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
     """Recall of the training prompts and of the held-out ones."""
-    return marks(shown(network, world, world.prompts, course.picture), world)
+    return marks(shown(network, world, world.prompts, course.render_config), world)
 
 
 def marks(pictures: Tensor, world: World) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def controls(network: TextToTriplane, world: World, course: Course) -> dict[str,
     """Controls: each prompt replaced by its neighbour; another colour of the hat, which should change only the hat."""
     numbers = list(range(len(world.kinds)))
     others = [(number + 9) % len(numbers) for number in numbers]  # another body, hat and sometimes shape
-    wrong = nearest(shown(network, world, [world.prompts[k] for k in others], course.picture), truth(world))
+    wrong = nearest(shown(network, world, [world.prompts[k] for k in others], course.render_config), truth(world))
     return {"shuffled": recall(world, wrong, numbers), "swapped": swap(network, world, course)}
 
 
@@ -98,8 +98,8 @@ def swap(network: TextToTriplane, world: World, course: Course) -> dict[str, flo
     """Change only the word of the hat's colour: colour of hat and body regions before and after, over all prompts."""
     names = list(COLOURS)
     kinds = [replace(kind, hat=names[(names.index(kind.hat) + 1) % len(names)]) for kind in world.kinds]
-    before = shown(network, world, world.prompts, course.picture)
-    after = shown(network, world, [kind.prompt for kind in kinds], course.picture)
+    before = shown(network, world, world.prompts, course.render_config)
+    after = shown(network, world, [kind.prompt for kind in kinds], course.render_config)
     pairs = [(k, world.kinds.index(kind)) for k, kind in enumerate(kinds)]
     moved, flipped = [], []
     for first, second in pairs:

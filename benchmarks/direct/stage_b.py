@@ -150,8 +150,8 @@ def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
         painter_of(study, guide),
         prompts,
         read(prompts),
-        sds_config=replace(course.scoring, clip=weight),
-        render_config=course.picture,
+        sds_config=replace(course.sds_config, clip=weight),
+        render_config=course.render_config,
         image_encoder=eyes if weight else None,
         text_features=eyes.read(numbered(prompts)) if weight else None,
     )
@@ -166,7 +166,7 @@ def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
 def judged(network: TextToTriplane, step: int, *, study: Study, guide: str, course: Course) -> dict[str, Any]:
     """Stage A's marks, and controls at the end; what the classifier and the judge say, and the eyes that taught."""
     all_prompts = world().prompts
-    pictures = shown(network, world(), all_prompts, course.picture)
+    pictures = shown(network, world(), all_prompts, course.render_config)
     said = stage_a.marks(pictures, world())
     for name, numbers in (("seen", world().seen), ("unseen", world().unseen)):
         some = pictures[numbers]
