@@ -100,6 +100,7 @@ async function send() {
     say(`${nameOf(job)}: ${stateOf(job)}`);
     if (!isActive(jobs.get(shown) ?? { state: "done" })) show(job.id);
     else render();
+    $("stage").scrollIntoView({ block: "nearest" }); // below the form on a phone
     schedule(0);
   });
   $("send").disabled = false;
