@@ -40,9 +40,12 @@ const PARTS = {
   load: "Loading the models",
   text: "Encoding the prompt",
   denoise: "Generating the views",
+  decode: "Decoding the views",
+  network: "Generating the shape",
   reconstruct: "Reconstructing the shape",
   surface: "Extracting the mesh",
   texture: "Texturing the mesh",
+  write: "Writing the mesh",
   video: "Rendering the turntable",
 };
 

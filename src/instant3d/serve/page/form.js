@@ -6,6 +6,8 @@ import { $, complain, element } from "./dom.js";
 const EXAMPLES = ["a red fire hydrant", "a blue boat", "a green chair", "a yellow tractor", "a purple mushroom"];
 const IMAGES = ["image/png", "image/jpeg", "image/webp"];
 const MAX_IMAGES = 4;
+const FACES = [2000, 5000, 10000, 20000, 50000, 100000];
+const TEXTURES = [512, 1024, 2048, 4096];
 const fields = $("form").elements;
 let chosen = [];
 
@@ -18,7 +20,7 @@ export function prepare(send) {
   for (const radio of fields.kind) radio.onchange = showKind;
   $("dice").onclick = () => (fields.seed.value = crypto.getRandomValues(new Uint32Array(1))[0]);
   fields.prompt.onkeydown = (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.isComposing) return;
     event.preventDefault();
     $("form").requestSubmit();
   };
@@ -30,16 +32,17 @@ export function prepare(send) {
   showKind();
 }
 
-// Offers what the models can do: `limits` is the answer of /models.
-export function offer(limits) {
-  for (const name of limits.presets ?? []) fields.preset.append(new Option(name));
-  for (const count of [2000, 5000, 10000, 20000, 50000, 100000, 200000])
-    if (count <= (limits.max_faces ?? Infinity)) fields.faces.append(new Option(count.toLocaleString("en"), count));
+// Offers what the models can do: the answer of /models.
+export function offer({ presets, formats, steps, guidance, limits }) {
+  for (const name of presets) fields.preset.append(new Option(name));
+  for (const count of FACES) fields.faces.append(new Option(count.toLocaleString("en"), count));
   fields.faces.append(new Option("all", "full"));
-  for (const size of limits.textures ?? [512, 1024, 2048]) fields.texture.append(new Option(`${size} px`, size));
+  for (const size of TEXTURES) fields.texture.append(new Option(`${size} px`, size));
   fields.texture.append(new Option("none", "none"));
-  if (limits.steps) fields.steps.placeholder = `default (${limits.steps})`;
-  for (const name of limits.formats ?? ["glb"]) {
+  fields.steps.max = limits.steps;
+  fields.steps.placeholder = `default (${steps})`;
+  fields.guidance.placeholder = `default (${guidance})`;
+  for (const name of formats) {
     const box = element("input", { type: "checkbox", name: "format", value: name, checked: name === "glb" });
     box.disabled = name === "glb"; // the viewer shows it
     $("formats").append(element("label", { className: "check" }, box, name));
@@ -111,10 +114,10 @@ const numberOr = (value, other) => (value === "" ? other : Number.isNaN(Number(v
 
 // What the form holds; throws a sentence where it cannot be sent.
 export function request() {
-  const prompt = fields.prompt.value.trim();
+  const prompt = fields.prompt.value.replace(/\s+/g, " ").trim();
   if (!showsImages() && !prompt) throw new Error("Write a prompt first.");
   if (showsImages() && !chosen.length) throw new Error("Choose 1 to 4 images or a scene .zip first.");
-  const wrong = [...fields].find((field) => field.willValidate && !field.validity.valid);
+  const wrong = [...fields].find((field) => field.willValidate && !field.validity.valid && field.closest("[hidden]") === null);
   if (wrong) throw new Error(`${wrong.labels[0].textContent.trim()}: ${wrong.validationMessage}`);
   const options = {
     seed: numberOr(fields.seed.value, 0),
@@ -122,7 +125,6 @@ export function request() {
     texture: numberOr(fields.texture.value, null),
     preset: fields.preset.value || null,
     formats: [...$("formats").querySelectorAll(":checked")].map((box) => box.value),
-    video: fields.video.checked,
   };
   if (showsImages()) return { files: chosen, options };
   options.steps = numberOr(fields.steps.value, null);
@@ -137,7 +139,6 @@ export function refill({ prompt, options }) {
   fields.kind.value = prompt === null ? "images" : "text";
   for (const name of ["seed", "steps", "guidance", "negative_prompt", "faces", "texture", "preset"])
     fields[name].value = options[name] ?? "";
-  fields.video.checked = options.video ?? true;
   for (const box of $("formats").querySelectorAll("input:not(:disabled)"))
     box.checked = (options.formats ?? []).includes(box.value);
   showKind();

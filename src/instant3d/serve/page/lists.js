@@ -42,7 +42,7 @@ function updateRow(item, job, shown) {
 }
 
 export function showGallery(jobs, shown, actions) {
-  const over = [...jobs.values()].filter(isOver).sort((a, b) => (a.created < b.created ? 1 : -1));
+  const over = [...jobs.values()].filter(isOver);
   $("none").hidden = over.length > 0;
   arrange($("cards"), over.map(({ id }) => id), (id) => card(jobs.get(id), actions));
   for (const item of $("cards").children) item.firstChild.setAttribute("aria-current", item.dataset.key === shown);

@@ -9,7 +9,7 @@ import * as viewer from "./viewer.js";
 
 const PAGE = 24; // jobs asked for at once
 const EVERY_MS = 2000; // how often the list is asked for while something is queued or running
-const jobs = new Map();
+const jobs = new Map(); // by id, the newest first
 const actions = { show, cancel: (id) => attempt(() => cancel(id)) };
 let shown = null; // the id of the job in the viewer
 let stopFollowing = () => {};
@@ -29,9 +29,21 @@ async function attempt(action, place = $("problem")) {
   }
 }
 
+// Puts a list of jobs, the newest first, in front of the others.
+function mergeNewest(list) {
+  list.forEach(announce);
+  const others = [...jobs].filter(([id]) => list.every((job) => job.id !== id));
+  jobs.clear();
+  for (const [id, job] of [...list.map((job) => [job.id, job]), ...others]) jobs.set(id, job);
+}
+
 function update(job) {
-  const before = jobs.get(job.id);
+  announce(job);
   jobs.set(job.id, job);
+}
+
+function announce(job) {
+  const before = jobs.get(job.id);
   if (before && stateOf(before) !== stateOf(job)) say(`${nameOf(job)}: ${job.error ?? stateOf(job)}`);
 }
 
@@ -76,7 +88,7 @@ async function refresh() {
   const ids = new Set(newest.map(({ id }) => id));
   for (const job of jobs.values()) // what is gone from among the newest was deleted elsewhere
     if (isActive(job) && !ids.has(job.id)) await api.job(job.id).then(update, () => jobs.delete(job.id));
-  newest.forEach(update);
+  mergeNewest(newest);
   const { version, system, running, queued } = await api.health();
   $("server").textContent = `${version} · ${system} · ${running} running, ${queued} waiting`;
   if (jobs.get(shown)) follow(jobs.get(shown));
@@ -96,7 +108,7 @@ async function send() {
   $("send").disabled = true;
   await attempt(async () => {
     const job = await api.submit(form.request());
-    update(job);
+    mergeNewest([job]);
     say(`${nameOf(job)}: ${stateOf(job)}`);
     if (!isActive(jobs.get(shown) ?? { state: "done" })) show(job.id);
     else render();
@@ -127,9 +139,8 @@ function confirmed(dialog) {
 }
 
 async function more() {
-  const oldest = [...jobs.values()].reduce((a, b) => (a.created < b.created ? a : b));
-  const older = await api.jobs(PAGE, oldest.id);
-  older.forEach((job) => jobs.set(job.id, job));
+  const older = await api.jobs(PAGE, [...jobs.keys()].at(-1));
+  older.forEach(update);
   $("more").hidden = older.length < PAGE;
   render();
 }
