@@ -101,7 +101,7 @@ function applySurface() {
     const { map, color, vertexColors } = material.userData.original;
     const plain = surface === "clay";
     material.color.copy(color);
-    if (plain) material.color.setRGB(0.6, 0.58, 0.55);
+    if (plain) material.color.setRGB(0.38, 0.36, 0.34);
     Object.assign(material, { map: plain ? null : map, vertexColors: vertexColors && !plain });
     material.wireframe = surface === "wireframe";
     material.needsUpdate = true;
