@@ -147,7 +147,9 @@ class RayPool:
             raise ChildProcessError(f"no worker of Ray comes up: {reason}")
         self.losses[shift[0]] += 1
         if self.losses[shift[0]] >= LOSSES:
-            yield LostJob(self.jobs[shift.pop(0)], f"{LOSSES} of Ray's workers were lost with it, the last by: {reason}")
+            yield LostJob(
+                self.jobs[shift.pop(0)], f"{LOSSES} of Ray's workers were lost with it, the last by: {reason}"
+            )
         self.waiting += shift[::-1]
         if self.waiting:
             self._open()
