@@ -227,6 +227,7 @@ def health(request: Request) -> Health:
         ready=sum(worker.ready for worker in scheduler.workers),
         queued=scheduler.store.count("queued"),
         running=scheduler.store.count("running"),
+        fault=scheduler.fault,
     )
 
 
