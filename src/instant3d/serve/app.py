@@ -42,6 +42,22 @@ DATABASE = "jobs.sqlite3"
 Model = TypeVar("Model")
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in (400, 401, 404, 413, 415, 421, 422, 429)}
 
+FORM = {  # of a job that reconstructs
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "options": {"type": "string", "description": "the fields of a text job but the prompt, as JSON"},
+        "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": uploads.MOST_IMAGES},
+        "scene": {"type": "string", "format": "binary", "description": "a zip of a scene folder"},
+    },
+}
+JOB_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": TextRequest.model_json_schema()},
+        "multipart/form-data": {"schema": FORM},
+    },
+}
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 api = APIRouter(prefix="/api/v1", responses=ERRORS)
@@ -80,7 +96,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     return app
 
 
-@api.post("/jobs", status_code=202, openapi_extra={"requestBody": {"required": True}})
+@api.post("/jobs", status_code=202, openapi_extra={"requestBody": JOB_BODY})
 async def create_job(request: Request, response: Response) -> Job:
     """Queue a job: JSON with a prompt, or a form with `options` and `images` or a `scene`."""
     scheduler: Scheduler = request.app.state.scheduler
@@ -213,6 +229,7 @@ def health(request: Request) -> Health:
         ready=sum(worker.ready for worker in scheduler.workers),
         queued=scheduler.store.count("queued"),
         running=scheduler.store.count("running"),
+        fault=scheduler.fault,
     )
 
 

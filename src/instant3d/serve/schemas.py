@@ -170,6 +170,7 @@ class Health(BaseModel):
     ready: int = Field(description="workers whose networks are loaded")
     queued: int
     running: int
+    fault: str | None = Field(None, description="why workers could not load their networks")
 
 
 class Limits(BaseModel):
