@@ -28,7 +28,7 @@ def faces():
     return World.of_faces()
 
 
-def test_the_held_out_prompts_hold_every_word_and_no_pair_of_colours_that_is_shown():
+def test_world_of_hats_holds_out_prompts_of_every_word_and_no_pair_of_colours_that_is_shown():
     world = World.of_hats()
     seen, unseen = ([world.kinds[number] for number in numbers] for numbers in (world.seen, world.unseen))
     assert (len(seen), len(unseen)) == (96, 32)
@@ -38,7 +38,7 @@ def test_the_held_out_prompts_hold_every_word_and_no_pair_of_colours_that_is_sho
     assert not {(kind.body, kind.hat) for kind in seen} & {(kind.body, kind.hat) for kind in unseen}
 
 
-def test_words_are_the_same_vectors_in_every_list_of_prompts():
+def test_read_gives_words_the_same_vectors_in_every_list_of_prompts():
     alone, among = (
         read(["a red ball with a blue hat"]),
         read(["a grey box with a red hat", "a red ball with a blue hat"]),
@@ -48,7 +48,7 @@ def test_words_are_the_same_vectors_in_every_list_of_prompts():
 
 
 @pytest.mark.slow
-def test_the_truth_is_recalled_wholly_and_a_neighbour_by_what_it_shares(hats):
+def test_recall_of_the_truth_is_full_and_of_a_neighbour_what_it_shares(hats):
     truth = hats.pictures[:, list(AROUND)]
     everything = {"recall": 1.0, "body": 1.0, "shape": 1.0, "hat": 1.0}
     assert recall(hats, nearest(truth + 0.02, truth), range(8)) == everything
@@ -57,7 +57,7 @@ def test_the_truth_is_recalled_wholly_and_a_neighbour_by_what_it_shares(hats):
 
 
 @pytest.mark.slow
-def test_a_face_is_seen_from_the_front_alone_and_the_box_is_else_alike_from_four_sides(faces):
+def test_face_pixels_are_at_the_front_alone_and_the_box_is_else_alike_from_four_sides(faces):
     pictures, azimuths = faces.pictures[0], faces.azimuths
     dark = janus.face_pixels(pictures, faces, 0)
     assert (dark[azimuths.abs() <= 45] > 3).all()
@@ -68,26 +68,26 @@ def test_a_face_is_seen_from_the_front_alone_and_the_box_is_else_alike_from_four
 
 
 @pytest.mark.slow
-def test_no_face_of_the_truth_is_out_of_place(faces):
+def test_janus_of_the_truth_has_no_face_out_of_place(faces):
     found = janus.faces(faces.pictures, faces, NUMBERS)
     assert found == {"janus": 0.0, "kept": 1.0, "dark_away": 0.0, "dark_front": 1.0, "squared_error": 0.0}
 
 
 @pytest.mark.slow
-def test_an_object_that_is_its_front_from_everywhere_is_janus_wholly(faces):
+def test_janus_of_an_object_that_is_its_front_from_everywhere_is_one(faces):
     everywhere = faces.pictures[:, :1].expand_as(faces.pictures)
     found = janus.faces(everywhere[3:], faces, NUMBERS[3:])
     assert found["janus"] == found["kept"] == 1.0
     assert found["dark_away"] == found["dark_front"] > 1.0  # straight from the front it is seen whole
 
 
-def test_an_object_without_a_face_has_none_where_one_belongs(faces):
+def test_janus_of_an_object_without_a_face_has_none_where_one_belongs(faces):
     everywhere = faces.pictures[:, 8:9].expand_as(faces.pictures)
     found = janus.faces(everywhere, faces, NUMBERS)
     assert (found["janus"], found["kept"], found["dark_front"]) == (0.0, 0.0, 0.0)
 
 
-def test_leak_names_front_images_for_the_leaky_prompts_only(faces):
+def test_guide_leak_names_front_images_for_the_leaky_prompts_only(faces):
     guide = faces.guide([0, 1], [1.0, 0.0])
     front, side = (
         guide.embed_prompts([f"{prompt}, {view} view" for prompt in faces.prompts[:2]]) for view in ("front", "side")
@@ -98,7 +98,7 @@ def test_leak_names_front_images_for_the_leaky_prompts_only(faces):
     assert seen_from.max() < 180
 
 
-def test_severities_that_are_dealt_are_the_same_numbers_at_other_places():
+def test_deal_gives_the_same_severities_at_other_places():
     severities, generator = torch.rand(8), torch.Generator().manual_seed(0)
     for _ in range(20):
         dealt = janus.deal(severities, generator)
@@ -114,7 +114,7 @@ def test_eyes_find_the_views_of_a_janus_object_more_similar_than_those_of_a_true
     assert 0.6 < janus.typical(faces, eyes) < 0.95
 
 
-def test_the_three_heads_start_from_one_network_and_a_linear_one_has_no_bounds():
+def test_activation_heads_start_from_one_network_and_a_linear_one_has_no_bounds():
     networks = [activation.pupil(activation.ARMS[arm], 0) for arm in ("scaled", "sigmoid", "linear")]
     weights = [dict(network.named_parameters()) for network in networks]
     assert all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
@@ -125,7 +125,7 @@ def test_the_three_heads_start_from_one_network_and_a_linear_one_has_no_bounds()
     torch.testing.assert_close(networks[1].decoder.to_rgb(raw), raw.sigmoid())
 
 
-def test_recovery_is_the_first_test_below_the_bound():
+def test_first_below_is_the_first_error_below_the_bound():
     curve = [{"step": step, "squared_error": error} for step, error in ((25, 0.3), (50, 0.09), (75, 0.11), (100, 0.01))]
     assert activation.first_below(curve, 0.1) == 50
     assert activation.first_below(curve, 0.001) is None
@@ -239,11 +239,11 @@ def test_tables_hold_means_and_extremes_of_all_seeds(tmp_path):
     ]
 
 
-def test_results_page_in_the_docs_is_made_from_the_results_beside_the_experiments(tmp_path):
+def test_tables_in_the_docs_are_made_from_the_results_beside_the_experiments(tmp_path):
     expected = tables.page(ROOT / "benchmarks" / "direct" / "results", tmp_path / "direct_recall.png")
     assert (ROOT / "docs" / "direct_results.md").read_text() == expected
 
 
-def test_results_missing_from_a_folder_are_named(tmp_path):
+def test_tables_name_the_results_missing_from_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no results in any of stage_a"):
         tables.page(tmp_path)

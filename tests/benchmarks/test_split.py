@@ -34,7 +34,7 @@ def generated(monkeypatch):
     return run
 
 
-def test_parts_and_start_add_up_to_the_whole_command():
+def test_round_of_parts_and_start_adds_up_to_the_whole_command():
     seconds = split.Round(RECORD, wall=5.0, cpu=7.0).seconds
     assert seconds == {"start": 1.25, **SECONDS}
     assert sum(seconds.values()) == 5.0

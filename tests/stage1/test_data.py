@@ -90,7 +90,7 @@ def test_source_that_does_not_exist_is_named(tmp_path):
         GridDataModule(workers=0).train_dataloader()
 
 
-def test_keep_restricts_training_to_its_ids(cached, tmp_path):
+def test_data_with_keep_holds_its_ids_alone(cached, tmp_path):
     (tmp_path / "keep.txt").write_text("green\n")
     data = GridDataModule([str(cached)], keep=str(tmp_path / "keep.txt"), batch_size=4, workers=0)
     batch = next(iter(data.train_dataloader()))

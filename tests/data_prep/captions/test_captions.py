@@ -39,7 +39,7 @@ def run(*arguments) -> int:
         '{"caption": "first", "caption": "second", "n": 12345678901234567890}',
     ],
 )
-def test_only_the_caption_of_a_document_changes(text, encoding, caption):
+def test_with_caption_changes_only_the_caption_of_a_document(text, encoding, caption):
     data = text.encode(encoding)
     written = captions.with_caption(data, caption)
     expected = json.loads(data) | {"caption": caption}
@@ -53,7 +53,7 @@ def test_only_the_caption_of_a_document_changes(text, encoding, caption):
     assert changed.endswith(rest or kept[kept.rindex(",") :])  # what stands behind the caption
 
 
-def test_a_scene_is_read_as_before_but_for_its_caption(place):
+def test_write_caption_leaves_a_scene_as_before_but_for_its_caption(place):
     before = scenes.read(place / "a")
     document = json.loads((place / "a" / "transforms.json").read_text())
     captions.write_caption(place / "a", "a red disc")
@@ -64,7 +64,7 @@ def test_a_scene_is_read_as_before_but_for_its_caption(place):
     assert [line for line in lines if '"caption"' not in line] == json.dumps(document, indent=1).splitlines()
 
 
-def test_cap3d_csv_gives_captions_and_reports_scenes_that_it_lacks(place, tmp_path, capsys):
+def test_captions_come_from_a_cap3d_csv_which_reports_scenes_that_it_lacks(place, tmp_path, capsys):
     discs.write(place, "by-uid", object_id="sofa", uid=UID)
     (tmp_path / "cap3d.csv").write_text(
         f'a,"a red disc, with ""nothing"" on it"\n{UID},  two   lines\nc,another\nffff,of no scene\na,a second one\n'
@@ -93,7 +93,7 @@ def test_caption_that_exists_is_kept_without_overwrite_and_a_second_run_writes_n
     assert words(place) == {"a": "one", "b": "two", "c": "three"}
 
 
-def test_a_manifest_is_read_by_the_fields_that_rendering_reads(place, tmp_path):
+def test_captions_read_a_manifest_by_the_fields_that_rendering_reads(place, tmp_path):
     rows = [{"id": "a", "captions": ["best", "other"]}, {"id": "no", "uid": "b", "name": "chair"}, {"id": "c"}]
     (tmp_path / "objects.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run("manifest", tmp_path / "objects.jsonl", place) == 0
@@ -124,7 +124,7 @@ def test_caption_list_that_is_invalid_is_refused_in_a_sentence(place, tmp_path, 
     assert words in capsys.readouterr().err
 
 
-def test_tars_and_missing_lists_are_refused_in_a_sentence(place, tmp_path, capsys):
+def test_captions_refuse_tars_and_missing_lists_in_a_sentence(place, tmp_path, capsys):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "00000.tar").touch()
     (tmp_path / "list.csv").write_text("a,one\n")

@@ -247,7 +247,7 @@ def test_recipe_gives_training_at_least_half_of_the_time(tmp_path):
     assert [wanted.training_left(seconds) for seconds in (0.0, 200.0, 1400.0)] == [1500.0, 1300.0, 750.0]
 
 
-def test_parts_pick_what_is_made(tmp_path):
+def test_demo_weights_parts_select_what_is_made(tmp_path):
     names = set(planned(tmp_path, parts=("judge",)))
     assert names == {"render-grids", "captions-grids", "paint-judge", "judge"}
 

@@ -64,7 +64,7 @@ def test_attribution_of_a_recoloured_scene_keeps_author_and_licence(folder, tmp_
 
 
 @pytest.mark.slow
-def test_a_cache_keeps_the_credit_of_every_grid_though_its_making_was_interrupted(folder, tmp_path, monkeypatch):
+def test_attribution_of_every_grid_stays_in_a_cache_whose_making_was_interrupted(folder, tmp_path, monkeypatch):
     model = tiny_sdxl_folder(tmp_path / "model")
     monkeypatch.setattr(cache, "MAX_SHARD_ITEMS", 2)
 
@@ -117,7 +117,7 @@ def test_attribution_table_escapes_markup():
     assert r"Bob \| \[x\](y)" in text
 
 
-def test_the_command_writes_the_table_and_counts_what_names_no_licence(folder, tmp_path, capsys):
+def test_attribution_command_writes_the_table_and_counts_what_names_no_licence(folder, tmp_path, capsys):
     assert attribution.main([str(folder), "-o", str(tmp_path / "CREDITS.md")]) == 0
     assert (tmp_path / "CREDITS.md").read_text() == markdown(everything())
     output = capsys.readouterr()
@@ -128,7 +128,7 @@ def test_the_command_writes_the_table_and_counts_what_names_no_licence(folder, t
 
 
 @pytest.mark.parametrize(("root", "because"), [("nowhere", "does not exist"), ("empty", "neither a scene nor a cache")])
-def test_bad_input_is_one_sentence(tmp_path, capsys, root, because):
+def test_attribution_of_bad_input_is_one_sentence(tmp_path, capsys, root, because):
     (tmp_path / "empty").mkdir()
     assert attribution.main([str(tmp_path / root)]) == 2
     assert because in capsys.readouterr().err.splitlines()[-1]
