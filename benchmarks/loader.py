@@ -68,10 +68,10 @@ def stage2_data(source: str, workers: int, shelf: Path) -> SceneDataModule:
     """As `configs/stage2/one_gpu.yaml` has it."""
     config = _config("stage2")
     size = config["model"]["architecture"]["image_size"]
-    drawing = ViewSampling(**config["data"]["view_sampling"])
+    view_sampling = ViewSampling(**config["data"]["view_sampling"])
     batch = config["data"]["batch_size"]
     return SceneDataModule(
-        [source], image_size=size, view_sampling=drawing, batch_size=batch, workers=workers, cache=str(shelf)
+        [source], image_size=size, view_sampling=view_sampling, batch_size=batch, workers=workers, cache=str(shelf)
     )
 
 
@@ -110,7 +110,7 @@ def stage2_work(config: dict[str, Any]) -> float:
 
     Without LPIPS, sampling and compositing, so the real step is longer and needs fewer examples a second.
     """
-    model, drawing = config["model"], ViewSampling(**config["data"]["view_sampling"])
+    model, view_sampling = config["model"], ViewSampling(**config["data"]["view_sampling"])
     architecture = Architecture(**model["architecture"])
     with torch.device("meta"):
         network = Reconstructor(architecture)
@@ -119,7 +119,7 @@ def stage2_work(config: dict[str, Any]) -> float:
         seen = Views(torch.zeros(1, 4, 3, side, side), torch.zeros(1, 4, 1, side, side), cameras)
         with FlopCounterMode(display=False) as counter:
             network.triplane(seen)
-    rays = drawing.targets * drawing.patch**2
+    rays = view_sampling.targets * view_sampling.patch**2
     samples = sum(model["ray_marching"].values()) + model["ray_marching"]["samples"]
     width, layers = architecture.decoder_width, architecture.decoder_layers
     decoder = 2 * width * (3 * architecture.channels + (layers - 2) * width + 4)

@@ -27,7 +27,7 @@ from instant3d.utils.line_chart import Line, line_chart
 
 PROMPTS = Path("configs") / "prompts" / "held_out.txt"
 STEPS, SAMPLERS = (4, 6, 8, 12, 16, 20, 30), ("euler", "dpm++")
-TIMED = 4  # prompts whose views are drawn one by one for the seconds, as `generate` draws one
+TIMED = 4  # prompts whose views are sampled one by one for the seconds, as `generate` does
 HEADINGS = [
     "sampler",
     "steps",
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measured(
     gallery: ViewCache, wanted: Sequence[ViewRequest], model: ViewsTo3D, judge: AttributeClassifier
 ) -> dict[str, Any]:
-    """Shares of assets and of drawn views that the judge names rightly, and the views' agreement in dB."""
+    """Shares of assets and of sampled views that the judge names rightly, and the views' agreement in dB."""
     gallery.fill(wanted)
     results, agreements = [], []
     for order in wanted:

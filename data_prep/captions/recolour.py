@@ -46,7 +46,7 @@ def painted(views: Views, colour: Colour) -> Views:
     return replace(views, rgb=torch.where(shade < 1, darker, lighter).clamp(0, 1))
 
 
-def drawn(name: str, scene_id: str) -> Colour:
+def random_colour(name: str, scene_id: str) -> Colour:
     """A random colour of that name, always the same for one object."""
     seed = int.from_bytes(hashlib.sha256(f"{name}/{scene_id}".encode()).digest()[:4], "big")
     dice, base = PortableRandom(seed), np.array(NAMED_COLOURS[name], dtype=np.float64)
@@ -92,7 +92,7 @@ def paint(job: Job) -> int:
     """Write one recoloured scene; returns the number of its views."""
     count = len(scenes.names(job.source))
     scene = scenes.read(job.source, frames=range(min(count, job.frames or count)))
-    views = painted(scene.views, drawn(job.colour, scene.id)) if job.colour else scene.views
+    views = painted(scene.views, random_colour(job.colour, scene.id)) if job.colour else scene.views
     facts = kept(scenes.document(job.source), job.colour)
     scenes.write(job.out, views, caption=job.caption, object_id=job.out.name, extra=facts | {"painted": job.colour})
     return len(scene.names)

@@ -93,11 +93,11 @@ def run(
     """
     task = _Task(work, prepare, limits, jobs_each or math.inf)
     with locked_tempdir.temporary() as scratch:
-        crew = _Pool(task, scratch, iter(jobs))
+        pool = _Pool(task, scratch, iter(jobs))
         try:
-            yield from crew.results(workers)
+            yield from pool.results(workers)
         finally:
-            crew.close()
+            pool.close()
 
 
 class _Pool(Generic[Job]):
@@ -236,10 +236,10 @@ class _Worker(Generic[Job]):
 def _started(theirs: Connection, work: Callable[[Any], Any], folder: Path) -> subprocess.Popen[bytes]:
     """A process with its own session, its own temporary folder and its own file for what it prints."""
     main = getattr(sys.modules["__main__"], "__spec__", None) if work.__module__ == "__main__" else None
-    told = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), main.name if main else ""]
+    arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), main.name if main else ""]
     with theirs, (folder / PRINTED).open("ab") as printed:
         return subprocess.Popen(
-            [sys.executable, "-c", BEGIN, *told],
+            [sys.executable, "-c", BEGIN, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,

@@ -123,7 +123,7 @@ def aim(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, size: in
             data.keyframe_insert(data_path=name, frame=frame)
 
 
-def pictures(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.ndarray:
+def images(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.ndarray:
     """Straight-alpha sRGB (V, S, S, 4) uint8 of all views, averaged over square pixels as the fast renderer does it."""
     scene, renderer = bpy.context.scene, bproc.renderer
     renderer.set_denoiser(None)  # at 16 samples and more it costs more than samples that do as much

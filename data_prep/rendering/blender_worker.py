@@ -58,7 +58,7 @@ def rendered(job: dict[str, Any]) -> tuple[blender_scene.Bounds, list[np.ndarray
     bounds = blender_scene.load(job["object"])
     blender_scene.light(bproc, job["lighting"], job["lights"])
     blender_scene.aim(bproc, cameras, intrinsics, job["size"])
-    arrays = [blender_scene.pictures(bproc, job["samples"], job["threads"], job["lighting"])]
+    arrays = [blender_scene.images(bproc, job["samples"], job["threads"], job["lighting"])]
     if job["maps"]:
         arrays += blender_scene.surfaces(bproc, job["maps"])
     return bounds, arrays

@@ -333,9 +333,9 @@ def _sheet(shown: Sequence[tuple[EvaluatedAsset, str]]) -> list[Row]:
                 "as given to stage 2",
                 [torch.ones(3, SIZE, SIZE) if r.views is None else r.views[0] for r in results],
             )
-        drawn = torch.stack([_sized(image) for image in first])
+        images = torch.stack([_sized(image) for image in first])
         anew = torch.stack([_sized(result.renders[len(NEW_AZIMUTHS_DEG)]) for result in results])
-        rows.append(Row(title, drawn, [result.request.prompt for result in results]))
+        rows.append(Row(title, images, [result.request.prompt for result in results]))
         rows.append(Row("the asset from a new camera", anew, says))
     return rows
 

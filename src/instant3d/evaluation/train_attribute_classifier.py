@@ -176,9 +176,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     alpha = solid[:, 3:]
     tinted = _tinted(solid[:, :3] / alpha.clamp(min=1e-4), generator)
     alpha = alpha * _holes(len(solid), generator)
-    picture = _softened(tinted * alpha + 1 - alpha, generator)
-    noise = torch.randn(picture.shape, generator=generator) * 0.03 * _uniform((len(solid), 1, 1, 1), 0, 1, generator)
-    return (picture + noise).clamp(0, 1)
+    image = _softened(tinted * alpha + 1 - alpha, generator)
+    noise = torch.randn(image.shape, generator=generator) * 0.03 * _uniform((len(solid), 1, 1, 1), 0, 1, generator)
+    return (image + noise).clamp(0, 1)
 
 
 def _bent(count: int, generator: torch.Generator) -> Tensor:

@@ -49,10 +49,10 @@ def test_recolour_keeps_dark_parts_darker_and_outlines_where_they_are():
 
 def test_recolour_gives_an_object_a_colour_that_keeps_its_name_and_never_changes():
     for name in recolour.COLOURS:
-        drawn = {recolour.drawn(name, f"object_{k}") for k in range(8)}
+        drawn = {recolour.random_colour(name, f"object_{k}") for k in range(8)}
         assert {nearest_name(colour) for colour in drawn} == {name}
         assert len(drawn) > 1
-        assert recolour.drawn(name, "object_0") == recolour.drawn(name, "object_0")
+        assert recolour.random_colour(name, "object_0") == recolour.random_colour(name, "object_0")
 
 
 @pytest.mark.slow

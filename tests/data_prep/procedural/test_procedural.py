@@ -13,7 +13,7 @@ import pytest
 import trimesh
 from skimage.color import deltaE_cie76, rgb2lab
 
-from data_prep.procedural import colours, generate, primitive_ops, shapes, textures
+from data_prep.procedural import colours, generate, primitive_ops, rotations, shapes, textures
 from data_prep.procedural.assemblies import ASSEMBLIES
 from data_prep.procedural.builder import NUMBERS, PLURALS, Builder, Part
 from data_prep.procedural.portable_rng import PortableRandom
@@ -160,15 +160,15 @@ def test_normals_of_a_sphere_point_along_its_radius():
 
 
 def test_euler_turns_x_to_y_about_z_and_does_x_before_z():
-    np.testing.assert_allclose(shapes.euler(0, 0, 90) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
-    np.testing.assert_allclose(shapes.euler(90, 0, 90) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(rotations.euler(0, 0, 90) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(rotations.euler(90, 0, 90) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
 
 
 def test_random_rotations_are_rotations():
     dice = PortableRandom(1)
     for _ in range(20):
-        np.testing.assert_allclose(np.linalg.det(shapes.random_rotation(dice)), 1)
-        turn = shapes.random_rotation(dice)
+        np.testing.assert_allclose(np.linalg.det(rotations.random_rotation(dice)), 1)
+        turn = rotations.random_rotation(dice)
         np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
 
 
