@@ -1,4 +1,4 @@
-"""An image of the assets of `instant3d generate --prompts`: `python -m benchmarks.asset_images FOLDER -o docs/demo.png`."""
+"""An image of the assets of `instant3d generate --prompts`: `python -m benchmarks.asset_images FOLDER -o PNG`."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def images_of(folder: Path) -> tuple[Tensor, list[str]]:
     """An asset's three images (3, 3, SIZE, SIZE), and what the second and third show.
 
-    First its sampled views, if it was made of any, then the volume and the shaded mesh from a new camera; else the volume
-    and the mesh from one side, and the mesh from another.
+    The sampled views, if there are any, then the volume and the shaded mesh from a new camera; else the volume and the
+    mesh from one side, and the mesh from another.
     """
     if (folder / "grid.png").is_file():
-        return torch.stack([sampled_views(folder), *built(folder, BETWEEN), *meshed(folder, BETWEEN)]), [
+        return torch.stack([grid_of(folder), *built(folder, BETWEEN), *meshed(folder, BETWEEN)]), [
             "volume",
             "mesh",
         ]
@@ -62,7 +62,7 @@ def images_of(folder: Path) -> tuple[Tensor, list[str]]:
     return torch.cat([built(folder, sides[:1]), meshed(folder, sides)]), ["mesh", "a quarter around"]
 
 
-def sampled_views(folder: Path) -> Tensor:
+def grid_of(folder: Path) -> Tensor:
     """The grid of an asset's four views, (3, SIZE, SIZE)."""
     grid = Image.open(folder / "grid.png").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(grid.convert("RGB")).copy()).permute(2, 0, 1) / 255

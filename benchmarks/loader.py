@@ -27,7 +27,8 @@ from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.scenes.pack import pack
 from instant3d.stage1.data import GridDataModule
-from instant3d.stage2.data import SceneDataModule, ViewSampling
+from instant3d.stage2.augmentation import ViewSampling
+from instant3d.stage2.data import SceneDataModule
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.views import Views
 

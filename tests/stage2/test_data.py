@@ -5,17 +5,8 @@ import torch
 
 from instant3d import scenes
 from instant3d.cameras import Cameras, orbit, random_sphere, structured_cameras
-from instant3d.stage2.data import (
-    EvalDataset,
-    ResumableBatchSampler,
-    TrainDataset,
-    ViewSampling,
-    augment_inputs,
-    crop_windows,
-    elastic_warp,
-    rotate_about_z,
-    scenes_for,
-)
+from instant3d.stage2.augmentation import ViewSampling, augment_inputs, crop_windows, elastic_warp, rotate_about_z
+from instant3d.stage2.data import EvalDataset, ResumableBatchSampler, TrainDataset, scenes_for
 from instant3d.views import Views
 
 BALL = torch.tensor([0.3, -0.2, 0.15])

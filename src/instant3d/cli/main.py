@@ -324,10 +324,10 @@ def _words(arguments: argparse.Namespace) -> None:
 
 
 def _cache(arguments: argparse.Namespace) -> None:
-    from instant3d.stage1 import cache
+    from instant3d.stage1.cache_builder import build_cache
     from instant3d.utils.devices import find_device
 
-    cache.build_cache(
+    build_cache(
         arguments.scenes,
         arguments.model,
         arguments.output,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -319,38 +318,3 @@ def linear_ramp(progress: float, end: float, start: float) -> float:
 def prompts_digest(prompts: Sequence[str]) -> str:
     """Hash of a list of prompts."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-
-
-def export_direct(content: dict[str, Any], folder: str | Path, text: str | None = None) -> TextToTriplane:
-    """Write a checkpoint's network with the tokenizer and text encoder that it was trained with.
-
-    Args:
-        content: Content of a Lightning checkpoint of `DirectModule`.
-        folder: Where to write.
-        text: Tokenizer and text encoder, if they no longer lie where the checkpoint says.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: The text encoder cannot be read.
-    """
-    settings = content["direct"]
-    network = TextToTriplane(Architecture.from_dict(settings["architecture"], "the checkpoint"))
-    prefix = "network."
-    network.load_state_dict(
-        {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
-    )
-    try:
-        encoder = PromptEncoder.from_pretrained(text or settings["text"], layers=settings.get("text_layers"))
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(
-            f"the text encoder of the prompts cannot be read: {error}; if it lies elsewhere, give --base"
-        ) from None
-    if "taught" in settings:
-        network.training_record = TrainingRecord(**settings["taught"])
-    if encoder.words is not None:  # the text encoder was trained from scratch, on other prompts than these
-        encoder.words = None if settings.get("words") is None else CaptionWords(settings["words"])
-    network.save_pretrained(folder)
-    encoder.save(folder)
-    return network

@@ -16,9 +16,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from torch import nn
 
 from instant3d.direct.data import PromptDataModule
-from instant3d.direct.module import DirectModule, export_direct
+from instant3d.direct.export import export_direct
+from instant3d.direct.module import DirectModule
 from instant3d.stage1.data import GridDataModule
-from instant3d.stage1.module import Stage1Module, export_stage1
+from instant3d.stage1.export import export_stage1
+from instant3d.stage1.module import Stage1Module
 from instant3d.stage2.architecture import read_architecture
 from instant3d.stage2.data import SceneDataModule
 from instant3d.stage2.module import Stage2Module

@@ -14,7 +14,7 @@ from data_prep.manifests import attribution
 from data_prep.manifests.attribution import Work, gather, markdown
 from instant3d import scenes
 from instant3d.cli import main as cli
-from instant3d.stage1 import cache
+from instant3d.stage1 import cache_builder
 
 ANN = {"license": "CC-BY-4.0", "author": "Ann", "source": "shop", "name": "Red ball", "url": "https://shop.test/1"}
 BOB = {"license": "CC-BY-3.0-US", "author": "Bob | [x](y)", "source": "shop", "name": "A <b>ball</b>"}
@@ -66,15 +66,15 @@ def test_attribution_of_a_recoloured_scene_keeps_author_and_licence(folder, tmp_
 @pytest.mark.slow
 def test_attribution_of_every_grid_stays_in_a_cache_whose_making_was_interrupted(folder, tmp_path, monkeypatch):
     model = tiny_sdxl_folder(tmp_path / "model")
-    monkeypatch.setattr(cache, "MAX_SHARD_ITEMS", 2)
+    monkeypatch.setattr(cache_builder, "MAX_SHARD_ITEMS", 2)
 
     def interrupt(line):
         if line.startswith("grids: 2"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.build_cache([folder], model, tmp_path / "cache", batch=2, report=interrupt)
-    cache.build_cache([folder], model, tmp_path / "cache", batch=2, report=lambda line: None)
+        cache_builder.build_cache([folder], model, tmp_path / "cache", batch=2, report=interrupt)
+    cache_builder.build_cache([folder], model, tmp_path / "cache", batch=2, report=lambda line: None)
     assert gather([tmp_path / "cache"]) == everything()
     grids = json.loads((tmp_path / "cache" / "index.json").read_text())["grids"]
     assert [grid.get("credit") for grid in grids] == [ANN, BOB, MADE, None]

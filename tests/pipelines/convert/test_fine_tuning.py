@@ -11,7 +11,8 @@ from golden_sets import Golden
 from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.pipelines import convert
-from instant3d.stage2.data import ReconstructionBatch, TrainDataset, ViewSampling
+from instant3d.stage2.augmentation import ViewSampling
+from instant3d.stage2.data import ReconstructionBatch, TrainDataset
 from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Reconstructor
 from instant3d.training import fit
