@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from instant3d.evaluation import text_alignment, view_consistency
+from instant3d.evaluation import evaluated_assets, text_alignment, view_consistency
 from instant3d.evaluation.attribute_classifier import AttributeClassifier
 from instant3d.evaluation.view_cache import ViewCache, ViewRequest, read_prompt_list, view_requests
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
@@ -95,8 +95,8 @@ def measured(
         asset = model(views)
         again = asset.render(views.cameras, views.width)
         agreements.append(view_consistency.measure(views, again))
-        renders = asset.render(text_alignment.new_cameras(), text_alignment.SIZE).composite(1.0).clamp(0, 1)
-        results.append(text_alignment.EvaluatedAsset(order, views.composite(1.0), renders, None))
+        renders = asset.render(evaluated_assets.new_cameras(), evaluated_assets.SIZE).composite(1.0).clamp(0, 1)
+        results.append(evaluated_assets.EvaluatedAsset(order, views.composite(1.0), renders, None))
     said = text_alignment.classifier_metrics(judge, results)
     return {
         "renders": said["renders"],

@@ -15,9 +15,9 @@ from instant3d.direct.distillation import Distillation, DistillationBatch, Rende
 from instant3d.direct.export import export_direct
 from instant3d.direct.guidance.configs import FiniteSetConfig, StableDiffusionConfig
 from instant3d.direct.guidance.finite_set import FiniteSetGuidance
-from instant3d.direct.module import DirectModule, Lighting, linear_ramp, prompts_digest
+from instant3d.direct.module import DirectModule, linear_ramp, prompts_digest
 from instant3d.direct.network import TextToTriplane
-from instant3d.direct.shading import ShadedField
+from instant3d.direct.shading import Lighting, ShadedField
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.volume import render
 from instant3d.scenes import write

@@ -7,15 +7,8 @@ from torch.nn import functional as F
 
 from benchmarks.textbook import TextbookField
 from instant3d.nerf.baked_field import BakedField, bake, grid_density
-from instant3d.nerf.triplane import (
-    Decoder,
-    DecoderConfig,
-    Triplane,
-    TriplaneField,
-    _corner_maps,
-    sample_planes,
-    scaled_sigmoid,
-)
+from instant3d.nerf.plane_sampling import _corner_maps, sample_planes
+from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField, scaled_sigmoid
 
 WORLD_AXES = ((0, 1), (0, 2), (1, 2))  # planes xy, xz, yz: which axis runs along the width, which along the height
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from instant3d.cameras import structured_cameras
-from instant3d.nerf.triplane import PLANE_AXES
+from instant3d.nerf.plane_sampling import PLANE_AXES
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.stage2.visual_hull_input import carve_grid, extents
 from instant3d.views import Views

@@ -128,7 +128,7 @@ def text(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: Options contradict each other, or a prompt is both held out and trained on.
     """
-    from instant3d.evaluation import text_alignment
+    from instant3d.evaluation import evaluated_assets, text_alignment
     from instant3d.evaluation.view_cache import read_prompt_list, view_requests
     from instant3d.modules import clip
     from instant3d.utils.devices import find_device
@@ -147,7 +147,7 @@ def text(arguments: argparse.Namespace) -> None:
     for order in (order for some in lists.values() for order in some):
         if judge is not None:
             judge.target(order.prompt)
-    source = _asset_source(arguments, text_alignment.CLIP_SIZE if arguments.clip else text_alignment.SIZE)
+    source = _asset_source(arguments, text_alignment.CLIP_SIZE if arguments.clip else evaluated_assets.SIZE)
     record = source.training_record
     if record is not None and record.clip in arguments.clip:
         warnings.warn(
@@ -234,26 +234,26 @@ def _check_disjoint(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
 
 def _asset_source(arguments: argparse.Namespace, size: int) -> AssetSource:
     """Return the source of assets: a folder, the direct system, real renders, or the two-stage system."""
-    from instant3d.evaluation import text_alignment
+    from instant3d.evaluation import evaluated_assets
     from instant3d.evaluation.asset_source import AssetSource
     from instant3d.pipelines.text_to_3d import DirectTextTo3D
     from instant3d.utils.devices import find_device
 
     if arguments.assets:
-        return AssetSource(partial(text_alignment.from_folder, arguments.assets, size=size))
+        return AssetSource(partial(evaluated_assets.from_folder, arguments.assets, size=size))
     if arguments.system == "direct":
         direct = DirectTextTo3D.from_pretrained(arguments.direct, device=find_device(arguments.device))
-        assets = partial(text_alignment.from_direct, direct, at_once=arguments.batch, size=size)
+        assets = partial(evaluated_assets.from_direct, direct, at_once=arguments.batch, size=size)
         return AssetSource(assets, direct.network.training_record)
     if arguments.real:
         model = _stage2(arguments)
-        return AssetSource(partial(text_alignment.from_real_views, arguments.real, model=model, size=size))
+        return AssetSource(partial(evaluated_assets.from_real_views, arguments.real, model=model, size=size))
     models = _stages(arguments)
     sampling = Sampling(
         steps=arguments.steps, guidance=arguments.guidance, sampler=arguments.sampler, start=arguments.start
     )
     cache = models.view_cache(arguments.output / "views", sampling)
-    return AssetSource(partial(text_alignment.from_stage1, cache, model=models.views_to_3d, size=size))
+    return AssetSource(partial(evaluated_assets.from_stage1, cache, model=models.views_to_3d, size=size))
 
 
 def _stages(arguments: argparse.Namespace) -> TwoStageModels:

@@ -21,7 +21,7 @@ from instant3d.direct.guidance.configs import GuidanceConfig, StableDiffusionCon
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import entropy, opacity
 from instant3d.direct.severity import FeatureCache
-from instant3d.direct.shading import Mode, ShadedField, light_directions
+from instant3d.direct.shading import Lighting, Mode, ShadedField, light_directions
 from instant3d.direct.training_record import TrainingRecord
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
@@ -53,24 +53,6 @@ class DistillationWeights:
     sds: float = 1.0
     opacity: float = 0.0
     entropy: float = 0.0
-
-
-@dataclass(frozen=True)
-class Lighting:
-    """Random shading, so that shape is not painted on; the paper has no numbers, these are threestudio's.
-
-    Attributes:
-        chance: Probability that a step is shaded, from step `begin` on; a shaded image costs seven times the density
-            evaluations.
-        begin: First step that may be shaded.
-        textureless: Share of shaded steps without colours.
-        ambient: Share of ambient light.
-    """
-
-    chance: float = 0.0
-    begin: int = 2000
-    textureless: float = 0.5
-    ambient: float = 0.1
 
 
 class Frozen(FrozenModules):

@@ -12,121 +12,26 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from instant3d import __version__, scenes
-from instant3d.cameras import Cameras, orbit
+from instant3d import __version__
 from instant3d.direct.training_record import TrainingRecord
-from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.evaluation.attribute_classifier import AttributeClassifier, Prediction
-from instant3d.evaluation.view_cache import ViewCache, ViewRequest
+from instant3d.evaluation.evaluated_assets import FRONT, NEW_AZIMUTHS_DEG, SIZE, EvaluatedAsset
 from instant3d.modules import clip
-from instant3d.nerf.asset import FILE, Asset
-from instant3d.pipelines.results import RECORD
-from instant3d.pipelines.text_to_3d import DirectTextTo3D, ViewsTo3D
-from instant3d.utils import atomic, file_listing, visualization
+from instant3d.utils import atomic, visualization
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.visualization import Row
 
-NEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)  # half-way between the structured ones
-NEW_ELEVATIONS_DEG = (5.0, 35.0)
-FRONT = NEW_AZIMUTHS_DEG.index(FRONT_AZIMUTH_DEG)  # of the renders
-SIZE = 128  # pixels a side of the renders
 CLIP_SIZE = 224  # of the renders for a CLIP
 ACROSS, MOST_SHOWN = 10, 100  # images on the sheet
 LOOKS = ("renders", "views")  # of the final asset, and the views of stage 1
 
 Score = dict[str, float]
-
-
-@dataclass(frozen=True)
-class EvaluatedAsset:
-    """The images of one requested asset, on white.
-
-    Attributes:
-        request: Prompt and seed.
-        views: (V, 3, S, S), the views of stage 1, if they exist.
-        renders: (8, 3, S, S), the final asset from the new cameras.
-        seconds: Time of generation; None if it was not generated here.
-    """
-
-    request: ViewRequest
-    views: Tensor | None
-    renders: Tensor
-    seconds: float | None
-
-
-def new_cameras() -> Cameras:
-    """Eight cameras (8,), none of which stage 1 uses."""
-    pairs = [(azimuth, elevation) for elevation in NEW_ELEVATIONS_DEG for azimuth in NEW_AZIMUTHS_DEG]
-    azimuths, elevations = zip(*pairs, strict=True)
-    return orbit(azimuths, elevations)
-
-
-def from_stage1(
-    cache: ViewCache, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
-) -> Iterator[EvaluatedAsset]:
-    """From prompts: generate the views missing in `cache`, reconstruct and render at `size` pixels."""
-    cache.fill(requests)
-    for order in requests:
-        views = cache.views(order)
-        yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), cache.seconds(order))
-
-
-def from_direct(
-    model: DirectTextTo3D, requests: Sequence[ViewRequest], at_once: int = 8, size: int = SIZE
-) -> Iterator[EvaluatedAsset]:
-    """From prompts with the direct system, `at_once` of them in one pass, rendered at `size` pixels."""
-    for k in range(0, len(requests), at_once):
-        some = requests[k : k + at_once]
-        start = time.perf_counter()
-        assets = model.generate_many([order.prompt for order in some], [order.seed for order in some])
-        seconds = (time.perf_counter() - start) / len(some)
-        for order, asset in zip(some, assets, strict=True):
-            yield EvaluatedAsset(order, None, _render(asset, size), seconds)
-
-
-def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE) -> Iterator[EvaluatedAsset]:
-    """From assets written by `instant3d generate` below `folder`, each with its result.json.
-
-    Raises:
-        FileNotFoundError: If there is no asset for a prompt.
-    """
-    found = _by_prompt(folder)
-    for order in requests:
-        if not found.get(order.prompt):
-            raise FileNotFoundError(
-                f"{folder} holds no asset for {order.prompt!r}; generate it, or leave the prompt out of the list"
-            )
-        place = found[order.prompt].pop(0)
-        yield EvaluatedAsset(order, _views_of(place), _render(Asset.load(place), size), None)
-
-
-def from_real_views(
-    folder: Path, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
-) -> Iterator[EvaluatedAsset]:
-    """From real renders with that caption in place of stage 1's views.
-
-    Raises:
-        FileNotFoundError: If no scene below `folder` has the caption.
-    """
-    captioned: dict[str, list[Path]] = {}
-    for place in scenes.below(folder):
-        document = json.loads((place / scenes.DOCUMENT).read_text())
-        captioned.setdefault(document.get("caption", ""), []).append(place)
-    for order in requests:
-        if order.prompt not in captioned:
-            raise FileNotFoundError(
-                f"{folder} holds no scene with the caption {order.prompt!r}; make one by `instant3d data recolour`"
-            )
-        places = captioned[order.prompt]
-        views = scenes.read(places[order.seed % len(places)], frames=range(4), maps=()).views
-        yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), None)
 
 
 def evaluate(
@@ -271,10 +176,6 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
-def _render(asset: Asset, size: int) -> Tensor:
-    return asset.render(new_cameras(), size).to("cpu").composite(1.0).clamp(0, 1)
-
-
 @torch.no_grad()
 def _predict(judge: AttributeClassifier, images: Tensor) -> Prediction:
     return judge(images)
@@ -302,23 +203,6 @@ def _mistakes(pairs: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
     """Wrong predictions, the most frequent first."""
     wrong = [{"asked": asked, "seen": found, "times": times} for (asked, found), times in pairs.most_common()]
     return [one for one in wrong if one["asked"] != one["seen"]]
-
-
-def _by_prompt(folder: Path) -> dict[str, list[Path]]:
-    """Folders of assets below `folder` by the prompt in their result.json."""
-    found: dict[str, list[Path]] = {}
-    for file in file_listing.visible_files(folder, f"**/{RECORD}"):
-        if (file.parent / FILE).is_file():
-            found.setdefault(json.loads(file.read_text()).get("prompt", ""), []).append(file.parent)
-    return found
-
-
-def _views_of(place: Path) -> Tensor | None:
-    """The four views from which an asset was reconstructed, if they exist."""
-    files = json.loads((place / RECORD).read_text()).get("files", ["views"])
-    for folder in scenes.below(place) if "views" in files else ():
-        return scenes.read(folder, maps=()).views.composite(1.0)
-    return None
 
 
 def _sheet(shown: Sequence[tuple[EvaluatedAsset, str]]) -> list[Row]:

@@ -23,8 +23,9 @@ from instant3d.stage1.export import export_stage1
 from instant3d.stage1.module import Stage1Module
 from instant3d.stage2.architecture import read_architecture
 from instant3d.stage2.data import SceneDataModule
+from instant3d.stage2.export import export_stage2
 from instant3d.stage2.module import Stage2Module
-from instant3d.stage2.network import Architecture, Reconstructor, resolve
+from instant3d.stage2.network import resolve
 from instant3d.training import arguments
 from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
 from instant3d.utils import file_listing
@@ -217,19 +218,8 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
     if "direct" in content:
         return export_direct(content, folder, base)
     if "architecture" in content:
-        return _export_stage2(content, checkpoint, folder)
+        return export_stage2(content, folder, checkpoint)
     raise ValueError(f"{checkpoint} is no training checkpoint of ours: it names neither a base nor an architecture")
-
-
-def _export_stage2(content: dict[str, Any], checkpoint: str | Path, folder: str | Path) -> Reconstructor:
-    network = Reconstructor(Architecture.from_dict(content["architecture"], checkpoint))
-    network.licence = content.get("licence")
-    prefix = "network."
-    network.load_state_dict(
-        {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
-    )
-    network.save_pretrained(folder)
-    return network
 
 
 if __name__ == "__main__":  # Lightning starts this again for every further process of DDP
