@@ -1,5 +1,7 @@
 """Sampling of planes against `grid_sample` and closed forms; the decoder against concatenation and the whole MLP."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -238,3 +240,8 @@ def test_decoder_refuses_a_blob_without_a_radius():
 def test_triplane_refuses_planes_of_another_shape():
     with pytest.raises(ValueError, match="needs planes of shape"):
         Triplane(torch.zeros(3, 4, 5, 6))
+
+
+def test_decoder_config_takes_an_architectures_fields_and_defaults_for_those_that_it_lacks():
+    network = SimpleNamespace(channels=5, width=999, decoder_width=7, layers=999, decoder_layers=3, density="exp")
+    assert DecoderConfig.from_architecture(network) == DecoderConfig(channels=5, width=7, layers=3, density="exp")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from instant3d.nerf.fused import Fused
 from instant3d.nerf.plane_sampling import sample_planes
 
+PREFIXED = ("width", "layers", "activation")  # fields of a decoder with a prefix in the architecture of a network
 TINY = 1e-20  # least squared distance: the root has no slope at 0
 
 
@@ -87,6 +88,20 @@ class DecoderConfig:
         if self.blob_radius <= 0:
             raise ValueError(f"a blob of density needs a radius above 0, got {self.blob_radius}")
 
+    @classmethod
+    def from_architecture(cls, architecture: Any) -> DecoderConfig:
+        """The decoder of a network.
+
+        Args:
+            architecture: Settings of the network: fields of the same names (`width`, `layers` and `activation` with
+                the prefix `decoder_`); what it has no field for keeps its default.
+        """
+        prefixed = {name: f"decoder_{name}" for name in ("width", "layers", "activation")}
+        names = {field.name: prefixed.get(field.name, field.name) for field in fields(cls)}
+        return cls(
+            **{name: getattr(architecture, other) for name, other in names.items() if hasattr(architecture, other)}
+        )
+
     @property
     def inputs(self) -> int:
         """Numbers that the first layer reads of a point."""
@@ -98,7 +113,7 @@ class DecoderConfig:
         return 2 * self.layers + {"sigmoid": 0, "scaled": 1}[self.rgb]
 
     def as_dict(self) -> dict[str, Any]:
-        """The arguments that build it again; of those that files did not always tell, only the unusual ones."""
+        """The arguments that build it again; of those that older files lack, only values other than the defaults."""
         rare = ("aggregate", "blob", "blob_radius", "rgb")
         usual = {name for name in rare if getattr(self, name) == getattr(DecoderConfig, name)}
         return {name: value for name, value in asdict(self).items() if name not in usual}
