@@ -47,10 +47,10 @@ demo: .venv/.installed  ## a sentence to a 3D asset by the bundled weights: PROM
 render-env: .venv-render/.installed  ## Blender and BlenderProc for rendering, in an environment of their own (1.5 GB)
 
 test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no GPU)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/.installed  ## run the tests that are not marked slow, in less than a minute
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 fuzz: .venv/.installed  ## mutated files to all that reads files of strangers: SECONDS=600 TARGETS=glb,scene SEED=0
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(TARGETS),--targets $(TARGETS))
