@@ -40,7 +40,7 @@ CHECKED = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is rendered."""
+    """Sizes of a scene to render."""
 
     objects: int
     side: int  # pixels of each of 4 views

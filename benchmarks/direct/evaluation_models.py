@@ -107,7 +107,7 @@ class Matcher(nn.Module):
 
     @torch.no_grad()
     def retrieval(self, images: Tensor, prompts: Sequence[str], asked: Sequence[int]) -> dict[str, float]:
-        """How well prompts `asked` (B) of a list (P) are found from images (B, V, 3, 20, 20): mean over all views.
+        """Retrieval of prompts `asked` (B) from a list (P) by images (B, V, 3, 20, 20): mean over all views.
 
         first        share of images to which their own prompt is the nearest
         probability  probability that the model gives it, by its trained temperature

@@ -158,7 +158,7 @@ def run(arm: str, seed: int, settings: TrainingSettings) -> dict[str, Any]:
 
 
 def faces(images: Tensor, world: World, numbers: Sequence[int]) -> dict[str, float]:
-    """Where faces are in images (P, 32, 3, size, size), by all the world's cameras, of kinds number `numbers`.
+    """Measures of faces in images (P, 32, 3, size, size) by all the world's cameras, of kinds number `numbers`.
 
     janus        share of cameras at the side and behind whose nearest true image is one from the front
     kept         share of cameras in front of which the same is true, as it should be
@@ -181,7 +181,7 @@ def faces(images: Tensor, world: World, numbers: Sequence[int]) -> dict[str, flo
 
 
 def face_pixels(views: Tensor, world: World, number: int) -> Tensor:
-    """How many pixels of views (V, 3, H, W) are nearer to the face's colour than to white, body's or hat's: (V,)."""
+    """Number (V,) of pixels of views (V, 3, H, W) nearer to the face's colour than to white, body's or hat's."""
     kind = world.kinds[number]
     palette = torch.tensor([COLOURS[kind.face], COLOURS[kind.body], COLOURS[kind.hat], (1.0, 1.0, 1.0)])
     apart = (views[:, None] - palette[:, :, None, None]).square().sum(2)

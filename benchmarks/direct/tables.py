@@ -32,7 +32,7 @@ PLOTTED = (
 
 
 def results(folder: Path, arms: Iterable[str]) -> Found:
-    """What is in a folder of results, arms in the order in which they are defined."""
+    """Results in a folder, arms in the order in which they are defined."""
     every = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     found = {arm: sorted((one for one in every if one["arm"] == arm), key=lambda one: one["seed"]) for arm in arms}
     return {arm: some for arm, some in found.items() if some}

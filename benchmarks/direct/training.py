@@ -135,7 +135,7 @@ def render_prompts(
 
 
 def nearest(images: Tensor, truth: Tensor) -> Tensor:
-    """Which of the true objects (K, V, ...) each of the images (P, V, ...) is nearest to, by squared error: (P,)."""
+    """Index (P,) of the true object (K, V, ...) nearest to each of the images (P, V, ...) by squared error."""
     return torch.cdist(images.flatten(1).double(), truth.flatten(1).double()).argmin(1)
 
 

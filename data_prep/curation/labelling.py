@@ -83,7 +83,7 @@ def write(
 
 
 def _place(image: bytes, subject: SceneRef, folder: Path, embed: bool) -> str:
-    """Where the page finds an image; ids are no file names, but their hashes are."""
+    """URL of an image on the page; its file is named by the hash of the id, which may be no file name."""
     if embed:
         return data_uri(image)
     file = folder / f"{hashlib.sha256(subject.id.encode()).hexdigest()[:32]}.webp"

@@ -63,7 +63,7 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What must stay the same when a run is resumed."""
+        """Settings that must stay the same when a run is resumed."""
         names = ("parts", "trainer", "seconds", "licences", "variants", "procedural", "size")
         return json.loads(json.dumps({"objects": self.objects, **{name: getattr(self, name) for name in names}}))
 

@@ -203,7 +203,7 @@ def _evaluation(recipe: Recipe, name: str) -> str:
 
 
 def _share(recipe: Recipe, part: str) -> float:
-    """What a training takes of the seconds that are left when it begins: its equal part of what is to follow."""
+    """Share of the seconds left that a training takes: equal parts for it and those that follow."""
     if recipe.parallel:
         return 1.0
     order = [name for name in PARTS if name in recipe.parts and name != "judge"]

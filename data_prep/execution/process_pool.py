@@ -216,7 +216,7 @@ class _Worker(Generic[Job]):
         return JobResult(self.job, result, failure, time.monotonic() - self.since, kind)
 
     def exit_reason(self) -> str:
-        """Why the process ended: exit code or signal, and its last output."""
+        """Reason for the end of the process: exit code or signal, and its last output."""
         code = self.process.wait()
         name = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         with contextlib.suppress(OSError), (self.folder / PRINTED).open("rb") as log:

@@ -50,7 +50,7 @@ def listed(phrases: Sequence[str]) -> str:
 
 
 def groups(parts: Sequence[Part]) -> dict[tuple[str, str], int]:
-    """How many parts there are of each (look, noun), in order of first appearance."""
+    """Number of parts of each (look, noun), in order of first appearance."""
     found: dict[tuple[str, str], int] = {}
     for part in parts:
         if part.noun:

@@ -84,7 +84,7 @@ def _skin(dice: PortableRandom, place: Primitive, texture: Texture, cells: int) 
 
 
 def _visible(placed: list[Primitive], parts: list[Part]) -> list[int]:
-    """Which parts have at least a quarter of their vertices outside all the others; never none."""
+    """Mask of the parts with at least a quarter of their vertices outside all the others; never empty."""
     shown = []
     for i, part in enumerate(parts):
         hidden = np.zeros(len(part.shape.vertices), dtype=bool)

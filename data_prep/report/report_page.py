@@ -103,7 +103,7 @@ def _counts(title: str, counts: Mapping[str, int], *, sort: bool = True) -> Iter
 
 
 def _coverage(shown: Sequence[Thumbnail]) -> Iterator[str]:
-    """How much of its images each object covers, as a histogram, and both ends of it."""
+    """Histogram of the share of its images that each object covers, and both ends of it."""
     if not shown:
         return
     bins = Counter(min(int(thumbnail.coverage * BINS), BINS - 1) for thumbnail in shown)

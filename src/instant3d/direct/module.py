@@ -288,7 +288,7 @@ def trained_words(prompts: Sequence[str], start: str | None) -> CaptionWords | N
 
 
 def needs_clip(sds: SDSConfig) -> bool:
-    """Whether images are compared by CLIP, for its loss or the severity of Perp-Neg."""
+    """Whether CLIP compares images, for its loss or the severity of Perp-Neg."""
     return bool(sds.clip or (sds.dw and sds.against != "none"))
 
 

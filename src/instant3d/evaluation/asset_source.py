@@ -1,4 +1,4 @@
-"""Where the assets that `instant3d evaluate text` measures come from, and the models that generate their views."""
+"""Sources of the assets that `instant3d evaluate text` measures, and the models that generate their views."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from instant3d.stage1.sampling_options import Sampling
 
 @dataclass(frozen=True)
 class AssetSource:
-    """What yields an asset for each request.
+    """A source of one asset for each request.
 
     Attributes:
         assets: One of the functions `from_...` of `evaluated_assets`, with all its arguments but the requests.

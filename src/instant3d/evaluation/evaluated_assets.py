@@ -52,7 +52,14 @@ def new_cameras() -> Cameras:
 def from_stage1(
     cache: ViewCache, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From prompts: generate the views missing in `cache`, reconstruct and render at `size` pixels."""
+    """From prompts: generate the views missing in `cache`, reconstruct and render.
+
+    Args:
+        cache: Views of stage 1.
+        requests: Prompts and seeds.
+        model: Stage 2.
+        size: Pixels a side of the renders.
+    """
     cache.fill(requests)
     for order in requests:
         views = cache.views(order)
@@ -62,7 +69,14 @@ def from_stage1(
 def from_direct(
     model: DirectTextTo3D, requests: Sequence[ViewRequest], at_once: int = 8, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From prompts with the direct system, `at_once` of them in one pass, rendered at `size` pixels."""
+    """From prompts with the direct system.
+
+    Args:
+        model: The direct system.
+        requests: Prompts and seeds.
+        at_once: Prompts in one pass.
+        size: Pixels a side of the renders.
+    """
     for k in range(0, len(requests), at_once):
         some = requests[k : k + at_once]
         start = time.perf_counter()
@@ -73,7 +87,12 @@ def from_direct(
 
 
 def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE) -> Iterator[EvaluatedAsset]:
-    """From assets written by `instant3d generate` below `folder`, each with its result.json.
+    """From assets written by `instant3d generate`.
+
+    Args:
+        folder: Folder above those of the assets, each with its result.json.
+        requests: Prompts and seeds.
+        size: Pixels a side of the renders.
 
     Raises:
         FileNotFoundError: If there is no asset for a prompt.
@@ -91,7 +110,13 @@ def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE)
 def from_real_views(
     folder: Path, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From real renders with that caption in place of stage 1's views.
+    """From real renders in place of stage 1's views.
+
+    Args:
+        folder: Folder above scene folders, whose captions are the prompts.
+        requests: Prompts and seeds; the seed chooses among scenes of one caption.
+        model: Stage 2.
+        size: Pixels a side of the renders.
 
     Raises:
         FileNotFoundError: If no scene below `folder` has the caption.

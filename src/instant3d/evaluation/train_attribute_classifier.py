@@ -120,7 +120,17 @@ def load_examples(folders: Sequence[Path], objects: Sequence[str]) -> AttributeE
 def fit(
     examples: AttributeExamples, judge: AttributeClassifier, *, epochs: int, generator: torch.Generator
 ) -> AttributeClassifier:
-    """Train `judge` on `examples`, with an equal share for every object."""
+    """Train a classifier, with an equal share of the examples for every object.
+
+    Args:
+        examples: Images and what they show.
+        judge: The classifier, which is trained in place.
+        epochs: Passes over as many images as there are.
+        generator: Random numbers.
+
+    Returns:
+        The classifier.
+    """
     steps = epochs * max(len(examples.object) // BATCH, 1)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
@@ -206,7 +216,7 @@ def _tinted(rgb: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _holes(count: int, generator: torch.Generator) -> Tensor:
-    """What is left of the alpha (N, 1, S, S): thinned as a whole, and with a soft round hole in half of them."""
+    """The alpha (N, 1, S, S) thinned as a whole, and with a soft round hole in half of the images."""
     line = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
     centre = _uniform((count, 2, 1, 1), -0.7, 0.7, generator)
     distance = torch.hypot(line[None, None, :] - centre[:, 0], line[None, :, None] - centre[:, 1])
