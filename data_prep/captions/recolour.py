@@ -133,12 +133,12 @@ def jobs(
         held = {colour for colour in COLOURS if any(shows(prompt, name, colour) for prompt in without)}
         if held.isdisjoint(caption.split()):
             yield Job(folder, out / folder.name, None, worded(caption), frames)
-        for colour in _drawn_names(folder.name, colours):
+        for colour in _random_names(folder.name, colours):
             if colour not in held:
                 yield Job(folder, out / f"{folder.name}-{colour}", colour, worded(f"{colour} {name}"), frames)
 
 
-def _drawn_names(scene_id: str, count: int) -> list[str]:
+def _random_names(scene_id: str, count: int) -> list[str]:
     """A choice of `count` colours that depends on the scene's id, in their usual order."""
     order = sorted(COLOURS, key=lambda name: hashlib.sha256(f"{scene_id}/{name}".encode()).digest())
     return sorted(order[:count], key=COLOURS.index)

@@ -37,15 +37,15 @@ def _data(recipe: Recipe) -> Iterator[Step]:
     """Scenes of the objects themselves, first: stage 1 waits for them."""
     if {"stage1", "stage2"} & set(recipe.parts):
         yield _render(recipe, "real", recipe.objects, "small", split=TRAIN)
-        yield _mend(recipe, "real")
+        yield _correct_captions(recipe, "real")
     if "stage2" in recipe.parts and recipe.held_out:
         yield _render(recipe, "dev", recipe.held_out, "evaluation", split=HELD_OUT)
     if "judge" in recipe.parts:
         yield _render(recipe, "grids", recipe.objects, "grids", split=TRAIN)
-        yield _mend(recipe, "grids")
+        yield _correct_captions(recipe, "grids")
     if "direct" in recipe.parts:
         yield _render(recipe, "rings", recipe.objects, "rings", "--keep", str(DIRECT_OBJECTS))
-        yield _mend(recipe, "rings")
+        yield _correct_captions(recipe, "rings")
 
 
 def _stage1(recipe: Recipe) -> Iterator[Step]:
@@ -164,7 +164,7 @@ def _chosen(recipe: Recipe) -> list[str]:
     return ["--split", TRAIN, *([] if recipe.licences == "all" else ["--licenses", recipe.licences])]
 
 
-def _mend(recipe: Recipe, name: str) -> Step:
+def _correct_captions(recipe: Recipe, name: str) -> Step:
     """Better captions for objects whose name means two things."""
     words = ["manifest", str(CAPTIONS), recipe.scenes(name), "--overwrite"]
     return Step(f"captions-{name}", f"{PACKAGE}.captions.__main__", lambda _: words, [f"render-{name}"])

@@ -111,7 +111,7 @@ class _Pool(Generic[Job]):
 
     def results(self, workers: int) -> Iterator[JobResult[Job]]:
         while self._fill(workers):
-            ready = wait([member.pipe for member in self.workers], timeout=self._patience())
+            ready = wait([member.pipe for member in self.workers], timeout=self._wait_timeout())
             for member in list(self.workers):
                 outcome = member.look(member.pipe in ready)
                 if member.failed_to_start:
@@ -153,7 +153,7 @@ class _Pool(Generic[Job]):
         member.end()
         self.returned.append(member.job)
 
-    def _patience(self) -> float:
+    def _wait_timeout(self) -> float:
         patience = min(member.deadline() for member in self.workers) - time.monotonic()
         return max(patience if self.task.limits.max_memory is None else min(patience, WATCH_S), 0)
 

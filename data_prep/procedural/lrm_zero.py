@@ -108,7 +108,7 @@ def _cut(dice: PortableRandom, placed: list[Primitive], parts: list[Part]) -> tu
     left: list[Part] = []
     cuts = 0
     for place, part in zip(placed, parts, strict=True):
-        pieces, hollow = _bitten(place, part, knife, dice.chance(0.5))
+        pieces, hollow = _cut_piece(place, part, knife, dice.chance(0.5))
         if pieces is None:
             left.append(part)
             continue
@@ -119,7 +119,7 @@ def _cut(dice: PortableRandom, placed: list[Primitive], parts: list[Part]) -> tu
     return left, f"{caption}, cut by {counted(1, '', noun_of(kind, half))}" if cuts else caption
 
 
-def _bitten(place: Primitive, part: Part, knife: Shape, hollow: bool) -> tuple[tuple[Shape, Shape] | None, bool]:
+def _cut_piece(place: Primitive, part: Part, knife: Shape, hollow: bool) -> tuple[tuple[Shape, Shape] | None, bool]:
     """The part without the knife's volume; hollow, where asked, only if the cut opens it."""
     solid = primitive_ops.difference(part.shape, [knife])
     if solid is None or not hollow:

@@ -157,7 +157,7 @@ def open_store(cache: Path) -> Iterator[ObjaverseStore]:
         stack.enter_context(_swapped(package, "_load_object_paths", quick))
         stack.enter_context(_swapped(package, "glob", _NothingListed))
         stack.enter_context(_mirrored(os.environ.get("HF_ENDPOINT", HUB).rstrip("/")))
-        stack.enter_context(_without_questions())
+        stack.enter_context(_without_prompts())
         stack.enter_context(contextlib.redirect_stdout(io.TextIOWrapper(open(os.devnull, "wb"))))  # noqa: SIM115
         yield ObjaverseStore(package, cache)
 
@@ -277,7 +277,7 @@ def _mirrored(endpoint: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_questions() -> Iterator[None]:
+def _without_prompts() -> Iterator[None]:
     """Make git fail, instead of prompting for a password, for a repository that no longer exists."""
     before = os.environ.get("GIT_TERMINAL_PROMPT")
     os.environ["GIT_TERMINAL_PROMPT"] = "0"

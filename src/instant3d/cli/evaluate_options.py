@@ -60,7 +60,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="folder or Hub id of a CLIP, other than one used in training; repeat it for more",
     )
-    _add_drawing(command)
+    _add_sampling(command)
     command.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
     command.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
     command.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
@@ -88,7 +88,7 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
         "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure MRC too"
     )
     add_stages(command)
-    _add_drawing(command)
+    _add_sampling(command)
     command.set_defaults(command=consistency)
 
 
@@ -111,7 +111,7 @@ def add_training(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=train_judge)
 
 
-def _add_drawing(command: argparse.ArgumentParser) -> None:
+def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=positive_int, help="at most this many prompts")
     command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
     command.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")

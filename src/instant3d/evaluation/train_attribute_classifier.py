@@ -183,7 +183,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """RGBA bytes (N, 4, S, S) as they might look after a reconstruction, over white: (N, 3, S, S) in [0, 1]."""
     rgba = images.float() / 255
     solid = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)  # premultiplied, so that nothing bleeds in
-    solid = F.grid_sample(solid, _bent(len(solid), generator), align_corners=False)
+    solid = F.grid_sample(solid, _random_warp(len(solid), generator), align_corners=False)
     alpha = solid[:, 3:]
     tinted = _tinted(solid[:, :3] / alpha.clamp(min=1e-4), generator)
     alpha = alpha * _holes(len(solid), generator)
@@ -192,7 +192,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return (image + noise).clamp(0, 1)
 
 
-def _bent(count: int, generator: torch.Generator) -> Tensor:
+def _random_warp(count: int, generator: torch.Generator) -> Tensor:
     """Sampling grids (N, S, S, 2): turned, scaled, sheared, moved, mirrored half the time, and slightly warped."""
     angle = _uniform((count,), -10, 10, generator).deg2rad()
     scale = _uniform((count,), 0.85, 1.25, generator)

@@ -149,10 +149,10 @@ def main(args: list[str]) -> None:
         print(arguments.help_text(subcommand))
         return
     system = arguments.system_of(subcommand, words)
-    words = arguments.spelt_out(words[1:], system)
+    words = arguments.expand_options(words[1:], system)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for products outside of autocast
-    with arguments.without_foreign_notes():
+    with arguments.without_library_notes():
         _command_line(system, [subcommand, *ALWAYS[subcommand], *words])
 
 
@@ -175,7 +175,7 @@ def _command_line(system: str, words: list[str]) -> None:
             trainer_defaults={"use_distributed_sampler": False},
         )
     except ArgumentError as error:
-        raise ValueError(arguments.one_sentence(str(error), subcommand, system)) from error
+        raise ValueError(arguments.error_sentence(str(error), subcommand, system)) from error
 
 
 def _avoid_emulated_bfloat16(config: Namespace) -> None:
