@@ -3,7 +3,7 @@
 import json
 import re
 
-import no_crew
+import no_pool
 import pytest
 from balls import COLOURS, ball_views
 from tiny_sdxl import tiny_sdxl_folder
@@ -51,7 +51,7 @@ def test_attribution_of_scenes_and_of_their_tars_is_the_same(folder, tmp_path, c
 
 @pytest.mark.slow
 def test_attribution_of_a_recoloured_scene_keeps_author_and_licence(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(process_pool, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
     document = json.loads((folder / "s0" / "transforms.json").read_text()) | {"colors": [["red", 1.0]]}
     (folder / "s0" / "transforms.json").write_text(json.dumps(document))
     assert recolour.main([str(folder), "-o", str(tmp_path / "out"), "--colours", "2"]) == 0

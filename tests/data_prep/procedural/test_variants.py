@@ -3,7 +3,7 @@
 import json
 import struct
 
-import no_crew
+import no_pool
 import numpy as np
 import pytest
 import trimesh
@@ -37,7 +37,7 @@ def write(folder, *rows):
 def at_once(request, monkeypatch):
     """No processes, but where a test is about them."""
     if "processes" not in request.node.name:
-        monkeypatch.setattr(process_pool, "run", no_crew.run)
+        monkeypatch.setattr(process_pool, "run", no_pool.run)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_variants_report_a_broken_object_and_make_the_others(objects, tmp_path, 
 @pytest.mark.slow
 def test_variants_of_several_processes_have_the_same_manifest_as_those_of_none(objects, tmp_path, monkeypatch):
     several = run(objects, tmp_path / "several", "--workers", 2)
-    monkeypatch.setattr(process_pool, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
     assert run(objects, tmp_path / "none") == several
     assert (tmp_path / "none" / "objects.jsonl").read_bytes() == (tmp_path / "several" / "objects.jsonl").read_bytes()
 

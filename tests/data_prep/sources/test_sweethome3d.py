@@ -6,7 +6,7 @@ import tempfile
 import tracemalloc
 import zipfile
 
-import no_crew
+import no_pool
 import numpy as np
 import pytest
 import trimesh
@@ -29,7 +29,7 @@ SIZE = {"width": 50, "depth": 200}  # centimetres: with a height of 100 half of 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """No processes, which take seconds to start."""
-    monkeypatch.setattr(process_pool, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
 
 
 @pytest.fixture
