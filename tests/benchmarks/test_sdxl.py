@@ -28,9 +28,9 @@ def shapes(network, run):
     calls = []
 
     def note(_, inputs, keywords):
-        told = {**keywords, **keywords["added_cond_kwargs"]}
-        told |= dict(zip(("sample", "timestep", "encoder_hidden_states"), inputs, strict=False))
-        calls.append({name: each.shape for name, each in told.items() if isinstance(each, torch.Tensor)})
+        arguments = {**keywords, **keywords["added_cond_kwargs"]}
+        arguments |= dict(zip(("sample", "timestep", "encoder_hidden_states"), inputs, strict=False))
+        calls.append({name: each.shape for name, each in arguments.items() if isinstance(each, torch.Tensor)})
 
     hook = network.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():

@@ -244,7 +244,7 @@ CHANGES = {
         "does not hold the network",
     ),
     "nothing but NaN": (without_numbers, "not finite"),
-    "told nonsense": (
+    "record of nonsense": (
         lambda folder: (folder / "config.json").write_text(
             json.dumps({**json.loads((folder / "config.json").read_text()), "taught": {"steps": "many"}})
         ),
@@ -272,8 +272,8 @@ def test_weights_folders_given_for_each_other_are_reported_with_the_right_option
     ):
         folder.mkdir()
         (folder / file).write_text(json.dumps(content))
-    for given, told in ((stage1, "use it as --stage1"), (stage2, "use it as --stage2"), (alien, "a dragon model")):
-        assert told in complaint(make(RED, "--direct", given)[2])
+    for given, message in ((stage1, "use it as --stage1"), (stage2, "use it as --stage2"), (alien, "a dragon model")):
+        assert message in complaint(make(RED, "--direct", given)[2])
     assert "neither a checkpoint folder nor a Hub id" in complaint(make(RED, "--direct", tmp_path / "nowhere")[2])
     for stages in ((weights, stage2), (stage1, weights)):
         with pytest.raises(ValueError, match=r"holds the direct system.* use it as --direct"):
@@ -301,7 +301,7 @@ def written(tmp_path, name: str, *lines: str) -> Path:
 
 @pytest.fixture
 def measure(capsys, tmp_path, monkeypatch):
-    """Runs `evaluate text` on small renders by a judge that knows nothing but its words."""
+    """Runs `evaluate text` on small renders by an untrained judge."""
     monkeypatch.setattr(evaluated_assets, "SIZE", 32)
     monkeypatch.setattr(text_alignment, "CLIP_SIZE", 32)
     AttributeClassifier(["ball"]).eval().save(tmp_path / "judge")

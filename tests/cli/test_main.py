@@ -101,8 +101,8 @@ def test_reconstruct_writes_a_folder_of_results_and_one_line(capsys, scene, weig
 def test_result_record_names_the_weights_by_the_hash_of_their_file(capsys, scene, weights, tmp_path):
     reconstruct(capsys, scene, tmp_path / "out", weights)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    told = subprocess.run(["sha256sum", weights / "model.safetensors"], capture_output=True, text=True, check=True)
-    assert result["weights"]["sha256"] == told.stdout.split()[0]
+    process = subprocess.run(["sha256sum", weights / "model.safetensors"], capture_output=True, text=True, check=True)
+    assert result["weights"]["sha256"] == process.stdout.split()[0]
 
 
 @pytest.mark.slow
@@ -309,8 +309,8 @@ def test_memory_option_is_read_in_powers_of_two(text, expected):
 def test_help_is_instant_because_it_loads_nothing_heavy():
     heavy = "{'torch', 'numpy', 'av', 'PIL'}"
     code = f"import sys; from instant3d.cli import main; main.parser(); print(sorted({heavy} & set(sys.modules)))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

@@ -1,4 +1,4 @@
-"""The judge against what it must not see, and the teaching of it against balls and bars that anyone can tell apart."""
+"""The judge against what it must not depend on, and its training on balls and bars that are easy to distinguish."""
 
 import json
 from pathlib import Path
@@ -186,12 +186,12 @@ def test_train_judge_reports_accuracy_on_held_out_views(folder, tmp_path, monkey
 
 
 def test_train_leaves_out_a_held_out_shape_but_not_an_only_one(folder, monkeypatch):
-    taught = []
+    used = []
     monkeypatch.setattr(
-        train_attribute_classifier, "fit", lambda examples, judge, **_: taught.append(examples) or judge.eval()
+        train_attribute_classifier, "fit", lambda examples, judge, **_: used.append(examples) or judge.eval()
     )
     judge = train_attribute_classifier.train([folder], OBJECTS, hold_out_shapes=True)
-    (examples,) = taught
+    (examples,) = used
     assert set(zip(examples.object.tolist(), examples.shape.tolist(), strict=True)) == {(0, 1), (1, 0)}
     assert examples.view.min() > train_attribute_classifier.HELD_VIEWS
     assert judge.accuracy["held_out_shapes"]["pictures"] == 2 * 6

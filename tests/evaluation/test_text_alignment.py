@@ -158,7 +158,7 @@ def test_assets_in_a_folder_are_found_by_their_prompts_each_once(tmp_path):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Tiny stages, and a judge that knows nothing, as the command's options."""
+    """Tiny stages, and an untrained judge, as the command's options."""
     place = tmp_path_factory.mktemp("weights")
     tiny_sdxl_folder(place / "stage1")
     sphere_network().save_pretrained(place / "stage2")

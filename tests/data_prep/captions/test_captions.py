@@ -70,16 +70,16 @@ def test_captions_come_from_a_cap3d_csv_which_reports_scenes_that_it_lacks(place
         f'a,"a red disc, with ""nothing"" on it"\n{UID},  two   lines\nc,another\nffff,of no scene\na,a second one\n'
     )
     assert run("cap3d", tmp_path / "cap3d.csv", place) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert words(place) == {
         "a": 'a red disc, with "nothing" on it',
         "b": None,
         "by-uid": "two lines",
         "c": "as it was",
     }
-    assert "2 captions written, 1 scenes had one already" in told
-    assert "1 scenes stay without one, such as b" in told
-    assert "1 captions belong to no scene here" in told
+    assert "2 captions written, 1 scenes had one already" in printed
+    assert "1 scenes stay without one, such as b" in printed
+    assert "1 captions belong to no scene here" in printed
 
 
 def test_caption_that_exists_is_kept_without_overwrite_and_a_second_run_writes_nothing(place, tmp_path):
@@ -104,9 +104,9 @@ def test_captions_that_are_invalid_are_refused_one_by_one(place, tmp_path, capsy
     rows = [{"id": "a", "captions": ["bell\u0007"]}, {"id": "b", "captions": ["x" * 2000]}, {"id": "b", "name": "ok"}]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run("manifest", tmp_path / "list.jsonl", place) == 1
-    told = capsys.readouterr().out
-    assert "the caption of a holds control characters" in told
-    assert "the caption of b has 2,000 characters" in told
+    printed = capsys.readouterr().out
+    assert "the caption of a holds control characters" in printed
+    assert "the caption of b has 2,000 characters" in printed
     assert words(place) == {"a": None, "b": "ok", "c": "as it was"}
 
 

@@ -31,7 +31,7 @@ def scenes(tmp_path):
 
 @pytest.fixture
 def show(chromium, tmp_path):
-    """Opens a page in a browser that knows nothing yet; what goes wrong in it fails the test."""
+    """Opens a page in a browser without stored data; what goes wrong in it fails the test."""
     context = chromium.new_context()
 
     def opened(file):

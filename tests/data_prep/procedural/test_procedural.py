@@ -301,8 +301,8 @@ def test_captions_count_what_is_there(things):
             continue
         for number, phrase in counts_in(thing.caption):
             name = singular(phrase) if number > 1 else phrase
-            told = [p for p in thing.parts if p.noun and name in (f"{p.texture.words} {p.noun}", p.noun)]
-            assert len(told) == number, (thing.caption, phrase)
+            matching = [p for p in thing.parts if p.noun and name in (f"{p.texture.words} {p.noun}", p.noun)]
+            assert len(matching) == number, (thing.caption, phrase)
             counted += number
     assert counted > 300
 

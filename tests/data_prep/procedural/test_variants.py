@@ -127,8 +127,8 @@ def test_variant_rows_keep_words_licence_author_and_split_and_reach_the_scene(ob
     run(objects, tmp_path / "out", "--count", 2)
     item = next(item for item in object_manifest.find(tmp_path / "out") if item.id == "thing3-v2")
     assert item.caption == "a thing3"
-    told = {key: item.facts[key] for key in ("license", "author", "source", "split", "variant_of")}
-    assert told == {
+    facts = {key: item.facts[key] for key in ("license", "author", "source", "split", "variant_of")}
+    assert facts == {
         "license": "CC-BY-3.0",
         "author": "Ann",
         "source": "shop",

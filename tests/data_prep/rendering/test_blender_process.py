@@ -1,4 +1,4 @@
-"""The renderer's process, played by a double that hangs, ends, swells or lies as it is told."""
+"""The renderer's process, replaced by a double that hangs, ends, swells or gives false answers on command."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The plan: which cameras an object gets, and what a broken plan is told."""
+"""The plan: which cameras an object gets, and the messages about broken plans."""
 
 import math
 from pathlib import Path

@@ -59,11 +59,11 @@ def served_dataset(dataset, monkeypatch):
 @pytest.fixture
 def waits(monkeypatch):
     """How long was waited before further tries, without the waiting."""
-    told = []
+    waited = []
     monkeypatch.setattr(
-        "data_prep.sources.downloads.time.sleep", lambda seconds: told.append(seconds) if seconds else None
+        "data_prep.sources.downloads.time.sleep", lambda seconds: waited.append(seconds) if seconds else None
     )
-    return told
+    return waited
 
 
 def rows(path):
@@ -285,8 +285,8 @@ def repository(place, name, files):
     me = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for words in (["init", "-q"], ["add", "-A"], [*me, "commit", "-q", "-m", "objects"]):
         subprocess.run(["git", *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
-    return told.stdout.strip()
+    process = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
+    return process.stdout.strip()
 
 
 @pytest.fixture
@@ -354,8 +354,8 @@ def test_objects_of_objaverse_xl_come_from_all_its_sources(xl, served_dataset, t
         row["sha256"] == hashlib.sha256((out.parent / row["file"]).read_bytes()).hexdigest() for row in found.values()
     )
     assert left_out(out) == {"0" * 64: "changed", "2" * 64: "missing", "3" * 64: "changed", "4" * 64: "missing"}
-    told = capsys.readouterr().out
-    assert "not taken: 1 under CC-BY-NC-4.0, 1 under no known licence" in told
+    printed = capsys.readouterr().out
+    assert "not taken: 1 under CC-BY-NC-4.0, 1 under no known licence" in printed
     assert len(object_manifest.find(out)) == 3
 
     asked = served_dataset.asked["/relic.glb"]

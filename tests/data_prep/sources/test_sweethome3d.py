@@ -79,8 +79,8 @@ def test_manifest_row_has_name_author_and_source_of_a_piece(tmp_path, out):
     piece = {"id": "Test#wedge1", "name": "Door wedge", "category": "Office", "creator": "Ann & Bob", "tags": "Wood"}
     (row,) = add(library(tmp_path / "Own.sh3f", piece), out).values()
     content = (out.parent / row["file"]).read_bytes()
-    told = {key: value for key, value in row.items() if key not in ("sha256", "bytes")}
-    assert told == {
+    fields = {key: value for key, value in row.items() if key not in ("sha256", "bytes")}
+    assert fields == {
         "id": "Test__wedge1",
         "file": "sweethome3d/Own/Test__wedge1.glb",
         "uid": "Test#wedge1",
@@ -183,8 +183,8 @@ def test_models_that_cannot_be_converted_are_left_out_and_reported(tmp_path, out
     pieces[8] |= {"modelRotation": "-1 0 0 0 1 0 0 0 1"}
     rows = add(library(tmp_path / "a.sh3f", *pieces, files=files), out, code=1)
     assert list(rows) == ["Thing 1", "Thing 5"]
-    told = failures(out)
-    assert {name: kind for name, (kind, _) in told.items()} == {
+    failed = failures(out)
+    assert {name: kind for name, (kind, _) in failed.items()} == {
         "t__1": "broken",
         "t__2": "too_large",
         "t__3": "broken",
@@ -193,9 +193,9 @@ def test_models_that_cannot_be_converted_are_left_out_and_reported(tmp_path, out
         "t__7": "broken",
         "t__8": "broken",
     }
-    assert told["t__3"][1].startswith("m/4/m.dae is not a mesh that can be read")
-    assert "bytes; at most 10000 are taken" in told["t__2"][1]
-    assert "is no rotation" in told["t__8"][1]
+    assert failed["t__3"][1].startswith("m/4/m.dae is not a mesh that can be read")
+    assert "bytes; at most 10000 are taken" in failed["t__2"][1]
+    assert "is no rotation" in failed["t__8"][1]
 
 
 def test_sweethome3d_writes_and_reads_nothing_outside_of_a_models_folder(tmp_path, out, monkeypatch):
