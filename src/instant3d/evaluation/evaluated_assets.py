@@ -61,9 +61,9 @@ def from_stage1(
         size: Pixels a side of the renders.
     """
     cache.fill(requests)
-    for order in requests:
-        views = cache.views(order)
-        yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), cache.seconds(order))
+    for request in requests:
+        views = cache.views(request)
+        yield EvaluatedAsset(request, views.composite(1.0), _render(model(views), size), cache.seconds(request))
 
 
 def from_direct(
@@ -80,10 +80,10 @@ def from_direct(
     for k in range(0, len(requests), at_once):
         some = requests[k : k + at_once]
         start = time.perf_counter()
-        assets = model.generate_many([order.prompt for order in some], [order.seed for order in some])
+        assets = model.generate_many([request.prompt for request in some], [request.seed for request in some])
         seconds = (time.perf_counter() - start) / len(some)
-        for order, asset in zip(some, assets, strict=True):
-            yield EvaluatedAsset(order, None, _render(asset, size), seconds)
+        for request, asset in zip(some, assets, strict=True):
+            yield EvaluatedAsset(request, None, _render(asset, size), seconds)
 
 
 def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE) -> Iterator[EvaluatedAsset]:
@@ -98,13 +98,13 @@ def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE)
         FileNotFoundError: If there is no asset for a prompt.
     """
     found = _by_prompt(folder)
-    for order in requests:
-        if not found.get(order.prompt):
+    for request in requests:
+        if not found.get(request.prompt):
             raise FileNotFoundError(
-                f"{folder} holds no asset for {order.prompt!r}; generate it, or leave the prompt out of the list"
+                f"{folder} holds no asset for {request.prompt!r}; generate it, or leave the prompt out of the list"
             )
-        place = found[order.prompt].pop(0)
-        yield EvaluatedAsset(order, _views_of(place), _render(Asset.load(place), size), None)
+        place = found[request.prompt].pop(0)
+        yield EvaluatedAsset(request, _views_of(place), _render(Asset.load(place), size), None)
 
 
 def from_real_views(
@@ -125,14 +125,14 @@ def from_real_views(
     for place in scenes.below(folder):
         document = json.loads((place / scenes.DOCUMENT).read_text())
         captioned.setdefault(document.get("caption", ""), []).append(place)
-    for order in requests:
-        if order.prompt not in captioned:
+    for request in requests:
+        if request.prompt not in captioned:
             raise FileNotFoundError(
-                f"{folder} holds no scene with the caption {order.prompt!r}; make one by `instant3d data recolour`"
+                f"{folder} holds no scene with the caption {request.prompt!r}; make one by `instant3d data recolour`"
             )
-        places = captioned[order.prompt]
-        views = scenes.read(places[order.seed % len(places)], frames=range(4), maps=()).views
-        yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), None)
+        places = captioned[request.prompt]
+        views = scenes.read(places[request.seed % len(places)], frames=range(4), maps=()).views
+        yield EvaluatedAsset(request, views.composite(1.0), _render(model(views), size), None)
 
 
 def _render(asset: Asset, size: int) -> Tensor:

@@ -29,7 +29,7 @@ from instant3d.utils.visualization import Row
 
 CLIP_SIZE = 224  # of the renders for a CLIP
 ACROSS, MOST_SHOWN = 10, 100  # images on the sheet
-LOOKS = ("renders", "views")  # of the final asset, and the views of stage 1
+IMAGE_SETS = ("renders", "views")  # of the final asset, and the views of stage 1
 
 Score = dict[str, float]
 
@@ -94,18 +94,18 @@ def evaluate(
 def classifier_metrics(judge: AttributeClassifier, results: Sequence[EvaluatedAsset]) -> dict[str, Any]:
     """Accuracy by the attribute classifier: of assets (mean log-probability over images) and of single images."""
     rows: list[dict[str, Any]] = []
-    scores: dict[str, list[Score]] = {look: [] for look in LOOKS}
+    scores: dict[str, list[Score]] = {image_set: [] for image_set in IMAGE_SETS}
     confusions = {kind: Counter[tuple[str, str]]() for kind in ("colour", "object")}
     for result in results:
         row: dict[str, Any] = {"prompt": result.request.prompt, "seed": result.request.seed, "seconds": result.seconds}
-        for look in LOOKS:
-            images = getattr(result, look)
+        for image_set in IMAGE_SETS:
+            images = getattr(result, image_set)
             if images is not None:
                 prediction = _predict(judge, images)
-                row[look] = score(judge, result.request.prompt, prediction) | {
+                row[image_set] = score(judge, result.request.prompt, prediction) | {
                     "sees": predicted_names(judge, prediction)
                 }
-                scores[look].append({key: float(value) for key, value in row[look].items() if key != "sees"})
+                scores[image_set].append({key: float(value) for key, value in row[image_set].items() if key != "sees"})
         target = judge.target(result.request.prompt)
         colour, thing = row["renders"]["sees"]
         confusions["colour"][judge.colours[target.colour], colour] += 1
@@ -114,7 +114,7 @@ def classifier_metrics(judge: AttributeClassifier, results: Sequence[EvaluatedAs
         rows.append(row | {"says": "right" if right else f"{colour} {thing}?"})
     return {
         "assets": len(rows),
-        **{look: _mean(scores[look]) for look in LOOKS if scores[look]},
+        **{image_set: _mean(scores[image_set]) for image_set in IMAGE_SETS if scores[image_set]},
         "confusions": {kind: _mistakes(pairs) for kind, pairs in confusions.items()},
         "rows": rows,
     }
@@ -159,9 +159,14 @@ def table(report: Mapping[str, Any]) -> str:
                 f"| {heading}, {numbers['assets']} assets | colour | object | both | colour, per image | object |",
             ]
             lines += ["|---|---|---|---|---|---|"]
-            for look, words in (("renders", "renders of the asset, new cameras"), ("views", "the four views given")):
-                if look in numbers:
-                    lines += ["| " + " | ".join([words, *(f"{100 * v:.1f}" for v in numbers[look].values())]) + " |"]
+            for image_set, words in (
+                ("renders", "renders of the asset, new cameras"),
+                ("views", "the four views given"),
+            ):
+                if image_set in numbers:
+                    lines += [
+                        "| " + " | ".join([words, *(f"{100 * v:.1f}" for v in numbers[image_set].values())]) + " |"
+                    ]
         if "clip" in numbers:
             among = next(iter(numbers["clip"].values()))["among"]
             lines += [
