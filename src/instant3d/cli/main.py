@@ -22,6 +22,7 @@ from instant3d.cli import (
     mesh_command,
     reconstruct_options,
     scene_options,
+    serve_command,
     weights_options,
 )
 from instant3d.utils import atomic
@@ -111,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser("reconstruct", help="a scene folder, or an image, to a mesh, a triplane and images")
     )
     mesh_command.add(commands.add_parser("mesh", help="another mesh of a saved asset"))
+    serve_command.add(commands.add_parser("serve", help="a page and an API in the browser, on this machine"))
     evaluate = commands.add_parser("evaluate", help="measure reconstructions, or assets of prompts")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     reconstruct_options.add_evaluation(kinds.add_parser("reconstruction", help="stage 2, compared with two baselines"))
