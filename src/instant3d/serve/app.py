@@ -40,6 +40,22 @@ RETRY_SECONDS = 10
 DATABASE = "jobs.sqlite3"
 Model = TypeVar("Model")
 
+FORM = {  # of a job that reconstructs
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "options": {"type": "string", "description": "the fields of a text job but the prompt, as JSON"},
+        "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": uploads.MOST_IMAGES},
+        "scene": {"type": "string", "format": "binary", "description": "a zip of a scene folder"},
+    },
+}
+JOB_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": TextRequest.model_json_schema()},
+        "multipart/form-data": {"schema": FORM},
+    },
+}
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 api = APIRouter(prefix="/api/v1", responses=ERRORS)
@@ -79,7 +95,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     return app
 
 
-@api.post("/jobs", status_code=202, openapi_extra={"requestBody": {"required": True}})
+@api.post("/jobs", status_code=202, openapi_extra={"requestBody": JOB_BODY})
 async def create_job(request: Request, response: Response) -> Job:
     """Queue a job: JSON with a prompt, or a form with `options` and `images` or a `scene`."""
     scheduler: Scheduler = request.app.state.scheduler
