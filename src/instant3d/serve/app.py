@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from instant3d import __version__
 from instant3d.serve import compatible, uploads
 from instant3d.serve.jobs import describe, files_of, media_type
+from instant3d.serve.page_routes import add_page
 from instant3d.serve.scheduler import QueueFull, Scheduler
 from instant3d.serve.schemas import (
     ENDED,
@@ -89,6 +90,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     app.include_router(api)
     app.include_router(compatible.router)
+    add_page(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(QueueFull, _full)
