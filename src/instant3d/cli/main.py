@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from instant3d import __version__
 from instant3d.cli import data, doctor_options, evaluate_options, generate_options, mesh_command, scene_options
-from instant3d.cli.format_options import add_formats, mesh_options
+from instant3d.cli.format_options import add_formats, add_mesh_kind, mesh_options
 from instant3d.utils import atomic, bundled
 from instant3d.utils.arg_types import (
     byte_size,
@@ -28,6 +28,7 @@ from instant3d.utils.arg_types import (
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.memory_limits import MemoryLimits
+from instant3d.utils.mesh_options import DEFAULT
 
 TRAINING = {
     "fit": "train stage1, stage2 or direct: fit stage2 -c cpu -c demo",
@@ -155,7 +156,11 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
 def _add_evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument("scenes", type=nonempty_path, nargs="+", help="scene folders, or folders of such")
     command.add_argument(
-        "-o", "--output", type=nonempty_path, required=True, help="folder for metrics.json and the table"
+        "-o",
+        "--output",
+        type=nonempty_path,
+        required=True,
+        help="folder for metrics.json and table.md; an interrupted run resumes",
     )
     _add_shared(command)
     command.add_argument("--resolution", type=positive_int, default=128, help="size of all images (default 128)")
@@ -163,6 +168,11 @@ def _add_evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too"
     )
+    group = command.add_argument_group("the mesh")
+    group.add_argument(
+        "--mesh", action="store_true", help="also measure textured meshes, made by the options below, and normals"
+    )
+    add_mesh_kind(group)
     command.set_defaults(command=_evaluate)
 
 
@@ -265,6 +275,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "an evaluation holds views back to compare with; name the input views, such as --views 0,1,2,3"
         )
+    options = mesh_options(arguments)
+    if not arguments.mesh and (arguments.purpose or options != DEFAULT):
+        raise ValueError("--for, --faces and --texture are options of meshes; add --mesh to measure meshes")
     reconstruction.evaluate_reconstruction(
         arguments.scenes,
         weights=find_stage2(arguments.weights, option="--weights"),
@@ -273,6 +286,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         output=arguments.output,
         reference=arguments.reference,
         perceptual=arguments.perceptual and str(arguments.perceptual),
+        mesh=options if arguments.mesh else None,
         device=find_device(arguments.device),
     )
 
