@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from instant3d.utils import bundled, shipped
-from instant3d.utils.devices import fast_dtype
 
 from ..manifests import object_manifest
 from ..manifests.object_manifest import TRAIN
@@ -273,9 +272,8 @@ def _fit(recipe: Recipe, part: str, more: Sequence[str], after: Sequence[str], l
     def command(left: float) -> list[str]:
         length = ["--trainer.max_steps=-1", f"--trainer.max_time={_duration(share * left)}"]
         log = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={run}", "--trainer.logger.name=log"]
-        precision = ["--trainer.precision=32-true"] if _emulates_bfloat16(recipe) else []
         where = [f"--trainer.default_root_dir={run}", f"--data.workers={_loaders(recipe, part)}"]
-        return ["fit", part, *recipe.config(part), *where, *log, *length, *precision, *more]
+        return ["fit", part, *recipe.config(part), *where, *log, *length, *more]
 
     return Step(f"train-{part}", "instant3d.cli.main", command, after, lane, checkpoints=run)
 
@@ -306,12 +304,6 @@ def _loaders(recipe: Recipe, part: str) -> int:
     if not recipe.parallel:
         return int(part == "stage2")
     return {"stage1": min(2, recipe.workers), "stage2": max(recipe.workers - 3, 1)}.get(part, 0)
-
-
-def _emulates_bfloat16(recipe: Recipe) -> bool:
-    import torch
-
-    return recipe.trainer == "cpu" and fast_dtype() is torch.float32
 
 
 def _device(recipe: Recipe) -> str:

@@ -54,7 +54,8 @@ def make(capsys, weights, tmp_path):
     """Runs the command into tmp_path/out, quickly; what is given comes after the usual options and beats them."""
 
     def run(*arguments: object, out: Path = tmp_path / "out") -> tuple[int, str, str]:
-        usual = ["-o", out, "--system", "direct", "--direct", weights, "--resolution", 24, "--device", "cpu"]
+        usual = ["-o", out, "--system", "direct", "--direct", weights, "--device", "cpu"]
+        usual += ["--resolution", 24, "--texture", 64]
         code = cli.main([str(argument) for argument in ["generate", *usual, *arguments]])
         captured = capsys.readouterr()
         return code, captured.out, captured.err

@@ -79,7 +79,8 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 def reconstruct(capsys, scene: Path, out: Path, weights: Path, *more: object) -> tuple[int, str, str]:
-    return run(capsys, "reconstruct", scene, "-o", out, "--weights", weights, "--resolution", 24, *more)
+    cheap = ["--resolution", 24, "--texture", 64]
+    return run(capsys, "reconstruct", scene, "-o", out, "--weights", weights, *cheap, *more)
 
 
 @pytest.mark.slow

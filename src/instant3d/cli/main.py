@@ -14,7 +14,15 @@ from types import FrameType
 from typing import NoReturn
 
 from instant3d import __version__
-from instant3d.cli import data, doctor_options, evaluate_options, generate_options, mesh_command, scene_options
+from instant3d.cli import (
+    data,
+    doctor_options,
+    evaluate_options,
+    generate_options,
+    mesh_command,
+    scene_options,
+    serve_command,
+)
 from instant3d.cli.format_options import add_formats, add_mesh_kind, mesh_options
 from instant3d.utils import atomic, bundled
 from instant3d.utils.arg_types import (
@@ -114,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser("reconstruct", help="a scene folder, or an image, to a mesh, a triplane and images")
     )
     mesh_command.add(commands.add_parser("mesh", help="another mesh of a saved asset"))
+    serve_command.add(commands.add_parser("serve", help="a page and an API in the browser, on this machine"))
     evaluate = commands.add_parser("evaluate", help="measure reconstructions, or assets of prompts")
     kinds = evaluate.add_subparsers(required=True, metavar="WHAT")
     _add_evaluation(kinds.add_parser("reconstruction", help="stage 2, compared with two baselines"))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from instant3d import scenes
 from instant3d.evaluation.attribute_classifier import COLOURS, SIZE, AttributeClassifier, parse_caption
+from instant3d.utils.devices import fast_dtype
 from instant3d.utils.tensor_dataclass import TensorDataclass
 
 HELD_VIEWS = 3  # the last ones of every scene, never trained on
@@ -125,7 +126,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     judge.train()
     for step, batch in enumerate(batches(examples, steps, generator)):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() is torch.bfloat16):
             prediction = judge(augment(batch.images, generator))
         loss = F.nll_loss(prediction.colour, batch.colour) + F.nll_loss(prediction.object, batch.object)
         optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentError
 from operator import attrgetter
@@ -11,7 +12,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from docstring_parser import DocstringStyle
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
@@ -26,6 +27,7 @@ from instant3d.stage2.network import Architecture, Reconstructor, resolve
 from instant3d.training import arguments
 from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
 from instant3d.utils import file_listing
+from instant3d.utils.devices import fast_dtype
 from instant3d.utils.tensor_files import load_weights_only
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
@@ -37,13 +39,16 @@ class TrainingCLI(LightningCLI):
     """Command line that all systems share."""
 
     def before_instantiate_classes(self) -> None:
-        """Resolve `--ckpt_path`: `last` is the newest checkpoint below `trainer.default_root_dir`, a folder its newest.
+        """Resolve `--ckpt_path`, and replace a precision that this processor only emulates.
+
+        `--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, a folder its newest.
 
         Raises:
             FileNotFoundError: There is no checkpoint.
             ValueError: The file is no training checkpoint.
         """
         config = self.config[self.subcommand]
+        _avoid_emulated_bfloat16(config)
         if config.ckpt_path == "last":
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
         elif config.ckpt_path and Path(config.ckpt_path).is_dir():
@@ -168,6 +173,20 @@ def _command_line(system: str, words: list[str]) -> None:
         )
     except ArgumentError as error:
         raise ValueError(arguments.one_sentence(str(error), subcommand, system)) from error
+
+
+def _avoid_emulated_bfloat16(config: Namespace) -> None:
+    """Compute in float32 on a CPU that emulates bfloat16, where a convolution in it takes 100 times as long."""
+    on_cpu = config.trainer.accelerator == "cpu" or (
+        config.trainer.accelerator == "auto" and not torch.cuda.is_available()
+    )
+    if config.trainer.precision != "bf16-mixed" or not on_cpu or fast_dtype() is torch.bfloat16:
+        return
+    config.trainer.precision = "32-true"
+    if config.get("model.half_base"):
+        config.model.half_base = False
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print("this processor only emulates bfloat16: training in float32 (trainer.precision 32-true)", file=sys.stderr)
 
 
 def newest_checkpoint(root: Path) -> Path:

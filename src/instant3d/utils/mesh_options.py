@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Origin = Literal["ground", "centre", "world"]
 ORIGINS: tuple[Origin, ...] = ("ground", "centre", "world")
+FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that meshes are written in
 FEWEST, MAX_FACES = 4, 5_000_000  # triangles: of a closed surface, and of any mesh
 TEXTURE_SIDES = (16, 8192)  # pixels
 SIZE_MM = 100.0  # default length of the largest side in formats with a unit of length
