@@ -17,7 +17,7 @@ from instant3d.nerf.mesh_rendering import nearest_surface
 from instant3d.views import Views
 
 GRAZING = 0.2  # cosine of the angle between ray and normal from which a view counts
-SHARPNESS = 4.0  # power of that cosine, scaled to [0, 1]: how much the most frontal view outweighs the others
+SHARPNESS = 2.0  # power of that cosine, scaled to [0, 1]: how much the most frontal view outweighs the others
 DEPTH_TOLERANCE = 0.03  # world units by which a point may lie behind the surface that a view shows
 JUMP = 0.1  # world units of depth between neighbouring pixels that make an outline
 OUTLINE = 1  # pixels on either side of an outline that do not count
@@ -76,7 +76,7 @@ def _certain(view: Views, depths: Tensor) -> Tensor:
     far = -F.max_pool2d(-near, 3, 1, 1)
     outline = (F.max_pool2d(near, 3, 1, 1) - far > JUMP).float()[0]
     doubtful = torch.maximum(outline, (alpha < OPAQUE).float())
-    reach = 2 * OUTLINE * round(depths.shape[-1] / view.width) + 1
+    reach = 2 * OUTLINE * max(1, round(depths.shape[-1] / view.width)) + 1
     grown = F.max_pool2d(doubtful[None], reach, 1, reach // 2)
     return F.avg_pool2d(1 - grown, reach, 1, reach // 2, count_include_pad=False)[0]
 
