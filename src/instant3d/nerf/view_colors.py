@@ -22,7 +22,7 @@ DEPTH_TOLERANCE = 0.03  # world units by which a point may lie behind the surfac
 JUMP = 0.1  # world units of depth between neighbouring pixels that make an outline
 OUTLINE = 1  # pixels on either side of an outline that do not count
 OPAQUE = 0.95  # alpha from which a pixel is all object
-DEPTH_SIDE = 256  # pixels a side at least, of the depth maps that points are compared with
+DEPTH_SIDES = (256, 512)  # fewest and most pixels a side of the depth maps that points are compared with
 
 
 def view_colors(mesh: Mesh, points: Tensor, normals: Tensor, views: Views) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,8 @@ def view_colors(mesh: Mesh, points: Tensor, normals: Tensor, views: Views) -> tu
     colors, total = torch.zeros_like(points), points.new_zeros(len(points))
     for k in range(len(views.rgb)):
         view = views[k]
-        color, weight = _seen_by(view, depth_map(mesh, view.cameras, max(view.width, DEPTH_SIDE)), points, normals)
+        side = min(max(view.width, DEPTH_SIDES[0]), DEPTH_SIDES[1])
+        color, weight = _seen_by(view, depth_map(mesh, view.cameras, side), points, normals)
         colors += weight[:, None] * color
         total += weight
     return colors / total.clamp(min=1e-9)[:, None], total
