@@ -7,17 +7,17 @@ RUN python -m venv /opt/instant3d
 ENV PATH=/opt/instant3d/bin:$PATH
 WORKDIR /source
 COPY constraints.txt ./
-RUN pip install -c constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple torch torchvision
+RUN pip install -c constraints.txt --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple \
+    torch torchvision setuptools
 COPY . .
-RUN pip install setuptools wheel \
-    && pip wheel --no-deps --no-build-isolation -w /wheels . ./wheels/demo_weights \
+RUN pip wheel --no-deps --no-build-isolation -w /wheels . ./wheels/demo_weights \
     && pip install -c constraints.txt /wheels/instant3d_demo_weights-*.whl "$(echo /wheels/instant3d-[0-9]*.whl)[serve]"
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 instant3d && install -d -o instant3d /data
 COPY --from=build /opt/instant3d /opt/instant3d
 ENV PATH=/opt/instant3d/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/data/huggingface
-USER instant3d
+USER 10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 7860

@@ -25,7 +25,8 @@ try:
     print("result", bpy.ops.instant3d.generate())
 except RuntimeError as error:
     print("error", error)
-print("new", [(each.type, tuple(round(side, 3) for side in each.dimensions)) for each in set(bpy.data.objects) - before])
+new = set(bpy.data.objects) - before
+print("new", [(each.type, tuple(round(side, 3) for side in each.dimensions)) for each in new])
 addon.unregister()
 """
 
