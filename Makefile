@@ -117,7 +117,7 @@ evaluate: .venv/.installed  ## measure against both baselines: SCENES=folder OUT
 	$(BIN)/instant3d evaluate reconstruction $(or $(SCENES),$(error SCENES=folder of scenes)) -o $(OUT)
 
 evaluate-text: OUT = out/evaluation-text
-evaluate-text: .venv/.installed  ## do the assets show what was asked for? PROMPTS=file OUT=folder
+evaluate-text: .venv/.installed  ## whether assets match their prompts: PROMPTS=file OUT=folder
 	$(BIN)/instant3d evaluate text --prompts $(or $(PROMPTS),configs/prompts/held_out.txt) -o $(OUT)
 
 demo-weights: OUT = runs/demo-weights

@@ -116,10 +116,10 @@ def test_record_names_the_weights_by_the_hashes_of_their_files(make, stage1, sta
     import hashlib
 
     make("a chair")
-    told = json.loads((tmp_path / "out" / "result.json").read_text())["weights"]
+    recorded = json.loads((tmp_path / "out" / "result.json").read_text())["weights"]
     for stage, folder in (("stage1", stage1), ("stage2", stage2)):
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}
-        assert told[stage]["sha256"] == {
+        assert recorded[stage]["sha256"] == {
             name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
         }
 

@@ -25,7 +25,7 @@ from instant3d.views import Views
 LIGHT = MeshOptions(faces=600, texture=None)
 
 
-def test_field_of_the_object_scores_high_with_small_depth_error():
+def test_compare_scores_the_field_of_the_object_high_with_small_depth_error():
     wanted = ball(orbit([30.0, 160.0], [10.0, 50.0]), size=64)
     numbers = compare(render_like(Ball(), wanted), wanted)
     assert numbers["psnr"] > 22  # the exact images' edges are hard, half a pixel off
@@ -34,7 +34,7 @@ def test_field_of_the_object_scores_high_with_small_depth_error():
 
 
 @pytest.mark.slow
-def test_moving_a_ball_moves_its_points_by_half_as_much_on_average_and_half_of_them_by_less():
+def test_geometry_metrics_of_a_moved_ball_are_half_the_move_on_average_and_less_for_half():
     # a point of a sphere moved by d lies d |cos| away from where the sphere was: evenly spread between 0 and d
     truth = 0.7 * F.normalize(torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     still, moved = (geometry_metrics(Ball((0.0, shift, 0.0)), truth) for shift in (0.0, 0.1))
@@ -50,7 +50,7 @@ def test_geometry_metrics_of_an_empty_field_find_no_surface():
     assert math.isnan(numbers["chamfer"])
 
 
-def test_what_is_missing_altogether_scores_the_colour_s_distance_from_white():
+def test_compare_scores_what_is_missing_by_the_colours_distance_from_white():
     wanted = Views(torch.full((2, 3, 16, 16), 0.5), torch.ones(2, 1, 16, 16), orbit([0.0, 90.0], 0.0))
     nothing = Views(torch.zeros(2, 3, 16, 16), torch.zeros(2, 1, 16, 16), wanted.cameras)
     numbers = compare(nothing, wanted)
@@ -59,14 +59,14 @@ def test_what_is_missing_altogether_scores_the_colour_s_distance_from_white():
     assert "depth_error" not in numbers
 
 
-def test_lpips_is_reported_under_the_name_of_its_network():
+def test_compare_reports_lpips_under_the_name_of_its_network():
     shown, wanted = ball(orbit([0.0], 0.0), (0.5, 0.5, 0.5)), ball(orbit([0.0], 0.0), (0.2, 0.2, 0.2))
     numbers = compare(shown, wanted, similarity=lambda a, b: (a - b).abs().amax())
     assert numbers["lpips_vgg"] == pytest.approx(0.3)
     assert "lpips_vgg" not in compare(shown, wanted)
 
 
-def test_mesh_renders_of_an_exact_sphere_have_its_mask_and_normals():
+def test_render_mesh_like_shows_an_exact_sphere_with_its_mask_and_normals():
     sphere = trimesh.creation.icosphere(subdivisions=4, radius=0.7)
     mesh = Mesh(sphere.vertices, sphere.faces, normals=(sphere.vertices / 0.7).astype("float32"))
     wanted = ball(orbit([30.0, 160.0], [10.0, 50.0]), (1.0, 1.0, 1.0), size=64)
@@ -75,7 +75,7 @@ def test_mesh_renders_of_an_exact_sphere_have_its_mask_and_normals():
     assert numbers["normal_error"] < 1
 
 
-def test_mesh_renders_have_the_size_of_targets_that_are_not_square():
+def test_render_mesh_like_has_the_size_of_targets_that_are_not_square():
     wanted = ball(orbit([30.0], 0.0), size=32)
     wide = Views(wanted.rgb[..., :20, :], wanted.alpha[..., :20, :], wanted.cameras)
     sphere = trimesh.creation.icosphere(subdivisions=2, radius=0.7)
@@ -102,7 +102,7 @@ def test_mesh_metrics_without_a_surface_are_those_of_empty_images():
     assert numbers["f_score"] == 0
 
 
-def test_normal_errors_of_a_volume_are_measured_only_where_the_views_have_normals():
+def test_field_metrics_have_normal_errors_only_where_the_views_have_normals():
     wanted = ball(orbit([0.0], 0.0), size=16)
     assert field_metrics(Ball(), wanted, with_normals=True)["normal_error"] < 8
     assert "normal_error" not in field_metrics(Ball(), wanted)

@@ -29,13 +29,13 @@ def folder(tmp_path):
     return tmp_path / "scenes"
 
 
-def test_a_folder_of_scenes_counts_as_each_of_them(folder):
+def test_find_scenes_counts_a_folder_of_scenes_as_each_of_them(folder):
     assert list(reconstruction.find_scenes([folder])) == ["pale", "red"]
     assert reconstruction.find_scenes([folder / "red"]) == {"red": folder / "red"}
     assert len(reconstruction.find_scenes([folder / "red", folder / "pale" / ".." / "red"])) == 2
 
 
-def test_frames_that_are_not_inputs_are_targets_in_their_order(folder):
+def test_read_case_takes_frames_that_are_not_inputs_as_targets_in_their_order(folder):
     task = reconstruction.read_case("red", folder / "red", (5, 0, 2))
     everything = scenes.read(folder / "red").views.cameras.positions
     torch.testing.assert_close(task.inputs.cameras.positions, everything[[5, 0, 2]])
@@ -43,12 +43,12 @@ def test_frames_that_are_not_inputs_are_targets_in_their_order(folder):
 
 
 @pytest.mark.parametrize("views", [(0, 6), (0, 0), (-1,), ()])
-def test_frames_that_do_not_exist_are_refused(folder, views):
+def test_read_case_refuses_frames_that_do_not_exist(folder, views):
     with pytest.raises(ValueError, match="frames 0 to 5"):
         reconstruction.read_case("red", folder / "red", views)
 
 
-def test_scene_without_targets_is_refused(folder):
+def test_read_case_refuses_a_scene_without_targets(folder):
     with pytest.raises(ValueError, match="so there is no target"):
         reconstruction.read_case("red", folder / "red", range(6))
 
@@ -60,7 +60,7 @@ def test_nearest_view_is_nearest_by_direction_and_not_by_distance_or_number():
     torch.testing.assert_close(found.rgb[:, 0, 0, 0], torch.tensor([0.1, 0.7, 0.4]))
 
 
-def test_a_true_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
+def test_reference_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
     trimesh.creation.box((6.0, 2.0, 3.0), trimesh.transformations.translation_matrix([5, 5, 5])).export(
         tmp_path / "red.glb"
     )
@@ -72,13 +72,13 @@ def test_a_true_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
     torch.testing.assert_close(surface.amin(0), -half, atol=2e-3, rtol=0)
 
 
-def test_a_scene_without_its_true_mesh_is_named(folder, tmp_path):
+def test_evaluate_reconstruction_names_a_scene_without_its_true_mesh(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pale\.glb"):
         reconstruction.evaluate_reconstruction([folder], reference=tmp_path)
 
 
 @pytest.mark.slow
-def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_image(folder):
+def test_evaluate_reconstruction_of_baselines_needs_no_network_and_the_hull_beats_a_copied_image(folder):
     report = reconstruction.evaluate_reconstruction([folder])
     hull, nearest = report["baselines"]["visual_hull"], report["baselines"]["nearest_view"]
     assert report["mean"] == {}
@@ -88,7 +88,7 @@ def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_i
 
 
 @pytest.mark.slow
-def test_the_report_holds_every_object_its_mean_and_both_baselines(folder, tmp_path, capsys):
+def test_evaluate_reconstruction_reports_every_object_its_mean_and_both_baselines(folder, tmp_path, capsys):
     torch.manual_seed(0)
     report = reconstruction.evaluate_reconstruction(
         [folder], network=Reconstructor(TINY), output=tmp_path / "out", resolution=16
@@ -115,7 +115,7 @@ def test_evaluation_twice_gives_the_same_numbers(folder):
     assert first == second
 
 
-def test_an_interrupted_evaluation_resumes_with_the_missing_scenes(folder, tmp_path, monkeypatch):
+def test_evaluate_reconstruction_resumes_an_interrupted_run_with_the_missing_scenes(folder, tmp_path, monkeypatch):
     record = {"nearest_view": {"psnr": 10.0}, "visual_hull": {"psnr": 20.0}}
     measured = []
 
@@ -135,7 +135,7 @@ def test_an_interrupted_evaluation_resumes_with_the_missing_scenes(folder, tmp_p
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "table.md"]
 
 
-def test_meshes_without_a_network_are_refused(folder):
+def test_evaluate_reconstruction_refuses_meshes_without_a_network(folder):
     with pytest.raises(ValueError, match="give weights or a network"):
         reconstruction.evaluate_reconstruction([folder], mesh=MeshOptions())
 

@@ -11,7 +11,7 @@ def test_mean_takes_the_rows_that_have_the_number():
     assert reports.mean(rows) == {"psnr": 20.0, "depth_error": 0.1}
 
 
-def test_metrics_that_are_nan_are_written_as_null(tmp_path):
+def test_write_turns_metrics_that_are_nan_into_null(tmp_path):
     record = {"nearest_view": {"psnr": 1.5, "depth_error": math.nan}}
     reports.write(reports.summarize({"red": record}, {}), tmp_path)
     written = json.loads((tmp_path / "metrics.json").read_text())
@@ -35,7 +35,7 @@ def test_table_has_a_row_for_each_method_and_no_number_where_nothing_was_measure
     ]
 
 
-def test_a_report_without_meshes_has_no_fields_for_them():
+def test_summarize_has_no_fields_for_meshes_if_there_are_none():
     record = {"network": {"psnr": 30.0}, "nearest_view": {"psnr": 10.0}, "visual_hull": {"psnr": 20.0}}
     assert not [name for name in reports.summarize({"red": record}, {}) if name.startswith("mesh")]
 

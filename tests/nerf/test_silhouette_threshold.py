@@ -16,22 +16,22 @@ SOFT = Formula(lambda points: (40 * (1 - points.norm(dim=-1))).clamp(min=0))  # 
 VIEWS = ball(orbit([0.0, 90.0, 210.0], [0.0, 20.0, 40.0]), size=96)  # of radius 0.7, where the density is 12
 
 
-def test_the_chosen_density_is_that_of_the_sphere_that_the_views_show():
+def test_silhouette_threshold_is_the_density_of_the_sphere_that_the_views_show():
     assert silhouette_threshold(SOFT, VIEWS, [24.0, 18.0, 12.0, 8.0, 4.0]) == 12
 
 
-def test_of_densities_with_equal_silhouettes_the_highest_is_chosen():
+def test_silhouette_threshold_of_equal_silhouettes_is_the_highest():
     step = Formula(lambda points: 40.0 * (points.norm(dim=-1) < 0.7))
     assert silhouette_threshold(step, VIEWS, [5.0, 20.0, 10.0]) == 20
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_views_without_a_silhouette_choose_nothing(alpha):
+def test_silhouette_threshold_of_views_without_a_silhouette_is_none(alpha):
     views = Views(VIEWS.rgb, torch.full_like(VIEWS.alpha, alpha), VIEWS.cameras)
     assert silhouette_threshold(SOFT, views, [12.0]) is None
 
 
-def test_highest_density_on_a_ray_through_the_middle_is_that_of_the_middle():
+def test_highest_densities_on_a_ray_through_the_middle_is_that_of_the_middle():
     peaks = highest_densities(SOFT, orbit([30.0], 10.0))
     assert peaks.max() == pytest.approx(40, abs=1.5)
     assert peaks[0, 0, 0] == 0

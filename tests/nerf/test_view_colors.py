@@ -33,14 +33,14 @@ def at_azimuths(degrees: torch.Tensor) -> torch.Tensor:
     return torch.stack([angles.cos(), angles.sin(), torch.zeros_like(angles)], -1)
 
 
-def test_the_point_nearest_to_a_camera_has_weight_one_and_its_colour():
+def test_view_colors_of_the_point_nearest_to_a_camera_are_its_with_weight_one():
     normals = at_azimuths(torch.tensor([40.0]))
     colors, weight = view_colors(SPHERE, 0.6 * normals, normals, opaque(GREEN[None], [40.0]))
     assert weight.item() == pytest.approx(1, abs=0.02)
     torch.testing.assert_close(colors[0], GREEN)
 
 
-def test_weights_fall_with_the_angle_and_are_zero_where_a_view_grazes():
+def test_view_colors_weigh_less_with_the_angle_and_nothing_where_a_view_grazes():
     normals = at_azimuths(torch.tensor([0.0, 20.0, 40.0, 60.0, 75.0, 120.0, 180.0]))
     _, weight = view_colors(SPHERE, 0.6 * normals, normals, opaque(GREEN[None], [0.0]))
     assert (weight[:4].diff() < 0).all()
@@ -49,7 +49,7 @@ def test_weights_fall_with_the_angle_and_are_zero_where_a_view_grazes():
     assert weight[4:].tolist() == [0, 0, 0]
 
 
-def test_points_between_two_views_get_more_of_the_one_that_looks_more_squarely():
+def test_view_colors_between_two_views_are_more_of_the_one_that_looks_more_squarely():
     normals = at_azimuths(torch.tensor([30.0, 45.0, 60.0]))
     colors, _ = view_colors(SPHERE, 0.6 * normals, normals, opaque(torch.stack([RED, GREEN]), [0.0, 90.0]))
     assert colors[0, 0] > 0.8
@@ -57,7 +57,7 @@ def test_points_between_two_views_get_more_of_the_one_that_looks_more_squarely()
     assert colors[2, 1] > 0.8
 
 
-def test_a_point_behind_another_part_has_no_weight_though_it_faces_the_camera():
+def test_view_colors_of_a_point_behind_another_part_have_no_weight_though_it_faces_the_camera():
     screen = trimesh.creation.box((0.1, 0.5, 0.5), trimesh.transformations.translation_matrix([0.7, 0, 0]))
     wall = trimesh.creation.box((0.1, 1.2, 1.2), trimesh.transformations.translation_matrix([-0.5, 0, 0]))
     points = torch.tensor([[-0.45, 0.0, 0.0], [-0.45, 0.0, 0.5], [0.75, 0.0, 0.0]])  # behind, beside and on it
@@ -68,7 +68,7 @@ def test_a_point_behind_another_part_has_no_weight_though_it_faces_the_camera():
     assert weight[2] > 0.5
 
 
-def test_pixels_of_a_translucent_outline_have_no_weight():
+def test_view_colors_of_translucent_pixels_have_no_weight():
     views = opaque(GREEN[None], [0.0])
     alpha = views.alpha.clone()
     alpha[..., 32:, :] = 0.5  # the lower half of the image
@@ -79,7 +79,7 @@ def test_pixels_of_a_translucent_outline_have_no_weight():
     assert weight[1] == 0
 
 
-def test_a_point_outside_the_image_has_no_weight():
+def test_view_colors_of_a_point_outside_the_image_have_no_weight():
     camera = orbit([0.0], 0.0, DISTANCE)
     zoomed = camera.intrinsics.clone()
     zoomed[..., :2] *= 4  # shows the middle of the sphere alone

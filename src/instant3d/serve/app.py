@@ -15,12 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from instant3d import __version__
-from instant3d.serve import uploads
+from instant3d.serve import compatible, uploads
 from instant3d.serve.jobs import describe, files_of, media_type
-from instant3d.serve.scheduler import Scheduler
+from instant3d.serve.page_routes import add_page
+from instant3d.serve.scheduler import QueueFull, Scheduler
 from instant3d.serve.schemas import (
     ENDED,
-    Error,
+    ERRORS,
     Health,
     ImageOptions,
     Job,
@@ -39,8 +40,23 @@ HEARTBEAT_SECONDS = 15.0
 RETRY_SECONDS = 10
 DATABASE = "jobs.sqlite3"
 Model = TypeVar("Model")
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in (400, 401, 404, 413, 415, 421, 422, 429)}
 
+FORM = {  # of a job that reconstructs
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "options": {"type": "string", "description": "the fields of a text job but the prompt, as JSON"},
+        "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": uploads.MOST_IMAGES},
+        "scene": {"type": "string", "format": "binary", "description": "a zip of a scene folder"},
+    },
+}
+JOB_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": TextRequest.model_json_schema()},
+        "multipart/form-data": {"schema": FORM},
+    },
+}
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 api = APIRouter(prefix="/api/v1", responses=ERRORS)
@@ -73,17 +89,19 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.state.settings, app.state.store, app.state.listeners = settings, store, 0
     app.add_middleware(Gate, settings=settings)
     app.include_router(api)
+    app.include_router(compatible.router)
+    add_page(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
+    app.add_exception_handler(QueueFull, _full)
     return app
 
 
-@api.post("/jobs", status_code=202, openapi_extra={"requestBody": {"required": True}})
+@api.post("/jobs", status_code=202, openapi_extra={"requestBody": JOB_BODY})
 async def create_job(request: Request, response: Response) -> Job:
     """Queue a job: JSON with a prompt, or a form with `options` and `images` or a `scene`."""
     scheduler: Scheduler = request.app.state.scheduler
-    if scheduler.store.count("queued") >= scheduler.settings.queue_limit:
-        raise HTTPException(429, "the queue is full; try again later", {"Retry-After": str(RETRY_SECONDS)})
+    scheduler.check_room()  # before the images are received
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         job = await _submit_text(scheduler, await request.body())
@@ -271,3 +289,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     code, detail, headers = error.status_code, error.detail, error.headers  # type: ignore[attr-defined]
     return JSONResponse({"error": str(detail)}, code, headers)
+
+
+async def _full(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 429, {"Retry-After": str(RETRY_SECONDS)})

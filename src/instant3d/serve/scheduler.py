@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from instant3d.serve.schemas import ENDED
 from instant3d.serve.settings import ServeSettings
 from instant3d.serve.store import JobStore, StoredJob
 from instant3d.serve.worker_process import WorkerEnded, WorkerProcess
@@ -16,7 +17,12 @@ from instant3d.utils import atomic
 
 MOST_ATTEMPTS = 2  # of a job whose worker ends unexpectedly
 SECONDS_TO_CANCEL = 10.0  # until a worker that does not stop a job is killed
+LOOK_SECONDS = 5.0  # between two looks at a job without news
 PAUSE_SECONDS = 5.0  # after a worker could not load its networks
+
+
+class QueueFull(Exception):
+    """No more jobs may wait."""
 
 
 class Scheduler:
@@ -64,10 +70,24 @@ class Scheduler:
         """Return the folder of a job's images."""
         return self.settings.data / "uploads" / name
 
+    def check_room(self) -> None:
+        """Raise if no more jobs may wait.
+
+        Raises:
+            QueueFull: There is no room.
+        """
+        if self.store.count("queued") >= self.settings.queue_limit:
+            raise QueueFull("the queue is full; try again later")
+
     async def submit(
         self, kind: str, prompt: str | None, options: dict[str, Any], name: str | None = None
     ) -> StoredJob:
-        """Append a job to the queue."""
+        """Append a job to the queue.
+
+        Raises:
+            QueueFull: There is no room.
+        """
+        self.check_room()
         job = self.store.add(kind, prompt, options, name)
         await self._notify()
         return job
@@ -100,6 +120,18 @@ class Scheduler:
                 yield True
             except TimeoutError:
                 yield False
+
+    async def until_ended(self, name: str) -> StoredJob | None:
+        """Wait until a job has ended; None if it was deleted."""
+        changes = self.changes(LOOK_SECONDS)
+        while True:
+            try:
+                job = self.store.get(name)
+            except KeyError:
+                return None
+            if job.state in ENDED:
+                return job
+            await anext(changes)
 
     async def _notify(self) -> None:
         async with self._changed:

@@ -206,6 +206,9 @@ class Error(BaseModel):
     error: str
 
 
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in (400, 401, 404, 413, 415, 421, 422, 429)}
+
+
 class Login(BaseModel):
     """A token, which the page exchanges for a cookie."""
 

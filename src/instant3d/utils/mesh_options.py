@@ -1,4 +1,4 @@
-"""What kind of mesh an asset becomes: how light, how coloured, where it stands."""
+"""Options of the mesh of an asset: number of faces, colours, origin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE_MM = 100.0  # default length of the largest side in formats with a unit of 
 
 @dataclass(frozen=True)
 class MeshOptions:
-    """How the mesh of an asset is made.
+    """Options of the mesh of an asset.
 
     Attributes:
         faces: Most triangles; None for the full surface.
