@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from instant3d.scenes import images, transforms
+from instant3d.scenes import geometry_maps, images, scene_files, transforms
 from instant3d.scenes import scene_folder as scenes
 from instant3d.scenes.images import DecodedImage
 from instant3d.scenes.layouts import LAYOUTS, Layout, LayoutOptions, Load, Matrix, ViewRecord
@@ -176,32 +176,32 @@ def _is_ours(data: bytes, image: DecodedImage) -> bool:
 
 def _depth(data: bytes, image: DecodedImage, where: str) -> bytes:
     """Convert 8-bit to 16-bit depth with the same steps; 0 where the image is transparent."""
-    levels = images.decode_levels(data, image.rgb.shape[:2], where)
+    levels = geometry_maps.decode_levels(data, image.rgb.shape[:2], where)
     if levels.shape[-1] != 1:
         raise ValueError(f"{where} has colours; expected 8-bit grey")
-    return images.encode_depth(np.where(image.alpha > 0, levels[..., 0], 0), 1.0)
+    return geometry_maps.encode_depth(np.where(image.alpha > 0, levels[..., 0], 0), 1.0)
 
 
 def _normals(data: bytes, image: DecodedImage, up: Matrix, where: str) -> bytes:
     """Convert vectors (n + 1) / 2 along the source's world axes to ours; 0 where the image is transparent."""
-    levels = images.decode_levels(data, image.rgb.shape[:2], where)
+    levels = geometry_maps.decode_levels(data, image.rgb.shape[:2], where)
     if levels.shape[-1] != 3:
         raise ValueError(f"{where} is grey; expected 8-bit RGB")
     vectors = (levels / 127.5 - 1) @ up.T
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     shown = (image.alpha > 0)[..., None] & (length > 0.5)
-    return images.encode_normals(np.where(shown, vectors / np.maximum(length, 1e-6), 0))
+    return geometry_maps.encode_normals(np.where(shown, vectors / np.maximum(length, 1e-6), 0))
 
 
 def _loader(folder: Path, root: Path) -> Load:
     def load(name: str) -> bytes:
-        for extension in scenes.EXTENSIONS:
+        for extension in scene_files.EXTENSIONS:
             path = folder / f"{name}{extension}"
             if "\0" in name or not path.resolve().is_relative_to(root):
                 raise ValueError(f"{path} lies outside {root}, so it is not read; move it inside")
             if os.path.isfile(path):  # false for a name that no file can have
-                if path.stat().st_size > scenes.MAX_FILE_BYTES:
-                    raise ValueError(f"{path} is larger than {scenes.MAX_FILE_BYTES} bytes; make it smaller")
+                if path.stat().st_size > scene_files.MAX_FILE_BYTES:
+                    raise ValueError(f"{path} is larger than {scene_files.MAX_FILE_BYTES} bytes; make it smaller")
                 return path.read_bytes()
         raise FileNotFoundError(f"{folder / name} does not exist, but a camera refers to it; put it there")
 
