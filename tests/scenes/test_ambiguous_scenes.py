@@ -81,6 +81,25 @@ def test_scene_read_turns_a_photo_whose_camera_fits_only_its_upright_size(tmp_pa
     assert (alpha * 255).round().int().tolist() == np.asarray(upright)[..., 3].tolist()
 
 
+@pytest.mark.parametrize("stored", ["as the image", "upright", "as the image, .npy"])
+def test_scene_read_turns_the_maps_of_a_turned_photo_that_are_stored_as_its_pixels(tmp_path, stored):
+    depth = np.full((64, 48), 1000, np.uint16)
+    depth[:32] = 2000  # the upper half of the upright photo
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turn = Image.Transpose.ROTATE_90
+    dots(48, 64, [(10, 20)]).transpose(turn).save(tmp_path / "a.png", exif=exif)
+    lying = np.asarray(Image.fromarray(depth).transpose(turn))
+    if stored.endswith("npy"):
+        np.save(tmp_path / "d.npy", lying / np.float32(1000))
+    else:
+        Image.fromarray(depth if stored == "upright" else lying).save(tmp_path / "d.png")
+    frame = {"depth_file_path": "d.npy" if stored.endswith("npy") else "d.png"}
+    document(tmp_path, frame=frame, camera_angle_x=0.8, w=48, h=64)
+    read = scenes.read(tmp_path).views.depth[0, 0]
+    np.testing.assert_allclose(read, depth / 1000)
+
+
 @pytest.mark.parametrize(("size", "given", "warned"), [((64, 48), (64, 48), False), ((64, 64), (64, 64), True)])
 def test_scene_read_warns_of_an_orientation_unless_the_camera_fits_the_stored_pixels(tmp_path, size, given, warned):
     exif = Image.Exif()
