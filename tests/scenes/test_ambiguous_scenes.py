@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import unicodedata
 import warnings
 
 import numpy as np
@@ -154,6 +155,14 @@ def test_scene_read_opens_an_absolute_path_inside_the_scene_folder(tmp_path):
     dots(8, 8, [(4, 4)]).save(tmp_path / "a.png")
     document(tmp_path, frame={"file_path": str(tmp_path / "a.png")}, camera_angle_x=0.8)
     assert scenes.read(tmp_path).names == ("a",)
+
+
+@pytest.mark.parametrize(("named", "lying"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_scene_read_finds_an_image_whose_accents_are_composed_otherwise_in_its_name(tmp_path, named, lying):
+    dots(8, 8, [(4, 4)]).save(tmp_path / unicodedata.normalize(lying, "möbel.png"))
+    frame = {"file_path": unicodedata.normalize(named, "möbel.png")}
+    document(tmp_path, frame=frame, camera_angle_x=0.8)
+    assert scenes.read(tmp_path).views.rgb.shape[-1] == 8
 
 
 def test_scene_read_reports_a_link_that_leads_outside_as_a_link(tmp_path):

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -78,6 +78,7 @@ def evaluate_reconstruction(
     resolution: int | None = None,
     output: str | Path | None = None,
     reference: str | Path | None = None,
+    up: Literal["y", "z"] = "y",
     perceptual: str | None = None,
     device: str | torch.device = "cpu",
     network: Reconstructor | None = None,
@@ -92,6 +93,7 @@ def evaluate_reconstruction(
         resolution: Pixels a side to which both are resized; not resized if None.
         output: Folder for `metrics.json`.
         reference: Folder of true meshes, named like the scenes; they are normalised as in rendering.
+        up: Up axis of their .obj and .ply files.
         perceptual: VGG-16 weights for LPIPS (see `losses.PerceptualLoss`); no LPIPS if None.
         device: Device of network and LPIPS.
         network: A reconstructor that is already loaded.
@@ -112,7 +114,7 @@ def evaluate_reconstruction(
     width = max(map(len, found))
     records: dict[str, dict[str, Metrics]] = {}
     for name, folder in found.items():
-        task = read_case(name, folder, views, resolution, truths[name]).to(device)
+        task = read_case(name, folder, views, resolution, truths[name], up).to(device)
         records[name] = measure(task, model, similarity)
         if len(records) == 1:
             print_escaped(header(records[name], width))
@@ -158,7 +160,12 @@ def reference_mesh(name: str, folder: str | Path) -> Path:
 
 
 def read_case(
-    name: str, folder: Path, views: Sequence[int], resolution: int | None = None, truth: Path | None = None
+    name: str,
+    folder: Path,
+    views: Sequence[int],
+    resolution: int | None = None,
+    truth: Path | None = None,
+    up: Literal["y", "z"] = "y",
 ) -> EvaluationCase:
     """Read a scene: frames `views` are the inputs, all others the targets.
 
@@ -168,6 +175,7 @@ def read_case(
         views: Indices of the input frames.
         resolution: Pixels a side, or None for the scene's own.
         truth: File of the true mesh, if there is one.
+        up: Its up axis, if it is an .obj or .ply file.
 
     Raises:
         ValueError: If an index does not exist or is repeated, or no target is left.
@@ -181,7 +189,7 @@ def read_case(
     if not others:
         raise ValueError(f"all {count} frames of {folder} are inputs, so there is no target; give fewer views")
     frames = scenes.read(folder, frames=[*views, *others], size=resolution).views
-    surface = None if truth is None else points_on(normalized(load(truth)))
+    surface = None if truth is None else points_on(normalized(load(truth, up)))
     return EvaluationCase(name, frames[: len(views)], frames[len(views) :], surface)
 
 

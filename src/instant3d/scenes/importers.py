@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,14 @@ import numpy as np
 
 from instant3d.scenes import geometry_maps, images, scene_files, transforms
 from instant3d.scenes import scene_folder as scenes
+from instant3d.scenes.checks.view_notes import view_notes
+from instant3d.scenes.frame_files import read_image
 from instant3d.scenes.images import DecodedImage
 from instant3d.scenes.layouts import LAYOUTS, Layout, LayoutOptions, Load, Matrix, ViewRecord
 from instant3d.utils import atomic
 from instant3d.utils.errors import format_error
 
+NOTED, NOTED_SIZE = 12, 128  # views that are checked after an import, and their side in pixels
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # errors after which nothing more can be written
 RECORD = "imported"  # field of the document with the settings of the import
 RGBA8 = b"\x08\x06"  # bit depth and colour type in a PNG's header
@@ -139,6 +143,18 @@ def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: Im
         fields = {"id": target.name, RECORD: settings.record(), "depth_unit_scale_factor": unit}
         (partial / scenes.DOCUMENT).write_bytes(transforms.document(entries, **fields))
         scenes.read(partial, frames=[0])  # raises now what training would raise later
+        for note in _notes(partial, target):
+            warnings.warn(note, stacklevel=2)
+
+
+def _notes(folder: Path, target: Path) -> list[str]:
+    """Return what a few of the views that were imported to `target` contradict, as for `reconstruct`."""
+    count = scenes.document(folder).count
+    some = sorted({round(k * (count - 1) / (NOTED - 1)) for k in range(NOTED)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first frame has been read without
+        scene = scenes.read(folder, frames=some, size=NOTED_SIZE, maps=())
+    return view_notes(replace(scene, path=target))
 
 
 def _frame(
@@ -146,12 +162,16 @@ def _frame(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return a view's entry in the document, and its files by name."""
     data = load(view.image)
-    image = images.decode(data, load(view.mask) if view.mask else None, f"{view.image} of {view.where}")
+    if view.frame is None:
+        image = images.decode(data, load(view.mask) if view.mask else None, f"{view.image} of {view.where}")
+    else:
+        image = read_image(view.frame, load)
     height, width = image.alpha.shape
+    as_stored = image.applied_orientation == 1 and not (view.frame and view.frame.is_distorted(width, height))
     intrinsics = view.lens(width, height)
     name = f"images/{k:04d}.png"
     entry = transforms.entry(name, _reoriented(view.cam_to_world, UPS[settings.up], scale), intrinsics, width, height)
-    files = {name: data if _is_ours(data, image) else images.encode(image.rgb, image.alpha)}
+    files = {name: data if as_stored and _is_ours(data, image) else images.encode(image.rgb, image.alpha)}
     if maps["depth"] and view.depth:
         entry["depth_file_path"] = f"depth/{k:04d}.png"
         files[entry["depth_file_path"]] = _depth(load(view.depth), image, f"{view.depth} of {view.where}")
@@ -195,8 +215,8 @@ def _normals(data: bytes, image: DecodedImage, up: Matrix, where: str) -> bytes:
 
 def _loader(folder: Path, root: Path) -> Load:
     def load(name: str) -> bytes:
-        for extension in scene_files.EXTENSIONS:
-            path = folder / f"{name}{extension}"
+        for spelling in scene_files.spellings(name):
+            path = folder / spelling
             if "\0" in name or not path.resolve().is_relative_to(root):
                 raise ValueError(f"{path} lies outside {root}, so it is not read; move it inside")
             if os.path.isfile(path):  # false for a name that no file can have

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from instant3d.scenes import npy, transforms
-from instant3d.scenes.frame import MIN_ANGLE
+from instant3d.scenes.frame import MIN_ANGLE, Frame
 from instant3d.scenes.poses import OPENGL_TO_OPENCV, ROTATION_TOLERANCE, orthonormalised, rotation_deviation
 from instant3d.utils import file_listing
 
@@ -55,6 +56,7 @@ class ViewRecord:
         mask: File name of the mask.
         depth: File name of an 8-bit depth map, see `LayoutOptions.depth_range`.
         normals: File name of an 8-bit normal map, [-1, 1] along world axes.
+        frame: The frame of a `transforms.json`, if the layout has one, whose distortion and orientation count.
     """
 
     where: str
@@ -64,6 +66,7 @@ class ViewRecord:
     mask: str | None = None
     depth: str | None = None
     normals: str | None = None
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,9 @@ def _nerf_synthetic(folder: Path, load: Load, _: LayoutOptions) -> list[ViewReco
             continue
         document = transforms.parse(load(name), f"{folder}/{name}")
         frames = [document.frame(k) for k in range(min(document.count, MAX_VIEWS + 1))]
-        views += [ViewRecord(f.where, f.image, f.cam_to_world, f.intrinsics, mask=f.mask) for f in frames]
+        views += [ViewRecord(f.where, f.image, f.cam_to_world, f.pinhole, mask=f.mask, frame=f) for f in frames]
+        if document.world_note:
+            warnings.warn(document.world_note, stacklevel=2)
     return views
 
 

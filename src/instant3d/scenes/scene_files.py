@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 DOCUMENT = "transforms.json"
@@ -23,8 +24,8 @@ def file_content(root: Path, name: str) -> bytes:
     """
     if "\0" in name:
         raise ValueError(_outside(root, name))
-    for extension in EXTENSIONS:
-        file = root / f"{name}{extension}"
+    for spelling in spellings(name):
+        file = root / spelling
         if not Path(os.path.realpath(file)).is_relative_to(root):
             raise ValueError(_outside(root, name))
         if os.path.isfile(file):  # false for a name that no file can have
@@ -34,6 +35,12 @@ def file_content(root: Path, name: str) -> bytes:
     raise FileNotFoundError(
         f"{root / name} does not exist, but {root / DOCUMENT} names it; put it there or drop its frame"
     )
+
+
+def spellings(name: str) -> list[str]:
+    """Return the names that a file may have on disk: with an extension, with accents composed or, as of macOS, apart."""
+    forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+    return [f"{form}{extension}" for form in forms for extension in EXTENSIONS]
 
 
 def _outside(root: Path, name: str) -> str:

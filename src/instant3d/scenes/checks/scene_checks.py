@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -164,14 +165,19 @@ def _unnamed(where: str, document: transforms.Document, root: Path) -> list[Find
         named = {root / document.frame(k).image for k in range(document.count)}
         places = {path.parent for path in named if path.parent != root}
         lying = [file for place in places for file in file_listing.visible_files(place, "*") if file.suffix in ENDINGS]
-        stems = {path.with_suffix("") for path in named} | named
+        stems = {_composed(path) for path in [*named, *(path.with_suffix("") for path in named)]}
     except (ValueError, OSError):  # an invalid file name, which `read_frames` has reported
         return []
-    left = [file for file in lying if file.with_suffix("") not in stems]
+    left = [file for file in lying if _composed(file.with_suffix("")) not in stems]
     if not left or len({path.parent for path in named}) > 1:
         return []
     evidence = f"{document.count} frames, but {len(lying)} images, such as {min(left).name}, which no frame names"
     return [Finding("frame count", where, 0.9, evidence, "was the rendering interrupted? Render the scene again")]
+
+
+def _composed(path: Path) -> str:
+    """Return a path with its accents composed (NFC), as macOS takes them apart in names of files."""
+    return unicodedata.normalize("NFC", str(path))
 
 
 def _reading(where: str, document: transforms.Document, thumbnails: list[Thumbnail]) -> list[Finding]:
