@@ -38,7 +38,7 @@ def file_content(root: Path, name: str) -> bytes:
 
 
 def spellings(name: str) -> list[str]:
-    """Return the names that a file may have on disk: with an extension, with accents composed or, as of macOS, apart."""
+    """Return the names that a file may have on disk: with an extension, with accents composed or, by macOS, apart."""
     forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
     return [f"{form}{extension}" for form in forms for extension in EXTENSIONS]
 
