@@ -85,7 +85,7 @@ def visit(chromium):
     assert [line for line in wrong if "responded with a status" not in line] == []
 
 
-def until(true, seconds=60):
+def until(true, seconds=120):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
