@@ -57,9 +57,7 @@ def _barycentric(corners: np.ndarray, margin: float) -> tuple[np.ndarray, np.nda
     return slope, offset, margin * np.linalg.norm(slope, axis=-1)
 
 
-def _spans(
-    slope: np.ndarray, at_zero: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _spans(slope: np.ndarray, at_zero: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First pixel and pixel after the last (R,) in which slope * x + at_zero (R, 3) are all at least 0."""
     start, end = low.astype(np.float64), high.astype(np.float64)
     for k in range(3):
