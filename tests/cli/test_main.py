@@ -18,6 +18,7 @@ from sphere_network import sphere_network
 
 from instant3d import scenes
 from instant3d.cameras import orbit
+from instant3d.cli import data
 from instant3d.cli import main as cli
 from instant3d.cli.main import parser
 from instant3d.modules.diffusion import components
@@ -278,7 +279,7 @@ def test_reconstruct_leaves_nothing_half_written_when_terminated(
     ("words", "work"),
     [
         (["fit", "stage2"], "instant3d.training.fit.main"),
-        (["data", "render", "objects", "-o", "out"], "data_prep.rendering.render.render_all"),
+        (["data", "render", "objects", "-o", "out"], f"{data.package()}.rendering.render.render_all"),
     ],
 )
 def test_training_and_data_commands_end_by_a_signal_with_its_code_and_one_sentence(

@@ -82,3 +82,15 @@ def test_full_queue_is_429_with_the_seconds_to_wait(start_server):
     full = [answer for answer in answers if answer.status_code == 429]
     assert full
     assert all(int(answer.headers["retry-after"]) > 0 for answer in full)
+
+
+def test_log_has_prompts_only_if_asked(start_server, capfd):
+    url = start_server()
+    httpx.post(f"{url}/api/v1/jobs", json={"prompt": "a secret hat"})
+    assert "secret" not in "".join(capfd.readouterr())
+
+
+def test_log_has_prompts_if_asked(start_server, capfd):
+    url = start_server(log_prompts=True)
+    httpx.post(f"{url}/api/v1/jobs", json={"prompt": "a secret hat"})
+    assert capfd.readouterr().err.endswith(": a secret hat\n")

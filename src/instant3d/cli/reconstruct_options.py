@@ -24,7 +24,9 @@ def add_reconstruct(command: argparse.ArgumentParser) -> None:
     )
     _add_shared(command)
     command.add_argument(
-        "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
+        "--resolution",
+        type=positive_int,
+        help="nodes a side of the mesh's grid (default: two for each texel of the planes, at most 256)",
     )
     add_formats(command)
     command.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from instant3d.serve.settings import ServeSettings
 from instant3d.serve.store import ID, JobStore, StoredJob
 from instant3d.serve.worker_process import WorkerEnded, WorkerProcess
 from instant3d.utils import atomic
+from instant3d.utils.errors import print_escaped
 
 MOST_ATTEMPTS = 2  # of a job whose worker ends unexpectedly
 SECONDS_TO_CANCEL = 10.0  # until a worker that does not stop a job is killed
@@ -90,6 +92,8 @@ class Scheduler:
         """
         self.check_room()
         job = self.store.add(kind, prompt, options, name)
+        if self.settings.log_prompts and prompt is not None:
+            print_escaped(f"instant3d: job {job.id}: {prompt}", sys.stderr)
         await self._notify()
         return job
 
