@@ -1,8 +1,8 @@
 """The effect of pose refinement: error of the cameras and PSNR of novel views, before and after, and with true cameras.
 
 `python -m benchmarks.poses SCENES... -o out/poses` disturbs the cameras of each scene's first four frames: azimuths by
-up to 15 degrees, elevations by up to 10, distances by up to 10 % and the field of view, unknown, to 35 to 60 degrees (the
-distances follow, so that the object's size in the images stays). All other frames are the novel views. A world can be
+up to 15 degrees, elevations by up to 10, distances by up to 10 %, and the field of view, unknown, becomes 35 to 60 degrees
+(the distances follow, so that the object's size in the images stays). All other frames are the novel views. A world can be
 turned, moved and scaled as a whole without any image changing: the disturbed and the refined cameras are first aligned
 with the true ones by the similarity transform that matches their images best. Scenes that were measured before are
 skipped.
@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, folder in find_scenes(options.scenes).items():
         file = options.output / f"{name}.json"
         if not file.is_file():
-            record = measure(model, name, folder, options.seed)
+            record = measure(model, name, folder, options.seed + zlib.crc32(name.encode()))
             with atomic.merged(options.output) as partial:
                 (partial / file.name).write_text(json.dumps(record, indent=1) + "\n")
         records.append(json.loads(file.read_text()))

@@ -14,7 +14,15 @@ from types import FrameType
 from typing import NoReturn
 
 from instant3d import __version__
-from instant3d.cli import data, doctor_options, evaluate_options, generate_options, mesh_command, scene_options
+from instant3d.cli import (
+    data,
+    doctor_options,
+    evaluate_options,
+    generate_options,
+    mesh_command,
+    photo_options,
+    scene_options,
+)
 from instant3d.cli.format_options import add_formats, mesh_options
 from instant3d.utils import atomic, bundled
 from instant3d.utils.arg_types import (
@@ -136,7 +144,9 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "scene",
         type=nonempty_path,
-        help="folder with transforms.json and images; or one image, for weights that take one",
+        nargs="+",
+        help="folder with transforms.json and images; or one image, for weights that take one; or two to four photos "
+        "without cameras: front, right, back, left",
     )
     command.add_argument(
         "-o", "--output", type=nonempty_path, required=True, help="folder for the results; other files in it stay"
@@ -149,6 +159,7 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
     )
+    photo_options.add(command)
     command.set_defaults(command=_reconstruct)
 
 
@@ -252,6 +263,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         size_mm=arguments.size_mm,
         device=arguments.device,
         max_memory=arguments.max_memory,
+        photos=photo_options.photo_options(arguments),
+        save_scene=arguments.save_scene,
     )
     print_escaped(closing_line(result, arguments.output))
 

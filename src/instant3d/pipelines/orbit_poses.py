@@ -51,6 +51,14 @@ class OrbitPoses(TensorDataclass):
         rotation = torch.cat([matrix[..., :3, :3] @ turn, matrix[..., :3, 3:]], dim=-1)
         return Cameras(torch.cat([rotation, matrix[..., 3:, :]], dim=-2), intrinsics)
 
+    def report(self) -> list[dict[str, float]]:
+        """Return each camera's angles, distance and field of view across its image, rounded, for a record."""
+        numbers = torch.cat([self.values[:, :3], self.cameras.positions.norm(dim=-1)[:, None]], dim=-1)
+        fovs = 2 * torch.rad2deg(torch.atan(0.5 / self.cameras.intrinsics[:, :1]))
+        keys = ("azimuth", "elevation", "roll", "distance", "fov")
+        rows = torch.cat([numbers, fovs], dim=-1).tolist()
+        return [{key: round(number, 3) for key, number in zip(keys, row, strict=True)} for row in rows]
+
     def moved(self, change: Tensor) -> OrbitPoses:
         """Return the poses with `change` (..., V, 7) added."""
         values = self.values + change

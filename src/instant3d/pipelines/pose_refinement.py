@@ -88,9 +88,7 @@ class _Comparison:
         """Differences (..., V, N) of the renderings from poses (..., V)."""
         cameras = poses.cameras
         flat = cameras.map(lambda part: part.reshape(-1, *part.shape[len(cameras.shape) :]))
-        shown = render(
-            self.field, flat, self.size, self.size, occupancy=self.occupancy, step=RENDER_STEP
-        )
+        shown = render(self.field, flat, self.size, self.size, occupancy=self.occupancy, step=RENDER_STEP)
         return _pixels(shown).unflatten(0, cameras.shape) - self.wanted
 
     def errors(self, poses: OrbitPoses) -> Tensor:

@@ -6,6 +6,7 @@ Every function raises `argparse.ArgumentTypeError`, which argparse prints with t
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,14 @@ def frame_numbers(text: str) -> list[int] | Literal["all"]:
 def comma_separated(text: str) -> list[str]:
     """Split a text at commas into stripped, lower-case, non-empty words."""
     return [part.strip().lower() for part in text.split(",") if part.strip()]
+
+
+def finite_floats(text: str) -> list[float]:
+    """Parse comma-separated finite numbers such as `0,90,180.5`."""
+    numbers = [float(word) for word in text.split(",")]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError
+    return numbers
 
 
 def nonempty_path(text: str) -> Path:

@@ -18,7 +18,7 @@ from instant3d.utils.errors import LIBRARY_ERRORS
 FORMATS = ("PNG", "JPEG", "WEBP")
 JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
 MAX_PIXELS = 2**26  # 8192 x 8192, of one image
-ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION, EXIF, FOCAL_LENGTH_35MM = 0x0112, 0x8769, 0xA405  # EXIF tags
 TURNS = {  # the transpose that makes an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -155,6 +155,15 @@ def orientation(image: Image.Image) -> int:
     except LIBRARY_ERRORS:
         return 1
     return value if isinstance(value, int) and value in TURNS else 1
+
+
+def focal_length_35mm(image: Image.Image) -> float | None:
+    """Return the EXIF focal length in mm as if on 35 mm film; None if there is none or it is invalid."""
+    try:
+        value = float(Image.Image.getexif(image).get_ifd(EXIF).get(FOCAL_LENGTH_35MM, 0))
+    except LIBRARY_ERRORS:
+        return None
+    return value if 1 <= value <= 2000 else None
 
 
 def oriented(image: Image.Image, orientation: int) -> Image.Image:
