@@ -1,8 +1,8 @@
 """The effect of pose refinement: error of the cameras and PSNR of novel views, before and after, and with true cameras.
 
 `python -m benchmarks.poses SCENES... -o out/poses` disturbs the cameras of each scene's first four frames: azimuths by
-up to 15 degrees, elevations by up to 10, distances by up to 10 %, and the field of view, unknown, becomes 35 to 60 degrees
-(the distances follow, so that the object's size in the images stays). All other frames are the novel views. A world can be
+up to 15 degrees, elevations by up to 10, distances by up to 10 %, and the unknown field of view becomes 35 to 60 degrees
+(distances follow, so that the object's size in the images stays). All other frames are the novel views. A world can be
 turned, moved and scaled as a whole without any image changing: the disturbed and the refined cameras are first aligned
 with the true ones by the similarity transform that matches their images best. Scenes that were measured before are
 skipped.

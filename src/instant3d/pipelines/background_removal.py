@@ -49,8 +49,8 @@ def foreground_mask(image: Image.Image) -> np.ndarray:
 def matting_mask(image: Image.Image, model: Path) -> np.ndarray:
     """Estimate the opacity of the object in a photo by a matting network.
 
-    The network takes a square RGB image, (1, 3, S, S) with values from -0.5 to 0.5, and its first output (1, 1, S, S) is
-    the opacity up to scale, as in IS-Net's releases (arXiv 2203.03041).
+    The network takes a square RGB image, (1, 3, S, S) with values from -0.5 to 0.5, and its first output
+    (1, 1, S, S) is the opacity up to scale, as in IS-Net's releases (arXiv 2203.03041).
 
     Args:
         image: RGB image of H x W pixels.

@@ -22,15 +22,15 @@ from instant3d.utils.progress import OnStep
 from instant3d.views import Views
 
 # by the columns of `OrbitPoses`
-SPREAD = torch.tensor([10.0, 7.0, 3.0, 0.1, 0.03, 0.03, 0.15])  # standard deviation of a first guess's error
+SPREAD = torch.tensor([10.0, 7.0, 3.0, 0.1, 0.03, 0.03, 0.3])  # standard deviation of a first guess's error
 DIFFERENCE = torch.tensor([1.5, 1.5, 1.5, 0.02, 0.01, 0.01, 0.06])  # from which derivatives are computed
 
-SIZES = (32, 32, 48, 48, 48)  # pixels a side of the renderings, for each round
+SIZES = (24, 24, 32)  # pixels a side of the renderings, for each round
 STEPS = 2  # Gauss-Newton steps of a round
 LENGTHENED = 1.7  # times a round's movement
 FARTHEST = 1.0  # greatest change of a step, in standard deviations
 IMAGE_WEIGHT = 700.0  # of a view's mean squared error, against the prior's squared deviations
-RENDER_STEP = 1 / 24  # world units between samples
+RENDER_STEP = 1 / 16  # world units between samples
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class _Comparison:
 
 
 def _pixels(views: Views) -> Tensor:
-    """Colours over white and opacity of views (V,), (V, N), scaled so that the sum of squares is the sum of the means."""
+    """Colours over white and opacity of views (V,): (V, N), whose squares sum to the two mean squares."""
     colour, alpha = views.composite(1.0).flatten(1), views.alpha.flatten(1)
     return torch.cat([colour / colour.shape[1] ** 0.5, alpha / alpha.shape[1] ** 0.5], dim=1)
 

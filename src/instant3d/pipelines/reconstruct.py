@@ -29,6 +29,7 @@ from instant3d.utils.progress import Progress, Stopwatch
 
 SHOWN_VIEWS = 8  # at most, on the sheet
 DEFAULT_VIEWS = 4
+DEFAULT_PHOTOS = PhotoOptions()
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def reconstruct(
     size_mm: float = SIZE_MM,
     device: str = "auto",
     max_memory: int = MemoryLimits.scratch,
-    photos: PhotoOptions = PhotoOptions(),
+    photos: PhotoOptions = DEFAULT_PHOTOS,
     save_scene: Path | None = None,
 ) -> dict[str, Any]:
     """Reconstruct the object of a scene and write a folder of results.

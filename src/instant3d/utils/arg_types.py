@@ -6,7 +6,6 @@ Every function raises `argparse.ArgumentTypeError`, which argparse prints with t
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -30,10 +29,9 @@ def comma_separated(text: str) -> list[str]:
 
 def finite_floats(text: str) -> list[float]:
     """Parse comma-separated finite numbers such as `0,90,180.5`."""
-    numbers = [float(word) for word in text.split(",")]
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError
-    return numbers
+    if not re.fullmatch(r"-?\d{1,6}(\.\d*)?(,-?\d{1,6}(\.\d*)?)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,90,180.5")
+    return [float(word) for word in text.split(",")]
 
 
 def nonempty_path(text: str) -> Path:
