@@ -83,6 +83,12 @@ def orbit_poses(
     return OrbitPoses(torch.stack(columns, dim=-1), intrinsics)
 
 
+def in_order(poses: OrbitPoses, order: list[int]) -> OrbitPoses:
+    """Return the poses of photos in another order, whose azimuths stay in the old one."""
+    values = poses.values[order]
+    return OrbitPoses(torch.cat([poses.values[:, :1], values[:, 1:]], dim=1), poses.intrinsics[order])
+
+
 def _rolled(angle: Tensor) -> Tensor:
     """Rotations (..., 3, 3) about the z axis by angles (...) in radians."""
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)

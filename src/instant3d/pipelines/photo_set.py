@@ -6,6 +6,8 @@ the small error of a crop off the photo's centre is left to the refinement.
 
 from __future__ import annotations
 
+import filecmp
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from torch import Tensor
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, STRUCTURED_FOV_DEG, STRUCTURED_RADIUS, Cameras
 from instant3d.pipelines import image_preprocessing
 from instant3d.pipelines.image_preprocessing import CutPhoto
-from instant3d.pipelines.orbit_poses import OrbitPoses, orbit_poses
+from instant3d.pipelines.orbit_poses import OrbitPoses, in_order, orbit_poses
 from instant3d.views import Views
 
 MOST = 4
@@ -90,6 +92,7 @@ def read_photos(paths: Sequence[Path], options: PhotoOptions) -> PhotoSet:
         FileNotFoundError: A file is missing.
     """
     azimuths = _azimuths(len(paths), options.azimuths_deg)
+    _check_different(paths)
     photos = [image_preprocessing.read_cut_photo(path, options.matting) for path in paths]
     boxes = torch.tensor([_box(photo) for photo in photos])
     focal = torch.tensor([_focal(photo, options.fov_deg) for photo in photos])
@@ -101,6 +104,13 @@ def read_photos(paths: Sequence[Path], options: PhotoOptions) -> PhotoSet:
     return PhotoSet(replace(views, cameras=poses.cameras), poses, names, tuple(p.cut.alpha_source for p in photos))
 
 
+def reordered(photos: PhotoSet, order: list[int]) -> PhotoSet:
+    """Return the photos in another order, whose azimuths stay in the old one."""
+    poses = in_order(photos.poses, order)
+    views = replace(photos.views[torch.tensor(order)], cameras=poses.cameras)
+    return PhotoSet(views, poses, *(tuple(column[k] for k in order) for column in (photos.names, photos.cut_by)))
+
+
 def _azimuths(count: int, given: Sequence[float] | None) -> list[float]:
     if not 2 <= count <= MOST:
         raise ValueError(f"{count} photos were given; name two to {MOST} of one object, or a scene folder")
@@ -108,6 +118,13 @@ def _azimuths(count: int, given: Sequence[float] | None) -> list[float]:
         raise ValueError(f"{len(given)} azimuths were given for {count} photos; give one for each")
     angles = [360.0 * k / count for k in range(count)] if given is None else given
     return [FRONT_AZIMUTH_DEG + angle for angle in angles]
+
+
+def _check_different(paths: Sequence[Path]) -> None:
+    """Refuse the same photo for two sides."""
+    for first, second in itertools.combinations(paths, 2):
+        if first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False):
+            raise ValueError(f"{first} and {second} are the same photo; give photos from different sides")
 
 
 def _box(photo: CutPhoto) -> tuple[float, float, float, float]:

@@ -3,29 +3,36 @@
 A round reconstructs the object from the photos with the current cameras and renders it. Each camera then moves to
 where the rendering, colour and silhouette together, fits its photo best: Gauss-Newton steps whose derivatives are
 differences between renderings, with the first guess as a prior. A reconstruction follows wrong cameras about half way,
-so the steps are lengthened.
+so the steps are lengthened. The focal length, which it follows almost entirely, is found by reconstructing at three
+values.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from instant3d.nerf.field import Field
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.occupancy_render import render
-from instant3d.pipelines.orbit_poses import SHARED, OrbitPoses
+from instant3d.pipelines.orbit_poses import SHARED, OrbitPoses, in_order
 from instant3d.utils.progress import OnStep
 from instant3d.views import Views
 
 # by the columns of `OrbitPoses`
 SPREAD = torch.tensor([10.0, 7.0, 3.0, 0.1, 0.03, 0.03, 0.3])  # standard deviation of a first guess's error
-DIFFERENCE = torch.tensor([1.5, 1.5, 1.5, 0.02, 0.01, 0.01, 0.06])  # from which derivatives are computed
+DIFFERENCE = torch.tensor([3.0, 3.0, 3.0, 0.05, 0.02, 0.02, 0.15])  # from which derivatives are computed
 
-SIZES = (24, 24, 32)  # pixels a side of the renderings, for each round
+SIZES = (24, 32, 48)  # pixels a side of the renderings, for each round
+FOCAL_OFFSETS = (-0.2, 0.0, 0.2)  # of the logarithm of the focal length, at which reconstructions are compared
+FARTHEST_FOCAL = 0.4  # greatest change by that comparison
+BLUR = 3  # pixels a side of the filter that softens the steps of outlines
 STEPS = 2  # Gauss-Newton steps of a round
 LENGTHENED = 1.7  # times a round's movement
 FARTHEST = 1.0  # greatest change of a step, in standard deviations
@@ -63,42 +70,87 @@ def refine(
         The poses of the round whose reconstruction agrees best with the photos. Their mean azimuth is that of `start`,
         since turning all cameras together changes nothing.
     """
-    poses, tried = start, []
-    for number, size in enumerate((*SIZES, SIZES[-1])):
-        field = reconstruct(replace(photos, cameras=poses.cameras))
-        comparison = _Comparison(field, photos, size)
-        tried.append((poses, _Comparison(field, photos, SIZES[-1]).errors(poses)))
+    tried: list[tuple[OrbitPoses, Tensor]] = []
+
+    def reconstructed(poses: OrbitPoses, size: int) -> _Comparison:
+        """Reconstruct the object with some poses, and remember how well it agrees with the photos."""
+        comparison = _Comparison(reconstruct(replace(photos, cameras=poses.cameras)), photos, size)
+        tried.append((poses, comparison.errors(poses)))
         if on_step is not None:
-            on_step(number + 1, len(SIZES) + 1)
-        if number < len(SIZES):
-            poses = _moved(comparison, poses, start)
+            on_step(len(tried), len(SIZES) + 1 + len(FOCAL_OFFSETS))
+        return comparison
+
+    poses = start
+    for size in SIZES[:-1]:
+        poses = _moved(reconstructed(poses, size), poses, start)
+    poses = _with_best_focal(lambda poses: reconstructed(poses, SIZES[-1]), poses)
+    poses = _moved(reconstructed(poses, SIZES[-1]), poses, start)
+    reconstructed(poses, SIZES[-1])
     best, error = min(tried, key=lambda item: float(item[1].sum()))
     return RefinedPoses(best, tried[0][1], error)
 
 
+def _with_best_focal(reconstructed: Callable[[OrbitPoses], _Comparison], poses: OrbitPoses) -> OrbitPoses:
+    """Move the common focal length to the least error of reconstructions at three values, by a parabola.
+
+    A reconstruction follows a wrong focal length almost entirely, so that comparing with a fixed one does not help.
+    """
+    direction = torch.zeros_like(poses.values)
+    direction[:, SHARED] = 1
+    tried = [poses.moved(offset * direction) for offset in FOCAL_OFFSETS]
+    low, middle, high = (float(reconstructed(each).errors(each).sum()) for each in tried)
+    width, bend = FOCAL_OFFSETS[-1], low - 2 * middle + high
+    vertex = width * (low - high) / (2 * bend) if bend > 0 else math.copysign(FARTHEST_FOCAL, low - high)
+    return poses.moved(max(-FARTHEST_FOCAL, min(FARTHEST_FOCAL, vertex)) * direction)
+
+
+def guess_order(reconstruct: Callable[[Views], Field], photos: Views, start: OrbitPoses) -> list[int]:
+    """Guess the order of photos, the first of which is the first.
+
+    Every order is reconstructed and compared, so this takes (V - 1)! reconstructions.
+
+    Args:
+        reconstruct: Returns the object's field from posed views (V,).
+        photos: Square photos (V,) with opacity; their cameras are not used.
+        start: Cameras (V,) if the photos are in order already; azimuths are exchanged between them.
+
+    Returns:
+        For each place in the order the number of its photo.
+    """
+    orders = [[0, *rest] for rest in itertools.permutations(range(1, len(photos.rgb)))]
+
+    def error(order: list[int]) -> float:
+        poses = in_order(start, order)
+        ordered = replace(photos[torch.tensor(order)], cameras=poses.cameras)
+        return float(_Comparison(reconstruct(ordered), ordered, SIZES[-1]).errors(poses).sum())
+
+    return min(orders, key=error)
+
+
 class _Comparison:
-    """Photos (V,) beside renderings of a field, both at `size` pixels a side."""
+    """Photos (V,) beside renderings of a field, both at `size` pixels a side unless another size is named."""
 
     def __init__(self, field: Field, photos: Views, size: int) -> None:
-        self.field, self.size = field, size
+        self.field, self.photos, self.size = field, photos, size
         self.occupancy = Occupancy.from_field(field)
-        self.wanted = _pixels(photos.resized(size, size))
 
-    def residuals(self, poses: OrbitPoses) -> Tensor:
+    def residuals(self, poses: OrbitPoses, size: int | None = None) -> Tensor:
         """Differences (..., V, N) of the renderings from poses (..., V)."""
+        size = size or self.size
         cameras = poses.cameras
         flat = cameras.map(lambda part: part.reshape(-1, *part.shape[len(cameras.shape) :]))
-        shown = render(self.field, flat, self.size, self.size, occupancy=self.occupancy, step=RENDER_STEP)
-        return _pixels(shown).unflatten(0, cameras.shape) - self.wanted
+        shown = render(self.field, flat, size, size, occupancy=self.occupancy, step=RENDER_STEP)
+        return _pixels(shown).unflatten(0, cameras.shape) - _pixels(self.photos.resized(size, size))
 
     def errors(self, poses: OrbitPoses) -> Tensor:
-        """Mean squared error of each view, colour plus opacity, (V,)."""
-        return self.residuals(poses).square().sum(-1)
+        """Mean squared error of each view, colour plus opacity, at the finest size: (V,)."""
+        return self.residuals(poses, SIZES[-1]).square().sum(-1)
 
 
 def _pixels(views: Views) -> Tensor:
     """Colours over white and opacity of views (V,): (V, N), whose squares sum to the two mean squares."""
-    colour, alpha = views.composite(1.0).flatten(1), views.alpha.flatten(1)
+    soft = [F.avg_pool2d(image, BLUR, stride=1) for image in (views.composite(1.0), views.alpha)]
+    colour, alpha = (image.flatten(1) for image in soft)
     return torch.cat([colour / colour.shape[1] ** 0.5, alpha / alpha.shape[1] ** 0.5], dim=1)
 
 

@@ -12,10 +12,10 @@ from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import SIZE_MM, check_size_mm
 from instant3d.nerf.asset import check_formats
-from instant3d.pipelines import image_preprocessing, photo_set, pose_refinement, results
+from instant3d.pipelines import image_preprocessing, photo_agreement, photo_set, pose_refinement, results
 from instant3d.pipelines.photo_set import PhotoOptions, PhotoSet
 from instant3d.pipelines.results import SheetInputs
-from instant3d.pipelines.text_to_3d import ViewsTo3D
+from instant3d.pipelines.text_to_3d import Asset, ViewsTo3D
 from instant3d.scenes import Scene
 from instant3d.scenes.checks.view_notes import view_notes
 from instant3d.stage2.architecture import Architecture, read_architecture
@@ -107,6 +107,8 @@ def reconstruct(
     with atomic.merged(output, seal=results.RECORD) as partial:
         with watch("reconstruct"):
             asset = model(source, resolution=resolution, max_memory=max_memory)
+        if given.photos is not None:
+            given.record["agreement"] = _agreement(model, asset, source)
         written = results.write(
             partial, asset, given.shown, size=given.size, formats=formats, watch=watch, options=options, size_mm=size_mm
         )
@@ -161,23 +163,34 @@ def _photos(
     for path in paths:
         if not image_preprocessing.is_photo(path):
             raise ValueError(f"{path} is no image file; name one scene folder, or two to four photos of one object")
-    return _posed(photo_set.read_photos(paths, options), {})
+    return _posed(photo_set.read_photos(paths, options))
 
 
-def _posed(photos: PhotoSet, record: dict[str, Any]) -> ReconstructionInput:
+def _posed(photos: PhotoSet) -> ReconstructionInput:
     """Return photos as the input, and their cameras in the record."""
     source = Scene(photos.views, None, Path(photos.names[0]).stem, photos.names, Path())
     shown = SheetInputs(source.id, "input photos", photos.views, photos.names)
-    record = {"cut_by": list(photos.cut_by), "cameras": photos.poses.report(), **record}
+    record = {"cut_by": list(photos.cut_by), "cameras": photos.poses.report()}
     return ReconstructionInput(source, shown, results.image_size(photos.views.width), record, photos)
 
 
 def _refined(model: ViewsTo3D, given: ReconstructionInput, options: PhotoOptions) -> ReconstructionInput:
     photos = cast(PhotoSet, given.photos)
-    with Progress.to_user().task("finding the cameras") as on_step:
-        refined = pose_refinement.refine(lambda views: model(views).field, photos.views, photos.poses, on_step)
-    moved = replace(photos, poses=refined.poses, views=replace(photos.views, cameras=refined.poses.cameras))
-    return _posed(moved, {})
+    with Progress.to_user().task("finding the cameras") as on_step, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of cameras that are still to move
+        if options.poses == "guess":
+            photos = photo_set.reordered(photos, pose_refinement.guess_order(model.field, photos.views, photos.poses))
+        refined = pose_refinement.refine(model.field, photos.views, photos.poses, on_step)
+    return _posed(replace(photos, poses=refined.poses, views=replace(photos.views, cameras=refined.poses.cameras)))
+
+
+def _agreement(model: ViewsTo3D, asset: Asset, source: Scene) -> dict[str, list[float]]:
+    """Measure how well photos agree with their asset, and warn if they do not."""
+    agreement = photo_agreement.measure_agreement(asset.field, source.views)
+    problem = photo_agreement.disagreement(agreement, model.field, source.views, source.names)
+    if problem is not None:
+        warnings.warn(problem, stacklevel=3)
+    return agreement.report()
 
 
 def _warn_of_faults(path: Path, source: Scene) -> None:
