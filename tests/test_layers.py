@@ -53,6 +53,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "ray": "data_prep/execution/ray_pool.py",
     "torchmetrics": "src/instant3d/modules/losses.py",
     "rembg": "src/instant3d/pipelines/background_removal.py",
+    "pillow_heif": "src/instant3d/utils/images.py",
     "onnxruntime": "src/instant3d/pipelines/background_removal.py",
     "fsspec": "src/instant3d/scenes/shard_cache.py",
     "aiohttp": "src/instant3d/scenes/shard_cache.py",

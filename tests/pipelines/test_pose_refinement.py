@@ -24,7 +24,7 @@ def start(azimuths=AZIMUTHS, elevation=20.0, distance=2.7) -> OrbitPoses:
 
 
 def blocks(points: torch.Tensor) -> torch.Tensor:
-    """A long body with a tower on one end and a bar across the other, as soft as a network's: no two sides are alike."""
+    """A long body with a tower on one end and a bar across the other, with soft edges: no two sides are alike."""
     body = block(points, (0.0, 0.0, -0.2), (0.25, 0.7, 0.2))
     tower = block(points, (0.1, 0.5, 0.25), (0.15, 0.15, 0.3))
     bar = block(points, (-0.1, -0.55, 0.0), (0.45, 0.12, 0.12))

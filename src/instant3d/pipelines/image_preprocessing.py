@@ -24,7 +24,7 @@ from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import images
 from instant3d.views import Views
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")
 WIDEST = 2048  # pixels a side that are processed: networks take at most a quarter
 CLEAR = 0.01  # share of transparent pixels from which transparency is a background, not the corner of a window
 SPECK = 0.002  # of the largest piece: pieces smaller than that do not count where its extent is measured
@@ -96,7 +96,7 @@ def read_cut_photo(path: Path, matting: Path | None = None) -> CutPhoto:
     """Read an image file, upright, and separate its object from the background.
 
     Args:
-        path: A PNG, JPEG or WebP file.
+        path: A PNG, JPEG or WebP file, or a HEIC if pillow-heif is installed.
         matting: See `cut_out`.
 
     Raises:
@@ -107,15 +107,15 @@ def read_cut_photo(path: Path, matting: Path | None = None) -> CutPhoto:
         raise FileNotFoundError(f"{path} does not exist; name an image, or a scene folder")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
-    data = path.read_bytes()
-    cut = cut_out(decode_photo(data, str(path)), str(path), matting)
+    image = decode_photo(path.read_bytes(), str(path))
+    cut = cut_out(image, str(path), matting)
     if cut.alpha.max() < FAINT:
         empty = {"alpha": "is transparent everywhere", "white": "is white everywhere"}
         raise ValueError(
             f"{path} {empty.get(cut.alpha_source, f'shows no object that {cut.alpha_source} finds')}; "
             "give another image"
         )
-    return CutPhoto(cut, images.focal_length_35mm(images.header(data, str(path))))
+    return CutPhoto(cut, images.focal_length_35mm(image))
 
 
 def decode_photo(data: bytes, where: str) -> Image.Image:
@@ -129,9 +129,12 @@ def decode_photo(data: bytes, where: str) -> Image.Image:
         RGB or RGBA image of at most `WIDEST` pixels a side.
 
     Raises:
-        ValueError: It is not a valid PNG, JPEG or WebP, is animated, or is too large.
+        ValueError: It is not a valid PNG, JPEG, WebP or HEIC, is animated, or is too large.
     """
-    image = images.open_image(data, where, enough=WIDEST, upright=True)
+    if images.is_heif(data):
+        image = images.open_heif(data, where)
+    else:
+        image = images.open_image(data, where, enough=WIDEST, upright=True)
     image.thumbnail((WIDEST, WIDEST))  # colours are weighted by alpha
     return image
 

@@ -28,6 +28,7 @@ TURNS = {  # the transpose that makes an image upright, by its EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1")
 SIGNATURES = {
     b"%!PS": "a PostScript file",
     b"%PDF": "a PDF file",
@@ -146,6 +147,38 @@ def to_uint8(image: Image.Image) -> Image.Image:
     if isinstance(clear, int):  # one of the 65,536 levels
         grey.putalpha(Image.fromarray(np.where(steps == clear, 0, 255).astype(np.uint8)))
     return grey
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether a file is a HEIF image, such as a phone's HEIC."""
+    return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
+
+
+def open_heif(data: bytes, where: str) -> Image.Image:
+    """Decode a HEIF image, upright, as RGB or RGBA with 8 bits per channel.
+
+    Args:
+        data: The encoded file.
+        where: Name of the file for error messages.
+
+    Raises:
+        ValueError: pillow-heif is not installed, or it is not a valid image or too large.
+    """
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ValueError(
+            f"{where} is a HEIC image, which needs pillow-heif: pip install 'instant3d[photos]', or export it as JPEG"
+        ) from error
+    try:
+        file = pillow_heif.open_heif(io.BytesIO(data))
+        if file.size[0] * file.size[1] > MAX_PIXELS:
+            raise TooManyPixels(f"{where} has more than {MAX_PIXELS} pixels; make it smaller")
+        return file.to_pillow()
+    except TooManyPixels:
+        raise
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"{where} is not a readable image ({error or 'no detail'}); export it again") from error
 
 
 def orientation(image: Image.Image) -> int:
