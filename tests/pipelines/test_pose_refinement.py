@@ -8,7 +8,7 @@ from instant3d.cameras import intrinsics_from_fov, orbit
 from instant3d.nerf.occupancy_render import render
 from instant3d.nerf.visual_hull import VisualHull
 from instant3d.pipelines.orbit_poses import OrbitPoses, in_order, orbit_poses
-from instant3d.pipelines.photo_agreement import disagreement, measure_agreement
+from instant3d.pipelines.photo_agreement import SIZE, disagreement, measure_agreement
 from instant3d.pipelines.pose_refinement import guess_order, refine
 from instant3d.views import Views
 
@@ -47,6 +47,10 @@ def photographed(poses: OrbitPoses, density=blocks) -> Views:
 def known(views: Views) -> Formula:
     """Stands for a network: the object itself, whatever the cameras."""
     return Formula(blocks)
+
+
+def rendered(field, photos: Views) -> Views:
+    return render(field, photos.cameras, SIZE, SIZE)
 
 
 def hull(views: Views) -> VisualHull:
@@ -106,7 +110,7 @@ def test_poses_in_another_order_keep_their_azimuths_and_exchange_the_rest():
 
 def test_agreement_is_full_for_the_object_itself():
     photos = photographed(start(), ellipsoid)
-    agreement = measure_agreement(Formula(ellipsoid), photos)
+    agreement = measure_agreement(rendered(Formula(ellipsoid), photos), photos)
     assert agreement.mask_iou.min() > 0.95
     assert disagreement(agreement, hull, photos, "abcd") is None
 
@@ -115,6 +119,8 @@ def test_disagreement_names_the_photo_of_another_object():
     tall = photographed(start(), lambda p: ellipsoid(p[..., [2, 1, 0]]))
     flat = photographed(start(), ellipsoid)
     photos = Views.cat([flat[:2], tall[2:3], flat[3:]])
-    problem = disagreement(measure_agreement(hull(photos), photos), hull, photos, ("a", "b", "c.jpg", "d"))
+    problem = disagreement(
+        measure_agreement(rendered(hull(photos), photos), photos), hull, photos, ("a", "b", "c.jpg", "d")
+    )
     assert problem is not None
     assert "without c.jpg" in problem

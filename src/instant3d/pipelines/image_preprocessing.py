@@ -84,7 +84,7 @@ def read_photo(path: Path, a: Architecture, matting: Path | None = None) -> Phot
     if camera is None:
         raise ValueError(
             f"this checkpoint makes an object of several posed views, but {path} is one image; name a scene folder, "
-            "or the --weights of a network of one image (`instant3d convert triposr` or `openlrm`)"
+            "two to four photos, or the --weights of a network of one image (`instant3d convert triposr` or `openlrm`)"
         )
     cut = read_cut_photo(path, matting).cut
     pixels = torch.from_numpy(np.array(frame_object(cut, a.foreground))).permute(2, 0, 1)[None].float() / 255

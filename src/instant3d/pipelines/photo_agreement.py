@@ -38,10 +38,9 @@ class Agreement:
         }
 
 
-def measure_agreement(field: Field, photos: Views) -> Agreement:
-    """Compare a reconstruction with its photos (V,), by their cameras."""
+def measure_agreement(shown: Views, photos: Views) -> Agreement:
+    """Compare renderings (V,) of a reconstruction, of `SIZE` pixels a side, with its photos (V,)."""
     wanted = photos.resized(SIZE, SIZE)
-    shown = render(field, photos.cameras, SIZE, SIZE)
     psnr = metrics.psnr(shown.composite(1.0).clamp(0, 1), wanted.composite(1.0))
     return Agreement(metrics.mask_iou(shown.alpha, wanted.alpha), psnr)
 
@@ -73,4 +72,5 @@ def disagreement(
 
 def _worst_without(k: int, reconstruct: Callable[[Views], Field], photos: Views) -> float:
     others = photos[torch.tensor([other for other in range(len(photos.rgb)) if other != k])]
-    return float(measure_agreement(reconstruct(others), others).mask_iou.min())
+    shown = render(reconstruct(others), others.cameras, SIZE, SIZE)
+    return float(measure_agreement(shown, others).mask_iou.min())

@@ -20,17 +20,16 @@ from PIL import Image
 from torch import Tensor
 
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, STRUCTURED_FOV_DEG, STRUCTURED_RADIUS, Cameras
+from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.pipelines import image_preprocessing
 from instant3d.pipelines.image_preprocessing import CutPhoto
 from instant3d.pipelines.orbit_poses import OrbitPoses, in_order, orbit_poses
 from instant3d.views import Views
 
 MOST = 4
-FRONT_AZIMUTH_DEG = 270.0  # fronts face -y, which is glTF's +z
 FILM_DIAGONAL = math.hypot(36, 24)  # mm, of the film that equivalent focal lengths refer to
 RADIUS = 0.9  # of the sphere around the origin in which the object is placed
 LARGEST = 512  # pixels a side of a crop
-
 
 Poses = Literal["refined", "given", "guess"]
 

@@ -186,7 +186,8 @@ def _refined(model: ViewsTo3D, given: ReconstructionInput, options: PhotoOptions
 
 def _agreement(model: ViewsTo3D, asset: Asset, source: Scene) -> dict[str, list[float]]:
     """Measure how well photos agree with their asset, and warn if they do not."""
-    agreement = photo_agreement.measure_agreement(asset.field, source.views)
+    shown = asset.render(source.views.cameras, photo_agreement.SIZE).to("cpu")
+    agreement = photo_agreement.measure_agreement(shown, source.views)
     problem = photo_agreement.disagreement(agreement, model.field, source.views, source.names)
     if problem is not None:
         warnings.warn(problem, stacklevel=3)

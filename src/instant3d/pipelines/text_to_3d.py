@@ -107,8 +107,9 @@ class ViewsTo3D:
         )
 
     def field(self, views: Views) -> TriplaneField:
-        """Reconstruct the field alone; arguments and errors as for a call."""
-        return self(views).field
+        """Reconstruct the field alone, on the CPU; arguments and errors as for a call."""
+        asset = self(views)
+        return TriplaneField(asset.triplane.to("cpu"), asset.decoder.to("cpu"))
 
     @property
     def _half(self) -> bool:
