@@ -3,8 +3,8 @@
 A round reconstructs the object from the photos with the current cameras and renders it. Each camera then moves to
 where the rendering, colour and silhouette together, fits its photo best: Gauss-Newton steps whose derivatives are
 differences between renderings, with the first guess as a prior. A reconstruction follows wrong cameras about half way,
-so the steps are lengthened. The focal length, which it follows almost entirely, is found by reconstructing at three
-values.
+so the steps are lengthened. The focal length and the elevation of all cameras together, which it follows almost
+entirely, are found by reconstructing at three values each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from instant3d.nerf.field import Field
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.occupancy_render import render
-from instant3d.pipelines.orbit_poses import SHARED, OrbitPoses, in_order
+from instant3d.pipelines.orbit_poses import COLUMNS, SHARED, OrbitPoses, in_order
 from instant3d.utils.progress import OnStep
 from instant3d.views import Views
 
@@ -30,8 +30,7 @@ SPREAD = torch.tensor([10.0, 7.0, 3.0, 0.1, 0.03, 0.03, 0.3])  # standard deviat
 DIFFERENCE = torch.tensor([3.0, 3.0, 3.0, 0.05, 0.02, 0.02, 0.15])  # from which derivatives are computed
 
 SIZES = (24, 32, 48)  # pixels a side of the renderings, for each round
-FOCAL_OFFSETS = (-0.2, 0.0, 0.2)  # of the logarithm of the focal length, at which reconstructions are compared
-FARTHEST_FOCAL = 0.4  # greatest change by that comparison
+SEARCHED = ((SHARED, 0.2), (COLUMNS.index("elevation_deg"), 4.0))  # columns of common changes, and between what values
 BLUR = 3  # pixels a side of the filter that softens the steps of outlines
 STEPS = 2  # Gauss-Newton steps of a round
 LENGTHENED = 1.7  # times a round's movement
@@ -77,31 +76,34 @@ def refine(
         comparison = _Comparison(reconstruct(replace(photos, cameras=poses.cameras)), photos, size)
         tried.append((poses, comparison.errors(poses)))
         if on_step is not None:
-            on_step(len(tried), len(SIZES) + 1 + len(FOCAL_OFFSETS))
+            on_step(len(tried), len(SIZES) + 1 + 3 * len(SEARCHED))
         return comparison
 
     poses = start
     for size in SIZES[:-1]:
         poses = _moved(reconstructed(poses, size), poses, start)
-    poses = _with_best_focal(lambda poses: reconstructed(poses, SIZES[-1]), poses)
+    for column, width in SEARCHED:
+        poses = _searched(lambda poses: reconstructed(poses, SIZES[-1]), poses, column, width)
     poses = _moved(reconstructed(poses, SIZES[-1]), poses, start)
     reconstructed(poses, SIZES[-1])
     best, error = min(tried, key=lambda item: float(item[1].sum()))
     return RefinedPoses(best, tried[0][1], error)
 
 
-def _with_best_focal(reconstructed: Callable[[OrbitPoses], _Comparison], poses: OrbitPoses) -> OrbitPoses:
-    """Move the common focal length to the least error of reconstructions at three values, by a parabola.
+def _searched(
+    reconstructed: Callable[[OrbitPoses], _Comparison], poses: OrbitPoses, column: int, width: float
+) -> OrbitPoses:
+    """Move all cameras together in one column to the least error of reconstructions at three values, by a parabola.
 
-    A reconstruction follows a wrong focal length almost entirely, so that comparing with a fixed one does not help.
+    A reconstruction follows such a common change almost entirely, so that comparing with a fixed one does not help.
     """
     direction = torch.zeros_like(poses.values)
-    direction[:, SHARED] = 1
-    tried = [poses.moved(offset * direction) for offset in FOCAL_OFFSETS]
+    direction[:, column] = 1
+    tried = [poses.moved(offset * direction) for offset in (-width, 0.0, width)]
     low, middle, high = (float(reconstructed(each).errors(each).sum()) for each in tried)
-    width, bend = FOCAL_OFFSETS[-1], low - 2 * middle + high
-    vertex = width * (low - high) / (2 * bend) if bend > 0 else math.copysign(FARTHEST_FOCAL, low - high)
-    return poses.moved(max(-FARTHEST_FOCAL, min(FARTHEST_FOCAL, vertex)) * direction)
+    bend, farthest = low - 2 * middle + high, 2 * width
+    vertex = width * (low - high) / (2 * bend) if bend > 0 else math.copysign(farthest, low - high)
+    return poses.moved(max(-farthest, min(farthest, vertex)) * direction)
 
 
 def guess_order(reconstruct: Callable[[Views], Field], photos: Views, start: OrbitPoses) -> list[int]:
