@@ -16,9 +16,9 @@ from PIL import Image
 
 from instant3d.pipelines import background_removal
 from instant3d.scenes import Scene
-from instant3d.scenes import images as scene_images
 from instant3d.scenes.images import DecodedImage
-from instant3d.scenes.scene_folder import MAX_FILE_BYTES
+from instant3d.scenes.scene_files import MAX_FILE_BYTES
+from instant3d.scenes.white_background import opacity_mask
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import images
@@ -107,7 +107,8 @@ def read_cut_photo(path: Path, matting: Path | None = None) -> CutPhoto:
         raise FileNotFoundError(f"{path} does not exist; name an image, or a scene folder")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
-    image = decode_photo(path.read_bytes(), str(path))
+    data = path.read_bytes()
+    image = decode_photo(data, str(path))
     cut = cut_out(image, str(path), matting)
     if cut.alpha.max() < FAINT:
         empty = {"alpha": "is transparent everywhere", "white": "is white everywhere"}
@@ -115,7 +116,8 @@ def read_cut_photo(path: Path, matting: Path | None = None) -> CutPhoto:
             f"{path} {empty.get(cut.alpha_source, f'shows no object that {cut.alpha_source} finds')}; "
             "give another image"
         )
-    return CutPhoto(cut, images.focal_length_35mm(image))
+    described = image if images.is_heif(data) else images.header(data, str(path))
+    return CutPhoto(cut, images.focal_length_35mm(described))
 
 
 def decode_photo(data: bytes, where: str) -> Image.Image:
@@ -161,7 +163,7 @@ def cut_out(image: Image.Image, where: str = "the image", matting: Path | None =
             return DecodedImage(pixels[..., :3], pixels[..., 3], "alpha")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     rgb = np.asarray(image)
-    white = scene_images.opacity_mask(rgb.astype(np.float32) / 255)
+    white = opacity_mask(rgb.astype(np.float32) / 255)
     if white is not None:
         straight, alpha = ((part * 255).round().astype(np.uint8) for part in white)
         return DecodedImage(straight, alpha, "white")

@@ -63,7 +63,7 @@ def reconstruct(
     *,
     weights: str | Path,
     views: Sequence[int] | Literal["all"] | None = None,
-    resolution: int = 256,
+    resolution: int | None = None,
     formats: Sequence[str] = ("glb",),
     options: MeshOptions = DEFAULT,
     size_mm: float = SIZE_MM,
@@ -81,7 +81,7 @@ def reconstruct(
         weights: Stage 2's checkpoint folder, or its Hugging Face Hub id, which is downloaded.
         views: Numbers of the input frames. By default the first four, or as many as there are; or the first if the
             network takes one image: then its own camera is assumed, and the result is in that camera's world.
-        resolution: Nodes along each axis of the mesh's grid.
+        resolution: Nodes along each axis of the mesh's grid; by default two for each texel of the planes, at most 256.
         formats: Of the mesh, such as "glb".
         options: How the mesh is made.
         size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
