@@ -56,6 +56,8 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "ray": "src/instant3d/utils/ray_pool.py",
     "torchmetrics": "src/instant3d/modules/losses.py",
     "rembg": "src/instant3d/pipelines/background_removal.py",
+    "pillow_heif": "src/instant3d/utils/images.py",
+    "onnxruntime": "src/instant3d/pipelines/background_removal.py",
     "fsspec": "src/instant3d/scenes/shard_cache.py",
     "aiohttp": "src/instant3d/scenes/shard_cache.py",
     "tqdm": "src/instant3d/utils/progress.py",

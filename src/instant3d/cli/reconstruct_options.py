@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from instant3d.cli import photo_options
 from instant3d.cli.format_options import add_formats, add_mesh_kind, mesh_options
 from instant3d.utils import bundled
 from instant3d.utils.arg_types import byte_size, frame_numbers, nonempty_path, positive_int
@@ -17,7 +18,9 @@ def add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "scene",
         type=nonempty_path,
-        help="folder with transforms.json and images; or one image, for weights that take one",
+        nargs="+",
+        help="folder with transforms.json and images; or one image, for weights that take one; or two to four photos "
+        "without cameras: front, right, back, left",
     )
     command.add_argument(
         "-o", "--output", type=nonempty_path, required=True, help="folder for the results; other files in it stay"
@@ -32,6 +35,7 @@ def add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
     )
+    photo_options.add(command)
     command.set_defaults(command=_reconstruct)
 
 
@@ -85,6 +89,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         size_mm=arguments.size_mm,
         device=arguments.device,
         max_memory=arguments.max_memory,
+        photos=photo_options.photo_options(arguments),
+        save_scene=arguments.save_scene,
     )
     print_escaped(closing_line(result, arguments.output))
 

@@ -22,7 +22,7 @@ from instant3d.modules.diffusion.components import NETWORKS, Components
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 from instant3d.modules.diffusion.text import TextEmbedding, fits
 from instant3d.nerf.asset import Asset
-from instant3d.nerf.triplane import Triplane
+from instant3d.nerf.triplane import Triplane, TriplaneField
 from instant3d.pipelines.model_offload import ModelOffloader, fair_share
 from instant3d.pipelines.weights import direct_folder, find_direct, find_stages
 from instant3d.scenes import Scene
@@ -107,6 +107,11 @@ class ViewsTo3D:
             exact=self.network.precise,
             views=views.to("cpu"),
         )
+
+    def field(self, views: Views) -> TriplaneField:
+        """Reconstruct the field alone, on the CPU; arguments and errors as for a call."""
+        asset = self(views)
+        return TriplaneField(asset.triplane.to("cpu"), asset.decoder.to("cpu"))
 
     @property
     def _half(self) -> bool:

@@ -20,7 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
 MAX_PIXELS = 2**26  # 8192 x 8192, of one image
 STRIP_PIXELS = 2**21  # of an image, which are converted at once while it is reduced
-ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION, EXIF, FOCAL_LENGTH_35MM = 0x0112, 0x8769, 0xA405  # EXIF tags
 TURNS = {  # the transpose that makes an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,6 +30,7 @@ TURNS = {  # the transpose that makes an image upright, by its EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1")
 SIGNATURES = {
     b"%!PS": "a PostScript file",
     b"%PDF": "a PDF file",
@@ -198,6 +199,38 @@ def to_uint8(image: Image.Image) -> Image.Image:
     return grey
 
 
+def is_heif(data: bytes) -> bool:
+    """Whether a file is a HEIF image, such as a phone's HEIC."""
+    return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
+
+
+def open_heif(data: bytes, where: str) -> Image.Image:
+    """Decode a HEIF image, upright, as RGB or RGBA with 8 bits per channel.
+
+    Args:
+        data: The encoded file.
+        where: Name of the file for error messages.
+
+    Raises:
+        ValueError: pillow-heif is not installed, or it is not a valid image or too large.
+    """
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ValueError(
+            f"{where} is a HEIC image, which needs pillow-heif: pip install 'instant3d[photos]', or export it as JPEG"
+        ) from error
+    try:
+        file = pillow_heif.open_heif(io.BytesIO(data))
+        if file.size[0] * file.size[1] > MAX_PIXELS:
+            raise TooManyPixels(f"{where} has more than {MAX_PIXELS} pixels; make it smaller")
+        return file.to_pillow()
+    except TooManyPixels:
+        raise
+    except LIBRARY_ERRORS as error:
+        raise ValueError(f"{where} is not a readable image ({error or 'no detail'}); export it again") from error
+
+
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1, which is upright, if there is none or it is invalid."""
     try:
@@ -205,6 +238,15 @@ def orientation(image: Image.Image) -> int:
     except LIBRARY_ERRORS:
         return 1
     return value if isinstance(value, int) and value in TURNS else 1
+
+
+def focal_length_35mm(image: Image.Image) -> float | None:
+    """Return the EXIF focal length in mm as if on 35 mm film; None if there is none or it is invalid."""
+    try:
+        value = float(Image.Image.getexif(image).get_ifd(EXIF).get(FOCAL_LENGTH_35MM, 0))
+    except LIBRARY_ERRORS:
+        return None
+    return value if 1 <= value <= 2000 else None
 
 
 def oriented(image: Image.Image, orientation: int) -> Image.Image:
