@@ -139,7 +139,7 @@ def decode_levels(data: bytes, size: tuple[int, int], where: str) -> Array:
     images.check_size(images.header(data, where).size[::-1], size, where)
     image = images.to_uint8(images.open_raw(data, where))
     grey = image.mode in ("1", "L", "LA")
-    levels = np.asarray(image.convert("L" if grey else "RGB"))
+    levels = np.asarray(images.convert(image, "L" if grey else "RGB", where))
     return levels.reshape(*levels.shape[:2], -1)
 
 

@@ -74,11 +74,11 @@ def _transparency(mask: Image.Image) -> Array:
 
 
 def _grey(mask: Image.Image) -> Array:
-    return np.asarray((mask if mask.mode in ("1", "L", "LA") else mask.convert("RGB")).convert("L"))
+    return np.asarray((mask if mask.mode in ("1", "L", "LA") else images.convert(mask, "RGB", "a mask")).convert("L"))
 
 
 def _strongest_channel(mask: Image.Image) -> Array:
-    return np.asarray(mask.convert("RGB")).max(axis=-1)
+    return np.asarray(images.convert(mask, "RGB", "a mask")).max(axis=-1)
 
 
 def _two_valued(labels: Array) -> Image.Image:
@@ -87,7 +87,7 @@ def _two_valued(labels: Array) -> Image.Image:
 
 def _is_grey(mask: Image.Image) -> bool:
     """Whether no pixel is clearly coloured."""
-    return all(_chroma(np.asarray(strip.convert("RGB"))) < COLOURED for strip in images.strips(mask))
+    return all(_chroma(np.asarray(images.convert(strip, "RGB", "a mask"))) < COLOURED for strip in images.strips(mask))
 
 
 def _chroma(pixels: Array) -> int:
