@@ -37,7 +37,7 @@ INSIDE_BLENDER = tuple(f"data_prep/rendering/blender_{name}.py" for name in ("wo
 # Heavy libraries, each with the only file that may import it, or the few, or the folder.
 DOORS: dict[str, str | tuple[str, ...]] = {
     "timm": "src/instant3d/stage2/encoder.py",
-    "fastapi": ("src/instant3d/serve/app.py", "src/instant3d/serve/compatible.py"),
+    "fastapi": tuple(f"src/instant3d/serve/{part}.py" for part in ("app", "compatible", "page_routes")),
     "httpx": "src/instant3d/client.py",
     "uvicorn": "src/instant3d/serve/server.py",
     "xformers": "src/instant3d/modules/transformer.py",

@@ -206,7 +206,8 @@ class Error(BaseModel):
     error: str
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in (400, 401, 404, 413, 415, 421, 422, 429)}
+REFUSALS = (400, 401, 403, 404, 413, 415, 421, 422, 429)
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": Error} for code in REFUSALS}
 
 
 class Login(BaseModel):

@@ -66,7 +66,7 @@ class Gate:
                 message["headers"] = [*message["headers"], *_encoded(HEADERS)]
             await send(message)
 
-        refused = self._refusal(scope["path"], headers)
+        refused = self._refusal(scope["path"], headers) or _from_another_site(scope["method"], headers)
         if refused is not None:
             await _error(answer, *refused)
             return
@@ -103,6 +103,13 @@ class Gate:
 
     def _too_large(self) -> str:
         return f"the request has more than {self.settings.upload_bytes:,} bytes; send fewer or smaller images"
+
+
+def _from_another_site(method: str, headers: dict[str, str]) -> tuple[int, str] | None:
+    """Refuse what another site's page has a browser send, which needs no CORS for forms (request forgery)."""
+    if method in ("GET", "HEAD", "OPTIONS") or headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        return None
+    return 403, "this request comes from the page of another site; use the server's own page, or a program"
 
 
 def same_token(expected: str, given: str) -> bool:
