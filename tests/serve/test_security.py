@@ -21,3 +21,20 @@ def test_server_refuses_a_form_that_the_page_of_another_site_sends(start_server)
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "localhost.evil.example", ""])
 def test_server_on_loopback_refuses_other_hosts_names(start_server, host):
     assert refused(httpx.get(f"{start_server()}/api/v1/jobs", headers={"Host": host}), 421)
+
+
+def test_server_receives_no_more_of_a_body_without_a_length_once_it_is_too_large(start_server):
+    sent = 0
+
+    def large():
+        nonlocal sent
+        while sent < 2**30:
+            sent += 2**20
+            yield bytes(2**20)
+
+    url, headers = f"{start_server()}/api/v1/jobs", {"Content-Type": "application/json"}
+    try:
+        assert httpx.post(url, content=large(), headers=headers).status_code == 413
+    except (httpx.WriteError, httpx.ReadError):  # it closed the connection while the body was sent
+        pass
+    assert sent < 2**29
