@@ -147,5 +147,7 @@ async def _error(send: Send, status: int, sentence: str) -> None:
     headers = {"content-type": "application/json", "content-length": str(len(body))}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if status == 413:
+        headers["connection"] = "close"  # or the rest of the body would be received for nothing
     await send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
     await send({"type": "http.response.body", "body": body})
