@@ -241,7 +241,7 @@ def models(request: Request) -> Models:
     return Models(
         system=_system(settings),
         weights=next((worker.weights for worker in scheduler.workers if worker.ready), {}),
-        takes_photos=False,
+        takes_photos=True,
         limits=Limits(images=uploads.MOST_IMAGES, upload_bytes=settings.upload_bytes, job_seconds=settings.job_seconds),
     )
 

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from instant3d.serve.scheduler import Scheduler
-from instant3d.serve.schemas import FileEntry, ImageOptions, Job, Options, ProgressReport, shell_command
+from instant3d.serve.schemas import (
+    FileEntry,
+    ImageOptions,
+    Job,
+    Kind,
+    Options,
+    ProgressReport,
+    State,
+    shell_command,
+)
 from instant3d.serve.store import StoredJob
 
 MEDIA_TYPES = {
@@ -29,11 +39,12 @@ def describe(job: StoredJob, scheduler: Scheduler) -> Job:
     options = (Options if job.kind == "text" else ImageOptions)(**job.options)
     folder = scheduler.folder_of(job.id)
     system = dict(scheduler.settings.weights).get("system") or "two-stage"
+    kind = cast(Kind, job.kind)
     moving = scheduler.progress.get(job.id) if job.state == "running" else None
     return Job(
         id=job.id,
-        state=job.state,
-        kind=job.kind,
+        state=cast(State, job.state),
+        kind=kind,
         prompt=job.prompt,
         options=options,
         created=job.created,
@@ -42,7 +53,7 @@ def describe(job: StoredJob, scheduler: Scheduler) -> Job:
         position=scheduler.store.position(job.number) if job.state == "queued" else None,
         progress=ProgressReport(**moving) if moving else None,
         error=job.error,
-        command=shell_command(job.kind, job.prompt, options, system),
+        command=shell_command(kind, job.prompt, options, system),
         result=job.result,
         files=[
             FileEntry(name=name, bytes=size, media_type=media_type(name), url=f"/api/v1/jobs/{job.id}/files/{name}")

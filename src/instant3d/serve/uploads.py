@@ -13,6 +13,7 @@ from instant3d.utils import atomic
 from instant3d.utils.errors import escape_control
 
 MOST_IMAGES = 4
+IMAGES = "images"  # folder of several
 SUFFIXES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}  # by how a file begins
 SCENE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".json", ".txt"}
 MOST_FILES, MOST_BYTES = 500, 512 * 2**20  # of an unpacked scene
@@ -24,7 +25,7 @@ class UnsupportedUpload(ValueError):
 
 
 def store_images(images: Sequence[BinaryIO], folder: Path) -> None:
-    """Write images as `folder/images/0.png`, ..., or a single one as `folder/image.png`.
+    """Write images as `folder/images/0.png`, ... in their order, or a single one as `folder/image.png`.
 
     Raises:
         UnsupportedUpload: One is no PNG, JPEG or WebP.
@@ -34,7 +35,7 @@ def store_images(images: Sequence[BinaryIO], folder: Path) -> None:
         raise ValueError(f"between 1 and {MOST_IMAGES} images are taken, got {len(images)}")
     suffixes = [_suffix(image) for image in images]
     with atomic.merged(folder) as partial:
-        place = partial if len(images) == 1 else partial / "images"
+        place = partial if len(images) == 1 else partial / IMAGES
         place.mkdir(exist_ok=True)
         for number, (image, suffix) in enumerate(zip(images, suffixes, strict=True)):
             name = f"image{suffix}" if len(images) == 1 else f"{number}{suffix}"

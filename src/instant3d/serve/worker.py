@@ -25,6 +25,7 @@ from instant3d.pipelines.generators import AssetGenerator, DirectGenerator, TwoS
 from instant3d.pipelines.reconstruct import reconstruct
 from instant3d.pipelines.results import RECORD
 from instant3d.serve.schemas import ImageOptions, Options
+from instant3d.serve.uploads import IMAGES
 from instant3d.utils import atomic, bundled, visualization
 from instant3d.utils.errors import format_error
 from instant3d.utils.progress import Stopwatch
@@ -132,11 +133,13 @@ class Worker:
     def _reconstruct(self, job: WorkerJob) -> None:
         options = ImageOptions(**job.options)
         self._report([job.id], "reconstruct", 0, 0)
+        source = job.source or Path()
+        photos = sorted(source.iterdir()) if source.name == IMAGES else source
         result = reconstruct(
-            job.source or Path(),
+            photos,
             job.folder,
             weights=self.stage2,
-            resolution=options.resolution or 256,
+            resolution=options.resolution,
             formats=options.formats,
             options=options.mesh_options(),
             device=str(self.generator.device),
