@@ -55,7 +55,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
         "load": load,
         "planes": planes,
-        "picture": image,
+        "image": image,
         "mesh": mesh,
         "memory": peak() - before,
     }

@@ -37,7 +37,7 @@ INSIDE_BLENDER = tuple(f"data_prep/rendering/blender_{name}.py" for name in ("wo
 # Heavy libraries, each with the only file that may import it, or the few, or the folder.
 DOORS: dict[str, str | tuple[str, ...]] = {
     "timm": "src/instant3d/stage2/encoder.py",
-    "fastapi": ("src/instant3d/serve/app.py", "src/instant3d/serve/compatible.py"),
+    "fastapi": tuple(f"src/instant3d/serve/{part}.py" for part in ("app", "compatible", "page_routes")),
     "httpx": "src/instant3d/client.py",
     "uvicorn": "src/instant3d/serve/server.py",
     "xformers": "src/instant3d/modules/transformer.py",
@@ -56,6 +56,8 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "ray": "src/instant3d/utils/ray_pool.py",
     "torchmetrics": "src/instant3d/modules/losses.py",
     "rembg": "src/instant3d/pipelines/background_removal.py",
+    "pillow_heif": "src/instant3d/utils/images.py",
+    "onnxruntime": "src/instant3d/pipelines/background_removal.py",
     "fsspec": "src/instant3d/scenes/shard_cache.py",
     "aiohttp": "src/instant3d/scenes/shard_cache.py",
     "tqdm": "src/instant3d/utils/progress.py",

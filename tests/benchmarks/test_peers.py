@@ -23,7 +23,7 @@ def test_peers_are_all_converted_at_the_size_of_their_golden_images(tmp_path):
 
 
 def test_peers_table_has_a_row_for_a_checkpoint_with_the_columns_of_its_head():
-    row = {"views": 4, "pixels": 160, "parameters": 1234567, "load": 0.5, "planes": 0.25, "picture": 1, "mesh": 2,
+    row = {"views": 4, "pixels": 160, "parameters": 1234567, "load": 0.5, "planes": 0.25, "image": 1, "mesh": 2,
            "memory": 33.4}  # fmt: skip
     head, line = peers.table({"some (tiny)": row})
     assert line.split() == [

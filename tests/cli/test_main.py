@@ -18,6 +18,7 @@ from sphere_network import sphere_network
 
 from instant3d import scenes
 from instant3d.cameras import orbit
+from instant3d.cli import data
 from instant3d.cli import main as cli
 from instant3d.cli.main import parser
 from instant3d.modules.diffusion import components
@@ -27,7 +28,7 @@ from instant3d.stage1.sampling_options import SAMPLERS, Sampling
 from instant3d.utils import arg_types
 from instant3d.views import Views
 
-RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp"]
+RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp", "views"]
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,11 @@ def test_reconstruct_writes_a_folder_of_results_and_one_line(capsys, scene, weig
     assert sorted(result["files"]) == sorted({*RESULTS, "mesh.ply"} - {"result.json"})
     with av.open(str(tmp_path / "out" / "turntable.mp4")) as film:
         assert film.streams.video[0].frames == 6
-    assert len(Asset.load(tmp_path / "out").triplane.planes) == 3
+    asset = Asset.load(tmp_path / "out")
+    assert len(asset.triplane.planes) == 3
+    kept, given = asset.views, scenes.read(scene, frames=[0, 1, 2, 3]).views
+    assert torch.equal(kept.rgb * (kept.alpha > 0), given.rgb * (given.alpha > 0))  # of 40 px, not the network's 32
+    torch.testing.assert_close(kept.cameras.cam_to_world, given.cameras.cam_to_world)
 
 
 @pytest.mark.slow
@@ -269,6 +274,30 @@ def test_reconstruct_leaves_nothing_half_written_when_terminated(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["fit", "stage2"], "instant3d.training.fit.main"),
+        (["data", "render", "objects", "-o", "out"], f"{data.package()}.rendering.render.render_all"),
+    ],
+)
+def test_training_and_data_commands_end_by_a_signal_with_its_code_and_one_sentence(
+    capsys, tmp_path, monkeypatch, number, words, work
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(Path(__file__).parents[2] / "examples" / "objects", "objects")
+    monkeypatch.setattr(work, lambda *_, **__: os.kill(os.getpid(), number))
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+    finally:
+        signal.signal(number, before)
+    assert stop.value.code == 128 + number
+    assert capsys.readouterr().err == f"instant3d: ended by {number.name}\n"
+
+
 def test_output_that_cannot_be_written_is_refused_before_anything_is_computed(capsys, scene, tmp_path, monkeypatch):
     monkeypatch.setattr("instant3d.pipelines.reconstruct.reconstruct", lambda *_, **__: pytest.fail("computed"))
     (tmp_path / "file").write_text("")
@@ -289,6 +318,13 @@ def test_evaluation_without_held_out_views_is_refused(capsys, scene, weights, tm
     )
     assert code == 2
     assert "holds views back" in err
+
+
+def test_evaluation_refuses_options_of_meshes_without_mesh(capsys, scene, weights, tmp_path):
+    arguments = ["-o", tmp_path / "out", "--weights", weights, "--faces", 500]
+    code, _, err = run(capsys, "evaluate", "reconstruction", scene, *arguments)
+    assert code == 2
+    assert "add --mesh" in err
 
 
 @pytest.mark.slow

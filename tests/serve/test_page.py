@@ -54,8 +54,13 @@ def chromium():
 
 
 @pytest.fixture
-def served(tmp_path):
-    with page_server.running(tmp_path) as server:
+def token():
+    return None
+
+
+@pytest.fixture
+def served(tmp_path, token):
+    with page_server.running(tmp_path, token) as server:
         yield server
 
 
@@ -77,10 +82,10 @@ def visit(chromium):
     yield opened
     for context in contexts:
         context.close()
-    assert [line for line in wrong if "status of 401" not in line] == []
+    assert [line for line in wrong if "responded with a status" not in line] == []
 
 
-def until(true, seconds=60):
+def until(true, seconds=120):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -106,11 +111,11 @@ def is_red(red, green, blue):
 
 
 def is_grey(red, green, blue):
-    return (abs(red - green) < 24) & (abs(green - blue) < 24) & (red < 190)
+    return (abs(red - green) < 24) & (abs(green - blue) < 24) & (red < 215)
 
 
 def test_prompt_becomes_views_then_a_mesh_on_the_canvas_and_a_download_that_opens(served, visit, views, mesh, tmp_path):
-    page = visit(served.url, accept_downloads=True)
+    page = visit(served.url, accept_downloads=True, viewport={"width": 500, "height": 500})
     generate(page, "a red ball")
     served.progress("denoise", 3, 8)
     page.locator("#busy-text", has_text="3 of 8").wait_for()
@@ -128,7 +133,7 @@ def test_prompt_becomes_views_then_a_mesh_on_the_canvas_and_a_download_that_open
 def test_wireframe_and_clay_change_the_pixels_of_the_mesh(served, visit, mesh):
     served.add("a red ball")
     served.finish([mesh])
-    page = visit(served.url, viewport={"width": 900, "height": 600})
+    page = visit(served.url, viewport={"width": 500, "height": 500})
     solid = share(page, is_red)
     page.select_option("#surface", "wireframe")
     assert 0 < share(page, is_red) < 0.7 * solid
@@ -194,27 +199,25 @@ def test_settings_of_the_form_are_sent_and_come_back_with_use_these_settings(ser
     assert filled == ["a red ball", "7", "8", "full", "512"]
 
 
-def test_images_are_sent_as_files_and_what_is_no_image_is_refused(served, visit):
+def test_images_are_sent_as_files_and_what_is_no_image_is_refused(served, visit, tmp_path):
     page = visit(served.url)
     page.click("text=From images")
     page.set_input_files("#files", {"name": "a.gif", "mimeType": "image/gif", "buffer": b"GIF"})
     assert "a.gif is not" in page.inner_text("#problem")
-    images = [{"name": f"{k}.png", "mimeType": "image/png", "buffer": png("red")} for k in range(3)]
+    colors = ("red", "lime", "blue")
+    images = [{"name": f"{color}.png", "mimeType": "image/png", "buffer": png(color)} for color in colors]
     page.set_input_files("#files", images)
-    page.click("[aria-label='Leave out 1.png']")
-    with page.expect_request(lambda sent: sent.method == "POST") as waiting:
-        page.click("#send")
+    page.click("[aria-label='Leave out lime.png']")
+    page.click("#send")
     page.locator("#jobs li").wait_for()
-    body = waiting.value.post_data_buffer or b""
-    names = re.findall(rb'name="(\w+)"(?:; filename="([\w.]+)")?', body)
-    assert names == [(b"options", b""), (b"images", b"0.png"), (b"images", b"2.png")]
-    assert served.jobs()[0]["kind"] == "images"
+    assert [job["kind"] for job in served.jobs()] == ["images"]
+    sent = sorted(tmp_path.glob("data/uploads/*/images/*.png"))
+    assert [Image.open(file).getpixel((0, 0)) for file in sent] == [(255, 0, 0), (0, 0, 255)]
 
 
 def test_errors_of_the_server_are_shown_in_its_words(served, visit):
     page = visit(served.url)
     page.fill(PROMPT, "a red ball")
-    served.api.close()
     page.route("**/api/v1/jobs", lambda route: route.fulfill(status=429, json={"error": "the queue is full"}))
     page.press(PROMPT, "Enter")
     page.locator("#problem", has_text="the queue is full").wait_for()
@@ -230,15 +233,15 @@ def test_text_of_others_is_no_markup(served, visit):
     assert page.title() == "instant3d"
 
 
-def test_token_is_asked_for_and_opens_the_page(visit, tmp_path):
-    with page_server.running(tmp_path, token="secret-secret") as served:
-        served.add("a red ball")
-        page = visit(served.url)
-        for token in ("wrong", "secret-secret"):
-            page.fill("#token", token)
-            page.press("#token", "Enter")
-            page.locator("#login-problem:visible" if token == "wrong" else "#jobs li").wait_for()
-        assert not page.locator("#login").is_visible()
+@pytest.mark.parametrize("token", ["secret-secret"])
+def test_token_is_asked_for_and_opens_the_page(served, visit):
+    served.add("a red ball")
+    page = visit(served.url)
+    for given, answer in (("wrong", "#login-problem:visible"), ("secret-secret", "#jobs li")):
+        page.fill("#token", given)
+        page.press("#token", "Enter")
+        page.locator(answer).wait_for()
+    assert not page.locator("#login").is_visible()
 
 
 def test_escape_keeps_an_asset_and_the_delete_button_removes_it(served, visit):
@@ -281,8 +284,8 @@ def test_page_of_a_phone_is_no_wider_than_the_phone_and_every_control_has_a_name
 def test_tab_reaches_the_controls_in_the_order_of_the_page(served, visit):
     page = visit(served.url)
     page.locator("#formats label").first.wait_for(state="attached")
-    reached = []
-    for _ in range(20):
+    reached = [""]
+    while reached[-1] != "send" and len(reached) < 30:
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.name || document.activeElement.id"))
     order = ["kind", "prompt", "preset", "faces", "texture", "steps", "seed", "dice", "send"]

@@ -44,7 +44,7 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resolution",
         type=positive_int,
-        help="nodes a side of the mesh's grid (default 256; if direct, two for each texel of its planes, at most 256)",
+        help="nodes a side of the mesh's grid (default: two for each texel of the planes, at most 256)",
     )
     _add_sampling(command.add_argument_group("sampling of views in the two-stage system"))
     _add_machine(command.add_argument_group("weights and machine"))

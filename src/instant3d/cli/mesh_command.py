@@ -24,7 +24,9 @@ def add(command: argparse.ArgumentParser) -> None:
     )
     add_formats(command)
     command.add_argument(
-        "--resolution", type=positive_int, default=256, help="nodes a side of the mesh's grid (default 256)"
+        "--resolution",
+        type=positive_int,
+        help="nodes a side of the mesh's grid (default: two for each texel of the planes, at most 256)",
     )
     command.add_argument("--max-memory", type=byte_size, default=2**30, help="for meshing (default 1G)")
     command.set_defaults(command=run, output_is_file=True)

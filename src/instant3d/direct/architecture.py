@@ -147,11 +147,6 @@ class Architecture:
         """Texels along each side of a plane."""
         return self.base_side * 2 ** len(self.widths)
 
-    @property
-    def mesh_resolution(self) -> int:
-        """Grid nodes along each axis that resolve the planes: two for each texel, at most 256."""
-        return min(256, 2 * self.plane_side)
-
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:
         """Inverse of `dataclasses.asdict`.

@@ -38,10 +38,10 @@ class Asset:
     Args:
         triplane: The planes of one object.
         decoder: MLP from plane features to density and colour.
-        resolution: Nodes along each axis of the grid on which the surface is extracted.
+        resolution: Nodes along each axis of the grid on which the surface is extracted; see `mesh_resolution`.
         max_memory: Bytes that rendering and meshing may take for themselves.
         exact: Render in float32 and at half the step, to compare; otherwise with differences too small to see.
-        views: Posed images (V,) of the object, which sharpen the colours of its meshes.
+        views: Posed images (V,) of the object, which fit its meshes' silhouettes and sharpen their colours.
         name: Name of its meshes in files.
 
     Raises:
@@ -53,7 +53,7 @@ class Asset:
         triplane: Triplane,
         decoder: Decoder,
         *,
-        resolution: int = 256,
+        resolution: int | None = None,
         max_memory: int = 2**30,
         exact: bool = False,
         views: Views | None = None,
@@ -62,7 +62,8 @@ class Asset:
         if triplane.planes.dim() != 4:
             raise ValueError(f"an asset is one object, planes (3, C, P, P), got {tuple(triplane.planes.shape)}")
         self.triplane, self.decoder = triplane, decoder
-        self.resolution, self.max_memory, self.exact = resolution, max_memory, exact
+        self.resolution = resolution or mesh_resolution(triplane.planes.shape[-1])
+        self.max_memory, self.exact = max_memory, exact
         self.views, self.name = views, name
 
     @cached_property
@@ -78,8 +79,10 @@ class Asset:
 
     @cached_property
     def surface(self) -> Mesh:
-        """The surface at full resolution, without colours, in world axes."""
-        surface = mesh_extraction.extract_surface(self.field, self.resolution, max_memory=self.max_memory)
+        """The surface at full resolution, without colours, in world axes; its threshold is chosen with the views."""
+        surface = mesh_extraction.extract_surface(
+            self.field, self.resolution, views=self.views, max_memory=self.max_memory
+        )
         return replace(surface, name=self.name)
 
     def mesh(self, faces: int | None = None, *, origin: Origin = "world") -> Mesh:
@@ -174,6 +177,11 @@ class Asset:
         triplane, decoder = read_triplane(path)
         views = scenes.read(path.parent / VIEWS, maps=()).views if (path.parent / VIEWS).is_dir() else None
         return cls(triplane.to(device), decoder.to(device), views=views)
+
+
+def mesh_resolution(plane_side: int) -> int:
+    """Return the default nodes along each axis of a mesh's grid: two for each texel of the planes, at most 256."""
+    return min(256, 2 * plane_side)
 
 
 def check_formats(formats: Sequence[str]) -> list[str]:

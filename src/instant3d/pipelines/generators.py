@@ -18,9 +18,9 @@ from torch import Tensor
 
 from instant3d import scenes
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
-from instant3d.direct.architecture import read_architecture
+from instant3d.direct.architecture import read_architecture as read_direct
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
-from instant3d.nerf.asset import Asset
+from instant3d.nerf.asset import Asset, mesh_resolution
 from instant3d.nerf.triplane import Triplane
 from instant3d.pipelines import results
 from instant3d.pipelines.results import SheetInputs, image_size
@@ -35,6 +35,8 @@ from instant3d.pipelines.weights import (
 )
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.sampling_options import Sampling
+from instant3d.stage2.architecture import read_architecture as read_stage2
+from instant3d.stage2.network import resolve as resolve_stage2
 from instant3d.utils import visualization
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.devices import find_device
@@ -72,7 +74,6 @@ class AssetGenerator(Protocol):
         device: Where the networks run.
         at_once: Prompts that are sampled in one batch.
         settings: What determines an asset beside its prompt and seed, the mesh's resolution and the weights.
-        nodes: Nodes along each axis of the mesh's grid by default.
     """
 
     system: str
@@ -80,7 +81,10 @@ class AssetGenerator(Protocol):
     device: torch.device
     at_once: int
     settings: dict[str, Any]
-    nodes: int
+
+    @property
+    def nodes(self) -> int:
+        """Default nodes along each axis of the mesh's grid."""
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -145,7 +149,6 @@ class TwoStageGenerator:
     """
 
     system, task = "two-stage", "generating the views"
-    nodes = 256
 
     def __init__(
         self,
@@ -162,6 +165,10 @@ class TwoStageGenerator:
         self.stage1, self.stage2 = find_stages(stage1, stage2)
         self.sampling, self.negative = sampling, negative
         self.settings = {"negative": negative, "sampling": asdict(sampling)}
+
+    @cached_property
+    def nodes(self) -> int:
+        return mesh_resolution(read_stage2(resolve_stage2(self.stage2) / CONFIG).plane_side)
 
     def with_sampling(self, sampling: Sampling, negative: str | None = None) -> TwoStageGenerator:
         """Return a generator with other settings that shares the loaded networks."""
@@ -244,8 +251,11 @@ class DirectGenerator:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
         self.source = find_direct(weights)
         self.folder = direct_folder(self.source)
-        self.nodes = read_architecture(self.folder / CONFIG).mesh_resolution
         self.settings: dict[str, Any] = {}
+
+    @cached_property
+    def nodes(self) -> int:
+        return mesh_resolution(read_direct(self.folder / CONFIG).plane_side)
 
     @cached_property
     def weights(self) -> dict[str, Any]:

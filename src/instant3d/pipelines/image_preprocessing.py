@@ -1,4 +1,4 @@
-"""Preprocessing of a single photo for single-image networks: orientation, background removal, centring and scale.
+"""Preprocessing of photos: orientation, background removal, centring and scale.
 
 The file is untrusted: its size is bounded before it is decoded.
 """
@@ -16,15 +16,15 @@ from PIL import Image
 
 from instant3d.pipelines import background_removal
 from instant3d.scenes import Scene
-from instant3d.scenes import images as scene_images
 from instant3d.scenes.images import DecodedImage
-from instant3d.scenes.scene_folder import MAX_FILE_BYTES
+from instant3d.scenes.scene_files import MAX_FILE_BYTES
+from instant3d.scenes.white_background import opacity_mask
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import images
 from instant3d.views import Views
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")
 WIDEST = 2048  # pixels a side that are processed: networks take at most a quarter
 CLEAR = 0.01  # share of transparent pixels from which transparency is a background, not the corner of a window
 SPECK = 0.002  # of the largest piece: pieces smaller than that do not count where its extent is measured
@@ -38,11 +38,24 @@ class Photo:
     Attributes:
         scene: One square view by the camera that the network assumes, with the object's opacity as its alpha.
         cut_by: How the background was removed: "alpha" by the image's transparency, "white" off a white background,
-            "rembg" by rembg's model.
+            "rembg" by rembg's model, "matting" by a network that the user named.
     """
 
     scene: Scene
     cut_by: str
+
+
+@dataclass(frozen=True)
+class CutPhoto:
+    """A photo whose object is separated from the background.
+
+    Attributes:
+        cut: Colours and opacity; `alpha_source` is how the background was removed, see `Photo`.
+        focal_mm: Focal length as if on 35 mm film, from the EXIF data; None if there is none.
+    """
+
+    cut: DecodedImage
+    focal_mm: float | None
 
 
 def is_photo(path: Path) -> bool:
@@ -52,12 +65,13 @@ def is_photo(path: Path) -> bool:
     return not path.exists() and path.suffix.lower() in SUFFIXES
 
 
-def read_photo(path: Path, a: Architecture) -> Photo:
+def read_photo(path: Path, a: Architecture, matting: Path | None = None) -> Photo:
     """Read an image file and prepare it for a single-image network.
 
     Args:
         path: A PNG, JPEG or WebP file.
         a: The network's architecture, whose camera, share of the object and image size apply.
+        matting: See `cut_out`.
 
     Returns:
         The photo, with the object cut out and centred.
@@ -70,21 +84,40 @@ def read_photo(path: Path, a: Architecture) -> Photo:
     if camera is None:
         raise ValueError(
             f"this checkpoint makes an object of several posed views, but {path} is one image; name a scene folder, "
-            "or the --weights of a network of one image (`instant3d convert triposr` or `openlrm`)"
+            "two to four photos, or the --weights of a network of one image (`instant3d convert triposr` or `openlrm`)"
         )
+    cut = read_cut_photo(path, matting).cut
+    pixels = torch.from_numpy(np.array(frame_object(cut, a.foreground))).permute(2, 0, 1)[None].float() / 255
+    views = Views(pixels[:, :3].contiguous(), pixels[:, 3:].contiguous(), camera)
+    return Photo(Scene(views, None, path.stem, (path.name,), path), cut.alpha_source)
+
+
+def read_cut_photo(path: Path, matting: Path | None = None) -> CutPhoto:
+    """Read an image file, upright, and separate its object from the background.
+
+    Args:
+        path: A PNG, JPEG or WebP file, or a HEIC if pillow-heif is installed.
+        matting: See `cut_out`.
+
+    Raises:
+        ValueError: The file is too large, no valid image or without object.
+        FileNotFoundError: There is no such file.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name an image, or a scene folder")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
-    cut = cut_out(decode_photo(path.read_bytes(), str(path)), str(path))
+    data = path.read_bytes()
+    image = decode_photo(data, str(path))
+    cut = cut_out(image, str(path), matting)
     if cut.alpha.max() < FAINT:
         empty = {"alpha": "is transparent everywhere", "white": "is white everywhere"}
         raise ValueError(
-            f"{path} {empty.get(cut.alpha_source, 'shows no object that rembg finds')}; give another image"
+            f"{path} {empty.get(cut.alpha_source, f'shows no object that {cut.alpha_source} finds')}; "
+            "give another image"
         )
-    pixels = torch.from_numpy(np.array(frame_object(cut, a.foreground))).permute(2, 0, 1)[None].float() / 255
-    views = Views(pixels[:, :3].contiguous(), pixels[:, 3:].contiguous(), camera)
-    return Photo(Scene(views, None, path.stem, (path.name,), path), cut.alpha_source)
+    described = image if images.is_heif(data) else images.header(data, str(path))
+    return CutPhoto(cut, images.focal_length_35mm(described))
 
 
 def decode_photo(data: bytes, where: str) -> Image.Image:
@@ -98,26 +131,31 @@ def decode_photo(data: bytes, where: str) -> Image.Image:
         RGB or RGBA image of at most `WIDEST` pixels a side.
 
     Raises:
-        ValueError: It is not a valid PNG, JPEG or WebP, is animated, or is too large.
+        ValueError: It is not a valid PNG, JPEG, WebP or HEIC, is animated, or is too large.
     """
-    image = images.open_image(data, where, enough=WIDEST, upright=True)
+    if images.is_heif(data):
+        image = images.open_heif(data, where)
+    else:
+        image = images.open_image(data, where, enough=WIDEST, upright=True)
     image.thumbnail((WIDEST, WIDEST))  # colours are weighted by alpha
     return image
 
 
-def cut_out(image: Image.Image, where: str = "the image") -> DecodedImage:
-    """Separate the object from the background: by the image's transparency, else by a white background, else by rembg.
+def cut_out(image: Image.Image, where: str = "the image", matting: Path | None = None) -> DecodedImage:
+    """Separate the object from the background: by transparency, else by a white background, else by a network.
 
     Args:
         image: RGB or RGBA image of H x W pixels.
         where: Name of the image for the warning.
+        matting: ONNX file of a matting network such as IS-Net, in place of rembg.
 
     Returns:
-        Colours (H, W, 3) and opacity (H, W) in uint8, and which of the three ways gave them. A warning is issued if it
-        was rembg.
+        Colours (H, W, 3) and opacity (H, W) in uint8, and which of the ways gave them. A warning is issued if it was
+        rembg.
 
     Raises:
-        ValueError: rembg is needed but not installed, or cannot be run.
+        ValueError: A network is needed, but what runs it is not installed, or it cannot be run.
+        FileNotFoundError: A network is needed, but its file is missing.
     """
     if image.mode == "RGBA":
         pixels = np.asarray(image)
@@ -125,10 +163,12 @@ def cut_out(image: Image.Image, where: str = "the image") -> DecodedImage:
             return DecodedImage(pixels[..., :3], pixels[..., 3], "alpha")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     rgb = np.asarray(image)
-    white = scene_images.opacity_mask(rgb.astype(np.float32) / 255)
+    white = opacity_mask(rgb.astype(np.float32) / 255)
     if white is not None:
         straight, alpha = ((part * 255).round().astype(np.uint8) for part in white)
         return DecodedImage(straight, alpha, "white")
+    if matting is not None:
+        return DecodedImage(rgb, background_removal.matting_mask(image, matting), "matting")
     alpha = background_removal.foreground_mask(image)
     warnings.warn(
         f"{where} has neither transparency nor a white background; its background is removed by rembg", stacklevel=2
@@ -147,7 +187,21 @@ def frame_object(cut: DecodedImage, share: float) -> Image.Image:
     Returns:
         Square RGBA image.
     """
-    left, top, side = crop_window(cut.alpha, share)
+    return crop_square(cut, *crop_window(cut.alpha, share))
+
+
+def crop_square(cut: DecodedImage, left: float, top: float, side: float) -> Image.Image:
+    """Crop a square whose edges may lie between pixels and beyond the image, which is transparent there.
+
+    Args:
+        cut: Colours and opacity of an image.
+        left: Left edge of the square in pixels.
+        top: Its top edge.
+        side: Its side.
+
+    Returns:
+        RGBA image of `side` pixels a side, rounded.
+    """
     corner = math.floor(left), math.floor(top)
     end = math.ceil(left + side), math.ceil(top + side)
     image = Image.fromarray(np.dstack([cut.rgb, cut.alpha])).crop((*corner, *end))  # transparent where it was not
@@ -168,14 +222,23 @@ def crop_window(alpha: np.ndarray, share: float) -> tuple[float, float, float]:
         Left, top and side of the square in pixels; it may reach beyond the image.
     """
     height, width = alpha.shape
-    ends = (0, width), (0, height)
-    if share:
-        solid = _without_specks(alpha >= FAINT)
-        columns, rows = (np.flatnonzero(solid.any(axis)) for axis in (0, 1))
-        ends = (int(columns[0]), int(columns[-1]) + 1), (int(rows[0]), int(rows[-1]) + 1)
-    side = max(end - start for start, end in ends) / (share or 1.0)
-    left, top = ((start + end - side) / 2 for start, end in ends)
-    return left, top, side
+    left, top, right, bottom = object_box(alpha) if share else (0, 0, width, height)
+    side = max(right - left, bottom - top) / (share or 1.0)
+    return (left + right - side) / 2, (top + bottom - side) / 2, side
+
+
+def object_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
+    """Measure the extent of the object, without specks.
+
+    Args:
+        alpha: Opacity (H, W) in uint8, `FAINT` or more somewhere.
+
+    Returns:
+        Left, top, right and bottom in pixels.
+    """
+    solid = _without_specks(alpha >= FAINT)
+    columns, rows = (np.flatnonzero(solid.any(axis)) for axis in (0, 1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _without_specks(solid: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ def remesh(
     options: MeshOptions = DEFAULT,
     formats: Sequence[str] = ("glb",),
     size_mm: float = SIZE_MM,
-    resolution: int = 256,
+    resolution: int | None = None,
     max_memory: int = 2**30,
 ) -> dict[str, Any]:
     """Make a mesh of a saved asset without generating or reconstructing it again.
@@ -32,7 +32,7 @@ def remesh(
         options: How the mesh is made.
         formats: Of the mesh; the output's own if that is a file.
         size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
-        resolution: Nodes along each axis of the grid on which the surface is found.
+        resolution: Nodes along each axis of the grid on which the surface is found; by default the asset's own.
         max_memory: Bytes that meshing may take.
 
     Returns:
@@ -46,7 +46,7 @@ def remesh(
     formats, watch = check_formats(formats), Stopwatch()
     with watch("load"):
         asset = Asset.load(source)
-    asset.resolution, asset.max_memory = resolution, max_memory
+    asset.resolution, asset.max_memory = resolution or asset.resolution, max_memory
     made = asset.build_mesh(options, watch=watch)
     one = not output.is_dir() and output.suffix.lower().lstrip(".") in FORMATS
     folder, stem = (output.parent, output.stem) if one else (output, "mesh")

@@ -22,7 +22,7 @@ from instant3d.modules.diffusion.components import NETWORKS, Components
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 from instant3d.modules.diffusion.text import TextEmbedding, fits
 from instant3d.nerf.asset import Asset
-from instant3d.nerf.triplane import Triplane
+from instant3d.nerf.triplane import Triplane, TriplaneField
 from instant3d.pipelines.model_offload import ModelOffloader, fair_share
 from instant3d.pipelines.weights import direct_folder, find_direct, find_stages
 from instant3d.scenes import Scene
@@ -70,12 +70,14 @@ class ViewsTo3D:
         """
         return cls(Reconstructor.from_pretrained(source).requires_grad_(False), device)
 
-    def __call__(self, views: Views | Scene, *, resolution: int = 256, max_memory: int = MemoryLimits.scratch) -> Asset:
+    def __call__(
+        self, views: Views | Scene, *, resolution: int | None = None, max_memory: int = MemoryLimits.scratch
+    ) -> Asset:
         """Reconstruct one object. A warning is issued if the cameras are unlike those of the training.
 
         Args:
             views: Square views (V,) of any size, or a scene that has them.
-            resolution: Nodes along each axis of the mesh's grid.
+            resolution: Nodes along each axis of the mesh's grid; by default two for each texel, at most 256.
             max_memory: Bytes that rendering and meshing may take.
 
         Raises:
@@ -105,6 +107,11 @@ class ViewsTo3D:
             exact=self.network.precise,
             views=views.to("cpu"),
         )
+
+    def field(self, views: Views) -> TriplaneField:
+        """Reconstruct the field alone, on the CPU; arguments and errors as for a call."""
+        asset = self(views)
+        return TriplaneField(asset.triplane.to("cpu"), asset.decoder.to("cpu"))
 
     @property
     def _half(self) -> bool:
@@ -179,7 +186,7 @@ class TextTo3D:
         seed: int = 0,
         sampling: Sampling = Sampling(),
         negative: str | None = None,
-        resolution: int = 256,
+        resolution: int | None = None,
         on_step: OnStep | None = None,
     ) -> Asset:
         """Generate the asset of a prompt; the same seed gives the same asset.
@@ -189,7 +196,7 @@ class TextTo3D:
             seed: Seed of the initial noise.
             sampling: Settings of the denoising.
             negative: Negative prompt of classifier-free guidance; None: SDXL's zero embedding.
-            resolution: Nodes along each axis of the mesh's grid.
+            resolution: Nodes along each axis of the mesh's grid; by default two for each texel, at most 256.
             on_step: Called after each step of denoising.
         """
         (views,) = self.views([prompt], [seed], sampling=sampling, negative=negative, on_step=on_step)
@@ -255,8 +262,8 @@ class TextTo3D:
         self.offloader.load_to_device("vae")
         return self.sampler.decode(latents)
 
-    def build(self, views: Views, *, resolution: int = 256) -> Asset:
-        """Reconstruct the asset of four views (4,); `resolution` is the nodes along each axis of the mesh's grid."""
+    def build(self, views: Views, *, resolution: int | None = None) -> Asset:
+        """Reconstruct the asset of four views (4,); `resolution` is as in `__call__`."""
         self.offloader.load_to_device("stage2")
         return self.reconstruct(views, resolution=resolution, max_memory=self.limits.scratch)
 
@@ -371,8 +378,6 @@ class DirectTextTo3D:
         Raises:
             ValueError: The planes are not finite.
         """
-        if resolution is None:
-            resolution = self.network.architecture.mesh_resolution
         if not torch.isfinite(triplane.planes).all():
             raise ValueError("the network's output is not finite; copy or export its weights again")
         decoder = copy.deepcopy(self.network.decoder)  # its own, for the network may move to another device

@@ -27,6 +27,13 @@ def comma_separated(text: str) -> list[str]:
     return [part.strip().lower() for part in text.split(",") if part.strip()]
 
 
+def finite_floats(text: str) -> list[float]:
+    """Parse comma-separated finite numbers such as `0,90,180.5`."""
+    if not re.fullmatch(r"-?\d{1,6}(\.\d*)?(,-?\d{1,6}(\.\d*)?)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,90,180.5")
+    return [float(word) for word in text.split(",")]
+
+
 def nonempty_path(text: str) -> Path:
     """Parse a path; an empty text, such as a shell makes of an unset variable, is refused."""
     return Path(nonempty(text))

@@ -1,16 +1,16 @@
 // What is said of the job that is shown: its settings, its files, its command.
 
 import { isOver } from "./api.js";
-import { $, arrange, bytes, complain, element, nameOf } from "./dom.js";
+import { $, arrange, bytes, complain, element, nameOf, setText } from "./dom.js";
 
 const SHOWN_FIRST = /^mesh\.|\.(glb|obj|ply|stl|3mf|usdz|zip)$/;
 
 export function describe(job) {
   $("about").hidden = false;
-  $("name").textContent = nameOf(job);
-  $("facts").textContent = facts(job).join(" · ");
+  setText($("name"), nameOf(job));
+  setText($("facts"), facts(job).join(" · "));
   complain($("failure"), job.state === "failed" ? job.error : null);
-  $("command").textContent = job.command;
+  setText($("command"), job.command);
   $("remove").hidden = !isOver(job);
   const files = [...job.files].sort((a, b) => SHOWN_FIRST.test(b.name) - SHOWN_FIRST.test(a.name));
   $("downloads-title").hidden = !files.length;

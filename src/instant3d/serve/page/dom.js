@@ -20,12 +20,15 @@ export function arrange(list, keys, make) {
   for (const child of present.values()) child.remove();
 }
 
-export function say(sentence) {
-  if ($("status").textContent !== sentence) $("status").textContent = sentence;
+// The same text again would undo a selection in it, and a screen reader would read it again.
+export function setText(place, text) {
+  if (place.textContent !== text) place.textContent = text;
 }
 
+export const say = (sentence) => setText($("status"), sentence);
+
 export function complain(place, sentence) {
-  place.textContent = sentence ?? "";
+  setText(place, sentence ?? "");
   place.hidden = !sentence;
 }
 

@@ -64,6 +64,7 @@ function acceptFiles() {
     $("files").value = ""; // so that the same file can be chosen again
   };
   document.body.ondragover = (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return; // text may be dropped on the prompt
     event.preventDefault();
     document.body.classList.add("dropping");
   };
@@ -71,9 +72,10 @@ function acceptFiles() {
     if (!event.relatedTarget) document.body.classList.remove("dropping");
   };
   document.body.ondrop = (event) => {
+    if (!event.dataTransfer.files.length) return;
     event.preventDefault();
     document.body.classList.remove("dropping");
-    if (event.dataTransfer.files.length) choose([...event.dataTransfer.files]);
+    choose([...event.dataTransfer.files]);
   };
 }
 
@@ -137,9 +139,13 @@ export function request() {
 export function refill({ prompt, options }) {
   if (prompt !== null) fields.prompt.value = prompt;
   fields.kind.value = prompt === null ? "images" : "text";
+  for (const name of ["faces", "texture"]) // a program may have asked for another number
+    if (options[name] && ![...fields[name].options].some(({ value }) => value === String(options[name])))
+      fields[name].append(new Option(options[name]));
   for (const name of ["seed", "steps", "guidance", "negative_prompt", "faces", "texture", "preset"])
     fields[name].value = options[name] ?? "";
   for (const box of $("formats").querySelectorAll("input:not(:disabled)"))
     box.checked = (options.formats ?? []).includes(box.value);
   showKind();
+  $(showsImages() ? "files" : "prompt").focus();
 }

@@ -1,7 +1,7 @@
 // The queue and the gallery.
 
 import { isOver } from "./api.js";
-import { $, arrange, element, fill, nameOf, progressOf } from "./dom.js";
+import { $, arrange, element, fill, nameOf, progressOf, setText } from "./dom.js";
 
 // Jobs in the order in which they run.
 function active(jobs) {
@@ -32,8 +32,8 @@ function row(id, { show, cancel }) {
 }
 
 function updateRow(item, job, shown) {
-  item.querySelector(".name").textContent = nameOf(job);
-  item.querySelector(".state").textContent = progressOf(job);
+  setText(item.querySelector(".name"), nameOf(job));
+  setText(item.querySelector(".state"), progressOf(job));
   item.querySelector(".open").setAttribute("aria-current", job.id === shown);
   item.querySelector(".stop").ariaLabel = `Cancel ${nameOf(job)}`;
   item.querySelector("progress").ariaLabel = `Progress of ${nameOf(job)}`;

@@ -10,8 +10,9 @@ import * as viewer from "./viewer.js";
 const PAGE = 24; // jobs asked for at once
 const EVERY_MS = 2000; // how often the list is asked for while something is queued or running
 const jobs = new Map(); // by id, the newest first
-const actions = { show, cancel: (id) => attempt(() => cancel(id)) };
+const actions = { show: lookAt, cancel: (id) => attempt(() => cancel(id)) };
 let shown = null; // the id of the job in the viewer
+let oldest = null; // the id of the last job of the list so far
 let stopFollowing = () => {};
 let followed = null;
 let timer = 0;
@@ -44,7 +45,8 @@ function update(job) {
 
 function announce(job) {
   const before = jobs.get(job.id);
-  if (before && stateOf(before) !== stateOf(job)) say(`${nameOf(job)}: ${job.error ?? stateOf(job)}`);
+  const words = job.id === shown ? stateOf : ({ state }) => state;
+  if (before && words(before) !== words(job)) say(`${nameOf(job)}: ${job.error ?? stateOf(job)}`);
 }
 
 function render() {
@@ -65,6 +67,11 @@ function show(id) {
   history.replaceState(null, "", id ? `#${id}` : location.pathname); // a reload shows the same job
   follow(jobs.get(id));
   render();
+}
+
+function lookAt(id) {
+  show(id);
+  $("screen").scrollIntoView({ block: "nearest" }); // the gallery is below it, on a phone the form above
 }
 
 // One stream at a time, for a browser opens six connections to a server; the list has the others.
@@ -99,7 +106,7 @@ async function refresh() {
 function schedule(delay = EVERY_MS) {
   clearTimeout(timer);
   timer = setTimeout(async () => {
-    await attempt(refresh);
+    await attempt(refresh, $("trouble"));
     if ([...jobs.values()].some(isActive)) schedule();
   }, delay);
 }
@@ -110,9 +117,8 @@ async function send() {
     const job = await api.submit(form.request());
     mergeNewest([job]);
     say(`${nameOf(job)}: ${stateOf(job)}`);
-    if (!isActive(jobs.get(shown) ?? { state: "done" })) show(job.id);
+    if (!isActive(jobs.get(shown) ?? { state: "done" })) lookAt(job.id);
     else render();
-    $("stage").scrollIntoView({ block: "nearest" }); // below the form on a phone
     schedule(0);
   });
   $("send").disabled = false;
@@ -127,6 +133,8 @@ async function cancel(id) {
 async function remove() {
   if (!(await confirmed($("confirm")))) return;
   await api.remove(shown);
+  const ids = [...jobs.keys()];
+  if (shown === oldest) oldest = ids[ids.indexOf(shown) - 1] ?? null;
   jobs.delete(shown);
   show(null);
   $("gallery").scrollIntoView({ block: "nearest" });
@@ -139,7 +147,9 @@ function confirmed(dialog) {
 }
 
 async function more() {
-  const older = await api.jobs(PAGE, [...jobs.keys()].at(-1));
+  const older = await api.jobs(PAGE, oldest);
+  oldest = older.at(-1)?.id ?? oldest;
+  for (const { id } of older) jobs.delete(id); // one that the address named may be there already, out of order
   older.forEach(update);
   $("more").hidden = older.length < PAGE;
   render();
@@ -164,6 +174,7 @@ async function start() {
   form.offer(await api.models());
   const newest = await refresh();
   $("more").hidden = newest.length < PAGE;
+  oldest = newest.at(-1)?.id ?? null;
   const wanted = location.hash.slice(1);
   if (wanted && !jobs.has(wanted)) await api.job(wanted).then(update, () => {});
   const first = jobs.get(wanted) ?? newest.find((job) => job.state === "running") ?? newest.find((job) => job.state === "done");

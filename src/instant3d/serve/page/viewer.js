@@ -1,6 +1,6 @@
 // The viewer: the views, the turntable or the mesh of the job that is shown, and the tools for the mesh.
 
-import { $, complain, fill, nameOf, progressOf } from "./dom.js";
+import { $, complain, fill, nameOf, progressOf, setText } from "./dom.js";
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const FILES = { views: ["grid.png"], turntable: ["turntable.webp", "turntable.mp4"], mesh: ["mesh.glb"] };
@@ -66,7 +66,7 @@ function play(url) {
 function showBusy(job) {
   const busy = job.state === "queued" || job.state === "running";
   $("busy").hidden = !busy;
-  $("busy-text").textContent = progressOf(job);
+  setText($("busy-text"), progressOf(job));
   fill($("busy-bar"), job);
 }
 
@@ -94,6 +94,7 @@ function scene() {
 }
 
 function applySurface() {
+  if (!model.loaded) return; // it is called again then
   const surface = $("surface").value;
   scene().traverse(({ isMesh, material }) => {
     if (!isMesh || !material.isMeshStandardMaterial) return;
@@ -101,7 +102,7 @@ function applySurface() {
     const { map, color, vertexColors } = material.userData.original;
     const plain = surface === "clay";
     material.color.copy(color);
-    if (plain) material.color.setRGB(0.6, 0.58, 0.55);
+    if (plain) material.color.setRGB(0.38, 0.36, 0.34);
     Object.assign(material, { map: plain ? null : map, vertexColors: vertexColors && !plain });
     material.wireframe = surface === "wireframe";
     material.needsUpdate = true;
@@ -115,6 +116,7 @@ export function prepare() {
   $("exposure").oninput = () => model.setAttribute("exposure", $("exposure").value);
   $("turn").onchange = () => model.toggleAttribute("auto-rotate", $("turn").checked);
   $("reset").onclick = () => {
+    if (!model.loaded) return;
     model.cameraOrbit = ORBIT;
     model.cameraTarget = "auto auto auto";
     model.fieldOfView = "auto";
