@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
 from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
+from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.stage1.cache import PARTS, LatentBatch, posterior
@@ -387,6 +388,7 @@ def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None 
     trained_on = settings.get("words")
     if parts.words is not None:
         parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
+    parts.layout = ViewLayout()  # that of the training grids
     parts.save(folder)
     return parts.unet
 
