@@ -1,4 +1,4 @@
-"""Instant3D's first stage as GRM's authors released it (`instant3d.pth`): an SDXL that generates grids of four views."""
+"""Instant3D's first stage as GRM's authors released it (`instant3d.pth`): an SDXL for grids of four views."""
 
 from __future__ import annotations
 
@@ -98,8 +98,9 @@ def check_noise_levels(tensors: Mapping[str, Tensor], schedule: Mapping[str, Any
     wanted, got = ((1 - abar) / abar).sqrt(), tensors[SIGMAS].double()
     if got.shape != wanted.shape or not torch.allclose(got, wanted, rtol=1e-3):
         raise ValueError(
-            f"{file} was trained with other noise levels ({SIGMAS}: {len(got)} from {got.min():.4g} to {got.max():.4g}) "
-            f"than SDXL's {len(wanted)} from {wanted.min():.4g} to {wanted.max():.4g}; it is another model"
+            f"{file} was trained with other noise levels ({SIGMAS}: {len(got)} from {got.min():.4g} to "
+            f"{got.max():.4g}) than SDXL's {len(wanted)} from {wanted.min():.4g} to {wanted.max():.4g}; it is another "
+            "model"
         )
 
 

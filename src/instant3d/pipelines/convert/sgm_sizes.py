@@ -1,6 +1,7 @@
-"""Sizes of an SDXL in the layout of Stability AI's own code (SGM), as configurations of diffusers' and transformers' classes.
+"""Sizes of an SDXL in the layout of Stability AI's own code (SGM), as diffusers' and transformers' configurations.
 
-Sizes come from the tensors. Heads, which no tensor determines, are 64 channels wide unless a configuration says otherwise.
+Sizes come from the tensors. Heads, which no tensor determines, are 64 channels wide unless a configuration says
+otherwise.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def sdxl_sizes(shapes: Shapes, config: Config) -> dict[str, dict[str, Any]]:
 
 
 def _unet_sizes(shapes: Shapes, config: Config, summary: int) -> dict[str, Any]:
-    first, channels, _, _ = shapes.of(f"{UNET}input_blocks.0.0.weight", 4)
+    _, channels, _, _ = shapes.of(f"{UNET}input_blocks.0.0.weight", 4)
     blocks = count_layers(shapes.keys(), f"{UNET}input_blocks.")
     ends = [i for i in range(blocks) if f"{UNET}input_blocks.{i}.0.op.weight" in shapes]
     per_level = (ends or [blocks])[0] - 1

@@ -66,11 +66,12 @@ class GeneratorConversion:
         """Description of the checkpoint, line by line."""
         sizes = {name: count_parameters(network) for name, network in self.networks.items()}
         total = sum(sizes.values())
-        views = zip(self.layout.azimuths_deg, self.layout.elevations_deg, strict=True)
+        angles = zip(self.layout.azimuths_deg, self.layout.elevations_deg, strict=True)
+        views = ", ".join(f"{azimuth:g}/{elevation:g}" for azimuth, elevation in angles)
         return [
             f"{self.generator.title}: {self.file}",
             f"takes       {self.generator.takes}",
-            f"views       {', '.join(f'{azimuth:g}/{elevation:g}' for azimuth, elevation in views)} (azimuth/elevation), "
+            f"views       {views} (azimuth/elevation), "
             f"distance {self.layout.radius:g}, field of view {self.layout.fov_deg:g}",
             f"networks    {', '.join(f'{name} {count:,}' for name, count in sizes.items())}",
             f"parameters  {total:,}: {4 * total / 1e9:.2f} GB in float32, {2 * total / 1e9:.2f} GB in half precision",
