@@ -84,7 +84,8 @@ def test_generate_refuses_invalid_cameras_in_one_sentence(stage1, stage2, tmp_pa
     arguments = ["generate", "a hat", "--stage1", str(folder), "--stage2", str(stage2), "-o", str(tmp_path / "out")]
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
-    assert fault in captured.err and captured.err.count("\n") == 1
+    assert fault in captured.err
+    assert captured.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

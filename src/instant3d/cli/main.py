@@ -177,7 +177,7 @@ def _add_export(command: argparse.ArgumentParser) -> None:
 
 
 def _add_convert(command: argparse.ArgumentParser) -> None:
-    command.add_argument("family", choices=("instantmesh", "openlrm", "triposr", "grm-instant3d"))
+    command.add_argument("family", choices=("instantmesh", "openlrm", "triposr", "grm-instant3d", "zero123plus"))
     command.add_argument("source", help="a file (.safetensors .ckpt .pth), a folder, a Hub id, or owner/name/file")
     command.add_argument(
         "-o", "--output", type=nonempty_path, help="folder for the weights, their configuration and licence"

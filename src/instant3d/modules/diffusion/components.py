@@ -198,10 +198,11 @@ def build_part(name: str, config: Mapping[str, Any]) -> Any:
         return build_scheduler(config, "euler")
     check_sizes(config, name)
     with without_warnings():
-        if name.startswith("text"):
-            from transformers import CLIPTextConfig
+        if name.endswith(("encoder", "encoder_2")):
+            from transformers import CLIPTextConfig, CLIPVisionConfig
 
-            return kind_of(name)(CLIPTextConfig(**config)).eval()
+            settings = CLIPVisionConfig if name == "vision_encoder" else CLIPTextConfig
+            return kind_of(name)(settings(**config)).eval()
         return kind_of(name)(**config).eval()
 
 
@@ -279,7 +280,7 @@ def with_xformers(unet: Any) -> Any:
 
 def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
     """Write the component `name` into an existing folder, a network in `dtype`."""
-    if name in NETWORKS:
+    if name in (*NETWORKS, "vision_encoder"):
         _write_network(part, name, folder, dtype)
         return
     part.save_pretrained(folder)
@@ -293,7 +294,7 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
 
     if any("lora_" in key for key in network.state_dict()):
         raise ValueError(f"the {name} has LoRA weights, which plain diffusers would not read; merge them first")
-    if name.startswith("text"):
+    if name.endswith(("encoder", "encoder_2")):
         config = copy.deepcopy(network.config)
         # not `dtype`: transformers would load the encoder in it by default, but diffusers loads the UNet in float32
         config.architectures, config.dtype = [type(network).__name__], torch.float32
@@ -306,7 +307,9 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
     tensors = {
         prefix + key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()
     }
-    path = folder / ("model.safetensors" if name.startswith("text") else "diffusion_pytorch_model.safetensors")
+    path = folder / (
+        "model.safetensors" if name.endswith(("encoder", "encoder_2")) else "diffusion_pytorch_model.safetensors"
+    )
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod((folder / "config.json").stat().st_mode)  # `save_file` lets only its owner read
 
