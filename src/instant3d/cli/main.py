@@ -14,7 +14,15 @@ from types import FrameType
 from typing import NoReturn
 
 from instant3d import __version__
-from instant3d.cli import data, doctor_options, evaluate_options, generate_options, mesh_command, scene_options
+from instant3d.cli import (
+    data,
+    doctor_options,
+    evaluate_options,
+    generate_options,
+    mesh_command,
+    scene_options,
+    view_generator_options,
+)
 from instant3d.cli.format_options import add_formats, mesh_options
 from instant3d.utils import atomic, bundled
 from instant3d.utils.arg_types import (
@@ -149,6 +157,7 @@ def _add_reconstruct(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
     )
+    view_generator_options.add(command)
     command.set_defaults(command=_reconstruct)
 
 
@@ -252,6 +261,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         size_mm=arguments.size_mm,
         device=arguments.device,
         max_memory=arguments.max_memory,
+        views_by=arguments.views_by,
+        sampling=view_generator_options.sampling(arguments),
     )
     print_escaped(closing_line(result, arguments.output))
 

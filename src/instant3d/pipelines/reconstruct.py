@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+import torch
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import SIZE_MM, check_size_mm
+from instant3d.modules.diffusion.zero123plus import DEFAULT_SAMPLING, Zero123PlusSampling
 from instant3d.nerf.asset import check_formats
+from instant3d.nerf.quarter_turns import turned
 from instant3d.pipelines import image_preprocessing, results
+from instant3d.pipelines.photo_to_views import PhotoToViews
 from instant3d.pipelines.results import SheetInputs
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.scenes import Scene
@@ -24,7 +29,8 @@ from instant3d.utils import atomic, visualization
 from instant3d.utils.devices import find_device
 from instant3d.utils.memory_limits import MemoryLimits
 from instant3d.utils.mesh_options import DEFAULT, MeshOptions
-from instant3d.utils.progress import Stopwatch
+from instant3d.utils.progress import Progress, Stopwatch
+from instant3d.views import Views
 
 SHOWN_VIEWS = 8  # at most, on the sheet
 DEFAULT_VIEWS = 4
@@ -39,12 +45,14 @@ class ReconstructionInput:
         shown: How the contact sheet begins.
         size: Width and height of the sheet's images in pixels.
         record: Further fields of the record.
+        quarter_turns: Quarter turns about z of the asset, if the views were generated in another world.
     """
 
     source: Scene
     shown: SheetInputs
     size: int
     record: dict[str, Any] = field(default_factory=dict)
+    quarter_turns: int = 0
 
 
 def reconstruct(
@@ -59,6 +67,8 @@ def reconstruct(
     size_mm: float = SIZE_MM,
     device: str = "auto",
     max_memory: int = MemoryLimits.scratch,
+    views_by: str | Path | None = None,
+    sampling: Zero123PlusSampling = DEFAULT_SAMPLING,
 ) -> dict[str, Any]:
     """Reconstruct the object of a scene and write a folder of results.
 
@@ -75,6 +85,8 @@ def reconstruct(
         size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
         device: "cpu", "cuda" or "auto".
         max_memory: Bytes that rendering and meshing may take.
+        views_by: Folder of a converted Zero123++, which generates six views of the object in the image file `scene`.
+        sampling: Its settings.
 
     Returns:
         The content of `result.json`.
@@ -87,17 +99,22 @@ def reconstruct(
     check_size_mm(size_mm)
     formats, folder, place = check_formats(formats), resolve(weights), find_device(device)
     with watch("load"):
-        given = _given(scene, views, read_architecture(folder / "config.json"))  # before weights, which take longer
+        a = read_architecture(folder / "config.json")
+        given = _given(scene, views, a) if views_by is None else None  # before weights, which take longer
+    if given is None:
+        with watch("views"):
+            given = _generated(scene, views, a, cast(Path, views_by), sampling, place)
+    with watch("load"):
         model = ViewsTo3D.from_pretrained(folder, place)
     source = given.source
     with atomic.merged(output, seal=results.RECORD) as partial:
         with watch("reconstruct"):
-            asset = model(source, resolution=resolution, max_memory=max_memory)
+            asset = turned(model(source, resolution=resolution, max_memory=max_memory), given.quarter_turns)
         written = results.write(
             partial, asset, given.shown, size=given.size, formats=formats, watch=watch, options=options, size_mm=size_mm
         )
         if given.record:
-            scenes.write(partial / "views", source.views, object_id=source.id)
+            scenes.write(partial / "views", cast(Views, asset.views), object_id=source.id)
             written["files"] = ["views", *written["files"]]
         return results.write_record(
             partial,
@@ -146,6 +163,29 @@ def _photo(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architec
     shown = SheetInputs(source.id, "input image", source.views, source.names)
     size = results.image_size(a.image_size or source.views.width)
     return ReconstructionInput(source, shown, size, {"cut_by": prepared.cut_by})
+
+
+def _generated(
+    photo: Path,
+    views: Sequence[int] | Literal["all"] | None,
+    a: Architecture,
+    generator: str | Path,
+    sampling: Zero123PlusSampling,
+    device: torch.device,
+) -> ReconstructionInput:
+    """Generate the input views from a photo; the generator's networks are freed afterwards."""
+    if views is not None or not image_preprocessing.is_photo(photo):
+        raise ValueError(f"--views-by generates views of one image file, without --views; got {photo}")
+    if a.assumed_camera is not None:
+        raise ValueError("these weights make an object of one image; leave out --views-by, or name InstantMesh's")
+    with Progress.to_user().task("generating the views") as on_step:
+        made = PhotoToViews.from_pretrained(generator, device)(photo, sampling, on_step)
+    names = [f"view {k}" for k in range(len(made.views.alpha))]
+    source = Scene(made.views, None, photo.stem, tuple(names), photo)
+    record = {"cut_by": made.cut_by, "views_by": str(generator), "sampling": asdict(sampling)}
+    size = results.image_size(a.image_size or made.views.width)
+    shown = SheetInputs(source.id, f"generated views (seed {sampling.seed})", made.views, names)
+    return ReconstructionInput(source, shown, size, record, made.quarter_turns)
 
 
 def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:

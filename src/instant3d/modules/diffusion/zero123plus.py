@@ -45,6 +45,9 @@ class Zero123PlusSampling:
             raise ValueError(f"sampling takes 1 to 1000 steps, got {self.steps}")
 
 
+DEFAULT_SAMPLING = Zero123PlusSampling()
+
+
 @dataclass(frozen=True)
 class ImageConditions(TensorDataclass):
     """Conditions of the two halves, without and with the image.
@@ -109,7 +112,7 @@ class Zero123Plus:
         self,
         conditions: ImageConditions,
         draw: Draw,
-        sampling: Zero123PlusSampling = Zero123PlusSampling(),
+        sampling: Zero123PlusSampling = DEFAULT_SAMPLING,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Sample latents (1, C, h, w) of the views by Euler ancestral steps.
