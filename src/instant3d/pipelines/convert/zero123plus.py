@@ -28,9 +28,10 @@ LICENCE = """\
 These weights were converted from Zero123++ (Shi et al., "Zero123++: a Single Image to Consistent Multi-view Diffusion
 Base Model", arXiv 2310.15110; Hub repositories `sudo-ai/zero123plus-v1.1` and `-v1.2`).
 
-Its code is under Apache-2.0, its weights are under **CC BY-NC 4.0**: attribution, **no commercial use**
-(https://creativecommons.org/licenses/by-nc/4.0/). They are fine-tuned from Stable Diffusion 2, whose CreativeML Open
-RAIL++-M use restrictions pass on to them.
+Its code is under Apache-2.0, its weights are under **CC BY-NC 4.0**: attribution, **no commercial use** of the weights
+and of what is derived from them (https://creativecommons.org/licenses/by-nc/4.0/); its authors let you use its images
+freely. (The Hub's card of v1.1 was tagged `openrail`; the authors' statement here is the stricter one.) The weights are
+fine-tuned from Stable Diffusion 2, whose CreativeML Open RAIL++-M use restrictions pass on to them.
 
 What was changed: the folder's layout, and names of tensors that old versions of diffusers wrote.
 """
