@@ -21,7 +21,7 @@ with_configs = $(addprefix -c ,configs/trainer/$(TRAINER).yaml configs/$(1)/$(SI
 	$(wildcard configs/$(1)/$(SIZE)_$(TRAINER).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast fuzz lint docs wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
+.PHONY: help demo serve test test-fast fuzz lint docs wheels bench bench-gpu render-env render-data cache-stage1 train-stage1 train-stage2 train-direct evaluate \
 	evaluate-text demo-weights
 
 help:  ## show this list
@@ -31,7 +31,7 @@ help:  ## show this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 		{ echo "instant3d needs Python 3.11; name yours: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,ray,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,ray,serve,test,lint]'
 	@touch $@
 
 demo: .venv/.installed  ## a sentence to a 3D asset by the bundled weights: PROMPT="a blue boat" OUT=folder
@@ -46,11 +46,14 @@ demo: .venv/.installed  ## a sentence to a 3D asset by the bundled weights: PROM
 
 render-env: .venv-render/.installed  ## Blender and BlenderProc for rendering, in an environment of their own (1.5 GB)
 
+serve: .venv/.installed  ## a page and an API at http://127.0.0.1:7860: ARGS="--port 8000"
+	$(BIN)/instant3d serve $(ARGS)
+
 test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no GPU)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: .venv/.installed  ## run the tests that are not marked slow, in less than a minute
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 fuzz: .venv/.installed  ## mutated files to all that reads files of strangers: SECONDS=600 TARGETS=glb,scene SEED=0
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(TARGETS),--targets $(TARGETS))
@@ -114,7 +117,7 @@ evaluate: .venv/.installed  ## measure against both baselines: SCENES=folder OUT
 	$(BIN)/instant3d evaluate reconstruction $(or $(SCENES),$(error SCENES=folder of scenes)) -o $(OUT)
 
 evaluate-text: OUT = out/evaluation-text
-evaluate-text: .venv/.installed  ## do the assets show what was asked for? PROMPTS=file OUT=folder
+evaluate-text: .venv/.installed  ## whether assets match their prompts: PROMPTS=file OUT=folder
 	$(BIN)/instant3d evaluate text --prompts $(or $(PROMPTS),configs/prompts/held_out.txt) -o $(OUT)
 
 demo-weights: OUT = runs/demo-weights

@@ -76,7 +76,7 @@ def main() -> None:
         document = scenes.document(place)
         shown = read_frames(document, place.resolve())[0][: arguments.views]
         blank = blank_frames.blank(shown)
-        usable = [picture for picture in shown if picture.number not in blank and picture.alpha_source != "none"]
+        usable = [image for image in shown if image.number not in blank and image.alpha_source != "none"]
         for fault, (plant, kind) in FAULTS.items():
             ill = transforms.Document(document.where, plant(dict(document.content)))
             found = cameras(str(place), ill, usable)

@@ -40,7 +40,7 @@ CHECKED = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is rendered."""
+    """Sizes of a scene to render."""
 
     objects: int
     side: int  # pixels of each of 4 views
@@ -257,8 +257,8 @@ class Scene:
         self.decoder = Decoder(DecoderConfig(case.channels, case.width, case.layers, density="exp")).to(device)
         shape = (case.objects, 3, case.channels, case.plane_side, case.plane_side)
         self.planes = (0.5 * torch.randn(shape, device=device)).requires_grad_()
-        draw = torch.Generator().manual_seed(0)
-        cameras = random_sphere(4 * case.objects, draw)
+        generator = torch.Generator().manual_seed(0)
+        cameras = random_sphere(4 * case.objects, generator)
         self.cameras = Cameras(cameras.cam_to_world, cameras.intrinsics).map(
             lambda tensor: tensor.unflatten(0, (case.objects, 4)).to(device)
         )
@@ -316,10 +316,10 @@ def trainer(name: str, objects: int, quick: bool, device: torch.device) -> tuple
     from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 
     text = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    model, drawing = text["model"], text["data"]["view_sampling"]
+    model, view_sampling = text["model"], text["data"]["view_sampling"]
     marching = RayMarching(**model.get("ray_marching", {}))
     settings = {**model.get("architecture", {})}
-    patch = drawing["patch"]
+    patch = view_sampling["patch"]
     if quick:
         settings |= {"width": 16, "heads": 2, "depth": 1, "encoder_width": 16, "encoder_heads": 2, "encoder_depth": 1}
         settings |= {"lift_side": 0, "plane_side": 8, "token_side": 4, "image_size": 16, "decoder_width": 16}
@@ -351,12 +351,12 @@ def trainer(name: str, objects: int, quick: bool, device: torch.device) -> tuple
 
 def images(objects: int, size: int, target: bool) -> Views:
     """Random images: of four structured views, or with depth from anywhere."""
-    draw = torch.Generator().manual_seed(1)
-    cameras = random_sphere(4 * objects, draw).map(lambda tensor: tensor.unflatten(0, (objects, 4)))
+    generator = torch.Generator().manual_seed(1)
+    cameras = random_sphere(4 * objects, generator).map(lambda tensor: tensor.unflatten(0, (objects, 4)))
     if not target:
         cameras = structured_cameras().map(lambda tensor: tensor.expand(objects, *tensor.shape))
-    alpha = (torch.rand(objects, 4, 1, size, size, generator=draw) > 0.5).float()
-    rgb = torch.rand(objects, 4, 3, size, size, generator=draw)
+    alpha = (torch.rand(objects, 4, 1, size, size, generator=generator) > 0.5).float()
+    rgb = torch.rand(objects, 4, 3, size, size, generator=generator)
     return Views(rgb, alpha, cameras, 2 * alpha if target else None)
 
 

@@ -85,9 +85,9 @@ def assembled(ptx: str) -> tuple[int, int]:
         file = Path(folder, "kernel.ptx")
         file.write_text(ptx)
         command = [assembler, "-v", "-arch=sm_90a", file, "-o", Path(folder, "kernel.cubin")]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    (spilled,) = re.findall(r"(\d+) bytes spill stores", told)
-    (registers,) = re.findall(r"Used (\d+) registers", told)
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    (spilled,) = re.findall(r"(\d+) bytes spill stores", report)
+    (registers,) = re.findall(r"Used (\d+) registers", report)
     return int(registers), int(spilled)
 
 

@@ -27,7 +27,8 @@ from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.scenes.pack import pack
 from instant3d.stage1.data import GridDataModule
-from instant3d.stage2.data import SceneDataModule, ViewSampling
+from instant3d.stage2.augmentation import ViewSampling
+from instant3d.stage2.data import SceneDataModule
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.views import Views
 
@@ -68,10 +69,10 @@ def stage2_data(source: str, workers: int, shelf: Path) -> SceneDataModule:
     """As `configs/stage2/one_gpu.yaml` has it."""
     config = _config("stage2")
     size = config["model"]["architecture"]["image_size"]
-    drawing = ViewSampling(**config["data"]["view_sampling"])
+    view_sampling = ViewSampling(**config["data"]["view_sampling"])
     batch = config["data"]["batch_size"]
     return SceneDataModule(
-        [source], image_size=size, view_sampling=drawing, batch_size=batch, workers=workers, cache=str(shelf)
+        [source], image_size=size, view_sampling=view_sampling, batch_size=batch, workers=workers, cache=str(shelf)
     )
 
 
@@ -110,7 +111,7 @@ def stage2_work(config: dict[str, Any]) -> float:
 
     Without LPIPS, sampling and compositing, so the real step is longer and needs fewer examples a second.
     """
-    model, drawing = config["model"], ViewSampling(**config["data"]["view_sampling"])
+    model, view_sampling = config["model"], ViewSampling(**config["data"]["view_sampling"])
     architecture = Architecture(**model["architecture"])
     with torch.device("meta"):
         network = Reconstructor(architecture)
@@ -119,7 +120,7 @@ def stage2_work(config: dict[str, Any]) -> float:
         seen = Views(torch.zeros(1, 4, 3, side, side), torch.zeros(1, 4, 1, side, side), cameras)
         with FlopCounterMode(display=False) as counter:
             network.triplane(seen)
-    rays = drawing.targets * drawing.patch**2
+    rays = view_sampling.targets * view_sampling.patch**2
     samples = sum(model["ray_marching"].values()) + model["ray_marching"]["samples"]
     width, layers = architecture.decoder_width, architecture.decoder_layers
     decoder = 2 * width * (3 * architecture.channels + (layers - 2) * width + 4)

@@ -47,7 +47,7 @@ def figures(folder: Path) -> dict[str, Any]:
     with torch.no_grad():
         planes, _ = timed(lambda: model.network.triplane(shown))
     _, asset = timed(lambda: model(views, resolution=CELLS), rounds=1)
-    picture, _ = timed(lambda: asset.render(orbit([30.0], [20.0]), PICTURE))
+    image, _ = timed(lambda: asset.render(orbit([30.0], [20.0]), PICTURE))
     mesh, _ = timed(lambda: model(views, resolution=CELLS).mesh())
     return {
         "views": len(views.rgb),
@@ -55,7 +55,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
         "load": load,
         "planes": planes,
-        "picture": picture,
+        "picture": image,
         "mesh": mesh,
         "memory": peak() - before,
     }
@@ -91,7 +91,7 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
     lines = [f"{'checkpoint':22}{'shown':>12}{'parameters':>14}{heads}"]
     for name, row in found.items():
         shown = f"{row['views']} x {row['pixels']} px"
-        times = f"{row['load']:8.2f}{row['planes']:10.3f}{row['picture']:11.3f}{row['mesh']:8.2f}"
+        times = f"{row['load']:8.2f}{row['planes']:10.3f}{row['image']:11.3f}{row['mesh']:8.2f}"
         lines.append(f"{name:22}{shown:>12}{row['parameters']:14,}{times}{row['memory']:7.0f}")
     return lines
 

@@ -55,7 +55,7 @@ def endless(targets: int = 1_000_000) -> bytes:
 
 def bomb(side: int = HUGE_PX) -> bytes:
     """A textured triangle whose image takes a few MB as a file, and 4 bytes x side x side once decoded."""
-    picture = _blank_png(side)
+    image = _blank_png(side)
     document = triangle(
         meshes=[{"primitives": [{"attributes": {"POSITION": 0, "TEXCOORD_0": 1}, "material": 0}]}],
         accessors=[
@@ -67,11 +67,11 @@ def bomb(side: int = HUGE_PX) -> bytes:
         images=[{"bufferView": 1, "mimeType": "image/png"}],
         bufferViews=[
             {"buffer": 0, "byteLength": 36},
-            {"buffer": 0, "byteOffset": 36, "byteLength": len(picture)},
+            {"buffer": 0, "byteOffset": 36, "byteLength": len(image)},
         ],
-        buffers=[{"byteLength": 36 + len(picture)}],
+        buffers=[{"byteLength": 36 + len(image)}],
     )
-    return glb(document, CORNERS + picture)
+    return glb(document, CORNERS + image)
 
 
 def _blank_png(side: int) -> bytes:

@@ -50,10 +50,10 @@ def step(unet: Any, grids: int = 1, length: int = SIZES["text_encoder"]["max_pos
     batch, side = 2 * grids, config.sample_size
     pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
     latents = torch.zeros(batch, config.in_channels, side, side, **like)
-    told = {"text_embeds": torch.zeros(batch, pooled, **like), "time_ids": torch.zeros(batch, 6, **like)}
+    conditions = {"text_embeds": torch.zeros(batch, pooled, **like), "time_ids": torch.zeros(batch, 6, **like)}
     tokens = torch.zeros(batch, length, config.cross_attention_dim, **like)
     timestep = torch.tensor(500, device=unet.device)
-    return lambda: unet(latents, timestep, tokens, added_cond_kwargs=told, return_dict=False)[0]
+    return lambda: unet(latents, timestep, tokens, added_cond_kwargs=conditions, return_dict=False)[0]
 
 
 def decoding(vae: Any) -> Run:
@@ -64,10 +64,10 @@ def decoding(vae: Any) -> Run:
 
 
 def encoding(vae: Any) -> Run:
-    """The blob that sampling starts from to latents; done once, however many grids are drawn."""
+    """The blob that sampling starts from to latents; done once, however many grids are sampled."""
     side = vae.config.sample_size
-    picture = torch.zeros(1, 3, side, side, device=vae.device, dtype=vae.dtype)
-    return lambda: vae.encode(picture).latent_dist.mode()
+    image = torch.zeros(1, 3, side, side, device=vae.device, dtype=vae.dtype)
+    return lambda: vae.encode(image).latent_dist.mode()
 
 
 def reading(encoder: Any) -> Run:

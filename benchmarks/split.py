@@ -43,7 +43,7 @@ class Round:
 
 def command(folder: Path, options: argparse.Namespace) -> list[str]:
     stages = ["--stage1", str(options.stage1), "--stage2", str(options.stage2)]
-    drawn = ["--steps", str(options.steps), "--device", options.device]
+    sampling = ["--steps", str(options.steps), "--device", options.device]
     return [
         sys.executable,
         "-m",
@@ -52,7 +52,7 @@ def command(folder: Path, options: argparse.Namespace) -> list[str]:
         "-o",
         str(folder),
         *stages,
-        *drawn,
+        *sampling,
         "--",
         options.prompt,
     ]

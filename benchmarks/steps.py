@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from instant3d.evaluation import text_alignment, view_consistency
+from instant3d.evaluation import evaluated_assets, text_alignment, view_consistency
 from instant3d.evaluation.attribute_classifier import AttributeClassifier
 from instant3d.evaluation.view_cache import ViewCache, ViewRequest, read_prompt_list, view_requests
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
@@ -27,7 +27,7 @@ from instant3d.utils.line_chart import Line, line_chart
 
 PROMPTS = Path("configs") / "prompts" / "held_out.txt"
 STEPS, SAMPLERS = (4, 6, 8, 12, 16, 20, 30), ("euler", "dpm++")
-TIMED = 4  # prompts whose views are drawn one by one for the seconds, as `generate` draws one
+TIMED = 4  # prompts whose views are sampled one by one for the seconds, as `generate` does
 HEADINGS = [
     "sampler",
     "steps",
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measured(
     gallery: ViewCache, wanted: Sequence[ViewRequest], model: ViewsTo3D, judge: AttributeClassifier
 ) -> dict[str, Any]:
-    """Shares of assets and of drawn views that the judge names rightly, and the views' agreement in dB."""
+    """Shares of assets and of sampled views that the judge names rightly, and the views' agreement in dB."""
     gallery.fill(wanted)
     results, agreements = [], []
     for order in wanted:
@@ -95,8 +95,8 @@ def measured(
         asset = model(views)
         again = asset.render(views.cameras, views.width)
         agreements.append(view_consistency.measure(views, again))
-        renders = asset.render(text_alignment.new_cameras(), text_alignment.SIZE).composite(1.0).clamp(0, 1)
-        results.append(text_alignment.EvaluatedAsset(order, views.composite(1.0), renders, None))
+        renders = asset.render(evaluated_assets.new_cameras(), evaluated_assets.SIZE).composite(1.0).clamp(0, 1)
+        results.append(evaluated_assets.EvaluatedAsset(order, views.composite(1.0), renders, None))
     said = text_alignment.classifier_metrics(judge, results)
     return {
         "renders": said["renders"],

@@ -38,7 +38,7 @@ class Cost:
 
 
 def cost(network: nn.Module, run: Callable[[], object]) -> Cost:
-    """What `run`, which calls a `network` that lies on the meta device, would cost if it were really done."""
+    """Cost of `run`, which calls a `network` on the meta device, if it were executed."""
     own = [*network.parameters(), *network.buffers()]
     if any(not tensor.is_meta for tensor in own):
         raise ValueError("costs are found on the meta device; build the network under `torch.device('meta')`")

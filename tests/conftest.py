@@ -8,3 +8,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Run files that are slow as a whole first, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: "slow" not in {mark.name for mark in item.listchain()[-2].own_markers})

@@ -11,7 +11,7 @@ SOURCE, DATA_PREP = ROOT / "src" / "instant3d", ROOT / "data_prep"
 
 # A package imports from the rows above its own and from itself.
 ROWS = (
-    ("utils",),
+    ("utils", "client"),
     ("cameras",),
     ("views",),
     ("mesh", "scenes"),
@@ -19,7 +19,7 @@ ROWS = (
     ("modules",),
     ("stage1", "stage2", "direct"),
     ("pipelines",),
-    ("training", "evaluation"),
+    ("training", "evaluation", "serve"),
     ("cli",),
 )
 DATA_PREP_ROWS = (
@@ -37,6 +37,9 @@ INSIDE_BLENDER = tuple(f"data_prep/rendering/blender_{name}.py" for name in ("wo
 # Heavy libraries, each with the only file that may import it, or the few, or the folder.
 DOORS: dict[str, str | tuple[str, ...]] = {
     "timm": "src/instant3d/stage2/encoder.py",
+    "fastapi": ("src/instant3d/serve/app.py", "src/instant3d/serve/compatible.py"),
+    "httpx": "src/instant3d/client.py",
+    "uvicorn": "src/instant3d/serve/server.py",
     "xformers": "src/instant3d/modules/transformer.py",
     "diffusers": "src/instant3d/modules/diffusion/",
     "transformers": (
@@ -68,7 +71,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "sklearn": "data_prep/curation/ranking.py",
 }
 # whose files are imported only where they are needed, or run by another Python
-EARLY = {"blenderproc", "bpy", "embreex", "manifold3d", "moderngl", "triton", "xatlas"}
+EARLY = {"fastapi", "httpx", "uvicorn", "blenderproc", "bpy", "embreex", "manifold3d", "moderngl", "triton", "xatlas"}
 LIGHTNING_USES = {  # beside each model's module.py and data.py
     "src/instant3d/training/fit.py",
     "src/instant3d/training/callbacks.py",

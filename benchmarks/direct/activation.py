@@ -15,8 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.direct.course import AROUND, Course, Run, carry_out, set_alpha, shown, student, teach, usual_options
-from benchmarks.direct.world import World, read
+from benchmarks.direct.training import (
+    SIDES,
+    Run,
+    TrainingSettings,
+    common_options,
+    execute,
+    render_prompts,
+    set_alpha,
+    small_network,
+    train,
+)
+from benchmarks.direct.world import World, embed_words
 from instant3d.direct.distillation import Distillation
 from instant3d.direct.network import TextToTriplane
 from instant3d.nerf.triplane import Decoder
@@ -24,7 +34,7 @@ from instant3d.nerf.triplane import Decoder
 SATURATED = 6.0
 RECOVERED = 0.25  # of the squared error of blank images
 EVERY = 25  # steps between tests
-STRIDE = 8  # of the 96 prompts that the world shows, each eighth
+STRIDE = 8  # of the 96 training prompts of the world, each eighth
 DECAY = 0.9  # of the averaged weights: a longer memory would hide when it is that colours come back
 
 
@@ -54,41 +64,41 @@ class LinearDecoder(Decoder):
         return 0.5 * raw.float() + 0.5
 
 
-def pupil(head: Head, seed: int) -> TextToTriplane:
+def saturated_network(head: Head, seed: int) -> TextToTriplane:
     """The tiny network with this head, its colours' bias where the arm starts."""
-    network = student(seed)
+    network = small_network(seed)
     if head.linear:
-        network.decoder.__class__ = LinearDecoder  # the same weights, for no draw is to differ between arms
+        network.decoder.__class__ = LinearDecoder  # the same weights, for no random number is to differ between arms
     set_alpha(network, head.alpha[0])
     with torch.no_grad():
         network.decoder.last.bias[1:] = head.start
     return network
 
 
-def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
+def run(arm: str, seed: int, settings: TrainingSettings) -> dict[str, Any]:
     """Train one network; returns the squared error of its images at each test."""
     head, world = ARMS[arm], World.of_hats()
     numbers = world.seen[::STRIDE]
     prompts = [world.prompts[number] for number in numbers]
-    truth = world.pictures[numbers][:, list(AROUND)]
-    course = replace(course, alpha=head.alpha, decay=DECAY)
-    network = pupil(head, seed)
-    lessons = Distillation(
+    truth = world.images[numbers][:, list(SIDES)]
+    settings = replace(settings, alpha=head.alpha, decay=DECAY)
+    network = saturated_network(head, seed)
+    distillation = Distillation(
         network,
-        world.guide(numbers),
+        world.guidance(numbers),
         prompts,
-        read(prompts),
-        sds_config=course.sds_config,
-        render_config=course.render_config,
+        embed_words(prompts),
+        sds_config=settings.sds_config,
+        render_config=settings.render_config,
     )
 
     def test(average: TextToTriplane, step: int) -> dict[str, Any]:
-        error = (shown(average, world, prompts, course.render_config) - truth).square().mean().item()
+        error = (render_prompts(average, world, prompts, settings.render_config) - truth).square().mean().item()
         return {"squared_error": error}
 
     blank = (1 - truth).square().mean().item()
     start = test(network.eval(), 0)
-    curve = teach(lessons, world, numbers, course, seed, test)
+    curve = train(distillation, world, numbers, settings, seed, test)
     return {
         "blank": blank,
         "start": start["squared_error"],
@@ -100,15 +110,15 @@ def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
 
 def first_below(curve: Sequence[dict[str, Any]], bound: float) -> int | None:
     """The first tested step at which the squared error is below the bound; none if it never is."""
-    return next((said["step"] for said in curve if said["squared_error"] < bound), None)
+    return next((test["step"] for test in curve if test["squared_error"] < bound), None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = usual_options("activation", __doc__, ARMS, steps=600).parse_args(arguments)
+    options = common_options("activation", __doc__, ARMS, steps=600).parse_args(arguments)
     every = min(EVERY, options.steps)
-    course = Course(steps=options.steps, tests=tuple(range(every, options.steps + 1, every)))
-    runs = [Run(arm, seed, partial(run, arm, seed, course)) for seed in options.seeds for arm in options.arms]
-    for found in carry_out(runs, options.output, options.part):
+    settings = TrainingSettings(steps=options.steps, tests=tuple(range(every, options.steps + 1, every)))
+    runs = [Run(arm, seed, partial(run, arm, seed, settings)) for seed in options.seeds for arm in options.arms]
+    for found in execute(runs, options.output, options.part):
         last = found["curve"][-1]["squared_error"]
         print(f"{found['arm']:20} seed {found['seed']}  recovered at {found['recovered']}, last error {last:.4f}")
 

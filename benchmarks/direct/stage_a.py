@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.direct.course import (
-    AROUND,
-    Course,
+from benchmarks.direct.training import (
+    SIDES,
     Run,
-    carry_out,
+    TrainingSettings,
+    common_options,
+    execute,
     nearest,
     recall,
-    shown,
-    student,
-    teach,
-    usual_options,
+    render_prompts,
+    small_network,
+    train,
 )
-from benchmarks.direct.world import COLOURS, World, read
+from benchmarks.direct.world import COLOURS, World, embed_words
 from instant3d.direct.distillation import Distillation
 from instant3d.direct.network import TextToTriplane
 
@@ -45,61 +45,63 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(arm: str, seed: int, course: Course) -> dict[str, Any]:
+def run(arm: str, seed: int, settings: TrainingSettings) -> dict[str, Any]:
     """Train one network; returns its recall at each test, and the controls at the last."""
     world = World.of_hats()
-    network = student(seed, **ARMS[arm])
+    network = small_network(seed, **ARMS[arm])
     prompts = [world.prompts[number] for number in world.seen]
-    lessons = Distillation(
+    distillation = Distillation(
         network,
-        world.guide(world.seen),
+        world.guidance(world.seen),
         prompts,
-        read(prompts),
-        sds_config=course.sds_config,
-        render_config=course.render_config,
+        embed_words(prompts),
+        sds_config=settings.sds_config,
+        render_config=settings.render_config,
     )
 
     def test(average: TextToTriplane, step: int) -> dict[str, Any]:
-        said = exam(average, world, course)
-        return said | (controls(average, world, course) if step == course.steps else {})
+        found = evaluate(average, world, settings)
+        return found | (controls(average, world, settings) if step == settings.steps else {})
 
     count = sum(parameter.numel() for parameter in network.parameters())
-    return {"parameters": count, "curve": teach(lessons, world, world.seen, course, seed, test)}
+    return {"parameters": count, "curve": train(distillation, world, world.seen, settings, seed, test)}
 
 
 def truth(world: World) -> Tensor:
-    return world.pictures[:, list(AROUND)]
+    return world.images[:, list(SIDES)]
 
 
-def exam(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
+def evaluate(network: TextToTriplane, world: World, settings: TrainingSettings) -> dict[str, Any]:
     """Recall of the training prompts and of the held-out ones."""
-    return marks(shown(network, world, world.prompts, course.render_config), world)
+    return scores(render_prompts(network, world, world.prompts, settings.render_config), world)
 
 
-def marks(pictures: Tensor, world: World) -> dict[str, Any]:
+def scores(images: Tensor, world: World) -> dict[str, Any]:
     """The same of its images of all prompts, (K, 4, 3, size, size)."""
-    found = nearest(pictures, truth(world))
-    error = (pictures - truth(world)).square().flatten(1).mean(1)
+    found = nearest(images, truth(world))
+    error = (images - truth(world)).square().flatten(1).mean(1)
     return {
         name: recall(world, found[numbers], numbers) | {"squared_error": error[numbers].mean().item()}
         for name, numbers in (("seen", world.seen), ("unseen", world.unseen))
     }
 
 
-def controls(network: TextToTriplane, world: World, course: Course) -> dict[str, Any]:
+def controls(network: TextToTriplane, world: World, settings: TrainingSettings) -> dict[str, Any]:
     """Controls: each prompt replaced by its neighbour; another colour of the hat, which should change only the hat."""
     numbers = list(range(len(world.kinds)))
     others = [(number + 9) % len(numbers) for number in numbers]  # another body, hat and sometimes shape
-    wrong = nearest(shown(network, world, [world.prompts[k] for k in others], course.render_config), truth(world))
-    return {"shuffled": recall(world, wrong, numbers), "swapped": swap(network, world, course)}
+    wrong = nearest(
+        render_prompts(network, world, [world.prompts[k] for k in others], settings.render_config), truth(world)
+    )
+    return {"shuffled": recall(world, wrong, numbers), "swapped": swap(network, world, settings)}
 
 
-def swap(network: TextToTriplane, world: World, course: Course) -> dict[str, float]:
+def swap(network: TextToTriplane, world: World, settings: TrainingSettings) -> dict[str, float]:
     """Change only the word of the hat's colour: colour of hat and body regions before and after, over all prompts."""
     names = list(COLOURS)
     kinds = [replace(kind, hat=names[(names.index(kind.hat) + 1) % len(names)]) for kind in world.kinds]
-    before = shown(network, world, world.prompts, course.render_config)
-    after = shown(network, world, [kind.prompt for kind in kinds], course.render_config)
+    before = render_prompts(network, world, world.prompts, settings.render_config)
+    after = render_prompts(network, world, [kind.prompt for kind in kinds], settings.render_config)
     pairs = [(k, world.kinds.index(kind)) for k, kind in enumerate(kinds)]
     moved, flipped = [], []
     for first, second in pairs:
@@ -115,10 +117,10 @@ def swap(network: TextToTriplane, world: World, course: Course) -> dict[str, flo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = usual_options("stage_a", __doc__, ARMS, steps=1000).parse_args(arguments)
-    course = Course(steps=options.steps, tests=(options.steps // 2, options.steps))
-    runs = [Run(arm, seed, partial(run, arm, seed, course)) for seed in options.seeds for arm in options.arms]
-    for found in carry_out(runs, options.output, options.part):
+    options = common_options("stage_a", __doc__, ARMS, steps=1000).parse_args(arguments)
+    settings = TrainingSettings(steps=options.steps, tests=(options.steps // 2, options.steps))
+    runs = [Run(arm, seed, partial(run, arm, seed, settings)) for seed in options.seeds for arm in options.arms]
+    for found in execute(runs, options.output, options.part):
         last = found["curve"][-1]
         known = "  ".join(f"{name} {last[name]['recall']:.2f}" for name in ("seen", "unseen"))
         print(f"{found['arm']:32} seed {found['seed']}  {known}")

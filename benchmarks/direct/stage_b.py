@@ -21,20 +21,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.direct import judges, painter, stage_a
-from benchmarks.direct.album import Album, kept, numbered
-from benchmarks.direct.course import Course, Run, carry_out, shown, student, teach, usual_options
-from benchmarks.direct.judges import ATTRIBUTES, Attributes, Matcher
-from benchmarks.direct.painter import Painter
-from benchmarks.direct.world import World, read
+from benchmarks.direct import diffusion_model, evaluation_models, stage_a
+from benchmarks.direct.dataset import ViewDataset, load_or_train, tokenize
+from benchmarks.direct.diffusion_model import SmallDiffusionModel
+from benchmarks.direct.evaluation_models import ATTRIBUTES, Attributes, Matcher
+from benchmarks.direct.training import (
+    Run,
+    TrainingSettings,
+    common_options,
+    execute,
+    render_prompts,
+    small_network,
+    train,
+)
+from benchmarks.direct.world import World, embed_words
 from instant3d.direct.distillation import Distillation, DistillationBatch
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.view_prompts import VIEWS
 
-GUIDES = ("apart", "whole")
+GUIDANCE = ("apart", "whole")
 LOSSES = ("sds", "clip", "both")
 PARTIAL = ("cross-attention only", "no text")
-ARMS = (*(f"{guide} {loss}" for guide in GUIDES for loss in LOSSES), *(f"apart sds, {part}" for part in PARTIAL))
+ARMS = (
+    *(f"{guidance} {loss}" for guidance in GUIDANCE for loss in LOSSES),
+    *(f"apart sds, {part}" for part in PARTIAL),
+)
 CLIP_WEIGHT = 120.0  # 0.1 of a score's loss that is a mean over the 1,200 numbers of an image, not a sum
 
 
@@ -54,40 +65,44 @@ def world() -> World:
 
 
 @cache
-def album() -> Album:
-    return Album(world())
+def dataset() -> ViewDataset:
+    return ViewDataset(world())
 
 
-def taught(guide: str) -> list[int]:
+def training_kinds(guidance: str) -> list[int]:
     """Indices of the kinds that a diffusion model is trained on."""
-    return world().seen if guide == "apart" else list(range(len(world().kinds)))
+    return world().seen if guidance == "apart" else list(range(len(world().kinds)))
 
 
-def painter_of(study: Study, guide: str) -> Painter:
-    steps, numbers = study.painter_steps, taught(guide)
-    file = study.folder / f"painter-{guide}.safetensors"
-    return kept(Painter(), file, lambda model: painter.learn(model, album(), world().prompts, numbers, steps, 1))
-
-
-def eyes_of(study: Study, guide: str) -> Matcher:
-    """The contrastive model used in training."""
-    steps, numbers = study.judge_steps, taught(guide)
-    file = study.folder / f"eyes-{guide}.safetensors"
-    return kept(
-        Matcher("strided", 2),
+def diffusion_model_of(study: Study, guidance: str) -> SmallDiffusionModel:
+    steps, numbers = study.painter_steps, training_kinds(guidance)
+    file = study.folder / f"painter-{guidance}.safetensors"
+    return load_or_train(
+        SmallDiffusionModel(),
         file,
-        lambda model: judges.learn_matching(model, album(), world().prompts, numbers, steps, 2),
+        lambda model: diffusion_model.train(model, dataset(), world().prompts, numbers, steps, 1),
     )
 
 
-def judging(study: Study) -> Matcher:
+def training_clip(study: Study, guidance: str) -> Matcher:
+    """The contrastive model used in training."""
+    steps, numbers = study.judge_steps, training_kinds(guidance)
+    file = study.folder / f"eyes-{guidance}.safetensors"
+    return load_or_train(
+        Matcher("strided", 2),
+        file,
+        lambda model: evaluation_models.train_matching(model, dataset(), world().prompts, numbers, steps, 2),
+    )
+
+
+def evaluation_clip(study: Study) -> Matcher:
     """The contrastive model used in evaluation."""
     steps, numbers = study.judge_steps, range(len(world().kinds))
     file = study.folder / "judge-words.safetensors"
-    return kept(
+    return load_or_train(
         Matcher("pooled", 3),
         file,
-        lambda model: judges.learn_matching(model, album(), world().prompts, numbers, steps, 3),
+        lambda model: evaluation_models.train_matching(model, dataset(), world().prompts, numbers, steps, 3),
     )
 
 
@@ -95,36 +110,40 @@ def classifier(study: Study, purpose: str) -> Attributes:
     """A classifier of the diffusion models' samples ("gate"), or of the trained networks' renders ("judge")."""
     build, seed = ("pooled", 4) if purpose == "gate" else ("strided", 5)
     file = study.folder / f"{purpose}-attributes.safetensors"
-    return kept(
+    return load_or_train(
         Attributes(build, seed),  # type: ignore[arg-type]
         file,
-        lambda model: judges.learn_attributes(model, album(), world().kinds, study.judge_steps, seed),
+        lambda model: evaluation_models.train_attributes(model, dataset(), world().kinds, study.judge_steps, seed),
     )
 
 
-def examined(study: Study, guide: str) -> dict[str, dict[str, float]]:
+def sample_accuracy(study: Study, guidance: str) -> dict[str, dict[str, float]]:
     """Accuracy of a diffusion model's samples for training and held-out prompts; written once."""
-    file = study.folder / f"gate-{guide}.json"
+    file = study.folder / f"gate-{guidance}.json"
     if not file.is_file():
-        model, judge, generator = painter_of(study, guide), classifier(study, "gate"), torch.Generator().manual_seed(6)
-        found = {"truth": judge.shares_right(world().pictures[:, ::4], world().kinds)}
+        model, judge, generator = (
+            diffusion_model_of(study, guidance),
+            classifier(study, "gate"),
+            torch.Generator().manual_seed(6),
+        )
+        found = {"truth": judge.shares_right(world().images[:, ::4], world().kinds)}
         for name, numbers in (("seen", world().seen), ("unseen", world().unseen)):
-            asked = [f"{world().prompts[number]}, {view}" for number in numbers for view in VIEWS]
-            pictures = painter.paint(model, asked, generator).unflatten(0, (len(numbers), len(VIEWS)))
-            found[name] = judge.shares_right(pictures, [world().kinds[number] for number in numbers])
+            prompts = [f"{world().prompts[number]}, {view}" for number in numbers for view in VIEWS]
+            images = diffusion_model.sample(model, prompts, generator).unflatten(0, (len(numbers), len(VIEWS)))
+            found[name] = judge.shares_right(images, [world().kinds[number] for number in numbers])
         file.write_text(json.dumps(found, indent=1) + "\n")
     return json.loads(file.read_text())
 
 
-def admitted(study: Study, guide: str) -> dict[str, dict[str, float]]:
+def require_accuracy(study: Study, guidance: str) -> dict[str, dict[str, float]]:
     """The same, with an error if the accuracy is below the gate."""
-    found = examined(study, guide)
-    shown_to_it = ("seen",) if guide == "apart" else ("seen", "unseen")
-    worst = min(found[name][attribute] for name in shown_to_it for attribute in ATTRIBUTES)
+    found = sample_accuracy(study, guidance)
+    trained_on = ("seen",) if guidance == "apart" else ("seen", "unseen")
+    worst = min(found[name][attribute] for name in trained_on for attribute in ATTRIBUTES)
     if worst < study.gate:
         raise ValueError(
-            f"guidance {guide!r} has an attribute right in {worst:.2f} of its samples, but {study.gate} is required; "
-            f"remove {study.folder} and train it longer (--painter-steps)"
+            f"guidance {guidance!r} has an attribute right in {worst:.2f} of its samples, but {study.gate} is "
+            f"required; remove {study.folder} and train it longer (--painter-steps)"
         )
     return found
 
@@ -138,44 +157,46 @@ class ClipAlone(Distillation):
         return images.new_zeros(())
 
 
-def run(arm: str, seed: int, course: Course, study: Study) -> dict[str, Any]:
+def run(arm: str, seed: int, settings: TrainingSettings, study: Study) -> dict[str, Any]:
     """Train one network with one diffusion model and one loss."""
-    taught_by, _, part = arm.partition(", ")
-    guide, loss = taught_by.split()
-    gate, eyes, numbers = admitted(study, guide), eyes_of(study, guide), world().seen
+    trained_by, _, part = arm.partition(", ")
+    guidance, loss = trained_by.split()
+    gate, clip, numbers = require_accuracy(study, guidance), training_clip(study, guidance), world().seen
     prompts = [world().prompts[number] for number in numbers]
     weight = 0.0 if loss == "sds" else CLIP_WEIGHT
-    lessons = (ClipAlone if loss == "clip" else Distillation)(
-        student(seed, **stage_a.ARMS[part or "all"]),
-        painter_of(study, guide),
+    distillation = (ClipAlone if loss == "clip" else Distillation)(
+        small_network(seed, **stage_a.ARMS[part or "all"]),
+        diffusion_model_of(study, guidance),
         prompts,
-        read(prompts),
-        sds_config=replace(course.sds_config, clip=weight),
-        render_config=course.render_config,
-        image_encoder=eyes if weight else None,
-        text_features=eyes.read(numbered(prompts)) if weight else None,
+        embed_words(prompts),
+        sds_config=replace(settings.sds_config, clip=weight),
+        render_config=settings.render_config,
+        image_encoder=clip if weight else None,
+        text_features=clip.encode_text(tokenize(prompts)) if weight else None,
     )
-    test = partial(judged, study=study, guide=guide, course=course)
+    test = partial(evaluate, study=study, guidance=guidance, settings=settings)
 
     def together(losses: dict[str, Tensor]) -> Tensor:
         return losses["sds"] + weight * losses["clip"] if weight else losses["sds"]
 
-    return {"gate": gate, "curve": teach(lessons, world(), numbers, course, seed, test, together)}
+    return {"gate": gate, "curve": train(distillation, world(), numbers, settings, seed, test, together)}
 
 
-def judged(network: TextToTriplane, step: int, *, study: Study, guide: str, course: Course) -> dict[str, Any]:
-    """Stage A's marks, and controls at the end; what the classifier and the judge say, and the eyes that taught."""
+def evaluate(
+    network: TextToTriplane, step: int, *, study: Study, guidance: str, settings: TrainingSettings
+) -> dict[str, Any]:
+    """Scores of Stage A (with its controls at the end), of the classifier and of both contrastive models."""
     all_prompts = world().prompts
-    pictures = shown(network, world(), all_prompts, course.render_config)
-    said = stage_a.marks(pictures, world())
+    images = render_prompts(network, world(), all_prompts, settings.render_config)
+    found = stage_a.scores(images, world())
     for name, numbers in (("seen", world().seen), ("unseen", world().unseen)):
-        some = pictures[numbers]
-        said[name] |= {
+        some = images[numbers]
+        found[name] |= {
             "attributes": classifier(study, "judge").shares_right(some, [world().kinds[k] for k in numbers]),
-            "judge": judging(study).retrieval(some, all_prompts, numbers),
-            "eyes": eyes_of(study, guide).retrieval(some, all_prompts, numbers),
+            "judge": evaluation_clip(study).retrieval(some, all_prompts, numbers),
+            "eyes": training_clip(study, guidance).retrieval(some, all_prompts, numbers),
         }
-    return said | (stage_a.controls(network, world(), course) if step == course.steps else {})
+    return found | (stage_a.controls(network, world(), settings) if step == settings.steps else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -183,22 +204,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study = Study(options.output / "models", options.painter_steps, options.judge_steps, options.gate)
     if options.prepare:
         torch.set_num_threads(1)
-        judging(study), classifier(study, "judge")
-        for guide in GUIDES:
-            eyes_of(study, guide)
-            print(guide, json.dumps(examined(study, guide)))
+        evaluation_clip(study), classifier(study, "judge")
+        for guidance in GUIDANCE:
+            training_clip(study, guidance)
+            print(guidance, json.dumps(sample_accuracy(study, guidance)))
         return
-    course = Course(steps=options.steps, tests=(options.steps // 2, options.steps))
-    runs = [Run(arm, seed, partial(run, arm, seed, course, study)) for seed in options.seeds for arm in options.arms]
-    for found in carry_out(runs, options.output, options.part):
+    settings = TrainingSettings(steps=options.steps, tests=(options.steps // 2, options.steps))
+    runs = [Run(arm, seed, partial(run, arm, seed, settings, study)) for seed in options.seeds for arm in options.arms]
+    for found in execute(runs, options.output, options.part):
         last = found["curve"][-1]
         known = "  ".join(f"{name} {last[name]['attributes']['all']:.2f}" for name in ("seen", "unseen"))
         print(f"{found['arm']:31} seed {found['seed']}  {known}")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = usual_options("stage_b", __doc__, ARMS, steps=1000)
-    parser.add_argument("--prepare", action="store_true", help="make the guides and judges, and say what they can")
+    parser = common_options("stage_b", __doc__, ARMS, steps=1000)
+    parser.add_argument(
+        "--prepare", action="store_true", help="train the diffusion and evaluation models, and print their accuracy"
+    )
     parser.add_argument("--painter-steps", type=int, default=Study.painter_steps)
     parser.add_argument("--judge-steps", type=int, default=Study.judge_steps)
     parser.add_argument("--gate", type=float, default=Study.gate, help="least accuracy of attributes in samples")

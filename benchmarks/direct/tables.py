@@ -21,7 +21,7 @@ A number is the mean over seeds, the least and the most in brackets; a run's min
 Questions and conclusions: [direct.md](direct.md#experiments)."""
 Result = dict[str, Any]
 Found = dict[str, list[Result]]  # of each arm, one of each seed
-DRAWN = (
+PLOTTED = (
     "all",
     "no cross-attention",
     "no token-to-plane",
@@ -32,7 +32,7 @@ DRAWN = (
 
 
 def results(folder: Path, arms: Iterable[str]) -> Found:
-    """What is in a folder of results, arms in the order in which they are defined."""
+    """Results in a folder, arms in the order in which they are defined."""
     every = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     found = {arm: sorted((one for one in every if one["arm"] == arm), key=lambda one: one["seed"]) for arm in arms}
     return {arm: some for arm, some in found.items() if some}
@@ -95,7 +95,7 @@ def of_stage_a(found: Found) -> str:
 
 
 def controls(whole: Sequence[Result], partial: Sequence[Result] | None) -> str:
-    """What only the last test of a whole network says, and how far it is ahead of one with cross-attention alone."""
+    """Controls of the last test of a whole network, and how far it is ahead of one with cross-attention alone."""
     rows = [
         ("recall when each prompt is replaced by its neighbour", spread(last(whole, "shuffled", "recall"))),
         ("hats that change with their word", spread(last(whole, "swapped", "hat_flipped"))),
@@ -110,12 +110,12 @@ def controls(whole: Sequence[Result], partial: Sequence[Result] | None) -> str:
 def of_stage_b(found: Found) -> str:
     gates = {arm.split()[0]: some[0]["gate"] for arm, some in found.items()}
     painted = [
-        [guide, f"{gate['truth']['all']:.2f}"]
+        [guidance, f"{gate['truth']['all']:.2f}"]
         + [f"{gate[name][kind]:.2f}" for name in ("seen", "unseen") for kind in ("body", "shape", "hat")]
-        for guide, gate in gates.items()
+        for guidance, gate in gates.items()
     ]
     head = [
-        "guide",
+        "guidance",
         "true images, all right",
         *[f"{kind}, {name}" for name in ("shown", "held out") for kind in ("body", "shape", "hat")],
     ]
@@ -131,7 +131,7 @@ def of_stage_b(found: Found) -> str:
         ]
         for arm, some in found.items()
     ]
-    judged = ["student", "all right, shown", "all right, held out", "body", "shape", "hat"]
+    judged = ["network", "all right, shown", "all right, held out", "body", "shape", "hat"]
     judged += ["nearest true object", "found by the independent CLIP", "found by the CLIP used in training", "runs"]
     parts = [table(head, painted), table(judged, rows)]
     if "apart sds" in found:
@@ -154,15 +154,15 @@ def of_janus(found: Found) -> str:
         + [extent(some)]
         for arm, some in found.items()
     ]
-    watched = {arm: some for arm, some in found.items() if some[0]["severity"]}
+    recorded = {arm: some for arm, some in found.items() if some[0]["severity"]}
     names = ("mean", "leaky", "sound", "deviation", "by_angle")
     severities = [
-        [arm, *[spread([one["severity"][name] for one in some]) for name in names]] for arm, some in watched.items()
+        [arm, *[spread([one["severity"][name] for one in some]) for name in names]] for arm, some in recorded.items()
     ]
     parts = [table([*head, "runs"], rows)]
     if severities:
-        told = ("C", "mean", "mean, leaky", "mean, sound", "deviation", "share explained by the angle alone")
-        parts.append(table(told, severities))
+        columns = ("C", "mean", "mean, leaky", "mean, sound", "deviation", "share explained by the angle alone")
+        parts.append(table(columns, severities))
     return "\n\n".join(parts)
 
 
@@ -200,10 +200,10 @@ EXPERIMENTS: dict[str, tuple[str, Iterable[str], Callable[[Found], str]]] = {
 def figure(found: Found, path: Path) -> None:
     """Held-out recall against views per prompt, mean over seeds."""
     lines = []
-    for arm in DRAWN:
+    for arm in PLOTTED:
         some = found.get(arm, [])
         curves = [
-            [(round(said["views_per_prompt"]), said["unseen"]["recall"]) for said in one["curve"]] for one in some
+            [(round(test["views_per_prompt"]), test["unseen"]["recall"]) for test in one["curve"]] for one in some
         ]
         if curves:
             lines.append(Line(arm, [(at[0][0], _mean([y for _, y in at])) for at in zip(*curves, strict=True)]))
@@ -214,17 +214,17 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def page(folder: Path, picture: Path | None = None) -> str:
-    """All there is, in Markdown; the figure goes to `picture`."""
+def page(folder: Path, image: Path | None = None) -> str:
+    """All there is, in Markdown; the figure goes to `image`."""
     parts: list[str] = []
-    for name, (title, arms, told) in EXPERIMENTS.items():
+    for name, (title, arms, section) in EXPERIMENTS.items():
         found = results(folder / name, arms)
         if not found:
             continue
-        parts += [f"## {title}", told(found)]
-        if name == "stage_a" and picture is not None and any(arm in found for arm in DRAWN):
-            figure(found, picture)
-            parts.append(f"![Held-out recall against views per prompt]({picture.name})")
+        parts += [f"## {title}", section(found)]
+        if name == "stage_a" and image is not None and any(arm in found for arm in PLOTTED):
+            figure(found, image)
+            parts.append(f"![Held-out recall against views per prompt]({image.name})")
     if not parts:
         raise FileNotFoundError(
             f"{folder} has no results in any of {', '.join(EXPERIMENTS)}; run the experiments first"

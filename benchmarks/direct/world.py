@@ -107,7 +107,7 @@ class World:
         return from_front(FRONT_AZIMUTH_DEG + 360 / AZIMUTHS * torch.arange(AZIMUTHS)).repeat(len(ELEVATIONS_DEG))
 
     @cached_property
-    def pictures(self) -> Tensor:
+    def images(self) -> Tensor:
         """On white, (K, 32, 3, size, size). Colours are linear in the images of parts, so these are rendered once."""
         parts = self.parts(self.cameras)
         return torch.stack([painted(kind, *parts[kind.shape]) for kind in self.kinds])
@@ -137,7 +137,7 @@ class World:
     def unseen(self) -> list[int]:
         return [number for number, kind in enumerate(self.kinds) if kind.unseen]
 
-    def guide(self, numbers: Sequence[int], leaks: Sequence[float] | None = None) -> FiniteSetGuidance:
+    def guidance(self, numbers: Sequence[int], leaks: Sequence[float] | None = None) -> FiniteSetGuidance:
         """The exact diffusion model of these prompts' images.
 
         leaks  of each prompt, the share of front images that its side and back words bring: what makes Janus faces
@@ -151,9 +151,9 @@ class World:
                 own = named[:, view] / named[:, view].sum()
                 table[:, view] = (1 - leak) * own + leak * front
             tables.append(table)
-        pictures = self.pictures[list(numbers)].flatten(0, 1)
+        images = self.images[list(numbers)].flatten(0, 1)
         owners = [self.kinds[number].prompt for number in numbers for _ in range(len(self.azimuths))]
-        return FiniteSetGuidance(pictures, owners, torch.cat(tables))
+        return FiniteSetGuidance(images, owners, torch.cat(tables))
 
 
 def painted(kind: Kind, share: Tensor, alpha: Tensor) -> Tensor:
@@ -162,8 +162,8 @@ def painted(kind: Kind, share: Tensor, alpha: Tensor) -> Tensor:
     return torch.einsum("vphw,pc->vchw", share, colours) + 1 - alpha
 
 
-def read(prompts: Sequence[str], seed: int = 0) -> PromptTokens:
-    """Words as fixed random vectors, each with its place's added: (P, 8, 32). No grammar is given away."""
+def embed_words(prompts: Sequence[str], seed: int = 0) -> PromptTokens:
+    """Words as fixed random vectors, each with its place's added: (P, 8, 32). They contain no grammar."""
     vocabulary = sorted(
         {"a", "with", "hat", *COLOURS, *SHAPES, *(word for prompt in prompts for word in prompt.split())}
     )

@@ -36,9 +36,9 @@ class Captioner:
             ) from error
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor, prompt: str = "") -> list[str]:
+    def __call__(self, images: Tensor, prompt: str = "") -> list[str]:
         """Caption each image (V, 3, H, W) in [0, 1]: the likeliest continuation of `prompt`, by five beams."""
-        levels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         ready = self.processor(images=list(levels), text=[prompt] * len(levels), return_tensors="pt")
         inputs = ready.to(self.device, self.model.dtype)  # the numbers of words stay whole
         tokens = self.model.generate(**inputs, num_beams=5, max_new_tokens=LONGEST, do_sample=False)

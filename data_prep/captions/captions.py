@@ -194,7 +194,7 @@ def _listed(options: argparse.Namespace, folders: Mapping[str, Path]) -> Caption
     return assign_captions(options.read(options.list), folders, options.overwrite)
 
 
-def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> CaptionStats:
+def _by_blip2(options: argparse.Namespace, folders: Mapping[str, Path]) -> CaptionStats:
     """Caption scenes by a network; each caption is written immediately."""
     from .blip2 import Captioner, consensus
 
@@ -210,11 +210,11 @@ def _drawn(options: argparse.Namespace, folders: Mapping[str, Path]) -> CaptionS
     with Progress.to_user().task(f"captions of {len(left)} scenes") as on_step:
         for done, folder in enumerate(left, start=1):
             try:
-                pictures = scenes.read(folder, frames=options.frames, maps=()).views.composite(1.0)
+                images = scenes.read(folder, frames=options.frames, maps=()).views.composite(1.0)
             except (ValueError, OSError) as error:
                 tally.refused.append(str(error))
                 continue
-            caption = cleaned(consensus(captioner(pictures, options.prompt)))
+            caption = cleaned(consensus(captioner(images, options.prompt)))
             if wrong := prompts.prompt_error(caption):
                 tally.refused.append(f"the caption of {folder.name} {wrong}")
                 continue
@@ -236,13 +236,13 @@ def _parser() -> argparse.ArgumentParser:
         listed.add_argument("list", type=Path, help=about)
         _add_scenes(listed)
         listed.set_defaults(command=_listed, read=read)
-    drawn = words.add_parser("blip2", help="captions of the images by BLIP-2")
-    _add_scenes(drawn)
-    drawn.add_argument("--model", default="Salesforce/blip2-opt-2.7b", help="folder or Hub id (default: %(default)s)")
-    drawn.add_argument("--device", default="cpu", help="device, such as cuda (default cpu)")
-    drawn.add_argument("--frames", type=frame_numbers, default=[0, 1, 2, 3], help="frames to caption (default 0,1,2,3)")
-    drawn.add_argument("--prompt", default="", help="beginning of the caption, or a question")
-    drawn.set_defaults(command=_drawn)
+    blip2 = words.add_parser("blip2", help="captions of the images by BLIP-2")
+    _add_scenes(blip2)
+    blip2.add_argument("--model", default="Salesforce/blip2-opt-2.7b", help="folder or Hub id (default: %(default)s)")
+    blip2.add_argument("--device", default="cpu", help="device, such as cuda (default cpu)")
+    blip2.add_argument("--frames", type=frame_numbers, default=[0, 1, 2, 3], help="frames to caption (default 0,1,2,3)")
+    blip2.add_argument("--prompt", default="", help="beginning of the caption, or a question")
+    blip2.set_defaults(command=_by_blip2)
     return parser
 
 

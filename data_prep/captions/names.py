@@ -51,7 +51,7 @@ class OddName:
 
 
 def likeness(silhouettes: Tensor) -> Tensor:
-    """How similar objects are: IoU over all four views, the largest over quarter turns about the vertical.
+    """Similarity of objects: IoU over all four views, the largest over quarter turns about the vertical.
 
     Args:
         silhouettes: (N, 4, H, W) bool, in the order of the structured views.

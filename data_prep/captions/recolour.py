@@ -46,7 +46,7 @@ def painted(views: Views, colour: Colour) -> Views:
     return replace(views, rgb=torch.where(shade < 1, darker, lighter).clamp(0, 1))
 
 
-def drawn(name: str, scene_id: str) -> Colour:
+def random_colour(name: str, scene_id: str) -> Colour:
     """A random colour of that name, always the same for one object."""
     seed = int.from_bytes(hashlib.sha256(f"{name}/{scene_id}".encode()).digest()[:4], "big")
     dice, base = PortableRandom(seed), np.array(NAMED_COLOURS[name], dtype=np.float64)
@@ -92,7 +92,7 @@ def paint(job: Job) -> int:
     """Write one recoloured scene; returns the number of its views."""
     count = len(scenes.names(job.source))
     scene = scenes.read(job.source, frames=range(min(count, job.frames or count)))
-    views = painted(scene.views, drawn(job.colour, scene.id)) if job.colour else scene.views
+    views = painted(scene.views, random_colour(job.colour, scene.id)) if job.colour else scene.views
     facts = kept(scenes.document(job.source), job.colour)
     scenes.write(job.out, views, caption=job.caption, object_id=job.out.name, extra=facts | {"painted": job.colour})
     return len(scene.names)
@@ -133,12 +133,12 @@ def jobs(
         held = {colour for colour in COLOURS if any(shows(prompt, name, colour) for prompt in without)}
         if held.isdisjoint(caption.split()):
             yield Job(folder, out / folder.name, None, worded(caption), frames)
-        for colour in _drawn_names(folder.name, colours):
+        for colour in _random_names(folder.name, colours):
             if colour not in held:
                 yield Job(folder, out / f"{folder.name}-{colour}", colour, worded(f"{colour} {name}"), frames)
 
 
-def _drawn_names(scene_id: str, count: int) -> list[str]:
+def _random_names(scene_id: str, count: int) -> list[str]:
     """A choice of `count` colours that depends on the scene's id, in their usual order."""
     order = sorted(COLOURS, key=lambda name: hashlib.sha256(f"{scene_id}/{name}".encode()).digest())
     return sorted(order[:count], key=COLOURS.index)

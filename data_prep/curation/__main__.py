@@ -48,7 +48,7 @@ def _features(options: argparse.Namespace) -> int:
     print_escaped(
         f"{options.out}: {len(found.ids)} scenes, {found.vectors.shape[1]} x {found.vectors.shape[2]} numbers each"
     )
-    return _told(failures)
+    return _exit_code(failures)
 
 
 def _label(options: argparse.Namespace) -> int:
@@ -71,7 +71,7 @@ def _label(options: argparse.Namespace) -> int:
     print_escaped(
         f"{options.out}: {len(chosen) - len(unread)} of {len(subjects)} scenes ({size:.1f} MiB); open it in a browser"
     )
-    return _told(failures + unread)
+    return _exit_code(failures + unread)
 
 
 def _rank(options: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def _select(options: argparse.Namespace) -> int:
     return 0
 
 
-def _told(failures: scene_index.Broken) -> int:
+def _exit_code(failures: scene_index.Broken) -> int:
     for where, why in failures[:SHOWN]:
         print_escaped(f"left out {where}: {why}", sys.stderr)
     if len(failures) > SHOWN:

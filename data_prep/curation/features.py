@@ -58,9 +58,9 @@ class ImageEncoder:
         return cls(model, preparer, name, device)
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[Tensor]) -> Tensor:
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
         """Unit vectors (N, D) of N images (3, H, W) in [0, 1] of any sizes."""
-        levels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy() for p in pictures]
+        levels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy() for p in images]
         ready = self.preparer(images=levels, return_tensors="pt")["pixel_values"]
         found = self.model.get_image_features(ready.to(self.device)).pooler_output
         return F.normalize(found.float(), dim=-1).cpu()
@@ -133,8 +133,8 @@ def _encoded(
             failed(subject, str(look))
     if not good:
         return {}
-    each = encoder([picture for pictures in good.values() for picture in pictures])
-    groups = each.split([len(pictures) for pictures in good.values()])
+    each = encoder([image for images in good.values() for image in images])
+    groups = each.split([len(images) for images in good.values()])
     kept = groups if per_view else [F.normalize(group.mean(0, keepdim=True), dim=-1) for group in groups]
     return dict(zip(good, kept, strict=True))
 

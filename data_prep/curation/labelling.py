@@ -69,23 +69,25 @@ def write(
             failures.append((subject.where, str(error)))
             continue
         aspect = scene.shape[-1] / scene.shape[-2]
-        picture = webp(scene, WIDTH)
-        rows.append({"id": subject.id, "caption": caption, "picture": _place(picture, subject, folder, embed)})
+        image = webp(scene, WIDTH)
+        rows.append({"id": subject.id, "caption": caption, "picture": _place(image, subject, folder, embed)})
         on_step(number, len(subjects))
     if not rows:
         raise ValueError(f"not one of {len(subjects)} scenes could be read; no page was written")
-    told = [[name, label] for name, label in (labels or {}).items()]
+    start_labels = [[name, label] for name, label in (labels or {}).items()]
     key = "instant3d-labels:" + hashlib.sha256("\n".join(sorted(row["id"] or "" for row in rows)).encode()).hexdigest()
-    write_bytes(path, _page({"format": LABELS_FORMAT, "key": key, "subjects": rows, "labels": told}, aspect).encode())
+    write_bytes(
+        path, _page({"format": LABELS_FORMAT, "key": key, "subjects": rows, "labels": start_labels}, aspect).encode()
+    )
     return failures
 
 
-def _place(picture: bytes, subject: SceneRef, folder: Path, embed: bool) -> str:
-    """Where the page finds an image; ids are no file names, but their hashes are."""
+def _place(image: bytes, subject: SceneRef, folder: Path, embed: bool) -> str:
+    """URL of an image on the page; its file is named by the hash of the id, which may be no file name."""
     if embed:
-        return data_uri(picture)
+        return data_uri(image)
     file = folder / f"{hashlib.sha256(subject.id.encode()).hexdigest()[:32]}.webp"
-    write_bytes(file, picture)
+    write_bytes(file, image)
     return f"{quote(folder.name)}/{file.name}"
 
 

@@ -92,8 +92,8 @@ def _labelled_rows(row: Mapping[str, int], labels: Mapping[str, str]) -> tuple[l
                 f"only {counts[word]} scenes are labelled {word} (and {counts[other]} {other}); at least {LEAST} of "
                 "each are needed, and some hundred of each make a ranking worth having"
             )
-    told = sorted((row[name], label == GOOD) for name, label in labels.items() if label in (GOOD, BAD))
-    return [k for k, _ in told], np.array([good for _, good in told])
+    labelled = sorted((row[name], label == GOOD) for name, label in labels.items() if label in (GOOD, BAD))
+    return [k for k, _ in labelled], np.array([good for _, good in labelled])
 
 
 def _confidence(shown: Array, truth: Array, softness: float) -> RankingConfidence:

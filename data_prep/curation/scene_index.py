@@ -43,11 +43,11 @@ class SceneRef:
 
     def on_white(self, frames: Sequence[int], size: int | None = None) -> Tensor:
         """Images (V, 3, S, S) on white; those that are not square are padded with white."""
-        pictures = self.read(frames, size).views.composite(1.0)
-        height, width = pictures.shape[-2:]
+        images = self.read(frames, size).views.composite(1.0)
+        height, width = images.shape[-2:]
         spare_x, spare_y = max(height - width, 0), max(width - height, 0)
         edges = (spare_x // 2, spare_x - spare_x // 2, spare_y // 2, spare_y - spare_y // 2)
-        return F.pad(pictures, edges, value=1.0)
+        return F.pad(images, edges, value=1.0)
 
 
 def find_scenes(roots: Sequence[str | Path]) -> tuple[list[SceneRef], Broken]:
@@ -79,12 +79,12 @@ def find_scenes(roots: Sequence[str | Path]) -> tuple[list[SceneRef], Broken]:
     return [found[name] for name in sorted(found)], broken
 
 
-def montage(pictures: Tensor) -> Tensor:
+def montage(images: Tensor) -> Tensor:
     """Arrange images (V, 3, S, S) in one (3, H, W): two in a row, or one alone; white where one is missing."""
-    if len(pictures) == 1:
-        return pictures[0]
-    missing = pictures.new_ones(len(pictures) % 2, *pictures.shape[1:])
-    rows = torch.cat([pictures, missing]).unflatten(0, (-1, 2))  # (rows, 2, 3, S, S)
+    if len(images) == 1:
+        return images[0]
+    missing = images.new_ones(len(images) % 2, *images.shape[1:])
+    rows = torch.cat([images, missing]).unflatten(0, (-1, 2))  # (rows, 2, 3, S, S)
     return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from instant3d.utils.errors import print_escaped
 
-from . import card, recipe
+from . import card
 from .recipe import CONFIGS, PARTS, PROMPTS, TRAINERS, Recipe
 from .running import Record, Run
+from .steps import plan_steps
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_device(wanted)
         wanted.out.mkdir(parents=True, exist_ok=True)
         record = Record.open(wanted.out, wanted.settings, options.resume)
-        Run(recipe.steps(wanted), record, wanted.training_left, _say)()
+        Run(plan_steps(wanted), record, wanted.training_left, _say)()
         for path in card.write(wanted, record):
             _say(f"{path}: a draft; read it and look at the assets before you publish the weights")
     except (ValueError, OSError) as error:

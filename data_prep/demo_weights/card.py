@@ -174,9 +174,9 @@ def _steps_of(record: Record, part: str) -> Iterator[tuple[str, Mapping[str, Any
 
 def _command(recipe: Recipe) -> str:
     names = ("parts", "trainer", "seconds", "licences", "variants", "procedural")
-    told = {name: getattr(recipe, name) for name in names} | {"parts": ",".join(recipe.parts)}
-    told["seconds"] = f"{recipe.seconds:g}"
-    return "python -m data_prep.demo_weights OBJECTS -o OUT " + " ".join(f"--{name} {told[name]}" for name in names)
+    values = {name: getattr(recipe, name) for name in names} | {"parts": ",".join(recipe.parts)}
+    values["seconds"] = f"{recipe.seconds:g}"
+    return "python -m data_prep.demo_weights OBJECTS -o OUT " + " ".join(f"--{name} {values[name]}" for name in names)
 
 
 def _torch() -> str:

@@ -142,7 +142,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, over all calls."""
+        """Duration of the run, over all calls."""
         return self._before + time.monotonic() - self._begin
 
     def __call__(self) -> None:
@@ -242,7 +242,7 @@ def _ended(running: dict[str, tuple[Any, float]]) -> Iterator[None]:
 
 
 def _work(module: str, arguments: list[str], log: str, path: list[str]) -> None:
-    """What a step's process does: run a command, with all that it prints in a log."""
+    """Body of a step's process: run a command, with all that it prints in a log."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     multiprocessing.set_start_method("fork", force=True)  # for processes that read data: they need not import again
     sys.path[:] = path

@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class JobLimits:
-    """What one job may take before it is given up.
+    """Limits of one job, above which it is given up.
 
     Attributes:
         timeout_s: Seconds.

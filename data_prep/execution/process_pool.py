@@ -93,11 +93,11 @@ def run(
     """
     task = _Task(work, prepare, limits, jobs_each or math.inf)
     with locked_tempdir.temporary() as scratch:
-        crew = _Pool(task, scratch, iter(jobs))
+        pool = _Pool(task, scratch, iter(jobs))
         try:
-            yield from crew.results(workers)
+            yield from pool.results(workers)
         finally:
-            crew.close()
+            pool.close()
 
 
 class _Pool(Generic[Job]):
@@ -111,7 +111,7 @@ class _Pool(Generic[Job]):
 
     def results(self, workers: int) -> Iterator[JobResult[Job]]:
         while self._fill(workers):
-            ready = wait([member.pipe for member in self.workers], timeout=self._patience())
+            ready = wait([member.pipe for member in self.workers], timeout=self._wait_timeout())
             for member in list(self.workers):
                 outcome = member.look(member.pipe in ready)
                 if member.failed_to_start:
@@ -153,7 +153,7 @@ class _Pool(Generic[Job]):
         member.end()
         self.returned.append(member.job)
 
-    def _patience(self) -> float:
+    def _wait_timeout(self) -> float:
         patience = min(member.deadline() for member in self.workers) - time.monotonic()
         return max(patience if self.task.limits.max_memory is None else min(patience, WATCH_S), 0)
 
@@ -216,7 +216,7 @@ class _Worker(Generic[Job]):
         return JobResult(self.job, result, failure, time.monotonic() - self.since, kind)
 
     def exit_reason(self) -> str:
-        """Why the process ended: exit code or signal, and its last output."""
+        """Reason for the end of the process: exit code or signal, and its last output."""
         code = self.process.wait()
         name = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         with contextlib.suppress(OSError), (self.folder / PRINTED).open("rb") as log:
@@ -236,10 +236,10 @@ class _Worker(Generic[Job]):
 def _started(theirs: Connection, work: Callable[[Any], Any], folder: Path) -> subprocess.Popen[bytes]:
     """A process with its own session, its own temporary folder and its own file for what it prints."""
     main = getattr(sys.modules["__main__"], "__spec__", None) if work.__module__ == "__main__" else None
-    told = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), main.name if main else ""]
+    arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), main.name if main else ""]
     with theirs, (folder / PRINTED).open("ab") as printed:
         return subprocess.Popen(
-            [sys.executable, "-c", BEGIN, *told],
+            [sys.executable, "-c", BEGIN, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,

@@ -63,9 +63,9 @@ def gather(
     Raises:
         ValueError: If there is neither a scene nor a cache in one of `roots`.
     """
-    told = _told(objects)
+    from_manifests = _manifest_credits(objects)
     counts = Counter(
-        _work({**told.get(name, {}), **credit}) for root in roots for name, credit in _credits(root, on_step)
+        _work({**from_manifests.get(name, {}), **credit}) for root in roots for name, credit in _credits(root, on_step)
     )
     return sorted(replace(work, scenes=scenes) for work, scenes in counts.items())
 
@@ -108,7 +108,7 @@ def _work(credit: Credit) -> Work:
     return Work(licence, source, author, name, url)
 
 
-def _told(manifests: Sequence[str | Path]) -> dict[str, Credit]:
+def _manifest_credits(manifests: Sequence[str | Path]) -> dict[str, Credit]:
     """Credits by id and by uid."""
     found: dict[str, Credit] = {}
     for manifest in manifests:

@@ -127,7 +127,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def words(row: Mapping[str, Any]) -> list[str]:
-    """What a row says of its object, best first: its captions; without that field a caption or a name."""
+    """Texts of a row's object, best first: its captions; without that field a caption or a name."""
     if "captions" in row:
         return [str(words) for words in row["captions"]]
     return [str(row[key]) for key in ("caption", "name") if row.get(key)][:1]

@@ -15,9 +15,9 @@ from torch import Tensor
 PREFIX = "data:image/webp;base64,"
 
 
-def webp(picture: Tensor, width: int, quality: int = 80) -> bytes:
+def webp(pixels: Tensor, width: int, quality: int = 80) -> bytes:
     """An image (3, H, W) in [0, 1] as WebP of at most `width` pixels across."""
-    levels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    levels = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     image = Image.fromarray(np.ascontiguousarray(levels))
     if image.width > width:
         image = image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import shapes, textures
+from . import rotations, shapes, textures
 from .colours import Colour, draw_colour
 from .portable_rng import PortableRandom
 from .shapes import Shape, Vectors
@@ -29,7 +29,13 @@ class Part:
 
 
 def counted(count: int, words: str, noun: str) -> str:
-    """`a red leg`, `an orange box`, `three red legs`, `many red legs`."""
+    """A noun phrase with its number: `a red leg`, `an orange box`, `three red legs`, `many red legs`.
+
+    Args:
+        count: How many there are; more than twelve are "many".
+        words: Adjectives before the noun, or empty.
+        noun: Singular noun, perhaps with adjectives of its own.
+    """
     if count > 1:
         number = NUMBERS[count] if count < len(NUMBERS) else "many"
         *adjectives, last = noun.split()
@@ -44,7 +50,7 @@ def listed(phrases: Sequence[str]) -> str:
 
 
 def groups(parts: Sequence[Part]) -> dict[tuple[str, str], int]:
-    """How many parts there are of each (look, noun), in order of first appearance."""
+    """Number of parts of each (look, noun), in order of first appearance."""
     found: dict[tuple[str, str], int] = {}
     for part in parts:
         if part.noun:
@@ -53,7 +59,15 @@ def groups(parts: Sequence[Part]) -> dict[tuple[str, str], int]:
 
 
 class Builder:
-    """Collects the parts of one object. Lengths are free (objects are normalised later); +z is up, +x the front."""
+    """Collects the parts of one object. Lengths are free (objects are normalised later); +z is up, +x the front.
+
+    Args:
+        dice: Source of all random choices of the object.
+
+    Attributes:
+        parts: The solids added so far.
+        sides: Number of sides of round solids, the same for the whole object.
+    """
 
     def __init__(self, dice: PortableRandom) -> None:
         self.dice = dice
@@ -66,7 +80,11 @@ class Builder:
         return self.dice.uniform(low, high)
 
     def look(self, *names: str) -> Texture:
-        """A plain colour near one of the names (any if none), or now and then a pattern."""
+        """A plain colour, or with the object's own probability a pattern.
+
+        Args:
+            names: Names of colours, near one of which it is; any colour without.
+        """
         return textures.draw_texture(self.dice, self._patterned, names)
 
     def plain(self, *names: str) -> Texture:
@@ -87,22 +105,51 @@ class Builder:
         return self.plain("green", "green", "dark green", "light green", "olive", "orange")
 
     def darker(self, texture: Texture, by: float = 0.7) -> Texture:
-        """The plain colour of a texture's mean, darkened."""
+        """The plain colour of a texture's mean, darkened.
+
+        Args:
+            texture: Any texture.
+            by: Factor of its 8-bit levels.
+        """
         mean = texture.pixels.reshape(-1, 3).mean(0) * by
         colour: Colour = (int(mean[0]), int(mean[1]), int(mean[2]))
         return textures.plain(colour)
 
     def add(self, noun: str, texture: Texture, shape: Shape, at: Triple = ORIGIN, turn: Triple = ORIGIN) -> None:
-        """Add a shape turned by Euler angles (degrees about x, y, z) and then moved."""
-        rotation: Vectors | None = shapes.euler(*turn) if any(turn) else None
+        """Add a shape, turned and then moved.
+
+        Args:
+            noun: Word in captions; empty if they leave it out.
+            texture: Its texture.
+            shape: The solid.
+            at: How far it is moved along x, y and z.
+            turn: Euler angles in degrees about x, y and z.
+        """
+        rotation: Vectors | None = rotations.euler(*turn) if any(turn) else None
         self.parts.append(Part(noun, shapes.moved(shape, rotation, at), texture))
 
     def box(self, noun: str, texture: Texture, size: Triple, at: Triple = ORIGIN, turn: Triple = ORIGIN) -> None:
-        """A box of this size centred at `at`."""
+        """Add a box.
+
+        Args:
+            noun: Word in captions.
+            texture: Its texture.
+            size: Lengths along x, y and z.
+            at: Position of its centre.
+            turn: Euler angles in degrees.
+        """
         self.add(noun, texture, shapes.box(size, texture.tile), at, turn)
 
     def ball(self, noun: str, texture: Texture, size: Triple, at: Triple = ORIGIN, turn: Triple = ORIGIN) -> None:
-        """An ellipsoid with these diameters."""
+        """Add an ellipsoid.
+
+        Args:
+            noun: Word in captions.
+            texture: Its texture.
+            size: Diameters along x, y and z.
+            at: Position of its centre.
+            turn: Euler angles in degrees.
+        """
         profile = shapes.arc(1.0, -90, 90, max(5, self.sides // 2)) * np.array([1.0, size[2] / 2])
         self.add(noun, texture, shapes.lathe(profile, self.sides, (size[0] / 2, size[1] / 2), texture.tile), at, turn)
 
@@ -115,17 +162,35 @@ class Builder:
         at: Triple = ORIGIN,
         turn: Triple = ORIGIN,
     ) -> None:
-        """A cylinder, cone or frustum along z, from radius radii[0] below to radii[-1] above, centred at `at`."""
+        """Add a cylinder, cone or frustum along z.
+
+        Args:
+            noun: Word in captions.
+            texture: Its texture.
+            radii: Radius below, and radius above if it is another; 0 is a tip.
+            length: Length along z.
+            at: Position of its centre.
+            turn: Euler angles in degrees.
+        """
         profile = [(0.0, -length / 2), (radii[0], -length / 2), (radii[-1], length / 2), (0.0, length / 2)]
         self.turned(noun, texture, [p for i, p in enumerate(profile) if i in (0, 3) or p[0] > 0], at, turn)
 
     def block(
         self, noun: str, texture: Texture, size: Triple, at: Triple = ORIGIN, turn: Triple = ORIGIN, top: float = 1.0
     ) -> None:
-        """A box whose upper face is `top` times its lower one: a pyramid at 0."""
+        """Add a box whose upper face is scaled.
+
+        Args:
+            noun: Word in captions.
+            texture: Its texture.
+            size: Lengths along x, y and z, of the lower face.
+            at: Position of its centre.
+            turn: Euler angles in degrees.
+            top: Scale of the upper face; 0 makes a pyramid.
+        """
         corner = float(np.sqrt(0.5))
         profile = [(0.0, -0.5), (corner, -0.5), (corner * top, 0.5), (0.0, 0.5)][: 4 if top > 0 else 3]
-        unit = shapes.moved(shapes.lathe(profile, 4, tile=texture.tile), shapes.euler(0, 0, 45))
+        unit = shapes.moved(shapes.lathe(profile, 4, tile=texture.tile), rotations.euler(0, 0, 45))
         self.add(noun, texture, shapes.scaled(unit, size), at, turn)
 
     def turned(
@@ -138,13 +203,32 @@ class Builder:
         sides: int = 0,
         stretch: Sequence[float] = (1.0, 1.0),
     ) -> None:
-        """A solid of revolution with this (radius, z) profile; see `shapes.lathe_patches`."""
+        """Add a solid of revolution about z.
+
+        Args:
+            noun: Word in captions.
+            texture: Its texture.
+            profile: (K, 2), points (radius, z); see `shapes.lathe_patches`.
+            at: Position of its origin.
+            turn: Euler angles in degrees.
+            sides: Number of sides around; the object's own if 0.
+            stretch: Scales of x and y.
+        """
         self.add(noun, texture, shapes.lathe(profile, sides or self.sides, stretch, texture.tile), at, turn)
 
     def ring(
         self, noun: str, texture: Texture, radius: float, tube: float, at: Triple = ORIGIN, turn: Triple = ORIGIN
     ) -> None:
-        """A torus about z."""
+        """Add a torus about z.
+
+        Args:
+            noun: Word in captions.
+            texture: Its texture.
+            radius: From its centre to the middle of the tube.
+            tube: Radius of the tube.
+            at: Position of its centre.
+            turn: Euler angles in degrees.
+        """
         self.turned(
             noun, texture, shapes.arc(tube, -180, 180, 8, centre=(radius, 0.0)), at, turn, sides=max(10, self.sides)
         )
@@ -153,13 +237,24 @@ class Builder:
         self, noun: str, texture: Texture, outline: Sequence[Sequence[float]] | Vectors, depth: float,
         at: Triple = ORIGIN, turn: Triple = ORIGIN,
     ) -> None:  # fmt: skip
-        """A polygon in the xz plane with thickness along y."""
+        """Add a polygon in the xz plane with thickness along y.
+
+        Args:
+            noun: Word in captions.
+            texture: Its texture.
+            outline: (K, 2), corners (x, z), anticlockwise seen from -y.
+            depth: Thickness.
+            at: Position of its origin.
+            turn: Euler angles in degrees.
+        """
         self.add(noun, texture, shapes.prism(outline, depth, texture.tile), at, turn)
 
     def caption(self, noun: str) -> str:
-        """`a blue mug with a red handle`: a part named like the whole lends it its look, the others are counted.
+        """The caption of the object, such as `a blue mug with a red handle`.
 
-        An empty noun gives the list alone: `three grey rocks`.
+        Args:
+            noun: Name of the whole, which takes the look of the first part of the same name; the other parts are
+                counted. Empty for the list of parts alone: `three grey rocks`.
         """
         found = groups(self.parts)
         own = [words for words, name in found if name == noun]

@@ -20,7 +20,7 @@ from instant3d.mesh import Mesh, linear_from_srgb, save
 from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 
-from . import shapes
+from . import rotations, shapes
 from .assemblies import ASSEMBLIES
 from .builder import Builder, Part
 from .lrm_zero import scatter
@@ -45,7 +45,7 @@ def generate(seed: int) -> Procedural:
         noun = dice.pick(ASSEMBLIES)(builder)
         parts, caption = builder.parts, builder.caption(noun)
         yaw = 90.0 * dice.below(4) + (dice.uniform(-45, 45) if dice.chance(0.5) else 0.0)
-        turned = [replace(part, shape=shapes.moved(part.shape, shapes.euler(0, 0, yaw))) for part in parts]
+        turned = [replace(part, shape=shapes.moved(part.shape, rotations.euler(0, 0, yaw))) for part in parts]
     else:
         turned, caption = scatter(dice)
     return Procedural(tuple(into_unit_sphere(turned)), caption)

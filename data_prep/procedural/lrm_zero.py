@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import primitive_ops, shapes, textures
+from . import primitive_ops, rotations, shapes, textures
 from .builder import NUMBERS, Part, counted, groups, listed
 from .colours import draw_colour
 from .portable_rng import PortableRandom
@@ -62,8 +62,8 @@ def _place(dice: PortableRandom, upright: bool) -> Primitive:
         half = np.array([half[0], half[1], min(half[2], 0.45 * min(half[0], half[1]))])
     if dice.chance(0.25):
         half[:] = half.mean() if kind != "torus" else half
-    quarter = shapes.euler(90.0 * dice.below(4), 90.0 * dice.below(4), 90.0 * dice.below(4))
-    rotation = quarter if upright else shapes.random_rotation(dice)
+    quarter = rotations.euler(90.0 * dice.below(4), 90.0 * dice.below(4), 90.0 * dice.below(4))
+    rotation = quarter if upright else rotations.random_rotation(dice)
     return Primitive(kind, half, rotation, dice.uniforms(3, -0.8, 0.8))
 
 
@@ -84,7 +84,7 @@ def _skin(dice: PortableRandom, place: Primitive, texture: Texture, cells: int) 
 
 
 def _visible(placed: list[Primitive], parts: list[Part]) -> list[int]:
-    """Which parts have at least a quarter of their vertices outside all the others; never none."""
+    """Mask of the parts with at least a quarter of their vertices outside all the others; never empty."""
     shown = []
     for i, part in enumerate(parts):
         hidden = np.zeros(len(part.shape.vertices), dtype=bool)
@@ -101,14 +101,14 @@ def _cut(dice: PortableRandom, placed: list[Primitive], parts: list[Part]) -> tu
     centre = target.vertices[dice.below(len(target.vertices))]
     kind: Kind = dice.pick(["cube", "sphere", "cylinder", "cone"])
     half = dice.uniforms(3, 0.3, 0.6)
-    rotation, inner_look = shapes.random_rotation(dice), textures.plain(draw_colour(dice))
+    rotation, inner_look = rotations.random_rotation(dice), textures.plain(draw_colour(dice))
     contrasting = dice.chance(0.5)
     knife = shapes.assemble(primitive_ops.primitive_patches(kind, half, 0.5, 1, 16))
     knife = shapes.moved(knife, rotation, centre)
     left: list[Part] = []
     cuts = 0
     for place, part in zip(placed, parts, strict=True):
-        pieces, hollow = _bitten(place, part, knife, dice.chance(0.5))
+        pieces, hollow = _cut_piece(place, part, knife, dice.chance(0.5))
         if pieces is None:
             left.append(part)
             continue
@@ -119,7 +119,7 @@ def _cut(dice: PortableRandom, placed: list[Primitive], parts: list[Part]) -> tu
     return left, f"{caption}, cut by {counted(1, '', noun_of(kind, half))}" if cuts else caption
 
 
-def _bitten(place: Primitive, part: Part, knife: Shape, hollow: bool) -> tuple[tuple[Shape, Shape] | None, bool]:
+def _cut_piece(place: Primitive, part: Part, knife: Shape, hollow: bool) -> tuple[tuple[Shape, Shape] | None, bool]:
     """The part without the knife's volume; hollow, where asked, only if the cut opens it."""
     solid = primitive_ops.difference(part.shape, [knife])
     if solid is None or not hollow:

@@ -16,6 +16,12 @@ class PortableRandom:
 
     numpy guarantees the raw words of a bit generator, but not the streams of `Generator`'s methods. Here
     every number is one word and exact arithmetic, so that no choice depends on libm.
+
+    Args:
+        seed: An integer >= 0.
+
+    Raises:
+        ValueError: If the seed is negative.
     """
 
     def __init__(self, seed: int) -> None:
@@ -28,7 +34,13 @@ class PortableRandom:
         return low + (high - low) * float(self._words.random_raw() >> 11) * 2.0**-53
 
     def uniforms(self, size: int | tuple[int, ...], low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
-        """An array of numbers in [low, high)."""
+        """Uniform numbers in [low, high).
+
+        Args:
+            size: Shape of the result, or its length.
+            low: Lower bound, included.
+            high: Upper bound, excluded.
+        """
         count = int(np.prod(size))
         unit = (self._words.random_raw(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         return (low + (high - low) * unit).reshape(size)
@@ -46,7 +58,12 @@ class PortableRandom:
         return self.uniform() < probability
 
     def pick(self, options: Sequence[Option], weights: Sequence[float] | None = None) -> Option:
-        """One of the options, evenly or by weights that need not sum to one."""
+        """One of the options.
+
+        Args:
+            options: What to choose from, at least one.
+            weights: Weight of each option; they need not sum to one. Evenly without.
+        """
         if weights is None:
             return options[self.below(len(options))]
         mark = self.uniform() * sum(weights)

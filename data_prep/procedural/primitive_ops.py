@@ -42,7 +42,7 @@ def primitive_patches(kind: Kind, half: FloatArray, tile: float, cells: int, sid
 
 
 def inside(kind: Kind, half: FloatArray, points: Vectors) -> NDArray[np.bool_]:
-    """Which points (N, 3), in the primitive's own frame, lie within it."""
+    """Mask (N,) of the points (N, 3), in the primitive's own frame, that lie within it."""
     unit: Vectors = np.asarray(points / np.asarray(half))
     x, y, z = unit[:, 0], unit[:, 1], unit[:, 2]
     radius2 = x * x + y * y
@@ -139,9 +139,9 @@ def _bar(start: Vectors, end: Vectors, thickness: float, tile: float) -> Shape:
 
 
 def difference(solid: Shape, cutters: Sequence[Shape]) -> tuple[Shape, Shape] | None:
-    """What is left of the solid's own skin, and the new skin where it was cut; both together are watertight.
+    """The rest of the solid's own surface, and the new surface where it was cut; together they are watertight.
 
-    Pieces below 3 % of what is left are removed. None if the cut takes less than 3 % or more than 90 % of the volume,
+    Pieces below 3 % of the rest are removed. None if the cut takes less than 3 % or more than 90 % of the volume,
     or if a mesh bounds no solid.
     """
     whole, tools = _manifold(solid), [_manifold(cutter) for cutter in cutters]

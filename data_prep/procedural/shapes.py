@@ -10,8 +10,6 @@ import manifold3d
 import numpy as np
 from numpy.typing import NDArray
 
-from .portable_rng import PortableRandom
-
 Vectors = NDArray[np.float64]
 FloatArray = Sequence[float] | Vectors  # a point, a size
 GRID = 2.0**-13  # vertices lie on this lattice, so that the last bit of a sine never reaches a file
@@ -36,7 +34,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Patch:
-    """A grid of points (rows, columns, 3) with uv (rows, columns, 2), outward = columns x rows; `ring`s close up."""
+    """A grid of points on a surface, which faces outwards along columns x rows.
+
+    Attributes:
+        points: (rows, columns, 3).
+        uv: (rows, columns, 2).
+        ring: Whether the last column is the first one again.
+    """
 
     points: Vectors
     uv: Vectors
@@ -49,7 +53,14 @@ def snap(points: Vectors) -> Vectors:
 
 
 def weld(vertices: Vectors) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(first, place): the first vertex of each distinct lattice position, and each vertex's position number."""
+    """Group vertices that lie at one position of the lattice.
+
+    Args:
+        vertices: (N, 3).
+
+    Returns:
+        Index of the first vertex of each distinct position (P,), and number of each vertex's position (N,).
+    """
     lattice = np.round(vertices / GRID).astype(np.int64) + 2**20
     key = (lattice[:, 0] << 42) | (lattice[:, 1] << 21) | lattice[:, 2]
     _, first, place = np.unique(key, return_index=True, return_inverse=True)
@@ -84,7 +95,13 @@ def _without_slivers(shape: Shape) -> Shape:
 
 
 def moved(shape: Shape, rotation: Vectors | None = None, shift: FloatArray = (0.0, 0.0, 0.0)) -> Shape:
-    """Turn by a (3, 3) rotation, then shift."""
+    """The shape turned, then shifted.
+
+    Args:
+        shape: Any shape.
+        rotation: (3, 3); none leaves it as it is.
+        shift: (3,).
+    """
     points = shape.vertices if rotation is None else shape.vertices @ rotation.T
     return _without_slivers(replace(shape, vertices=snap(points + np.asarray(shift))))
 
@@ -94,33 +111,14 @@ def scaled(shape: Shape, factors: FloatArray) -> Shape:
     return _without_slivers(replace(shape, vertices=snap(shape.vertices * np.asarray(factors))))
 
 
-def euler(x_deg: float, y_deg: float, z_deg: float) -> Vectors:
-    """Rotation about x, then y, then z (fixed axes, degrees)."""
-    cx, cy, cz = np.cos(np.radians([x_deg, y_deg, z_deg]))
-    sx, sy, sz = np.sin(np.radians([x_deg, y_deg, z_deg]))
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
-
-
-def random_rotation(dice: PortableRandom) -> Vectors:
-    """Evenly over all rotations (Shoemake 1992)."""
-    a, b, c = dice.uniforms(3)
-    angles = 2 * np.pi * np.array([b, c])
-    x, y = np.sqrt(1 - a) * np.array([np.sin(angles[0]), np.cos(angles[0])])
-    z, w = np.sqrt(a) * np.array([np.sin(angles[1]), np.cos(angles[1])])
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
 def box_patches(size: FloatArray, tile: float = 0.0, cells: int = 1) -> list[Patch]:
-    """Six faces of a box centred at the origin, each `cells` x `cells` quads; tile as in `Texture.tile`."""
+    """Six faces of a box centred at the origin.
+
+    Args:
+        size: Lengths along x, y and z.
+        tile: Length of a repeat, as in `Texture.tile`.
+        cells: Number of quads along each edge.
+    """
     half = np.asarray(size, dtype=np.float64) / 2
     steps = np.linspace(-1, 1, cells + 1)
     patches = []
@@ -172,10 +170,15 @@ def lathe_patches(
     tile: float = 0.0,
     rows: int = 1,
 ) -> list[Patch]:
-    """Turn a profile of (radius, z) about the z axis; its solid side lies to the left of its direction.
+    """Surface of a profile turned about the z axis.
 
-    So profiles run from the bottom pole outwards, up and back to the axis. `stretch` scales x and y; `rows`
-    subdivides straight runs.
+    Args:
+        profile: (K, 2), points (radius, z). The solid lies to the left of its direction, so it runs from the bottom
+            pole outwards, up and back to the axis.
+        sides: Number of sides around.
+        stretch: Scales of x and y.
+        tile: Length of a repeat, as in `Texture.tile`.
+        rows: Number of intervals of each straight run.
     """
     points = np.asarray(profile, dtype=np.float64)
     turn = 2 * np.pi * (np.arange(sides + 1) % sides) / sides
@@ -207,19 +210,43 @@ def lathe(
     stretch: Sequence[float] = (1.0, 1.0),
     tile: float = 0.0,
 ) -> Shape:
-    """A solid of revolution; see `lathe_patches`."""
+    """A solid of revolution.
+
+    Args:
+        profile: (K, 2), points (radius, z), as in `lathe_patches`.
+        sides: Number of sides around.
+        stretch: Scales of x and y.
+        tile: Length of a repeat, as in `Texture.tile`.
+    """
     return assemble(lathe_patches(profile, sides, stretch, tile))
 
 
 def arc(radius: float, start_deg: float, end_deg: float, steps: int, centre: Sequence[float] = (0, 0)) -> Vectors:
-    """Points (steps + 1, 2) of a circle in the (radius, z) plane; 0 degrees is outwards, 90 up. Poles are exact."""
+    """Points of a circle in the (radius, z) plane. Poles are exact.
+
+    Args:
+        radius: Of the circle.
+        start_deg: Angle of the first point; 0 degrees is outwards, 90 up.
+        end_deg: Angle of the last point.
+        steps: Number of intervals.
+        centre: (radius, z) of its centre.
+
+    Returns:
+        (steps + 1, 2).
+    """
     angle = np.radians(np.linspace(start_deg, end_deg, steps + 1))
     points = np.round(np.stack([np.cos(angle), np.sin(angle)], -1), 12)
     return points * radius + np.asarray(centre, dtype=np.float64)
 
 
 def prism(outline: Sequence[Sequence[float]] | Vectors, depth: float, tile: float = 0.0) -> Shape:
-    """A simple polygon (K, 2) in the xz plane, anticlockwise seen from -y, with thickness along y."""
+    """A simple polygon in the xz plane with thickness along y.
+
+    Args:
+        outline: (K, 2), corners (x, z), anticlockwise seen from -y.
+        depth: Thickness.
+        tile: Length of a repeat, as in `Texture.tile`.
+    """
     flat = np.asarray(outline, dtype=np.float64)
     front = np.stack([flat[:, 0], np.full(len(flat), -depth / 2), flat[:, 1]], -1)
     back = front + np.array([0.0, depth, 0.0])

@@ -80,7 +80,7 @@ class Job:
     mirror: bool
 
 
-def drawn(seed: int, object_id: str, number: int, *, mirror: bool = True) -> Change:
+def random_change(seed: int, object_id: str, number: int, *, mirror: bool = True) -> Change:
     """Variant `number` of an object: the same on every machine.
 
     Args:
@@ -109,7 +109,7 @@ def make(job: Job) -> list[Row]:
     item = job.item
     words = [*object_manifest.words(item.row), str(item.row.get("name", ""))]
     mirror = job.mirror and not ONE_SIDED.search(" ".join(words))
-    changes = {f"{item.id}-v{k}": drawn(job.seed, item.id, k, mirror=mirror) for k in range(1, job.count + 1)}
+    changes = {f"{item.id}-v{k}": random_change(job.seed, item.id, k, mirror=mirror) for k in range(1, job.count + 1)}
     if not all(map(SAFE_ID.fullmatch, changes)):
         raise ValueError(f"the id {item.id!r} is too long to have -v1 put behind it; shorten it")
     files = {job.out / f"{name}.glb": change for name, change in changes.items()}

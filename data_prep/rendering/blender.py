@@ -137,14 +137,14 @@ def area_lights(seed: int) -> list[dict[str, Any]]:
 
     They are fixed in the world, so that all views of an object are consistent.
     """
-    draw = np.random.default_rng(seed)
-    turn = draw.uniform(0, 360)
+    generator = np.random.default_rng(seed)
+    turn = generator.uniform(0, 360)
     lamps = []
     for offset_deg, elevation_deg, watts in ((0, (30, 60), 120.0), (110, (10, 45), 60.0), (230, (20, 60), 60.0)):
-        azimuth = math.radians(turn + offset_deg + draw.uniform(-25, 25))
-        elevation = math.radians(draw.uniform(*elevation_deg))
+        azimuth = math.radians(turn + offset_deg + generator.uniform(-25, 25))
+        elevation = math.radians(generator.uniform(*elevation_deg))
         toward = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
-        distance = draw.uniform(3.0, 4.0)
+        distance = generator.uniform(3.0, 4.0)
         lamps.append({"position": [distance * part for part in toward], "watts": watts, "side": 2.0})
     return lamps
 

@@ -41,7 +41,7 @@ class Crashed(ValueError):
 
 
 def command() -> list[str]:
-    """How the program is started: by the user's own Blender, or by a Python that has bpy and BlenderProc.
+    """Command line of the program: by the user's own Blender, or by a Python that has bpy and BlenderProc.
 
     INSTANT3D_BLENDER         a Blender 4.2 or later, run by the `blenderproc` beside this Python
     INSTANT3D_BLENDER_PYTHON  else this Python; else .venv-render here; else the one that is running

@@ -14,7 +14,7 @@ SHINE = ("Metallic", "Specular IOR Level", "Coat Weight", "Sheen Weight", "Trans
 Bounds = tuple[list[float], list[float]]  # the lowest and the highest corner
 
 
-def fresh(bproc: ModuleType, device: str) -> None:
+def reset_scene(bproc: ModuleType, device: str) -> None:
     """An empty scene with nothing left of the one before.
 
     `bproc.clean_up()` would keep the compositor's nodes but not their keyframes: normals are wrong from then on.
@@ -109,7 +109,7 @@ def _set(tree: Any, socket: Any, value: Any) -> None:
         socket.default_value = value
 
 
-def aim(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, size: int) -> None:
+def set_cameras(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, size: int) -> None:
     """One frame a view. cameras (V, 4, 4): OpenGL camera to world; intrinsics (V, 4): fx, fy, cx, cy as fractions."""
     data = bpy.context.scene.camera.data
     far = float(np.linalg.norm(cameras[:, :3, 3], axis=1).max()) + 10
@@ -123,7 +123,7 @@ def aim(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, size: in
             data.keyframe_insert(data_path=name, frame=frame)
 
 
-def pictures(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.ndarray:
+def images(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.ndarray:
     """Straight-alpha sRGB (V, S, S, 4) uint8 of all views, averaged over square pixels as the fast renderer does it."""
     scene, renderer = bpy.context.scene, bproc.renderer
     renderer.set_denoiser(None)  # at 16 samples and more it costs more than samples that do as much

@@ -43,7 +43,7 @@ def _watch() -> NoReturn:
         time.sleep(1)
 
 
-def go_first_when_memory_is_short() -> None:
+def prefer_for_oom_killer() -> None:
     """Let the kernel choose this process rather than its host."""
     if sys.platform == "linux":
         with open("/proc/self/oom_score_adj", "w") as file:
@@ -54,11 +54,11 @@ def rendered(job: dict[str, Any]) -> tuple[blender_scene.Bounds, list[np.ndarray
     """The bounds of the object and the arrays of its views."""
     cameras = np.array(job["cameras"], dtype=np.float64).reshape(-1, 4, 4)
     intrinsics = np.array(job["intrinsics"], dtype=np.float64).reshape(-1, 4)
-    blender_scene.fresh(bproc, job["device"])
+    blender_scene.reset_scene(bproc, job["device"])
     bounds = blender_scene.load(job["object"])
     blender_scene.light(bproc, job["lighting"], job["lights"])
-    blender_scene.aim(bproc, cameras, intrinsics, job["size"])
-    arrays = [blender_scene.pictures(bproc, job["samples"], job["threads"], job["lighting"])]
+    blender_scene.set_cameras(bproc, cameras, intrinsics, job["size"])
+    arrays = [blender_scene.images(bproc, job["samples"], job["threads"], job["lighting"])]
     if job["maps"]:
         arrays += blender_scene.surfaces(bproc, job["maps"])
     return bounds, arrays
@@ -75,7 +75,7 @@ def answer(pipe: BinaryIO, header: dict[str, Any], arrays: Sequence[np.ndarray] 
 def serve() -> None:
     """Render the jobs that standard input names, one file of JSON a line, until it closes."""
     die_with_the_host()
-    go_first_when_memory_is_short()
+    prefer_for_oom_killer()
     with open(os.path.join(FOLDER, "answers"), "wb") as pipe:
         answer(pipe, {"pid": os.getpid(), "blender": bpy.app.version_string})
         for line in sys.stdin:
@@ -90,7 +90,7 @@ def serve() -> None:
             answer(pipe, {"bounds": bounds, "arrays": sizes}, arrays)
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End at once: some releases of bpy crash or hang when the interpreter takes itself down."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -102,5 +102,5 @@ if __name__ == "__main__":
         serve()
     except BaseException:  # whatever it was, the parent reads the log's last words
         traceback.print_exc()
-        leave(1)
-    leave(0)
+        exit_now(1)
+    exit_now(0)

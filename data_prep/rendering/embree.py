@@ -58,7 +58,7 @@ def draw(
         Images (V, S, S, 4) uint8, and by name the maps, float32: depth (V, S, S, 1), world normals (V, S, S, 3).
     """
     caster, cameras = _Caster(soup), list(zip(world_to_cam, intrinsics, strict=True))
-    pixels = np.stack([_picture(caster, *camera, size, soft, supersample) for camera in cameras])
+    pixels = np.stack([_image(caster, *camera, size, soft, supersample) for camera in cameras])
     surfaces = [_surface(caster, *camera, size, maps) for camera in cameras] if maps else []
     return pixels, {name: np.stack([surface[name] for surface in surfaces]) for name in maps}
 
@@ -75,12 +75,12 @@ def library() -> tuple[Any, Any]:
         from embreex.rtcore_scene import EmbreeScene
     except ImportError as error:
         raise ValueError(
-            f"the embree back end cannot draw here ({error}); pip install embreex, or use OpenGL"
+            f"the embree back end cannot render here ({error}); pip install embreex, or use OpenGL"
         ) from error
     return EmbreeScene, TriangleMesh
 
 
-def _picture(
+def _image(
     caster: _Caster, matrix: np.ndarray, intrinsics: np.ndarray, size: int, soft: bool, supersample: int
 ) -> np.ndarray:
     fine = size * supersample

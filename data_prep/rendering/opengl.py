@@ -37,9 +37,9 @@ void main() {
 SURFACE = """
 in vec3 to_normal; in vec3 to_color; in vec2 to_uv;
 #ifdef TEXTURED
-uniform sampler2D picture; uniform ivec2 wrap; uniform float cutoff;
+uniform sampler2D image; uniform ivec2 wrap; uniform float cutoff;
 float fold(float x, int how) { return how == 2 ? 1 - abs(mod(x, 2) - 1) : x; }
-vec4 texel() { return textureLod(picture, vec2(fold(to_uv.x, wrap.x), fold(to_uv.y, wrap.y)), 0); }
+vec4 texel() { return textureLod(image, vec2(fold(to_uv.x, wrap.x), fold(to_uv.y, wrap.y)), 0); }
 #endif
 vec3 facing_normal() {
     vec3 n = normalize(to_normal);
@@ -254,9 +254,9 @@ class _Drawing:
         textured = group.texture is not None and (shader is COLOR or group.cutoff > 0)
         program = _surface_program(shader, textured, group.cutoff > 0, self.soft and shader is COLOR)
         if textured:
-            picture = self.textures[id(group.texture)]
-            picture.repeat_x, picture.repeat_y = (how == "repeat" for how in group.wrap)
-            picture.use(0)
+            texture = self.textures[id(group.texture)]
+            texture.repeat_x, texture.repeat_y = (how == "repeat" for how in group.wrap)
+            texture.use(0)
             program["wrap"].value = tuple(WRAPS.index(how) for how in group.wrap)
             if "cutoff" in program:
                 program["cutoff"].value = group.cutoff

@@ -50,8 +50,8 @@ def render_views(
     soup = flatten(meshes, texture_side=max(1024, 2 * size))
     draw = embree.draw if chosen(backend) == "embree" else opengl.draw
     world_to_cam, soft = np.linalg.inv(matrices), lighting == "soft"
-    drawn = draw(soup, world_to_cam, intrinsics, size, soft=soft, supersample=supersample, maps=maps)
-    return to_views(*drawn, cameras)
+    images = draw(soup, world_to_cam, intrinsics, size, soft=soft, supersample=supersample, maps=maps)
+    return to_views(*images, cameras)
 
 
 def chosen(backend: str) -> str:
@@ -66,7 +66,7 @@ def chosen(backend: str) -> str:
         if backend == "auto" and embree.available():
             return chosen("embree")
         raise ValueError(
-            f"OpenGL cannot draw here ({error}); install libegl1, or embreex for the embree back end"
+            f"OpenGL cannot render here ({error}); install libegl1, or embreex for the embree back end"
         ) from error
 
 

@@ -40,7 +40,7 @@ Results = Generator[JobResult[Job], None, None]
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and within which limits objects are rendered.
+    """Back end and limits of rendering.
 
     Attributes:
         ray: Whether to use Ray.

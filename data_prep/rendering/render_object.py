@@ -103,7 +103,7 @@ def _by_blender(job: Job, cameras: Cameras) -> Views:
         samples=job.plan.samples,
         maps=job.plan.maps,
         device=job.plan.device,
-        seed=job.plan.draw(job.item.id),
+        seed=job.plan.object_seed(job.item.id),
         timeout_s=OURS * job.limits.timeout_s,
         max_memory=job.limits.max_memory,
         up=job.item.up,

@@ -80,14 +80,14 @@ class Plan:
         """The maps beside the images: some of depth and normals."""
         return tuple(name for name in MAPS if getattr(self, name))
 
-    def draw(self, object_id: str) -> int:
+    def object_seed(self, object_id: str) -> int:
         """The seed (56 bits) of an object's random cameras and area lights."""
         digest = hashlib.sha256(f"{self.seed}/{object_id}".encode()).digest()
         return int.from_bytes(digest[:7], "big")
 
     def cameras(self, object_id: str) -> Cameras:
         """Cameras (4 + 2 ring_views + random_views,), the same for an object wherever and whenever it is rendered."""
-        generator = torch.Generator().manual_seed(self.draw(object_id))
+        generator = torch.Generator().manual_seed(self.object_seed(object_id))
         others = random_sphere(
             self.random_views, generator, elevation_deg=self.elevation_deg, radius=self.radius, fov_deg=self.fov_deg[0]
         )

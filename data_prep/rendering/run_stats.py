@@ -48,13 +48,13 @@ class RunStats:
     def finished(self, views: int) -> None:
         self.done += 1
         self.views += views
-        self._tell()
+        self._report()
 
     def lost(self, kind: str) -> None:
         self.kinds[kind] += 1
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self.done + self.failed == 1:
             self.first_at = time.monotonic()
         if time.monotonic() - self.said > EVERY_S:

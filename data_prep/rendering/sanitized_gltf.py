@@ -69,7 +69,7 @@ class _Plain:
         self.binary = bytearray()
         self._check_accessors()
         self._gather_buffers()
-        self._gather_pictures()
+        self._gather_images()
         self._place(centre, scale)
         self._simplify_materials()
         used = sorted(set(_extensions(self.json)))
@@ -102,7 +102,7 @@ class _Plain:
         self.binary += bytes(data) + bytes(-len(data) % 4)
         return start
 
-    def _gather_pictures(self) -> None:
+    def _gather_images(self) -> None:
         """Every image that a texture shows, decoded once for proof, as PNG or JPEG in the buffer."""
         places: dict[int, int] = {}
         images: list[Json] = []
@@ -116,12 +116,12 @@ class _Plain:
                 continue
             if source not in places:
                 places[source] = len(images)
-                images.append(self._picture(source))
+                images.append(self._image(source))
             texture["source"] = places[source]
         if images:
             self.json["images"] = images
 
-    def _picture(self, index: int) -> Json:
+    def _image(self, index: int) -> Json:
         pixels, data = (
             self.document.decoder.decode(self.document.encoded_image(index)),
             self.document.encoded_image(index),

@@ -96,22 +96,22 @@ def _thumbnail(subject: SceneRef, broken: Broken, remark: str = "") -> list[Thum
     try:
         document = subject.document()
         views = subject.read(scene_index.STRUCTURED[: document.count]).views
-        picture: Tensor = montage(subject.on_white(scene_index.STRUCTURED[: document.count]))
+        image: Tensor = montage(subject.on_white(scene_index.STRUCTURED[: document.count]))
     except (ValueError, OSError) as error:
         broken.append((subject.where, str(error)))
         return []
     coverage = float(views.alpha.mean())
-    return [Thumbnail(subject.id, document.text("caption"), webp(picture, WIDTH, 70), coverage, remark)]
+    return [Thumbnail(subject.id, document.text("caption"), webp(image, WIDTH, 70), coverage, remark)]
 
 
 def _ends(known: Mapping[str, SceneRef], ranking: Path, broken: Broken) -> tuple[list[Thumbnail], list[Thumbnail]]:
     """The best and the worst scenes of a ranking that are here."""
     places = [place for place in id_lists.read_ranking(ranking) if place.id in known]
 
-    def pictures(some: Sequence[id_lists.RankedScene]) -> list[Thumbnail]:
+    def thumbnails(some: Sequence[id_lists.RankedScene]) -> list[Thumbnail]:
         return [t for place in some for t in _thumbnail(known[place.id], broken, f"{place.score:+.2f}")]
 
-    return pictures(places[:ENDS]), pictures(places[ENDS:][-ENDS:])
+    return thumbnails(places[:ENDS]), thumbnails(places[ENDS:][-ENDS:])
 
 
 def _rejected(paths: Sequence[Path], named: bool) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def _doctor(path: Path) -> dict[str, Any]:
 
 
 def _size(content: Mapping[str, Any]) -> str:
-    """A document's image size, which it may tell for all frames or for the first."""
+    """A document's image size, given for all frames or in the first."""
     for place in (content, *content["frames"][:1]):
         if isinstance(place, dict) and {"w", "h"} <= place.keys():
             return f"{place['w']} x {place['h']}"
@@ -173,9 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print_escaped(f"error: {format_error(error) if isinstance(error, OSError) else error}", sys.stderr)
         return 2
-    told = [f"{len(facts.rejected)} objects rejected"] * bool(facts.rejected)
-    told += [f"{len(facts.broken)} scenes cannot be used"] * bool(facts.broken)
-    print_escaped(", ".join([f"{options.out}: {facts.scenes} scenes", *told, f"{len(data) / 2**20:.2f} MiB"]))
+    problems = [f"{len(facts.rejected)} objects rejected"] * bool(facts.rejected)
+    problems += [f"{len(facts.broken)} scenes cannot be used"] * bool(facts.broken)
+    print_escaped(", ".join([f"{options.out}: {facts.scenes} scenes", *problems, f"{len(data) / 2**20:.2f} MiB"]))
     return 0
 
 

@@ -19,7 +19,7 @@ class Thumbnail:
 
     id: str
     caption: str | None
-    picture: bytes
+    image: bytes
     coverage: float
     remark: str = ""
 

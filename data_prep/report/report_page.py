@@ -37,7 +37,7 @@ figcaption { font-size: .75rem; color: #555; overflow-wrap: anywhere; }
 
 def page(facts: ReportFacts, title: str) -> str:
     """The whole page as HTML."""
-    parts = [*_head(title), *_cards(facts), *_pictures(facts), *_contents(facts), *_coverage(facts.shown)]
+    parts = [*_head(title), *_cards(facts), *_thumbnails(facts), *_contents(facts), *_coverage(facts.shown)]
     parts += [*_ranking(facts), *_captions(facts), *_rejected(facts), *_doctor(facts.doctor), "</html>"]
     return "\n".join(parts) + "\n"
 
@@ -56,7 +56,7 @@ def _cards(facts: ReportFacts) -> Iterator[str]:
     yield f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _pictures(facts: ReportFacts) -> Iterator[str]:
+def _thumbnails(facts: ReportFacts) -> Iterator[str]:
     yield f"<h2>{len(facts.shown)} scenes, chosen at random</h2>"
     yield from _grid(facts.shown, MAX_PICTURES * 2 // 3)
 
@@ -65,13 +65,13 @@ def _grid(thumbnails: Sequence[Thumbnail], budget: int) -> Iterator[str]:
     """Figures, as many as fit into so many bytes of images."""
     yield '<div class="grid">'
     for number, thumbnail in enumerate(thumbnails):
-        budget -= len(thumbnail.picture)
+        budget -= len(thumbnail.image)
         if budget < 0:
             yield f'</div><p class="note">and {len(thumbnails) - number} more</p><div>'
             break
         words = escaped(thumbnail.caption or "no caption", 80)
         remark = f"<b>{escaped(thumbnail.remark)}</b> " if thumbnail.remark else ""
-        yield f'<figure><img alt="" src="{data_uri(thumbnail.picture)}" title="{escaped(thumbnail.id)}">'
+        yield f'<figure><img alt="" src="{data_uri(thumbnail.image)}" title="{escaped(thumbnail.id)}">'
         yield f"<figcaption>{remark}{words}<br>{escaped(thumbnail.id, 60)}</figcaption></figure>"
     yield "</div>"
 
@@ -103,7 +103,7 @@ def _counts(title: str, counts: Mapping[str, int], *, sort: bool = True) -> Iter
 
 
 def _coverage(shown: Sequence[Thumbnail]) -> Iterator[str]:
-    """How much of its images each object covers, as a histogram, and both ends of it."""
+    """Histogram of the share of its images that each object covers, and both ends of it."""
     if not shown:
         return
     bins = Counter(min(int(thumbnail.coverage * BINS), BINS - 1) for thumbnail in shown)
@@ -113,7 +113,7 @@ def _coverage(shown: Sequence[Thumbnail]) -> Iterator[str]:
         f'{bins[k]} scenes"></div>'
         for k in range(BINS)
     )
-    yield f'<h2>How much of its pictures an object covers ({len(shown)} scenes)</h2><div class="histogram">'
+    yield f'<h2>How much of the images the object covers ({len(shown)} scenes)</h2><div class="histogram">'
     yield from bars
     yield '</div><div class="axis"><span>0%</span><span>50%</span><span>100%</span></div>'
     order = sorted(shown, key=lambda thumbnail: thumbnail.coverage)
@@ -125,7 +125,7 @@ def _coverage(shown: Sequence[Thumbnail]) -> Iterator[str]:
 
 
 def _marked(thumbnail: Thumbnail, remark: str) -> Thumbnail:
-    return Thumbnail(thumbnail.id, thumbnail.caption, thumbnail.picture, thumbnail.coverage, remark)
+    return Thumbnail(thumbnail.id, thumbnail.caption, thumbnail.image, thumbnail.coverage, remark)
 
 
 def _ranking(facts: ReportFacts) -> Iterator[str]:

@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def closing_line(output: Path, counts: Counts) -> str:
     """Counts of objects by result, the largest first."""
-    told = {"there": "there already", "listed": "listed but not downloaded", "duplicate": "left out as duplicates"}
+    words = {"there": "there already", "listed": "listed but not downloaded", "duplicate": "left out as duplicates"}
     usual = [
         f"{counts.get('new', 0)} new",
-        *(f"{counts[kind]} {word}" for kind, word in told.items() if counts.get(kind)),
+        *(f"{counts[kind]} {word}" for kind, word in words.items() if counts.get(kind)),
     ]
     other = sorted((kind for kind in counts if kind not in FINE), key=lambda kind: (-counts[kind], kind))
     licences = [f"{counts[kind]} {kind}" for kind in other if kind.startswith("under ")]

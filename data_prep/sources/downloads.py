@@ -124,7 +124,7 @@ def _by_groups(store: ObjaverseStore, rows: Sequence[Row], policy: RetryPolicy) 
 
 
 def _group(row: Row) -> tuple[str, str, str]:
-    """What is downloaded as one: a commit of a repository, or a file."""
+    """Key of what is downloaded together: a commit of a repository, or a file."""
     parts = row["uid"].split("/")  # https://github.com/ORGANISATION/REPOSITORY/blob/COMMIT/FILE
     if row["source"] == "objaverse-xl/github":
         return row["source"], "/".join(parts[3:5]), "/".join(parts[6:7])

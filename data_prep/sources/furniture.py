@@ -185,7 +185,7 @@ class Library:
         return spdx(deed[0] if deed else re.split(r"©|\(c\)|copyright", words.get("license", ""), flags=re.I)[0])
 
     def _notice(self, model: str) -> str:
-        """What stands in the notice beside a model; beside the catalogue lies the library's own licence."""
+        """Text of the notice beside a model; beside the catalogue lies the library's own licence."""
         name = self.notices.get(str(PurePosixPath(model).parent)) if "/" in model else None
         return _text(self.read(name, MAX_TEXT_BYTES)) if name else ""
 

@@ -202,7 +202,7 @@ def _fingerprint(root: Path) -> str:
 
 
 def _beside(file: Path) -> dict[str, str]:
-    """What an .obj or .gltf may take its look from: files in its folder, by name."""
+    """Files from which an .obj or .gltf may take its look: those in its folder, by name."""
     others = (
         other
         for other in file_listing.visible_files(file.parent, "*")

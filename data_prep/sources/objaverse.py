@@ -67,7 +67,7 @@ class ObjaverseStore:
         return path
 
     def path(self, uid: str) -> Path:
-        """Where the package keeps an object of Objaverse 1.0, whether it is there or not."""
+        """Path at which the package keeps an object of Objaverse 1.0, whether it is there or not."""
         below = self.paths().get(uid)
         if below is None:
             raise FileNotFoundError(f"Objaverse lists no object {uid}; is it an object of another version?")
@@ -83,7 +83,7 @@ class ObjaverseStore:
         )
 
     def xl_fetch(self, source: str, expected: Mapping[str, str], processes: int) -> None:
-        """Download files by their identifiers, whole repositories for `github`; `xl_path` tells where they lie then.
+        """Download files by their identifiers, whole repositories for `github`; they then lie at `xl_path`.
 
         One of them may make the package fail for all others: then call it again with fewer.
 
@@ -97,7 +97,7 @@ class ObjaverseStore:
         columns = {"fileIdentifier": list(expected), "sha256": list(expected.values()), "source": source}
 
         def work() -> None:
-            with contextlib.redirect_stderr(io.StringIO()):  # its bars; the caller tells of progress
+            with contextlib.redirect_stderr(io.StringIO()):  # its bars; the caller reports progress
                 _imported("objaverse.xl").download_objects(
                     pandas.DataFrame(columns),
                     download_dir=str(self.cache),
@@ -108,14 +108,14 @@ class ObjaverseStore:
         _summarized_errors(f"{len(expected)} objects of Objaverse-XL", work)
 
     def xl_path(self, source: str, identifier: str) -> Path:
-        """Where the package keeps a file of GitHub's or of the Smithsonian's, whether it is there or not."""
+        """Path at which the package keeps a file of GitHub or of the Smithsonian, whether it is there or not."""
         if source == "smithsonian":
             name = _imported("objaverse.utils").get_uid_from_str(identifier)
             return self.cache / source / "objects" / f"{name}.glb"
         return self.xl_repository(identifier) / "/".join(identifier.split("/")[7:])
 
     def xl_repository(self, identifier: str) -> Path:
-        """Where the package keeps the repository of a file of GitHub's."""
+        """Path at which the package keeps the repository of a file of GitHub."""
         parts = identifier.split("/")
         if len(parts) < 8 or {"", ".", ".."} & set(parts[3:]) or "\0" in identifier:
             raise ValueError(
@@ -124,7 +124,7 @@ class ObjaverseStore:
         return self.cache / "github" / "repos" / parts[3] / parts[4]
 
     def _read(self, name: str, read: Callable[[], Result]) -> Result:
-        """What the package reads from a file of the data set; one that a kill left half-written is fetched again."""
+        """Content of a file of the data set, read by the package; a half-written one is fetched again."""
         file = self.cache / name
         for tries_left in (1, 0):
             was_there = file.is_file()
@@ -157,13 +157,13 @@ def open_store(cache: Path) -> Iterator[ObjaverseStore]:
         stack.enter_context(_swapped(package, "_load_object_paths", quick))
         stack.enter_context(_swapped(package, "glob", _NothingListed))
         stack.enter_context(_mirrored(os.environ.get("HF_ENDPOINT", HUB).rstrip("/")))
-        stack.enter_context(_without_questions())
+        stack.enter_context(_without_prompts())
         stack.enter_context(contextlib.redirect_stdout(io.TextIOWrapper(open(os.devnull, "wb"))))  # noqa: SIM115
         yield ObjaverseStore(package, cache)
 
 
 def download_error(path: Path) -> str | None:
-    """What is wrong with a GLB file as a download (cut short, a page of HTML), or None. Other formats do not tell."""
+    """Fault of a GLB file as a download (cut short, a page of HTML), or None; other formats are not checked."""
     if path.suffix.lower() != ".glb":
         return None
     with path.open("rb") as file:
@@ -277,7 +277,7 @@ def _mirrored(endpoint: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_questions() -> Iterator[None]:
+def _without_prompts() -> Iterator[None]:
     """Make git fail, instead of prompting for a password, for a repository that no longer exists."""
     before = os.environ.get("GIT_TERMINAL_PROMPT")
     os.environ["GIT_TERMINAL_PROMPT"] = "0"

@@ -22,17 +22,26 @@ MAX_LIST_BYTES = 2**28
 
 @dataclass(frozen=True)
 class Selection:
-    """A user's choice: by LVIS categories (`all`: every one) or by name; then the first `count` of what remains."""
+    """A user's choice: by LVIS categories or by name; then the first `count` of what remains.
+
+    Attributes:
+        lvis: LVIS categories; `all` is every one.
+        names: uids; for Objaverse-XL file identifiers or SHA-256s.
+        count: How many objects; all if None.
+        seed: Seed of a random order, of which the first objects are a fair sample; the data set's own order if None.
+    """
 
     lvis: tuple[str, ...] = ()
-    names: tuple[str, ...] | None = None  # uids; for Objaverse-XL file identifiers or SHA-256s
+    names: tuple[str, ...] | None = None
     count: int | None = None
-    seed: int | None = (
-        None  # of an order in which any number of first ones is a fair sample; None: the data set's order
-    )
+    seed: int | None = None
 
     def ordered(self, names: dict[str, str]) -> list[str]:
-        """Names in order; `names` tells by what the data set's own is."""
+        """Names in order.
+
+        Args:
+            names: Of each name, the key of the data set's own order.
+        """
         if self.seed is None:
             return sorted(names, key=lambda name: names[name])
         return sorted(names, key=lambda name: hashlib.sha256(f"{self.seed}/{name}".encode()).digest())

@@ -118,7 +118,7 @@ def placed(meshes: Sequence[Mesh], rotation: np.ndarray, size: np.ndarray) -> li
 
 
 def _listed(paths: Sequence[Path]) -> list[Piece]:
-    """What all libraries list; of two pieces of one name in one library the first."""
+    """The pieces that all libraries list; of two pieces of one name in one library the first."""
     found: dict[tuple[str, str], Piece] = {}
     for path in libraries(paths):
         with Library(path) as library:

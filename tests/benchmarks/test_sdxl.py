@@ -28,9 +28,9 @@ def shapes(network, run):
     calls = []
 
     def note(_, inputs, keywords):
-        told = {**keywords, **keywords["added_cond_kwargs"]}
-        told |= dict(zip(("sample", "timestep", "encoder_hidden_states"), inputs, strict=False))
-        calls.append({name: each.shape for name, each in told.items() if isinstance(each, torch.Tensor)})
+        arguments = {**keywords, **keywords["added_cond_kwargs"]}
+        arguments |= dict(zip(("sample", "timestep", "encoder_hidden_states"), inputs, strict=False))
+        calls.append({name: each.shape for name, each in arguments.items() if isinstance(each, torch.Tensor)})
 
     hook = network.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def shapes(network, run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("grids", [1, 3])
-def test_a_step_calls_the_unet_as_sampling_does(tmp_path, grids):
+def test_step_calls_the_unet_as_sampling_does(tmp_path, grids):
     parts = tiny_sdxl(tmp_path)
     sampler = GridSampler(parts)
     text, away = sampler.encode(["a red fire hydrant"] * grids)
@@ -68,11 +68,11 @@ def test_building_makes_networks_on_the_device_and_in_the_precision_given():
     assert torch.empty(1).device.type == "cpu"
 
 
-def test_a_grid_takes_all_steps_and_the_rest_once():
+def test_operations_of_a_grid_are_all_steps_and_the_rest_once():
     assert sdxl.operations_of_a_grid(FOUND, 30) == (30 * 10 + 1 + 2 + 3 + 4) * 10**12
 
 
-def test_seconds_are_estimated_as_work_over_a_share_of_the_peak():
+def test_estimated_seconds_are_work_over_a_share_of_the_peak():
     lines = list(sdxl.estimated(FOUND, 0.5, 30))
     assert "ESTIMATED" in lines[0]
     assert "50% of the published" in lines[0]
@@ -80,7 +80,7 @@ def test_seconds_are_estimated_as_work_over_a_share_of_the_peak():
     assert found == ["312", f"{10 / 156:.3f}", f"{310 / 156:.1f}"]
 
 
-def test_memory_is_of_all_networks_and_of_the_largest_results():
+def test_counted_memory_is_of_all_networks_and_of_the_largest_results():
     lines = list(sdxl.counted(FOUND))
     assert len(lines) == 2 + len(FOUND) + 1
     assert lines[-1].startswith("All weights 8.00 GiB; with the largest activations 8.50 GiB")
@@ -98,7 +98,7 @@ def test_seconds_leave_out_the_first_runs(monkeypatch):
 
 
 @pytest.mark.slow
-def test_report_times_what_it_can_and_says_why_it_cannot_time_the_rest():
+def test_measured_report_times_what_it_can_and_says_why_it_cannot_time_the_rest():
     lines = list(sdxl.measured(FOUND, ("sdpa", "xformers"), torch.device("cpu"), SIZES))
     assert lines[0].startswith("MEASURED on cpu: bfloat16, random weights")
     best, median, _ = (float(number) for number in lines[2].removeprefix("step, sdpa").split())

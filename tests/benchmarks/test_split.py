@@ -34,7 +34,7 @@ def generated(monkeypatch):
     return run
 
 
-def test_parts_and_start_add_up_to_the_whole_command():
+def test_round_of_parts_and_start_adds_up_to_the_whole_command():
     seconds = split.Round(RECORD, wall=5.0, cpu=7.0).seconds
     assert seconds == {"start": 1.25, **SECONDS}
     assert sum(seconds.values()) == 5.0
@@ -57,10 +57,10 @@ def test_split_runs_the_users_command_with_the_given_weights(generated):
     assert found.wall > 0
     python, *module = generated[0][:3]
     assert (python, module) == (sys.executable, ["-m", "instant3d.cli.main"])
-    told = parser().parse_args(generated[0][3:])
-    assert (told.prompt, told.stage1, told.stage2, told.steps) == (["-a bus"], "one", "two", 7)
-    assert (told.device, told.n) == ("cpu", 1)
-    assert not told.output.exists()  # thrown away
+    parsed = parser().parse_args(generated[0][3:])
+    assert (parsed.prompt, parsed.stage1, parsed.stage2, parsed.steps) == (["-a bus"], "one", "two", 7)
+    assert (parsed.device, parsed.n) == ("cpu", 1)
+    assert not parsed.output.exists()  # thrown away
 
 
 def test_split_table_says_what_was_measured_how_often(generated, monkeypatch, capsys):

@@ -26,7 +26,7 @@ def unet():
 
 
 @pytest.mark.parametrize(("where", "tokens", "width"), [("down", 64 * 64, 640), ("mid", 32 * 32, 1280)])
-def test_a_transformer_block_costs_what_its_formula_says(unet, where, tokens, width):
+def test_cost_of_a_transformer_block_is_what_its_formula_says(unet, where, tokens, width):
     side = unet.down_blocks[1] if where == "down" else unet.mid_block
     block = side.attentions[0].transformer_blocks[0]
     found = cost(block, lambda: block(nothing(BATCH, tokens, width), encoder_hidden_states=nothing(BATCH, TEXT, WIDE)))
@@ -38,7 +38,7 @@ def test_a_transformer_block_costs_what_its_formula_says(unet, where, tokens, wi
     assert found.shares["attention"] == pytest.approx(attention / (within + across + forward), rel=0.1)
 
 
-def test_a_residual_block_costs_what_its_formula_says(unet):
+def test_cost_of_a_residual_block_is_what_its_formula_says(unet):
     block, side = unet.down_blocks[1].resnets[0], 64
     found = cost(block, lambda: block(nothing(BATCH, 320, side, side), nothing(BATCH, 1280)))
     maps = side**2 * (9 * 320 * 640 + 9 * 640 * 640 + 320 * 640)  # two convolutions and a shortcut
@@ -46,7 +46,7 @@ def test_a_residual_block_costs_what_its_formula_says(unet):
     assert found.shares["convolution"] == pytest.approx(maps / (maps + 1280 * 640))
 
 
-def test_the_whole_unet_costs_the_sum_of_its_layers(unet):
+def test_cost_of_the_whole_unet_is_the_sum_of_its_layers(unet):
     counted = 0
 
     def layer(module, _, result):
@@ -71,13 +71,13 @@ def test_the_whole_unet_costs_the_sum_of_its_layers(unet):
     assert found.weights == 2 * 2_567_463_684
 
 
-def test_operations_and_memory_grow_with_the_number_of_grids(unet):
+def test_cost_in_operations_and_memory_grows_with_the_number_of_grids(unet):
     one, four = cost(unet, step(unet)), cost(unet, step(unet, grids=4))
     assert four.operations == 4 * one.operations
     assert four.activations == pytest.approx(4 * one.activations, rel=0.01)
 
 
-def test_memory_of_results_counts_as_long_as_they_are_needed():
+def test_cost_in_memory_of_results_counts_as_long_as_they_are_needed():
     numbers = nothing(1000, dtype=torch.float32)
     chain = nn.Sequential(*(nn.ReLU() for _ in range(5)))
     assert cost(chain, lambda: chain(numbers)).activations == 2 * 4000  # what is read and what is written
@@ -86,7 +86,7 @@ def test_memory_of_results_counts_as_long_as_they_are_needed():
     assert cost(chain, lambda: numbers.view(10, 100).T).activations == 0
 
 
-def test_memory_of_activations_does_not_contain_weights():
+def test_cost_in_memory_of_activations_does_not_contain_weights():
     with torch.device("meta"):
         layer = nn.Linear(100, 50, bias=False)
     rows = nothing(3, 100, dtype=torch.float32)
@@ -95,7 +95,7 @@ def test_memory_of_activations_does_not_contain_weights():
 
 
 @pytest.mark.parametrize("tokens", [128, 4096])
-def test_attention_counts_its_matrix_as_work_but_not_as_memory(tokens):
+def test_cost_of_attention_counts_its_matrix_as_work_but_not_as_memory(tokens):
     q = nothing(1, 2, tokens, 64)
     found = cost(nn.Identity(), lambda: F.scaled_dot_product_attention(q, q, q))
     assert found.operations == 4 * 2 * tokens**2 * 64

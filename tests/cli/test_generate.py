@@ -54,7 +54,8 @@ def make(capsys, stage1, stage2, tmp_path):
     """Runs the command into tmp_path/out, quickly; what is given comes after the usual options and beats them."""
 
     def run(*arguments: object, out: Path = tmp_path / "out") -> tuple[int, str, str]:
-        usual = ["-o", out, "--stage1", stage1, "--stage2", stage2, "--steps", 1, "--resolution", 16, "--device", "cpu"]
+        usual = ["-o", out, "--stage1", stage1, "--stage2", stage2, "--device", "cpu"]
+        usual += ["--steps", 1, "--resolution", 16, "--texture", 64]
         code = cli.main([str(argument) for argument in ["generate", *usual, *arguments]])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -105,6 +106,7 @@ def test_reconstruct_reads_the_views_that_generate_wrote(make, capsys, stage2, t
     make("a red chair")
     again = tmp_path / "again"
     arguments = ["reconstruct", tmp_path / "out" / "views", "-o", again, "--weights", stage2, "--resolution", 16]
+    arguments += ["--texture", 64]
     assert cli.main([str(argument) for argument in arguments]) == 0
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "out", again))
     assert second["mesh"] == first["mesh"]
@@ -114,10 +116,10 @@ def test_record_names_the_weights_by_the_hashes_of_their_files(make, stage1, sta
     import hashlib
 
     make("a chair")
-    told = json.loads((tmp_path / "out" / "result.json").read_text())["weights"]
+    recorded = json.loads((tmp_path / "out" / "result.json").read_text())["weights"]
     for stage, folder in (("stage1", stage1), ("stage2", stage2)):
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}
-        assert told[stage]["sha256"] == {
+        assert recorded[stage]["sha256"] == {
             name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
         }
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from instant3d.cameras import orbit, structured_cameras
 from instant3d.cli import main as cli
 from instant3d.direct.training_record import TrainingRecord
-from instant3d.evaluation import text_alignment
+from instant3d.evaluation import evaluated_assets, text_alignment
 from instant3d.evaluation.attribute_classifier import AttributeClassifier
 from instant3d.evaluation.view_cache import ViewRequest, view_requests
 from instant3d.modules import clip
@@ -54,7 +54,8 @@ def make(capsys, weights, tmp_path):
     """Runs the command into tmp_path/out, quickly; what is given comes after the usual options and beats them."""
 
     def run(*arguments: object, out: Path = tmp_path / "out") -> tuple[int, str, str]:
-        usual = ["-o", out, "--system", "direct", "--direct", weights, "--resolution", 24, "--device", "cpu"]
+        usual = ["-o", out, "--system", "direct", "--direct", weights, "--device", "cpu"]
+        usual += ["--resolution", 24, "--texture", 64]
         code = cli.main([str(argument) for argument in ["generate", *usual, *arguments]])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -243,7 +244,7 @@ CHANGES = {
         "does not hold the network",
     ),
     "nothing but NaN": (without_numbers, "not finite"),
-    "told nonsense": (
+    "record of nonsense": (
         lambda folder: (folder / "config.json").write_text(
             json.dumps({**json.loads((folder / "config.json").read_text()), "taught": {"steps": "many"}})
         ),
@@ -271,8 +272,8 @@ def test_weights_folders_given_for_each_other_are_reported_with_the_right_option
     ):
         folder.mkdir()
         (folder / file).write_text(json.dumps(content))
-    for given, told in ((stage1, "use it as --stage1"), (stage2, "use it as --stage2"), (alien, "a dragon model")):
-        assert told in complaint(make(RED, "--direct", given)[2])
+    for given, message in ((stage1, "use it as --stage1"), (stage2, "use it as --stage2"), (alien, "a dragon model")):
+        assert message in complaint(make(RED, "--direct", given)[2])
     assert "neither a checkpoint folder nor a Hub id" in complaint(make(RED, "--direct", tmp_path / "nowhere")[2])
     for stages in ((weights, stage2), (stage1, weights)):
         with pytest.raises(ValueError, match=r"holds the direct system.* use it as --direct"):
@@ -300,8 +301,8 @@ def written(tmp_path, name: str, *lines: str) -> Path:
 
 @pytest.fixture
 def measure(capsys, tmp_path, monkeypatch):
-    """Runs `evaluate text` on small renders by a judge that knows nothing but its words."""
-    monkeypatch.setattr(text_alignment, "SIZE", 32)
+    """Runs `evaluate text` on small renders by an untrained judge."""
+    monkeypatch.setattr(evaluated_assets, "SIZE", 32)
     monkeypatch.setattr(text_alignment, "CLIP_SIZE", 32)
     AttributeClassifier(["ball"]).eval().save(tmp_path / "judge")
 
@@ -340,12 +341,12 @@ def test_evaluation_reports_training_prompts_and_held_out_ones_apart_with_the_co
 @pytest.mark.slow
 def test_assets_are_rendered_as_one_by_one_and_batches_change_nothing(model):
     wanted = view_requests([RED, BLUE, "a green ball"], seed=3)
-    batched = list(text_alignment.from_direct(model, wanted, 2, 24))
+    batched = list(evaluated_assets.from_direct(model, wanted, 2, 24))
     assert [result.request for result in batched] == wanted
     for result in batched:
         one = (
             model(result.request.prompt, seed=result.request.seed)
-            .render(text_alignment.new_cameras(), 24)
+            .render(evaluated_assets.new_cameras(), 24)
             .composite(1.0)
         )
         torch.testing.assert_close(result.renders, one.clamp(0, 1), atol=0.02, rtol=0)
@@ -375,7 +376,7 @@ def test_evaluation_ignores_views_that_another_system_left_beside_an_asset(make,
     make(RED)
     views = Views(torch.full((4, 3, 16, 16), 0.2), torch.ones(4, 1, 16, 16), structured_cameras())
     scenes.write(tmp_path / "out" / "views", views)
-    (found,) = text_alignment.from_folder(tmp_path / "out", [ViewRequest(RED, 0)], 16)
+    (found,) = evaluated_assets.from_folder(tmp_path / "out", [ViewRequest(RED, 0)], 16)
     assert found.views is None
 
 

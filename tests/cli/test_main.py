@@ -79,7 +79,8 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 def reconstruct(capsys, scene: Path, out: Path, weights: Path, *more: object) -> tuple[int, str, str]:
-    return run(capsys, "reconstruct", scene, "-o", out, "--weights", weights, "--resolution", 24, *more)
+    cheap = ["--resolution", 24, "--texture", 64]
+    return run(capsys, "reconstruct", scene, "-o", out, "--weights", weights, *cheap, *more)
 
 
 @pytest.mark.slow
@@ -97,11 +98,11 @@ def test_reconstruct_writes_a_folder_of_results_and_one_line(capsys, scene, weig
 
 
 @pytest.mark.slow
-def test_record_names_the_weights_by_the_hash_of_their_file(capsys, scene, weights, tmp_path):
+def test_result_record_names_the_weights_by_the_hash_of_their_file(capsys, scene, weights, tmp_path):
     reconstruct(capsys, scene, tmp_path / "out", weights)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    told = subprocess.run(["sha256sum", weights / "model.safetensors"], capture_output=True, text=True, check=True)
-    assert result["weights"]["sha256"] == told.stdout.split()[0]
+    process = subprocess.run(["sha256sum", weights / "model.safetensors"], capture_output=True, text=True, check=True)
+    assert result["weights"]["sha256"] == process.stdout.split()[0]
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def test_reconstruct_keeps_files_that_were_there(capsys, scene, weights, tmp_pat
 
 
 @pytest.mark.slow
-def test_scene_fields_that_are_guessed_are_reported_in_a_line(capsys, scene, weights, tmp_path):
+def test_reconstruct_reports_scene_fields_that_are_guessed_in_a_line(capsys, scene, weights, tmp_path):
     Image.new("RGB", (40, 40), (10, 90, 10)).save(scene / "images" / "0002.png")
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights)
     assert (code, out.count("\n")) == (0, 1)
@@ -167,7 +168,9 @@ def broken(scene: Path, how: str) -> None:
         ("outside", "outside the scene folder"),
     ],
 )
-def test_scene_that_is_broken_is_one_sentence_and_exit_code_two(capsys, scene, weights, tmp_path, how, complaint):
+def test_reconstruct_answers_a_broken_scene_in_a_sentence_and_exit_code_two(
+    capsys, scene, weights, tmp_path, how, complaint
+):
     broken(scene, how)
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights)
     assert (code, out) == (2, "")
@@ -202,7 +205,7 @@ def test_option_that_cannot_be_read_is_refused_by_name(capsys, option):
     assert option[0] in capsys.readouterr().err
 
 
-def test_weights_of_another_architecture_are_explained(capsys, scene, weights, tmp_path):
+def test_reconstruct_explains_weights_of_another_architecture(capsys, scene, weights, tmp_path):
     other = Path(shutil.copytree(weights, tmp_path / "other"))
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "channels": 5}))
@@ -306,8 +309,8 @@ def test_memory_option_is_read_in_powers_of_two(text, expected):
 def test_help_is_instant_because_it_loads_nothing_heavy():
     heavy = "{'torch', 'numpy', 'av', 'PIL'}"
     code = f"import sys; from instant3d.cli import main; main.parser(); print(sorted({heavy} & set(sys.modules)))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

@@ -215,7 +215,7 @@ def printed(capsys, *words):
     return yaml.safe_load(capsys.readouterr().out)["data"]
 
 
-def test_coloured_objects_are_named_in_a_configuration(capsys):
+def test_config_names_coloured_objects(capsys):
     assert printed(capsys, "--data.coloured.objects=things.txt")["coloured"]["objects"] == "things.txt"
 
 

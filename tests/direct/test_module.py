@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from instant3d.direct.architecture import Architecture
 from instant3d.direct.data import NamedPrompts, PromptDataModule
 from instant3d.direct.distillation import Distillation, DistillationBatch, RenderConfig, SDSConfig
+from instant3d.direct.export import export_direct
 from instant3d.direct.guidance.configs import FiniteSetConfig, StableDiffusionConfig
 from instant3d.direct.guidance.finite_set import FiniteSetGuidance
-from instant3d.direct.module import DirectModule, Lighting, export_direct, linear_ramp, prompts_digest
+from instant3d.direct.module import DirectModule, linear_ramp, prompts_digest
 from instant3d.direct.network import TextToTriplane
-from instant3d.direct.shading import ShadedField
+from instant3d.direct.shading import Lighting, ShadedField
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
 from instant3d.nerf.volume import render
 from instant3d.scenes import write

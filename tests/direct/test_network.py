@@ -84,7 +84,7 @@ def test_network_presets_have_their_documented_sizes(name, side, millions):
     assert count(preset(name)) / 1e6 == pytest.approx(millions, abs=0.05 if millions > 1 else 0.005)
 
 
-def test_paper_preset_equals_the_defaults():
+def test_architecture_of_the_paper_preset_equals_the_defaults():
     assert preset("paper") == Architecture()
 
 
@@ -101,7 +101,7 @@ def test_noise_changes_the_planes_exactly_if_the_style_takes_it(style_text, styl
     assert (slope(net, "noise") > 1e-6) == style_noise
 
 
-def test_planes_without_conditioning_are_the_same_for_every_prompt_and_trainable():
+def test_triplane_without_conditioning_is_the_same_for_every_prompt_and_trainable():
     net = network(**dict.fromkeys((*WAYS, "style_noise"), False))
     planes = net.triplane(text()).planes
     torch.testing.assert_close(planes[0], planes[1])
@@ -137,14 +137,14 @@ def test_noise_of_none_is_zero_and_nothing_else_is_drawn():
     assert not torch.allclose(planes, net.triplane(text(), noise()).planes)
 
 
-def test_planes_of_a_prompt_do_not_depend_on_the_batch():
+def test_triplane_of_a_prompt_does_not_depend_on_the_batch():
     net, given, random_noise = network(norm="instance"), text(batch=3), noise(batch=3)
     together = net.triplane(given, random_noise).planes
     for k in range(3):
         torch.testing.assert_close(net.triplane(given[k : k + 1], random_noise[k : k + 1]).planes[0], together[k])
 
 
-def test_checkpointing_changes_no_gradient():
+def test_gradient_checkpointing_changes_no_gradient():
     gradients = []
     for checkpointing in (False, True):
         net = network()
@@ -155,7 +155,7 @@ def test_checkpointing_changes_no_gradient():
         torch.testing.assert_close(some, other)
 
 
-def test_gradients_reach_all_weights():
+def test_network_gradients_reach_all_weights():
     net = network()
     density, rgb = net(text(), noise())(torch.rand(2, 50, 3, dtype=torch.float64) - 0.5)
     (density.sum() + rgb.square().sum()).backward()
@@ -212,7 +212,7 @@ def test_equalised_linear_keeps_the_variance_of_its_input():
     assert layer(torch.randn(50, 4000)).std().item() == pytest.approx(1, rel=0.02)
 
 
-def test_bfloat16_planes_are_close_to_those_of_float32():
+def test_triplane_in_bfloat16_is_close_to_that_in_float32():
     net = network().float()
     given = text().to(torch.float32)
     given = PromptTokens(given.tokens, text().mask)
@@ -224,7 +224,7 @@ def test_bfloat16_planes_are_close_to_those_of_float32():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"cross_attention": False, "style_text": False, "rgb": "sigmoid"}])
-def test_saved_network_gives_the_same_field(tmp_path, changes):
+def test_network_that_was_saved_gives_the_same_field(tmp_path, changes):
     net = network(**changes).float().eval()
     if "alpha" in dict(net.decoder.named_buffers()):
         net.decoder.alpha.fill_(0.75)

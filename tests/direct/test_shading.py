@@ -77,7 +77,7 @@ def test_normals_by_finite_differences_agree_with_the_derivative():
     assert cosine.median() > 0.9999  # bilinear planes have edges, where the two differ
 
 
-def test_lambertian_ball_receives_the_cosine_of_its_normal_and_at_least_a_tenth():
+def test_shaded_lambertian_ball_receives_the_cosine_of_its_normal_and_at_least_a_tenth():
     points = shell()
     cosine = (F.normalize(points, dim=-1) * LIGHT / 5).sum(-1, keepdim=True).clamp(min=0.1)
     expected = 0.3 + 0.7 * cosine
@@ -105,7 +105,7 @@ def test_normal_shading_shows_the_worlds_axes_as_colours():
     torch.testing.assert_close(ShadedField(BALL, "normal")(points)[1], expected, atol=1e-3, rtol=0)
 
 
-def test_ambient_light_alone_leaves_the_colours_and_albedo_leaves_the_field():
+def test_shading_by_ambient_light_alone_leaves_the_colours_and_albedo_leaves_the_field():
     points = shell()
     torch.testing.assert_close(ShadedField(BALL, "lambertian", LIGHT, ambient=1.0)(points)[1], BALL(points)[1])
     for some, other in zip(ShadedField(BALL, "albedo")(points), BALL(points), strict=True):

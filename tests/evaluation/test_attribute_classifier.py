@@ -1,4 +1,4 @@
-"""The judge against what it must not see, and the teaching of it against balls and bars that anyone can tell apart."""
+"""The judge against what it must not depend on, and its training on balls and bars that are easy to distinguish."""
 
 import json
 from pathlib import Path
@@ -158,7 +158,7 @@ def test_batches_have_a_rare_object_as_often_as_a_frequent_one():
     assert drawn.double().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
-def test_augmentation_keeps_empty_images_white_and_repeats_with_its_generator():
+def test_augment_keeps_empty_images_white_and_repeats_with_its_generator():
     empty = torch.zeros(8, 4, SIZE, SIZE, dtype=torch.uint8)
     white = train_attribute_classifier.augment(empty, torch.Generator().manual_seed(0))
     assert white.mean() > 0.97
@@ -173,7 +173,7 @@ def test_augmentation_keeps_empty_images_white_and_repeats_with_its_generator():
 
 
 @pytest.mark.slow
-def test_training_reports_accuracy_on_held_out_views(folder, tmp_path, monkeypatch, capsys):
+def test_train_judge_reports_accuracy_on_held_out_views(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_attribute_classifier, "BATCH", 16)
     (tmp_path / "names.txt").write_text("\n".join(OBJECTS))
     command = ["train-judge", str(folder), "-o", str(tmp_path / "judge"), "--objects", str(tmp_path / "names.txt")]
@@ -185,26 +185,26 @@ def test_training_reports_accuracy_on_held_out_views(folder, tmp_path, monkeypat
     assert "held-out views: colour" in capsys.readouterr().out
 
 
-def test_training_leaves_out_a_held_out_shape_but_not_an_only_one(folder, monkeypatch):
-    taught = []
+def test_train_leaves_out_a_held_out_shape_but_not_an_only_one(folder, monkeypatch):
+    used = []
     monkeypatch.setattr(
-        train_attribute_classifier, "fit", lambda examples, judge, **_: taught.append(examples) or judge.eval()
+        train_attribute_classifier, "fit", lambda examples, judge, **_: used.append(examples) or judge.eval()
     )
     judge = train_attribute_classifier.train([folder], OBJECTS, hold_out_shapes=True)
-    (examples,) = taught
+    (examples,) = used
     assert set(zip(examples.object.tolist(), examples.shape.tolist(), strict=True)) == {(0, 1), (1, 0)}
     assert examples.view.min() > train_attribute_classifier.HELD_VIEWS
     assert judge.accuracy["held_out_shapes"]["pictures"] == 2 * 6
     assert judge.accuracy["held_out_views"]["pictures"] == 3 * 3
 
 
-def test_bundled_classifier_predicts_all_ten_colours_of_a_plain_disc():
+def test_classifier_that_is_bundled_predicts_all_ten_colours_of_a_plain_disc():
     judge = AttributeClassifier.from_pretrained(BUNDLED)
     discs = torch.stack([shapes("ball", NAMED_COLOURS[colour]).composite(1.0)[0] for colour in COLOURS])
     assert judge(discs).colour.argmax(-1).tolist() == list(range(len(COLOURS)))
 
 
-def test_bundled_classifier_is_small_and_has_the_listed_objects_and_its_accuracy():
+def test_classifier_that_is_bundled_is_small_and_has_the_listed_objects_and_its_accuracy():
     judge = AttributeClassifier.from_pretrained(BUNDLED)
     listed = (Path(__file__).parents[2] / "configs" / "prompts" / "judged_objects.txt").read_text().splitlines()
     assert list(judge.objects) == [line for line in listed if line and not line.startswith("#")]

@@ -41,13 +41,13 @@ def folder(tmp_path):
     return tmp_path / "scenes"
 
 
-def test_a_folder_of_scenes_counts_as_each_of_them(folder):
+def test_find_scenes_counts_a_folder_of_scenes_as_each_of_them(folder):
     assert list(reconstruction.find_scenes([folder])) == ["pale", "red"]
     assert reconstruction.find_scenes([folder / "red"]) == {"red": folder / "red"}
     assert len(reconstruction.find_scenes([folder / "red", folder / "pale" / ".." / "red"])) == 2
 
 
-def test_frames_that_are_not_inputs_are_targets_in_their_order(folder):
+def test_read_case_takes_frames_that_are_not_inputs_as_targets_in_their_order(folder):
     task = reconstruction.read_case("red", folder / "red", (5, 0, 2))
     everything = scenes.read(folder / "red").views.cameras.positions
     torch.testing.assert_close(task.inputs.cameras.positions, everything[[5, 0, 2]])
@@ -55,12 +55,12 @@ def test_frames_that_are_not_inputs_are_targets_in_their_order(folder):
 
 
 @pytest.mark.parametrize("views", [(0, 6), (0, 0), (-1,), ()])
-def test_frames_that_do_not_exist_are_refused(folder, views):
+def test_read_case_refuses_frames_that_do_not_exist(folder, views):
     with pytest.raises(ValueError, match="frames 0 to 5"):
         reconstruction.read_case("red", folder / "red", views)
 
 
-def test_scene_without_targets_is_refused(folder):
+def test_read_case_refuses_a_scene_without_targets(folder):
     with pytest.raises(ValueError, match="so there is no target"):
         reconstruction.read_case("red", folder / "red", range(6))
 
@@ -85,7 +85,7 @@ class Ball:
         return self.density(points), torch.tensor([0.8, 0.2, 0.1]).expand_as(points)
 
 
-def test_field_of_the_object_scores_high_with_small_depth_error():
+def test_compare_scores_the_field_of_the_object_high_with_small_depth_error():
     wanted = ball(orbit([30.0, 160.0], [10.0, 50.0]), size=64)
     numbers = reconstruction.compare(reconstruction.render_like(Ball(), wanted), wanted)
     assert numbers["psnr"] > 22  # the exact images' edges are hard, half a pixel off
@@ -94,7 +94,7 @@ def test_field_of_the_object_scores_high_with_small_depth_error():
 
 
 @pytest.mark.slow
-def test_moving_a_ball_moves_its_points_by_half_as_much_on_average_and_half_of_them_by_less():
+def test_geometry_metrics_of_a_moved_ball_are_half_the_move_on_average_and_less_for_half():
     # a point of a sphere moved by d lies d |cos| away from where the sphere was: evenly spread between 0 and d
     truth = 0.7 * F.normalize(torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     still, moved = (reconstruction.geometry_metrics(Ball((0.0, shift, 0.0)), truth) for shift in (0.0, 0.1))
@@ -110,7 +110,7 @@ def test_geometry_metrics_of_an_empty_field_find_no_surface():
     assert math.isnan(numbers["chamfer"])
 
 
-def test_a_true_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
+def test_reference_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
     trimesh.creation.box((6.0, 2.0, 3.0), trimesh.transformations.translation_matrix([5, 5, 5])).export(
         tmp_path / "red.glb"
     )
@@ -122,12 +122,12 @@ def test_a_true_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
     torch.testing.assert_close(surface.amin(0), -half, atol=2e-3, rtol=0)
 
 
-def test_a_scene_without_its_true_mesh_is_named(folder, tmp_path):
+def test_evaluate_reconstruction_names_a_scene_without_its_true_mesh(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pale\.glb"):
         reconstruction.evaluate_reconstruction([folder], reference=tmp_path)
 
 
-def test_what_is_missing_altogether_scores_the_colour_s_distance_from_white():
+def test_compare_scores_what_is_missing_by_the_colours_distance_from_white():
     wanted = Views(torch.full((2, 3, 16, 16), 0.5), torch.ones(2, 1, 16, 16), orbit([0.0, 90.0], 0.0))
     nothing = Views(torch.zeros(2, 3, 16, 16), torch.zeros(2, 1, 16, 16), wanted.cameras)
     numbers = reconstruction.compare(nothing, wanted)
@@ -136,7 +136,7 @@ def test_what_is_missing_altogether_scores_the_colour_s_distance_from_white():
     assert "depth_error" not in numbers
 
 
-def test_lpips_is_reported_under_the_name_of_its_network():
+def test_compare_reports_lpips_under_the_name_of_its_network():
     shown, wanted = ball(orbit([0.0], 0.0), (0.5, 0.5, 0.5)), ball(orbit([0.0], 0.0), (0.2, 0.2, 0.2))
     numbers = reconstruction.compare(shown, wanted, similarity=lambda a, b: (a - b).abs().amax())
     assert numbers["lpips_vgg"] == pytest.approx(0.3)
@@ -149,7 +149,7 @@ def test_mean_takes_the_rows_that_have_the_number():
 
 
 @pytest.mark.slow
-def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_image(folder):
+def test_evaluate_reconstruction_of_baselines_needs_no_network_and_the_hull_beats_a_copied_image(folder):
     report = reconstruction.evaluate_reconstruction([folder])
     hull, nearest = report["baselines"]["visual_hull"], report["baselines"]["nearest_view"]
     assert report["mean"] == {}
@@ -159,7 +159,7 @@ def test_baselines_run_without_a_network_and_the_hull_of_a_ball_beats_a_copied_i
 
 
 @pytest.mark.slow
-def test_the_report_holds_every_object_its_mean_and_both_baselines(folder, tmp_path, capsys):
+def test_evaluate_reconstruction_reports_every_object_its_mean_and_both_baselines(folder, tmp_path, capsys):
     torch.manual_seed(0)
     report = reconstruction.evaluate_reconstruction(
         [folder], network=Reconstructor(TINY), output=tmp_path / "out", resolution=16

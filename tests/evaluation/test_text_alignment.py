@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.cli import main as cli
-from instant3d.evaluation import text_alignment
+from instant3d.evaluation import evaluated_assets, text_alignment
 from instant3d.evaluation.attribute_classifier import COLOURS, AttributeClassifier, Prediction
-from instant3d.evaluation.text_alignment import EvaluatedAsset
+from instant3d.evaluation.evaluated_assets import EvaluatedAsset
 from instant3d.evaluation.view_cache import ViewRequest, view_requests
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines.text_to_3d import ViewsTo3D
@@ -48,7 +48,7 @@ def result(prompt: str, renders: torch.Tensor, views: torch.Tensor | None = None
 
 
 def test_new_cameras_are_between_below_and_above_those_of_stage_1():
-    new, old = text_alignment.new_cameras(), structured_cameras()
+    new, old = evaluated_assets.new_cameras(), structured_cameras()
     directions, known = (F.normalize(cameras.positions, dim=-1) for cameras in (new, old))
     apart = torch.rad2deg(torch.acos((directions @ known.T).clamp(-1, 1)))
     assert apart.shape == (8, 4)
@@ -130,12 +130,12 @@ def test_real_views_are_found_by_captions_and_rendered_from_new_cameras(tmp_path
     views = Views(torch.full((4, 3, 32, 32), 0.2), torch.ones(4, 1, 32, 32), structured_cameras())
     scenes.write(tmp_path / "one", views, caption="a red boat")
     model = ViewsTo3D(sphere_network())
-    (found,) = text_alignment.from_real_views(tmp_path, [ViewRequest("a red boat", 5)], model, 32)
+    (found,) = evaluated_assets.from_real_views(tmp_path, [ViewRequest("a red boat", 5)], model, 32)
     torch.testing.assert_close(found.views, views.composite(1.0), atol=1 / 255, rtol=0)
-    expected = model(views).render(text_alignment.new_cameras(), 32).composite(1.0)
+    expected = model(views).render(evaluated_assets.new_cameras(), 32).composite(1.0)
     torch.testing.assert_close(found.renders, expected.clamp(0, 1), atol=0.02, rtol=0)
     with pytest.raises(FileNotFoundError, match="a red chair"):
-        list(text_alignment.from_real_views(tmp_path, [ViewRequest("a red chair", 5)], model, 32))
+        list(evaluated_assets.from_real_views(tmp_path, [ViewRequest("a red chair", 5)], model, 32))
 
 
 @pytest.mark.slow
@@ -146,19 +146,19 @@ def test_assets_in_a_folder_are_found_by_their_prompts_each_once(tmp_path):
         model(views, resolution=24).save(tmp_path / name, formats=())
         (tmp_path / name / "result.json").write_text(json.dumps({"prompt": "a red boat"}))
     scenes.write(tmp_path / "0002" / "views", views)
-    first, second = text_alignment.from_folder(tmp_path, view_requests(["a red boat"], each=2), 32)
+    first, second = evaluated_assets.from_folder(tmp_path, view_requests(["a red boat"], each=2), 32)
     assert first.views is None
     assert second.views is not None
     torch.testing.assert_close(
-        first.renders, Asset.load(tmp_path / "0001").render(text_alignment.new_cameras(), 32).composite(1.0)
+        first.renders, Asset.load(tmp_path / "0001").render(evaluated_assets.new_cameras(), 32).composite(1.0)
     )
     with pytest.raises(FileNotFoundError, match="a blue boat"):
-        list(text_alignment.from_folder(tmp_path, view_requests(["a blue boat"]), 32))
+        list(evaluated_assets.from_folder(tmp_path, view_requests(["a blue boat"]), 32))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Tiny stages, and a judge that knows nothing, as the command's options."""
+    """Tiny stages, and an untrained judge, as the command's options."""
     place = tmp_path_factory.mktemp("weights")
     tiny_sdxl_folder(place / "stage1")
     sphere_network().save_pretrained(place / "stage2")

@@ -45,7 +45,7 @@ def test_box_crops_by_rows_and_columns():
     assert Box(1, 2, 3, 4).of(picture).tolist() == [[13.0, 14.0], [19.0, 20.0]]
 
 
-def test_equal_tiles_agree_fully():
+def test_measure_of_equal_tiles_is_full_agreement():
     numbers = measure(tiles(), tiles())
     assert numbers == {"psnr": 100.0, "ssim": pytest.approx(1.0), "empty": 0.0, "uncut": 0.0}
 
@@ -57,7 +57,7 @@ def test_consistency_is_measured_only_in_the_box():
         assert measure(tiles(0.5, size=size), tiles(0.6, size=size))["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_empty_tiles_are_counted_and_count_nowhere_else():
+def test_measure_counts_empty_tiles_and_uses_them_nowhere_else():
     numbers = measure(tiles(filled=3), tiles(filled=3))
     assert numbers["empty"] == 0.25
     assert numbers["psnr"] == 100
@@ -66,13 +66,13 @@ def test_empty_tiles_are_counted_and_count_nowhere_else():
     assert math.isnan(nothing["psnr"])
 
 
-def test_uncut_tiles_are_counted():
+def test_measure_counts_uncut_tiles():
     full = tiles()
     full.alpha[1] = 1
     assert measure(full, full)["uncut"] == 0.25
 
 
-def test_mrc_is_lpips_of_resized_boxes_averaged_over_tiles():
+def test_measure_mrc_is_lpips_of_resized_boxes_averaged_over_tiles():
     sides = []
 
     def distance(a, b):
@@ -114,7 +114,7 @@ class Known:
 
 
 @pytest.mark.slow
-def test_report_ranks_consistent_views_first_and_is_written_whole(tmp_path, capsys):
+def test_evaluate_ranks_consistent_views_first_and_writes_its_report_whole(tmp_path, capsys):
     model = ViewsTo3D(sphere_network())
     galleries = {
         "blob, euler, 30 steps": Known(model, 1.0, Sampling(steps=30)),

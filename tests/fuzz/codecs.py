@@ -149,14 +149,14 @@ def _join_tar(parts: Parts) -> bytes:
 
 def _tar_header(fields: bytes, size: int) -> bytes:
     try:
-        told = json.loads(fields)
+        header = json.loads(fields)
     except ValueError:
-        told = None
-    if not isinstance(told, dict):
+        header = None
+    if not isinstance(header, dict):
         return fields[:TAR_BLOCK].ljust(TAR_BLOCK, b"\0")
-    told = {"size": f"{size:011o}", **told, "checksum": " " * 8}
+    header = {"size": f"{size:011o}", **header, "checksum": " " * 8}
     block = b"".join(
-        str(told.get(name, "")).encode("utf-8", "surrogatepass")[:length].ljust(length, b"\0")
+        str(header.get(name, "")).encode("utf-8", "surrogatepass")[:length].ljust(length, b"\0")
         for name, length in TAR_FIELDS
     ).ljust(TAR_BLOCK, b"\0")
     return block[:148] + f"{sum(block):06o}\0 ".encode() + block[156:]

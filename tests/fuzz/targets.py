@@ -135,7 +135,7 @@ def read_shards(folder: Path) -> None:
         lambda: list(shards.read(folder / "shards")),
         lambda: [packed.read() for packed in shards.index(folder / "shards")],
         by_number,
-        lambda: _told(unpack(folder / "shards", folder / "out").damage),
+        lambda: _report(unpack(folder / "shards", folder / "out").damage),
     )
     try:
         _all_of(doors)
@@ -144,12 +144,12 @@ def read_shards(folder: Path) -> None:
         assert not outside, f"unpacking wrote {outside}"
 
 
-def _told(damage: list[str]) -> None:
+def _report(damage: list[str]) -> None:
     assert all(" " in words.strip() and len(words) < LONGEST_LINE for words in damage), "damage that is no sentence"
 
 
 def read_layout(name: str) -> Read:
-    """Import an object of another project's layout: what is wrong with it is told, and ends nothing."""
+    """Import an object of another project's layout: its faults are reported, and end nothing."""
 
     def read(folder: Path) -> None:
         from instant3d.scenes import importers

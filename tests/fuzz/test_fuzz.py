@@ -36,18 +36,18 @@ def found(name, inputs):
         ("dies", "crash: the process ended by SIGSEGV", 8),
     ],
 )
-def test_a_planted_fault_is_found_and_its_input_made_small(fault, said, inputs):
+def test_run_finds_a_planted_fault_and_makes_its_input_small(fault, said, inputs):
     findings = [finding for finding in found(fault, inputs).findings.values() if finding.what.startswith(said)]
     assert findings
     assert all(len(finding.files.get("list.json", b"")) < len(planted_faults.SEED["list.json"]) for finding in findings)
 
 
-def test_a_reader_that_refuses_in_one_sentence_has_no_finding():
+def test_run_has_no_finding_for_a_reader_that_refuses_in_one_sentence():
     report = found("sound", 20)
     assert (report.inputs["sound"], report.read["sound"], report.findings) == (20, 0, {})
 
 
-def test_a_key_error_s_input_shrinks_to_the_one_field_that_it_needs():
+def test_minimised_input_of_a_key_error_is_the_one_field_that_it_needs():
     def has_fault(files):
         tree = json.loads(files["a.json"])
         return "name" in tree and "sizes" not in tree
@@ -64,7 +64,7 @@ def _holds(test, files):
 
 
 @pytest.mark.parametrize("name", list(targets.TARGETS))
-def test_the_same_seed_makes_the_same_inputs(name):
+def test_mutators_make_the_same_inputs_from_the_same_seed(name):
     seeds = targets.TARGETS[name].seeds
     one, again = (list(islice(mutators.stream(seeds(), "0"), 15)) for _ in range(2))
     other = list(islice(mutators.stream(seeds(), "1"), 15))
@@ -73,13 +73,13 @@ def test_the_same_seed_makes_the_same_inputs(name):
 
 
 @pytest.mark.parametrize("name", [name for name in targets.TARGETS if name not in REFUSED])
-def test_what_inputs_are_made_of_is_read(name, tmp_path):
+def test_targets_read_what_inputs_are_made_of(name, tmp_path):
     for files in targets.seeds_of(name):
         assert read_input(targets.TARGETS[name].read, files, tmp_path / "input", Limits(seconds=60)) == (None, "")
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in codecs.CODECS if suffix not in (".npz", ".ckpt")])
-def test_a_file_taken_apart_and_put_together_is_the_same(suffix):
+def test_codec_puts_a_file_that_it_took_apart_together_as_it_was(suffix):
     files = {
         Path(name).suffix: data
         for name in targets.TARGETS
@@ -90,7 +90,7 @@ def test_a_file_taken_apart_and_put_together_is_the_same(suffix):
     assert codec.join(codec.split(files[suffix])).rstrip(b"\0") == files[suffix].rstrip(b"\0")
 
 
-def test_an_error_is_ours_only_if_our_own_raise_raised_it():
+def test_error_of_counts_as_ours_only_what_our_own_raise_raised():
     ours = (__file__,)
 
     def error_of(function):
@@ -119,13 +119,13 @@ def test_an_error_is_ours_only_if_our_own_raise_raised_it():
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
-def test_an_input_that_was_a_finding_is_one_no_more(folder, tmp_path):
+def test_corpus_input_that_was_a_finding_is_one_no_more(folder, tmp_path):
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     finding, detail = read_input(targets.reader(folder.parent.name), files, tmp_path / "input", Limits())
     assert finding is None, detail
 
 
-def test_no_new_input_of_a_fixed_seed_is_a_finding():
+def test_fuzz_of_a_fixed_seed_has_no_finding():
     report = fuzz.run(list(targets.TARGETS), seed=1, inputs=INPUTS)
     assert not report.findings, "\n".join(f"{f.target}: {f.what}\n{f.detail}" for f in report.findings.values())
     assert set(report.inputs.values()) == {INPUTS}

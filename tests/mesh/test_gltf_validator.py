@@ -32,7 +32,7 @@ def faults(report):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
-def test_khronos_finds_neither_error_nor_warning(tmp_path, look):
+def test_glb_has_neither_error_nor_warning_for_khronos(tmp_path, look):
     Mesh(SPHERE.vertices, SPHERE.faces, **LOOKS[look]).save(tmp_path / "a.glb")
     report = validate(tmp_path / "a.glb")
     assert faults(report) == []
@@ -40,19 +40,19 @@ def test_khronos_finds_neither_error_nor_warning(tmp_path, look):
 
 
 @pytest.mark.slow
-def test_khronos_finds_no_fault_in_an_object_of_several_parts(tmp_path):
+def test_glb_of_several_parts_has_no_fault_for_khronos(tmp_path):
     save([Mesh(SPHERE.vertices + k, SPHERE.faces, **TEXTURED | NORMALS) for k in range(2)], tmp_path / "a.glb")
     assert faults(validate(tmp_path / "a.glb")) == []
 
 
 @pytest.mark.slow
-def test_khronos_finds_no_fault_in_a_printable_solid(tmp_path):
+def test_glb_of_a_printable_solid_has_no_fault_for_khronos(tmp_path):
     printable(Mesh(SPHERE.vertices, SPHERE.faces, **COLORS | NORMALS), flat_bottom=True).save(tmp_path / "a.glb")
     assert faults(validate(tmp_path / "a.glb")) == []
 
 
 @pytest.mark.slow
-def test_khronos_finds_the_fault_in_a_broken_file(tmp_path):
+def test_validator_of_khronos_finds_the_fault_in_a_broken_file(tmp_path):
     Mesh(SPHERE.vertices, SPHERE.faces).save(tmp_path / "a.glb")
     data = (tmp_path / "a.glb").read_bytes().replace(b'"type":"VEC3"', b'"type":"VEC4"')
     (tmp_path / "a.glb").write_bytes(data)

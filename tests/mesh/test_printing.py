@@ -29,7 +29,7 @@ def read_stl(path):
     return rows["normal"], rows["corners"].astype(float)
 
 
-def test_a_cube_of_10_mm_has_a_volume_of_1000_cubic_millimetres_in_an_stl(tmp_path):
+def test_stl_of_a_cube_of_10_mm_has_a_volume_of_1000_cubic_millimetres(tmp_path):
     box((2, 2, 2), at=(5, -1, 0)).save(tmp_path / "a.stl", size_mm=10)
     normal, (a, b, c) = (rows := read_stl(tmp_path / "a.stl"))[0], rows[1].swapaxes(0, 1)
     assert np.einsum("ni,ni->", a, np.cross(b, c)) / 6 == pytest.approx(1000, rel=1e-5)  # the divergence theorem
@@ -37,13 +37,13 @@ def test_a_cube_of_10_mm_has_a_volume_of_1000_cubic_millimetres_in_an_stl(tmp_pa
     assert trimesh.load(tmp_path / "a.stl").volume == pytest.approx(1000, rel=1e-5)
 
 
-def test_an_stl_stands_upright_on_the_origin_and_its_largest_side_is_100_mm_by_default(tmp_path):
+def test_stl_stands_upright_on_the_origin_and_its_largest_side_is_100_mm_by_default(tmp_path):
     two_coloured().save(tmp_path / "a.stl")
     corners = read_stl(tmp_path / "a.stl")[1].reshape(-1, 3)
     np.testing.assert_allclose([corners.min(0), corners.max(0)], [[0, 0, 0], [25, 50, 100]], atol=1e-4)
 
 
-def test_lib3mf_accepts_a_3mf_without_a_warning_and_finds_its_millimetres_and_colours(tmp_path):
+def test_threemf_is_read_by_lib3mf_without_a_warning_with_its_millimetres_and_colours(tmp_path):
     lib3mf = pytest.importorskip("lib3mf", reason="lib3mf is not installed (pip install lib3mf)")
     two_coloured().save(tmp_path / "a.3mf", size_mm=40)
     model = lib3mf.get_wrapper().CreateModel()
@@ -67,7 +67,7 @@ def test_lib3mf_accepts_a_3mf_without_a_warning_and_finds_its_millimetres_and_co
             assert (color.Red, color.Green, color.Blue) == ((255, 0, 0) if places[corner, 2] < 20 else (0, 0, 255))
 
 
-def test_a_seam_does_not_open_the_solid_that_lib3mf_finds(tmp_path):
+def test_threemf_of_a_mesh_with_a_seam_is_a_closed_solid_to_lib3mf(tmp_path):
     lib3mf = pytest.importorskip("lib3mf", reason="lib3mf is not installed (pip install lib3mf)")
     whole = box((2, 2, 2))
     split = Mesh(whole.vertices[whole.faces].reshape(-1, 3), np.arange(36).reshape(-1, 3))
@@ -80,7 +80,7 @@ def test_a_seam_does_not_open_the_solid_that_lib3mf_finds(tmp_path):
     assert (shape.GetVertexCount(), shape.GetTriangleCount(), shape.IsManifoldAndOriented()) == (8, 12, True)
 
 
-def test_a_printed_sphere_with_a_flat_bottom_is_closed_in_its_file(tmp_path):
+def test_stl_of_a_sphere_with_a_flat_bottom_is_closed(tmp_path):
     sphere = trimesh.creation.icosphere(3)
     printable(Mesh(sphere.vertices, sphere.faces), flat_bottom=True).save(tmp_path / "a.stl", size_mm=60)
     read = trimesh.load(tmp_path / "a.stl")
@@ -90,19 +90,19 @@ def test_a_printed_sphere_with_a_flat_bottom_is_closed_in_its_file(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -1, float("nan"), float("inf"), 1e6])
 @pytest.mark.parametrize("suffix", ["stl", "3mf"])
-def test_a_size_that_no_object_has_is_refused_and_nothing_is_written(tmp_path, suffix, size):
+def test_save_refuses_a_size_that_no_object_has_and_writes_nothing(tmp_path, suffix, size):
     with pytest.raises(ValueError, match="above 0 and at most 100000 mm"):
         box().save(tmp_path / f"a.{suffix}", size_mm=size)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_mesh_gives_the_same_3mf(tmp_path):
+def test_threemf_of_the_same_mesh_is_the_same(tmp_path):
     for name in ("a", "b"):
         two_coloured().save(tmp_path / f"{name}.3mf")
     assert (tmp_path / "a.3mf").read_bytes() == (tmp_path / "b.3mf").read_bytes()
 
 
-def test_printers_files_are_not_read_and_the_error_names_what_is(tmp_path):
+def test_load_reads_no_printers_files_and_names_what_is_read(tmp_path):
     box().save(tmp_path / "a.stl")
     with pytest.raises(ValueError, match=r"expected one of \.glb, \.gltf, \.obj, \.ply"):
         load(tmp_path / "a.stl")

@@ -38,7 +38,7 @@ def from_cube(mesh):
     return float(np.sqrt(np.square(outside).mean())), float(np.mean(np.abs(corners)))
 
 
-def test_a_smoothed_sphere_loses_most_of_its_noise_and_none_of_its_size():
+def test_smooth_takes_most_of_a_spheres_noise_and_none_of_its_size():
     sphere = trimesh.creation.icosphere(4)
     after = smooth(noisy(sphere), 10)
     assert roughness(after) < 0.5 * roughness(noisy(sphere))
@@ -46,7 +46,7 @@ def test_a_smoothed_sphere_loses_most_of_its_noise_and_none_of_its_size():
     assert volume == pytest.approx(sphere.volume, rel=0.01)
 
 
-def test_smoothing_within_edges_flattens_a_cube_and_keeps_its_corners():
+def test_smooth_within_edges_flattens_a_cube_and_keeps_its_corners():
     rough, _ = from_cube(noisy(cube()))
     flat, kept = from_cube(smooth_within_edges(noisy(cube()), 10))
     _, rounded = from_cube(smooth(noisy(cube()), 10))
@@ -56,13 +56,13 @@ def test_smoothing_within_edges_flattens_a_cube_and_keeps_its_corners():
 
 
 @pytest.mark.parametrize("step", [smooth, smooth_within_edges])
-def test_smoothing_moves_both_sides_of_a_seam_alike(step):
+def test_smooth_moves_both_sides_of_a_seam_alike(step):
     solid = noisy(trimesh.creation.icosphere(2))
     split = Mesh(solid.vertices[solid.faces].reshape(-1, 3), np.arange(3 * len(solid.faces)).reshape(-1, 3))
     np.testing.assert_allclose(step(split).vertices[split.faces], step(solid).vertices[solid.faces], atol=1e-6)
 
 
-def test_cleaning_removes_a_floater_of_less_than_the_smallest_share():
+def test_clean_removes_a_floater_of_less_than_the_smallest_share():
     sphere = trimesh.creation.icosphere(2)
     parts = [sphere, sphere.copy().apply_scale(0.05).apply_translation((2, 0, 0))]  # a 400th of the area
     both = trimesh.util.concatenate(parts)

@@ -27,7 +27,7 @@ def by_trimesh(mesh):
     return trimesh.Trimesh(mesh.vertices, mesh.faces)  # which merges vertices of equal place
 
 
-def test_the_report_of_two_boxes_has_the_sizes_they_were_made_with():
+def test_geometry_report_of_two_boxes_has_the_sizes_they_were_made_with():
     report = geometry_report(together(box((1, 2, 3)), box(at=(5, 0, 0))))
     assert report.as_dict() == {
         "faces": 24,
@@ -39,13 +39,13 @@ def test_the_report_of_two_boxes_has_the_sizes_they_were_made_with():
     }
 
 
-def test_a_surface_with_a_face_missing_is_reported_open_and_without_volume():
+def test_geometry_report_of_a_surface_with_a_face_missing_is_open_and_without_volume():
     whole = box()
     report = geometry_report(Mesh(whole.vertices, whole.faces[1:]))
     assert (report.closed, report.volume, report.faces) == (False, None, 11)
 
 
-def test_seams_of_a_texture_do_not_open_a_closed_surface():
+def test_geometry_report_finds_a_surface_with_seams_of_a_texture_closed():
     whole = box()
     split = Mesh(whole.vertices[whole.faces].reshape(-1, 3), np.arange(36).reshape(-1, 3))
     report = geometry_report(split)
@@ -71,7 +71,7 @@ def test_holes_with_longer_rims_than_asked_for_stay_open():
     assert len(fill_holes(torn, max_edges=5).faces) == len(torn.faces) + 5
 
 
-def test_a_printable_solid_is_the_largest_part_without_its_cavity():
+def test_printable_solid_is_the_largest_part_without_its_cavity():
     hollow = ball(0.5)
     parts = together(ball(), Mesh(hollow.vertices, hollow.faces[:, ::-1]), ball(0.3, at=(3, 0, 0)))
     solid = by_trimesh(printable(parts))
@@ -80,7 +80,7 @@ def test_a_printable_solid_is_the_largest_part_without_its_cavity():
     assert solid.volume == pytest.approx(by_trimesh(ball()).volume, rel=1e-5)
 
 
-def test_a_printable_solid_is_made_of_an_open_inside_out_surface():
+def test_printable_solid_is_made_of_an_open_inside_out_surface():
     whole = box((2, 2, 2))
     top = (whole.vertices[whole.faces][..., 2] > 0.99).all(1)
     solid = by_trimesh(printable(Mesh(whole.vertices, whole.faces[~top][:, ::-1])))
@@ -88,7 +88,7 @@ def test_a_printable_solid_is_made_of_an_open_inside_out_surface():
     assert solid.volume == pytest.approx(8)
 
 
-def test_a_flat_bottom_is_the_disc_of_the_cut_sphere():
+def test_printable_flat_bottom_is_the_disc_of_the_cut_sphere():
     solid = by_trimesh(printable(ball(subdivisions=5), flat_bottom=True))
     assert solid.is_volume
     flat = solid.face_normals[:, 2] < -0.999999
@@ -96,7 +96,7 @@ def test_a_flat_bottom_is_the_disc_of_the_cut_sphere():
     assert solid.area_faces[flat].sum() == pytest.approx(np.pi * (1 - 0.96**2), rel=0.02)
 
 
-def test_colours_and_texture_survive_and_the_cut_takes_those_of_its_rim():
+def test_printable_keeps_colours_and_texture_and_the_cut_takes_those_of_its_rim():
     sphere = ball()
     colors = np.repeat(sphere.vertices[:, 2:] / 2 + 0.5, 3, axis=1)
     look = {"uv": sphere.vertices[:, :2], "texture": np.zeros((2, 2, 4), np.uint8), "normals": sphere.vertices}
@@ -108,7 +108,7 @@ def test_colours_and_texture_survive_and_the_cut_takes_those_of_its_rim():
     assert len(np.unique(solid.uv[down & (solid.vertices[:, 2] < -0.9599)], axis=0)) == 1
 
 
-def test_a_sheet_without_volume_is_no_solid_and_the_error_says_so():
+def test_printable_refuses_a_sheet_without_volume():
     with pytest.raises(ValueError, match="encloses no volume"):
         printable(Mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]))
     with pytest.raises(ValueError, match="no triangle"):

@@ -34,7 +34,7 @@ def part(stage):
     return UsdGeom.Mesh(stage.GetPrimAtPath("/Asset/part0"))
 
 
-def test_every_file_of_the_zip_is_stored_at_a_multiple_of_64_bytes(tmp_path):
+def test_usdz_files_are_stored_at_multiples_of_64_bytes(tmp_path):
     Mesh(VERTICES, FACES, colors=COLORS).save(tmp_path / "a.usdz")
     data = (tmp_path / "a.usdz").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.usdz") as archive:
@@ -46,7 +46,7 @@ def test_every_file_of_the_zip_is_stored_at_a_multiple_of_64_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_usds_own_validators_find_no_error(tmp_path, look):
+def test_usdz_has_no_error_for_usds_own_validators(tmp_path, look):
     save([Mesh(VERTICES, FACES, **LOOKS[look])] * 2, tmp_path / "a.usdz")
     stage = opened(tmp_path / "a.usdz")
     from pxr import UsdValidation
@@ -57,7 +57,7 @@ def test_usds_own_validators_find_no_error(tmp_path, look):
     assert [error.GetErrorAsString() for error in found] == []
 
 
-def test_usd_finds_the_object_upright_in_metres_and_never_mirrored(tmp_path):
+def test_usdz_object_is_upright_in_metres_and_never_mirrored(tmp_path):
     Mesh(VERTICES, FACES).save(tmp_path / "a.usdz")
     stage = opened(tmp_path / "a.usdz")
     from pxr import UsdGeom
@@ -70,7 +70,7 @@ def test_usd_finds_the_object_upright_in_metres_and_never_mirrored(tmp_path):
     np.testing.assert_allclose(mesh.GetExtentAttr().Get(), [Y_UP.min(0), Y_UP.max(0)], atol=1e-6)
 
 
-def test_the_texture_lies_the_right_way_up_and_wraps_as_it_should(tmp_path):
+def test_usdz_texture_is_the_right_way_up_and_wraps_as_its_mode_says(tmp_path):
     Mesh(VERTICES, FACES, **LOOKS["textured"]).save(tmp_path / "a.usdz")
     stage = opened(tmp_path / "a.usdz")
     from pxr import UsdGeom, UsdShade
@@ -88,7 +88,7 @@ def test_the_texture_lies_the_right_way_up_and_wraps_as_it_should(tmp_path):
     assert surface.GetInput("diffuseColor").HasConnectedSource()
 
 
-def test_an_untextured_part_has_its_linear_base_colour(tmp_path):
+def test_usdz_part_without_a_texture_has_its_linear_base_colour(tmp_path):
     Mesh(VERTICES, FACES, **LOOKS["plain"]).save(tmp_path / "a.usdz")
     stage = opened(tmp_path / "a.usdz")
     from pxr import UsdShade

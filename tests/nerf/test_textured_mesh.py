@@ -23,7 +23,7 @@ def surface():
     return extract_surface(FIELD, 48)
 
 
-def test_a_glb_read_by_trimesh_has_at_each_place_the_colour_that_names_the_place(surface, tmp_path):
+def test_build_mesh_gives_a_glb_whose_colour_at_each_place_names_the_place(surface, tmp_path):
     """World (x, y, z) is (x, z, -y) in the file, and its colour (x + 1) / 2, ...: a mirrored texture would differ."""
     made = build_mesh(FIELD, surface, MeshOptions(faces=1000, texture=256, origin="world"))
     made.mesh.save(tmp_path / "x.glb")
@@ -44,7 +44,7 @@ def test_normals_of_a_simplified_ball_point_away_from_its_centre():
     assert (mesh.normals * outward).sum(1).min() > 0.99
 
 
-def test_places_that_a_view_shows_squarely_take_its_colour_and_hidden_ones_keep_the_fields(surface):
+def test_build_mesh_takes_a_views_colour_where_it_shows_the_surface_and_the_fields_elsewhere(surface):
     camera = structured_cameras()[:1]
     green = torch.tensor([0.0, 1.0, 0.0])[:, None, None].expand(3, 64, 64)[None]
     views = Views(green.clone(), torch.ones(1, 1, 64, 64), camera)
@@ -54,13 +54,13 @@ def test_places_that_a_view_shows_squarely_take_its_colour_and_hidden_ones_keep_
     assert abs(mesh.colors[toward < 0] - (mesh.vertices[toward < 0] + 1) / 2).max() < 0.01
 
 
-def test_a_mesh_stands_on_the_ground(surface):
+def test_build_mesh_stands_on_the_ground(surface):
     mesh = build_mesh(FIELD, surface, MeshOptions(faces=500, texture=None)).mesh
     assert mesh.vertices[:, 2].min() == pytest.approx(0, abs=1e-6)
     assert mesh.vertices[:, 2].max() == pytest.approx(1.2, abs=0.03)
 
 
-def test_squares_for_two_faces_each_do_not_overlap(surface):
+def test_unwrap_into_squares_of_two_faces_each_has_no_overlap(surface):
     uv = unwrap(surface, 1024, seconds=0).mesh
     corners = uv.uv[uv.faces].astype(np.float64)
     side = int(np.ceil(np.sqrt(np.ceil(len(uv.faces) / 2))))
@@ -70,6 +70,6 @@ def test_squares_for_two_faces_each_do_not_overlap(surface):
 
 
 @pytest.mark.parametrize(("name", "value"), [("faces", 0), ("faces", 10_000_000), ("texture", 100_000)])
-def test_numbers_out_of_range_are_refused(name, value):
+def test_mesh_options_refuse_numbers_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"got {value}"):
         dataclasses.replace(MeshOptions(), **{name: value})

@@ -27,7 +27,8 @@ from instant3d.scenes.dataset import SceneSources
 from instant3d.scenes.pack import pack
 from instant3d.scenes.shard_cache import RemoteShards, ShardCache
 from instant3d.stage1.data import GridDataModule
-from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDataset, ViewSampling
+from instant3d.stage2.augmentation import ViewSampling
+from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDataset
 from instant3d.utils.data_order import ResumableBatchSampler, WeightedMixture, shuffled
 from instant3d.utils.errors import format_error
 

@@ -13,7 +13,7 @@ from instant3d.cli import main as cli
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.text import encode
 from instant3d.scenes import shards
-from instant3d.stage1 import cache
+from instant3d.stage1 import cache_builder
 from instant3d.stage1.cache import LatentCache
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def contents(folder):
 
 
 def test_cache_holds_the_latents_and_embeddings_of_the_models_own_encoders(model, balls, tmp_path):
-    cache.build_cache([balls], model, tmp_path / "cache", batch=2, report=quiet)
+    cache_builder.build_cache([balls], model, tmp_path / "cache", batch=2, report=quiet)
     made, parts = LatentCache(tmp_path / "cache"), Components.load(model)
     assert [grid["caption"] for grid in made.grids] == ["a blue ball", "a green ball", "a red ball"]
     views = scenes.read(balls / "green", size=32).views
@@ -64,20 +64,20 @@ def test_cache_holds_the_latents_and_embeddings_of_the_models_own_encoders(model
 
 
 def test_cache_that_was_interrupted_ends_as_an_uninterrupted_one(model, balls, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "MAX_SHARD_ITEMS", 1)
-    cache.build_cache([balls], model, tmp_path / "whole", batch=1, report=quiet)
+    monkeypatch.setattr(cache_builder, "MAX_SHARD_ITEMS", 1)
+    cache_builder.build_cache([balls], model, tmp_path / "whole", batch=1, report=quiet)
 
     def interrupt(line):
         if line.startswith("grids: 2"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.build_cache([balls], model, tmp_path / "broken", batch=1, report=interrupt)
+        cache_builder.build_cache([balls], model, tmp_path / "broken", batch=1, report=interrupt)
     with pytest.raises(FileNotFoundError, match="interrupted"):
         LatentCache(tmp_path / "broken")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "broken").glob("grids-*")}
     lines = []
-    cache.build_cache([balls], model, tmp_path / "broken", batch=1, report=lines.append)
+    cache_builder.build_cache([balls], model, tmp_path / "broken", batch=1, report=lines.append)
     assert len(kept) == 2
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert sum(line.startswith("grids") for line in lines) == 1
@@ -91,15 +91,15 @@ def test_cache_is_the_same_with_worker_processes(model, balls, tmp_path, workers
         made = []
         for count in (0, workers):
             folder = tmp_path / f"{source.name}-{count}"
-            cache.build_cache([source], model, folder, batch=2, workers=count, report=quiet)
+            cache_builder.build_cache([source], model, folder, batch=2, workers=count, report=quiet)
             made.append(contents(folder))
         assert made[0] == made[1]
 
 
 def test_cache_that_was_interrupted_is_continued_with_worker_processes(model, balls, tmp_path):
-    cache.build_cache([balls / "blue"], model, tmp_path / "broken", workers=2, report=quiet)
+    cache_builder.build_cache([balls / "blue"], model, tmp_path / "broken", workers=2, report=quiet)
     (tmp_path / "broken" / "index.json").unlink()
-    cache.build_cache([balls], model, tmp_path / "broken", workers=2, report=quiet)
+    cache_builder.build_cache([balls], model, tmp_path / "broken", workers=2, report=quiet)
     made = LatentCache(tmp_path / "broken")
     assert [grid["id"] for grid in made.grids] == ["blue", "green", "red"]
     assert len(list((tmp_path / "broken").glob("grids-*"))) == 2
@@ -108,7 +108,7 @@ def test_cache_that_was_interrupted_is_continued_with_worker_processes(model, ba
 def test_cache_shares_embeddings_between_equal_captions_but_not_grids_between_equal_ids(model, tmp_path):
     for k, colour in enumerate([(0.9, 0.1, 0.1), (0.6, 0.0, 0.0)]):
         scenes.write(tmp_path / f"source{k}" / "ball", ball_views(colour), caption="a red ball", object_id="ball")
-    cache.build_cache([tmp_path / "source0", tmp_path / "source1"], model, tmp_path / "cache", report=quiet)
+    cache_builder.build_cache([tmp_path / "source0", tmp_path / "source1"], model, tmp_path / "cache", report=quiet)
     made = LatentCache(tmp_path / "cache")
     assert made.index["prompts"] == ["a red ball"]
     assert [grid["id"] for grid in made.grids] == ["ball", "ball"]
@@ -116,7 +116,7 @@ def test_cache_shares_embeddings_between_equal_captions_but_not_grids_between_eq
 
 
 def test_cache_templates_are_drawn_in_turn(model, balls, tmp_path):
-    cache.build_cache([balls], model, tmp_path, templates=["{}", "a toy: {}"], report=quiet)
+    cache_builder.build_cache([balls], model, tmp_path, templates=["{}", "a toy: {}"], report=quiet)
     made, parts = LatentCache(tmp_path), Components.load(model)
     wanted = encode(parts, ["a red ball", "a toy: a red ball"]).pooled
     drawn = [int((made.item(2, k).text.pooled - wanted).norm(dim=-1).argmin()) for k in range(200)]
@@ -126,7 +126,7 @@ def test_cache_templates_are_drawn_in_turn(model, balls, tmp_path):
 def test_cache_of_shards_is_the_cache_of_scene_folders(model, balls, tmp_path):
     shards.write(sorted(balls.iterdir()), tmp_path / "shards", per_shard=2)
     for source, name in ((balls, "one"), (tmp_path / "shards", "two")):
-        cache.build_cache([source], model, tmp_path / name, report=quiet)
+        cache_builder.build_cache([source], model, tmp_path / name, report=quiet)
     one, two = LatentCache(tmp_path / "one"), LatentCache(tmp_path / "two")
     assert [grid["id"] for grid in one.grids] == [grid["id"] for grid in two.grids]
     for k in range(3):
@@ -135,34 +135,34 @@ def test_cache_of_shards_is_the_cache_of_scene_folders(model, balls, tmp_path):
 
 def test_cache_takes_only_the_ids_to_keep(model, balls, tmp_path):
     (tmp_path / "keep.txt").write_text("# the good ones\nred\n\nmissing\n")
-    cache.build_cache([balls], model, tmp_path / "cache", keep=tmp_path / "keep.txt", report=quiet)
+    cache_builder.build_cache([balls], model, tmp_path / "cache", keep=tmp_path / "keep.txt", report=quiet)
     assert [grid["id"] for grid in LatentCache(tmp_path / "cache").grids] == ["red"]
     (tmp_path / "keep.txt").write_text("missing\n")
     with pytest.raises(FileNotFoundError, match="1 to keep"):
-        cache.build_cache([balls], model, tmp_path / "none", keep=tmp_path / "keep.txt", report=quiet)
+        cache_builder.build_cache([balls], model, tmp_path / "none", keep=tmp_path / "keep.txt", report=quiet)
 
 
 def test_cache_of_another_model_is_not_continued(model, balls, tmp_path):
-    cache.build_cache([balls], model, tmp_path / "cache", report=quiet)
+    cache_builder.build_cache([balls], model, tmp_path / "cache", report=quiet)
     other = tiny_sdxl_folder(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="another model"):
-        cache.build_cache([balls], other, tmp_path / "cache", report=quiet)
+        cache_builder.build_cache([balls], other, tmp_path / "cache", report=quiet)
 
 
 def test_cache_of_other_scenes_is_not_continued(model, balls, tmp_path):
-    cache.build_cache([balls / "red", balls / "blue"], model, tmp_path, report=quiet)
+    cache_builder.build_cache([balls / "red", balls / "blue"], model, tmp_path, report=quiet)
     with pytest.raises(ValueError, match="other scenes"):
-        cache.build_cache([balls / "red"], model, tmp_path, report=quiet)
+        cache_builder.build_cache([balls / "red"], model, tmp_path, report=quiet)
 
 
 def test_cache_refuses_a_scene_without_a_caption_or_with_other_views_by_name(model, tmp_path):
     views = ball_views((0.5, 0.5, 0.5))
     scenes.write(tmp_path / "mute" / "ball", views)
     with pytest.raises(ValueError, match="ball has no caption"):
-        cache.build_cache([tmp_path / "mute"], model, tmp_path / "cache", report=quiet)
+        cache_builder.build_cache([tmp_path / "mute"], model, tmp_path / "cache", report=quiet)
     scenes.write(tmp_path / "turned" / "ball", views[[1, 2, 3, 0]], caption="a ball")
     with pytest.raises(ValueError, match="not the structured views"):
-        cache.build_cache([tmp_path / "turned"], model, tmp_path / "cache", report=quiet)
+        cache_builder.build_cache([tmp_path / "turned"], model, tmp_path / "cache", report=quiet)
 
 
 def test_cache_counts_the_captions_that_are_cut_off_and_quotes_an_end(model, tmp_path):
@@ -170,14 +170,14 @@ def test_cache_counts_the_captions_that_are_cut_off_and_quotes_an_end(model, tmp
     scenes.write(tmp_path / "scenes" / "long", views, caption=long)
     scenes.write(tmp_path / "scenes" / "short", views, caption="a ball")
     lines = []
-    cache.build_cache([tmp_path / "scenes"], model, tmp_path / "cache", report=lines.append)
+    cache_builder.build_cache([tmp_path / "scenes"], model, tmp_path / "cache", report=lines.append)
     (note,) = [line for line in lines if line.startswith("note: ")]
     assert "1 of 2 prompts are longer" in note
     assert note.endswith("zebra'")
 
 
 def test_cache_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
-    cache.build_cache([balls], model, tmp_path, report=quiet)
+    cache_builder.build_cache([balls], model, tmp_path, report=quiet)
     path = tmp_path / "texts-00000.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -186,7 +186,7 @@ def test_cache_shard_cut_short_or_lost_is_named(model, balls, tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match="0 prompts"):
         LatentCache(tmp_path)
-    cache.build_cache([balls], model, tmp_path, report=quiet)
+    cache_builder.build_cache([balls], model, tmp_path, report=quiet)
     assert len(LatentCache(tmp_path)) == 3
 
 

@@ -6,9 +6,11 @@ from balls import write_balls
 from tiny_sdxl import tiny_sdxl_folder
 
 from instant3d import scenes
-from instant3d.stage1 import cache
+from instant3d.stage1 import cache, cache_builder
 from instant3d.stage1.cache import LatentCache
-from instant3d.stage1.data import GridDataModule, read_prompt_batch, unfinished, with_favored_names
+from instant3d.stage1.data import GridDataModule
+from instant3d.stage1.favored_names import with_favored_names
+from instant3d.stage1.prompt_batches import read_prompt_batch, unfinished
 from instant3d.utils.data_order import WeightedMixture
 
 
@@ -20,7 +22,7 @@ def balls(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cached(balls, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cached")
-    cache.build_cache([balls], tiny_sdxl_folder(folder / "model"), folder / "cache", report=lambda line: None)
+    cache_builder.build_cache([balls], tiny_sdxl_folder(folder / "model"), folder / "cache", report=lambda line: None)
     return folder / "cache"
 
 
@@ -90,7 +92,7 @@ def test_source_that_does_not_exist_is_named(tmp_path):
         GridDataModule(workers=0).train_dataloader()
 
 
-def test_keep_restricts_training_to_its_ids(cached, tmp_path):
+def test_data_with_keep_holds_its_ids_alone(cached, tmp_path):
     (tmp_path / "keep.txt").write_text("green\n")
     data = GridDataModule([str(cached)], keep=str(tmp_path / "keep.txt"), batch_size=4, workers=0)
     batch = next(iter(data.train_dataloader()))
@@ -113,7 +115,7 @@ def test_favored_names_make_up_their_share_each_as_often_as_another(tmp_path):
     for k, caption in enumerate(["a cube", "a blue cube", "a huge blue cube", "the cubes"]):
         scene = scenes.read(tmp_path / "scenes" / "one-red")
         scenes.write(tmp_path / "scenes" / f"two-{k}", scene.views, caption=caption)
-    cache.build_cache(
+    cache_builder.build_cache(
         [tmp_path / "scenes"], tiny_sdxl_folder(tmp_path / "model"), tmp_path / "cache", report=lambda line: None
     )
     sources, weights = with_favored_names([LatentCache(tmp_path / "cache")], [8.0], ["ball", "cube"], 0.6)

@@ -15,10 +15,12 @@ from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.modules.diffusion.components import Components, with_lora
 from instant3d.modules.diffusion.text import TextEmbedding
-from instant3d.stage1 import cache
+from instant3d.stage1 import cache_builder
 from instant3d.stage1.cache import LatentBatch
-from instant3d.stage1.data import GridDataModule, PromptBatch
-from instant3d.stage1.module import Stage1Module, drop_text, loss_by_quarter, sample_noise
+from instant3d.stage1.data import GridDataModule
+from instant3d.stage1.module import Stage1Module
+from instant3d.stage1.noise_sample import drop_text, loss_by_quarter, sample_noise
+from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.training import fit
@@ -41,7 +43,7 @@ def balls(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cached(model, balls, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    cache.build_cache([balls], model, folder, report=lambda line: None)
+    cache_builder.build_cache([balls], model, folder, report=lambda line: None)
     return folder
 
 

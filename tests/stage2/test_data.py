@@ -2,46 +2,12 @@
 
 import pytest
 import torch
+from balls import position_coloured_ball
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, orbit, random_sphere, structured_cameras
-from instant3d.stage2.data import (
-    EvalDataset,
-    ResumableBatchSampler,
-    TrainDataset,
-    ViewSampling,
-    augment_inputs,
-    crop_windows,
-    elastic_warp,
-    rotate_about_z,
-    scenes_for,
-)
-from instant3d.views import Views
-
-BALL = torch.tensor([0.3, -0.2, 0.15])
-
-
-def ball_views(cameras, size=64, radius=0.4):
-    """A ball coloured by the world position of its surface: colour c stands at 2c - 1."""
-    rays = cameras.rays(size, size)
-    to_centre = BALL - rays.origins
-    along = (to_centre * rays.directions).sum(-1)
-    square = radius**2 - (to_centre.square().sum(-1) - along**2)
-    distance = along - square.clamp(min=0).sqrt()
-    surface = rays.at(distance[..., None])[..., 0, :]
-    alpha = (square > 0).float()[..., None, :, :]
-    forward = (rays.directions * cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
-    depth = (distance * forward)[..., None, :, :] * alpha
-    return Views(((surface + 1) / 2).movedim(-1, -3).clamp(0, 1), alpha, cameras, depth)
-
-
-def position_error(views):
-    """How far the colours of `ball_views` are from where depth and camera put each pixel."""
-    rays = views.cameras.rays(views.height, views.width)
-    forward = (rays.directions * views.cameras.cam_to_world[..., None, None, :3, 2]).sum(-1)
-    surface = rays.at((views.depth[..., 0, :, :] / forward)[..., None])[..., 0, :]
-    inside = torch.nn.functional.avg_pool2d(views.alpha.flatten(0, -4), 5, 1, 2).reshape(views.alpha.shape) > 0.999
-    return ((2 * views.rgb - 1).movedim(-3, -1) - surface).norm(dim=-1)[inside[..., 0, :, :]]
+from instant3d.cameras import Cameras, random_sphere, structured_cameras
+from instant3d.stage2.augmentation import ViewSampling
+from instant3d.stage2.data import EvalDataset, ResumableBatchSampler, TrainDataset, scenes_for
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +15,8 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     for k in range(3):
         cameras = Cameras.cat([structured_cameras(), random_sphere(6, torch.Generator().manual_seed(k))])
-        scenes.write(root / f"ball{k}", ball_views(cameras, radius=0.2 + 0.1 * k), object_id=f"ball{k}")
+        scenes.write(root / f"ball{k}", position_coloured_ball(cameras, radius=0.2 + 0.1 * k), object_id=f"ball{k}")
     return root
-
-
-def test_crop_windows_keeps_colours_at_their_place_in_the_world():
-    views = ball_views(random_sphere(6, torch.Generator().manual_seed(0)), size=128)
-    cut = crop_windows(views, ViewSampling(patch=48, zoom=(64, 128)), torch.Generator().manual_seed(1))
-    assert cut.rgb.shape == (6, 3, 48, 48)
-    assert position_error(cut).median() < 0.02
-    wrong = Views(cut.rgb, cut.alpha, views.cameras, cut.depth)
-    assert position_error(wrong).median() > 0.1, "the test would see cameras that do not follow"
-
-
-def test_rotate_about_z_rotates_points_with_cameras():
-    views = ball_views(structured_cameras())
-    quarter = rotate_about_z(views, 90.0)
-    where, _ = views.cameras.project(BALL.expand(4, 1, 3))
-    again, _ = quarter.cameras.project(torch.stack([-BALL[1], BALL[0], BALL[2]]).expand(4, 1, 3))
-    torch.testing.assert_close(where, again)
-    torch.testing.assert_close(quarter.cameras.cam_to_world[0], structured_cameras().cam_to_world[1], atol=1e-5, rtol=0)
-
-
-def test_crop_windows_with_foreground_shows_the_object():
-    views = ball_views(orbit([0.0] * 8, 0.0), size=128)
-    drawing = ViewSampling(patch=16, zoom=(128, 128), foreground_probability=1.0)
-    cut = crop_windows(views, drawing, torch.Generator().manual_seed(0))
-    assert (cut.alpha[:, 0, 8, 8] > 0.5).all()
 
 
 @pytest.mark.slow
@@ -130,34 +71,6 @@ def test_downsampled_inputs_have_no_detail_that_half_as_many_pixels_could_not_ho
     assert ((coarse > 0.01) & (coarse < 0.99)).sum() > 200
     halves = [torch.nn.functional.avg_pool2d(each, 2) for each in (sharp, coarse)]
     assert (halves[0] - halves[1]).abs().mean() < 0.02
-
-
-def test_camera_jitter_gives_valid_cameras():
-    views = ball_views(structured_cameras())
-    matrix = augment_inputs(views, 0.05, 0.0, torch.Generator().manual_seed(0)).cameras.cam_to_world
-    rotation = matrix[:, :3, :3]
-    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(4, 3, 3), atol=1e-5, rtol=0)
-    assert (matrix - views.cameras.cam_to_world).abs().amax() > 0.01
-
-
-def test_elastic_warp_by_zero_changes_nothing():
-    image = torch.rand(2, 4, 16, 16)
-    torch.testing.assert_close(elastic_warp(image, torch.zeros(2, 2, 6, 6)), image)
-    assert (elastic_warp(image, 0.02 * torch.randn(2, 2, 6, 6)) - image).abs().max() > 0.01
-
-
-def test_elastic_warp_by_a_constant_shifts_the_image():
-    image = torch.rand(1, 1, 16, 16)
-    shift = torch.zeros(1, 2, 6, 6)
-    shift[:, 0] = 2 / 16  # in widths; a pixel is 1 / 16
-    torch.testing.assert_close(elastic_warp(image, shift)[..., :-2], image[..., 2:], atol=1e-4, rtol=0)
-
-
-def test_augment_inputs_warps_a_share_of_the_images_and_leaves_the_others_alone():
-    views = ball_views(structured_cameras())[torch.arange(4).repeat(50)]
-    found = augment_inputs(views, 0.0, 0.15, torch.Generator().manual_seed(0))
-    changed = (found.rgb != views.rgb).flatten(1).any(1) | (found.alpha != views.alpha).flatten(1).any(1)
-    assert 15 < int(changed.sum()) < 45  # 30 of 200 are expected, give or take 5
 
 
 def test_scenes_for_names_an_empty_folder(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from instant3d.cameras import structured_cameras
-from instant3d.nerf.triplane import PLANE_AXES
+from instant3d.nerf.plane_sampling import PLANE_AXES
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.stage2.visual_hull_input import carve_grid, extents
 from instant3d.views import Views
@@ -110,7 +110,7 @@ def test_extents_are_the_two_ends_of_a_ball():
         assert ends[3:9, row, column].min() > 0.95, "a white ball has white ends"
 
 
-def test_saved_network_is_loaded_unchanged(tmp_path):
+def test_network_that_was_saved_is_loaded_unchanged(tmp_path):
     torch.manual_seed(0)
     network = Reconstructor(TINY).eval()
     network.save_pretrained(tmp_path, dtype=torch.float32)
@@ -119,7 +119,7 @@ def test_saved_network_is_loaded_unchanged(tmp_path):
     assert torch.equal(again.triplane(views).planes, network.triplane(views).planes)
 
 
-def test_checkpoint_of_another_model_or_damaged_is_refused_by_name(tmp_path):
+def test_network_refuses_a_checkpoint_of_another_model_or_a_damaged_one_by_name(tmp_path):
     Reconstructor(TINY).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for change, complaint in [

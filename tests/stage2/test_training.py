@@ -12,7 +12,8 @@ from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.modules.metrics import psnr
 from instant3d.nerf.asset import Asset
-from instant3d.stage2.data import ReconstructionBatch, TrainDataset, ViewSampling, scenes_for
+from instant3d.stage2.augmentation import ViewSampling
+from instant3d.stage2.data import ReconstructionBatch, TrainDataset, scenes_for
 from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module, split_parameters
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.training import fit

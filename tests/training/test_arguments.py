@@ -56,18 +56,18 @@ def test_config_is_found_by_its_name_in_the_system_before_the_trainers(tmp_path,
     words = ["-c", "one_gpu", "--config=cpu", "-c=demo", "--data.seed=3"]
     shipped = [CONFIGS / "stage2" / "one_gpu.yaml", CONFIGS / "trainer" / "cpu.yaml", CONFIGS / "stage2" / "demo.yaml"]
     expected = ["-c", str(shipped[0]), f"--config={shipped[1]}", f"-c={shipped[2]}", "--data.seed=3"]
-    assert arguments.spelt_out(words, "stage2") == expected
+    assert arguments.expand_options(words, "stage2") == expected
     Path("demo").write_text("{}")
-    assert arguments.spelt_out(["-c", "demo"], "stage2") == ["-c", "demo"]
+    assert arguments.expand_options(["-c", "demo"], "stage2") == ["-c", "demo"]
 
 
 def test_short_options_are_replaced_by_full_ones_where_a_system_has_them():
-    assert arguments.spelt_out(["--prompts", "a.txt", "-o=out"], "stage1") == [
+    assert arguments.expand_options(["--prompts", "a.txt", "-o=out"], "stage1") == [
         "--data.prompts",
         "a.txt",
         "--scenes.output=out",
     ]
-    assert arguments.spelt_out(["-o", "out"], "stage2") == ["-o", "out"]
+    assert arguments.expand_options(["-o", "out"], "stage2") == ["-o", "out"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_help_without_a_system_lists_the_systems(capsys):
 
 def test_warnings_that_users_cannot_act_on_are_suppressed_and_others_are_shown(recwarn, caplog):
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    with arguments.without_foreign_notes(), caplog.at_level(logging.INFO, logger=log.name):
+    with arguments.without_library_notes(), caplog.at_level(logging.INFO, logger=log.name):
         log.propagate, before = True, log.propagate
         log.info("💡 Tip: For seamless cloud logging, try installing [litlogger]")
         log.info("GPU available: False")

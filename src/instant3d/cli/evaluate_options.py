@@ -60,7 +60,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="folder or Hub id of a CLIP, other than one used in training; repeat it for more",
     )
-    _add_drawing(command)
+    _add_sampling(command)
     command.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
     command.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
     command.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
@@ -88,7 +88,7 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
         "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure MRC too"
     )
     add_stages(command)
-    _add_drawing(command)
+    _add_sampling(command)
     command.set_defaults(command=consistency)
 
 
@@ -111,7 +111,7 @@ def add_training(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=train_judge)
 
 
-def _add_drawing(command: argparse.ArgumentParser) -> None:
+def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=positive_int, help="at most this many prompts")
     command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
     command.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
@@ -128,7 +128,7 @@ def text(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: Options contradict each other, or a prompt is both held out and trained on.
     """
-    from instant3d.evaluation import text_alignment
+    from instant3d.evaluation import evaluated_assets, text_alignment
     from instant3d.evaluation.view_cache import read_prompt_list, view_requests
     from instant3d.modules import clip
     from instant3d.utils.devices import find_device
@@ -147,7 +147,7 @@ def text(arguments: argparse.Namespace) -> None:
     for order in (order for some in lists.values() for order in some):
         if judge is not None:
             judge.target(order.prompt)
-    source = _asset_source(arguments, text_alignment.CLIP_SIZE if arguments.clip else text_alignment.SIZE)
+    source = _asset_source(arguments, text_alignment.CLIP_SIZE if arguments.clip else evaluated_assets.SIZE)
     record = source.training_record
     if record is not None and record.clip in arguments.clip:
         warnings.warn(
@@ -234,26 +234,26 @@ def _check_disjoint(held_out: Sequence[Path], trained: Sequence[Path]) -> None:
 
 def _asset_source(arguments: argparse.Namespace, size: int) -> AssetSource:
     """Return the source of assets: a folder, the direct system, real renders, or the two-stage system."""
-    from instant3d.evaluation import text_alignment
+    from instant3d.evaluation import evaluated_assets
     from instant3d.evaluation.asset_source import AssetSource
     from instant3d.pipelines.text_to_3d import DirectTextTo3D
     from instant3d.utils.devices import find_device
 
     if arguments.assets:
-        return AssetSource(partial(text_alignment.from_folder, arguments.assets, size=size))
+        return AssetSource(partial(evaluated_assets.from_folder, arguments.assets, size=size))
     if arguments.system == "direct":
         direct = DirectTextTo3D.from_pretrained(arguments.direct, device=find_device(arguments.device))
-        assets = partial(text_alignment.from_direct, direct, at_once=arguments.batch, size=size)
+        assets = partial(evaluated_assets.from_direct, direct, at_once=arguments.batch, size=size)
         return AssetSource(assets, direct.network.training_record)
     if arguments.real:
         model = _stage2(arguments)
-        return AssetSource(partial(text_alignment.from_real_views, arguments.real, model=model, size=size))
+        return AssetSource(partial(evaluated_assets.from_real_views, arguments.real, model=model, size=size))
     models = _stages(arguments)
     sampling = Sampling(
         steps=arguments.steps, guidance=arguments.guidance, sampler=arguments.sampler, start=arguments.start
     )
     cache = models.view_cache(arguments.output / "views", sampling)
-    return AssetSource(partial(text_alignment.from_stage1, cache, model=models.views_to_3d, size=size))
+    return AssetSource(partial(evaluated_assets.from_stage1, cache, model=models.views_to_3d, size=size))
 
 
 def _stages(arguments: argparse.Namespace) -> TwoStageModels:

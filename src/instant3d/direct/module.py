@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -22,7 +21,7 @@ from instant3d.direct.guidance.configs import GuidanceConfig, StableDiffusionCon
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.regularisers import entropy, opacity
 from instant3d.direct.severity import FeatureCache
-from instant3d.direct.shading import Mode, ShadedField, light_directions
+from instant3d.direct.shading import Lighting, Mode, ShadedField, light_directions
 from instant3d.direct.training_record import TrainingRecord
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
@@ -54,24 +53,6 @@ class DistillationWeights:
     sds: float = 1.0
     opacity: float = 0.0
     entropy: float = 0.0
-
-
-@dataclass(frozen=True)
-class Lighting:
-    """Random shading, so that shape is not painted on; the paper has no numbers, these are threestudio's.
-
-    Attributes:
-        chance: Probability that a step is shaded, from step `begin` on; a shaded image costs seven times the density
-            evaluations.
-        begin: First step that may be shaded.
-        textureless: Share of shaded steps without colours.
-        ambient: Share of ambient light.
-    """
-
-    chance: float = 0.0
-    begin: int = 2000
-    textureless: float = 0.5
-    ambient: float = 0.1
 
 
 class Frozen(FrozenModules):
@@ -307,7 +288,7 @@ def trained_words(prompts: Sequence[str], start: str | None) -> CaptionWords | N
 
 
 def needs_clip(sds: SDSConfig) -> bool:
-    """Whether images are compared by CLIP, for its loss or the severity of Perp-Neg."""
+    """Whether CLIP compares images, for its loss or the severity of Perp-Neg."""
     return bool(sds.clip or (sds.dw and sds.against != "none"))
 
 
@@ -319,38 +300,3 @@ def linear_ramp(progress: float, end: float, start: float) -> float:
 def prompts_digest(prompts: Sequence[str]) -> str:
     """Hash of a list of prompts."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-
-
-def export_direct(content: dict[str, Any], folder: str | Path, text: str | None = None) -> TextToTriplane:
-    """Write a checkpoint's network with the tokenizer and text encoder that it was trained with.
-
-    Args:
-        content: Content of a Lightning checkpoint of `DirectModule`.
-        folder: Where to write.
-        text: Tokenizer and text encoder, if they no longer lie where the checkpoint says.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: The text encoder cannot be read.
-    """
-    settings = content["direct"]
-    network = TextToTriplane(Architecture.from_dict(settings["architecture"], "the checkpoint"))
-    prefix = "network."
-    network.load_state_dict(
-        {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
-    )
-    try:
-        encoder = PromptEncoder.from_pretrained(text or settings["text"], layers=settings.get("text_layers"))
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(
-            f"the text encoder of the prompts cannot be read: {error}; if it lies elsewhere, give --base"
-        ) from None
-    if "taught" in settings:
-        network.training_record = TrainingRecord(**settings["taught"])
-    if encoder.words is not None:  # the text encoder was trained from scratch, on other prompts than these
-        encoder.words = None if settings.get("words") is None else CaptionWords(settings["words"])
-    network.save_pretrained(folder)
-    encoder.save(folder)
-    return network

@@ -86,20 +86,7 @@ class TextToTriplane(nn.Module):
         self.stages = nn.ModuleList(make_stage(a, stage) for stage in range(len(a.widths)))
         self.norm = nn.GroupNorm(a.last_groups, a.widths[-1])
         self.outward = nn.Conv2d(a.widths[-1], 3 * a.channels, 3, padding=1)
-        self.decoder = Decoder(
-            DecoderConfig(
-                a.channels,
-                a.decoder_width,
-                a.decoder_layers,
-                activation=a.decoder_activation,
-                density=a.density,
-                density_bias=a.density_bias,
-                aggregate=a.aggregate,
-                blob=a.blob,
-                blob_radius=a.blob_radius,
-                rgb=a.rgb,
-            )
-        )
+        self.decoder = Decoder(DecoderConfig.from_architecture(a))
         self.checkpointing = False
         self.precise = False
         self.training_record: TrainingRecord | None = None

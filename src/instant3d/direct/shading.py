@@ -5,6 +5,7 @@ Without shading, a guidance model can paint shape onto flat ground.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,6 +20,24 @@ Mode = Literal["albedo", "lambertian", "textureless", "normal"]
 
 SCALE = 1.75  # lengths of the paper's world, a box of side 3.5, for one of ours
 FACING = 0.1  # least cosine, so that surfaces facing away from the light are not black
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """Random shading, so that shape is not painted on; the paper has no numbers, these are threestudio's.
+
+    Attributes:
+        chance: Probability that a step is shaded, from step `begin` on; a shaded image costs seven times the density
+            evaluations.
+        begin: First step that may be shaded.
+        textureless: Share of shaded steps without colours.
+        ambient: Share of ambient light.
+    """
+
+    chance: float = 0.0
+    begin: int = 2000
+    textureless: float = 0.5
+    ambient: float = 0.1
 
 
 class ShadedField:

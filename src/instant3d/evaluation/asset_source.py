@@ -1,4 +1,4 @@
-"""Where the assets that `instant3d evaluate text` measures come from, and the models that generate their views."""
+"""Sources of the assets that `instant3d evaluate text` measures, and the models that generate their views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from instant3d.direct.training_record import TrainingRecord
-from instant3d.evaluation.text_alignment import EvaluatedAsset
+from instant3d.evaluation.evaluated_assets import EvaluatedAsset
 from instant3d.evaluation.view_cache import ViewCache, ViewRequest
 from instant3d.pipelines.text_to_3d import TextTo3D, ViewsTo3D
 from instant3d.pipelines.weights import find_stages
@@ -19,10 +19,10 @@ from instant3d.stage1.sampling_options import Sampling
 
 @dataclass(frozen=True)
 class AssetSource:
-    """What yields an asset for each request.
+    """A source of one asset for each request.
 
     Attributes:
-        assets: One of the functions `from_...` of `text_alignment`, with all its arguments but the requests.
+        assets: One of the functions `from_...` of `evaluated_assets`, with all its arguments but the requests.
         training_record: How the system that generates the assets was trained, where that is known.
     """
 

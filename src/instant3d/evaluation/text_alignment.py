@@ -12,121 +12,26 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from instant3d import __version__, scenes
-from instant3d.cameras import Cameras, orbit
+from instant3d import __version__
 from instant3d.direct.training_record import TrainingRecord
-from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
 from instant3d.evaluation.attribute_classifier import AttributeClassifier, Prediction
-from instant3d.evaluation.view_cache import ViewCache, ViewRequest
+from instant3d.evaluation.evaluated_assets import FRONT, NEW_AZIMUTHS_DEG, SIZE, EvaluatedAsset
 from instant3d.modules import clip
-from instant3d.nerf.asset import FILE, Asset
-from instant3d.pipelines.results import RECORD
-from instant3d.pipelines.text_to_3d import DirectTextTo3D, ViewsTo3D
-from instant3d.utils import atomic, file_listing, visualization
+from instant3d.utils import atomic, visualization
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.visualization import Row
 
-NEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)  # half-way between the structured ones
-NEW_ELEVATIONS_DEG = (5.0, 35.0)
-FRONT = NEW_AZIMUTHS_DEG.index(FRONT_AZIMUTH_DEG)  # of the renders
-SIZE = 128  # pixels a side of the renders
 CLIP_SIZE = 224  # of the renders for a CLIP
 ACROSS, MOST_SHOWN = 10, 100  # images on the sheet
-LOOKS = ("renders", "views")  # of the final asset, and the views of stage 1
+IMAGE_SETS = ("renders", "views")  # of the final asset, and the views of stage 1
 
 Score = dict[str, float]
-
-
-@dataclass(frozen=True)
-class EvaluatedAsset:
-    """The images of one requested asset, on white.
-
-    Attributes:
-        request: Prompt and seed.
-        views: (V, 3, S, S), the views of stage 1, if they exist.
-        renders: (8, 3, S, S), the final asset from the new cameras.
-        seconds: Time of generation; None if it was not generated here.
-    """
-
-    request: ViewRequest
-    views: Tensor | None
-    renders: Tensor
-    seconds: float | None
-
-
-def new_cameras() -> Cameras:
-    """Eight cameras (8,), none of which stage 1 uses."""
-    pairs = [(azimuth, elevation) for elevation in NEW_ELEVATIONS_DEG for azimuth in NEW_AZIMUTHS_DEG]
-    azimuths, elevations = zip(*pairs, strict=True)
-    return orbit(azimuths, elevations)
-
-
-def from_stage1(
-    cache: ViewCache, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
-) -> Iterator[EvaluatedAsset]:
-    """From prompts: generate the views missing in `cache`, reconstruct and render at `size` pixels."""
-    cache.fill(requests)
-    for order in requests:
-        views = cache.views(order)
-        yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), cache.seconds(order))
-
-
-def from_direct(
-    model: DirectTextTo3D, requests: Sequence[ViewRequest], at_once: int = 8, size: int = SIZE
-) -> Iterator[EvaluatedAsset]:
-    """From prompts with the direct system, `at_once` of them in one pass, rendered at `size` pixels."""
-    for k in range(0, len(requests), at_once):
-        some = requests[k : k + at_once]
-        start = time.perf_counter()
-        assets = model.generate_many([order.prompt for order in some], [order.seed for order in some])
-        seconds = (time.perf_counter() - start) / len(some)
-        for order, asset in zip(some, assets, strict=True):
-            yield EvaluatedAsset(order, None, _render(asset, size), seconds)
-
-
-def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE) -> Iterator[EvaluatedAsset]:
-    """From assets written by `instant3d generate` below `folder`, each with its result.json.
-
-    Raises:
-        FileNotFoundError: If there is no asset for a prompt.
-    """
-    found = _by_prompt(folder)
-    for order in requests:
-        if not found.get(order.prompt):
-            raise FileNotFoundError(
-                f"{folder} holds no asset for {order.prompt!r}; generate it, or leave the prompt out of the list"
-            )
-        place = found[order.prompt].pop(0)
-        yield EvaluatedAsset(order, _views_of(place), _render(Asset.load(place), size), None)
-
-
-def from_real_views(
-    folder: Path, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
-) -> Iterator[EvaluatedAsset]:
-    """From real renders with that caption in place of stage 1's views.
-
-    Raises:
-        FileNotFoundError: If no scene below `folder` has the caption.
-    """
-    captioned: dict[str, list[Path]] = {}
-    for place in scenes.below(folder):
-        document = json.loads((place / scenes.DOCUMENT).read_text())
-        captioned.setdefault(document.get("caption", ""), []).append(place)
-    for order in requests:
-        if order.prompt not in captioned:
-            raise FileNotFoundError(
-                f"{folder} holds no scene with the caption {order.prompt!r}; make one by `instant3d data recolour`"
-            )
-        places = captioned[order.prompt]
-        views = scenes.read(places[order.seed % len(places)], frames=range(4), maps=()).views
-        yield EvaluatedAsset(order, views.composite(1.0), _render(model(views), size), None)
 
 
 def evaluate(
@@ -189,18 +94,18 @@ def evaluate(
 def classifier_metrics(judge: AttributeClassifier, results: Sequence[EvaluatedAsset]) -> dict[str, Any]:
     """Accuracy by the attribute classifier: of assets (mean log-probability over images) and of single images."""
     rows: list[dict[str, Any]] = []
-    scores: dict[str, list[Score]] = {look: [] for look in LOOKS}
+    scores: dict[str, list[Score]] = {image_set: [] for image_set in IMAGE_SETS}
     confusions = {kind: Counter[tuple[str, str]]() for kind in ("colour", "object")}
     for result in results:
         row: dict[str, Any] = {"prompt": result.request.prompt, "seed": result.request.seed, "seconds": result.seconds}
-        for look in LOOKS:
-            images = getattr(result, look)
+        for image_set in IMAGE_SETS:
+            images = getattr(result, image_set)
             if images is not None:
                 prediction = _predict(judge, images)
-                row[look] = score(judge, result.request.prompt, prediction) | {
+                row[image_set] = score(judge, result.request.prompt, prediction) | {
                     "sees": predicted_names(judge, prediction)
                 }
-                scores[look].append({key: float(value) for key, value in row[look].items() if key != "sees"})
+                scores[image_set].append({key: float(value) for key, value in row[image_set].items() if key != "sees"})
         target = judge.target(result.request.prompt)
         colour, thing = row["renders"]["sees"]
         confusions["colour"][judge.colours[target.colour], colour] += 1
@@ -209,7 +114,7 @@ def classifier_metrics(judge: AttributeClassifier, results: Sequence[EvaluatedAs
         rows.append(row | {"says": "right" if right else f"{colour} {thing}?"})
     return {
         "assets": len(rows),
-        **{look: _mean(scores[look]) for look in LOOKS if scores[look]},
+        **{image_set: _mean(scores[image_set]) for image_set in IMAGE_SETS if scores[image_set]},
         "confusions": {kind: _mistakes(pairs) for kind, pairs in confusions.items()},
         "rows": rows,
     }
@@ -254,9 +159,14 @@ def table(report: Mapping[str, Any]) -> str:
                 f"| {heading}, {numbers['assets']} assets | colour | object | both | colour, per image | object |",
             ]
             lines += ["|---|---|---|---|---|---|"]
-            for look, words in (("renders", "renders of the asset, new cameras"), ("views", "the four views given")):
-                if look in numbers:
-                    lines += ["| " + " | ".join([words, *(f"{100 * v:.1f}" for v in numbers[look].values())]) + " |"]
+            for image_set, words in (
+                ("renders", "renders of the asset, new cameras"),
+                ("views", "the four views given"),
+            ):
+                if image_set in numbers:
+                    lines += [
+                        "| " + " | ".join([words, *(f"{100 * v:.1f}" for v in numbers[image_set].values())]) + " |"
+                    ]
         if "clip" in numbers:
             among = next(iter(numbers["clip"].values()))["among"]
             lines += [
@@ -269,10 +179,6 @@ def table(report: Mapping[str, Any]) -> str:
                 cells = [model, *(f"{value:.2f}" for value in shown), f"{values['retrieval_probability']:.4f}"]
                 lines += ["| " + " | ".join(cells) + " |"]
     return "\n".join(lines[1:]) + "\n"
-
-
-def _render(asset: Asset, size: int) -> Tensor:
-    return asset.render(new_cameras(), size).to("cpu").composite(1.0).clamp(0, 1)
 
 
 @torch.no_grad()
@@ -304,23 +210,6 @@ def _mistakes(pairs: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
     return [one for one in wrong if one["asked"] != one["seen"]]
 
 
-def _by_prompt(folder: Path) -> dict[str, list[Path]]:
-    """Folders of assets below `folder` by the prompt in their result.json."""
-    found: dict[str, list[Path]] = {}
-    for file in file_listing.visible_files(folder, f"**/{RECORD}"):
-        if (file.parent / FILE).is_file():
-            found.setdefault(json.loads(file.read_text()).get("prompt", ""), []).append(file.parent)
-    return found
-
-
-def _views_of(place: Path) -> Tensor | None:
-    """The four views from which an asset was reconstructed, if they exist."""
-    files = json.loads((place / RECORD).read_text()).get("files", ["views"])
-    for folder in scenes.below(place) if "views" in files else ():
-        return scenes.read(folder, maps=()).views.composite(1.0)
-    return None
-
-
 def _sheet(shown: Sequence[tuple[EvaluatedAsset, str]]) -> list[Row]:
     """Rows of ten assets: the first view of each, and the asset from a new camera (without views, from two)."""
     rows = []
@@ -333,9 +222,9 @@ def _sheet(shown: Sequence[tuple[EvaluatedAsset, str]]) -> list[Row]:
                 "as given to stage 2",
                 [torch.ones(3, SIZE, SIZE) if r.views is None else r.views[0] for r in results],
             )
-        drawn = torch.stack([_sized(image) for image in first])
+        images = torch.stack([_sized(image) for image in first])
         anew = torch.stack([_sized(result.renders[len(NEW_AZIMUTHS_DEG)]) for result in results])
-        rows.append(Row(title, drawn, [result.request.prompt for result in results]))
+        rows.append(Row(title, images, [result.request.prompt for result in results]))
         rows.append(Row("the asset from a new camera", anew, says))
     return rows
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from instant3d import scenes
 from instant3d.evaluation.attribute_classifier import COLOURS, SIZE, AttributeClassifier, parse_caption
+from instant3d.utils.devices import fast_dtype
 from instant3d.utils.tensor_dataclass import TensorDataclass
 
 HELD_VIEWS = 3  # the last ones of every scene, never trained on
@@ -119,13 +120,23 @@ def load_examples(folders: Sequence[Path], objects: Sequence[str]) -> AttributeE
 def fit(
     examples: AttributeExamples, judge: AttributeClassifier, *, epochs: int, generator: torch.Generator
 ) -> AttributeClassifier:
-    """Train `judge` on `examples`, with an equal share for every object."""
+    """Train a classifier, with an equal share of the examples for every object.
+
+    Args:
+        examples: Images and what they show.
+        judge: The classifier, which is trained in place.
+        epochs: Passes over as many images as there are.
+        generator: Random numbers.
+
+    Returns:
+        The classifier.
+    """
     steps = epochs * max(len(examples.object) // BATCH, 1)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     judge.train()
     for step, batch in enumerate(batches(examples, steps, generator)):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() is torch.bfloat16):
             prediction = judge(augment(batch.images, generator))
         loss = F.nll_loss(prediction.colour, batch.colour) + F.nll_loss(prediction.object, batch.object)
         optimizer.zero_grad()
@@ -172,16 +183,16 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """RGBA bytes (N, 4, S, S) as they might look after a reconstruction, over white: (N, 3, S, S) in [0, 1]."""
     rgba = images.float() / 255
     solid = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)  # premultiplied, so that nothing bleeds in
-    solid = F.grid_sample(solid, _bent(len(solid), generator), align_corners=False)
+    solid = F.grid_sample(solid, _random_warp(len(solid), generator), align_corners=False)
     alpha = solid[:, 3:]
     tinted = _tinted(solid[:, :3] / alpha.clamp(min=1e-4), generator)
     alpha = alpha * _holes(len(solid), generator)
-    picture = _softened(tinted * alpha + 1 - alpha, generator)
-    noise = torch.randn(picture.shape, generator=generator) * 0.03 * _uniform((len(solid), 1, 1, 1), 0, 1, generator)
-    return (picture + noise).clamp(0, 1)
+    image = _softened(tinted * alpha + 1 - alpha, generator)
+    noise = torch.randn(image.shape, generator=generator) * 0.03 * _uniform((len(solid), 1, 1, 1), 0, 1, generator)
+    return (image + noise).clamp(0, 1)
 
 
-def _bent(count: int, generator: torch.Generator) -> Tensor:
+def _random_warp(count: int, generator: torch.Generator) -> Tensor:
     """Sampling grids (N, S, S, 2): turned, scaled, sheared, moved, mirrored half the time, and slightly warped."""
     angle = _uniform((count,), -10, 10, generator).deg2rad()
     scale = _uniform((count,), 0.85, 1.25, generator)
@@ -205,7 +216,7 @@ def _tinted(rgb: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _holes(count: int, generator: torch.Generator) -> Tensor:
-    """What is left of the alpha (N, 1, S, S): thinned as a whole, and with a soft round hole in half of them."""
+    """The alpha (N, 1, S, S) thinned as a whole, and with a soft round hole in half of the images."""
     line = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
     centre = _uniform((count, 2, 1, 1), -0.7, 0.7, generator)
     distance = torch.hypot(line[None, None, :] - centre[:, 0], line[None, :, None] - centre[:, 1])

@@ -104,11 +104,11 @@ def settings(
     }
 
 
-def measure(drawn: Views, again: Views, perceptual: PerceptualLoss | None = None) -> Metrics:
+def measure(views: Views, again: Views, perceptual: PerceptualLoss | None = None) -> Metrics:
     """Compare tiles (4,) with renders from their cameras.
 
     Args:
-        drawn: The tiles.
+        views: The tiles.
         again: The renders (4,).
         perceptual: LPIPS for MRC; left out if None.
 
@@ -117,9 +117,9 @@ def measure(drawn: Views, again: Views, perceptual: PerceptualLoss | None = None
         empty: Share of tiles without foreground, which count nowhere else.
         uncut: Share of tiles whose background was not white, so that the whole tile counts as the object.
     """
-    solid = (drawn.alpha > 0.5).flatten(1)
+    solid = (views.alpha > 0.5).flatten(1)
     full = solid.any(-1)
-    tiles, others, boxes = drawn.composite(1.0)[full], again.composite(1.0)[full], map(foreground, drawn.alpha[full, 0])
+    tiles, others, boxes = views.composite(1.0)[full], again.composite(1.0)[full], map(foreground, views.alpha[full, 0])
     each: list[Metrics] = []
     for tile, other, box in zip(tiles, others, boxes, strict=True):
         a, b = box.of(tile)[None], box.of(other)[None]
@@ -170,16 +170,16 @@ def _measured(
 ) -> tuple[list[Metrics], tuple[Tensor, Tensor]]:
     """Metrics of every request, and the first tiles (N, 3, S, S) of a few, generated and reconstructed."""
     numbers: list[Metrics] = []
-    drawn: list[Tensor] = []
+    sampled: list[Tensor] = []
     rebuilt: list[Tensor] = []
     for request in requests:
         views = cache.views(request)
         again = model(views).render(views.cameras, views.width).to("cpu")
         numbers.append(measure(views, again, perceptual) | {"seconds": cache.seconds(request)})
-        if len(drawn) < SHOWN:
-            drawn.append(views.composite(1.0)[0])
+        if len(sampled) < SHOWN:
+            sampled.append(views.composite(1.0)[0])
             rebuilt.append(again.composite(1.0)[0].clamp(0, 1))
-    return numbers, (torch.stack(drawn), torch.stack(rebuilt))
+    return numbers, (torch.stack(sampled), torch.stack(rebuilt))
 
 
 def _span(solid: Tensor) -> tuple[int, int]:

@@ -1,13 +1,13 @@
 """Triangle meshes in world axes (+z up): data structure, file formats (+y up) and processing."""
 
 from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
-from instant3d.mesh.io import FORMATS, load, save
+from instant3d.mesh.io import load, save
 from instant3d.mesh.mesh import WRAPS, Mesh, bounds, face_areas, face_normals, moved_to, normalized
 from instant3d.mesh.printing import PRINTED, check_size_mm
 from instant3d.mesh.processing import clean, decimate, merged, sample_points, vertex_colors
 from instant3d.mesh.repair import fill_holes, smooth, smooth_within_edges
 from instant3d.mesh.solids import GeometryReport, geometry_report, printable
-from instant3d.utils.mesh_options import MAX_FACES, SIZE_MM
+from instant3d.utils.mesh_options import FORMATS, MAX_FACES, SIZE_MM
 
 __all__ = [
     "FORMATS",

@@ -15,8 +15,6 @@ from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh, bounds, face_areas
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
 from instant3d.utils.mesh_options import MAX_FACES, SIZE_MM
 
-FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that `save` writes
-
 
 def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
     """Read a .glb, .gltf, .obj or .ply file as meshes in world axes.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.nerf.field import Field
-from instant3d.nerf.triplane import TriplaneField, corner_table, sample_table
+from instant3d.nerf.plane_sampling import corner_table, sample_table
+from instant3d.nerf.triplane import TriplaneField
 from instant3d.utils.devices import fast_dtype
 
 POINTS_AT_ONCE = 2**18  # of other fields

@@ -42,7 +42,7 @@ class _Grid:
 
     @property
     def levels(self) -> int:
-        """How often the coarse grid's cells are halved."""
+        """Number of times that the coarse grid's cells are halved."""
         return max(0, int(math.log2((self.resolution + 1) / COARSEST)))
 
     @property
@@ -107,7 +107,7 @@ def color_at(field: Field, places: np.ndarray, *, max_memory: int = 2**30) -> np
 
 
 def _at_once(max_memory: int) -> int:
-    """How many points to read together."""
+    """Number of points to read together."""
     return max(1, min(2**18, max_memory // 8 // BYTES_PER_POINT))
 
 

@@ -11,7 +11,7 @@ import errno
 import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def generate(
         _ = generator.weights  # their hashes take a while
     items, fresh = plan(prompts, output, request), []
     for item in items:
-        if _finished(item, request, generator):
+        if is_finished(item, request, generator):
             yield GenerationResult(item.where, item.folder)
         else:
             fresh.append(item)
@@ -131,7 +131,7 @@ def generate(
     with watch("load"):
         generator.load()
     yield from _notes(generator, fresh)
-    run = _Run(generator, request, watch.seconds["load"], progress or Progress())
+    run = BatchRun(generator, request, watch.seconds["load"], progress or Progress())
     for k in range(0, len(fresh), generator.at_once):
         rest = fresh[k + generator.at_once :]
         try:
@@ -181,19 +181,26 @@ def plan(prompts: Sequence[Prompt], output: Path, request: GenerationRequest) ->
 
 
 @dataclass(frozen=True)
-class _Run:
-    """The settings that all batches share."""
+class BatchRun:
+    """The generation of batches of items that share their settings.
+
+    Attributes:
+        generator: The system that generates the assets.
+        request: The settings of all items.
+        load_seconds: How long loading the networks took, for the records.
+        progress: Where progress is shown.
+    """
 
     generator: AssetGenerator
     request: GenerationRequest
-    load_seconds: float
-    progress: Progress
+    load_seconds: float = 0.0
+    progress: Progress = field(default_factory=Progress)
 
     def make(self, items: Sequence[Item]) -> Generator[GenerationResult, None, bool]:
         """Sample the items in one batch, then write them one by one; return whether the disk is full."""
         begun = Stopwatch()
         with _enough_memory():
-            drafts = self._sample(items, begun)
+            drafts = self.sample(items, begun)
         for number, (item, draft) in enumerate(zip(items, drafts, strict=True), 1):
             watch = Stopwatch()
             watch.seconds = {"load": self.load_seconds} | {
@@ -201,7 +208,7 @@ class _Run:
             }
             try:
                 with _enough_memory():
-                    record = self._write(item, draft, watch)
+                    record = self.write(item, draft, watch)
                 yield GenerationResult(item.where, item.folder, record=record)
             except (ValueError, OSError, MemoryError) as error:
                 yield GenerationResult(item.where, item.folder, error=error)
@@ -210,13 +217,14 @@ class _Run:
                     return True
         return False
 
-    def _sample(self, items: Sequence[Item], watch: Stopwatch) -> Tensor:
+    def sample(self, items: Sequence[Item], watch: Stopwatch) -> Tensor:
+        """Sample the latents (B, ...) of the items in one batch."""
         prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
         name = items[0].where if len(items) == 1 else f"{items[0].where} and {len(items) - 1} more"
         with self.progress.task(f"{name}: {self.generator.task}") as on_step:
             return self.generator.sample(prompts, seeds, watch, on_step)
 
-    def _write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
+    def write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
         """Write one asset, whole or not at all, and return its record."""
         with atomic.merged(item.folder, seal=RECORD) as partial, self.progress.task(f"{item.where}: building"):
             made = self.generator.finish(
@@ -267,7 +275,7 @@ def _settings(item: Item, request: GenerationRequest, generator: AssetGenerator)
     }
 
 
-def _finished(item: Item, request: GenerationRequest, generator: AssetGenerator) -> bool:
+def is_finished(item: Item, request: GenerationRequest, generator: AssetGenerator) -> bool:
     """Whether the item's folder holds the same asset already; weights are compared by their hashes."""
     try:
         record = json.loads((item.folder / RECORD).read_text(encoding="utf-8"))

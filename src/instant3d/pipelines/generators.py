@@ -6,6 +6,7 @@ which gives a latent for each; then each latent is turned into an asset.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -160,6 +161,13 @@ class TwoStageGenerator:
         self.stage1, self.stage2 = find_stages(stage1, stage2)
         self.sampling, self.negative = sampling, negative
         self.settings = {"negative": negative, "sampling": asdict(sampling)}
+
+    def with_sampling(self, sampling: Sampling, negative: str | None = None) -> TwoStageGenerator:
+        """Return a generator with other settings that shares the loaded networks."""
+        other = copy.copy(self)
+        other.sampling, other.negative = sampling, negative
+        other.settings = {"negative": negative, "sampling": asdict(sampling)}
+        return other
 
     @cached_property
     def weights(self) -> dict[str, Any]:

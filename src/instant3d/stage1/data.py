@@ -5,76 +5,29 @@ Every example is a function of the seed and its index alone, so an interrupted r
 
 from __future__ import annotations
 
-import re
 import sys
-import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from instant3d import scenes
 from instant3d.scenes.dataset import SceneSources
 from instant3d.scenes.shard_cache import ShardCache, is_url, local
 from instant3d.stage1.cache import INDEX, LatentBatch, LatentCache
-from instant3d.stage1.grid_dataset import GridScenes, read_keep
-from instant3d.utils import file_listing, prompts
+from instant3d.stage1.favored_names import with_favored_names
+from instant3d.stage1.grid_dataset import ImageBatch, SceneGrids, read_keep
+from instant3d.stage1.prompt_batches import PromptBatch, collate_prompts, read_prompt_batch, unfinished
+from instant3d.utils import file_listing
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.data_order import PREFETCH, ResumableBatchSampler, WeightedMixture
 from instant3d.utils.errors import print_escaped
 
 FROM_CACHE = "stage 1 trains on caches: neither a VAE nor a text encoder is loaded"
 FROM_SCENES = "stage 1 trains on scenes: VAE and text encoders are loaded and run at every step; a cache is faster"
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Grids that are not encoded yet.
-
-    Attributes:
-        grids: (B, 3, H, W) in [0, 1].
-        prompts: B texts.
-        example_index: (B,), index of each example in the run.
-    """
-
-    grids: Tensor
-    prompts: tuple[str, ...]
-    example_index: Tensor
-
-    def to(self, *args: Any, **kwargs: Any) -> ImageBatch:
-        """Move the grids."""
-        return ImageBatch(self.grids.to(*args, **kwargs), self.prompts, self.example_index)
-
-
-class SceneGrids:
-    """Scenes as a source of training examples that are not encoded.
-
-    Args:
-        root: Folder of scene folders or shards, or URL of shards.
-        size: Pixels a side of a grid.
-        keep: Ids of the scenes to take; all if None.
-        shard_cache: Where shards from behind a URL are kept.
-    """
-
-    def __init__(
-        self, root: str | Path, size: int, keep: set[str] | None, shard_cache: ShardCache | None = None
-    ) -> None:
-        self.scenes = GridScenes([root], size, keep, shard_cache)
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def item(self, index: int, example_index: int) -> ImageBatch:
-        """Grid number `index` as a batch of one, with the index of the example in the run."""
-        grid = self.scenes[index]
-        return ImageBatch(grid.image[None], (grid.caption,), torch.tensor([example_index]))
 
 
 class GridDataset(Dataset[LatentBatch | ImageBatch]):
@@ -110,59 +63,6 @@ class GridDataset(Dataset[LatentBatch | ImageBatch]):
         source = self.sources[place[0]]
         if isinstance(source, SceneGrids):
             source.scenes.scenes.fetch_ahead(place[1])
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """Prompts to sample.
-
-    Attributes:
-        prompts: B texts.
-        seeds: B random seeds.
-        names: B folder names.
-    """
-
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    names: tuple[str, ...]
-
-    def to(self, *args: Any, **kwargs: Any) -> PromptBatch:
-        """Return the batch itself, which holds no tensors; Lightning calls this."""
-        return self
-
-
-def read_prompt_batch(path: str | Path, seed: int = 0) -> tuple[list[PromptBatch], list[str]]:
-    """Read a prompt list.
-
-    Args:
-        path: Text file with one prompt a line, or the name of a shipped one.
-        seed: Prompt number k of the list gets the random seed `seed` + k.
-
-    Returns:
-        One batch of size 1 for each valid prompt, with a name of its own, and an error message for each of the others.
-    """
-    found, faults = [], []
-    for number, prompt in enumerate(prompts.read_prompts(path)):
-        if prompt.error:
-            faults.append(f"{prompt.where} {prompt.error}")
-        else:
-            found.append(PromptBatch((prompt.text,), (seed + number,), (f"{number:05d}-{prompts.slug(prompt.text)}",)))
-    return found, faults
-
-
-def collate_prompts(items: Sequence[PromptBatch]) -> PromptBatch:
-    """Concatenate batches of size 1."""
-    texts, seeds, names = zip(*((item.prompts[0], item.seeds[0], item.names[0]) for item in items), strict=True)
-    return PromptBatch(texts, seeds, names)
-
-
-def unfinished(batches: Sequence[PromptBatch], output: str | Path) -> list[PromptBatch]:
-    """Leave out the prompts whose scene is in the folder `output` already."""
-    return [batch for batch in batches if not _is_done(Path(output) / batch.names[0], batch.prompts[0])]
-
-
-def _is_done(folder: Path, prompt: str) -> bool:
-    return (folder / scenes.DOCUMENT).is_file() and scenes.document(folder).text("caption") == prompt
 
 
 class GridDataModule(L.LightningDataModule):
@@ -302,52 +202,6 @@ class GridDataModule(L.LightningDataModule):
 
     def _loading(self) -> dict[str, Any]:
         return {"num_workers": self.workers, "collate_fn": collate, "persistent_workers": self.workers > 0}
-
-
-def with_favored_names(
-    sources: Sequence[LatentCache | SceneGrids], weights: Sequence[float] | None, names: Sequence[str], share: float
-) -> tuple[list[LatentCache | SceneGrids], list[float]]:
-    """Append, for each name, the grids whose captions are that name, weighted so that together they have their share.
-
-    Args:
-        sources: Caches.
-        weights: How often an epoch shows a grid of each; once by default.
-        names: Names to favor; those in no caption are left out with a warning.
-        share: Share of all examples that show one of the names, between 0 and 1.
-
-    Returns:
-        Sources and weights.
-
-    Raises:
-        ValueError: `share` is out of range or a source is no cache.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"favored_share is a share of the examples between 0 and 1, got {share}")
-    weights = [1.0] * len(sources) if weights is None else list(weights)
-    examples = share / (1 - share) * sum(w * len(source) for w, source in zip(weights, sources, strict=True))
-    found = {name: parts for name in names if (parts := _captioned_all(sources, name))}
-    if missing := [name for name in names if name not in found]:
-        warnings.warn(
-            f"{len(missing)} of {len(names)} names in data.favored are in no caption of the training data: "
-            f"{', '.join(map(repr, missing))}; the others are favored",
-            stacklevel=2,
-        )
-    more = [(part, examples / len(found) / sum(map(len, parts))) for parts in found.values() for part in parts]
-    return [*sources, *(part for part, _ in more)], [*weights, *(weight for _, weight in more)]
-
-
-def _captioned_all(sources: Sequence[LatentCache | SceneGrids], name: str) -> list[LatentCache]:
-    """Parts of caches whose captions are a name; an article and one more word may stand before it."""
-    pattern = re.compile(rf"((an?|the) )?([^ ]+ )?{re.escape(name)}")
-    return [part for source in sources if (part := _captioned(source, pattern)) is not None]
-
-
-def _captioned(source: LatentCache | SceneGrids, pattern: re.Pattern[str]) -> LatentCache | None:
-    if not isinstance(source, LatentCache):
-        raise ValueError("data.favored needs caches, got scenes; run `instant3d cache-stage1` first")
-    grids = (source.grids[row] for row in source.rows)
-    ids = {grid["id"] for grid in grids if pattern.fullmatch(grid["caption"])}
-    return LatentCache(source.folder, ids) if ids else None
 
 
 def collate(items: Sequence[LatentBatch | ImageBatch]) -> LatentBatch | ImageBatch:

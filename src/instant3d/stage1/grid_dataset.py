@@ -166,3 +166,46 @@ def read_keep(path: str | Path) -> set[str]:
         raise FileNotFoundError(f"{path} does not exist; give a text file with an id on each line")
     lines = (line.strip() for line in file.read_text().splitlines())
     return {line for line in lines if line and not line.startswith("#")}
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Grids that are not encoded yet.
+
+    Attributes:
+        grids: (B, 3, H, W) in [0, 1].
+        prompts: B texts.
+        example_index: (B,), index of each example in the run.
+    """
+
+    grids: Tensor
+    prompts: tuple[str, ...]
+    example_index: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> ImageBatch:
+        """Move the grids."""
+        return ImageBatch(self.grids.to(*args, **kwargs), self.prompts, self.example_index)
+
+
+class SceneGrids:
+    """Scenes as a source of training examples that are not encoded.
+
+    Args:
+        root: Folder of scene folders or shards, or URL of shards.
+        size: Pixels a side of a grid.
+        keep: Ids of the scenes to take; all if None.
+        shard_cache: Where shards from behind a URL are kept.
+    """
+
+    def __init__(
+        self, root: str | Path, size: int, keep: set[str] | None, shard_cache: ShardCache | None = None
+    ) -> None:
+        self.scenes = GridScenes([root], size, keep, shard_cache)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def item(self, index: int, example_index: int) -> ImageBatch:
+        """Grid number `index` as a batch of one, with the index of the example in the run."""
+        grid = self.scenes[index]
+        return ImageBatch(grid.image[None], (grid.caption,), torch.tensor([example_index]))

@@ -4,46 +4,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
+from instant3d.modules.diffusion.components import Components, with_lora
 from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
-from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.stage1.cache import PARTS, LatentBatch, posterior
-from instant3d.stage1.data import GridDataModule, ImageBatch, PromptBatch
+from instant3d.stage1.data import GridDataModule
+from instant3d.stage1.export import lora_parameters
+from instant3d.stage1.grid_dataset import ImageBatch
+from instant3d.stage1.noise_sample import QUARTERS, NoiseSample, drop_text, loss_by_quarter, sample_noise
+from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.cuda_graphs import GraphedModule
-from instant3d.utils.random_numbers import normal_by_index, uniform_by_index
-
-QUARTERS = 4  # parts of the timesteps whose losses are logged separately
-
-
-@dataclass(frozen=True)
-class NoiseSample:
-    """Per-example random draws of one training step.
-
-    Attributes:
-        timestep: (B,) integers.
-        noise: (B, C, h, w), the noise added to the latents.
-        posterior_noise: (B, C, h, w), the noise that samples latents from the VAE's posterior.
-        drop_text: (B,) bool, whether the prompt is dropped.
-    """
-
-    timestep: Tensor
-    noise: Tensor
-    posterior_noise: Tensor
-    drop_text: Tensor
 
 
 class Frozen(FrozenModules):
@@ -298,99 +280,6 @@ class Stage1Module(L.LightningModule):
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),
         }
-
-
-def sample_noise(grids: LatentBatch, seed: int, timesteps: int, prompt_dropout: float) -> NoiseSample:
-    """Random draws of a batch, functions of the seed and each example's index alone: not of its batch or device.
-
-    Args:
-        grids: The batch.
-        seed: Random seed.
-        timesteps: Timesteps are drawn from 0 to this number, exclusive.
-        prompt_dropout: Probability of a dropped prompt.
-    """
-    shape, index = grids.mean.shape[1:], grids.example_index
-    timestep = (uniform_by_index(index, (), seed, 0) * timesteps).long()
-    noise, posterior_noise = normal_by_index(index, (2, *shape), seed, 1).unbind(1)
-    return NoiseSample(timestep, noise, posterior_noise, uniform_by_index(index, (), seed, 2) < prompt_dropout)
-
-
-def drop_text(text: TextEmbedding, dropped: Tensor) -> TextEmbedding:
-    """Replace the embeddings of dropped prompts, where `dropped` (B,) is True, by zeros, SDXL's empty prompt."""
-    empty = TextEmbedding.zeros_like(text)
-    tokens = torch.where(dropped[:, None, None], empty.tokens, text.tokens)
-    return TextEmbedding(tokens, torch.where(dropped[:, None], empty.pooled, text.pooled))
-
-
-def loss_by_quarter(name: str, loss: Tensor, timestep: Tensor, timesteps: int) -> dict[str, Tensor]:
-    """Mean loss of the examples in each quarter of the timesteps, for the log.
-
-    Args:
-        name: Prefix of the names.
-        loss: (B,).
-        timestep: (B,).
-        timesteps: Number of training timesteps.
-
-    Returns:
-        `name`_0 to `name`_3; quarters without an example are left out.
-    """
-    quarter = timestep * QUARTERS // timesteps
-    return {f"{name}_{k}": loss[quarter == k].mean() for k in range(QUARTERS) if (quarter == k).any()}
-
-
-def lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
-    """LoRA weights of a UNet by name, in float32; dots become slashes, since a parameter's name may not hold dots."""
-    trained = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
-    for parameter in trained.values():
-        parameter.data = parameter.data.float()
-    return {name.replace(".", "/"): parameter for name, parameter in trained.items()}
-
-
-def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None = None) -> Any:
-    """Write a checkpoint's UNet beside the other components of its base, in diffusers' layout.
-
-    If the base lists the words of its captions, those that the UNet was trained on are added to the list; if they are
-    not known, the list is left out, and prompts are then not checked for unknown words.
-
-    Args:
-        content: Content of a Lightning checkpoint of `Stage1Module`.
-        folder: Where to write.
-        base: Model that was fine-tuned, if it no longer lies where the checkpoint says.
-
-    Returns:
-        The UNet.
-
-    Raises:
-        ValueError: The base cannot be read, or the checkpoint's weights do not fit it.
-    """
-    settings = content["stage1"]
-    try:
-        parts = Components.load(base or settings["base"])
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(
-            f"the base model that was fine-tuned cannot be read: {error}; if it lies elsewhere, give --base"
-        ) from None
-    weights = content["state_dict"]
-    if settings["lora_rank"]:
-        unet = with_lora(parts.unet, settings["lora_rank"], settings["lora_alpha"])
-        trained = nn.ModuleDict({"lora": nn.ParameterDict(lora_parameters(unet))})
-    else:
-        trained = nn.ModuleDict({"unet": parts.unet})
-    try:
-        trained.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the checkpoint's weights do not fit {base or settings['base']}, which is not what was fine-tuned: {error}"
-        ) from None
-    if settings["lora_rank"]:
-        merge_lora(parts.unet)
-    parts.scheduler.register_to_config(prediction_type=settings["prediction_type"])
-    trained_on = settings.get("words")
-    if parts.words is not None:
-        parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
-    parts.layout = ViewLayout()  # that of the training grids
-    parts.save(folder)
-    return parts.unet
 
 
 def _check(grids: LatentBatch, config: Any) -> None:

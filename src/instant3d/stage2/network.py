@@ -67,16 +67,7 @@ class Reconstructor(nn.Module):
         # a transposed convolution whose kernel is its stride is a linear layer and a pixel shuffle
         self.upsample = None if a.lift_side else nn.ConvTranspose2d(a.width, a.channels, factor, factor)
         self.lift = PlaneUNet(a.lift_width, a.lift_side, a.width, a.channels) if a.lift_side else None
-        self.decoder = Decoder(
-            DecoderConfig(
-                a.channels,
-                a.decoder_width,
-                a.decoder_layers,
-                activation=a.decoder_activation,
-                density=a.density,
-                rgb_margin=a.rgb_margin,
-            )
-        )
+        self.decoder = Decoder(DecoderConfig.from_architecture(a))
         self.checkpointing = False
         self.precise = False
         self.licence: str | None = None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
-from instant3d.nerf.triplane import PLANE_AXES
+from instant3d.nerf.plane_sampling import PLANE_AXES
 from instant3d.nerf.visual_hull import sample_views
 from instant3d.stage2.architecture import EXTENT_CHANNELS
 from instant3d.views import Views

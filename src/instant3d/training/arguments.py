@@ -52,7 +52,7 @@ def system_of(command: str, words: Sequence[str]) -> str:
     raise ValueError(f"expected {', '.join(SYSTEMS[:-1])} or {SYSTEMS[-1]} after `instant3d {command}`, got {got}")
 
 
-def spelt_out(words: Sequence[str], system: str) -> list[str]:
+def expand_options(words: Sequence[str], system: str) -> list[str]:
     """Replace short options by full ones, and names of shipped configs by their paths.
 
     Args:
@@ -75,25 +75,25 @@ def spelt_out(words: Sequence[str], system: str) -> list[str]:
     return found
 
 
-def one_sentence(message: str, command: str, system: str) -> str:
+def error_sentence(message: str, command: str, system: str) -> str:
     """Shorten jsonargparse's message about an argument to one sentence, and name the option that lists all options."""
     plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "")
     return f"{' '.join(plain.split())} (`instant3d {command} {system} --help` lists all options)"
 
 
 @contextmanager
-def without_foreign_notes() -> Iterator[None]:
+def without_library_notes() -> Iterator[None]:
     """Suppress Lightning's advertisements and the warnings in NOT_FOR_USERS; all others are shown."""
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(_is_no_tip)
+    log.addFilter(_is_not_tip)
     try:
         with warnings.catch_warnings():
             for message in NOT_FOR_USERS:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        log.removeFilter(_is_no_tip)
+        log.removeFilter(_is_not_tip)
 
 
-def _is_no_tip(record: logging.LogRecord) -> bool:
+def _is_not_tip(record: logging.LogRecord) -> bool:
     return "Tip: For seamless" not in record.getMessage()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentError
 from operator import attrgetter
@@ -11,21 +12,25 @@ from typing import Any, cast
 import lightning as L
 import torch
 from docstring_parser import DocstringStyle
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
 from instant3d.direct.data import PromptDataModule
-from instant3d.direct.module import DirectModule, export_direct
+from instant3d.direct.export import export_direct
+from instant3d.direct.module import DirectModule
 from instant3d.stage1.data import GridDataModule
-from instant3d.stage1.module import Stage1Module, export_stage1
+from instant3d.stage1.export import export_stage1
+from instant3d.stage1.module import Stage1Module
 from instant3d.stage2.architecture import read_architecture
 from instant3d.stage2.data import SceneDataModule
+from instant3d.stage2.export import export_stage2
 from instant3d.stage2.module import Stage2Module
-from instant3d.stage2.network import Architecture, Reconstructor, resolve
+from instant3d.stage2.network import resolve
 from instant3d.training import arguments
 from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
 from instant3d.utils import file_listing
+from instant3d.utils.devices import fast_dtype
 from instant3d.utils.tensor_files import load_weights_only
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
@@ -37,13 +42,16 @@ class TrainingCLI(LightningCLI):
     """Command line that all systems share."""
 
     def before_instantiate_classes(self) -> None:
-        """Resolve `--ckpt_path`: `last` is the newest checkpoint below `trainer.default_root_dir`, a folder its newest.
+        """Resolve `--ckpt_path`, and replace a precision that this processor only emulates.
+
+        `--ckpt_path last` is the newest checkpoint below `trainer.default_root_dir`, a folder its newest.
 
         Raises:
             FileNotFoundError: There is no checkpoint.
             ValueError: The file is no training checkpoint.
         """
         config = self.config[self.subcommand]
+        _avoid_emulated_bfloat16(config)
         if config.ckpt_path == "last":
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
         elif config.ckpt_path and Path(config.ckpt_path).is_dir():
@@ -141,10 +149,10 @@ def main(args: list[str]) -> None:
         print(arguments.help_text(subcommand))
         return
     system = arguments.system_of(subcommand, words)
-    words = arguments.spelt_out(words[1:], system)
+    words = arguments.expand_options(words[1:], system)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for products outside of autocast
-    with arguments.without_foreign_notes():
+    with arguments.without_library_notes():
         _command_line(system, [subcommand, *ALWAYS[subcommand], *words])
 
 
@@ -167,7 +175,21 @@ def _command_line(system: str, words: list[str]) -> None:
             trainer_defaults={"use_distributed_sampler": False},
         )
     except ArgumentError as error:
-        raise ValueError(arguments.one_sentence(str(error), subcommand, system)) from error
+        raise ValueError(arguments.error_sentence(str(error), subcommand, system)) from error
+
+
+def _avoid_emulated_bfloat16(config: Namespace) -> None:
+    """Compute in float32 on a CPU that emulates bfloat16, where a convolution in it takes 100 times as long."""
+    on_cpu = config.trainer.accelerator == "cpu" or (
+        config.trainer.accelerator == "auto" and not torch.cuda.is_available()
+    )
+    if config.trainer.precision != "bf16-mixed" or not on_cpu or fast_dtype() is torch.bfloat16:
+        return
+    config.trainer.precision = "32-true"
+    if config.get("model.half_base"):
+        config.model.half_base = False
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print("this processor only emulates bfloat16: training in float32 (trainer.precision 32-true)", file=sys.stderr)
 
 
 def newest_checkpoint(root: Path) -> Path:
@@ -215,19 +237,8 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
     if "direct" in content:
         return export_direct(content, folder, base)
     if "architecture" in content:
-        return _export_stage2(content, checkpoint, folder)
+        return export_stage2(content, folder, checkpoint)
     raise ValueError(f"{checkpoint} is no training checkpoint of ours: it names neither a base nor an architecture")
-
-
-def _export_stage2(content: dict[str, Any], checkpoint: str | Path, folder: str | Path) -> Reconstructor:
-    network = Reconstructor(Architecture.from_dict(content["architecture"], checkpoint))
-    network.licence = content.get("licence")
-    prefix = "network."
-    network.load_state_dict(
-        {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
-    )
-    network.save_pretrained(folder)
-    return network
 
 
 if __name__ == "__main__":  # Lightning starts this again for every further process of DDP

@@ -18,8 +18,8 @@ from instant3d.direct.data import NamedPrompts
 from instant3d.direct.module import DirectModule
 from instant3d.nerf.asset import write_triplane
 from instant3d.nerf.triplane import Triplane
-from instant3d.stage1.data import PromptBatch
 from instant3d.stage1.grid import to_views
+from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage2.module import Stage2Module
 
 

@@ -156,8 +156,8 @@ class WeightedMixture:
 
     def _draw(self, epoch: int) -> torch.Tensor:
         streams = [self._next(source, epoch) for source in range(len(self.sizes))]
-        drawn = torch.tensor([(source, index) for source, stream in enumerate(streams) for index in stream])
-        order = drawn[torch.randperm(len(drawn), generator=generator_from_key(self.seed, epoch, 0))]
+        examples = torch.tensor([(source, index) for source, stream in enumerate(streams) for index in stream])
+        order = examples[torch.randperm(len(examples), generator=generator_from_key(self.seed, epoch, 0))]
         for source, stream in enumerate(streams):
             if len(self.files[source]) > self.window:  # its own order stays: few of its files at a time
                 order[order[:, 0] == source, 1] = torch.tensor(stream, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""How much memory a command may take."""
+"""Limits of the memory of a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of mesh an asset becomes: how light, how coloured, where it stands."""
+"""Options of the mesh of an asset: number of faces, colours, origin."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Origin = Literal["ground", "centre", "world"]
 ORIGINS: tuple[Origin, ...] = ("ground", "centre", "world")
+FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")  # that meshes are written in
 FEWEST, MAX_FACES = 4, 5_000_000  # triangles: of a closed surface, and of any mesh
 TEXTURE_SIDES = (16, 8192)  # pixels
 SIZE_MM = 100.0  # default length of the largest side in formats with a unit of length
@@ -15,7 +16,7 @@ SIZE_MM = 100.0  # default length of the largest side in formats with a unit of 
 
 @dataclass(frozen=True)
 class MeshOptions:
-    """How the mesh of an asset is made.
+    """Options of the mesh of an asset.
 
     Attributes:
         faces: Most triangles; None for the full surface.

@@ -18,13 +18,19 @@ EVERY_SECONDS = 10.0  # between two lines in a log
 
 
 class Stopwatch:
-    """Seconds spent per name: `with watch("mesh"):` adds to `watch.seconds["mesh"]`."""
+    """Seconds spent per name: `with watch("mesh"):` adds to `watch.seconds["mesh"]`.
 
-    def __init__(self) -> None:
+    Args:
+        on_part: Called with each name when its part begins.
+    """
+
+    def __init__(self, on_part: Callable[[str], object] = lambda name: None) -> None:
         self.seconds: dict[str, float] = {}
+        self.on_part = on_part
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        self.on_part(name)
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

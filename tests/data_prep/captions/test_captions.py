@@ -39,7 +39,7 @@ def run(*arguments) -> int:
         '{"caption": "first", "caption": "second", "n": 12345678901234567890}',
     ],
 )
-def test_only_the_caption_of_a_document_changes(text, encoding, caption):
+def test_with_caption_changes_only_the_caption_of_a_document(text, encoding, caption):
     data = text.encode(encoding)
     written = captions.with_caption(data, caption)
     expected = json.loads(data) | {"caption": caption}
@@ -53,7 +53,7 @@ def test_only_the_caption_of_a_document_changes(text, encoding, caption):
     assert changed.endswith(rest or kept[kept.rindex(",") :])  # what stands behind the caption
 
 
-def test_a_scene_is_read_as_before_but_for_its_caption(place):
+def test_write_caption_leaves_a_scene_as_before_but_for_its_caption(place):
     before = scenes.read(place / "a")
     document = json.loads((place / "a" / "transforms.json").read_text())
     captions.write_caption(place / "a", "a red disc")
@@ -64,22 +64,22 @@ def test_a_scene_is_read_as_before_but_for_its_caption(place):
     assert [line for line in lines if '"caption"' not in line] == json.dumps(document, indent=1).splitlines()
 
 
-def test_cap3d_csv_gives_captions_and_reports_scenes_that_it_lacks(place, tmp_path, capsys):
+def test_captions_come_from_a_cap3d_csv_which_reports_scenes_that_it_lacks(place, tmp_path, capsys):
     discs.write(place, "by-uid", object_id="sofa", uid=UID)
     (tmp_path / "cap3d.csv").write_text(
         f'a,"a red disc, with ""nothing"" on it"\n{UID},  two   lines\nc,another\nffff,of no scene\na,a second one\n'
     )
     assert run("cap3d", tmp_path / "cap3d.csv", place) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert words(place) == {
         "a": 'a red disc, with "nothing" on it',
         "b": None,
         "by-uid": "two lines",
         "c": "as it was",
     }
-    assert "2 captions written, 1 scenes had one already" in told
-    assert "1 scenes stay without one, such as b" in told
-    assert "1 captions belong to no scene here" in told
+    assert "2 captions written, 1 scenes had one already" in printed
+    assert "1 scenes stay without one, such as b" in printed
+    assert "1 captions belong to no scene here" in printed
 
 
 def test_caption_that_exists_is_kept_without_overwrite_and_a_second_run_writes_nothing(place, tmp_path):
@@ -93,7 +93,7 @@ def test_caption_that_exists_is_kept_without_overwrite_and_a_second_run_writes_n
     assert words(place) == {"a": "one", "b": "two", "c": "three"}
 
 
-def test_a_manifest_is_read_by_the_fields_that_rendering_reads(place, tmp_path):
+def test_captions_read_a_manifest_by_the_fields_that_rendering_reads(place, tmp_path):
     rows = [{"id": "a", "captions": ["best", "other"]}, {"id": "no", "uid": "b", "name": "chair"}, {"id": "c"}]
     (tmp_path / "objects.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run("manifest", tmp_path / "objects.jsonl", place) == 0
@@ -104,9 +104,9 @@ def test_captions_that_are_invalid_are_refused_one_by_one(place, tmp_path, capsy
     rows = [{"id": "a", "captions": ["bell\u0007"]}, {"id": "b", "captions": ["x" * 2000]}, {"id": "b", "name": "ok"}]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run("manifest", tmp_path / "list.jsonl", place) == 1
-    told = capsys.readouterr().out
-    assert "the caption of a holds control characters" in told
-    assert "the caption of b has 2,000 characters" in told
+    printed = capsys.readouterr().out
+    assert "the caption of a holds control characters" in printed
+    assert "the caption of b has 2,000 characters" in printed
     assert words(place) == {"a": None, "b": "ok", "c": "as it was"}
 
 
@@ -124,7 +124,7 @@ def test_caption_list_that_is_invalid_is_refused_in_a_sentence(place, tmp_path, 
     assert words in capsys.readouterr().err
 
 
-def test_tars_and_missing_lists_are_refused_in_a_sentence(place, tmp_path, capsys):
+def test_captions_refuse_tars_and_missing_lists_in_a_sentence(place, tmp_path, capsys):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "00000.tar").touch()
     (tmp_path / "list.csv").write_text("a,one\n")

@@ -71,7 +71,7 @@ def test_odd_names_ignores_recoloured_copies(place, capsys):
     assert sorted(line.split(": ")[1].split(";")[0] for line in listed) == ["lamp", "round_3", "thin"]
 
 
-def test_a_scene_that_cannot_be_read_costs_no_other(place, capsys):
+def test_names_are_compared_in_the_other_scenes_when_one_cannot_be_read(place, capsys):
     for image in (place / "round_2" / "images").iterdir():
         image.write_bytes(b"no picture")
     assert run(place) == 1

@@ -40,23 +40,23 @@ def test_recolour_gives_medium_lightness_exactly_the_colour(name):
     torch.testing.assert_close(painted.rgb[0, :, 16, 16], expected, atol=1e-6, rtol=0)
 
 
-def test_dark_parts_stay_darker_and_outlines_stay_where_they_are():
+def test_recolour_keeps_dark_parts_darker_and_outlines_where_they_are():
     views = two_tone()
     painted = recolour.painted(views, (200, 100, 50))
     assert (painted.rgb[0, :, 6, 16] < painted.rgb[0, :, 16, 16] - 0.05).all()
     assert torch.equal(painted.alpha, views.alpha)
 
 
-def test_a_colour_drawn_for_an_object_keeps_its_name_and_never_changes():
+def test_recolour_gives_an_object_a_colour_that_keeps_its_name_and_never_changes():
     for name in recolour.COLOURS:
-        drawn = {recolour.drawn(name, f"object_{k}") for k in range(8)}
+        drawn = {recolour.random_colour(name, f"object_{k}") for k in range(8)}
         assert {nearest_name(colour) for colour in drawn} == {name}
         assert len(drawn) > 1
-        assert recolour.drawn(name, "object_0") == recolour.drawn(name, "object_0")
+        assert recolour.random_colour(name, "object_0") == recolour.random_colour(name, "object_0")
 
 
 @pytest.mark.slow
-def test_recoloured_captions_have_the_new_colour_in_place_of_the_old(source, tmp_path):
+def test_recolour_puts_the_new_colour_in_place_of_the_old_in_captions(source, tmp_path):
     found = run(source, tmp_path / "out")
     assert len(found) == 3 * (1 + len(recolour.COLOURS))
     assert found["a"] == "a red chair"
@@ -83,7 +83,7 @@ def test_recolour_options_keep_only_named_objects_and_the_first_frames(source, t
 
 
 @pytest.mark.slow
-def test_a_few_colours_for_each_object_are_not_the_same_for_all(source, tmp_path):
+def test_recolour_with_a_few_colours_for_each_object_does_not_take_the_same_for_all(source, tmp_path):
     found = run(source, tmp_path / "out", "--colours", "3")
     colours = {name: {key.split("-")[1] for key in found if key.startswith(f"{name}-")} for name in "abc"}
     assert [len(drawn) for drawn in colours.values()] == [3, 3, 3]

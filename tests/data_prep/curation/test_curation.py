@@ -81,7 +81,7 @@ def test_scenes_in_folders_and_in_tars_have_equal_features(clip, folder, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_mean_of_a_scene_is_the_direction_of_its_views_mean(clip, folder, tmp_path):
+def test_feature_mean_of_a_scene_is_the_direction_of_its_views_mean(clip, folder, tmp_path):
     encoder = ImageEncoder.from_pretrained(clip)
     mean = extended(tmp_path / "a.safetensors", folder, encoder).vectors.float()
     each = extended(tmp_path / "b.safetensors", folder, encoder, per_view=True).vectors.float()
@@ -89,7 +89,7 @@ def test_the_mean_of_a_scene_is_the_direction_of_its_views_mean(clip, folder, tm
     torch.testing.assert_close(F.normalize(each.sum(1), dim=-1), mean[:, 0], atol=2e-3, rtol=0)
 
 
-def test_images_of_scenes_are_on_white_and_padded_to_squares(folder):
+def test_scene_images_are_on_white_and_padded_to_squares(folder):
     subject = next(subject for subject in scene_index.find_scenes([folder])[0] if subject.id == "blue")
     pictures = subject.on_white((0, 2))
     assert pictures.shape == (2, 3, 24, 24)
@@ -299,7 +299,7 @@ def test_scenes_that_cannot_be_read_are_reported_and_the_others_taken(folder, tm
 
 
 @pytest.mark.slow
-def test_the_commands_lead_from_scenes_to_a_list_that_stage_1_reads(clip, tmp_path, capsys):
+def test_curation_commands_lead_from_scenes_to_a_list_that_stage_1_reads(clip, tmp_path, capsys):
     place, dark = tmp_path / "scenes", 0.3
     for k in range(8):
         discs.write(place, f"good{k}", (1.0, 0.1 * k, 0.0))

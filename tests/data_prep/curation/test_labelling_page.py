@@ -31,7 +31,7 @@ def scenes(tmp_path):
 
 @pytest.fixture
 def show(chromium, tmp_path):
-    """Opens a page in a browser that knows nothing yet; what goes wrong in it fails the test."""
+    """Opens a page in a browser without stored data; what goes wrong in it fails the test."""
     context = chromium.new_context()
 
     def opened(file):
@@ -63,7 +63,7 @@ def exported(page, key, place):
     return id_lists.read_labels(place)
 
 
-def test_keys_label_scenes_one_after_the_other_and_both_exports_say_the_same(scenes, tmp_path, show):
+def test_page_keys_label_scenes_one_after_the_other_and_both_exports_say_the_same(scenes, tmp_path, show):
     page, names = show(written(scenes, tmp_path)), order(scenes)
     assert page.locator("#id").inner_text() == names[0]
     for key in ("g", "ArrowLeft", "s", "ArrowRight"):
@@ -75,7 +75,7 @@ def test_keys_label_scenes_one_after_the_other_and_both_exports_say_the_same(sce
     assert exported(page, "t", tmp_path / "labels.txt") == expected
 
 
-def test_undo_takes_back_one_after_the_other_and_no_more_than_there_is(scenes, tmp_path, show):
+def test_page_undo_takes_back_one_after_the_other_and_no_more_than_there_is(scenes, tmp_path, show):
     page, names = show(written(scenes, tmp_path)), order(scenes)
     for key in ("g", "b", "u", "ArrowUp", "u", "u", "b"):
         page.keyboard.press(key)
@@ -83,7 +83,7 @@ def test_undo_takes_back_one_after_the_other_and_no_more_than_there_is(scenes, t
     assert exported(page, "e", tmp_path / "labels.json") == {names[0]: "bad"}
 
 
-def test_buttons_do_what_keys_do_and_keys_with_modifiers_do_nothing(scenes, tmp_path, show):
+def test_page_buttons_do_what_keys_do_and_keys_with_modifiers_do_nothing(scenes, tmp_path, show):
     page, names = show(written(scenes, tmp_path)), order(scenes)
     page.keyboard.press("Control+b")
     page.locator("#good").click()
@@ -91,7 +91,7 @@ def test_buttons_do_what_keys_do_and_keys_with_modifiers_do_nothing(scenes, tmp_
     assert exported(page, "e", tmp_path / "labels.json") == {names[0]: "good"}
 
 
-def test_labels_are_kept_after_the_page_was_closed(scenes, tmp_path, show):
+def test_page_keeps_labels_after_it_was_closed(scenes, tmp_path, show):
     file, names = written(scenes, tmp_path), order(scenes)
     witness, page = show(file), show(file)
     for key in "gb":
@@ -107,14 +107,14 @@ def test_labels_are_kept_after_the_page_was_closed(scenes, tmp_path, show):
     assert other.locator("#counts").inner_text().startswith("0 of 5")
 
 
-def test_labels_that_were_exported_before_can_start_a_page(scenes, tmp_path, show):
+def test_page_can_start_from_labels_that_were_exported_before(scenes, tmp_path, show):
     (tmp_path / "labels.txt").write_text("b\tbad\nd\tgood\nelsewhere\tgood\n")
     page = show(written(scenes, tmp_path, "--labels", tmp_path / "labels.txt"))
     assert page.locator("#counts").inner_text() == "2 of 4: 1 good, 1 bad, 0 skipped"
     assert page.locator("#id").inner_text() == next(name for name in order(scenes) if name in "ac")
 
 
-def test_captions_on_the_page_are_text_and_never_markup(scenes, tmp_path, show):
+def test_page_captions_are_text_and_never_markup(scenes, tmp_path, show):
     page = show(written(scenes, tmp_path))
     while page.locator("#id").inner_text() != "c":
         page.keyboard.press("s")
@@ -123,7 +123,7 @@ def test_captions_on_the_page_are_text_and_never_markup(scenes, tmp_path, show):
     assert page.title() == "Good or bad?"
 
 
-def test_script_in_a_caption_is_not_run(scenes, tmp_path, chromium):
+def test_page_does_not_run_a_script_in_a_caption(scenes, tmp_path, chromium):
     file = written(scenes, tmp_path)
     file.write_text(file.read_text().replace("</main>", "<script>document.title = 'run'</script></main>"))
     page = chromium.new_page()
@@ -133,7 +133,7 @@ def test_script_in_a_caption_is_not_run(scenes, tmp_path, chromium):
 
 
 @pytest.mark.parametrize("more", [(), ("--beside",)])
-def test_images_of_the_views_are_in_the_page_or_beside_it(scenes, tmp_path, show, more):
+def test_page_holds_images_of_the_views_or_has_them_beside_it(scenes, tmp_path, show, more):
     page = show(written(scenes, tmp_path, *more))
     page.wait_for_function("document.getElementById('picture').complete")
     size = page.evaluate("(({naturalWidth: w, naturalHeight: h}) => [w, h])(document.getElementById('picture'))")

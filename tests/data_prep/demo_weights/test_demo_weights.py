@@ -15,9 +15,10 @@ import yaml
 from safetensors import safe_open
 
 from data_prep.demo_weights import __main__ as command
-from data_prep.demo_weights import card, recipe, running
+from data_prep.demo_weights import card, running
 from data_prep.demo_weights.recipe import Recipe
 from data_prep.demo_weights.running import Record, Run, Step
+from data_prep.demo_weights.steps import plan_steps
 from data_prep.procedural import generate
 from instant3d.pipelines.text_to_3d import TextTo3D
 
@@ -223,7 +224,7 @@ def _wait_for(file: Path, seconds: float = 120.0) -> str:
 def planned(tmp_path: Path, **settings) -> dict[str, Step]:
     generate.main(["-o", str(tmp_path / "objects"), "--count", "2", "--first-seed", "18"])
     wanted = Recipe((str(tmp_path / "objects"),), tmp_path / "out", **settings)
-    return {step.name: step for step in recipe.steps(wanted)}
+    return {step.name: step for step in plan_steps(wanted)}
 
 
 def test_steps_train_both_stages_side_by_side_on_a_gpu_and_in_turn_without(tmp_path):
@@ -247,7 +248,7 @@ def test_recipe_gives_training_at_least_half_of_the_time(tmp_path):
     assert [wanted.training_left(seconds) for seconds in (0.0, 200.0, 1400.0)] == [1500.0, 1300.0, 750.0]
 
 
-def test_parts_pick_what_is_made(tmp_path):
+def test_demo_weights_parts_select_what_is_made(tmp_path):
     names = set(planned(tmp_path, parts=("judge",)))
     assert names == {"render-grids", "captions-grids", "paint-judge", "judge"}
 

@@ -72,13 +72,13 @@ def test_pool_gives_a_result_for_every_job_whatever_the_others_do(outcomes):
         ("fill", "full", "[Errno 28] No space left on device"),
     ],
 )
-def test_a_failure_says_why_and_of_which_kind_it_is(outcomes, job, kind, because):
+def test_process_pool_failure_has_a_reason_and_a_kind(outcomes, job, kind, because):
     assert outcomes[job].failure.startswith(because)
     assert (outcomes[job].kind, outcomes[job].result) == (kind, None)
     assert outcomes[job].seconds >= (2 if job == "hang" else 0)
 
 
-def test_memory_limit_stops_a_job_and_the_others_go_on():
+def test_process_pool_memory_limit_stops_a_job_and_the_others_go_on():
     limit = odd_jobs.ATE // 2
     outcomes = outcomes_of("eat", "one", workers=1, max_memory=limit)
     assert outcomes["one"].result == "ONE"
@@ -94,14 +94,14 @@ def test_pool_replaces_a_process_after_its_number_of_jobs():
     assert [len(set(part)) for part in (processes[:2], processes[2:4], processes)] == [1, 1, 3]
 
 
-def test_children_of_a_job_end_with_it_even_in_another_session(tmp_path):
+def test_process_pool_ends_the_children_of_a_job_with_it_even_in_another_session(tmp_path):
     note = tmp_path / "note"
     (outcome,) = process_pool.run(odd_jobs.work, [f"nurse {note}"], workers=1, limits=JobLimits(1.0))
     assert outcome.kind == "timeout"
     assert all(gone(int(process)) for process in note.read_text().split())
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path):
+def test_pool_workers_end_when_their_parent_is_killed(tmp_path):
     note = tmp_path / "note"
     program = f"""
 import sys; sys.path.insert(0, {str(FIXTURES)!r})
@@ -118,7 +118,7 @@ list(process_pool.run(odd_jobs.work, ["nurse {note}"], workers=1, limits=process
     assert gone(int(worker))
 
 
-def test_temporary_files_go_with_their_process_and_those_of_the_dead_with_the_next_run(tmp_path, monkeypatch):
+def test_process_pool_removes_temporary_files_of_ended_processes_and_of_dead_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     abandoned, held = tmp_path / f"{locked_tempdir.PREFIX}old", tmp_path / f"{locked_tempdir.PREFIX}alive"
     for folder in (abandoned, held):

@@ -3,7 +3,7 @@
 import json
 import re
 
-import no_crew
+import no_pool
 import pytest
 from balls import COLOURS, ball_views
 from tiny_sdxl import tiny_sdxl_folder
@@ -14,7 +14,7 @@ from data_prep.manifests import attribution
 from data_prep.manifests.attribution import Work, gather, markdown
 from instant3d import scenes
 from instant3d.cli import main as cli
-from instant3d.stage1 import cache
+from instant3d.stage1 import cache_builder
 
 ANN = {"license": "CC-BY-4.0", "author": "Ann", "source": "shop", "name": "Red ball", "url": "https://shop.test/1"}
 BOB = {"license": "CC-BY-3.0-US", "author": "Bob | [x](y)", "source": "shop", "name": "A <b>ball</b>"}
@@ -51,7 +51,7 @@ def test_attribution_of_scenes_and_of_their_tars_is_the_same(folder, tmp_path, c
 
 @pytest.mark.slow
 def test_attribution_of_a_recoloured_scene_keeps_author_and_licence(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(process_pool, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
     document = json.loads((folder / "s0" / "transforms.json").read_text()) | {"colors": [["red", 1.0]]}
     (folder / "s0" / "transforms.json").write_text(json.dumps(document))
     assert recolour.main([str(folder), "-o", str(tmp_path / "out"), "--colours", "2"]) == 0
@@ -64,17 +64,17 @@ def test_attribution_of_a_recoloured_scene_keeps_author_and_licence(folder, tmp_
 
 
 @pytest.mark.slow
-def test_a_cache_keeps_the_credit_of_every_grid_though_its_making_was_interrupted(folder, tmp_path, monkeypatch):
+def test_attribution_of_every_grid_stays_in_a_cache_whose_making_was_interrupted(folder, tmp_path, monkeypatch):
     model = tiny_sdxl_folder(tmp_path / "model")
-    monkeypatch.setattr(cache, "MAX_SHARD_ITEMS", 2)
+    monkeypatch.setattr(cache_builder, "MAX_SHARD_ITEMS", 2)
 
     def interrupt(line):
         if line.startswith("grids: 2"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.build_cache([folder], model, tmp_path / "cache", batch=2, report=interrupt)
-    cache.build_cache([folder], model, tmp_path / "cache", batch=2, report=lambda line: None)
+        cache_builder.build_cache([folder], model, tmp_path / "cache", batch=2, report=interrupt)
+    cache_builder.build_cache([folder], model, tmp_path / "cache", batch=2, report=lambda line: None)
     assert gather([tmp_path / "cache"]) == everything()
     grids = json.loads((tmp_path / "cache" / "index.json").read_text())["grids"]
     assert [grid.get("credit") for grid in grids] == [ANN, BOB, MADE, None]
@@ -117,7 +117,7 @@ def test_attribution_table_escapes_markup():
     assert r"Bob \| \[x\](y)" in text
 
 
-def test_the_command_writes_the_table_and_counts_what_names_no_licence(folder, tmp_path, capsys):
+def test_attribution_command_writes_the_table_and_counts_what_names_no_licence(folder, tmp_path, capsys):
     assert attribution.main([str(folder), "-o", str(tmp_path / "CREDITS.md")]) == 0
     assert (tmp_path / "CREDITS.md").read_text() == markdown(everything())
     output = capsys.readouterr()
@@ -128,7 +128,7 @@ def test_the_command_writes_the_table_and_counts_what_names_no_licence(folder, t
 
 
 @pytest.mark.parametrize(("root", "because"), [("nowhere", "does not exist"), ("empty", "neither a scene nor a cache")])
-def test_bad_input_is_one_sentence(tmp_path, capsys, root, because):
+def test_attribution_of_bad_input_is_one_sentence(tmp_path, capsys, root, because):
     (tmp_path / "empty").mkdir()
     assert attribution.main([str(tmp_path / root)]) == 2
     assert because in capsys.readouterr().err.splitlines()[-1]

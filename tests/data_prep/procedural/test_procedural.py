@@ -13,7 +13,7 @@ import pytest
 import trimesh
 from skimage.color import deltaE_cie76, rgb2lab
 
-from data_prep.procedural import colours, generate, primitive_ops, shapes, textures
+from data_prep.procedural import colours, generate, primitive_ops, rotations, shapes, textures
 from data_prep.procedural.assemblies import ASSEMBLIES
 from data_prep.procedural.builder import NUMBERS, PLURALS, Builder, Part
 from data_prep.procedural.portable_rng import PortableRandom
@@ -61,7 +61,7 @@ def digest(seeds):
 
 
 @pytest.mark.slow
-def test_a_seed_gives_the_same_object_in_any_process():
+def test_generate_gives_the_same_object_for_a_seed_in_any_process():
     script = "from tests.data_prep.procedural.test_procedural import digest; print(digest(range(12)))"
     environment = os.environ | {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script]
@@ -70,7 +70,7 @@ def test_a_seed_gives_the_same_object_in_any_process():
 
 
 @pytest.mark.slow
-def test_seeds_give_the_objects_of_earlier_versions():
+def test_generate_gives_the_objects_of_earlier_versions():
     uncut = [seed for seed in range(40) if "cut by" not in generate.generate(seed).caption]
     assert digest(uncut) == "6214549c74dbc01847a1cab0b8ce69d82fc2463e35ab9c76d5c40044e99f40ff"
 
@@ -82,7 +82,7 @@ def test_random_numbers_are_the_published_pcg64_words():
     assert PortableRandom(5).uniforms(4).tolist() == expected.tolist()
 
 
-def test_weighted_picks_come_as_often_as_their_weights_say():
+def test_pick_takes_each_as_often_as_its_weight_says():
     dice = PortableRandom(0)
     drawn = [dice.pick("abc", (1, 2, 5)) for _ in range(8000)]
     assert [drawn.count(letter) / 1000 for letter in "abc"] == pytest.approx([1, 2, 5], abs=0.15)
@@ -104,7 +104,7 @@ def volume(kind, half):
 
 
 @pytest.mark.parametrize("kind", primitive_ops.KINDS)
-def test_primitives_are_watertight_and_hold_the_volume_of_the_formula(kind):
+def test_primitive_patches_are_watertight_and_hold_the_volume_of_the_formula(kind):
     half = np.array([0.8, 0.5, 0.3])
     mesh = solid(shapes.assemble(primitive_ops.primitive_patches(kind, half, 0.5, 1, 96)))
     assert mesh.is_watertight
@@ -121,7 +121,7 @@ def test_inside_agrees_with_the_mesh(kind):
 
 
 @pytest.mark.parametrize("kind", primitive_ops.KINDS)
-def test_height_fields_only_add_and_leave_no_gap(kind):
+def test_height_field_only_adds_and_leaves_no_gap(kind):
     half, dice = np.array([0.8, 0.5, 0.3]), PortableRandom(3)
     flat = primitive_ops.primitive_patches(kind, half, 0.5, 8, 24)
     bumpy = shapes.assemble([primitive_ops.displaced(patch, dice, 0.1) for patch in flat])
@@ -129,7 +129,7 @@ def test_height_fields_only_add_and_leave_no_gap(kind):
     assert solid(bumpy).volume > 1.02 * solid(shapes.assemble(flat)).volume
 
 
-def test_a_cut_takes_away_what_both_share_and_shows_the_inside():
+def test_difference_takes_away_what_both_share_and_shows_the_inside():
     cube = shapes.box((2, 2, 2))
     knife = shapes.moved(shapes.box((1, 1, 1)), shift=(1.0, 1.0, 1.0))  # an eighth of it lies in the cube: 1/8
     half_space = shapes.moved(shapes.box((2, 4, 4)), shift=(1.5, 0.0, 0.0))  # x > 0.5
@@ -147,7 +147,7 @@ def test_wires_run_along_the_twelve_edges_of_a_cube():
     assert solid(bars).volume == pytest.approx(12 * 0.01 * 1.08, rel=5e-3)
 
 
-def test_a_prism_holds_its_area_times_its_depth():
+def test_prism_holds_its_area_times_its_depth():
     outline = np.array([(0, 0), (2, 0), (2, 1), (1, 0.4), (0, 1)])
     mesh = solid(shapes.prism(outline, 0.5))
     assert mesh.is_watertight
@@ -160,15 +160,15 @@ def test_normals_of_a_sphere_point_along_its_radius():
 
 
 def test_euler_turns_x_to_y_about_z_and_does_x_before_z():
-    np.testing.assert_allclose(shapes.euler(0, 0, 90) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
-    np.testing.assert_allclose(shapes.euler(90, 0, 90) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(rotations.euler(0, 0, 90) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(rotations.euler(90, 0, 90) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
 
 
 def test_random_rotations_are_rotations():
     dice = PortableRandom(1)
     for _ in range(20):
-        np.testing.assert_allclose(np.linalg.det(shapes.random_rotation(dice)), 1)
-        turn = shapes.random_rotation(dice)
+        np.testing.assert_allclose(np.linalg.det(rotations.random_rotation(dice)), 1)
+        turn = rotations.random_rotation(dice)
         np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
 
 
@@ -176,7 +176,7 @@ def test_random_rotations_are_rotations():
 
 
 @pytest.mark.slow
-def test_objects_just_fit_the_unit_sphere(things):
+def test_generated_objects_just_fit_the_unit_sphere(things):
     for thing in things:
         points = np.concatenate([part.shape.vertices for part in thing.parts])
         assert 0.998 < np.linalg.norm(points, axis=1).max() <= 1
@@ -184,7 +184,7 @@ def test_objects_just_fit_the_unit_sphere(things):
 
 
 @pytest.mark.slow
-def test_every_solid_is_closed_and_faces_outwards(things):
+def test_generated_solids_are_closed_and_face_outwards(things):
     for thing in things:
         loose = list(thing.parts)
         while loose:
@@ -197,7 +197,7 @@ def test_every_solid_is_closed_and_faces_outwards(things):
 
 
 @pytest.mark.slow
-def test_every_shape_that_is_named_shows_outside_the_others(things):
+def test_generated_shapes_that_are_named_show_outside_the_others(things):
     scattered = [t for t in things if not any(word in t.caption for word in (" with ", "cut by", "wireframe"))]
     checked = 0
     for thing in [thing for thing in scattered if 2 <= len(thing.parts) <= 4][:10]:
@@ -210,7 +210,7 @@ def test_every_shape_that_is_named_shows_outside_the_others(things):
 
 
 @pytest.mark.slow
-def test_each_family_of_objects_comes_as_often_as_meant():
+def test_generate_makes_each_family_of_objects_as_often_as_meant():
     captions = [generate.generate(seed).caption for seed in range(200)]
     cut = np.mean(["cut by" in caption for caption in captions])
     wired = np.mean(["wireframe" in caption for caption in captions])
@@ -220,7 +220,7 @@ def test_each_family_of_objects_comes_as_often_as_meant():
 
 
 @pytest.mark.slow
-def test_no_two_of_many_seeds_are_alike(things):
+def test_generated_objects_of_many_seeds_all_differ(things):
     assert len({thing.caption for thing in things}) > 0.95 * len(things)
 
 
@@ -261,7 +261,7 @@ def test_colours_named_are_the_colours_seen(things):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", textures.PATTERNS, ids=lambda pattern: pattern.__name__)
-def test_patterns_have_the_colours_in_their_names(pattern):
+def test_texture_patterns_have_the_colours_in_their_names(pattern):
     for seed in range(12):
         assert_colours_are_true(pattern(PortableRandom(seed)))
 
@@ -269,7 +269,7 @@ def test_patterns_have_the_colours_in_their_names(pattern):
 @pytest.mark.parametrize(
     "pattern", [p for p in textures.PATTERNS if p is not textures.shaded], ids=lambda p: p.__name__
 )
-def test_patterns_repeat_without_a_seam(pattern):
+def test_texture_patterns_repeat_without_a_seam(pattern):
     for seed in range(8):
         pixels = pattern(PortableRandom(seed)).pixels.astype(float)
         for axis in (0, 1):
@@ -301,8 +301,8 @@ def test_captions_count_what_is_there(things):
             continue
         for number, phrase in counts_in(thing.caption):
             name = singular(phrase) if number > 1 else phrase
-            told = [p for p in thing.parts if p.noun and name in (f"{p.texture.words} {p.noun}", p.noun)]
-            assert len(told) == number, (thing.caption, phrase)
+            matching = [p for p in thing.parts if p.noun and name in (f"{p.texture.words} {p.noun}", p.noun)]
+            assert len(matching) == number, (thing.caption, phrase)
             counted += number
     assert counted > 300
 
@@ -321,7 +321,7 @@ def test_captions_of_scattered_shapes_name_every_part(things):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("assembly", ASSEMBLIES, ids=lambda assembly: assembly.__name__)
-def test_an_assembly_stands_on_its_own(assembly):
+def test_assembly_stands_on_its_own(assembly):
     for seed in range(3):
         builder = Builder(PortableRandom(seed))
         caption = builder.caption(assembly(builder))
@@ -330,7 +330,7 @@ def test_an_assembly_stands_on_its_own(assembly):
         assert all(is_closed(solid(part.shape)) for part in builder.parts)
 
 
-def test_stool_has_as_many_legs_as_its_caption():
+def test_assembly_of_a_stool_has_as_many_legs_as_its_caption():
     builder = Builder(PortableRandom(4))
     caption = builder.caption(next(a for a in ASSEMBLIES if a.__name__ == "stool")(builder))
     legs = [part for part in builder.parts if part.noun == "leg"]
@@ -341,7 +341,7 @@ def test_stool_has_as_many_legs_as_its_caption():
 # --- files
 
 
-def test_files_hold_the_object_upright_and_unmirrored(tmp_path):
+def test_save_writes_the_object_upright_and_unmirrored(tmp_path):
     marker = Part(
         "box", shapes.moved(shapes.box((0.2, 0.4, 0.6)), shift=(0.1, 0.2, 0.3)), textures.plain((204, 38, 36))
     )
@@ -353,7 +353,7 @@ def test_files_hold_the_object_upright_and_unmirrored(tmp_path):
     np.testing.assert_allclose(back[0].vertices.max(0), [0.2, 0.4, 0.6], atol=2e-4)
 
 
-def test_the_picture_stands_upright_on_a_wall(tmp_path):
+def test_texture_stands_upright_on_a_wall(tmp_path):
     texture = textures.shaded(PortableRandom(0))  # the first colour on top
     thing = generate.Procedural((Part("box", shapes.box((1, 1, 1)), texture),), "")
     (mesh,) = generate.meshes(thing)
@@ -374,7 +374,7 @@ def test_plain_colours_survive_the_file(tmp_path):
     np.testing.assert_allclose(srgb * 255, colour, atol=0.5)
 
 
-def test_the_command_writes_files_and_a_manifest(tmp_path, capsys):
+def test_generate_command_writes_files_and_a_manifest(tmp_path, capsys):
     assert generate.main(["-o", str(tmp_path), "--count", "3", "--first-seed", "18"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [(row["seed"], row["split"]) for row in rows] == [(18, "train"), (19, "dev"), (20, "train")]

@@ -3,7 +3,7 @@
 import json
 import struct
 
-import no_crew
+import no_pool
 import numpy as np
 import pytest
 import trimesh
@@ -37,7 +37,7 @@ def write(folder, *rows):
 def at_once(request, monkeypatch):
     """No processes, but where a test is about them."""
     if "processes" not in request.node.name:
-        monkeypatch.setattr(process_pool, "run", no_crew.run)
+        monkeypatch.setattr(process_pool, "run", no_pool.run)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def sorted_rows(points):
     return points[np.lexsort(points.T)]
 
 
-def test_a_variant_is_mirrored_stretched_and_turned_as_its_row_says_to_another_program(objects, tmp_path):
+def test_variant_is_mirrored_stretched_and_turned_as_its_row_says_to_another_program(objects, tmp_path):
     rows = run(objects, tmp_path / "out")
     assert len(rows) == 3 * len(NAMES)
     assert {row["mirrored"] for row in rows.values()} == {True, False}
@@ -90,7 +90,7 @@ def test_a_variant_is_mirrored_stretched_and_turned_as_its_row_says_to_another_p
         assert all(0.75 <= factor <= 1.3 for factor in row["stretched"])
 
 
-def test_our_reader_keeps_mirrored_solids_right_side_out(objects, tmp_path):
+def test_variant_that_is_mirrored_is_read_right_side_out(objects, tmp_path):
     for row in run(objects, tmp_path / "out").values():
         size = 1 + NAMES.index(row["variant_of"])
         (part,) = mesh.load(tmp_path / "out" / row["file"])
@@ -101,7 +101,7 @@ def test_our_reader_keeps_mirrored_solids_right_side_out(objects, tmp_path):
         np.testing.assert_allclose(sorted_rows(part.vertices), expected, atol=2e-4 * size)
 
 
-def test_blender_is_given_the_same_variant(objects, tmp_path):
+def test_variant_in_blender_is_the_same(objects, tmp_path):
     rows = run(objects, tmp_path / "out", "--count", 1)
     mirrored = next(row for row in rows.values() if row["mirrored"])
     sanitized_gltf.write(tmp_path / "out" / mirrored["file"], tmp_path / "plain.glb")
@@ -111,7 +111,7 @@ def test_blender_is_given_the_same_variant(objects, tmp_path):
     np.testing.assert_allclose(corners_of(tmp_path / "plain.glb"), sorted_rows(expected), atol=2e-4)
 
 
-def test_the_binary_chunk_is_copied_and_only_a_node_is_added(objects, tmp_path):
+def test_variant_copies_the_binary_chunk_and_adds_only_a_node(objects, tmp_path):
     rows = run(objects, tmp_path / "out")
     for row in rows.values():
         old, old_bytes = chunks(objects / f"{row['variant_of']}.glb")
@@ -123,12 +123,12 @@ def test_the_binary_chunk_is_copied_and_only_a_node_is_added(objects, tmp_path):
         assert {key: new[key] for key in untouched} == {key: old[key] for key in untouched}
 
 
-def test_rows_keep_words_licence_author_and_split_and_reach_the_scene(objects, tmp_path):
+def test_variant_rows_keep_words_licence_author_and_split_and_reach_the_scene(objects, tmp_path):
     run(objects, tmp_path / "out", "--count", 2)
     item = next(item for item in object_manifest.find(tmp_path / "out") if item.id == "thing3-v2")
     assert item.caption == "a thing3"
-    told = {key: item.facts[key] for key in ("license", "author", "source", "split", "variant_of")}
-    assert told == {
+    facts = {key: item.facts[key] for key in ("license", "author", "source", "split", "variant_of")}
+    assert facts == {
         "license": "CC-BY-3.0",
         "author": "Ann",
         "source": "shop",
@@ -154,7 +154,7 @@ def test_variants_depend_on_seed_and_id_alone(objects, tmp_path):
     assert all(other[name]["turned_deg"] != row["turned_deg"] for name, row in again.items())
 
 
-def test_a_second_call_writes_only_what_is_missing_or_of_another_seed_or_original(objects, tmp_path, capsys):
+def test_variants_of_a_second_call_are_only_what_is_missing_or_of_another_seed_or_original(objects, tmp_path, capsys):
     out = tmp_path / "out"
     first = run(objects, out)
     times = {path: path.stat().st_mtime_ns for path in out.glob("*.glb")}
@@ -180,7 +180,7 @@ def test_variants_never_mirror_objects_with_a_left_side_or_writing_nor_any_with_
     assert [row["turned_deg"] for row in free] == [row["turned_deg"] for row in rows]
 
 
-def test_only_the_default_scene_is_turned_and_kept(tmp_path):
+def test_variant_turns_and_keeps_only_the_default_scene(tmp_path):
     document = triangle()
     document.json["nodes"] = [{"mesh": 0}, {"children": [0], "translation": [1, 0, 0]}, {"mesh": 0}]
     scenes = [{"nodes": [2]}, {"nodes": [1], "name": "shown"}]
@@ -195,7 +195,7 @@ def test_only_the_default_scene_is_turned_and_kept(tmp_path):
     )
 
 
-def test_other_formats_get_variants_with_their_images_inside(tmp_path):
+def test_variants_of_other_formats_have_their_images_inside(tmp_path):
     texture = np.full((4, 4, 4), 255, np.uint8)
     texture[..., :3] = (200, 30, 30)
     uv = np.array([[0, 0], [1, 0], [0, 1], [1, 1.0]])
@@ -222,9 +222,9 @@ def test_variants_report_a_broken_object_and_make_the_others(objects, tmp_path, 
 
 
 @pytest.mark.slow
-def test_several_processes_write_the_same_manifest_as_none(objects, tmp_path, monkeypatch):
+def test_variants_of_several_processes_have_the_same_manifest_as_those_of_none(objects, tmp_path, monkeypatch):
     several = run(objects, tmp_path / "several", "--workers", 2)
-    monkeypatch.setattr(process_pool, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
     assert run(objects, tmp_path / "none") == several
     assert (tmp_path / "none" / "objects.jsonl").read_bytes() == (tmp_path / "several" / "objects.jsonl").read_bytes()
 
@@ -239,7 +239,7 @@ def test_several_processes_write_the_same_manifest_as_none(objects, tmp_path, mo
         ("taken", (), "lists objects that are no variants"),
     ],
 )
-def test_bad_input_is_one_sentence_and_touches_nothing(objects, tmp_path, capsys, out, more, because):
+def test_variants_of_bad_input_are_one_sentence_and_touch_nothing(objects, tmp_path, capsys, out, more, because):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "objects.jsonl").write_text('{"id": "a", "file": "a.glb"}\n')
     before = (objects / "objects.jsonl").read_bytes()

@@ -89,7 +89,7 @@ def psnr(one, other):
     return -10 * math.log10((one - other).square().mean())
 
 
-def test_silhouettes_agree(both):
+def test_blender_agrees_with_our_renderer_in_silhouettes(both):
     theirs, ours = both
     inside = theirs.alpha > 0.5, ours.alpha > 0.5
     for k in range(len(CAMERAS.intrinsics)):
@@ -101,7 +101,7 @@ def test_silhouettes_agree(both):
         assert (places[0] - places[1]).abs().max() < 0.1
 
 
-def test_depth_and_normals_agree(both):
+def test_blender_agrees_with_our_renderer_in_depth_and_normals(both):
     theirs, ours = both
     assert ((theirs.depth > 0) != (ours.depth > 0)).float().mean() < 1e-3
     met = (theirs.depth > 0) & (ours.depth > 0)
@@ -114,7 +114,7 @@ def test_depth_and_normals_agree(both):
     assert theirs.normals[(theirs.depth == 0).expand_as(theirs.normals)].abs().max() == 0
 
 
-def test_colours_agree_in_flat_light(both):
+def test_blender_agrees_with_our_renderer_in_colours_under_flat_light(both):
     theirs, ours = both
     assert psnr(theirs.composite(1.0), ours.composite(1.0)) > 42
     solid = ((theirs.alpha == 1) & (ours.alpha == 1)).expand_as(ours.rgb)
@@ -123,7 +123,7 @@ def test_colours_agree_in_flat_light(both):
     assert psnr(mirrored, ours.composite(1.0)) < 20  # what is compared has a left and a right
 
 
-def test_known_points_land_on_their_pixels(blender, tmp_path):
+def test_blender_puts_known_points_on_their_pixels(blender, tmp_path):
     # Three specks of pure colours at the ends of a lopsided frame that stays unseen; the last camera looks past its
     # centre. Nothing of the fast renderer is used here.
     places = np.array([[0.9, 0.1, -0.2], [-0.5, 0.6, 0.4], [0.1, -0.7, 0.6]])
@@ -151,7 +151,7 @@ def test_known_points_land_on_their_pixels(blender, tmp_path):
         assert apart.max() < 0.1, f"{apart} pixels"
 
 
-def test_uniform_light_gives_a_round_object_its_own_colour(blender, tmp_path):
+def test_blender_gives_a_round_object_its_own_colour_in_uniform_light(blender, tmp_path):
     ball = trimesh.creation.icosphere(4)
     save([Mesh(ball.vertices, ball.faces, ball.vertices, base_color=(0.6, 0.3, 0.1, 1.0))], tmp_path / "ball.glb")
     path = metallic(tmp_path / "ball.glb")  # in this light it is matte all the same
@@ -191,7 +191,7 @@ def test_area_light_comes_from_its_lamps_which_depend_on_the_seed(blender, tmp_p
     assert (shades(2)[0] - picture).abs().mean() > 0.01
 
 
-def test_maps_that_are_not_requested_are_not_sent(blender, sculpture):
+def test_blender_sends_no_maps_that_are_not_requested(blender, sculpture):
     both, depth, normals = (
         blender.render(sculpture, CAMERAS, 32, lighting="flat", samples=1, maps=maps)
         for maps in (("depth", "normals"), ("depth",), ("normals",))
@@ -202,7 +202,7 @@ def test_maps_that_are_not_requested_are_not_sent(blender, sculpture):
     assert normals.depth is None
 
 
-def test_a_second_object_is_drawn_as_by_a_fresh_process(blender, sculpture, tmp_path):
+def test_blender_renders_a_second_object_as_a_fresh_process_does(blender, sculpture, tmp_path):
     # Normals above all: BlenderProc's own cleaning up leaves them wrong from the second object on.
     box = trimesh.creation.box((1.0, 0.5, 0.3), UPRIGHT)
     save([Mesh(box.vertices, box.faces, base_color=(0.1, 0.8, 0.3, 1.0))], tmp_path / "box.glb")
@@ -265,7 +265,7 @@ def test_sanitized_gltf_has_no_animations_lights_and_cameras_but_all_else(blende
         assert word not in text
 
 
-def test_an_obj_and_a_ply_come_out_as_the_glb_does(blender, tmp_path):
+def test_blender_renders_an_obj_and_a_ply_as_the_glb(blender, tmp_path):
     lump = trimesh.creation.icosphere(3)
     mesh = Mesh(lump.vertices * (1, 0.6, 0.8) + (0, 0.3, 0), lump.faces, colors=(lump.vertices + 1) / 2)
     shown = []
@@ -313,7 +313,7 @@ def test_sanitized_gltf_checks_images_that_only_blender_would_open(tmp_path, nam
     assert str(path) in str(caught.value)
 
 
-def test_an_array_beyond_its_buffer_is_refused_even_if_unused(tmp_path):
+def test_sanitized_gltf_refuses_an_array_beyond_its_buffer_even_if_unused(tmp_path):
     document = triangle()
     document.values(np.zeros((2, 4), np.float32))
     document.json["accessors"][-1]["count"] = 5000
@@ -321,7 +321,7 @@ def test_an_array_beyond_its_buffer_is_refused_even_if_unused(tmp_path):
         sanitized_gltf.write(document.save(tmp_path / "a.gltf"), tmp_path / "plain.glb")
 
 
-def test_an_unknown_required_extension_never_reaches_blender(blender, tmp_path):
+def test_blender_is_never_given_an_unknown_required_extension(blender, tmp_path):
     path = triangle().save(tmp_path / "a.gltf", extensionsRequired=["KHR_draco_mesh_compression"])
     with pytest.raises(ValueError, match="KHR_draco_mesh_compression"):
         blender.render(path, structured_cameras(), 16)
@@ -361,7 +361,7 @@ def test_blender_device_that_does_not_exist_is_reported(blender, sculpture):
         blender.render(sculpture, structured_cameras(), 8, device="optix")
 
 
-def test_a_crash_costs_one_object_and_the_next_one_is_rendered(blender, sculpture):
+def test_blender_crash_costs_one_object_and_the_next_one_is_rendered(blender, sculpture):
     blender.render(sculpture, structured_cameras()[:1], 8, lighting="flat", samples=1)
     pid = blender.pid
     threading.Timer(1.0, os.kill, (pid, signal.SIGSEGV)).start()
@@ -371,7 +371,7 @@ def test_a_crash_costs_one_object_and_the_next_one_is_rendered(blender, sculptur
     assert blender.pid != pid
 
 
-def test_an_object_that_takes_too_long_is_given_up(blender, sculpture):
+def test_blender_gives_up_an_object_that_takes_too_long(blender, sculpture):
     with pytest.raises(TimeoutError, match=r"sculpture\.glb took Blender longer than 1 s"):
         blender.render(sculpture, CAMERAS, 512, samples=4096, timeout_s=1)
     assert blender.pid is None

@@ -1,4 +1,4 @@
-"""The renderer's process, played by a double that hangs, ends, swells or lies as it is told."""
+"""The renderer's process, replaced by a double that hangs, ends, swells or gives false answers on command."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ def ask(process, what, timeout_s=20.0, max_memory=None):
         ("silence", {}, Crashed, "it fell silent"),
     ],
 )
-def test_child_process_failures_are_errors_in_words(process, monkeypatch, what, limits, error, because):
+def test_process_failures_are_errors_in_words(process, monkeypatch, what, limits, error, because):
     monkeypatch.setattr(blender_process, "LAST_S", 0.5)
     began = time.monotonic()
     with pytest.raises(error, match=because):
@@ -46,13 +46,13 @@ def test_child_process_failures_are_errors_in_words(process, monkeypatch, what, 
     assert time.monotonic() - began < 10
 
 
-def test_an_answer_comes_with_its_numbers(process):
+def test_process_answer_comes_with_its_numbers(process):
     _, (array,) = ask(process, "count")
     np.testing.assert_array_equal(array, [[0, 1, 2], [3, 4, 5]])
     assert array.dtype == np.uint8
 
 
-def test_nothing_is_left_of_a_killed_process(process):
+def test_process_that_is_killed_leaves_nothing(process):
     folder, pid = process.folder, process.pid
     assert folder.is_dir()
     process.kill()
@@ -61,7 +61,7 @@ def test_nothing_is_left_of_a_killed_process(process):
         os.kill(pid, 0)
 
 
-def test_the_child_cannot_be_reached_by_a_signal_to_our_session(process):
+def test_process_cannot_be_reached_by_a_signal_to_our_session(process):
     assert os.getsid(process.pid) == process.pid != os.getsid(0)
 
 
@@ -77,7 +77,7 @@ def test_blender_that_is_missing_gives_an_error_with_the_remedy(tmp_path, monkey
         command()
 
 
-def test_the_users_own_blender_is_run_by_blenderprocs_command(tmp_path, monkeypatch):
+def test_command_runs_the_users_own_blender_by_blenderproc(tmp_path, monkeypatch):
     (tmp_path / "blender-4.2").mkdir()
     for program in (tmp_path / "blender-4.2" / "blender", tmp_path / "blenderproc"):
         program.write_text("#!/bin/sh\n")
@@ -92,7 +92,7 @@ def test_the_users_own_blender_is_run_by_blenderprocs_command(tmp_path, monkeypa
         command()
 
 
-def test_blenderprocs_import_is_the_first_line_of_the_program():
+def test_blender_program_imports_blenderproc_in_its_first_line():
     # `blenderproc run` refuses a program otherwise
     lines = [line for line in blender_process.WORKER.read_text().splitlines() if not line.startswith("#")]
     assert "import blenderproc as bproc" in lines[0]

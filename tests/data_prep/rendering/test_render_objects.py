@@ -60,7 +60,7 @@ def finished(out):
     return {name: (status.st_mtime_ns, status.st_ino) for name, status in documents}
 
 
-def test_a_scene_holds_the_plans_views_of_the_normalized_object(tmp_path):
+def test_render_object_writes_the_plans_views_of_the_normalized_object(tmp_path):
     write_ball(tmp_path / "ball.glb", base_color=(1, 0, 0, 1))
     item = Item("ball", tmp_path / "ball.glb", "a red ball", {"license": "CC0-1.0"})
     assert render.render_object(render.Job(item, tmp_path / "scene", SMALL, "embree")) == 6
@@ -149,17 +149,17 @@ def test_render_loses_no_good_object_to_bad_ones(odd):
         ("pipe", "unreadable", "there is no mesh file"),
     ],
 )
-def test_each_failure_is_explained(odd, name, kind, because):
+def test_render_explains_each_failure(odd, name, kind, because):
     row = failed(odd[1])[name]
     assert row["kind"] == kind
     assert because in row["reason"]
 
 
-def test_retry_is_for_failures_that_may_pass(odd):
+def test_render_retries_only_failures_that_may_pass(odd):
     assert {name: row["attempts"] for name, row in failed(odd[1]).items() if row["attempts"] > 1} == {"endless": 2}
 
 
-def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(tmp_path):
+def test_render_ends_at_a_full_disk_and_goes_on_when_there_is_room(tmp_path):
     for name in ("a", "b", "last"):
         write_ball(tmp_path / f"{name}.glb")
     items, out = object_manifest.find(tmp_path), tmp_path / "out"
@@ -182,7 +182,7 @@ def killed_soon(command, out, scenes_first):
     assert run.wait() == -signal.SIGKILL
 
 
-def test_after_a_kill_nothing_is_lost_and_nothing_done_twice(tmp_path):
+def test_render_after_a_kill_loses_nothing_and_does_nothing_twice(tmp_path):
     objects, out = tmp_path / "objects", tmp_path / "out"
     objects.mkdir()
     for k in range(6):
@@ -203,7 +203,7 @@ def test_after_a_kill_nothing_is_lost_and_nothing_done_twice(tmp_path):
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
-def test_a_first_failure_that_a_killed_run_has_noted_counts(tmp_path):
+def test_failure_log_counts_a_first_failure_that_a_killed_run_has_noted(tmp_path):
     notes = [{"id": "a", "kind": "crash", "attempts": 1}, {"id": "b", "kind": "broken", "attempts": 1}]
     notes += [{"id": "c", "kind": "timeout", "attempts": 2}]
     (tmp_path / failure_log.FILE).write_text(rows(*notes) + '{"id": "d", "ki')  # killed at the fourth
@@ -218,14 +218,14 @@ def test_a_first_failure_that_a_killed_run_has_noted_counts(tmp_path):
     assert list(failed(tmp_path)) == ["b", "c", "e"]
 
 
-def test_two_runs_never_write_into_one_folder(tmp_path):
+def test_render_never_writes_from_two_runs_into_one_folder(tmp_path):
     write_ball(tmp_path / "a.glb")
     (tmp_path / "out").mkdir()
     with locked_tempdir.locked(tmp_path / "out"), pytest.raises(ValueError, match="another run is rendering into"):
         render.render_all(object_manifest.find(tmp_path), tmp_path / "out", TINY, MEANS)
 
 
-def test_progress_line_has_rate_and_remaining_time(monkeypatch):
+def test_run_stats_line_has_rate_and_remaining_time(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(run_stats.time, "monotonic", lambda: now)
     count = run_stats.RunStats(total=101, since=now, said=now)
@@ -261,7 +261,7 @@ def test_clock_has_the_two_largest_units(seconds, words):
         (["{}/objects", "--plan", "{}/area.yaml", "--renderer", "fast"], "no 'area' light"),
     ],
 )
-def test_bad_input_gets_one_line_and_exit_code_2(tmp_path, capsys, arguments, because):
+def test_render_of_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, because):
     (tmp_path / "empty").mkdir()
     (tmp_path / "objects").mkdir()
     write_plan(tmp_path / "area.yaml", "lighting: area")
@@ -282,7 +282,7 @@ def test_render_on_a_machine_that_cannot_render_fails_no_object(tmp_path, capsys
     assert not list((tmp_path / "out").glob("failures.jsonl")) or not failed(tmp_path / "out")
 
 
-def test_only_the_objects_of_a_list_are_rendered_when_there_is_one(tmp_path, capsys):
+def test_render_takes_only_the_objects_of_a_list_when_there_is_one(tmp_path, capsys):
     for name in "abc":
         write_ball(tmp_path / f"{name}.glb")
     (tmp_path / "list.txt").write_text("# the best two\nc\na\nelsewhere\n")

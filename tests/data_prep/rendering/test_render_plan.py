@@ -1,4 +1,4 @@
-"""The plan: which cameras an object gets, and what a broken plan is told."""
+"""The plan: which cameras an object gets, and the messages about broken plans."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_structured_views_come_first_then_random_ones_in_their_ranges():
         assert high - 0.1 * (high - low) < value.max() <= high + 1e-3
 
 
-def test_an_object_gets_the_same_cameras_always_and_others_than_its_neighbours():
+def test_plan_gives_an_object_the_same_cameras_always_and_others_than_its_neighbours():
     again, other, reseeded = Plan().cameras("a"), Plan().cameras("b"), Plan(seed=1).cameras("a")
     assert torch.equal(Plan().cameras("a").cam_to_world, again.cam_to_world)
     for different in (other, reseeded):
@@ -58,7 +58,7 @@ def test_plans_on_disk_have_the_documented_values(tmp_path):
         assert render_plan.read(tmp_path / "plan.yaml") == full
 
 
-def test_a_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
+def test_plan_from_before_there_was_blender_is_still_the_same_plan(tmp_path):
     (tmp_path / "plan.yaml").write_text(
         "size: 128\nrandom_views: 20\nelevation_deg: [-30.0, 75.0]\nradius: [2.4, 3.0]\nfov_deg: [50.0, 50.0]\n"
         "lighting: flat\nsupersample: 3\ngeometry: true\nseed: 0\n"
@@ -111,7 +111,7 @@ def test_plan_that_is_broken_gives_an_error_with_the_reason(tmp_path, text, beca
         render_plan.read(tmp_path / "plan.yaml")
 
 
-def test_one_number_stands_for_a_range_of_one():
+def test_plan_takes_one_number_for_a_range_of_one():
     assert Plan(fov_deg=(45.0, 45.0)).cameras("a").intrinsics[4, 0] == pytest.approx(0.5 / math.tan(math.radians(22.5)))
 
 

@@ -56,7 +56,7 @@ def bytes_of(views, index=0):
 
 @pytest.mark.slow
 @each_backend
-def test_a_ball_covers_the_disc_that_geometry_says(backend):
+def test_render_of_a_ball_covers_the_disc_that_geometry_says(backend):
     radius, distance, size = 0.7, 2.5, 96
     views = render_views([ball(radius, subdivisions=5)], orbit([20.0, 200.0], 35.0, distance), size, backend=backend)
     disc = FOCAL * radius / math.sqrt(distance**2 - radius**2) * size  # in pixels: the tangent cone's opening
@@ -69,7 +69,7 @@ def test_a_ball_covers_the_disc_that_geometry_says(backend):
 
 @each_backend
 @pytest.mark.parametrize("intrinsics", [(FOCAL, FOCAL, 0.5, 0.5), (1.3, 0.8, 0.4, 0.55)])
-def test_a_speck_off_the_axis_lands_on_its_pixel(backend, intrinsics):
+def test_render_puts_a_speck_off_the_axis_on_its_pixel(backend, intrinsics):
     place, distance, size = np.array([0.3, -0.4, 0.25]), 3.0, 128
     camera = Cameras(orbit([0.0], 0.0, distance).cam_to_world, torch.tensor([intrinsics]))
     views = render_views([ball(0.03, place, 2)], camera, size, backend=backend)
@@ -81,7 +81,7 @@ def test_a_speck_off_the_axis_lands_on_its_pixel(backend, intrinsics):
 
 
 @each_backend
-def test_depth_is_the_camera_z_of_a_tilted_plane_at_pixel_centres(backend):
+def test_render_depth_is_the_camera_z_of_a_tilted_plane_at_pixel_centres(backend):
     # The plane x = 0.5 z, seen from (2, 0, 0): at the image height h = z / depth it is 2 / (1 + 0.5 h) away.
     quad = screen()
     quad = dataclasses.replace(quad, vertices=quad.vertices + 0.5 * quad.vertices[:, 2:] * [1, 0, 0])
@@ -95,7 +95,7 @@ def test_depth_is_the_camera_z_of_a_tilted_plane_at_pixel_centres(backend):
 
 @each_backend
 @pytest.mark.parametrize("inside_out", [False, True])
-def test_normals_are_in_world_axes_and_face_the_camera(backend, inside_out):
+def test_render_normals_are_in_world_axes_and_face_the_camera(backend, inside_out):
     sphere = ball()
     if inside_out:
         sphere = dataclasses.replace(sphere, faces=sphere.faces[:, ::-1])
@@ -111,7 +111,7 @@ def test_normals_are_in_world_axes_and_face_the_camera(backend, inside_out):
 
 
 @each_backend
-def test_a_mesh_without_normals_is_flat(backend):
+def test_render_of_a_mesh_without_normals_is_flat(backend):
     cube = trimesh.creation.box((1, 1, 1))
     views = render_views([Mesh(cube.vertices, cube.faces)], orbit([30.0], 20.0), 64, backend=backend)
     seen = views.normals[0].permute(1, 2, 0)[views.depth[0, 0] > 0]
@@ -137,7 +137,7 @@ def test_texture_is_upright_and_unmirrored(backend):
 @pytest.mark.parametrize(
     ("wrap", "quarters"), [("repeat", [200, 9, 200, 9]), ("mirror", [9, 9, 200, 200]), ("clamp", [9, 9, 200, 200])]
 )
-def test_a_texture_wraps_as_it_should(backend, wrap, quarters):
+def test_texture_wraps_as_its_mode_says(backend, wrap, quarters):
     picture = np.full((2, 64, 3), 9)
     picture[:, 32:] = 200
     quad = screen(texture=opaque(picture), wrap=(wrap, "repeat"))
@@ -147,7 +147,7 @@ def test_a_texture_wraps_as_it_should(backend, wrap, quarters):
 
 
 @each_backend
-def test_a_mirrored_texture_runs_back(backend):
+def test_texture_that_is_mirrored_runs_back(backend):
     stripes = opaque(np.repeat([10, 20, 30, 40], 16)[None, :, None] * np.ones((2, 1, 3)))
     quad = screen(texture=stripes, wrap=("mirror", "clamp"))
     wide = dataclasses.replace(quad, uv=np.array([[1, 0], [3, 0], [3, 1], [1, 1]]))
@@ -156,7 +156,7 @@ def test_a_mirrored_texture_runs_back(backend):
 
 
 @each_backend
-def test_every_byte_of_a_texture_survives_flat_light(backend):
+def test_texture_bytes_survive_flat_light(backend):
     patches = np.arange(256).reshape(16, 16).repeat(8, 0).repeat(8, 1)
     picture = opaque(np.dstack([patches, 255 - patches, patches[::-1]]))
     views = render_views([screen(texture=picture)], filling(), 64, backend=backend)
@@ -164,7 +164,7 @@ def test_every_byte_of_a_texture_survives_flat_light(backend):
 
 
 @each_backend
-def test_colours_mix_in_linear_light(backend):
+def test_texture_colours_mix_in_linear_light(backend):
     black_to_white = screen()
     black_to_white = dataclasses.replace(black_to_white, colors=np.array([0, 1, 1, 0])[:, None] * np.ones(3))
     views = render_views([black_to_white], filling(), 33, backend=backend)
@@ -177,7 +177,7 @@ def test_colours_mix_in_linear_light(backend):
 
 
 @each_backend
-def test_the_base_colour_multiplies_texture_and_vertex_colour_in_linear_light(backend):
+def test_base_colour_multiplies_texture_and_vertex_colour_in_linear_light(backend):
     picture = opaque(np.full((2, 2, 3), 188))
     quad = screen(texture=picture, base_color=(0.5, 1.0, 0.25, 1), colors=np.full((4, 3), 0.7353569))
     light = 0.5028865 * 0.5 * np.array([0.5, 1.0, 0.25])
@@ -186,7 +186,7 @@ def test_the_base_colour_multiplies_texture_and_vertex_colour_in_linear_light(ba
 
 
 @each_backend
-def test_edges_keep_the_surfaces_own_colour(backend):
+def test_render_edges_keep_the_surfaces_own_colour(backend):
     sphere = dataclasses.replace(ball(), base_color=(0.2, 0.5, 0.9, 1))
     views = render_views([sphere], structured_cameras(), 48, backend=backend)
     colors = views.rgb.permute(0, 2, 3, 1)[views.alpha[:, 0] > 0]
@@ -214,7 +214,7 @@ def test_cutout_material_is_transparent_where_it_is_cut_out(backend):
 
 
 @each_backend
-def test_alpha_of_the_base_colour_counts_against_the_cut_off(backend):
+def test_base_colour_alpha_counts_against_the_cut_off(backend):
     # 0.8 x 150 / 255 is below one half, 0.8 x 200 / 255 is not
     picture = np.full((2, 64, 4), 255, np.uint8)
     picture[:, :32, 3], picture[:, 32:, 3] = 150, 200
@@ -242,7 +242,7 @@ def test_soft_light_is_fixed_in_the_world(backend):
 
 
 @each_backend
-def test_turning_the_object_by_a_quarter_shows_the_next_view(backend):
+def test_render_of_an_object_turned_by_a_quarter_shows_the_next_view(backend):
     solid = [ball(0.5, (0.2, 0.3, -0.2), smooth=False), ball(0.3, (-0.4, 0.1, 0.4), smooth=False)]
     turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])  # +x to +y
     turned = [dataclasses.replace(mesh, vertices=mesh.vertices @ turn.T) for mesh in solid]
@@ -254,7 +254,7 @@ def test_turning_the_object_by_a_quarter_shows_the_next_view(backend):
 
 
 @each_backend
-def test_a_camera_inside_sees_the_far_wall_and_one_that_looks_away_nothing(backend):
+def test_render_from_inside_shows_the_far_wall_and_a_camera_that_looks_away_nothing(backend):
     inside = orbit([0.0], 0.0, 0.5)  # stands at (0.5, 0, 0), looks towards -x
     views = render_views([ball(subdivisions=5)], inside, 17, backend=backend)
     assert views.alpha.min() == 1
@@ -277,7 +277,7 @@ def test_views_take_the_shape_of_their_cameras(backend):
 
 @pytest.mark.slow
 @needs_opengl
-def test_both_renderers_agree():
+def test_opengl_and_embree_agree():
     noise = np.random.default_rng(0).integers(0, 256, (6, 6, 3)).repeat(8, 0).repeat(8, 1)
     picture = opaque(noise)
     picture[:24, :24, 3] = 0
@@ -303,7 +303,7 @@ def test_both_renderers_agree():
 
 @pytest.mark.slow
 @each_backend
-def test_maps_that_are_not_requested_are_not_rendered(backend, monkeypatch):
+def test_render_makes_no_maps_that_are_not_requested(backend, monkeypatch):
     def drawn(*maps):
         return render_views([ball(0.5)], structured_cameras(), 32, backend=backend, maps=maps)
 
@@ -320,7 +320,7 @@ def test_maps_that_are_not_requested_are_not_rendered(backend, monkeypatch):
     assert drawn().depth is None
 
 
-def test_a_texture_is_halved_in_linear_light_and_by_its_alpha():
+def test_texture_is_halved_in_linear_light_and_by_its_alpha():
     picture = np.zeros((4, 4, 4), np.uint8)
     picture[..., 3] = 255
     picture[::2, :2, :3] = 255  # upper left and lower left blocks: half white, half black
@@ -351,7 +351,7 @@ def test_render_views_refuses_invalid_input(change, because):
         render_views(**arguments)
 
 
-def test_without_opengl_rays_are_cast_instead(monkeypatch):
+def test_embree_casts_rays_where_there_is_no_opengl(monkeypatch):
     def missing():
         raise opengl.Unavailable("no libEGL")
 

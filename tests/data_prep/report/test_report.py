@@ -107,7 +107,7 @@ def test_report_page_of_many_large_images_stays_below_two_mebibytes():
 
 
 @pytest.mark.parametrize("text", [EVIL, "</ScRiPt><!--", 'a & b > "c" \'', "\u2028\u2029"])
-def test_words_in_a_page_are_neither_markup_nor_the_end_of_a_script(text):
+def test_report_words_are_neither_markup_nor_the_end_of_a_script(text):
     assert not set("<>\"'") & set(escaped(text))
     assert json.loads(script_data({"caption": text})) == {"caption": text}
     assert not set("<>&\u2028") & set(script_data([text]))

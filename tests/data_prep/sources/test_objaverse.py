@@ -59,11 +59,11 @@ def served_dataset(dataset, monkeypatch):
 @pytest.fixture
 def waits(monkeypatch):
     """How long was waited before further tries, without the waiting."""
-    told = []
+    waited = []
     monkeypatch.setattr(
-        "data_prep.sources.downloads.time.sleep", lambda seconds: told.append(seconds) if seconds else None
+        "data_prep.sources.downloads.time.sleep", lambda seconds: waited.append(seconds) if seconds else None
     )
-    return told
+    return waited
 
 
 def rows(path):
@@ -106,7 +106,7 @@ def test_objects_of_lvis_categories_arrive_with_their_words_licences_and_authors
     ("licences", "taken"),
     [("redistributable", {0, 1, 3, 4}), ("all", {0, 1, 2, 3, 4, 5}), ("cc0, CC-BY-SA-4.0", {1, 3}), ("by-nc-sa", {5})],
 )
-def test_licences_of_objaverse_are_filtered_by_the_option(served_dataset, tmp_path, licences, taken):
+def test_objaverse_licences_are_filtered_by_the_option(served_dataset, tmp_path, licences, taken):
     out = tmp_path / "objects.jsonl"
     main(["objaverse", "--all", "--licences", licences, "-o", str(out)])
     assert set(rows(out)) == {uid(k) for k in taken}
@@ -150,7 +150,7 @@ def test_objaverse_command_run_again_requests_nothing_and_writes_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_resume_after_a_kill_replaces_incomplete_files(served_dataset, tmp_path):
+def test_objaverse_after_a_kill_replaces_incomplete_files(served_dataset, tmp_path):
     last = served_dataset.object_path(uid(4))
     served_dataset.held[last] = threading.Event()
     out = tmp_path / "objects.jsonl"
@@ -172,7 +172,7 @@ def test_resume_after_a_kill_replaces_incomplete_files(served_dataset, tmp_path)
     assert torn[0].read_bytes() == served_dataset.files[served_dataset.object_path(uid(0))]
 
 
-def test_more_objects_of_one_seed_are_the_same_ones_and_others(served_dataset, tmp_path):
+def test_objaverse_takes_the_same_objects_and_others_when_more_are_wanted(served_dataset, tmp_path):
     chosen = []
     for count in (2, 3):
         out = tmp_path / str(count) / "objects.jsonl"
@@ -183,7 +183,7 @@ def test_more_objects_of_one_seed_are_the_same_ones_and_others(served_dataset, t
     assert chosen[0] < chosen[1] < {uid(0), uid(1), uid(3), uid(4)}
 
 
-def test_a_list_of_uids_is_fetched_in_part_if_some_are_unknown(served_dataset, tmp_path):
+def test_objaverse_fetches_a_list_of_uids_in_part_if_some_are_unknown(served_dataset, tmp_path):
     (tmp_path / "wanted.txt").write_text(f"{uid(4)}\n{'f' * 32}\n\n{uid(4)}\n")
     out = tmp_path / "objects.jsonl"
     command = ["objaverse", "--uids", str(tmp_path / "wanted.txt"), "--licences", "all", "-o", str(out)]
@@ -192,7 +192,7 @@ def test_a_list_of_uids_is_fetched_in_part_if_some_are_unknown(served_dataset, t
     assert left_out(out) == {"f" * 32: "missing"}
 
 
-def test_what_is_only_listed_is_fetched_later_and_not_rendered_before(served_dataset, tmp_path, capsys):
+def test_objaverse_fetches_what_is_only_listed_later_and_it_is_not_rendered_before(served_dataset, tmp_path, capsys):
     out = tmp_path / "objects.jsonl"
     assert main(["objaverse", "--count", "2", "--no-download", "-o", str(out)]) == 0
     assert "2 listed but not downloaded" in capsys.readouterr().out
@@ -203,7 +203,7 @@ def test_what_is_only_listed_is_fetched_later_and_not_rendered_before(served_dat
     assert len(object_manifest.find(out)) == 2
 
 
-def test_a_cache_elsewhere_is_shared_not_copied(served_dataset, tmp_path):
+def test_objaverse_shares_a_cache_elsewhere_and_does_not_copy_it(served_dataset, tmp_path):
     cache, out = tmp_path / "cache", tmp_path / "data" / "objects.jsonl"
     assert main(["objaverse", "--count", "1", "--cache", str(cache), "-o", str(out)]) == 0
     (item,) = object_manifest.find(out)
@@ -211,7 +211,7 @@ def test_a_cache_elsewhere_is_shared_not_copied(served_dataset, tmp_path):
     assert item.path.samefile(cache / "hf-objaverse-v1" / "glbs" / "000-000" / f"{uid(0)}.glb")
 
 
-def test_a_network_that_goes_down_ends_the_run_in_one_sentence_and_keeps_what_came(
+def test_objaverse_ends_in_one_sentence_when_the_network_goes_down_and_keeps_what_came(
     served_dataset, tmp_path, waits, monkeypatch, capsys
 ):
     monkeypatch.setattr("data_prep.sources.downloads.LOST_IN_A_ROW", 2)
@@ -226,7 +226,7 @@ def test_a_network_that_goes_down_ends_the_run_in_one_sentence_and_keeps_what_ca
 
 
 @pytest.mark.parametrize("source", ["objaverse", "objaverse-xl"])
-def test_without_a_network_one_sentence_says_what_would_help(tmp_path, monkeypatch, capsys, source):
+def test_objaverse_without_a_network_says_in_one_sentence_what_would_help(tmp_path, monkeypatch, capsys, source):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     out = tmp_path / "data" / "objects.jsonl"
     assert main([source, "--count", "1", "-o", str(out)]) == 2
@@ -257,7 +257,7 @@ def test_selection_that_is_impossible_is_one_sentence(served_dataset, tmp_path, 
     assert not out.exists()
 
 
-def test_a_list_of_paths_that_leads_out_of_the_cache_is_refused(served_dataset, tmp_path, capsys):
+def test_objaverse_refuses_a_list_of_paths_that_leads_out_of_the_cache(served_dataset, tmp_path, capsys):
     paths = {uid(0): f"glbs/000-000/../../../{uid(0)}.glb"}
     served_dataset.files[f"{ONE}/object-paths.json.gz"] = gzip.compress(json.dumps(paths).encode())
     out = tmp_path / "data" / "objects.jsonl"
@@ -266,7 +266,7 @@ def test_a_list_of_paths_that_leads_out_of_the_cache_is_refused(served_dataset, 
     assert not list(tmp_path.rglob(f"{uid(0)}.glb"))
 
 
-def test_the_package_and_urllib_are_afterwards_as_they_were(served_dataset, tmp_path):
+def test_objaverse_leaves_the_package_and_urllib_as_they_were(served_dataset, tmp_path):
     def state():
         of_package = objaverse.BASE_PATH, objaverse._VERSIONED_PATH, objaverse._load_object_paths, objaverse.glob
         return *of_package, requests.get, getattr(urllib.request, "_opener", None), sys.stdout
@@ -285,8 +285,8 @@ def repository(place, name, files):
     me = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for words in (["init", "-q"], ["add", "-A"], [*me, "commit", "-q", "-m", "objects"]):
         subprocess.run(["git", *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
-    return told.stdout.strip()
+    process = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True)
+    return process.stdout.strip()
 
 
 @pytest.fixture
@@ -354,8 +354,8 @@ def test_objects_of_objaverse_xl_come_from_all_its_sources(xl, served_dataset, t
         row["sha256"] == hashlib.sha256((out.parent / row["file"]).read_bytes()).hexdigest() for row in found.values()
     )
     assert left_out(out) == {"0" * 64: "changed", "2" * 64: "missing", "3" * 64: "changed", "4" * 64: "missing"}
-    told = capsys.readouterr().out
-    assert "not taken: 1 under CC-BY-NC-4.0, 1 under no known licence" in told
+    printed = capsys.readouterr().out
+    assert "not taken: 1 under CC-BY-NC-4.0, 1 under no known licence" in printed
     assert len(object_manifest.find(out)) == 3
 
     asked = served_dataset.asked["/relic.glb"]
@@ -366,7 +366,7 @@ def test_objects_of_objaverse_xl_come_from_all_its_sources(xl, served_dataset, t
 
 
 @pytest.mark.slow
-def test_a_repository_that_a_kill_left_half_copied_is_fetched_anew(xl, served_dataset, tmp_path, waits):
+def test_objaverse_fetches_a_repository_anew_that_a_kill_left_half_copied(xl, served_dataset, tmp_path, waits):
     out = tmp_path / "data" / "objects.jsonl"
     half = out.parent / "objaverse" / "github" / "repos" / "potter" / "pots"
     half.mkdir(parents=True)
@@ -376,7 +376,7 @@ def test_a_repository_that_a_kill_left_half_copied_is_fetched_anew(xl, served_da
 
 
 @pytest.mark.slow
-def test_a_table_that_a_kill_left_half_written_is_fetched_anew(xl, served_dataset, tmp_path):
+def test_objaverse_fetches_a_table_anew_that_a_kill_left_half_written(xl, served_dataset, tmp_path):
     table = tmp_path / "data" / "objaverse" / "sketchfab" / "sketchfab.parquet"
     table.parent.mkdir(parents=True)
     table.write_bytes(served_dataset.files[f"{XL}/sketchfab/sketchfab.parquet"][:-100])
@@ -386,7 +386,7 @@ def test_a_table_that_a_kill_left_half_written_is_fetched_anew(xl, served_datase
 
 
 @pytest.mark.slow
-def test_a_silent_connection_ends(served_dataset, tmp_path, monkeypatch):
+def test_objaverse_ends_a_silent_connection(served_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.sources.objaverse.SILENCE_S", 0.3)
     silent = served_dataset.object_path(uid(1))
     served_dataset.held[silent] = threading.Event()

@@ -57,7 +57,7 @@ def test_manifest_row_has_file_source_and_size_of_an_object(tmp_path, out):
     }
 
 
-def test_the_up_axis_given_for_a_folder_reaches_the_renderer_by_the_manifest(tmp_path, out):
+def test_sources_pass_the_up_axis_of_a_folder_to_the_renderer_by_the_manifest(tmp_path, out):
     write(tmp_path / "models" / "cup.glb")
     assert main(["folder", str(tmp_path / "models"), "--up", "z", "-o", str(out)]) == 0
     assert [item.up for item in object_manifest.find(out)] == ["z"]
@@ -66,7 +66,7 @@ def test_the_up_axis_given_for_a_folder_reaches_the_renderer_by_the_manifest(tmp
         object_manifest.find(tmp_path / "bad.jsonl")
 
 
-def test_a_folders_own_manifest_keeps_its_words_splits_licences_and_order_does_not_matter(tmp_path, out):
+def test_folder_manifest_keeps_its_words_splits_licences_and_order_does_not_matter(tmp_path, out):
     folder = tmp_path / "models"
     entries = [
         {"id": "b", "file": "b.glb", "name": "a cup", "split": "dev", "license": "MIT License", "source": "shop"},
@@ -89,7 +89,7 @@ def test_a_folders_own_manifest_keeps_its_words_splits_licences_and_order_does_n
     assert other.read_bytes() == out.read_bytes()
 
 
-def test_several_sources_join_in_one_manifest_and_a_second_call_changes_nothing(tmp_path, out, capsys):
+def test_sources_join_in_one_manifest_and_a_second_call_changes_nothing(tmp_path, out, capsys):
     write(tmp_path / "one" / "a.glb")
     write(tmp_path / "two" / "b.ply", 2)
     (tmp_path / "two" / "b.ply").rename(tmp_path / "two" / "c.ply")
@@ -116,7 +116,7 @@ def test_procedural_objects_are_those_of_their_seeds_whoever_makes_them(tmp_path
     assert (item.caption, item.facts["license"]) == (known["name"], "CC0-1.0")
 
 
-def test_duplicates_by_content_are_one_object_and_the_other_is_reported(tmp_path, out, capsys):
+def test_sources_take_duplicates_by_content_as_one_object_and_report_the_other(tmp_path, out, capsys):
     write(tmp_path / "models" / "a.glb")
     write(tmp_path / "models" / "b.glb")
     assert main(["folder", str(tmp_path / "models"), "-o", str(out)]) == 0
@@ -126,7 +126,7 @@ def test_duplicates_by_content_are_one_object_and_the_other_is_reported(tmp_path
     assert "1 left out as duplicates" in capsys.readouterr().out
 
 
-def test_obj_files_that_are_equal_with_other_images_are_two_objects(tmp_path, out):
+def test_sources_take_equal_obj_files_with_other_images_as_two_objects(tmp_path, out):
     for name, shade in (("red", 200), ("grey", 90), ("again", 90)):
         texture = np.full((4, 4, 4), shade, dtype=np.uint8)
         uv = np.array([[0, 0], [1, 0], [0, 1], [1, 1.0]])
@@ -139,7 +139,7 @@ def test_obj_files_that_are_equal_with_other_images_are_two_objects(tmp_path, ou
         assert part.texture[0, 0, 0] == (200 if item.id.startswith("red") else 90)
 
 
-def test_ids_that_are_repeated_are_refused_and_a_prefix_distinguishes_them(tmp_path, out, capsys):
+def test_sources_refuse_ids_that_are_repeated_and_a_prefix_distinguishes_them(tmp_path, out, capsys):
     write(tmp_path / "one" / "a.glb")
     write(tmp_path / "two" / "a.glb", 2)
     assert main(["folder", str(tmp_path / "one"), "-o", str(out)]) == 0
@@ -175,7 +175,7 @@ def test_manifest_leaves_out_a_file_with_another_hash(tmp_path, out):
     assert left_out(out) == {"a": "changed"}
 
 
-def test_only_allowed_licences_are_taken_and_others_are_counted(tmp_path, out, capsys):
+def test_sources_take_only_allowed_licences_and_count_others(tmp_path, out, capsys):
     names = ["MIT", "CC-BY-NC-4.0", None]
     for k in range(3):
         write(tmp_path / "models" / f"{k}.glb", k + 1)
@@ -230,7 +230,7 @@ def test_licences_by_any_name(name, identifier, is_redistributable):
         ({"id": "a", "name": "a"}, "`id` and `file`"),
     ],
 )
-def test_an_unsafe_or_senseless_row_is_refused_by_reader_and_writer(tmp_path, out, capsys, line, because):
+def test_manifest_refuses_to_read_or_write_an_unsafe_or_senseless_row(tmp_path, out, capsys, line, because):
     folder = tmp_path / "models"
     write(tmp_path / "secret.glb")
     write(folder / "a.glb")
@@ -248,7 +248,7 @@ def test_an_unsafe_or_senseless_row_is_refused_by_reader_and_writer(tmp_path, ou
     assert not out.exists()
 
 
-def test_a_link_out_of_a_folder_without_a_manifest_is_left_out(tmp_path, out):
+def test_folder_link_that_leads_out_is_left_out(tmp_path, out):
     write(tmp_path / "secret.glb", 2)
     write(tmp_path / "models" / "a.glb")
     (tmp_path / "models" / "link.glb").symlink_to(tmp_path / "secret.glb")
@@ -257,7 +257,7 @@ def test_a_link_out_of_a_folder_without_a_manifest_is_left_out(tmp_path, out):
     assert left_out(out) == {"link": "unsafe"}
 
 
-def test_images_beside_an_obj_file_are_copied_but_not_through_links_out_of_its_folder(tmp_path, out):
+def test_sources_copy_images_beside_an_obj_file_but_not_through_links_out_of_its_folder(tmp_path, out):
     folder = tmp_path / "models"
     write(folder / "a.obj")
     Image.new("RGB", (2, 2)).save(tmp_path / "private.png")
@@ -268,7 +268,7 @@ def test_images_beside_an_obj_file_are_copied_but_not_through_links_out_of_its_f
     assert brought == {"public.png"}
 
 
-def test_a_file_on_another_disk_is_copied_and_its_copy_kept(tmp_path, out, monkeypatch):
+def test_sources_copy_a_file_on_another_disk_and_keep_its_copy(tmp_path, out, monkeypatch):
     def no_link(*_):
         raise OSError(18, "Invalid cross-device link")
 
@@ -284,7 +284,7 @@ def test_a_file_on_another_disk_is_copied_and_its_copy_kept(tmp_path, out, monke
     assert item.path.stat().st_ino == inode
 
 
-def test_a_manifest_in_the_folder_itself_names_files_where_they_are(tmp_path):
+def test_manifest_in_the_folder_itself_names_files_where_they_are(tmp_path):
     out = tmp_path / "models" / "objects.jsonl"
     write(tmp_path / "models" / "x" / "a.glb")
     assert main(["procedural", "--count", "1", "--workers", "1", "-o", str(out)]) == 0
@@ -304,7 +304,7 @@ def test_a_manifest_in_the_folder_itself_names_files_where_they_are(tmp_path):
         (["procedural", "--count", "0"], "--count >= 1"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, because):
+def test_sources_answer_bad_input_by_one_sentence(tmp_path, capsys, arguments, because):
     (tmp_path / "empty").mkdir()
     out = tmp_path / "objects.jsonl"
     assert main([part.format(tmp_path / "empty") for part in arguments] + ["-o", str(out)]) == 2
@@ -312,7 +312,7 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, because):
     assert not out.exists()
 
 
-def test_a_manifest_that_repeats_an_id_is_refused(tmp_path, out, capsys):
+def test_manifest_that_repeats_an_id_is_refused(tmp_path, out, capsys):
     out.parent.mkdir()
     out.write_text(lines({"id": "a", "file": "a.glb"}, {"id": "a", "file": "b.glb"}))
     assert main(["procedural", "--count", "1", "-o", str(out)]) == 2

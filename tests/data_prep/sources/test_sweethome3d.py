@@ -6,7 +6,7 @@ import tempfile
 import tracemalloc
 import zipfile
 
-import no_crew
+import no_pool
 import numpy as np
 import pytest
 import trimesh
@@ -29,7 +29,7 @@ SIZE = {"width": 50, "depth": 200}  # centimetres: with a height of 100 half of 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     """No processes, which take seconds to start."""
-    monkeypatch.setattr(process_pool, "run", no_crew.run)
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_manifest_row_has_name_author_and_source_of_a_piece(tmp_path, out):
     piece = {"id": "Test#wedge1", "name": "Door wedge", "category": "Office", "creator": "Ann & Bob", "tags": "Wood"}
     (row,) = add(library(tmp_path / "Own.sh3f", piece), out).values()
     content = (out.parent / row["file"]).read_bytes()
-    told = {key: value for key, value in row.items() if key not in ("sha256", "bytes")}
-    assert told == {
+    fields = {key: value for key, value in row.items() if key not in ("sha256", "bytes")}
+    assert fields == {
         "id": "Test__wedge1",
         "file": "sweethome3d/Own/Test__wedge1.glb",
         "uid": "Test#wedge1",
@@ -96,19 +96,19 @@ def test_manifest_row_has_name_author_and_source_of_a_piece(tmp_path, out):
     assert item.caption == "door wedge"
 
 
-def test_a_piece_has_its_size_in_metres_and_the_librarys_axes(tmp_path, out):
+def test_sweethome3d_piece_has_its_size_in_metres_and_the_librarys_axes(tmp_path, out):
     (row,) = add(library(tmp_path / "a.sh3f", {}), out).values()
     assert corners(out.parent / row["file"]) == [[0, 0, 0], [0.5, 0, 0], [0, 1, 0], [0, 0, 2]]
 
 
-def test_a_piece_is_turned_before_it_is_sized(tmp_path, out):
+def test_sweethome3d_piece_is_turned_before_it_is_sized(tmp_path, out):
     turn = "1 0 0 0 0 1 0 -1 0"  # by rows: what was z becomes y, what was y becomes -z
     piece = {"modelRotation": turn, "width": 100, "depth": 100, "height": 800}
     (row,) = add(library(tmp_path / "a.sh3f", piece), out).values()
     assert corners(out.parent / row["file"]) == [[0, 0, -1], [0, 0, 0], [1, 0, 0], [0, 8, 0]]
 
 
-def test_normals_stay_at_right_angles_to_a_stretched_face(tmp_path, out):
+def test_sweethome3d_normals_stay_at_right_angles_to_a_stretched_face(tmp_path, out):
     slope = "v 0 0 0\nv 1 1 0\nv 0 0 -1\nvn -0.70710678 0.70710678 0\nf 1//1 2//1 3//1\n"
     piece = {"width": 300, "height": 100, "depth": 100}  # a slope of 45 degrees becomes one of 1 in 3
     (row,) = add(library(tmp_path / "a.sh3f", piece, files={"m/1/m.obj": slope}), out).values()
@@ -116,7 +116,7 @@ def test_normals_stay_at_right_angles_to_a_stretched_face(tmp_path, out):
     np.testing.assert_allclose(part.normals, [np.array([-1, 0, 3]) / np.sqrt(10)] * 3, atol=1e-6)  # in world axes
 
 
-def test_licences_come_from_the_notice_beside_a_model_or_from_the_library(tmp_path, out):
+def test_sweethome3d_licences_come_from_the_notice_beside_a_model_or_from_the_library(tmp_path, out):
     html = (
         '<h1><a href="http://www.blendswap.com/blends/view/89509">Blend #89509</a></h1><h3>Released under '
         '<a href="https://creativecommons.org/licenses/by/3.0/">Creative Commons Attribution 3.0</a></h3>'
@@ -131,20 +131,20 @@ def test_licences_come_from_the_notice_beside_a_model_or_from_the_library(tmp_pa
     }
 
 
-def test_author_in_the_librarys_licence_precedes_the_pieces_creator(tmp_path, out):
+def test_sweethome3d_author_in_the_librarys_licence_precedes_the_pieces_creator(tmp_path, out):
     head = "license=Creative Commons Attribution 3.0 Unported license  Copyright \xa9 2003-2008 Zo\xeb & Co\n"
     (row,) = add(library(tmp_path / "a.sh3f", {"creator": "Z"}, head=head, licence=None), out).values()
     assert (row["author"], row["license"]) == ("Zo\xeb & Co", "CC-BY-3.0")
 
 
-def test_only_what_may_be_passed_on_is_taken_unless_told_otherwise(tmp_path, out, capsys):
+def test_sweethome3d_takes_only_what_may_be_passed_on_unless_an_option_allows_more(tmp_path, out, capsys):
     path = library(tmp_path / "a.sh3f", {}, head="license=All rights reserved\n", licence="See the author.")
     assert add(path, out) == {}
     assert "1 under All rights reserved" in capsys.readouterr().out
     assert add(path, out, "--licences", "all")["Thing 1"]["license"] == "All rights reserved"
 
 
-def test_images_are_inside_and_holes_in_them_are_holes(tmp_path, out):
+def test_sweethome3d_images_are_inside_and_holes_in_them_are_holes(tmp_path, out):
     leaf = "mtllib m.mtl\nv 0 0 0\nv 1 0 0\nv 0 2 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl leaf\nf 1/1 2/2 3/3\n"
     files = {
         "m/1/m.obj": leaf,
@@ -157,7 +157,7 @@ def test_images_are_inside_and_holes_in_them_are_holes(tmp_path, out):
     assert part.alpha_cutoff == 0.5
 
 
-def test_missing_texture_file_loses_the_texture_not_the_object(tmp_path, out):
+def test_sweethome3d_piece_with_a_missing_texture_file_loses_the_texture_alone(tmp_path, out):
     files = {
         "m/1/m.obj": "mtllib m.mtl\nusemtl red\n" + WEDGE,
         "m/1/m.mtl": "newmtl red\nKd 1 0 0\nmap_Kd C:/Documents and Settings/me/wood.jpg\nmap_Bump /etc/hostname\n",
@@ -183,8 +183,8 @@ def test_models_that_cannot_be_converted_are_left_out_and_reported(tmp_path, out
     pieces[8] |= {"modelRotation": "-1 0 0 0 1 0 0 0 1"}
     rows = add(library(tmp_path / "a.sh3f", *pieces, files=files), out, code=1)
     assert list(rows) == ["Thing 1", "Thing 5"]
-    told = failures(out)
-    assert {name: kind for name, (kind, _) in told.items()} == {
+    failed = failures(out)
+    assert {name: kind for name, (kind, _) in failed.items()} == {
         "t__1": "broken",
         "t__2": "too_large",
         "t__3": "broken",
@@ -193,12 +193,12 @@ def test_models_that_cannot_be_converted_are_left_out_and_reported(tmp_path, out
         "t__7": "broken",
         "t__8": "broken",
     }
-    assert told["t__3"][1].startswith("m/4/m.dae is not a mesh that can be read")
-    assert "bytes; at most 10000 are taken" in told["t__2"][1]
-    assert "is no rotation" in told["t__8"][1]
+    assert failed["t__3"][1].startswith("m/4/m.dae is not a mesh that can be read")
+    assert "bytes; at most 10000 are taken" in failed["t__2"][1]
+    assert "is no rotation" in failed["t__8"][1]
 
 
-def test_nothing_is_written_or_read_outside_of_a_models_folder(tmp_path, out, monkeypatch):
+def test_sweethome3d_writes_and_reads_nothing_outside_of_a_models_folder(tmp_path, out, monkeypatch):
     scratch = tmp_path / "scratch" / "deep"
     scratch.mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
@@ -224,7 +224,7 @@ def test_nothing_is_written_or_read_outside_of_a_models_folder(tmp_path, out, mo
 
 
 @pytest.mark.slow
-def test_zip_entry_with_a_false_size_is_not_unpacked_beyond_it(tmp_path, out):
+def test_sweethome3d_unpacks_a_zip_entry_with_a_false_size_no_further_than_it(tmp_path, out):
     path = library(tmp_path / "a.sh3f", {}, {}, files={"m/2/LICENSE.txt": b"x" * 50_000_000})
     size, lie = (50_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")
     assert path.read_bytes().count(size) == 2  # before the member and in the list at the end
@@ -235,7 +235,7 @@ def test_zip_entry_with_a_false_size_is_not_unpacked_beyond_it(tmp_path, out):
     tracemalloc.stop()
 
 
-def test_a_second_call_converts_nothing_and_equal_models_are_one(tmp_path, out, capsys):
+def test_sweethome3d_converts_nothing_in_a_second_call_and_equal_models_are_one(tmp_path, out, capsys):
     path = library(tmp_path / "a.sh3f", {}, {"height": 100}, {})
     assert [row["name"] for row in add(path, out).values()] == ["Thing 1", "Thing 3"]
     assert "2 new; 1 left out as duplicates" in capsys.readouterr().out
@@ -265,7 +265,7 @@ def test_folders_of_libraries_and_several_libraries_join(tmp_path, out):
         ("smile=\\ud83d\\ude00\r\nnext=1", {"smile": "\U0001f600", "next": "1"}),
     ],
 )
-def test_javas_properties(text, expected):
+def test_properties_are_read_as_java_reads_them(text, expected):
     assert properties(text) == expected
 
 
@@ -282,7 +282,7 @@ def test_javas_properties(text, expected):
         ("Wall type A plug", "wall type A plug"),
     ],
 )
-def test_names_become_captions(name, expected):
+def test_caption_of_a_name_begins_in_lower_case_but_for_acronyms(name, expected):
     assert caption(name) == expected
 
 

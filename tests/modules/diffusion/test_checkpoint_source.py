@@ -59,7 +59,7 @@ def same(found, wanted, names=NETWORKS):
 
 
 @pytest.mark.slow
-def test_fp16_files_are_read_where_there_are_no_others(original, folder):
+def test_load_reads_fp16_files_where_there_are_no_others(original, folder):
     mark_half(folder)
     parts = Components.load(folder)
     assert parts.unet.dtype == torch.float32
@@ -76,7 +76,7 @@ def test_variant_of_the_wanted_precision_is_read(original, folder):
 
 
 @pytest.mark.slow
-def test_sharded_weights_are_read_and_a_missing_shard_is_named(original, folder):
+def test_load_reads_sharded_weights_and_names_a_missing_shard(original, folder):
     original[0].unet.save_pretrained(folder / "unet", max_shard_size="300KB")
     (folder / "unet" / WEIGHTS["unet"]).unlink()
     pieces = sorted((folder / "unet").glob("*.safetensors"))
@@ -89,7 +89,7 @@ def test_sharded_weights_are_read_and_a_missing_shard_is_named(original, folder)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_truncated_weights_are_refused(folder, name):
+def test_load_refuses_truncated_weights(folder, name):
     path = folder / name / WEIGHTS[name]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match="not a whole safetensors file") as error:
@@ -101,7 +101,7 @@ def test_truncated_weights_are_refused(folder, name):
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_pickled_weights_are_never_opened(folder, name):
+def test_load_never_opens_pickled_weights(folder, name):
     path = folder / name / WEIGHTS[name]
     path.with_suffix(".bin").write_bytes(b"cposix\nsystem\n")
     path.unlink()
@@ -124,7 +124,7 @@ def test_weights_that_lack_a_tensor_or_have_another_shape_are_refused(folder, na
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
-def test_missing_or_empty_component_folder_is_named(folder, name):
+def test_load_names_a_missing_or_empty_component_folder(folder, name):
     shutil.rmtree(folder / name)
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match=f"/{name}") as error:
@@ -141,7 +141,7 @@ def test_settings_that_are_no_json_are_refused(folder, file):
         Components.load(folder)
 
 
-def test_another_kind_of_model_is_refused_by_its_class_name(folder):
+def test_load_refuses_another_kind_of_model_by_its_class_name(folder):
     change(folder / "model_index.json", _class_name="StableDiffusionPipeline")
     with pytest.raises(ValueError, match="holds a StableDiffusionPipeline, not an SDXL"):
         Components.load(folder)
@@ -198,7 +198,7 @@ def test_hub_that_cannot_be_reached_is_one_clear_sentence(monkeypatch, tmp_path)
 
 
 @pytest.mark.slow
-def test_downloaded_model_is_found_offline_in_any_precision(original, folder, monkeypatch, tmp_path):
+def test_load_finds_a_downloaded_model_offline_in_any_precision(original, folder, monkeypatch, tmp_path):
     cached(monkeypatch, tmp_path / "cache", "someone/full", original[1])
     same(Components.load("someone/full", dtype=torch.float32), original[0])
     assert Components.load("someone/full", dtype=torch.bfloat16).unet.dtype == torch.bfloat16
@@ -209,7 +209,7 @@ def test_downloaded_model_is_found_offline_in_any_precision(original, folder, mo
 
 
 @pytest.mark.slow
-def test_sdxl_in_float16_gets_the_vae_that_does_not_overflow(original, folder, monkeypatch, tmp_path):
+def test_load_gives_sdxl_in_float16_the_vae_that_does_not_overflow(original, folder, monkeypatch, tmp_path):
     mark_half(folder)
     change(folder / "vae" / "config.json", force_upcast=True)
     safe = tmp_path / "safe"
@@ -238,12 +238,12 @@ def single(original, folder):
 
 
 @pytest.mark.slow
-def test_single_file_of_all_weights_is_the_same_model(original, single):
+def test_load_of_a_single_file_of_all_weights_is_the_same_model(original, single):
     same(Components.load(single), original[0])
 
 
 @pytest.mark.slow
-def test_single_file_loading_reads_only_the_wanted_parts(original, single):
+def test_load_of_a_single_file_reads_only_the_wanted_parts(original, single):
     for name in ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae"):
         shutil.rmtree(single.parent / name)
     parts = Components.load(single, parts=["unet", "scheduler"])
@@ -253,7 +253,7 @@ def test_single_file_loading_reads_only_the_wanted_parts(original, single):
 
 
 @pytest.mark.slow
-def test_single_file_without_settings_is_refused_with_a_remedy(single, monkeypatch, tmp_path, original):
+def test_load_of_a_single_file_without_settings_is_refused_with_a_remedy(single, monkeypatch, tmp_path, original):
     from huggingface_hub import constants
 
     (tmp_path / "alone").mkdir()
@@ -266,7 +266,7 @@ def test_single_file_without_settings_is_refused_with_a_remedy(single, monkeypat
 
 
 @pytest.mark.slow
-def test_single_file_of_another_model_or_cut_short_is_refused(single):
+def test_load_of_a_single_file_of_another_model_or_cut_short_is_refused(single):
     weights = load_file(single)
     lora = single.parent / "lora.safetensors"
     save_file({"unet.to_q.lora_A": torch.ones(2, 2)}, lora)

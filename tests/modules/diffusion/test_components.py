@@ -53,7 +53,7 @@ def test_components_are_loaded_as_they_were_saved(saved):
 
 
 @pytest.mark.slow
-def test_saved_components_open_in_plain_diffusers_and_sample_the_same(saved):
+def test_save_writes_components_that_plain_diffusers_opens_and_samples_the_same(saved):
     from diffusers import StableDiffusionXLPipeline
 
     folder = saved[1]
@@ -69,7 +69,7 @@ def test_saved_components_open_in_plain_diffusers_and_sample_the_same(saved):
 
 
 @pytest.mark.slow
-def test_saved_first_text_encoder_has_the_tensor_names_that_older_libraries_read(saved):
+def test_save_gives_the_first_text_encoder_the_tensor_names_that_older_libraries_read(saved):
     from safetensors import safe_open
 
     with safe_open(saved[1] / "full" / "text_encoder" / "model.safetensors", "pt") as file:
@@ -79,7 +79,7 @@ def test_saved_first_text_encoder_has_the_tensor_names_that_older_libraries_read
 
 
 @pytest.mark.slow
-def test_saving_in_half_precision_leaves_the_model_itself_unchanged(saved, tmp_path):
+def test_save_in_half_precision_leaves_the_model_itself_unchanged(saved, tmp_path):
     from safetensors.torch import load_file
 
     parts, folder = saved
@@ -90,21 +90,21 @@ def test_saving_in_half_precision_leaves_the_model_itself_unchanged(saved, tmp_p
     torch.testing.assert_close(stored[key], parts.unet.state_dict()[key].half())
 
 
-def test_saved_weights_have_the_file_permissions_of_their_settings(saved):
+def test_save_gives_weights_the_file_permissions_of_their_settings(saved):
     folder = saved[1] / "half" / "unet"
     modes = {path.stat().st_mode for path in folder.iterdir()}
     assert len(modes) == 1
 
 
 @pytest.mark.slow
-def test_saved_settings_do_not_contain_the_path_they_were_loaded_from(saved, tmp_path):
+def test_save_leaves_the_path_of_loading_out_of_the_settings(saved, tmp_path):
     folder = saved[1] / "full"
     Components.load(folder).save(tmp_path / "again")
     mentions = [path for path in (tmp_path / "again").rglob("*.json") if str(folder) in path.read_text()]
     assert mentions == []
 
 
-def test_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
+def test_save_that_is_interrupted_leaves_nothing(saved, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -115,7 +115,7 @@ def test_interrupted_save_leaves_nothing(saved, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_loaded_networks_have_the_wanted_precision_and_are_in_evaluation_mode(saved):
+def test_load_gives_networks_the_wanted_precision_and_evaluation_mode(saved):
     parts = Components.load(saved[1] / "full", dtype=torch.bfloat16)
     for name in NETWORKS:
         assert getattr(parts, name).dtype == torch.bfloat16
@@ -156,7 +156,7 @@ def test_vae_factor_and_grid_size_agree_with_what_the_vae_decodes(saved):
 
 
 @pytest.mark.slow
-def test_loading_prints_nothing(saved, capfd):
+def test_load_prints_nothing(saved, capfd):
     Components.load(saved[1] / "full")
     assert capfd.readouterr() == ("", "")
 
@@ -164,7 +164,7 @@ def test_loading_prints_nothing(saved, capfd):
 @pytest.mark.parametrize("spacing", [None, "trailing", "linspace"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", module.SAMPLERS)
-def test_sampler_of_each_kind_finds_the_only_image_of_a_perfect_network(name, kind, spacing):
+def test_build_scheduler_of_each_kind_finds_the_only_image_of_a_perfect_network(name, kind, spacing):
     generator = torch.Generator().manual_seed(0)
     z, eps = 3 * torch.randn(4, 8, 8, generator=generator), torch.randn(4, 8, 8, generator=generator)
     scheduler = build_scheduler({**SIZES["scheduler"], "prediction_type": kind}, name, spacing)
@@ -182,7 +182,7 @@ def test_sampler_of_each_kind_finds_the_only_image_of_a_perfect_network(name, ki
 
 
 @pytest.mark.parametrize(("spacing", "first"), [(None, 958), ("leading", 958), ("trailing", 999), ("linspace", 999)])
-def test_spacing_decides_at_which_timestep_sampling_begins(spacing, first):
+def test_build_scheduler_begins_at_the_timestep_of_its_spacing(spacing, first):
     for name in module.SAMPLERS:
         scheduler = build_scheduler(SIZES["scheduler"], name, spacing)
         scheduler.set_timesteps(30)
@@ -190,7 +190,7 @@ def test_spacing_decides_at_which_timestep_sampling_begins(spacing, first):
         assert int(scheduler.timesteps[0]) == (1 + 30 * 32 if name == "dpm++" and first == 958 else first), name
 
 
-def test_sampler_that_is_unknown_is_refused():
+def test_build_scheduler_refuses_an_unknown_sampler():
     with pytest.raises(ValueError, match=r"no sampler 'eular'; choose among ddim, euler, dpm\+\+"):
         build_scheduler(SIZES["scheduler"], "eular")
 
@@ -210,7 +210,7 @@ def test_lora_starts_as_the_identity_and_is_all_that_is_trained(tmp_path):
 
 
 @pytest.mark.slow
-def test_merged_lora_is_the_weights_plus_alpha_over_rank_times_the_product(tmp_path):
+def test_merge_lora_adds_alpha_over_rank_times_the_product_to_the_weights(tmp_path):
     unet = with_lora(tiny_sdxl(tmp_path).unet, 2, 3.0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

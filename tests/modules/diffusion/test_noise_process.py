@@ -43,7 +43,7 @@ def test_predict_clean_and_predict_noise_invert_the_training_target(kind, drawn)
     )
 
 
-def test_velocity_is_the_derivative_of_a_sample_along_the_angle_of_its_noise():
+def test_training_target_of_velocity_is_the_derivative_of_a_sample_along_the_angle_of_its_noise():
     z, eps = torch.randn(2, 1, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     angle = torch.tensor([0.6], dtype=torch.float64, requires_grad=True)
     moved = torch.autograd.functional.jacobian(lambda a: noise_process.add_noise(z, eps, a.cos() ** 2), angle)[..., 0]
@@ -80,7 +80,7 @@ def test_add_noise_keeps_half_precision(drawn):
     assert noise_process.add_noise(z, eps, abar.float()).dtype == torch.float16
 
 
-def test_prediction_kind_and_gamma_are_checked(drawn):
+def test_noise_process_checks_prediction_kind_and_gamma(drawn):
     z, eps, abar = drawn
     with pytest.raises(ValueError, match="one of epsilon, v_prediction, not 'sample'"):
         noise_process.training_target("sample", z, eps, abar)

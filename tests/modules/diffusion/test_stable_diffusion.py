@@ -181,7 +181,7 @@ def test_predict_noise_of_four_conditions_is_one_call_with_the_results_of_single
     assert calls == [8]
 
 
-def test_sdxl_embeddings_are_mixed_between_views_with_their_summaries(models):
+def test_mix_conditions_mixes_sdxl_embeddings_between_views_with_their_summaries(models):
     conditions = models["sdxl"].embed_prompts(PROMPTS)
     both = TextEmbedding.stack([conditions[[0, 1]], conditions[[2, 2]]])  # two samples between two words each
     mixed = mix_conditions(both, torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
@@ -191,7 +191,7 @@ def test_sdxl_embeddings_are_mixed_between_views_with_their_summaries(models):
 
 
 @pytest.mark.slow
-def test_half_precision_predicts_in_float32_and_keeps_a_vae_that_overflows_in_float32(tmp_path):
+def test_guidance_in_half_precision_predicts_in_float32_and_keeps_a_vae_that_overflows_in_float32(tmp_path):
     folder = tiny_stable_folder(tmp_path, force_upcast=True)
     half, full = (
         StableDiffusionGuidance.from_pretrained(folder, dtype=torch.bfloat16),
@@ -204,7 +204,7 @@ def test_half_precision_predicts_in_float32_and_keeps_a_vae_that_overflows_in_fl
     torch.testing.assert_close(found, full.predict_noise(x_t, T, full.embed_prompts(PROMPTS)), atol=0.1, rtol=0.1)
 
 
-def test_autocast_around_the_guidance_model_changes_nothing(models):
+def test_guidance_inside_autocast_is_unchanged(models):
     model, images = models["sd"], random_images(16)
     latents = model.encode_images(images)
     noise = model.predict_noise(latents, T, model.embed_prompts(PROMPTS))

@@ -45,7 +45,7 @@ def complaint(capsys, *arguments):
 
 
 @pytest.mark.slow
-def test_instantmesh_comes_back_bit_by_bit(tmp_path):
+def test_write_back_of_instantmesh_is_equal_bit_by_bit(tmp_path):
     golden = Golden("instantmesh")
     assert cli.main(["convert", "instantmesh", str(golden.folder), "-o", str(tmp_path / "ours")]) == 0
     assert cli.main(["convert", "instantmesh", str(tmp_path / "ours"), "--back", "-o", str(tmp_path / "theirs")]) == 0
@@ -55,7 +55,7 @@ def test_instantmesh_comes_back_bit_by_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_our_training_comes_back_from_their_layout_bit_by_bit():
+def test_to_original_and_to_native_give_our_training_back_bit_by_bit():
     torch.manual_seed(0)
     start = convert.to_native("instantmesh", bare(Golden("instantmesh")), settings(Golden("instantmesh")))
     ours = Reconstructor(start.architecture)
@@ -111,7 +111,7 @@ def test_convert_names_every_missing_and_unexpected_key_and_writes_nothing(golde
 
 
 @pytest.mark.slow
-def test_a_tensor_of_another_shape_is_named(golden, tmp_path, capsys):
+def test_convert_names_a_tensor_of_another_shape(golden, tmp_path, capsys):
     last = max(
         key for key in golden.weights if re.search(r"(net|layers)\.\d+\.bias$", key) and len(golden.weights[key]) == 4
     )
@@ -133,7 +133,7 @@ def test_convert_check_writes_nothing_and_says_what_would_be(golden, tmp_path, c
 
 
 @pytest.mark.slow
-def test_a_lightning_checkpoint_is_opened_without_its_other_parts(tmp_path):
+def test_convert_opens_a_lightning_checkpoint_without_its_other_parts(tmp_path):
     golden = Golden("instantmesh")
     content = {
         "epoch": 3,
@@ -153,14 +153,14 @@ class Evil:
         return (print, ("a pickle was executed",))
 
 
-def test_a_pickle_with_code_in_it_is_refused_unexecuted(tmp_path, capsys):
+def test_convert_refuses_a_pickle_with_code_in_it_unexecuted(tmp_path, capsys):
     torch.save({"state_dict": Golden("triposr").weights, "more": Evil()}, tmp_path / "model.ckpt")
     assert "not opened" in complaint(capsys, "triposr", tmp_path / "model.ckpt", "-o", tmp_path / "out")
     assert "executed" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_heads_are_required_and_read_from_any_kind_of_configuration(tmp_path, capsys):
+def test_convert_requires_heads_and_reads_them_from_any_kind_of_configuration(tmp_path, capsys):
     golden = Golden("instantmesh")
     file = tmp_path / "instant_nerf.ckpt"
     torch.save({"state_dict": golden.weights}, file)
@@ -177,7 +177,7 @@ def test_heads_are_required_and_read_from_any_kind_of_configuration(tmp_path, ca
 
 
 @pytest.mark.slow
-def test_triposrs_own_yaml_beside_its_checkpoint_is_read(tmp_path):
+def test_convert_reads_triposrs_own_yaml_beside_its_checkpoint(tmp_path):
     golden = Golden("triposr")
     torch.save(golden.weights, tmp_path / "model.ckpt")
     own = {
@@ -203,7 +203,7 @@ def test_triposrs_own_yaml_beside_its_checkpoint_is_read(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hub_id_is_downloaded_and_a_file_of_it_may_be_named(tmp_path, monkeypatch):
+def test_convert_downloads_a_hub_id_and_a_file_of_it_may_be_named(tmp_path, monkeypatch):
     golden = Golden("openlrm")
     asked = []
 
@@ -237,7 +237,7 @@ def test_convert_refuses_related_networks_with_the_reason(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_half_precision_has_half_the_size_and_close_values(tmp_path):
+def test_convert_to_half_precision_has_half_the_size_and_close_values(tmp_path):
     golden = Golden("instantmesh")
     for name, half in (("full", False), ("half", True)):
         convert.convert("instantmesh", golden.folder, tmp_path / name, half=half)
@@ -263,7 +263,7 @@ def test_camera_embedding_that_is_folded_equals_the_peers():
     torch.testing.assert_close(camera_vector(ours) @ rotated_camera(weight)[0].T, theirs @ weight.T)
 
 
-def test_openlrms_assumed_camera_is_that_of_its_training():
+def test_assumed_camera_of_openlrm_is_that_of_its_training():
     golden = Golden("openlrm")
     architecture = convert.to_native("openlrm", bare(golden), settings(golden)).architecture
     known = golden.views.cameras[0]  # of the set, which holds the one of its inference code
@@ -299,13 +299,13 @@ def test_write_back_refuses_another_architecture(tmp_path):
 
 
 @pytest.mark.slow
-def test_safetensors_of_a_converted_folder_hold_the_networks_names_alone(tmp_path):
+def test_convert_writes_safetensors_with_the_networks_names_alone(tmp_path):
     convert.convert("triposr", Golden("triposr").folder, tmp_path)
     network = Reconstructor.from_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() == network.state_dict().keys()
 
 
-def test_openlrms_first_version_comes_back_bit_by_bit():
+def test_to_original_of_openlrms_first_version_comes_back_bit_by_bit():
     torch.manual_seed(0)
     sizes = {"encoder_width": 48, "encoder_depth": 2, "encoder_heads": 4, "position_side": 14, "encoder_feed": 96}
     sizes |= {"width": 64, "depth": 2, "heads": 4, "token_side": 4, "plane_side": 8, "channels": 6, "decoder_layers": 4}
@@ -324,7 +324,7 @@ def test_openlrms_first_version_comes_back_bit_by_bit():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["instantmesh", "openlrm", "triposr"])
-def test_float8_weights_become_the_network_of_their_values(tmp_path, family):
+def test_convert_makes_float8_weights_the_network_of_their_values(tmp_path, family):
     golden = Golden(family)
     rough = {key: value.to(torch.float8_e4m3fn) for key, value in golden.weights.items()}
     for name, tensors in (("rough", rough), ("same", {key: value.float() for key, value in rough.items()})):

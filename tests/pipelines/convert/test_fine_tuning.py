@@ -11,7 +11,8 @@ from golden_sets import Golden
 from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.pipelines import convert
-from instant3d.stage2.data import ReconstructionBatch, TrainDataset, ViewSampling
+from instant3d.stage2.augmentation import ViewSampling
+from instant3d.stage2.data import ReconstructionBatch, TrainDataset
 from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Reconstructor
 from instant3d.training import fit
@@ -51,7 +52,7 @@ def squares(network, example):
 
 
 @pytest.mark.slow
-def test_the_first_step_starts_at_the_converted_loss_and_lowers_it(weights, data):
+def test_fine_tuning_starts_at_the_converted_loss_and_lowers_it(weights, data):
     numbers = yaml.safe_load(CONFIG.read_text())["model"]
     module = Stage2Module(
         ray_marching=RayMarching(16),
@@ -77,7 +78,7 @@ def test_the_first_step_starts_at_the_converted_loss_and_lowers_it(weights, data
 
 
 @pytest.mark.slow
-def test_one_config_trains_a_converted_checkpoint_into_one_that_goes_back(weights, data, tmp_path):
+def test_fine_tuning_by_one_config_gives_a_checkpoint_that_goes_back(weights, data, tmp_path):
     overrides = {
         "model": {
             "start": str(weights), "ray_marching": {"samples": 8, "importance": 0}, "vgg_weights": None,

@@ -31,7 +31,7 @@ def architecture(family):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_size_is_read_from_the_tensors(family):
+def test_architecture_reads_every_size_from_the_tensors(family):
     camera = {"instantmesh": 60, "openlrm": 44, "triposr": 0}[family]
     torch.manual_seed(0)
     odd = Reconstructor(dataclasses.replace(architecture(family), **ODD, camera_width=camera, image_size=40))
@@ -48,7 +48,7 @@ def test_every_size_is_read_from_the_tensors(family):
     assert planes.shape == (1, 3, 7, 20, 20)
 
 
-def test_a_gated_block_is_diffusers_own():
+def test_block_that_is_gated_is_diffusers_own():
     torch.manual_seed(0)
     theirs = BasicTransformerBlock(36, 3, 12, cross_attention_dim=20, activation_fn="geglu").eval()
     ours = Block(36, 3, 20, self_first=True, gated=True, out_bias=True)

@@ -42,7 +42,7 @@ def decibels(found, wanted):
     return float(-10 * torch.log10((found - wanted).square().mean()))
 
 
-def test_planes_densities_and_colours_are_the_peers_to_rounding(golden, folder):
+def test_convert_gives_the_peers_planes_densities_and_colours_to_rounding(golden, folder):
     network = Reconstructor.from_pretrained(folder)
     with torch.no_grad():
         field = network(golden.views)
@@ -54,13 +54,13 @@ def test_planes_densities_and_colours_are_the_peers_to_rounding(golden, folder):
     assert error(field.density(golden.points)[..., None].detach(), golden.outputs["sigma"]) < 2e-5
 
 
-def test_the_pipeline_computes_float32_weights_in_float32(golden, asset):
+def test_pipeline_computes_float32_weights_in_float32(golden, asset):
     density, rgb = asset.field(golden.points[0])
     assert error(density[:, None], golden.outputs["sigma"][0]) < 2e-5
     assert error(rgb, golden.outputs["rgb"][0]) < 2e-5
 
 
-def test_images_are_those_of_the_peers(golden, asset):
+def test_render_of_converted_weights_gives_the_images_of_the_peers(golden, asset):
     if golden.family == "triposr":
         pytest.skip("its renderer counts density per share of a ray; see below")
     for shown in (asset.render(golden.camera, 48), volume.render(asset.field, golden.camera, 48, 48)):
@@ -68,7 +68,7 @@ def test_images_are_those_of_the_peers(golden, asset):
         assert decibels(shown.alpha[0], golden.outputs["render_alpha"]) > 47
 
 
-def test_triposrs_images_differ_by_the_unit_of_density():
+def test_render_of_triposr_differs_by_the_unit_of_density():
     """Its samples absorb exp(-density / samples) each, however long the ray's way through the cube is."""
 
     class PerShare:
@@ -104,7 +104,7 @@ def test_triposrs_images_differ_by_the_unit_of_density():
         ("triposr", {"self_first": False}),
     ],
 )
-def test_each_convention_that_is_left_to_the_architecture_matters(family, changes, tmp_path):
+def test_architecture_conventions_each_matter(family, changes, tmp_path):
     golden = Golden(family)
     cli.main(["convert", family, str(golden.folder), "-o", str(tmp_path)])
     config = json.loads((tmp_path / "config.json").read_text())

@@ -59,7 +59,7 @@ def test_single_image_network_refuses_four_views(scene, tmp_path):
 
 
 @pytest.mark.slow
-def test_instantmesh_gets_four_views_resized_as_its_own_code_does(scene, tmp_path, monkeypatch):
+def test_reconstruct_gives_instantmesh_four_views_resized_as_its_own_code_does(scene, tmp_path, monkeypatch):
     _, views = shown_to("instantmesh", scene, tmp_path, monkeypatch)
     wanted = torchvision.resize(
         scenes.read(scene).views.composite(1.0), [112, 112], torchvision.InterpolationMode.BICUBIC, antialias=True
@@ -68,7 +68,7 @@ def test_instantmesh_gets_four_views_resized_as_its_own_code_does(scene, tmp_pat
     torch.testing.assert_close(views.cameras.cam_to_world[0], structured_cameras().cam_to_world, atol=1e-6, rtol=1e-5)
 
 
-def test_openlrms_resizing_keeps_corners_where_they_are():
+def test_resize_inputs_of_openlrm_keeps_corners_where_they_are():
     """A ramp stays a ramp from corner pixel to corner pixel."""
     architecture = convert.convert("openlrm", Golden("openlrm").folder, image_size=112).architecture
     ramp = torch.linspace(0.2, 0.7, 57).expand(1, 3, 57, 57)
@@ -79,7 +79,7 @@ def test_openlrms_resizing_keeps_corners_where_they_are():
 
 
 @pytest.mark.slow
-def test_triposrs_background_is_grey():
+def test_convert_gives_triposr_a_grey_background():
     network = convert.convert("triposr", Golden("triposr").folder).network
     views = Golden("triposr").views
     alpha = torch.zeros_like(views.alpha)
@@ -92,7 +92,7 @@ def test_triposrs_background_is_grey():
     assert (planes - on_white).abs().max() > 1e-2
 
 
-def test_images_are_not_resized_without_a_known_size():
+def test_resize_inputs_changes_nothing_without_a_known_size():
     architecture = convert.convert("instantmesh", Golden("instantmesh").folder).architecture
     assert architecture.image_size == 0
     for size, taken in ((160, 160), (100, 96)):

@@ -118,7 +118,7 @@ def sized(template, **sizes):
         ("triposr", sized(triposr(16), D=1024, F=768, C=40), 419_275_628, (12, 16), "TripoSR"),
     ],
 )
-def test_the_released_networks_are_built_with_the_peers_names_shapes_and_counts(family, shapes, count, heads, release):
+def test_to_original_of_the_released_sizes_has_the_peers_names_shapes_and_counts(family, shapes, count, heads, release):
     with torch.device("meta"):
         theirs = {key: torch.empty(shape) for key, shape in shapes.items()}
         network = convert.to_native(family, theirs)
@@ -131,5 +131,5 @@ def test_the_released_networks_are_built_with_the_peers_names_shapes_and_counts(
     assert network.architecture.image_size == known.image_size
 
 
-def test_instantmeshs_network_has_495_tensors():
+def test_instantmesh_has_495_tensors():
     assert len(instantmesh(16)) == 495

@@ -23,7 +23,7 @@ LENGTH = 9  # words of a prompt and its view
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class Album:
+class ViewDataset:
     """Images of a world's objects, all from the same random views."""
 
     def __init__(self, world: World, poses: int = POSES, seed: int = 0) -> None:
@@ -41,15 +41,15 @@ class Album:
             [[COLOURS[name] for name in (kind.body, kind.hat, kind.face or kind.body)] for kind in world.kinds]
         )
 
-    def draw(self, numbers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, numbers: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """An image (B, 3, size, size) of each of the kinds (B,), and the number of a view word (B,) that fits it."""
         pose = torch.randint(len(self.azimuths), (len(numbers),), generator=generator)
         share, alpha = self.share[self.shapes[numbers], pose], self.alpha[self.shapes[numbers], pose]
-        pictures = torch.einsum("bphw,bpc->bchw", share, self.colours[numbers]) + 1 - alpha
-        return pictures, torch.multinomial(view_shares(self.azimuths[pose]), 1, generator=generator)[:, 0]
+        images = torch.einsum("bphw,bpc->bchw", share, self.colours[numbers]) + 1 - alpha
+        return images, torch.multinomial(view_shares(self.azimuths[pose]), 1, generator=generator)[:, 0]
 
 
-def numbered(prompts: Sequence[str]) -> Tensor:
+def tokenize(prompts: Sequence[str]) -> Tensor:
     """Words as indices into the vocabulary (B, 9); 0 for padding."""
     found = torch.zeros(len(prompts), LENGTH, dtype=torch.long)
     for row, prompt in enumerate(prompts):
@@ -58,22 +58,22 @@ def numbered(prompts: Sequence[str]) -> Tensor:
     return found
 
 
-def drawn_from(numbers: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
+def sample_indices(numbers: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
     """`count` of the numbers, with repetition."""
     return torch.tensor(numbers)[torch.randint(len(numbers), (count,), generator=generator)]
 
 
-def views_of(prompts: Sequence[str]) -> Tensor:
+def tokenize_views(prompts: Sequence[str]) -> Tensor:
     """Tokens of every prompt with every view word: (P, 3, 9)."""
-    return torch.stack([numbered([f"{prompt}, {view}" for view in VIEWS]) for prompt in prompts])
+    return torch.stack([tokenize([f"{prompt}, {view}" for view in VIEWS]) for prompt in prompts])
 
 
-def kept(model: Model, file: Path, learn: Callable[[Model], None]) -> Model:
+def load_or_train(model: Model, file: Path, train: Callable[[Model], None]) -> Model:
     """Load the model's weights from a file, or train it and write them; without gradients."""
     if file.is_file():
         model.load_state_dict(load_file(file))
     else:
-        learn(model)
+        train(model)
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic.partial_file(file) as partial:
             save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.direct.album import LENGTH, VOCABULARY, Album, drawn_from, numbered, views_of
-from benchmarks.direct.course import follow
+from benchmarks.direct.dataset import LENGTH, VOCABULARY, ViewDataset, sample_indices, tokenize, tokenize_views
+from benchmarks.direct.training import update_average
 from benchmarks.direct.world import SIZE
 from instant3d.direct.guidance.finite_set import scaled_linear
 from instant3d.direct.guidance.sds import classifier_free_guidance
@@ -20,13 +20,13 @@ from instant3d.modules.diffusion.noise_process import add_noise, predict_clean
 
 WIDTH = 48  # of a word
 BLOCK = 2  # pixels a side that the UNet takes as one place, which is a third of the work
-WITHOUT_PROMPT = 0.1  # share of images that are learned without their caption
+WITHOUT_PROMPT = 0.1  # share of images that are trained on without their caption
 BATCH, RATE, DECAY = 32, 1e-3, 0.999
-SAMPLING_STEPS, SCALE = 25, 3.0  # of classifier-free guidance when it paints by itself
+SAMPLING_STEPS, SCALE = 25, 3.0  # of classifier-free guidance when it samples by itself
 
 
-class Painter(nn.Module):
-    """A UNet of a million weights that reads captions by embeddings of its own; predicts the noise."""
+class SmallDiffusionModel(nn.Module):
+    """A UNet of a million weights with its own embeddings of captions; predicts the noise."""
 
     abar: Tensor
 
@@ -51,15 +51,15 @@ class Painter(nn.Module):
             norm_num_groups=8,
         )
 
-    def read(self, words: Tensor) -> Tensor:
+    def embed_words(self, words: Tensor) -> Tensor:
         """Numbers of words (..., 9) -> (..., 9, 48)."""
         return self.words(words) + self.places
 
-    def forward(self, x_t: Tensor, t: Tensor, told: Tensor) -> Tensor:
-        """The noise in x_t (B, 3, S, S) at timesteps t (B,), told (B, 9, 48)."""
-        return F.pixel_shuffle(self.unet(F.pixel_unshuffle(x_t, BLOCK), t, told).sample, BLOCK)
+    def forward(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+        """The noise in x_t (B, 3, S, S) at timesteps t (B,), given embedded captions (B, 9, 48)."""
+        return F.pixel_shuffle(self.unet(F.pixel_unshuffle(x_t, BLOCK), t, conditions).sample, BLOCK)
 
-    # what a Guide does
+    # the protocol of DiffusionGuidance
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] -> (B, 3, 20, 20) from -1 to 1."""
@@ -69,52 +69,57 @@ class Painter(nn.Module):
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
-        return self.read(numbered(prompts))
+        return self.embed_words(tokenize(prompts))
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         return self(x_t, t, conditions)
 
 
-def learn(
-    painter: Painter, album: Album, prompts: Sequence[str], numbers: Sequence[int], steps: int, seed: int
+def train(
+    model: SmallDiffusionModel,
+    dataset: ViewDataset,
+    prompts: Sequence[str],
+    numbers: Sequence[int],
+    steps: int,
+    seed: int,
 ) -> None:
-    """Train on images of the kinds `numbers`; the painter is left with averaged weights."""
+    """Train on images of the kinds `numbers`; the model ends with averaged weights."""
     generator = torch.Generator().manual_seed(seed)
-    texts, average = views_of(prompts), copy.deepcopy(painter)
-    optimizer = torch.optim.AdamW(painter.parameters(), lr=RATE, weight_decay=0.01, fused=True)
+    texts, average = tokenize_views(prompts), copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, fused=True)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 100) * (1 + math.cos(math.pi * step / steps)) / 2
-        chosen = drawn_from(numbers, BATCH, generator)
-        pictures, view = album.draw(chosen, generator)
-        told = painter.read(_forgotten(texts[chosen, view], generator))
-        t = torch.randint(len(painter.abar), (BATCH,), generator=generator)
-        eps = torch.randn(pictures.shape, generator=generator)
-        answer = painter(add_noise(painter.encode_images(pictures), eps, painter.abar[t]), t, told)
+        chosen = sample_indices(numbers, BATCH, generator)
+        images, view = dataset.sample(chosen, generator)
+        conditions = model.embed_words(_drop_captions(texts[chosen, view], generator))
+        t = torch.randint(len(model.abar), (BATCH,), generator=generator)
+        eps = torch.randn(images.shape, generator=generator)
+        predicted = model(add_noise(model.encode_images(images), eps, model.abar[t]), t, conditions)
         optimizer.zero_grad()
-        F.mse_loss(answer, eps).backward()
-        torch.nn.utils.clip_grad_norm_(painter.parameters(), 1.0)
+        F.mse_loss(predicted, eps).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        follow(average, painter, min(DECAY, (step + 1) / (step + 10)))
-    painter.load_state_dict(average.state_dict())
+        update_average(average, model, min(DECAY, (step + 1) / (step + 10)))
+    model.load_state_dict(average.state_dict())
 
 
-def _forgotten(words: Tensor, generator: torch.Generator) -> Tensor:
-    """Some captions (B, 9) without a word, so that the painter also knows what there is in general."""
+def _drop_captions(words: Tensor, generator: torch.Generator) -> Tensor:
+    """Some captions (B, 9) without a word, for classifier-free guidance."""
     return words * (torch.rand(len(words), 1, generator=generator) >= WITHOUT_PROMPT)
 
 
 @torch.no_grad()
-def paint(painter: Painter, prompts: Sequence[str], generator: torch.Generator) -> Tensor:
+def sample(model: SmallDiffusionModel, prompts: Sequence[str], generator: torch.Generator) -> Tensor:
     """Images (B, 3, 20, 20) in [0, 1] of prompts (B), by 25 steps of DDIM (Song et al. 2021) from pure noise."""
-    told, nothing = painter.embed_prompts(prompts), painter.embed_prompts([""] * len(prompts))
+    conditions, nothing = model.embed_prompts(prompts), model.embed_prompts([""] * len(prompts))
     x = torch.randn(len(prompts), 3, SIZE, SIZE, generator=generator)
-    times = torch.linspace(len(painter.abar) - 1, 0, SAMPLING_STEPS + 1).round().long()
+    times = torch.linspace(len(model.abar) - 1, 0, SAMPLING_STEPS + 1).round().long()
     for now, then in itertools.pairwise(times):
-        t, abar = now.expand(len(x)), painter.abar[now].expand(len(x))
-        eps = classifier_free_guidance(painter.predict_noise(x, t, nothing), painter.predict_noise(x, t, told), SCALE)
+        t, abar = now.expand(len(x)), model.abar[now].expand(len(x))
+        eps = classifier_free_guidance(model.predict_noise(x, t, nothing), model.predict_noise(x, t, conditions), SCALE)
         z = predict_clean("epsilon", eps, x, abar).clamp(-1, 1)
         eps = (x - abar[0].sqrt() * z) / (1 - abar[0]).sqrt()  # what is left of the noise once values are in range
-        x = add_noise(z, eps, painter.abar[then].expand(len(x)))
+        x = add_noise(z, eps, model.abar[then].expand(len(x)))
     return (z + 1) / 2

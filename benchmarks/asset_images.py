@@ -1,4 +1,4 @@
-"""An image of the assets of `instant3d generate --prompts`: `python -m benchmarks.picture FOLDER -o docs/demo.png`."""
+"""An image of the assets of `instant3d generate --prompts`: `python -m benchmarks.asset_images FOLDER -o PNG`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from instant3d.utils import visualization
 
 SIZE = 224  # pixels of an image
 ACROSS = 2  # prompts side by side
-BETWEEN = turntable(12)[1:2]  # 15 degrees from the nearest view that was drawn
-ZOOM = 1.15  # of the new views, which leave less room around an object than those that are drawn
+BETWEEN = turntable(12)[1:2]  # 15 degrees from the nearest view that was sampled
+ZOOM = 1.15  # of the new views, which leave less room around an object than those that are sampled
 AROUND_DEG = (30, 120)  # from the front, of an asset that was made without views
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the image of all finished assets in a folder, in order."""
     assert __doc__
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.picture", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.asset_images", description=__doc__)
     parser.add_argument("folder", type=Path, help="output of `instant3d generate --prompts`")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a .png")
     options = parser.parse_args(arguments)
@@ -50,16 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def images_of(folder: Path) -> tuple[Tensor, list[str]]:
     """An asset's three images (3, 3, SIZE, SIZE), and what the second and third show.
 
-    First its drawn views, if it was made of any, then the volume and the shaded mesh from a new camera; else the volume
-    and the mesh from one side, and the mesh from another.
+    The sampled views, if there are any, then the volume and the shaded mesh from a new camera; else the volume and the
+    mesh from one side, and the mesh from another.
     """
     if (folder / "grid.png").is_file():
-        return torch.stack([drawn(folder), *built(folder, BETWEEN), *meshed(folder, BETWEEN)]), ["volume", "mesh"]
+        return torch.stack([grid_of(folder), *built(folder, BETWEEN), *meshed(folder, BETWEEN)]), [
+            "volume",
+            "mesh",
+        ]
     sides = orbit([FRONT_AZIMUTH_DEG + degrees for degrees in AROUND_DEG], STRUCTURED_ELEVATION_DEG)
     return torch.cat([built(folder, sides[:1]), meshed(folder, sides)]), ["mesh", "a quarter around"]
 
 
-def drawn(folder: Path) -> Tensor:
+def grid_of(folder: Path) -> Tensor:
     """The grid of an asset's four views, (3, SIZE, SIZE)."""
     grid = Image.open(folder / "grid.png").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(grid.convert("RGB")).copy()).permute(2, 0, 1) / 255

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.direct.album import LENGTH, VOCABULARY, Album, drawn_from, numbered
+from benchmarks.direct.dataset import LENGTH, VOCABULARY, ViewDataset, sample_indices, tokenize
 from benchmarks.direct.world import COLOURS, SHAPES, Kind
 
 Build = Literal["strided", "pooled"]
 ATTRIBUTES = ("body", "shape", "hat")
-GRAIN = 0.1  # the most noise that is put on true images, for those of students and painters are not clean
+GRAIN = 0.1  # the most noise that is put on true images, for those of networks and diffusion models are not clean
 BATCH, RATE = 64, 2e-3
 
 
@@ -42,15 +42,15 @@ class Attributes(nn.Module):
         self.last = nn.LazyLinear(2 * len(COLOURS) + len(SHAPES))
         self(torch.zeros(1, 3, 20, 20))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits of bodies (B, 8), shapes (B, 2), hats (B, 8)."""
-        return self.last(self.tower(pictures)).split([len(COLOURS), len(SHAPES), len(COLOURS)], dim=1)
+        return self.last(self.tower(images)).split([len(COLOURS), len(SHAPES), len(COLOURS)], dim=1)
 
     @torch.no_grad()
-    def shares_right(self, pictures: Tensor, kinds: Sequence[Kind]) -> dict[str, float]:
+    def shares_right(self, images: Tensor, kinds: Sequence[Kind]) -> dict[str, float]:
         """Of images (B, V, 3, 20, 20) of kinds (B), the shares with each attribute right, and with all."""
-        wanted = answers(kinds)[:, None].expand(-1, pictures.shape[1], -1)
-        found = torch.stack([logits.argmax(1) for logits in self(pictures.flatten(0, 1))], dim=1)
+        wanted = answers(kinds)[:, None].expand(-1, images.shape[1], -1)
+        found = torch.stack([logits.argmax(1) for logits in self(images.flatten(0, 1))], dim=1)
         right = (found.view_as(wanted) == wanted).double()
         each = right.mean((0, 1)).tolist()
         return dict(zip(ATTRIBUTES, each, strict=True)) | {"all": right.prod(-1).mean().item()}
@@ -62,13 +62,15 @@ def answers(kinds: Sequence[Kind]) -> Tensor:
     return torch.tensor([(names.index(k.body), SHAPES.index(k.shape), names.index(k.hat)) for k in kinds])
 
 
-def learn_attributes(judge: Attributes, album: Album, kinds: Sequence[Kind], steps: int, seed: int) -> None:
-    """Train on grainy true images of all kinds."""
+def train_attributes(
+    classifier: Attributes, dataset: ViewDataset, kinds: Sequence[Kind], steps: int, seed: int
+) -> None:
+    """Train on noisy true images of all kinds."""
     generator, wanted = torch.Generator().manual_seed(seed), answers(kinds)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, fused=True)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=RATE, fused=True)
     for _ in range(steps):
-        chosen = drawn_from(range(len(kinds)), BATCH, generator)
-        logits = judge(grainy(album.draw(chosen, generator)[0], generator))
+        chosen = sample_indices(range(len(kinds)), BATCH, generator)
+        logits = classifier(add_grain(dataset.sample(chosen, generator)[0], generator))
         losses = [F.cross_entropy(logit, wanted[chosen, k]) for k, logit in enumerate(logits)]
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
@@ -94,45 +96,45 @@ class Matcher(nn.Module):
         self.heat = nn.Parameter(torch.tensor(2.3))
         self(torch.zeros(1, 3, 20, 20))
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Unit vectors (B, 64) of images (B, 3, 20, 20)."""
-        return F.normalize(self.last(self.tower(pictures)), dim=-1)
+        return F.normalize(self.last(self.tower(images)), dim=-1)
 
-    def read(self, prompts: Tensor) -> Tensor:
+    def encode_text(self, prompts: Tensor) -> Tensor:
         """Unit vectors (B, 64) of prompts in numbers (B, 9)."""
         found = self.reader(self.words(prompts) + self.places)
         return F.normalize(self.said(found.mean(1) if self.build == "strided" else found), dim=-1)
 
     @torch.no_grad()
-    def retrieval(self, pictures: Tensor, prompts: Sequence[str], asked: Sequence[int]) -> dict[str, float]:
-        """How well prompts `asked` (B) of a list (P) are found from images (B, V, 3, 20, 20): mean over all views.
+    def retrieval(self, images: Tensor, prompts: Sequence[str], asked: Sequence[int]) -> dict[str, float]:
+        """Retrieval of prompts `asked` (B) from a list (P) by images (B, V, 3, 20, 20): mean over all views.
 
         first        share of images to which their own prompt is the nearest
-        probability  what the model itself gives it, by the temperature it learned
+        probability  probability that the model gives it, by its trained temperature
         """
-        alike = self.heat.exp() * self(pictures.flatten(0, 1)) @ self.read(numbered(prompts)).T
-        own = torch.tensor(asked).repeat_interleave(pictures.shape[1])
+        alike = self.heat.exp() * self(images.flatten(0, 1)) @ self.encode_text(tokenize(prompts)).T
+        own = torch.tensor(asked).repeat_interleave(images.shape[1])
         chance = alike.softmax(1).gather(1, own[:, None])
         return {"first": (alike.argmax(1) == own).double().mean().item(), "probability": chance.mean().item()}
 
 
-def learn_matching(
-    model: Matcher, album: Album, prompts: Sequence[str], numbers: Sequence[int], steps: int, seed: int
+def train_matching(
+    model: Matcher, dataset: ViewDataset, prompts: Sequence[str], numbers: Sequence[int], steps: int, seed: int
 ) -> None:
     """Train on true images of the kinds `numbers`, a batch of prompts that are all different at a time."""
-    generator, texts = torch.Generator().manual_seed(seed), numbered(prompts)
+    generator, texts = torch.Generator().manual_seed(seed), tokenize(prompts)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     for _ in range(steps):
         chosen = torch.tensor(numbers)[torch.randperm(len(numbers), generator=generator)[:BATCH]]
-        pictures = grainy(album.draw(chosen, generator)[0], generator)
-        alike = model.heat.exp().clamp(max=100) * model(pictures) @ model.read(texts[chosen]).T
+        images = add_grain(dataset.sample(chosen, generator)[0], generator)
+        alike = model.heat.exp().clamp(max=100) * model(images) @ model.encode_text(texts[chosen]).T
         own = torch.arange(len(chosen))
         optimizer.zero_grad()
         (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)).backward()
         optimizer.step()
 
 
-def grainy(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def add_grain(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (B, ...) with noise of a strength of each one's own."""
-    strength = GRAIN * torch.rand(len(pictures), 1, 1, 1, generator=generator)
-    return pictures + strength * torch.randn(pictures.shape, generator=generator)
+    strength = GRAIN * torch.rand(len(images), 1, 1, 1, generator=generator)
+    return images + strength * torch.randn(images.shape, generator=generator)

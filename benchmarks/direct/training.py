@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.direct.world import World, read
+from benchmarks.direct.world import World, embed_words
 from instant3d.cameras import Cameras
 from instant3d.direct.architecture import Architecture
 from instant3d.direct.distillation import Distillation, DistillationBatch, RenderConfig, SDSConfig
@@ -26,11 +26,11 @@ from instant3d.nerf.volume import render
 from instant3d.utils import atomic
 
 TINY = Path(__file__).parents[2] / "configs" / "direct" / "tiny.yaml"
-AROUND = (0, 4, 8, 12)  # numbers of the cameras that an evaluation looks through: four sides
+SIDES = (0, 4, 8, 12)  # numbers of the cameras of an evaluation: four sides
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSettings:
     """Training settings, fixed before any ablation was run."""
 
     steps: int = 1000
@@ -45,56 +45,56 @@ class Course:
     tests: tuple[int, ...] = (250, 500, 750, 1000)
 
 
-def student(seed: int, **changes: Any) -> TextToTriplane:
+def small_network(seed: int, **changes: Any) -> TextToTriplane:
     """The tiny network of configs/direct/tiny.yaml, with other settings where they are named."""
     settings = yaml.safe_load(TINY.read_text())["model"]["architecture"]
     torch.manual_seed(seed)
     return TextToTriplane(Architecture(**(settings | changes)))
 
 
-def teach(
+def train(
     distillation: Distillation,
     world: World,
     numbers: Sequence[int],
-    course: Course,
+    settings: TrainingSettings,
     seed: int,
     test: Callable[[TextToTriplane, int], dict[str, Any]],
     terms: Callable[[dict[str, Tensor]], Tensor] = lambda losses: losses["sds"],
 ) -> list[dict[str, Any]]:
-    """Train on prompts `numbers` of the world, and test averaged weights at the course's steps.
+    """Train on prompts `numbers` of the world, and test averaged weights at the steps of the settings.
 
     test: Measures a network after a number of steps.
     """
     network = distillation.network
     average = copy.deepcopy(network).eval()
-    optimizer = torch.optim.Adam(network.parameters(), lr=course.rate, betas=(0.9, 0.99), fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.rate, betas=(0.9, 0.99), fused=True)
     generator = torch.Generator().manual_seed(1000 + seed)
-    said, since = [], time.process_time()
-    for step in range(course.steps):
-        set_alpha(network, alpha_at(course, step))
-        lesson = draw(world, numbers, course.batch, generator)
-        losses, _ = distillation(lesson, torch.ones(course.batch, 3), generator)
+    curve, since = [], time.process_time()
+    for step in range(settings.steps):
+        set_alpha(network, alpha_at(settings, step))
+        batch = sample_batch(world, numbers, settings.batch, generator)
+        losses, _ = distillation(batch, torch.ones(settings.batch, 3), generator)
         optimizer.zero_grad()
         terms(losses).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), course.clip)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         optimizer.step()
-        follow(average, network, min(course.decay, (step + 1) / (step + 10)))
-        if step + 1 in course.tests:
+        update_average(average, network, min(settings.decay, (step + 1) / (step + 10)))
+        if step + 1 in settings.tests:
             spent = time.process_time() - since
-            views = (step + 1) * course.batch / len(numbers)
-            said.append({"step": step + 1, "views_per_prompt": views, "seconds": spent} | test(average, step + 1))
-    return said
+            views = (step + 1) * settings.batch / len(numbers)
+            curve.append({"step": step + 1, "views_per_prompt": views, "seconds": spent} | test(average, step + 1))
+    return curve
 
 
-def draw(world: World, numbers: Sequence[int], count: int, generator: torch.Generator) -> DistillationBatch:
+def sample_batch(world: World, numbers: Sequence[int], count: int, generator: torch.Generator) -> DistillationBatch:
     """Prompts, numbered by their place in `numbers`, and cameras of the world's."""
     prompts = torch.randint(len(numbers), (count,), generator=generator)
     return DistillationBatch(prompts, world.cameras[torch.randint(len(world.azimuths), (count,), generator=generator)])
 
 
-def alpha_at(course: Course, step: int) -> float:
-    low, high = course.alpha
-    return low + (high - low) * min(1.0, step / max(1.0, course.alpha_share * course.steps))
+def alpha_at(settings: TrainingSettings, step: int) -> float:
+    low, high = settings.alpha
+    return low + (high - low) * min(1.0, step / max(1.0, settings.alpha_share * settings.steps))
 
 
 def set_alpha(network: TextToTriplane, alpha: float) -> None:
@@ -103,7 +103,7 @@ def set_alpha(network: TextToTriplane, alpha: float) -> None:
 
 
 @torch.no_grad()
-def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
     for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
     for slow, fast in zip(average.buffers(), network.buffers(), strict=True):
@@ -111,15 +111,15 @@ def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> 
 
 
 @torch.no_grad()
-def shown(
+def render_prompts(
     network: TextToTriplane,
     world: World,
     prompts: Sequence[str],
     render_config: RenderConfig,
-    at: Sequence[int] = AROUND,
+    at: Sequence[int] = SIDES,
 ) -> Tensor:
     """Render a network's objects for prompts from cameras number `at`: (P, len(at), 3, size, size), deterministic."""
-    text, cameras = read(prompts), world.cameras[list(at)]
+    text, cameras = embed_words(prompts), world.cameras[list(at)]
     images = []
     for some in torch.arange(len(prompts)).split(8):
         views = render(
@@ -134,9 +134,9 @@ def shown(
     return torch.cat(images)
 
 
-def nearest(pictures: Tensor, truth: Tensor) -> Tensor:
-    """Which of the true objects (K, V, ...) each of the images (P, V, ...) is nearest to, by squared error: (P,)."""
-    return torch.cdist(pictures.flatten(1).double(), truth.flatten(1).double()).argmin(1)
+def nearest(images: Tensor, truth: Tensor) -> Tensor:
+    """Index (P,) of the true object (K, V, ...) nearest to each of the images (P, V, ...) by squared error."""
+    return torch.cdist(images.flatten(1).double(), truth.flatten(1).double()).argmin(1)
 
 
 def recall(world: World, found: Tensor, asked: Sequence[int]) -> dict[str, float]:
@@ -159,7 +159,7 @@ class Run:
     work: Callable[[], dict[str, Any]]
 
 
-def usual_options(name: str, about: str | None, arms: Collection[str], steps: int) -> argparse.ArgumentParser:
+def common_options(name: str, about: str | None, arms: Collection[str], steps: int) -> argparse.ArgumentParser:
     """Common options of the experiments' commands; `about` is the module's docstring."""
     assert about
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.direct.{name}", description=about.splitlines()[0])
@@ -171,7 +171,7 @@ def usual_options(name: str, about: str | None, arms: Collection[str], steps: in
     return parser
 
 
-def carry_out(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[dict[str, Any]]:
+def execute(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[dict[str, Any]]:
     """Run what has no result in `output` yet, one file each, so that an interrupted experiment resumes.
 
     part  "k/n": only every n-th run, from the k-th on, for several processes side by side
@@ -189,6 +189,3 @@ def carry_out(runs: Sequence[Run], output: Path, part: str = "1/1") -> Iterator[
             atomic.write_text(file, json.dumps(found, indent=1) + "\n")
             print(f"{file}: {found['wall_seconds']:.0f} s", file=sys.stderr, flush=True)
         yield json.loads(file.read_text())
-
-
-__all__ = ["Course", "Run", "SDSConfig", "carry_out", "nearest", "recall", "replace", "shown", "student", "teach"]

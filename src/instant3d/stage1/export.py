@@ -1,0 +1,67 @@
+"""Writing a checkpoint of stage 1 as a model in diffusers' layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
+from instant3d.modules.diffusion.view_layout import ViewLayout
+from instant3d.utils.caption_words import CaptionWords
+
+
+def lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
+    """LoRA weights of a UNet by name, in float32; dots become slashes, since a parameter's name may not hold dots."""
+    trained = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    for parameter in trained.values():
+        parameter.data = parameter.data.float()
+    return {name.replace(".", "/"): parameter for name, parameter in trained.items()}
+
+
+def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None = None) -> Any:
+    """Write a checkpoint's UNet beside the other components of its base, in diffusers' layout.
+
+    If the base lists the words of its captions, those that the UNet was trained on are added to the list; if they are
+    not known, the list is left out, and prompts are then not checked for unknown words.
+
+    Args:
+        content: Content of a Lightning checkpoint of `Stage1Module`.
+        folder: Where to write.
+        base: Model that was fine-tuned, if it no longer lies where the checkpoint says.
+
+    Returns:
+        The UNet.
+
+    Raises:
+        ValueError: The base cannot be read, or the checkpoint's weights do not fit it.
+    """
+    settings = content["stage1"]
+    try:
+        parts = Components.load(base or settings["base"])
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(
+            f"the base model that was fine-tuned cannot be read: {error}; if it lies elsewhere, give --base"
+        ) from None
+    weights = content["state_dict"]
+    if settings["lora_rank"]:
+        unet = with_lora(parts.unet, settings["lora_rank"], settings["lora_alpha"])
+        trained = nn.ModuleDict({"lora": nn.ParameterDict(lora_parameters(unet))})
+    else:
+        trained = nn.ModuleDict({"unet": parts.unet})
+    try:
+        trained.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the checkpoint's weights do not fit {base or settings['base']}, which is not what was fine-tuned: {error}"
+        ) from None
+    if settings["lora_rank"]:
+        merge_lora(parts.unet)
+    parts.scheduler.register_to_config(prediction_type=settings["prediction_type"])
+    trained_on = settings.get("words")
+    if parts.words is not None:
+        parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
+    parts.layout = ViewLayout()  # that of the training grids
+    parts.save(folder)
+    return parts.unet
