@@ -178,8 +178,9 @@ def _generated(
         raise ValueError(f"--views-by generates views of one image file, without --views; got {photo}")
     if a.assumed_camera is not None:
         raise ValueError("these weights make an object of one image; leave out --views-by, or name InstantMesh's")
+    model = PhotoToViews.from_pretrained(generator, device)
     with Progress.to_user().task("generating the views") as on_step:
-        made = PhotoToViews.from_pretrained(generator, device)(photo, sampling, on_step)
+        made = model(photo, sampling, on_step)
     names = [f"view {k}" for k in range(len(made.views.alpha))]
     source = Scene(made.views, None, photo.stem, tuple(names), photo)
     record = {"cut_by": made.cut_by, "views_by": str(generator), "sampling": asdict(sampling)}
