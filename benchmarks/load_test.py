@@ -111,12 +111,12 @@ def _command(work: Path, out: Path, options: argparse.Namespace) -> list[str]:
     usual = ["generate", "--prompts", str(work / "prompts.txt"), "-o", str(out), "--device", "cpu"]
     if options.demo_weights:
         return [sys.executable, "-m", "instant3d.cli.main", *usual, "--steps", "2"]
-    stage1, stage2 = _toys(work)
-    toys = ["--stage1", str(stage1), "--stage2", str(stage2), "--steps", "1", "--resolution", "16"]
-    return [sys.executable, "-c", SMALL, *usual, *toys]
+    stage1, stage2 = toys(work)
+    small = ["--stage1", str(stage1), "--stage2", str(stage2), "--steps", "1", "--resolution", "16"]
+    return [sys.executable, "-c", SMALL, *usual, *small]
 
 
-def _toys(work: Path) -> tuple[Path, Path]:
+def toys(work: Path) -> tuple[Path, Path]:
     """Folders of weights that mean nothing, each of a few thousand parameters."""
     from tests.fixtures.sphere_network import sphere_network
     from tests.fixtures.tiny_sdxl import tiny_sdxl_folder

@@ -27,7 +27,7 @@ from instant3d.stage1.sampling_options import SAMPLERS, Sampling
 from instant3d.utils import arg_types
 from instant3d.views import Views
 
-RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp"]
+RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp", "views"]
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,11 @@ def test_reconstruct_writes_a_folder_of_results_and_one_line(capsys, scene, weig
     assert sorted(result["files"]) == sorted({*RESULTS, "mesh.ply"} - {"result.json"})
     with av.open(str(tmp_path / "out" / "turntable.mp4")) as film:
         assert film.streams.video[0].frames == 6
-    assert len(Asset.load(tmp_path / "out").triplane.planes) == 3
+    asset = Asset.load(tmp_path / "out")
+    assert len(asset.triplane.planes) == 3
+    kept, given = asset.views, scenes.read(scene, frames=[0, 1, 2, 3]).views
+    assert torch.equal(kept.rgb * (kept.alpha > 0), given.rgb * (given.alpha > 0))  # of 40 px, not the network's 32
+    torch.testing.assert_close(kept.cameras.cam_to_world, given.cameras.cam_to_world)
 
 
 @pytest.mark.slow
@@ -289,6 +293,13 @@ def test_evaluation_without_held_out_views_is_refused(capsys, scene, weights, tm
     )
     assert code == 2
     assert "holds views back" in err
+
+
+def test_evaluation_refuses_options_of_meshes_without_mesh(capsys, scene, weights, tmp_path):
+    arguments = ["-o", tmp_path / "out", "--weights", weights, "--faces", 500]
+    code, _, err = run(capsys, "evaluate", "reconstruction", scene, *arguments)
+    assert code == 2
+    assert "add --mesh" in err
 
 
 @pytest.mark.slow

@@ -1,35 +1,23 @@
 """Evaluation against answers known beforehand: who is nearest, what a mean is, what a wrong image scores."""
 
 import json
-import math
 
 import pytest
 import torch
 import trimesh
-from torch.nn import functional as F
+from ball_views import Ball, BallAsset, ball
 
 from instant3d import scenes
-from instant3d.cameras import Cameras, orbit
+from instant3d.cameras import orbit
 from instant3d.evaluation import reconstruction
 from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
 
 TINY = Architecture(
     image_size=32, encoder="plucker", encoder_width=32, encoder_depth=1, encoder_heads=2, patch=16, width=32, depth=1,
     heads=2, token_side=4, plane_side=8, channels=8, decoder_width=16, decoder_layers=2,
 )  # fmt: skip
-
-
-def ball(cameras: Cameras, colour: tuple[float, float, float] = (0.8, 0.2, 0.1), size: int = 32) -> Views:
-    """Exact images and depths of a sphere of radius 0.7 in one colour."""
-    rays = cameras.rays(size, size)
-    along = (rays.origins * rays.directions).sum(-1)
-    beneath = along**2 - (rays.origins**2).sum(-1) + 0.49
-    hit = (beneath > 0).float()
-    forward = (rays.directions * cameras.cam_to_world[:, None, None, :3, 2]).sum(-1)
-    depth = hit * (-along - beneath.clamp(min=0).sqrt()) * forward
-    rgb = torch.tensor(colour)[:, None, None].expand(len(hit), 3, size, size)
-    return Views(rgb, hit[:, None], cameras, depth[:, None])
 
 
 @pytest.fixture
@@ -72,44 +60,6 @@ def test_nearest_view_is_nearest_by_direction_and_not_by_distance_or_number():
     torch.testing.assert_close(found.rgb[:, 0, 0, 0], torch.tensor([0.1, 0.7, 0.4]))
 
 
-class Ball:
-    """The field of a sphere of radius 0.7."""
-
-    def __init__(self, centre: tuple[float, float, float] = (0.0, 0.0, 0.0), density: float = 400.0) -> None:
-        self.centre, self.full = torch.tensor(centre), density
-
-    def density(self, points):
-        return self.full * ((0.7 - (points - self.centre).norm(dim=-1)) * 500 + 0.5).clamp(0, 1)
-
-    def __call__(self, points):
-        return self.density(points), torch.tensor([0.8, 0.2, 0.1]).expand_as(points)
-
-
-def test_compare_scores_the_field_of_the_object_high_with_small_depth_error():
-    wanted = ball(orbit([30.0, 160.0], [10.0, 50.0]), size=64)
-    numbers = reconstruction.compare(reconstruction.render_like(Ball(), wanted), wanted)
-    assert numbers["psnr"] > 22  # the exact images' edges are hard, half a pixel off
-    assert numbers["mask_iou"] > 0.97
-    assert numbers["depth_error"] < 0.02
-
-
-@pytest.mark.slow
-def test_geometry_metrics_of_a_moved_ball_are_half_the_move_on_average_and_less_for_half():
-    # a point of a sphere moved by d lies d |cos| away from where the sphere was: evenly spread between 0 and d
-    truth = 0.7 * F.normalize(torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    still, moved = (reconstruction.geometry_metrics(Ball((0.0, shift, 0.0)), truth) for shift in (0.0, 0.1))
-    assert still["f_score"] == 1
-    assert still["chamfer"] < 0.01
-    assert moved["f_score"] == pytest.approx(0.5, abs=0.05)
-    assert moved["chamfer"] == pytest.approx(0.05, abs=0.01)
-
-
-def test_geometry_metrics_of_an_empty_field_find_no_surface():
-    numbers = reconstruction.geometry_metrics(Ball(density=0.0), torch.zeros(10, 3))
-    assert numbers["f_score"] == 0
-    assert math.isnan(numbers["chamfer"])
-
-
 def test_reference_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
     trimesh.creation.box((6.0, 2.0, 3.0), trimesh.transformations.translation_matrix([5, 5, 5])).export(
         tmp_path / "red.glb"
@@ -125,27 +75,6 @@ def test_reference_mesh_is_placed_as_the_renderer_places_it(folder, tmp_path):
 def test_evaluate_reconstruction_names_a_scene_without_its_true_mesh(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pale\.glb"):
         reconstruction.evaluate_reconstruction([folder], reference=tmp_path)
-
-
-def test_compare_scores_what_is_missing_by_the_colours_distance_from_white():
-    wanted = Views(torch.full((2, 3, 16, 16), 0.5), torch.ones(2, 1, 16, 16), orbit([0.0, 90.0], 0.0))
-    nothing = Views(torch.zeros(2, 3, 16, 16), torch.zeros(2, 1, 16, 16), wanted.cameras)
-    numbers = reconstruction.compare(nothing, wanted)
-    assert numbers["psnr"] == pytest.approx(-10 * math.log10(0.25), abs=1e-4)
-    assert numbers["mask_iou"] == 0
-    assert "depth_error" not in numbers
-
-
-def test_compare_reports_lpips_under_the_name_of_its_network():
-    shown, wanted = ball(orbit([0.0], 0.0), (0.5, 0.5, 0.5)), ball(orbit([0.0], 0.0), (0.2, 0.2, 0.2))
-    numbers = reconstruction.compare(shown, wanted, similarity=lambda a, b: (a - b).abs().amax())
-    assert numbers["lpips_vgg"] == pytest.approx(0.3)
-    assert "lpips_vgg" not in reconstruction.compare(shown, wanted)
-
-
-def test_mean_takes_the_rows_that_have_the_number():
-    rows = [{"psnr": 20.0, "depth_error": math.nan}, {"psnr": 30.0, "depth_error": 0.1}, {"psnr": 10.0}]
-    assert reconstruction.mean(rows) == {"psnr": 20.0, "depth_error": 0.1}
 
 
 @pytest.mark.slow
@@ -186,6 +115,42 @@ def test_evaluation_twice_gives_the_same_numbers(folder):
     assert first == second
 
 
-def test_metrics_that_are_nan_are_written_as_null(tmp_path):
-    reconstruction.write({"mean": {"depth_error": math.nan, "psnr": 1.5}}, tmp_path)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {"mean": {"depth_error": None, "psnr": 1.5}}
+def test_evaluate_reconstruction_resumes_an_interrupted_run_with_the_missing_scenes(folder, tmp_path, monkeypatch):
+    record = {"nearest_view": {"psnr": 10.0}, "visual_hull": {"psnr": 20.0}}
+    measured = []
+
+    def measure(case, *others):
+        if case.name == "red" and not measured[1:]:
+            measured.append("interrupted")
+            raise KeyboardInterrupt
+        measured.append(case.name)
+        return record
+
+    monkeypatch.setattr(reconstruction, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruction.evaluate_reconstruction([folder], output=tmp_path / "out")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    reconstruction.evaluate_reconstruction([folder], output=tmp_path / "out")
+    assert measured == ["pale", "interrupted", "red"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "table.md"]
+
+
+def test_evaluate_reconstruction_refuses_meshes_without_a_network(folder):
+    with pytest.raises(ValueError, match="give weights or a network"):
+        reconstruction.evaluate_reconstruction([folder], mesh=MeshOptions())
+
+
+@pytest.mark.slow
+def test_measure_has_a_row_for_the_mesh_only_if_meshes_are_asked_for(folder):
+    case = reconstruction.read_case("red", folder / "red", (0, 1, 2, 3), 24)
+
+    def model(inputs):
+        return BallAsset(Ball())
+
+    rows = reconstruction.measure(case, model, mesh=MeshOptions(faces=600, texture=None))
+    assert rows["mesh"]["mask_iou"] > 0.9
+    assert rows["network"]["mask_iou"] > 0.9
+    assert "normal_error" in rows["network"]
+    rows = reconstruction.measure(case, model)
+    assert "mesh" not in rows
+    assert "normal_error" not in rows["network"]

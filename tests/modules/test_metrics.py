@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from instant3d.modules.metrics import chamfer, depth_error, f_score, mask_iou, psnr, ssim
+from instant3d.modules.metrics import chamfer, depth_error, f_score, mask_iou, normal_error, psnr, ssim
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -92,3 +92,12 @@ def test_chamfer_and_f_score_count_both_directions():
 def test_chamfer_refuses_an_empty_surface():
     with pytest.raises(ValueError, match="points on both sides"):
         chamfer(torch.zeros(0, 3), torch.zeros(1, 3))
+
+
+def test_normal_error_is_the_angle_between_normals_where_both_are_known():
+    up = torch.tensor([0.0, 0.0, 1.0])
+    tilted = torch.tensor([0.5, 0.0, 3**0.5 / 2])  # by 30 degrees
+    rendered = torch.stack([up, tilted, 2 * up, 0 * up], -1)[:, None]  # (3, 1, 4): a row of four pixels
+    target = torch.stack([up, up, -up, up], -1)[:, None]
+    assert normal_error(rendered, target).item() == pytest.approx((0 + 30 + 180) / 3, abs=0.05)
+    assert normal_error(0 * rendered, target).isnan()

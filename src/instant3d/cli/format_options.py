@@ -18,6 +18,18 @@ def add_formats(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--formats", type=comma_separated, default=["glb"], help="of the mesh: glb,obj,ply,stl,3mf,usdz (default glb)"
     )
+    add_mesh_kind(group)
+    group.add_argument("--origin", choices=ORIGINS, help=f"where the mesh stands (default {DEFAULT.origin})")
+    group.add_argument(
+        "--size-mm",
+        type=float,
+        default=SIZE_MM,
+        help=f"largest side in stl and 3mf, in millimetres (default {SIZE_MM:g})",
+    )
+
+
+def add_mesh_kind(group: argparse._ArgumentGroup) -> None:
+    """Declare the options that determine a mesh's triangles and colours."""
     group.add_argument(
         "--for",
         dest="purpose",
@@ -32,13 +44,6 @@ def add_formats(command: argparse.ArgumentParser) -> None:
         metavar="SIZE|none",
         help=f"pixels a side, or none for vertex colours (default {DEFAULT.texture})",
     )
-    group.add_argument("--origin", choices=ORIGINS, help=f"where the mesh stands (default {DEFAULT.origin})")
-    group.add_argument(
-        "--size-mm",
-        type=float,
-        default=SIZE_MM,
-        help=f"largest side in stl and 3mf, in millimetres (default {SIZE_MM:g})",
-    )
 
 
 def mesh_options(arguments: argparse.Namespace) -> MeshOptions:
@@ -51,7 +56,7 @@ def mesh_options(arguments: argparse.Namespace) -> MeshOptions:
         ValueError: A number is out of its range.
     """
     chosen = PRESETS.get(arguments.purpose, DEFAULT)
-    given = {name: getattr(arguments, name) for name in ("faces", "texture", "origin")}
+    given = {name: getattr(arguments, name, None) for name in ("faces", "texture", "origin")}
     changes: dict[str, Any] = {
         name: None if value == "" else value for name, value in given.items() if value is not None
     }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instant3d.cli.format_options import add_formats, mesh_options
@@ -15,8 +18,9 @@ from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
 
 if TYPE_CHECKING:
-    from instant3d.pipelines.generate import GenerationResult
+    from instant3d.pipelines.generate import GenerationRequest, GenerationResult
     from instant3d.pipelines.generators import AssetGenerator
+    from instant3d.utils.prompts import Prompt
 
 EPILOG = """Several prompts, or several seeds, each get a folder of their own below OUT; assets that are there already,
 with the same settings, are not generated again. Exit code 1: some assets failed; 2: all."""
@@ -44,6 +48,7 @@ def add(command: argparse.ArgumentParser) -> None:
     )
     _add_sampling(command.add_argument_group("sampling of views in the two-stage system"))
     _add_machine(command.add_argument_group("weights and machine"))
+    _add_cluster(command.add_argument_group("many machines"))
     command.set_defaults(command=run)
 
 
@@ -67,6 +72,15 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch", type=positive_int, default=4, help="prompts in a batch (default 4)")
 
 
+def _add_cluster(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--ray", action="store_true", help="use Ray, on this machine unless there is an address")
+    group.add_argument(
+        "--address", help="address of a Ray cluster whose machines share this disk: auto or ray://host:10001"
+    )
+    group.add_argument("--workers", type=positive_int, help="of Ray, each with its own networks (default: one a core)")
+    group.add_argument("--gpus-each", type=float, default=0.0, help="GPUs of each of Ray's workers, such as 0.5")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Generate assets and print one line for each.
 
@@ -81,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: The prompts or the weights cannot be read.
         MemoryError: The GPU's memory does not suffice.
     """
-    from instant3d.pipelines.generate import GenerationRequest, generate
+    from instant3d.pipelines.generate import GenerationRequest
 
     settle(arguments)
     given = prompts.from_arguments(arguments.prompt) + (
@@ -97,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         options=mesh_options(arguments),
         size_mm=arguments.size_mm,
     )
-    outcomes = generate(given, arguments.output, _generator(arguments), order, progress=Progress.to_user())
+    outcomes = _outcomes(given, arguments, order)
     good = bad = 0
     try:
         for outcome in outcomes:
@@ -112,6 +126,32 @@ def run(arguments: argparse.Namespace) -> int:
         print_escaped(f"instant3d: error: {format_error(error)}", sys.stderr)
         bad += 1
     return 0 if not bad else 1 if good else 2
+
+
+def _outcomes(
+    given: Sequence[Prompt], arguments: argparse.Namespace, request: GenerationRequest
+) -> Iterator[GenerationResult]:
+    """Generate the assets in this process, or on a cluster."""
+    if not (arguments.ray or arguments.address):
+        from instant3d.pipelines.generate import generate
+
+        return generate(given, arguments.output, _generator(arguments), request, progress=Progress.to_user())
+    from instant3d.pipelines.ray_generate import ray_generate
+
+    for name in ("stage1", "stage2", "direct"):  # workers run in other folders
+        source = getattr(arguments, name)
+        if source and Path(source).exists():
+            setattr(arguments, name, str(Path(source).absolute()))
+    return ray_generate(
+        given,
+        arguments.output,
+        functools.partial(_generator, arguments),
+        request,
+        batch=arguments.batch,
+        address=arguments.address,
+        workers=arguments.workers,
+        gpus_each=arguments.gpus_each,
+    )
 
 
 def _generator(arguments: argparse.Namespace) -> AssetGenerator:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 
 from instant3d.cli import view_generator_options
-from instant3d.cli.format_options import add_formats, mesh_options
+from instant3d.cli.format_options import add_formats, add_mesh_kind, mesh_options
 from instant3d.utils import bundled
 from instant3d.utils.arg_types import byte_size, frame_numbers, nonempty_path, positive_int
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.memory_limits import MemoryLimits
+from instant3d.utils.mesh_options import DEFAULT
 
 
 def add_reconstruct(command: argparse.ArgumentParser) -> None:
@@ -38,7 +39,11 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     """Add the options of `instant3d evaluate reconstruction`."""
     command.add_argument("scenes", type=nonempty_path, nargs="+", help="scene folders, or folders of such")
     command.add_argument(
-        "-o", "--output", type=nonempty_path, required=True, help="folder for metrics.json and the table"
+        "-o",
+        "--output",
+        type=nonempty_path,
+        required=True,
+        help="folder for metrics.json and table.md; an interrupted run resumes",
     )
     _add_shared(command)
     command.add_argument("--resolution", type=positive_int, default=128, help="size of all images (default 128)")
@@ -46,6 +51,11 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too"
     )
+    group = command.add_argument_group("the mesh")
+    group.add_argument(
+        "--mesh", action="store_true", help="also measure textured meshes, made by the options below, and normals"
+    )
+    add_mesh_kind(group)
     command.set_defaults(command=_evaluate)
 
 
@@ -87,6 +97,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "an evaluation holds views back to compare with; name the input views, such as --views 0,1,2,3"
         )
+    options = mesh_options(arguments)
+    if not arguments.mesh and (arguments.purpose or options != DEFAULT):
+        raise ValueError("--for, --faces and --texture are options of meshes; add --mesh to measure meshes")
     reconstruction.evaluate_reconstruction(
         arguments.scenes,
         weights=find_stage2(arguments.weights, option="--weights"),
@@ -95,5 +108,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         output=arguments.output,
         reference=arguments.reference,
         perceptual=arguments.perceptual and str(arguments.perceptual),
+        mesh=options if arguments.mesh else None,
         device=find_device(arguments.device),
     )

@@ -1,4 +1,4 @@
-"""The command `instant3d evaluate reconstruction`: novel-view metrics, with two baselines.
+"""The command `instant3d evaluate reconstruction`: novel-view metrics of volumes and meshes, with two baselines.
 
 Some views of an object are the inputs, the others the targets. Nothing here is random. Images are compared on white; a
 metric is the mean over an object's target views, and the final one the mean over objects. The baselines need no
@@ -8,9 +8,8 @@ network: the input view nearest to the target, and the visual hull coloured from
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,38 +18,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from instant3d import scenes
+from instant3d import __version__, scenes
 from instant3d.cameras import Cameras
-from instant3d.mesh import Mesh, load, normalized, sample_points
-from instant3d.modules import metrics
+from instant3d.evaluation import reconstruction_report as reports
+from instant3d.evaluation.asset_metrics import Metrics, compare, field_metrics, mesh_metrics, points_on
+from instant3d.mesh import load, normalized
 from instant3d.modules.losses import PerceptualLoss
-from instant3d.nerf.field import Field
-from instant3d.nerf.mesh_extraction import extract_mesh
-from instant3d.nerf.occupancy_render import render
 from instant3d.nerf.visual_hull import VisualHull
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage2.network import Reconstructor
-from instant3d.utils import atomic, file_listing
+from instant3d.utils import file_listing
 from instant3d.utils.errors import print_escaped
+from instant3d.utils.mesh_options import MeshOptions
 from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
 
-BASELINES = ("nearest_view", "visual_hull")
-COLUMNS = {
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "lpips_vgg": "LPIPS (VGG)",
-    "mask_iou": "mask IoU",
-    "depth_error": "depth error",
-}
-COLUMNS |= {"chamfer": "Chamfer", "f_score": "F-score"}
-
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
-POINTS = 50_000  # on each of two surfaces that are compared
-CELLS = 128  # cells a side of the grid on which a field's surface is extracted for them
-NEAR = 0.05  # distance threshold of the F-score, world units
-
-Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +44,7 @@ class EvaluationCase(TensorDataclass):
         name: Name of the scene.
         inputs: Input views (V,).
         targets: Target views (T,).
-        surface: (POINTS, 3) on the true surface, if it is known.
+        surface: Points (N, 3) on the true surface, if it is known.
     """
 
     name: str
@@ -79,10 +62,11 @@ def evaluate_reconstruction(
     output: str | Path | None = None,
     reference: str | Path | None = None,
     perceptual: str | None = None,
+    mesh: MeshOptions | None = None,
     device: str | torch.device = "cpu",
     network: Reconstructor | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a reconstructor and both baselines on scenes and print a table.
+    """Evaluate a reconstructor and both baselines on scenes and print a table. An interrupted run resumes.
 
     Args:
         folders: Scene folders, or folders of them.
@@ -90,39 +74,60 @@ def evaluate_reconstruction(
             measured.
         views: Indices of the input frames; all others of a scene are targets.
         resolution: Pixels a side to which both are resized; not resized if None.
-        output: Folder for `metrics.json`.
+        output: Folder for `metrics.json` and `table.md`, where an interrupted run is found again.
         reference: Folder of true meshes, named like the scenes; they are normalised as in rendering.
         perceptual: VGG-16 weights for LPIPS (see `losses.PerceptualLoss`); no LPIPS if None.
+        mesh: Also evaluate meshes that are made so, and the normals of volumes and meshes; None: volumes only.
         device: Device of network and LPIPS.
-        network: A reconstructor that is already loaded.
+        network: A reconstructor that is already loaded. Its runs do not resume, for its weights have no name.
 
     Returns:
-        The report, as `summarize` makes it and `metrics.json` holds it.
+        The report, as `reconstruction_report.summarize` makes it and `metrics.json` holds it.
 
     Raises:
         FileNotFoundError: If a scene has no true mesh in `reference`.
-        ValueError: If there are no scenes, or `views` do not fit one.
+        ValueError: If there are no scenes, `views` do not fit one, or meshes are asked for without a network.
     """
     found = find_scenes(folders)
     truths = {name: None if reference is None else reference_mesh(name, reference) for name in found}
+    resumes = network is None
     if network is None and weights is not None:
         network = Reconstructor.from_pretrained(weights)
+    if network is None and mesh is not None:
+        raise ValueError("meshes are made of a network's reconstructions; give weights or a network")
     model = None if network is None else ViewsTo3D(network, device)
     similarity = PerceptualLoss(perceptual).to(device) if perceptual else None
+    settings = {"weights": weights and str(weights), "views": list(views), "resolution": resolution, "background": 1.0}
+    settings |= {} if mesh is None else {"mesh_options": dataclasses.replace(mesh, origin="world").as_dict()}
+    cache = reports.RecordCache(
+        output if resumes else None,
+        settings | {"version": __version__, "weight_files": _dates(weights), "perceptual": perceptual},
+    )
     width = max(map(len, found))
     records: dict[str, dict[str, Metrics]] = {}
     for name, folder in found.items():
-        task = read_case(name, folder, views, resolution, truths[name]).to(device)
-        records[name] = measure(task, model, similarity)
+
+        def compute(name: str = name, folder: Path = folder) -> dict[str, Metrics]:
+            case = read_case(name, folder, views, resolution, truths[name]).to(device)
+            return measure(case, model, similarity, mesh)
+
+        records[name] = cache.get(f"{folder.resolve()} {truths[name]}", compute)
         if len(records) == 1:
-            print_escaped(header(records[name], width))
-        print_escaped(line(name, records[name], width))
-    settings = {"weights": weights and str(weights), "views": list(views), "resolution": resolution, "background": 1.0}
-    report = summarize(records, settings)
-    print_escaped(line("mean", {"network": report["mean"], **report["baselines"]}, width))
+            print_escaped(reports.header(records[name], width))
+        print_escaped(reports.line(name, records[name], width))
+    report = reports.summarize(records, settings)
+    print_escaped(reports.line("mean", reports.means(report), width))
     if output is not None:
-        write(report, output)
+        reports.write(report, output)
+    cache.clear()
     return report
+
+
+def _dates(weights: str | Path | None) -> list[tuple[str, int, int]]:
+    """Names, sizes and dates of the files of local weights."""
+    folder = Path(weights) if weights is not None and Path(weights).is_dir() else None
+    files = [] if folder is None else file_listing.visible_files(folder, "*.safetensors")
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def find_scenes(folders: Sequence[str | Path]) -> dict[str, Path]:
@@ -186,41 +191,23 @@ def read_case(
 
 
 def measure(
-    case: EvaluationCase, model: ViewsTo3D | None, similarity: PerceptualLoss | None = None
+    case: EvaluationCase,
+    model: ViewsTo3D | None,
+    similarity: PerceptualLoss | None = None,
+    mesh: MeshOptions | None = None,
 ) -> dict[str, Metrics]:
-    """Metrics of the network, if there is one, and of both baselines, by method."""
-    fields: dict[str, Field] = {} if model is None else {"network": model(case.inputs).field}
-    fields["visual_hull"] = VisualHull(case.inputs)
-    numbers = {"nearest_view": compare(nearest_view(case.inputs, case.targets.cameras), case.targets, similarity)}
-    for method, field in fields.items():
-        numbers[method] = compare(render_like(field, case.targets), case.targets, similarity)
-        if case.surface is not None:
-            numbers[method] |= geometry_metrics(field, case.surface)
+    """Metrics by method: the network's volume and its mesh, if they are asked for, and both baselines."""
+    nearest = nearest_view(case.inputs, case.targets.cameras)
+    numbers = {"nearest_view": compare(nearest, case.targets, similarity)}
+    if model is not None:
+        asset = model(case.inputs)
+        numbers[reports.NETWORK] = field_metrics(
+            asset.field, case.targets, case.surface, similarity, with_normals=mesh is not None
+        )
+        if mesh is not None:
+            numbers[reports.MESH] = mesh_metrics(asset, mesh, case.targets, case.surface, similarity)
+    numbers["visual_hull"] = field_metrics(VisualHull(case.inputs), case.targets, case.surface, similarity)
     return numbers
-
-
-def render_like(field: Field, targets: Views) -> Views:
-    """Render a field from the target cameras at their size; depth is 0 where alpha is at most 1/2."""
-    shown = render(field, targets.cameras, targets.height, targets.width)
-    depth = None if shown.depth is None else shown.depth * (shown.alpha > 0.5)
-    return Views(shown.rgb.clamp(0, 1), shown.alpha.clamp(0, 1), shown.cameras, depth)
-
-
-def geometry_metrics(field: Field, truth: Tensor) -> Metrics:
-    """Chamfer distance (world units) and F-score between a field's surface and points (N, 3) on the true one.
-
-    An empty field has Chamfer distance NaN and F-score 0.
-    """
-    try:
-        points = points_on([extract_mesh(field, CELLS)])
-    except ValueError:
-        return {"chamfer": math.nan, "f_score": 0.0}
-    return {"chamfer": metrics.chamfer(points, truth), "f_score": metrics.f_score(points, truth, NEAR)}
-
-
-def points_on(parts: Sequence[Mesh]) -> Tensor:
-    """Sample POINTS points (POINTS, 3) on a surface, the same ones each time."""
-    return sample_points(parts, POINTS, torch.Generator().manual_seed(0))
 
 
 def nearest_view(inputs: Views, cameras: Cameras) -> Views:
@@ -228,73 +215,3 @@ def nearest_view(inputs: Views, cameras: Cameras) -> Views:
     wanted, known = (F.normalize(group.positions, dim=-1) for group in (cameras, inputs.cameras))
     nearest = inputs[(wanted @ known.T).argmax(-1)]
     return Views(nearest.rgb, nearest.alpha, cameras)
-
-
-def compare(rendered: Views, targets: Views, similarity: PerceptualLoss | None = None) -> Metrics:
-    """Metrics of rendered views against targets (T,), means over views.
-
-    Args:
-        rendered: Views to measure.
-        targets: True views.
-        similarity: LPIPS; left out if None.
-
-    Returns:
-        PSNR (dB), SSIM and mask IoU, LPIPS if given, and the depth error (world units) if both have depth.
-    """
-    a, b = rendered.composite(1.0), targets.composite(1.0)
-    numbers = {
-        "psnr": metrics.psnr(a, b),
-        "ssim": metrics.ssim(a, b),
-        "mask_iou": metrics.mask_iou(rendered.alpha, targets.alpha),
-    }
-    if similarity is not None:
-        numbers["lpips_vgg"] = similarity(a, b)
-    if rendered.depth is not None and targets.depth is not None:
-        numbers["depth_error"] = metrics.depth_error(rendered.depth, targets.depth)
-    return {name: value.nanmean().item() for name, value in numbers.items()}
-
-
-def mean(rows: Sequence[Metrics]) -> Metrics:
-    """Mean of each metric over the rows in which it is a number."""
-    columns = dict.fromkeys(name for row in rows for name in row)
-    known = {name: [row[name] for row in rows if not math.isnan(row.get(name, math.nan))] for name in columns}
-    return {name: math.fsum(values) / len(values) if values else math.nan for name, values in known.items()}
-
-
-def summarize(records: Mapping[str, Mapping[str, Metrics]], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The report: metrics of each scene and their means, for the network and for each baseline."""
-
-    def column(method: str) -> dict[str, Metrics]:
-        return {name: record.get(method, {}) for name, record in records.items()}
-
-    return {
-        "scenes": column("network"),
-        "mean": mean(list(column("network").values())),
-        "baselines": {method: mean(list(column(method).values())) for method in BASELINES},
-        "baseline_scenes": {method: column(method) for method in BASELINES},
-        "settings": dict(settings),
-    }
-
-
-def header(record: Mapping[str, Metrics], width: int) -> str:
-    """Column titles for `line`s of records like this one, with names of `width` characters."""
-    titles = [COLUMNS[name] for name in record.get("network", {})]
-    return " ".join([" " * width, *(f"{title:>12}" for title in [*titles, *BASELINES])])
-
-
-def line(name: str, record: Mapping[str, Metrics], width: int) -> str:
-    """One row of the table: the network's metrics, then the PSNR of each baseline."""
-    values = [*record.get("network", {}).values(), *(record[method]["psnr"] for method in BASELINES)]
-    return " ".join([f"{name:<{width}}", *(f"{value:12.3f}" for value in values)])
-
-
-def write(report: Mapping[str, Any], output: str | Path) -> None:
-    """Write `metrics.json` into the folder `output`, whole or not at all; NaN becomes null."""
-    with atomic.merged(output) as partial:
-        (partial / "metrics.json").write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

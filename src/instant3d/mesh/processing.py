@@ -12,7 +12,7 @@ from torch import Tensor
 
 from instant3d.mesh.colorspace import linear_from_srgb, srgb_from_linear
 from instant3d.mesh.mesh import Mesh, face_areas
-from instant3d.mesh.topology import weld
+from instant3d.mesh.topology import distinct_rows, weld
 
 
 def clean(mesh: Mesh, *, smallest_share: float = 0.01) -> Mesh:
@@ -39,10 +39,8 @@ def clean(mesh: Mesh, *, smallest_share: float = 0.01) -> Mesh:
 def _without_duplicates(mesh: Mesh) -> Mesh:
     """Merge vertices that agree in position, normal, colour and uv."""
     parts = [mesh.vertices, *(part for part in (mesh.normals, mesh.colors, mesh.uv) if part is not None)]
-    rows = np.ascontiguousarray(np.hstack(parts) + 0.0)  # + 0 turns -0 into 0, which has other bytes
-    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
-    _, first, index = np.unique(keys, return_index=True, return_inverse=True)
-    return dataclasses.replace(_take(mesh, first), faces=index.reshape(-1)[mesh.faces])
+    first, index = distinct_rows(np.hstack(parts))
+    return dataclasses.replace(_take(mesh, first), faces=index[mesh.faces])
 
 
 def pieces(mesh: Mesh) -> np.ndarray:
@@ -60,8 +58,10 @@ def pieces(mesh: Mesh) -> np.ndarray:
 
 def _only_faces(mesh: Mesh, keep: np.ndarray) -> Mesh:
     """Keep the selected faces and the vertices that they use."""
-    used, index = np.unique(mesh.faces[keep], return_inverse=True)
-    return dataclasses.replace(_take(mesh, used), faces=index.reshape(-1, 3))
+    faces = mesh.faces[keep]
+    used = np.zeros(len(mesh.vertices), bool)
+    used[faces] = True
+    return dataclasses.replace(_take(mesh, np.flatnonzero(used)), faces=(np.cumsum(used) - 1)[faces])
 
 
 def _take(mesh: Mesh, vertices: np.ndarray) -> Mesh:

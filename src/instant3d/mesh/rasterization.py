@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-AT_ONCE = 2**20  # pixels of bounding boxes that are tested together
+ROUNDING = 1e-9  # pixels by which a pixel's centre may lie outside a triangle that it is on the edge of
+SLIVER = 1e-12  # square pixels; triangles of a smaller area cover nothing
 
 
 def rasterize(
@@ -26,52 +25,61 @@ def rasterize(
         several triangles cover occurs several times.
     """
     corners = np.asarray(corners, np.float64)
-    limits = np.array([width, height])
-    low = np.clip(np.ceil(corners.min(1) - margin - 0.5), 0, limits).astype(np.int64)
-    high = np.clip(np.floor(corners.max(1) + margin - 0.5) + 1, 0, limits).astype(np.int64)
-    size = (high - low).clip(min=0)
-    parts = [_covered(corners, low, size, some, width, margin) for some in _chunks(size.prod(1))]
-    if not parts:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3))
-    pixel, face, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return pixel, face, weights
+    low, high = corners.min(1) - margin, corners.max(1) + margin
+    low, high = _within(low, high, np.array([width, height]))
+    slope, offset, reach = _barycentric(corners, margin)
+    tall = np.where(np.isfinite(offset[:, 0]), (high - low)[:, 1].clip(min=0), 0)
+    face, y = _expanded(low[:, 1], tall)
+    at_row = slope[face, :, 1] * (y + 0.5)[:, None] + offset[face]  # the coordinates (R, 3) at x = 0
+    start, end = _spans(slope[face, :, 0], at_row + reach[face], low[face, 0], high[face, 0])
+    row, x = _expanded(start, end - start)
+    face = face[row]
+    v, w = (at_row[row, k] + slope[face, k, 0] * (x + 0.5) for k in (1, 2))
+    return y[row] * width + x, face, np.stack([1 - v - w, v, w], 1)
 
 
-def _chunks(areas: np.ndarray) -> Iterator[np.ndarray]:
-    """Numbers of triangles whose boxes hold any pixel, about `AT_ONCE` pixels together."""
-    some = np.flatnonzero(areas)
-    group = np.cumsum(areas[some]) // AT_ONCE
-    yield from np.split(some, np.flatnonzero(np.diff(group)) + 1) if len(some) else ()
+def _within(low: np.ndarray, high: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first pixels and those after the last whose centres lie in boxes from `low` to `high` (F, 2)."""
+    first, after = np.ceil(low - 0.5), np.floor(high - 0.5) + 1
+    return np.clip(first, 0, limits).astype(np.int64), np.clip(after, 0, limits).astype(np.int64)
 
 
-def _covered(
-    corners: np.ndarray, low: np.ndarray, size: np.ndarray, some: np.ndarray, width: int, margin: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The coverings by triangles `some`."""
-    count = size[some].prod(1)
-    face = np.repeat(some, count)
-    number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    row, column = np.divmod(number, size[face, 0])
-    x, y = low[face, 0] + column, low[face, 1] + row
-    a, ab, ac = corners[some, 0], corners[some, 1] - corners[some, 0], corners[some, 2] - corners[some, 0]
-    area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
-    inverse = np.divide(1.0, area, out=np.zeros_like(area), where=np.abs(area) > 1e-12)
-    slopes = np.stack([ac[:, 1], -ac[:, 0], -ab[:, 1], ab[:, 0]], 1) * inverse[:, None]  # of both coordinates
-    reach = (
-        margin * np.stack([np.linalg.norm(side, axis=1) for side in (ac - ab, ac, ab)], 1) * np.abs(inverse)[:, None]
-    )
-    own = np.repeat(np.arange(len(some)), count)
-    dx, dy = x + 0.5 - a[own, 0], y + 0.5 - a[own, 1]
-    slopes, reach = slopes[own], reach[own]
-    v, w = slopes[:, 0] * dx + slopes[:, 1] * dy, slopes[:, 2] * dx + slopes[:, 3] * dy
-    weights = np.stack([1 - v - w, v, w], 1)
-    inside = (weights >= -reach).all(1) & (inverse[own] != 0)
-    return (y * width + x)[inside], face[inside], weights[inside]
+def _barycentric(corners: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Barycentric coordinates as functions of the place: slopes (F, 3, 2), offsets (F, 3); how much `margin` is (F, 3).
+
+    Offsets of triangles without area are not finite.
+    """
+    opposite = np.roll(corners, 1, 1) - np.roll(corners, -1, 1)  # the side across from each corner
+    double_area = opposite[:, 0, 0] * opposite[:, 1, 1] - opposite[:, 0, 1] * opposite[:, 1, 0]
+    scale = np.where(np.abs(double_area) > SLIVER, double_area, np.nan)[:, None]
+    slope = np.stack([-opposite[..., 1], opposite[..., 0]], -1) / scale[..., None]
+    offset = -(slope * np.roll(corners, -1, 1)).sum(-1)
+    return slope, offset, margin * np.linalg.norm(slope, axis=-1)
+
+
+def _spans(slope: np.ndarray, at_zero: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First pixel and pixel after the last (R,) in which slope * x + at_zero (R, 3) are all at least 0."""
+    start, end = low.astype(np.float64), high.astype(np.float64)
+    for k in range(3):
+        rises, falls = slope[:, k] > 0, slope[:, k] < 0
+        edge = -at_zero[:, k] / np.where(rises | falls, slope[:, k], 1.0) - 0.5
+        start = np.where(rises, np.maximum(start, np.ceil(edge - ROUNDING)), start)
+        end = np.where(falls, np.minimum(end, np.floor(edge + ROUNDING) + 1), end)
+        end = np.where(~(rises | falls) & (at_zero[:, k] < -ROUNDING), start, end)
+    return start.astype(np.int64), np.maximum(end, start).astype(np.int64)
+
+
+def _expanded(start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `count` (K,) numbers from `start` (K,) on: which k it belongs to, and the number."""
+    owner = np.repeat(np.arange(len(count)), count)
+    return owner, np.arange(count.sum()) + np.repeat(start - (np.cumsum(count) - count), count)
 
 
 def nearest_of(pixel: np.ndarray, rank: np.ndarray, pixels: int) -> np.ndarray:
     """For each of `pixels` pixels, which of its coverings (N,) has the lowest `rank` (N,); -1 where there is none."""
-    order = np.argsort(-rank, kind="stable")
+    lowest = np.full(pixels, np.inf)
+    np.minimum.at(lowest, pixel, rank)
+    best = np.flatnonzero(rank == lowest[pixel])
     chosen = np.full(pixels, -1, np.int64)
-    chosen[pixel[order]] = order  # of several for one pixel, the last stays
+    chosen[pixel[best]] = best  # of equal ones, the last stays
     return chosen

@@ -11,6 +11,7 @@ import numpy as np
 from instant3d.mesh.mesh import Mesh, bounds
 from instant3d.mesh.processing import pieces
 from instant3d.mesh.repair import fill_holes
+from instant3d.mesh.topology import distinct_rows
 
 if TYPE_CHECKING:
     from manifold3d import Manifold
@@ -97,8 +98,8 @@ def _manifold(mesh: Mesh) -> Manifold:
     import manifold3d
 
     columns = [mesh.vertices, *(getattr(mesh, name) for name, _ in ATTRIBUTES if getattr(mesh, name) is not None)]
-    _, first, index = np.unique(mesh.vertices + 0.0, axis=0, return_index=True, return_inverse=True)
-    target = first[index.reshape(-1)]
+    first, index = distinct_rows(mesh.vertices)
+    target = first[index]
     moved = np.flatnonzero(target != np.arange(len(target)))
     return manifold3d.Manifold(
         manifold3d.Mesh(

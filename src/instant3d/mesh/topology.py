@@ -34,5 +34,24 @@ def signed_volume(mesh: Mesh) -> float:
 
 def weld(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct positions (P, 3) and the faces (F, 3) between them."""
-    places, index = np.unique(mesh.vertices + 0.0, axis=0, return_inverse=True)
-    return places, index.reshape(-1)[mesh.faces]
+    first, index = distinct_rows(mesh.vertices)
+    return mesh.vertices[first] + 0.0, index[mesh.faces]
+
+
+def distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find equal rows, many times faster than `np.unique` along an axis.
+
+    Args:
+        rows: (N, K), finite.
+
+    Returns:
+        The first occurrence (P,) of each distinct row, these rows in ascending order, and for each row which of
+        them it equals (N,).
+    """
+    order = np.lexsort(rows.T[::-1])
+    ordered = rows[order]
+    new = np.ones(len(rows), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    index = np.empty(len(rows), np.int64)
+    index[order] = np.cumsum(new) - 1
+    return order[new], index

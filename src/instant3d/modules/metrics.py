@@ -1,4 +1,4 @@
-"""Image, mask, depth and surface metrics of reconstructions.
+"""Image, mask, depth, normal and surface metrics of reconstructions.
 
 Images are (..., C, H, W) in [0, 1] and give one number each, (...). Point sets are (N, 3) and give one number.
 """
@@ -52,6 +52,14 @@ def depth_error(rendered: Tensor, target: Tensor) -> Tensor:
     """Mean absolute depth difference in world units over pixels where both depths are positive; NaN if none is."""
     both = (rendered > 0) & (target > 0)
     return ((rendered - target).abs() * both).sum((-3, -2, -1)) / both.sum((-3, -2, -1))
+
+
+def normal_error(rendered: Tensor, target: Tensor) -> Tensor:
+    """Mean angle in degrees between normals (..., 3, H, W) over pixels where neither is 0; NaN if there is none."""
+    lengths = torch.linalg.vector_norm(rendered, dim=-3) * torch.linalg.vector_norm(target, dim=-3)
+    cosine = (rendered * target).sum(-3) / lengths.clamp(min=1e-9)
+    degrees = cosine.clamp(-1, 1).acos().rad2deg() * (lengths > 0)
+    return degrees.sum((-2, -1)) / (lengths > 0).sum((-2, -1))
 
 
 def chamfer(points: Tensor, reference: Tensor) -> float:

@@ -41,7 +41,7 @@ class Asset:
         resolution: Nodes along each axis of the grid on which the surface is extracted.
         max_memory: Bytes that rendering and meshing may take for themselves.
         exact: Render in float32 and at half the step, to compare; otherwise with differences too small to see.
-        views: Posed images (V,) of the object, which sharpen the colours of its meshes.
+        views: Posed images (V,) of the object, which fit its meshes' silhouettes and sharpen their colours.
         name: Name of its meshes in files.
 
     Raises:
@@ -78,8 +78,10 @@ class Asset:
 
     @cached_property
     def surface(self) -> Mesh:
-        """The surface at full resolution, without colours, in world axes."""
-        surface = mesh_extraction.extract_surface(self.field, self.resolution, max_memory=self.max_memory)
+        """The surface at full resolution, without colours, in world axes; its threshold is chosen with the views."""
+        surface = mesh_extraction.extract_surface(
+            self.field, self.resolution, views=self.views, max_memory=self.max_memory
+        )
         return replace(surface, name=self.name)
 
     def mesh(self, faces: int | None = None, *, origin: Origin = "world") -> Mesh:

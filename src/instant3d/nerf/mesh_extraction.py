@@ -6,8 +6,10 @@ itself passes the threshold; colour is read at the vertices alone.
 
 The threshold, if not given, is Otsu's (1979): of all values, the one that best separates the opacities found in the
 cube into two classes, empty and solid, where opacity is what a 32nd of a world unit of that density absorbs. So it lies
-half-way between haze and matter, whatever the scale of the field's densities, at every resolution. Where nothing is
-visible, or no place is less than half as opaque as the most opaque, there is no surface, and the error says which.
+half-way between haze and matter, whatever the scale of the field's densities, at every resolution. With the views that
+the field was made of, it is the multiple of that threshold whose silhouettes agree with theirs
+(`instant3d.nerf.silhouette_threshold`). Where nothing is visible, or no place is less than half as opaque as the most
+opaque, there is no surface, and the error says which.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ from instant3d.mesh import Mesh
 from instant3d.nerf.baked_field import bake, device_of, grid_density
 from instant3d.nerf.field import Field
 from instant3d.nerf.narrow_band import refine
+from instant3d.nerf.silhouette_threshold import silhouette_threshold
+from instant3d.views import Views
 
 THICKNESS = 1 / 32  # of the slice, in world units, whose opacity the automatic threshold uses
 INVISIBLE = 0.35  # a ray through the whole cube at this density lets half of the light through: -ln(1/2) / 2
 COARSEST = 48  # the coarse grid has at least as many cells a side, if the fine one has, and less than twice as many
+FACTORS = (2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25)  # of the automatic threshold, among which views choose
 HALVINGS = 3  # of the edge on which a vertex lies; leaves a tenth of an edge even where density is a step
 BYTES_PER_NODE = 5  # of the finest grid
 BYTES_PER_POINT = 2048  # eight 64-wide float32 activations
@@ -72,13 +77,19 @@ def extract_mesh(
 
 @torch.no_grad()
 def extract_surface(
-    field: Field, resolution: int = 256, *, threshold: float | Literal["auto"] = "auto", max_memory: int = 2**30
+    field: Field,
+    resolution: int = 256,
+    *,
+    threshold: float | Literal["auto"] = "auto",
+    views: Views | None = None,
+    max_memory: int = 2**30,
 ) -> Mesh:
     """The surface of one object's field: closed, faces outward, in world axes, without colours.
 
     resolution  nodes along each edge of the cube [-1, 1]^3, the first and the last on its faces; what is still solid
                 there is closed by the cube
     threshold   density at the surface, per world unit
+    views       posed images (V,) of the object, with which an automatic threshold is chosen
     max_memory  bytes that it may take; the result does not depend on it
     """
     grid = _Grid(resolution)
@@ -86,6 +97,9 @@ def extract_surface(
     quick, exact = bake(field), bake(field, exact=True)
     coarse = _coarse_density(quick, grid)
     level = _threshold(coarse[coarse >= 0], threshold)
+    if views is not None and threshold == "auto":
+        levels = [level * factor for factor in FACTORS if level * factor < coarse.max()]
+        level = silhouette_threshold(quick, views, levels) or level
 
     def height(some: Field, nodes: np.ndarray) -> np.ndarray:
         points = torch.from_numpy(grid.world(nodes)).float().to(device_of(field))

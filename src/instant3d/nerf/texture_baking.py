@@ -18,7 +18,7 @@ from instant3d.nerf.view_colors import view_colors
 from instant3d.views import Views
 
 GUTTER = 1.5  # pixels around charts that have the colours of their edges; beyond are means, for smaller mip levels
-FIELD_WEIGHT = 0.1  # of the field's own colour beside the views', 1 being one view straight on
+FIELD_WEIGHT = 0.02  # of the field's own colour beside the views', 1 being one view straight on
 NORMAL_STEP = 1 / 64  # world units of the differences that normals are found by
 AGREEMENT = 0.3  # cosine to the faces around, below which a gradient is noise
 

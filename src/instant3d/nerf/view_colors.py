@@ -17,12 +17,12 @@ from instant3d.nerf.mesh_rendering import nearest_surface
 from instant3d.views import Views
 
 GRAZING = 0.2  # cosine of the angle between ray and normal from which a view counts
-SHARPNESS = 4.0  # power of that cosine, scaled to [0, 1]: how much the most frontal view outweighs the others
+SHARPNESS = 2.0  # power of that cosine, scaled to [0, 1]: how much the most frontal view outweighs the others
 DEPTH_TOLERANCE = 0.03  # world units by which a point may lie behind the surface that a view shows
 JUMP = 0.1  # world units of depth between neighbouring pixels that make an outline
 OUTLINE = 1  # pixels on either side of an outline that do not count
 OPAQUE = 0.95  # alpha from which a pixel is all object
-DEPTH_SIDE = 256  # pixels a side at least, of the depth maps that points are compared with
+DEPTH_SIDES = (256, 512)  # fewest and most pixels a side of the depth maps that points are compared with
 
 
 def view_colors(mesh: Mesh, points: Tensor, normals: Tensor, views: Views) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,8 @@ def view_colors(mesh: Mesh, points: Tensor, normals: Tensor, views: Views) -> tu
     colors, total = torch.zeros_like(points), points.new_zeros(len(points))
     for k in range(len(views.rgb)):
         view = views[k]
-        color, weight = _seen_by(view, depth_map(mesh, view.cameras, max(view.width, DEPTH_SIDE)), points, normals)
+        side = min(max(view.width, DEPTH_SIDES[0]), DEPTH_SIDES[1])
+        color, weight = _seen_by(view, depth_map(mesh, view.cameras, side), points, normals)
         colors += weight[:, None] * color
         total += weight
     return colors / total.clamp(min=1e-9)[:, None], total
@@ -76,7 +77,7 @@ def _certain(view: Views, depths: Tensor) -> Tensor:
     far = -F.max_pool2d(-near, 3, 1, 1)
     outline = (F.max_pool2d(near, 3, 1, 1) - far > JUMP).float()[0]
     doubtful = torch.maximum(outline, (alpha < OPAQUE).float())
-    reach = 2 * OUTLINE * round(depths.shape[-1] / view.width) + 1
+    reach = 2 * OUTLINE * max(1, round(depths.shape[-1] / view.width)) + 1
     grown = F.max_pool2d(doubtful[None], reach, 1, reach // 2)
     return F.avg_pool2d(1 - grown, reach, 1, reach // 2, count_include_pad=False)[0]
 

@@ -117,10 +117,20 @@ def generate(
     check_formats(request.formats)
     check_size_mm(request.size_mm)
     yield from (GenerationResult(prompt.where, error=prompt.error) for prompt in prompts if prompt.error)
-    watch = Stopwatch()
+    yield from generate_items(plan(prompts, output, request), generator, request, progress=progress)
+
+
+def generate_items(
+    items: Sequence[Item],
+    generator: AssetGenerator,
+    request: GenerationRequest,
+    *,
+    progress: Progress | None = None,
+) -> Iterator[GenerationResult]:
+    """Generate planned assets. The arguments, results and errors are those of `generate`."""
+    watch, fresh = Stopwatch(), []
     with watch("load"):
         _ = generator.weights  # their hashes take a while
-    items, fresh = plan(prompts, output, request), []
     for item in items:
         if is_finished(item, request, generator):
             yield GenerationResult(item.where, item.folder)
@@ -137,14 +147,15 @@ def generate(
         try:
             full = yield from run.make(fresh[k : k + generator.at_once])
         except (ValueError, OSError, MemoryError):
-            yield from map(_not_begun, rest)
+            yield from map(not_begun, rest)
             raise
         if full:
-            yield from map(_not_begun, rest)
+            yield from map(not_begun, rest)
             return
 
 
-def _not_begun(item: Item) -> GenerationResult:
+def not_begun(item: Item) -> GenerationResult:
+    """Report an item that is left out after an error that ends the whole run."""
     return GenerationResult(item.where, error="was not begun")
 
 
@@ -180,6 +191,11 @@ def plan(prompts: Sequence[Prompt], output: Path, request: GenerationRequest) ->
     ]
 
 
+def is_disk_full(error: str | Exception) -> bool:
+    """Whether nothing more can be written after this error."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
 @dataclass(frozen=True)
 class BatchRun:
     """The generation of batches of items that share their settings.
@@ -212,8 +228,8 @@ class BatchRun:
                 yield GenerationResult(item.where, item.folder, record=record)
             except (ValueError, OSError, MemoryError) as error:
                 yield GenerationResult(item.where, item.folder, error=error)
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
-                    yield from map(_not_begun, items[number:])
+                if is_disk_full(error):
+                    yield from map(not_begun, items[number:])
                     return True
         return False
 

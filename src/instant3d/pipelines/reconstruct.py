@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,7 @@ from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import SIZE_MM, check_size_mm
 from instant3d.modules.diffusion.zero123plus import DEFAULT_SAMPLING, Zero123PlusSampling
-from instant3d.nerf.asset import check_formats
+from instant3d.nerf.asset import VIEWS, check_formats
 from instant3d.nerf.quarter_turns import turned
 from instant3d.pipelines import image_preprocessing, results
 from instant3d.pipelines.photo_to_views import PhotoToViews
@@ -34,6 +35,8 @@ from instant3d.views import Views
 
 SHOWN_VIEWS = 8  # at most, on the sheet
 DEFAULT_VIEWS = 4
+WIDEST_BLENDED = 1024  # pixels a side of views that are blended into a texture
+BLENDED_PIXELS = 2**24  # of all of them together
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class ReconstructionInput:
 
     Attributes:
         source: The views for the network.
+        blended: The same views (V,), larger where the scene's images are: for the colours of the mesh.
         shown: How the contact sheet begins.
         size: Width and height of the sheet's images in pixels.
         record: Further fields of the record.
@@ -49,6 +53,7 @@ class ReconstructionInput:
     """
 
     source: Scene
+    blended: Views
     shown: SheetInputs
     size: int
     record: dict[str, Any] = field(default_factory=dict)
@@ -73,9 +78,8 @@ def reconstruct(
     """Reconstruct the object of a scene and write a folder of results.
 
     Args:
-        scene: A scene folder; or an image file, for a network that takes one image: the prepared image is then written
-            into `output/views`.
-        output: The folder of results; other files in it stay.
+        scene: A scene folder; or an image file, for a network that takes one image.
+        output: The folder of results, with the input views in `views`; other files in it stay.
         weights: Stage 2's checkpoint folder, or its Hugging Face Hub id, which is downloaded.
         views: Numbers of the input frames. By default the first four, or as many as there are; or the first if the
             network takes one image: then its own camera is assumed, and the result is in that camera's world.
@@ -109,13 +113,14 @@ def reconstruct(
     source = given.source
     with atomic.merged(output, seal=results.RECORD) as partial:
         with watch("reconstruct"):
-            asset = turned(model(source, resolution=resolution, max_memory=max_memory), given.quarter_turns)
+            asset = model(source, resolution=resolution, max_memory=max_memory)
+            asset.views = given.blended
+            asset = turned(asset, given.quarter_turns)
         written = results.write(
             partial, asset, given.shown, size=given.size, formats=formats, watch=watch, options=options, size_mm=size_mm
         )
-        if given.record:
-            scenes.write(partial / "views", cast(Views, asset.views), object_id=source.id)
-            written["files"] = ["views", *written["files"]]
+        scenes.write(partial / VIEWS, cast(Views, asset.views), caption=source.caption, object_id=source.id)
+        written["files"] = [VIEWS, *written["files"]]
         return results.write_record(
             partial,
             scene=source.id,
@@ -145,7 +150,8 @@ def _given(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architec
     if assumed is None:
         _warn_of_faults(path, source)
     size = results.image_size(source.views.width)
-    return ReconstructionInput(source, _shown(path, frames, size, assumed), size)
+    blended = _blended(path, frames, source)
+    return ReconstructionInput(source, blended, _shown(path, frames, size, assumed), size)
 
 
 def _warn_of_faults(path: Path, source: Scene) -> None:
@@ -162,7 +168,8 @@ def _photo(path: Path, views: Sequence[int] | Literal["all"] | None, a: Architec
     source = prepared.scene
     shown = SheetInputs(source.id, "input image", source.views, source.names)
     size = results.image_size(a.image_size or source.views.width)
-    return ReconstructionInput(source, shown, size, {"cut_by": prepared.cut_by})
+    blended = _at_most(source.views, _widest_blended(1))
+    return ReconstructionInput(source, blended, shown, size, {"cut_by": prepared.cut_by})
 
 
 def _generated(
@@ -186,7 +193,7 @@ def _generated(
     record = {"cut_by": made.cut_by, "views_by": str(generator), "sampling": asdict(sampling)}
     size = results.image_size(a.image_size or made.views.width)
     shown = SheetInputs(source.id, f"generated views (seed {sampling.seed})", made.views, names)
-    return ReconstructionInput(source, shown, size, record, made.quarter_turns)
+    return ReconstructionInput(source, made.views, shown, size, record, made.quarter_turns)
 
 
 def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:
@@ -198,6 +205,27 @@ def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:
     if height == width:
         return source
     return scenes.read(scene, frames=frames, size=a.image_size or max(height, width), maps=())
+
+
+def _blended(scene: Path, frames: Sequence[int], source: Scene) -> Views:
+    """Return the frames as squares at their own size, but no larger than is blended into a texture."""
+    widest = _widest_blended(len(frames))
+    own = scenes.read(scene, frames=frames[:1], maps=(), widest=widest).views
+    side = min(max(own.height, own.width), widest)
+    if side <= source.views.width:
+        return _at_most(source.views, widest)
+    larger = scenes.read(scene, frames=frames, size=side, maps=()).views
+    return replace(larger, cameras=source.views.cameras)
+
+
+def _at_most(views: Views, side: int) -> Views:
+    """Reduce square views to `side` pixels a side if they are larger."""
+    return views.resized(side, side) if views.width > side else views
+
+
+def _widest_blended(count: int) -> int:
+    """Pixels a side that each of `count` views may have for blending."""
+    return min(WIDEST_BLENDED, math.isqrt(BLENDED_PIXELS // count))
 
 
 def _with_camera(camera: Cameras | None, source: Scene) -> Scene:

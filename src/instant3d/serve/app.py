@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from instant3d import __version__
 from instant3d.serve import compatible, uploads
 from instant3d.serve.jobs import describe, files_of, media_type
+from instant3d.serve.page_routes import add_page
 from instant3d.serve.scheduler import QueueFull, Scheduler
 from instant3d.serve.schemas import (
     ENDED,
@@ -40,6 +41,22 @@ RETRY_SECONDS = 10
 DATABASE = "jobs.sqlite3"
 Model = TypeVar("Model")
 
+FORM = {  # of a job that reconstructs
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "options": {"type": "string", "description": "the fields of a text job but the prompt, as JSON"},
+        "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": uploads.MOST_IMAGES},
+        "scene": {"type": "string", "format": "binary", "description": "a zip of a scene folder"},
+    },
+}
+JOB_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": TextRequest.model_json_schema()},
+        "multipart/form-data": {"schema": FORM},
+    },
+}
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 api = APIRouter(prefix="/api/v1", responses=ERRORS)
@@ -73,13 +90,14 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.add_middleware(Gate, settings=settings)
     app.include_router(api)
     app.include_router(compatible.router)
+    add_page(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(QueueFull, _full)
     return app
 
 
-@api.post("/jobs", status_code=202, openapi_extra={"requestBody": {"required": True}})
+@api.post("/jobs", status_code=202, openapi_extra={"requestBody": JOB_BODY})
 async def create_job(request: Request, response: Response) -> Job:
     """Queue a job: JSON with a prompt, or a form with `options` and `images` or a `scene`."""
     scheduler: Scheduler = request.app.state.scheduler

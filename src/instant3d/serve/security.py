@@ -20,9 +20,10 @@ COOKIE = "instant3d_token"
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 OPEN_PATHS = ("/api/v1/login", "/api/v1/health")  # without a token; beside the page itself
 PROTECTED = ("/api/", "/generate", "/send", "/status/", "/3d/", "/v1/", "/docs", "/openapi.json")
+VIEWER_STYLE = "'sha256-PXtZZkJMMyc18o/DN1ZEFOJ2qEGq95IQbVaJFMOXOb0='"  # the one inline style, of model-viewer 4.4.0
 CONTENT_POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self' blob: data:; "
-    "script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob:; "
+    f"script-src 'self' 'wasm-unsafe-eval'; style-src 'self' {VIEWER_STYLE}; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = {

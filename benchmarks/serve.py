@@ -1,0 +1,217 @@
+"""How long does a client of the server wait, and what is lost when it is killed? `python -m benchmarks.serve`.
+
+Starts a server on a free port of this machine and gives it text jobs: from 1, 4 and 16 clients at a time, each of which
+waits for its job before it sends the next, and then 200 at once while the server is killed twice with SIGKILL and
+started again. By default the weights are toys, so that what is measured is the server and not the networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.load_test import Finished, finished
+
+TOYS = {"steps": 1, "resolution": 16, "texture": 64}  # options of jobs for weights that mean nothing
+DEMO = {"steps": 10}
+POLL_SECONDS = 0.05
+START_SECONDS = 120.0
+PAGE = 200  # jobs that a request lists at most
+ENDED = {"done", "failed", "cancelled"}
+# the worker, but with images of a few pixels, which would take nearly all of the time of toys
+SMALL_WORKER = """
+import sys
+from instant3d.pipelines import results
+from instant3d.serve.worker import main
+results.SMALLEST = results.LARGEST = 16
+results.FRAMES = 4
+sys.exit(main())
+"""
+SERVER = """
+import json, sys
+from pathlib import Path
+from instant3d.serve.server import serve
+from instant3d.serve.settings import ServeSettings
+fields = json.loads(sys.argv[1])
+weights, worker = tuple(map(tuple, fields.pop("weights"))), tuple(fields.pop("worker"))
+sys.exit(serve(ServeSettings(Path(fields.pop("data")), port=0, weights=weights, worker=worker, **fields)))
+"""
+
+
+class Server:
+    """A server in a process of its own.
+
+    Args:
+        data: Folder of its jobs.
+        fields: Other settings of `ServeSettings`.
+
+    Raises:
+        ChildProcessError: It does not start.
+    """
+
+    def __init__(self, data: Path, fields: dict[str, Any]) -> None:
+        data.mkdir(parents=True, exist_ok=True)
+        log = data / "server.log"
+        command = [sys.executable, "-c", SERVER, json.dumps({"data": str(data), **fields})]
+        with log.open("w") as stream:
+            self.process = subprocess.Popen(command, stdout=stream, stderr=stream)
+        until = time.monotonic() + START_SECONDS
+        while not (found := re.search(r"http://\S+", log.read_text())):
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.end(signal.SIGKILL)
+                raise ChildProcessError(f"the server did not start: {log.read_text()[-1000:]}")
+            time.sleep(POLL_SECONDS)
+        self.client = httpx.Client(base_url=f"{found[0]}/api/v1", timeout=60)
+
+    def submit(self, prompt: str, options: dict[str, Any]) -> str:
+        """Queue a job; return its id."""
+        return self.client.post("/jobs", json={"prompt": prompt, **options}).raise_for_status().json()["id"]
+
+    def wait_for(self, name: str) -> dict[str, Any]:
+        """Return the job once it has ended."""
+        while (job := self.client.get(f"/jobs/{name}").raise_for_status().json())["state"] not in ENDED:
+            time.sleep(POLL_SECONDS)
+        return job
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the newest jobs, `PAGE` at most."""
+        return self.client.get("/jobs", params={"limit": PAGE}).raise_for_status().json()["jobs"]
+
+    def wait_for_workers(self) -> None:
+        """Return when the networks are loaded."""
+        while self.client.get("/health").json()["ready"] == 0:
+            time.sleep(POLL_SECONDS)
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the process."""
+        self.process.send_signal(how)
+        self.process.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if nothing was lost, made twice or failed."""
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="serve-") as folder:
+        fields, request = _settings(Path(folder), options)
+        report: dict[str, Any] = {
+            f"batch {batch}": _load(Path(folder) / f"batch{batch}", fields | {"batch": batch}, request, options)
+            for batch in options.batch
+        }
+        if options.count:
+            report["kills"] = _kills(Path(folder) / "kills", fields, request, options)
+    print(json.dumps(report, indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if report.get("kills", {}).get("as it should be", True) else 1
+
+
+def _load(data: Path, fields: dict[str, Any], request: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Latency and throughput of each number of clients, after a first job that is not counted."""
+    with _running(data, fields) as server:
+        server.wait_for(server.submit("warm up", request))
+        return {f"{clients} clients": _measure(server, clients, request, options.each) for clients in options.clients}
+
+
+def _measure(server: Server, clients: int, request: dict[str, Any], each: int) -> dict[str, float]:
+    """Let every client make that many assets, one after another; the seconds that each asset took."""
+
+    def work(client: int) -> list[float]:
+        seconds = []
+        for number in range(each):
+            start = time.perf_counter()
+            job = server.wait_for(server.submit(f"thing {number} of client {client}", request))
+            if job["state"] != "done":
+                raise ValueError(f"a job ended as {job['state']}: {job['error']}")
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        taken = np.concatenate(list(pool.map(work, range(clients))))
+    whole = time.perf_counter() - start
+    p50, p95 = (round(float(np.quantile(taken, share)), 3) for share in (0.5, 0.95))
+    return {"assets": len(taken), "p50 s": p50, "p95 s": p95, "assets a minute": round(60 * len(taken) / whole, 1)}
+
+
+def _kills(data: Path, fields: dict[str, Any], request: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Queue all jobs, kill the server after equal shares of them, and compare what is there with what should be."""
+    before, rewritten, seconds, names = Finished(), 0, [], list[str]()
+    for leg in range(options.kills + 1):
+        start = time.monotonic()
+        with _running(data, fields, killed=leg < options.kills) as server:
+            names = names or [server.submit(f"thing number {k}", request) for k in range(options.count)]
+            share = options.count * (leg + 1) // (options.kills + 1)
+            while sum(job["state"] in ENDED for job in server.jobs()) < share:
+                time.sleep(POLL_SECONDS)
+            jobs = server.jobs()
+        now = finished(data / "jobs")
+        rewritten += sum(now.get(name) != written for name, written in before.items())
+        before = now
+        seconds.append(round(time.monotonic() - start, 1))
+    facts = {
+        "jobs": len(names),
+        "states": dict(Counter(job["state"] for job in jobs)),
+        "results": len(before),
+        "lost": sorted(set(names) - set(before)),
+        "made twice": rewritten + len(jobs) - len({job["id"] for job in jobs}),
+        "out of order": [job["id"] for job in jobs[::-1]] != names,
+        "left behind": sorted(path.name for path in (data / "jobs").rglob(".*")),
+        "seconds of legs": seconds,
+    }
+    sound = facts["states"] == {"done": options.count} and len(before) == options.count
+    wrong = facts["lost"] or facts["made twice"] or facts["out of order"] or facts["left behind"]
+    return facts | {"as it should be": bool(sound and not wrong)}
+
+
+@contextmanager
+def _running(data: Path, fields: dict[str, Any], killed: bool = False) -> Iterator[Server]:
+    server = Server(data, fields)
+    try:
+        server.wait_for_workers()
+        yield server
+    finally:
+        server.end(signal.SIGKILL if killed else signal.SIGTERM)
+
+
+def _settings(work: Path, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the server and the options of the jobs, for toys or for the bundled weights."""
+    machine = [("system", "two-stage"), ("device", "cpu")]
+    if options.demo_weights:
+        return {"weights": machine, "worker": [sys.executable, "-m", "instant3d.serve.worker"]}, DEMO
+    from benchmarks.load_test import toys
+
+    stage1, stage2 = toys(work)
+    weights = [*machine, ("stage1", str(stage1)), ("stage2", str(stage2))]
+    return {"weights": weights, "worker": [sys.executable, "-c", SMALL_WORKER]}, TOYS
+
+
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16], help="at a time (default 1 4 16)")
+    parser.add_argument("--each", type=int, default=3, help="assets of each client (default 3)")
+    parser.add_argument("--batch", type=int, nargs="*", default=[1, 4], help="prompts denoised together (default 1 4)")
+    parser.add_argument("--count", type=int, default=200, help=f"jobs to be killed, at most {PAGE} (default {PAGE})")
+    parser.add_argument("--kills", type=int, default=2, help="so often (default 2)")
+    parser.add_argument("--demo-weights", action="store_true", help="the bundled weights instead of toys, ten steps")
+    parser.add_argument("--out", type=Path, help="file for the figures, as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+// The page of `instant3d serve`: keeps the jobs, follows the one that is shown, and passes both to what shows them.
+
+import * as about from "./about.js";
+import * as api from "./api.js";
+import { $, complain, nameOf, say, stateOf } from "./dom.js";
+import * as form from "./form.js";
+import * as lists from "./lists.js";
+import * as viewer from "./viewer.js";
+
+const PAGE = 24; // jobs asked for at once
+const EVERY_MS = 2000; // how often the list is asked for while something is queued or running
+const jobs = new Map(); // by id, the newest first
+const actions = { show, cancel: (id) => attempt(() => cancel(id)) };
+let shown = null; // the id of the job in the viewer
+let stopFollowing = () => {};
+let followed = null;
+let timer = 0;
+
+const isActive = (job) => !api.isOver(job);
+
+// Runs what may fail: asks for the token where the server wants one, else shows the sentence.
+async function attempt(action, place = $("problem")) {
+  try {
+    complain(place, null);
+    await action();
+  } catch (error) {
+    if (error instanceof api.LoginNeeded) askForToken();
+    else complain(place, error.message);
+  }
+}
+
+// Puts a list of jobs, the newest first, in front of the others.
+function mergeNewest(list) {
+  list.forEach(announce);
+  const others = [...jobs].filter(([id]) => list.every((job) => job.id !== id));
+  jobs.clear();
+  for (const [id, job] of [...list.map((job) => [job.id, job]), ...others]) jobs.set(id, job);
+}
+
+function update(job) {
+  announce(job);
+  jobs.set(job.id, job);
+}
+
+function announce(job) {
+  const before = jobs.get(job.id);
+  if (before && stateOf(before) !== stateOf(job)) say(`${nameOf(job)}: ${job.error ?? stateOf(job)}`);
+}
+
+function render() {
+  lists.showQueue(jobs, shown, actions);
+  lists.showGallery(jobs, shown, actions);
+  const job = jobs.get(shown);
+  if (job) {
+    about.describe(job);
+    viewer.present(job);
+  } else {
+    $("about").hidden = true;
+    viewer.clear();
+  }
+}
+
+function show(id) {
+  shown = id;
+  history.replaceState(null, "", id ? `#${id}` : location.pathname); // a reload shows the same job
+  follow(jobs.get(id));
+  render();
+}
+
+// One stream at a time, for a browser opens six connections to a server; the list has the others.
+function follow(job) {
+  if (followed === job?.id && job && isActive(job)) return;
+  stopFollowing();
+  followed = job && isActive(job) ? job.id : null;
+  if (!followed) return;
+  stopFollowing = api.follow(job.id, (changed) => {
+    update(changed);
+    render();
+    if (api.isOver(changed)) {
+      followed = null;
+      schedule(0);
+    }
+  });
+}
+
+async function refresh() {
+  const newest = await api.jobs(PAGE);
+  const ids = new Set(newest.map(({ id }) => id));
+  for (const job of jobs.values()) // what is gone from among the newest was deleted elsewhere
+    if (isActive(job) && !ids.has(job.id)) await api.job(job.id).then(update, () => jobs.delete(job.id));
+  mergeNewest(newest);
+  const { version, system, running, queued } = await api.health();
+  $("server").textContent = `${version} · ${system} · ${running} running, ${queued} waiting`;
+  if (jobs.get(shown)) follow(jobs.get(shown));
+  render();
+  return newest;
+}
+
+function schedule(delay = EVERY_MS) {
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    await attempt(refresh);
+    if ([...jobs.values()].some(isActive)) schedule();
+  }, delay);
+}
+
+async function send() {
+  $("send").disabled = true;
+  await attempt(async () => {
+    const job = await api.submit(form.request());
+    mergeNewest([job]);
+    say(`${nameOf(job)}: ${stateOf(job)}`);
+    if (!isActive(jobs.get(shown) ?? { state: "done" })) show(job.id);
+    else render();
+    $("stage").scrollIntoView({ block: "nearest" }); // below the form on a phone
+    schedule(0);
+  });
+  $("send").disabled = false;
+}
+
+async function cancel(id) {
+  const job = await api.remove(id);
+  if (job) update(job);
+  render();
+}
+
+async function remove() {
+  if (!(await confirmed($("confirm")))) return;
+  await api.remove(shown);
+  jobs.delete(shown);
+  show(null);
+  $("gallery").scrollIntoView({ block: "nearest" });
+}
+
+function confirmed(dialog) {
+  dialog.returnValue = ""; // Esc keeps it
+  dialog.showModal();
+  return new Promise((resolve) => (dialog.onclose = () => resolve(dialog.returnValue === "delete")));
+}
+
+async function more() {
+  const older = await api.jobs(PAGE, [...jobs.keys()].at(-1));
+  older.forEach(update);
+  $("more").hidden = older.length < PAGE;
+  render();
+}
+
+function askForToken() {
+  if (!$("login").open) $("login").showModal();
+}
+
+async function login(event) {
+  event.preventDefault();
+  try {
+    await api.login($("token").value);
+    location.reload();
+  } catch (error) {
+    complain($("login-problem"), error.message);
+    $("token").select();
+  }
+}
+
+async function start() {
+  form.offer(await api.models());
+  const newest = await refresh();
+  $("more").hidden = newest.length < PAGE;
+  const wanted = location.hash.slice(1);
+  if (wanted && !jobs.has(wanted)) await api.job(wanted).then(update, () => {});
+  const first = jobs.get(wanted) ?? newest.find((job) => job.state === "running") ?? newest.find((job) => job.state === "done");
+  if (first) show(first.id);
+  schedule();
+}
+
+form.prepare(send);
+viewer.prepare();
+$("login").firstElementChild.onsubmit = login;
+$("login").oncancel = (event) => event.preventDefault(); // nothing works without the token
+$("copy").onclick = about.copyCommand;
+$("again").onclick = () => form.refill(jobs.get(shown));
+$("remove").onclick = () => attempt(remove, $("failure"));
+$("more").onclick = () => attempt(more);
+attempt(start);

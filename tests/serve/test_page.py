@@ -1,0 +1,296 @@
+"""The page in a headless Chromium, from the server and under its policy: what people do there, by mouse and keys."""
+
+import hashlib
+import io
+import re
+import time
+
+import browser
+import numpy as np
+import page_server
+import pytest
+import trimesh
+from PIL import Image
+
+from instant3d.serve.page_routes import PAGE
+
+pytestmark = pytest.mark.slow
+
+EVIL = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+PROMPT = "textarea#prompt"
+
+
+def png(color):
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), color).save(data, "PNG")
+    return data.getvalue()
+
+
+def red_ball():
+    paint = trimesh.visual.material.PBRMaterial(baseColorFactor=(255, 0, 0, 255), roughnessFactor=1, metallicFactor=0)
+    ball = trimesh.creation.icosphere(subdivisions=2)
+    ball.visual = trimesh.visual.TextureVisuals(material=paint)
+    return ball.export(file_type="glb")
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    file = tmp_path_factory.mktemp("views") / "grid.png"
+    file.write_bytes(png("blue"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory):
+    file = tmp_path_factory.mktemp("mesh") / "mesh.glb"
+    file.write_bytes(red_ball())
+    return file
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium("--enable-unsafe-swiftshader") as running:
+        yield running
+
+
+@pytest.fixture
+def served(tmp_path):
+    with page_server.running(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens the page; a breach of the policy, a foreign address or an exception in the page fails the test."""
+    contexts, wrong = [], []
+
+    def opened(url, **context):
+        contexts.append(chromium.new_context(reduced_motion="reduce", **context))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+        own = (url.partition("#")[0], "blob:", "data:")
+        page.on("request", lambda sent: None if sent.url.startswith(own) else wrong.append(sent.url))
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert [line for line in wrong if "status of 401" not in line] == []
+
+
+def until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def generate(page, prompt):
+    """Sends a prompt by Enter, and waits until it has been taken."""
+    page.fill(PROMPT, prompt)
+    with page.expect_response(lambda answer: answer.request.method == "POST" and answer.status == 202):
+        page.press(PROMPT, "Enter")
+
+
+def share(page, is_color):
+    """The share of the viewer's pixels of a colour, given as a condition on red, green and blue."""
+    until(lambda: page.evaluate("document.querySelector('model-viewer')?.loaded"))
+    shot = page.locator("#mesh").screenshot(timeout=90_000)
+    return is_color(*np.moveaxis(np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), dtype=int), -1, 0)).mean()
+
+
+def is_red(red, green, blue):
+    return (red > 120) & (green < 0.6 * red) & (blue < 0.6 * red)
+
+
+def is_grey(red, green, blue):
+    return (abs(red - green) < 24) & (abs(green - blue) < 24) & (red < 190)
+
+
+def test_prompt_becomes_views_then_a_mesh_on_the_canvas_and_a_download_that_opens(served, visit, views, mesh, tmp_path):
+    page = visit(served.url, accept_downloads=True)
+    generate(page, "a red ball")
+    served.progress("denoise", 3, 8)
+    page.locator("#busy-text", has_text="3 of 8").wait_for()
+    served.progress("surface", files=[views])
+    until(lambda: page.evaluate("document.getElementById('image').naturalWidth") == 64)
+    assert page.locator("#image").is_visible()
+    served.finish([mesh])
+    assert 0.1 < share(page, is_red) < 0.9  # the ball, and what is behind it
+    with page.expect_download() as waiting:
+        page.click("#downloads a:has-text('mesh.glb')")
+    waiting.value.save_as(tmp_path / "saved.glb")
+    assert trimesh.load(tmp_path / "saved.glb", force="mesh").area == pytest.approx(4 * np.pi, rel=0.1)
+
+
+def test_wireframe_and_clay_change_the_pixels_of_the_mesh(served, visit, mesh):
+    served.add("a red ball")
+    served.finish([mesh])
+    page = visit(served.url, viewport={"width": 900, "height": 600})
+    solid = share(page, is_red)
+    page.select_option("#surface", "wireframe")
+    assert 0 < share(page, is_red) < 0.7 * solid
+    page.select_option("#surface", "clay")
+    assert share(page, is_red) == 0
+    assert share(page, is_grey) > 0.5 * solid
+
+
+def test_cancel_stops_the_job_of_its_row_alone(served, visit):
+    for name in ("first", "second"):
+        served.add(name)
+    served.progress("denoise", 1, 8)
+    page = visit(served.url)
+    page.click("#jobs li:has-text('second') .stop")
+    until(lambda: page.locator("#jobs li").count() == 1)
+    assert [job["state"] for job in served.jobs()] == ["running", "cancelled"]
+    assert page.inner_text("#cards li").split() == ["second", "cancelled"]
+    page.click("#jobs .stop")
+    until(lambda: not page.locator("#queue").is_visible())
+    assert [job["state"] for job in served.jobs()] == ["cancelled", "cancelled"]
+
+
+def test_two_jobs_run_in_the_order_in_which_they_were_sent(served, visit, views):
+    page = visit(served.url)
+    for name in ("zebra", "ant"):
+        generate(page, name)
+    page.locator("#jobs li").nth(1).wait_for()
+    assert page.locator("#jobs .name").all_inner_texts() == ["zebra", "ant"]
+    for left in (["ant"], []):
+        served.finish([views])
+        until(lambda left=left: page.locator("#jobs .name").all_inner_texts() == left)
+    assert [job["prompt"] for job in sorted(served.jobs(), key=lambda job: job["finished"])] == ["zebra", "ant"]
+
+
+def test_reload_in_the_middle_shows_the_same_job_and_goes_on_with_it(served, visit, views):
+    page = visit(served.url)
+    generate(page, "a red ball")
+    generate(page, "another")
+    served.progress("reconstruct", files=[views])
+    page.locator("#image").wait_for()
+    page.reload()
+    page.locator("#image").wait_for()
+    assert page.inner_text("#name") == "a red ball"
+    served.progress("texture", 1, 2)
+    page.locator("#busy-text", has_text="1 of 2").wait_for()
+
+
+def test_settings_of_the_form_are_sent_and_come_back_with_use_these_settings(served, visit):
+    page = visit(served.url)
+    chosen = {"preset": "game", "faces": "full", "texture": "512"}
+    for name, value in chosen.items():
+        page.select_option(f"[name={name}]", value)
+    page.fill("[name=steps]", "8")
+    page.fill("#seed", "7")
+    generate(page, "a red ball")
+    (job,) = served.jobs()
+    wanted = {"seed": 7, "steps": 8, "faces": "full", "texture": 512, "preset": "game", "formats": ["glb"]}
+    assert {name: job["options"][name] for name in wanted} == wanted
+    assert job["command"] == page.inner_text("#command")
+    page.reload()
+    page.click("#again")
+    filled = [page.input_value(f"form [name={name}]") for name in ("prompt", "seed", "steps", "faces", "texture")]
+    assert filled == ["a red ball", "7", "8", "full", "512"]
+
+
+def test_images_are_sent_as_files_and_what_is_no_image_is_refused(served, visit):
+    page = visit(served.url)
+    page.click("text=From images")
+    page.set_input_files("#files", {"name": "a.gif", "mimeType": "image/gif", "buffer": b"GIF"})
+    assert "a.gif is not" in page.inner_text("#problem")
+    images = [{"name": f"{k}.png", "mimeType": "image/png", "buffer": png("red")} for k in range(3)]
+    page.set_input_files("#files", images)
+    page.click("[aria-label='Leave out 1.png']")
+    with page.expect_request(lambda sent: sent.method == "POST") as waiting:
+        page.click("#send")
+    page.locator("#jobs li").wait_for()
+    body = waiting.value.post_data_buffer or b""
+    names = re.findall(rb'name="(\w+)"(?:; filename="([\w.]+)")?', body)
+    assert names == [(b"options", b""), (b"images", b"0.png"), (b"images", b"2.png")]
+    assert served.jobs()[0]["kind"] == "images"
+
+
+def test_errors_of_the_server_are_shown_in_its_words(served, visit):
+    page = visit(served.url)
+    page.fill(PROMPT, "a red ball")
+    served.api.close()
+    page.route("**/api/v1/jobs", lambda route: route.fulfill(status=429, json={"error": "the queue is full"}))
+    page.press(PROMPT, "Enter")
+    page.locator("#problem", has_text="the queue is full").wait_for()
+
+
+def test_text_of_others_is_no_markup(served, visit):
+    name = served.add(EVIL)
+    served.fail(EVIL)
+    page = visit(f"{served.url}#{name}")
+    page.locator("#failure:visible").wait_for()
+    assert page.inner_text("#name") == page.inner_text("#failure") == EVIL
+    assert EVIL in page.inner_text("#command")
+    assert page.title() == "instant3d"
+
+
+def test_token_is_asked_for_and_opens_the_page(visit, tmp_path):
+    with page_server.running(tmp_path, token="secret-secret") as served:
+        served.add("a red ball")
+        page = visit(served.url)
+        for token in ("wrong", "secret-secret"):
+            page.fill("#token", token)
+            page.press("#token", "Enter")
+            page.locator("#login-problem:visible" if token == "wrong" else "#jobs li").wait_for()
+        assert not page.locator("#login").is_visible()
+
+
+def test_escape_keeps_an_asset_and_the_delete_button_removes_it(served, visit):
+    name = served.add("a red ball")
+    served.fail("no surface")
+    page = visit(f"{served.url}#{name}")
+    page.click("#remove")
+    page.keyboard.press("Escape")
+    assert not page.locator("#confirm").is_visible()
+    assert len(served.jobs()) == 1
+    page.click("#remove")
+    page.click("#confirm .danger")
+    page.locator("#none").wait_for()
+    assert served.jobs() == []
+
+
+def test_more_shows_what_the_first_answer_left_out(served, visit):
+    for k in range(30):
+        served.api.delete(f"jobs/{served.add(str(k))}")
+    page = visit(served.url)
+    page.click("#more")
+    until(lambda: page.locator("#cards li").count() == 30)
+    assert page.locator("#cards .name").all_inner_texts() == [str(k) for k in range(29, -1, -1)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_of_a_phone_is_no_wider_than_the_phone_and_every_control_has_a_name(served, visit, views, scheme):
+    name = served.add("x" * 300)
+    served.progress("reconstruct", files=[views])
+    served.fail("y" * 300)
+    page = visit(f"{served.url}#{name}", viewport={"width": 360, "height": 700}, color_scheme=scheme)
+    page.locator("#image").wait_for()
+    page.locator("#failure:visible").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    tree = page.locator("body").aria_snapshot()
+    control = r"^\s*- (?:button|textbox|combobox|checkbox|radio|spinbutton|slider|link)"
+    assert len(re.findall(control + ' "', tree, re.M)) == len(re.findall(control, tree, re.M)) > 12
+
+
+def test_tab_reaches_the_controls_in_the_order_of_the_page(served, visit):
+    page = visit(served.url)
+    page.locator("#formats label").first.wait_for(state="attached")
+    reached = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.name || document.activeElement.id"))
+    order = ["kind", "prompt", "preset", "faces", "texture", "steps", "seed", "dice", "send"]
+    assert [name for name in reached if name in order] == order
+
+
+def test_vendored_files_are_those_of_the_table():
+    folder = PAGE / "vendor"
+    table = dict(re.findall(r"^\| `([^`]+)` .*\| `([0-9a-f]{64})` \|$", (folder / "README.md").read_text(), re.M))
+    assert {file.name for file in folder.iterdir()} == {*table, "README.md"}
+    assert {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in table} == table
