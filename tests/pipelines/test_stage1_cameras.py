@@ -98,6 +98,8 @@ def test_generate_warns_where_stage_2_was_not_trained_with_the_stated_cameras(st
     arguments = ["--stage1", str(stage1(radius=4.0)), "--stage2", str(tmp_path / "stage2"), "-o", str(tmp_path / "out")]
     assert cli.main(["generate", "a hat", *arguments, "--steps", "1", "--resolution", "16"]) == 0
     assert "not trained with cameras at distances of 4 (trained on 2.6 to 2.8)" in capsys.readouterr().err
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert record["view_layout"]["radius"] == 4.0
     written = json.loads((tmp_path / "out" / "views" / "transforms.json").read_text())
     position = torch.tensor(written["frames"][0]["transform_matrix"])[:3, 3]
     assert float(position.norm()) == pytest.approx(4.0, abs=1e-4)

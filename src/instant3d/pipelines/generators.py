@@ -19,6 +19,7 @@ from torch import Tensor
 from instant3d import scenes
 from instant3d.cameras import FRONT_AZIMUTH_DEG, STRUCTURED_ELEVATION_DEG, orbit
 from instant3d.direct.architecture import read_architecture
+from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.triplane import Triplane
 from instant3d.pipelines import results
@@ -161,6 +162,9 @@ class TwoStageGenerator:
         self.stage1, self.stage2 = find_stages(stage1, stage2)
         self.sampling, self.negative = sampling, negative
         self.settings = {"negative": negative, "sampling": asdict(sampling)}
+        layout = ViewLayout.read(Path(self.stage1))
+        if layout != ViewLayout():
+            self.settings["view_layout"] = asdict(layout)
 
     def with_sampling(self, sampling: Sampling, negative: str | None = None) -> TwoStageGenerator:
         """Return a generator with other settings that shares the loaded networks."""
