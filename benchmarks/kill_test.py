@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks import planted
+from benchmarks.killed_runs import Rewrites, finished
 from data_prep.execution import process_limits
 from data_prep.manifests import object_manifest
 
@@ -33,9 +34,8 @@ PLANTED: dict[str, tuple[Callable[[], bytes], str]] = {  # with the kind of fail
     "planted_crowd": (planted.crowd, "too_large"),
 }
 PLAN = {"size": 64, "random_views": 2, "samples": 8}
+SEAL = "transforms.json"  # the last file of a scene
 GONE_S = 5.0  # for the processes of a killed run to end
-
-Finished = dict[str, tuple[int, int]]  # when each scene was written, and where on the disk
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,19 +55,15 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, object]:
     plan.write_text(yaml.safe_dump(PLAN | {"lighting": "uniform" if options.renderer == "blender" else "flat"}))
     command = [sys.executable, "-m", "data_prep.render", str(work / "objects"), "-o", str(out), "--plan", str(plan)]
     command += ["--renderer", options.renderer, "--timeout", str(options.timeout), "--memory", "4"]
-    legs, rewritten, survivors, before = [], 0, 0, Finished()
+    legs, survivors, results = [], 0, Rewrites(out, SEAL)
     for kill in range(1, options.kills + 1):
         start = time.monotonic()
         survivors += _killed(command, out, len(expected) * kill // (options.kills + 1), temporary)
-        now = finished(out)
-        rewritten += _changed(before, now)
-        legs.append({"seconds": round(time.monotonic() - start, 1), "new scenes": len(now) - len(before)})
-        before = now
+        legs.append({"seconds": round(time.monotonic() - start, 1), "new scenes": results.after_a_run()})
     start = time.monotonic()
     subprocess.run(command, check=True, env=_environment(temporary))
-    now = finished(out)
-    rewritten += _changed(before, now)
-    legs.append({"seconds": round(time.monotonic() - start, 1), "new scenes": len(now) - len(before)})
+    legs.append({"seconds": round(time.monotonic() - start, 1), "new scenes": results.after_a_run()})
+    now = results.before
     failures = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     kinds = {row["id"]: row["kind"] for row in failures}
     hidden = [path.name for path in [*out.iterdir(), *temporary.iterdir()] if path.name.startswith((".", "instant3d"))]
@@ -75,7 +71,7 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, object]:
         "objects": len(expected),
         "scenes": len(now),
         "lost": sorted(expected - set(now) - set(kinds)),
-        "done twice": rewritten + len(set(now) & set(kinds)) + len(failures) - len(kinds),
+        "done twice": results.count + len(set(now) & set(kinds)) + len(failures) - len(kinds),
         "failed otherwise than planted": {name: kind for name, kind in kinds.items() if name not in PLANTED},
         "planted": {name: {"kind": kinds.get(name), "expected": kind} for name, (_, kind) in PLANTED.items()},
         "reasons": {row["id"]: row["reason"] for row in failures},
@@ -86,11 +82,6 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, object]:
     right = all(kinds.get(name) == kind for name, (_, kind) in PLANTED.items())
     clean = not (facts["lost"] or facts["done twice"] or survivors or hidden)
     return facts | {"as it should be": right and clean}
-
-
-def finished(out: Path) -> Finished:
-    documents = [(path, path.stat()) for path in out.glob("[!.]*/transforms.json")]  # hidden ones are half-written
-    return {path.parent.name: (status.st_mtime_ns, status.st_ino) for path, status in documents}
 
 
 def _gather(folder: Path, source: Path, count: int) -> set[str]:
@@ -107,7 +98,7 @@ def _gather(folder: Path, source: Path, count: int) -> set[str]:
 def _killed(command: Sequence[str], out: Path, after: int, temporary: Path) -> int:
     """Run until there are so many scenes, kill, and count the processes that went on nevertheless."""
     run = subprocess.Popen(command, env=_environment(temporary))
-    while len(finished(out)) < after and run.poll() is None:
+    while len(finished(out, SEAL)) < after and run.poll() is None:
         time.sleep(0.02)
     family = process_limits.family(run.pid)
     run.send_signal(signal.SIGKILL)
@@ -121,10 +112,6 @@ def _killed(command: Sequence[str], out: Path, after: int, temporary: Path) -> i
 
 def _environment(temporary: Path) -> dict[str, str]:
     return os.environ | {"TMPDIR": str(temporary)}
-
-
-def _changed(before: Finished, now: Finished) -> int:
-    return sum(now.get(name) != written for name, written in before.items())
 
 
 def _parser() -> argparse.ArgumentParser:

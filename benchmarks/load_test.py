@@ -7,6 +7,7 @@ again, and compares what is there in the end with what should be. The last run i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import signal
@@ -18,8 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.killed_runs import Rewrites, finished
 from data_prep.execution import process_limits
 
+SEAL = "result.json"  # the last file of an asset
 WARM = 10  # assets after which memory should stay as it is
 FLAT = 1.05  # times as much memory as after the first `WARM` assets: what still counts as flat
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple", "orange", "brown", "pink")
@@ -33,14 +36,14 @@ results.FRAMES = 4
 sys.exit(main())
 """
 
-Finished = dict[str, tuple[int, int]]  # when each asset's record was written, and where on the disk
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if nothing was lost, made twice or left behind, and memory stayed flat."""
     options = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="load-test-") as folder:
-        report = measure(Path(folder), options)
+    with contextlib.ExitStack() as stack:
+        folder = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="load-test-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        report = measure(folder, options)
     print(json.dumps(report, indent=2))
     if options.out:
         options.out.write_text(json.dumps(report, indent=2) + "\n")
@@ -53,16 +56,17 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     prompts = [f"a {COLOURS[k % len(COLOURS)]} thing number {k}" for k in range(options.count)]
     (work / "prompts.txt").write_text("\n".join(prompts) + "\n")
     command = _command(work, out, options)
-    legs, rewritten, before = [], 0, Finished()
+    legs, assets = [], Rewrites(out, SEAL)
+    assets.after_a_run()  # of an earlier call with the same --work
     for kill in range(options.kills):
         until = options.count // 2 * (kill + 1) // options.kills  # half of the assets are left for the last run
+        if len(assets.before) >= until:
+            continue
         legs.append(_leg(command, out, until, rng.uniform(0, options.after)))
-        now = finished(out)
-        rewritten += sum(now.get(name) != written for name, written in before.items())
-        before = now
+        assets.after_a_run()
     legs.append(_leg(command, out, None, 0))
-    now = finished(out)
-    rewritten += sum(now.get(name) != written for name, written in before.items())
+    assets.after_a_run()
+    now = assets.before
     found = [json.loads((out / name / "result.json").read_text())["prompt"] for name in now]
     hidden = sorted(path.name for path in out.rglob(".*"))
     memory = legs[-1]["MiB after each asset"]
@@ -70,7 +74,7 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     facts = {
         "assets": len(now),
         "lost": sorted(set(prompts) - set(found)),
-        "made twice": rewritten + len(found) - len(set(found)),
+        "made twice": assets.count + len(found) - len(set(found)),
         "left behind": hidden,
         "memory flat": flat,
         "legs": legs,
@@ -79,19 +83,13 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     return facts | {"as it should be": sound and flat}
 
 
-def finished(out: Path) -> Finished:
-    """Each asset that is whole; the record is the last file of one."""
-    records = [(path, path.stat()) for path in out.glob("[!.]*/result.json")]
-    return {path.parent.name: (status.st_mtime_ns, status.st_ino) for path, status in records}
-
-
 def _leg(command: Sequence[str], out: Path, until: int | None, after: float) -> dict[str, Any]:
     """Run until there are so many assets and then some seconds more, and kill; without a number, to the end."""
-    start, memory, first = time.monotonic(), list[int](), len(finished(out))
+    start, memory, first = time.monotonic(), list[int](), len(finished(out, SEAL))
     with (out.parent / "log").open("ab") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log)
     while run.poll() is None:
-        count = len(finished(out)) - first
+        count = len(finished(out, SEAL)) - first
         if count > len(memory):
             memory += [process_limits.resident_bytes(run.pid) // 2**20] * (count - len(memory))
         if until is not None and first + count >= until:
@@ -102,7 +100,7 @@ def _leg(command: Sequence[str], out: Path, until: int | None, after: float) -> 
     code = run.wait()
     if until is None and code:
         print((out.parent / "log").read_text(errors="replace")[-2000:], file=sys.stderr)
-    assets = len(finished(out)) - first
+    assets = len(finished(out, SEAL)) - first
     seconds = round(time.monotonic() - start, 1)
     return {"assets": assets, "seconds": seconds, "exit code": code, "MiB after each asset": memory}
 
@@ -112,8 +110,8 @@ def _command(work: Path, out: Path, options: argparse.Namespace) -> list[str]:
     if options.demo_weights:
         return [sys.executable, "-m", "instant3d.cli.main", *usual, "--steps", "2"]
     stage1, stage2 = toys(work)
-    small = ["--stage1", str(stage1), "--stage2", str(stage2), "--steps", "1", "--resolution", "16"]
-    return [sys.executable, "-c", SMALL, *usual, *small]
+    small = ["--steps", "1", "--resolution", "16", "--texture", "none"]
+    return [sys.executable, "-c", SMALL, *usual, "--stage1", str(stage1), "--stage2", str(stage2), *small]
 
 
 def toys(work: Path) -> tuple[Path, Path]:
@@ -121,8 +119,11 @@ def toys(work: Path) -> tuple[Path, Path]:
     from tests.fixtures.sphere_network import sphere_network
     from tests.fixtures.tiny_sdxl import tiny_sdxl_folder
 
-    sphere_network().save_pretrained(work / "stage2")
-    return tiny_sdxl_folder(work / "stage1"), work / "stage2"
+    stage1, stage2 = work / "stage1", work / "stage2"
+    if not stage2.is_dir():  # others would make other assets
+        tiny_sdxl_folder(stage1)
+        sphere_network().save_pretrained(stage2)
+    return stage1, stage2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=int, default=5, help="so often (default 5)")
     parser.add_argument("--after", type=float, default=3.0, help="at most so long after an asset (default 3 seconds)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--work", type=Path, help="folder that is kept; the next call with it goes on where this ended")
     parser.add_argument("--demo-weights", action="store_true", help="the bundled weights instead of toys, two steps")
     parser.add_argument("--out", type=Path, help="file for the figures, as JSON")
     return parser

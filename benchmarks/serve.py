@@ -25,7 +25,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.load_test import Finished, finished
+from benchmarks.killed_runs import Rewrites
+from benchmarks.load_test import SEAL
 
 TOYS = {"steps": 1, "resolution": 16, "texture": 64}  # options of jobs for weights that mean nothing
 DEMO = {"steps": 10}
@@ -150,7 +151,7 @@ def _measure(server: Server, clients: int, request: dict[str, Any], each: int) -
 
 def _kills(data: Path, fields: dict[str, Any], request: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Queue all jobs, kill the server after equal shares of them, and compare what is there with what should be."""
-    before, rewritten, seconds, names = Finished(), 0, [], list[str]()
+    results, seconds, names = Rewrites(data / "jobs", SEAL), [], list[str]()
     for leg in range(options.kills + 1):
         start = time.monotonic()
         with _running(data, fields, killed=leg < options.kills) as server:
@@ -159,21 +160,19 @@ def _kills(data: Path, fields: dict[str, Any], request: dict[str, Any], options:
             while sum(job["state"] in ENDED for job in server.jobs()) < share:
                 time.sleep(POLL_SECONDS)
             jobs = server.jobs()
-        now = finished(data / "jobs")
-        rewritten += sum(now.get(name) != written for name, written in before.items())
-        before = now
+        results.after_a_run()
         seconds.append(round(time.monotonic() - start, 1))
     facts = {
         "jobs": len(names),
         "states": dict(Counter(job["state"] for job in jobs)),
-        "results": len(before),
-        "lost": sorted(set(names) - set(before)),
-        "made twice": rewritten + len(jobs) - len({job["id"] for job in jobs}),
+        "results": len(results.before),
+        "lost": sorted(set(names) - set(results.before)),
+        "made twice": results.count + len(jobs) - len({job["id"] for job in jobs}),
         "out of order": [job["id"] for job in jobs[::-1]] != names,
         "left behind": sorted(path.name for path in (data / "jobs").rglob(".*")),
         "seconds of legs": seconds,
     }
-    sound = facts["states"] == {"done": options.count} and len(before) == options.count
+    sound = facts["states"] == {"done": options.count} and len(results.before) == options.count
     wrong = facts["lost"] or facts["made twice"] or facts["out of order"] or facts["left behind"]
     return facts | {"as it should be": bool(sound and not wrong)}
 

@@ -21,6 +21,7 @@ import torch
 
 from instant3d import scenes
 from instant3d.scenes.transforms import Document
+from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 from instant3d.views import Views
 
@@ -153,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 when every scene was written, 1 when some failed, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
+        atomic.prepare_output(options.out)
         folders = [folder for source in options.scenes for folder in scenes.below(source)]
         if not folders:
             raise ValueError(f"there are no scene folders in {', '.join(map(str, options.scenes))}")

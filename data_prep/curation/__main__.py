@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from instant3d.utils import atomic
 from instant3d.utils.arg_types import frame_numbers, positive_int, seed
 from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 when done, 1 when some scenes could not be read and were left out, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
+        if getattr(options, "out", None) is not None:
+            atomic.prepare_output(options.out, is_file=True)
         return options.command(options)
     except (ValueError, OSError) as error:
         print_escaped(f"error: {format_error(error) if isinstance(error, OSError) else error}", sys.stderr)

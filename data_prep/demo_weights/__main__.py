@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 
 from . import card
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         wanted = _recipe(options)
         _check_device(wanted)
+        atomic.prepare_output(wanted.out)
         wanted.out.mkdir(parents=True, exist_ok=True)
         record = Record.open(wanted.out, wanted.settings, options.resume)
         Run(plan_steps(wanted), record, wanted.training_left, _say)()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from instant3d.scenes.dataset import SceneSources
 from instant3d.scenes.transforms import CREDIT
-from instant3d.utils.atomic import write_bytes
+from instant3d.utils.atomic import prepare_output, write_bytes
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import OnStep, Progress
 
@@ -150,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 when the table was written, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
+        if options.out:
+            prepare_output(options.out, is_file=True)
         with Progress.to_user().task("reading whose works these are") as on_step:
             works = gather(options.roots, options.objects, on_step)
         text = markdown(works)

@@ -118,6 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    atomic.prepare_output(options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first_seed, options.first_seed + options.count)
     rows = [json.dumps(row) for row in write_many(options.out, seeds, options.workers)]

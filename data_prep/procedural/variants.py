@@ -22,7 +22,7 @@ from typing import Literal
 
 from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.gltf_writer import container
-from instant3d.utils.atomic import write_bytes
+from instant3d.utils.atomic import prepare_output, write_bytes
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
@@ -169,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         jobs = _jobs(options)
+        prepare_output(options.out)
         options.out.mkdir(parents=True, exist_ok=True)
         rows, lost = _made(jobs, options.workers)
     except (ValueError, OSError) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -95,7 +94,7 @@ def render_all(
     """
     _claim(out, what)
     with _alone(out), FailureLog(out) as failures:
-        _remove_leftovers(out)
+        atomic.remove_leftovers(out)
         if retry_failed:
             failures.forget([item.id for item in items])
         there = _finished(out, items)
@@ -155,13 +154,6 @@ def _alone(out: Path) -> Iterator[None]:
             yield
     except BlockingIOError as error:
         raise ValueError(f"another run is rendering into {out}; wait for it, or name another folder") from error
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove incomplete scenes of a killed run."""
-    for entry in os.scandir(out):
-        if atomic.is_partial(entry.name):
-            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _finished(out: Path, items: Sequence[Item]) -> set[str]:

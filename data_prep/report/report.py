@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from instant3d.utils.arg_types import positive_int
-from instant3d.utils.atomic import write_bytes
+from instant3d.utils.atomic import prepare_output, write_bytes
 from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import OnStep, Progress
 
@@ -158,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.out.resolve().parent.is_dir():
             raise FileNotFoundError(f"{options.out.parent} is no folder; make it, or name another for the page")
+        prepare_output(options.out, is_file=True)
         with Progress.to_user().task("looking at scenes") as on_step:
             facts = collect(
                 options.scenes,

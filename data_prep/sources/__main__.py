@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.progress import Progress
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 when all wanted objects exist, 1 if some do not (see objects.failures.jsonl), 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
+        atomic.prepare_output(options.output, is_file=True)
         counts = _run(options)
     except (ValueError, OSError) as error:
         print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)

@@ -273,6 +273,30 @@ def test_reconstruct_leaves_nothing_half_written_when_terminated(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["fit", "stage2"], "instant3d.training.fit.main"),
+        (["data", "render", "objects", "-o", "out"], "data_prep.rendering.render.render_all"),
+    ],
+)
+def test_training_and_data_commands_end_by_a_signal_with_its_code_and_one_sentence(
+    capsys, tmp_path, monkeypatch, number, words, work
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(Path(__file__).parents[2] / "examples" / "objects", "objects")
+    monkeypatch.setattr(work, lambda *_, **__: os.kill(os.getpid(), number))
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+    finally:
+        signal.signal(number, before)
+    assert stop.value.code == 128 + number
+    assert capsys.readouterr().err == f"instant3d: ended by {number.name}\n"
+
+
 def test_output_that_cannot_be_written_is_refused_before_anything_is_computed(capsys, scene, tmp_path, monkeypatch):
     monkeypatch.setattr("instant3d.pipelines.reconstruct.reconstruct", lambda *_, **__: pytest.fail("computed"))
     (tmp_path / "file").write_text("")

@@ -86,6 +86,7 @@ def read_doctor(folder: Path) -> None:
 def read_image(folder: Path) -> None:
     """Open an image by each door: as a picture with and without its mask, as a texture, as raw levels."""
     from instant3d.mesh.untrusted import ImageDecoder
+    from instant3d.scenes import geometry_maps
     from instant3d.scenes import images as scene_images
     from instant3d.utils import images
 
@@ -96,7 +97,7 @@ def read_image(folder: Path) -> None:
         lambda: images.open_image(data, "an image", enough=4),
         lambda: scene_images.decode(data, None, "an image"),
         lambda: scene_images.decode(data, mask.read_bytes() if mask.exists() else data, "an image", 4),
-        lambda: scene_images.decode_levels(data, (seeds.SIDE, seeds.SIDE), "an image"),
+        lambda: geometry_maps.decode_levels(data, (seeds.SIDE, seeds.SIDE), "an image"),
         lambda: ImageDecoder().decode(data),
     )
     _all_of(doors)
@@ -104,18 +105,19 @@ def read_image(folder: Path) -> None:
 
 def read_maps(folder: Path) -> None:
     """Depth as PNG or .npy, and normals."""
-    from instant3d.scenes import images
+    from instant3d.scenes import geometry_maps
 
     size = (seeds.SIDE, seeds.SIDE)
+    grid = geometry_maps.MapGrid(size, size)
     normals = folder / "normals.png"
 
     def depth(path: Path) -> None:
-        values = images.decode_depth(path.read_bytes(), 0.001, size, "a depth map")
+        values = geometry_maps.decode_depth(path.read_bytes(), 0.001, grid, "a depth map")
         assert values.shape == size
         assert np.isfinite(values).all()
 
     doors: list[Callable[[], object]] = [lambda path=path: depth(path) for path in folder.glob("depth.*")]
-    doors += [lambda: images.decode_normals(normals.read_bytes(), size, "normals")] if normals.exists() else []
+    doors += [lambda: geometry_maps.decode_normals(normals.read_bytes(), grid, "normals")] if normals.exists() else []
     _all_of(doors)
 
 

@@ -203,10 +203,11 @@ BLACK = {"pbrMetallicRoughness": {"baseColorFactor": [0, 0, 0, 1]}}
         ),
         (BLACK, (0, 0, 0, 1)),
         (EMISSIVE, (1, 1, 1, 1)),
+        ({"pbrMetallicRoughness": {"baseColorFactor": [0.25, 0.5, 0.5, 0.75]}} | EMISSIVE, (0.75, 0.75, 0.5, 0.75)),
     ],
-    ids=["black", "strong", "no emission", "white"],
+    ids=["black", "strong", "no emission", "white", "both"],
 )
-def test_read_gltf_takes_the_emission_of_a_black_surface_as_its_colour(tmp_path, material, color):
+def test_read_gltf_adds_the_emission_of_a_surface_to_its_colour(tmp_path, material, color):
     document = triangle(material=0)
     document.json["materials"] = [material]
     assert only(document.save(tmp_path / "a.gltf")).base_color == pytest.approx(color)
@@ -221,6 +222,34 @@ def test_read_gltf_takes_the_emissive_texture_of_a_black_surface(tmp_path):
     mesh = only(document.save(tmp_path / "a.gltf"))
     assert mesh.base_color == (1, 1, 1, 1)
     assert mesh.texture[0, 0, :3].tolist() == [200, 40, 10]
+
+
+@pytest.mark.parametrize("of_its_own", [False, True], ids=["one layout", "two layouts"])
+def test_read_gltf_adds_an_emissive_texture_in_linear_light_where_both_have_one_layout(tmp_path, of_its_own):
+    document = ByHand()
+    base = document.picture(png(np.full((2, 2, 3), 188, np.uint8)))  # sRGB 188 is 0.503 of linear light
+    light = document.picture(png(np.full((4, 4, 3), (137, 0, 255), np.uint8)))  # 137 is 0.25: the sum, 0.753, is 225
+    uv = {name: document.values(np.full((3, 2), k, np.float32)) for k, name in enumerate(("TEXCOORD_0", "TEXCOORD_1"))}
+    triangle(uv, document, material=0)
+    document.json["materials"] = [
+        {
+            "pbrMetallicRoughness": {"baseColorTexture": {"index": base}},
+            "emissiveFactor": [1, 1, 1],
+            "emissiveTexture": {"index": light, "texCoord": int(of_its_own)},
+        }
+    ]
+    mesh = only(document.save(tmp_path / "a.gltf"))
+    assert mesh.texture[0, 0].tolist() == ([188, 188, 188, 255] if of_its_own else [225, 188, 255, 255])
+
+
+def test_read_gltf_refuses_very_many_sums_of_emissive_textures(tmp_path, monkeypatch):
+    monkeypatch.setattr("instant3d.mesh.emission.MAX_PIXELS", 3)
+    document = ByHand()
+    light = document.picture(png(np.full((2, 2, 3), 200, np.uint8)))
+    triangle({"TEXCOORD_0": document.values(np.zeros((3, 2), np.float32))}, document, material=0)
+    document.json["materials"] = [{"emissiveFactor": [1, 1, 1], "emissiveTexture": {"index": light}}]
+    with pytest.raises(ValueError, match="emissive textures have more than 3 pixels"):
+        load(document.save(tmp_path / "a.gltf"))
 
 
 def test_read_gltf_refuses_compressed_geometry_without_a_fallback_by_its_name(tmp_path):

@@ -207,6 +207,22 @@ def test_load_ply_cuts_a_concave_face_without_filling_its_notch(tmp_path, start,
     assert face_areas(mesh).sum() == pytest.approx(3 + extra)
 
 
+@pytest.mark.parametrize(("ring", "faces"), [("0 1 2 3", 2), ("4 1 2 3", 2)], ids=["convex", "concave"])
+def test_load_ply_splits_a_polygon_with_a_colour_of_its_own_and_keeps_that_colour(tmp_path, ring, faces):
+    (tmp_path / "a.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 5\nproperty float x\nproperty float y\nproperty float z\n"
+        "element face 2\nproperty list uchar int vertex_indices\nproperty uchar red\nproperty uchar green\n"
+        f"property uchar blue\nend_header\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n0.9 0.9 0\n4 {ring} 255 0 0\n3 0 1 4 0 0 255\n"
+    )
+    (mesh,) = load(tmp_path / "a.ply")
+    by_color = mesh.colors[mesh.faces[:, 0]]
+    areas = face_areas(mesh)
+    quad = {"0 1 2 3": 1.0, "4 1 2 3": 0.1}[ring]
+    assert len(mesh.faces) == faces + 1
+    assert areas[(by_color == (1, 0, 0)).all(1)].sum() == pytest.approx(quad)
+    assert areas[(by_color == (0, 0, 1)).all(1)].sum() == pytest.approx(0.45)
+
+
 @pytest.mark.parametrize(("suffix", "up", "top"), [("obj", "z", 3), ("ply", "z", 3), ("obj", "y", 2), ("glb", "z", 2)])
 def test_load_takes_the_given_axis_of_an_obj_or_ply_as_up_and_that_of_gltf_from_its_standard(tmp_path, suffix, up, top):
     trimesh.creation.box((1, 2, 3)).export(tmp_path / f"a.{suffix}")  # x, y, z in the file

@@ -62,6 +62,30 @@ def test_read_obj_finds_a_material_in_any_library(tmp_path, statement):
     assert mesh.base_color == (0, 0, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("library", "color"),
+    [
+        ("Kd 0 0 0\nKe 1 0 0\n", (1, 0, 0, 1)),
+        ("Ke 0 0 1\nKd 1 0 0\n", (1, 0, 1, 1)),
+        ("Kd 0 1 0\nKe 0 0 0\n", (0, 1, 0, 1)),
+    ],
+)
+def test_read_obj_adds_the_emitted_colour_to_the_diffuse_one(tmp_path, library, color):
+    written(tmp_path, f"newmtl lamp\n{library}", "a.mtl")
+    (mesh,) = load(written(tmp_path, f"mtllib a.mtl\n{TRIANGLE}usemtl lamp\nf 1 2 3\n"))
+    assert mesh.base_color == pytest.approx(color)
+
+
+@pytest.mark.parametrize("use", ["map_Ke red.png", "Ke 1 1 1\nmap_Ke red.png", "Ke 0 0 0\nmap_Ke red.png"])
+def test_read_obj_shows_the_emitted_texture_of_a_black_surface(tmp_path, use):
+    Image.new("RGB", (2, 2), (200, 40, 10)).save(tmp_path / "red.png")
+    written(tmp_path, f"newmtl lamp\nKd 0 0 0\n{use}\n", "a.mtl")
+    text = f"mtllib a.mtl\n{TRIANGLE}vt 0 0\nvt 1 0\nvt 0 1\nusemtl lamp\nf 1/1 2/2 3/3\n"
+    (mesh,) = load(written(tmp_path, text))
+    assert mesh.texture[0, 0].tolist() == [200, 40, 10, 255]
+    assert mesh.base_color == (1, 1, 1, 1)
+
+
 @pytest.mark.parametrize("turn", range(6))
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_read_obj_does_not_fill_in_a_concave_face(tmp_path, turn, mirrored):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import unicodedata
 import warnings
 
 import numpy as np
@@ -81,6 +82,25 @@ def test_scene_read_turns_a_photo_whose_camera_fits_only_its_upright_size(tmp_pa
     assert (alpha * 255).round().int().tolist() == np.asarray(upright)[..., 3].tolist()
 
 
+@pytest.mark.parametrize("stored", ["as the image", "upright", "as the image, .npy"])
+def test_scene_read_turns_the_maps_of_a_turned_photo_that_are_stored_as_its_pixels(tmp_path, stored):
+    depth = np.full((64, 48), 1000, np.uint16)
+    depth[:32] = 2000  # the upper half of the upright photo
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turn = Image.Transpose.ROTATE_90
+    dots(48, 64, [(10, 20)]).transpose(turn).save(tmp_path / "a.png", exif=exif)
+    lying = np.asarray(Image.fromarray(depth).transpose(turn))
+    if stored.endswith("npy"):
+        np.save(tmp_path / "d.npy", lying / np.float32(1000))
+    else:
+        Image.fromarray(depth if stored == "upright" else lying).save(tmp_path / "d.png")
+    frame = {"depth_file_path": "d.npy" if stored.endswith("npy") else "d.png"}
+    document(tmp_path, frame=frame, camera_angle_x=0.8, w=48, h=64)
+    read = scenes.read(tmp_path).views.depth[0, 0]
+    np.testing.assert_allclose(read, depth / 1000)
+
+
 @pytest.mark.parametrize(("size", "given", "warned"), [((64, 48), (64, 48), False), ((64, 64), (64, 64), True)])
 def test_scene_read_warns_of_an_orientation_unless_the_camera_fits_the_stored_pixels(tmp_path, size, given, warned):
     exif = Image.Exif()
@@ -135,6 +155,14 @@ def test_scene_read_opens_an_absolute_path_inside_the_scene_folder(tmp_path):
     dots(8, 8, [(4, 4)]).save(tmp_path / "a.png")
     document(tmp_path, frame={"file_path": str(tmp_path / "a.png")}, camera_angle_x=0.8)
     assert scenes.read(tmp_path).names == ("a",)
+
+
+@pytest.mark.parametrize(("named", "lying"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_scene_read_finds_an_image_whose_accents_are_composed_otherwise_in_its_name(tmp_path, named, lying):
+    dots(8, 8, [(4, 4)]).save(tmp_path / unicodedata.normalize(lying, "möbel.png"))
+    frame = {"file_path": unicodedata.normalize(named, "möbel.png")}
+    document(tmp_path, frame=frame, camera_angle_x=0.8)
+    assert scenes.read(tmp_path).views.rgb.shape[-1] == 8
 
 
 def test_scene_read_reports_a_link_that_leads_outside_as_a_link(tmp_path):

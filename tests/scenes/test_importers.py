@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from balls import ball_views
 from foreign_layouts import DEPTH_RANGE, WRITERS, gobjaverse, instantmesh, nerf_synthetic, openlrm, zero123
 from PIL import Image
 
@@ -183,6 +184,26 @@ def test_convert_copies_an_image_that_fits_byte_for_byte_and_cuts_out_one_on_whi
     assert (image / "0000.png").read_bytes() == (tmp_path / "cup" / "000.png").read_bytes()
     cut = images.decode((image / "0001.png").read_bytes(), None, "")
     assert (cut.alpha_source, cut.alpha[0, 0], cut.alpha[6, 6]) == ("alpha", 0, 255)
+
+
+def test_convert_of_nerf_synthetic_removes_lens_distortion_as_reading_a_scene_does(tmp_path):
+    nerf_synthetic(tmp_path / "in" / "cup", views("nerf-synthetic", count=1, size=64))
+    document = tmp_path / "in" / "cup" / "transforms_train.json"
+    content = json.loads(document.read_text()) | {"k1": 0.3}
+    document.write_text(json.dumps(content))
+    (outcome,) = imported(tmp_path / "in", tmp_path / "out", "nerf-synthetic")
+    assert outcome.state == "new", outcome.reason
+    with pytest.warns(UserWarning, match=r"lens distortion \(k1 0\.3\)"):
+        expected = scenes.read(document).views
+    read = scenes.read(tmp_path / "out" / "cup").views
+    assert torch.equal(read.rgb, expected.rgb)
+    assert torch.equal(read.alpha, expected.alpha)
+
+
+def test_convert_warns_of_objects_that_leave_the_cube_by_the_name_of_their_scene(tmp_path):
+    openlrm(tmp_path / "in" / "cup", ball_views((0.8, 0.2, 0.2), size=48))
+    with pytest.warns(UserWarning, match=rf"{tmp_path / 'out' / 'cup'}: leaves the box"):
+        imported(tmp_path / "in", tmp_path / "out", "openlrm", scale=3.0)
 
 
 def test_convert_names_and_leaves_out_a_broken_object_and_imports_the_others(tmp_path, capsys):

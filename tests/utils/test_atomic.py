@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,34 @@ def test_remove_leftovers_removes_what_a_killed_process_left_and_not_what_a_livi
     assert sorted(atomic.remove_leftovers(target)) == sorted([living, inside])
     assert sorted(tmp_path.iterdir()) == sorted([mine, other, target])
     assert list(target.iterdir()) == []
+
+
+def test_remove_leftovers_removes_a_file_that_a_killed_process_left_and_not_one_that_is_being_written(tmp_path):
+    left = fill(tmp_path / "out", **{".report.json.0123abcd.partial": "half"}) / ".report.json.0123abcd.partial"
+    with atomic.partial_file(tmp_path / "out" / "other.json") as partial:
+        partial.write_text("half")
+        assert atomic.remove_leftovers(tmp_path / "out") == [left]
+    assert tree(tmp_path / "out") == {"other.json": "half"}
+
+
+@pytest.mark.parametrize(("age", "removed"), [(0, False), (3600, True)])
+def test_remove_leftovers_leaves_an_empty_folder_that_is_new_as_it_may_be_about_to_be_locked(tmp_path, age, removed):
+    folder = tmp_path / "out" / ".scene.0123abcd.partial"
+    folder.mkdir(parents=True)
+    os.utime(folder, (time.time() - age,) * 2)
+    assert atomic.remove_leftovers(tmp_path / "out") == [folder] * removed
+    assert folder.exists() != removed
+
+
+def test_partial_file_of_one_writer_refuses_a_second_one_and_keeps_the_first(tmp_path):
+    with atomic.partial_file(tmp_path / "big.tar", one_writer=True) as partial:
+        partial.write_text("whole")
+        with (
+            pytest.raises(OSError, match=r"big\.tar\.partial is being written by another process; wait for it"),
+            atomic.partial_file(tmp_path / "big.tar", one_writer=True),
+        ):
+            raise AssertionError("it must not begin")
+    assert tree(tmp_path) == {"big.tar": "whole"}
 
 
 def test_check_writable_leaves_nothing_and_names_what_is_in_the_way(tmp_path, monkeypatch):

@@ -79,6 +79,31 @@ def test_open_image_reduces_a_large_image_with_its_halves_where_they_were(kind):
     assert abs(small[:, 101:] - 250).max() < 8
 
 
+def with_transparent_color() -> bytes:
+    return encoded(Image.fromarray(NOISE).quantize(16), transparency=3)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (71, 97, 4), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(Image.fromarray(NOISE[..., :3])),
+        encoded(Image.fromarray(NOISE)),
+        encoded(Image.fromarray(NOISE[..., 0].astype(np.uint16) * 257)),
+        with_transparent_color(),
+    ],
+    ids=["rgb", "rgba", "16 bits", "palette with transparency"],
+)
+def test_open_image_reduces_in_strips_to_what_pillow_makes_of_the_whole_image(monkeypatch, data):
+    monkeypatch.setattr(images, "STRIP_PIXELS", 97 * 9)
+    whole = images.open_image(data, "a.png")
+    reduced = images.open_image(data, "a.png", enough=23)
+    expected = whole.resize((24, 18), Image.Resampling.BOX)
+    assert np.abs(np.asarray(reduced).astype(int) - np.asarray(expected)).max() <= 1
+
+
 def covered(mask: Image.Image) -> np.ndarray:
     white = encoded(Image.new("RGB", mask.size, RED))
     return scene_images.decode(white, encoded(mask), "a.png").alpha
@@ -111,6 +136,11 @@ def palette_of_labels() -> Image.Image:
 )
 def test_decode_mask_of_labels_covers_all_that_is_not_zero(mask):
     assert (covered(mask) == INSIDE * 255).all()
+
+
+def test_decode_mask_in_strips_has_one_meaning_for_all_of_them(monkeypatch):
+    monkeypatch.setattr(images, "STRIP_PIXELS", 1)
+    assert (covered(Image.fromarray(INSIDE * 7)) == INSIDE * 255).all()
 
 
 def test_decode_soft_mask_is_as_opaque_as_it_is_bright():

@@ -159,6 +159,12 @@ def test_read_prompts_reads_json_and_tables_as_the_prompts_that_they_hold(tmp_pa
     assert [prompt.text for prompt in written(tmp_path, content.encode())] == CHAIR_AND_BOAT
 
 
+def test_read_prompts_counts_the_rows_of_a_table_as_a_spreadsheet_does(tmp_path):
+    (chair, boat) = written(tmp_path, b'id,prompt\n\n1,"a red\nchair"\n2,a blue boat\n')
+    assert (chair.text, chair.where.split()[-2:]) == ("a red chair", ["row", "3"])
+    assert (boat.text, boat.where.split()[-2:]) == ("a blue boat", ["row", "4"])
+
+
 def test_read_prompts_reads_a_line_with_a_comma_as_one_prompt(tmp_path):
     assert [prompt.text for prompt in written(tmp_path, b"text, on a sign\na text, blue\n")] == [
         "text, on a sign",

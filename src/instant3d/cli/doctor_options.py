@@ -25,7 +25,10 @@ def add(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--jobs", type=positive_int, help="processes of one thread each (default: one for each core)")
     command.add_argument(
-        "--max-memory", type=byte_size, help="for decoding images, of all processes together (default: 64 Mpx an image)"
+        "--max-memory",
+        type=byte_size,
+        default=2**32,
+        help="for decoding images, of all processes together (default 4G); each takes 0.3G for itself",
     )
     command.set_defaults(command=run, output_is_file=True)
 

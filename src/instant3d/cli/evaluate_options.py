@@ -13,6 +13,7 @@ from instant3d.cli.system_options import add_stages, add_system, settle
 from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
 from instant3d.utils import bundled
 from instant3d.utils.arg_types import comma_separated, nonempty_path, positive_int, seed
+from instant3d.utils.errors import print_escaped
 
 if TYPE_CHECKING:
     from instant3d.evaluation.asset_source import AssetSource, TwoStageModels
@@ -208,7 +209,8 @@ def train_judge(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     judge.save(arguments.output)
-    print(f"{arguments.output}: config.json, model.safetensors ({train_attribute_classifier.accuracy_message(judge)})")
+    accuracy = train_attribute_classifier.accuracy_message(judge)
+    print_escaped(f"{arguments.output}: config.json, model.safetensors ({accuracy})")
 
 
 def _judge(named: str | None) -> AttributeClassifier | None:

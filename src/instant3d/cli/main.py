@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+from collections.abc import Callable, Sequence
 
 from instant3d import __version__
 from instant3d.cli import (
@@ -28,6 +23,7 @@ from instant3d.cli import (
 )
 from instant3d.utils import atomic
 from instant3d.utils.errors import format_error, print_escaped
+from instant3d.utils.signals import Terminated, ended_by_signals
 
 TRAINING = {
     "fit": "train stage1, stage2 or direct: fit stage2 -c cpu -c demo",
@@ -50,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        return _run(arguments, debug)
+        with ended_by_signals():
+            return _run(arguments, debug)
+    except Terminated as end:
+        print_escaped(f"instant3d: ended by {end.signal}", sys.stderr)
+        raise
     except KeyboardInterrupt:
         print_escaped("instant3d: interrupted", sys.stderr)
         return 130
@@ -71,35 +71,12 @@ def _run(arguments: list[str], debug: bool) -> int:
         return data.main(arguments[1:])
     parsed = parser().parse_args(arguments, argparse.Namespace(debug=debug))
     command: Callable[[argparse.Namespace], int | None] = parsed.command
-    with _ended_by_signals(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.showwarning = _note  # type: ignore[assignment]
         if getattr(parsed, "output", None) is not None:
-            _prepare_output(parsed.output, is_file=getattr(parsed, "output_is_file", False))
+            for path in atomic.prepare_output(parsed.output, is_file=getattr(parsed, "output_is_file", False)):
+                warnings.warn(f"{path}, which a killed run had left, is removed", stacklevel=2)
         return command(parsed) or 0
-
-
-def _prepare_output(output: Path, *, is_file: bool) -> None:
-    """Refuse an output that cannot be written before anything is computed; remove what killed runs left there."""
-    if output.is_file() and not is_file:
-        raise ValueError(f"{output} is a file, but a folder will be written there; name another path")
-    atomic.check_writable(output)
-    for folder in atomic.remove_leftovers(output):
-        warnings.warn(f"{folder}, which a killed run had left, is removed", stacklevel=2)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the command, so that half-written folders are removed; an ignored one stays so."""
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
-    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # as `nohup` does
-    for number in handled:
-        signal.signal(number, _terminated)
-    try:
-        yield
-    finally:
-        for number in handled:
-            signal.signal(number, before[number])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -145,10 +122,6 @@ def _note(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Print our own warnings as one line; those of libraries are not shown."""
     if category is UserWarning:
         print_escaped(f"instant3d: note: {' '.join(str(message).split())}", sys.stderr)
-
-
-def _terminated(number: int, _: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--resolution", type=positive_int, default=128, help="size of all images (default 128)")
     command.add_argument("--reference", type=nonempty_path, help="folder of true meshes, named like the scenes")
     command.add_argument(
+        "--up", choices=("y", "z"), default="y", help="up axis of their .obj and .ply files (default y)"
+    )
+    command.add_argument(
         "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure LPIPS too"
     )
     group = command.add_argument_group("the mesh")
@@ -107,6 +110,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         resolution=arguments.resolution,
         output=arguments.output,
         reference=arguments.reference,
+        up=arguments.up,
         perceptual=arguments.perceptual and str(arguments.perceptual),
         mesh=options if arguments.mesh else None,
         device=find_device(arguments.device),

@@ -110,6 +110,6 @@ def _words(arguments: argparse.Namespace) -> None:
             "that was trained elsewhere, such as SDXL's, reads any prompt in its language"
         )
     try:
-        print("\n".join(listed.lines()), flush=True)
+        print_escaped("\n".join(listed.lines()))
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ def evaluate_reconstruction(
     resolution: int | None = None,
     output: str | Path | None = None,
     reference: str | Path | None = None,
+    up: Literal["y", "z"] = "y",
     perceptual: str | None = None,
     mesh: MeshOptions | None = None,
     device: str | torch.device = "cpu",
@@ -76,6 +77,7 @@ def evaluate_reconstruction(
         resolution: Pixels a side to which both are resized; not resized if None.
         output: Folder for `metrics.json` and `table.md`, where an interrupted run is found again.
         reference: Folder of true meshes, named like the scenes; they are normalised as in rendering.
+        up: Up axis of their .obj and .ply files.
         perceptual: VGG-16 weights for LPIPS (see `losses.PerceptualLoss`); no LPIPS if None.
         mesh: Also evaluate meshes that are made so, and the normals of volumes and meshes; None: volumes only.
         device: Device of network and LPIPS.
@@ -108,10 +110,10 @@ def evaluate_reconstruction(
     for name, folder in found.items():
 
         def compute(name: str = name, folder: Path = folder) -> dict[str, Metrics]:
-            case = read_case(name, folder, views, resolution, truths[name]).to(device)
+            case = read_case(name, folder, views, resolution, truths[name], up).to(device)
             return measure(case, model, similarity, mesh)
 
-        records[name] = cache.get(f"{folder.resolve()} {truths[name]}", compute)
+        records[name] = cache.get(f"{folder.resolve()} {truths[name]} {up}", compute)
         if len(records) == 1:
             print_escaped(reports.header(records[name], width))
         print_escaped(reports.line(name, records[name], width))
@@ -163,7 +165,12 @@ def reference_mesh(name: str, folder: str | Path) -> Path:
 
 
 def read_case(
-    name: str, folder: Path, views: Sequence[int], resolution: int | None = None, truth: Path | None = None
+    name: str,
+    folder: Path,
+    views: Sequence[int],
+    resolution: int | None = None,
+    truth: Path | None = None,
+    up: Literal["y", "z"] = "y",
 ) -> EvaluationCase:
     """Read a scene: frames `views` are the inputs, all others the targets.
 
@@ -173,6 +180,7 @@ def read_case(
         views: Indices of the input frames.
         resolution: Pixels a side, or None for the scene's own.
         truth: File of the true mesh, if there is one.
+        up: Its up axis, if it is an .obj or .ply file.
 
     Raises:
         ValueError: If an index does not exist or is repeated, or no target is left.
@@ -186,7 +194,7 @@ def read_case(
     if not others:
         raise ValueError(f"all {count} frames of {folder} are inputs, so there is no target; give fewer views")
     frames = scenes.read(folder, frames=[*views, *others], size=resolution).views
-    surface = None if truth is None else points_on(normalized(load(truth)))
+    surface = None if truth is None else points_on(normalized(load(truth, up)))
     return EvaluationCase(name, frames[: len(views)], frames[len(views) :], surface)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.mesh.colorspace import srgb_from_linear
+from instant3d.mesh.emission import BLACK, EmissionBaker
 from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.untrusted import TooLarge
@@ -23,7 +24,6 @@ WRAP_MODES = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 BLEND_CUTOFF = 0.1  # transparent surfaces are drawn solid, except where they are almost invisible
 COPIES = {"TRANSLATION": "translation", "ROTATION": "rotation", "SCALE": "scale"}  # attributes of instances
 ALPHA_MODES = ("OPAQUE", "MASK", "BLEND")
-BLACK = 0.02  # of 1: a base colour up to here hides what is emitted
 PART = 2**15  # bytes charged for any part, however small, because it takes time
 CORNER = 32  # bytes of a triangle's corner: its index, and a share of the data later derived from the triangle
 MATRIX = 128  # bytes of a matrix (4, 4) float64
@@ -54,6 +54,7 @@ class _Scene:
         self.nodes: list[Json] = document.json.get("nodes", [])
         self.placed = dict(self._placed())
         self.corners_left = 3 * MAX_FACES
+        self.emission = EmissionBaker()
 
     def meshes(self) -> Iterator[Mesh]:
         for index, matrix in self.placed.items():
@@ -164,17 +165,18 @@ class _Scene:
         cutoff = {"OPAQUE": 0.0, "MASK": float(material.get("alphaCutoff", 0.5)), "BLEND": BLEND_CUTOFF}[mode]
         found: Json = {"base_color": tuple(map(float, look.get(names[0], (1, 1, 1, 1)))), "alpha_cutoff": cutoff}
         found |= self._texture(look[names[1]], primitive["attributes"]) if names[1] in look else {}
-        return found | (self._emission(material, primitive) if _is_black(found) else {})
+        emission = self._emission(material, primitive["attributes"])
+        return self.emission.add(found, emission, vertex_colors="COLOR_0" in primitive["attributes"])
 
-    def _emission(self, material: Json, primitive: Json) -> Json:
-        """Return base colour and texture from a material's emission, which is all that a black surface shows."""
+    def _emission(self, material: Json, attributes: Json) -> Json:
+        """Return a material's emission as the base colour and texture of a surface; empty if it emits nothing."""
         strength = material.get("extensions", {}).get("KHR_materials_emissive_strength", {}).get("emissiveStrength", 1)
         factor = np.clip(np.asarray(material.get("emissiveFactor", (0, 0, 0)), float) * float(strength), 0, 1)
-        if factor.max() <= BLACK:
+        if factor.max() <= BLACK:  # its texture is not even opened
             return {}
         found: Json = {"base_color": (*factor.tolist(), 1.0)}
         texture = material.get("emissiveTexture")
-        return found | (self._texture(texture, primitive["attributes"]) if texture is not None else {})
+        return found | (self._texture(texture, attributes) if texture is not None else {})
 
     def _texture(self, use: Json, attributes: Json) -> Json:
         move = use.get("extensions", {}).get("KHR_texture_transform", {})
@@ -189,12 +191,6 @@ class _Scene:
         wrap = tuple(WRAP_MODES[sampler.get(key, 10497)] for key in ("wrapS", "wrapT"))
         uv = _moved(self.document.accessor(attributes[name]), move)
         return {"uv": uv, "texture": self.document.image(source), "wrap": wrap}
-
-
-def _is_black(look: Json) -> bool:
-    """Whether a base colour, times the brightest pixel of its texture, is almost black."""
-    brightest = look["texture"][..., :3].max() / 255 if "texture" in look else 1.0
-    return max(look["base_color"][:3]) * brightest <= BLACK
 
 
 def _triangles(indices: np.ndarray, mode: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Wavefront material libraries (.mtl): diffuse colour and diffuse texture."""
+"""Wavefront material libraries (.mtl): diffuse and emitted colour, and their textures."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Material:
         scale: Factor of the texture coordinates (u, v), before `offset` is added.
         offset: Offset of the texture coordinates (u, v).
         clamped: Whether the texture is clamped at its edges instead of repeated.
+        emission: Emitted colour and texture (Ke, map_Ke), as the diffuse ones of another material.
     """
 
     diffuse: tuple[float, float, float] | None = None
@@ -44,6 +45,7 @@ class Material:
     scale: tuple[float, float] = (1.0, 1.0)
     offset: tuple[float, float] = (0.0, 0.0)
     clamped: bool = False
+    emission: Material | None = None
 
     @property
     def base_color(self) -> tuple[float, float, float, float]:
@@ -52,6 +54,9 @@ class Material:
             return (1.0, 1.0, 1.0, 1.0)
         red, green, blue = (float(part) for part in linear_from_srgb(np.clip(self.diffuse, 0, 1)))
         return (red, green, blue, 1.0)
+
+
+DARK = Material(diffuse=(0.0, 0.0, 0.0))  # an emission of which only the texture is given
 
 
 def materials(text: str) -> dict[str, Material]:
@@ -69,6 +74,11 @@ def materials(text: str) -> dict[str, Material]:
             found[name] = replace(found[name], diffuse=_color(rest))
         elif name is not None and word == "map_kd":
             found[name] = _textured(found[name], rest)
+        elif name is not None and word == "ke":
+            emission = replace(found[name].emission or DARK, diffuse=_color(rest))
+            found[name] = replace(found[name], emission=emission)
+        elif name is not None and word == "map_ke":
+            found[name] = replace(found[name], emission=_textured(found[name].emission or DARK, rest))
     return found
 
 

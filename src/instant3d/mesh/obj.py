@@ -10,10 +10,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from instant3d.mesh.emission import EmissionBaker, Look
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.mtl import Material, materials, statements
 from instant3d.mesh.polygons import Triangulator
@@ -53,6 +53,7 @@ class _Object:
 
     def __init__(self, path: Path) -> None:
         self.folder, self.decoder, self.triangulator = path.parent, ImageDecoder(), Triangulator()
+        self.emission = EmissionBaker()
         self.rows: dict[str, list[str]] = {"v": [], "vt": [], "vn": []}
         self.polygons: dict[tuple[str, str], list[str]] = defaultdict(list)  # by material and form
         self.libraries: dict[Path, dict[str, Material]] = {}
@@ -119,15 +120,22 @@ class _Object:
         used, faces = _distinct(corners.reshape(-1, 3), [len(rows) for rows in lists])
         vertex, uv, normal = used.T
         material = self._material(name)
-        look: dict[str, Any] = {"base_color": material.base_color}
-        if material.texture is not None and uv.min(initial=0) >= 0:
-            look = self._texture(material, lists[UV][uv])  # Kd is then no colour of its own
-        elif colors is not None:
+        coordinates = lists[UV][uv] if uv.min(initial=0) >= 0 else None
+        look, colored = self._look(material, coordinates), colors is not None
+        if colors is not None and "texture" not in look:
             look["colors"] = colors[vertex]
+        if material.emission is not None:
+            look = self.emission.add(look, self._look(material.emission, coordinates), vertex_colors=colored)
         normals = None if normal.min(initial=0) < 0 else _unit(lists[NORMAL][normal] @ WORLD_FROM_Y_UP.T)
         return Mesh(lists[VERTEX][vertex] @ WORLD_FROM_Y_UP.T, faces.reshape(-1, 3), normals, **look)
 
-    def _texture(self, material: Material, uv: np.ndarray) -> dict[str, Any]:
+    def _look(self, material: Material, uv: np.ndarray | None) -> Look:
+        """Return base colour, or texture; Kd is then no colour of its own."""
+        if material.texture is None or uv is None:
+            return {"base_color": material.base_color}
+        return {"base_color": (1.0, 1.0, 1.0, 1.0)} | self._texture(material, uv)
+
+    def _texture(self, material: Material, uv: np.ndarray) -> Look:
         path = path_inside(self.folder, str(material.texture))
         if path not in self.textures:
             self.textures[path] = self.decoder.decode(content(path))

@@ -90,7 +90,7 @@ class _Beside(Resolver):
 
 
 def _mesh(part: trimesh.Trimesh, world_from_file: np.ndarray) -> Mesh:
-    vertices, faces = np.asarray(part.vertices) @ world_from_file.T, _triangles(part)
+    vertices, (faces, polygon) = np.asarray(part.vertices) @ world_from_file.T, _triangles(part)
     normals = None
     if "vertex_normals" in part._cache.cache:  # given in the file; otherwise trimesh would make them up
         normals = np.asarray(part.vertex_normals) @ world_from_file.T
@@ -98,30 +98,36 @@ def _mesh(part: trimesh.Trimesh, world_from_file: np.ndarray) -> Mesh:
     if look.kind == "vertex":
         return Mesh(vertices, faces, normals, np.asarray(look.vertex_colors)[:, :3] / 255)
     if look.kind == "face":
-        colors = np.repeat(np.asarray(look.face_colors)[:, :3] / 255, 3, axis=0)
+        colors = np.repeat(np.asarray(look.face_colors)[polygon, :3] / 255, 3, axis=0)
         return Mesh(vertices[faces.reshape(-1)], np.arange(faces.size).reshape(-1, 3), colors=colors)
     if look.kind != "texture":
         return Mesh(vertices, faces, normals)
     return Mesh(vertices, faces, normals, **_material(look))
 
 
-def _triangles(part: trimesh.Trimesh) -> np.ndarray:
-    """Return the faces (F, 3); concave polygons, which trimesh cuts into fans, are clipped by ears."""
+def _triangles(part: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
+    """Return the faces (F, 3), and the number of each one's polygon in the file (F,).
+
+    Polygons with colours of their own, and concave ones, which trimesh cuts into fans, are cut here.
+    """
     groups, places = _polygons(part), np.asarray(part.vertices)
-    if not any(polygons.concave(places[group]).any() for group in groups if group.shape[1] > 3):
-        return np.asarray(part.faces)
     look: Any = part.visual
-    if look.kind not in (None, "vertex"):
-        raise ValueError("it has concave faces with a colour or texture of their own; triangulate it first")
-    triangulator, found = polygons.Triangulator(), []
-    for group in groups:
-        cut = triangulator.triangles(group, places)
-        found.append(group[cut[:, :1], cut[:, 1:]])
-    return np.concatenate(found)
+    larger = [corners for _, corners in groups if corners.shape[1] > 3]
+    is_concave = any(polygons.concave(places[corners]).any() for corners in larger)
+    if is_concave and look.kind == "texture":
+        raise ValueError("it has concave faces with a texture of their own; triangulate it first")
+    if not is_concave and not (larger and look.kind == "face"):
+        return np.asarray(part.faces), np.arange(len(part.faces))
+    triangulator, faces, owners = polygons.Triangulator(), [], []
+    for numbers, corners in groups:
+        cut = triangulator.triangles(corners, places)
+        faces.append(corners[cut[:, :1], cut[:, 1:]])
+        owners.append(numbers[cut[:, 0]])
+    return np.concatenate(faces), np.concatenate(owners)
 
 
-def _polygons(part: trimesh.Trimesh) -> list[np.ndarray]:
-    """Return the polygons of the file as vertex indices (P, N), one array for each number N of corners."""
+def _polygons(part: trimesh.Trimesh) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the numbers (P,) and vertex indices (P, N) of the file's polygons, for each number N of corners."""
     data = part.metadata.get("_ply_raw", {}).get("face", {}).get("data")
     names = data if isinstance(data, dict) else getattr(data, "dtype", np.dtype(float)).names or ()
     name = next((name for name in ("vertex_index", "vertex_indices") if name in names), None)
@@ -129,8 +135,8 @@ def _polygons(part: trimesh.Trimesh) -> list[np.ndarray]:
         return []
     rows = data[name] if isinstance(data, dict) else data[name]["f1"]
     lengths = np.array([len(row) for row in rows])
-    chosen = [[rows[k] for k in np.flatnonzero(lengths == length)] for length in np.unique(lengths)]
-    return [np.array(group, dtype=np.int64) for group in chosen if len(group[0]) >= 3]
+    numbers = [np.flatnonzero(lengths == length) for length in np.unique(lengths[lengths >= 3])]
+    return [(chosen, np.array([rows[k] for k in chosen], dtype=np.int64)) for chosen in numbers]
 
 
 def _material(look: Any) -> dict[str, Any]:

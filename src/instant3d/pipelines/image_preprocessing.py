@@ -16,9 +16,9 @@ from PIL import Image
 
 from instant3d.pipelines import background_removal
 from instant3d.scenes import Scene
-from instant3d.scenes import images as scene_images
 from instant3d.scenes.images import DecodedImage
-from instant3d.scenes.scene_folder import MAX_FILE_BYTES
+from instant3d.scenes.scene_files import MAX_FILE_BYTES
+from instant3d.scenes.white_background import opacity_mask
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.view_checks import assumed_camera
 from instant3d.utils import images
@@ -125,7 +125,7 @@ def cut_out(image: Image.Image, where: str = "the image") -> DecodedImage:
             return DecodedImage(pixels[..., :3], pixels[..., 3], "alpha")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     rgb = np.asarray(image)
-    white = scene_images.opacity_mask(rgb.astype(np.float32) / 255)
+    white = opacity_mask(rgb.astype(np.float32) / 255)
     if white is not None:
         straight, alpha = ((part * 255).round().astype(np.uint8) for part in white)
         return DecodedImage(straight, alpha, "white")

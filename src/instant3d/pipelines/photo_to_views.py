@@ -18,7 +18,7 @@ from instant3d.modules.diffusion.zero123plus import DEFAULT_SAMPLING, Zero123Plu
 from instant3d.modules.diffusion.zero123plus_parts import NETWORKS, Zero123PlusParts
 from instant3d.pipelines.image_preprocessing import read_photo
 from instant3d.pipelines.model_offload import ModelOffloader, fair_share
-from instant3d.scenes import images
+from instant3d.scenes.white_background import opacity_mask
 from instant3d.stage2.architecture import Architecture
 from instant3d.utils.progress import OnStep
 from instant3d.views import Views
@@ -110,7 +110,7 @@ def split_grid(grid: Tensor, parts: Zero123PlusParts) -> Views:
 
 
 def cut_from(tile: Tensor, background: float) -> tuple[Tensor, Tensor]:
-    """Cut an object out of an even grey background, as `scenes.images.opacity_mask` out of a white one.
+    """Cut an object out of an even grey background, as `scenes.white_background.opacity_mask` out of a white one.
 
     Args:
         tile: (3, S, S) in [0, 1].
@@ -121,7 +121,7 @@ def cut_from(tile: Tensor, background: float) -> tuple[Tensor, Tensor]:
     """
     pixels = tile.permute(1, 2, 0).numpy()
     difference = np.abs(pixels - background)
-    found = images.opacity_mask(1 - difference / max(background, 1 - background))  # the background is white in it
+    found = opacity_mask(1 - difference / max(background, 1 - background))  # the background is white in it
     if found is None:
         return tile, torch.ones_like(tile[:1])
     alpha = torch.from_numpy(found[1])[None]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from instant3d.scenes import images, lens_distortion, transforms
+from instant3d.scenes import geometry_maps, images, lens_distortion, transforms
+from instant3d.scenes.geometry_maps import MapGrid
 from instant3d.utils.images import Check
 
 Load = Callable[[str], bytes]  # a file's content by its name in the scene
@@ -64,7 +65,7 @@ def read_maps(
     frame: transforms.Frame,
     document: transforms.Document,
     load: Load,
-    size: tuple[int, int],
+    grid: MapGrid,
     wanted: tuple[bool, bool] = (True, True),
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Decode the depth and normal maps of a frame.
@@ -73,7 +74,7 @@ def read_maps(
         frame: The frame.
         document: Its document, which holds the depth unit.
         load: Returns a file's content by its name in the scene.
-        size: Height and width of the frame's image in pixels, which the maps must have.
+        grid: The pixels that the maps must have, and those that are read.
         wanted: Whether to read depth, and whether to read normals.
 
     Returns:
@@ -82,12 +83,13 @@ def read_maps(
     depth = normals = None
     if frame.depth and wanted[0]:
         where = f"{frame.depth}, the depth of {frame.where},"
-        depth = images.decode_depth(load(frame.depth), document.depth_unit, size, where) * document.world_scale
+        depth = geometry_maps.decode_depth(load(frame.depth), document.depth_unit, grid, where) * document.world_scale
     if frame.normals and wanted[1]:
         where = f"{frame.normals}, the normals of {frame.where},"
-        normals = images.decode_normals(load(frame.normals), size, where)
-    if not frame.is_distorted(*size[::-1]):
+        normals = geometry_maps.decode_normals(load(frame.normals), grid, where)
+    height, width = grid.full
+    if not frame.is_distorted(width, height):
         return depth, normals
-    pinhole = frame.pinhole(*size[::-1])
-    maps = [m if m is None else lens_distortion.undistort_map(m, frame.lens, pinhole) for m in (depth, normals)]
-    return maps[0], maps[1]
+    pinhole = frame.pinhole(width, height)
+    straight = [m if m is None else lens_distortion.undistort_map(m, frame.lens, pinhole) for m in (depth, normals)]
+    return straight[0], straight[1]

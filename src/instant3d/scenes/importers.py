@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from instant3d.scenes import images, transforms
+from instant3d.scenes import geometry_maps, images, scene_files, transforms
 from instant3d.scenes import scene_folder as scenes
+from instant3d.scenes.checks.view_notes import view_notes
+from instant3d.scenes.frame_files import read_image
 from instant3d.scenes.images import DecodedImage
 from instant3d.scenes.layouts import LAYOUTS, Layout, LayoutOptions, Load, Matrix, ViewRecord
 from instant3d.utils import atomic
 from instant3d.utils.errors import format_error
 
+NOTED, NOTED_SIZE = 12, 128  # views that are checked after an import, and their side in pixels
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # errors after which nothing more can be written
 RECORD = "imported"  # field of the document with the settings of the import
 RGBA8 = b"\x08\x06"  # bit depth and colour type in a PNG's header
@@ -139,6 +143,18 @@ def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: Im
         fields = {"id": target.name, RECORD: settings.record(), "depth_unit_scale_factor": unit}
         (partial / scenes.DOCUMENT).write_bytes(transforms.document(entries, **fields))
         scenes.read(partial, frames=[0])  # raises now what training would raise later
+        for note in _notes(partial, target):
+            warnings.warn(note, stacklevel=2)
+
+
+def _notes(folder: Path, target: Path) -> list[str]:
+    """Return what a few of the views that were imported to `target` contradict, as for `reconstruct`."""
+    count = scenes.document(folder).count
+    some = sorted({round(k * (count - 1) / (NOTED - 1)) for k in range(NOTED)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first frame has been read without
+        scene = scenes.read(folder, frames=some, size=NOTED_SIZE, maps=())
+    return view_notes(replace(scene, path=target))
 
 
 def _frame(
@@ -146,12 +162,16 @@ def _frame(
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return a view's entry in the document, and its files by name."""
     data = load(view.image)
-    image = images.decode(data, load(view.mask) if view.mask else None, f"{view.image} of {view.where}")
+    if view.frame is None:
+        image = images.decode(data, load(view.mask) if view.mask else None, f"{view.image} of {view.where}")
+    else:
+        image = read_image(view.frame, load)
     height, width = image.alpha.shape
+    as_stored = image.applied_orientation == 1 and not (view.frame and view.frame.is_distorted(width, height))
     intrinsics = view.lens(width, height)
     name = f"images/{k:04d}.png"
     entry = transforms.entry(name, _reoriented(view.cam_to_world, UPS[settings.up], scale), intrinsics, width, height)
-    files = {name: data if _is_ours(data, image) else images.encode(image.rgb, image.alpha)}
+    files = {name: data if as_stored and _is_ours(data, image) else images.encode(image.rgb, image.alpha)}
     if maps["depth"] and view.depth:
         entry["depth_file_path"] = f"depth/{k:04d}.png"
         files[entry["depth_file_path"]] = _depth(load(view.depth), image, f"{view.depth} of {view.where}")
@@ -176,32 +196,32 @@ def _is_ours(data: bytes, image: DecodedImage) -> bool:
 
 def _depth(data: bytes, image: DecodedImage, where: str) -> bytes:
     """Convert 8-bit to 16-bit depth with the same steps; 0 where the image is transparent."""
-    levels = images.decode_levels(data, image.rgb.shape[:2], where)
+    levels = geometry_maps.decode_levels(data, image.rgb.shape[:2], where)
     if levels.shape[-1] != 1:
         raise ValueError(f"{where} has colours; expected 8-bit grey")
-    return images.encode_depth(np.where(image.alpha > 0, levels[..., 0], 0), 1.0)
+    return geometry_maps.encode_depth(np.where(image.alpha > 0, levels[..., 0], 0), 1.0)
 
 
 def _normals(data: bytes, image: DecodedImage, up: Matrix, where: str) -> bytes:
     """Convert vectors (n + 1) / 2 along the source's world axes to ours; 0 where the image is transparent."""
-    levels = images.decode_levels(data, image.rgb.shape[:2], where)
+    levels = geometry_maps.decode_levels(data, image.rgb.shape[:2], where)
     if levels.shape[-1] != 3:
         raise ValueError(f"{where} is grey; expected 8-bit RGB")
     vectors = (levels / 127.5 - 1) @ up.T
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     shown = (image.alpha > 0)[..., None] & (length > 0.5)
-    return images.encode_normals(np.where(shown, vectors / np.maximum(length, 1e-6), 0))
+    return geometry_maps.encode_normals(np.where(shown, vectors / np.maximum(length, 1e-6), 0))
 
 
 def _loader(folder: Path, root: Path) -> Load:
     def load(name: str) -> bytes:
-        for extension in scenes.EXTENSIONS:
-            path = folder / f"{name}{extension}"
+        for spelling in scene_files.spellings(name):
+            path = folder / spelling
             if "\0" in name or not path.resolve().is_relative_to(root):
                 raise ValueError(f"{path} lies outside {root}, so it is not read; move it inside")
             if os.path.isfile(path):  # false for a name that no file can have
-                if path.stat().st_size > scenes.MAX_FILE_BYTES:
-                    raise ValueError(f"{path} is larger than {scenes.MAX_FILE_BYTES} bytes; make it smaller")
+                if path.stat().st_size > scene_files.MAX_FILE_BYTES:
+                    raise ValueError(f"{path} is larger than {scene_files.MAX_FILE_BYTES} bytes; make it smaller")
                 return path.read_bytes()
         raise FileNotFoundError(f"{folder / name} does not exist, but a camera refers to it; put it there")
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,8 @@ from typing import Any
 import numpy as np
 
 from instant3d.scenes import npy, transforms
-from instant3d.scenes.transforms import OPENGL_TO_OPENCV
+from instant3d.scenes.frame import MIN_ANGLE, Frame
+from instant3d.scenes.poses import OPENGL_TO_OPENCV, ROTATION_TOLERANCE, orthonormalised, rotation_deviation
 from instant3d.utils import file_listing
 
 MAX_VIEWS = 10_000  # of one object
@@ -54,6 +56,7 @@ class ViewRecord:
         mask: File name of the mask.
         depth: File name of an 8-bit depth map, see `LayoutOptions.depth_range`.
         normals: File name of an 8-bit normal map, [-1, 1] along world axes.
+        frame: The frame of a `transforms.json`, if the layout has one, whose distortion and orientation count.
     """
 
     where: str
@@ -63,6 +66,7 @@ class ViewRecord:
     mask: str | None = None
     depth: str | None = None
     normals: str | None = None
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,9 @@ def _nerf_synthetic(folder: Path, load: Load, _: LayoutOptions) -> list[ViewReco
             continue
         document = transforms.parse(load(name), f"{folder}/{name}")
         frames = [document.frame(k) for k in range(min(document.count, MAX_VIEWS + 1))]
-        views += [ViewRecord(f.where, f.image, f.cam_to_world, f.intrinsics, mask=f.mask) for f in frames]
+        views += [ViewRecord(f.where, f.image, f.cam_to_world, f.pinhole, mask=f.mask, frame=f) for f in frames]
+        if document.world_note:
+            warnings.warn(document.world_note, stacklevel=2)
     return views
 
 
@@ -199,7 +205,7 @@ LAYOUTS = {
 
 def _angle(fov_deg: float | None) -> Lens:
     """Intrinsics with square pixels and a centred principal point."""
-    if fov_deg is None or not math.degrees(transforms.MIN_ANGLE) < fov_deg < 180:
+    if fov_deg is None or not math.degrees(MIN_ANGLE) < fov_deg < 180:
         raise ValueError(f"the field of view is {fov_deg} degrees; expected more than 0 and less than 180")
     focal = 0.5 / math.tan(math.radians(fov_deg) / 2)
     return lambda width, height: (focal, focal * width / height, 0.5, 0.5)
@@ -239,11 +245,11 @@ def _rigid(matrix: Matrix, where: str) -> Matrix:
         matrix = np.vstack([matrix, [0.0, 0.0, 0.0, 1.0]])
     _shaped(matrix, (4, 4), where)
     rotation = matrix[:3, :3]
-    if transforms.rotation_deviation(rotation) > transforms.ROTATION_TOLERANCE:
+    if rotation_deviation(rotation) > ROTATION_TOLERANCE:
         raise ValueError(f"{where} is not a rotation with a position (its axes are not unit vectors at right angles)")
     if np.linalg.det(rotation) < 0 or not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-6):
         raise ValueError(f"{where} is mirrored or not an affine matrix; is it of another layout?")
-    return transforms.orthonormalised(matrix)
+    return orthonormalised(matrix)
 
 
 def _if_there(folder: Path, name: str) -> str | None:

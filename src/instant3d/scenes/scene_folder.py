@@ -26,16 +26,13 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras
-from instant3d.scenes import images, transforms
+from instant3d.scenes import geometry_maps, images, transforms, view_set
 from instant3d.scenes.frame_files import Load, read_image, read_maps, reading_notes
+from instant3d.scenes.geometry_maps import MapGrid
+from instant3d.scenes.scene_files import DOCUMENT, file_content
 from instant3d.utils import atomic, file_listing
 from instant3d.views import MAPS, Views
 
-DOCUMENT = "transforms.json"
-EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
-MAX_FILE_BYTES = 2**29
-MAX_DISTANCE = 1e3  # of a camera from the origin: beyond it, float32 is too coarse for an object of size 1
-MAX_PIXELS = 2**27  # of all frames read at once: 2 GiB as float32 RGBA
 ENOUGH = 1024  # pixels per side: images of twice that are reduced during decoding, if smaller ones are requested
 
 
@@ -142,7 +139,7 @@ def encode(
     views = views.map(lambda tensor: tensor.detach().cpu().float())
     _check_finite(views)
     rgb, alpha = _bytes(views.rgb), _bytes(views.alpha)[..., 0]
-    unit = None if views.depth is None else max(float(views.depth.max()), 1e-6) / images.DEPTH_LEVELS
+    unit = None if views.depth is None else max(float(views.depth.max()), 1e-6) / geometry_maps.DEPTH_LEVELS
     files: dict[str, bytes] = {}
     entries = []
     for k in range(len(rgb)):
@@ -154,10 +151,10 @@ def encode(
         files[name] = images.encode(rgb[k], alpha[k])
         if views.depth is not None and unit is not None:
             entry["depth_file_path"] = f"depth/{k:04d}.png"
-            files[entry["depth_file_path"]] = images.encode_depth(views.depth[k, 0].numpy(), unit)
+            files[entry["depth_file_path"]] = geometry_maps.encode_depth(views.depth[k, 0].numpy(), unit)
         if views.normals is not None:
             entry["normal_file_path"] = f"normals/{k:04d}.png"
-            files[entry["normal_file_path"]] = images.encode_normals(views.normals[k].permute(1, 2, 0).numpy())
+            files[entry["normal_file_path"]] = geometry_maps.encode_normals(views.normals[k].permute(1, 2, 0).numpy())
         entries.append(entry)
     fields = {**(extra or {}), "id": object_id, "caption": caption, "depth_unit_scale_factor": unit}
     return {DOCUMENT: transforms.document(entries, **fields), **files}
@@ -197,11 +194,11 @@ def decode(
         orientations.append(image.ignored_orientation)
         views = _frame(frame, document, load, image, with_maps)
         first = first or (frame, views)
-        _check_size(frame, views, *first, count=len(chosen), size=size)
+        view_set.check_size(frame, views, *first, count=len(chosen), size=size)
         read.append(views if size is None else _square(views).resized(size, size))
     scene = Views.stack(read)
-    _check_sight(chosen, scene.cameras)
-    _check_opacity(chosen, scene)
+    view_set.check_sight(chosen, scene.cameras)
+    view_set.check_opacity(chosen, scene)
     for note in reading_notes(chosen, sizes, orientations):
         warnings.warn(note, stacklevel=2)
     scene_id = document.text("id") or path.resolve().name
@@ -220,9 +217,8 @@ def _frame(
     if image.alpha_source == "none":
         note = "has neither alpha, nor a mask, nor a white background: all of it counts as the object"
         warnings.warn(f"{frame.where} {note}", stacklevel=2)
-    height, width = full = image.full_size or image.alpha.shape
-    depth, normals = read_maps(frame, document, load, full, with_maps)
-    depth, normals = (None if values is None else _thinned(values, image.alpha.shape) for values in (depth, normals))
+    height, width = image.full_size or image.alpha.shape
+    depth, normals = read_maps(frame, document, load, MapGrid.of(image), with_maps)
     matrix = torch.tensor(frame.cam_to_world, dtype=torch.float32)
     return Views(
         torch.from_numpy(np.ascontiguousarray(image.rgb.transpose(2, 0, 1))) / 255,
@@ -231,15 +227,6 @@ def _frame(
         None if depth is None else torch.tensor(depth, dtype=torch.float32)[None],
         None if normals is None else torch.tensor(normals).permute(2, 0, 1),
     )
-
-
-def _thinned(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Subsample a map at the centres of a reduced image's pixels; their mean would lie on no surface."""
-    if values.shape[:2] == size:
-        return values
-    pairs = zip(values.shape[:2], size, strict=True)
-    rows, columns = (((np.arange(few) + 0.5) * many / few).astype(int) for many, few in pairs)
-    return values[np.ix_(rows, columns)]
 
 
 def _square(views: Views) -> Views:
@@ -258,60 +245,6 @@ def _square(views: Views) -> Views:
     return Views(rgb, torch.nn.functional.pad(views.alpha, edges), cameras, widen(views.depth), widen(views.normals))
 
 
-def _check_size(
-    frame: transforms.Frame, views: Views, first: transforms.Frame, like: Views, *, count: int, size: int | None
-) -> None:
-    got, expected = (views.width, views.height), (like.width, like.height)
-    if got != expected:
-        sizes = f"{got[0]} x {got[1]} pixels, but {first.where} is {expected[0]} x {expected[1]}"
-        raise ValueError(f"{frame.where} is {sizes}; make all images of a scene the same size")
-    if count * (size * size if size else views.width * views.height) > MAX_PIXELS:
-        raise ValueError(
-            f"{count} images like {frame.where} are too many to read at once; choose fewer frames or a smaller size"
-        )
-
-
-def _check_opacity(frames: Sequence[transforms.Frame], views: Views) -> None:
-    """Warn if no frame has a pixel that is opaque enough to count as object."""
-    greatest = float(views.alpha.max())
-    if greatest < 0.5:
-        source = f"the mask {frames[0].mask}" if frames[0].mask else "its alpha"
-        warnings.warn(
-            f"{frames[0].where} shows nothing: the greatest value of {source} is {255 * greatest:.0f} of 255 in all "
-            f"{len(frames)} frames read; expected 255, or a mask of 0 and 1, where the object is",
-            stacklevel=3,
-        )
-
-
-def _check_sight(frames: Sequence[transforms.Frame], cameras: Cameras) -> None:
-    """Refuse a camera, of (V,), that cannot see the cube [-1, 1]^3; warn if it does not see the cube's centre."""
-    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3)
-    image, depth = cameras.project(corners.expand(len(frames), -1, -1))
-    shown = (depth > 0) & ((image > 0) & (image < 1)).all(-1)  # (V, 27)
-    far = cameras.positions.norm(dim=-1) > MAX_DISTANCE
-    for k, frame in enumerate(frames):
-        if far[k]:
-            raise ValueError(
-                f"{frame.where} is more than {MAX_DISTANCE:g} away from an object of size 1; scale the cameras"
-            )
-        if not (shown[k].any() or _hits_cube(cameras[k])):
-            raise ValueError(
-                f"{frame.where} looks away from the object: its camera shows nothing of the cube [-1, 1]^3 around the "
-                "origin; check the matrix's axes (OpenGL: x right, y up, z backward), or move and scale the cameras"
-            )
-        if not shown[k, len(corners) // 2]:
-            warnings.warn(f"{frame.where} does not show the origin, where the object should be", stacklevel=3)
-
-
-def _hits_cube(camera: Cameras, across: int = 16) -> bool:
-    """Whether a grid of rays through the image meets the cube, for cameras too near to see any of its corners."""
-    rays = camera.rays_through(*torch.meshgrid(*[torch.linspace(0, 1, across)] * 2, indexing="xy"))
-    slope = torch.where(rays.directions.abs() < 1e-9, torch.full_like(rays.directions, 1e-9), rays.directions)
-    bounds = torch.stack([(-1 - rays.origins) / slope, (1 - rays.origins) / slope])
-    near, far = bounds.amin(0).amax(-1), bounds.amax(0).amin(-1)
-    return bool(((near < far) & (far > 0)).any())
-
-
 def _document(path: Path) -> tuple[Path, transforms.Document]:
     file = path if path.suffix == ".json" else path / DOCUMENT
     if not file.is_file():
@@ -323,43 +256,6 @@ def _document(path: Path) -> tuple[Path, transforms.Document]:
     if file.stat().st_size > transforms.MAX_BYTES:
         raise ValueError(f"{file} is larger than {transforms.MAX_BYTES} bytes; a scene's cameras take far less")
     return file, transforms.parse(file.read_bytes(), str(file))
-
-
-def file_content(root: Path, name: str) -> bytes:
-    """Read a file of the scene.
-
-    Args:
-        root: The scene folder; no file outside it is opened.
-        name: File name relative to it, or an absolute path inside it, with or without extension.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It lies outside the folder or is too large.
-    """
-    if "\0" in name:
-        raise ValueError(_outside(root, name))
-    for extension in EXTENSIONS:
-        file = root / f"{name}{extension}"
-        if not Path(os.path.realpath(file)).is_relative_to(root):
-            raise ValueError(_outside(root, name))
-        if os.path.isfile(file):  # false for a name that no file can have
-            if file.stat().st_size > MAX_FILE_BYTES:
-                raise ValueError(f"{file} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
-            return file.read_bytes()
-    raise FileNotFoundError(
-        f"{root / name} does not exist, but {root / DOCUMENT} names it; put it there or drop its frame"
-    )
-
-
-def _outside(root: Path, name: str) -> str:
-    """Why a name leads outside the scene folder: by a link, as an absolute path, or by its `..`."""
-    begin = f"{root / DOCUMENT} names {name!r}, which"
-    if "\0" not in name and Path(os.path.normpath(root / name)).is_relative_to(root):
-        target = Path(os.path.realpath(root / name))
-        return f"{begin} is, or lies behind, a link to {target} outside the scene folder; copy the files into it"
-    if Path(name).is_absolute():
-        return f"{begin} is an absolute path and lies outside the scene folder; move it inside, and name it from there"
-    return f"{begin} lies outside the scene folder; move it inside"
 
 
 def _check_finite(views: Views) -> None:

@@ -19,8 +19,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
+from instant3d.scenes import scene_files, transforms
 from instant3d.scenes import scene_folder as scenes
-from instant3d.scenes import transforms
 from instant3d.scenes.scene_folder import Scene
 from instant3d.utils import atomic, file_listing
 
@@ -283,7 +283,7 @@ def _scene(
     document = _parsed(path, key, files)
 
     def load(name: str) -> bytes:
-        for extension in scenes.EXTENSIONS:
+        for extension in scene_files.EXTENSIONS:
             if flat(name + extension) in files:
                 return files[flat(name + extension)]
         raise FileNotFoundError(f"{path}:{key} lacks {name}, which its {scenes.DOCUMENT} names; pack it again")

@@ -11,7 +11,7 @@ from typing import Any
 
 from instant3d.serve.schemas import ENDED
 from instant3d.serve.settings import ServeSettings
-from instant3d.serve.store import JobStore, StoredJob
+from instant3d.serve.store import ID, JobStore, StoredJob
 from instant3d.serve.worker_process import WorkerEnded, WorkerProcess
 from instant3d.utils import atomic
 
@@ -51,6 +51,7 @@ class Scheduler:
         """Queue again what a killed server was doing, and start the workers."""
         self.folder_of("").mkdir(parents=True, exist_ok=True)
         atomic.remove_leftovers(self.folder_of(""))
+        self._remove_orphans()
         self.store.requeue()
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self.workers]
 
@@ -213,6 +214,12 @@ class Scheduler:
         await asyncio.sleep(SECONDS_TO_CANCEL)
         if self._running.get(name) is worker and name in self._cancelled:
             await worker.end()
+
+    def _remove_orphans(self) -> None:
+        """Remove uploads whose jobs a killed server had not begun to queue."""
+        for folder in self.upload_of("").glob("*"):
+            if ID.fullmatch(folder.name) and not self.store.has(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _forget(self, name: str) -> None:
         """Remove the files of a job that was cancelled while it ran."""

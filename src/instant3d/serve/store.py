@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 VERSION = 1
+ID = re.compile(r"[A-Za-z0-9_-]{22}")  # as `new_id` makes them
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -109,6 +111,10 @@ class JobStore:
         if not found:
             raise KeyError(name)
         return found[0]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a job of that id."""
+        return bool(self._select("SELECT * FROM jobs WHERE id = ?", (name,)))
 
     def newest(self, limit: int, before: int | None = None) -> list[StoredJob]:
         """Return the newest jobs first, those with a smaller number than `before`."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras, structured_cameras
-from instant3d.scenes import images
+from instant3d.scenes.white_background import opacity_mask
 from instant3d.views import Views
 
 SIDE = 2  # tiles along each side of the grid
@@ -51,8 +51,8 @@ def to_views(grid: Tensor, cameras: Cameras | None = None) -> Views:
         cameras: Cameras (4,) of the tiles; by default the structured ones.
 
     Returns:
-        Views (4,) with straight colours; alpha is found by `scenes.images.opacity_mask`. A tile without a white border
-        counts as object altogether.
+        Views (4,) with straight colours; alpha is found by `scenes.white_background.opacity_mask`. A tile
+        without a white border counts as object altogether.
     """
     tiles = unpack(grid.detach().cpu().float().clamp(0, 1))
     rgb, alpha = zip(*map(_cut, tiles), strict=True)
@@ -61,7 +61,7 @@ def to_views(grid: Tensor, cameras: Cameras | None = None) -> Views:
 
 def _cut(tile: Tensor) -> tuple[Tensor, Tensor]:
     """Straight colours (3, S, S) and alpha (1, S, S) of a tile (3, S, S)."""
-    cut = images.opacity_mask(tile.permute(1, 2, 0).numpy())
+    cut = opacity_mask(tile.permute(1, 2, 0).numpy())
     if cut is None:
         return tile, torch.ones_like(tile[:1])
     rgb, alpha = (torch.from_numpy(part) for part in cut)

@@ -23,6 +23,7 @@ from instant3d.modules.lr_schedule import lr_factor
 from instant3d.utils import atomic
 from instant3d.utils.cuda_graphs import GraphedModule
 from instant3d.utils.devices import fast_dtype
+from instant3d.utils.errors import print_escaped
 
 KL = 3e-4  # nats a latent against mean absolute error: keeps latents near a unit normal, at little cost in sharpness
 WARMUP = 100  # steps
@@ -222,7 +223,7 @@ def optimize(
         step += 1
         now = time.monotonic()
         if note and (now - reported > REPORT_SECONDS or step == training.steps):
-            print(f"{name}: step {step:,}, {100 * progress:.0f}% of the time, {note}", file=sys.stderr, flush=True)
+            print_escaped(f"{name}: step {step:,}, {100 * progress:.0f}% of the time, {note}", sys.stderr)
             reported = now
         if state is not None and now - saved > SAVE_SECONDS:
             _save(state, parts, step, now - begin)

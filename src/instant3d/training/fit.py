@@ -29,7 +29,7 @@ from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import resolve
 from instant3d.training import arguments
 from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
-from instant3d.utils import file_listing
+from instant3d.utils import atomic, file_listing
 from instant3d.utils.devices import fast_dtype
 from instant3d.utils.tensor_files import load_weights_only
 
@@ -51,6 +51,8 @@ class TrainingCLI(LightningCLI):
             ValueError: The file is no training checkpoint.
         """
         config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            atomic.prepare_output(config.trainer.default_root_dir or ".")
         _avoid_emulated_bfloat16(config)
         if config.ckpt_path == "last":
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
@@ -176,6 +178,10 @@ def _command_line(system: str, words: list[str]) -> None:
         )
     except ArgumentError as error:
         raise ValueError(arguments.error_sentence(str(error), subcommand, system)) from error
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's exit code would be 1
+            raise KeyboardInterrupt from stop
+        raise
 
 
 def _avoid_emulated_bfloat16(config: Namespace) -> None:

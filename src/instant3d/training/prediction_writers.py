@@ -21,6 +21,8 @@ from instant3d.nerf.triplane import Triplane
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage2.module import Stage2Module
+from instant3d.utils import atomic
+from instant3d.utils.errors import print_escaped
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -38,6 +40,12 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__("batch")
         self.output, self.faults = Path(output), 0
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse a folder that cannot be written before anything is predicted."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict":
+            atomic.prepare_output(self.output)
+
     def write_on_batch_end(
         self,
         trainer: L.Trainer,
@@ -53,9 +61,8 @@ class PredictionWriter(BasePredictionWriter):
         for place, (name, tensor) in enumerate(zip(names, prediction, strict=True)):
             if not torch.isfinite(tensor).all():  # as a network in half precision may give; the others are good
                 self.faults += 1
-                print(
-                    f"{name}: the {self.item} holds numbers that are not finite; nothing was written", file=sys.stderr
-                )
+                text = f"{name}: the {self.item} holds numbers that are not finite; nothing was written"
+                print_escaped(text, sys.stderr)
                 continue
             self.write(name, tensor, module, batch, place)
 

@@ -9,12 +9,15 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+FOLDER = os.O_RDONLY | os.O_DIRECTORY
+NEW_S = 10.0  # seconds that an empty file or folder may wait for its lock
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network disks have none
 
 
@@ -52,11 +55,12 @@ def partial_file(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
     """
     middle = "" if one_writer else f".{uuid.uuid4().hex[:8]}"
     partial = path.with_name(f".{path.name}{middle}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _lock(partial, os.O_RDWR | os.O_CREAT):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -115,7 +119,7 @@ def _partial(target: Path) -> Iterator[Path]:
     partial = _beside(target, "partial")
     partial.mkdir()
     try:
-        with _lock(partial):
+        with _lock(partial, FOLDER):
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -143,11 +147,31 @@ def check_writable(target: str | Path) -> None:
         raise OSError(error.errno, f"nothing can be written to {target} ({error.strerror})") from error
 
 
-def remove_leftovers(target: str | Path) -> list[Path]:
-    """Remove unfinished folders beside and directly in `target` whose writers were killed; returns their paths.
+def prepare_output(target: str | Path, *, is_file: bool = False) -> list[Path]:
+    """Check before the work that an output can be written, and remove what killed runs left there; returns its paths.
 
-    A folder is locked while it is written, and the lock ends with its process. An empty one is left, as it may be about
-    to be locked.
+    Args:
+        target: File or folder to write; it need not exist.
+        is_file: Whether it is a file.
+
+    Raises:
+        OSError: Nothing can be written there.
+        ValueError: A file is where the folder will be, or the other way round, or it lies below a file.
+    """
+    target = Path(target)
+    if target.is_file() and not is_file:
+        raise ValueError(f"{target} is a file, but a folder will be written there; name another path")
+    if target.is_dir() and is_file:
+        raise ValueError(f"{target} is a folder, but a file will be written there; name another path")
+    check_writable(target)
+    return remove_leftovers(target)
+
+
+def remove_leftovers(target: str | Path) -> list[Path]:
+    """Remove what killed writers left unfinished beside and directly in `target`; return the paths.
+
+    Each is locked while it is written, and the lock ends with its process. An empty one that is new is left, as it may
+    be about to be locked.
     """
     target = Path(target).absolute()
     beside = [path for path in target.parent.glob(".*.partial") if path.name.startswith(f".{target.name}.")]
@@ -155,22 +179,28 @@ def remove_leftovers(target: str | Path) -> list[Path]:
     return [path for path in found if _remove_stale(path)]
 
 
-def _remove_stale(folder: Path) -> bool:
-    with contextlib.suppress(OSError), _lock(folder, needed=True):  # locked: its writer lives
-        if any(folder.iterdir()):
-            shutil.rmtree(folder, ignore_errors=True)
-            return True
+def _remove_stale(path: Path) -> bool:
+    is_folder = path.is_dir()
+    flags = FOLDER if is_folder else os.O_RDWR
+    with contextlib.suppress(OSError), _lock(path, flags, needed=True):  # locked: its writer lives
+        empty = not any(path.iterdir()) if is_folder else not path.stat().st_size
+        if empty and time.time() - path.stat().st_mtime < NEW_S:
+            return False
+        shutil.rmtree(path) if is_folder else path.unlink()
+        return True
     return False
 
 
 @contextmanager
-def _lock(folder: Path, needed: bool = False) -> Iterator[None]:
-    """Hold the folder's lock; without locks on this disk, raise only if it is needed."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _lock(path: Path, flags: int, needed: bool = False) -> Iterator[None]:
+    """Hold the lock of a file or folder; without locks on this disk, raise only if it is needed."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:
+                raise OSError(error.errno, f"{path} is being written by another process; wait for it") from error
             if needed or error.errno not in NO_LOCKS:
                 raise
         yield

@@ -7,8 +7,9 @@ and number of frames are checked before pixels are decoded, and whatever is wron
 from __future__ import annotations
 
 import io
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,7 @@ from instant3d.utils.errors import LIBRARY_ERRORS
 FORMATS = ("PNG", "JPEG", "WEBP")
 JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
 MAX_PIXELS = 2**26  # 8192 x 8192, of one image
+STRIP_PIXELS = 2**21  # of an image, which are converted at once while it is reduced
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {  # the transpose that makes an image upright, by its EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,6 +53,7 @@ class TooManyPixels(ValueError):
 
 
 Check = Callable[[int, int], None]  # of width and height; raises to refuse them
+Convert = Callable[[Image.Image], Image.Image]  # to another mode, with the same pixels
 
 
 def open_image(
@@ -71,10 +74,9 @@ def open_image(
         ValueError: It is not a valid PNG, JPEG or WebP, is animated, or is too large.
     """
     image = open_raw(data, where, enough=enough, check=check)
-    image = to_uint8(_upright(image) if upright else image)
-    image = convert(image, "RGBA" if image.has_transparency_data else "RGB", where)
-    factor = _factor(image.size, enough)
-    return image if factor == 1 else image.resize(_divided(image.size, factor), Image.Resampling.BOX)
+    turn = orientation(image) if upright else 1
+    size = _divided(image.size, _factor(image.size, enough))
+    return oriented(reduced(image, size, lambda strip: to_color(strip, where)), turn)
 
 
 def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check | None = None) -> Image.Image:
@@ -136,11 +138,59 @@ def convert(image: Image.Image, mode: str, where: str) -> Image.Image:
         raise ValueError(f"{where} is not a readable image ({error or 'no detail'}); export it again") from error
 
 
+def reduced(image: Image.Image, size: tuple[int, int], convert: Convert) -> Image.Image:
+    """Convert a decoded image, and reduce it by area averaging.
+
+    A large image is converted strip by strip, as its converted copy may need several times its memory.
+
+    Args:
+        image: The image.
+        size: Width and height of the result.
+        convert: Converts a strip of the image.
+    """
+    if image.size == size:
+        return convert(image)
+    rows = max(1, STRIP_PIXELS * size[1] // (image.width * image.height))  # of the result, in a strip
+    strips = [_strip(image, size, row, min(row + rows, size[1]), convert) for row in range(0, size[1], rows)]
+    return strips[0] if len(strips) == 1 else Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
+
+
+def strips(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield an image in strips of at most `STRIP_PIXELS`, at least one row each, from the top."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _strip(image: Image.Image, size: tuple[int, int], first: int, end: int, convert: Convert) -> Image.Image:
+    """Return the rows from `first` to `end` of an image that is converted and reduced to `size`."""
+    scale = image.height / size[1]
+    top, bottom = math.floor(first * scale), min(math.ceil(end * scale), image.height)
+    strip = convert(image.crop((0, top, image.width, bottom)))
+    box = (0, first * scale - top, image.width, min(end * scale - top, bottom - top))
+    return strip.resize((size[0], end - first), Image.Resampling.BOX, box)
+
+
+def check_size(got: tuple[int, ...], expected: tuple[int, ...], where: str) -> None:
+    """Raise a `ValueError` if height and width of a mask or a map are not those of its image."""
+    if tuple(got) != tuple(expected):
+        raise ValueError(f"{where} is {got[1]} x {got[0]} pixels, but its image is {expected[1]} x {expected[0]}")
+
+
+def to_color(image: Image.Image, where: str) -> Image.Image:
+    """Convert a decoded image to RGB, or to RGBA if it has transparency of any kind, with 8 bits per channel.
+
+    Arguments and errors are those of `convert`.
+    """
+    image = to_uint8(image)
+    return convert(image, "RGBA" if image.has_transparency_data else "RGB", where)
+
+
 def to_uint8(image: Image.Image) -> Image.Image:
     """Convert 16-bit grey to 8-bit grey, rounded; other modes are returned unchanged."""
     if not image.mode.startswith("I"):
         return image
-    steps = np.asarray(image).astype(np.int64).clip(0, 65535)
+    steps = np.asarray(image).astype(np.int32).clip(0, 65535)
     grey = Image.fromarray(((steps + 128) // 257).astype(np.uint8))
     clear = image.info.get("transparency")
     if isinstance(clear, int):  # one of the 65,536 levels
@@ -177,10 +227,6 @@ def is_raw_size(stored: tuple[int, int], orientation: int, expected: tuple[float
 def _fits(size: tuple[int, int], expected: tuple[float, float] | None) -> bool:
     """Whether a size has the expected aspect ratio, within a pixel and a hundredth."""
     return expected is not None and abs(expected[0] / expected[1] * size[1] - size[0]) <= 1.5 + 0.01 * size[0]
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return oriented(image, orientation(image))
 
 
 def _factor(size: tuple[int, int], enough: int | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import warnings
@@ -105,19 +106,24 @@ def _field(record: dict[str, Any]) -> Any:
 
 
 def _table_entries(text: str, name: str, separator: str) -> list[Entry]:
-    """The column of prompts of a table whose first line names the columns."""
+    """The column of prompts of a table whose first row names the columns; rows are counted as a spreadsheet does.
+
+    A quoted text may have several lines, which are joined.
+    """
     try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(cell.strip() for cell in row)]
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        rows = [(number, row) for number, row in enumerate(table, 1) if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise ValueError(f"{name} is not a valid table ({error}); save it again, or write one prompt a line") from error
-    column = _column(rows[0]) if rows else None
+    column = _column(rows[0][1]) if rows else None
     if column is None:
         raise ValueError(
             f"{name} is a table without a column of prompts; name one {' or '.join(PROMPT_KEYS)} in its first line, or "
             "save the prompts as text, one a line"
         )
     return [
-        (f"{name} row {number}", row[column] if column < len(row) else "") for number, row in enumerate(rows[1:], 2)
+        (f"{name} row {number}", " ".join(row[column].splitlines()) if column < len(row) else "")
+        for number, row in rows[1:]
     ]
 
 

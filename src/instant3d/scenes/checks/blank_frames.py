@@ -29,6 +29,7 @@ class Thumbnail:
         size: Width and height of the full frame in pixels.
         greatest: Largest alpha value of the full frame, of 255.
         ignored_orientation: EXIF orientation that was not applied, see `instant3d.scenes.images.DecodedImage`.
+        applied_orientation: EXIF orientation that was applied.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Thumbnail:
     size: tuple[int, int]
     greatest: int = 255
     ignored_orientation: int = 1
+    applied_orientation: int = 1
 
 
 def blank(thumbnails: list[Thumbnail]) -> dict[int, str]:

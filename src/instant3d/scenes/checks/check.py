@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import multiprocessing
 import os
 from collections import defaultdict
@@ -14,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from instant3d import scenes
-from instant3d.scenes.checks import conventions, cross_scene
+from instant3d.scenes.checks import conventions, cross_scene, decoding_memory
+from instant3d.scenes.checks.decoding_memory import DecodingMemory
 from instant3d.scenes.checks.finding import FAULT, Finding, SceneReport
 from instant3d.scenes.checks.scene_checks import check_scene_quietly
 from instant3d.utils import file_listing
-from instant3d.utils.images import MAX_PIXELS
 from instant3d.utils.progress import OnStep, Progress
 
 SHOWN = 3  # examples of each kind of finding on the terminal; the report has all
-BYTES_PER_PIXEL = 16  # at most, while an image is decoded and cut out
 AT_ONCE = 8  # scenes per task of a process
+
+_memory: DecodingMemory  # of a process of the pool
 
 
 def check_scenes(
@@ -31,7 +31,7 @@ def check_scenes(
     *,
     jobs: int | None = None,
     frames: int | None = None,
-    max_memory: int | None = None,
+    max_memory: int = decoding_memory.DEFAULT,
     progress: Progress | None = None,
 ) -> tuple[list[SceneReport], list[Finding]]:
     """Check all scenes in `folders`.
@@ -40,7 +40,7 @@ def check_scenes(
         folders: Scene folders, or folders of scene folders.
         jobs: Number of processes with one thread each; by default one per core.
         frames: Expected number of frames per scene; by default that of most scenes in the same folder.
-        max_memory: Bytes for decoding images, in all processes together; by default only each image is limited.
+        max_memory: Bytes for decoding images, in all processes together, beside what each process takes for itself.
         progress: Where to report progress.
 
     Returns:
@@ -110,24 +110,33 @@ def lines(reports: Sequence[SceneReport], findings: Sequence[Finding]) -> Iterat
     yield f"{healthy} of {len(reports)} scenes have no fault"
 
 
-def _examined(places: Sequence[Path], jobs: int, max_memory: int | None, on_step: OnStep) -> Iterator[SceneReport]:
+def _examined(places: Sequence[Path], jobs: int, max_memory: int, on_step: OnStep) -> Iterator[SceneReport]:
     jobs = min(jobs, len(places) // AT_ONCE)  # starting a process takes longer than checking a few scenes
-    allowed = MAX_PIXELS if max_memory is None else max_memory // (max(jobs, 1) * BYTES_PER_PIXEL)
-    examine = functools.partial(check_scene_quietly, max_pixels=min(allowed, MAX_PIXELS))
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    memory = DecodingMemory.of(max_memory, jobs, spawn.Lock())
     if jobs <= 1:
         for done, place in enumerate(places, 1):
-            yield examine(place)
+            yield check_scene_quietly(place, memory)
             on_step(done, len(places))
         return
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_start, initargs=(memory,)) as pool:
         try:
-            for done, report in enumerate(pool.map(examine, places, chunksize=AT_ONCE), 1):
+            for done, report in enumerate(pool.map(_examine, places, chunksize=AT_ONCE), 1):
                 yield report
                 on_step(done, len(places))
         except BrokenProcessPool as error:
             text = "a process was killed, most likely for lack of memory; choose fewer --jobs, or --jobs 1 to see where"
             raise MemoryError(text) from error
+
+
+def _start(memory: DecodingMemory) -> None:
+    """Keep the memory of this process: a lock reaches a process only when that is started."""
+    global _memory
+    _memory = memory
+
+
+def _examine(place: Path) -> SceneReport:
+    return check_scene_quietly(place, _memory)
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -11,26 +12,28 @@ import torch
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
-from instant3d.scenes import frame_files, images, scene_folder, transforms
+from instant3d.scenes import frame_files, images, transforms
 from instant3d.scenes.checks import blank_frames, camera_hypotheses, conventions, silhouettes
 from instant3d.scenes.checks.blank_frames import Thumbnail
+from instant3d.scenes.checks.decoding_memory import DEFAULT, ENOUGH, DecodingMemory
 from instant3d.scenes.checks.finding import NOTE, Finding, SceneReport
+from instant3d.scenes.geometry_maps import MapGrid
 from instant3d.utils import file_listing
 from instant3d.utils.errors import LIBRARY_ERRORS, shorten
-from instant3d.utils.images import MAX_PIXELS, TooManyPixels
 
+UNSHARED = DecodingMemory(DEFAULT, DEFAULT)  # of a single process
 VIEWS = 12  # views compared per scene; more add little
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
 LARGE = 1.5  # half the extent of an object that is certainly too large, not only out of place
 SHADES = {"black": "is black", "white": "is white", "empty": "shows nothing"}
 
 
-def check_scene(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
+def check_scene(path: Path, memory: DecodingMemory = UNSHARED) -> SceneReport:
     """Check one scene.
 
     Args:
         path: The scene folder or its `transforms.json`.
-        max_pixels: Most pixels of an image; a larger one counts as unreadable.
+        memory: For decoding one image; one that needs more counts as unreadable.
     """
     where = str(path)
     try:
@@ -38,11 +41,11 @@ def check_scene(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
     except (ValueError, OSError) as error:
         return SceneReport(where, (_unreadable(where, [shorten(str(error))]),))
     root = (path.parent if path.suffix == ".json" else path).resolve()
-    thumbnails, problems = read_frames(document, root, max_pixels)
+    thumbnails, problems = read_frames(document, root, memory)
     findings = [_unreadable(where, list(problems.values()), tuple(problems), document.count)] if problems else []
     blank = blank_frames.blank(thumbnails)
     findings += [_blank(where, shade, blank, document, thumbnails) for shade in sorted(set(blank.values()))]
-    findings += _maps(where, document, root, thumbnails)
+    findings += _maps(where, document, root, thumbnails, memory)
     findings += _alpha_sources(where, [thumbnail for thumbnail in thumbnails if thumbnail.number not in blank])
     findings += _unnamed(where, document, root) + _caption(where, document) + _reading(where, document, thumbnails)
     usable = [
@@ -54,7 +57,7 @@ def check_scene(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
 
 
 def read_frames(
-    document: transforms.Document, root: Path, max_pixels: int = MAX_PIXELS
+    document: transforms.Document, root: Path, memory: DecodingMemory = UNSHARED
 ) -> tuple[list[Thumbnail], dict[int, str]]:
     """Read all frames as thumbnails; unreadable ones are returned as error messages by frame number."""
     thumbnails: list[Thumbnail] = []
@@ -63,23 +66,16 @@ def read_frames(
     def load(name: str) -> bytes:
         return scenes.file_content(root, name)
 
-    def check(width: int, height: int) -> None:
-        if width * height > max_pixels:
-            raise TooManyPixels(
-                f"an image of {width} x {height} pixels needs more memory than allowed; make it smaller, or choose "
-                "fewer --jobs or a larger --max-memory"
-            )
-
     for number in range(document.count):
         try:
             frame = document.frame(number)
-            found = frame_files.read_image(frame, load, scene_folder.ENOUGH, check)
+            with memory.reserved() as check:
+                found = frame_files.read_image(frame, load, ENOUGH, check)
             height, width = found.full_size or found.alpha.shape
             frame.pinhole(width, height)
+            thumbnails.append(_shrunk(number, found))
         except (ValueError, OSError) as error:
             problems[number] = shorten(str(error))
-            continue
-        thumbnails.append(_shrunk(number, found))
     usual = Counter(thumbnail.size for thumbnail in thumbnails).most_common(1)
     for thumbnail in thumbnails:
         if thumbnail.size != usual[0][0]:
@@ -102,6 +98,7 @@ def _shrunk(number: int, found: images.DecodedImage) -> Thumbnail:
         (width, height),
         int(found.alpha.max()),
         found.ignored_orientation,
+        found.applied_orientation,
     )
 
 
@@ -126,13 +123,18 @@ def _blank(
     return Finding(f"{shade} frame", where, 1.0, evidence, advice, frames=frames)
 
 
-def _maps(where: str, document: transforms.Document, root: Path, thumbnails: list[Thumbnail]) -> list[Finding]:
+def _maps(
+    where: str, document: transforms.Document, root: Path, thumbnails: list[Thumbnail], memory: DecodingMemory
+) -> list[Finding]:
     """Check for depth and normal maps that training could not read."""
     problems: dict[int, str] = {}
     for thumbnail in thumbnails:
         try:
-            frame, size = document.frame(thumbnail.number), thumbnail.size[::-1]
-            frame_files.read_maps(frame, document, lambda name: scenes.file_content(root, name), size)
+            frame, small = document.frame(thumbnail.number), thumbnail.alpha.shape
+            grid = MapGrid(thumbnail.size[::-1], (small[1], small[2]), thumbnail.applied_orientation)
+            with memory.reserved() as check:
+                check(*thumbnail.size)
+                frame_files.read_maps(frame, document, lambda name: scenes.file_content(root, name), grid)
         except (ValueError, OSError) as error:
             problems[thumbnail.number] = shorten(str(error))
     if not problems:
@@ -163,14 +165,19 @@ def _unnamed(where: str, document: transforms.Document, root: Path) -> list[Find
         named = {root / document.frame(k).image for k in range(document.count)}
         places = {path.parent for path in named if path.parent != root}
         lying = [file for place in places for file in file_listing.visible_files(place, "*") if file.suffix in ENDINGS]
-        stems = {path.with_suffix("") for path in named} | named
+        stems = {_composed(path) for path in [*named, *(path.with_suffix("") for path in named)]}
     except (ValueError, OSError):  # an invalid file name, which `read_frames` has reported
         return []
-    left = [file for file in lying if file.with_suffix("") not in stems]
+    left = [file for file in lying if _composed(file.with_suffix("")) not in stems]
     if not left or len({path.parent for path in named}) > 1:
         return []
     evidence = f"{document.count} frames, but {len(lying)} images, such as {min(left).name}, which no frame names"
     return [Finding("frame count", where, 0.9, evidence, "was the rendering interrupted? Render the scene again")]
+
+
+def _composed(path: Path) -> str:
+    """Return a path with its accents composed (NFC), as macOS takes them apart in names of files."""
+    return unicodedata.normalize("NFC", str(path))
 
 
 def _reading(where: str, document: transforms.Document, thumbnails: list[Thumbnail]) -> list[Finding]:
@@ -302,13 +309,13 @@ def _cut(where: str, chosen: list[Thumbnail], alpha: torch.Tensor) -> list[Findi
     return [Finding("leaves the frame", where, 1.0, evidence, advice, frames=tuple(cut))]
 
 
-def check_scene_quietly(path: Path, max_pixels: int = MAX_PIXELS) -> SceneReport:
+def check_scene_quietly(path: Path, memory: DecodingMemory = UNSHARED) -> SceneReport:
     """Run `check_scene` on one thread without the reader's warnings, which the findings already contain."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return check_scene(path, max_pixels)
+            return check_scene(path, memory)
         except LIBRARY_ERRORS as error:  # a faulty scene must not stop the check of the others
             text = f"it cannot be examined ({type(error).__name__}: {error})"
             return SceneReport(str(path), (_unreadable(str(path), [text]),))

@@ -1,0 +1,54 @@
+"""The files of a scene folder: no file outside it is opened, and none of any size."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+DOCUMENT = "transforms.json"
+EXTENSIONS = ("", ".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG")
+MAX_FILE_BYTES = 2**29
+
+
+def file_content(root: Path, name: str) -> bytes:
+    """Read a file of the scene.
+
+    Args:
+        root: The scene folder; no file outside it is opened.
+        name: File name relative to it, or an absolute path inside it, with or without extension.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It lies outside the folder or is too large.
+    """
+    if "\0" in name:
+        raise ValueError(_outside(root, name))
+    for spelling in spellings(name):
+        file = root / spelling
+        if not Path(os.path.realpath(file)).is_relative_to(root):
+            raise ValueError(_outside(root, name))
+        if os.path.isfile(file):  # false for a name that no file can have
+            if file.stat().st_size > MAX_FILE_BYTES:
+                raise ValueError(f"{file} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
+            return file.read_bytes()
+    raise FileNotFoundError(
+        f"{root / name} does not exist, but {root / DOCUMENT} names it; put it there or drop its frame"
+    )
+
+
+def spellings(name: str) -> list[str]:
+    """Return the names that a file may have on disk: with an extension, with accents composed or, by macOS, apart."""
+    forms = dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))])
+    return [f"{form}{extension}" for form in forms for extension in EXTENSIONS]
+
+
+def _outside(root: Path, name: str) -> str:
+    """Why a name leads outside the scene folder: by a link, as an absolute path, or by its `..`."""
+    begin = f"{root / DOCUMENT} names {name!r}, which"
+    if "\0" not in name and Path(os.path.normpath(root / name)).is_relative_to(root):
+        target = Path(os.path.realpath(root / name))
+        return f"{begin} is, or lies behind, a link to {target} outside the scene folder; copy the files into it"
+    if Path(name).is_absolute():
+        return f"{begin} is an absolute path and lies outside the scene folder; move it inside, and name it from there"
+    return f"{begin} lies outside the scene folder; move it inside"

@@ -1,0 +1,38 @@
+"""Ends of a command by SIGTERM and SIGHUP, which unwind it like an error does."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+NAMES = ("SIGTERM", "SIGHUP")
+
+
+class Terminated(SystemExit):
+    """The process was asked to end; its exit code is 128 plus the signal's number, as a shell gives it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number).name
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM and SIGHUP, so that half-written files are removed; an ignored one stays so."""
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # as `nohup` does
+    for number in handled:
+        signal.signal(number, _terminated)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+def _terminated(number: int, _: FrameType | None) -> NoReturn:
+    raise Terminated(number)
