@@ -170,6 +170,7 @@ STRUCTURED_AZIMUTHS_DEG = (45.0, 135.0, 225.0, 315.0)  # row-major tiles `0 1 / 
 STRUCTURED_ELEVATION_DEG = 20.0
 STRUCTURED_RADIUS = 2.7
 STRUCTURED_FOV_DEG = 50.0
+FRONT_AZIMUTH_DEG = 270.0  # the front of an object faces -y, glTF's +z
 
 
 def structured_cameras() -> Cameras:

@@ -15,6 +15,7 @@ from instant3d.cli import (
     evaluate_options,
     generate_options,
     mesh_command,
+    models_command,
     reconstruct_options,
     scene_options,
     serve_command,
@@ -99,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
     weights_options.add_convert(
         commands.add_parser("convert", help="weights released by peers to a folder of weights, and back")
     )
+    models_command.add_models(commands.add_parser("models", help="released checkpoints that can be run, in pairs"))
+    models_command.add_fetch(commands.add_parser("fetch", help="download and convert released checkpoints"))
     scene_options.add_import(commands.add_parser("import", help="objects in another project's layout to scene folders"))
     scene_options.add_pack(commands.add_parser("pack", help="scene folders to a few tar files"))
     scene_options.add_unpack(commands.add_parser("unpack", help="tar files that pack wrote to scene folders"))

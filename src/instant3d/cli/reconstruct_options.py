@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from instant3d.cli import photo_options
+from instant3d.cli import photo_options, view_generator_options
 from instant3d.cli.format_options import add_formats, add_mesh_kind, mesh_options
 from instant3d.utils import bundled
 from instant3d.utils.arg_types import byte_size, frame_numbers, nonempty_path, positive_int
@@ -36,6 +36,7 @@ def add_reconstruct(command: argparse.ArgumentParser) -> None:
         "--max-memory", type=byte_size, default=MemoryLimits.scratch, help="for rendering and meshing (default 1G)"
     )
     photo_options.add(command)
+    view_generator_options.add(command)
     command.set_defaults(command=_reconstruct)
 
 
@@ -91,6 +92,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         max_memory=arguments.max_memory,
         photos=photo_options.photo_options(arguments),
         save_scene=arguments.save_scene,
+        views_by=arguments.views_by,
+        sampling=view_generator_options.sampling(arguments),
     )
     print_escaped(closing_line(result, arguments.output))
 

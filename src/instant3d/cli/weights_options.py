@@ -26,7 +26,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
 
 def add_convert(command: argparse.ArgumentParser) -> None:
     """Add the options of `instant3d convert`."""
-    command.add_argument("family", choices=("instantmesh", "openlrm", "triposr"))
+    command.add_argument("family", choices=("instantmesh", "openlrm", "triposr", "grm-instant3d", "zero123plus"))
     command.add_argument("source", help="a file (.safetensors .ckpt .pth), a folder, a Hub id, or owner/name/file")
     command.add_argument(
         "-o", "--output", type=nonempty_path, help="folder for the weights, their configuration and licence"
@@ -66,6 +66,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     if arguments.output is None and not arguments.check:
         raise ValueError("name a folder to write into by -o, or use --check to only inspect")
+    if arguments.family in convert.VIEW_GENERATORS:
+        return _convert_view_generator(arguments)
     given = {"config": arguments.config, "image_size": arguments.image_size}
     if arguments.back:
         lines = convert.write_back(arguments.family, arguments.source, None if arguments.check else arguments.output)
@@ -78,6 +80,22 @@ def _convert(arguments: argparse.Namespace) -> int:
         lines = [*conversion.report(), f"{arguments.output}: config.json, model.safetensors, {convert.LICENCE_FILE}"]
     print_escaped("\n".join(lines))
     return 0
+
+
+def _convert_view_generator(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from instant3d.pipelines import convert
+
+    if arguments.back or arguments.image_size:
+        raise ValueError(f"{arguments.family} takes neither --back nor --image-size; leave them out")
+    conversion = convert.VIEW_GENERATORS[arguments.family](arguments.source, config=arguments.config)
+    lines = conversion.report()
+    if not arguments.check:
+        conversion.save(arguments.output, arguments.source, torch.float16 if arguments.half else torch.float32)
+        lines.append(f"{arguments.output}: a folder in diffusers' layout with views.json, {convert.LICENCE_FILE}")
+    print_escaped("\n".join(lines))
+    return 2 if conversion.missing or conversion.unexpected else 0
 
 
 def _words(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-FRONT_AZIMUTH_DEG = 270.0
+from instant3d.cameras import FRONT_AZIMUTH_DEG
+
 VIEWS = ("front view", "side view", "back view")
 OVERHEAD_DEG = 60.0  # threestudio's: seen from above, front and side words do not apply
 

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from instant3d import scenes
-from instant3d.cameras import STRUCTURED_ELEVATION_DEG, orbit
+from instant3d.cameras import FRONT_AZIMUTH_DEG, STRUCTURED_ELEVATION_DEG, orbit
 from instant3d.direct.architecture import read_architecture as read_direct
-from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
+from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.nerf.asset import Asset, mesh_resolution
 from instant3d.nerf.triplane import Triplane
 from instant3d.pipelines import results
@@ -33,7 +33,6 @@ from instant3d.pipelines.weights import (
     stage1_files,
     stage2_files,
 )
-from instant3d.stage1.grid import to_views
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.stage2.architecture import read_architecture as read_stage2
 from instant3d.stage2.network import resolve as resolve_stage2
@@ -43,6 +42,7 @@ from instant3d.utils.devices import find_device
 from instant3d.utils.progress import OnStep, Stopwatch
 from instant3d.utils.prompts import slug
 from instant3d.utils.safetensors_folder import CONFIG
+from instant3d.views import Views
 
 AROUND_DEG = range(0, 360, 45)  # from the front, the cameras on the sheet of a system without input views
 SIDES = {0: "front", 90: "side", 180: "back", 270: "side"}
@@ -165,6 +165,9 @@ class TwoStageGenerator:
         self.stage1, self.stage2 = find_stages(stage1, stage2)
         self.sampling, self.negative = sampling, negative
         self.settings = {"negative": negative, "sampling": asdict(sampling)}
+        layout = ViewLayout.read(Path(self.stage1))
+        if layout != ViewLayout():
+            self.settings["view_layout"] = asdict(layout)
 
     @cached_property
     def nodes(self) -> int:
@@ -214,8 +217,8 @@ class TwoStageGenerator:
     ) -> GeneratedAsset:
         """Reconstruct the asset of a grid; write grid.png and the scene folder views/. See `AssetGenerator`."""
         with watch("reconstruct"):
-            views = to_views(latent)
-            asset = self.model.build(views, resolution=resolution)
+            asset = self.model.build(self.model.split(latent), resolution=resolution)
+            views = cast(Views, asset.views)
         with watch("video"):
             visualization.write_image(latent, folder / "grid.png")
             scenes.write(folder / "views", views, caption=prompt, object_id=slug(prompt))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
+
+import torch
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
 from instant3d.mesh import SIZE_MM, check_size_mm
+from instant3d.modules.diffusion.zero123plus import DEFAULT_SAMPLING, Zero123PlusSampling
 from instant3d.nerf.asset import VIEWS, check_formats
+from instant3d.nerf.quarter_turns import turned
 from instant3d.pipelines import image_preprocessing, photo_agreement, photo_set, pose_refinement, results
 from instant3d.pipelines.photo_set import PhotoOptions, PhotoSet
+from instant3d.pipelines.photo_to_views import PhotoToViews
 from instant3d.pipelines.results import SheetInputs
 from instant3d.pipelines.text_to_3d import Asset, ViewsTo3D
 from instant3d.scenes import Scene
@@ -47,6 +52,7 @@ class ReconstructionInput:
         size: Width and height of the sheet's images in pixels.
         record: Further fields of the record.
         photos: The photos without cameras that `source` was made from, if it was.
+        quarter_turns: Quarter turns about z of the asset, if the views were generated in another world.
     """
 
     source: Scene
@@ -55,6 +61,7 @@ class ReconstructionInput:
     size: int
     record: dict[str, Any] = field(default_factory=dict)
     photos: PhotoSet | None = None
+    quarter_turns: int = 0
 
 
 def reconstruct(
@@ -71,6 +78,8 @@ def reconstruct(
     max_memory: int = MemoryLimits.scratch,
     photos: PhotoOptions = DEFAULT_PHOTOS,
     save_scene: Path | None = None,
+    views_by: str | Path | None = None,
+    sampling: Zero123PlusSampling = DEFAULT_SAMPLING,
 ) -> dict[str, Any]:
     """Reconstruct the object of a scene and write a folder of results.
 
@@ -89,6 +98,8 @@ def reconstruct(
         max_memory: Bytes that rendering and meshing may take.
         photos: What is known about photos without cameras.
         save_scene: Folder for a copy of these with the cameras that were found, as a scene.
+        views_by: Folder of a converted Zero123++, which generates six views of the object in the image file `scene`.
+        sampling: Its settings.
 
     Returns:
         The content of `result.json`.
@@ -102,7 +113,11 @@ def reconstruct(
     formats, folder, place = check_formats(formats), resolve(weights), find_device(device)
     with watch("load"):
         a = read_architecture(folder / "config.json")
-        given = _given(scene, views, a, photos)  # before weights, which take longer
+        given = _given(scene, views, a, photos) if views_by is None else None  # before weights, which take longer
+    if given is None:
+        with watch("views"):
+            given = _generated(scene, views, a, cast(Path, views_by), sampling, place)
+    with watch("load"):
         model = ViewsTo3D.from_pretrained(folder, place)
     if given.photos is not None and photos.poses != "given":
         with watch("poses"):
@@ -116,10 +131,11 @@ def reconstruct(
             asset.views = given.blended
         if given.photos is not None:
             given.record["agreement"] = _agreement(model, asset, source)
+        asset = turned(asset, given.quarter_turns)
         written = results.write(
             partial, asset, given.shown, size=given.size, formats=formats, watch=watch, options=options, size_mm=size_mm
         )
-        scenes.write(partial / VIEWS, given.blended, caption=source.caption, object_id=source.id)
+        scenes.write(partial / VIEWS, cast(Views, asset.views), caption=source.caption, object_id=source.id)
         written["files"] = [VIEWS, *written["files"]]
         return results.write_record(
             partial,
@@ -219,6 +235,30 @@ def _photo(
     size = results.image_size(a.image_size or source.views.width)
     blended = _at_most(source.views, _widest_blended(1))
     return ReconstructionInput(source, blended, shown, size, {"cut_by": prepared.cut_by})
+
+
+def _generated(
+    photo: Path | Sequence[Path],
+    views: Sequence[int] | Literal["all"] | None,
+    a: Architecture,
+    generator: str | Path,
+    sampling: Zero123PlusSampling,
+    device: torch.device,
+) -> ReconstructionInput:
+    """Generate the input views from a photo; the generator's networks are freed afterwards."""
+    if not isinstance(photo, Path) or views is not None or not image_preprocessing.is_photo(photo):
+        raise ValueError(f"--views-by generates views of one image file, without --views; got {photo}")
+    if a.assumed_camera is not None:
+        raise ValueError("these weights make an object of one image; leave out --views-by, or name InstantMesh's")
+    model = PhotoToViews.from_pretrained(generator, device)
+    with Progress.to_user().task("generating the views") as on_step:
+        made = model(photo, sampling, on_step)
+    names = [f"view {k}" for k in range(len(made.views.alpha))]
+    source = Scene(made.views, None, photo.stem, tuple(names), photo)
+    record = {"cut_by": made.cut_by, "views_by": str(generator), "sampling": asdict(sampling)}
+    size = results.image_size(a.image_size or made.views.width)
+    shown = SheetInputs(source.id, f"generated views (seed {sampling.seed})", made.views, names)
+    return ReconstructionInput(source, made.views, shown, size, record, quarter_turns=made.quarter_turns)
 
 
 def _read(scene: Path, frames: Sequence[int], a: Architecture) -> Scene:

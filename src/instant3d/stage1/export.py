@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
+from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.utils.caption_words import CaptionWords
 
 
@@ -61,5 +62,6 @@ def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None 
     trained_on = settings.get("words")
     if parts.words is not None:
         parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
+    parts.layout = ViewLayout()  # that of the training grids
     parts.save(folder)
     return parts.unet

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from instant3d.cameras import structured_cameras
+from instant3d.cameras import Cameras, structured_cameras
 from instant3d.scenes.white_background import opacity_mask
 from instant3d.views import Views
 
@@ -43,11 +43,12 @@ def unpack(grid: Tensor) -> Tensor:
     return tiles.movedim(-2, -3).movedim(-5, -3).reshape(*batch, SIDE**2, channels, size, size)
 
 
-def to_views(grid: Tensor) -> Views:
+def to_views(grid: Tensor, cameras: Cameras | None = None) -> Views:
     """Structured views with alpha from a grid over white.
 
     Args:
         grid: (3, 2 S, 2 S) in [0, 1].
+        cameras: Cameras (4,) of the tiles; by default the structured ones.
 
     Returns:
         Views (4,) with straight colours; alpha is found by `scenes.white_background.opacity_mask`. A tile
@@ -55,7 +56,7 @@ def to_views(grid: Tensor) -> Views:
     """
     tiles = unpack(grid.detach().cpu().float().clamp(0, 1))
     rgb, alpha = zip(*map(_cut, tiles), strict=True)
-    return Views(torch.stack(rgb), torch.stack(alpha), structured_cameras())
+    return Views(torch.stack(rgb), torch.stack(alpha), structured_cameras() if cameras is None else cameras)
 
 
 def _cut(tile: Tensor) -> tuple[Tensor, Tensor]:

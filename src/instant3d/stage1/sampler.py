@@ -13,6 +13,7 @@ from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components, build_scheduler
 from instant3d.modules.diffusion.text import TextEmbedding, encode
+from instant3d.modules.diffusion.view_layout import Spacing
 from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
 from instant3d.utils.devices import fast_dtype
@@ -42,7 +43,7 @@ class GridSampler:
         if at_once is not None and at_once < 1:
             raise ValueError(f"at_once, the grids denoised together, must be at least 1, got {at_once}")
         self.components, self.at_once = components, at_once
-        self._starts: dict[tuple[Start, float], Tensor] = {}
+        self._starts: dict[tuple[Start, float], Any] = {}
 
     def __call__(
         self,
@@ -133,8 +134,15 @@ class GridSampler:
         unet = self.components.unet
         shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         # on the CPU, whose generators give the same numbers on every machine
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-        return start_latents(self._clean(sampling.start, sampling.sigma), noise.to(unet.device), scheduler)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.stack([torch.randn(shape, generator=each) for each in generators])
+        posterior = self._posterior(sampling.start, sampling.sigma)
+        if posterior is None or self.components.layout.sampling == "trailing":
+            clean = None if posterior is None else posterior.mode()
+        else:
+            drawn = torch.stack([torch.randn(shape, generator=each) for each in generators])
+            clean = posterior.mean + posterior.std * drawn.to(posterior.mean.device)
+        return start_latents(self._scaled(clean), noise.to(unet.device), scheduler)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, C, h, w) to grids (B, 3, H, W) in [0, 1], one at a time: a full one takes gigabytes."""
@@ -145,17 +153,23 @@ class GridSampler:
             grids = [vae.decode(one, return_dict=False)[0] for one in raw.split(1)]
         return (torch.cat(grids).float() / 2 + 0.5).clamp(0, 1)
 
-    def _clean(self, start: Start, sigma: float) -> Tensor | None:
-        """Mode of the initial image's latents (C, h, w) on the UNet's device, encoded once; None for pure noise."""
-        image = start_image(start, self.components.grid_size, sigma)
+    def _posterior(self, start: Start, sigma: float) -> Any:
+        """The VAE's posterior of the initial image, encoded once; None for pure noise."""
+        shrunk = self.components.layout.sampling == "legacy"
+        image = start_image(start, self.components.grid_size, sigma, shrunk=shrunk)
         if image is None:
             return None
         if (start, sigma) not in self._starts:
             vae = self._vae()
             with torch.no_grad():
-                mode = vae.encode((2 * image - 1)[None].to(vae.device, vae.dtype)).latent_dist.mode()[0]
-            self._starts[start, sigma] = mode.float() * vae.config.scaling_factor
-        return self._starts[start, sigma].to(self.components.unet.device)
+                self._starts[start, sigma] = vae.encode((2 * image - 1)[None].to(vae.device, vae.dtype)).latent_dist
+        return self._starts[start, sigma]
+
+    def _scaled(self, clean: Tensor | None) -> Tensor | None:
+        """Latents (B or 1, C, h, w) as the UNet expects them, on its device."""
+        if clean is None:
+            return None
+        return (clean.float() * self.components.vae.config.scaling_factor).to(self.components.unet.device)
 
     def _vae(self) -> Any:
         """The VAE, in float32 if its settings demand it (`force_upcast`): SDXL's own overflows in half precision."""
@@ -170,7 +184,8 @@ class GridSampler:
         seeds: Sequence[int],
         step_done: Callable[[], None],
     ) -> Tensor:
-        scheduler, timesteps = spaced_scheduler(self.components.scheduler.config, sampling)
+        components = self.components
+        scheduler, timesteps = spaced_scheduler(components.scheduler.config, sampling, components.layout.sampling)
         latents = self.start(scheduler, sampling, seeds)
         guided = sampling.guidance != 1
         conditions = TextEmbedding.cat([negative, text]) if guided else text
@@ -200,7 +215,9 @@ class GridSampler:
         return prediction.float()
 
 
-def spaced_scheduler(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any, Tensor]:
+def spaced_scheduler(
+    config: Mapping[str, Any], sampling: Sampling, spacing: Spacing = "trailing"
+) -> tuple[Any, Tensor]:
     """Build a sampler over only the noise levels that it visits.
 
     The timesteps begin at `start_timestep` and are spread evenly below it ("trailing": Lin et al. 2024, section 3.3).
@@ -210,6 +227,7 @@ def spaced_scheduler(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any
     Args:
         config: Configuration of the model's scheduler, with the noise schedule of its training.
         sampling: Steps, sampler and first timestep.
+        spacing: "legacy" visits floor(first (1 - k / steps)) instead, as Stability AI's first SDXL code does.
 
     Returns:
         The sampler, and the training timesteps (steps,) with its noise levels, which the UNet is conditioned on.
@@ -223,8 +241,11 @@ def spaced_scheduler(config: Mapping[str, Any], sampling: Sampling) -> tuple[Any
         raise ValueError(f"start_timestep must be one of training's timesteps 0 to {len(levels) - 1}, got {first}")
     if sampling.steps > first + 1:
         raise ValueError(f"{sampling.steps} steps do not fit into timesteps 0 to {first}; give fewer steps")
-    left = torch.arange(sampling.steps, 0, -1, dtype=torch.float64) / sampling.steps
-    timesteps = ((first + 1) * left).round().long() - 1
+    left = torch.arange(sampling.steps, 0, -1)
+    if spacing == "legacy":  # in whole numbers: floating point slips at some numbers of steps
+        timesteps = first * left // sampling.steps
+    else:
+        timesteps = ((first + 1) * (left.double() / sampling.steps)).round().long() - 1
     kept = levels[timesteps].clamp(min=LEAST_SIGNAL).flip(0)
     betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
     visited = {"num_train_timesteps": sampling.steps, "trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}

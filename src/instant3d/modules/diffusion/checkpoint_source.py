@@ -49,7 +49,7 @@ def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype, kind
 
 def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
     """Download components from the Hub, or find them in its cache; half precision if `dtype` is half and it exists."""
-    settings = ["model_index.json", *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt"))]
+    settings = ["model_index.json", "views.json", *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt"))]
     networks = [name for name in NETWORKS if name in parts]
     half, full = ([f"{name}/{kind}" for name in networks] for kind in ("*.fp16*safetensors", "*model*.safetensors"))
     first, second = (half, full) if is_half(dtype) else (full, half)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
 from instant3d.modules.diffusion.compatibility import check
 from instant3d.modules.diffusion.loading import kind_of, load, load_single, load_tokenizer, without_warnings
 from instant3d.modules.diffusion.sizes import check_sizes
+from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
 
@@ -44,6 +45,7 @@ class Components:
         vae: `diffusers.AutoencoderKL`.
         scheduler: A diffusers scheduler; its configuration holds the noise schedule.
         words: Words of the captions that the model was trained on, if its tokenizer comes with a list of them.
+        layout: Cameras of the views in its grids, and how these are sampled.
     """
 
     tokenizer: Any = None
@@ -54,6 +56,7 @@ class Components:
     vae: Any = None
     scheduler: Any = None
     words: CaptionWords | None = None
+    layout: ViewLayout = field(default_factory=ViewLayout)
 
     @classmethod
     def load(
@@ -81,6 +84,7 @@ class Components:
             folders = files.folders(source, parts, dtype)
             components = cls(**{name: load(folder, name, dtype) for name, folder in folders.items()})
             components.words = CaptionWords.read(folders["tokenizer"]) if "tokenizer" in folders else None
+            components.layout = ViewLayout.read(folders["unet"].parent) if "unet" in folders else ViewLayout()
         check(vars(components), str(source))
         return components
 
@@ -128,17 +132,24 @@ class Components:
                 f"a model is saved as a whole, but its {', '.join(missing)} were not loaded; load all parts"
             )
         with atomic.merged(folder) as partial:
-            for name in ALL:
-                (partial / name).mkdir()
-                write(getattr(self, name), name, partial / name, dtype)
-            if self.words is not None:
-                self.words.write(partial / "tokenizer")
-            (partial / "model_index.json").write_text(json.dumps(self._index(), indent=2) + "\n")
+            self.write(partial, dtype)
+
+    def write(self, folder: Path, dtype: torch.dtype) -> None:
+        """Write the components that are loaded into an existing folder; see `save`."""
+        for name in ALL:
+            if getattr(self, name) is not None:
+                (folder / name).mkdir()
+                write(getattr(self, name), name, folder / name, dtype)
+        if self.words is not None:
+            self.words.write(folder / "tokenizer")
+        if self.layout != ViewLayout():
+            self.layout.write(folder)
+        (folder / "model_index.json").write_text(json.dumps(self._index(), indent=2) + "\n")
 
     def _index(self) -> dict[str, Any]:
         import diffusers
 
-        kinds = {name: type(getattr(self, name)) for name in sorted(ALL)}
+        kinds = {name: type(part) for name in sorted(ALL) if (part := getattr(self, name)) is not None}
         return {
             "_class_name": "StableDiffusionXLPipeline",
             "_diffusers_version": diffusers.__version__,
@@ -187,10 +198,11 @@ def build_part(name: str, config: Mapping[str, Any]) -> Any:
         return build_scheduler(config, "euler")
     check_sizes(config, name)
     with without_warnings():
-        if name.startswith("text"):
-            from transformers import CLIPTextConfig
+        if name.endswith(("encoder", "encoder_2")):
+            from transformers import CLIPTextConfig, CLIPVisionConfig
 
-            return kind_of(name)(CLIPTextConfig(**config)).eval()
+            settings = CLIPVisionConfig if name == "vision_encoder" else CLIPTextConfig
+            return kind_of(name)(settings(**config)).eval()
         return kind_of(name)(**config).eval()
 
 
@@ -268,7 +280,7 @@ def with_xformers(unet: Any) -> Any:
 
 def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
     """Write the component `name` into an existing folder, a network in `dtype`."""
-    if name in NETWORKS:
+    if name in (*NETWORKS, "vision_encoder"):
         _write_network(part, name, folder, dtype)
         return
     part.save_pretrained(folder)
@@ -282,7 +294,7 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
 
     if any("lora_" in key for key in network.state_dict()):
         raise ValueError(f"the {name} has LoRA weights, which plain diffusers would not read; merge them first")
-    if name.startswith("text"):
+    if name.endswith(("encoder", "encoder_2")):
         config = copy.deepcopy(network.config)
         # not `dtype`: transformers would load the encoder in it by default, but diffusers loads the UNet in float32
         config.architectures, config.dtype = [type(network).__name__], torch.float32
@@ -295,7 +307,9 @@ def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) ->
     tensors = {
         prefix + key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()
     }
-    path = folder / ("model.safetensors" if name.startswith("text") else "diffusion_pytorch_model.safetensors")
+    path = folder / (
+        "model.safetensors" if name.endswith(("encoder", "encoder_2")) else "diffusion_pytorch_model.safetensors"
+    )
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod((folder / "config.json").stat().st_mode)  # `save_file` lets only its owner read
 

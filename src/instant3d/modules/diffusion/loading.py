@@ -21,6 +21,10 @@ def kind_of(name: str) -> Any:
 
     diffusers and transformers take seconds to import, so only the library that has the class is imported.
     """
+    if name == "vision_encoder":
+        import transformers
+
+        return transformers.CLIPVisionModelWithProjection
     if name.startswith("text_encoder"):
         import transformers
 

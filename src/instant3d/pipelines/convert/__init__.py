@@ -12,11 +12,13 @@ from instant3d.pipelines.convert.convert import (
     write_back,
 )
 from instant3d.pipelines.convert.source import read_source
+from instant3d.pipelines.convert.view_generators import VIEW_GENERATORS
 from instant3d.stage2.network import LICENCE_FILE
 
 __all__ = [
     "FAMILIES",
     "LICENCE_FILE",
+    "VIEW_GENERATORS",
     "Conversion",
     "convert",
     "inspect",
