@@ -99,7 +99,12 @@ def evaluate_reconstruction(
         raise ValueError("meshes are made of a network's reconstructions; give weights or a network")
     model = None if network is None else ViewsTo3D(network, device)
     similarity = PerceptualLoss(perceptual).to(device) if perceptual else None
-    settings = {"weights": weights and str(weights), "views": list(views), "resolution": resolution, "background": 1.0}
+    settings: dict[str, Any] = {
+        "weights": weights and str(weights),
+        "views": list(views),
+        "resolution": resolution,
+        "background": 1.0,
+    }
     settings |= {} if mesh is None else {"mesh_options": dataclasses.replace(mesh, origin="world").as_dict()}
     cache = reports.RecordCache(
         output if resumes else None,
