@@ -120,9 +120,9 @@ def _layout(source: str, configs: Mapping[str, Mapping[str, Any]]) -> ViewLayout
     views = configs.get("views")
     if views is None:
         return layout
-    angles = {f"{name}s_deg": tuple(map(float, views[name])) for name in ("azimuth", "elevation")}
-    known = next((each for each in LAYOUTS.values() if each.elevations_deg == angles["elevations_deg"]), layout)
-    return replace(known, **angles)
+    azimuths, elevations = (tuple(map(float, views[name])) for name in ("azimuth", "elevation"))
+    known = next((each for each in LAYOUTS.values() if each.elevations_deg == elevations), layout)
+    return replace(known, azimuths_deg=azimuths, elevations_deg=elevations)
 
 
 def _read(source: str | Path, config: Path | None) -> Release:
