@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras
-from instant3d.evaluation.reconstruction import compare, find_scenes, mean, read_case, render_like
+from instant3d.evaluation.asset_metrics import compare, render_like
+from instant3d.evaluation.reconstruction import find_scenes, read_case
+from instant3d.evaluation.reconstruction_report import mean
 from instant3d.pipelines.orbit_poses import OrbitPoses
 from instant3d.pipelines.pose_refinement import refine
 from instant3d.pipelines.text_to_3d import ViewsTo3D
