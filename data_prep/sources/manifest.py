@@ -190,6 +190,7 @@ def link(file: Path, target: Path) -> None:
             return
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial_file(target) as partial:
+        partial.unlink()  # a link needs a free name
         try:
             os.link(file.resolve(), partial)
         except OSError:  # another disk, or one without links

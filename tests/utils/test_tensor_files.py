@@ -158,7 +158,10 @@ def test_architecture_refuses_heads_that_do_not_divide_the_width():
 def test_training_resumes_from_no_foreign_checkpoint(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "a.ckpt")
-    command = SimpleNamespace(subcommand="fit", config={"fit": SimpleNamespace(ckpt_path=str(path))})
+    command = SimpleNamespace(
+        subcommand="fit",
+        config={"fit": SimpleNamespace(ckpt_path=str(path), trainer=SimpleNamespace(default_root_dir=None))},
+    )
     with pytest.raises(ValueError, match=r"a\.ckpt (holds more than tensors|is no training checkpoint)"):
         fit.TrainingCLI.before_instantiate_classes(command)
     assert not (tmp_path / "ran").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from instant3d.utils import atomic, bundled
 from instant3d.utils.arg_types import nonempty_path, positive_int
 from instant3d.utils.caption_words import CaptionWords
-from instant3d.utils.errors import print_escaped
+from instant3d.utils.errors import escape_control, print_escaped
 
 
 def add_export(command: argparse.ArgumentParser) -> None:
@@ -110,6 +110,6 @@ def _words(arguments: argparse.Namespace) -> None:
             "that was trained elsewhere, such as SDXL's, reads any prompt in its language"
         )
     try:
-        print_escaped("\n".join(listed.lines()))
+        print("\n".join("\t".join(map(escape_control, line.split("\t"))) for line in listed.lines()), flush=True)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

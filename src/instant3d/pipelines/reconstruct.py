@@ -246,8 +246,9 @@ def _generated(
     device: torch.device,
 ) -> ReconstructionInput:
     """Generate the input views from a photo; the generator's networks are freed afterwards."""
+    photo = photo if isinstance(photo, Path) or len(photo) != 1 else photo[0]
     if not isinstance(photo, Path) or views is not None or not image_preprocessing.is_photo(photo):
-        raise ValueError(f"--views-by generates views of one image file, without --views; got {photo}")
+        raise ValueError(f"--views-by generates views of one image file, without --views; got {_listed(photo)}")
     if a.assumed_camera is not None:
         raise ValueError("these weights make an object of one image; leave out --views-by, or name InstantMesh's")
     model = PhotoToViews.from_pretrained(generator, device)
@@ -312,3 +313,7 @@ def _frames(scene: Path, views: Sequence[int] | Literal["all"] | None, usual: in
     if views is None:
         return range(min(usual, count))
     return range(count) if views == "all" else views
+
+
+def _listed(paths: Path | Sequence[Path]) -> str:
+    return str(paths) if isinstance(paths, Path) else ", ".join(map(str, paths))

@@ -53,7 +53,6 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
             atomic.prepare_output(config.trainer.default_root_dir or ".")
-        _avoid_emulated_bfloat16(config)
         if config.ckpt_path == "last":
             config.ckpt_path = str(newest_checkpoint(Path(config.trainer.default_root_dir or ".")))
         elif config.ckpt_path and Path(config.ckpt_path).is_dir():
@@ -64,6 +63,7 @@ class TrainingCLI(LightningCLI):
             )  # Lightning's own error would be a traceback
             if not isinstance(content, dict) or "state_dict" not in content:
                 raise ValueError(f"{config.ckpt_path} is no training checkpoint; `instant3d fit` writes them")
+        _avoid_emulated_bfloat16(config)
 
     def after_predict(self) -> None:
         """Fail after all predictions are written if some could not be.
