@@ -51,7 +51,19 @@ def bake_texture(field: Field, mesh: Mesh, size: int, views: Views | None = None
 
 
 def color_vertices(field: Field, mesh: Mesh, views: Views | None = None) -> Mesh:
-    """Give a mesh vertex colours, as `bake_texture` gives it a texture."""
+    """Give a mesh vertex colours, as `bake_texture` gives it a texture.
+
+    Args:
+        field: The object's density and colour.
+        mesh: With normals.
+        views: Posed images (V,) of the object, blended in where they show the surface squarely and unoccluded.
+
+    Returns:
+        The mesh with colours (V, 3), without texture and texture coordinates.
+
+    Raises:
+        ValueError: The mesh has no normals.
+    """
     if mesh.normals is None:
         raise ValueError("vertices are coloured by a mesh's normals; it has none")
     colors = surface_colors(field, mesh, mesh.vertices, mesh.normals, views)
@@ -59,7 +71,18 @@ def color_vertices(field: Field, mesh: Mesh, views: Views | None = None) -> Mesh
 
 
 def surface_colors(field: Field, mesh: Mesh, points: np.ndarray, normals: np.ndarray, views: Views | None) -> Tensor:
-    """Return colours (N, 3) of surface points (N, 3) with normals (N, 3): the field's, or the views' where reliable."""
+    """Return the colours of surface points: the field's, blended with the views' where those are reliable.
+
+    Args:
+        field: The object's density and colour.
+        mesh: The surface, which hides points from views.
+        points: World points (N, 3) on it.
+        normals: Normals (N, 3) there, of any length.
+        views: Posed images (V,) of the object; None: the field's colours alone.
+
+    Returns:
+        Colours (N, 3) on the CPU.
+    """
     own = torch.from_numpy(color_at(field, points))
     if views is None:
         return own
