@@ -88,7 +88,16 @@ def has_surface(asset: Asset) -> bool:
 
 
 def render_like(field: Field, targets: Views, *, with_normals: bool = False) -> Views:
-    """Render a field from the target cameras at their size; depth and normals are 0 where alpha is at most 1/2."""
+    """Render a field from the target cameras at their size.
+
+    Args:
+        field: One object's density and colour.
+        targets: Views (T,) whose cameras and size are used.
+        with_normals: Also render normals.
+
+    Returns:
+        Views (T,); depth and normals are 0 where alpha is at most 1/2.
+    """
     shown = render(field, targets.cameras, targets.height, targets.width, with_normals=with_normals)
     solid = shown.alpha > 0.5
     depth = None if shown.depth is None else shown.depth * solid

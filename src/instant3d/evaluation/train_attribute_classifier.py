@@ -149,7 +149,16 @@ def fit(
 
 
 def batches(examples: AttributeExamples, steps: int, generator: torch.Generator) -> Iterator[AttributeExamples]:
-    """Random batches of BATCH examples in which every object has an equal share, whatever its number of shapes."""
+    """Draw random batches of BATCH examples in which every object has an equal share, whatever its number of shapes.
+
+    Args:
+        examples: All examples (N,).
+        steps: Number of batches.
+        generator: Source of the random numbers.
+
+    Yields:
+        Examples (BATCH,), drawn with replacement.
+    """
     share = 1 / torch.bincount(examples.object).clamp(min=1)[examples.object].double()
     for _ in range(steps):
         yield examples[torch.multinomial(share, BATCH, replacement=True, generator=generator)]

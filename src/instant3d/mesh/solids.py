@@ -22,7 +22,7 @@ BOTTOM_SHARE = 0.02  # of the height, cut off for a flat bottom
 
 @dataclass(frozen=True)
 class GeometryReport:
-    """What a surface is as a shape.
+    """Size, connectivity and volume of a surface.
 
     Attributes:
         faces: Number of triangles.

@@ -14,6 +14,7 @@ import xatlas
 
 
 def main() -> None:
+    """Unwrap the mesh on standard input and write the result to standard output, as the module describes."""
     limit_processor_time(int(sys.argv[1]))
     source = io.BytesIO(sys.stdin.buffer.read())
     vertices, faces, (side, padding, area, cost) = (np.load(source) for _ in range(3))

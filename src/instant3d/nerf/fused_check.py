@@ -25,7 +25,7 @@ def passes(setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype
     Args:
         setup: The decoder's parameters.
         mode: What the kernel computes.
-        steps: Samples on each ray, or blocks of points per program.
+        steps: Samples on each ray; of no effect for "points".
         side: Texels along each side of a plane.
         product: Type of the products' operands; its tolerance is in `TOLERANCES`.
         device: Where it runs.
@@ -52,7 +52,7 @@ def self_check(
     Args:
         setup: The decoder's parameters.
         mode: What the kernel computes.
-        steps: Samples on each ray.
+        steps: Samples on each ray; of no effect for "points".
         side: Texels along each side of a plane.
         product: Type of the products' operands; autocast is on for bfloat16.
         device: Where both run.

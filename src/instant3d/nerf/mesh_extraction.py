@@ -101,8 +101,8 @@ def extract_surface(
 
     Args:
         field: One object's density and colour.
-        resolution: Nodes along each edge of the cube [-1, 1]^3, the first and the last on its faces; what is still solid
-            there is closed by the cube.
+        resolution: Nodes along each edge of the cube [-1, 1]^3, the first and the last on its faces; what is still
+            solid there is closed by the cube.
         threshold: Density at the surface, per world unit; "auto": chosen from the field, see the module.
         views: Posed images (V,) of the object, with which an automatic threshold is chosen.
         max_memory: Bytes that it may take; the result does not depend on it.
@@ -111,8 +111,8 @@ def extract_surface(
         A closed mesh in world axes, its faces outward, without colours.
 
     Raises:
-        ValueError: The resolution is below 2 or its grid takes more than `max_memory`, the threshold is not above 0, the
-            density is not finite, or the field is empty or full.
+        ValueError: The resolution is below 2 or its grid takes more than `max_memory`, the threshold is not above 0,
+            the density is not finite, or the field is empty or full.
     """
     grid = _Grid(resolution)
     _check(grid, max_memory)

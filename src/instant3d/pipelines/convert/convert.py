@@ -132,7 +132,8 @@ def inspect(
 
     Raises:
         FileNotFoundError: If the source does not exist.
-        ValueError: If the source cannot be read or is of another family, or sizes do not follow from it.
+        ValueError: If the family is unknown, the source cannot be read or is of another family, or its tensors and
+            configuration do not give the sizes.
     """
     peer = _family(family)
     found = read_source(source, wanted=peer.files, preferred=peer.preferred, config=config)
