@@ -100,7 +100,7 @@ def settings(
 
     Args:
         steps: Numbers of denoising steps; repeated ones count once.
-        starts: Kinds of initial noise.
+        starts: Initial images under the noise.
         samplers: Samplers.
         base: All other settings.
 

@@ -51,7 +51,8 @@ def write_stl(meshes: Sequence[Mesh], path: Path, size_mm: float = SIZE_MM) -> N
         size_mm: Length of its largest side in millimetres.
 
     Raises:
-        ValueError: There is no triangle, all vertices lie at one point, or the size is not above 0 mm and at most 100 m.
+        ValueError: There is no triangle, all vertices lie at one point, or the size is not above 0 mm and at most
+            100 m.
     """
     places, faces = _in_millimetres(merged(meshes), size_mm)
     rows = np.zeros(len(faces), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("extra", "<u2")])
@@ -71,7 +72,8 @@ def write_3mf(meshes: Sequence[Mesh], path: Path, size_mm: float = SIZE_MM) -> N
         size_mm: Length of its largest side in millimetres.
 
     Raises:
-        ValueError: There is no triangle, all vertices lie at one point, or the size is not above 0 mm and at most 100 m.
+        ValueError: There is no triangle, all vertices lie at one point, or the size is not above 0 mm and at most
+            100 m.
     """
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:

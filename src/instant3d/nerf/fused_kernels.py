@@ -61,7 +61,25 @@ def forward(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """MODE "pixels": the SEEN blended values of a ray; "weights": every interval's weight; "points": density."""
+    """Compute the blended values of rays, the weights of their intervals, or the density of points, by MODE.
+
+    All arguments in lower case but `count` are pointers; B is the number of objects and N that of rays or points.
+
+    Args:
+        planes: Projected features, channels last, (B, 3, SIDE, SIDE, WIDTH).
+        first_bias: (WIDTH,).
+        hidden_weight: (LAYERS, WIDTH, WIDTH).
+        hidden_bias: (LAYERS, WIDTH).
+        last_weight: (COLUMNS, WIDTH).
+        last_bias: (COLUMNS,).
+        alpha: One number, the steepness of scaled colours.
+        origins: (B, N, 3); not read for points.
+        directions: (B, N, 3); not read for points.
+        edges: Interval boundaries (B, N, STEPS + 1); not read for points.
+        at: Sample distances (B, N, STEPS), or points (B, N, 3).
+        out: Results: for "pixels" the SEEN blended values (B, N, SEEN), for "weights" (B, N, STEPS), for "points" (B, N).
+        count: N.
+    """
     thing = tl.program_id(1).to(tl.int64)
     start = thing * count
     planes += thing * (3 * SIDE * SIDE * WIDTH)
@@ -157,10 +175,18 @@ def backward(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of MODE "pixels" and "points", front to back.
+    """Compute the gradients of MODE "pixels" and "points", front to back.
 
     Behind sample i, the contribution of all later samples to the loss is the forward pass's total less what came so
     far. Rounding may leave more of it than the remaining transmittance allows; the excess is cut off.
+
+    Args:
+        planes: This and all before `out` as in `forward`.
+        out: Results of `forward`.
+        gradient: Of the loss by `out`, of its shape.
+        d_planes: The gradient by `planes` is added here, and so on for the following five.
+        scratch: Memory for BLOCK * WIDTH numbers per program.
+        count: Number of rays or points of an object.
     """
     thing = tl.program_id(1).to(tl.int64)
     start = thing * count

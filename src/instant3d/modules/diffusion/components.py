@@ -279,7 +279,17 @@ def with_xformers(unet: Any) -> Any:
 
 
 def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write the component `name` into an existing folder, a network in `dtype`."""
+    """Write a component into an existing folder, in diffusers' layout.
+
+    Args:
+        part: A network, tokenizer, scheduler or other component; it is unchanged.
+        name: Its name, such as "unet".
+        folder: The component's own folder.
+        dtype: Precision in which a network is stored.
+
+    Raises:
+        ValueError: The network has LoRA weights that are not merged.
+    """
     if name in (*NETWORKS, "vision_encoder"):
         _write_network(part, name, folder, dtype)
         return
