@@ -30,12 +30,12 @@ def training_progress(trainer: L.Trainer, step: int, warmup: int = 0) -> float:
     """Compute the share of a run that is over: of its steps after the warm-up or of its time, whichever ends first.
 
     Args:
-        trainer: Its steps, and the time limit of its `Timer` callbacks, end the run.
+        trainer: Its number of steps, or the time limit of a `Timer` callback, ends the run.
         step: Optimiser steps taken so far.
         warmup: Steps of the warm-up.
 
     Returns:
-        A share, 0 at the start and 1 at the end; the same in every process.
+        A share in [0, 1], the same in every process.
     """
     shares = [max(0, step - warmup) / max(1, trainer.estimated_stepping_batches - warmup)]
     for timer in (one for one in trainer.callbacks if isinstance(one, Timer)):  # type: ignore[attr-defined]

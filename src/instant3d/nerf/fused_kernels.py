@@ -77,7 +77,7 @@ def forward(
         directions: (B, N, 3); not read for points.
         edges: Interval boundaries (B, N, STEPS + 1); not read for points.
         at: Sample distances (B, N, STEPS), or points (B, N, 3).
-        out: Results: for "pixels" the SEEN blended values (B, N, SEEN), for "weights" (B, N, STEPS), for "points" (B, N).
+        out: Results: "pixels": the SEEN blended values (B, N, SEEN); "weights": (B, N, STEPS); "points": (B, N).
         count: N.
     """
     thing = tl.program_id(1).to(tl.int64)
@@ -181,10 +181,25 @@ def backward(
     far. Rounding may leave more of it than the remaining transmittance allows; the excess is cut off.
 
     Args:
-        planes: This and all before `out` as in `forward`.
+        planes: See `forward`.
+        first_bias: See `forward`.
+        hidden_weight: See `forward`.
+        hidden_bias: See `forward`.
+        last_weight: See `forward`.
+        last_bias: See `forward`.
+        alpha: See `forward`.
+        origins: See `forward`.
+        directions: See `forward`.
+        edges: See `forward`.
+        at: See `forward`.
         out: Results of `forward`.
-        gradient: Of the loss by `out`, of its shape.
-        d_planes: The gradient by `planes` is added here, and so on for the following five.
+        gradient: Gradient of the loss by `out`, of its shape.
+        d_planes: Memory to which the gradient by `planes` is added.
+        d_first_bias: Likewise for `first_bias`.
+        d_hidden_weight: Likewise for `hidden_weight`.
+        d_hidden_bias: Likewise for `hidden_bias`.
+        d_last_weight: Likewise for `last_weight`.
+        d_last_bias: Likewise for `last_bias`.
         scratch: Memory for BLOCK * WIDTH numbers per program.
         count: Number of rays or points of an object.
     """

@@ -135,7 +135,15 @@ def scatter(planes, x, y, z, value, scratch, channel, SIDE: tl.constexpr, WIDTH:
 
 @triton.jit
 def load_hidden(weights, biases, LAYERS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr):
-    """Load the matrices (WIDTH, WIDTH), as PRODUCT, and the biases (WIDTH,) of the LAYERS hidden layers."""
+    """Load the hidden layers.
+
+    Args:
+        weights: Pointer to the matrices (LAYERS, WIDTH, WIDTH).
+        biases: Pointer to the biases (LAYERS, WIDTH).
+
+    Returns:
+        LAYERS matrices (WIDTH, WIDTH) of type PRODUCT, and as many biases (WIDTH,).
+    """
     channel = tl.arange(0, WIDTH)
     matrices = ()
     offsets = ()
@@ -180,7 +188,16 @@ def decode(
 
 @triton.jit
 def blob(x, y, z, BLOB: tl.constexpr, RADIUS: tl.constexpr):
-    """Density bias around the origin: BLOB at the origin, falling linearly to 0 at distance RADIUS and on."""
+    """Compute the bias of raw density at points: BLOB at the origin, 0 at distance RADIUS, linear and negative beyond.
+
+    Args:
+        x: First coordinates of the points (rows,).
+        y: Second coordinates (rows,).
+        z: Third coordinates (rows,).
+
+    Returns:
+        BLOB * (1 - distance / RADIUS), (rows,).
+    """
     return BLOB * (1 - tl.sqrt(tl.maximum(x * x + y * y + z * z, 1e-20)) / RADIUS)
 
 
@@ -195,8 +212,8 @@ def sight(outputs, middle, column, steepness, SCALED: tl.constexpr, MARGIN: tl.c
         steepness: The decoder's alpha, used if SCALED.
 
     Returns:
-        The values 1, red, green, blue and distance (rows, COLUMNS), and the derivatives (rows, COLUMNS), of which those
-        of the colours hold.
+        The values 1, red, green, blue and distance (rows, COLUMNS), and the derivatives (rows, COLUMNS), valid for the
+        three colours alone.
     """
     if SCALED:
         share = tl.sigmoid(outputs * steepness)
