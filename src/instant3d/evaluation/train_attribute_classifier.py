@@ -88,7 +88,18 @@ def train(
 
 
 def load_examples(folders: Sequence[Path], objects: Sequence[str]) -> AttributeExamples:
-    """Load all renders of the scenes whose caption has one of the objects, in any colour."""
+    """Load all renders of the scenes whose caption has one of the objects, in any colour.
+
+    Args:
+        folders: Folders in which scenes are found.
+        objects: Names of the objects.
+
+    Returns:
+        The examples, of `SIZE` pixels a side.
+
+    Raises:
+        ValueError: An object is in no caption.
+    """
     parts, shapes = [], [list[str]() for _ in objects]
     for place in (place for folder in folders for place in scenes.below(folder)):
         scene = scenes.read(place, frames=None, size=SIZE, maps=())

@@ -34,6 +34,9 @@ def bake_texture(field: Field, mesh: Mesh, size: int, views: Views | None = None
 
     Returns:
         The mesh with a texture (size, size, 4).
+
+    Raises:
+        ValueError: The mesh has no texture coordinates or no normals.
     """
     if mesh.uv is None or mesh.normals is None:
         raise ValueError("a texture is baked onto a mesh with texture coordinates and normals; unwrap it first")

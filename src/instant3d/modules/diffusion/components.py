@@ -171,7 +171,11 @@ class Components:
 
     @property
     def vae_factor(self) -> int:
-        """Pixels a side for each latent: the VAE halves the resolution once between its levels."""
+        """Pixels a side for each latent: the VAE halves the resolution once between its levels.
+
+        Raises:
+            ValueError: The VAE was not loaded.
+        """
         if self.vae is None:
             raise ValueError(
                 "the number of pixels of one latent depends on the VAE, which was not loaded; load the part 'vae'"
