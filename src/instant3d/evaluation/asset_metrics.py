@@ -147,7 +147,15 @@ def compare(rendered: Views, targets: Views, similarity: PerceptualLoss | None =
 
 
 def geometry_metrics(field: Field, truth: Tensor) -> Metrics:
-    """As `surface_metrics`, of a field's surface; an empty field has none."""
+    """Compare a field's surface with points on the true surface.
+
+    Args:
+        field: One object's density and colour.
+        truth: Points (N, 3) on the true surface.
+
+    Returns:
+        The metrics of `surface_metrics`; those without a surface if the field is empty or full.
+    """
     try:
         surface = extract_mesh(field, CELLS)
     except ValueError:

@@ -234,7 +234,15 @@ def measure(
 
 
 def nearest_view(inputs: Views, cameras: Cameras) -> Views:
-    """For each camera (T,), the input image from the most similar direction, without depth."""
+    """Choose for each target camera the input image from the most similar direction.
+
+    Args:
+        inputs: Input views (V,).
+        cameras: Target cameras (T,).
+
+    Returns:
+        Views (T,) with these cameras, without depth.
+    """
     wanted, known = (F.normalize(group.positions, dim=-1) for group in (cameras, inputs.cameras))
     nearest = inputs[(wanted @ known.T).argmax(-1)]
     return Views(nearest.rgb, nearest.alpha, cameras)

@@ -200,7 +200,15 @@ def accuracy_message(judge: AttributeClassifier) -> str:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """RGBA bytes (N, 4, S, S) as they might look after a reconstruction, over white: (N, 3, S, S) in [0, 1]."""
+    """Augment images so that they resemble renders of reconstructions.
+
+    Args:
+        images: RGBA bytes (N, 4, S, S).
+        generator: Source of the random numbers.
+
+    Returns:
+        Images over white (N, 3, S, S) in [0, 1].
+    """
     rgba = images.float() / 255
     solid = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)  # premultiplied, so that nothing bleeds in
     solid = F.grid_sample(solid, _random_warp(len(solid), generator), align_corners=False)

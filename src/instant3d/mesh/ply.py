@@ -40,6 +40,7 @@ def read_ply(path: Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
         The parts that have faces, in world axes.
 
     Raises:
+        FileNotFoundError: There is no such file.
         ValueError: The file or one that it names cannot be read, or a part of it would be left out.
     """
     files, data = _Beside(path.parent), content(path)

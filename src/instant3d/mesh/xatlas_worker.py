@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def limit_processor_time(seconds: int) -> None:
-    """Have the system end this process after `seconds` of processor time, where it can."""
+    """Limit the processor time of this process to `seconds`, where the system can; 0 for no limit."""
     if seconds and sys.platform != "win32":
         import resource
 

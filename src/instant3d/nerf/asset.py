@@ -33,7 +33,7 @@ FORMAT = "instant3d-triplane-1"
 
 
 class Asset:
-    """One object: planes (3, C, P, P) with their decoder.
+    """Asset of one object: planes (3, C, P, P) with their decoder.
 
     Args:
         triplane: The planes of one object.

@@ -24,7 +24,7 @@ AGREEMENT = 0.3  # cosine to the faces around, below which a gradient is noise
 
 
 def bake_texture(field: Field, mesh: Mesh, size: int, views: Views | None = None) -> Mesh:
-    """Give a mesh its texture.
+    """Bake the colours of a field, and of views, into a texture of a mesh.
 
     Args:
         field: The object's density and colour.
@@ -54,7 +54,7 @@ def bake_texture(field: Field, mesh: Mesh, size: int, views: Views | None = None
 
 
 def color_vertices(field: Field, mesh: Mesh, views: Views | None = None) -> Mesh:
-    """Give a mesh vertex colours, as `bake_texture` gives it a texture.
+    """Compute vertex colours for a mesh, from the same sources as `bake_texture`.
 
     Args:
         field: The object's density and colour.

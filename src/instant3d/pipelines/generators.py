@@ -88,7 +88,10 @@ class AssetGenerator(Protocol):
 
     @property
     def weights(self) -> dict[str, Any]:
-        """For each network's name: `name`, the source of its weights, and `sha256`, the hash of each of its files."""
+        """Sources and hashes of the weights, by name of the network.
+
+        Each entry has `name`, the source of the weights, and `sha256`, the hash of each of its files.
+        """
 
     def load(self) -> None:
         """Load the networks now; without this they are loaded at their first use."""
