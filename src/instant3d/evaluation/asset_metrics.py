@@ -88,7 +88,16 @@ def has_surface(asset: Asset) -> bool:
 
 
 def render_like(field: Field, targets: Views, *, with_normals: bool = False) -> Views:
-    """Render a field from the target cameras at their size; depth and normals are 0 where alpha is at most 1/2."""
+    """Render a field from the target cameras at their size.
+
+    Args:
+        field: One object's density and colour.
+        targets: Views (T,) whose cameras and size are used.
+        with_normals: Also render normals.
+
+    Returns:
+        Views (T,); depth and normals are 0 where alpha is at most 1/2.
+    """
     shown = render(field, targets.cameras, targets.height, targets.width, with_normals=with_normals)
     solid = shown.alpha > 0.5
     depth = None if shown.depth is None else shown.depth * solid
@@ -138,7 +147,15 @@ def compare(rendered: Views, targets: Views, similarity: PerceptualLoss | None =
 
 
 def geometry_metrics(field: Field, truth: Tensor) -> Metrics:
-    """As `surface_metrics`, of a field's surface; an empty field has none."""
+    """Compare a field's surface with points on the true surface.
+
+    Args:
+        field: One object's density and colour.
+        truth: Points (N, 3) on the true surface.
+
+    Returns:
+        The metrics of `surface_metrics`; those without a surface if the field is empty or full.
+    """
     try:
         surface = extract_mesh(field, CELLS)
     except ValueError:

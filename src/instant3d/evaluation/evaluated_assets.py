@@ -52,13 +52,16 @@ def new_cameras() -> Cameras:
 def from_stage1(
     cache: ViewCache, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From prompts: generate the views missing in `cache`, reconstruct and render.
+    """Generate, reconstruct and render the assets of prompts with the two-stage system.
 
     Args:
-        cache: Views of stage 1.
+        cache: Views of stage 1; missing ones are generated.
         requests: Prompts and seeds.
         model: Stage 2.
         size: Pixels a side of the renders.
+
+    Yields:
+        The asset of each request, with its views and seconds.
     """
     cache.fill(requests)
     for request in requests:
@@ -69,13 +72,16 @@ def from_stage1(
 def from_direct(
     model: DirectTextTo3D, requests: Sequence[ViewRequest], at_once: int = 8, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From prompts with the direct system.
+    """Generate and render the assets of prompts with the direct system.
 
     Args:
         model: The direct system.
         requests: Prompts and seeds.
         at_once: Prompts in one pass.
         size: Pixels a side of the renders.
+
+    Yields:
+        The asset of each request, without views, with an equal share of its batch's seconds.
     """
     for k in range(0, len(requests), at_once):
         some = requests[k : k + at_once]
@@ -87,12 +93,15 @@ def from_direct(
 
 
 def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE) -> Iterator[EvaluatedAsset]:
-    """From assets written by `instant3d generate`.
+    """Load and render assets written by `instant3d generate`.
 
     Args:
         folder: Folder above those of the assets, each with its result.json.
         requests: Prompts and seeds.
         size: Pixels a side of the renders.
+
+    Yields:
+        The asset of each request, without seconds.
 
     Raises:
         FileNotFoundError: If there is no asset for a prompt.
@@ -110,13 +119,16 @@ def from_folder(folder: Path, requests: Sequence[ViewRequest], size: int = SIZE)
 def from_real_views(
     folder: Path, requests: Sequence[ViewRequest], model: ViewsTo3D, size: int = SIZE
 ) -> Iterator[EvaluatedAsset]:
-    """From real renders in place of stage 1's views.
+    """Reconstruct and render assets from real renders in place of stage 1's views.
 
     Args:
         folder: Folder above scene folders, whose captions are the prompts.
         requests: Prompts and seeds; the seed chooses among scenes of one caption.
         model: Stage 2.
         size: Pixels a side of the renders.
+
+    Yields:
+        The asset of each request, with the first four views of its scene, without seconds.
 
     Raises:
         FileNotFoundError: If no scene below `folder` has the caption.

@@ -209,7 +209,17 @@ def measure(
     similarity: PerceptualLoss | None = None,
     mesh: MeshOptions | None = None,
 ) -> dict[str, Metrics]:
-    """Metrics by method: the network's volume and its mesh, if they are asked for, and both baselines."""
+    """Measure a reconstruction and both baselines on one scene.
+
+    Args:
+        case: The inputs, the targets (T,) and points on the true surface, if they are known.
+        model: The reconstructor; None: only the baselines are measured.
+        similarity: LPIPS; left out if None.
+        mesh: Also measure a mesh that is made so, and normals; None: the volume only. Of no effect without a model.
+
+    Returns:
+        Metrics by method: the nearest view, the network's volume and its mesh, if measured, and the visual hull.
+    """
     nearest = nearest_view(case.inputs, case.targets.cameras)
     numbers = {"nearest_view": compare(nearest, case.targets, similarity)}
     if model is not None:
@@ -224,7 +234,15 @@ def measure(
 
 
 def nearest_view(inputs: Views, cameras: Cameras) -> Views:
-    """For each camera (T,), the input image from the most similar direction, without depth."""
+    """Choose for each target camera the input image from the most similar direction.
+
+    Args:
+        inputs: Input views (V,).
+        cameras: Target cameras (T,).
+
+    Returns:
+        Views (T,) with these cameras, without depth.
+    """
     wanted, known = (F.normalize(group.positions, dim=-1) for group in (cameras, inputs.cameras))
     nearest = inputs[(wanted @ known.T).argmax(-1)]
     return Views(nearest.rgb, nearest.alpha, cameras)

@@ -111,7 +111,16 @@ def header(record: Mapping[str, Metrics], width: int) -> str:
 
 
 def line(name: str, record: Mapping[str, Metrics], width: int) -> str:
-    """One row of progress: the volume's metrics, then the PSNR of the mesh and of each baseline."""
+    """Format one row of progress.
+
+    Args:
+        name: Name of the scene, or "mean".
+        record: Metrics by method.
+        width: Characters of the column of names.
+
+    Returns:
+        The volume's metrics, then the PSNR of the mesh and of each baseline.
+    """
     values = [*record.get(NETWORK, {}).values(), *(record[method]["psnr"] for method in _beside(record))]
     return " ".join([f"{name:<{width}}", *(f"{value:12.3f}" for value in values)])
 

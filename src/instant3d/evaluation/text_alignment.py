@@ -121,7 +121,20 @@ def classifier_metrics(judge: AttributeClassifier, results: Sequence[EvaluatedAs
 
 
 def score(judge: AttributeClassifier, prompt: str, prediction: Prediction) -> Score:
-    """Compare a prediction on images (V,) with the prompt: 0 or 1 for the asset, and shares of its images."""
+    """Compare a prediction for an asset with its prompt.
+
+    Args:
+        judge: The classifier, for its classes.
+        prompt: A prompt such as "a red fire hydrant".
+        prediction: Log-probabilities for images (V,) of the asset.
+
+    Returns:
+        For colour, object and both, 1 if the images together are right and else 0; for colour and object, the share of
+        single images that are right.
+
+    Raises:
+        ValueError: The prompt's colour or object is not among the classes.
+    """
     target, whole = judge.target(prompt), prediction.mean_over_views()
     colour, thing = (whole.colour.argmax(-1) == target.colour).item(), (whole.object.argmax(-1) == target.object).item()
     return {

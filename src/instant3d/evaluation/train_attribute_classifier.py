@@ -88,7 +88,18 @@ def train(
 
 
 def load_examples(folders: Sequence[Path], objects: Sequence[str]) -> AttributeExamples:
-    """Load all renders of the scenes whose caption has one of the objects, in any colour."""
+    """Load all renders of the scenes whose caption has one of the objects, in any colour.
+
+    Args:
+        folders: Folders in which scenes are found.
+        objects: Names of the objects.
+
+    Returns:
+        The examples, of `SIZE` pixels a side.
+
+    Raises:
+        ValueError: An object is in no caption.
+    """
     parts, shapes = [], [list[str]() for _ in objects]
     for place in (place for folder in folders for place in scenes.below(folder)):
         scene = scenes.read(place, frames=None, size=SIZE, maps=())
@@ -149,7 +160,16 @@ def fit(
 
 
 def batches(examples: AttributeExamples, steps: int, generator: torch.Generator) -> Iterator[AttributeExamples]:
-    """Random batches of BATCH examples in which every object has an equal share, whatever its number of shapes."""
+    """Draw random batches of BATCH examples in which every object has an equal share, whatever its number of shapes.
+
+    Args:
+        examples: All examples (N,).
+        steps: Number of batches.
+        generator: Source of the random numbers.
+
+    Yields:
+        Examples (BATCH,), drawn with replacement.
+    """
     share = 1 / torch.bincount(examples.object).clamp(min=1)[examples.object].double()
     for _ in range(steps):
         yield examples[torch.multinomial(share, BATCH, replacement=True, generator=generator)]
@@ -180,7 +200,15 @@ def accuracy_message(judge: AttributeClassifier) -> str:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """RGBA bytes (N, 4, S, S) as they might look after a reconstruction, over white: (N, 3, S, S) in [0, 1]."""
+    """Augment images so that they resemble renders of reconstructions.
+
+    Args:
+        images: RGBA bytes (N, 4, S, S).
+        generator: Source of the random numbers.
+
+    Returns:
+        Images over white (N, 3, S, S) in [0, 1].
+    """
     rgba = images.float() / 255
     solid = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)  # premultiplied, so that nothing bleeds in
     solid = F.grid_sample(solid, _random_warp(len(solid), generator), align_corners=False)

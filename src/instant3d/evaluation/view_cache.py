@@ -95,7 +95,16 @@ class ViewCache:
 
 
 def view_requests(texts: Sequence[str], seed: int = 0, each: int = 1) -> list[ViewRequest]:
-    """Requests for `each` assets of every prompt, all with different seeds."""
+    """List requests for several assets of every prompt, all with different seeds.
+
+    Args:
+        texts: The prompts.
+        seed: Seed of the first request; the others count up from it.
+        each: Number of assets of each prompt.
+
+    Returns:
+        The requests, prompt by prompt.
+    """
     return [ViewRequest(text, seed + each * number + k) for number, text in enumerate(texts) for k in range(each)]
 
 

@@ -96,7 +96,17 @@ def evaluate(
 def settings(
     steps: Sequence[int], starts: Sequence[Start], samplers: Sequence[Sampler], base: Sampling
 ) -> dict[str, Sampling]:
-    """Every combination of settings, by a name such as "blob, euler, 30 steps"; the rest is from `base`."""
+    """Combine sampling settings in every way.
+
+    Args:
+        steps: Numbers of denoising steps; repeated ones count once.
+        starts: Initial images under the noise.
+        samplers: Samplers.
+        base: All other settings.
+
+    Returns:
+        Settings by a name such as "blob, euler, 30 steps".
+    """
     combined = itertools.product(starts, samplers, sorted(set(steps)))
     return {
         f"{start}, {sampler}, {count} steps": replace(base, steps=count, start=start, sampler=sampler)

@@ -30,7 +30,19 @@ Z_UP = "comment +z up, right-handed"
 
 
 def read_ply(path: Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
-    """The parts of a .ply; `up` is its up axis if it does not say +z by the comment `Z_UP`."""
+    """Read the parts of a .ply file.
+
+    Args:
+        path: The file.
+        up: Its up axis, if it does not state +z by the comment `Z_UP`.
+
+    Returns:
+        The parts that have faces, in world axes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file or one that it names cannot be read, or a part of it would be left out.
+    """
     files, data = _Beside(path.parent), content(path)
     z_up = up == "z" or Z_UP.encode() in data.partition(b"end_header")[0]
     world_from_file = np.eye(3) if z_up else WORLD_FROM_Y_UP

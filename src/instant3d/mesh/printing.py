@@ -43,7 +43,17 @@ def check_size_mm(size_mm: float) -> float:
 
 
 def write_stl(meshes: Sequence[Mesh], path: Path, size_mm: float = SIZE_MM) -> None:
-    """Write a binary .stl, which has no colours, `size_mm` millimetres along its largest side."""
+    """Write a binary .stl, which has no colours.
+
+    Args:
+        meshes: Parts of the object; at least one triangle.
+        path: The file.
+        size_mm: Length of its largest side in millimetres.
+
+    Raises:
+        ValueError: There is no triangle, all vertices lie at one point, or the size is not above 0 mm and at most
+            100 m.
+    """
     places, faces = _in_millimetres(merged(meshes), size_mm)
     rows = np.zeros(len(faces), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("extra", "<u2")])
     rows["corners"], rows["normal"] = places[faces], face_normals(Mesh(places, faces))
@@ -52,9 +62,18 @@ def write_stl(meshes: Sequence[Mesh], path: Path, size_mm: float = SIZE_MM) -> N
 
 
 def write_3mf(meshes: Sequence[Mesh], path: Path, size_mm: float = SIZE_MM) -> None:
-    """Write a .3mf with one colour a vertex, `size_mm` millimetres along its largest side.
+    """Write a .3mf with one colour a vertex.
 
     3D Manufacturing Format, core specification 1.3 and materials extension 1.2 (color groups).
+
+    Args:
+        meshes: Parts of the object; at least one triangle.
+        path: The file.
+        size_mm: Length of its largest side in millimetres.
+
+    Raises:
+        ValueError: There is no triangle, all vertices lie at one point, or the size is not above 0 mm and at most
+            100 m.
     """
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -76,7 +76,16 @@ def _expanded(start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def nearest_of(pixel: np.ndarray, rank: np.ndarray, pixels: int) -> np.ndarray:
-    """For each of `pixels` pixels, which of its coverings (N,) has the lowest `rank` (N,); -1 where there is none."""
+    """Choose one of the coverings of each pixel, the one of lowest rank.
+
+    Args:
+        pixel: Number of the pixel of each covering (N,), as `rasterize` returns it.
+        rank: Rank of each covering (N,); of equal ranks the last is chosen.
+        pixels: Number of pixels P.
+
+    Returns:
+        Index of the chosen covering (P,); -1 where there is none.
+    """
     lowest = np.full(pixels, np.inf)
     np.minimum.at(lowest, pixel, rank)
     best = np.flatnonzero(rank == lowest[pixel])

@@ -56,7 +56,15 @@ def _rims(mesh: Mesh) -> list[np.ndarray]:
 
 
 def _loops(edges: np.ndarray, names: np.ndarray) -> list[np.ndarray]:
-    """Cut directed edges (E, 2), as many into each vertex as out of it, into loops; each edge is told by its name."""
+    """Divide directed edges into closed loops.
+
+    Args:
+        edges: Start and end vertex of each edge (E, 2); as many edges enter a vertex as leave it.
+        names: A number for each edge (E,).
+
+    Returns:
+        For each loop the `names` of its edges, in order.
+    """
     leaving: dict[int, list[int]] = {}
     for k, (start, _) in enumerate(edges.tolist()):
         leaving.setdefault(start, []).append(k)
@@ -165,7 +173,16 @@ def _filtered(normal: np.ndarray, area: np.ndarray, pairs: np.ndarray, spread: f
 
 
 def _towards(places: np.ndarray, faces: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """How far each vertex (V, 3) is to go for its faces to lie across `normal` (F, 3): the mean over its faces."""
+    """Compute steps that turn faces towards given normals (Sun et al. 2007, equation 8).
+
+    Args:
+        places: Vertices (V, 3).
+        faces: Their indices (F, 3).
+        normal: Wanted unit normals (F, 3).
+
+    Returns:
+        For each vertex (V, 3), the mean over its faces of the step along `normal` to the plane through their centre.
+    """
     middle = places[faces].mean(axis=1)
     step, count = np.zeros_like(places), np.zeros(len(places))
     for corner in faces.T:

@@ -22,7 +22,7 @@ BOTTOM_SHARE = 0.02  # of the height, cut off for a flat bottom
 
 @dataclass(frozen=True)
 class GeometryReport:
-    """What a surface is as a shape.
+    """Size, connectivity and volume of a surface.
 
     Attributes:
         faces: Number of triangles.
@@ -73,7 +73,7 @@ def geometry_report(mesh: Mesh) -> GeometryReport:
 
 
 def printable(mesh: Mesh, *, flat_bottom: bool = False) -> Mesh:
-    """One closed 2-manifold that a slicer takes: holes filled, the largest part kept, its cavities filled.
+    """Make a closed 2-manifold for printing: fill holes, keep the largest part and fill its cavities.
 
     Args:
         mesh: The surface; colours, normals and texture coordinates are kept.

@@ -27,7 +27,7 @@ def _unpaired(faces: np.ndarray, count: int) -> bool:
 
 
 def signed_volume(mesh: Mesh) -> float:
-    """Volume that a closed mesh encloses, in cubic world units; negative if its faces look inward."""
+    """Volume that a closed mesh encloses, in cubic world units; negative if its faces point inward."""
     corners = mesh.vertices.astype(np.float64)[mesh.faces]
     return float(np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6)
 

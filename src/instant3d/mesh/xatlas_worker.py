@@ -14,6 +14,7 @@ import xatlas
 
 
 def main() -> None:
+    """Unwrap the mesh on standard input and write the result to standard output, as the module describes."""
     limit_processor_time(int(sys.argv[1]))
     source = io.BytesIO(sys.stdin.buffer.read())
     vertices, faces, (side, padding, area, cost) = (np.load(source) for _ in range(3))
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 def limit_processor_time(seconds: int) -> None:
-    """Have the system end this process after `seconds` of processor time, where it can."""
+    """Limit the processor time of this process to `seconds`, where the system can; 0 for no limit."""
     if seconds and sys.platform != "win32":
         import resource
 

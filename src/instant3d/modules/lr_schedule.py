@@ -27,7 +27,16 @@ def lr_factor(step: int, warmup: int, progress: float) -> float:
 
 
 def training_progress(trainer: L.Trainer, step: int, warmup: int = 0) -> float:
-    """Share of a run that is over, in [0, 1]: of its steps after the warm-up or of its time, whichever ends first."""
+    """Compute the share of a run that is over: of its steps after the warm-up or of its time, whichever ends first.
+
+    Args:
+        trainer: Its number of steps, or the time limit of a `Timer` callback, ends the run.
+        step: Optimiser steps taken so far.
+        warmup: Steps of the warm-up.
+
+    Returns:
+        A share in [0, 1], the same in every process.
+    """
     shares = [max(0, step - warmup) / max(1, trainer.estimated_stepping_batches - warmup)]
     for timer in (one for one in trainer.callbacks if isinstance(one, Timer)):  # type: ignore[attr-defined]
         if (remaining := timer.time_remaining()) is not None:

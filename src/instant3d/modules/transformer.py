@@ -212,5 +212,14 @@ class Modulation(nn.Module):
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Tokens (B, N, width) times 1 + scale, plus shift, both (B, 1, width)."""
+    """Scale and shift tokens.
+
+    Args:
+        tokens: (B, N, width).
+        shift: (B, 1, width).
+        scale: (B, 1, width); 0 leaves the tokens as they are.
+
+    Returns:
+        tokens * (1 + scale) + shift, (B, N, width).
+    """
     return torch.addcmul(shift, tokens, 1 + scale)

@@ -33,7 +33,7 @@ FORMAT = "instant3d-triplane-1"
 
 
 class Asset:
-    """One object: planes (3, C, P, P) with their decoder.
+    """Asset of one object: planes (3, C, P, P) with their decoder.
 
     Args:
         triplane: The planes of one object.
@@ -116,7 +116,19 @@ class Asset:
     def build_mesh(
         self, options: MeshOptions, views: Views | None = None, watch: Stopwatch | None = None
     ) -> MeshResult:
-        """Return a mesh by options; see `textured_mesh.build_mesh`. `watch` gets the seconds of each part."""
+        """Make a mesh of the asset's surface.
+
+        Args:
+            options: How the mesh is made.
+            views: Posed images (V,) that are blended into its colours; by default the asset's own.
+            watch: Gets the seconds of each part; None: they are not recorded.
+
+        Returns:
+            The mesh, and how it was unwrapped.
+
+        Raises:
+            ValueError: The field has no surface, or see `textured_mesh.build_mesh`.
+        """
         watch = watch or Stopwatch()
         with watch("surface"):
             surface = self.surface
@@ -197,7 +209,13 @@ def check_formats(formats: Sequence[str]) -> list[str]:
 
 
 def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
-    """Write planes and decoder in half precision."""
+    """Write planes and decoder in half precision to a .safetensors file.
+
+    Args:
+        triplane: The planes (3, C, P, P) of one object.
+        decoder: The MLP that reads them; its settings are stored in the file's metadata.
+        path: The file, in an existing folder.
+    """
     from safetensors.torch import save
 
     tensors = {"planes": triplane.planes, **{f"decoder.{key}": value for key, value in decoder.state_dict().items()}}

@@ -123,7 +123,17 @@ class Setup:
         )
 
     def constants(self, mode: Mode, steps: int, side: int, product: torch.dtype) -> dict[str, Any]:
-        """Return the kernels' compile-time arguments."""
+        """Return the kernels' compile-time arguments.
+
+        Args:
+            mode: What the kernel computes.
+            steps: Samples on each ray, or blocks of points per program.
+            side: Texels along each side of a plane.
+            product: Type of the products' operands: bfloat16, float32 or float64.
+
+        Returns:
+            Values of the arguments in capitals, by name, except BLOCK.
+        """
         import triton.language as tl
 
         types = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
@@ -200,7 +210,16 @@ class Fused:
         return rgb, alpha[..., 0], (moment / alpha.clamp(min=1e-6))[..., 0]
 
     def weights(self, rays: Rays, edges: Tensor, at: Tensor) -> Tensor:
-        """Return each interval's rendering weight, (..., R, S), without gradient; arguments as in `pixels`."""
+        """Return each interval's rendering weight, without gradient.
+
+        Args:
+            rays: (..., R).
+            edges: Interval boundaries (..., R, S + 1).
+            at: Sample distances (..., R, S).
+
+        Returns:
+            (..., R, S).
+        """
         with torch.no_grad():
             return self._run("weights", at.shape[-1], rays.origins, rays.directions, edges, at)
 
@@ -247,7 +266,16 @@ class _Pass(torch.autograd.Function):
 
 
 def launch_of(name: str, setup: Setup, product: torch.dtype) -> Launch:
-    """Return the launch parameters of the "forward" or "backward" kernel for a decoder."""
+    """Return the launch parameters of a kernel for a decoder.
+
+    Args:
+        name: "forward" or "backward".
+        setup: The decoder's parameters.
+        product: Type of the products' operands.
+
+    Returns:
+        Fewer rows for a backward kernel of many layers or in float32.
+    """
     tight = name == "backward" and (setup.layers >= DEEP or product == torch.float32)
     return LAUNCHES["tight backward" if tight else name]
 

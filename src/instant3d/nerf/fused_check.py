@@ -20,7 +20,16 @@ TOLERANCES = {torch.bfloat16: 0.15, torch.float32: 5e-3}  # shares of the norm; 
 
 @functools.cache
 def passes(setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device) -> bool:
-    """Whether a kernel compiles and agrees with the plain path, forward and backward; warns if not."""
+    """Whether a kernel compiles and agrees with the plain path, forward and backward; warns if not.
+
+    Args:
+        setup: The decoder's parameters.
+        mode: What the kernel computes.
+        steps: Samples on each ray; of no effect for "points".
+        side: Texels along each side of a plane.
+        product: Type of the products' operands; its tolerance is in `TOLERANCES`.
+        device: Where it runs.
+    """
     from triton.errors import TritonError
 
     try:
@@ -38,7 +47,20 @@ def passes(setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype
 def self_check(
     setup: Setup, mode: Mode, steps: int, side: int, product: torch.dtype, device: torch.device, rays: int = 200
 ) -> float:
-    """Return the largest relative difference (of norms) from the plain path among results and gradients."""
+    """Compare a kernel with the plain path on random planes and rays.
+
+    Args:
+        setup: The decoder's parameters.
+        mode: What the kernel computes.
+        steps: Samples on each ray; of no effect for "points".
+        side: Texels along each side of a plane.
+        product: Type of the products' operands; autocast is on for bfloat16.
+        device: Where both run.
+        rays: Rays or points of each of two objects.
+
+    Returns:
+        The largest relative difference (of norms) among results and gradients; NaN if one of them is NaN.
+    """
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
         torch.manual_seed(0)
         decoder = setup.decoder().to(device)

@@ -61,7 +61,25 @@ def forward(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """MODE "pixels": the SEEN blended values of a ray; "weights": every interval's weight; "points": density."""
+    """Compute the blended values of rays, the weights of their intervals, or the density of points, by MODE.
+
+    All arguments in lower case but `count` are pointers; B is the number of objects and N that of rays or points.
+
+    Args:
+        planes: Projected features, channels last, (B, 3, SIDE, SIDE, WIDTH).
+        first_bias: (WIDTH,).
+        hidden_weight: (LAYERS, WIDTH, WIDTH).
+        hidden_bias: (LAYERS, WIDTH).
+        last_weight: (COLUMNS, WIDTH).
+        last_bias: (COLUMNS,).
+        alpha: One number, the steepness of scaled colours.
+        origins: (B, N, 3); not read for points.
+        directions: (B, N, 3); not read for points.
+        edges: Interval boundaries (B, N, STEPS + 1); not read for points.
+        at: Sample distances (B, N, STEPS), or points (B, N, 3).
+        out: Results: "pixels": the SEEN blended values (B, N, SEEN); "weights": (B, N, STEPS); "points": (B, N).
+        count: N.
+    """
     thing = tl.program_id(1).to(tl.int64)
     start = thing * count
     planes += thing * (3 * SIDE * SIDE * WIDTH)
@@ -157,10 +175,33 @@ def backward(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of MODE "pixels" and "points", front to back.
+    """Compute the gradients of MODE "pixels" and "points", front to back.
 
     Behind sample i, the contribution of all later samples to the loss is the forward pass's total less what came so
     far. Rounding may leave more of it than the remaining transmittance allows; the excess is cut off.
+
+    Args:
+        planes: See `forward`.
+        first_bias: See `forward`.
+        hidden_weight: See `forward`.
+        hidden_bias: See `forward`.
+        last_weight: See `forward`.
+        last_bias: See `forward`.
+        alpha: See `forward`.
+        origins: See `forward`.
+        directions: See `forward`.
+        edges: See `forward`.
+        at: See `forward`.
+        out: Results of `forward`.
+        gradient: Gradient of the loss by `out`, of its shape.
+        d_planes: Memory to which the gradient by `planes` is added.
+        d_first_bias: Likewise for `first_bias`.
+        d_hidden_weight: Likewise for `hidden_weight`.
+        d_hidden_bias: Likewise for `hidden_bias`.
+        d_last_weight: Likewise for `last_weight`.
+        d_last_bias: Likewise for `last_bias`.
+        scratch: Memory for BLOCK * WIDTH numbers per program.
+        count: Number of rays or points of an object.
     """
     thing = tl.program_id(1).to(tl.int64)
     start = thing * count

@@ -17,6 +17,7 @@ SEEN = tl.constexpr(5)  # blended values of a sample: 1, red, green, blue, dista
 
 @triton.jit
 def activation(x, KIND: tl.constexpr):
+    """Apply the activation KIND: "relu", "silu", "softplus" or "exp"."""
     if KIND == "relu":
         y = tl.maximum(x, 0.0)
     elif KIND == "silu":
@@ -78,9 +79,20 @@ def _texels(x, y, z, plane, SIDE: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def sample(planes, x, y, z, bias, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr, SUM: tl.constexpr):
-    """Return the bias plus the bilinear samples of three planes, (rows, WIDTH).
+    """Sum the bias and the bilinear samples of three planes.
 
     The loop over planes is not unrolled: all twelve texels at once would not fit into registers.
+
+    Args:
+        planes: Pointer to one object's planes, channels last.
+        x: First coordinates of the points (rows,).
+        y: Second coordinates (rows,).
+        z: Third coordinates (rows,).
+        bias: First layer's bias (WIDTH,).
+        channel: Numbers of the channels (WIDTH,).
+
+    Returns:
+        Features (rows, WIDTH) of type SUM.
     """
     total = tl.zeros((x.shape[0], WIDTH), SUM) + bias[None, :]
     for plane in range(3):
@@ -93,10 +105,19 @@ def sample(planes, x, y, z, bias, channel, SIDE: tl.constexpr, WIDTH: tl.constex
 
 @triton.jit
 def scatter(planes, x, y, z, value, scratch, channel, SIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """Add the gradient (rows, WIDTH) of samples to that of the texels, except for rows of zeros.
+    """Add the gradient of samples to that of the texels, except for rows of zeros.
 
     The value passes through memory to change the layout: a product's result, whose rows are spread over threads,
     becomes contiguous rows.
+
+    Args:
+        planes: Pointer to the gradient of one object's planes, channels last.
+        x: First coordinates of the points (rows,).
+        y: Second coordinates (rows,).
+        z: Third coordinates (rows,).
+        value: Gradient of their samples (rows, WIDTH).
+        scratch: Pointer to the program's own memory for rows * WIDTH numbers.
+        channel: Numbers of the channels (WIDTH,).
     """
     place = scratch + tl.arange(0, value.shape[0])[:, None] * WIDTH + channel[None, :]
     tl.debug_barrier()
@@ -114,6 +135,15 @@ def scatter(planes, x, y, z, value, scratch, channel, SIDE: tl.constexpr, WIDTH:
 
 @triton.jit
 def load_hidden(weights, biases, LAYERS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr):
+    """Load the hidden layers.
+
+    Args:
+        weights: Pointer to the matrices (LAYERS, WIDTH, WIDTH).
+        biases: Pointer to the biases (LAYERS, WIDTH).
+
+    Returns:
+        LAYERS matrices (WIDTH, WIDTH) of type PRODUCT, and as many biases (WIDTH,).
+    """
     channel = tl.arange(0, WIDTH)
     matrices = ()
     offsets = ()
@@ -135,7 +165,17 @@ def decode(
     SUM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Apply the hidden layers; also return all pre-activations, the first layer's `features` (rows, WIDTH) included."""
+    """Apply the first activation and the hidden layers.
+
+    Args:
+        features: The first layer's pre-activations (rows, WIDTH).
+        matrices: As `load_hidden` returns them.
+        biases: As `load_hidden` returns them.
+
+    Returns:
+        The last hidden layer's outputs (rows, WIDTH), and the pre-activations of all layers, the first included, as
+        PRODUCT.
+    """
     before = (features.to(PRODUCT),)
     state = activation(features, KIND)
     for layer in tl.static_range(LAYERS):
@@ -148,12 +188,33 @@ def decode(
 
 @triton.jit
 def blob(x, y, z, BLOB: tl.constexpr, RADIUS: tl.constexpr):
+    """Compute the bias of raw density at points: BLOB at the origin, 0 at distance RADIUS, linear and negative beyond.
+
+    Args:
+        x: First coordinates of the points (rows,).
+        y: Second coordinates (rows,).
+        z: Third coordinates (rows,).
+
+    Returns:
+        BLOB * (1 - distance / RADIUS), (rows,).
+    """
     return BLOB * (1 - tl.sqrt(tl.maximum(x * x + y * y + z * z, 1e-20)) / RADIUS)
 
 
 @triton.jit
 def sight(outputs, middle, column, steepness, SCALED: tl.constexpr, MARGIN: tl.constexpr):
-    """Return the blended values of samples, (rows, COLUMNS), and their derivatives by the last layer's outputs."""
+    """Compute the values of samples that are blended, and their derivatives by the last layer's outputs.
+
+    Args:
+        outputs: Of the last layer (rows, COLUMNS).
+        middle: Distances of the samples' middles from the camera (rows,).
+        column: Numbers of the columns (COLUMNS,).
+        steepness: The decoder's alpha, used if SCALED.
+
+    Returns:
+        The values 1, red, green, blue and distance (rows, COLUMNS), and the derivatives (rows, COLUMNS), valid for the
+        three colours alone.
+    """
     if SCALED:
         share = tl.sigmoid(outputs * steepness)
         seen = share / steepness
@@ -169,7 +230,19 @@ def sight(outputs, middle, column, steepness, SCALED: tl.constexpr, MARGIN: tl.c
 
 @triton.jit
 def position(origin, step, at, start, row, i, MODE: tl.constexpr, STEPS: tl.constexpr):
-    """Return the world coordinates of sample i: of rays, or of the points listed in `at`."""
+    """Compute the world coordinates of the samples of one step, of rays or of the points listed in `at`.
+
+    Args:
+        origin: Three coordinates of the rays' origins, each (rows,).
+        step: Three coordinates of their directions, each (rows,).
+        at: Pointer to the samples' distances, or to points.
+        start: Number of the object's first ray or point.
+        row: Numbers of the rays or points within the object (rows,).
+        i: Number of the sample on its ray; of no effect for points.
+
+    Returns:
+        x, y and z, each (rows,).
+    """
     if MODE == "points":
         x = tl.load(at + (start + row) * 3)
         y = tl.load(at + (start + row) * 3 + 1)
@@ -184,4 +257,5 @@ def position(origin, step, at, start, row, i, MODE: tl.constexpr, STEPS: tl.cons
 
 @triton.jit
 def vector(pointer, place):
+    """Load the three coordinates of the vectors numbered `place` (rows,), each (rows,)."""
     return tl.load(pointer + place * 3), tl.load(pointer + place * 3 + 1), tl.load(pointer + place * 3 + 2)

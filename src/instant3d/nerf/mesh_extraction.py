@@ -70,7 +70,20 @@ class _Grid:
 def extract_mesh(
     field: Field, resolution: int = 256, *, threshold: float | Literal["auto"] = "auto", max_memory: int = 2**30
 ) -> Mesh:
-    """The surface of one object's field with vertex colours: `extract_surface`, with colours at its vertices."""
+    """Extract the surface of one object's field, with vertex colours.
+
+    Args:
+        field: One object's density and colour.
+        resolution: See `extract_surface`.
+        threshold: See `extract_surface`.
+        max_memory: Bytes that it may take; the result does not depend on it.
+
+    Returns:
+        The mesh of `extract_surface` with the field's colours (V, 3) in [0, 1] at its vertices.
+
+    Raises:
+        ValueError: See `extract_surface`.
+    """
     surface = extract_surface(field, resolution, threshold=threshold, max_memory=max_memory)
     return dataclasses.replace(surface, colors=color_at(field, surface.vertices, max_memory=max_memory))
 
@@ -84,13 +97,22 @@ def extract_surface(
     views: Views | None = None,
     max_memory: int = 2**30,
 ) -> Mesh:
-    """The surface of one object's field: closed, faces outward, in world axes, without colours.
+    """Extract the surface of one object's field.
 
-    resolution  nodes along each edge of the cube [-1, 1]^3, the first and the last on its faces; what is still solid
-                there is closed by the cube
-    threshold   density at the surface, per world unit
-    views       posed images (V,) of the object, with which an automatic threshold is chosen
-    max_memory  bytes that it may take; the result does not depend on it
+    Args:
+        field: One object's density and colour.
+        resolution: Nodes along each edge of the cube [-1, 1]^3, the first and the last on its faces; what is still
+            solid there is closed by the cube.
+        threshold: Density at the surface, per world unit; "auto": chosen from the field, see the module.
+        views: Posed images (V,) of the object, with which an automatic threshold is chosen.
+        max_memory: Bytes that it may take; the result does not depend on it.
+
+    Returns:
+        A closed mesh in world axes, its faces outward, without colours.
+
+    Raises:
+        ValueError: The resolution is below 2 or its grid takes more than `max_memory`, the threshold is not above 0,
+            the density is not finite, or the field is empty or full.
     """
     grid = _Grid(resolution)
     _check(grid, max_memory)
@@ -114,7 +136,16 @@ def extract_surface(
 
 @torch.no_grad()
 def color_at(field: Field, places: np.ndarray, *, max_memory: int = 2**30) -> np.ndarray:
-    """The field's colours (N, 3) float32 in [0, 1] at places (N, 3)."""
+    """Return a field's colours at places.
+
+    Args:
+        field: One object's density and colour.
+        places: World points (N, 3).
+        max_memory: Bytes that it may take; the result does not depend on it.
+
+    Returns:
+        Colours (N, 3), float32 in [0, 1].
+    """
     quick, points = bake(field), torch.from_numpy(places).float().to(device_of(field))
     colors = torch.cat([quick(part)[1] for part in points.split(_at_once(max_memory))])
     return colors.clamp(0, 1).cpu().numpy()

@@ -84,7 +84,17 @@ def render_mesh(mesh: Mesh, cameras: Cameras, size: int, *, supersample: int = S
 
 
 def shade(views: Views) -> Views:
-    """Light views with normals softly, by a wide light that stands above each camera."""
+    """Light views with normals softly, by a wide light that stands above each camera.
+
+    Args:
+        views: (V,), with normals.
+
+    Returns:
+        Views (V,) with lit colours.
+
+    Raises:
+        ValueError: The views have no normals.
+    """
     if views.normals is None:
         raise ValueError("only views with normals can be lit; render them with normals")
     forward, up = views.cameras.cam_to_world[..., :3, 2], torch.tensor([0.0, 0.0, 1.0])

@@ -48,7 +48,16 @@ def corner_table(planes: Tensor) -> Tensor:
 
 
 def sample_table(table: Tensor, points: Tensor, side: int) -> Tensor:
-    """Bilinear samples (B, N, C) at points (B, N, 3) from the `corner_table` of planes with that side."""
+    """Sum three bilinear samples, one from each plane, from a table of the planes' corners.
+
+    Args:
+        table: `corner_table` of the planes, (B * 3 * (side + 2)^2, C).
+        points: (B, N, 3).
+        side: Texels along each side of a plane.
+
+    Returns:
+        (B, N, C).
+    """
     batch, count = points.shape[:2]
     index, weight = _corners(points.flatten(0, 1), side)
     if batch > 1:

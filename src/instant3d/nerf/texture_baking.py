@@ -24,7 +24,7 @@ AGREEMENT = 0.3  # cosine to the faces around, below which a gradient is noise
 
 
 def bake_texture(field: Field, mesh: Mesh, size: int, views: Views | None = None) -> Mesh:
-    """Give a mesh its texture.
+    """Bake the colours of a field, and of views, into a texture of a mesh.
 
     Args:
         field: The object's density and colour.
@@ -34,6 +34,9 @@ def bake_texture(field: Field, mesh: Mesh, size: int, views: Views | None = None
 
     Returns:
         The mesh with a texture (size, size, 4).
+
+    Raises:
+        ValueError: The mesh has no texture coordinates or no normals.
     """
     if mesh.uv is None or mesh.normals is None:
         raise ValueError("a texture is baked onto a mesh with texture coordinates and normals; unwrap it first")
@@ -51,7 +54,19 @@ def bake_texture(field: Field, mesh: Mesh, size: int, views: Views | None = None
 
 
 def color_vertices(field: Field, mesh: Mesh, views: Views | None = None) -> Mesh:
-    """Give a mesh vertex colours, as `bake_texture` gives it a texture."""
+    """Compute vertex colours for a mesh, from the same sources as `bake_texture`.
+
+    Args:
+        field: The object's density and colour.
+        mesh: With normals.
+        views: Posed images (V,) of the object, blended in where they show the surface squarely and unoccluded.
+
+    Returns:
+        The mesh with colours (V, 3), without texture and texture coordinates.
+
+    Raises:
+        ValueError: The mesh has no normals.
+    """
     if mesh.normals is None:
         raise ValueError("vertices are coloured by a mesh's normals; it has none")
     colors = surface_colors(field, mesh, mesh.vertices, mesh.normals, views)
@@ -59,7 +74,18 @@ def color_vertices(field: Field, mesh: Mesh, views: Views | None = None) -> Mesh
 
 
 def surface_colors(field: Field, mesh: Mesh, points: np.ndarray, normals: np.ndarray, views: Views | None) -> Tensor:
-    """Return colours (N, 3) of surface points (N, 3) with normals (N, 3): the field's, or the views' where reliable."""
+    """Return the colours of surface points: the field's, blended with the views' where those are reliable.
+
+    Args:
+        field: The object's density and colour.
+        mesh: The surface, which hides points from views.
+        points: World points (N, 3) on it.
+        normals: Normals (N, 3) there, of any length.
+        views: Posed images (V,) of the object; None: the field's colours alone.
+
+    Returns:
+        Colours (N, 3) on the CPU.
+    """
     own = torch.from_numpy(color_at(field, points))
     if views is None:
         return own

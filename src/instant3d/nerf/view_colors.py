@@ -48,7 +48,16 @@ def view_colors(mesh: Mesh, points: Tensor, normals: Tensor, views: Views) -> tu
 
 
 def depth_map(mesh: Mesh, camera: Cameras, size: int) -> Tensor:
-    """Camera-z distance (size, size) of the nearest surface, infinite where there is none."""
+    """Render the depth of a mesh.
+
+    Args:
+        mesh: In world axes.
+        camera: One camera, ().
+        size: Width and height in pixels.
+
+    Returns:
+        Camera-z distance (size, size) of the nearest surface in world units, infinite where there is none.
+    """
     found = nearest_surface(mesh, camera, size)
     depths = np.full(size * size, np.inf, np.float32)
     depths[found.pixel] = found.depth

@@ -113,7 +113,7 @@ class VisualHull:
         return (toward * normal).sum(-1).clamp(min=0.05) ** _FACING_POWER
 
     def _visibility(self, points: Tensor) -> Tensor:
-        """Return 1 where a view (V, N) sees the point unoccluded, falling to almost 0 behind the first surface."""
+        """Return weights (V, N): 1 where a point is not occluded in a view, almost 0 far behind the first surface."""
         where, depth = _project(self.views.cameras[None], points[None])
         first = F.grid_sample(self.depth, where[0][:, None], mode="nearest", align_corners=False)[:, 0, 0]
         behind = depth[0] - first

@@ -92,7 +92,16 @@ def composite(density: Tensor, rgb: Tensor, edges: Tensor, normal: Tensor | None
 
 
 def even_edges(near: Tensor, far: Tensor, samples: int) -> Tensor:
-    """Return the boundaries of `samples` intervals of equal length between near and far (...): (..., samples + 1)."""
+    """Divide spans into intervals of equal length.
+
+    Args:
+        near: Where the spans begin, (...).
+        far: Where they end, (...).
+        samples: Number of intervals.
+
+    Returns:
+        Boundaries (..., samples + 1).
+    """
     fraction = torch.linspace(0, 1, samples + 1, device=near.device, dtype=near.dtype)
     return near[..., None] + (far - near)[..., None] * fraction
 
@@ -165,7 +174,17 @@ def march(
 
 
 def interval_weights(field: Field, rays: Rays, edges: Tensor, at: Tensor) -> Tensor:
-    """Return the rendering weights (..., R, S) of rays (..., R), by density at distances `at` (..., R, S)."""
+    """Return the rendering weights of the intervals of rays.
+
+    Args:
+        field: The field; its fused kernels are used if possible, without gradient.
+        rays: (..., R).
+        edges: Distances at which intervals begin and end, (..., R, S + 1).
+        at: Distances at which density is sampled, one in each interval, (..., R, S).
+
+    Returns:
+        (..., R, S).
+    """
     fused = _fused(field, "weights", rays, at.shape[-1])
     if fused is not None:
         return fused.weights(rays, edges, at)
@@ -173,7 +192,18 @@ def interval_weights(field: Field, rays: Rays, edges: Tensor, at: Tensor) -> Ten
 
 
 def blended(field: Field, rays: Rays, edges: Tensor, at: Tensor, with_normals: bool = False) -> Pixels:
-    """Render rays (..., R) from samples at distances `at` (..., R, S), one per interval of `edges` (..., R, S + 1)."""
+    """Render rays from given samples.
+
+    Args:
+        field: The field; its fused kernels are used if possible and no normals are wanted.
+        rays: (..., R).
+        edges: Distances at which intervals begin and end, (..., R, S + 1).
+        at: Distances of the samples, one in each interval, (..., R, S).
+        with_normals: Also render normals.
+
+    Returns:
+        Pixels (..., R).
+    """
     fused = None if with_normals else _fused(field, "pixels", rays, at.shape[-1])
     if fused is not None:
         return Pixels(*fused.pixels(rays, edges, at))
@@ -274,7 +304,18 @@ def join(pieces: list[Pixels]) -> Pixels:
 
 
 def to_views(pixels: Pixels, cameras: Cameras, directions: Tensor, height: int, width: int) -> Views:
-    """Arrange the pixels (..., V * H * W) of rays as images; distance along the ray becomes camera-z depth."""
+    """Arrange the pixels of rays as images; distance along the ray becomes camera-z depth.
+
+    Args:
+        pixels: (..., V * H * W).
+        cameras: (..., V).
+        directions: Directions of the rays, (..., V, H, W, 3).
+        height: H, of the images in pixels.
+        width: W, of the images in pixels.
+
+    Returns:
+        Views (..., V), with normals if the pixels have them.
+    """
     size = (cameras.shape[-1], height, width)
     rgb = pixels.rgb.unflatten(-2, size).movedim(-1, -3)
     alpha = pixels.alpha.unflatten(-1, size)[..., None, :, :]

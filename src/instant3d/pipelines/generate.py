@@ -127,7 +127,23 @@ def generate_items(
     *,
     progress: Progress | None = None,
 ) -> Iterator[GenerationResult]:
-    """Generate planned assets. The arguments, results and errors are those of `generate`."""
+    """Generate planned assets; networks are loaded only if one is not finished yet.
+
+    Args:
+        items: The assets, as `plan` lists them.
+        generator: The system that generates the assets.
+        request: The settings of all items.
+        progress: Where progress is shown; None: nowhere.
+
+    Yields:
+        Finished assets, then notes on prompts, then each new asset as soon as it is written. After a full disk the
+        remaining items are reported as not begun.
+
+    Raises:
+        ValueError: The weights are invalid, or a batch cannot be sampled.
+        OSError: The weights cannot be read.
+        MemoryError: A batch does not fit into the GPU's memory.
+    """
     watch, fresh = Stopwatch(), []
     with watch("load"):
         _ = generator.weights  # their hashes take a while
@@ -241,7 +257,21 @@ class BatchRun:
             return self.generator.sample(prompts, seeds, watch, on_step)
 
     def write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
-        """Write one asset, whole or not at all, and return its record."""
+        """Write one asset, whole or not at all.
+
+        Args:
+            item: The asset.
+            draft: Its latent, one element of what `sample` returned.
+            watch: Its seconds until now; gets those of the parts that follow.
+
+        Returns:
+            The record, as in result.json.
+
+        Raises:
+            ValueError: The network's output is invalid, or the mesh cannot be made.
+            OSError: A file cannot be written.
+            MemoryError: The GPU has not enough memory.
+        """
         with atomic.merged(item.folder, seal=RECORD) as partial, self.progress.task(f"{item.where}: building"):
             made = self.generator.finish(
                 draft, item.prompt, item.seed, _nodes(self.request, self.generator), partial, watch
@@ -292,7 +322,13 @@ def _settings(item: Item, request: GenerationRequest, generator: AssetGenerator)
 
 
 def is_finished(item: Item, request: GenerationRequest, generator: AssetGenerator) -> bool:
-    """Whether the item's folder holds the same asset already; weights are compared by their hashes."""
+    """Whether the item's folder holds the same asset already; weights are compared by their hashes.
+
+    Args:
+        item: The asset.
+        request: The settings, with which those in result.json are compared.
+        generator: The system and its weights.
+    """
     try:
         record = json.loads((item.folder / RECORD).read_text(encoding="utf-8"))
         wanted = json.loads(json.dumps(_settings(item, request, generator)))

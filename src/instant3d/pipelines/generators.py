@@ -88,7 +88,10 @@ class AssetGenerator(Protocol):
 
     @property
     def weights(self) -> dict[str, Any]:
-        """For each network's name: `name`, the source of its weights, and `sha256`, the hash of each of its files."""
+        """Sources and hashes of the weights, by name of the network.
+
+        Each entry has `name`, the source of the weights, and `sha256`, the hash of each of its files.
+        """
 
     def load(self) -> None:
         """Load the networks now; without this they are loaded at their first use."""
@@ -171,6 +174,7 @@ class TwoStageGenerator:
 
     @cached_property
     def nodes(self) -> int:
+        """Default nodes along each axis of the mesh's grid, from the planes of stage 2."""
         return mesh_resolution(read_stage2(resolve_stage2(self.stage2) / CONFIG).plane_side)
 
     def with_sampling(self, sampling: Sampling, negative: str | None = None) -> TwoStageGenerator:
@@ -182,6 +186,7 @@ class TwoStageGenerator:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
+        """Names and hashes of the weights of stage 1 and stage 2. See `AssetGenerator`."""
         return {
             "stage1": _hashes(self.stage1, stage1_files(self.stage1, stage1_dtype(self.device))),
             "stage2": _hashes(self.stage2, stage2_files(self.stage2)),
@@ -189,22 +194,36 @@ class TwoStageGenerator:
 
     @cached_property
     def model(self) -> TextTo3D:
+        """Both stages; loaded at the first use."""
         return TextTo3D.from_pretrained(
             self.stage1, self.stage2, device=self.device, max_memory=self.max_memory, at_once=self.at_once
         )
 
     def load(self) -> None:
+        """Load both stages now. See `AssetGenerator`."""
         _ = self.model
 
     def fits(self, prompt: str) -> bool:
+        """Whether the prompt fits stage 1's tokenizers, so that nothing of it is cut off."""
         return self.model.fits(prompt)
 
     @property
     def words(self) -> CaptionWords | None:
+        """The words of the captions that stage 1 was trained on, if its folder lists them."""
         return self.model.words
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
-        """Generate grids of four views (B, 3, H, W) in [0, 1], on the CPU. See `AssetGenerator`."""
+        """Generate a grid of four views for each prompt.
+
+        Args:
+            prompts: The prompts (B).
+            seeds: A seed for each prompt (B).
+            watch: Records the seconds of `text`, `denoise` and `decode`.
+            on_step: Called after each step of denoising.
+
+        Returns:
+            Grids (B, 3, H, W) in [0, 1], on the CPU.
+        """
         with watch("text"):
             text, away = self.model.encode(prompts, self.negative)
         with watch("denoise"):
@@ -215,7 +234,19 @@ class TwoStageGenerator:
     def finish(
         self, latent: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch
     ) -> GeneratedAsset:
-        """Reconstruct the asset of a grid; write grid.png and the scene folder views/. See `AssetGenerator`."""
+        """Reconstruct the asset of a grid; write grid.png and the scene folder views/.
+
+        Args:
+            latent: The grid of four views (3, H, W) in [0, 1].
+            prompt: Its prompt, the scene's caption.
+            seed: Its seed, for the sheet.
+            resolution: Nodes along each axis of the mesh's grid.
+            folder: Where grid.png and views/ are written.
+            watch: Records the seconds of `reconstruct` and `video`.
+
+        Returns:
+            The asset with its four views, which begin the sheet.
+        """
         with watch("reconstruct"):
             asset = self.model.build(self.model.split(latent), resolution=resolution)
             views = cast(Views, asset.views)
@@ -258,28 +289,44 @@ class DirectGenerator:
 
     @cached_property
     def nodes(self) -> int:
+        """Default nodes along each axis of the mesh's grid, from the planes of the network."""
         return mesh_resolution(read_direct(self.folder / CONFIG).plane_side)
 
     @cached_property
     def weights(self) -> dict[str, Any]:
+        """Name and hashes of the network's weights. See `AssetGenerator`."""
         return {"direct": _hashes(self.source, direct_files(self.folder))}
 
     @cached_property
     def model(self) -> DirectTextTo3D:
+        """The network and its text encoder; loaded at the first use."""
         return DirectTextTo3D.from_pretrained(self.folder, device=self.device, max_memory=self.max_memory)
 
     def load(self) -> None:
+        """Load the network now. See `AssetGenerator`."""
         _ = self.model
 
     def fits(self, prompt: str) -> bool:
+        """Whether the prompt fits the text encoder's window, so that nothing of it is cut off."""
         return self.model.fits(prompt)
 
     @property
     def words(self) -> CaptionWords | None:
+        """The words of the prompts that the network was trained on, if its folder lists them."""
         return self.model.words
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Stopwatch, on_step: OnStep) -> Tensor:
-        """Generate triplanes (B, 3, C, P, P). See `AssetGenerator`."""
+        """Generate a triplane for each prompt.
+
+        Args:
+            prompts: The prompts (B).
+            seeds: A seed for each prompt (B).
+            watch: Records the seconds of `text` and `network`.
+            on_step: Not called.
+
+        Returns:
+            Planes (B, 3, C, P, P).
+        """
         with watch("text"):
             text = self.model.encode(prompts)
         with watch("network"):
@@ -291,7 +338,22 @@ class DirectGenerator:
     def finish(
         self, latent: Tensor, prompt: str, seed: int, resolution: int, folder: Path, watch: Stopwatch
     ) -> GeneratedAsset:
-        """Build the asset of a triplane; there are no intermediate results. See `AssetGenerator`."""
+        """Build the asset of a triplane; there are no intermediate results.
+
+        Args:
+            latent: Planes (3, C, P, P).
+            prompt: Its prompt, the sheet's heading.
+            seed: Its seed, for the sheet.
+            resolution: Nodes along each axis of the mesh's grid.
+            folder: Nothing is written there.
+            watch: Records the seconds of `network`.
+
+        Returns:
+            The asset; its sheet begins with renders from eight directions.
+
+        Raises:
+            ValueError: The planes are not finite.
+        """
         with watch("network"):
             asset = self.model.build(Triplane(latent), resolution=resolution)
         cameras = orbit([FRONT_AZIMUTH_DEG + degrees for degrees in AROUND_DEG], STRUCTURED_ELEVATION_DEG)

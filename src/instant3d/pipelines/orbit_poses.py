@@ -68,7 +68,7 @@ class OrbitPoses(TensorDataclass):
 def orbit_poses(
     azimuths_deg: Sequence[float], elevation_deg: float, distances: Tensor, intrinsics: Tensor, centres: Tensor
 ) -> OrbitPoses:
-    """Return poses without roll.
+    """Make poses without roll.
 
     Args:
         azimuths_deg: Of the V cameras.
@@ -76,6 +76,9 @@ def orbit_poses(
         distances: (V,), from the origin.
         intrinsics: (V, 4).
         centres: Where the origin appears, (V, 2), as fractions of width and height.
+
+    Returns:
+        Poses (V,).
     """
     zero = torch.zeros_like(distances)
     azimuth = torch.tensor(azimuths_deg, dtype=distances.dtype)

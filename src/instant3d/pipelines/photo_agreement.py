@@ -20,7 +20,7 @@ BETTER = 0.1  # overlap that the other photos must gain when the odd one is left
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well the renderings of a reconstruction fit its photos.
+    """Agreement between the renderings of a reconstruction and its photos.
 
     Attributes:
         mask_iou: Overlap of the outlines, intersection over union, (V,).

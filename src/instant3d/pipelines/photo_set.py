@@ -36,7 +36,7 @@ Poses = Literal["refined", "given", "guess"]
 
 @dataclass(frozen=True)
 class PhotoOptions:
-    """What is known about photos without cameras, and what is to be found.
+    """Settings of photos without cameras: known angles, background removal and the choice of poses.
 
     Attributes:
         azimuths_deg: Of the photos, from the front to the right; None: evenly spaced in their order.
@@ -45,6 +45,9 @@ class PhotoOptions:
         matting: ONNX file of a matting network, see `background_removal`.
         poses: "refined": the cameras are refined by the network; "given": they are used as given; "guess": the order
             of the photos is unknown too.
+
+    Raises:
+        ValueError: An angle is out of its range, or azimuths are given with poses "guess".
     """
 
     azimuths_deg: Sequence[float] | None = None

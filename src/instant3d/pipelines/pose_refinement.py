@@ -72,7 +72,7 @@ def refine(
     tried: list[tuple[OrbitPoses, Tensor]] = []
 
     def reconstructed(poses: OrbitPoses, size: int) -> _Comparison:
-        """Reconstruct the object with some poses, and remember how well it agrees with the photos."""
+        """Reconstruct the object with given poses, and record how well it agrees with the photos."""
         comparison = _Comparison(reconstruct(replace(photos, cameras=poses.cameras)), photos, size)
         tried.append((poses, comparison.errors(poses)))
         if on_step is not None:

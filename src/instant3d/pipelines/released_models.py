@@ -40,7 +40,7 @@ class ReleasedModel:
 
     @property
     def folder(self) -> str:
-        """Where `instant3d fetch` writes it by default."""
+        """Folder into which `instant3d fetch` writes it by default."""
         return f"checkpoints/{self.name}"
 
 

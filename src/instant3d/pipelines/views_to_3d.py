@@ -35,7 +35,7 @@ class ViewsTo3D:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is now."""
+        """Current device of the network."""
         return self.network.tokens.device
 
     @classmethod

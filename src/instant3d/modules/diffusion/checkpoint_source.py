@@ -48,7 +48,19 @@ def folders(source: str | Path, parts: Collection[str], dtype: torch.dtype, kind
 
 
 def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
-    """Download components from the Hub, or find them in its cache; half precision if `dtype` is half and it exists."""
+    """Download components from the Hub, or find them in its cache.
+
+    Args:
+        hub_id: `owner/name`.
+        parts: Names of the components.
+        dtype: Wanted precision of the networks; a network that is not stored so is downloaded in the other one.
+
+    Returns:
+        The local folder of the model.
+
+    Raises:
+        FileNotFoundError: There is no such repository, or the Hub cannot be reached and the files are not cached.
+    """
     settings = ["model_index.json", "views.json", *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt"))]
     networks = [name for name in NETWORKS if name in parts]
     half, full = ([f"{name}/{kind}" for name in networks] for kind in ("*.fp16*safetensors", "*model*.safetensors"))

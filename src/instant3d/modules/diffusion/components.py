@@ -171,7 +171,11 @@ class Components:
 
     @property
     def vae_factor(self) -> int:
-        """Pixels a side for each latent: the VAE halves the resolution once between its levels."""
+        """Pixels a side for each latent: the VAE halves the resolution once between its levels.
+
+        Raises:
+            ValueError: The VAE was not loaded.
+        """
         if self.vae is None:
             raise ValueError(
                 "the number of pixels of one latent depends on the VAE, which was not loaded; load the part 'vae'"
@@ -279,7 +283,17 @@ def with_xformers(unet: Any) -> Any:
 
 
 def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write the component `name` into an existing folder, a network in `dtype`."""
+    """Write a component into an existing folder, in diffusers' layout.
+
+    Args:
+        part: A network, tokenizer, scheduler or other component; it is unchanged.
+        name: Its name, such as "unet".
+        folder: The component's own folder.
+        dtype: Precision in which a network is stored.
+
+    Raises:
+        ValueError: The network has LoRA weights that are not merged.
+    """
     if name in (*NETWORKS, "vision_encoder"):
         _write_network(part, name, folder, dtype)
         return

@@ -13,7 +13,16 @@ KINDS = ("epsilon", "v_prediction")
 
 
 def add_noise(z: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
-    """Noisy samples x_t, (B, ...), of clean samples z and noise eps, both (B, ...)."""
+    """Noisy samples of clean samples (Ho et al. 2020, eq. 4).
+
+    Args:
+        z: Clean samples, (B, ...).
+        eps: Their noise, (B, ...).
+        abar: Share of signal of each sample.
+
+    Returns:
+        x_t, (B, ...).
+    """
     signal, noise = _roots(abar, z)
     return signal * z + noise * eps
 

@@ -143,7 +143,18 @@ class Zero123Plus:
     def predict(
         self, x: Tensor, timestep: int, sigma: float, conditions: ImageConditions, reference_noise: Tensor
     ) -> Tensor:
-        """The UNet's v of each half, (2 or 1, C, h, w), after the reference pass at the same timestep."""
+        """Predict v with the UNet, after the reference pass at the same timestep.
+
+        Args:
+            x: Noisy latents (1, C, h, w), clean latents plus `sigma` times noise.
+            timestep: Training timestep.
+            sigma: Noise level.
+            conditions: Both halves, or the one with the image.
+            reference_noise: Standard normal noise of the shape of `conditions.reference`.
+
+        Returns:
+            v of each half, (2 or 1, C, h, w), in float32.
+        """
         root = (1 + sigma**2) ** 0.5
         with self.reference_pass.recording():
             self._unet((conditions.reference + sigma * reference_noise) / root, timestep, conditions.text)
@@ -181,7 +192,18 @@ def noise_levels(config: Mapping[str, Any], steps: int) -> tuple[Tensor, Tensor]
 
 
 def ancestral_step(x: Tensor, clean: Tensor, sigma: float, after: float, noise: Tensor) -> Tensor:
-    """One step from noise level `sigma` to `after`: down by Euler, then up by fresh noise (Karras et al. 2022)."""
+    """Take one step of Euler ancestral sampling: down by Euler, then up by fresh noise (Karras et al. 2022).
+
+    Args:
+        x: Noisy latents (1, C, h, w).
+        clean: Clean latents predicted from them, (1, C, h, w).
+        sigma: Noise level of `x`, above 0.
+        after: Noise level after the step.
+        noise: Standard normal noise (1, C, h, w).
+
+    Returns:
+        Latents (1, C, h, w) at noise level `after`.
+    """
     up = (after**2 * (sigma**2 - after**2) / sigma**2) ** 0.5
     down = (after**2 - up**2) ** 0.5
     return x + (x - clean) / sigma * (down - sigma) + up * noise

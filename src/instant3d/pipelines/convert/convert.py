@@ -121,7 +121,19 @@ def inspect(
 ) -> Conversion:
     """Read a checkpoint without writing; missing or unexpected keys are in the result, not an error.
 
-    The arguments are those of `convert`.
+    Args:
+        family: Key of FAMILIES.
+        source: A file, a folder, or a Hub id (`owner/name`, `owner/name/file`).
+        config: JSON or YAML file that describes the network, if there is none beside the weights.
+        image_size: Pixels a side of its training images, if it is not a known release.
+
+    Returns:
+        The conversion; its network is None if keys are missing or unexpected.
+
+    Raises:
+        FileNotFoundError: If the source does not exist.
+        ValueError: If the family is unknown, the source cannot be read or is of another family, or its tensors and
+            configuration do not give the sizes.
     """
     peer = _family(family)
     found = read_source(source, wanted=peer.files, preferred=peer.preferred, config=config)

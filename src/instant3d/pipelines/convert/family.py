@@ -155,7 +155,16 @@ def agreed(config: Config, sizes: Mapping[str, int]) -> None:
 
 
 def huggingface_vit_sizes(shapes: Shapes, prefix: str, config: Config) -> dict[str, Any]:
-    """Sizes of a ViT with the names of the transformers library, as fields of an architecture."""
+    """Sizes of a ViT with the names of the transformers library, as fields of an architecture.
+
+    Args:
+        shapes: Shapes of the tensors.
+        prefix: Key of the ViT, without the final dot.
+        config: Configuration of the peer, for the number of heads.
+
+    Raises:
+        ValueError: If a tensor is missing or of unexpected shape, or the number of heads is not known.
+    """
     width = shapes.of(f"{prefix}.embeddings.cls_token", 3)[-1]
     return {
         "encoder_width": width,

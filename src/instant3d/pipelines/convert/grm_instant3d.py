@@ -89,6 +89,11 @@ def empty_networks(sizes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def check_noise_levels(tensors: Mapping[str, Tensor], schedule: Mapping[str, Any], file: Path) -> None:
     """Check that the stored noise levels are those of the schedule with which it will be sampled.
 
+    Args:
+        tensors: Tensors by key; without noise levels there is nothing to check.
+        schedule: Settings of the noise schedule.
+        file: The checkpoint, for the message.
+
     Raises:
         ValueError: They differ.
     """

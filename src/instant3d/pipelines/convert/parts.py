@@ -52,7 +52,13 @@ def huggingface_vit(theirs: str, depth: int) -> list[Rule]:
 
 
 def lrm_transformer(theirs: str, depth: int, norm: str = "norm{n}") -> list[Rule]:
-    """Rules of LRM's blocks with torch's attention: cross, self, feed-forward; `norm` is the n-th norm's name."""
+    """Rules of LRM's blocks with torch's attention: cross-attention, self-attention and feed-forward.
+
+    Args:
+        theirs: Key of their list of blocks.
+        depth: Number of blocks.
+        norm: Name of a block's n-th norm, with `{n}` for its number from 1 to 3.
+    """
     block, layer = "blocks.{i}", f"{theirs}.{{i}}"
     norms = [f"{layer}.{norm.format(n=n)}" for n in (1, 2, 3)]
     cross, own = f"{layer}.cross_attn", f"{layer}.self_attn"
@@ -97,7 +103,13 @@ def decoder(theirs: str, count: int) -> list[Rule]:
 
 
 def pooler(theirs: str, width: int, *, written: bool) -> Rule:
-    """Rule of a ViT's pooler, which is unused here; zeros in the other direction if `written`."""
+    """Rule of a ViT's pooler, which is not used here.
+
+    Args:
+        theirs: Key of the ViT.
+        width: Channels of the ViT.
+        written: Write zeros for it in the other direction; otherwise nothing.
+    """
 
     def nothing() -> tuple[Tensor, ...]:
         return (torch.zeros(width, width), torch.zeros(width)) if written else ()

@@ -20,14 +20,14 @@ def unchanged(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class Rule:
-    """Conversion of some of their tensors to some of ours; `{i}` in a key is the number of a layer.
+    """Conversion of some of a peer's tensors to some of ours; `{i}` in a key is the number of a layer.
 
     Attributes:
         ours: Our keys.
-        theirs: Their keys.
-        fold: From theirs to ours.
-        unfold: From ours to theirs; may return nothing for tensors that are not required.
-        optional: Whether their tensors may be missing.
+        theirs: The peer's keys.
+        fold: From the peer's tensors to ours.
+        unfold: From ours to the peer's; may return nothing for tensors that are not required.
+        optional: Whether the peer's tensors may be missing.
     """
 
     ours: tuple[str, ...]
@@ -55,7 +55,12 @@ def linear(ours: str, theirs: str) -> Rule:
 
 
 def stacked(ours: str, theirs: Sequence[str]) -> Rule:
-    """A rule for matrices (or vectors) of theirs of equal shape that are stacked to one of ours, in this order."""
+    """Make a rule that stacks a peer's matrices (or vectors) to one of ours.
+
+    Args:
+        ours: Our key.
+        theirs: Keys of the peer's tensors of equal shape, in this order.
+    """
     count = len(theirs)
     return Rule((ours,), tuple(theirs), lambda *parts: (torch.cat(parts),), lambda whole: whole.chunk(count))
 
@@ -67,7 +72,7 @@ def layers(count: int, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def folded(rules: Sequence[Rule], theirs: State) -> dict[str, Tensor]:
-    """Convert their tensors to ours; `differences` must have found none."""
+    """Convert a peer's tensors to ours; `differences` must have found none."""
     ours: dict[str, Tensor] = {}
     for rule in rules:
         if not rule.optional or all(key in theirs for key in rule.theirs):
@@ -76,7 +81,7 @@ def folded(rules: Sequence[Rule], theirs: State) -> dict[str, Tensor]:
 
 
 def unfolded(rules: Sequence[Rule], ours: State) -> dict[str, Tensor]:
-    """Convert our tensors to theirs."""
+    """Convert our tensors to a peer's."""
     theirs: dict[str, Tensor] = {}
     for rule in rules:
         made = rule.unfold(*(ours[key] for key in rule.ours))

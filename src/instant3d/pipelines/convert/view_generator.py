@@ -138,7 +138,16 @@ def fill(network: Any, rules: Sequence[Rule], tensors: Mapping[str, Tensor], whe
 
 
 def compare(rules: Sequence[Rule], keys: Sequence[str], left_out: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The missing and the unexpected keys, apart from those that are left out."""
+    """The missing and the unexpected keys, apart from those that are left out.
+
+    Args:
+        rules: Conversion rules of the network.
+        keys: Keys of the checkpoint.
+        left_out: Keys that are not compared.
+
+    Returns:
+        Both lists, sorted.
+    """
     return differences(rules, sorted(set(keys) - set(left_out)))
 
 
