@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +37,14 @@ def ended_by_signals() -> Iterator[None]:
 
 def _terminated(number: int, _: FrameType | None) -> NoReturn:
     raise Terminated(number)
+
+
+def _default_in_child() -> None:
+    """End forked workers at once: a signal before a worker waits for a lock would never reach a handler in Python."""
+    for name in NAMES:
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is _terminated:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_default_in_child)
