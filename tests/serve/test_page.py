@@ -71,6 +71,7 @@ def visit(chromium):
 
     def opened(url, **context):
         contexts.append(chromium.new_context(reduced_motion="reduce", **context))
+        contexts[-1].set_default_timeout(120_000)  # on busy machines
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
