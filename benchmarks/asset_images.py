@@ -16,7 +16,7 @@ from torch import Tensor
 from data_prep.rendering.rasterizer import render_views
 from instant3d.cameras import STRUCTURED_ELEVATION_DEG, Cameras, orbit, turntable
 from instant3d.direct.view_prompts import FRONT_AZIMUTH_DEG
-from instant3d.mesh import load
+from instant3d.mesh import load, moved_to
 from instant3d.nerf.asset import Asset
 from instant3d.utils import visualization
 
@@ -74,8 +74,9 @@ def built(folder: Path, cameras: Cameras) -> Tensor:
 
 
 def meshed(folder: Path, cameras: Cameras) -> Tensor:
-    """The mesh of `mesh.glb` under a light by cameras (V,), (V, 3, SIZE, SIZE)."""
-    return render_views(load(folder / "mesh.glb"), zoomed(cameras), SIZE, lighting="soft").composite(1.0)
+    """The mesh of `mesh.glb`, its box about the origin, under a light by cameras (V,), (V, 3, SIZE, SIZE)."""
+    meshes = [moved_to(mesh, "centre") for mesh in load(folder / "mesh.glb")]  # one: it stands on the ground
+    return render_views(meshes, zoomed(cameras), SIZE, lighting="soft").composite(1.0)
 
 
 def zoomed(cameras: Cameras) -> Cameras:
