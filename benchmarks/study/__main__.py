@@ -23,7 +23,7 @@ from benchmarks.study.bands import find_bands
 from benchmarks.study.trial import EXPECTED, RESULT, WEIGHTS, Trial
 from instant3d.utils import shipped
 from instant3d.utils.arg_types import positive_int
-from instant3d.utils.errors import format_error, print_escaped
+from instant3d.utils.errors import first_line, print_escaped
 
 DEMO = "demo"
 LOG = "log.txt"
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = run_all(planned, options.output, options.workers)
         finish(planned, failed, options.output)
     except EXPECTED as error:
-        print_escaped(f"benchmarks.study: error: {format_error(error)}", sys.stderr)
+        print_escaped(f"benchmarks.study: error: {first_line(error)}", sys.stderr)
         return 2
     return int(bool(failed))
 

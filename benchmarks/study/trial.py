@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from instant3d.utils import atomic
-from instant3d.utils.errors import format_error, print_escaped
+from instant3d.utils.errors import first_line, print_escaped
 
 TRIAL, RESULT, COST, TRAINING, WEIGHTS = "trial.json", "result.json", "cost.json", "training.json", "weights"
 EXPECTED = (ValueError, FileNotFoundError)  # bad input, told in one sentence
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         run(Path(arguments[0]))
     except EXPECTED as error:
-        print_escaped(format_error(error))
+        print_escaped(first_line(error))
         return 2
     return 0
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_config
 
 BYPASS_GROUPS = 32  # channel groups of the residual projection's norm
+LIFT_GROUPS = 16  # divides the channels over the visual hull: norms of 8 groups take 1, 3/2 and 2 times as many
 EXTENT_CHANNELS = 11  # plane channels that the visual hull's extents take
 
 Span = tuple[float, float]
@@ -184,6 +185,8 @@ class Architecture:
                 "lifting needs lift_side = 4 x token_side and plane_side = 1, 2 or 4 x lift_side, "
                 f"got {self.lift_side}, {self.token_side} and {self.plane_side}"
             )
+        if self.lift_width % LIFT_GROUPS:
+            raise ValueError(f"lift_width must be a multiple of {LIFT_GROUPS}, got {self.lift_width}")
         if self.channels < EXTENT_CHANNELS:
             raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
 
