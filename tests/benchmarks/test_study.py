@@ -29,7 +29,7 @@ TINY = {
     "width": 16, "depth": 1, "heads": 1, "token_side": 4, "plane_side": 16, "channels": 12, "decoder_width": 16,
     "decoder_layers": 2, "density": "exp", "lift_side": 16, "lift_width": 16,
 }  # fmt: skip
-CHECKPOINT = {"every_n_train_steps": 2, "save_top_k": 0, "save_last": True}
+CHECKPOINT = {"every_n_train_steps": 10, "save_top_k": 0, "save_last": True}
 BASE = {
     "model": {
         "architecture": TINY,
@@ -86,7 +86,7 @@ def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_its
     folder, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("benchmarks.study.__main__._run", in_this_process_unless_broken)
-    arguments = words(folder, tmp_path, ["frozen", "demo", "broken"], "--steps", "30", "--seeds", "1")
+    arguments = words(folder, tmp_path, ["frozen", "demo", "broken"], "--steps", "20", "--seeds", "1")
     assert main(arguments) == 1
     content = json.loads((tmp_path / "study.json").read_text())
     assert list(content["variants"]) == ["demo", "frozen"]
@@ -95,7 +95,7 @@ def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_its
     demo, frozen = (content["trials"][name][0] for name in ("demo", "frozen"))
     assert demo["cost"]["data_order"] == frozen["cost"]["data_order"]
     assert demo["cost"] == frozen["cost"], "they differ in the learning rate alone"
-    assert demo["training"]["steps"] == frozen["training"]["steps"] == 30
+    assert demo["training"]["steps"] == frozen["training"]["steps"] == 20
     assert demo["metrics"]["nearest_view"] == frozen["metrics"]["nearest_view"]
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
     written = (tmp_path / "demo-0" / trial.RESULT).stat().st_mtime_ns
