@@ -19,9 +19,12 @@ from benchmarks.study.bands import Shape, perimeter
 from benchmarks.study.cost import step_flops
 from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
+from instant3d.stage2.augmentation import ViewSampling
 from instant3d.stage2.data import ReconstructionBatch
 from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Architecture
+from instant3d.utils import shipped
+from instant3d.utils.yaml_files import load_yaml
 from instant3d.views import Views
 
 TINY = {
@@ -223,3 +226,18 @@ def test_comparison_of_variants_trained_on_other_data_is_refused():
     results = {"demo": [result(0, {"a": 20.0})], "other": [result(0, {"a": 30.0}, order="other")]}
     with pytest.raises(ValueError, match="same scenes"):
         report.compare(results, {}, {"demo": 1.0, "other": 1.0}, "demo")
+
+
+@pytest.mark.parametrize("name", shipped.names_in("stage2/study"))
+def test_study_config_changes_settings_that_exist_and_no_size_of_the_transformer(name):
+    demo, variant = (load_yaml(shipped.find(path, [""])) for path in ("stage2/demo", f"stage2/study/{name}"))
+    model, data = variant.get("model", {}), variant.get("data", {})
+    base = demo["model"]["architecture"]
+    changed = Architecture.from_dict(base | model.get("architecture", {}))
+    assert (changed.width, changed.depth, changed.token_side) == (base["width"], base["depth"], base["token_side"])
+    assert changed.channels * changed.plane_side**2 == base["channels"] * base["plane_side"] ** 2, "as many bytes"
+    LossWeights(**demo["model"]["loss_weights"] | model.get("loss_weights", {}))
+    ViewSampling(**demo["data"]["view_sampling"] | data.get("view_sampling", {}))
+    assert set(variant) <= {"model", "data"}
+    assert set(model) <= {"architecture", "loss_weights"}
+    assert set(data) <= {"view_sampling"}, "the scenes and their order are those of demo"
