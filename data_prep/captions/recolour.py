@@ -73,7 +73,7 @@ def worded(name: str) -> str:
 
 
 def shows(prompt: str, name: str, colour: str) -> bool:
-    """Whether a prompt such as "a red chair" describes an object of this name in this colour."""
+    """Whether a prompt ("a red chair") describes an object with this name ("office chair") in this colour ("red")."""
     asked = noun(prompt)
     return f" {colour} " in f" {prompt} " and re.search(rf"\b{re.escape(asked)}\b", name) is not None
 

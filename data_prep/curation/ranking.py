@@ -40,6 +40,7 @@ class RankingConfidence:
         return max(self.good, self.bad) / (self.good + self.bad)
 
     def sentence(self) -> str:
+        """One line for the terminal: numbers of labels, accuracies in percent, and the area under the ROC curve."""
         return (
             f"{self.good + self.bad} labels ({self.good} good, {self.bad} bad), {self.folds}-fold cross-validation: "
             f"accuracy {self.accuracy:.1%} (always the more frequent: {self.guess:.1%}), balanced {self.balanced:.1%}, "

@@ -29,6 +29,7 @@ class SceneRef:
 
     @property
     def where(self) -> str:
+        """Where the scene is, for messages: its folder, or `TAR:KEY`."""
         return str(self.source) if isinstance(self.source, Path) else f"{self.source.path}:{self.source.key}"
 
     def document(self) -> transforms.Document:

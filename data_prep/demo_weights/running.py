@@ -91,7 +91,16 @@ class Record:
 
     @classmethod
     def open(cls, folder: Path, settings: dict[str, Any], resume: bool) -> Record:
-        """The record of an earlier call with the same settings, or a new one in a folder without any."""
+        """Open the record of an earlier call with the same settings, or start one in a folder without any.
+
+        Args:
+            folder: Folder of the run.
+            settings: What decides the result, by name.
+            resume: Whether to continue an earlier call.
+
+        Raises:
+            ValueError: The folder holds a run, and `resume` is false or the settings are not those of that run.
+        """
         file = folder / RECORD
         if not file.is_file():
             return cls(folder, settings)

@@ -66,7 +66,16 @@ def find(source: str | Path, *, split: str | None = None, licenses: Collection[s
 def find_all(
     sources: Sequence[str | Path], *, split: str | None = None, licenses: Collection[str] | None = None
 ) -> list[Item]:
-    """The objects of several folders and manifests, as `find` gives them; each must have an id of its own."""
+    """The objects of several folders and manifests, in order.
+
+    Args:
+        sources: Folders and manifests.
+        split: As in `find`.
+        licenses: As in `find`.
+
+    Raises:
+        ValueError: A source names no objects, or two objects have the same id.
+    """
     items = [item for source in sources for item in find(source, split=split, licenses=licenses)]
     name, times = Counter(item.id for item in items).most_common(1)[0]
     if times > 1:

@@ -96,7 +96,16 @@ def write_object(seed: int, folder: Path) -> dict[str, object]:
 
 
 def write_many(folder: Path, seeds: range, workers: int) -> Iterator[dict[str, object]]:
-    """Write the objects of these seeds; rows come in the order of the seeds."""
+    """Write one object for each seed.
+
+    Args:
+        folder: Existing folder of the GLB files.
+        seeds: The objects' seeds.
+        workers: Number of processes; 1 or less is this one.
+
+    Yields:
+        The objects' manifest rows, in the order of the seeds.
+    """
     if workers <= 1:
         yield from (write_object(seed, folder) for seed in seeds)
         return

@@ -34,7 +34,14 @@ def plain(colour: Colour) -> Texture:
 
 
 def noise(dice: PortableRandom, size: int, cells: int, octaves: int = 3) -> NDArray[np.float64]:
-    """Periodic value noise, (size, size) in [0, 1]: random lattices blended smoothly, each octave half as strong."""
+    """Periodic value noise, (size, size) in [0, 1]: random lattices blended smoothly, each octave half as strong.
+
+    Args:
+        dice: Source of the lattices.
+        size: Pixels a side.
+        cells: Cells a side of the first octave's lattice; each further octave has twice as many.
+        octaves: Number of lattices.
+    """
     total = np.zeros((size, size))
     for octave in range(octaves):
         count = cells << octave
@@ -221,7 +228,7 @@ PATTERNS: tuple[Callable[..., Texture], ...] = (
 
 
 def draw_texture(dice: PortableRandom, patterned: float, names: Sequence[str] = ()) -> Texture:
-    """A pattern with the given probability, else a plain colour."""
+    """Draw a pattern with probability `patterned`, else a plain colour; near the colours in `names`, if any."""
     if dice.chance(patterned):
         return dice.pick(PATTERNS)(dice, names)
     return plain(draw_colour(dice, names))

@@ -120,15 +120,30 @@ class Process:
 
     @property
     def alive(self) -> bool:
+        """Whether the child is running."""
         return self.child.poll() is None
 
     def ask(
         self, job: dict[str, Any], expected: Arrays, *, timeout_s: float, max_memory: int | None
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """The header and the arrays of the answer to `job`; whatever is raised here, the process is of no more use.
+        """Render one job in the child, and return the header and the arrays of its answer.
 
         The child has read an untrusted file: nothing in its answer is executed, and only arrays of the kinds and
-        shapes in `expected` are accepted.
+        shapes in `expected` are accepted. Whatever is raised here, the process must not be used again.
+
+        Args:
+            job: The job, as `blender_worker.rendered` reads it.
+            expected: Dtype's name and shape of each array.
+            timeout_s: Seconds until the whole answer must be there.
+            max_memory: Resident bytes that the child may take; None for no limit.
+
+        Returns:
+            The header, and one array for each in `expected`; none if the header has a `failure`, a sentence.
+
+        Raises:
+            Crashed: The child ended, or its answer is not what was expected.
+            TimeoutError: It did not finish in time.
+            MemoryError: It took more memory than allowed.
         """
         deadline = time.monotonic() + timeout_s
         self.used += 1
@@ -151,7 +166,7 @@ class Process:
         return header, arrays
 
     def memory(self) -> int:
-        """Resident bytes of the child; 0 where the system does not tell."""
+        """Resident bytes of the child; 0 on systems without /proc."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except (OSError, IndexError, ValueError):

@@ -32,7 +32,11 @@ def reset_scene(bproc: ModuleType, device: str) -> None:
 
 
 def load(path: str) -> Bounds:
-    """Bring in the .glb; lowest and highest world coordinates of its triangles."""
+    """Import the .glb at `path`; return the lowest and highest world coordinates of its triangles.
+
+    Raises:
+        ValueError: Blender cannot import it or decode a texture, or it has no triangles.
+    """
     try:
         bpy.ops.import_scene.gltf(filepath=path, disable_bone_shape=True, import_shading="NORMALS")
     except RuntimeError as error:  # whatever goes wrong in an operator
@@ -64,7 +68,13 @@ def _corners() -> Iterator[np.ndarray]:
 
 
 def light(bproc: ModuleType, lighting: str, lights: Sequence[dict[str, Any]]) -> None:
-    """Materials and lamps for "flat" (the surfaces' own colours), "uniform" (matte in white light) or "area"."""
+    """Set the materials and lamps for a kind of lighting.
+
+    Args:
+        bproc: BlenderProc.
+        lighting: "flat" (the surfaces' own colours), "uniform" (matte in white light) or "area" (with lamps).
+        lights: Square lamps that shine at the origin: `position` (3,), `watts`, and `side`, a length.
+    """
     strength = {"flat": 0.0, "uniform": 1.0, "area": 0.5}[lighting]
     bproc.renderer.set_world_background([1.0, 1.0, 1.0], strength)
     for tree, surface in _surfaces():
@@ -110,7 +120,14 @@ def _set(tree: Any, socket: Any, value: Any) -> None:
 
 
 def set_cameras(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, size: int) -> None:
-    """One frame a view. cameras (V, 4, 4): OpenGL camera to world; intrinsics (V, 4): fx, fy, cx, cy as fractions."""
+    """Set one frame per view.
+
+    Args:
+        bproc: BlenderProc.
+        cameras: (V, 4, 4), camera to world with OpenGL's axes.
+        intrinsics: (V, 4): fx, fy, cx, cy as fractions of the image.
+        size: Pixels a side.
+    """
     data = bpy.context.scene.camera.data
     far = float(np.linalg.norm(cameras[:, :3, 3], axis=1).max()) + 10
     near = min(0.01, far / 1e4)
@@ -124,7 +141,14 @@ def set_cameras(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, 
 
 
 def images(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.ndarray:
-    """Straight-alpha sRGB (V, S, S, 4) uint8 of all views, averaged over square pixels as the fast renderer does it."""
+    """Render all views: straight-alpha sRGB (V, S, S, 4) uint8, averaged over square pixels as in the fast renderers.
+
+    Args:
+        bproc: BlenderProc.
+        samples: Paths per pixel.
+        threads: CPU threads.
+        lighting: "flat", "uniform" or "area", which sets the number of bounces.
+    """
     scene, renderer = bpy.context.scene, bproc.renderer
     renderer.set_denoiser(None)  # at 16 samples and more it costs more than samples that do as much
     scene.use_nodes = scene.render.use_compositing = False

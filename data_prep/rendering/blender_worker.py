@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_the_host() -> None:
-    """End when the process that asked for us ends, however it ends and whatever we are doing."""
+    """Have this process killed as soon as the process that started it ends, for any reason, even during a render."""
     if sys.platform == "linux" and os.getppid() == HOST:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_watch, daemon=True).start()
@@ -65,7 +65,7 @@ def rendered(job: dict[str, Any]) -> tuple[blender_scene.Bounds, list[np.ndarray
 
 
 def answer(pipe: BinaryIO, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-    """One line of JSON, then the arrays' bytes."""
+    """Write an answer to the host's pipe: `header` as a line of JSON, then the bytes of `arrays` in their order."""
     pipe.write(json.dumps(header).encode() + b"\n")
     for array in arrays:
         pipe.write(np.ascontiguousarray(array).data)

@@ -30,6 +30,7 @@ class RayHits:
     depth: np.ndarray  # (N,)
 
     def take(self, keep: np.ndarray) -> RayHits:
+        """The hits that `keep` selects: a mask (N,), or indices into the hits."""
         return RayHits(self.ray[keep], self.face[keep], self.weights[keep], self.depth[keep])
 
 

@@ -42,10 +42,11 @@ class Execution:
     """Back end and limits of rendering.
 
     Attributes:
+        workers: Number of processes; None for one per core, or for all of a cluster's.
+        limits: Limits of one object.
+        backend: Back end of the fast renderer, as in `rasterizer`.
         ray: Whether to use Ray.
         address: Address of a Ray cluster; None for this machine.
-        workers: Number of processes; None for one per core.
-        limits: Limits of one object.
     """
 
     workers: int | None = None
@@ -55,6 +56,17 @@ class Execution:
     address: str | None = None
 
     def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], jobs_each: int) -> Results:
+        """Run jobs in processes of this machine or of a Ray cluster, and yield their results as they come.
+
+        Args:
+            work: Importable function that renders one job and returns the number of its views.
+            jobs: The jobs.
+            prepare: Importable function that runs once in each new process.
+            jobs_each: Number of jobs after which a process is replaced.
+
+        Raises:
+            ChildProcessError: If no process starts.
+        """
         if not self.ray:
             workers = self.workers or os.cpu_count() or 1
             return process_pool.run(
@@ -90,7 +102,22 @@ def render_all(
 
     Objects that crashed, took too long or too much memory are tried once more at the end, in a new process and with
     fewer workers; then they count as failed and are not tried again. Reasons are written to out/failures.jsonl, the
-    counts of this run to out/report.json. A full disk ends the run with an OSError.
+    counts of this run to out/report.json.
+
+    Args:
+        items: The objects.
+        out: Folder of the scene folders, which are named by id.
+        what: Plan of the views and maps.
+        execution: Back end, processes and limits.
+        retry_failed: Whether to try items again that failed in earlier runs.
+        work: Importable function that renders one job and returns the number of its views.
+
+    Returns:
+        The counts of this run.
+
+    Raises:
+        ValueError: `out` holds scenes of another plan, or another run is rendering into it.
+        OSError: The disk is full.
     """
     _claim(out, what)
     with _alone(out), FailureLog(out) as failures:

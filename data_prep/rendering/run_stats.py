@@ -39,18 +39,22 @@ class RunStats:
 
     @property
     def failed(self) -> int:
+        """Number of objects that failed, of all kinds."""
         return self.kinds.total()
 
     @property
     def seconds(self) -> float:
+        """Seconds since the run began."""
         return time.monotonic() - self.since
 
     def finished(self, views: int) -> None:
+        """Count an object of which `views` views were written, and print a line of progress if one is due."""
         self.done += 1
         self.views += views
         self._report()
 
     def lost(self, kind: str) -> None:
+        """Count an object that failed in this way, such as "crash", and print a line of progress if one is due."""
         self.kinds[kind] += 1
         self._report()
 
@@ -78,6 +82,7 @@ class RunStats:
         return f" ({', '.join(f'{count} {kind}' for kind, count in self.kinds.most_common())})" if self.kinds else ""
 
     def closing_line(self, out: Path) -> str:
+        """The last line of a run: objects, views, failures with their file in `out`, rates, and what was left out."""
         already = f"; {self.there_already} were there already" if self.there_already else ""
         if self.passed_over:
             already += f"; {self.passed_over} had failed before and were not tried again (--retry-failed tries them)"

@@ -45,4 +45,5 @@ class ReportFacts:
 
     @property
     def views(self) -> int:
+        """Number of views of all scenes together."""
         return sum(int(count) * scenes for count, scenes in self.frames.items())

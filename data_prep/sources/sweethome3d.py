@@ -50,8 +50,18 @@ def gather(
 ) -> dict[str, int]:
     """Add the models of libraries, as `sweethome3d/LIBRARY/ID.glb` beside the manifest.
 
+    Args:
+        manifest: The manifest to extend.
+        paths: Libraries (.sh3f), or folders of them.
+        allowed: Which licences to take.
+        workers: Number of processes.
+        on_step: Called with the progress.
+
     Returns:
         How many objects were new, there already, and left out, by reason.
+
+    Raises:
+        FileNotFoundError: There is no library.
     """
     counts = {"new": 0, "there": 0}
     jobs: list[Job] = []

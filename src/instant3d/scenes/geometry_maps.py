@@ -46,7 +46,7 @@ class MapGrid:
         return self.orientation != 1 and (width, height) == self.full
 
     def check(self, width: int, height: int, where: str) -> None:
-        """Raise a `ValueError` if a map has another size than its image."""
+        """Raise a `ValueError`, which names the map `where`, unless its width and height in pixels fit its image."""
         if not self.is_turned(width, height):
             images.check_size((height, width), self.full, where)
 

@@ -81,9 +81,16 @@ def open_image(
 
 
 def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check | None = None) -> Image.Image:
-    """Decode an image in the mode of its file, such as 16-bit grey or a palette; only JPEG is reduced to `enough`.
+    """Decode an image in the mode of its file, such as 16-bit grey or a palette.
 
-    Arguments and errors are those of `open_image`.
+    Args:
+        data: The encoded file.
+        where: Name of the file for error messages.
+        enough: As in `open_image`, but only JPEG is reduced.
+        check: As in `open_image`.
+
+    Raises:
+        ValueError: As for `open_image`.
     """
     image = header(data, where, check)
     try:
@@ -99,7 +106,13 @@ def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check
 def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
     """Read and check only the header of an image: its format, mode and size.
 
-    Arguments and errors are those of `open_image`.
+    Args:
+        data: The encoded file.
+        where: Name of the file for error messages.
+        check: As in `open_image`.
+
+    Raises:
+        ValueError: As for `open_image`.
     """
     try:
         with warnings.catch_warnings():
@@ -173,7 +186,16 @@ def _strip(image: Image.Image, size: tuple[int, int], first: int, end: int, conv
 
 
 def check_size(got: tuple[int, ...], expected: tuple[int, ...], where: str) -> None:
-    """Raise a `ValueError` if height and width of a mask or a map are not those of its image."""
+    """Refuse a mask or a map of another size than its image.
+
+    Args:
+        got: Its height and width in pixels.
+        expected: Height and width of the image.
+        where: Name of the mask or map for error messages.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
     if tuple(got) != tuple(expected):
         raise ValueError(f"{where} is {got[1]} x {got[0]} pixels, but its image is {expected[1]} x {expected[0]}")
 
@@ -255,13 +277,25 @@ def oriented(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def is_upright_size(stored: tuple[int, int], orientation: int, expected: tuple[float, float] | None) -> bool:
-    """Whether an expected width and height fit an image of the stored size only if its orientation is applied."""
+    """Whether a stored image has the expected aspect ratio only after its orientation is applied.
+
+    Args:
+        stored: Width and height in pixels, as in the file.
+        orientation: EXIF orientation, 1 to 8; 5 to 8 exchange width and height.
+        expected: Expected width and height; None if they are unknown, which makes it False.
+    """
     fits_stored, fits_upright = _fits(stored, expected), _fits(stored[::-1], expected)
     return orientation >= 5 and fits_upright and not fits_stored
 
 
 def is_raw_size(stored: tuple[int, int], orientation: int, expected: tuple[float, float] | None) -> bool:
-    """Whether an expected width and height fit an image of the stored size only if its orientation is not applied."""
+    """Whether a stored image has the expected aspect ratio only before its orientation is applied.
+
+    Args:
+        stored: As in `is_upright_size`.
+        orientation: As in `is_upright_size`.
+        expected: As in `is_upright_size`.
+    """
     fits_stored, fits_upright = _fits(stored, expected), _fits(stored[::-1], expected)
     return orientation >= 5 and fits_stored and not fits_upright
 

@@ -59,7 +59,17 @@ def check_scene(path: Path, memory: DecodingMemory = UNSHARED) -> SceneReport:
 def read_frames(
     document: transforms.Document, root: Path, memory: DecodingMemory = UNSHARED
 ) -> tuple[list[Thumbnail], dict[int, str]]:
-    """Read all frames as thumbnails; unreadable ones are returned as error messages by frame number."""
+    """Read all frames as thumbnails.
+
+    Args:
+        document: The scene's document.
+        root: The scene folder, outside which no file is read.
+        memory: For decoding one image; one that needs more counts as unreadable.
+
+    Returns:
+        The thumbnails of valid frames, and error messages by frame number for unreadable frames and those whose size
+        is not the scene's most frequent one.
+    """
     thumbnails: list[Thumbnail] = []
     problems: dict[int, str] = {}
 
@@ -198,7 +208,13 @@ def _caption(where: str, document: transforms.Document) -> list[Finding]:
 
 
 def cameras(where: str, document: transforms.Document, usable: list[Thumbnail]) -> list[Finding]:
-    """Check the cameras of non-blank frames, and the size and position of the object."""
+    """Check the cameras of frames against their silhouettes, and the size and position of the object.
+
+    Args:
+        where: The scene, for messages.
+        document: The scene's document.
+        usable: Thumbnails of frames that show an object cut out; too few of them are not checked.
+    """
     if len(usable) < camera_hypotheses.LEAST_VIEWS:
         return []
     picks = torch.linspace(0, len(usable) - 1, min(VIEWS, len(usable))).round().long().tolist()
