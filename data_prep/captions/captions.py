@@ -188,7 +188,11 @@ def _is_there(path: Path, what: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when done, 1 when captions were refused or scenes could not be read, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when done, 1 when captions were refused or scenes could not be read, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         folders = by_name(options.scenes)

@@ -151,7 +151,11 @@ def one_thread() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when every scene was written, 1 when some failed, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when every scene was written, 1 when some failed, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         atomic.prepare_output(options.out)

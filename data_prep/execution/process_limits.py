@@ -61,7 +61,7 @@ def end(process: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Have this process killed as soon as its parent has ended for any reason."""
+    """Have this process killed as soon as its parent ends, for any reason."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -147,7 +147,11 @@ def _plain(words: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when the table was written, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when the table was written, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         if options.out:

@@ -17,7 +17,7 @@ from instant3d.utils.atomic import partial_file
 from .licences import spdx
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
-MANIFESTS = ("objects.jsonl", "manifest.jsonl")  # the first that a folder holds speaks for it
+MANIFESTS = ("objects.jsonl", "manifest.jsonl")  # the first that a folder holds lists its objects
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 VARIANT = ("variant_of", "turned_deg", "stretched", "mirrored")  # what a row of `data_prep.variants` has beside others
 # Fields of a manifest that a scene keeps.
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Item:
-    """One object: a file and the words and facts that travel with it; `row` is all that its manifest says."""
+    """One object: a file with its caption and facts; `row` is the whole row of its manifest."""
 
     id: str
     path: Path

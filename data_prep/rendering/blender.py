@@ -105,7 +105,7 @@ class Blender:
         job["lights"] = area_lights(seed) if lighting == "area" else []
         bounds = sanitized_gltf.write(Path(path), Path(job["object"]), up)
         try:
-            header, arrays = process.ask(job, _expected(job), timeout_s=timeout_s, max_memory=max_memory)
+            header, arrays = process.request(job, _expected(job), timeout_s=timeout_s, max_memory=max_memory)
         except (ValueError, TimeoutError, MemoryError) as error:
             self.close()
             raise _worded(error, path, timeout_s) from error

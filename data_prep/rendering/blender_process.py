@@ -81,7 +81,14 @@ def _blender_folder(blender: Path) -> Path:
 
 
 def environment(folder: Path, threads: int) -> dict[str, str]:
-    """Ours, but for its temporary files and threads, and with BlenderProc's package bare on import (blender_bridge)."""
+    """Environment of the child: this process's, with its own temporary files and threads.
+
+    A mark keeps BlenderProc's package bare on import (see `blender_bridge`), unless it runs in the user's own Blender.
+
+    Args:
+        folder: Folder of temporary files.
+        threads: CPU threads of the numerical libraries.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     marks = {} if os.environ.get("INSTANT3D_BLENDER") else {
         "OUTSIDE_OF_THE_INTERNAL_BLENDER_PYTHON_ENVIRONMENT_BUT_IN_RUN_SCRIPT": "1"
@@ -90,7 +97,16 @@ def environment(folder: Path, threads: int) -> dict[str, str]:
 
 
 class Process:
-    """The child, in a session of its own so that one signal ends all it has started, and with a folder of its own."""
+    """Blender as a child process, in a session of its own so that one signal ends all that it started.
+
+    Args:
+        threads: CPU threads of the numerical libraries.
+
+    Raises:
+        FileNotFoundError: Blender is not set up.
+        Crashed: It does not start.
+        TimeoutError: It does not start in time.
+    """
 
     def __init__(self, threads: int) -> None:
         start = command()
@@ -123,7 +139,7 @@ class Process:
         """Whether the child is running."""
         return self.child.poll() is None
 
-    def ask(
+    def request(
         self, job: dict[str, Any], expected: Arrays, *, timeout_s: float, max_memory: int | None
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Render one job in the child, and return the header and the arrays of its answer.

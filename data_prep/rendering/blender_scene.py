@@ -15,9 +15,16 @@ Bounds = tuple[list[float], list[float]]  # the lowest and the highest corner
 
 
 def reset_scene(bproc: ModuleType, device: str) -> None:
-    """An empty scene with nothing left of the one before.
+    """Start an empty scene with nothing left of the previous one.
 
     `bproc.clean_up()` would keep the compositor's nodes but not their keyframes: normals are wrong from then on.
+
+    Args:
+        bproc: BlenderProc.
+        device: "cpu", "cuda" or "optix".
+
+    Raises:
+        ValueError: There is no such device.
     """
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.context.preferences.filepaths.use_scripts_auto_execute = False
@@ -165,12 +172,18 @@ def images(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.n
 
 
 def surfaces(bproc: ModuleType, maps: Sequence[str]) -> list[np.ndarray]:
-    """Those of `maps`, in their order: camera z "depth" (V, S, S, 1), world "normals" (V, S, S, 3), float32, at pixel
-    centres; both 0 where there is nothing.
+    """Render maps (V, S, S, C) float32 at pixel centres, 0 where there is no surface.
 
-    Surfaces glow in what is asked for, with one sample a pixel, the first of which Cycles puts in the centre. Its own
+    Surfaces emit the requested values, with one sample a pixel, the first of which Cycles puts in the centre. Its own
     passes would do for depth, but they average normals, and BlenderProc turns those to the camera by compositing, which
     takes longer than all the rest.
+
+    Args:
+        bproc: BlenderProc.
+        maps: Some of "depth" (camera z, C = 1) and "normals" (world axes, C = 3).
+
+    Returns:
+        One array for each of `maps`, in their order.
     """
     bpy.context.scene.cycles.pixel_filter_type = "BOX"
     bproc.renderer.set_max_amount_of_samples(1)
@@ -188,7 +201,7 @@ def surfaces(bproc: ModuleType, maps: Sequence[str]) -> list[np.ndarray]:
 
 
 def _glowing(bproc: ModuleType, key: str, source: Callable[[Any], Any]) -> np.ndarray:
-    """Images (V, S, S, 3) float32 of surfaces that emit what the sockets of `source` say."""
+    """Images (V, S, S, 3) float32 of surfaces that emit the values of `source`'s sockets."""
     for tree, surface in _surfaces():
         _glow(tree, surface, source(tree))
     return np.stack(bproc.renderer.render(file_prefix=key, output_key=key, load_keys={key}, verbose=True)[key])[..., :3]

@@ -34,7 +34,7 @@ def die_with_the_host() -> None:
 
 
 def _watch() -> NoReturn:
-    """For `blenderproc run`, whose own process stands between the host and us, and for other systems."""
+    """Poll for the host's end: for `blenderproc run`, whose own process is in between, and for other systems."""
     while True:
         try:
             os.kill(HOST, 0)
@@ -51,7 +51,7 @@ def prefer_for_oom_killer() -> None:
 
 
 def rendered(job: dict[str, Any]) -> tuple[blender_scene.Bounds, list[np.ndarray]]:
-    """The bounds of the object and the arrays of its views."""
+    """Render a job: the bounds of its object, and the arrays of its views."""
     cameras = np.array(job["cameras"], dtype=np.float64).reshape(-1, 4, 4)
     intrinsics = np.array(job["intrinsics"], dtype=np.float64).reshape(-1, 4)
     blender_scene.reset_scene(bproc, job["device"])

@@ -70,7 +70,7 @@ def available() -> bool:
 
 
 def library() -> tuple[Any, Any]:
-    """Embree's scene and triangle mesh."""
+    """Import embreex: its scene class and its triangle mesh class; ValueError without it."""
     try:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene

@@ -1,6 +1,6 @@
 """Rendering of a triangle soup with OpenGL, on a GPU or with Mesa's software driver.
 
-Colour is drawn on a grid `supersample` times finer and averaged in linear light; depth and normals, if asked for, are
+Colour is drawn on a grid `supersample` times finer and averaged in linear light; depth and normals, if requested, are
 drawn once more at the image's own size, so that they are exact at the centre of each pixel.
 """
 

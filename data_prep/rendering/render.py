@@ -131,7 +131,7 @@ def render_all(
             if item.id not in there
         ]
         fresh = [job for job in jobs if job.item.id not in failures.rows]
-        again = [job for job in jobs if failures.deserves_another(job.item.id)]
+        again = [job for job in jobs if failures.may_retry(job.item.id)]
         passed_over = len(jobs) - len(fresh) - len(again)
         tally = RunStats(len(fresh) + len(again), there_already=len(there), passed_over=passed_over)
         ready = partial(prepare, what, execution.backend)
@@ -159,7 +159,7 @@ def _counted(result: JobResult[Job], stats: RunStats, failures: FailureLog, out:
     attempts = int(failures.rows.get(name, {}).get("attempts", 0)) + 1
     row = {"id": name, "file": str(result.job.item.path), "reason": result.failure, "kind": result.kind}
     failures.add(row | {"seconds": round(result.seconds, 1), "attempts": attempts})
-    if failures.deserves_another(name):
+    if failures.may_retry(name):
         return False
     stats.lost(result.kind)
     return True
@@ -190,7 +190,11 @@ def _finished(out: Path, items: Sequence[Item]) -> set[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when something was rendered or nothing was left, 1 if all objects failed, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when something was rendered or nothing was left, 1 if all objects failed, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         what = render_plan.read(options.plan) if options.plan else Plan()

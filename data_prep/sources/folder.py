@@ -82,7 +82,7 @@ def make(manifest: Manifest, seeds: range, *, workers: int, on_step: OnStep) -> 
 
 
 def _listed(source: Path, prefix: str, ours: Path) -> Iterator[Found]:
-    """Rows without `file`, and their files; a folder's objects.jsonl or manifest.jsonl speaks for it, if not `ours`."""
+    """Rows without `file`, and their files; a folder's objects.jsonl or manifest.jsonl lists them, if not `ours`."""
     manifests = [source / name for name in object_manifest.MANIFESTS if (source / name).resolve() != ours.resolve()]
     theirs = next((path for path in manifests if path.is_file()), source)
     if theirs.is_file():

@@ -187,7 +187,7 @@ def _row(uid: str, note: dict[str, Any], category: str | None) -> Row:
 
 
 def in_words(category: str) -> str:
-    """A category of LVIS as one says it: `bow_(weapon)` is a bow."""
+    """A category of LVIS in plain words: `bow_(weapon)` becomes "bow"."""
     return re.sub(r"\s+", " ", re.sub(r"\(.*?\)", "", category).replace("_", " ")).strip()
 
 

@@ -65,7 +65,7 @@ class Style(nn.Module):
 
 
 class TextToTriplane(nn.Module):
-    """Tokens -> first map and style -> maps of doubling size -> `TriplaneField`.
+    """Text-to-triplane network: tokens give a first map and a style, from which maps of doubling size become planes.
 
     Args:
         architecture: Sizes and variants.

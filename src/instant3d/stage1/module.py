@@ -258,7 +258,7 @@ class Stage1Module(L.LightningModule):
             size: Pixels a side of the grids, (B,).
 
         Returns:
-            (B, C, h, w), noise or velocity as `prediction_type` says.
+            (B, C, h, w), noise or velocity by `prediction_type`.
         """
         zero = torch.zeros_like(size)
         time_ids = torch.stack([size, size, zero, zero, size, size], dim=-1).to(latents.dtype)

@@ -115,7 +115,7 @@ class TriplaneWriter(PredictionWriter):
         return [found.name(index) for index in indices]
 
     def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: Any, place: int) -> None:
-        """Planes (3, C, P, P)."""
+        """Write the planes (3, C, P, P) of one item, with the decoder of the module's network."""
         self.output.mkdir(parents=True, exist_ok=True)
         decoder = cast(Stage2Module | DirectModule, module).network.decoder
         write_triplane(Triplane(tensor), decoder, self.output / f"{name}.safetensors")
@@ -134,6 +134,6 @@ class SceneWriter(PredictionWriter):
         return batch.names
 
     def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: PromptBatch, place: int) -> None:
-        """A grid (3, H, W) in [0, 1]."""
+        """Write the four views of one grid (3, H, W) in [0, 1]."""
         about = {"source": "stage 1", "seed": batch.seeds[place]}
         scenes.write(self.output / name, to_views(tensor), caption=batch.prompts[place], object_id=name, extra=about)

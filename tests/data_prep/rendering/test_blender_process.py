@@ -22,8 +22,8 @@ def process(monkeypatch):
     started.kill()
 
 
-def ask(process, what, timeout_s=20.0, max_memory=None):
-    return process.ask({"device": what}, [["uint8", [2, 3]]], timeout_s=timeout_s, max_memory=max_memory)
+def request(process, what, timeout_s=20.0, max_memory=None):
+    return process.request({"device": what}, [["uint8", [2, 3]]], timeout_s=timeout_s, max_memory=max_memory)
 
 
 @pytest.mark.slow
@@ -42,12 +42,12 @@ def test_process_failures_are_errors_in_words(process, monkeypatch, what, limits
     monkeypatch.setattr(blender_process, "LAST_S", 0.5)
     began = time.monotonic()
     with pytest.raises(error, match=because):
-        ask(process, what, **limits)
+        request(process, what, **limits)
     assert time.monotonic() - began < 10
 
 
 def test_process_answer_comes_with_its_numbers(process):
-    _, (array,) = ask(process, "count")
+    _, (array,) = request(process, "count")
     np.testing.assert_array_equal(array, [[0, 1, 2], [3, 4, 5]])
     assert array.dtype == np.uint8
 

@@ -208,7 +208,7 @@ def test_failure_log_counts_a_first_failure_that_a_killed_run_has_noted(tmp_path
     notes += [{"id": "c", "kind": "timeout", "attempts": 2}]
     (tmp_path / failure_log.FILE).write_text(rows(*notes) + '{"id": "d", "ki')  # killed at the fourth
     with failure_log.FailureLog(tmp_path) as known:
-        assert [name for name in "abcd" if known.deserves_another(name)] == ["a"]
+        assert [name for name in "abcd" if known.may_retry(name)] == ["a"]
         assert set(known.rows) == {"a", "b", "c"}
         known.add({"id": "e", "kind": "blank", "attempts": 1})
     assert set(failure_log.read(tmp_path / failure_log.FILE)) == {"a", "b", "c", "e"}

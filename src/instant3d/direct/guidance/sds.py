@@ -50,7 +50,7 @@ def sample_timesteps(
 
 
 def timestep_weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:
-    """Weight w(t) of timesteps; the paper says only that it depends on alpha_t, threestudio offers these.
+    """Weight w(t) of timesteps; the paper states only that it depends on alpha_t, threestudio has these.
 
     Args:
         abar_t: Share of signal.

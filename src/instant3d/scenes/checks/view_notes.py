@@ -12,7 +12,7 @@ VISIBLE = 0.5  # alpha of a pixel that shows the object
 
 
 def view_notes(scene: Scene) -> list[str]:
-    """Return what contradicts the promise that cameras (V,) show an object in the cube [-1, 1]^3, one line each.
+    """Return one line for each contradiction of views to their cameras, or to an object in the cube [-1, 1]^3.
 
     Args:
         scene: Views as they were read; fewer than three that show something are not judged.
