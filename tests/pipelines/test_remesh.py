@@ -36,12 +36,12 @@ def triplane(sphere, tmp_path_factory):
 def test_remesh_reports_what_trimesh_measures_in_the_file(triplane, tmp_path):
     record = remesh(triplane, tmp_path, options=SMALL)
     read = trimesh.load(tmp_path / "mesh.glb", force="mesh")
-    told = record["mesh"]
-    assert (told["faces"], told["texture"]) == (len(read.faces), read.visual.material.baseColorTexture.width)
+    reported = record["mesh"]
+    assert (reported["faces"], reported["texture"]) == (len(read.faces), read.visual.material.baseColorTexture.width)
     read.merge_vertices(merge_tex=True, merge_norm=True)
-    assert (told["closed"], told["components"]) == (read.is_watertight, read.body_count)
-    assert told["volume"] == pytest.approx(read.volume, rel=1e-3)
-    assert sorted(told["size"]) == pytest.approx(sorted(read.extents), rel=1e-3)
+    assert (reported["closed"], reported["components"]) == (read.is_watertight, read.body_count)
+    assert reported["volume"] == pytest.approx(read.volume, rel=1e-3)
+    assert sorted(reported["size"]) == pytest.approx(sorted(read.extents), rel=1e-3)
     assert set(record["seconds"]) == {"load", "surface", "simplify", "unwrap", "texture", "write"}
 
 

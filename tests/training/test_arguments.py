@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 OURS = ("--model", "--data", "--scenes", "--triplanes")
 
 
-class Parsers(Exception):
+class Parsed(Exception):
     """Raised in place of parsing, with the parser of each subcommand."""
 
 
@@ -24,10 +24,10 @@ def options(system, subcommand, monkeypatch):
     """All options of a training command: option -> help."""
 
     def parse_arguments(self, *_):
-        raise Parsers(self._subcommand_parsers)
+        raise Parsed(self._subcommand_parsers)
 
     monkeypatch.setattr(fit.TrainingCLI, "parse_arguments", parse_arguments)
-    with pytest.raises(Parsers) as found:
+    with pytest.raises(Parsed) as found:
         fit.main([subcommand, system])
     actions = found.value.args[0][subcommand]._actions
     return {action.option_strings[-1]: action.help for action in actions if action.option_strings}

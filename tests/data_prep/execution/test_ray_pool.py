@@ -22,7 +22,7 @@ pytest.importorskip("ray", reason="ray is not installed: pip install 'instant3d[
 @pytest.fixture(scope="module")
 def outcomes():
     before = set(process_limits.family(os.getpid()))
-    jobs = ["one", "crash", "usurp", "refuse", "hang", "two", "three"]
+    jobs = ["one", "crash", "kill-parent", "refuse", "hang", "two", "three"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(odd_jobs.__file__).parent))
         found = list(ray_pool.run(odd_jobs.work, jobs, workers=2, limits=JobLimits(2.0), prepare=odd_jobs.prepare))
@@ -40,9 +40,9 @@ def test_ray_pool_gives_the_results_of_the_process_pool(outcomes):
     ("job", "kind", "because"),
     [
         ("crash", "crash", "the process died (exit code 7)"),
-        ("refuse", "taste", "it is not to my taste"),
+        ("refuse", "refused", "this job is refused"),
         ("hang", "timeout", "it took longer than 2 s"),
-        ("usurp", "crash", "3 of Ray's workers were lost with it"),
+        ("kill-parent", "crash", "3 of Ray's workers were lost with it"),
     ],
 )
 def test_ray_pool_loses_only_a_job_that_fails(outcomes, job, kind, because):

@@ -131,9 +131,9 @@ def test_height_field_only_adds_and_leaves_no_gap(kind):
 
 def test_difference_takes_away_what_both_share_and_shows_the_inside():
     cube = shapes.box((2, 2, 2))
-    knife = shapes.moved(shapes.box((1, 1, 1)), shift=(1.0, 1.0, 1.0))  # an eighth of it lies in the cube: 1/8
+    cutter = shapes.moved(shapes.box((1, 1, 1)), shift=(1.0, 1.0, 1.0))  # an eighth of it lies in the cube: 1/8
     half_space = shapes.moved(shapes.box((2, 4, 4)), shift=(1.5, 0.0, 0.0))  # x > 0.5
-    assert primitive_ops.difference(cube, [knife]) is None  # 1.6 % is too little to speak of
+    assert primitive_ops.difference(cube, [cutter]) is None  # 1.6 % is too little to speak of
     skin, inside = primitive_ops.difference(cube, [half_space])
     assert solid(skin, inside).is_watertight
     assert solid(skin, inside).volume == pytest.approx(6.0)
@@ -227,7 +227,7 @@ def test_generated_objects_of_many_seeds_all_differ(things):
 # --- words
 
 
-def truly_named(rgb):
+def nearest_name_by_skimage(rgb):
     """The nearest name by scikit-image's own colour space."""
     names = list(colours.NAMED_COLOURS)
     table = rgb2lab(np.array(list(colours.NAMED_COLOURS.values())) / 255)
@@ -244,11 +244,11 @@ def assert_colours_are_true(texture):
     named = colour_words(texture.words)
     pixels = texture.pixels.reshape(-1, 3)
     if len(named) == 1:
-        assert truly_named(pixels.mean(0)) == named[0], texture.words
+        assert nearest_name_by_skimage(pixels.mean(0)) == named[0], texture.words
         return
     assert len(named) == 2, texture.words
     palette, counts = np.unique(pixels, axis=0, return_counts=True)
-    shown = np.array([truly_named(colour) for colour in palette])
+    shown = np.array([nearest_name_by_skimage(colour) for colour in palette])
     for name in named:
         assert counts[shown == name].sum() > 0.04 * len(pixels), (texture.words, name)
 

@@ -32,10 +32,10 @@ def request(process, what, timeout_s=20.0, max_memory=None):
     [
         ("exit", {}, Crashed, "exit code 7.*last words: out of paint"),
         ("hang", {"timeout_s": 0.3}, TimeoutError, "in time"),
-        ("swell", {"max_memory": 100 << 20}, MemoryError, "more than 0.1 GiB"),
-        ("lie", {}, Crashed, "instead of"),
-        ("babble", {}, Crashed, "something else than a header"),
-        ("silence", {}, Crashed, "it fell silent"),
+        ("allocate", {"max_memory": 100 << 20}, MemoryError, "more than 0.1 GiB"),
+        ("wrong-shape", {}, Crashed, "instead of"),
+        ("no-header", {}, Crashed, "something else than a header"),
+        ("close", {}, Crashed, "it fell silent"),
     ],
 )
 def test_process_failures_are_errors_in_words(process, monkeypatch, what, limits, error, because):
