@@ -44,7 +44,7 @@ class JobResult(Generic[Job]):
         job: The job.
         result: What the work returned; None after a failure.
         failure: Why there is no result; None if there is one.
-            seconds: Duration.
+        seconds: Duration.
         kind: "broken" (ValueError), "unreadable" (OSError), "full" (disk), "memory", "timeout", "crash", or the
             attribute `kind` of the exception; empty if there is a result.
     """

@@ -59,6 +59,7 @@ def gather(
     Args:
         roots: Folders of scene folders or of shards, single ones of either, URLs of shards, and caches of stage 1.
         objects: Manifests with fields that the scenes lack, looked up by id or uid.
+        on_step: Called with the progress.
 
     Raises:
         ValueError: If there is neither a scene nor a cache in one of `roots`.

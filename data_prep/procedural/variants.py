@@ -84,6 +84,9 @@ def random_change(seed: int, object_id: str, number: int, *, mirror: bool = True
     """Variant `number` of an object: the same on every machine.
 
     Args:
+        seed: Seed of the variants of all objects.
+        object_id: The object's id.
+        number: Number of the variant, from 1 on.
         mirror: Whether it may be mirrored, which then happens to every other one; nothing else depends on it.
     """
     digest = hashlib.sha256(f"{seed}/{object_id}/{number}".encode()).digest()

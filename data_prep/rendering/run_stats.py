@@ -25,6 +25,12 @@ class RunStats:
         total: Objects of this run.
         there_already: Objects that have a scene.
         passed_over: Objects that failed before.
+        done: Objects that were rendered.
+        views: Views of those objects.
+        kinds: Objects that failed, by kind of failure.
+        since: When the run began, in seconds of the monotonic clock.
+        first_at: When the first object was over; NaN until then. What comes before is starting up.
+        printed_at: When the last line of progress was printed.
     """
 
     total: int
@@ -34,8 +40,8 @@ class RunStats:
     views: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     since: float = field(default_factory=time.monotonic)
-    first_at: float = math.nan  # when the first object was over: what comes before is starting up
-    said: float = field(default_factory=time.monotonic)
+    first_at: float = math.nan
+    printed_at: float = field(default_factory=time.monotonic)
 
     @property
     def failed(self) -> int:
@@ -61,8 +67,8 @@ class RunStats:
     def _report(self) -> None:
         if self.done + self.failed == 1:
             self.first_at = time.monotonic()
-        if time.monotonic() - self.said > EVERY_S:
-            self.said = time.monotonic()
+        if time.monotonic() - self.printed_at > EVERY_S:
+            self.printed_at = time.monotonic()
             print_escaped(self.line(), sys.stderr)
 
     def line(self) -> str:

@@ -125,7 +125,7 @@ class Client:
         Args:
             method: HTTP method, such as "GET".
             path: Path on the server, such as "/api/v1/jobs".
-            arguments: Further arguments of `httpx.Client.request`.
+            **arguments: Further arguments of `httpx.Client.request`.
 
         Raises:
             ServerError: The server refused it, or cannot be reached.

@@ -228,7 +228,7 @@ def test_render_never_writes_from_two_runs_into_one_folder(tmp_path):
 def test_run_stats_line_has_rate_and_remaining_time(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(run_stats.time, "monotonic", lambda: now)
-    count = run_stats.RunStats(total=101, since=now, said=now)
+    count = run_stats.RunStats(total=101, since=now, printed_at=now)
     now += 30  # to start up, which is not to come again
     count.finished(10)
     now += 600

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from instant3d.scenes.checks import camera_hypotheses, silhouettes
-from instant3d.scenes.checks.scene_checks import extent_findings
+from instant3d.scenes.checks.camera_checks import extent_findings
 from instant3d.scenes.scene_folder import Scene
 
 VISIBLE = 0.5  # alpha of a pixel that shows the object
