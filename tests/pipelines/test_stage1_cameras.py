@@ -12,6 +12,7 @@ from instant3d.cameras import orbit, structured_cameras
 from instant3d.cli import main as cli
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.view_layout import ViewLayout
+from instant3d.pipelines.generators import TwoStageGenerator
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
 
 GRM = [225, 315, 45, 135]
@@ -52,6 +53,12 @@ def test_text_to_3d_reconstructs_by_the_stated_cameras_and_turns_the_front_to_az
     torch.testing.assert_close(views.cameras.cam_to_world, orbit(azimuths, 20.0).cam_to_world, atol=1e-5, rtol=0)
     asset = model.build(views, resolution=8)
     torch.testing.assert_close(asset.views.cameras.cam_to_world, orbit(turned, 20.0).cam_to_world, atol=1e-5, rtol=0)
+
+
+def test_generator_with_other_sampling_still_records_the_stated_cameras(stage1, stage2):
+    generator = TwoStageGenerator(stage1(azimuths_deg=GRM), stage2).with_sampling(Sampling(steps=7))
+    assert generator.settings["view_layout"]["azimuths_deg"] == tuple(GRM)
+    assert generator.settings["sampling"]["steps"] == 7
 
 
 def test_components_keep_their_layout_when_they_are_saved(stage1, tmp_path):

@@ -1,5 +1,6 @@
 """The order of jobs, what is denoised together, cancelling, limits, and what a start cleans up."""
 
+import base64
 import time
 
 import httpx
@@ -53,6 +54,16 @@ def test_scheduler_ends_a_job_that_takes_too_long(start_server):
         client.generate("a slow one")
 
 
+def test_scheduler_goes_on_after_a_job_is_deleted_whose_worker_then_passes_a_limit(start_server):
+    with Client(start_server(job_seconds=1)) as client:
+        deaf = client.submit("a huge one")  # which does not look for cancellations
+        until(lambda: client.jobs(1)[0].fields["state"] == "running")
+        deaf.delete()
+        deaf.delete()
+        assert client.generate("a chair").state == "done"
+        assert [job.fields["prompt"] for job in client.jobs()] == ["a chair"]
+
+
 def test_scheduler_ends_a_job_that_takes_too_much_memory(start_server):
     with Client(start_server(job_memory=200 * 2**20)) as client:
         with pytest.raises(ServerError, match=r"more than 0\.195 GiB"):
@@ -65,6 +76,16 @@ def test_scheduler_refuses_jobs_beyond_the_queues_length_and_says_when_to_come_b
     answers = [httpx.post(f"{url}/api/v1/jobs", json={"prompt": "a slow one"}) for _ in range(5)]
     assert [answer.status_code for answer in answers[-2:]] == [429, 429]
     assert int(answers[-1].headers["retry-after"]) > 0
+
+
+def test_scheduler_keeps_no_image_that_came_when_the_queue_was_full(start_server, tmp_path):
+    url = start_server(queue_limit=1)
+    httpx.post(f"{url}/api/v1/jobs", json={"prompt": "a slow one"})
+    image = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(100)).decode()
+    answers = [httpx.post(f"{url}/send", json={"image": image}) for _ in range(4)]
+    assert [answer.status_code for answer in answers[-2:]] == [429, 429]
+    accepted = [answer.json()["uid"] for answer in answers if answer.status_code == 200]
+    assert sorted(path.name for path in (tmp_path / "data" / "uploads").iterdir()) == sorted(accepted)
 
 
 def test_scheduler_removes_uploads_that_no_job_has_and_nothing_else(start_server, tmp_path):

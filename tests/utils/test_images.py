@@ -79,6 +79,14 @@ def test_open_image_reduces_a_large_image_with_its_halves_where_they_were(kind):
     assert abs(small[:, 101:] - 250).max() < 8
 
 
+def test_open_image_refuses_a_palette_image_without_its_palette():
+    data = encoded(palette_of_labels())
+    start = data.index(b"PLTE") - 4
+    without = data[:start] + data[start + 12 + int.from_bytes(data[start : start + 4]) :]
+    with pytest.raises(ValueError, match=r"x\.png is not a readable image \(it lacks its palette\)"):
+        images.open_image(without, "x.png")
+
+
 def with_transparent_color() -> bytes:
     return encoded(Image.fromarray(NOISE).quantize(16), transparency=3)
 

@@ -178,6 +178,7 @@ def test_read_prompts_reads_a_line_with_a_comma_as_one_prompt(tmp_path):
         ("a.json", b'["a red chair",', "is not valid"),
         ("a.json", b'{"a": 1}', "with 0 lists"),
         ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.json", b"[" + b"7" * 5000 + b"]", "is not valid"),
         ("a.csv", b"id,name\n1,a red chair\n", "without a column of prompts"),
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt\n', "JSON lines"),
     ],

@@ -212,6 +212,15 @@ def is_disk_full(error: str | Exception) -> bool:
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Turn a GPU's lack of memory into a `MemoryError` that names a remedy."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError("the GPU has not enough memory; use --batch 1 and a smaller --max-memory") from error
+
+
 @dataclass(frozen=True)
 class BatchRun:
     """The generation of batches of items that share their settings.
@@ -231,17 +240,12 @@ class BatchRun:
     def make(self, items: Sequence[Item]) -> Generator[GenerationResult, None, bool]:
         """Sample the items in one batch, then write them one by one; return whether the disk is full."""
         begun = Stopwatch()
-        with _enough_memory():
-            drafts = self.sample(items, begun)
+        drafts = self.sample(items, begun)
         for number, (item, draft) in enumerate(zip(items, drafts, strict=True), 1):
             watch = Stopwatch()
-            watch.seconds = {"load": self.load_seconds} | {
-                name: seconds / len(items) for name, seconds in begun.seconds.items()
-            }
+            watch.seconds = {"load": self.load_seconds} | begun.share(len(items))
             try:
-                with _enough_memory():
-                    record = self.write(item, draft, watch)
-                yield GenerationResult(item.where, item.folder, record=record)
+                yield GenerationResult(item.where, item.folder, record=self.write(item, draft, watch))
             except (ValueError, OSError, MemoryError) as error:
                 yield GenerationResult(item.where, item.folder, error=error)
                 if is_disk_full(error):
@@ -250,12 +254,17 @@ class BatchRun:
         return False
 
     def sample(self, items: Sequence[Item], watch: Stopwatch) -> Tensor:
-        """Sample the latents (B, ...) of the items in one batch."""
+        """Sample the latents (B, ...) of the items in one batch.
+
+        Raises:
+            MemoryError: The batch does not fit into the GPU's memory.
+        """
         prompts, seeds = [item.prompt for item in items], [item.seed for item in items]
         name = items[0].where if len(items) == 1 else f"{items[0].where} and {len(items) - 1} more"
-        with self.progress.task(f"{name}: {self.generator.task}") as on_step:
+        with _enough_memory(), self.progress.task(f"{name}: {self.generator.task}") as on_step:
             return self.generator.sample(prompts, seeds, watch, on_step)
 
+    @_enough_memory()
     def write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
         """Write one asset, whole or not at all.
 
@@ -292,15 +301,6 @@ class BatchRun:
             if self.generator.words is not None and (unknown := self.generator.words.unknown(item.prompt)):
                 record["unknown_words"] = unknown
             return results.write_record(partial, **record, seconds=watch.rounded())
-
-
-@contextmanager
-def _enough_memory() -> Iterator[None]:
-    """Turn a GPU's lack of memory into a `MemoryError` that names a remedy."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError("the GPU has not enough memory; use --batch 1 and a smaller --max-memory") from error
 
 
 def _nodes(request: GenerationRequest, generator: AssetGenerator) -> int:

@@ -181,7 +181,7 @@ class TwoStageGenerator:
         """Return a generator with other settings that shares the loaded networks."""
         other = copy.copy(self)
         other.sampling, other.negative = sampling, negative
-        other.settings = {"negative": negative, "sampling": asdict(sampling)}
+        other.settings = self.settings | {"negative": negative, "sampling": asdict(sampling)}
         return other
 
     @cached_property

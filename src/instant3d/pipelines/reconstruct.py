@@ -110,13 +110,15 @@ def reconstruct(
     """
     watch = Stopwatch()
     check_size_mm(size_mm)
+    paths = [scene] if isinstance(scene, Path) else list(scene)
     formats, folder, place = check_formats(formats), resolve(weights), find_device(device)
-    with watch("load"):
-        a = read_architecture(folder / "config.json")
-        given = _given(scene, views, a, photos) if views_by is None else None  # before weights, which take longer
-    if given is None:
+    a = read_architecture(folder / "config.json")
+    if views_by is None:
+        with watch("load"):
+            given = _given(paths, views, a, photos)  # before the weights, which take longer
+    else:
         with watch("views"):
-            given = _generated(scene, views, a, cast(Path, views_by), sampling, place)
+            given = _generated(paths, views, a, views_by, sampling, place)
     with watch("load"):
         model = ViewsTo3D.from_pretrained(folder, place)
     if given.photos is not None and photos.poses != "given":
@@ -158,12 +160,11 @@ def closing_line(record: dict[str, Any], output: Path) -> str:
 
 
 def _given(
-    paths: Path | Sequence[Path], views: Sequence[int] | Literal["all"] | None, a: Architecture, options: PhotoOptions
+    paths: Sequence[Path], views: Sequence[int] | Literal["all"] | None, a: Architecture, options: PhotoOptions
 ) -> ReconstructionInput:
-    several = [paths] if isinstance(paths, Path) else list(paths)
-    if len(several) > 1:
-        return _photos(several, views, a, options)
-    (path,) = several
+    if len(paths) > 1:
+        return _photos(paths, views, a, options)
+    (path,) = paths
     if image_preprocessing.is_photo(path):
         return _photo(path, views, a, options)
     assumed = assumed_camera(a)
@@ -238,7 +239,7 @@ def _photo(
 
 
 def _generated(
-    photo: Path | Sequence[Path],
+    paths: Sequence[Path],
     views: Sequence[int] | Literal["all"] | None,
     a: Architecture,
     generator: str | Path,
@@ -246,9 +247,11 @@ def _generated(
     device: torch.device,
 ) -> ReconstructionInput:
     """Generate the input views from a photo; the generator's networks are freed afterwards."""
-    photo = photo if isinstance(photo, Path) or len(photo) != 1 else photo[0]
-    if not isinstance(photo, Path) or views is not None or not image_preprocessing.is_photo(photo):
-        raise ValueError(f"--views-by generates views of one image file, without --views; got {_listed(photo)}")
+    photo = paths[0]
+    if len(paths) > 1 or views is not None or not image_preprocessing.is_photo(photo):
+        raise ValueError(
+            f"--views-by generates views of one image file, without --views; got {', '.join(map(str, paths))}"
+        )
     if a.assumed_camera is not None:
         raise ValueError("these weights make an object of one image; leave out --views-by, or name InstantMesh's")
     model = PhotoToViews.from_pretrained(generator, device)
@@ -313,7 +316,3 @@ def _frames(scene: Path, views: Sequence[int] | Literal["all"] | None, usual: in
     if views is None:
         return range(min(usual, count))
     return range(count) if views == "all" else views
-
-
-def _listed(paths: Path | Sequence[Path]) -> str:
-    return str(paths) if isinstance(paths, Path) else ", ".join(map(str, paths))

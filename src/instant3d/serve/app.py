@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -33,7 +31,7 @@ from instant3d.serve.schemas import (
 )
 from instant3d.serve.security import COOKIE, Gate, same_token
 from instant3d.serve.settings import ServeSettings
-from instant3d.serve.store import JobStore, StoredJob, new_id
+from instant3d.serve.store import JobStore, StoredJob
 
 MOST_LISTENERS = 200  # streams of events at a time
 HEARTBEAT_SECONDS = 15.0
@@ -126,23 +124,16 @@ async def _submit_images(scheduler: Scheduler, request: Request) -> StoredJob:
         options = form.get("options", "{}")
         if unknown or not isinstance(options, str) or (bool(images) == bool(archives)) or len(archives) > 1:
             raise HTTPException(422, "a form has `options` as JSON and either 1 to 4 `images` or one `scene`, a zip")
-        wanted = _validated(ImageOptions, options.encode())
-        name = new_id()
-        folder = scheduler.upload_of(name)
+        wanted = _validated(ImageOptions, options.encode()).model_dump()
         try:
             if images:
-                await asyncio.to_thread(uploads.store_images, [part.file for part in images], folder)
-            else:
-                await asyncio.to_thread(uploads.store_scene, archives[0].file, folder)
+                files = [part.file for part in images]
+                return await scheduler.submit_images(wanted, lambda folder: uploads.store_images(files, folder))
+            return await scheduler.submit_images(wanted, lambda folder: uploads.store_scene(archives[0].file, folder))
         except uploads.UnsupportedUpload as error:
             raise HTTPException(415, str(error)) from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-    try:
-        return await scheduler.submit("images", None, wanted.model_dump(), name)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 @api.get("/jobs")
@@ -224,7 +215,7 @@ def health(request: Request) -> Health:
     scheduler: Scheduler = request.app.state.scheduler
     return Health(
         version=__version__,
-        system=_system(scheduler.settings),
+        system=scheduler.settings.system,
         workers=len(scheduler.workers),
         ready=sum(worker.ready for worker in scheduler.workers),
         queued=scheduler.store.count("queued"),
@@ -239,7 +230,7 @@ def models(request: Request) -> Models:
     scheduler: Scheduler = request.app.state.scheduler
     settings = scheduler.settings
     return Models(
-        system=_system(settings),
+        system=settings.system,
         weights=next((worker.weights for worker in scheduler.workers if worker.ready), {}),
         takes_photos=True,
         limits=Limits(images=uploads.MOST_IMAGES, upload_bytes=settings.upload_bytes, job_seconds=settings.job_seconds),
@@ -255,10 +246,6 @@ def login(request: Request, given: Login) -> Response:
     response = Response(status_code=204)
     response.set_cookie(COOKIE, given.token, httponly=True, samesite="strict", path="/")
     return response
-
-
-def _system(settings: ServeSettings) -> str:
-    return dict(settings.weights).get("system") or "two-stage"
 
 
 def _job(request: Request, name: str) -> StoredJob:

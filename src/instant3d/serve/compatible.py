@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from instant3d.serve import uploads
 from instant3d.serve.scheduler import Scheduler
 from instant3d.serve.schemas import ENDED, ERRORS, MAX_SEED, MOST_STEPS, ImageOptions, Options, checked_prompt
-from instant3d.serve.store import StoredJob, new_id
+from instant3d.serve.store import StoredJob
 from instant3d.utils.mesh_options import MAX_FACES
 from instant3d.utils.prompts import LONGEST
 
@@ -141,9 +141,11 @@ async def _submit(
         if text is not None:
             options = Options(seed=seed, **sampling, **shape)
             return await scheduler.submit("text", checked_prompt(text), options.model_dump())
-        name, content = new_id(), _decoded(image or "")
-        uploads.store_images([io.BytesIO(content)], scheduler.upload_of(name))
-        return await scheduler.submit("images", None, ImageOptions(seed=seed, **shape).model_dump(), name)
+        content = io.BytesIO(_decoded(image or ""))
+        options = ImageOptions(seed=seed, **shape)
+        return await scheduler.submit_images(
+            options.model_dump(), lambda folder: uploads.store_images([content], folder)
+        )
     except uploads.UnsupportedUpload as error:
         raise HTTPException(415, str(error)) from error
     except ValueError as error:

@@ -38,7 +38,6 @@ def describe(job: StoredJob, scheduler: Scheduler) -> Job:
     """Return a stored job with its progress and files."""
     options = (Options if job.kind == "text" else ImageOptions)(**job.options)
     folder = scheduler.folder_of(job.id)
-    system = dict(scheduler.settings.weights).get("system") or "two-stage"
     kind = cast(Kind, job.kind)
     moving = scheduler.progress.get(job.id) if job.state == "running" else None
     return Job(
@@ -53,7 +52,7 @@ def describe(job: StoredJob, scheduler: Scheduler) -> Job:
         position=scheduler.store.position(job.number) if job.state == "queued" else None,
         progress=ProgressReport(**moving) if moving else None,
         error=job.error,
-        command=shell_command(kind, job.prompt, options, system),
+        command=shell_command(kind, job.prompt, options, scheduler.settings.system),
         result=job.result,
         files=[
             FileEntry(name=name, bytes=size, media_type=media_type(name), url=f"/api/v1/jobs/{job.id}/files/{name}")

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from instant3d.serve.schemas import ENDED
 from instant3d.serve.settings import ServeSettings
-from instant3d.serve.store import ID, JobStore, StoredJob
+from instant3d.serve.store import ID, JobStore, StoredJob, new_id
 from instant3d.serve.worker_process import WorkerEnded, WorkerProcess
 from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
@@ -97,6 +97,26 @@ class Scheduler:
         await self._notify()
         return job
 
+    async def submit_images(self, options: dict[str, Any], store: Callable[[Path], None]) -> StoredJob:
+        """Append a job of images to the queue.
+
+        Args:
+            options: Of the asset.
+            store: Writes the images into the folder that it is given; runs in a thread.
+
+        Raises:
+            QueueFull: There is no room.
+            ValueError: What `store` raises; no file is left.
+        """
+        self.check_room()
+        name = new_id()
+        try:
+            await asyncio.to_thread(store, self.upload_of(name))
+            return await self.submit("images", None, options, name)
+        except BaseException:  # also if the client is gone
+            self._remove_files(name)
+            raise
+
     async def cancel(self, name: str) -> None:
         """Cancel a queued or running job; a finished one is deleted with its files."""
         job = self.store.get(name)
@@ -156,8 +176,9 @@ class Scheduler:
             await self._notify()
             try:
                 await self._follow(worker, batch)
+                self._requeue(batch, "the worker left the job unfinished")
             except WorkerEnded as error:
-                self._after_end(batch, str(error))
+                self._requeue(batch, str(error))
                 await self._load(worker)
             finally:
                 for job in batch:
@@ -207,10 +228,10 @@ class Scheduler:
             fields["source"] = str(next(self.upload_of(job.id).iterdir()))
         return fields
 
-    def _after_end(self, batch: list[StoredJob], reason: str) -> None:
-        """Queue the unfinished jobs of a worker that ended again, but each only once."""
-        for job in map(self.store.get, [job.id for job in batch]):
-            if job.state == "running" and job.attempts >= MOST_ATTEMPTS:
+    def _requeue(self, batch: list[StoredJob], reason: str) -> None:
+        """Queue again the jobs that are still marked as running, but each only once."""
+        for job in batch:
+            if job.attempts + 1 >= MOST_ATTEMPTS:
                 self.store.fail(job.id, reason)
         self.store.requeue(job.id for job in batch)
 

@@ -74,6 +74,11 @@ class ServeSettings:
         except ValueError:
             return False
 
+    @property
+    def system(self) -> str:
+        """The system that makes the assets: two-stage or direct."""
+        return dict(self.weights).get("system") or "two-stage"
+
     def worker_options(self) -> dict[str, Any]:
         """The options that a worker process reads first."""
         return {**dict(self.weights), "batch": self.batch}

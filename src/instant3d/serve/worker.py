@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,9 +28,26 @@ from instant3d.serve.schemas import ImageOptions, Options
 from instant3d.serve.uploads import IMAGES
 from instant3d.utils import atomic, bundled, visualization
 from instant3d.utils.errors import format_error
-from instant3d.utils.progress import Stopwatch
+from instant3d.utils.progress import OnStep, Progress, Stopwatch
 
 Emit = Callable[..., None]
+
+
+class StepProgress(Progress):
+    """Progress that hands the steps of every task to a function.
+
+    Args:
+        on_step: Called with the number of steps done and their total.
+    """
+
+    def __init__(self, on_step: OnStep) -> None:
+        super().__init__()
+        self.on_step = on_step
+
+    @contextlib.contextmanager
+    def task(self, name: str) -> Iterator[OnStep]:
+        """Yield the function."""
+        yield self.on_step
 
 
 class Cancelled(Exception):
@@ -104,23 +121,19 @@ class Worker:
         for name in items.keys() - fresh.keys():
             self.emit("done", id=name, result=json.loads((items[name].folder / RECORD).read_text(encoding="utf-8")))
         if fresh:
-            self._make(BatchRun(generator, request), fresh)
+            progress = StepProgress(lambda done, total: self._report(fresh, "denoise", done, total))
+            self._make(BatchRun(generator, request, progress=progress), fresh)
 
     def _make(self, run: BatchRun, items: dict[str, Item]) -> None:
         sampling = Stopwatch(lambda part: self._report(items, part, 0, 0))
-        drafts = run.generator.sample(
-            [item.prompt for item in items.values()],
-            [item.seed for item in items.values()],
-            sampling,
-            lambda done, total: self._report(items, "denoise", done, total),
-        )
+        drafts = run.sample(list(items.values()), sampling)
         for (name, item), draft in zip(items.items(), drafts, strict=True):
             if name not in self.cancelled:
                 _publish_views(draft, item.folder)
-                self._report([name], "reconstruct", 0, 0)
+                self.emit("progress", id=name, part="reconstruct", done=0, total=0)
         for (name, item), draft in zip(items.items(), drafts, strict=True):
             watch = Stopwatch(lambda part, name=name: self._report([name], part, 0, 0))  # type: ignore[misc]
-            watch.seconds = {part: seconds / len(items) for part, seconds in sampling.seconds.items()}
+            watch.seconds = sampling.share(len(items))
             with contextlib.suppress(Cancelled):
                 self._finish(run, name, item, draft, watch)
 

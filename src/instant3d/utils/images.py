@@ -91,6 +91,8 @@ def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check
         image.load()
     except LIBRARY_ERRORS as error:
         raise ValueError(f"{where} is not a readable image ({error or 'no detail'}); export it again") from error
+    if image.mode == "P" and image.palette is None:
+        raise ValueError(f"{where} is not a readable image (it lacks its palette); export it again")
     return image
 
 

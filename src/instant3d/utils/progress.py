@@ -35,6 +35,10 @@ class Stopwatch:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
+    def share(self, count: int) -> dict[str, float]:
+        """Return what each of `count` items takes of the seconds that they took together."""
+        return {name: seconds / count for name, seconds in self.seconds.items()}
+
     def rounded(self) -> dict[str, float]:
         """Return the seconds rounded to milliseconds."""
         return {name: round(value, 3) for name, value in self.seconds.items()}

@@ -58,9 +58,9 @@ def _line_entries(data: bytes, name: str, note_comments: bool) -> list[Entry]:
 def _json_entries(text: str, name: str) -> list[Entry]:
     try:
         return _numbered(_json_list(json.loads(text), name), f"{name} entry")
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of a number with too many digits
         lines = [line for line in text.splitlines() if line.strip()]
-        if error.msg != "Extra data" or not all(line.lstrip().startswith("{") for line in lines):
+        if getattr(error, "msg", None) != "Extra data" or not all(line.lstrip().startswith("{") for line in lines):
             raise ValueError(
                 f"{name} begins like JSON, but is not valid ({error}); expected a JSON list, or text with "
                 "one prompt a line"
