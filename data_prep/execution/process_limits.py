@@ -24,11 +24,11 @@ class JobLimits:
 
     Attributes:
         timeout_s: Seconds.
-        max_memory: Resident bytes of its process and of the children of that; None for no limit.
+        max_resident: Resident bytes of its process and of the children of that; None for no limit.
     """
 
     timeout_s: float
-    max_memory: int | None = None
+    max_resident: int | None = None
 
 
 def family(process: int) -> list[int]:

@@ -140,7 +140,7 @@ class Process:
         return self.child.poll() is None
 
     def request(
-        self, job: dict[str, Any], expected: Arrays, *, timeout_s: float, max_memory: int | None
+        self, job: dict[str, Any], expected: Arrays, *, timeout_s: float, max_resident: int | None
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Render one job in the child, and return the header and the arrays of its answer.
 
@@ -151,7 +151,7 @@ class Process:
             job: The job, as `blender_worker.rendered` reads it.
             expected: Dtype's name and shape of each array.
             timeout_s: Seconds until the whole answer must be there.
-            max_memory: Resident bytes that the child may take; None for no limit.
+            max_resident: Resident bytes that the child may take; None for no limit.
 
         Returns:
             The header, and one array for each in `expected`; none if the header has a `failure`, a sentence.
@@ -169,7 +169,7 @@ class Process:
         with contextlib.suppress(BrokenPipeError):  # it has ended, which is reported next
             self.child.stdin.write(f"{note}\n".encode())
             self.child.stdin.flush()
-        header = self._header(deadline, max_memory)
+        header = self._header(deadline, max_resident)
         if "failure" in header:
             return header, []
         if header.get("arrays") != expected:
@@ -177,7 +177,7 @@ class Process:
         arrays = []
         for name, shape in expected:
             kind = np.dtype(name).newbyteorder("<")
-            data = self._bytes(math.prod(shape) * kind.itemsize, deadline, max_memory)
+            data = self._bytes(math.prod(shape) * kind.itemsize, deadline, max_resident)
             arrays.append(np.frombuffer(data, kind).reshape(shape))
         return header, arrays
 
@@ -211,9 +211,9 @@ class Process:
                 if line.strip():
                     self.words.append(line.decode(errors="replace").strip())
 
-    def _header(self, deadline: float, max_memory: int | None) -> dict[str, Any]:
+    def _header(self, deadline: float, max_resident: int | None) -> dict[str, Any]:
         while b"\n" not in self.received:
-            self._receive(deadline, max_memory)
+            self._receive(deadline, max_resident)
             if len(self.received) > LONGEST_HEADER and b"\n" not in self.received[:LONGEST_HEADER]:
                 raise Crashed("Blender answered with something else than a header")
         line, _, rest = bytes(self.received).partition(b"\n")
@@ -226,14 +226,14 @@ class Process:
             raise Crashed("Blender answered with something else than a header")
         return header
 
-    def _bytes(self, count: int, deadline: float, max_memory: int | None) -> bytes:
+    def _bytes(self, count: int, deadline: float, max_resident: int | None) -> bytes:
         while len(self.received) < count:
-            self._receive(deadline, max_memory)
+            self._receive(deadline, max_resident)
         data = bytes(self.received[:count])
         del self.received[:count]
         return data
 
-    def _receive(self, deadline: float, max_memory: int | None) -> None:
+    def _receive(self, deadline: float, max_resident: int | None) -> None:
         """Wait a little for more of the answer, and check the child's limits."""
         ready, _, _ = select.select([self.answers], [], [], LOOK_S)
         data = os.read(self.answers, 1 << 20) if ready else b""
@@ -245,8 +245,8 @@ class Process:
                 self.child.wait(LAST_S)
         if ready or not self.alive:
             raise Crashed(f"Blender crashed ({_ending(self.child.returncode)}){self._last_words()}")
-        if max_memory is not None and self.memory() > max_memory:
-            raise MemoryError(f"Blender took more than {max_memory / 2**30:.1f} GiB of memory")
+        if max_resident is not None and self.memory() > max_resident:
+            raise MemoryError(f"Blender took more than {max_resident / 2**30:.1f} GiB of memory")
         if time.monotonic() > deadline:
             raise TimeoutError("Blender did not finish in time")
 

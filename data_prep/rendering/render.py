@@ -29,8 +29,8 @@ from .render_object import Job, prepare, render_object
 from .render_plan import RENDERERS, Plan
 from .run_stats import RunStats
 
-MAX_MEMORY = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
-LIMITS = JobLimits(300.0, MAX_MEMORY)
+MAX_RESIDENT = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
+LIMITS = JobLimits(300.0, MAX_RESIDENT)
 JOBS_EACH = 200  # objects, before a process makes room for a new one
 
 Work = Callable[[Job], int]
@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="processes (default: one per core, on Ray of all machines)")
     parser.add_argument("--timeout", type=float, default=300.0, help="time limit of one object, seconds (default 300)")
     parser.add_argument(
-        "--memory", type=float, default=MAX_MEMORY / 1e9, help="memory limit of one object, GB (default 8)"
+        "--memory", type=float, default=MAX_RESIDENT / 1e9, help="memory limit of one object, GB (default 8)"
     )
     parser.add_argument("--retry-failed", action="store_true", help="try objects again that failed before")
     parser.add_argument("--ray", action="store_true", help="use Ray, on this machine unless there is an address")

@@ -1,6 +1,6 @@
 """Stanford .ply files to meshes and back. Vertex colours are sRGB, and all is opaque.
 
-The format has no up axis. Files are written +z up, as Blender imports them, with a comment about it; files without
+The format has no up axis. Files are written +z up, as Blender imports them, with a comment that says so; files without
 that comment are read as +y up.
 """
 

@@ -33,11 +33,11 @@ def gone(process, within_s=5.0):
     return False
 
 
-def outcomes_of(*jobs, workers=2, timeout_s=20.0, max_memory=None, **terms):
+def outcomes_of(*jobs, workers=2, timeout_s=20.0, max_resident=None, **terms):
     return {
         outcome.job: outcome
         for outcome in process_pool.run(
-            odd_jobs.work, jobs, workers=workers, limits=JobLimits(timeout_s, max_memory), **terms
+            odd_jobs.work, jobs, workers=workers, limits=JobLimits(timeout_s, max_resident), **terms
         )
     }
 
@@ -80,7 +80,7 @@ def test_process_pool_failure_has_a_reason_and_a_kind(outcomes, job, kind, becau
 
 def test_process_pool_memory_limit_stops_a_job_and_the_others_go_on():
     limit = odd_jobs.ALLOCATED // 2
-    outcomes = outcomes_of("allocate", "one", workers=1, max_memory=limit)
+    outcomes = outcomes_of("allocate", "one", workers=1, max_resident=limit)
     assert outcomes["one"].result == "ONE"
     assert outcomes["allocate"].kind == "memory"
     assert f"more than {limit / 1e9:g}" in outcomes["allocate"].failure

@@ -22,8 +22,8 @@ def process(monkeypatch):
     started.kill()
 
 
-def request(process, what, timeout_s=20.0, max_memory=None):
-    return process.request({"device": what}, [["uint8", [2, 3]]], timeout_s=timeout_s, max_memory=max_memory)
+def request(process, what, timeout_s=20.0, max_resident=None):
+    return process.request({"device": what}, [["uint8", [2, 3]]], timeout_s=timeout_s, max_resident=max_resident)
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def request(process, what, timeout_s=20.0, max_memory=None):
     [
         ("exit", {}, Crashed, "exit code 7.*last words: out of paint"),
         ("hang", {"timeout_s": 0.3}, TimeoutError, "in time"),
-        ("allocate", {"max_memory": 100 << 20}, MemoryError, "more than 0.1 GiB"),
+        ("allocate", {"max_resident": 100 << 20}, MemoryError, "more than 0.1 GiB"),
         ("wrong-shape", {}, Crashed, "instead of"),
         ("no-header", {}, Crashed, "something else than a header"),
         ("close", {}, Crashed, "it fell silent"),
