@@ -317,10 +317,10 @@ def test_weights_that_are_invalid_are_one_sentence_each(make, stage1, stage2, tm
         (["--stage1", halved(stage1, tmp_path)], "not a whole safetensors file"),
         (["--stage1", partless], "vae"),
     ]
-    for options, complaint in cases:
+    for options, message in cases:
         code, out, err = make("a hat", *options)
-        assert (code, out, len(errors(err))) == (2, "", 1), complaint
-        assert complaint in errors(err)[0]
+        assert (code, out, len(errors(err))) == (2, "", 1), message
+        assert message in errors(err)[0]
         assert "--debug" not in err
     assert not (tmp_path / "out").exists()
 
@@ -340,7 +340,7 @@ def test_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         (["--device", "abacus"], "'abacus' is not a device"),
         (["--formats", "fbx"], "choose among glb, obj, ply, stl, 3mf, usdz"),
@@ -349,10 +349,10 @@ def test_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatch,
         (["--rescale", "7"], "between 0 and 1"),
     ],
 )
-def test_option_that_is_wrong_is_one_sentence_and_leaves_nothing(make, tmp_path, options, complaint):
+def test_option_that_is_wrong_is_one_sentence_and_leaves_nothing(make, tmp_path, options, message):
     code, out, err = make("a hat", *options)
     assert (code, out, len(errors(err))) == (2, "", 1)
-    assert complaint in errors(err)[0]
+    assert message in errors(err)[0]
     assert names(tmp_path) == []
 
 

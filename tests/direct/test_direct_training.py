@@ -184,16 +184,16 @@ def test_validation_and_test_use_prompts_that_training_left_out(trained, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         (["--data.prompts=nothing.txt"], "neither a prompt set"),
         (["--model.text=/nowhere"], "/nowhere"),
     ],
 )
-def test_invalid_setting_of_a_run_is_one_sentence(parts, tmp_path, capsys, words, complaint):
+def test_invalid_setting_of_a_run_is_one_sentence(parts, tmp_path, capsys, words, message):
     assert cli.main(command(tmp_path, parts, 2, *words)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("instant3d: error: ")]
-    assert complaint in line
+    assert message in line
 
 
 @pytest.mark.parametrize(

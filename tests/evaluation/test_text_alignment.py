@@ -195,9 +195,9 @@ def test_evaluate_text_refuses_prompts_without_classes_before_sampling(weights, 
     file = prompts(tmp_path, "a red boat", "a shiny dragon")
     command = ["evaluate", "text", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0], *weights[1]]
     assert cli.main(command) == 2
-    complaint = capsys.readouterr().err.strip()
-    assert "'a shiny dragon'" in complaint
-    assert len(complaint.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert "'a shiny dragon'" in message
+    assert len(message.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

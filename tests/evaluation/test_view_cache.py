@@ -80,7 +80,7 @@ def test_prompt_list_must_be_valid_and_without_repetition(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("# a comment\na red chair\n\na blue boat\na green house\n")
     assert read_prompt_list(file, 2) == ["a red chair", "a blue boat"]
-    for text, complaint in (("# nothing\n", "no prompt"), ("a\nb\na\n", "twice"), ("a\nb\x07\n", "line 2")):
+    for text, message in (("# nothing\n", "no prompt"), ("a\nb\na\n", "twice"), ("a\nb\x07\n", "line 2")):
         file.write_text(text)
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises(ValueError, match=message):
             read_prompt_list(file)

@@ -56,12 +56,12 @@ def test_remesh_finds_the_surface_on_two_nodes_for_each_texel_of_the_planes(trip
     assert counts[0]["volume"] == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.1)
 
 
-@pytest.mark.parametrize(("density", "complaint"), [(-20.0, "field is empty"), (5.0, "field is full")])
-def test_remesh_of_a_field_without_a_surface_is_refused_and_writes_nothing(sphere, tmp_path, density, complaint):
+@pytest.mark.parametrize(("density", "message"), [(-20.0, "field is empty"), (5.0, "field is full")])
+def test_remesh_of_a_field_without_a_surface_is_refused_and_writes_nothing(sphere, tmp_path, density, message):
     decoder = sphere_network().decoder
     decoder.last.weight[0], decoder.last.bias[0] = 0.0, density
     write_triplane(sphere.triplane, decoder, tmp_path / FILE)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         remesh(tmp_path / FILE, tmp_path / "out", options=SMALL)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 

@@ -71,7 +71,7 @@ def test_short_options_are_replaced_by_full_ones_where_a_system_has_them():
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         ([], "expected stage1, stage2 or direct after `instant3d fit`, got nothing"),
         (["-c", "demo"], "expected stage1, stage2 or direct after `instant3d fit`, got '-c'"),
@@ -82,7 +82,7 @@ def test_short_options_are_replaced_by_full_ones_where_a_system_has_them():
         (["stage2", "--model.learning_rate=fast"], '"model.learning_rate": Expected a float. Got value: fast'),
     ],
 )
-def test_invalid_argument_is_one_sentence_and_exit_code_two(words, complaint, tmp_path, capsys):
+def test_invalid_argument_is_one_sentence_and_exit_code_two(words, message, tmp_path, capsys):
     bad = {"KEY": "model: {learning_rat: 3}", "TYPE": "model: {betas: hi}", "BROKEN": "model: ["}
     for name, text in bad.items():
         (tmp_path / name).write_text(text)
@@ -92,7 +92,7 @@ def test_invalid_argument_is_one_sentence_and_exit_code_two(words, complaint, tm
     assert captured.out == ""
     assert captured.err.startswith("instant3d: error: ")
     assert captured.err.count("\n") == 1
-    assert complaint in captured.err
+    assert message in captured.err
 
 
 def test_config_that_does_not_exist_is_answered_by_the_names_of_the_shipped_ones(capsys):

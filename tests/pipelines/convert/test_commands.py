@@ -92,18 +92,18 @@ def test_reconstruct_writes_its_input_as_a_scene_that_gives_the_same_result(run,
 
 
 @pytest.mark.parametrize(
-    ("family", "options", "complaint"),
+    ("family", "options", "message"),
     [
         ("instantmesh", [], "makes an object of several posed views"),
         ("triposr", ["--views", "0"], "leave out --views"),
     ],
 )
 def test_reconstruct_with_an_unsuitable_image_is_one_sentence(
-    run, image, weights, tmp_path, family, options, complaint
+    run, image, weights, tmp_path, family, options, message
 ):  # fmt: skip
     code, out, err = run("reconstruct", image, "--weights", weights / family, "-o", tmp_path / "out", *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert complaint in err
+    assert message in err
     assert "--debug" not in err
     assert not (tmp_path / "out").exists()
 
