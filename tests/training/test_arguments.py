@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 OURS = ("--model", "--data", "--scenes", "--triplanes")
 
 
-class Parsed(Exception):
+class Parsers(Exception):
     """Raised in place of parsing, with the parser of each subcommand."""
 
 
@@ -24,10 +24,10 @@ def options(system, subcommand, monkeypatch):
     """All options of a training command: option -> help."""
 
     def parse_arguments(self, *_):
-        raise Parsed(self._subcommand_parsers)
+        raise Parsers(self._subcommand_parsers)
 
     monkeypatch.setattr(fit.TrainingCLI, "parse_arguments", parse_arguments)
-    with pytest.raises(Parsed) as found:
+    with pytest.raises(Parsers) as found:
         fit.main([subcommand, system])
     actions = found.value.args[0][subcommand]._actions
     return {action.option_strings[-1]: action.help for action in actions if action.option_strings}
@@ -71,7 +71,7 @@ def test_short_options_are_replaced_by_full_ones_where_a_system_has_them():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "complaint"),
     [
         ([], "expected stage1, stage2 or direct after `instant3d fit`, got nothing"),
         (["-c", "demo"], "expected stage1, stage2 or direct after `instant3d fit`, got '-c'"),
@@ -82,7 +82,7 @@ def test_short_options_are_replaced_by_full_ones_where_a_system_has_them():
         (["stage2", "--model.learning_rate=fast"], '"model.learning_rate": Expected a float. Got value: fast'),
     ],
 )
-def test_invalid_argument_is_one_sentence_and_exit_code_two(words, message, tmp_path, capsys):
+def test_invalid_argument_is_one_sentence_and_exit_code_two(words, complaint, tmp_path, capsys):
     bad = {"KEY": "model: {learning_rat: 3}", "TYPE": "model: {betas: hi}", "BROKEN": "model: ["}
     for name, text in bad.items():
         (tmp_path / name).write_text(text)
@@ -92,7 +92,7 @@ def test_invalid_argument_is_one_sentence_and_exit_code_two(words, message, tmp_
     assert captured.out == ""
     assert captured.err.startswith("instant3d: error: ")
     assert captured.err.count("\n") == 1
-    assert message in captured.err
+    assert complaint in captured.err
 
 
 def test_config_that_does_not_exist_is_answered_by_the_names_of_the_shipped_ones(capsys):
