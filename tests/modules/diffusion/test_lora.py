@@ -171,6 +171,14 @@ def test_lora_changes_the_text_encoders_that_it_names(components, tmp_path, numb
     torch.testing.assert_close(encoder.get_submodule(layer).weight, before + 0.5 * product(*tensors))
 
 
+def test_lora_with_opposite_weights_cancels_out(components, untouched, tmp_path):
+    tensors = {KOHYA["mid_block.resnets.1.conv1"][0]: matrices(components.unet, "mid_block.resnets.1.conv1")}
+    lora = kohya_file(tmp_path / "x.safetensors", tensors)
+    for weight in (0.7, -0.7):
+        fuse(components, Lora(lora.source, weight))
+    torch.testing.assert_close(components.unet.state_dict(), untouched.unet.state_dict(), atol=1e-5, rtol=1e-5)
+
+
 def test_lora_for_half_precision_is_added_before_it_is_rounded(components, tmp_path):
     layer = "conv_in"
     components.unet.half()

@@ -28,6 +28,7 @@ SAMPLERS = {
     "ddim": "DDIMScheduler",
     "euler": "EulerDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",  # second order, multistep (Lu et al. 2022, DPM-Solver++ 2M)
+    "lcm": "LCMScheduler",  # for weights distilled to few steps (Luo et al. 2023); adds new noise at every step
 }
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 

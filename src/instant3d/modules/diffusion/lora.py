@@ -24,7 +24,9 @@ SUFFIX = ".safetensors"
 ENDS = {  # of names: peft's, those of diffusers' UNet and text encoders, kohya's
     **dict.fromkeys((".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight"), "down"),
     **dict.fromkeys((".lora_B.weight", ".lora.up.weight", ".lora_linear_layer.up.weight"), "up"),
-    **{".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha"},
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".alpha": "alpha",
 }
 METADATA = "lora_adapter_metadata"  # where diffusers stores peft's settings
 UNSUPPORTED = ("use_dora", "use_rslora", "alpha_pattern")  # settings that change the formula
