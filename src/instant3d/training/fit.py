@@ -210,7 +210,9 @@ def newest_checkpoint(root: Path) -> Path:
     return found[-1]
 
 
-def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) -> nn.Module:
+def export(
+    checkpoint: str | Path, folder: str | Path, base: str | None = None, *, lora_only: bool = False
+) -> nn.Module:
     """Convert a training checkpoint (its averaged weights, if any) to a folder of weights.
 
     Stage 2's is for `Reconstructor.from_pretrained`, with the licence of the weights that it was fine-tuned from. Stage
@@ -221,6 +223,7 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
         checkpoint: A checkpoint, or the folder of a run, whose newest one is taken.
         folder: Where to write.
         base: Base model or text encoder, if it no longer lies where the checkpoint says.
+        lora_only: Write only the LoRA weights of a stage 1.
 
     Returns:
         The network.
@@ -239,7 +242,9 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
     if not isinstance(content, dict):
         raise ValueError(f"{checkpoint} holds a {type(content).__name__}, not a training checkpoint")
     if "stage1" in content:
-        return export_stage1(content, folder, base)
+        return export_stage1(content, folder, base, lora_only=lora_only)
+    if lora_only:
+        raise ValueError(f"{checkpoint} is no stage 1, the only network that is trained by LoRA; leave out --lora")
     if "direct" in content:
         return export_direct(content, folder, base)
     if "architecture" in content:

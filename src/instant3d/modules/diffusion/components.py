@@ -268,6 +268,16 @@ def merge_lora(unet: Any) -> Any:
     return unet.requires_grad_(True)
 
 
+def save_lora(unet: Any, folder: str | Path) -> None:
+    """Write the LoRA weights of `with_lora` alone, as `pytorch_lora_weights.safetensors` in diffusers' naming."""
+    from diffusers import StableDiffusionXLPipeline
+    from peft import get_peft_model_state_dict
+
+    layers = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(unet).items()}
+    settings = unet.peft_config["default"].to_dict()
+    StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
+
+
 def with_xformers(unet: Any) -> Any:
     """Replace a UNet's attention by xformers' memory-efficient attention; CUDA only.
 
