@@ -507,3 +507,14 @@ def test_export_of_lora_alone_refuses_what_such_a_file_cannot_hold(model, tmp_pa
     with pytest.raises(ValueError, match=complaint):
         fit.export(tmp_path / "last.ckpt", tmp_path / "export", lora_only=True)
     assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"stage1": {}}, {"stage1": []}, {"direct": {}}, {"architecture": {"encoder": "plucker"}, "state_dict": {}}],
+)
+def test_export_of_a_checkpoint_by_another_version_is_one_sentence(tmp_path, content):
+    torch.save({"state_dict": {}, **content}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt does not hold what this version exports") as error:
+        fit.export(tmp_path / "last.ckpt", tmp_path / "export")
+    assert "\n" not in str(error.value)

@@ -16,7 +16,7 @@ from instant3d import scenes
 from instant3d.cameras import STRUCTURED_FOV_DEG, STRUCTURED_RADIUS, Cameras
 from instant3d.nerf.visual_hull import carve
 from instant3d.pipelines.background_removal import matting_mask
-from instant3d.pipelines.image_preprocessing import FAINT, crop_square
+from instant3d.pipelines.image_preprocessing import FAINT, crop_square, reaches_border
 from instant3d.pipelines.view_selection import choose_views, sharpness
 from instant3d.scenes.capture_layouts import CAPTURES, read_capture
 from instant3d.scenes.frame import Frame
@@ -34,7 +34,6 @@ WIDEST = 2048  # pixels a side of the images that views are cropped from
 OUTLINE = 96  # pixels a side of the outlines that the hull is carved from
 NODES = 48  # of the hull's grid, a side
 ROUNDS = 3  # times that the hull's box is carved again in a closer grid
-AT_BORDER = 0.02  # share of a border's pixels that may be opaque in an image that shows the whole object
 SHARE = 0.5 / math.tan(math.radians(STRUCTURED_FOV_DEG) / 2) / STRUCTURED_RADIUS  # of a crop's side for a length of one
 
 
@@ -167,12 +166,10 @@ def _meeting_point(views: Views) -> tuple[Tensor, float]:
 
 def _candidate(frame: Frame, load: Load, options: CaptureOptions) -> _Candidate:
     image = _cut(frame, load, SIZE, options)
-    solid = image.alpha > FAINT
     small = Image.fromarray(image.alpha).resize((OUTLINE, OUTLINE), Image.Resampling.BOX)
     alpha = torch.from_numpy(np.asarray(small).copy())[None, None].float() / 255
     outline = Views(alpha.expand(-1, 3, -1, -1), alpha, _camera(frame, image))
-    edges = (solid[0], solid[-1], solid[:, 0], solid[:, -1])
-    is_cut_off = not solid.any() or any(edge.mean() > AT_BORDER for edge in edges)
+    is_cut_off = image.alpha.max() <= FAINT or reaches_border(image.alpha)
     return _Candidate(frame, outline, sharpness(image.rgb, image.alpha), is_cut_off)
 
 
