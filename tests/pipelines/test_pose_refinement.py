@@ -134,7 +134,7 @@ def test_disagreement_of_four_photos_of_one_side_says_that_they_are_alike():
     agreement = measure_agreement(rendered(hull(photos), photos), photos)
     problem = disagreement(agreement, hull, photos, "abcd")
     assert problem is not None
-    assert "all photos show nearly the same image" in problem
+    assert "all photos seem to show the same side" in problem
     near = start([270.0, 272.0, 275.0, 278.0])
     assert not show_one_side(photographed(near))  # from one side, but that is what was given
     assert not show_one_side(photographed(start()))

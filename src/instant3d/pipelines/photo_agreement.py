@@ -16,6 +16,7 @@ from instant3d.views import Views
 SIZE = 64  # pixels a side of the images that are compared
 POOR = 0.75  # overlap of the outlines below which a photo does not fit
 ALIKE_IOU, ALIKE_PSNR = 0.85, 18.0  # overlap and colours in dB from which two photos show the same side
+ASYMMETRIC = 0.05  # overlap that they lose when one is mirrored
 BETTER = 0.1  # overlap that the other photos must gain when the odd one is left out
 
 
@@ -61,7 +62,7 @@ def disagreement(
         names: Their names.
     """
     if show_one_side(photos):
-        return "all photos show nearly the same image, though not of a symmetric outline; give photos from other sides"
+        return "all photos seem to show the same side: they are nearly the same image; give photos from different sides"
     worst = float(agreement.mask_iou.min())
     if worst >= POOR:
         return None
@@ -87,7 +88,7 @@ def show_one_side(photos: Views) -> bool:
     mirrored = metrics.mask_iou(small.alpha.flip(-1), first.alpha)
     alike = overlaps.min() >= ALIKE_IOU and colors.min() >= ALIKE_PSNR
     around = (directions @ directions.T).min() < 0  # more than a quarter turn between two cameras
-    return bool(around and alike and mirrored.max() < overlaps.min() - BETTER)
+    return bool(around and alike and (overlaps - mirrored).min() >= ASYMMETRIC)
 
 
 def _worst_without(k: int, reconstruct: Callable[[Views], Field], photos: Views) -> float:

@@ -36,7 +36,7 @@ def choose_views(positions: Tensor, sharpness: Tensor, count: int) -> list[int]:
         count: How many to choose; all if there are fewer.
 
     Returns:
-        Indices of the views, ascending.
+        Indices of the views, in the order in which they were chosen.
     """
     directions = torch.nn.functional.normalize(positions.double(), dim=-1)
     quality = (sharpness / sharpness.median().clamp(min=1e-9)).clamp(max=1.0)
@@ -46,4 +46,4 @@ def choose_views(positions: Tensor, sharpness: Tensor, count: int) -> list[int]:
         score = angle * quality
         score[chosen] = -1
         chosen.append(int(score.argmax()))
-    return sorted(chosen)
+    return chosen
