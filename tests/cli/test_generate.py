@@ -419,3 +419,62 @@ def test_generate_yields_each_result_before_the_next_is_begun(stage1, stage2, tm
     assert next(outcomes).record["prompt"] == "a"
     assert names(tmp_path) == ["001-a"]
     outcomes.close()
+
+
+def lora_file(path: Path, scale: float) -> Path:
+    """A LoRA of rank one for the first convolution of the tiny SDXL's UNet."""
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"lora_down": (1, 4, 3, 3), "lora_up": (16, 1, 1, 1)}
+    save_file(
+        {
+            f"lora_unet_conv_in.{name}.weight": scale * torch.randn(shape, generator=generator)
+            for name, shape in shapes.items()
+        },
+        path,
+    )
+    return path
+
+
+def test_generate_with_a_lora_samples_other_views_and_notices_another_one(make, tmp_path):
+    import hashlib
+
+    grid, record = tmp_path / "out" / "grid.png", tmp_path / "out" / "result.json"
+    make("a chair")
+    plain = grid.read_bytes()
+    file = lora_file(tmp_path / "a.safetensors", 1.0)
+    assert make("a chair", "--lora", file)[0] == 0
+    first = grid.read_bytes()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    expected = {"name": str(file), "sha256": {"a.safetensors": digest}, "weight": 1.0}
+    assert json.loads(record.read_text())["weights"]["lora1"] == expected
+    assert "left as it is" in make("a chair", "--lora", file)[2]
+    assert "left as it is" not in make("a chair", "--lora", f"{file}:0.5")[2]
+    half = grid.read_bytes()
+    lora_file(file, 0.7)  # the same name with other content
+    assert "left as it is" not in make("a chair", "--lora", f"{file}:0.5")[2]
+    assert "left as it is" not in make("a chair")[2]
+    assert grid.read_bytes() == plain
+    assert len({plain, first, half}) == 3
+
+
+@pytest.mark.parametrize(
+    ("lora", "complaint"),
+    [
+        ("nothing.safetensors", "there is no LoRA file nothing.safetensors"),
+        ("a.safetensors:inf", "must be a finite number"),
+        ("./weights.bin", "never opened"),
+    ],
+)
+def test_generate_refuses_a_lora_in_one_sentence(make, tmp_path, lora, complaint):
+    code, out, err = make("a chair", "--lora", lora)
+    assert (code, out, len(errors(err))) == (2, "", 1)
+    assert complaint in errors(err)[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_generate_refuses_a_lora_for_the_direct_system(make):
+    code, _, err = make("a chair", "--system", "direct", "--lora", "a.safetensors")
+    assert code == 2
+    assert "belongs to the two-stage system" in err

@@ -14,6 +14,7 @@ from torch import nn
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.modules.diffusion.components import Components, with_lora
+from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache_builder
 from instant3d.stage1.cache import LatentBatch
@@ -471,3 +472,49 @@ def test_export_of_lora_fits_only_the_base_that_it_was_trained_on(model, cached,
     with pytest.raises(ValueError, match="do not fit"):
         fit.export(tmp_path / "last.ckpt", tmp_path / "export")
     assert with_lora(Components.load(model, parts=["unet"]).unet, 4, 4) is not None
+
+
+def test_export_of_lora_alone_fuses_to_the_network_of_the_whole_export(model, tmp_path):
+    module = Stage1Module(str(model), lora_rank=4, lora_alpha=6)
+    for parameter in module.lora.values():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    whole = fit.export(tmp_path / "last.ckpt", tmp_path / "whole")
+    (tmp_path / "alone").mkdir()
+    fit.export(tmp_path / "last.ckpt", tmp_path / "alone", lora_only=True)
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    parts = Components.load(model)
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    before, expected = (unet.get_submodule(layer).weight for unet in (parts.unet, whole))
+    assert not torch.allclose(before, expected, atol=1e-3)
+    fuse(parts, Lora(str(tmp_path / "alone")))
+    torch.testing.assert_close(
+        parts.unet.state_dict(), dict(whole.state_dict()), atol=1e-5, rtol=1e-5, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({}, "whole UNet"), ({"prediction_type": "v_prediction", "lora_rank": 2}, "prediction type")],
+)
+def test_export_of_lora_alone_refuses_what_such_a_file_cannot_hold(model, tmp_path, settings, complaint):
+    module = Stage1Module(str(model), **settings)
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=complaint):
+        fit.export(tmp_path / "last.ckpt", tmp_path / "export", lora_only=True)
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"stage1": {}}, {"stage1": []}, {"direct": {}}, {"architecture": {"encoder": "plucker"}, "state_dict": {}}],
+)
+def test_export_of_a_checkpoint_by_another_version_is_one_sentence(tmp_path, content):
+    torch.save({"state_dict": {}, **content}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt does not hold what this version exports") as error:
+        fit.export(tmp_path / "last.ckpt", tmp_path / "export")
+    assert "\n" not in str(error.value)

@@ -28,6 +28,7 @@ SAMPLERS = {
     "ddim": "DDIMScheduler",
     "euler": "EulerDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",  # second order, multistep (Lu et al. 2022, DPM-Solver++ 2M)
+    "lcm": "LCMScheduler",  # for weights distilled to few steps (Luo et al. 2023); adds new noise at every step
 }
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -265,6 +266,16 @@ def merge_lora(unet: Any) -> Any:
     unet.fuse_lora()
     unet.unload_lora()
     return unet.requires_grad_(True)
+
+
+def save_lora(unet: Any, folder: str | Path) -> None:
+    """Write the LoRA weights of `with_lora` alone, as `pytorch_lora_weights.safetensors` in diffusers' naming."""
+    from diffusers import StableDiffusionXLPipeline
+    from peft import get_peft_model_state_dict
+
+    layers = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(unet).items()}
+    settings = unet.peft_config["default"].to_dict()
+    StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
 
 
 def with_xformers(unet: Any) -> Any:
