@@ -106,12 +106,10 @@ def command(folder, run, steps, *more):
 @pytest.mark.slow
 def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(folder, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    straight = training_runs.start(command(folder, whole, 8))
-    assert straight.wait() == 0
-    killed = training_runs.start(command(folder, broken, 8))
-    training_runs.kill_at_first_checkpoint(killed, broken)
+    fit.main(command(folder, whole, 8))
+    training_runs.kill_at_first_checkpoint(command(folder, broken, 8), broken)
     start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
-    assert training_runs.start(command(folder, broken, 8, "--ckpt_path", "last")).wait() == 0
+    fit.main(command(folder, broken, 8, "--ckpt_path", "last"))
     logged = training_runs.losses(broken)  # the log, not the checkpoint, may lack a line or two after the kill
     assert 0 < start < 8
     assert set(logged) >= set(range(start, 8))
@@ -122,8 +120,7 @@ def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(folder, tmp_path):
 
 @pytest.mark.slow
 def test_ddp_processes_train_and_agree(folder, tmp_path):
-    args = command(folder, tmp_path, 2, "--trainer.devices=2", "--trainer.strategy=ddp")
-    assert training_runs.start(args).wait() == 0
+    fit.main(command(folder, tmp_path, 2, *training_runs.DDP))
     content = torch.load(fit.newest_checkpoint(tmp_path), weights_only=True)
     assert content["global_step"] == 2
 
