@@ -4,12 +4,17 @@ import os
 import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is imported, here and in all processes started
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
+
+def pytest_ignore_collect(collection_path, config):
+    """With `-m "not slow"`, import no file that is slow as a whole: its libraries may take seconds to load."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() or None
+    return None
 
 
 def pytest_collection_modifyitems(items):
