@@ -125,11 +125,18 @@ def test_ddp_processes_train_and_agree(folder, tmp_path):
     assert content["global_step"] == 2
 
 
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """The folder of a run of two steps."""
+    run = tmp_path_factory.mktemp("trained")
+    fit.main(command(folder, run, 2))
+    return run
+
+
 @pytest.mark.slow
-def test_export_is_the_averaged_network(folder, tmp_path):
-    fit.main(command(folder, tmp_path, 2))
-    network = fit.export(fit.newest_checkpoint(tmp_path), tmp_path / "export")
-    content = torch.load(fit.newest_checkpoint(tmp_path), weights_only=True)
+def test_export_is_the_averaged_network(trained, tmp_path):
+    network = fit.export(fit.newest_checkpoint(trained), tmp_path / "export")
+    content = torch.load(fit.newest_checkpoint(trained), weights_only=True)
     name = "network.decoder.last.weight"
     torch.testing.assert_close(network.state_dict()[name.removeprefix("network.")], content["state_dict"][name])
     assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
@@ -138,14 +145,13 @@ def test_export_is_the_averaged_network(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_predictions_are_assets_that_can_be_rendered(folder, tmp_path):
-    fit.main(command(folder, tmp_path, 2))
-    options = [f'--data.test=["{folder}"]', "--ckpt_path", str(tmp_path), "--triplanes.output", str(tmp_path / "out")]
-    fit.main(["predict", "stage2", "-c", str(tmp_path / "run.yaml"), *options])
+def test_predictions_are_assets_that_can_be_rendered(folder, trained, tmp_path):
+    options = [f'--data.test=["{folder}"]', "--ckpt_path", str(trained), "--triplanes.output", str(tmp_path / "out")]
+    fit.main(["predict", "stage2", "-c", str(trained / "run.yaml"), *options])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"ball0.safetensors", "ball1.safetensors"}
     planes = [Asset.load(tmp_path / "out" / f"ball{k}.safetensors").triplane.planes for k in range(2)]
     assert planes[0].shape == (3, TINY["channels"], TINY["plane_side"], TINY["plane_side"])
-    network = fit.export(tmp_path, tmp_path / "export")
+    network = fit.export(trained, tmp_path / "export")
     views = scenes.read(folder / "ball1", frames=range(4), size=32).views[None]
     torch.testing.assert_close(planes[1], network.triplane(views).planes[0].detach(), atol=2e-3, rtol=2e-3)
 

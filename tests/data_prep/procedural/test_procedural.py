@@ -112,6 +112,7 @@ def test_primitive_patches_are_watertight_and_hold_the_volume_of_the_formula(kin
     np.testing.assert_allclose(mesh.bounds, [-half, half], atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", primitive_ops.KINDS)
 def test_inside_agrees_with_the_mesh(kind):
     half = np.array([0.8, 0.5, 0.3])
