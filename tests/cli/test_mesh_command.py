@@ -13,6 +13,8 @@ from instant3d.cli.main import main
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def asset(tmp_path_factory):

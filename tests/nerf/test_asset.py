@@ -22,6 +22,8 @@ from instant3d.utils import visualization
 from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 PLAIN = MeshOptions(faces=None, texture=None, origin="world", blend_views=False)  # the full surface where it is
 
 

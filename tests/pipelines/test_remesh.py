@@ -17,6 +17,8 @@ from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 SMALL = MeshOptions(faces=300, texture=64)
 
 

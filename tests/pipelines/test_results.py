@@ -13,6 +13,8 @@ from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils.progress import Progress, Stopwatch
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def asset() -> Asset:

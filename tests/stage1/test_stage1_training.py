@@ -241,8 +241,7 @@ def weights(run, name="state_dict"):
 def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(model, cached, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(command(whole, model, cached, 12))
-    killed = training_runs.start(command(broken, model, cached, 12))
-    training_runs.kill_at_first_checkpoint(killed, broken)
+    training_runs.kill_at_first_checkpoint(command(broken, model, cached, 12), broken)
     start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
     fit.main(command(broken, model, cached, 12, "--ckpt_path", "last"))
     logged = training_runs.losses(broken)
@@ -302,10 +301,7 @@ def test_resume_with_lora_continues_as_an_uninterrupted_run(model, cached, tmp_p
 def test_ddp_with_two_processes_equals_one_with_batches_twice_as_large(model, cached, tmp_path):
     plain = {"learning_rate": 1e-4}  # Adam turns rounding into a full step where a gradient is zero
     fit.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
-    process = training_runs.start(
-        command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
-    )
-    assert process.wait() == 0
+    fit.main(command(tmp_path / "two", model, cached, 2, *training_runs.DDP, **plain))
     start = {f"unet.{name}": value for name, value in Stage1Module(str(model)).unet.state_dict().items()}
     one, two = (weights(tmp_path / run, "current_model_state") for run in ("one", "two"))
     moved = sum((one[key] - start[key]).square().sum() for key in one).sqrt()

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import endless_object
 import full_disk
+import no_pool
 import numpy as np
 import pytest
 import torch
 import trimesh
 
 from benchmarks import planted
-from data_prep.execution import locked_tempdir
+from data_prep.execution import locked_tempdir, process_pool
 from data_prep.execution.process_limits import JobLimits
 from data_prep.manifests import failure_log, object_manifest
 from data_prep.manifests.object_manifest import Item
@@ -83,7 +84,8 @@ def test_object_that_is_tiny_in_its_bounds_is_refused(tmp_path):
         render.render_object(render.Job(Item("a", tmp_path / "a.obj", None, {}), tmp_path / "s", SMALL, "embree"))
 
 
-def test_render_command_renders_a_folder_once_and_reports_failures(tmp_path, capsys):
+def test_render_command_renders_a_folder_once_and_reports_failures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
     objects, out = tmp_path / "objects", tmp_path / "out"
     (objects / "more").mkdir(parents=True)
     write_ball(objects / "good.glb")

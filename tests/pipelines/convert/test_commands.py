@@ -56,7 +56,9 @@ def scene(folder, cameras):
 @pytest.fixture
 def run(capsys):
     def run(*arguments):
-        code = cli.main([str(argument) for argument in (*arguments, "--resolution", 8, "--device", "cpu")])
+        code = cli.main(
+            [str(argument) for argument in (*arguments, "--resolution", 8, "--texture", 64, "--device", "cpu")]
+        )
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
