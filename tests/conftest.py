@@ -1,10 +1,13 @@
 """What holds for every test: no network, no GPU, and one thread each, so that two workers share two cores."""
 
 import os
+import secrets
 import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # these two are read when Ray is imported
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import pytest
 import torch
