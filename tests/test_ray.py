@@ -27,7 +27,7 @@ from instant3d.serve.settings import ServeSettings
 from instant3d.utils.mesh_options import MeshOptions
 from instant3d.utils.prompts import from_arguments
 
-pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'instant3d[ray]'")
+ray_serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'instant3d[ray]'")
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a red hat", FATAL, "a blue hat", "a\x07bell", "a green hat", "a pink hat"]
@@ -68,6 +68,17 @@ def test_ray_generate_loses_nothing_and_makes_nothing_twice_after_a_worker_is_ki
     assert sorted(log.read_text().splitlines()) == sorted(GOOD)
     assert sum(bool(result.error) for result in generated(*PROMPTS, "a new hat")) == 1
     assert sorted(log.read_text().splitlines()) == sorted([*GOOD, "a new hat"])
+
+
+def test_shipped_ray_config_has_options_that_ray_serve_takes():
+    deployment = ray_serve.deployment(object, name="replica", **RayConfig.read("ray").deployment)
+    assert deployment.ray_actor_options["num_gpus"] == 0.5
+
+
+def test_serve_ray_refuses_an_option_that_ray_serve_does_not_have(address, tmp_path):
+    config = RayConfig({"replica_count": 1}, address=address)
+    with pytest.raises(ValueError, match="replica_count"), ray_workers(ServeSettings(tmp_path), config):
+        pass
 
 
 @pytest.fixture(scope="module")

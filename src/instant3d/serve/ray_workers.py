@@ -1,7 +1,7 @@
 """Workers on a Ray cluster: replicas of a Ray Serve deployment, each with a worker process of its own.
 
 The server, its jobs and their order stay in one process. Each of its `RayWorker`s follows one batch, which Ray Serve
-gives to a free replica, whose `WorkerProcess` has the same limits as on the server's machine. Results come by the folder
+gives to a free replica; the limits of its `WorkerProcess` are those of one on this machine. Results come by the folder
 of jobs, which all machines share. The replicas end with the server, also with one that is killed.
 """
 
