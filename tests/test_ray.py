@@ -1,16 +1,23 @@
-"""A Ray cluster on this machine, whose workers and replicas are killed while they generate."""
+"""Ray on this machine: a cluster whose workers and replicas are killed while they work; nothing is lost or repeated.
+
+The first test needs that no cluster runs; all others but one share one.
+"""
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import mortal_generator
+import odd_jobs
 import pytest
+import trimesh
 from mortal_generator import FATAL
 from page_server import serving
 from quick_server import QUICK
@@ -18,7 +25,11 @@ from ray_cluster import ray_cluster
 from sphere_network import sphere_network
 from tiny_sdxl import tiny_sdxl_folder
 
+from data_prep.execution import process_limits, ray_pool
+from data_prep.execution.process_limits import JobLimits
+from data_prep.rendering import render
 from instant3d.client import Client, ServerError
+from instant3d.mesh import Mesh
 from instant3d.pipelines.generate import GenerationRequest
 from instant3d.pipelines.ray_generate import ray_generate
 from instant3d.serve.ray_config import RayConfig
@@ -26,6 +37,7 @@ from instant3d.serve.ray_workers import ray_workers
 from instant3d.serve.settings import ServeSettings
 from instant3d.utils.mesh_options import MeshOptions
 from instant3d.utils.prompts import from_arguments
+from instant3d.utils.ray_pool import connected
 
 ray_serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'instant3d[ray]'")
 pytestmark = pytest.mark.slow
@@ -52,22 +64,83 @@ def address():
         yield found
 
 
+def test_ray_cluster_that_does_not_answer_is_one_sentence():
+    with pytest.raises(ValueError, match="no Ray cluster answers at auto"):
+        list(ray_pool.run(odd_jobs.work, ["one"], address="auto", limits=JobLimits(1.0)))
+
+
 def test_ray_generate_loses_nothing_and_makes_nothing_twice_after_a_worker_is_killed(address, tmp_path):
     sphere_network().save_pretrained(tmp_path / "stage2")
     log, output = tmp_path / "finished.log", tmp_path / "out"
     make = mortal_generator.maker(tiny_sdxl_folder(tmp_path / "stage1"), tmp_path / "stage2", log)
 
-    def generated(*prompts):
-        return list(ray_generate(from_arguments(prompts), output, make, REQUEST, batch=2, address=address, workers=2))
+    def generated(prompts, workers):
+        given = from_arguments(prompts)
+        return list(ray_generate(given, output, make, REQUEST, batch=2, address=address, workers=workers))
 
-    found = generated(*PROMPTS)
+    found = generated(PROMPTS, workers=2)
     assert [result.where for result in found if result.error] == ["prompt 4"]
     records = [json.loads(path.read_text()) for path in output.glob("*/result.json")]
     assert sorted(record["prompt"] for record in records) == sorted(GOOD)
     assert log.with_suffix(".killed").exists()
     assert sorted(log.read_text().splitlines()) == sorted(GOOD)
-    assert sum(bool(result.error) for result in generated(*PROMPTS, "a new hat")) == 1
+    assert sum(bool(result.error) for result in generated([*PROMPTS, "a new hat"], workers=1)) == 1
     assert sorted(log.read_text().splitlines()) == sorted([*GOOD, "a new hat"])
+
+
+@pytest.fixture(scope="module")
+def outcomes(address):
+    jobs = ["one", "crash", "usurp", "refuse", "hang", "two", "three"]
+    options = {"address": address, "workers": 2, "limits": JobLimits(2.0), "prepare": odd_jobs.prepare}
+    found = list(ray_pool.run(odd_jobs.work, jobs, **options))
+    assert sorted(outcome.job for outcome in found) == sorted(jobs)  # each once
+    return {outcome.job: outcome for outcome in found}
+
+
+def test_ray_pool_gives_the_results_of_the_process_pool(outcomes):
+    good = {job: outcome.result for job, outcome in outcomes.items() if outcome.failure is None}
+    assert good == {"one": "ONE!", "two": "TWO!", "three": "THREE!"}
+
+
+@pytest.mark.parametrize(
+    ("job", "kind", "because"),
+    [
+        ("crash", "crash", "the process died (exit code 7)"),
+        ("refuse", "taste", "it is not to my taste"),
+        ("hang", "timeout", "it took longer than 2 s"),
+        ("usurp", "crash", "3 of Ray's workers were lost with it"),
+    ],
+)
+def test_ray_pool_loses_only_a_job_that_fails(outcomes, job, kind, because):
+    assert outcomes[job].kind == kind
+    assert because in outcomes[job].failure
+
+
+def test_render_ray_renders_objects_and_ends_the_ray_that_it_started(tmp_path, capsys):
+    before = set(process_limits.family(os.getpid()))
+    sphere = trimesh.creation.icosphere(1)
+    Mesh(sphere.vertices, sphere.faces).save(tmp_path / "ball.glb")
+    (tmp_path / "broken.glb").write_bytes(b"glTF")
+    (tmp_path / "plan.yaml").write_text("{size: 16, random_views: 0}")
+    command = [str(tmp_path), "-o", str(tmp_path / "out"), "--plan", str(tmp_path / "plan.yaml"), "--ray"]
+    assert render.main([*command, "--workers", "1", "--backend", "embree"]) == 0
+    assert not set(process_limits.family(os.getpid())) - before
+    assert (tmp_path / "out" / "ball" / "transforms.json").is_file()
+    (row,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
+    assert (row["id"], row["kind"]) == ("broken", "broken")
+    assert "1 failed (1 broken)" in capsys.readouterr().out
+
+
+def test_ray_that_is_not_installed_is_one_sentence_with_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"instant3d\[ray\]"):
+        list(ray_pool.run(odd_jobs.work, ["one"], limits=JobLimits(1.0)))
+
+
+def test_ray_connection_keeps_the_handler_of_sigterm(address):
+    before = signal.getsignal(signal.SIGTERM)
+    with connected(address, None):
+        assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_shipped_ray_config_has_options_that_ray_serve_takes():

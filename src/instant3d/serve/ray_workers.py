@@ -169,7 +169,7 @@ class RayDeployment:
     def _deploy(self) -> Any:
         from ray import serve
 
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         (self.settings.data / MARK).write_text(self.name)
         serve.start(proxy_location="Disabled")
         quiet = {"log_level": "WARNING", "enable_access_log": False}
