@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -30,10 +31,15 @@ def coefficients_text(lens: Mapping[str, float]) -> str:
 
 
 def is_visible(lens: Mapping[str, float], intrinsics: Intrinsics, width: float, height: float) -> bool:
-    """Whether distortion moves any point of the border or the centre lines by more than a pixel."""
+    """Whether distortion moves any of 17 x 17 points of the image by more than a pixel."""
+    return _is_visible(tuple(sorted(lens.items())), intrinsics, width, height)
+
+
+@lru_cache(maxsize=256)  # the frames of a capture have one camera, and each looks several times
+def _is_visible(lens: tuple[tuple[str, float], ...], intrinsics: Intrinsics, width: float, height: float) -> bool:
     across = torch.linspace(0, 1, 17, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(across, across, indexing="xy"), -1)
-    moved = (_distorted(points, lens, intrinsics) - points) * torch.tensor([width, height], dtype=torch.float64)
+    moved = (_distorted(points, dict(lens), intrinsics) - points) * torch.tensor([width, height], dtype=torch.float64)
     return bool(moved.norm(dim=-1).max() > VISIBLE)
 
 
