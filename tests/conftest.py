@@ -2,11 +2,14 @@
 
 import os
 import re
+import secrets
 import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is imported, here and in all processes started
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # these two are read when Ray is imported
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import pytest
 
