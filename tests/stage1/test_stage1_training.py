@@ -14,6 +14,7 @@ from torch import nn
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.modules.diffusion.components import Components, with_lora
+from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache_builder
 from instant3d.stage1.cache import LatentBatch
@@ -260,8 +261,7 @@ def weights(run, name="state_dict"):
 def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(model, cached, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(command(whole, model, cached, 12))
-    killed = training_runs.start(command(broken, model, cached, 12))
-    training_runs.kill_at_first_checkpoint(killed, broken)
+    training_runs.kill_at_first_checkpoint(command(broken, model, cached, 12), broken)
     start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
     fit.main(command(broken, model, cached, 12, "--ckpt_path", "last"))
     logged = training_runs.losses(broken)
@@ -321,10 +321,7 @@ def test_resume_with_lora_continues_as_an_uninterrupted_run(model, cached, tmp_p
 def test_ddp_with_two_processes_equals_one_with_batches_twice_as_large(model, cached, tmp_path):
     plain = {"learning_rate": 1e-4}  # Adam turns rounding into a full step where a gradient is zero
     fit.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
-    process = training_runs.start(
-        command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
-    )
-    assert process.wait() == 0
+    fit.main(command(tmp_path / "two", model, cached, 2, *training_runs.DDP, **plain))
     start = {f"unet.{name}": value for name, value in Stage1Module(str(model)).unet.state_dict().items()}
     one, two = (weights(tmp_path / run, "current_model_state") for run in ("one", "two"))
     moved = sum((one[key] - start[key]).square().sum() for key in one).sqrt()
@@ -491,3 +488,49 @@ def test_export_of_lora_fits_only_the_base_that_it_was_trained_on(model, cached,
     with pytest.raises(ValueError, match="do not fit"):
         fit.export(tmp_path / "last.ckpt", tmp_path / "export")
     assert with_lora(Components.load(model, parts=["unet"]).unet, 4, 4) is not None
+
+
+def test_export_of_lora_alone_fuses_to_the_network_of_the_whole_export(model, tmp_path):
+    module = Stage1Module(str(model), lora_rank=4, lora_alpha=6)
+    for parameter in module.lora.values():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    whole = fit.export(tmp_path / "last.ckpt", tmp_path / "whole")
+    (tmp_path / "alone").mkdir()
+    fit.export(tmp_path / "last.ckpt", tmp_path / "alone", lora_only=True)
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    parts = Components.load(model)
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    before, expected = (unet.get_submodule(layer).weight for unet in (parts.unet, whole))
+    assert not torch.allclose(before, expected, atol=1e-3)
+    fuse(parts, Lora(str(tmp_path / "alone")))
+    torch.testing.assert_close(
+        parts.unet.state_dict(), dict(whole.state_dict()), atol=1e-5, rtol=1e-5, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({}, "whole UNet"), ({"prediction_type": "v_prediction", "lora_rank": 2}, "prediction type")],
+)
+def test_export_of_lora_alone_refuses_what_such_a_file_cannot_hold(model, tmp_path, settings, complaint):
+    module = Stage1Module(str(model), **settings)
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=complaint):
+        fit.export(tmp_path / "last.ckpt", tmp_path / "export", lora_only=True)
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"stage1": {}}, {"stage1": []}, {"direct": {}}, {"architecture": {"encoder": "plucker"}, "state_dict": {}}],
+)
+def test_export_of_a_checkpoint_by_another_version_is_one_sentence(tmp_path, content):
+    torch.save({"state_dict": {}, **content}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt does not hold what this version exports") as error:
+        fit.export(tmp_path / "last.ckpt", tmp_path / "export")
+    assert "\n" not in str(error.value)

@@ -43,7 +43,7 @@ class ResidualProjection(nn.Module):
 
 
 class Reconstructor(nn.Module):
-    """Image encoder -> triplane transformer -> upsampler -> `TriplaneField`, for any number of views.
+    """Reconstructor for any number of views: image encoder, triplane transformer, upsampler, `TriplaneField`.
 
     Args:
         architecture: Sizes and variants.
