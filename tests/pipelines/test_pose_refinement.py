@@ -14,6 +14,8 @@ from instant3d.pipelines.photo_agreement import SIZE, disagreement, measure_agre
 from instant3d.pipelines.pose_refinement import guess_order, refine
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 AZIMUTHS = [270.0, 0.0, 90.0, 180.0]
 
 
@@ -85,7 +87,6 @@ def test_poses_keep_the_size_of_the_object_when_the_focal_length_changes():
     torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow
 def test_refinement_at_least_halves_the_error_of_azimuths():
     change = torch.zeros(4, 7)
     change[:, 0], change[:, 1] = torch.tensor([8.0, -6.0, 5.0, -7.0]), torch.tensor([-4.0, 5.0, 4.0, -5.0])

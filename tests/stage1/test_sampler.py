@@ -260,7 +260,7 @@ def test_spaced_scheduler_samples_a_schedule_that_ends_in_pure_noise(components)
 
 
 @pytest.mark.parametrize(
-    ("sampling", "seeds", "complaint"),
+    ("sampling", "seeds", "message"),
     [
         (Sampling(), [1], "got 1 seeds for 2 prompts"),
         (Sampling(0), [1, 2], "at least one step"),
@@ -270,8 +270,8 @@ def test_spaced_scheduler_samples_a_schedule_that_ends_in_pure_noise(components)
         (Sampling(start="ring"), [1, 2], "got 'ring'"),
     ],
 )
-def test_sampler_refuses_settings_out_of_range(sampler, sampling, seeds, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_sampler_refuses_settings_out_of_range(sampler, sampling, seeds, message):
+    with pytest.raises(ValueError, match=message):
         sampler(PROMPTS, sampling=sampling, seeds=seeds)
 
 

@@ -22,7 +22,7 @@ from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.module import Stage1Module
 from instant3d.stage1.noise_sample import drop_text, loss_by_quarter, sample_noise
 from instant3d.stage1.prompt_batches import PromptBatch
-from instant3d.stage1.sampler import GridSampler
+from instant3d.stage1.sampler import GridSampler, spaced_scheduler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.training import fit
 
@@ -99,6 +99,26 @@ def test_min_snr_weighs_each_example_by_its_own_noise(model, cached):
     expected = plain.losses(grids, noise_sample) * snr.clamp(max=5.0) / snr
     torch.testing.assert_close(weighed.losses(grids, noise_sample), expected)
     assert snr.min() < 5 < snr.max(), "both sides of the threshold are looked at"
+
+
+def test_zero_terminal_snr_is_the_rescaling_of_the_paper_and_is_exported(model, tmp_path):
+    plain = Stage1Module(str(model), prediction_type="v_prediction")
+    module = Stage1Module(str(model), prediction_type="v_prediction", zero_terminal_snr=True)
+    root = plain.abar.double().sqrt()
+    expected = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()  # Lin et al. 2023, algorithm 1
+    assert plain.abar[-1] > 0
+    assert module.abar[-1] == 0
+    torch.testing.assert_close(module.abar.double(), expected, atol=1e-5, rtol=1e-4)
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    fit.export(tmp_path / "last.ckpt", tmp_path / "export")
+    exported = Components.load(tmp_path / "export", parts=("scheduler",)).scheduler
+    scheduler, timesteps = spaced_scheduler(exported.config, Sampling(steps=2))
+    assert int(timesteps[0]) == len(module.abar) - 1
+    assert float(scheduler.init_noise_sigma) > 1000, "sampling begins where nothing is left of the signal"
+    with pytest.raises(ValueError, match="v_prediction"):
+        Stage1Module(str(model), prediction_type="epsilon", zero_terminal_snr=True)
 
 
 def test_loss_of_a_cached_grid_is_that_of_one_encoded_on_the_fly(model, cached, balls):
@@ -241,8 +261,7 @@ def weights(run, name="state_dict"):
 def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(model, cached, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(command(whole, model, cached, 12))
-    killed = training_runs.start(command(broken, model, cached, 12))
-    training_runs.kill_at_first_checkpoint(killed, broken)
+    training_runs.kill_at_first_checkpoint(command(broken, model, cached, 12), broken)
     start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
     fit.main(command(broken, model, cached, 12, "--ckpt_path", "last"))
     logged = training_runs.losses(broken)
@@ -302,10 +321,7 @@ def test_resume_with_lora_continues_as_an_uninterrupted_run(model, cached, tmp_p
 def test_ddp_with_two_processes_equals_one_with_batches_twice_as_large(model, cached, tmp_path):
     plain = {"learning_rate": 1e-4}  # Adam turns rounding into a full step where a gradient is zero
     fit.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
-    process = training_runs.start(
-        command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
-    )
-    assert process.wait() == 0
+    fit.main(command(tmp_path / "two", model, cached, 2, *training_runs.DDP, **plain))
     start = {f"unet.{name}": value for name, value in Stage1Module(str(model)).unet.state_dict().items()}
     one, two = (weights(tmp_path / run, "current_model_state") for run in ("one", "two"))
     moved = sum((one[key] - start[key]).square().sum() for key in one).sqrt()

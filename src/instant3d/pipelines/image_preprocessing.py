@@ -21,7 +21,7 @@ from instant3d.scenes.scene_files import MAX_FILE_BYTES
 from instant3d.scenes.white_background import opacity_mask
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.view_checks import assumed_camera
-from instant3d.utils import images
+from instant3d.utils import exif, images
 from instant3d.views import Views
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")
@@ -118,7 +118,7 @@ def read_cut_photo(path: Path, matting: Path | None = None) -> CutPhoto:
             "give another image"
         )
     described = image if images.is_heif(data) else images.header(data, str(path))
-    return CutPhoto(cut, images.focal_length_35mm(described))
+    return CutPhoto(cut, exif.focal_length_35mm(described))
 
 
 def decode_photo(data: bytes, where: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""How well photos of one object agree with its reconstruction, and which of them does not."""
+"""Agreement of photos of one object with its reconstruction, as a whole and photo by photo."""
 
 from __future__ import annotations
 

@@ -67,6 +67,8 @@ def export_stage1(
     if settings["lora_rank"]:
         merge_lora(parts.unet)
     parts.scheduler.register_to_config(prediction_type=settings["prediction_type"])
+    if settings.get("zero_terminal_snr"):
+        parts.scheduler.register_to_config(rescale_betas_zero_snr=True)
     trained_on = settings.get("words")
     if parts.words is not None:
         parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))

@@ -133,7 +133,16 @@ class GridSampler:
         return torch.cat(parts)  # outside inference mode, so that the result is an ordinary tensor
 
     def start(self, scheduler: Any, sampling: Sampling, seeds: Sequence[int]) -> Tensor:
-        """Initial noisy latents, (B, C, h, w), from one random generator for each grid."""
+        """Initial noisy latents, from one random generator for each grid.
+
+        Args:
+            scheduler: A diffusers scheduler whose timesteps are set.
+            sampling: The initial image, and the width of its blob.
+            seeds: B random seeds.
+
+        Returns:
+            (B, C, h, w), in the scheduler's own scaling.
+        """
         unet = self.components.unet
         shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         # on the CPU, whose generators give the same numbers on every machine

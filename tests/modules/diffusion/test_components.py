@@ -203,10 +203,10 @@ def test_lora_starts_as_the_identity_and_is_all_that_is_trained(tmp_path):
     names = {name for name, _ in unet.named_parameters()}
     with_lora(unet, 2, 2.0)
     torch.testing.assert_close(predict(unet), before)
-    learning = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
-    assert learning == {name for name, _ in unet.named_parameters() if "lora_" in name}
+    trainable = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in unet.named_parameters() if "lora_" in name}
     # four blocks with attention (down, middle, up twice), in each two attentions of four projections with A and B
-    assert len(learning) == 4 * 2 * 4 * 2
+    assert len(trainable) == 4 * 2 * 4 * 2
     assert len(names) > 0
 
 

@@ -219,7 +219,7 @@ def build_scheduler(config: Mapping[str, Any], name: str, spacing: str | None = 
         name: Key of SAMPLERS.
         spacing: Which of the T = 1000 training timesteps n steps visit: "leading" multiples of T // n (so that
             sampling begins below T: at 958 of 999 for 30 steps of SDXL), "trailing" those that end at T - 1,
-            "linspace" both ends; by default what `config` says. Lin et al. 2023 (table 2) find trailing best for few
+            "linspace" both ends; by default that of `config`. Lin et al. 2023 (table 2) find trailing best for few
             steps. DDIM, which diffusers lets step by T // n whatever is visited, takes trailing in linspace's place.
 
     Raises:
