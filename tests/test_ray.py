@@ -90,7 +90,7 @@ def test_ray_generate_loses_nothing_and_makes_nothing_twice_after_a_worker_is_ki
 
 @pytest.fixture(scope="module")
 def outcomes(address):
-    jobs = ["one", "crash", "usurp", "refuse", "hang", "two", "three"]
+    jobs = ["one", "crash", "kill-parent", "refuse", "hang", "two", "three"]
     options = {"address": address, "workers": 2, "limits": JobLimits(2.0), "prepare": odd_jobs.prepare}
     found = list(ray_pool.run(odd_jobs.work, jobs, **options))
     assert sorted(outcome.job for outcome in found) == sorted(jobs)  # each once
@@ -106,9 +106,9 @@ def test_ray_pool_gives_the_results_of_the_process_pool(outcomes):
     ("job", "kind", "because"),
     [
         ("crash", "crash", "the process died (exit code 7)"),
-        ("refuse", "taste", "it is not to my taste"),
+        ("refuse", "refused", "this job is refused"),
         ("hang", "timeout", "it took longer than 2 s"),
-        ("usurp", "crash", "3 of Ray's workers were lost with it"),
+        ("kill-parent", "crash", "3 of Ray's workers were lost with it"),
     ],
 )
 def test_ray_pool_loses_only_a_job_that_fails(outcomes, job, kind, because):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.components import NETWORKS, Components
+from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding, fits
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.quarter_turns import turned
@@ -70,6 +71,7 @@ class TextTo3D:
         stage1: str | Path | None = None,
         stage2: str | Path | None = None,
         *,
+        loras: Sequence[Lora] = (),
         device: str | torch.device = "cpu",
         max_memory: int | None = None,
         at_once: int = 4,
@@ -79,6 +81,7 @@ class TextTo3D:
         Args:
             stage1: Folder in diffusers' layout or Hugging Face Hub id; None: the bundled weights.
             stage2: Checkpoint folder or Hub id; None: the bundled weights.
+            loras: LoRA files that are fused into stage 1.
             device: See the class.
             max_memory: See the class.
             at_once: See the class.
@@ -91,6 +94,8 @@ class TextTo3D:
         components = Components.load(stage1, dtype=stage1_dtype(torch.device(device)))
         for name in NETWORKS:
             getattr(components, name).requires_grad_(False)
+        for lora in loras:
+            fuse(components, lora)
         reconstruct = ViewsTo3D.from_pretrained(stage2)
         return cls(components, reconstruct, device=device, max_memory=max_memory, at_once=at_once)
 

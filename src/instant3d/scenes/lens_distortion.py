@@ -31,7 +31,14 @@ def coefficients_text(lens: Mapping[str, float]) -> str:
 
 
 def is_visible(lens: Mapping[str, float], intrinsics: Intrinsics, width: float, height: float) -> bool:
-    """Whether distortion moves any of 17 x 17 points of the image by more than a pixel."""
+    """Whether distortion moves a point by more than `VISIBLE` pixels, on a grid of 17 x 17 points of the image.
+
+    Args:
+        lens: Coefficients by name; absent ones are 0.
+        intrinsics: fx, fy, cx, cy as fractions of the image size.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+    """
     return _is_visible(tuple(sorted(lens.items())), intrinsics, width, height)
 
 
@@ -65,7 +72,16 @@ def undistort(image: DecodedImage, lens: Mapping[str, float], intrinsics: Intrin
 
 
 def undistort_map(values: np.ndarray, lens: Mapping[str, float], intrinsics: Intrinsics) -> np.ndarray:
-    """Resample depth (H, W) or normals (H, W, 3) by the nearest pixel; 0, which is unknown, beyond the edge."""
+    """Resample a map by the nearest pixel, as a pinhole camera with the same intrinsics would have recorded it.
+
+    Args:
+        values: Depth (H, W) or normals (H, W, 3).
+        lens: Coefficients by name; absent ones are 0.
+        intrinsics: Those of the distorted image, as fractions of its size.
+
+    Returns:
+        float32 of the same shape; 0, which is unknown, beyond the edge of the distorted map.
+    """
     flat = torch.tensor(values.reshape(*values.shape[:2], -1), dtype=torch.float32)
     return _sampled(flat, lens, intrinsics, "nearest").numpy().reshape(values.shape)
 

@@ -88,6 +88,12 @@ class Scheduler:
     ) -> StoredJob:
         """Append a job to the queue.
 
+        Args:
+            kind: "text" or "images".
+            prompt: The prompt, if any.
+            options: Of the asset, as JSON values.
+            name: Its id; by default a new random one.
+
         Raises:
             QueueFull: There is no room.
         """

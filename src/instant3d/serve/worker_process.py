@@ -110,7 +110,7 @@ class WorkerProcess:
                 await waiting
 
     async def cancel(self, name: str) -> None:
-        """Ask the process to stop a job at its next step."""
+        """Send the process a message to stop a job at its next step."""
         with contextlib.suppress(WorkerEnded):
             await self._send({"cancel": name})
 
@@ -153,7 +153,7 @@ class WorkerProcess:
 
 
 def resident_bytes(process: int) -> int:
-    """Return the resident memory of a process; 0 where the system does not say or the process has ended."""
+    """Return the resident memory of a process; 0 on systems without /proc, or if the process has ended."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE_BYTES
     except (OSError, IndexError, ValueError):

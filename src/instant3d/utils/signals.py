@@ -13,7 +13,7 @@ NAMES = ("SIGTERM", "SIGHUP")
 
 
 class Terminated(SystemExit):
-    """The process was asked to end; its exit code is 128 plus the signal's number, as a shell gives it."""
+    """A signal ended the process; its exit code is 128 plus the signal's number, as a shell gives it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
