@@ -96,6 +96,7 @@ class Stage1Module(L.LightningModule):
         self,
         base: str = "stabilityai/stable-diffusion-xl-base-1.0",
         prediction_type: str | None = None,
+        zero_terminal_snr: bool = False,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         learning_rate: float = 1e-5,
@@ -111,7 +112,6 @@ class Stage1Module(L.LightningModule):
         cuda_graphs: bool = False,
         sampling: Sampling = Sampling(),
         seed: int = 0,
-        zero_terminal_snr: bool = False,
     ) -> None:
         super().__init__()
         if half_base and not lora_rank:
