@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components
-from instant3d.modules.diffusion.lora_names import layers_by_name
+from instant3d.modules.diffusion.lora_names import Layer, layers_by_name
 from instant3d.utils.hub import snapshot
 from instant3d.utils.tensor_files import open_safetensors, to_float32
 
@@ -187,11 +187,11 @@ def _alpha(settings: Mapping[str, Any], name: str, rank: int) -> float:
     return float(alpha) if isinstance(alpha, int | float) else float(rank)
 
 
-def _add(where: str, layer: nn.Module, up: Tensor, down: Tensor, scale: float) -> None:
+def _add(where: str, layer: Layer, up: Tensor, down: Tensor, scale: float) -> None:
     """Add scale up down to a layer's weight."""
-    weight = layer.weight.data  # type: ignore[union-attr]
+    weight = layer.weight.data
     update = scale * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
     changed = (weight.float() + update.to(weight.device)).to(weight.dtype)
     if not changed.isfinite().all():
         raise ValueError(f"{where} has values that are not finite; give another LoRA or a smaller weight")
-    layer.weight.data = changed  # type: ignore[union-attr]
+    layer.weight.data = changed
