@@ -113,6 +113,8 @@ def fuse(components: Components, lora: Lora) -> None:
         for name, update in updates.items():
             down, up = (file.get_slice(update[kind]).get_shape() for kind in ("down", "up"))
             _check_shapes(f"{path}: {name}", down, up, layers[name].weight.shape)
+            if "alpha" in update and math.prod(file.get_slice(update["alpha"]).get_shape()) != 1:
+                raise ValueError(f"{path}: {update['alpha']} is not one number; copy or download it again")
         for name, update in updates.items():
             down, up = (to_float32(update[kind], file.get_tensor(update[kind])) for kind in ("down", "up"))
             alpha = file.get_tensor(update["alpha"]) if "alpha" in update else _alpha(settings, name, len(down))
