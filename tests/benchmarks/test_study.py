@@ -27,6 +27,8 @@ from instant3d.utils import shipped
 from instant3d.utils.yaml_files import load_yaml
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "image_size": 16, "encoder": "plucker", "encoder_width": 16, "encoder_depth": 0, "encoder_heads": 1, "patch": 8,
     "width": 16, "depth": 1, "heads": 1, "token_side": 4, "plane_side": 16, "channels": 12, "decoder_width": 16,
@@ -84,7 +86,6 @@ def in_this_process_unless_broken(planned, output):
     return _run(planned, output) if planned.variant == "broken" else (trial.run(output / planned.name), None)[1]
 
 
-@pytest.mark.slow
 def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_itself_alone(
     folder, tmp_path, capsys, monkeypatch
 ):
@@ -107,7 +108,6 @@ def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_its
     assert "2 of 3 trials are finished" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_study_that_was_killed_trains_nothing_twice(folder, tmp_path):
     arguments = words(folder, tmp_path, ["demo"], "--steps", "60", "--seeds", "1")
     command = [sys.executable, "-m", "benchmarks.study", *arguments]
