@@ -82,7 +82,9 @@ def render_mesh(mesh: Mesh, cameras: Cameras, size: int, *, supersample: int = S
     """
     closed, texture = is_closed(mesh), _texture(mesh)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        each = pool.map(lambda k: _render(mesh, texture, cameras[k], size, supersample, closed), range(cameras.shape[0]))
+        each = pool.map(
+            lambda k: _render(mesh, texture, cameras[k], size, supersample, closed), range(cameras.shape[0])
+        )
         return Views.stack(list(each))
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.components import NETWORKS, Components
+from instant3d.modules.diffusion.inference.loading import load_components
 from instant3d.modules.diffusion.text import TextEmbedding, fits
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.quarter_turns import turned
@@ -88,7 +89,7 @@ class TextTo3D:
             FileNotFoundError: The weights are not installed, or a file is missing.
         """
         stage1, stage2 = find_stages(stage1, stage2)
-        components = Components.load(stage1, dtype=stage1_dtype(torch.device(device)))
+        components = load_components(stage1, stage1_dtype(torch.device(device)))
         for name in NETWORKS:
             getattr(components, name).requires_grad_(False)
         reconstruct = ViewsTo3D.from_pretrained(stage2)
