@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -17,23 +18,35 @@ Item = TypeVar("Item")
 Test = Callable[[bytes], bool]  # whether a file with this content still has the fault
 
 
+class Spent(Exception):
+    """No more inputs may be tried."""
+
+
 def minimised(files: Files, has_fault: Callable[[Files], bool], tries: int = TRIES, seconds: float = SECONDS) -> Files:
     """The input reduced as far as tries and time allow; `has_fault` says whether an input still has the fault."""
-    budget = _Budget(has_fault, tries, time.monotonic() + seconds)
-    names = _fewest(list(files), lambda some: budget.test({name: files[name] for name in some}))
-    files = {name: files[name] for name in names}
-    for name in names:
-        files[name] = _reduced(name, files[name], lambda data, name=name: budget.test(files | {name: data}))
-    return files
+    budget = _Budget(files, has_fault, tries, time.monotonic() + seconds)
+    with contextlib.suppress(Spent):
+        names = _fewest(list(files), lambda some: budget.test({name: files[name] for name in some}))
+        files = {name: files[name] for name in names}
+        for name in names:
+            files[name] = _reduced(name, files[name], lambda data, name=name: budget.test(files | {name: data}))
+    return budget.faulty
 
 
 class _Budget:
-    def __init__(self, has_fault: Callable[[Files], bool], tries: int, until: float) -> None:
-        self.has_fault, self.left, self.until = has_fault, tries, until
+    """Tries inputs until there were too many; `faulty` is the last that had the fault."""
+
+    def __init__(self, faulty: Files, has_fault: Callable[[Files], bool], tries: int, until: float) -> None:
+        self.faulty, self.has_fault, self.left, self.until = faulty, has_fault, tries, until
 
     def test(self, files: Files) -> bool:
         self.left -= 1
-        return self.left >= 0 and time.monotonic() < self.until and bool(files) and self.has_fault(files)
+        if self.left < 0 or time.monotonic() > self.until:
+            raise Spent
+        if not files or not self.has_fault(files):
+            return False
+        self.faulty = files
+        return True
 
 
 def _reduced(name: str, data: bytes, test: Test) -> bytes:

@@ -47,6 +47,18 @@ def test_run_has_no_finding_for_a_reader_that_refuses_in_one_sentence():
     assert (report.inputs["sound"], report.read["sound"], report.findings) == (20, 0, {})
 
 
+def test_minimised_input_still_has_the_fault_when_no_more_may_be_tried():
+    tried = []
+
+    def has_fault(files):
+        tried.append(files)
+        return b"17" in files.get("a.json", b"")
+
+    small = minimised({"a.json": json.dumps(list(range(10_000))).encode()}, has_fault, tries=10)
+    assert len(tried) <= 10
+    assert has_fault(small)
+
+
 def test_minimised_input_of_a_key_error_is_the_one_field_that_it_needs():
     def has_fault(files):
         tree = json.loads(files["a.json"])

@@ -169,6 +169,8 @@ def _frame(
     height, width = image.alpha.shape
     as_stored = image.applied_orientation == 1 and not (view.frame and view.frame.is_distorted(width, height))
     intrinsics = view.lens(width, height)
+    if not np.isfinite(intrinsics).all():
+        raise ValueError(f"{view.where} has a focal length or a centre out of all bounds; write its intrinsics again")
     name = f"images/{k:04d}.png"
     entry = transforms.entry(name, _reoriented(view.cam_to_world, UPS[settings.up], scale), intrinsics, width, height)
     files = {name: data if as_stored and _is_ours(data, image) else images.encode(image.rgb, image.alpha)}

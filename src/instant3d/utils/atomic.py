@@ -9,15 +9,13 @@ import os
 import re
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
-NEW_S = 10.0  # seconds that an empty file or folder may wait for its lock
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network disks have none
 
 
@@ -55,7 +53,7 @@ def partial_file(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
     """
     middle = "" if one_writer else f".{uuid.uuid4().hex[:8]}"
     partial = path.with_name(f".{path.name}{middle}.partial")
-    with _lock(partial, os.O_RDWR | os.O_CREAT):
+    with _lock(partial, os.O_RDWR | os.O_CREAT) if one_writer else _created(partial.touch, partial, os.O_RDWR):
         try:
             yield partial
             os.replace(partial, path)
@@ -117,9 +115,8 @@ def replaced(target: str | Path, sign: str) -> Iterator[Path]:
 def _partial(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(target, "partial")
-    partial.mkdir()
     try:
-        with _lock(partial, FOLDER):
+        with _created(partial.mkdir, partial, FOLDER):
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -170,8 +167,7 @@ def prepare_output(target: str | Path, *, is_file: bool = False) -> list[Path]:
 def remove_leftovers(target: str | Path) -> list[Path]:
     """Remove what killed writers left unfinished beside and directly in `target`; return the paths.
 
-    Each is locked while it is written, and the lock ends with its process. An empty one that is new is left, as it may
-    be about to be locked.
+    Each is locked while it is written, and the lock ends with its process.
     """
     target = Path(target).absolute()
     beside = [path for path in target.parent.glob(".*.partial") if path.name.startswith(f".{target.name}.")]
@@ -181,29 +177,38 @@ def remove_leftovers(target: str | Path) -> list[Path]:
 
 def _remove_stale(path: Path) -> bool:
     is_folder = path.is_dir()
-    flags = FOLDER if is_folder else os.O_RDWR
-    with contextlib.suppress(OSError), _lock(path, flags, needed=True):  # locked: its writer lives
-        empty = not any(path.iterdir()) if is_folder else not path.stat().st_size
-        if empty and time.time() - path.stat().st_mtime < NEW_S:
-            return False
+    with contextlib.suppress(OSError), _lock(path, FOLDER if is_folder else os.O_RDWR, needed=True):
         shutil.rmtree(path) if is_folder else path.unlink()
         return True
-    return False
+    return False  # locked: its writer lives
 
 
 @contextmanager
-def _lock(path: Path, flags: int, needed: bool = False) -> Iterator[None]:
-    """Hold the lock of a file or folder; without locks on this disk, raise only if it is needed."""
+def _created(create: Callable[[], None], path: Path, flags: int) -> Iterator[None]:
+    """Create a file or folder and hold its lock, anew if another process swept it away before it was locked."""
+    with ExitStack() as stack:
+        while True:
+            create()
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = stack.enter_context(_lock(path, flags, wait=True))
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    break
+        yield
+
+
+@contextmanager
+def _lock(path: Path, flags: int, *, wait: bool = False, needed: bool = False) -> Iterator[int]:
+    """Hold the lock of a file or folder, opened as a descriptor; without locks on this disk, raise only if needed."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:
                 raise OSError(error.errno, f"{path} is being written by another process; wait for it") from error
             if needed or error.errno not in NO_LOCKS:
                 raise
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
