@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class ClipText(Network):
         place = torch.arange(ids.shape[1], device=ids.device)
         x = self.embeddings["token_embedding"](ids) + self.embeddings["position_embedding"](place)
         states = [x]
-        for layer in self.encoder["layers"]:
+        for layer in cast(nn.ModuleList, self.encoder["layers"]):
             states.append(layer(states[-1]))
         end = self.config.eos_token_id
         last = (ids if end == OLD_END else (ids == end).int()).argmax(-1)
