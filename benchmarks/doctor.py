@@ -20,8 +20,9 @@ import torch
 from instant3d import scenes
 from instant3d.scenes import transforms
 from instant3d.scenes.checks import blank_frames, check
+from instant3d.scenes.checks.camera_checks import check_cameras
 from instant3d.scenes.checks.conventions import READINGS, reread
-from instant3d.scenes.checks.scene_checks import cameras, read_frames
+from instant3d.scenes.checks.scene_checks import read_frames
 
 Plant = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -79,7 +80,7 @@ def main() -> None:
         usable = [image for image in shown if image.number not in blank and image.alpha_source != "none"]
         for fault, (plant, kind) in FAULTS.items():
             ill = transforms.Document(document.where, plant(dict(document.content)))
-            found = cameras(str(place), ill, usable)
+            found = check_cameras(str(place), ill, usable)
             alarms[fault] += bool(found)
             named[fault] += any(finding.kind == kind for finding in found)
             cures = {finding.fix for finding in found} - {None}

@@ -1,8 +1,9 @@
 """How long does a client of the server wait, and what is lost when it is killed? `python -m benchmarks.serve`.
 
-Starts a server on a free port of this machine and gives it text jobs: from 1, 4 and 16 clients at a time, each of which
-waits for its job before it sends the next, and then 200 at once while the server is killed twice with SIGKILL and
-started again. By default the weights are toys, so that what is measured is the server and not the networks.
+Starts a server on a free port of this machine and gives it text jobs: 8 that wait at once, denoised one by one and four
+together; from 1, 4 and 16 clients at a time, each of which waits for its job before it sends the next; and then 200 at
+once while the server is killed twice with SIGKILL and started again. By default the weights are toys, so that what is
+measured is the server and not the networks. What denoising together saves: `--demo-weights --clients --count 0`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +124,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _load(data: Path, fields: dict[str, Any], request: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Latency and throughput of each number of clients, after a first job that is not counted."""
+    """What is measured of a server after a first job that is not counted: waiting jobs, then each number of clients."""
     with _running(data, fields) as server:
         server.wait_for(server.submit("warm up", request))
-        return {f"{clients} clients": _measure(server, clients, request, options.each) for clients in options.clients}
+        waiting = {f"{options.waiting} waiting": _waiting(server, options.waiting, request)} if options.waiting else {}
+        return waiting | {
+            f"{clients} clients": _measure(server, clients, request, options.each) for clients in options.clients
+        }
+
+
+def _waiting(server: Server, count: int, request: dict[str, Any]) -> dict[str, float]:
+    """Seconds an asset of jobs that all wait behind another one, and how many of them are denoising."""
+    first = server.submit("ahead of all", request)
+    names = [server.submit(f"thing {number} that waits", request) for number in range(count)]
+    start = _time(server.wait_for(first))
+    jobs = [server.wait_for(name) for name in names]
+    if failed := [job["error"] for job in jobs if job["state"] != "done"]:
+        raise ValueError(f"a job failed: {failed[0]}")
+    whole = max(map(_time, jobs)) - start
+    denoising = sum(job["result"]["seconds"]["denoise"] for job in jobs)
+    return {"s an asset": round(whole / count, 2), "denoising s an asset": round(denoising / count, 2)}
+
+
+def _time(job: dict[str, Any]) -> float:
+    """When a job ended, in seconds."""
+    return datetime.fromisoformat(job["finished"]).timestamp()
 
 
 def _measure(server: Server, clients: int, request: dict[str, Any], each: int) -> dict[str, float]:
@@ -204,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16], help="at a time (default 1 4 16)")
     parser.add_argument("--each", type=int, default=3, help="assets of each client (default 3)")
+    parser.add_argument("--waiting", type=int, default=8, help="jobs that wait at once (default 8; 0: none)")
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 4], help="prompts denoised together (default 1 4)")
     parser.add_argument("--count", type=int, default=200, help=f"jobs to be killed, at most {PAGE} (default {PAGE})")
     parser.add_argument("--kills", type=int, default=2, help="so often (default 2)")

@@ -4,21 +4,17 @@ One walk through the whole page, in this process and a folder of its own; then w
 """
 
 import contextlib
-import importlib
-import importlib.util
 import io
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from balls import ball_views
 from direct_runs import clip_folder
+from docs_walk import ROOT, changed, commands, entry, expanded, run
 from objaverse_stand_in import Dataset, glb, served, uid
 
 from instant3d import mesh, scenes
@@ -30,7 +26,6 @@ from instant3d.training import fit
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "from_zero.md"
 ON_GPU, ON_LAPTOP = "On one GPU", "The same on a laptop"
 LINKED = ("configs", "examples", *(f"checkpoints/{name}" for name in ("stage1-demo", "stage2-demo", "judge")))
@@ -91,47 +86,6 @@ NOT_RUN = {
 }
 
 
-def commands(heading):
-    """The lines of all `sh` blocks below a heading of the second level."""
-    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    blocks = re.findall(r"^```sh\n(.*?)^```", section[1], re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-
-
-def changed(command, table):
-    for old, new, _ in table:
-        command = re.sub(old, "", command) if old.endswith(".*") else command.replace(old, new)
-    return command
-
-
-def entry(module):
-    """The module behind `python -m`."""
-    inner = f"{module}.__main__"
-    is_package = importlib.util.find_spec(module).submodule_search_locations is not None
-    return importlib.import_module(inner if is_package else module)
-
-
-def expanded(command):
-    """What a `make` command would run, one command a line."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    make = ["make", "--no-print-directory", "-C", str(ROOT), "-n", "-o", ".venv/.installed", *shlex.split(command)[1:]]
-    text = subprocess.run(make, check=True, capture_output=True, text=True, env=clean).stdout
-    return [line.removeprefix(".venv/bin/") for line in text.replace("\\\n", " ").splitlines()]
-
-
-def run(command):
-    """The exit code of a command, most in this process: starting each anew would take most of the time."""
-    match shlex.split(command):
-        case ["python", "-m", module, *rest]:
-            return entry(module).main(rest)
-        case ["instant3d", *rest]:
-            return cli.main(rest)
-        case ["make", *_]:
-            return max(run(line) for line in expanded(command))
-        case _:
-            return subprocess.run(["sh", "-c", command]).returncode
-
-
 def label(folder):
     """Stands for the user and the browser: every second scene is good."""
     names = sorted(path.parent.name for path in folder.glob("scenes/*/transforms.json"))
@@ -151,8 +105,9 @@ def walk(tmp_path_factory):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).symlink_to(ROOT / name)
     clip_folder(root / "clip")
-    with contextlib.chdir(root):
-        for command in commands(ON_LAPTOP):
+    with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("instant3d.pipelines.results.FRAMES", 4)  # of a turntable, which nothing below looks at
+        for command in commands(PAGE, ON_LAPTOP):
             if command in NOT_RUN:
                 continue
             if "curation rank" in command:
@@ -165,7 +120,7 @@ def walk(tmp_path_factory):
 
 
 def test_from_zero_gpu_commands_are_the_laptops_but_for_the_listed_differences():
-    on_gpu, on_laptop = commands(ON_GPU), commands(ON_LAPTOP)
+    on_gpu, on_laptop = commands(PAGE, ON_GPU), commands(PAGE, ON_LAPTOP)
     assert [new for new in (changed(command, DIFFERENCES) for command in on_gpu) if new] == on_laptop
     for old, _, _ in DIFFERENCES:
         assert any(re.search(old if old.endswith(".*") else re.escape(old), command) for command in on_gpu), old
@@ -177,7 +132,7 @@ def test_from_zero_gpu_commands_are_the_laptops_but_for_the_listed_differences()
 @pytest.mark.filterwarnings("ignore:LightningCLI's args")
 def test_from_zero_gpu_commands_name_options_and_files_that_exist(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    left = [line for line in commands(ON_GPU) if line not in NOT_RUN]
+    left = [line for line in commands(PAGE, ON_GPU) if line not in NOT_RUN]
     for command in [one for line in left for one in (expanded(line) if line.startswith("make") else [line])]:
         for name in re.findall(r"configs/[\w/.]+", command):
             assert (ROOT / name).is_file(), name
@@ -204,7 +159,7 @@ def test_from_zero_objaverse_and_cap3d_give_objects_and_captions_by_the_very_com
     monkeypatch.chdir(tmp_path)
     with served(data) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
-        objaverse = next(command for command in commands(ON_GPU) if "data_prep.sources objaverse" in command)
+        objaverse = next(command for command in commands(PAGE, ON_GPU) if "data_prep.sources objaverse" in command)
         assert run(objaverse) == 0
     rows = {row["id"]: row for row in lines(tmp_path / "data" / "objects" / "objects.jsonl")}
     assert {name: row["captions"] for name, row in rows.items()} == {
@@ -216,7 +171,7 @@ def test_from_zero_objaverse_and_cap3d_give_objects_and_captions_by_the_very_com
         views = ball_views((0.2, 0.4, 0.9), 0.5)
         scenes.write(tmp_path / "data" / "scenes" / name, views, caption=row["captions"][0], object_id=name)
     (tmp_path / "data" / "cap3d.csv").write_text(f'{uid(0)},"A low table, of oak"\n{uid(2)},A red mug\n{uid(9)},Else\n')
-    assert run(next(command for command in commands(ON_GPU) if "captions cap3d" in command)) == 0
+    assert run(next(command for command in commands(PAGE, ON_GPU) if "captions cap3d" in command)) == 0
     found = [scenes.document(tmp_path / "data" / "scenes" / uid(k)).text("caption") for k in (0, 2, 3)]
     assert found == ["A low table, of oak", "A red mug", "mug"]
 

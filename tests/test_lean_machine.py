@@ -46,15 +46,6 @@ def run(script, *words):
     )
 
 
-def commands(*given):
-    """What `python -m` does with each command, a module and its words, one after the other; what they said."""
-    script = "import importlib, json, sys\nfor name, *words in json.loads(sys.argv[1]):\n"
-    script += "    assert importlib.import_module(name).main(words) == 0"
-    done = run(script, json.dumps([[str(word) for word in command] for command in given]))
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
 def config(path, **sections):
     path.write_text(yaml.safe_dump(sections))
     return path
@@ -69,8 +60,76 @@ def has_opengl():
 
 
 @pytest.fixture(scope="module")
-def balls(tmp_path_factory):
-    return write_balls(tmp_path_factory.mktemp("balls"))
+def machine(tmp_path_factory):
+    """The folder in which all commands ran, in one Python, for its imports take most of the time; what they said."""
+    place = tmp_path_factory.mktemp("lean")
+    balls, model = write_balls(place / "balls"), tiny_sdxl_folder(place / "model")
+    (place / "prompts.txt").write_text("a red chair\n")
+    given = [*making(place), *stage1(place, balls, model), *stage2(place, balls), *measuring(place, model)]
+    script = "import importlib, json, sys\nfor name, *words in json.loads(sys.argv[1]):\n"
+    script += "    assert importlib.import_module(name).main(words) == 0, words"
+    done = run(script, json.dumps([[str(word) for word in command] for command in given]))
+    assert done.returncode == 0, done.stderr
+    return place, done.stderr
+
+
+def making(place):
+    """Commands that make, render and paint an object."""
+    if not has_opengl():
+        return []
+    (place / "plan.yaml").write_text("{size: 16, random_views: 0, depth: false}")
+    plan = ["--plan", place / "plan.yaml", "--workers", 1]
+    return [
+        ["data_prep.procedural.__main__", "--count", 1, "-o", place / "objects"],
+        ["data_prep.render", place / "objects", "-o", place / "scenes", *plan],
+        ["data_prep.recolour", place / "scenes", "-o", place / "painted", "--colours", 1, "--workers", 1],
+    ]
+
+
+def stage1(place, balls, model):
+    settings = config(
+        place / "stage1.yaml",
+        model={"base": str(model)},
+        data={"train": [str(place / "cache")], "batch_size": 2, "workers": 0},
+        trainer={"max_steps": 2, "default_root_dir": str(place / "run1")},
+    )
+    return [
+        ["instant3d.cli.main", "cache-stage1", balls, "--model", model, "-o", place / "cache"],
+        ["instant3d.cli.main", "fit", "stage1", "-c", "configs/trainer/cpu.yaml", "-c", settings],
+        ["instant3d.cli.main", "export", place / "run1", "-o", place / "weights1"],
+    ]
+
+
+def stage2(place, balls):
+    weights = ["--weights", place / "weights2", "--resolution", 24]
+    settings = config(
+        place / "stage2.yaml",
+        model={"architecture": TINY, "ray_marching": {"samples": 4}, "vgg_weights": None},
+        data={"train": [str(balls)], "batch_size": 2, "workers": 0, "view_sampling": {"patch": 8, "zoom": [16, 32]}},
+        trainer={"max_steps": 2, "limit_val_batches": 0, "default_root_dir": str(place / "run2")},
+    )
+    return [
+        ["instant3d.cli.main", "fit", "stage2", "-c", "configs/trainer/cpu.yaml", "-c", settings],
+        ["instant3d.cli.main", "export", place / "run2", "-o", place / "weights2"],
+        [
+            "instant3d.cli.main",
+            "evaluate",
+            "reconstruction",
+            balls,
+            "-o",
+            place / "numbers",
+            "--views",
+            "0,1",
+            *weights,
+        ],
+        ["instant3d.cli.main", "reconstruct", balls / "red", "-o", place / "red", "--texture", 64, *weights],
+    ]
+
+
+def measuring(place, model):
+    words = ["--prompts", place / "prompts.txt", "-o", place / "alignment", "--steps", 1]
+    small = ["--stage1", model, "--stage2", place / "weights2"]
+    return [["instant3d.cli.main", "evaluate", "text", *words, *small]]
 
 
 def test_lean_machine_imports_every_module():
@@ -92,65 +151,21 @@ def test_lean_machine_packages_are_neither_found_nor_listed():
 
 
 @pytest.mark.skipif(not has_opengl(), reason="there is no OpenGL with EGL here")
-def test_lean_machine_makes_renders_and_paints_objects(tmp_path):
-    (tmp_path / "plan.yaml").write_text("{size: 16, random_views: 0, depth: false}")
-    plan = ["--plan", tmp_path / "plan.yaml", "--workers", 1]
-    commands(
-        ["data_prep.procedural.__main__", "--count", 1, "-o", tmp_path / "objects"],
-        ["data_prep.render", tmp_path / "objects", "-o", tmp_path / "scenes", *plan],
-        ["data_prep.recolour", tmp_path / "scenes", "-o", tmp_path / "painted", "--colours", 1, "--workers", 1],
-    )
-    assert len(list((tmp_path / "painted").glob("*/transforms.json"))) == 2
+def test_lean_machine_makes_renders_and_paints_objects(machine):
+    assert len(list((machine[0] / "painted").glob("*/transforms.json"))) == 2
 
 
-def test_lean_machine_caches_trains_and_exports_stage_1(balls, tmp_path):
-    model, run_folder = tiny_sdxl_folder(tmp_path / "model"), str(tmp_path / "run")
-    settings = config(
-        tmp_path / "run.yaml",
-        model={"base": str(model)},
-        data={"train": [str(tmp_path / "cache")], "batch_size": 2, "workers": 0},
-        trainer={"max_steps": 2, "default_root_dir": run_folder},
-    )
-    commands(
-        ["instant3d.cli.main", "cache-stage1", balls, "--model", model, "-o", tmp_path / "cache"],
-        ["instant3d.cli.main", "fit", "stage1", "-c", "configs/trainer/cpu.yaml", "-c", settings],
-        ["instant3d.cli.main", "export", run_folder, "-o", tmp_path / "weights"],
-    )
-    assert (tmp_path / "weights" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+def test_lean_machine_caches_trains_and_exports_stage_1(machine):
+    assert (machine[0] / "weights1" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 
-def test_lean_machine_trains_exports_measures_and_uses_stage_2_but_for_the_video(balls, tmp_path):
-    run_folder, weights = str(tmp_path / "run"), ["--weights", tmp_path / "weights", "--resolution", 24]
-    settings = config(
-        tmp_path / "run.yaml",
-        model={"architecture": TINY, "ray_marching": {"samples": 4}, "vgg_weights": None},
-        data={"train": [str(balls)], "batch_size": 2, "workers": 0, "view_sampling": {"patch": 8, "zoom": [16, 32]}},
-        trainer={"max_steps": 2, "limit_val_batches": 0, "default_root_dir": run_folder},
-    )
-    printed = commands(
-        ["instant3d.cli.main", "fit", "stage2", "-c", "configs/trainer/cpu.yaml", "-c", settings],
-        ["instant3d.cli.main", "export", run_folder, "-o", tmp_path / "weights"],
-        [
-            "instant3d.cli.main",
-            "evaluate",
-            "reconstruction",
-            balls,
-            "-o",
-            tmp_path / "numbers",
-            "--views",
-            "0,1",
-            *weights,
-        ],
-        ["instant3d.cli.main", "reconstruct", balls / "red", "-o", tmp_path / "red", *weights],
-    )
+def test_lean_machine_trains_exports_measures_and_uses_stage_2_but_for_the_video(machine):
+    place, printed = machine
     assert "instant3d: note: turntable.mp4 is left out, for videos need PyAV: pip install av\n" in printed
-    files = json.loads((tmp_path / "red" / "result.json").read_text())["files"]
+    files = json.loads((place / "red" / "result.json").read_text())["files"]
     assert "turntable.webp" in files
     assert "turntable.mp4" not in files
 
 
-def test_lean_machine_measures_what_prompts_give(tmp_path):
-    (tmp_path / "prompts.txt").write_text("a red chair\n")
-    words = ["--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "numbers", "--steps", 1]
-    commands(["instant3d.cli.main", "evaluate", "text", *words])
-    assert (tmp_path / "numbers" / "metrics.json").is_file()
+def test_lean_machine_measures_what_prompts_give(machine):
+    assert (machine[0] / "alignment" / "metrics.json").is_file()

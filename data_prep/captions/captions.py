@@ -42,6 +42,7 @@ class CaptionStats:
     unknown: int = 0  # ids of the source that are no scene's
 
     def lines(self) -> Iterator[str]:
+        """Lines for the terminal: the counts, and at most `SHOWN` scenes without a caption and refused captions."""
         yield f"{self.written} captions written, {self.had_one} scenes had one already"
         if self.without:
             yield f"{len(self.without)} scenes stay without one, such as {', '.join(self.without[:SHOWN])}"
@@ -78,7 +79,16 @@ def cleaned(caption: str) -> str:
 
 
 def assign_captions(captions: Iterable[Caption], folders: Mapping[str, Path], overwrite: bool = False) -> CaptionStats:
-    """Write captions into scenes (folders by name); the first one for a scene counts."""
+    """Write captions into scenes; the first valid one for a scene counts.
+
+    Args:
+        captions: The names of an object, of which the first that is in `folders` counts, and the words of its caption.
+        folders: Scene folders by id and by uid (see `by_name`).
+        overwrite: Whether to replace existing captions.
+
+    Returns:
+        How many were written, kept, refused and unknown, and which scenes are left without one.
+    """
     tally = CaptionStats()
     met: set[Path] = set()
     for names, words in captions:
@@ -178,7 +188,11 @@ def _is_there(path: Path, what: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when done, 1 when captions were refused or scenes could not be read, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when done, 1 when captions were refused or scenes could not be read, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         folders = by_name(options.scenes)

@@ -115,7 +115,11 @@ def _silhouettes(subjects: Sequence[SceneRef], broken: Broken) -> dict[str, Tens
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when all scenes were compared, 1 when some could not be read, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when all scenes were compared, 1 when some could not be read, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         found, count, broken = find(options.scenes, options.threshold)

@@ -73,7 +73,7 @@ def worded(name: str) -> str:
 
 
 def shows(prompt: str, name: str, colour: str) -> bool:
-    """Whether a prompt such as "a red chair" describes an object of this name in this colour."""
+    """Whether a prompt ("a red chair") describes an object with this name ("office chair") in this colour ("red")."""
     asked = noun(prompt)
     return f" {colour} " in f" {prompt} " and re.search(rf"\b{re.escape(asked)}\b", name) is not None
 
@@ -151,7 +151,11 @@ def one_thread() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when every scene was written, 1 when some failed, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when every scene was written, 1 when some failed, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         atomic.prepare_output(options.out)

@@ -20,7 +20,11 @@ SHOWN = 5  # scenes named on the terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when done, 1 when some scenes could not be read and were left out, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when done, 1 when some scenes could not be read and were left out, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         if getattr(options, "out", None) is not None:
@@ -82,10 +86,10 @@ def _rank(options: argparse.Namespace) -> int:
 
     _checked_folder(options.out)
     labels = id_lists.read_labels(options.labels)
-    places, trust = ranking.rank(feature_store.load(options.features), labels, softness=options.softness)
+    places, confidence = ranking.rank(feature_store.load(options.features), labels, softness=options.softness)
     id_lists.write_ranking(options.out, places)
     best = selection.top(places, options.top)
-    print_escaped(trust.sentence())
+    print_escaped(confidence.sentence())
     print_escaped(
         f"{options.out}: {len(places)} scenes, {sum(place.score > 0 for place in places)} of them on the good side"
     )

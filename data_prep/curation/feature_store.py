@@ -1,7 +1,7 @@
 """The file of features: one or several vectors for each scene, by id.
 
 A .safetensors with one tensor `features` (N, V, D) of unit vectors in float16, V being 1 where the views of a scene
-were averaged; its metadata tell ids, model and frames.
+were averaged; its metadata hold ids, model and frames.
 """
 
 from __future__ import annotations

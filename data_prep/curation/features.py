@@ -32,7 +32,14 @@ Failed = Callable[[SceneRef, str], None]
 
 
 class ImageEncoder:
-    """The image encoder of a CLIP of transformers with its processor."""
+    """The image encoder of a CLIP of transformers with its processor.
+
+    Args:
+        model: A `CLIPModel`.
+        preparer: Its image processor.
+        name: Name of the model, as stored with the features.
+        device: Where to run it.
+    """
 
     def __init__(self, model: Any, preparer: Any, name: str, device: str | torch.device = "cpu") -> None:
         self.model, self.preparer, self.name = model.to(device).eval().requires_grad_(False), preparer, name

@@ -25,7 +25,13 @@ HERE = Path(__file__).parent
 
 
 def sample(subjects: Sequence[SceneRef], count: int | None, seed: int = 0) -> list[SceneRef]:
-    """Choose `count` scenes in a random order by hashes of their ids, so that more scenes do not change the order."""
+    """Choose scenes in a random order by hashes of their ids, so that more scenes do not change the order.
+
+    Args:
+        subjects: Scenes to choose from.
+        count: How many to choose; None for all.
+        seed: Seed of the order.
+    """
 
     def turn(subject: SceneRef) -> bytes:
         return hashlib.sha256(f"{seed}/{subject.id}".encode()).digest()

@@ -40,6 +40,7 @@ class RankingConfidence:
         return max(self.good, self.bad) / (self.good + self.bad)
 
     def sentence(self) -> str:
+        """One line for the terminal: numbers of labels, accuracies in percent, and the area under the ROC curve."""
         return (
             f"{self.good + self.bad} labels ({self.good} good, {self.bad} bad), {self.folds}-fold cross-validation: "
             f"accuracy {self.accuracy:.1%} (always the more frequent: {self.guess:.1%}), balanced {self.balanced:.1%}, "
@@ -66,14 +67,14 @@ def rank(
     row = {name: k for k, name in enumerate(features.ids)}
     rows, truth = _labelled_rows(row, labels)
     shown = features.vectors[rows].float().numpy()
-    trust = _confidence(shown, truth, softness)
+    confidence = _confidence(shown, truth, softness)
     machine = _fitted(shown, truth, softness)
     scores = np.concatenate([_scores(machine, part.float().numpy()) for part in features.vectors.split(AT_ONCE)])
     order = sorted(range(len(scores)), key=lambda k: (-scores[k], features.ids[k]))
     names = ((features.ids[k], float(scores[k])) for k in order)
     return [
         RankedScene(n, name, round(score, 6), labels.get(name)) for n, (name, score) in enumerate(names, start=1)
-    ], trust
+    ], confidence
 
 
 def _labelled_rows(row: Mapping[str, int], labels: Mapping[str, str]) -> tuple[list[int], Array]:

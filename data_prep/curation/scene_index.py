@@ -29,14 +29,15 @@ class SceneRef:
 
     @property
     def where(self) -> str:
+        """Where the scene is, for messages: its folder, or `TAR:KEY`."""
         return str(self.source) if isinstance(self.source, Path) else f"{self.source.path}:{self.source.key}"
 
     def document(self) -> transforms.Document:
-        """Its `transforms.json`."""
+        """Read the scene's `transforms.json`."""
         return scenes.document(self.source) if isinstance(self.source, Path) else self.source.document()
 
     def read(self, frames: Sequence[int], size: int | None = None) -> scenes.Scene:
-        """Some of its frames; `size` as in `scenes.read`."""
+        """Read some of the scene's frames; `size` as in `scenes.read`."""
         if isinstance(self.source, Path):
             return scenes.read(self.source, frames=frames, size=size, maps=())
         return self.source.read(frames=frames, size=size, maps=())

@@ -11,7 +11,7 @@ TOP = 10_000  # what arXiv 2311.06214 fine-tuned on
 
 
 def top(places: Sequence[RankedScene], count: int, without: Collection[str] = ()) -> list[RankedScene]:
-    """The best `count` scenes that are neither in `without` nor labelled bad."""
+    """The first `count` scenes of a ranking (best first) that are neither labelled bad nor in the ids `without`."""
     return [place for place in places if place.label != BAD and place.id not in without][:count]
 
 

@@ -18,7 +18,11 @@ from .steps import plan_steps
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when the weights and their cards are there, 2 when a step failed or the input is bad."""
+    """Run the command.
+
+    Returns:
+        0 when the weights and their cards are there, 2 when a step failed or the input is bad.
+    """
     options = _parser().parse_args(arguments)
     try:
         wanted = _recipe(options)
@@ -26,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         atomic.prepare_output(wanted.out)
         wanted.out.mkdir(parents=True, exist_ok=True)
         record = Record.open(wanted.out, wanted.settings, options.resume)
-        Run(plan_steps(wanted), record, wanted.training_left, _say)()
+        Run(plan_steps(wanted), record, wanted.training_left, _print_line)()
         for path in card.write(wanted, record):
-            _say(f"{path}: a draft; read it and look at the assets before you publish the weights")
+            _print_line(f"{path}: a draft; read it and look at the assets before you publish the weights")
     except (ValueError, OSError) as error:
         print_escaped(f"error: {' '.join(str(error).split())}", sys.stderr)
         return 2
@@ -65,7 +69,7 @@ def _check_device(wanted: Recipe) -> None:
         raise ValueError(f"the trainer {wanted.trainer} needs a CUDA device, and there is none; use --trainer cpu")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print_escaped(line)
 
 

@@ -48,7 +48,13 @@ def write(recipe: Recipe, record: Record) -> list[Path]:
 
 
 def card(recipe: Recipe, record: Record, part: str) -> str:
-    """The text of a part's card, as Markdown."""
+    """The text of a part's card, as Markdown.
+
+    Args:
+        recipe: The run's recipe: its data sets, folders and command.
+        record: Seconds of the run's steps.
+        part: "stage1", "stage2", "direct" or "judge".
+    """
     folder, scenes = recipe.weights(part), [Path(recipe.scenes(name)) for name in _sets(recipe, part)]
     facts = {
         "command": f"`{_command(recipe)}`",

@@ -86,7 +86,7 @@ class Recipe:
         return max(self.seconds - seconds, self.seconds / 2)
 
     def scenes(self, name: str) -> str:
-        """A folder of scenes."""
+        """The folder of the set of scenes `name`, such as "real" or "painted"."""
         return str(self.out / "scenes" / name)
 
     def weights(self, part: str) -> Path:

@@ -91,7 +91,16 @@ class Record:
 
     @classmethod
     def open(cls, folder: Path, settings: dict[str, Any], resume: bool) -> Record:
-        """The record of an earlier call with the same settings, or a new one in a folder without any."""
+        """Open the record of an earlier call with the same settings, or start one in a folder without any.
+
+        Args:
+            folder: Folder of the run.
+            settings: What decides the result, by name.
+            resume: Whether to continue an earlier call.
+
+        Raises:
+            ValueError: The folder holds a run, and `resume` is false or the settings are not those of that run.
+        """
         file = folder / RECORD
         if not file.is_file():
             return cls(folder, settings)
@@ -124,7 +133,7 @@ class Run:
         steps: In an order in which they could run one after the other.
         record: What earlier calls finished.
         training_left: The seconds that are left for training, given the seconds that the run has taken.
-        say: Called with lines of progress.
+        print_line: Called with lines of progress.
     """
 
     def __init__(
@@ -132,9 +141,9 @@ class Run:
         steps: Sequence[Step],
         record: Record,
         training_left: Callable[[float], float],
-        say: Callable[[str], None] = print,
+        print_line: Callable[[str], None] = print,
     ) -> None:
-        self.steps, self.record, self.training_left, self.say = list(steps), record, training_left, say
+        self.steps, self.record, self.training_left, self.print_line = list(steps), record, training_left, print_line
         self.logs = record.folder / LOGS
         self._before, self._begin = record.seconds, time.monotonic()
         self._context = multiprocessing.get_context("forkserver")
@@ -162,7 +171,7 @@ class Run:
                 for name in over:
                     self._finish(name, *running.pop(name))
                 if not over:
-                    self.say(self._report(running))
+                    self.print_line(self._report(running))
                 self._save()
 
     def _ready(self, running: dict[str, Any]) -> Iterator[Step]:
@@ -186,7 +195,7 @@ class Run:
             target=_work, args=(step.module, arguments, str(self._log(step.name)), sys.path), name=step.name
         )
         process.start()
-        self.say(f"{_clock(self.seconds)} {step.name} begins")
+        self.print_line(f"{_clock(self.seconds)} {step.name} begins")
         return process
 
     def _finish(self, name: str, process: Any, begun: float) -> None:
@@ -199,7 +208,7 @@ class Run:
                 "mend the cause and go on by --resume"
             )
         known["finished"] = True
-        self.say(f"{_clock(self.seconds)} {name} took {known['seconds']:.0f} s: {last_line(self._log(name))}")
+        self.print_line(f"{_clock(self.seconds)} {name} took {known['seconds']:.0f} s: {last_line(self._log(name))}")
 
     def _report(self, running: dict[str, Any]) -> str:
         finished = sum(self.record.finished(step.name) for step in self.steps)

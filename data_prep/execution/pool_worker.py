@@ -20,7 +20,11 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def main() -> None:
-    """Arguments: sys.path, the pipe's file descriptor, the parent's process id and its main module if work is there."""
+    """Run the worker until its parent closes the pipe.
+
+    The command line has sys.path, the pipe's file descriptor, the parent's process id, and the parent's main module if
+    the work is defined there.
+    """
     descriptor, parent, main_module = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     process_limits.die_with(parent)
     faulthandler.enable()

@@ -24,11 +24,11 @@ class JobLimits:
 
     Attributes:
         timeout_s: Seconds.
-        max_memory: Resident bytes of its process and of the children of that; None for no limit.
+        max_resident: Resident bytes of its process and of the children of that; None for no limit.
     """
 
     timeout_s: float
-    max_memory: int | None = None
+    max_resident: int | None = None
 
 
 def family(process: int) -> list[int]:
@@ -61,7 +61,7 @@ def end(process: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Have this process killed as soon as its parent has ended for any reason."""
+    """Have this process killed as soon as its parent ends, for any reason."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -44,7 +44,7 @@ class JobResult(Generic[Job]):
         job: The job.
         result: What the work returned; None after a failure.
         failure: Why there is no result; None if there is one.
-            seconds: Duration.
+        seconds: Duration.
         kind: "broken" (ValueError), "unreadable" (OSError), "full" (disk), "memory", "timeout", "crash", or the
             attribute `kind` of the exception; empty if there is a result.
     """
@@ -155,7 +155,7 @@ class _Pool(Generic[Job]):
 
     def _wait_timeout(self) -> float:
         patience = min(member.deadline() for member in self.workers) - time.monotonic()
-        return max(patience if self.task.limits.max_memory is None else min(patience, WATCH_S), 0)
+        return max(patience if self.task.limits.max_resident is None else min(patience, WATCH_S), 0)
 
 
 class _Worker(Generic[Job]):
@@ -200,7 +200,7 @@ class _Worker(Generic[Job]):
             self.ready, self.since = True, time.monotonic()
         if time.monotonic() >= self.deadline():
             return self._lost(f"it took longer than {self.limits.timeout_s:g} s", "timeout")
-        limit = self.limits.max_memory
+        limit = self.limits.max_resident
         if limit is not None and (held := process_limits.resident_bytes(self.process.pid)) > limit:
             return self._lost(f"it took {held / 1e9:.1f} GB of memory, more than {limit / 1e9:g}", "memory")
         return None

@@ -59,6 +59,7 @@ def gather(
     Args:
         roots: Folders of scene folders or of shards, single ones of either, URLs of shards, and caches of stage 1.
         objects: Manifests with fields that the scenes lack, looked up by id or uid.
+        on_step: Called with the progress.
 
     Raises:
         ValueError: If there is neither a scene nor a cache in one of `roots`.
@@ -147,7 +148,11 @@ def _plain(words: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when the table was written, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when the table was written, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         if options.out:

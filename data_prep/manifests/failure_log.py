@@ -43,8 +43,8 @@ class FailureLog:
         self.file.write(json.dumps(row).encode() + b"\n")
         self.file.flush()
 
-    def deserves_another(self, object_id: str) -> bool:
-        """Whether an object has failed, but not yet as often as it may."""
+    def may_retry(self, object_id: str) -> bool:
+        """Whether an object has failed, but fewer times than it may be tried."""
         row = self.rows.get(object_id)
         return row is not None and row.get("kind") in PASSING and int(row.get("attempts", ATTEMPTS)) < ATTEMPTS
 

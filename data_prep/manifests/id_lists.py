@@ -56,25 +56,25 @@ def read_ranking(path: str | Path) -> list[RankedScene]:
 
 
 def write_ranking(path: Path, places: Sequence[RankedScene]) -> None:
-    """One JSON line a scene."""
+    """Write a ranking as one JSON line per scene, whole or not at all."""
     rows = ({key: value for key, value in asdict(place).items() if value is not None} for place in places)
     write_rows(path, rows)
 
 
 def read_list(path: str | Path) -> list[str]:
-    """Ids in their order; empty lines and those that begin with # do not count."""
+    """Read ids in their order, one a line; empty lines and those that begin with # do not count."""
     lines = (line.strip() for line in _text(path, "name a text file with an id on each line").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def write_list(path: Path, ids: Iterable[str], *remarks: str) -> None:
-    """An id on each line, below remarks on how they were chosen."""
+    """Write one id a line, below remarks on how they were chosen, whole or not at all."""
     lines = [*(f"# {remark}" for remark in remarks), *ids]
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 def read_rows(path: str | Path, hint: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and objects of a file of JSON lines."""
+    """Yield the line numbers and objects of a file of JSON lines; `hint` ends each error message with a remedy."""
     for number, line in enumerate(_text(path, hint).split("\n"), start=1):
         if not line.strip():
             continue
@@ -88,7 +88,7 @@ def read_rows(path: str | Path, hint: str) -> Iterator[tuple[int, dict[str, Any]
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line, whole or not at all."""
+    """Write one JSON object a line, whole or not at all."""
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 

@@ -17,7 +17,7 @@ from instant3d.utils.atomic import partial_file
 from .licences import spdx
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
-MANIFESTS = ("objects.jsonl", "manifest.jsonl")  # the first that a folder holds speaks for it
+MANIFESTS = ("objects.jsonl", "manifest.jsonl")  # the first that a folder holds lists its objects
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 VARIANT = ("variant_of", "turned_deg", "stretched", "mirrored")  # what a row of `data_prep.variants` has beside others
 # Fields of a manifest that a scene keeps.
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Item:
-    """One object: a file and the words and facts that travel with it; `row` is all that its manifest says."""
+    """One object: a file with its caption and facts; `row` is the whole row of its manifest."""
 
     id: str
     path: Path
@@ -66,7 +66,16 @@ def find(source: str | Path, *, split: str | None = None, licenses: Collection[s
 def find_all(
     sources: Sequence[str | Path], *, split: str | None = None, licenses: Collection[str] | None = None
 ) -> list[Item]:
-    """The objects of several folders and manifests, as `find` gives them; each must have an id of its own."""
+    """The objects of several folders and manifests, in order.
+
+    Args:
+        sources: Folders and manifests.
+        split: As in `find`.
+        licenses: As in `find`.
+
+    Raises:
+        ValueError: A source names no objects, or two objects have the same id.
+    """
     items = [item for source in sources for item in find(source, split=split, licenses=licenses)]
     name, times = Counter(item.id for item in items).most_common(1)[0]
     if times > 1:

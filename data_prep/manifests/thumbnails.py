@@ -16,7 +16,13 @@ PREFIX = "data:image/webp;base64,"
 
 
 def webp(pixels: Tensor, width: int, quality: int = 80) -> bytes:
-    """An image (3, H, W) in [0, 1] as WebP of at most `width` pixels across."""
+    """Encode an image as WebP.
+
+    Args:
+        pixels: (3, H, W) in [0, 1].
+        width: Pixels across; a wider image is reduced to it, a narrower one keeps its size.
+        quality: Quality of WebP, 0 ... 100.
+    """
     levels = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     image = Image.fromarray(np.ascontiguousarray(levels))
     if image.width > width:

@@ -45,7 +45,7 @@ def counted(count: int, words: str, noun: str) -> str:
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join phrases as `a`, `a and b` or `a, b and c`."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
@@ -97,11 +97,11 @@ class Builder:
         return textures.wooden(self.dice, names) if self.dice.chance(0.25) else self.plain(*names)
 
     def metal(self) -> Texture:
-        """Greys."""
+        """A plain grey."""
         return self.plain("grey", "light grey", "dark grey")
 
     def leaf(self) -> Texture:
-        """Greens, and autumn now and then."""
+        """A plain green or, now and then, the orange of autumn."""
         return self.plain("green", "green", "dark green", "light green", "olive", "orange")
 
     def darker(self, texture: Texture, by: float = 0.7) -> Texture:

@@ -96,7 +96,16 @@ def write_object(seed: int, folder: Path) -> dict[str, object]:
 
 
 def write_many(folder: Path, seeds: range, workers: int) -> Iterator[dict[str, object]]:
-    """Write the objects of these seeds; rows come in the order of the seeds."""
+    """Write one object for each seed.
+
+    Args:
+        folder: Existing folder of the GLB files.
+        seeds: The objects' seeds.
+        workers: Number of processes; 1 or less is this one.
+
+    Yields:
+        The objects' manifest rows, in the order of the seeds.
+    """
     if workers <= 1:
         yield from (write_object(seed, folder) for seed in seeds)
         return
@@ -105,7 +114,11 @@ def write_many(folder: Path, seeds: range, workers: int) -> Iterator[dict[str, o
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command.
+
+    Returns:
+        0 when all objects are written, 2 for bad input.
+    """
     parser = argparse.ArgumentParser(prog="instant3d data procedural", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for {id}.glb and manifest.jsonl")
     parser.add_argument("--count", type=int, default=1500, help="number of objects (default 1500)")

@@ -50,7 +50,7 @@ def scatter(dice: PortableRandom) -> tuple[list[Part], str]:
 
 
 def noun_of(kind: Kind, half: Vectors) -> str:
-    """Cubes and spheres with unequal sides are boxes and ellipsoids."""
+    """The noun of a primitive: its kind, but cubes and spheres with unequal sides are boxes and ellipsoids."""
     even = float(half.max()) < 1.2 * float(half.min())
     return kind if even else {"cube": "box", "sphere": "ellipsoid"}.get(kind, kind)
 
@@ -120,7 +120,7 @@ def _cut(dice: PortableRandom, placed: list[Primitive], parts: list[Part]) -> tu
 
 
 def _cut_piece(place: Primitive, part: Part, knife: Shape, hollow: bool) -> tuple[tuple[Shape, Shape] | None, bool]:
-    """The part without the knife's volume; hollow, where asked, only if the cut opens it."""
+    """The part without the volume of `knife`; hollow, if requested, only where the cut opens it."""
     solid = primitive_ops.difference(part.shape, [knife])
     if solid is None or not hollow:
         return solid, False
@@ -145,7 +145,7 @@ def _wired(dice: PortableRandom, placed: list[Primitive], parts: list[Part]) -> 
 
 
 def describe(parts: list[Part]) -> str:
-    """`a red cube and two striped tori`; many different parts are counted by shape alone."""
+    """Caption of parts, such as `a red cube and two striped tori`; many different parts are counted by shape alone."""
     found = groups(parts)
     if len(found) <= 5:
         return listed([counted(count, words, noun) for (words, noun), count in found.items()])

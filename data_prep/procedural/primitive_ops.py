@@ -42,7 +42,13 @@ def primitive_patches(kind: Kind, half: FloatArray, tile: float, cells: int, sid
 
 
 def inside(kind: Kind, half: FloatArray, points: Vectors) -> NDArray[np.bool_]:
-    """Mask (N,) of the points (N, 3), in the primitive's own frame, that lie within it."""
+    """Mask (N,) of the points that lie within a primitive.
+
+    Args:
+        kind: Kind of primitive.
+        half: Its half extents (3,).
+        points: (N, 3), in its own frame.
+    """
     unit: Vectors = np.asarray(points / np.asarray(half))
     x, y, z = unit[:, 0], unit[:, 1], unit[:, 2]
     radius2 = x * x + y * y
@@ -58,7 +64,13 @@ def inside(kind: Kind, half: FloatArray, points: Vectors) -> NDArray[np.bool_]:
 
 
 def displaced(patch: Patch, dice: PortableRandom, amplitude: float) -> Patch:
-    """Push a patch along its normals by a smooth random height in [0, amplitude] that fades to 0 at its rims."""
+    """Push a patch along its normals by a smooth random height field that fades to 0 at its rims (LRM-Zero).
+
+    Args:
+        patch: Patch of at least 4 x 4 points; a smaller one is returned as it is.
+        dice: Source of the height field.
+        amplitude: Largest height, a length.
+    """
     rows, columns = patch.points.shape[:2]
     if rows < 4 or columns < 4:
         return patch
@@ -104,7 +116,13 @@ def _blend(count: int, knots: int) -> Vectors:
 
 
 def wires(shape: Shape, thickness: float, tile: float) -> Shape:
-    """Square bars along every edge of a shape but those between coplanar triangles."""
+    """Square bars along the edges of a shape, except those between coplanar triangles (LRM-Zero's wireframes).
+
+    Args:
+        shape: The shape, whose triangles are dropped.
+        thickness: Side of a bar's square section, a length.
+        tile: As in `Texture.tile`.
+    """
     first, place = shapes.weld(shape.vertices)
     points, triangles = shape.vertices[first], place[shape.faces]
     bars = [_bar(points[i], points[j], thickness, tile) for i, j in _creases(points, triangles)]

@@ -34,7 +34,14 @@ def plain(colour: Colour) -> Texture:
 
 
 def noise(dice: PortableRandom, size: int, cells: int, octaves: int = 3) -> NDArray[np.float64]:
-    """Periodic value noise, (size, size) in [0, 1]: random lattices blended smoothly, each octave half as strong."""
+    """Periodic value noise, (size, size) in [0, 1]: random lattices blended smoothly, each octave half as strong.
+
+    Args:
+        dice: Source of the lattices.
+        size: Pixels a side.
+        cells: Cells a side of the first octave's lattice; each further octave has twice as many.
+        octaves: Number of lattices.
+    """
     total = np.zeros((size, size))
     for octave in range(octaves):
         count = cells << octave
@@ -116,7 +123,7 @@ def _named_by_mean(pixels: NDArray[np.uint8], pattern: str, tile: float) -> Text
 
 
 def _blended(amount: NDArray, pair: tuple[Colour, Colour], pattern: str, tile: float) -> Texture:
-    """Named by the colours at the tenth and the ninetieth percentile; a mean of green and magenta is not beige."""
+    """Blend two colours; the name is that of the tenth and ninetieth percentile: a mean may be a third colour."""
     pixels, steps = _blend(amount, *pair), np.round(amount * 24)
     ranked = pixels.reshape(-1, 3)[np.argsort(steps, axis=None, kind="stable")]
     low, high = (nearest_name(ranked[len(ranked) * percent // 100]) for percent in (10, 90))
@@ -175,7 +182,7 @@ def shaded(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
 
 
 def lettered(dice: PortableRandom, names: Sequence[str] = ()) -> Texture:
-    """Rows of marks that look like print from afar and mean nothing."""
+    """Rows of random marks that resemble print from afar."""
     paper, ink = draw_pair(dice, names)
     size, rows = 128, dice.between(4, 7)
     mask = np.zeros((size, size), dtype=bool)
@@ -221,7 +228,7 @@ PATTERNS: tuple[Callable[..., Texture], ...] = (
 
 
 def draw_texture(dice: PortableRandom, patterned: float, names: Sequence[str] = ()) -> Texture:
-    """A pattern with the given probability, else a plain colour."""
+    """Draw a pattern with probability `patterned`, else a plain colour; near the colours in `names`, if any."""
     if dice.chance(patterned):
         return dice.pick(PATTERNS)(dice, names)
     return plain(draw_colour(dice, names))

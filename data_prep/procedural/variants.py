@@ -35,7 +35,7 @@ from .portable_rng import PortableRandom
 
 NARROWEST, WIDEST = 0.75, 1.3  # factors along each axis
 MANIFEST, FAILURES = "objects.jsonl", "objects.failures.jsonl"
-OWN = ("file", "uid", "sha256", "bytes")  # fields of a row that speak of the original's file
+OWN = ("file", "uid", "sha256", "bytes")  # fields of a row about the original's file
 LIMITS = JobLimits(120.0)  # of one object
 # Objects that must not be mirrored. Other writing cannot be found by names: use --no-mirror for sets with much of it.
 ONE_SIDED = re.compile(
@@ -84,6 +84,9 @@ def random_change(seed: int, object_id: str, number: int, *, mirror: bool = True
     """Variant `number` of an object: the same on every machine.
 
     Args:
+        seed: Seed of the variants of all objects.
+        object_id: The object's id.
+        number: Number of the variant, from 1 on.
         mirror: Whether it may be mirrored, which then happens to every other one; nothing else depends on it.
     """
     digest = hashlib.sha256(f"{seed}/{object_id}/{number}".encode()).digest()
@@ -158,14 +161,18 @@ def _is_there(target: Path, original: Path, change: Change) -> bool:
 
 
 def _row(item: Item, file: Path, change: Change) -> Row:
-    """The original's row, but for what speaks of its file, and what is different about the variant."""
+    """The original's row, without the fields about its file, and with what is different about the variant."""
     kept = {key: value for key, value in (item.row or {"source": "folder"}).items() if key not in OWN}
     about = {"variant_of": item.id, "turned_deg": change.turned_deg, "stretched": list(change.stretched)}
     return kept | {"id": file.stem, "file": file.name} | about | {"mirrored": change.mirrored}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when every variant is there, 1 when some are not (objects.failures.jsonl says why), 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when every variant is there, 1 when some are not (objects.failures.jsonl says why), 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         jobs = _jobs(options)

@@ -23,7 +23,7 @@ from .pixels import to_views
 from .render_plan import BLENDER_LIGHTINGS, DEVICES
 
 TIMEOUT_S = 600.0  # for one object; 36 views of 512 px at 32 samples take about 90 s on one core
-MAX_MEMORY = 8 << 30  # bytes; 1.7 GB were measured for five million triangles, 2.5 GB for a texture of 16,384 px
+MAX_RESIDENT = 8 << 30  # bytes; 1.7 GB were measured for five million triangles, 2.5 GB for a texture of 16,384 px
 RECYCLED_AFTER = 100  # objects, before whatever leaks becomes much
 KEPT_MEMORY = 3 << 30  # bytes that an idle process may hold
 TOLERANCE = 0.02  # of the unit sphere: how far Blender's object may reach beyond or short of ours
@@ -75,7 +75,7 @@ class Blender:
         device: str = "cpu",
         seed: int = 0,
         timeout_s: float = TIMEOUT_S,
-        max_memory: int | None = MAX_MEMORY,
+        max_resident: int | None = MAX_RESIDENT,
         up: Literal["y", "z"] = "y",
     ) -> Views:
         """Square views (..., C, size, size) of the object in a file, as `normalized` places it, from cameras (...).
@@ -90,7 +90,7 @@ class Blender:
             device: "cpu", "cuda" or "optix".
             seed: Seed of the lamps of "area" light.
             timeout_s: Limit of the rendering without the start of a process.
-            max_memory: Limit of Blender's resident memory, bytes (on Linux only).
+            max_resident: Limit of Blender's resident memory, bytes (on Linux only).
             up: Up axis of an .obj or .ply.
 
         Raises:
@@ -105,7 +105,7 @@ class Blender:
         job["lights"] = area_lights(seed) if lighting == "area" else []
         bounds = sanitized_gltf.write(Path(path), Path(job["object"]), up)
         try:
-            header, arrays = process.ask(job, _expected(job), timeout_s=timeout_s, max_memory=max_memory)
+            header, arrays = process.request(job, _expected(job), timeout_s=timeout_s, max_resident=max_resident)
         except (ValueError, TimeoutError, MemoryError) as error:
             self.close()
             raise _worded(error, path, timeout_s) from error

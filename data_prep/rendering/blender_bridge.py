@@ -13,7 +13,7 @@ API = ("camera", "renderer", "types")  # what we use of fifteen
 
 
 class _Instead:
-    """Stands for `real`, except for the attributes given."""
+    """Proxy of `real`, except for the given attributes."""
 
     def __init__(self, real: object, **own: object) -> None:
         self.__dict__.update(own, _real=real)

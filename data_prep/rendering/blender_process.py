@@ -81,7 +81,14 @@ def _blender_folder(blender: Path) -> Path:
 
 
 def environment(folder: Path, threads: int) -> dict[str, str]:
-    """Ours, but for its temporary files and threads, and with BlenderProc's package bare on import (blender_bridge)."""
+    """Environment of the child: this process's, with its own temporary files and threads.
+
+    A mark keeps BlenderProc's package bare on import (see `blender_bridge`), unless it runs in the user's own Blender.
+
+    Args:
+        folder: Folder of temporary files.
+        threads: CPU threads of the numerical libraries.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     marks = {} if os.environ.get("INSTANT3D_BLENDER") else {
         "OUTSIDE_OF_THE_INTERNAL_BLENDER_PYTHON_ENVIRONMENT_BUT_IN_RUN_SCRIPT": "1"
@@ -90,7 +97,16 @@ def environment(folder: Path, threads: int) -> dict[str, str]:
 
 
 class Process:
-    """The child, in a session of its own so that one signal ends all it has started, and with a folder of its own."""
+    """Blender as a child process, in a session of its own so that one signal ends all that it started.
+
+    Args:
+        threads: CPU threads of the numerical libraries.
+
+    Raises:
+        FileNotFoundError: Blender is not set up.
+        Crashed: It does not start.
+        TimeoutError: It does not start in time.
+    """
 
     def __init__(self, threads: int) -> None:
         start = command()
@@ -120,15 +136,30 @@ class Process:
 
     @property
     def alive(self) -> bool:
+        """Whether the child is running."""
         return self.child.poll() is None
 
-    def ask(
-        self, job: dict[str, Any], expected: Arrays, *, timeout_s: float, max_memory: int | None
+    def request(
+        self, job: dict[str, Any], expected: Arrays, *, timeout_s: float, max_resident: int | None
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """The header and the arrays of the answer to `job`; whatever is raised here, the process is of no more use.
+        """Render one job in the child, and return the header and the arrays of its answer.
 
         The child has read an untrusted file: nothing in its answer is executed, and only arrays of the kinds and
-        shapes in `expected` are accepted.
+        shapes in `expected` are accepted. Whatever is raised here, the process must not be used again.
+
+        Args:
+            job: The job, as `blender_worker.rendered` reads it.
+            expected: Dtype's name and shape of each array.
+            timeout_s: Seconds until the whole answer must be there.
+            max_resident: Resident bytes that the child may take; None for no limit.
+
+        Returns:
+            The header, and one array for each in `expected`; none if the header has a `failure`, a sentence.
+
+        Raises:
+            Crashed: The child ended, or its answer is not what was expected.
+            TimeoutError: It did not finish in time.
+            MemoryError: It took more memory than allowed.
         """
         deadline = time.monotonic() + timeout_s
         self.used += 1
@@ -138,7 +169,7 @@ class Process:
         with contextlib.suppress(BrokenPipeError):  # it has ended, which is reported next
             self.child.stdin.write(f"{note}\n".encode())
             self.child.stdin.flush()
-        header = self._header(deadline, max_memory)
+        header = self._header(deadline, max_resident)
         if "failure" in header:
             return header, []
         if header.get("arrays") != expected:
@@ -146,12 +177,12 @@ class Process:
         arrays = []
         for name, shape in expected:
             kind = np.dtype(name).newbyteorder("<")
-            data = self._bytes(math.prod(shape) * kind.itemsize, deadline, max_memory)
+            data = self._bytes(math.prod(shape) * kind.itemsize, deadline, max_resident)
             arrays.append(np.frombuffer(data, kind).reshape(shape))
         return header, arrays
 
     def memory(self) -> int:
-        """Resident bytes of the child; 0 where the system does not tell."""
+        """Resident bytes of the child; 0 on systems without /proc."""
         try:
             pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         except (OSError, IndexError, ValueError):
@@ -180,9 +211,9 @@ class Process:
                 if line.strip():
                     self.words.append(line.decode(errors="replace").strip())
 
-    def _header(self, deadline: float, max_memory: int | None) -> dict[str, Any]:
+    def _header(self, deadline: float, max_resident: int | None) -> dict[str, Any]:
         while b"\n" not in self.received:
-            self._receive(deadline, max_memory)
+            self._receive(deadline, max_resident)
             if len(self.received) > LONGEST_HEADER and b"\n" not in self.received[:LONGEST_HEADER]:
                 raise Crashed("Blender answered with something else than a header")
         line, _, rest = bytes(self.received).partition(b"\n")
@@ -195,14 +226,14 @@ class Process:
             raise Crashed("Blender answered with something else than a header")
         return header
 
-    def _bytes(self, count: int, deadline: float, max_memory: int | None) -> bytes:
+    def _bytes(self, count: int, deadline: float, max_resident: int | None) -> bytes:
         while len(self.received) < count:
-            self._receive(deadline, max_memory)
+            self._receive(deadline, max_resident)
         data = bytes(self.received[:count])
         del self.received[:count]
         return data
 
-    def _receive(self, deadline: float, max_memory: int | None) -> None:
+    def _receive(self, deadline: float, max_resident: int | None) -> None:
         """Wait a little for more of the answer, and check the child's limits."""
         ready, _, _ = select.select([self.answers], [], [], LOOK_S)
         data = os.read(self.answers, 1 << 20) if ready else b""
@@ -214,8 +245,8 @@ class Process:
                 self.child.wait(LAST_S)
         if ready or not self.alive:
             raise Crashed(f"Blender crashed ({_ending(self.child.returncode)}){self._last_words()}")
-        if max_memory is not None and self.memory() > max_memory:
-            raise MemoryError(f"Blender took more than {max_memory / 2**30:.1f} GiB of memory")
+        if max_resident is not None and self.memory() > max_resident:
+            raise MemoryError(f"Blender took more than {max_resident / 2**30:.1f} GiB of memory")
         if time.monotonic() > deadline:
             raise TimeoutError("Blender did not finish in time")
 

@@ -15,9 +15,16 @@ Bounds = tuple[list[float], list[float]]  # the lowest and the highest corner
 
 
 def reset_scene(bproc: ModuleType, device: str) -> None:
-    """An empty scene with nothing left of the one before.
+    """Start an empty scene with nothing left of the previous one.
 
     `bproc.clean_up()` would keep the compositor's nodes but not their keyframes: normals are wrong from then on.
+
+    Args:
+        bproc: BlenderProc.
+        device: "cpu", "cuda" or "optix".
+
+    Raises:
+        ValueError: There is no such device.
     """
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.context.preferences.filepaths.use_scripts_auto_execute = False
@@ -32,7 +39,11 @@ def reset_scene(bproc: ModuleType, device: str) -> None:
 
 
 def load(path: str) -> Bounds:
-    """Bring in the .glb; lowest and highest world coordinates of its triangles."""
+    """Import the .glb at `path`; return the lowest and highest world coordinates of its triangles.
+
+    Raises:
+        ValueError: Blender cannot import it or decode a texture, or it has no triangles.
+    """
     try:
         bpy.ops.import_scene.gltf(filepath=path, disable_bone_shape=True, import_shading="NORMALS")
     except RuntimeError as error:  # whatever goes wrong in an operator
@@ -64,7 +75,13 @@ def _corners() -> Iterator[np.ndarray]:
 
 
 def light(bproc: ModuleType, lighting: str, lights: Sequence[dict[str, Any]]) -> None:
-    """Materials and lamps for "flat" (the surfaces' own colours), "uniform" (matte in white light) or "area"."""
+    """Set the materials and lamps for a kind of lighting.
+
+    Args:
+        bproc: BlenderProc.
+        lighting: "flat" (the surfaces' own colours), "uniform" (matte in white light) or "area" (with lamps).
+        lights: Square lamps that shine at the origin: `position` (3,), `watts`, and `side`, a length.
+    """
     strength = {"flat": 0.0, "uniform": 1.0, "area": 0.5}[lighting]
     bproc.renderer.set_world_background([1.0, 1.0, 1.0], strength)
     for tree, surface in _surfaces():
@@ -110,7 +127,14 @@ def _set(tree: Any, socket: Any, value: Any) -> None:
 
 
 def set_cameras(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, size: int) -> None:
-    """One frame a view. cameras (V, 4, 4): OpenGL camera to world; intrinsics (V, 4): fx, fy, cx, cy as fractions."""
+    """Set one frame per view.
+
+    Args:
+        bproc: BlenderProc.
+        cameras: (V, 4, 4), camera to world with OpenGL's axes.
+        intrinsics: (V, 4): fx, fy, cx, cy as fractions of the image.
+        size: Pixels a side.
+    """
     data = bpy.context.scene.camera.data
     far = float(np.linalg.norm(cameras[:, :3, 3], axis=1).max()) + 10
     near = min(0.01, far / 1e4)
@@ -124,7 +148,14 @@ def set_cameras(bproc: ModuleType, cameras: np.ndarray, intrinsics: np.ndarray, 
 
 
 def images(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.ndarray:
-    """Straight-alpha sRGB (V, S, S, 4) uint8 of all views, averaged over square pixels as the fast renderer does it."""
+    """Render all views: straight-alpha sRGB (V, S, S, 4) uint8, averaged over square pixels as in the fast renderers.
+
+    Args:
+        bproc: BlenderProc.
+        samples: Paths per pixel.
+        threads: CPU threads.
+        lighting: "flat", "uniform" or "area", which sets the number of bounces.
+    """
     scene, renderer = bpy.context.scene, bproc.renderer
     renderer.set_denoiser(None)  # at 16 samples and more it costs more than samples that do as much
     scene.use_nodes = scene.render.use_compositing = False
@@ -141,12 +172,18 @@ def images(bproc: ModuleType, samples: int, threads: int, lighting: str) -> np.n
 
 
 def surfaces(bproc: ModuleType, maps: Sequence[str]) -> list[np.ndarray]:
-    """Those of `maps`, in their order: camera z "depth" (V, S, S, 1), world "normals" (V, S, S, 3), float32, at pixel
-    centres; both 0 where there is nothing.
+    """Render maps (V, S, S, C) float32 at pixel centres, 0 where there is no surface.
 
-    Surfaces glow in what is asked for, with one sample a pixel, the first of which Cycles puts in the centre. Its own
+    Surfaces emit the requested values, with one sample a pixel, the first of which Cycles puts in the centre. Its own
     passes would do for depth, but they average normals, and BlenderProc turns those to the camera by compositing, which
     takes longer than all the rest.
+
+    Args:
+        bproc: BlenderProc.
+        maps: Some of "depth" (camera z, C = 1) and "normals" (world axes, C = 3).
+
+    Returns:
+        One array for each of `maps`, in their order.
     """
     bpy.context.scene.cycles.pixel_filter_type = "BOX"
     bproc.renderer.set_max_amount_of_samples(1)
@@ -164,7 +201,7 @@ def surfaces(bproc: ModuleType, maps: Sequence[str]) -> list[np.ndarray]:
 
 
 def _glowing(bproc: ModuleType, key: str, source: Callable[[Any], Any]) -> np.ndarray:
-    """Images (V, S, S, 3) float32 of surfaces that emit what the sockets of `source` say."""
+    """Images (V, S, S, 3) float32 of surfaces that emit the values of `source`'s sockets."""
     for tree, surface in _surfaces():
         _glow(tree, surface, source(tree))
     return np.stack(bproc.renderer.render(file_prefix=key, output_key=key, load_keys={key}, verbose=True)[key])[..., :3]

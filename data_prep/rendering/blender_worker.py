@@ -27,14 +27,14 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_the_host() -> None:
-    """End when the process that asked for us ends, however it ends and whatever we are doing."""
+    """Have this process killed as soon as the process that started it ends, for any reason, even during a render."""
     if sys.platform == "linux" and os.getppid() == HOST:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_watch, daemon=True).start()
 
 
 def _watch() -> NoReturn:
-    """For `blenderproc run`, whose own process stands between the host and us, and for other systems."""
+    """Poll for the host's end: for `blenderproc run`, whose own process is in between, and for other systems."""
     while True:
         try:
             os.kill(HOST, 0)
@@ -51,7 +51,7 @@ def prefer_for_oom_killer() -> None:
 
 
 def rendered(job: dict[str, Any]) -> tuple[blender_scene.Bounds, list[np.ndarray]]:
-    """The bounds of the object and the arrays of its views."""
+    """Render a job: the bounds of its object, and the arrays of its views."""
     cameras = np.array(job["cameras"], dtype=np.float64).reshape(-1, 4, 4)
     intrinsics = np.array(job["intrinsics"], dtype=np.float64).reshape(-1, 4)
     blender_scene.reset_scene(bproc, job["device"])
@@ -65,7 +65,7 @@ def rendered(job: dict[str, Any]) -> tuple[blender_scene.Bounds, list[np.ndarray
 
 
 def answer(pipe: BinaryIO, header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-    """One line of JSON, then the arrays' bytes."""
+    """Write an answer to the host's pipe: `header` as a line of JSON, then the bytes of `arrays` in their order."""
     pipe.write(json.dumps(header).encode() + b"\n")
     for array in arrays:
         pipe.write(np.ascontiguousarray(array).data)

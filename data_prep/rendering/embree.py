@@ -30,6 +30,7 @@ class RayHits:
     depth: np.ndarray  # (N,)
 
     def take(self, keep: np.ndarray) -> RayHits:
+        """The hits that `keep` selects: a mask (N,), or indices into the hits."""
         return RayHits(self.ray[keep], self.face[keep], self.weights[keep], self.depth[keep])
 
 
@@ -69,7 +70,7 @@ def available() -> bool:
 
 
 def library() -> tuple[Any, Any]:
-    """Embree's scene and triangle mesh."""
+    """Import embreex: its scene class and its triangle mesh class; ValueError without it."""
     try:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene

@@ -1,6 +1,6 @@
 """Rendering of a triangle soup with OpenGL, on a GPU or with Mesa's software driver.
 
-Colour is drawn on a grid `supersample` times finer and averaged in linear light; depth and normals, if asked for, are
+Colour is drawn on a grid `supersample` times finer and averaged in linear light; depth and normals, if requested, are
 drawn once more at the image's own size, so that they are exact at the centre of each pixel.
 """
 
@@ -159,9 +159,15 @@ def shared_context() -> Any:
 
 
 def clip_matrices(soup: TriangleSoup, world_to_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """World to OpenGL's clip space (V, 4, 4), image row 0 at the bottom of the target, so that reading needs no flip.
+    """Matrices (V, 4, 4) from the world to OpenGL's clip space.
 
-    The fourth clip coordinate is the camera depth z; near and far enclose what lies in front of the camera.
+    Row 0 of the image is at the bottom of the target, so that reading needs no flip. The fourth clip coordinate is the
+    camera depth z; near and far enclose what lies in front of the camera.
+
+    Args:
+        soup: Triangles in world coordinates.
+        world_to_cam: (V, 4, 4), OpenCV axes.
+        intrinsics: (V, 4): fx, fy, cx, cy as fractions of the image.
     """
     corners = soup.positions.reshape(-1, 3)
     box = np.stack(np.meshgrid(*zip(corners.min(0), corners.max(0), strict=True)), -1).reshape(-1, 3)

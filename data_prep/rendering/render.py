@@ -29,8 +29,8 @@ from .render_object import Job, prepare, render_object
 from .render_plan import RENDERERS, Plan
 from .run_stats import RunStats
 
-MAX_MEMORY = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
-LIMITS = JobLimits(300.0, MAX_MEMORY)
+MAX_RESIDENT = 8_000_000_000  # bytes for one object; five million triangles in Blender take 1.7e9
+LIMITS = JobLimits(300.0, MAX_RESIDENT)
 JOBS_EACH = 200  # objects, before a process makes room for a new one
 
 Work = Callable[[Job], int]
@@ -42,10 +42,11 @@ class Execution:
     """Back end and limits of rendering.
 
     Attributes:
+        workers: Number of processes; None for one per core, or for all of a cluster's.
+        limits: Limits of one object.
+        backend: Back end of the fast renderer, as in `rasterizer`.
         ray: Whether to use Ray.
         address: Address of a Ray cluster; None for this machine.
-        workers: Number of processes; None for one per core.
-        limits: Limits of one object.
     """
 
     workers: int | None = None
@@ -55,6 +56,17 @@ class Execution:
     address: str | None = None
 
     def run(self, work: Work, jobs: Sequence[Job], prepare: Callable[[], None], jobs_each: int) -> Results:
+        """Run jobs in processes of this machine or of a Ray cluster, and yield their results as they come.
+
+        Args:
+            work: Importable function that renders one job and returns the number of its views.
+            jobs: The jobs.
+            prepare: Importable function that runs once in each new process.
+            jobs_each: Number of jobs after which a process is replaced.
+
+        Raises:
+            ChildProcessError: If no process starts.
+        """
         if not self.ray:
             workers = self.workers or os.cpu_count() or 1
             return process_pool.run(
@@ -90,7 +102,22 @@ def render_all(
 
     Objects that crashed, took too long or too much memory are tried once more at the end, in a new process and with
     fewer workers; then they count as failed and are not tried again. Reasons are written to out/failures.jsonl, the
-    counts of this run to out/report.json. A full disk ends the run with an OSError.
+    counts of this run to out/report.json.
+
+    Args:
+        items: The objects.
+        out: Folder of the scene folders, which are named by id.
+        what: Plan of the views and maps.
+        execution: Back end, processes and limits.
+        retry_failed: Whether to try items again that failed in earlier runs.
+        work: Importable function that renders one job and returns the number of its views.
+
+    Returns:
+        The counts of this run.
+
+    Raises:
+        ValueError: `out` holds scenes of another plan, or another run is rendering into it.
+        OSError: The disk is full.
     """
     _claim(out, what)
     with _alone(out), FailureLog(out) as failures:
@@ -104,7 +131,7 @@ def render_all(
             if item.id not in there
         ]
         fresh = [job for job in jobs if job.item.id not in failures.rows]
-        again = [job for job in jobs if failures.deserves_another(job.item.id)]
+        again = [job for job in jobs if failures.may_retry(job.item.id)]
         passed_over = len(jobs) - len(fresh) - len(again)
         tally = RunStats(len(fresh) + len(again), there_already=len(there), passed_over=passed_over)
         ready = partial(prepare, what, execution.backend)
@@ -132,7 +159,7 @@ def _counted(result: JobResult[Job], stats: RunStats, failures: FailureLog, out:
     attempts = int(failures.rows.get(name, {}).get("attempts", 0)) + 1
     row = {"id": name, "file": str(result.job.item.path), "reason": result.failure, "kind": result.kind}
     failures.add(row | {"seconds": round(result.seconds, 1), "attempts": attempts})
-    if failures.deserves_another(name):
+    if failures.may_retry(name):
         return False
     stats.lost(result.kind)
     return True
@@ -163,7 +190,11 @@ def _finished(out: Path, items: Sequence[Item]) -> set[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when something was rendered or nothing was left, 1 if all objects failed, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when something was rendered or nothing was left, 1 if all objects failed, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         what = render_plan.read(options.plan) if options.plan else Plan()
@@ -228,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="processes (default: one per core, on Ray of all machines)")
     parser.add_argument("--timeout", type=float, default=300.0, help="time limit of one object, seconds (default 300)")
     parser.add_argument(
-        "--memory", type=float, default=MAX_MEMORY / 1e9, help="memory limit of one object, GB (default 8)"
+        "--memory", type=float, default=MAX_RESIDENT / 1e9, help="memory limit of one object, GB (default 8)"
     )
     parser.add_argument("--retry-failed", action="store_true", help="try objects again that failed before")
     parser.add_argument("--ray", action="store_true", help="use Ray, on this machine unless there is an address")

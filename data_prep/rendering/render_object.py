@@ -105,7 +105,7 @@ def _by_blender(job: Job, cameras: Cameras) -> Views:
         device=job.plan.device,
         seed=job.plan.object_seed(job.item.id),
         timeout_s=OURS * job.limits.timeout_s,
-        max_memory=job.limits.max_memory,
+        max_resident=job.limits.max_resident,
         up=job.item.up,
     )
 

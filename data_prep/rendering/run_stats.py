@@ -25,6 +25,12 @@ class RunStats:
         total: Objects of this run.
         there_already: Objects that have a scene.
         passed_over: Objects that failed before.
+        done: Objects that were rendered.
+        views: Views of those objects.
+        kinds: Objects that failed, by kind of failure.
+        since: When the run began, in seconds of the monotonic clock.
+        first_at: When the first object was over; NaN until then. What comes before is starting up.
+        printed_at: When the last line of progress was printed.
     """
 
     total: int
@@ -34,31 +40,35 @@ class RunStats:
     views: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     since: float = field(default_factory=time.monotonic)
-    first_at: float = math.nan  # when the first object was over: what comes before is starting up
-    said: float = field(default_factory=time.monotonic)
+    first_at: float = math.nan
+    printed_at: float = field(default_factory=time.monotonic)
 
     @property
     def failed(self) -> int:
+        """Number of objects that failed, of all kinds."""
         return self.kinds.total()
 
     @property
     def seconds(self) -> float:
+        """Seconds since the run began."""
         return time.monotonic() - self.since
 
     def finished(self, views: int) -> None:
+        """Count an object of which `views` views were written, and print a line of progress if one is due."""
         self.done += 1
         self.views += views
         self._report()
 
     def lost(self, kind: str) -> None:
+        """Count an object that failed in this way, such as "crash", and print a line of progress if one is due."""
         self.kinds[kind] += 1
         self._report()
 
     def _report(self) -> None:
         if self.done + self.failed == 1:
             self.first_at = time.monotonic()
-        if time.monotonic() - self.said > EVERY_S:
-            self.said = time.monotonic()
+        if time.monotonic() - self.printed_at > EVERY_S:
+            self.printed_at = time.monotonic()
             print_escaped(self.line(), sys.stderr)
 
     def line(self) -> str:
@@ -78,6 +88,7 @@ class RunStats:
         return f" ({', '.join(f'{count} {kind}' for kind, count in self.kinds.most_common())})" if self.kinds else ""
 
     def closing_line(self, out: Path) -> str:
+        """The last line of a run: objects, views, failures with their file in `out`, rates, and what was left out."""
         already = f"; {self.there_already} were there already" if self.there_already else ""
         if self.passed_over:
             already += f"; {self.passed_over} had failed before and were not tried again (--retry-failed tries them)"

@@ -33,9 +33,18 @@ SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
 def write(path: Path, target: Path, up: Literal["y", "z"] = "y") -> tuple[np.ndarray, np.ndarray]:
-    """Write the object in `path` to the .glb `target`, at the origin and within the unit sphere.
+    """Write an untrusted object as a plain .glb, at the origin and within the unit sphere.
 
-    Returns the lowest and highest world coordinates, each (3,), of what a reader of `target` must find there.
+    Args:
+        path: File of the object.
+        target: The .glb to be written.
+        up: Up axis of an .obj or .ply.
+
+    Returns:
+        The lowest and highest world coordinates, each (3,), of what a reader of `target` must find there.
+
+    Raises:
+        ValueError: The file cannot be read (`TooLarge` if it exceeds a limit, `UnsafePath` if it names an unsafe file).
     """
     meshes = load(path, up)
     placed = normalized(meshes)

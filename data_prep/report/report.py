@@ -153,7 +153,11 @@ def _size(content: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when the page was written, 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when the page was written, 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         if not options.out.resolve().parent.is_dir():

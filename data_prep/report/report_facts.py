@@ -26,7 +26,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """All facts on the page."""
+    """The facts of a report on a set of scenes."""
 
     scenes: int
     frames: Counter[str]  # how many scenes have so many views, and so on
@@ -45,4 +45,5 @@ class ReportFacts:
 
     @property
     def views(self) -> int:
+        """Number of views of all scenes together."""
         return sum(int(count) * scenes for count, scenes in self.frames.items())

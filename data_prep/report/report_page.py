@@ -140,7 +140,7 @@ def _captions(facts: ReportFacts) -> Iterator[str]:
         some = ", ".join(escaped(name, 60) for name in facts.without_caption[:EXAMPLES])
         more = f" and {len(facts.without_caption) - EXAMPLES:,} more" if len(facts.without_caption) > EXAMPLES else ""
         share = f"{len(facts.without_caption):,} of {facts.scenes:,}"
-        yield f"<h2>Scenes without a caption: {share}</h2><p>{some}{more}. Stage 1 learns nothing from them.</p>"
+        yield f"<h2>Scenes without a caption: {share}</h2><p>{some}{more}. Stage 1 cannot be trained on them.</p>"
 
 
 def _rejected(facts: ReportFacts) -> Iterator[str]:

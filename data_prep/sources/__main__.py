@@ -27,7 +27,11 @@ FINE = ("new", "there", "listed", "duplicate")  # what may become of an object w
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 when all wanted objects exist, 1 if some do not (see objects.failures.jsonl), 2 for bad input."""
+    """Run the command.
+
+    Returns:
+        0 when all wanted objects exist, 1 if some do not (see objects.failures.jsonl), 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
         atomic.prepare_output(options.output, is_file=True)

@@ -34,7 +34,21 @@ class RetryPolicy:
 def fetch(
     manifest: Manifest, store: ObjaverseStore, rows: Sequence[Row], policy: RetryPolicy, on_step: OnStep
 ) -> dict[str, int]:
-    """Add every object that can be downloaded; returns how many were new, existing, and left out by kind of failure."""
+    """Download the objects that the manifest does not have, and add them to it.
+
+    Args:
+        manifest: The manifest to extend; objects that cannot be had are listed in it as left out.
+        store: Objaverse's package and its cache.
+        rows: Rows of the objects; those of Objaverse-XL have `expected`, their SHA-256.
+        policy: Number of parallel downloads and of retries.
+        on_step: Called with the progress.
+
+    Returns:
+        How many objects were new, existing, and left out by kind of failure.
+
+    Raises:
+        ConnectionError: `LOST_IN_A_ROW` objects in a row failed by the network.
+    """
     missing = [row for row in rows if not manifest.has(row)]
     counts = {"new": 0, "there": len(rows) - len(missing)}
     single = [row for row in missing if row["source"] == "objaverse"]

@@ -57,7 +57,17 @@ def gather(
 
 
 def make(manifest: Manifest, seeds: range, *, workers: int, on_step: OnStep) -> dict[str, int]:
-    """Add procedural objects of these seeds, made in the folder `procedural` beside the manifest."""
+    """Make procedural objects in the folder `procedural` beside the manifest, and add them to it.
+
+    Args:
+        manifest: The manifest to extend.
+        seeds: Seeds of the objects.
+        workers: Number of processes.
+        on_step: Called with the progress.
+
+    Returns:
+        How many objects were new, existing, and duplicates.
+    """
     folder = manifest.folder / "procedural"
     folder.mkdir(parents=True, exist_ok=True)
     counts = {"new": 0, "there": 0}
@@ -72,7 +82,7 @@ def make(manifest: Manifest, seeds: range, *, workers: int, on_step: OnStep) -> 
 
 
 def _listed(source: Path, prefix: str, ours: Path) -> Iterator[Found]:
-    """Rows without `file`, and their files; a folder's objects.jsonl or manifest.jsonl speaks for it, if not `ours`."""
+    """Rows without `file`, and their files; a folder's objects.jsonl or manifest.jsonl lists them, if not `ours`."""
     manifests = [source / name for name in object_manifest.MANIFESTS if (source / name).resolve() != ours.resolve()]
     theirs = next((path for path in manifests if path.is_file()), source)
     if theirs.is_file():

@@ -59,6 +59,7 @@ class Piece:
 
     Attributes:
         row: Its row of the manifest without `file`.
+        library: The library's file.
         model: Name of the file in the library.
         rotation: Nine numbers in one text, a matrix by rows, in the file's axes (+y up).
         size: Width, depth and height, centimetres.

@@ -110,7 +110,13 @@ class Manifest:
         return bool(known and known.get("file"))
 
     def leave_out(self, row: Row, kind: str, reason: str) -> None:
-        """Record why an object is not in the manifest; its earlier row is removed."""
+        """Record why an object is not in the manifest, and remove the row that it had from the same source.
+
+        Args:
+            row: Its row.
+            kind: The reason in one word, such as "missing" or "duplicate".
+            reason: The reason in a sentence.
+        """
         known = {name: row[name] for name in ("id", "file", "uid", "source") if row.get(name) is not None}
         if self.rows.get(row["id"], {}).get("source") == row.get("source"):
             self.rows.pop(row["id"], None)

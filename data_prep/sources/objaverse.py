@@ -186,7 +186,7 @@ def is_whole(repository: Path) -> bool:
 
 
 def refuse_faulty(path: Path) -> None:
-    """Remove a download that is not whole, with an error that says so."""
+    """Remove a download that is not whole, and raise an error."""
     reason = download_error(path)
     if reason:
         path.unlink()
@@ -215,7 +215,7 @@ def _imported(name: str) -> Any:
 
 
 def _summarized_errors(what: str, work: Callable[[], Result]) -> Result:
-    """Do it, and say of the many errors of three libraries the one thing that counts: whether to try again."""
+    """Run `work`, and convert the errors of three libraries to one: ConnectionError if another try may help."""
     import requests
 
     try:

@@ -69,7 +69,17 @@ def names_in(path: Path) -> tuple[str, ...]:
 
 
 def objaverse(store: ObjaverseStore, wanted: Selection, allowed: Allowed, others: dict[str, int]) -> Iterator[Row]:
-    """Rows of selected objects of Objaverse 1.0; `others` counts those under licences that are not allowed."""
+    """Yield rows of the selected objects of Objaverse 1.0.
+
+    Args:
+        store: Objaverse's package and its cache.
+        wanted: The selection.
+        allowed: Which licences to take.
+        others: Counts of objects under other licences, by kind; extended here.
+
+    Raises:
+        ValueError: A name is no uid, or no LVIS category of Objaverse.
+    """
     paths = store.paths()
     categories = _categories(store, wanted.lvis) if wanted.lvis else {}
     names = categories if wanted.lvis else (paths if wanted.names is None else wanted.names)
@@ -94,7 +104,18 @@ def objaverse(store: ObjaverseStore, wanted: Selection, allowed: Allowed, others
 def objaverse_xl(
     store: ObjaverseStore, source: str, wanted: Selection, allowed: Allowed, others: dict[str, int]
 ) -> list[Row]:
-    """Rows of wanted objects of one source of Objaverse-XL, each with `expected`: the SHA-256 that it should have."""
+    """Rows of the selected objects of one source of Objaverse-XL, each with `expected`, the SHA-256 of its file.
+
+    Args:
+        store: Objaverse's package and its cache.
+        source: One of `XL_SOURCES`.
+        wanted: The selection.
+        allowed: Which licences to take.
+        others: Counts of objects under other licences, by kind; extended here.
+
+    Raises:
+        ValueError: The source's table lacks a column.
+    """
     table = store.xl_annotations(source)
     if not set(table.columns) >= COLUMNS:
         raise ValueError(f"Objaverse-XL's table of {source} lacks {', '.join(sorted(COLUMNS - set(table.columns)))}")
@@ -166,7 +187,7 @@ def _row(uid: str, note: dict[str, Any], category: str | None) -> Row:
 
 
 def in_words(category: str) -> str:
-    """A category of LVIS as one says it: `bow_(weapon)` is a bow."""
+    """A category of LVIS in plain words: `bow_(weapon)` becomes "bow"."""
     return re.sub(r"\s+", " ", re.sub(r"\(.*?\)", "", category).replace("_", " ")).strip()
 
 

@@ -50,8 +50,18 @@ def gather(
 ) -> dict[str, int]:
     """Add the models of libraries, as `sweethome3d/LIBRARY/ID.glb` beside the manifest.
 
+    Args:
+        manifest: The manifest to extend.
+        paths: Libraries (.sh3f), or folders of them.
+        allowed: Which licences to take.
+        workers: Number of processes.
+        on_step: Called with the progress.
+
     Returns:
         How many objects were new, there already, and left out, by reason.
+
+    Raises:
+        FileNotFoundError: There is no library.
     """
     counts = {"new": 0, "there": 0}
     jobs: list[Job] = []
@@ -84,7 +94,7 @@ def convert(job: Job) -> None:
 
 
 def _loaded(file: Path, model: str) -> list[Mesh]:
-    """The model's parts; complaints call it by its name in the library."""
+    """The model's parts; error messages name it as its library does."""
     try:
         return load(file)
     except ValueError as error:
@@ -139,7 +149,7 @@ def _in_order(jobs: Sequence[Job], workers: int, on_step: OnStep) -> Iterator[pr
 
 
 def _cut_out(mesh: Mesh) -> Mesh:
-    """With holes where its texture is transparent."""
+    """The part with holes where its texture is transparent."""
     has_holes = mesh.texture is not None and mesh.texture[..., 3].min() < 255 * CUT_OUT
     return replace(mesh, alpha_cutoff=CUT_OUT) if has_holes else mesh
 
@@ -152,7 +162,7 @@ def _rotation(text: str) -> np.ndarray:
 
 
 def _size(texts: Sequence[str]) -> np.ndarray:
-    """In metres."""
+    """Width, depth and height (3,) in metres."""
     size = _numbers(" ".join(texts), 3, "size")
     if (size <= 0).any():
         raise ValueError(f"its size {' x '.join(texts)} should be three numbers above 0")

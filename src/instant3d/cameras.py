@@ -181,7 +181,14 @@ def structured_cameras() -> Cameras:
 def turntable(
     frames: int, elevation_deg: float = 20.0, radius: float = STRUCTURED_RADIUS, fov_deg: float = STRUCTURED_FOV_DEG
 ) -> Cameras:
-    """Return `frames` cameras on a full circle around the object, shape (frames,)."""
+    """Return cameras at even angles on a full circle around the object, shape (frames,); the first one is on +x.
+
+    Args:
+        frames: Number of cameras.
+        elevation_deg: Up from the horizon.
+        radius: Distance from the origin in world units.
+        fov_deg: Field of view from edge to edge of a square image.
+    """
     return orbit([360.0 * k / frames for k in range(frames)], elevation_deg, radius, fov_deg)
 
 

@@ -112,7 +112,7 @@ class Client:
         return [RemoteJob(self, fields) for fields in found["jobs"]]
 
     def health(self) -> dict[str, Any]:
-        """Return what the server is doing."""
+        """Return the state of the server: its version, its workers and the length of its queue."""
         return self.request("GET", "/api/v1/health").json()
 
     def models(self) -> dict[str, Any]:
@@ -120,7 +120,12 @@ class Client:
         return self.request("GET", "/api/v1/models").json()
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """Send a request; one that is refused raises.
+        """Send a request, and return the server's answer.
+
+        Args:
+            method: HTTP method, such as "GET".
+            path: Path on the server, such as "/api/v1/jobs".
+            **arguments: Further arguments of `httpx.Client.request`.
 
         Raises:
             ServerError: The server refused it, or cannot be reached.

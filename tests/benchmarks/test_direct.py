@@ -81,6 +81,7 @@ def test_janus_of_an_object_that_is_its_front_from_everywhere_is_one(faces):
     assert found["dark_away"] == found["dark_front"] > 1.0  # straight from the front it is seen whole
 
 
+@pytest.mark.slow
 def test_janus_of_an_object_without_a_face_has_none_where_one_belongs(faces):
     everywhere = faces.images[:, 8:9].expand_as(faces.images)
     found = janus.faces(everywhere, faces, NUMBERS)

@@ -11,6 +11,8 @@ from benchmarks.weightless import Cost
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
 
+pytestmark = pytest.mark.slow
+
 FOUND = {
     name: Cost(operations, {"linear": 0.5, "convolution": 0.25, "attention": 0.25}, weights * 2**30, 2**29)
     for name, operations, weights in (
@@ -39,7 +41,6 @@ def shapes(network, run):
     return calls
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("grids", [1, 3])
 def test_step_calls_the_unet_as_sampling_does(tmp_path, grids):
     parts = tiny_sdxl(tmp_path)
@@ -97,7 +98,6 @@ def test_seconds_leave_out_the_first_runs(monkeypatch):
     assert next(calls) == sdxl.WARM_UP + 6
 
 
-@pytest.mark.slow
 def test_measured_report_times_what_it_can_and_says_why_it_cannot_time_the_rest():
     lines = list(sdxl.measured(FOUND, ("sdpa", "xformers"), torch.device("cpu"), SIZES))
     assert lines[0].startswith("MEASURED on cpu: bfloat16, random weights")

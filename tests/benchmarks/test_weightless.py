@@ -46,7 +46,9 @@ def test_cost_of_a_residual_block_is_what_its_formula_says(unet):
     assert found.shares["convolution"] == pytest.approx(maps / (maps + 1280 * 640))
 
 
-def test_cost_of_the_whole_unet_is_the_sum_of_its_layers(unet):
+@pytest.fixture(scope="module")
+def whole(unet):
+    """The cost of a step of the whole UNet, the operations that its layers count, and its attentions."""
     counted = 0
 
     def layer(module, _, result):
@@ -66,13 +68,18 @@ def test_cost_of_the_whole_unet_is_the_sum_of_its_layers(unet):
     found = cost(unet, step(unet))
     for hook in hooks:
         hook.remove()
+    return found, counted, attentions
+
+
+def test_cost_of_the_whole_unet_is_the_sum_of_its_layers(whole):
+    found, counted, attentions = whole
     assert len(attentions) == 2 * (2 * 2 + 2 * 10 + 10 + 3 * 10 + 3 * 2)  # down, down, middle, up, up
     assert found.operations == counted
     assert found.weights == 2 * 2_567_463_684
 
 
-def test_cost_in_operations_and_memory_grows_with_the_number_of_grids(unet):
-    one, four = cost(unet, step(unet)), cost(unet, step(unet, grids=4))
+def test_cost_in_operations_and_memory_grows_with_the_number_of_grids(unet, whole):
+    one, four = whole[0], cost(unet, step(unet, grids=4))
     assert four.operations == 4 * one.operations
     assert four.activations == pytest.approx(4 * one.activations, rel=0.01)
 

@@ -12,6 +12,8 @@ from PIL import Image
 from instant3d import scenes
 from instant3d.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 def edit(scene, change):
     content = json.loads((scene / "transforms.json").read_text())

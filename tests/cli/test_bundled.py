@@ -1,8 +1,6 @@
 """The bundled weights on the bundled example: what `make demo` promises."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import diffusers
@@ -14,6 +12,7 @@ from PIL import Image
 
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
+from instant3d.cli import main as cli
 from instant3d.evaluation import reconstruction
 from instant3d.nerf.asset import Asset
 from instant3d.utils import bundled
@@ -28,12 +27,18 @@ SYSTEMS = {"two-stage": ["--steps", "10"]} | ({"direct": []} if (ROOT / bundled.
 WEIGHTS, EXAMPLE = ROOT / "checkpoints" / "stage2-demo", ROOT / "examples" / "couch"
 
 
+@pytest.fixture(autouse=True)
+def short_films(monkeypatch):
+    """Films of a few small images: what is tested here is the asset."""
+    monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 64)
+    monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 64)
+    monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 4)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_bundled_weights_turn_a_prompt_into_an_asset_that_other_tools_open_in_its_colour(tmp_path, system):
-    command = [sys.executable, "-m", "instant3d.cli.main", "generate", "a red chair", "-o", str(tmp_path / "out")]
-    command += ["--system", system, "--resolution", "96", *SYSTEMS[system]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    command = ["generate", "a red chair", "-o", str(tmp_path / "out"), "--system", system, "--device", "cpu"]
+    assert cli.main([*command, "--resolution", "96", "--texture", "256", *SYSTEMS[system]]) == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
     parts = {"two-stage": {"denoise", "decode", "reconstruct"}, "direct": {"network"}}[system]
@@ -55,11 +60,10 @@ def test_bundled_stage1_is_sampled_by_diffusers_alone():
     assert shown[2] > 1.5 * shown[0], "what is not white is blue"
 
 
-def test_bundled_stage2_turns_the_example_into_an_asset_that_covers_its_views(tmp_path):
-    command = [sys.executable, "-m", "instant3d.cli.main", "reconstruct", str(EXAMPLE), "-o", str(tmp_path / "out")]
-    done = subprocess.run([*command, "--resolution", "96"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.strip().splitlines()) == 1
+def test_bundled_stage2_turns_the_example_into_an_asset_that_covers_its_views(tmp_path, capsys):
+    command = ["reconstruct", str(EXAMPLE), "-o", str(tmp_path / "out"), "--device", "cpu", "--resolution", "96"]
+    assert cli.main([*command, "--texture", "256"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*result["files"], "result.json"}
     mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")

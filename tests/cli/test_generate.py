@@ -32,9 +32,13 @@ MADE = {"grid.png", "views", "mesh.glb", "triplane.safetensors", "turntable.mp4"
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch) -> None:
     """Films and sheets of a few small images: what is tested here is not their size."""
-    monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 16)
-    monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 16)
-    monkeypatch.setattr("instant3d.pipelines.results.FRAMES", 4)
+    small(monkeypatch)
+
+
+def small(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("instant3d.pipelines.results.SMALLEST", 16)
+    patch.setattr("instant3d.pipelines.results.LARGEST", 16)
+    patch.setattr("instant3d.pipelines.results.FRAMES", 4)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,23 @@ def make(capsys, stage1, stage2, tmp_path):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def hat(stage1, stage2, tmp_path_factory) -> Path:
+    """What `make("a hat")` writes."""
+    folder = tmp_path_factory.mktemp("hat") / "out"
+    words = ["generate", "a hat", "-o", folder, "--stage1", stage1, "--stage2", stage2, "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        small(patch)
+        assert cli.main([str(word) for word in [*words, "--steps", 1, "--resolution", 16, "--texture", 64]]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(hat, tmp_path) -> Path:
+    """The output folder, in which `make("a hat")` is finished."""
+    return shutil.copytree(hat, tmp_path / "out")
 
 
 def listed(tmp_path, *lines: str) -> Path:
@@ -174,13 +195,12 @@ def test_plan_numbers_prompts_by_their_place_in_the_list_valid_or_not(tmp_path):
     assert [item.folder for item in broken] == [mended[0].folder, mended[2].folder]
 
 
-def test_resume_neither_generates_finished_assets_again_nor_loads_weights_for_them(make, tmp_path, monkeypatch):
-    make("a hat", "a shoe")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+def test_resume_neither_generates_finished_assets_again_nor_loads_weights_for_them(make, finished, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     monkeypatch.setattr(TextTo3D, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    code, out, err = make("a hat", "a shoe")
-    assert (code, out, err.count("is finished with the same settings")) == (0, "", 2)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    code, out, err = make("a hat")
+    assert (code, out, err.count("is finished with the same settings")) == (0, "", 1)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
 @pytest.mark.parametrize(
@@ -197,15 +217,13 @@ def test_resume_neither_generates_finished_assets_again_nor_loads_weights_for_th
         ["--formats", "3mf"],
     ],
 )
-def test_resume_generates_an_asset_again_with_another_setting(make, change):
-    make("a hat")
+def test_resume_generates_an_asset_again_with_another_setting(make, finished, change):
     code, out, _ = make("a hat", *change)
     assert (code, out.count("\n")) == (0, 1)
 
 
-def test_resume_generates_an_asset_again_with_a_lost_file_or_other_weights(make, tmp_path):
-    make("a hat")
-    (tmp_path / "out" / "mesh.glb").unlink()
+def test_resume_generates_an_asset_again_with_a_lost_file_or_other_weights(make, finished, tmp_path):
+    (finished / "mesh.glb").unlink()
     assert make("a hat")[1].count("\n") == 1
     network = sphere_network()
     network.tokens.mul_(0.99)
@@ -213,8 +231,7 @@ def test_resume_generates_an_asset_again_with_a_lost_file_or_other_weights(make,
     assert make("a hat", "--stage2", tmp_path / "other")[1].count("\n") == 1
 
 
-def test_resume_takes_the_same_weights_in_another_folder_for_the_same(make, stage1, tmp_path):
-    make("a hat")
+def test_resume_takes_the_same_weights_in_another_folder_for_the_same(make, finished, stage1, tmp_path):
     shutil.copytree(stage1, tmp_path / "copy")
     assert make("a hat", "--stage1", tmp_path / "copy")[1] == ""
 
@@ -317,10 +334,10 @@ def test_weights_that_are_invalid_are_one_sentence_each(make, stage1, stage2, tm
         (["--stage1", halved(stage1, tmp_path)], "not a whole safetensors file"),
         (["--stage1", partless], "vae"),
     ]
-    for options, complaint in cases:
+    for options, message in cases:
         code, out, err = make("a hat", *options)
-        assert (code, out, len(errors(err))) == (2, "", 1), complaint
-        assert complaint in errors(err)[0]
+        assert (code, out, len(errors(err))) == (2, "", 1), message
+        assert message in errors(err)[0]
         assert "--debug" not in err
     assert not (tmp_path / "out").exists()
 
@@ -340,7 +357,7 @@ def test_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         (["--device", "abacus"], "'abacus' is not a device"),
         (["--formats", "fbx"], "choose among glb, obj, ply, stl, 3mf, usdz"),
@@ -349,10 +366,10 @@ def test_hub_that_cannot_be_reached_is_one_sentence(make, tmp_path, monkeypatch,
         (["--rescale", "7"], "between 0 and 1"),
     ],
 )
-def test_option_that_is_wrong_is_one_sentence_and_leaves_nothing(make, tmp_path, options, complaint):
+def test_option_that_is_wrong_is_one_sentence_and_leaves_nothing(make, tmp_path, options, message):
     code, out, err = make("a hat", *options)
     assert (code, out, len(errors(err))) == (2, "", 1)
-    assert complaint in errors(err)[0]
+    assert message in errors(err)[0]
     assert names(tmp_path) == []
 
 
@@ -419,3 +436,62 @@ def test_generate_yields_each_result_before_the_next_is_begun(stage1, stage2, tm
     assert next(outcomes).record["prompt"] == "a"
     assert names(tmp_path) == ["001-a"]
     outcomes.close()
+
+
+def lora_file(path: Path, scale: float) -> Path:
+    """A LoRA of rank one for the first convolution of the tiny SDXL's UNet."""
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"lora_down": (1, 4, 3, 3), "lora_up": (16, 1, 1, 1)}
+    save_file(
+        {
+            f"lora_unet_conv_in.{name}.weight": scale * torch.randn(shape, generator=generator)
+            for name, shape in shapes.items()
+        },
+        path,
+    )
+    return path
+
+
+def test_generate_with_a_lora_samples_other_views_and_notices_another_one(make, tmp_path):
+    import hashlib
+
+    grid, record = tmp_path / "out" / "grid.png", tmp_path / "out" / "result.json"
+    make("a chair")
+    plain = grid.read_bytes()
+    file = lora_file(tmp_path / "a.safetensors", 1.0)
+    assert make("a chair", "--lora", file)[0] == 0
+    first = grid.read_bytes()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    expected = {"name": str(file), "sha256": {"a.safetensors": digest}, "weight": 1.0}
+    assert json.loads(record.read_text())["weights"]["lora1"] == expected
+    assert "left as it is" in make("a chair", "--lora", file)[2]
+    assert "left as it is" not in make("a chair", "--lora", f"{file}:0.5")[2]
+    half = grid.read_bytes()
+    lora_file(file, 0.7)  # the same name with other content
+    assert "left as it is" not in make("a chair", "--lora", f"{file}:0.5")[2]
+    assert "left as it is" not in make("a chair")[2]
+    assert grid.read_bytes() == plain
+    assert len({plain, first, half}) == 3
+
+
+@pytest.mark.parametrize(
+    ("lora", "complaint"),
+    [
+        ("nothing.safetensors", "there is no LoRA file nothing.safetensors"),
+        ("a.safetensors:inf", "must be a finite number"),
+        ("./weights.bin", "never opened"),
+    ],
+)
+def test_generate_refuses_a_lora_in_one_sentence(make, tmp_path, lora, complaint):
+    code, out, err = make("a chair", "--lora", lora)
+    assert (code, out, len(errors(err))) == (2, "", 1)
+    assert complaint in errors(err)[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_generate_refuses_a_lora_for_the_direct_system(make):
+    code, _, err = make("a chair", "--system", "direct", "--lora", "a.safetensors")
+    assert code == 2
+    assert "belongs to the two-stage system" in err

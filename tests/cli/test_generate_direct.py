@@ -71,7 +71,7 @@ def planes(folder: Path) -> torch.Tensor:
     return load_file(folder / "triplane.safetensors")["planes"]
 
 
-def complaint(err: str) -> str:
+def error_message(err: str) -> str:
     (line,) = [line for line in err.splitlines() if "error:" in line]
     assert "--debug" not in line
     return line
@@ -211,7 +211,7 @@ def test_options_of_the_other_system_are_refused_not_ignored(make, tmp_path, opt
     code, out, err = make(RED, *option)
     assert (code, out) == (2, "")
     named = "--direct" if "--system" in option else option[0]
-    assert f"{named} belongs to the" in complaint(err)
+    assert f"{named} belongs to the" in error_message(err)
     assert names(tmp_path) == []
 
 
@@ -259,7 +259,7 @@ def test_weights_that_are_damaged_are_one_sentence_and_leave_nothing(make, weigh
     broken = altered(weights, tmp_path / "broken", CHANGES[change][0])
     code, out, err = make(RED, "--direct", broken)
     assert (code, out) == (2, "")
-    assert CHANGES[change][1] in complaint(err)
+    assert CHANGES[change][1] in error_message(err)
     assert names(tmp_path) == ["broken"]
 
 
@@ -273,8 +273,8 @@ def test_weights_folders_given_for_each_other_are_reported_with_the_right_option
         folder.mkdir()
         (folder / file).write_text(json.dumps(content))
     for given, message in ((stage1, "use it as --stage1"), (stage2, "use it as --stage2"), (alien, "a dragon model")):
-        assert message in complaint(make(RED, "--direct", given)[2])
-    assert "neither a checkpoint folder nor a Hub id" in complaint(make(RED, "--direct", tmp_path / "nowhere")[2])
+        assert message in error_message(make(RED, "--direct", given)[2])
+    assert "neither a checkpoint folder nor a Hub id" in error_message(make(RED, "--direct", tmp_path / "nowhere")[2])
     for stages in ((weights, stage2), (stage1, weights)):
         with pytest.raises(ValueError, match=r"holds the direct system.* use it as --direct"):
             TextTo3D.from_pretrained(*stages)
@@ -357,7 +357,7 @@ def test_prompt_is_refused_that_is_held_out_and_trained_on(measure, weights, tmp
     lists = ["--prompts", written(tmp_path, "a.txt", RED), "--train-prompts", written(tmp_path, "b.txt", BLUE, RED)]
     code, _, _, err = measure("--direct", weights, *lists)
     assert code == 2
-    assert "'a red ball'" in complaint(err)
+    assert "'a red ball'" in error_message(err)
     assert not (tmp_path / "out").exists()
 
 
@@ -365,7 +365,7 @@ def test_prompt_is_refused_that_is_held_out_and_trained_on(measure, weights, tmp
 def test_evaluation_of_the_direct_system_refuses_options_of_the_stages(measure, weights, tmp_path, option):
     code, _, _, err = measure("--direct", weights, "--prompts", written(tmp_path, "a.txt", RED), *option)
     assert code == 2
-    assert f"{option[0]} belongs to the two-stage system" in complaint(err)
+    assert f"{option[0]} belongs to the two-stage system" in error_message(err)
 
 
 @pytest.mark.slow

@@ -161,7 +161,7 @@ def broken(scene: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "complaint"),
+    ("how", "message"),
     [
         ("missing image", "0000.png does not exist"),
         ("corrupt image", "not a readable image"),
@@ -174,19 +174,19 @@ def broken(scene: Path, how: str) -> None:
     ],
 )
 def test_reconstruct_answers_a_broken_scene_in_a_sentence_and_exit_code_two(
-    capsys, scene, weights, tmp_path, how, complaint
+    capsys, scene, weights, tmp_path, how, message
 ):
     broken(scene, how)
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights)
     assert (code, out) == (2, "")
     assert err.startswith("instant3d: error: ")
-    assert complaint in err
+    assert message in err
     assert err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sphere"]
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         (["--views", "0,7"], "frame 7 does not exist:"),
         (["--formats", "fbx"], "'fbx'; choose among glb, obj, ply, stl, 3mf, usdz"),
@@ -195,10 +195,10 @@ def test_reconstruct_answers_a_broken_scene_in_a_sentence_and_exit_code_two(
         (["--weights", "nowhere"], "neither a checkpoint folder nor a Hub id"),
     ],
 )
-def test_option_that_is_wrong_is_one_sentence_and_exit_code_two(capsys, scene, weights, tmp_path, options, complaint):
+def test_option_that_is_wrong_is_one_sentence_and_exit_code_two(capsys, scene, weights, tmp_path, options, message):
     code, out, err = reconstruct(capsys, scene, tmp_path / "out", weights, *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert complaint in err
+    assert message in err
     assert not (tmp_path / "out").exists()
 
 

@@ -13,6 +13,8 @@ from instant3d.cli.main import main
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def asset(tmp_path_factory):
@@ -56,7 +58,7 @@ def test_mesh_command_for_print_makes_a_solid_of_the_spheres_volume(capsys, asse
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["--faces", 0], "between 4 and 5000000 faces, got 0"),
         (["--faces", 10_000_000], "between 4 and 5000000 faces, got 10000000"),
@@ -64,10 +66,10 @@ def test_mesh_command_for_print_makes_a_solid_of_the_spheres_volume(capsys, asse
         (["--formats", "fbx"], "choose among glb"),
     ],
 )
-def test_mesh_command_refuses_bad_options_in_one_sentence(capsys, asset, tmp_path, arguments, complaint):
+def test_mesh_command_refuses_bad_options_in_one_sentence(capsys, asset, tmp_path, arguments, message):
     code, out, err = run(capsys, asset, "-o", tmp_path / "out", *arguments)
     assert (code, out) == (2, "")
-    assert complaint in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 

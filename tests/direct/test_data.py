@@ -180,13 +180,13 @@ def test_prompt_names_differ_where_prompts_do():
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [
         ({"radius": (2.0, 1.0)}, "radius of cameras is a range"),
         ({"quadrants": (0.0, 0.0, 0.0, 0.0)}, "four shares"),
         ({"quadrants": (1.0, -1.0, 1.0, 1.0)}, "four shares"),
     ],
 )
-def test_orbit_cameras_refuse_empty_ranges(settings, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_orbit_cameras_refuse_empty_ranges(settings, message):
+    with pytest.raises(ValueError, match=message):
         OrbitCameras(**settings)

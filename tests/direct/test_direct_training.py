@@ -58,8 +58,7 @@ def content(run):
 def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(parts, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(command(whole, parts, 12, adaptive=True))
-    killed = training_runs.start(command(broken, parts, 12, adaptive=True))
-    training_runs.kill_at_first_checkpoint(killed, broken)
+    training_runs.kill_at_first_checkpoint(command(broken, parts, 12, adaptive=True), broken)
     start = content(broken)["global_step"]
     fit.main(command(broken, parts, 12, "--ckpt_path", "last", adaptive=True))
     logged = training_runs.losses(broken)
@@ -99,10 +98,8 @@ def test_validation_renders_prompts_with_the_callbacks_of_the_shipped_trainers(p
 
 def test_ddp_processes_train_together_and_share_the_feature_cache(parts, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    words = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
-    process = training_runs.start(command(two, parts, 2, *words, adaptive=True))
+    fit.main(command(two, parts, 2, *training_runs.DDP, "--data.batch_size=1", adaptive=True))
     fit.main(command(one, parts, 2, "--data.batch_size=1", adaptive=True))
-    assert process.wait() == 0
     alone, found = content(one), content(two)
     assert found["global_step"] == 2
     batches = [state["direct"]["taught"]["batch"] for state in (alone, found)]
@@ -184,16 +181,16 @@ def test_validation_and_test_use_prompts_that_training_left_out(trained, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         (["--data.prompts=nothing.txt"], "neither a prompt set"),
         (["--model.text=/nowhere"], "/nowhere"),
     ],
 )
-def test_invalid_setting_of_a_run_is_one_sentence(parts, tmp_path, capsys, words, complaint):
+def test_invalid_setting_of_a_run_is_one_sentence(parts, tmp_path, capsys, words, message):
     assert cli.main(command(tmp_path, parts, 2, *words)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("instant3d: error: ")]
-    assert complaint in line
+    assert message in line
 
 
 @pytest.mark.parametrize(

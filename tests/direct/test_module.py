@@ -283,11 +283,11 @@ def test_clip_is_needed_only_where_images_are_compared(text):
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [({"background": "grey"}, "white or random"), ({"alpha_start": 0.0}, "alpha"), ({"alpha_share": 1.5}, "alpha")],
 )
-def test_module_refuses_settings_out_of_range(text, settings, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_module_refuses_settings_out_of_range(text, settings, message):
+    with pytest.raises(ValueError, match=message):
         small(text, **settings)
 
 

@@ -247,7 +247,7 @@ def test_network_explains_tokens_and_noise_of_another_shape():
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "message"),
     [
         ({"groups": (8, 8)}, "each stage needs a width"),
         ({"groups": (8, 8, 8, 8, 3)}, "80 channels cannot be split into 3 groups; choose a divisor"),
@@ -260,22 +260,22 @@ def test_network_explains_tokens_and_noise_of_another_shape():
         ({"texts": 1}, "the configuration describes another architecture: unknown texts"),
     ],
 )
-def test_architecture_explains_sizes_that_do_not_fit(changes, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_architecture_explains_sizes_that_do_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
         Architecture.from_dict(changes)
 
 
 @pytest.mark.parametrize(
-    ("config", "complaint"),
+    ("config", "message"),
     [
         ("{", "is not valid JSON"),
         ("[]", "unnamed model, not a direct"),
         ('{"model": "stage2"}', "a stage2 model, not"),
     ],
 )
-def test_from_pretrained_explains_a_folder_of_another_model(tmp_path, config, complaint):
+def test_from_pretrained_explains_a_folder_of_another_model(tmp_path, config, message):
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         TextToTriplane.from_pretrained(tmp_path)
 
 

@@ -97,12 +97,12 @@ def test_read_prompt_set_reads_a_file_line_by_line_and_drops_repetitions(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [("a chair\na \x07 boat\n", "line 2 holds control characters"), ("# nothing\n", "holds no prompt")],
 )
-def test_read_prompt_set_refuses_an_invalid_line_with_its_place(tmp_path, content, complaint):
+def test_read_prompt_set_refuses_an_invalid_line_with_its_place(tmp_path, content, message):
     (tmp_path / "list.txt").write_text(content)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         read_prompt_set(str(tmp_path / "list.txt"))
 
 

@@ -22,6 +22,8 @@ from instant3d.mesh import Mesh
 from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 LIGHT = MeshOptions(faces=600, texture=None)
 
 
@@ -33,7 +35,6 @@ def test_compare_scores_the_field_of_the_object_high_with_small_depth_error():
     assert numbers["depth_error"] < 0.02
 
 
-@pytest.mark.slow
 def test_geometry_metrics_of_a_moved_ball_are_half_the_move_on_average_and_less_for_half():
     # a point of a sphere moved by d lies d |cos| away from where the sphere was: evenly spread between 0 and d
     truth = 0.7 * F.normalize(torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)

@@ -35,7 +35,7 @@ def judge():
         return AttributeClassifier(OBJECTS).eval().requires_grad_(False)
 
 
-def pictures(count: int = 3, size: int = SIZE) -> torch.Tensor:
+def images(count: int = 3, size: int = SIZE) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
@@ -62,24 +62,24 @@ def folder(tmp_path):
 
 
 def test_colour_network_ignores_shape(judge):
-    tiles = pictures().unfold(2, POOL, POOL).unfold(3, POOL, POOL).flatten(2, 3)
+    tiles = images().unfold(2, POOL, POOL).unfold(3, POOL, POOL).flatten(2, 3)
     order = torch.randperm(tiles.shape[2], generator=torch.Generator().manual_seed(1))
     shuffled = F.fold(tiles[:, :, order].movedim(2, -1).flatten(1, 3), (SIZE, SIZE), kernel_size=POOL, stride=POOL)
-    assert not torch.allclose(shuffled, pictures())
-    torch.testing.assert_close(judge(shuffled).colour, judge(pictures()).colour)
-    assert not torch.allclose(judge(shuffled).object, judge(pictures()).object)
+    assert not torch.allclose(shuffled, images())
+    torch.testing.assert_close(judge(shuffled).colour, judge(images()).colour)
+    assert not torch.allclose(judge(shuffled).object, judge(images()).object)
 
 
 def test_object_network_ignores_hue(judge):
-    turned = pictures()[:, [1, 2, 0]]
-    torch.testing.assert_close(judge(turned).object, judge(pictures()).object)
-    assert not torch.allclose(judge(turned).colour, judge(pictures()).colour)
+    turned = images()[:, [1, 2, 0]]
+    torch.testing.assert_close(judge(turned).object, judge(images()).object)
+    assert not torch.allclose(judge(turned).colour, judge(images()).colour)
 
 
 def test_predictions_are_probabilities_for_images_of_any_size_and_arrangement(judge):
-    opinion = judge(pictures(6, size=100).reshape(2, 3, 3, 100, 100))
-    assert opinion.colour.shape == (2, 3, len(COLOURS))
-    torch.testing.assert_close(opinion.object.exp().sum(-1), torch.ones(2, 3))
+    prediction = judge(images(6, size=100).reshape(2, 3, 3, 100, 100))
+    assert prediction.colour.shape == (2, 3, len(COLOURS))
+    torch.testing.assert_close(prediction.object.exp().sum(-1), torch.ones(2, 3))
 
 
 def test_mean_over_views_is_the_normalised_geometric_mean():
@@ -114,8 +114,8 @@ def test_classifier_loaded_from_a_folder_predicts_the_same_with_its_names(judge,
     judge.save(tmp_path / "judge")
     again = AttributeClassifier.from_pretrained(tmp_path / "judge")
     assert (again.objects, again.colours, again.accuracy) == (judge.objects, judge.colours, judge.accuracy)
-    torch.testing.assert_close(again(pictures()).object, judge(pictures()).object, atol=5e-3, rtol=0)
-    torch.testing.assert_close(again(pictures()).colour, judge(pictures()).colour, atol=5e-3, rtol=0)
+    torch.testing.assert_close(again(images()).object, judge(images()).object, atol=5e-3, rtol=0)
+    torch.testing.assert_close(again(images()).colour, judge(images()).colour, atol=5e-3, rtol=0)
 
 
 def test_classifier_folder_that_is_invalid_is_refused_in_a_sentence(judge, tmp_path):

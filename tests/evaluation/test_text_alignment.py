@@ -22,24 +22,24 @@ from instant3d.views import Views
 OBJECTS = ("chair", "boat")
 
 
-class Reader(AttributeClassifier):
-    """Reads its opinion off an image: red is the colour's number / 10, green the object's, blue how sure it is."""
+class PixelClassifier(AttributeClassifier):
+    """Predicts what an image encodes: red is the colour's number / 10, green the object's, blue the confidence."""
 
     def __init__(self) -> None:
         super().__init__(OBJECTS)
 
-    def forward(self, pictures):
-        colour, thing, sure = (pictures[:, k, 0, 0] for k in range(3))
+    def forward(self, images):
+        colour, thing, confidence = (images[:, k, 0, 0] for k in range(3))
 
         def certain(number, count):
-            return (F.one_hot((10 * number).round().long(), count) * 10 * sure[:, None]).log_softmax(-1)
+            return (F.one_hot((10 * number).round().long(), count) * 10 * confidence[:, None]).log_softmax(-1)
 
         return Prediction(certain(colour, len(COLOURS)), certain(thing, len(OBJECTS)))
 
 
-def saying(*each: tuple[str, str, float]) -> torch.Tensor:
-    """Images (V, 3, 32, 32) of which the reader thinks this."""
-    levels = [(COLOURS.index(colour) / 10, OBJECTS.index(thing) / 10, sure) for colour, thing, sure in each]
+def encoded(*each: tuple[str, str, float]) -> torch.Tensor:
+    """Images (V, 3, 32, 32) for which the classifier predicts this."""
+    levels = [(COLOURS.index(colour) / 10, OBJECTS.index(thing) / 10, confidence) for colour, thing, confidence in each]
     return torch.tensor(levels)[:, :, None, None].expand(-1, 3, 32, 32)
 
 
@@ -58,20 +58,20 @@ def test_new_cameras_are_between_below_and_above_those_of_stage_1():
 
 
 def test_score_is_of_all_images_together_and_of_each_image():
-    judge = Reader()
-    unsure = [("blue", "chair", 0.1), ("blue", "boat", 0.2), ("red", "boat", 0.9)]
-    score = text_alignment.score(judge, "a red boat", judge(saying(*unsure)))
-    assert score["colour"] == 1, "one picture that is sure outweighs two that are not"
+    judge = PixelClassifier()
+    uncertain = [("blue", "chair", 0.1), ("blue", "boat", 0.2), ("red", "boat", 0.9)]
+    score = text_alignment.score(judge, "a red boat", judge(encoded(*uncertain)))
+    assert score["colour"] == 1, "one confident image outweighs two others"
     assert (score["object"], score["both"]) == (1, 1)
     assert score["colour_per_picture"] == pytest.approx(1 / 3)
     assert score["object_per_picture"] == pytest.approx(2 / 3)
-    assert text_alignment.predicted_names(judge, judge(saying(*unsure))) == ("red", "boat")
+    assert text_alignment.predicted_names(judge, judge(encoded(*uncertain))) == ("red", "boat")
 
 
 def test_classifier_metrics_are_over_assets_and_list_mistakes():
-    red_boat, blue_boat = saying(("red", "boat", 1)), saying(("blue", "boat", 1))
+    red_boat, blue_boat = encoded(("red", "boat", 1)), encoded(("blue", "boat", 1))
     found = text_alignment.classifier_metrics(
-        Reader(),
+        PixelClassifier(),
         [
             result("a red boat", red_boat, red_boat),
             result("a red chair", red_boat, red_boat),
@@ -88,12 +88,12 @@ def test_classifier_metrics_are_over_assets_and_list_mistakes():
 
 
 def test_lists_are_reported_apart_in_the_table_and_the_record(tmp_path, capsys):
-    red_boat = saying(("red", "boat", 1))
+    red_boat = encoded(("red", "boat", 1))
     lists = {
         "held_out": iter([result("a red chair", red_boat)]),
         "trained": iter([result("a red boat", red_boat, red_boat)]),
     }
-    text_alignment.evaluate(lists, tmp_path, judge=Reader(), clips={}, settings={"seed": "0"})
+    text_alignment.evaluate(lists, tmp_path, judge=PixelClassifier(), clips={}, settings={"seed": "0"})
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["lists"]["held_out"]["renders"]["object"] == 0
     assert written["lists"]["trained"]["renders"]["object"] == 1
@@ -103,13 +103,13 @@ def test_lists_are_reported_apart_in_the_table_and_the_record(tmp_path, capsys):
     assert table in capsys.readouterr().out
 
 
-class Parrot:
-    """A CLIP that thinks of an image what its first pixel's red says, and of a prompt what its length says."""
+class FakeClip:
+    """A CLIP whose features are the first pixel's red of an image, and the length of a prompt."""
 
     logit_scale = 1.0
 
-    def embed_images(self, pictures):
-        return F.one_hot((pictures[..., 0, 0, 0] * 10).round().long(), 30).float()
+    def embed_images(self, images):
+        return F.one_hot((images[..., 0, 0, 0] * 10).round().long(), 30).float()
 
     def embed_texts(self, prompts):
         return F.one_hot(torch.tensor([len(prompt) for prompt in prompts]), 30).float()
@@ -118,11 +118,11 @@ class Parrot:
 def test_clip_metrics_are_of_the_renders_and_join_the_assets_of_a_prompt(tmp_path):
     right, wrong = torch.full((8, 3, 32, 32), 0.5), torch.full((8, 3, 32, 32), 0.9)
     items = [result("12345", right), result("12345", wrong), result("1234567", wrong), result("1234567", wrong)]
-    report = text_alignment.evaluate({"few": iter(items)}, tmp_path, judge=None, clips={"parrot": Parrot}, settings={})
-    numbers = report["lists"]["few"]["clip"]["parrot"]
+    report = text_alignment.evaluate({"few": iter(items)}, tmp_path, judge=None, clips={"fake": FakeClip}, settings={})
+    numbers = report["lists"]["few"]["clip"]["fake"]
     assert numbers["clip_score"] == pytest.approx(25.0)
     assert numbers["views"] == 16
-    assert "| parrot | 25.00 | 25.00 |" in (tmp_path / "table.md").read_text()
+    assert "| fake | 25.00 | 25.00 |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.slow
@@ -195,9 +195,9 @@ def test_evaluate_text_refuses_prompts_without_classes_before_sampling(weights, 
     file = prompts(tmp_path, "a red boat", "a shiny dragon")
     command = ["evaluate", "text", "--prompts", file, "-o", str(tmp_path / "out"), *weights[0], *weights[1]]
     assert cli.main(command) == 2
-    complaint = capsys.readouterr().err.strip()
-    assert "'a shiny dragon'" in complaint
-    assert len(complaint.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert "'a shiny dragon'" in message
+    assert len(message.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -41,8 +41,8 @@ def test_box_stays_inside_the_image_and_is_never_too_small(begin, end):
 
 
 def test_box_crops_by_rows_and_columns():
-    picture = torch.arange(24.0).reshape(4, 6)
-    assert Box(1, 2, 3, 4).of(picture).tolist() == [[13.0, 14.0], [19.0, 20.0]]
+    image = torch.arange(24.0).reshape(4, 6)
+    assert Box(1, 2, 3, 4).of(image).tolist() == [[13.0, 14.0], [19.0, 20.0]]
 
 
 def test_measure_of_equal_tiles_is_full_agreement():
@@ -95,33 +95,33 @@ def test_settings_are_all_combinations_with_steps_in_order():
     assert found["noise, euler, 10 steps"] == Sampling(steps=10, start="noise", guidance=3.0)
 
 
-class Known:
-    """A gallery of spheres as the network that answers spheres will rebuild them, but for a factor on their colour."""
+class FixedViews:
+    """A view cache of spheres as the network reconstructs them, except for a factor on their colour."""
 
     def __init__(self, model: ViewsTo3D, factor: float, sampling: Sampling) -> None:
         self.sampling = sampling
-        seen = model(tiles(size=32)).render(structured_cameras(), 64)
-        self.shown = Views(seen.rgb.clamp(0, 1) * factor, seen.alpha, seen.cameras)
+        rendered = model(tiles(size=32)).render(structured_cameras(), 64)
+        self.shown = Views(rendered.rgb.clamp(0, 1) * factor, rendered.alpha, rendered.cameras)
 
-    def fill(self, orders):
+    def fill(self, requests):
         pass
 
-    def views(self, order):
+    def views(self, request):
         return self.shown
 
-    def seconds(self, order):
+    def seconds(self, request):
         return 2.0
 
 
 @pytest.mark.slow
 def test_evaluate_ranks_consistent_views_first_and_writes_its_report_whole(tmp_path, capsys):
     model = ViewsTo3D(sphere_network())
-    galleries = {
-        "blob, euler, 30 steps": Known(model, 1.0, Sampling(steps=30)),
-        "noise, euler, 4 steps": Known(model, 0.5, Sampling(steps=4, start="noise")),
+    caches = {
+        "blob, euler, 30 steps": FixedViews(model, 1.0, Sampling(steps=30)),
+        "noise, euler, 4 steps": FixedViews(model, 0.5, Sampling(steps=4, start="noise")),
     }
     wanted = view_requests(["a ball", "another ball"])
-    report = view_consistency.evaluate(wanted, tmp_path / "out", caches=galleries, model=model)
+    report = view_consistency.evaluate(wanted, tmp_path / "out", caches=caches, model=model)
     good, bad = report["settings"].values()
     assert good["psnr"] > 60 > 30 > bad["psnr"]
     assert good["ssim"] > bad["ssim"]
@@ -130,7 +130,7 @@ def test_evaluate_ranks_consistent_views_first_and_writes_its_report_whole(tmp_p
     assert len(written["settings"]["noise, euler, 4 steps"]["assets"]) == 2
     assert written["settings"]["noise, euler, 4 steps"]["sampling"]["start"] == "noise"
     table = (tmp_path / "out" / "table.md").read_text()
-    assert [row.split(" | ")[0] for row in table.splitlines()] == ["| setting", "| ---", *(f"| {n}" for n in galleries)]
+    assert [row.split(" | ")[0] for row in table.splitlines()] == ["| setting", "| ---", *(f"| {n}" for n in caches)]
     assert table in capsys.readouterr().out
     assert (tmp_path / "out" / "figure.png").is_file()
     assert [(line.name, line.points[0][0]) for line in view_consistency.lines(report)] == [

@@ -12,6 +12,8 @@ import trimesh
 from sphere_network import RADIUS, sphere_network
 from tiny_sdxl import tiny_sdxl_folder
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
 
 

@@ -74,9 +74,9 @@ def test_face_normals_of_counter_clockwise_faces_point_outwards():
 
 
 def test_clean_joins_corners_and_drops_small_pieces():
-    sphere, crumb = ball(), Mesh(CORNER * 0.1 + 5, [[0, 1, 2]])
+    sphere, speck = ball(), Mesh(CORNER * 0.1 + 5, [[0, 1, 2]])
     loose = sphere.vertices[sphere.faces].reshape(-1, 3)  # every face with corners of its own
-    whole = np.vstack([loose, crumb.vertices, CORNER])
+    whole = np.vstack([loose, speck.vertices, CORNER])
     faces = np.vstack([np.arange(len(whole) - 3).reshape(-1, 3), [[0, 0, 1]]])
     tidy = clean(Mesh(whole, faces))
     assert len(tidy.vertices) == len(sphere.vertices)
@@ -86,7 +86,7 @@ def test_clean_joins_corners_and_drops_small_pieces():
 
 
 def test_clean_keeps_a_seam_where_colours_differ_but_not_its_piece_apart():
-    # Two triangles share an edge in place, but not in colour; alone, the small one would be a crumb.
+    # Two triangles share an edge in place, but not in colour; alone, the small one would be a speck.
     vertices = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 9, 0], [9, 0, 0], [5, 5, 0]], float)
     colors = np.repeat([[1.0, 0, 0], [0, 1, 0]], 3, axis=0)
     tidy = clean(Mesh(vertices, [[0, 1, 2], [3, 4, 5]], colors=colors), smallest_share=0.2)

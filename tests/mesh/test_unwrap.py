@@ -11,6 +11,8 @@ from instant3d.mesh import Mesh
 from instant3d.mesh import unwrap as unwrap_module
 from instant3d.mesh.unwrap import unwrap
 
+pytestmark = pytest.mark.slow
+
 SIZE = 256
 
 

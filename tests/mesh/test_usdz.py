@@ -7,6 +7,8 @@ import pytest
 
 from instant3d.mesh import Mesh, save
 
+pytestmark = pytest.mark.slow
+
 VERTICES = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0.25, 0.5, 3]], np.float32)
 FACES = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
 COLORS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2, 0.4, 0.8]], np.float32)

@@ -22,6 +22,8 @@ from instant3d.utils import visualization
 from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 PLAIN = MeshOptions(faces=None, texture=None, origin="world", blend_views=False)  # the full surface where it is
 
 
@@ -174,7 +176,7 @@ def test_asset_colours_beyond_white_are_white_in_images_meshes_and_scenes(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (b"not a file of tensors", "not a whole safetensors file"),
         ({"format": "another"}, "not a triplane of this version"),
@@ -183,12 +185,12 @@ def test_asset_colours_beyond_white_are_white_in_images_meshes_and_scenes(tmp_pa
         ({"format": "instant3d-triplane-1", "decoder": '{"channels": 5}'}, "other tensors than its metadata describes"),
     ],
 )
-def test_read_triplane_explains_a_broken_file(tmp_path, content, complaint):
+def test_read_triplane_explains_a_broken_file(tmp_path, content, message):
     if isinstance(content, bytes):
         (tmp_path / FILE).write_bytes(content)
     else:
         save_file({"planes": torch.zeros(3, 4, 2, 2)}, tmp_path / FILE, metadata=content)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         Asset.load(tmp_path)
 
 

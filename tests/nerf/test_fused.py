@@ -89,7 +89,7 @@ def assert_alike(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("objects", "samples", "rays", "layers"), [(1, 1, 70, 3), (3, 7, 1, 3), (1, 129, 5, 2), (3, 2, 65, 3)]
+    ("objects", "samples", "rays", "layers"), [(1, 1, 70, 3), (3, 7, 1, 3), (1, 33, 5, 2), (3, 2, 65, 3)]
 )
 def test_fused_pixels_and_all_gradients_are_those_of_the_plain_path(objects, samples, rays, layers):
     field, lines = make(objects, layers), some_rays(objects, rays)
@@ -105,10 +105,9 @@ def test_fused_gradients_are_those_of_the_plain_path_for_every_kind_of_decoder(k
     assert_alike(ours, plain)
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-def test_fused_gradients_are_the_slopes_that_finite_differences_find(samples):
+def test_fused_gradients_are_the_slopes_that_finite_differences_find():
     field, lines = make(kind="silu softplus"), some_rays(1, 5)
-    edges = even_edges(*box_span(lines), samples)
+    edges = even_edges(*box_span(lines), 2)
     at = (edges[..., 1:] + edges[..., :-1]) / 2
     parameters = [field.planes, *field.decoder.parameters()]
     names = [name for name, _ in field.decoder.named_parameters()]

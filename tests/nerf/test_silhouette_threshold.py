@@ -12,6 +12,8 @@ from instant3d.nerf.mesh_extraction import extract_surface
 from instant3d.nerf.silhouette_threshold import highest_densities, silhouette_threshold
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 SOFT = Formula(lambda points: (40 * (1 - points.norm(dim=-1))).clamp(min=0))  # density 40 (1 - r)
 VIEWS = ball(orbit([0.0, 90.0, 210.0], [0.0, 20.0, 40.0]), size=96)  # of radius 0.7, where the density is 12
 

@@ -23,6 +23,7 @@ def surface():
     return extract_surface(FIELD, 48)
 
 
+@pytest.mark.slow
 def test_build_mesh_gives_a_glb_whose_colour_at_each_place_names_the_place(surface, tmp_path):
     """World (x, y, z) is (x, z, -y) in the file, and its colour (x + 1) / 2, ...: a mirrored texture would differ."""
     made = build_mesh(FIELD, surface, MeshOptions(faces=1000, texture=256, origin="world"))

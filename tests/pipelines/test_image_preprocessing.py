@@ -274,7 +274,7 @@ def of_another_format():
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (b"", "not PNG, JPEG, WEBP"),
         (b"no picture", "not PNG, JPEG, WEBP"),
@@ -283,11 +283,11 @@ def of_another_format():
         (None, "does not exist"),
     ],
 )
-def test_photo_that_is_no_usable_image_is_one_sentence(tmp_path, content, complaint):
+def test_photo_that_is_no_usable_image_is_one_sentence(tmp_path, content, message):
     path = tmp_path / "a.png"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=complaint):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         image_preprocessing.read_photo(path, ONE_IMAGE)
 
 
@@ -302,11 +302,11 @@ def test_photo_cut_off_anywhere_is_one_sentence(tmp_path, where):
 
 
 @pytest.mark.parametrize(
-    ("background", "complaint"), [((0, 0, 0, 0), "transparent everywhere"), ((255,) * 4, "white everywhere")]
+    ("background", "message"), [((0, 0, 0, 0), "transparent everywhere"), ((255,) * 4, "white everywhere")]
 )
-def test_photo_of_nothing_is_refused(tmp_path, background, complaint):
+def test_photo_of_nothing_is_refused(tmp_path, background, message):
     path = saved(Image.new("RGBA", (30, 20), background), tmp_path / "a.png")
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         image_preprocessing.read_photo(path, ONE_IMAGE)
 
 

@@ -1,4 +1,4 @@
-"""Which networks are on the device: a rule about bytes, watched on networks that only write down their moves."""
+"""Which networks are on the device, by their bytes: networks that only log their moves."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ from torch import nn
 
 from instant3d.pipelines.model_offload import ModelOffloader, fair_share, weight_bytes
 
-META = torch.device("meta")  # a device that holds no bytes, so that a CPU can play the GPU
+META = torch.device("meta")  # a device that holds no bytes, so that a CPU stands in for the GPU
 
 
-class Traveller(nn.Module):
-    """A network of `size` bytes that writes its moves into a log."""
+class LoggedNetwork(nn.Module):
+    """A network of `size` bytes that logs its moves between devices."""
 
     def __init__(self, name: str, size: int, log: list[str]) -> None:
         super().__init__()
@@ -29,55 +29,57 @@ class Traveller(nn.Module):
 SIZES = {"text": 400, "unet": 1600, "vae": 200, "stage2": 800}
 
 
-def travel(limit: int | None, *stops: tuple[str, ...], device: torch.device = META) -> tuple[list[str], ModelOffloader]:
+def load_in_turn(
+    limit: int | None, *steps: tuple[str, ...], device: torch.device = META
+) -> tuple[list[str], ModelOffloader]:
     log: list[str] = []
-    residence = ModelOffloader({name: Traveller(name, size, log) for name, size in SIZES.items()}, device, limit)
-    for stop in stops:
-        residence.load_to_device(*stop)
-    return log, residence
+    offloader = ModelOffloader({name: LoggedNetwork(name, size, log) for name, size in SIZES.items()}, device, limit)
+    for step in steps:
+        offloader.load_to_device(*step)
+    return log, offloader
 
 
 ROUND = (("text",), ("unet", "vae"), ("vae",), ("stage2",))
 
 
 def test_offloader_moves_every_network_once_where_all_fit():
-    log, _ = travel(3000, *ROUND, *ROUND)
+    log, _ = load_in_turn(3000, *ROUND, *ROUND)
     assert log == ["text to meta", "unet to meta", "vae to meta", "stage2 to meta"]
 
 
 def test_offloader_moves_nothing_back_without_a_limit():
-    assert travel(None, *ROUND, *ROUND)[0] == travel(3000, *ROUND)[0]
+    assert load_in_turn(None, *ROUND, *ROUND)[0] == load_in_turn(3000, *ROUND)[0]
 
 
 def test_offloader_moves_the_least_recently_used_network_back_first():
-    log, residence = travel(2700, *ROUND)
+    log, offloader = load_in_turn(2700, *ROUND)
     assert log[-2:] == ["text to cpu", "stage2 to meta"]  # 400 less is enough: the larger unet, used later, stays
-    assert residence.present == ["unet", "vae", "stage2"]
+    assert offloader.present == ["unet", "vae", "stage2"]
 
 
 def test_offloader_keeps_the_limit_whenever_one_step_fits_into_it():
     log: list[str] = []
     limit = SIZES["unet"] + SIZES["vae"]
-    residence = ModelOffloader({name: Traveller(name, size, log) for name, size in SIZES.items()}, META, limit)
-    for stop in ROUND * 2:
-        residence.load_to_device(*stop)
-        there = {name for name, part in residence.parts.items() if part.where == "meta"}
-        assert set(stop) <= there == set(residence.present)
+    offloader = ModelOffloader({name: LoggedNetwork(name, size, log) for name, size in SIZES.items()}, META, limit)
+    for step in ROUND * 2:
+        offloader.load_to_device(*step)
+        there = {name for name, part in offloader.parts.items() if part.where == "meta"}
+        assert set(step) <= there == set(offloader.present)
         assert sum(SIZES[name] for name in there) <= limit
 
 
 def test_offloader_makes_room_before_anything_moves_in():
-    log, _ = travel(1900, ("text",), ("unet", "vae"))
+    log, _ = load_in_turn(1900, ("text",), ("unet", "vae"))
     assert log == ["text to meta", "text to cpu", "unet to meta", "vae to meta"]
 
 
 def test_offloader_loads_what_is_needed_together_even_beyond_the_limit():
-    _, residence = travel(100, ("text",), ("unet", "vae"))
-    assert residence.present == ["unet", "vae"]
+    _, offloader = load_in_turn(100, ("text",), ("unet", "vae"))
+    assert offloader.present == ["unet", "vae"]
 
 
 def test_offloader_moves_nothing_on_a_cpu():
-    assert travel(100, *ROUND, device=torch.device("cpu"))[0] == []
+    assert load_in_turn(100, *ROUND, device=torch.device("cpu"))[0] == []
 
 
 def test_weight_bytes_count_buffers_and_each_precision():

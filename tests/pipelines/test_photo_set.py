@@ -125,3 +125,25 @@ def test_heic_is_one_sentence_where_pillow_heif_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ValueError, match="needs pillow-heif"):
         image_preprocessing.decode_photo(b"\0\0\0\x18ftypheic" + bytes(16), "a.heic")
+
+
+def on_white(path, boxes):
+    image = Image.new("RGB", (120, 80), "white")
+    for box in boxes:
+        ImageDraw.Draw(image).rectangle(box, (200, 40, 30))
+    image.save(path)
+    return path
+
+
+def test_photos_with_a_hand_at_the_border_are_named_in_one_warning(tmp_path, recwarn):
+    whole = on_white(tmp_path / "whole.png", [(40, 10, 60, 50)])
+    held = on_white(tmp_path / "held.png", [(50, 20, 70, 60), (0, 45, 55, 52)])
+    read_photos([whole, held], PhotoOptions())
+    (warning,) = [str(one.message) for one in recwarn if "border" in str(one.message)]
+    assert warning.startswith("in held.png what was cut out reaches the border")
+
+
+def test_photos_that_are_cropped_to_a_transparent_object_get_no_warning(tmp_path, recwarn):
+    cropped = [photo(tmp_path / f"{k}.png", (0, 0, 100 - k, 80), size=(120, 80)) for k in range(2)]
+    read_photos(cropped, PhotoOptions())
+    assert not [one for one in recwarn if "border" in str(one.message)]

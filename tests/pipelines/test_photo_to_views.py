@@ -35,7 +35,7 @@ def photo(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
+def small_images(monkeypatch):
     for name, value in (("SMALLEST", 8), ("LARGEST", 8), ("FRAMES", 2)):
         monkeypatch.setattr(f"instant3d.pipelines.results.{name}", value)
 

@@ -1,5 +1,7 @@
 """Cameras of photos: their parameters against `orbit` and projection, their refinement on objects with a formula."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from analytic_fields import Formula
@@ -8,9 +10,11 @@ from instant3d.cameras import intrinsics_from_fov, orbit
 from instant3d.nerf.occupancy_render import render
 from instant3d.nerf.visual_hull import VisualHull
 from instant3d.pipelines.orbit_poses import OrbitPoses, in_order, orbit_poses
-from instant3d.pipelines.photo_agreement import SIZE, disagreement, measure_agreement
+from instant3d.pipelines.photo_agreement import SIZE, disagreement, measure_agreement, show_one_side
 from instant3d.pipelines.pose_refinement import guess_order, refine
 from instant3d.views import Views
+
+pytestmark = pytest.mark.slow
 
 AZIMUTHS = [270.0, 0.0, 90.0, 180.0]
 
@@ -83,7 +87,6 @@ def test_poses_keep_the_size_of_the_object_when_the_focal_length_changes():
     torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
 
 
-@pytest.mark.slow
 def test_refinement_at_least_halves_the_error_of_azimuths():
     change = torch.zeros(4, 7)
     change[:, 0], change[:, 1] = torch.tensor([8.0, -6.0, 5.0, -7.0]), torch.tensor([-4.0, 5.0, 4.0, -5.0])
@@ -124,3 +127,17 @@ def test_disagreement_names_the_photo_of_another_object():
     )
     assert problem is not None
     assert "without c.jpg" in problem
+
+
+def test_disagreement_of_four_photos_of_one_side_says_that_they_are_alike():
+    backs = photographed(start([88.0, 90.0, 91.0, 93.0]))
+    photos = replace(backs, cameras=start().cameras)  # given as front, right, back and left
+    agreement = measure_agreement(rendered(hull(photos), photos), photos)
+    problem = disagreement(agreement, hull, photos, "abcd")
+    assert problem is not None
+    assert "all photos seem to show the same side" in problem
+    near = start([270.0, 272.0, 275.0, 278.0])
+    assert not show_one_side(photographed(near))  # from one side, but that is what was given
+    assert not show_one_side(photographed(start()))
+    assert not show_one_side(photographed(start(), ellipsoid))
+    assert not show_one_side(photographed(start(), lambda p: 40.0 * (p.norm(dim=-1) < 0.6).float()))  # a ball

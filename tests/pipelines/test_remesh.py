@@ -17,6 +17,8 @@ from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils.mesh_options import MeshOptions
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 SMALL = MeshOptions(faces=300, texture=64)
 
 
@@ -36,12 +38,12 @@ def triplane(sphere, tmp_path_factory):
 def test_remesh_reports_what_trimesh_measures_in_the_file(triplane, tmp_path):
     record = remesh(triplane, tmp_path, options=SMALL)
     read = trimesh.load(tmp_path / "mesh.glb", force="mesh")
-    told = record["mesh"]
-    assert (told["faces"], told["texture"]) == (len(read.faces), read.visual.material.baseColorTexture.width)
+    reported = record["mesh"]
+    assert (reported["faces"], reported["texture"]) == (len(read.faces), read.visual.material.baseColorTexture.width)
     read.merge_vertices(merge_tex=True, merge_norm=True)
-    assert (told["closed"], told["components"]) == (read.is_watertight, read.body_count)
-    assert told["volume"] == pytest.approx(read.volume, rel=1e-3)
-    assert sorted(told["size"]) == pytest.approx(sorted(read.extents), rel=1e-3)
+    assert (reported["closed"], reported["components"]) == (read.is_watertight, read.body_count)
+    assert reported["volume"] == pytest.approx(read.volume, rel=1e-3)
+    assert sorted(reported["size"]) == pytest.approx(sorted(read.extents), rel=1e-3)
     assert set(record["seconds"]) == {"load", "surface", "simplify", "unwrap", "texture", "write"}
 
 
@@ -56,12 +58,12 @@ def test_remesh_finds_the_surface_on_two_nodes_for_each_texel_of_the_planes(trip
     assert counts[0]["volume"] == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.1)
 
 
-@pytest.mark.parametrize(("density", "complaint"), [(-20.0, "field is empty"), (5.0, "field is full")])
-def test_remesh_of_a_field_without_a_surface_is_refused_and_writes_nothing(sphere, tmp_path, density, complaint):
+@pytest.mark.parametrize(("density", "message"), [(-20.0, "field is empty"), (5.0, "field is full")])
+def test_remesh_of_a_field_without_a_surface_is_refused_and_writes_nothing(sphere, tmp_path, density, message):
     decoder = sphere_network().decoder
     decoder.last.weight[0], decoder.last.bias[0] = 0.0, density
     write_triplane(sphere.triplane, decoder, tmp_path / FILE)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         remesh(tmp_path / FILE, tmp_path / "out", options=SMALL)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 

@@ -13,6 +13,8 @@ from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils.progress import Progress, Stopwatch
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def asset() -> Asset:
@@ -44,22 +46,22 @@ def test_video_step_is_too_short_to_be_seen(asset):
     assert -10 * torch.log10((coarse - fine).square().mean()) > 45
 
 
-@pytest.mark.parametrize(("seen", "shown"), [(32, 128), (128, 192), (256, 384), (512, 512)])
-def test_image_size_is_half_as_large_again_as_what_the_network_saw_within_bounds(seen, shown):
-    assert results.image_size(seen) == shown
+@pytest.mark.parametrize(("size", "shown"), [(32, 128), (128, 192), (256, 384), (512, 512)])
+def test_image_size_is_half_as_large_again_as_the_networks_input_within_bounds(size, shown):
+    assert results.image_size(size) == shown
 
 
 def test_write_records_what_it_wrote(asset, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FRAMES", 4)
     watch = Stopwatch()
     views = asset.render(structured_cameras(), 16)
-    told = results.write(
+    reported = results.write(
         tmp_path, asset, SheetInputs("x", "views", views), size=16, formats=["ply", "ply"], watch=watch
     )
-    assert sorted(told["files"]) == sorted(path.name for path in tmp_path.iterdir())
+    assert sorted(reported["files"]) == sorted(path.name for path in tmp_path.iterdir())
     (written,) = load(tmp_path / "mesh.ply")
-    assert told["mesh"]["faces"] == len(written.faces)
-    assert told["mesh"]["closed"]
+    assert reported["mesh"]["faces"] == len(written.faces)
+    assert reported["mesh"]["closed"]
     assert set(watch.seconds) == {"surface", "simplify", "unwrap", "texture", "write", "video"}
 
 

@@ -3,10 +3,13 @@
 They were computed by version 0.1.0 (float32, AVX2). Change them only where a change of the assets is announced.
 """
 
+import pytest
 import torch
 from torch import Tensor
 
 from instant3d.pipelines.text_to_3d import DirectTextTo3D, Sampling, TextTo3D
+
+pytestmark = pytest.mark.slow
 
 PROMPT, SEED = "a red chair", 3
 # By another order of summation, values differ by 1e-4; by bfloat16, which some processors compute in, by a few percent.

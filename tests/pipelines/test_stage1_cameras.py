@@ -15,6 +15,8 @@ from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.pipelines.generators import TwoStageGenerator
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
 
+pytestmark = pytest.mark.slow
+
 GRM = [225, 315, 45, 135]
 
 

@@ -79,21 +79,21 @@ def test_views_change_with_a_negative_prompt(model):
 
 
 def test_text_to_3d_moves_every_network_to_the_device_before_its_use(model, monkeypatch):
-    told: list[object] = []
-    monkeypatch.setattr(model.offloader, "load_to_device", lambda *names: told.append(set(names)))
+    calls: list[object] = []
+    monkeypatch.setattr(model.offloader, "load_to_device", lambda *names: calls.append(set(names)))
     for name in ("encode", "denoise", "decode"):
-        monkeypatch.setattr(model.sampler, name, _noted(told, name, getattr(model.sampler, name)))
-    monkeypatch.setattr(model, "reconstruct", _noted(told, "rebuild", model.reconstruct))
+        monkeypatch.setattr(model.sampler, name, _noted(calls, name, getattr(model.sampler, name)))
+    monkeypatch.setattr(model, "reconstruct", _noted(calls, "rebuild", model.reconstruct))
     model("a chair", sampling=QUICK)
-    assert told == [
+    assert calls == [
         *({"text_encoder", "text_encoder_2"}, "encode", {"unet", "vae"}, "denoise"),
         *({"vae"}, "decode", {"stage2"}, "rebuild"),
     ]
 
 
-def _noted(told, name, function):
+def _noted(calls, name, function):
     def noting(*args, **kwargs):
-        told.append(name)
+        calls.append(name)
         return function(*args, **kwargs)
 
     return noting

@@ -90,11 +90,11 @@ def test_scene_read_turns_the_maps_of_a_turned_photo_that_are_stored_as_its_pixe
     exif[0x0112] = 6
     turn = Image.Transpose.ROTATE_90
     dots(48, 64, [(10, 20)]).transpose(turn).save(tmp_path / "a.png", exif=exif)
-    lying = np.asarray(Image.fromarray(depth).transpose(turn))
+    stored_name = np.asarray(Image.fromarray(depth).transpose(turn))
     if stored.endswith("npy"):
-        np.save(tmp_path / "d.npy", lying / np.float32(1000))
+        np.save(tmp_path / "d.npy", stored_name / np.float32(1000))
     else:
-        Image.fromarray(depth if stored == "upright" else lying).save(tmp_path / "d.png")
+        Image.fromarray(depth if stored == "upright" else stored_name).save(tmp_path / "d.png")
     frame = {"depth_file_path": "d.npy" if stored.endswith("npy") else "d.png"}
     document(tmp_path, frame=frame, camera_angle_x=0.8, w=48, h=64)
     read = scenes.read(tmp_path).views.depth[0, 0]
@@ -157,9 +157,9 @@ def test_scene_read_opens_an_absolute_path_inside_the_scene_folder(tmp_path):
     assert scenes.read(tmp_path).names == ("a",)
 
 
-@pytest.mark.parametrize(("named", "lying"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_scene_read_finds_an_image_whose_accents_are_composed_otherwise_in_its_name(tmp_path, named, lying):
-    dots(8, 8, [(4, 4)]).save(tmp_path / unicodedata.normalize(lying, "möbel.png"))
+@pytest.mark.parametrize(("named", "stored_name"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_scene_read_finds_an_image_whose_accents_are_composed_otherwise_in_its_name(tmp_path, named, stored_name):
+    dots(8, 8, [(4, 4)]).save(tmp_path / unicodedata.normalize(stored_name, "möbel.png"))
     frame = {"file_path": unicodedata.normalize(named, "möbel.png")}
     document(tmp_path, frame=frame, camera_angle_x=0.8)
     assert scenes.read(tmp_path).views.rgb.shape[-1] == 8
@@ -185,9 +185,9 @@ def test_view_notes_name_the_factor_of_cameras_at_another_scale(tmp_path, factor
     scenes.write(tmp_path, dataclasses.replace(views, cameras=Cameras(matrices, views.cameras.intrinsics)))
     notes = view_notes(scenes.read(tmp_path))
     assert len(notes) == len(expected)
-    for note, (kind, cure) in zip(notes, expected, strict=True):
+    for note, (kind, factor) in zip(notes, expected, strict=True):
         assert kind in note
-        assert float(note.split("by about ")[1].split(",")[0]) == pytest.approx(cure, rel=0.35)
+        assert float(note.split("by about ")[1].split(",")[0]) == pytest.approx(factor, rel=0.35)
 
 
 def test_view_notes_advise_to_move_an_object_of_the_right_size_outside_the_cube(tmp_path):

@@ -262,7 +262,7 @@ LOOKING_AWAY = [[1, 0, 0, 0], [0, 0, 1, -3], [0, -1, 0, 0], [0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize(
-    ("broken", "complaint"),
+    ("broken", "message"),
     [
         (matrix(m03=math.nan), "not finite"),
         (matrix(m03=math.inf), "not finite"),
@@ -279,15 +279,15 @@ LOOKING_AWAY = [[1, 0, 0, 0], [0, 0, 1, -3], [0, -1, 0, 0], [0, 0, 0, 1]]
         (matrix(m13=-1e9), "is more than 1000 away"),
     ],
 )
-def test_transforms_name_a_broken_matrix_with_its_frame(tmp_path, broken, complaint):
+def test_transforms_name_a_broken_matrix_with_its_frame(tmp_path, broken, message):
     one_frame(tmp_path, matrix=broken)
-    with pytest.raises(ValueError, match=complaint) as error:
+    with pytest.raises(ValueError, match=message) as error:
         scenes.read(tmp_path)
     assert "frame 0 (a.png)" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("fields", "complaint"),
+    ("fields", "message"),
     [
         ({"fl_x": 0.0}, "fl_x .* is 0.0; expected a number above 0"),
         ({"fl_x": -5.0}, "expected a number above 0"),
@@ -304,9 +304,9 @@ def test_transforms_name_a_broken_matrix_with_its_frame(tmp_path, broken, compla
         ({"offset": [1.0]}, "offset .* right length"),
     ],
 )
-def test_transforms_explain_a_broken_lens_or_world(tmp_path, fields, complaint):
+def test_transforms_explain_a_broken_lens_or_world(tmp_path, fields, message):
     one_frame(tmp_path, **fields)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         scenes.read(tmp_path)
 
 
@@ -318,7 +318,7 @@ def test_transforms_explain_a_missing_focal_length(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("{", "not valid JSON"),
         ("\xff\xfe", "not valid JSON"),
@@ -331,9 +331,9 @@ def test_transforms_explain_a_missing_focal_length(tmp_path):
         ('{"frames": [{"file_path": 3}]}', "frame 0 .* names no image"),
     ],
 )
-def test_transforms_explain_a_broken_document(tmp_path, text, complaint):
+def test_transforms_explain_a_broken_document(tmp_path, text, message):
     (tmp_path / "transforms.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         scenes.read(tmp_path)
 
 
@@ -347,26 +347,24 @@ def test_scene_read_explains_a_folder_without_a_document(tmp_path):
         scenes.read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("asked", "complaint"), [([7], "frame 7 does not exist"), ([-1], "frame -1"), ([], "no frames")]
-)
-def test_scene_read_names_missing_frames_and_how_many_there_are(tmp_path, asked, complaint):
+@pytest.mark.parametrize(("asked", "message"), [([7], "frame 7 does not exist"), ([-1], "frame -1"), ([], "no frames")])
+def test_scene_read_names_missing_frames_and_how_many_there_are(tmp_path, asked, message):
     scenes.write(tmp_path / "s", views())
-    with pytest.raises(ValueError, match=complaint) as error:
+    with pytest.raises(ValueError, match=message) as error:
         scenes.read(tmp_path / "s", frames=asked)
     assert "0 to 3" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [(b"", "not a readable image"), (b"no image", "not a readable image"), (None, "does not exist, but")],
 )
-def test_scene_read_names_a_missing_or_corrupt_image(tmp_path, content, complaint):
+def test_scene_read_names_a_missing_or_corrupt_image(tmp_path, content, message):
     one_frame(tmp_path)
     (tmp_path / "a.png").unlink()
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises((ValueError, FileNotFoundError), match=complaint) as error:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         scenes.read(tmp_path)
     assert "a.png" in str(error.value)
 

@@ -77,15 +77,15 @@ def in_memory(packed, name):
     return f"memory://{name}"
 
 
-def data(source, shelf, **settings):
+def data(source, cache, **settings):
     settings = {"image_size": 16, "view_sampling": SAMPLING, "batch_size": 1, "workers": 0} | settings
     roots = [source] if isinstance(source, str | Path) else source
-    return SceneDataModule([str(root) for root in roots], cache=str(shelf), **settings)
+    return SceneDataModule([str(root) for root in roots], cache=str(cache), **settings)
 
 
-def loader(source, shelf, step=0, rank=0, world=1, **settings):
+def loader(source, cache, step=0, rank=0, world=1, **settings):
     """Loader with the settings of training."""
-    made = data(source, shelf, **settings)
+    made = data(source, cache, **settings)
     made.trainer = SimpleNamespace(
         global_step=step, accumulate_grad_batches=1, global_rank=rank, world_size=world
     )  # fmt: skip
@@ -235,7 +235,7 @@ def test_weighted_mixture_needs_few_files_and_shows_each_source_as_often_as_its_
         assert sum(mine.index(k) <= place <= 39 - mine[::-1].index(k) for k in range(10)) <= 2
 
 
-# the shelf
+# the cache
 
 
 def test_shard_cache_keeps_what_was_used_last_and_no_more_than_it_may(packed, server, tmp_path):
@@ -343,10 +343,10 @@ def test_scene_sources_name_a_damaged_tar_in_one_sentence(packed, tmp_path, dama
     with served(target) as files:
         for place in (target, files.url, in_memory(target, damage)):
             with pytest.raises((ValueError, OSError)) as caught:
-                first(loader(place, tmp_path / "shelf"), COUNT)
+                first(loader(place, tmp_path / "cache"), COUNT)
             assert "00002.tar" in str(caught.value)
             assert "\n" not in str(caught.value)
-            assert not any(path.stat().st_size == 3000 for path in (tmp_path / "shelf").glob("*"))
+            assert not any(path.stat().st_size == 3000 for path in (tmp_path / "cache").glob("*"))
 
 
 def test_scene_sources_name_a_tar_with_fewer_scenes_than_were_packed(packed, tmp_path):
@@ -434,7 +434,7 @@ def test_remote_shards_that_cannot_be_reached_are_one_sentence(url, hint, tmp_pa
     architecture = {"image_size": 16, "encoder": "plucker", "encoder_width": 16, "encoder_depth": 1, "patch": 8,
                     "encoder_heads": 1, "width": 16, "depth": 1, "heads": 1}  # fmt: skip
     model = {"architecture": architecture, "vgg_weights": None, "loss_weights": {"perceptual": 0.0}}
-    settings = {"model": model, "data": {"train": [url], "cache": str(tmp_path / "shelf")}}
+    settings = {"model": model, "data": {"train": [url], "cache": str(tmp_path / "cache")}}
     (tmp_path / "run.yaml").write_text(json.dumps(settings | {"trainer": trainer_settings(tmp_path, 1)}))
     assert main(["fit", "stage2", "-c", str(tmp_path / "run.yaml")]) == 2
     printed = capsys.readouterr().err

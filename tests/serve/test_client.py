@@ -43,8 +43,8 @@ def test_client_sends_its_token(start_server):
     url = start_server(token="a-long-secret")
     with Client(url, "a-long-secret") as client:
         assert client.generate("a chair").state == "done"
-    with Client(url, "another-secret") as stranger, pytest.raises(ServerError, match="token") as refused:
-        stranger.generate("a chair")
+    with Client(url, "another-secret") as intruder, pytest.raises(ServerError, match="token") as refused:
+        intruder.generate("a chair")
     assert refused.value.status == 401
 
 

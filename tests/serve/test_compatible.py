@@ -6,6 +6,8 @@ import time
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 ADDON = {
     "octree_resolution": 256,

@@ -8,6 +8,8 @@ import pytest
 
 from instant3d.client import Client, ServerError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def client(start_server):

@@ -8,6 +8,8 @@ from server_process import running
 
 from instant3d.serve.settings import ServeSettings
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 
 

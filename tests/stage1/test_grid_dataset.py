@@ -11,8 +11,9 @@ from instant3d.stage1.grid_dataset import read_ahead, read_views
 from instant3d.utils.errors import format_error
 from instant3d.utils.progress import Progress
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_read_views_keeps_the_order_of_the_folders(tmp_path, workers):
     names = ["green", "red", "blue"]
@@ -26,7 +27,6 @@ def test_read_views_keeps_the_order_of_the_folders(tmp_path, workers):
     assert (views[..., 8, 8] - expected[:, None]).abs().max() <= 0.5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_read_views_names_a_scene_without_a_caption_in_one_sentence(tmp_path, workers):
     scenes.write(tmp_path / "mute", ball_views((0.5, 0.5, 0.5)))

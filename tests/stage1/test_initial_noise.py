@@ -56,11 +56,11 @@ def test_noise_start_has_no_image():
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "sigma", "complaint"),
+    ("kind", "size", "sigma", "message"),
     [("ring", 64, 0.1, "got 'ring'"), ("blob", 63, 0.1, "even size"), ("blob", 64, 0.0, "positive sigma")],
 )
-def test_start_image_refuses_unknown_kinds_and_sizes(kind, size, sigma, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_start_image_refuses_unknown_kinds_and_sizes(kind, size, sigma, message):
+    with pytest.raises(ValueError, match=message):
         start_image(kind, size, sigma)
 
 

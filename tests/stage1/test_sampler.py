@@ -260,7 +260,7 @@ def test_spaced_scheduler_samples_a_schedule_that_ends_in_pure_noise(components)
 
 
 @pytest.mark.parametrize(
-    ("sampling", "seeds", "complaint"),
+    ("sampling", "seeds", "message"),
     [
         (Sampling(), [1], "got 1 seeds for 2 prompts"),
         (Sampling(0), [1, 2], "at least one step"),
@@ -270,8 +270,8 @@ def test_spaced_scheduler_samples_a_schedule_that_ends_in_pure_noise(components)
         (Sampling(start="ring"), [1, 2], "got 'ring'"),
     ],
 )
-def test_sampler_refuses_settings_out_of_range(sampler, sampling, seeds, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_sampler_refuses_settings_out_of_range(sampler, sampling, seeds, message):
+    with pytest.raises(ValueError, match=message):
         sampler(PROMPTS, sampling=sampling, seeds=seeds)
 
 
@@ -313,3 +313,66 @@ def test_sampler_output_is_an_ordinary_tensor(sampler):
 def test_sampler_refuses_one_text_in_place_of_a_list(sampler):
     with pytest.raises(ValueError, match="put it into a list"):
         sampler("a red fire hydrant")
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 50])
+def test_lcm_visits_the_timesteps_of_diffusers_own_schedule(components, steps):
+    theirs = build_scheduler(SIZES["scheduler"], "lcm")
+    theirs.set_timesteps(steps)
+    scheduler, timesteps = spaced_scheduler(components.scheduler.config, Sampling(steps, sampler="lcm"))
+    assert timesteps.tolist() == theirs.timesteps.tolist() == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(("steps", "first"), [(1, None), (4, None), (15, 980)])
+def test_lcm_with_a_perfect_network_ends_at_its_image(components, kind, steps, first):
+    clean = torch.randn(4, 8, 8)
+    sampler = GridSampler(knowing(components, clean, kind))
+    sampling = Sampling(steps, 1.0, sampler="lcm", start_timestep=first)
+    reached = sampler.denoise(ONE, ONE, sampling=sampling, seeds=[0])[0]
+    torch.testing.assert_close(reached, clean, atol=1e-3, rtol=1e-3)
+    seen = sampler.components.unet.seen
+    assert len(set(seen)) == steps
+    assert seen == sorted(seen, reverse=True)
+    assert seen[0] == (999 if first is None else first)
+
+
+def test_lcm_latents_agree_with_diffusers_scheduler_given_the_same_noise(components, sampler, monkeypatch):
+    noise = [torch.randn(2, 4, 8, 8) for _ in range(2)]
+    module = "diffusers.schedulers.scheduling_lcm.randn_tensor"
+    text, nothing = sampler.encode(PROMPTS)
+    sampling = Sampling(3, 1.5, sampler="lcm", start="noise")
+    coming = iter(noise)
+    monkeypatch.setattr(module, lambda *_, **__: next(coming))
+    ours = sampler.denoise(text, nothing, sampling=sampling, seeds=[3, 4])
+    coming = iter(noise)
+    start = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)])
+    torch.testing.assert_close(ours, theirs(components, PROMPTS, sampling, start), atol=2e-4, rtol=2e-4)
+
+
+def test_lcm_grid_depends_on_its_own_seed_alone_and_its_steps_have_noise_of_their_own(components):
+    clean = torch.randn(4, 8, 8)
+    runs = []
+
+    class Watching(Oracle):
+        def __call__(self, x, timestep, **conditions):
+            runs[-1].append(x)
+            return super().__call__(x, timestep, **conditions)
+
+    sampler = GridSampler(dataclasses.replace(knowing(components, clean), unet=Watching(clean, "epsilon")))
+    for seeds in ([7, 8], [8]):
+        runs.append([])
+        sampling = Sampling(3, 1.0, sampler="lcm", start="noise")
+        text = ONE[[0] * len(seeds)]
+        sampler.denoise(text, text, sampling=sampling, seeds=seeds)
+    for together, alone in zip(*runs, strict=True):
+        torch.testing.assert_close(together[1:], alone)
+    first, second, third = (x.flatten() for x in runs[1])
+    assert all(
+        torch.corrcoef(torch.stack([a, b]))[0, 1].abs() < 0.3 for a, b in ((first, second - third), (first, second))
+    )
+
+
+def test_lcm_refuses_more_steps_than_it_was_distilled_for(sampler):
+    with pytest.raises(ValueError, match="at most 50 steps from timestep 999, got 51"):
+        sampler(PROMPTS[:1], sampling=Sampling(51, sampler="lcm"))

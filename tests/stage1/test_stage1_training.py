@@ -14,6 +14,7 @@ from torch import nn
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.modules.diffusion.components import Components, with_lora
+from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache_builder
 from instant3d.stage1.cache import LatentBatch
@@ -21,7 +22,7 @@ from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.module import Stage1Module
 from instant3d.stage1.noise_sample import drop_text, loss_by_quarter, sample_noise
 from instant3d.stage1.prompt_batches import PromptBatch
-from instant3d.stage1.sampler import GridSampler
+from instant3d.stage1.sampler import GridSampler, spaced_scheduler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.training import fit
 
@@ -98,6 +99,26 @@ def test_min_snr_weighs_each_example_by_its_own_noise(model, cached):
     expected = plain.losses(grids, noise_sample) * snr.clamp(max=5.0) / snr
     torch.testing.assert_close(weighed.losses(grids, noise_sample), expected)
     assert snr.min() < 5 < snr.max(), "both sides of the threshold are looked at"
+
+
+def test_zero_terminal_snr_is_the_rescaling_of_the_paper_and_is_exported(model, tmp_path):
+    plain = Stage1Module(str(model), prediction_type="v_prediction")
+    module = Stage1Module(str(model), prediction_type="v_prediction", zero_terminal_snr=True)
+    root = plain.abar.double().sqrt()
+    expected = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()  # Lin et al. 2023, algorithm 1
+    assert plain.abar[-1] > 0
+    assert module.abar[-1] == 0
+    torch.testing.assert_close(module.abar.double(), expected, atol=1e-5, rtol=1e-4)
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    fit.export(tmp_path / "last.ckpt", tmp_path / "export")
+    exported = Components.load(tmp_path / "export", parts=("scheduler",)).scheduler
+    scheduler, timesteps = spaced_scheduler(exported.config, Sampling(steps=2))
+    assert int(timesteps[0]) == len(module.abar) - 1
+    assert float(scheduler.init_noise_sigma) > 1000, "sampling begins where nothing is left of the signal"
+    with pytest.raises(ValueError, match="v_prediction"):
+        Stage1Module(str(model), prediction_type="epsilon", zero_terminal_snr=True)
 
 
 def test_loss_of_a_cached_grid_is_that_of_one_encoded_on_the_fly(model, cached, balls):
@@ -240,8 +261,7 @@ def weights(run, name="state_dict"):
 def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(model, cached, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit.main(command(whole, model, cached, 12))
-    killed = training_runs.start(command(broken, model, cached, 12))
-    training_runs.kill_at_first_checkpoint(killed, broken)
+    training_runs.kill_at_first_checkpoint(command(broken, model, cached, 12), broken)
     start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
     fit.main(command(broken, model, cached, 12, "--ckpt_path", "last"))
     logged = training_runs.losses(broken)
@@ -301,10 +321,7 @@ def test_resume_with_lora_continues_as_an_uninterrupted_run(model, cached, tmp_p
 def test_ddp_with_two_processes_equals_one_with_batches_twice_as_large(model, cached, tmp_path):
     plain = {"learning_rate": 1e-4}  # Adam turns rounding into a full step where a gradient is zero
     fit.main(command(tmp_path / "one", model, cached, 2, "--data.batch_size=4", **plain))
-    process = training_runs.start(
-        command(tmp_path / "two", model, cached, 2, "--trainer.devices=2", "--trainer.strategy=ddp", **plain)
-    )
-    assert process.wait() == 0
+    fit.main(command(tmp_path / "two", model, cached, 2, *training_runs.DDP, **plain))
     start = {f"unet.{name}": value for name, value in Stage1Module(str(model)).unet.state_dict().items()}
     one, two = (weights(tmp_path / run, "current_model_state") for run in ("one", "two"))
     moved = sum((one[key] - start[key]).square().sum() for key in one).sqrt()
@@ -471,3 +488,49 @@ def test_export_of_lora_fits_only_the_base_that_it_was_trained_on(model, cached,
     with pytest.raises(ValueError, match="do not fit"):
         fit.export(tmp_path / "last.ckpt", tmp_path / "export")
     assert with_lora(Components.load(model, parts=["unet"]).unet, 4, 4) is not None
+
+
+def test_export_of_lora_alone_fuses_to_the_network_of_the_whole_export(model, tmp_path):
+    module = Stage1Module(str(model), lora_rank=4, lora_alpha=6)
+    for parameter in module.lora.values():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    whole = fit.export(tmp_path / "last.ckpt", tmp_path / "whole")
+    (tmp_path / "alone").mkdir()
+    fit.export(tmp_path / "last.ckpt", tmp_path / "alone", lora_only=True)
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    parts = Components.load(model)
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    before, expected = (unet.get_submodule(layer).weight for unet in (parts.unet, whole))
+    assert not torch.allclose(before, expected, atol=1e-3)
+    fuse(parts, Lora(str(tmp_path / "alone")))
+    torch.testing.assert_close(
+        parts.unet.state_dict(), dict(whole.state_dict()), atol=1e-5, rtol=1e-5, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({}, "whole UNet"), ({"prediction_type": "v_prediction", "lora_rank": 2}, "prediction type")],
+)
+def test_export_of_lora_alone_refuses_what_such_a_file_cannot_hold(model, tmp_path, settings, complaint):
+    module = Stage1Module(str(model), **settings)
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=complaint):
+        fit.export(tmp_path / "last.ckpt", tmp_path / "export", lora_only=True)
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"stage1": {}}, {"stage1": []}, {"direct": {}}, {"architecture": {"encoder": "plucker"}, "state_dict": {}}],
+)
+def test_export_of_a_checkpoint_by_another_version_is_one_sentence(tmp_path, content):
+    torch.save({"state_dict": {}, **content}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt does not hold what this version exports") as error:
+        fit.export(tmp_path / "last.ckpt", tmp_path / "export")
+    assert "\n" not in str(error.value)

@@ -183,7 +183,7 @@ def test_optimize_ends_when_its_seconds_are_over():
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         ({"view_size": None}, "should have the keys"),
         ({"train_vae": {"batch_size": 4, "learning_rate": 1e-3}}, "training needs an end"),
@@ -191,11 +191,11 @@ def test_optimize_ends_when_its_seconds_are_over():
         ({"train_text": {"epochs": 3}}, "epochs"),
     ],
 )
-def test_train_tiny_sdxl_refuses_an_invalid_config(tmp_path, capsys, change, complaint):
+def test_train_tiny_sdxl_refuses_an_invalid_config(tmp_path, capsys, change, message):
     content = {key: value for key, value in {**TINY, **change}.items() if value is not None}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
     assert command(tmp_path) == 2
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_train_tiny_sdxl_refuses_folders_without_scenes(tmp_path, capsys):

@@ -122,14 +122,14 @@ def test_network_that_was_saved_is_loaded_unchanged(tmp_path):
 def test_network_refuses_a_checkpoint_of_another_model_or_a_damaged_one_by_name(tmp_path):
     Reconstructor(TINY).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for change, complaint in [
+    for change, message in [
         ({"depth": 3}, "missing"),
         ({"model": "stage1"}, "stage1"),
         ({"colour": 3}, "colour"),
         ({"width": "3"}, "width"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises(ValueError, match=message):
             Reconstructor.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     whole = (tmp_path / "model.safetensors").read_bytes()

@@ -106,12 +106,10 @@ def command(folder, run, steps, *more):
 @pytest.mark.slow
 def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(folder, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    straight = training_runs.start(command(folder, whole, 8))
-    assert straight.wait() == 0
-    killed = training_runs.start(command(folder, broken, 8))
-    training_runs.kill_at_first_checkpoint(killed, broken)
+    fit.main(command(folder, whole, 8))
+    training_runs.kill_at_first_checkpoint(command(folder, broken, 8), broken)
     start = torch.load(fit.newest_checkpoint(broken), weights_only=True)["global_step"]
-    assert training_runs.start(command(folder, broken, 8, "--ckpt_path", "last")).wait() == 0
+    fit.main(command(folder, broken, 8, "--ckpt_path", "last"))
     logged = training_runs.losses(broken)  # the log, not the checkpoint, may lack a line or two after the kill
     assert 0 < start < 8
     assert set(logged) >= set(range(start, 8))
@@ -122,17 +120,23 @@ def test_resume_of_a_killed_run_ends_as_an_uninterrupted_one(folder, tmp_path):
 
 @pytest.mark.slow
 def test_ddp_processes_train_and_agree(folder, tmp_path):
-    args = command(folder, tmp_path, 2, "--trainer.devices=2", "--trainer.strategy=ddp")
-    assert training_runs.start(args).wait() == 0
+    fit.main(command(folder, tmp_path, 2, *training_runs.DDP))
     content = torch.load(fit.newest_checkpoint(tmp_path), weights_only=True)
     assert content["global_step"] == 2
 
 
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """The folder of a run of two steps."""
+    run = tmp_path_factory.mktemp("trained")
+    fit.main(command(folder, run, 2))
+    return run
+
+
 @pytest.mark.slow
-def test_export_is_the_averaged_network(folder, tmp_path):
-    fit.main(command(folder, tmp_path, 2))
-    network = fit.export(fit.newest_checkpoint(tmp_path), tmp_path / "export")
-    content = torch.load(fit.newest_checkpoint(tmp_path), weights_only=True)
+def test_export_is_the_averaged_network(trained, tmp_path):
+    network = fit.export(fit.newest_checkpoint(trained), tmp_path / "export")
+    content = torch.load(fit.newest_checkpoint(trained), weights_only=True)
     name = "network.decoder.last.weight"
     torch.testing.assert_close(network.state_dict()[name.removeprefix("network.")], content["state_dict"][name])
     assert not torch.equal(content["state_dict"][name], content["current_model_state"][name])
@@ -141,14 +145,13 @@ def test_export_is_the_averaged_network(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_predictions_are_assets_that_can_be_rendered(folder, tmp_path):
-    fit.main(command(folder, tmp_path, 2))
-    options = [f'--data.test=["{folder}"]', "--ckpt_path", str(tmp_path), "--triplanes.output", str(tmp_path / "out")]
-    fit.main(["predict", "stage2", "-c", str(tmp_path / "run.yaml"), *options])
+def test_predictions_are_assets_that_can_be_rendered(folder, trained, tmp_path):
+    options = [f'--data.test=["{folder}"]', "--ckpt_path", str(trained), "--triplanes.output", str(tmp_path / "out")]
+    fit.main(["predict", "stage2", "-c", str(trained / "run.yaml"), *options])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"ball0.safetensors", "ball1.safetensors"}
     planes = [Asset.load(tmp_path / "out" / f"ball{k}.safetensors").triplane.planes for k in range(2)]
     assert planes[0].shape == (3, TINY["channels"], TINY["plane_side"], TINY["plane_side"])
-    network = fit.export(tmp_path, tmp_path / "export")
+    network = fit.export(trained, tmp_path / "export")
     views = scenes.read(folder / "ball1", frames=range(4), size=32).views[None]
     torch.testing.assert_close(planes[1], network.triplane(views).planes[0].detach(), atol=2e-3, rtol=2e-3)
 

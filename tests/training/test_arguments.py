@@ -28,7 +28,7 @@ def options(system, subcommand, monkeypatch):
 
     monkeypatch.setattr(fit.TrainingCLI, "parse_arguments", parse_arguments)
     with pytest.raises(Parsers) as found:
-        fit.main([subcommand, system])
+        fit.main([subcommand, system, "--help"])
     actions = found.value.args[0][subcommand]._actions
     return {action.option_strings[-1]: action.help for action in actions if action.option_strings}
 

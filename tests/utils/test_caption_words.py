@@ -120,7 +120,7 @@ def test_caption_words_file_is_a_word_a_tab_and_a_number_on_each_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (b"red\t1\nch\x1b[31mair\t2\n", r"line 2 holds control characters \(U\+001B\)"),
         (b"red\n", "line 1 should be a word, a tab and a whole number"),
@@ -132,9 +132,9 @@ def test_caption_words_file_is_a_word_a_tab_and_a_number_on_each_line(tmp_path):
         (b"x" * 1001 + b"\t1\n", "line 1 has 1,001 characters"),
     ],
 )
-def test_caption_words_refuse_a_file_that_is_no_list_of_words_in_a_sentence(tmp_path, content, complaint):
+def test_caption_words_refuse_a_file_that_is_no_list_of_words_in_a_sentence(tmp_path, content, message):
     (tmp_path / FILE).write_bytes(content)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         CaptionWords.read(tmp_path)
 
 

@@ -28,7 +28,7 @@ def test_read_prompts_reads_a_list_as_windows_writes_it_like_any_other(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("bad", "complaint"),
+    ("bad", "message"),
     [
         (b"red\x00chair", "U+0000"),
         (b"red\x1b[31mchair", "U+001B"),
@@ -37,12 +37,12 @@ def test_read_prompts_reads_a_list_as_windows_writes_it_like_any_other(tmp_path)
         (b"x" * (LONGEST + 1), "1,001 characters"),
     ],
 )
-def test_read_prompts_names_the_broken_line_and_loses_no_other(tmp_path, bad, complaint):
+def test_read_prompts_names_the_broken_line_and_loses_no_other(tmp_path, bad, message):
     first, wrong, last = written(tmp_path, b"a chair\n" + bad + b"\na bench\n")
     assert (first.text, last.text) == ("a chair", "a bench")
     assert (first.error, last.error, wrong.text) == ("", "", "")
     assert wrong.where == "list.txt line 2"
-    assert complaint in wrong.error
+    assert message in wrong.error
 
 
 def test_prompt_error_allows_a_thousand_characters_not_bytes():
@@ -173,7 +173,7 @@ def test_read_prompts_reads_a_line_with_a_comma_as_one_prompt(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "complaint"),
+    ("name", "content", "message"),
     [
         ("a.json", b'["a red chair",', "is not valid"),
         ("a.json", b'{"a": 1}', "with 0 lists"),
@@ -183,9 +183,9 @@ def test_read_prompts_reads_a_line_with_a_comma_as_one_prompt(tmp_path):
         ("a.jsonl", b'{"prompt": "a"}\n{"prompt\n', "JSON lines"),
     ],
 )
-def test_read_prompts_refuses_a_list_without_prompts_in_one_sentence(tmp_path, name, content, complaint):
+def test_read_prompts_refuses_a_list_without_prompts_in_one_sentence(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         read_prompts(tmp_path / name)
 
 

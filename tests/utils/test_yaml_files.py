@@ -4,6 +4,8 @@ import pytest
 
 from instant3d.utils.yaml_files import MAX_BYTES, load_yaml
 
+pytestmark = pytest.mark.slow
+
 
 def test_load_yaml_reads_plain_settings(tmp_path):
     (tmp_path / "a.yaml").write_text("size: 64\nangles: [-20, 4.5]\nname: é\n", encoding="utf-8")

@@ -9,7 +9,15 @@ from ..textures import Texture
 
 
 def four_legs(b: Builder, texture: Texture, width: float, depth: float, height: float) -> None:
-    """Square, round or tapering legs under a width x depth board whose underside is at `height`."""
+    """Add square, round or tapering legs under the corners of a board centred above the origin.
+
+    Args:
+        b: Builder of the object.
+        texture: Texture of the legs.
+        width: Length of the board along x.
+        depth: Length of the board along y.
+        height: z of the board's underside; the legs stand on z = 0.
+    """
     thick = b.between(0.05, 0.12)
     style = b.dice.pick(["square", "round", "taper"])
     x, y = width / 2 - thick * 0.7, depth / 2 - thick * 0.7

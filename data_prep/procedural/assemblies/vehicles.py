@@ -6,7 +6,15 @@ from ..builder import Builder
 
 
 def wheels(b: Builder, radius: float, wide: float, track: float, places: list[float]) -> None:
-    """A pair of wheels with hubs at each place along x."""
+    """Add a pair of wheels with hubs, which stand on z = 0, at each place along x.
+
+    Args:
+        b: Builder of the object.
+        radius: Radius of the wheels.
+        wide: Width of a wheel, along y.
+        track: Distance between the two wheels of a pair, centre to centre.
+        places: x of each pair.
+    """
     tyre, hub = b.plain("black", "dark grey"), b.plain("light grey", "grey", "white", "yellow")
     b.sides = max(b.sides, 10)
     for x in places:
@@ -16,7 +24,15 @@ def wheels(b: Builder, radius: float, wide: float, track: float, places: list[fl
 
 
 def lamps(b: Builder, front: float, rear: float, track: float, height: float) -> None:
-    """Headlights and tail lights."""
+    """Add two headlights and two tail lights.
+
+    Args:
+        b: Builder of the object.
+        front: x of the headlights.
+        rear: x of the tail lights.
+        track: Width of the vehicle; the lamps are 0.34 of it to either side.
+        height: z of the lamps' centres.
+    """
     white, red = b.plain("white", "yellow"), b.plain("red")
     for side in (-1, 1):
         b.box("", white, (0.05, 0.16, 0.1), (front, side * track * 0.34, height))

@@ -56,9 +56,19 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
     group.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
     group.add_argument("--rescale", type=float, help=f"0 to 1: against oversaturation (default {Sampling.rescale:g})")
-    group.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
+    group.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        help=f"(default {Sampling.sampler}; lcm for distilled weights, --guidance 1 to 2)",
+    )
     group.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
     group.add_argument("--negative", metavar="TEXT", help="negative prompt")
+    group.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE[:WEIGHT]",
+        help="LoRA for stage 1: .safetensors file, folder or Hub id (owner/name or owner/name/FILE); repeatable",
+    )
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
@@ -142,6 +152,7 @@ def _outcomes(
         source = getattr(arguments, name)
         if source and Path(source).exists():
             setattr(arguments, name, str(Path(source).absolute()))
+    arguments.lora = _absolute(arguments.lora)
     return ray_generate(
         given,
         arguments.output,
@@ -154,8 +165,17 @@ def _outcomes(
     )
 
 
+def _absolute(loras: Sequence[str] | None) -> list[str]:
+    """Return the values of --lora with absolute paths."""
+    from instant3d.modules.diffusion.lora import Lora
+
+    found = [Lora.parse(text).absolute() for text in loras or ()]
+    return [f"{lora.source}:{lora.weight}" for lora in found]
+
+
 def _generator(arguments: argparse.Namespace) -> AssetGenerator:
     """Return the chosen system with its options; its networks are not loaded yet."""
+    from instant3d.modules.diffusion.lora import Lora
     from instant3d.pipelines.generators import DirectGenerator, TwoStageGenerator
 
     machine = {"device": arguments.device, "max_memory": arguments.max_memory, "at_once": arguments.batch}
@@ -168,8 +188,9 @@ def _generator(arguments: argparse.Namespace) -> AssetGenerator:
         sampler=arguments.sampler,
         start=arguments.start,
     )
+    loras = [Lora.parse(text) for text in arguments.lora]
     return TwoStageGenerator(
-        arguments.stage1, arguments.stage2, sampling=sampling, negative=arguments.negative, **machine
+        arguments.stage1, arguments.stage2, loras=loras, sampling=sampling, negative=arguments.negative, **machine
     )
 
 

@@ -15,6 +15,7 @@ OWN: dict[str, dict[str, Any]] = {
         "stage2": None,
         "real": None,
         "negative": None,
+        "lora": (),
         **{name: getattr(Sampling, name) for name in ("steps", "guidance", "rescale", "sampler", "start")},
     },
     "direct": {"direct": None},

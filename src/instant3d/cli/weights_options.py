@@ -21,6 +21,9 @@ def add_export(command: argparse.ArgumentParser) -> None:
         "--base",
         help="the parts that were not trained, if they are elsewhere now: stage 1's model, direct's text encoder",
     )
+    command.add_argument(
+        "--lora", action="store_true", help="of a stage 1 trained by LoRA: write that alone, for `generate --lora`"
+    )
     command.set_defaults(command=_export)
 
 
@@ -55,7 +58,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from instant3d.training import fit
 
     with atomic.merged(arguments.output) as partial:
-        network = fit.export(arguments.checkpoint, partial, arguments.base)
+        network = fit.export(arguments.checkpoint, partial, arguments.base, lora_only=arguments.lora)
         files = sorted(str(path.relative_to(partial)) for path in partial.rglob("*.safetensors"))
     count = sum(parameter.numel() for parameter in network.parameters())
     print_escaped(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")

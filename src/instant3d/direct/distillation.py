@@ -207,7 +207,16 @@ class Distillation:
         return self.network(text, noise.to(text.tokens.device))
 
     def render_views(self, field: Field, batch: DistillationBatch, generator: torch.Generator) -> Views:
-        """Render objects (B, 1) from the batch's cameras."""
+        """Render fields from the batch's cameras.
+
+        Args:
+            field: Fields of B objects.
+            batch: B prompts and cameras.
+            generator: Random positions along the rays.
+
+        Returns:
+            Views (B, 1), square, of the size in `render_config`.
+        """
         p = self.render_config
         return render(
             field,
@@ -276,7 +285,18 @@ class Distillation:
         )
 
     def severity(self, batch: DistillationBatch, direction: Tensor, features: Tensor | None) -> Tensor:
-        """Severity C (B,) against other views of the prompt in the batch or, if there is none, its cached view."""
+        """Severity C (arXiv 2311.08403, eq. 12) against other views of the prompt in the batch, else its cached view.
+
+        The batch's views then replace those in the cache.
+
+        Args:
+            batch: B prompts and cameras.
+            direction: Unit vectors from the objects to the cameras, (B, 3).
+            features: Image features (B, F); None without an image encoder.
+
+        Returns:
+            C (B,) in [0, 1]; 0 if `dw` is 0, or without features or a cache.
+        """
         if not self.sds_config.dw or features is None or self.feature_cache is None:
             return torch.zeros(len(direction), device=direction.device)
         now, last = (

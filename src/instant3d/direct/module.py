@@ -293,7 +293,7 @@ def needs_clip(sds: SDSConfig) -> bool:
 
 
 def linear_ramp(progress: float, end: float, start: float) -> float:
-    """Linear ramp from `start` up to 1, which is reached at the progress `end`."""
+    """Linear ramp from `start` at progress 0 up to 1 at the progress `end`, and 1 from there on."""
     return 1.0 if progress >= end else start + (1 - start) * progress / end
 
 

@@ -65,7 +65,7 @@ class Style(nn.Module):
 
 
 class TextToTriplane(nn.Module):
-    """Tokens -> first map and style -> maps of doubling size -> `TriplaneField`.
+    """Text-to-triplane network: tokens give a first map and a style, from which maps of doubling size become planes.
 
     Args:
         architecture: Sizes and variants.
@@ -180,7 +180,14 @@ def make_stage(a: Architecture, stage: int) -> Stage:
 
 
 def make_layer(a: Architecture, stage: int, into: int, attends: bool) -> Layer:
-    """Build a layer of a stage from `into` channels, with attention if it `attends`."""
+    """Build a layer of a stage.
+
+    Args:
+        a: The architecture, which has the stage's width.
+        stage: Index of the stage.
+        into: Channels of the layer's input.
+        attends: Whether attention follows the residual block.
+    """
     width, groups = a.widths[stage], a.groups[stage]
     residual = ResidualBlock(into, width, 0 if a.norm == "instance" else groups, a.style_width)
     if not attends:

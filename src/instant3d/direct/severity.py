@@ -144,7 +144,13 @@ class FeatureCache(nn.Module):
 
     @torch.no_grad()
     def put(self, ids: Tensor, directions: Tensor, features: Tensor) -> None:
-        """Store views with directions (B, 3) and features (B, F) of prompts (B,); of equal prompts, the last counts."""
+        """Store the views of a step, of all processes; of several views of one prompt, the last one counts.
+
+        Args:
+            ids: Prompt of each view, (B,).
+            directions: Unit vectors from the objects to the cameras, (B, 3).
+            features: Image features, (B, F).
+        """
         ids, directions, features = gather_across_processes(
             ids.to(self.seen.device), directions.to(self.directions), features.to(self.features)
         )

@@ -88,7 +88,7 @@ def evaluate_reconstruction(
 
     Raises:
         FileNotFoundError: If a scene has no true mesh in `reference`.
-        ValueError: If there are no scenes, `views` do not fit one, or meshes are asked for without a network.
+        ValueError: If there are no scenes, `views` do not fit one, or meshes are requested without a network.
     """
     found = find_scenes(folders)
     truths = {name: None if reference is None else reference_mesh(name, reference) for name in found}

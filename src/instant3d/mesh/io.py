@@ -23,7 +23,7 @@ def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
 
     Args:
         path: The file.
-        up: Up axis of an .obj, or of a .ply that does not say it; glTF is +y up by its standard.
+        up: Up axis of an .obj, or of a .ply without one; glTF is +y up by its standard.
 
     Raises:
         FileNotFoundError: There is no such file.

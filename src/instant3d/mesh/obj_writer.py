@@ -1,4 +1,4 @@
-"""Meshes to a Wavefront .obj with its .mtl and .png files, +y up. It cannot tell cut-out materials: all is opaque."""
+"""Meshes to a Wavefront .obj with its .mtl and .png files, +y up. It has no cut-out materials: all is opaque."""
 
 from __future__ import annotations
 

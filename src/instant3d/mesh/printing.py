@@ -32,7 +32,10 @@ Type="http://schemas.microsoft.com/3dmanufacturing/2013/01/3dmodel"/></Relations
 
 
 def check_size_mm(size_mm: float) -> float:
-    """The size, if an object can have it.
+    """Return the size if an object can have it, else raise an error.
+
+    Args:
+        size_mm: Largest side of the object's bounding box in millimetres.
 
     Raises:
         ValueError: It is not above 0 mm and at most 100 m.

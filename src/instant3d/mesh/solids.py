@@ -1,4 +1,4 @@
-"""Solids: whether a surface is one, and making it one that can be printed. Both by manifold3d's own rules."""
+"""Solids: measures of a surface, and its repair for printing, by the rules of manifold3d."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the triangles of a mesh hang together: edges, borders and connected parts."""
+"""Topology of triangle meshes: closed surfaces, the volume that they enclose, and vertices of equal position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendering losses of the reconstructor: colour, mask, depth, normals, free space and LPIPS."""
+"""Losses of the reconstructor: colour, gradients, mask, depth, normals, free space, eikonal and LPIPS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from instant3d.nerf.field import Field
+from instant3d.nerf.field import Field, finite_difference_gradient
 from instant3d.nerf.volume import box_span
 from instant3d.utils.random_numbers import rand_like
 from instant3d.utils.tensor_files import load_weights_only
@@ -78,6 +78,30 @@ def free_space_loss(field: Field, target: Views, generator: torch.Generator | No
     remaining = (surface - distance).clamp(0, 0.2)
     opacity = -torch.expm1(-density * remaining)
     return (opacity * sharp).sum() / sharp.sum().clamp(min=1)
+
+
+def gradient_loss(rendered: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of the differences of neighbouring pixels: edges (Mathieu et al., arXiv 1511.05440, eq. 6).
+
+    Args:
+        rendered: Images (..., 3, H, W).
+        target: Ground truth of the same shape.
+    """
+    error = rendered - target
+    return (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()) / 2
+
+
+def eikonal_loss(field: Field, points: Tensor) -> Tensor:
+    """Mean of (|gradient| - 1)^2 of a signed distance (IGR, arXiv 2002.10099, eq. 3).
+
+    The gradient is one of finite differences (Neuralangelo, arXiv 2306.03092), since that of plane sampling has no
+    derivative of its own.
+
+    Args:
+        field: Field of the objects, whose `raw_density` is a distance.
+        points: (..., N, 3).
+    """
+    return (finite_difference_gradient(field, points).norm(dim=-1) - 1).square().mean()
 
 
 class PerceptualLoss(nn.Module):

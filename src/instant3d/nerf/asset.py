@@ -24,6 +24,7 @@ from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.textured_mesh import MeshResult, build_mesh
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.utils import atomic, tensor_files
+from instant3d.utils.memory_limits import MemoryLimits
 from instant3d.utils.mesh_options import DEFAULT, MeshOptions, Origin
 from instant3d.utils.progress import Stopwatch
 from instant3d.views import Views
@@ -54,7 +55,7 @@ class Asset:
         decoder: Decoder,
         *,
         resolution: int | None = None,
-        max_memory: int = 2**30,
+        max_memory: int = MemoryLimits.scratch,
         exact: bool = False,
         views: Views | None = None,
         name: str = "",

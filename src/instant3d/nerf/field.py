@@ -46,8 +46,19 @@ def finite_difference_normals(field: Field, points: Tensor, step: float = STEP) 
     Returns:
         (..., N, 3).
     """
+    return -torch.nn.functional.normalize(finite_difference_gradient(field, points, step), dim=-1)
+
+
+def finite_difference_gradient(field: Field, points: Tensor, step: float = STEP) -> Tensor:
+    """Gradient (..., N, 3) of the density at points (..., N, 3), before its activation if the field offers that.
+
+    Args:
+        field: The field.
+        points: (..., N, 3).
+        step: Offset of the central differences in world units.
+    """
     heights = getattr(field, "raw_density", field.density)
     offsets = step * torch.eye(3, dtype=points.dtype, device=points.device)
     around = points[..., None, :] + torch.cat([offsets, -offsets])  # (..., N, 6, 3)
     ahead, behind = heights(around.flatten(-3, -2)).unflatten(-1, (-1, 2, 3)).unbind(-2)
-    return torch.nn.functional.normalize((behind - ahead) / (2 * step), dim=-1)
+    return (ahead - behind) / (2 * step)

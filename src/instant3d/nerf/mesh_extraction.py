@@ -28,6 +28,7 @@ from instant3d.nerf.baked_field import bake, device_of, grid_density
 from instant3d.nerf.field import Field
 from instant3d.nerf.narrow_band import refine
 from instant3d.nerf.silhouette_threshold import silhouette_threshold
+from instant3d.utils.memory_limits import MemoryLimits
 from instant3d.views import Views
 
 THICKNESS = 1 / 32  # of the slice, in world units, whose opacity the automatic threshold uses
@@ -68,7 +69,11 @@ class _Grid:
 
 
 def extract_mesh(
-    field: Field, resolution: int = 256, *, threshold: float | Literal["auto"] = "auto", max_memory: int = 2**30
+    field: Field,
+    resolution: int = 256,
+    *,
+    threshold: float | Literal["auto"] = "auto",
+    max_memory: int = MemoryLimits.scratch,
 ) -> Mesh:
     """Extract the surface of one object's field, with vertex colours.
 
@@ -95,7 +100,7 @@ def extract_surface(
     *,
     threshold: float | Literal["auto"] = "auto",
     views: Views | None = None,
-    max_memory: int = 2**30,
+    max_memory: int = MemoryLimits.scratch,
 ) -> Mesh:
     """Extract the surface of one object's field.
 
@@ -135,7 +140,7 @@ def extract_surface(
 
 
 @torch.no_grad()
-def color_at(field: Field, places: np.ndarray, *, max_memory: int = 2**30) -> np.ndarray:
+def color_at(field: Field, places: np.ndarray, *, max_memory: int = MemoryLimits.scratch) -> np.ndarray:
     """Return a field's colours at places.
 
     Args:

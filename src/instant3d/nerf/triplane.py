@@ -7,6 +7,7 @@ from -1 to 1 (bilinear, `align_corners=False`, zero outside: the convention of `
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 from instant3d.nerf.plane_sampling import sample_planes
 
 PREFIXED = ("width", "layers", "activation")  # fields of a decoder with a prefix in the architecture of a network
+LAPLACE_BIAS = -0.25  # world units outside the surface at which a field begins, as thin as exp(-1)
+LAPLACE_BETA = 0.1  # at the beginning of training (VolSDF, appendix B)
 TINY = 1e-20  # least squared distance: the root has no slope at 0
 
 
@@ -58,8 +61,9 @@ class DecoderConfig:
         width: Width of the hidden layers.
         layers: Number of linear layers, the last one (to 4 numbers) included; at least 2.
         activation: Activation of the hidden layers.
-        density: Density activation: softplus(raw + density_bias), or exp instead of softplus.
-        density_bias: Added to the raw density.
+        density: Density activation: softplus(raw + density_bias), or exp or `LaplaceDensity` instead of softplus.
+        density_bias: Added to the raw density; -1 begins with haze for softplus and exp, -0.25 for "laplace", whose raw
+            density is a length.
         rgb_margin: How far colours may leave [0, 1] on either side, so that pure black and white can be reached
             (mip-NeRF); "scaled" colours have none.
         aggregate: Input of the first layer: the three samples of a point concatenated, or their mean.
@@ -74,7 +78,7 @@ class DecoderConfig:
     width: int = 64
     layers: int = 4
     activation: Literal["relu", "silu", "softplus"] = "relu"
-    density: Literal["softplus", "exp"] = "softplus"
+    density: Literal["softplus", "exp", "laplace"] = "softplus"
     density_bias: float = -1.0
     rgb_margin: float = 0.001
     aggregate: Literal["concat", "mean"] = "concat"
@@ -98,9 +102,10 @@ class DecoderConfig:
         """
         prefixed = {name: f"decoder_{name}" for name in ("width", "layers", "activation")}
         names = {field.name: prefixed.get(field.name, field.name) for field in fields(cls)}
-        return cls(
-            **{name: getattr(architecture, other) for name, other in names.items() if hasattr(architecture, other)}
-        )
+        values = {name: getattr(architecture, other) for name, other in names.items() if hasattr(architecture, other)}
+        if values.get("density") == "laplace":
+            values.setdefault("density_bias", LAPLACE_BIAS)
+        return cls(**values)
 
     @property
     def inputs(self) -> int:
@@ -109,14 +114,32 @@ class DecoderConfig:
 
     @property
     def tensors(self) -> int:
-        """Tensors in the decoder's state: two of each layer, and `alpha` if colours are scaled."""
-        return 2 * self.layers + {"sigmoid": 0, "scaled": 1}[self.rgb]
+        """Tensors in the decoder's state: two of each layer, `alpha` of scaled colours, and a trained sharpness."""
+        return 2 * self.layers + (self.rgb == "scaled") + (self.density == "laplace")
 
     def as_dict(self) -> dict[str, Any]:
         """The arguments that build it again; of those that older files lack, only values other than the defaults."""
         rare = ("aggregate", "blob", "blob_radius", "rgb")
         usual = {name for name in rare if getattr(self, name) == getattr(DecoderConfig, name)}
         return {name: value for name, value in asdict(self).items() if name not in usual}
+
+
+class LaplaceDensity(nn.Module):
+    """Density of a signed distance with a trained sharpness (VolSDF, arXiv 2106.12052, eq. 2 and 3, alpha = 1 / beta).
+
+    Density is the cumulative Laplace distribution of the distance inside the surface, divided by its scale beta:
+    1 / beta inside, half of that on the surface, 0 outside. The smaller beta, the harder the surface.
+    """
+
+    def __init__(self, beta: float = LAPLACE_BETA) -> None:
+        super().__init__()
+        self.log_beta = nn.Parameter(torch.tensor(math.log(beta)))
+
+    def forward(self, inside: Tensor) -> Tensor:
+        """Return the density (...) at distances (...) inside the surface, negative outside, in world units."""
+        beta = self.log_beta.float().exp()
+        tail = 0.5 * torch.exp(-inside.abs() / beta)
+        return torch.where(inside > 0, 1 - tail, tail) / beta
 
 
 class Decoder(nn.Module):
@@ -133,7 +156,7 @@ class Decoder(nn.Module):
         activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "softplus": F.softplus}
         self.activation = activations[config.activation]
         densities: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": torch.exp}
-        self.density_activation = densities[config.density]
+        self.density_activation = LaplaceDensity() if config.density == "laplace" else densities[config.density]
         for layer in (self.first, *self.hidden, self.last):
             nn.init.zeros_(layer.bias)
         for layer in (self.first, *self.hidden):

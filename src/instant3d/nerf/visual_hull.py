@@ -41,9 +41,17 @@ def sample_views(views: Views, points: Tensor) -> Tensor:
     Returns:
         Premultiplied colour and alpha (B, V, N, 4); 0 outside the frame.
     """
-    image = torch.cat([views.rgb * views.alpha, views.alpha], dim=-3).float()
-    where, depth = _project(views.cameras, points)
-    sampled = F.grid_sample(image.flatten(0, 1), where.flatten(0, 1)[:, None], align_corners=False)
+    return sample_images(torch.cat([views.rgb * views.alpha, views.alpha], dim=-3), views.cameras, points)
+
+
+def sample_images(images: Tensor, cameras: Cameras, points: Tensor) -> Tensor:
+    """Sample images (B, V, C, H, W) of cameras (B, V) at the projections of points (B, N, 3).
+
+    Returns:
+        (B, V, N, C); 0 outside the frame and behind the camera.
+    """
+    where, depth = _project(cameras, points)
+    sampled = F.grid_sample(images.float().flatten(0, 1), where.flatten(0, 1)[:, None], align_corners=False)
     sampled = sampled[:, :, 0].unflatten(0, depth.shape[:2]).transpose(-1, -2)
     return sampled * (depth > 0)[..., None]
 

@@ -29,7 +29,7 @@ def fetch(model: ReleasedModel, folder: Path) -> str:
         folder: Where to write; other files there stay.
 
     Returns:
-        A line that says what was done.
+        A line about what was done.
 
     Raises:
         FileNotFoundError: It is not cached and the Hub cannot be reached.

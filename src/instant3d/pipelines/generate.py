@@ -322,7 +322,7 @@ def _settings(item: Item, request: GenerationRequest, generator: AssetGenerator)
 
 
 def is_finished(item: Item, request: GenerationRequest, generator: AssetGenerator) -> bool:
-    """Whether the item's folder holds the same asset already; weights are compared by their hashes.
+    """Whether the item's folder holds the same asset already; weights are compared by all but their names.
 
     Args:
         item: The asset.
@@ -333,7 +333,7 @@ def is_finished(item: Item, request: GenerationRequest, generator: AssetGenerato
         record = json.loads((item.folder / RECORD).read_text(encoding="utf-8"))
         wanted = json.loads(json.dumps(_settings(item, request, generator)))
         for each in (record, wanted):
-            each["weights"] = {part: source["sha256"] for part, source in each["weights"].items()}
+            each["weights"] = {part: source | {"name": ""} for part, source in each["weights"].items()}
         files = [*record["files"], *(f"mesh.{name}" for name in request.formats)]
         same = all(record[name] == value for name, value in wanted.items())
         return same and all((item.folder / name).exists() for name in files)

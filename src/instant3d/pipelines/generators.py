@@ -19,6 +19,7 @@ from torch import Tensor
 from instant3d import scenes
 from instant3d.cameras import FRONT_AZIMUTH_DEG, STRUCTURED_ELEVATION_DEG, orbit
 from instant3d.direct.architecture import read_architecture as read_direct
+from instant3d.modules.diffusion.lora import Lora
 from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.nerf.asset import Asset, mesh_resolution
 from instant3d.nerf.triplane import Triplane
@@ -90,7 +91,8 @@ class AssetGenerator(Protocol):
     def weights(self) -> dict[str, Any]:
         """Sources and hashes of the weights, by name of the network.
 
-        Each entry has `name`, the source of the weights, and `sha256`, the hash of each of its files.
+        Each entry has `name`, the source of the weights, and `sha256`, the hash of each of its files; a LoRA's also has
+        `weight`, its factor.
         """
 
     def load(self) -> None:
@@ -140,6 +142,7 @@ class TwoStageGenerator:
     Args:
         stage1: Folder or Hub id of stage 1; None: the bundled weights.
         stage2: Folder or Hub id of stage 2; None: the bundled weights.
+        loras: LoRA files that are fused into stage 1.
         sampling: Settings of the denoising.
         negative: Negative prompt of classifier-free guidance.
         device: "cpu", "cuda" or "auto".
@@ -158,6 +161,7 @@ class TwoStageGenerator:
         stage1: str | Path | None = None,
         stage2: str | Path | None = None,
         *,
+        loras: Sequence[Lora] = (),
         sampling: Sampling = Sampling(),
         negative: str | None = None,
         device: str = "auto",
@@ -166,7 +170,7 @@ class TwoStageGenerator:
     ) -> None:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
         self.stage1, self.stage2 = find_stages(stage1, stage2)
-        self.sampling, self.negative = sampling, negative
+        self.loras, self.sampling, self.negative = loras, sampling, negative
         self.settings = {"negative": negative, "sampling": asdict(sampling)}
         layout = ViewLayout.read(Path(self.stage1))
         if layout != ViewLayout():
@@ -186,17 +190,28 @@ class TwoStageGenerator:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        """Names and hashes of the weights of stage 1 and stage 2. See `AssetGenerator`."""
+        """Names and hashes of the weights of stage 1, stage 2 and each LoRA. See `AssetGenerator`."""
+        loras = {
+            f"lora{number}": {**_hashes(lora.source, {file.name: file}), "weight": lora.weight}
+            for number, lora in enumerate(self.loras, 1)
+            for file in [lora.file()]
+        }
         return {
             "stage1": _hashes(self.stage1, stage1_files(self.stage1, stage1_dtype(self.device))),
             "stage2": _hashes(self.stage2, stage2_files(self.stage2)),
+            **loras,
         }
 
     @cached_property
     def model(self) -> TextTo3D:
         """Both stages; loaded at the first use."""
         return TextTo3D.from_pretrained(
-            self.stage1, self.stage2, device=self.device, max_memory=self.max_memory, at_once=self.at_once
+            self.stage1,
+            self.stage2,
+            loras=self.loras,
+            device=self.device,
+            max_memory=self.max_memory,
+            at_once=self.at_once,
         )
 
     def load(self) -> None:

@@ -21,13 +21,14 @@ from instant3d.scenes.scene_files import MAX_FILE_BYTES
 from instant3d.scenes.white_background import opacity_mask
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.view_checks import assumed_camera
-from instant3d.utils import images
+from instant3d.utils import exif, images
 from instant3d.views import Views
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")
 WIDEST = 2048  # pixels a side that are processed: networks take at most a quarter
 CLEAR = 0.01  # share of transparent pixels from which transparency is a background, not the corner of a window
 SPECK = 0.002  # of the largest piece: pieces smaller than that do not count where its extent is measured
+AT_BORDER = 0.02  # share of a border's pixels that may be opaque in an image that shows a whole object
 FAINT = 25  # of 255: what is less opaque is no part of the object where its extent is measured
 
 
@@ -117,7 +118,7 @@ def read_cut_photo(path: Path, matting: Path | None = None) -> CutPhoto:
             "give another image"
         )
     described = image if images.is_heif(data) else images.header(data, str(path))
-    return CutPhoto(cut, images.focal_length_35mm(described))
+    return CutPhoto(cut, exif.focal_length_35mm(described))
 
 
 def decode_photo(data: bytes, where: str) -> Image.Image:
@@ -174,6 +175,12 @@ def cut_out(image: Image.Image, where: str = "the image", matting: Path | None =
         f"{where} has neither transparency nor a white background; its background is removed by rembg", stacklevel=2
     )
     return DecodedImage(rgb, alpha, "rembg")
+
+
+def reaches_border(alpha: np.ndarray) -> bool:
+    """Whether an image's border cuts what its opacity (H, W) in uint8 shows, as that of a hand that reaches in."""
+    edges = (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1])
+    return any((edge > FAINT).mean() > AT_BORDER for edge in edges)
 
 
 def frame_object(cut: DecodedImage, share: float) -> Image.Image:

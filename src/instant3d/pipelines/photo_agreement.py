@@ -1,4 +1,4 @@
-"""How well photos of one object agree with its reconstruction, and which of them does not."""
+"""Agreement of photos of one object with its reconstruction, as a whole and photo by photo."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from instant3d.views import Views
 
 SIZE = 64  # pixels a side of the images that are compared
 POOR = 0.75  # overlap of the outlines below which a photo does not fit
+ALIKE_IOU, ALIKE_PSNR = 0.85, 18.0  # overlap and colours in dB from which two photos show the same side
+ASYMMETRIC = 0.05  # overlap that they lose when one is mirrored
 BETTER = 0.1  # overlap that the other photos must gain when the odd one is left out
 
 
@@ -59,6 +61,8 @@ def disagreement(
         photos: Square photos (V,) with their cameras.
         names: Their names.
     """
+    if show_one_side(photos):
+        return "all photos seem to show the same side: they are nearly the same image; give photos from different sides"
     worst = float(agreement.mask_iou.min())
     if worst >= POOR:
         return None
@@ -68,6 +72,23 @@ def disagreement(
     if best >= POOR and best >= worst + BETTER:
         return f"{begin}, but by {best:.0%} without {names[without.index(best)]}; leave it out, or take it again"
     return f"{begin}; are they of one object that did not move, from the sides that were given?"
+
+
+def show_one_side(photos: Views) -> bool:
+    """Whether photos (V,) that were given from different sides show the same one.
+
+    They are nearly the same image, but its outline is not its own mirror image, as the outlines of two opposite sides
+    are of each other.
+    """
+    directions = torch.nn.functional.normalize(photos.cameras.positions, dim=-1)
+    small = photos.resized(SIZE, SIZE)
+    first = small[:1].map(lambda tensor: tensor.expand(len(photos.alpha), *tensor.shape[1:]))
+    overlaps = metrics.mask_iou(small.alpha, first.alpha)
+    colors = metrics.psnr(small.composite(1.0), first.composite(1.0))
+    mirrored = metrics.mask_iou(small.alpha.flip(-1), first.alpha)
+    alike = overlaps.min() >= ALIKE_IOU and colors.min() >= ALIKE_PSNR
+    around = (directions @ directions.T).min() < 0  # more than a quarter turn between two cameras
+    return bool(around and alike and (overlaps - mirrored).min() >= ASYMMETRIC)
 
 
 def _worst_without(k: int, reconstruct: Callable[[Views], Field], photos: Views) -> float:

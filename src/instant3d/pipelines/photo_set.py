@@ -9,6 +9,7 @@ from __future__ import annotations
 import filecmp
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,6 +97,7 @@ def read_photos(paths: Sequence[Path], options: PhotoOptions) -> PhotoSet:
     azimuths = _azimuths(len(paths), options.azimuths_deg)
     _check_different(paths)
     photos = [image_preprocessing.read_cut_photo(path, options.matting) for path in paths]
+    _warn_of_borders(paths, photos)
     boxes = torch.tensor([_box(photo) for photo in photos])
     focal = torch.tensor([_focal(photo, options.fov_deg) for photo in photos])
     distances = _distances(boxes, focal)
@@ -127,6 +129,21 @@ def _check_different(paths: Sequence[Path]) -> None:
     for first, second in itertools.combinations(paths, 2):
         if first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False):
             raise ValueError(f"{first} and {second} are the same photo; give photos from different sides")
+
+
+def _warn_of_borders(paths: Sequence[Path], photos: Sequence[CutPhoto]) -> None:
+    """Warn once of photos whose border cuts what was cut out; a transparent image may be cropped to its object."""
+    cut = [
+        path.name
+        for path, photo in zip(paths, photos, strict=True)
+        if photo.cut.alpha_source != "alpha" and image_preprocessing.reaches_border(photo.cut.alpha)
+    ]
+    if cut:
+        warnings.warn(
+            f"in {', '.join(cut)} what was cut out reaches the border of the photo: the object is not wholly in it, or "
+            "something else is, such as a hand",
+            stacklevel=3,
+        )
 
 
 def _box(photo: CutPhoto) -> tuple[float, float, float, float]:

@@ -10,6 +10,7 @@ from instant3d.mesh import FORMATS, SIZE_MM, check_size_mm
 from instant3d.nerf.asset import Asset, check_formats
 from instant3d.pipelines.results import mesh_summary
 from instant3d.utils import atomic
+from instant3d.utils.memory_limits import MemoryLimits
 from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch
 
@@ -22,7 +23,7 @@ def remesh(
     formats: Sequence[str] = ("glb",),
     size_mm: float = SIZE_MM,
     resolution: int | None = None,
-    max_memory: int = 2**30,
+    max_memory: int = MemoryLimits.scratch,
 ) -> dict[str, Any]:
     """Make a mesh of a saved asset without generating or reconstructing it again.
 

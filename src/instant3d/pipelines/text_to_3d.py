@@ -17,6 +17,7 @@ from torch import Tensor
 
 from instant3d.modules.diffusion.components import NETWORKS, Components
 from instant3d.modules.diffusion.inference.loading import load_components
+from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding, fits
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.quarter_turns import turned
@@ -71,6 +72,7 @@ class TextTo3D:
         stage1: str | Path | None = None,
         stage2: str | Path | None = None,
         *,
+        loras: Sequence[Lora] = (),
         device: str | torch.device = "cpu",
         max_memory: int | None = None,
         at_once: int = 4,
@@ -80,6 +82,7 @@ class TextTo3D:
         Args:
             stage1: Folder in diffusers' layout or Hugging Face Hub id; None: the bundled weights.
             stage2: Checkpoint folder or Hub id; None: the bundled weights.
+            loras: LoRA files that are fused into stage 1.
             device: See the class.
             max_memory: See the class.
             at_once: See the class.
@@ -89,9 +92,13 @@ class TextTo3D:
             FileNotFoundError: The weights are not installed, or a file is missing.
         """
         stage1, stage2 = find_stages(stage1, stage2)
-        components = load_components(stage1, stage1_dtype(torch.device(device)))
+        dtype = stage1_dtype(torch.device(device))
+        # LoRA weights are fused by diffusers, into its own networks
+        components = Components.load(stage1, dtype=dtype) if loras else load_components(stage1, dtype)
         for name in NETWORKS:
             getattr(components, name).requires_grad_(False)
+        for lora in loras:
+            fuse(components, lora)
         reconstruct = ViewsTo3D.from_pretrained(stage2)
         return cls(components, reconstruct, device=device, max_memory=max_memory, at_once=at_once)
 

@@ -119,7 +119,7 @@ class SceneSources:
         return self._use(number, scenes.document, PackedScene.document)
 
     def source(self, number: int) -> Path | PackedScene:
-        """Its folder, or its place in a tar; what is behind a URL is fetched, and may go again when others are."""
+        """Return the folder of scene `number`, or its place in a tar, which is downloaded if it is behind a URL."""
         return self._use(number, _as_it_is, _as_it_is)
 
     def name(self, number: int) -> str:

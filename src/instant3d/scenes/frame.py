@@ -77,7 +77,7 @@ class Frame:
         return fx / w, fy / h, lens.get("cx", w / 2) / w, lens.get("cy", h / 2) / h
 
     def is_distorted(self, width: int, height: int) -> bool:
-        """Whether distortion moves a point by more than a pixel of the camera's size; arguments as for `pinhole`."""
+        """Whether distortion moves a point by more than a pixel; arguments and errors are those of `pinhole`."""
         lens = self.lens
         return bool(lens_distortion.coefficients_text(lens)) and lens_distortion.is_visible(
             lens, self.pinhole(width, height), lens.get("w", width), lens.get("h", height)
@@ -90,9 +90,21 @@ class Frame:
 
 
 def merged_lens(content: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, float]:
-    """Merge frame and document intrinsics; one focal length or field of view of the frame replaces all of the document.
+    """Merge the intrinsics of a frame with those of its document.
 
-    Otherwise pixels would be stretched where a frame has its own for one axis only.
+    A frame's own values count. One focal length or field of view of the frame replaces all of the document: otherwise
+    pixels would be stretched where a frame has its own for one axis only.
+
+    Args:
+        content: The document.
+        entry: The frame's entry in it.
+        where: Name of the frame for error messages.
+
+    Returns:
+        Those of `LENS_KEYS` that are given.
+
+    Raises:
+        ValueError: One is not a finite number, or a size or focal length is not above 0.
     """
     own = [key for key in FOCAL_KEYS if key in entry]
     shared = [key for key in LENS_KEYS if key in content and not (own and key in FOCAL_KEYS)]

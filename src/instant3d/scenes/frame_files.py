@@ -1,4 +1,4 @@
-"""The files of one frame, read as its pinhole camera sees them: image and mask, depth and normals."""
+"""The files of one frame, read as a pinhole camera would have recorded them: image and mask, depth and normals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Load = Callable[[str], bytes]  # a file's content by its name in the scene
 def read_image(
     frame: transforms.Frame, load: Load, enough: int | None = None, check: Check | None = None
 ) -> images.DecodedImage:
-    """Decode a frame's image as its pinhole camera sees it: upright where its camera is, and without distortion.
+    """Decode a frame's image as a pinhole camera records it: upright where its camera is, and without distortion.
 
     Args:
         frame: The frame.

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from instant3d.scenes.images import COMPRESS_LEVEL, DecodedImage
-from instant3d.utils import images
+from instant3d.utils import exif, images
 from instant3d.utils.errors import LIBRARY_ERRORS
 
 DEPTH_LEVELS = 65535
@@ -46,7 +46,7 @@ class MapGrid:
         return self.orientation != 1 and (width, height) == self.full
 
     def check(self, width: int, height: int, where: str) -> None:
-        """Raise a `ValueError` if a map has another size than its image."""
+        """Raise a `ValueError`, which names the map `where`, unless its width and height in pixels fit its image."""
         if not self.is_turned(width, height):
             images.check_size((height, width), self.full, where)
 
@@ -55,7 +55,7 @@ class MapGrid:
         turned = self.is_turned(*image.size)
         width_height = self.size if turned else self.size[::-1]
         few = image if image.size == width_height else image.resize(width_height, Image.Resampling.NEAREST)
-        return images.oriented(few, self.orientation) if turned else few
+        return exif.oriented(few, self.orientation) if turned else few
 
     def sample_array(self, values: Array) -> Array:
         """Return those of the values (H, W) of a map, upright, as float64."""
@@ -63,7 +63,7 @@ class MapGrid:
         pairs = zip(values.shape, self.size[::-1] if turned else self.size, strict=True)
         few = values[np.ix_(*[((np.arange(size) + 0.5) * full / size).astype(int) for full, size in pairs])]
         if turned:
-            few = np.asarray(images.oriented(Image.fromarray(few.astype(np.float32)), self.orientation))
+            few = np.asarray(exif.oriented(Image.fromarray(few.astype(np.float32)), self.orientation))
         return few.astype(np.float64)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from instant3d.scenes.masks import decode_mask
 from instant3d.scenes.white_background import opacity_mask
-from instant3d.utils import images
+from instant3d.utils import exif, images
 
 COMPRESS_LEVEL = 2  # of PNG files of a scene
 
@@ -27,8 +27,8 @@ class DecodedImage:
         alpha: (H, W) uint8.
         alpha_source: Where alpha came from: "alpha", "mask", "white" (background flooded from the border), "rembg", or
             "none" (the whole image counts as object).
-        ignored_orientation: EXIF orientation that was not applied, 2 to 8; 1 if there was none to apply.
         full_size: Height and width of the file in pixels, which may be larger than those of `rgb`.
+        ignored_orientation: EXIF orientation that was not applied, 2 to 8; 1 if there was none to apply.
         applied_orientation: EXIF orientation that was applied, 2 to 8; 1 if none was.
     """
 
@@ -67,12 +67,12 @@ def decode(
         ValueError: The image or the mask cannot be read, or the mask has another size.
     """
     header = images.header(data, where, check)
-    orientation = images.orientation(header)
-    upright = images.is_upright_size(header.size, orientation, camera_size)
+    orientation = exif.orientation(header)
+    upright = exif.is_upright_size(header.size, orientation, camera_size)
     size = header.size if upright else header.size[::-1]  # height, width
     pixels = np.asarray(images.open_image(data, where, enough=enough, upright=upright, check=check))
     rgb, own = pixels[..., :3], _own_alpha(pixels[..., 3]) if pixels.shape[-1] == 4 else None
-    settled = upright or images.is_raw_size(header.size, orientation, camera_size)
+    settled = upright or exif.is_raw_size(header.size, orientation, camera_size)
     orientations = (1 if settled else orientation, orientation if upright else 1)
     if mask is not None:
         cover = decode_mask(mask, size, rgb.shape[:2], f"the mask of {where}", orientations[1])

@@ -37,7 +37,7 @@ UPS: dict[str, Matrix] = {
 
 @dataclass(frozen=True)
 class ImportSettings:
-    """How an object is converted to this project's world.
+    """Settings of the conversion from another layout: its scale, up axis, and what its files do not contain.
 
     Attributes:
         layout: A key of `LAYOUTS`.
@@ -68,7 +68,7 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """Result for one object.
+    """Whether one object was imported, or why not.
 
     Attributes:
         name: The object's name in the target folder.

@@ -11,7 +11,16 @@ FloatArray = np.ndarray
 
 
 def numbers(value: Any, shape: tuple[int, ...] | None, what: str) -> FloatArray:
-    """Return finite numbers as an array; `what` names them in the `ValueError` for anything else."""
+    """Return finite numbers as a float64 array.
+
+    Args:
+        value: A list of numbers, or of such lists.
+        shape: The expected shape; None accepts any list.
+        what: Name of the value for error messages.
+
+    Raises:
+        ValueError: It is missing, not made of finite numbers, or of another shape.
+    """
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -43,7 +52,16 @@ def positive(value: Any, what: str) -> float:
 
 
 def file_name(entry: Mapping[str, Any], key: str, where: str) -> str | None:
-    """Return the file name of a key with forward slashes; None if it is absent or empty."""
+    """Return the file name at a key of a frame's entry, with forward slashes; None if it is absent or empty.
+
+    Args:
+        entry: The JSON object.
+        key: Its key.
+        where: Name of the frame for error messages.
+
+    Raises:
+        ValueError: The value is not a text.
+    """
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{key} of {where} is {brief(value)}; expected a file name")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -30,10 +31,22 @@ def coefficients_text(lens: Mapping[str, float]) -> str:
 
 
 def is_visible(lens: Mapping[str, float], intrinsics: Intrinsics, width: float, height: float) -> bool:
-    """Whether distortion moves any point of the border or the centre lines by more than a pixel."""
+    """Whether distortion moves a point by more than `VISIBLE` pixels, on a grid of 17 x 17 points of the image.
+
+    Args:
+        lens: Coefficients by name; absent ones are 0.
+        intrinsics: fx, fy, cx, cy as fractions of the image size.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+    """
+    return _is_visible(tuple(sorted(lens.items())), intrinsics, width, height)
+
+
+@lru_cache(maxsize=256)  # the frames of a capture have one camera, and each looks several times
+def _is_visible(lens: tuple[tuple[str, float], ...], intrinsics: Intrinsics, width: float, height: float) -> bool:
     across = torch.linspace(0, 1, 17, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(across, across, indexing="xy"), -1)
-    moved = (_distorted(points, lens, intrinsics) - points) * torch.tensor([width, height], dtype=torch.float64)
+    moved = (_distorted(points, dict(lens), intrinsics) - points) * torch.tensor([width, height], dtype=torch.float64)
     return bool(moved.norm(dim=-1).max() > VISIBLE)
 
 
@@ -59,7 +72,16 @@ def undistort(image: DecodedImage, lens: Mapping[str, float], intrinsics: Intrin
 
 
 def undistort_map(values: np.ndarray, lens: Mapping[str, float], intrinsics: Intrinsics) -> np.ndarray:
-    """Resample depth (H, W) or normals (H, W, 3) by the nearest pixel; 0, which is unknown, beyond the edge."""
+    """Resample a map by the nearest pixel, as a pinhole camera with the same intrinsics would have recorded it.
+
+    Args:
+        values: Depth (H, W) or normals (H, W, 3).
+        lens: Coefficients by name; absent ones are 0.
+        intrinsics: Those of the distorted image, as fractions of its size.
+
+    Returns:
+        float32 of the same shape; 0, which is unknown, beyond the edge of the distorted map.
+    """
     flat = torch.tensor(values.reshape(*values.shape[:2], -1), dtype=torch.float32)
     return _sampled(flat, lens, intrinsics, "nearest").numpy().reshape(values.shape)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from instant3d.utils import images
+from instant3d.utils import exif, images
 
 MOST_LABELS = 16  # a mask with at most so many values may hold labels instead of opacity
 COLOURED = 32  # of 255: least difference between channels of a coloured pixel; less may be grey after JPEG compression
@@ -41,7 +41,7 @@ def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], where
     image = images.open_raw(data, where, check=lambda *_: None)
     width_height = size if turned else size[::-1]
     opacity = images.reduced(image, width_height, _opacity_reader(image))
-    return np.asarray(images.oriented(opacity, orientation) if turned else opacity)
+    return np.asarray(exif.oriented(opacity, orientation) if turned else opacity)
 
 
 def _opacity_reader(mask: Image.Image) -> images.Convert:

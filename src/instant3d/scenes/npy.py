@@ -46,7 +46,12 @@ def read_npy(data: bytes, where: str) -> Array:
 
 
 def read_npz(data: bytes, name: str, where: str) -> Array:
-    """Read the array `name` of an .npz file.
+    """Read one array of an .npz file as float64.
+
+    Args:
+        data: The file's content.
+        name: Name of the array.
+        where: The file's name for error messages.
 
     Raises:
         ValueError: There is no such array, or as for `read_npy`.

@@ -55,7 +55,7 @@ def orthonormalised(matrix: FloatArray) -> FloatArray:
 
 
 def _not_a_rotation(rotation: FloatArray, deviation: float) -> tuple[str, str]:
-    """What is wrong with a matrix, and what to do."""
+    """Describe what is wrong with a matrix, and what to do."""
     advice = "write the camera's camera-to-world matrix without scaling"
     if abs(np.linalg.det(rotation)) < 1e-6:
         return "singular", advice

@@ -44,7 +44,7 @@ def spellings(name: str) -> list[str]:
 
 
 def _outside(root: Path, name: str) -> str:
-    """Why a name leads outside the scene folder: by a link, as an absolute path, or by its `..`."""
+    """Describe why a name leads outside the scene folder: by a link, as an absolute path, or by its `..`."""
     begin = f"{root / DOCUMENT} names {name!r}, which"
     if "\0" not in name and Path(os.path.normpath(root / name)).is_relative_to(root):
         target = Path(os.path.realpath(root / name))

@@ -133,7 +133,20 @@ def names(folder: str | Path) -> tuple[str, ...]:
 def encode(
     views: Views, *, caption: str | None, object_id: str, extra: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
-    """Encode views (V,) as the files of a scene, by name; arguments and errors as for `write`."""
+    """Encode views as the files of a scene.
+
+    Args:
+        views: (V,) with at least one view.
+        caption: The caption, if any.
+        object_id: The object's id.
+        extra: Further JSON fields, such as a source or a licence.
+
+    Returns:
+        The files' content by their names relative to the scene folder.
+
+    Raises:
+        ValueError: There are no views, or they hold numbers that are not finite.
+    """
     if views.rgb.dim() != 4 or len(views.rgb) == 0:
         raise ValueError(f"a scene is written from views (V, 3, H, W) with V > 0, got {tuple(views.rgb.shape)}")
     views = views.map(lambda tensor: tensor.detach().cpu().float())

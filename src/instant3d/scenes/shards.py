@@ -122,7 +122,17 @@ class PackedScene:
         maps: Collection[str] = MAPS,
         widest: int | None = None,
     ) -> Scene:
-        """Read the scene; only the files of `frames` and `maps` are read from disk. Arguments as in `scenes.read`."""
+        """Read the scene; only the files of `frames` and `maps` are read from disk.
+
+        Args:
+            frames: Frame indices to decode, or a function from the number of frames to them; all by default.
+            size: As in `scenes.read`.
+            maps: As in `scenes.read`.
+            widest: As in `scenes.read`.
+
+        Raises:
+            ValueError: A file is damaged or invalid.
+        """
         with self._opened() as files:
             return _scene(self.path, self.key, files, frames, size, maps, widest)
 

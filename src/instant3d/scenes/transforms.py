@@ -80,7 +80,7 @@ class Document:
 
     @property
     def world_note(self) -> str:
-        """How `scale` and `offset` are read, which mean other things in other tools; "" if there are none."""
+        """A sentence on the conversion by `scale` and `offset`, which tools define differently; "" without them."""
         keys = [key for key in ("scale", "offset") if key in self.content]
         if not keys:
             return ""

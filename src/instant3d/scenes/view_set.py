@@ -1,4 +1,4 @@
-"""Checks of frames that are read together: one size, something opaque, and cameras that see the object."""
+"""Checks of frames that are read together: one size, something opaque, and the object in every camera's view."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ MAX_PIXELS = 2**27  # of all frames read at once: 2 GiB as float32 RGBA
 def check_size(
     frame: transforms.Frame, views: Views, first: transforms.Frame, like: Views, *, count: int, size: int | None
 ) -> None:
+    """Refuse a frame of another size than the first one, and more than `MAX_PIXELS` pixels in all frames together.
+
+    Args:
+        frame: The frame.
+        views: Its view, as decoded.
+        first: The first frame.
+        like: The first frame's view, as decoded.
+        count: Number of frames that are read.
+        size: Side in pixels to which they are resized; None to keep their size.
+
+    Raises:
+        ValueError: The sizes differ, or there are too many pixels.
+    """
     got, expected = (views.width, views.height), (like.width, like.height)
     if got != expected:
         sizes = f"{got[0]} x {got[1]} pixels, but {first.where} is {expected[0]} x {expected[1]}"
@@ -41,7 +54,7 @@ def check_opacity(frames: Sequence[transforms.Frame], views: Views) -> None:
 
 
 def check_sight(frames: Sequence[transforms.Frame], cameras: Cameras) -> None:
-    """Refuse a camera, of (V,), that cannot see the cube [-1, 1]^3; warn if it does not see the cube's centre."""
+    """Refuse cameras (V,) far away or without the cube [-1, 1]^3 in view; warn if its centre is out of view."""
     corners = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3)
     image, depth = cameras.project(corners.expand(len(frames), -1, -1))
     shown = (depth > 0) & ((image > 0) & (image < 1)).all(-1)  # (V, 27)

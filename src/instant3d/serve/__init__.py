@@ -1,1 +1,1 @@
-"""The server: one process that people and programs talk to, and worker processes that generate assets."""
+"""The server: one process that answers requests, and worker processes that generate assets."""

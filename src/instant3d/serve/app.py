@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -32,6 +32,7 @@ from instant3d.serve.schemas import (
 from instant3d.serve.security import COOKIE, Gate, same_token
 from instant3d.serve.settings import ServeSettings
 from instant3d.serve.store import JobStore, StoredJob
+from instant3d.serve.worker_process import BatchWorker
 
 MOST_LISTENERS = 200  # streams of events at a time
 HEARTBEAT_SECONDS = 15.0
@@ -60,11 +61,12 @@ EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-s
 api = APIRouter(prefix="/api/v1", responses=ERRORS)
 
 
-def create_app(settings: ServeSettings) -> FastAPI:
+def create_app(settings: ServeSettings, workers: Sequence[BatchWorker] | None = None) -> FastAPI:
     """Build the application.
 
     Args:
         settings: Of the server.
+        workers: Where batches run; None: in processes of this machine.
 
     Raises:
         ValueError: The folder of data holds the database of another version.
@@ -75,7 +77,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        scheduler = app.state.scheduler = Scheduler(settings, store)
+        scheduler = app.state.scheduler = Scheduler(settings, store, workers)
         await scheduler.start()
         try:
             yield

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from instant3d.serve.schemas import ENDED
 from instant3d.serve.settings import ServeSettings
 from instant3d.serve.store import ID, JobStore, StoredJob, new_id
-from instant3d.serve.worker_process import WorkerEnded, WorkerProcess
+from instant3d.serve.worker_process import BatchWorker, WorkerEnded, WorkerProcess
 from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 
@@ -33,17 +33,18 @@ class Scheduler:
     Args:
         settings: Of the server.
         store: The jobs.
+        workers: Where batches run; None: in processes of this machine.
     """
 
-    def __init__(self, settings: ServeSettings, store: JobStore) -> None:
+    def __init__(self, settings: ServeSettings, store: JobStore, workers: Sequence[BatchWorker] | None = None) -> None:
         self.settings, self.store = settings, store
-        self.workers = [
+        self.workers = workers or [
             WorkerProcess(settings.worker, settings.worker_options(), settings.job_seconds, settings.job_memory)
             for _ in range(settings.workers)
         ]
         self.progress: dict[str, dict[str, Any]] = {}
         self.fault: str | None = None  # why the networks could not be loaded
-        self._running: dict[str, WorkerProcess] = {}
+        self._running: dict[str, BatchWorker] = {}
         self._cancelled: set[str] = set()
         self._changed = asyncio.Condition()
         self._version = 0
@@ -86,6 +87,12 @@ class Scheduler:
         self, kind: str, prompt: str | None, options: dict[str, Any], name: str | None = None
     ) -> StoredJob:
         """Append a job to the queue.
+
+        Args:
+            kind: "text" or "images".
+            prompt: The prompt, if any.
+            options: Of the asset, as JSON values.
+            name: Its id; by default a new random one.
 
         Raises:
             QueueFull: There is no room.
@@ -163,7 +170,7 @@ class Scheduler:
             self._version += 1
             self._changed.notify_all()
 
-    async def _serve(self, worker: WorkerProcess) -> None:
+    async def _serve(self, worker: BatchWorker) -> None:
         """Give one worker batch after batch."""
         await self._load(worker)
         while True:
@@ -187,7 +194,7 @@ class Scheduler:
                     self._forget(job.id)
                 await self._notify()
 
-    async def _load(self, worker: WorkerProcess) -> None:
+    async def _load(self, worker: BatchWorker) -> None:
         while True:
             try:
                 await worker.start()
@@ -210,7 +217,7 @@ class Scheduler:
         alike = [job for job in waiting if _may_share(job) and _shared(job) == _shared(waiting[0])]
         return alike[: self.settings.batch]
 
-    async def _follow(self, worker: WorkerProcess, batch: list[StoredJob]) -> None:
+    async def _follow(self, worker: BatchWorker, batch: list[StoredJob]) -> None:
         """Take a worker's events until the batch has ended."""
         async for event in worker.run([self._message(job) for job in batch]):
             name = event["id"]
@@ -235,7 +242,7 @@ class Scheduler:
                 self.store.fail(job.id, reason)
         self.store.requeue(job.id for job in batch)
 
-    async def _kill_later(self, name: str, worker: WorkerProcess) -> None:
+    async def _kill_later(self, name: str, worker: BatchWorker) -> None:
         await asyncio.sleep(SECONDS_TO_CANCEL)
         if self._running.get(name) is worker and name in self._cancelled:
             await worker.end()

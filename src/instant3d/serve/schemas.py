@@ -20,7 +20,7 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class Options(BaseModel):
-    """What determines an asset beside its prompt or images."""
+    """Options of a job: those of the denoising and of the mesh."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -119,7 +119,7 @@ class ImageOptions(Options):
 
 
 class ProgressReport(BaseModel):
-    """How far a job is."""
+    """Progress of a running job: the part it is in, and the steps of that part."""
 
     part: str
     done: int = 0
@@ -161,7 +161,7 @@ class JobList(BaseModel):
 
 
 class Health(BaseModel):
-    """What the server is doing."""
+    """State of the server: its version and workers, the length of its queue, and why workers failed to start."""
 
     status: Literal["ok"] = "ok"
     version: str
@@ -201,7 +201,7 @@ class Models(BaseModel):
 
 
 class Error(BaseModel):
-    """What was wrong, in one sentence."""
+    """An error message, in one sentence."""
 
     error: str
 
@@ -229,7 +229,14 @@ def checked_prompt(text: str) -> str:
 
 
 def shell_command(kind: Kind, prompt: str | None, options: Options, system: str) -> str:
-    """The command that makes the same asset."""
+    """The command line of `instant3d` that makes the same asset.
+
+    Args:
+        kind: "text" or "images"; images are named VIEWS in the command.
+        prompt: The prompt of a job of kind "text".
+        options: The job's options.
+        system: The server's system, such as "two-stage" or "direct".
+    """
     what = ["generate", prompt or ""] if kind == "text" else ["reconstruct", "VIEWS"]
     chosen = ["--system", system] if kind == "text" and system != "two-stage" else []
     return shlex.join(["instant3d", *what, "-o", "out", *chosen, *options.words()])

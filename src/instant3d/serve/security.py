@@ -1,4 +1,4 @@
-"""What every request passes: its host, its token, the size of its body, and the headers of the answer (ASGI)."""
+"""Checks of every request: its host, its token, the size of its body; and the headers of the answer (ASGI)."""
 
 from __future__ import annotations
 

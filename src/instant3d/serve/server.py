@@ -7,14 +7,17 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import uvicorn
 
 from instant3d.serve.app import create_app
+from instant3d.serve.ray_config import RayConfig
+from instant3d.serve.ray_workers import ray_workers
 from instant3d.serve.settings import ServeSettings
+from instant3d.serve.worker_process import BatchWorker
 from instant3d.utils.errors import print_escaped
 
 BODY_SECONDS = 15  # that a kept-open connection may be silent
@@ -22,16 +25,20 @@ GRACE_SECONDS = 3  # for requests that run when the server ends
 LOCK = "server.lock"
 
 
-def serve(settings: ServeSettings) -> int:
+def serve(settings: ServeSettings, ray: RayConfig | None = None) -> int:
     """Serve until a signal ends it.
 
+    Args:
+        settings: Of the server.
+        ray: Of the replicas on a Ray cluster; None: batches run in processes of this machine.
+
     Raises:
-        ValueError: Another server uses the folder of jobs.
+        ValueError: Another server uses the folder of jobs, or no Ray cluster answers.
         OSError: The address cannot be listened on, or the folder cannot be written.
     """
     settings.data.mkdir(parents=True, exist_ok=True)
-    with _only_server(settings.data), _listening(settings) as listener:
-        app = create_app(settings)
+    with _only_server(settings.data), _listening(settings) as listener, _workers(settings, ray) as workers:
+        app = create_app(settings, workers)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -45,6 +52,10 @@ def serve(settings: ServeSettings) -> int:
         print_escaped(f"instant3d: http://{_shown(listener)} (jobs in {settings.data}); Ctrl+C ends it", sys.stderr)
         uvicorn.Server(config).run(sockets=[listener])
     return 0
+
+
+def _workers(settings: ServeSettings, ray: RayConfig | None) -> AbstractContextManager[Sequence[BatchWorker] | None]:
+    return nullcontext() if ray is None else ray_workers(settings, ray)
 
 
 @contextmanager

@@ -96,7 +96,17 @@ class JobStore:
         self._connection.close()
 
     def add(self, kind: str, prompt: str | None, options: dict[str, Any], name: str | None = None) -> StoredJob:
-        """Append a job, with a new random id unless it has a `name`."""
+        """Append a job to the queue.
+
+        Args:
+            kind: "text" or "images".
+            prompt: The prompt, if any.
+            options: The job's options, as JSON values.
+            name: Its id; by default a new random one.
+
+        Returns:
+            The job as stored.
+        """
         row = (name or new_id(), kind, prompt, json.dumps(options), now())
         self._run("INSERT INTO jobs (id, kind, prompt, options, created) VALUES (?, ?, ?, ?, ?)", row)
         return self.get(row[0])

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 LONGEST_EVENT = 2**22  # bytes of a line
 EVERY_SECONDS = 0.5  # between two looks at the limits
@@ -18,6 +18,30 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 class WorkerEnded(Exception):
     """A worker process ended, or was ended for the reason in the message."""
+
+
+class BatchWorker(Protocol):
+    """What the scheduler gives batches to: a process on this machine, or a replica on a cluster.
+
+    Attributes:
+        weights: Names of the weights that it has loaded.
+        ready: Whether it has loaded them.
+    """
+
+    weights: dict[str, str]
+    ready: bool
+
+    async def start(self) -> None:
+        """Load the networks, unless they are loaded."""
+
+    def run(self, jobs: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+        """Run a batch; yield its events."""
+
+    async def cancel(self, name: str) -> None:
+        """Stop a job at its next step."""
+
+    async def end(self) -> None:
+        """Stop at once whatever runs."""
 
 
 class WorkerProcess:
@@ -86,7 +110,7 @@ class WorkerProcess:
                 await waiting
 
     async def cancel(self, name: str) -> None:
-        """Ask the process to stop a job at its next step."""
+        """Send the process a message to stop a job at its next step."""
         with contextlib.suppress(WorkerEnded):
             await self._send({"cancel": name})
 
@@ -129,7 +153,7 @@ class WorkerProcess:
 
 
 def resident_bytes(process: int) -> int:
-    """Return the resident memory of a process; 0 where the system does not say or the process has ended."""
+    """Return the resident memory of a process; 0 on systems without /proc, or if the process has ended."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE_BYTES
     except (OSError, IndexError, ValueError):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from instant3d.modules.diffusion.components import Components, merge_lora, with_lora
+from instant3d.modules.diffusion.components import Components, merge_lora, save_lora, with_lora
 from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.utils.caption_words import CaptionWords
 
@@ -20,7 +20,9 @@ def lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
     return {name.replace(".", "/"): parameter for name, parameter in trained.items()}
 
 
-def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None = None) -> Any:
+def export_stage1(
+    content: dict[str, Any], folder: str | Path, base: str | None = None, *, lora_only: bool = False
+) -> Any:
     """Write a checkpoint's UNet beside the other components of its base, in diffusers' layout.
 
     If the base lists the words of its captions, those that the UNet was trained on are added to the list; if they are
@@ -30,12 +32,14 @@ def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None 
         content: Content of a Lightning checkpoint of `Stage1Module`.
         folder: Where to write.
         base: Model that was fine-tuned, if it no longer lies where the checkpoint says.
+        lora_only: Write only the LoRA weights, as `pytorch_lora_weights.safetensors` in diffusers' naming.
 
     Returns:
         The UNet.
 
     Raises:
-        ValueError: The base cannot be read, or the checkpoint's weights do not fit it.
+        ValueError: The base cannot be read, the checkpoint's weights do not fit it, or it is not LoRA alone that
+            distinguishes them.
     """
     settings = content["stage1"]
     try:
@@ -56,12 +60,29 @@ def export_stage1(content: dict[str, Any], folder: str | Path, base: str | None 
         raise ValueError(
             f"the checkpoint's weights do not fit {base or settings['base']}, which is not what was fine-tuned: {error}"
         ) from None
+    if lora_only:
+        _check_lora_alone(settings, parts)
+        save_lora(parts.unet, folder)
+        return parts.unet
     if settings["lora_rank"]:
         merge_lora(parts.unet)
     parts.scheduler.register_to_config(prediction_type=settings["prediction_type"])
+    if settings.get("zero_terminal_snr"):
+        parts.scheduler.register_to_config(rescale_betas_zero_snr=True)
     trained_on = settings.get("words")
     if parts.words is not None:
         parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
     parts.layout = ViewLayout()  # that of the training grids
     parts.save(folder)
     return parts.unet
+
+
+def _check_lora_alone(settings: dict[str, Any], base: Components) -> None:
+    """Check that the base with the LoRA weights is the model that was trained."""
+    if not settings["lora_rank"]:
+        raise ValueError("the whole UNet was trained, without LoRA weights; export it as a whole model, without --lora")
+    if settings["prediction_type"] != base.scheduler.config.prediction_type or base.layout != ViewLayout():
+        raise ValueError(
+            "the LoRA weights were trained for another prediction type or other cameras than the base has, which a "
+            "LoRA file cannot hold; export a whole model, without --lora"
+        )

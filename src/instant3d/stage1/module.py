@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from instant3d.modules.diffusion.components import Components, with_lora
 from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
+from instant3d.modules.diffusion.zero_terminal_snr import rescale_to_zero_terminal_snr
 from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.stage1.cache import PARTS, LatentBatch, posterior
@@ -67,6 +68,8 @@ class Stage1Module(L.LightningModule):
     Args:
         base: The model to begin with: a folder in diffusers' layout, a Hub id or a .safetensors file.
         prediction_type: "epsilon" or "v_prediction"; null keeps the base's own.
+        zero_terminal_snr: Whether the noise schedule is rescaled so that its last timestep holds no signal (Lin et al.
+            2023, algorithm 1), from which sampling may start with `sampling.start` "noise"; needs "v_prediction".
         lora_rank: Rank of LoRA weights on all attention projections, which are then trained alone; 0 trains the whole
             UNet.
         lora_alpha: The LoRA update is scaled by alpha / rank; null is the rank.
@@ -93,6 +96,7 @@ class Stage1Module(L.LightningModule):
         self,
         base: str = "stabilityai/stable-diffusion-xl-base-1.0",
         prediction_type: str | None = None,
+        zero_terminal_snr: bool = False,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         learning_rate: float = 1e-5,
@@ -121,6 +125,7 @@ class Stage1Module(L.LightningModule):
         self.truncation_noted = False
         self.prediction_type = prediction_type or parts.scheduler.config.prediction_type
         self.scheduler.register_to_config(prediction_type=self.prediction_type)
+        abar = rescale_to_zero_terminal_snr(self.scheduler) if zero_terminal_snr else self.scheduler.alphas_cumprod
         self.frozen = Frozen(base)
         if lora_rank:
             self.frozen.unet = with_lora(parts.unet, lora_rank, self.lora_alpha)
@@ -131,10 +136,11 @@ class Stage1Module(L.LightningModule):
         self.graphed = GraphedModule(_Prediction(self.network)) if cuda_graphs else None
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
-        self.register_buffer("abar", parts.scheduler.alphas_cumprod.float().clone(), persistent=False)
+        self.register_buffer("abar", abar.float().clone(), persistent=False)
         self.learning_rate, self.warmup_steps, self.decay = learning_rate, warmup_steps, decay
         self.betas, self.weight_decay, self.min_snr_gamma = betas, weight_decay, min_snr_gamma
         self.prompt_dropout, self.sample_latents, self.seed = prompt_dropout, sample_latents, seed
+        self.zero_terminal_snr = zero_terminal_snr
         self.words: CaptionWords | None = None  # words of the training captions, if they are known
 
     @property
@@ -236,17 +242,11 @@ class Stage1Module(L.LightningModule):
         prediction = self.predict(
             add_noise(latents, sample.noise, abar), sample.timestep, drop_text(grids.text, sample.drop_text), grids.size
         )
-        error = (
-            (prediction.float() - training_target(self.prediction_type, latents, sample.noise, abar))
-            .square()
-            .flatten(1)
-            .mean(-1)
-        )
-        return (
-            error
-            if self.min_snr_gamma is None
-            else error * min_snr_weight(self.prediction_type, abar, self.min_snr_gamma)
-        )
+        target = training_target(self.prediction_type, latents, sample.noise, abar)
+        error = (prediction.float() - target).square().flatten(1).mean(-1)
+        if self.min_snr_gamma is None:
+            return error
+        return error * min_snr_weight(self.prediction_type, abar, self.min_snr_gamma)
 
     def predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding, size: Tensor) -> Tensor:
         """The UNet's prediction, conditioned on the grid's size and no crop (SDXL, section 2.2).
@@ -258,7 +258,7 @@ class Stage1Module(L.LightningModule):
             size: Pixels a side of the grids, (B,).
 
         Returns:
-            (B, C, h, w), noise or velocity as `prediction_type` says.
+            (B, C, h, w), noise or velocity by `prediction_type`.
         """
         zero = torch.zeros_like(size)
         time_ids = torch.stack([size, size, zero, zero, size, size], dim=-1).to(latents.dtype)
@@ -276,6 +276,7 @@ class Stage1Module(L.LightningModule):
         checkpoint["stage1"] = {
             "base": self.base,
             "prediction_type": self.prediction_type,
+            "zero_terminal_snr": self.zero_terminal_snr,
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),

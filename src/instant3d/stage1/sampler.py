@@ -13,11 +13,13 @@ from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components, build_scheduler
 from instant3d.modules.diffusion.inference.euler import Euler, linear_alphas_cumprod, supports
+from instant3d.modules.diffusion.loading import without_warnings
 from instant3d.modules.diffusion.noise_process import KINDS
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.modules.diffusion.view_layout import Spacing
 from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
+from instant3d.utils.data_order import generator_from_key
 from instant3d.utils.devices import fast_dtype
 from instant3d.utils.progress import OnStep
 
@@ -27,6 +29,7 @@ SETTINGS = {
     "final_sigmas_type": "zero",
     "use_karras_sigmas": False,
 }
+LCM_LEVELS = 50  # noise levels on which latent consistency models are distilled (Luo et al. 2023), the most steps
 LEAST_SIGNAL = 2.0**-24  # abar where it should be zero; Euler divides by its root
 
 
@@ -132,7 +135,16 @@ class GridSampler:
         return torch.cat(parts)  # outside inference mode, so that the result is an ordinary tensor
 
     def start(self, scheduler: Any, sampling: Sampling, seeds: Sequence[int]) -> Tensor:
-        """Initial noisy latents, (B, C, h, w), from one random generator for each grid."""
+        """Initial noisy latents, from one random generator for each grid.
+
+        Args:
+            scheduler: A diffusers scheduler whose timesteps are set.
+            sampling: The initial image, and the width of its blob.
+            seeds: B random seeds.
+
+        Returns:
+            (B, C, h, w), in the scheduler's own scaling.
+        """
         unet = self.components.unet
         shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         # on the CPU, whose generators give the same numbers on every machine
@@ -189,6 +201,7 @@ class GridSampler:
         components = self.components
         scheduler, timesteps = spaced_scheduler(components.scheduler.config, sampling, components.layout.sampling)
         latents = self.start(scheduler, sampling, seeds)
+        generators = [generator_from_key(seed, 1) for seed in seeds]  # LCM adds noise at every step
         guided = sampling.guidance != 1
         conditions = TextEmbedding.cat([negative, text]) if guided else text
         for step, timestep in zip(scheduler.timesteps, timesteps.to(latents.device), strict=True):
@@ -197,7 +210,7 @@ class GridSampler:
             if guided:
                 away, toward = prediction.chunk(2)
                 prediction = classifier_free_guidance(away, toward, sampling.guidance, sampling.rescale)
-            latents = scheduler.step(prediction, step, latents, return_dict=False)[0]
+            latents = scheduler.step(prediction, step, latents, generator=generators, return_dict=False)[0]
             step_done()
         return latents
 
@@ -229,7 +242,8 @@ def spaced_scheduler(
     Args:
         config: Configuration of the model's scheduler, with the noise schedule of its training.
         sampling: Steps, sampler and first timestep.
-        spacing: "legacy" visits floor(first (1 - k / steps)) instead, as Stability AI's first SDXL code does.
+        spacing: "legacy" visits floor(first (1 - k / steps)) instead, as Stability AI's first SDXL code does. LCM
+            visits some of the levels it was distilled on, whatever the spacing.
 
     Returns:
         The sampler, and the training timesteps (steps,) with its noise levels, which the UNet is conditioned on.
@@ -244,6 +258,8 @@ def spaced_scheduler(
         raise ValueError(f"start_timestep must be one of training's timesteps 0 to {len(levels) - 1}, got {first}")
     if sampling.steps > first + 1:
         raise ValueError(f"{sampling.steps} steps do not fit into timesteps 0 to {first}; give fewer steps")
+    if sampling.sampler == "lcm":
+        return _lcm_scheduler(config, sampling.steps, first)
     left = torch.arange(sampling.steps, 0, -1)
     if spacing == "legacy":  # in whole numbers: floating point slips at some numbers of steps
         timesteps = first * left // sampling.steps
@@ -256,6 +272,19 @@ def spaced_scheduler(
     visited = {"num_train_timesteps": sampling.steps, "trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
     scheduler = build_scheduler({**config, **SETTINGS, **visited}, sampling.sampler, "trailing")
     scheduler.set_timesteps(sampling.steps)
+    return scheduler, timesteps
+
+
+def _lcm_scheduler(config: Mapping[str, Any], steps: int, first: int) -> tuple[Any, Tensor]:
+    """LCM's sampler over its own choice of levels; its formula needs the timesteps of training."""
+    levels = min(LCM_LEVELS, first + 1)
+    if steps > levels:
+        raise ValueError(f"the sampler lcm takes at most {levels} steps from timestep {first}, got {steps}")
+    left = levels - torch.arange(steps) * levels // steps
+    timesteps = ((first + 1) * (left.double() / levels)).round().long() - 1
+    scheduler = build_scheduler({**config, **SETTINGS}, "lcm")
+    with without_warnings():  # of timesteps that are not those of a start at the last one
+        scheduler.set_timesteps(timesteps=timesteps.tolist())
     return scheduler, timesteps
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Sampler = Literal["euler", "ddim", "dpm++"]
+Sampler = Literal["euler", "ddim", "dpm++", "lcm"]
 Start = Literal["blob", "square", "noise"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 STARTS: tuple[str, ...] = get_args(Start)
@@ -19,7 +19,8 @@ class Sampling:
         steps: Denoising steps. The default is the fewest that the bundled weights need (`python -m benchmarks.steps`).
         guidance: Scale of classifier-free guidance; 1 is none, above it each step costs two network evaluations.
         rescale: 0 to 1, how far guidance may not change the spread of the network's predictions (Lin et al. 2024).
-        sampler: Euler, DDIM, or DPM-Solver++ 2M (Lu et al. 2022).
+        sampler: Euler, DDIM, DPM-Solver++ 2M (Lu et al. 2022), or that of latent consistency models (LCM, Luo et al.
+            2023) for weights that were distilled for it, such as by LCM-LoRA, with a guidance of 1 to 2.
         start: Initial image under the noise; see `stage1.initial_noise.start_image`.
         sigma: Size of the initial image's blob or square, in tile sides.
         start_timestep: Training timestep at which sampling begins, which sets the noise level; by default the last.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from instant3d.utils.safetensors_folder import architecture_of, check_ranges, check_size, read_config
 
 BYPASS_GROUPS = 32  # channel groups of the residual projection's norm
+LIFT_GROUPS = 16  # divides the channels over the visual hull: norms of 8 groups take 1, 3/2 and 2 times as many
 EXTENT_CHANNELS = 11  # plane channels that the visual hull's extents take
 
 Span = tuple[float, float]
@@ -30,6 +31,8 @@ RANGES: dict[str, Span] = {
     "decoder_layers": (2, 64),
     "lift_side": (0, 1024),
     "lift_width": (1, 4096),
+    "lift_features": (0, 256),
+    "surface_features": (0, 256),
     "encoder_feed": COUNT,
     "encoder_epsilon": (0, 1),
     "registers": (0, 1024),
@@ -77,19 +80,27 @@ class Architecture:
     token_side: int = 32
     """Tokens along each side of a plane."""
     plane_side: int = 64
-    """Texels along each side of a plane, a multiple of `token_side`."""
+    """Texels along each side of a plane, a multiple of `token_side`; with lifting, 1, 2 or 4 times `lift_side`, by a
+    pixel shuffle after the last convolution (ESPCN, arXiv 1609.05158)."""
     channels: int = 80
     """Channels of a plane."""
     decoder_width: int = 64
     """Width of the MLP that decodes density and colour."""
     decoder_layers: int = 10
     """Linear layers of that MLP."""
-    density: Literal["softplus", "exp"] = "softplus"
-    """Activation of the density."""
+    density: Literal["softplus", "exp", "laplace"] = "softplus"
+    """Activation of the density; "laplace" is that of a signed distance, with a trained sharpness (VolSDF, arXiv
+    2106.12052)."""
     lift_side: int = 0
     """Points along each axis of the visual hull that is an additional input; 0, as in the paper, is no such input."""
     lift_width: int = 64
     """Channels of the convolutions over the visual hull."""
+    lift_features: int = 0
+    """Channels of convolutional image features that are lifted to the grid beside the colours, as their mean and
+    variance over the views, weighted by visibility (MVSNet, arXiv 1804.02505; IBRNet, 2102.13090); 0 is none."""
+    surface_features: int = 0
+    """Channels of convolutional image features that are sampled, at the images' resolution, where each plane's columns
+    enter and leave the visual hull: pixel-aligned features (pixelNeRF, arXiv 2012.02190), once an object; 0 is none."""
     xformers: bool = False
     """Whether attention runs by the xformers package, on CUDA."""
 
@@ -155,20 +166,29 @@ class Architecture:
             raise ValueError(
                 f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple"
             )
-        if self.lift_side and (self.lift_side, self.plane_side) != (4 * self.token_side, 4 * self.token_side):
-            raise ValueError(
-                f"lifting needs lift_side = plane_side = 4 x token_side, got {self.lift_side}, {self.plane_side} "
-                f"and {self.token_side}"
-            )
-        if self.lift_side and self.channels < EXTENT_CHANNELS:
-            raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
-
+        self._check_lifting()
         if self.foreground and not 0.1 <= self.foreground <= 1:
             raise ValueError(
                 f"foreground is a share of the image's side from 0.1 to 1, or 0 for no resizing, got {self.foreground}"
             )
         if self.registers and self.positions == "dino":
             raise ValueError("positions 'dino' cannot be used with registers; set positions to 'antialiased'")
+
+    def _check_lifting(self) -> None:
+        if not self.lift_side:
+            if self.lift_features or self.surface_features:
+                raise ValueError("lift_features and surface_features need a visual hull; set lift_side, or both to 0")
+            return
+        factors = tuple(factor * self.lift_side for factor in (1, 2, 4))
+        if self.lift_side != 4 * self.token_side or self.plane_side not in factors:
+            raise ValueError(
+                "lifting needs lift_side = 4 x token_side and plane_side = 1, 2 or 4 x lift_side, "
+                f"got {self.lift_side}, {self.token_side} and {self.plane_side}"
+            )
+        if self.lift_width % LIFT_GROUPS:
+            raise ValueError(f"lift_width must be a multiple of {LIFT_GROUPS}, got {self.lift_width}")
+        if self.channels < EXTENT_CHANNELS:
+            raise ValueError(f"lifting needs planes of at least {EXTENT_CHANNELS} channels, got {self.channels}")
 
     def _check_heads(self) -> None:
         for prefix in ("encoder_", ""):

@@ -10,7 +10,14 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from instant3d.modules.losses import PerceptualLoss, free_space_loss, geometric_losses, photometric_losses
+from instant3d.modules.losses import (
+    PerceptualLoss,
+    eikonal_loss,
+    free_space_loss,
+    geometric_losses,
+    gradient_loss,
+    photometric_losses,
+)
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.modules.metrics import mask_iou, psnr
 from instant3d.nerf.triplane import Triplane, TriplaneField
@@ -19,6 +26,8 @@ from instant3d.stage2.data import ReconstructionBatch
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.utils.random_numbers import rand_like
 from instant3d.views import Views
+
+EIKONAL_POINTS = 1024  # of each object and step
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class LossWeights:
         depth: Of the error of depth, in world units.
         normal: Of the error of normals, 1 - cosine.
         opacity: Of the free-space loss, opacity between a camera and the ground-truth depth (MeshLRM, eq. 3).
+        gradient: Of the mean absolute error of differences of neighbouring pixels (arXiv 1511.05440).
+        eikonal: Of the error of a signed distance's gradient at random points; needs density "laplace".
     """
 
     rgb: float = 1.0
@@ -40,6 +51,8 @@ class LossWeights:
     depth: float = 0.0
     normal: float = 0.0
     opacity: float = 0.0
+    gradient: float = 0.0
+    eikonal: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,8 @@ class Stage2Module(L.LightningModule):
             self.network = Reconstructor(architecture, pretrained_encoder=pretrained_encoder)
         else:
             self.network = Reconstructor.from_pretrained(start).train()
+        if loss_weights.eikonal and self.network.architecture.density != "laplace":
+            raise ValueError("the eikonal loss needs a signed distance; set density to laplace, or its weight to 0")
         self.network.checkpointing = self.network.encoder.checkpointing = checkpointing
         self.ray_marching, self.loss_weights, self.background = ray_marching, loss_weights, background
         self.perceptual = PerceptualLoss(vgg_weights) if vgg_weights and loss_weights.perceptual else None
@@ -132,8 +147,13 @@ class Stage2Module(L.LightningModule):
         losses = photometric_losses(rendered, targets, background) | geometric_losses(rendered, targets)
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(rendered.composite(background), targets.composite(background))
+        if self.loss_weights.gradient:
+            losses["gradient"] = gradient_loss(rendered.composite(background), targets.composite(background))
         if self.loss_weights.opacity:
             losses["opacity"] = free_space_loss(field, targets, generator)
+        if self.loss_weights.eikonal:
+            points = torch.empty(len(targets.rgb), EIKONAL_POINTS, 3, device=self.device)
+            losses["eikonal"] = eikonal_loss(field, 2 * rand_like(points, generator) - 1)
         total = sum(
             (weight * losses[name] for name, weight in asdict(self.loss_weights).items() if weight and name in losses),
             torch.zeros(()),

@@ -13,7 +13,7 @@ from instant3d.modules.transformer import Block
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
-from instant3d.stage2.visual_hull_input import PlaneUNet
+from instant3d.stage2.plane_unet import PlaneUNet
 from instant3d.utils import safetensors_folder
 from instant3d.views import Views
 
@@ -43,7 +43,7 @@ class ResidualProjection(nn.Module):
 
 
 class Reconstructor(nn.Module):
-    """Image encoder -> triplane transformer -> upsampler -> `TriplaneField`, for any number of views.
+    """Reconstructor for any number of views: image encoder, triplane transformer, upsampler, `TriplaneField`.
 
     Args:
         architecture: Sizes and variants.
@@ -66,7 +66,7 @@ class Reconstructor(nn.Module):
         factor = a.plane_side // a.token_side
         # a transposed convolution whose kernel is its stride is a linear layer and a pixel shuffle
         self.upsample = None if a.lift_side else nn.ConvTranspose2d(a.width, a.channels, factor, factor)
-        self.lift = PlaneUNet(a.lift_width, a.lift_side, a.width, a.channels) if a.lift_side else None
+        self.lift = make_plane_unet(a) if a.lift_side else None
         self.decoder = Decoder(DecoderConfig.from_architecture(a))
         self.checkpointing = False
         self.precise = False
@@ -206,6 +206,19 @@ def make_encoder(a: Architecture, pretrained: bool = False) -> DinoEncoder | Plu
         positions=a.positions,
         background=a.background,
         **sizes,
+    )
+
+
+def make_plane_unet(a: Architecture) -> PlaneUNet:
+    """Build the U-Net over planes of an architecture with a visual hull."""
+    return PlaneUNet(
+        a.lift_width,
+        a.lift_side,
+        a.width,
+        a.channels,
+        factor=a.plane_side // a.lift_side,
+        lifted=a.lift_features,
+        surface=a.surface_features,
     )
 
 

@@ -7,6 +7,8 @@ the three planes as profiles along the third axis. A network trained for minutes
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,25 +16,41 @@ from torch.nn import functional as F
 from instant3d.cameras import Cameras
 from instant3d.nerf.plane_sampling import PLANE_AXES
 from instant3d.nerf.visual_hull import sample_views
-from instant3d.stage2.architecture import EXTENT_CHANNELS
+from instant3d.stage2.view_features import ViewFeatures, mean_and_variance
 from instant3d.views import Views
 
 PROFILE_CHANNELS = 5  # occupancy, facing colour, disagreement of the views
 
 
-@torch.no_grad()
-def carve_grid(views: Views, side: int) -> Tensor:
-    """Occupancy, colour and colour variance of the visual hull on a grid of cell centres.
+@dataclass(frozen=True)
+class CarvedGrid:
+    """Visual hull on a grid of cell centres.
 
-    Occupancy is the smallest alpha over the views; a point outside an image is outside the object. Colours are those of
-    the views, weighted by how squarely they face the hull's surface there and whether the hull occludes it.
+    Attributes:
+        points: Centres of the cells (N, 3), x fastest.
+        weight: Share (B, V, N) of each view in a cell, 1 over the views: how squarely it faces the hull's surface
+            there, and whether the hull occludes it.
+        volume: (B, 5, z, y, x): occupancy, and multiplied by it colour (3) and the standard deviation of colour over
+            the views. Occupancy is the smallest alpha over the views; a point outside an image is outside the object.
+    """
+
+    points: Tensor
+    weight: Tensor
+    volume: Tensor
+
+
+def carve_grid(views: Views, side: int) -> Tensor:
+    """Occupancy, colour and colour variance (B, 5, z, y, x) of the visual hull: the volume of `carve_views`."""
+    return carve_views(views, side).volume
+
+
+@torch.no_grad()
+def carve_views(views: Views, side: int) -> CarvedGrid:
+    """Carve the visual hull.
 
     Args:
         views: (B, V).
         side: Cells along each axis of the cube [-1, 1]^3.
-
-    Returns:
-        (B, 5, z, y, x): occupancy, and multiplied by it colour (3) and the standard deviation of colour over the views.
     """
     line = (torch.arange(side, device=views.rgb.device) + 0.5) * (2 / side) - 1
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], dim=-1).reshape(-1, 3)  # x fastest
@@ -48,7 +66,7 @@ def carve_grid(views: Views, side: int) -> Tensor:
     mean = (weight[..., None] * colours[..., :3]).sum(1)
     spread = (weight[..., None] * (colours[..., :3] - mean[:, None]) ** 2).sum((1, -1)).sqrt()
     volume = torch.cat([occupancy[..., None], torch.cat([mean, spread[..., None]], -1) * occupancy[..., None]], dim=-1)
-    return volume.transpose(1, 2).unflatten(-1, (side, side, side))
+    return CarvedGrid(points, weight, volume.transpose(1, 2).unflatten(-1, (side, side, side)))
 
 
 def _facing(occupancy: Tensor, points: Tensor, cameras: Tensor, side: int) -> Tensor:
@@ -100,8 +118,23 @@ def extents(volume: Tensor, plane: int) -> Tensor:
     return torch.cat([torch.stack(single, 1), upper_rgb, lower_rgb, torch.stack(own, 1)], dim=1)
 
 
+def end_points(ends: Tensor, plane: int) -> Tensor:
+    """World coordinates (B, 2, H, W, 3) of the upper and lower ends of the columns of a plane.
+
+    Args:
+        ends: Extents (B, 11, H, W) of the plane.
+        plane: Index of the plane, xy, xz or yz.
+    """
+    across, down = PLANE_AXES[plane]
+    (along,) = {0, 1, 2} - {across, down}
+    points = ends.new_empty(len(ends), 2, *ends.shape[-2:], 3)
+    points[..., along] = ends[:, :2]
+    points[..., across], points[..., down] = ends[:, None, -2], ends[:, None, -1]
+    return points
+
+
 def _columns(volume: Tensor, plane: int) -> Tensor:
-    """Columns of a grid (B, 5, z, y, x) across a plane: (B, 5, height, width, side)."""
+    """Columns of a grid (B, C, z, y, x) across a plane: (B, C, height, width, side)."""
     across, down = PLANE_AXES[plane]
     (along,) = {0, 1, 2} - {across, down}
     return volume.permute(0, 1, 4 - down, 4 - across, 4 - along)  # axis a of the world is dimension 4 - a
@@ -130,93 +163,50 @@ class AxisProfiles(nn.Module):
     Args:
         width: Channels of the features.
         side: Cells along each axis of the grid.
+        lifted: Channels of image features that are lifted to the cells; see `Architecture.lift_features`.
+        surface: Channels of image features at both ends of the columns; see `Architecture.surface_features`.
+
+    Attributes:
+        extra: Channels of the features at the ends of the columns, which are appended to the others.
     """
 
-    def __init__(self, width: int, side: int) -> None:
+    def __init__(self, width: int, side: int, lifted: int = 0, surface: int = 0) -> None:
         super().__init__()
-        self.side = side
-        self.profile = nn.ModuleList(nn.Linear(PROFILE_CHANNELS * side, width) for _ in PLANE_AXES)
+        self.side, self.extra = side, 4 * surface
+        inputs = (PROFILE_CHANNELS + 2 * lifted) * side
+        self.profile = nn.ModuleList(nn.Linear(inputs, width) for _ in PLANE_AXES)
+        self.lifted = ViewFeatures(lifted) if lifted else None
+        self.surface = ViewFeatures(surface) if surface else None
 
     def forward(self, views: Views) -> tuple[Tensor, Tensor]:
         """Features and extents of views (B, V)."""
-        volume = carve_grid(views, self.side)
+        grid = carve_views(views, self.side)
+        volume = grid.volume if self.lifted is None else torch.cat([grid.volume, self._lift(views, grid)], dim=1)
         planes = []
         for plane, layer in enumerate(self.profile):
-            profiles = _columns(volume, plane).movedim(1, 3).flatten(3)  # (B, height, width, 5 * side)
+            profiles = _columns(volume, plane).movedim(1, 3).flatten(3)  # (B, height, width, channels * side)
             planes.append(F.gelu(layer(profiles)))
         features = torch.stack(planes, dim=1).movedim(-1, 2)
-        return features, torch.stack([extents(volume, plane) for plane in range(3)], dim=1)
+        ends = torch.stack([extents(grid.volume, plane) for plane in range(3)], dim=1)
+        if self.surface is not None:
+            features = torch.cat([features, self._at_ends(views, grid, ends)], dim=2)
+        return features, ends
 
+    def _lift(self, views: Views, grid: CarvedGrid) -> Tensor:
+        """Mean and variance of image features in the cells of the hull, (B, 2 * lifted, z, y, x)."""
+        assert self.lifted is not None
+        points = grid.points.expand(len(views.rgb), -1, -1)
+        found = mean_and_variance(self.lifted.sample(views, points), grid.weight).transpose(1, 2)
+        return found.unflatten(-1, (self.side,) * 3) * grid.volume[:, :1]
 
-class PlaneUNet(nn.Module):
-    """Convolutional U-Net around the transformer: from the hull's profiles down to tokens, from tokens up to planes.
-
-    The three planes share all weights. Two halvings lie between the grid's side and the tokens'; finer detail takes the
-    skip connections around the transformer. At initialisation the planes hold the hull's extents and nothing else.
-
-    Args:
-        width: Channels at full resolution.
-        side: Cells along each axis of the grid, and side of the planes.
-        token_width: Channels of the transformer's tokens.
-        channels: Channels of the planes.
-    """
-
-    def __init__(self, width: int, side: int, token_width: int, channels: int) -> None:
-        super().__init__()
-        middle, deep = width + width // 2, 2 * width
-        self.read = AxisProfiles(width, side)
-        self.enter = ResidualBlock(width + EXTENT_CHANNELS, width)
-        self.down = nn.ModuleList([ResidualBlock(width, middle, 2), ResidualBlock(middle, deep, 2)])
-        self.to_tokens = nn.Linear(deep, token_width)
-        self.from_tokens = nn.Linear(token_width, deep)
-        self.up = nn.ModuleList([ResidualBlock(2 * deep + middle, middle), ResidualBlock(middle + width, width)])
-        self.to_planes = nn.Conv2d(width, channels, 3, padding=1)
-        self.channels = channels
-        nn.init.zeros_(self.to_planes.weight)
-
-    def encode(self, views: Views) -> tuple[Tensor, list[Tensor]]:
-        """Tokens of views and the skip connections of `decode`.
-
-        Args:
-            views: (B, V).
-
-        Returns:
-            Tokens (B, 3 * n * n, token width), and maps (B * 3, channels, h, w) from fine to coarse.
-        """
-        features, ends = (part.float().flatten(0, 1) for part in self.read(views))
-        maps = [ends, self.enter(torch.cat([features, ends], dim=1))]
-        for layer in self.down:
-            maps.append(layer(maps[-1]))
-        tokens = self.to_tokens(maps[-1].flatten(2).transpose(1, 2))
-        return tokens.unflatten(0, (-1, 3)).flatten(1, 2), maps
-
-    def decode(self, tokens: Tensor, maps: list[Tensor]) -> Tensor:
-        """Tokens and the maps of `encode` -> planes (B * 3, channels, side, side)."""
-        ends, fine, middle, deep = maps
-        upsampled = self.from_tokens(tokens).unflatten(1, (3, *deep.shape[-2:])).flatten(0, 1).movedim(-1, 1)
-        upsampled = torch.cat([upsampled, deep], dim=1)
-        for layer, skip in zip(self.up, (middle, fine), strict=True):
-            upsampled = F.interpolate(upsampled.float(), scale_factor=2, mode="nearest")
-            upsampled = layer(torch.cat([upsampled, skip.float()], dim=1))
-        return self.to_planes(upsampled) + F.pad(ends, (0, 0, 0, 0, 0, self.channels - EXTENT_CHANNELS))
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with group norm, and a 1 x 1 convolution as skip connection.
-
-    Args:
-        inputs: Channels of the input.
-        outputs: Channels of the output, a multiple of 8.
-        stride: Of the first convolution.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
-        self.norm = nn.GroupNorm(8, outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.skip = nn.Conv2d(inputs, outputs, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-        return F.gelu(self.skip(x) + self.second(F.gelu(self.norm(self.first(x)))))
+    def _at_ends(self, views: Views, grid: CarvedGrid, ends: Tensor) -> Tensor:
+        """Mean and variance of image features at the ends of the columns, (B, 3, 4 * surface, side, side)."""
+        assert self.surface is not None
+        points = torch.stack([end_points(ends[:, plane], plane) for plane in range(3)], dim=1)  # (B, 3, 2, H, W, 3)
+        flat = points.flatten(1, 4)
+        volume = grid.weight.unflatten(-1, (self.side,) * 3)
+        weight = F.grid_sample(volume, flat[:, None, None], align_corners=False)[:, :, 0, 0]  # (B, V, N)
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        found = mean_and_variance(self.surface.sample(views, flat), weight).unflatten(1, points.shape[1:5])
+        found = found.movedim(-1, 3).flatten(2, 3)  # (B, 3, 2 ends * channels, H, W)
+        return found * (ends[:, :, :1] > ends[:, :, 1:2])

@@ -76,7 +76,13 @@ def expand_options(words: Sequence[str], system: str) -> list[str]:
 
 
 def error_sentence(message: str, command: str, system: str) -> str:
-    """Shorten jsonargparse's message about an argument to one sentence, and name the option that lists all options."""
+    """Shorten jsonargparse's message about an argument to one sentence, and name the option that lists all options.
+
+    Args:
+        message: The message, which may have several lines.
+        command: The command, such as "fit".
+        system: Its system, such as "stage2".
+    """
     plain = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).replace("typing.", "")
     return f"{' '.join(plain.split())} (`instant3d {command} {system} --help` lists all options)"
 

@@ -31,6 +31,7 @@ from instant3d.training import arguments
 from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
 from instant3d.utils import atomic, file_listing
 from instant3d.utils.devices import fast_dtype
+from instant3d.utils.errors import first_line
 from instant3d.utils.tensor_files import load_weights_only
 
 ALWAYS = {name: ["--weights_only=true"] for name in ("fit", "validate", "test")}
@@ -40,6 +41,10 @@ ALWAYS["predict"] = ["--weights_only=true", "--return_predictions=false", "--tra
 
 class TrainingCLI(LightningCLI):
     """Command line that all systems share."""
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is run; building the parsers of all four would take seconds."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in self.parser_kwargs}
 
     def before_instantiate_classes(self) -> None:
         """Resolve `--ckpt_path`, and replace a precision that this processor only emulates.
@@ -163,7 +168,8 @@ def _command_line(system: str, words: list[str]) -> None:
     command, module, data = SYSTEMS[system]
     subcommand = words[0]
     usage = {subcommand: {"usage": arguments.usage(subcommand, system)}}
-    set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE, docstring_parse_attribute_docstrings=True)
+    documented = any(word == "-h" or "help" in word or "comments" in word for word in words)  # slow to parse otherwise
+    set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE, docstring_parse_attribute_docstrings=documented)
     try:
         command(
             module,
@@ -210,7 +216,9 @@ def newest_checkpoint(root: Path) -> Path:
     return found[-1]
 
 
-def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) -> nn.Module:
+def export(
+    checkpoint: str | Path, folder: str | Path, base: str | None = None, *, lora_only: bool = False
+) -> nn.Module:
     """Convert a training checkpoint (its averaged weights, if any) to a folder of weights.
 
     Stage 2's is for `Reconstructor.from_pretrained`, with the licence of the weights that it was fine-tuned from. Stage
@@ -221,6 +229,7 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
         checkpoint: A checkpoint, or the folder of a run, whose newest one is taken.
         folder: Where to write.
         base: Base model or text encoder, if it no longer lies where the checkpoint says.
+        lora_only: Write only the LoRA weights of a stage 1.
 
     Returns:
         The network.
@@ -238,8 +247,23 @@ def export(checkpoint: str | Path, folder: str | Path, base: str | None = None) 
     content = load_weights_only(Path(checkpoint))
     if not isinstance(content, dict):
         raise ValueError(f"{checkpoint} holds a {type(content).__name__}, not a training checkpoint")
+    try:
+        return _export(content, checkpoint, folder, base, lora_only)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{checkpoint} does not hold what this version exports ({type(error).__name__}: {first_line(error)}); "
+            "export it by the version of instant3d that wrote it, or copy it again"
+        ) from None
+
+
+def _export(
+    content: dict[str, Any], checkpoint: str | Path, folder: str | Path, base: str | None, lora_only: bool
+) -> nn.Module:
+    """Export a checkpoint by the fields that name its system."""
     if "stage1" in content:
-        return export_stage1(content, folder, base)
+        return export_stage1(content, folder, base, lora_only=lora_only)
+    if lora_only:
+        raise ValueError(f"{checkpoint} is no stage 1, the only network that is trained by LoRA; leave out --lora")
     if "direct" in content:
         return export_direct(content, folder, base)
     if "architecture" in content:

@@ -56,7 +56,17 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the finite items of a batch; report the others."""
+        """Write the finite items of a batch, and print an error for each other one; called by Lightning.
+
+        Args:
+            trainer: The trainer.
+            module: The module that predicted.
+            prediction: One tensor for each item.
+            batch_indices: Numbers of the items in the dataset; None where Lightning does not track them.
+            batch: The batch.
+            batch_idx: Number of the batch, which stands for the item's if there are no `batch_indices`.
+            dataloader_idx: Number of the dataloader, unused.
+        """
         names = self.names(trainer, batch, batch_indices or [batch_idx])
         for place, (name, tensor) in enumerate(zip(names, prediction, strict=True)):
             if not torch.isfinite(tensor).all():  # as a network in half precision may give; the others are good
@@ -68,11 +78,25 @@ class PredictionWriter(BasePredictionWriter):
 
     @abstractmethod
     def names(self, trainer: L.Trainer, batch: Any, indices: Sequence[int]) -> Sequence[str]:
-        """The names of a batch's items; `indices` are their numbers in the dataset."""
+        """The names of a batch's items.
+
+        Args:
+            trainer: The trainer, with the dataset.
+            batch: The batch.
+            indices: Numbers of its items in the dataset.
+        """
 
     @abstractmethod
     def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: Any, place: int) -> None:
-        """Write the item at a place in the batch."""
+        """Write one item.
+
+        Args:
+            name: Its name.
+            tensor: Its prediction.
+            module: The module that predicted.
+            batch: The batch.
+            place: Its index in the batch.
+        """
 
 
 class TriplaneWriter(PredictionWriter):
@@ -91,7 +115,7 @@ class TriplaneWriter(PredictionWriter):
         return [found.name(index) for index in indices]
 
     def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: Any, place: int) -> None:
-        """Planes (3, C, P, P)."""
+        """Write the planes (3, C, P, P) of one item, with the decoder of the module's network."""
         self.output.mkdir(parents=True, exist_ok=True)
         decoder = cast(Stage2Module | DirectModule, module).network.decoder
         write_triplane(Triplane(tensor), decoder, self.output / f"{name}.safetensors")
@@ -110,6 +134,6 @@ class SceneWriter(PredictionWriter):
         return batch.names
 
     def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: PromptBatch, place: int) -> None:
-        """A grid (3, H, W) in [0, 1]."""
+        """Write the four views of one grid (3, H, W) in [0, 1]."""
         about = {"source": "stage 1", "seed": batch.seeds[place]}
         scenes.write(self.output / name, to_views(tensor), caption=batch.prompts[place], object_id=name, extra=about)

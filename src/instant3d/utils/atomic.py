@@ -123,7 +123,7 @@ def _partial(target: Path) -> Iterator[Path]:
 
 
 def check_writable(target: str | Path) -> None:
-    """Raise before the work what writing `target` would raise after it: writes a nameless file where it would lie.
+    """Check that something can be written at `target` before the work, by a nameless file in its place.
 
     Args:
         target: File or folder to write; it need not exist.

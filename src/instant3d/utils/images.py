@@ -14,22 +14,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
+from instant3d.utils import exif
 from instant3d.utils.errors import LIBRARY_ERRORS
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 JPEGS = ("JPEG", "MPO")  # a phone's JPEG with a preview or a second view beside it is MPO; the first is taken
 MAX_PIXELS = 2**26  # 8192 x 8192, of one image
 STRIP_PIXELS = 2**21  # of an image, which are converted at once while it is reduced
-ORIENTATION, EXIF, FOCAL_LENGTH_35MM = 0x0112, 0x8769, 0xA405  # EXIF tags
-TURNS = {  # the transpose that makes an image upright, by its EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1")
 SIGNATURES = {
     b"%!PS": "a PostScript file",
@@ -75,15 +66,22 @@ def open_image(
         ValueError: It is not a valid PNG, JPEG or WebP, is animated, or is too large.
     """
     image = open_raw(data, where, enough=enough, check=check)
-    turn = orientation(image) if upright else 1
+    turn = exif.orientation(image) if upright else 1
     size = _divided(image.size, _factor(image.size, enough))
-    return oriented(reduced(image, size, lambda strip: to_color(strip, where)), turn)
+    return exif.oriented(reduced(image, size, lambda strip: to_color(strip, where)), turn)
 
 
 def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check | None = None) -> Image.Image:
-    """Decode an image in the mode of its file, such as 16-bit grey or a palette; only JPEG is reduced to `enough`.
+    """Decode an image in the mode of its file, such as 16-bit grey or a palette.
 
-    Arguments and errors are those of `open_image`.
+    Args:
+        data: The encoded file.
+        where: Name of the file for error messages.
+        enough: As in `open_image`, but only JPEG is reduced.
+        check: As in `open_image`.
+
+    Raises:
+        ValueError: As for `open_image`.
     """
     image = header(data, where, check)
     try:
@@ -101,7 +99,13 @@ def open_raw(data: bytes, where: str, *, enough: int | None = None, check: Check
 def header(data: bytes, where: str, check: Check | None = None) -> Image.Image:
     """Read and check only the header of an image: its format, mode and size.
 
-    Arguments and errors are those of `open_image`.
+    Args:
+        data: The encoded file.
+        where: Name of the file for error messages.
+        check: As in `open_image`.
+
+    Raises:
+        ValueError: As for `open_image`.
     """
     try:
         with warnings.catch_warnings():
@@ -175,7 +179,16 @@ def _strip(image: Image.Image, size: tuple[int, int], first: int, end: int, conv
 
 
 def check_size(got: tuple[int, ...], expected: tuple[int, ...], where: str) -> None:
-    """Raise a `ValueError` if height and width of a mask or a map are not those of its image."""
+    """Refuse a mask or a map of another size than its image.
+
+    Args:
+        got: Its height and width in pixels.
+        expected: Height and width of the image.
+        where: Name of the mask or map for error messages.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
     if tuple(got) != tuple(expected):
         raise ValueError(f"{where} is {got[1]} x {got[0]} pixels, but its image is {expected[1]} x {expected[0]}")
 
@@ -231,46 +244,6 @@ def open_heif(data: bytes, where: str) -> Image.Image:
         raise
     except LIBRARY_ERRORS as error:
         raise ValueError(f"{where} is not a readable image ({error or 'no detail'}); export it again") from error
-
-
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1, which is upright, if there is none or it is invalid."""
-    try:
-        value = Image.Image.getexif(image).get(ORIENTATION, 1)  # that of PNG would decode all of it
-    except LIBRARY_ERRORS:
-        return 1
-    return value if isinstance(value, int) and value in TURNS else 1
-
-
-def focal_length_35mm(image: Image.Image) -> float | None:
-    """Return the EXIF focal length in mm as if on 35 mm film; None if there is none or it is invalid."""
-    try:
-        value = float(Image.Image.getexif(image).get_ifd(EXIF).get(FOCAL_LENGTH_35MM, 0))
-    except LIBRARY_ERRORS:
-        return None
-    return value if 1 <= value <= 2000 else None
-
-
-def oriented(image: Image.Image, orientation: int) -> Image.Image:
-    """Apply an EXIF orientation, 1 to 8."""
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
-
-
-def is_upright_size(stored: tuple[int, int], orientation: int, expected: tuple[float, float] | None) -> bool:
-    """Whether an expected width and height fit an image of the stored size only if its orientation is applied."""
-    fits_stored, fits_upright = _fits(stored, expected), _fits(stored[::-1], expected)
-    return orientation >= 5 and fits_upright and not fits_stored
-
-
-def is_raw_size(stored: tuple[int, int], orientation: int, expected: tuple[float, float] | None) -> bool:
-    """Whether an expected width and height fit an image of the stored size only if its orientation is not applied."""
-    fits_stored, fits_upright = _fits(stored, expected), _fits(stored[::-1], expected)
-    return orientation >= 5 and fits_stored and not fits_upright
-
-
-def _fits(size: tuple[int, int], expected: tuple[float, float] | None) -> bool:
-    """Whether a size has the expected aspect ratio, within a pixel and a hundredth."""
-    return expected is not None and abs(expected[0] / expected[1] * size[1] - size[0]) <= 1.5 + 0.01 * size[0]
 
 
 def _factor(size: tuple[int, int], enough: int | None) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """The two meanings of `--max-memory`, in bytes.
+    """The limits that the option `--max-memory` sets, in bytes: one number limits both.
 
     Attributes:
         weights: What weights on a GPU may take together; the others wait on the CPU. None for six tenths of the memory

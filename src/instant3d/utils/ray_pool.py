@@ -1,4 +1,4 @@
-"""A pool of actors on a Ray cluster that share a list of jobs; the only module that imports ray.
+"""Connection to a Ray cluster, and a pool of actors on it that share a list of jobs.
 
 The jobs of a lost actor are done by others. All machines need this package, the same Python and a shared disk.
 """
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from instant3d.utils.signals import handlers_kept
 
 LOSSES = 3  # of the actors that did a job, after which it is given up
 
@@ -49,7 +51,8 @@ def connected(address: str | None, workers: int | None) -> Iterator[Any]:
         raise ValueError("Ray is not installed: pip install 'instant3d[ray]', or leave --ray away") from error
     own = {"num_cpus": workers, "include_dashboard": False} if address is None else {"address": address}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+        with handlers_kept():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     except ConnectionError as error:
         raise ValueError(f"no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]})") from error
     try:

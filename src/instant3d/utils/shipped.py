@@ -35,10 +35,15 @@ def look_up(name: str | Path, folders: Sequence[str], suffix: str) -> Path | Non
 
 
 def find(name: str | Path, folders: Sequence[str], suffix: str = ".yaml") -> Path:
-    """Find a file as `look_up` does, but refuse a missing one.
+    """Find a file by its path, or a shipped one by its name.
+
+    Args:
+        name: As in `look_up`.
+        folders: As in `look_up`.
+        suffix: As in `look_up`.
 
     Raises:
-        FileNotFoundError: There is no such file; names the shipped ones.
+        FileNotFoundError: There is no such file; the message lists the shipped ones.
     """
     found = look_up(name, folders, suffix)
     if found is None:

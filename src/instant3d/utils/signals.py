@@ -13,7 +13,7 @@ NAMES = ("SIGTERM", "SIGHUP")
 
 
 class Terminated(SystemExit):
-    """The process was asked to end; its exit code is 128 plus the signal's number, as a shell gives it."""
+    """A signal ended the process; its exit code is 128 plus the signal's number, as a shell gives it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -23,8 +23,7 @@ class Terminated(SystemExit):
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Raise `Terminated` at SIGTERM and SIGHUP, so that half-written files are removed; an ignored one stays so."""
-    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in _numbers()}
     handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # as `nohup` does
     for number in handled:
         signal.signal(number, _terminated)
@@ -33,6 +32,20 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for number in handled:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Undo what a library does in the block to the handlers of SIGTERM and SIGHUP."""
+    before = {number: signal.getsignal(number) for number in _numbers()}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:  # which a library can only do in the main thread
+            signal.signal(number, handler)
+
+
+def _numbers() -> list[int]:
+    return [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 def _terminated(number: int, _: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Settings in YAML that others may have written."""
+"""Safe reading of untrusted settings in YAML."""
 
 from __future__ import annotations
 

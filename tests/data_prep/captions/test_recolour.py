@@ -2,10 +2,12 @@
 
 import json
 
+import no_pool
 import pytest
 import torch
 
 from data_prep.captions import recolour
+from data_prep.execution import process_pool
 from data_prep.procedural.colours import NAMED_COLOURS, nearest_name
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
@@ -26,6 +28,12 @@ def source(tmp_path):
     for name, caption in {"a": "red chair", "b": "armchair", "c": "apple"}.items():
         scenes.write(tmp_path / "in" / name, two_tone(), caption=caption)
     return tmp_path / "in"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """No processes, which take seconds to start."""
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
 
 
 def run(source, out, *more) -> dict[str, str]:
@@ -66,6 +74,7 @@ def test_recolour_puts_the_new_colour_in_place_of_the_old_in_captions(source, tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_recolour_leaves_out_held_out_pairs_even_under_a_longer_name(source, tmp_path):
     scenes.write(source / "d", two_tone(), caption="wooden chair")
     (tmp_path / "list.txt").write_text("# held out\na red chair\n")
@@ -75,6 +84,7 @@ def test_recolour_leaves_out_held_out_pairs_even_under_a_longer_name(source, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_recolour_options_keep_only_named_objects_and_the_first_frames(source, tmp_path):
     (tmp_path / "names.txt").write_text("apple\n")
     found = run(source, tmp_path / "out", "--only", tmp_path / "names.txt", "--frames", "2")
@@ -83,6 +93,7 @@ def test_recolour_options_keep_only_named_objects_and_the_first_frames(source, t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_recolour_with_a_few_colours_for_each_object_does_not_take_the_same_for_all(source, tmp_path):
     found = run(source, tmp_path / "out", "--colours", "3")
     colours = {name: {key.split("-")[1] for key in found if key.startswith(f"{name}-")} for name in "abc"}
@@ -98,6 +109,7 @@ def test_recolour_reads_captions_without_images(source, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_recolour_writes_nothing_in_a_second_run(source, tmp_path):
     run(source, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/transforms.json")}

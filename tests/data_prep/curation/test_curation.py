@@ -104,7 +104,7 @@ def test_features_resume_after_an_interruption_with_the_same_result(clip, folder
     whole = extended(tmp_path / "whole.safetensors", folder, ImageEncoder.from_pretrained(clip))
     seen = []
 
-    class Tired(ImageEncoder):
+    class InterruptedEncoder(ImageEncoder):
         def __call__(self, pictures):
             if len(seen) == 3:
                 raise KeyboardInterrupt
@@ -112,10 +112,10 @@ def test_features_resume_after_an_interruption_with_the_same_result(clip, folder
             return super().__call__(pictures)
 
     with pytest.raises(KeyboardInterrupt):
-        extended(tmp_path / "cut.safetensors", folder, Tired.from_pretrained(clip))
+        extended(tmp_path / "cut.safetensors", folder, InterruptedEncoder.from_pretrained(clip))
     assert not (tmp_path / "cut.safetensors").exists()
     seen.clear()
-    again = extended(tmp_path / "cut.safetensors", folder, Tired.from_pretrained(clip))
+    again = extended(tmp_path / "cut.safetensors", folder, InterruptedEncoder.from_pretrained(clip))
     assert len(seen) == 2  # the first part, of two scenes, was kept
     assert again.ids == whole.ids
     assert torch.equal(again.vectors, whole.vectors)

@@ -254,16 +254,16 @@ def test_demo_weights_parts_select_what_is_made(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         (["--parts", "stage3"], "parts are among stage1, stage2, direct, judge, got stage3"),
         (["--seconds", "0"], "seconds and workers must be positive"),
         (["--trainer", "one_gpu"], "needs a CUDA device"),
     ],
 )
-def test_demo_weights_refuse_what_cannot_be(tmp_path, capsys, words, complaint):
+def test_demo_weights_refuse_what_cannot_be(tmp_path, capsys, words, message):
     assert command.main([str(tmp_path), "-o", str(tmp_path / "out"), *words]) == 2
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_last_values_are_those_of_the_last_rows_that_have_them(tmp_path):

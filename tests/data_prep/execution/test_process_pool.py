@@ -1,4 +1,4 @@
-"""Processes that hang, crash, eat or refuse take nothing else with them, and go when their parent goes."""
+"""Processes that hang, crash, take memory or refuse a job end alone, and end when their parent ends."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ FIXTURES = Path(odd_jobs.__file__).parent
 
 
 def gone(process, within_s=5.0):
-    """Whether a process ends, or is a zombie that nobody has asked after."""
+    """Whether a process ends, or is a zombie whose parent has not waited for it."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         try:
@@ -33,11 +33,11 @@ def gone(process, within_s=5.0):
     return False
 
 
-def outcomes_of(*jobs, workers=2, timeout_s=20.0, max_memory=None, **terms):
+def outcomes_of(*jobs, workers=2, timeout_s=20.0, max_resident=None, **terms):
     return {
         outcome.job: outcome
         for outcome in process_pool.run(
-            odd_jobs.work, jobs, workers=workers, limits=JobLimits(timeout_s, max_memory), **terms
+            odd_jobs.work, jobs, workers=workers, limits=JobLimits(timeout_s, max_resident), **terms
         )
     }
 
@@ -49,7 +49,7 @@ def children():
 @pytest.fixture(scope="module")
 def outcomes():
     before = children()
-    jobs = ["one", "crash", "refuse", "two", "abort", "stumble", "hang", "fill", "three"]
+    jobs = ["one", "crash", "refuse", "two", "abort", "key-error", "hang", "fill", "three"]
     found = outcomes_of(*jobs, timeout_s=2.0, prepare=odd_jobs.prepare)
     assert children() == before
     return found
@@ -66,8 +66,8 @@ def test_pool_gives_a_result_for_every_job_whatever_the_others_do(outcomes):
     [
         ("crash", "crash", "the process died (exit code 7)"),
         ("abort", "crash", "the process died (SIGABRT: File "),
-        ("stumble", "crash", "the process died (exit code 1: KeyError: 'shoe')"),
-        ("refuse", "taste", "it is not to my taste"),
+        ("key-error", "crash", "the process died (exit code 1: KeyError: 'shoe')"),
+        ("refuse", "refused", "this job is refused"),
         ("hang", "timeout", "it took longer than 2 s"),
         ("fill", "full", "[Errno 28] No space left on device"),
     ],
@@ -79,12 +79,12 @@ def test_process_pool_failure_has_a_reason_and_a_kind(outcomes, job, kind, becau
 
 
 def test_process_pool_memory_limit_stops_a_job_and_the_others_go_on():
-    limit = odd_jobs.ATE // 2
-    outcomes = outcomes_of("eat", "one", workers=1, max_memory=limit)
+    limit = odd_jobs.ALLOCATED // 2
+    outcomes = outcomes_of("allocate", "one", workers=1, max_resident=limit)
     assert outcomes["one"].result == "ONE"
-    assert outcomes["eat"].kind == "memory"
-    assert f"more than {limit / 1e9:g}" in outcomes["eat"].failure
-    assert outcomes["eat"].seconds < 15
+    assert outcomes["allocate"].kind == "memory"
+    assert f"more than {limit / 1e9:g}" in outcomes["allocate"].failure
+    assert outcomes["allocate"].seconds < 15
 
 
 def test_pool_replaces_a_process_after_its_number_of_jobs():
@@ -96,7 +96,7 @@ def test_pool_replaces_a_process_after_its_number_of_jobs():
 
 def test_process_pool_ends_the_children_of_a_job_with_it_even_in_another_session(tmp_path):
     note = tmp_path / "note"
-    (outcome,) = process_pool.run(odd_jobs.work, [f"nurse {note}"], workers=1, limits=JobLimits(1.0))
+    (outcome,) = process_pool.run(odd_jobs.work, [f"start-child {note}"], workers=1, limits=JobLimits(1.0))
     assert outcome.kind == "timeout"
     assert all(gone(int(process)) for process in note.read_text().split())
 
@@ -106,7 +106,7 @@ def test_pool_workers_end_when_their_parent_is_killed(tmp_path):
     program = f"""
 import sys; sys.path.insert(0, {str(FIXTURES)!r})
 import odd_jobs; from data_prep.execution import process_limits, process_pool
-list(process_pool.run(odd_jobs.work, ["nurse {note}"], workers=1, limits=process_limits.JobLimits(60)))
+list(process_pool.run(odd_jobs.work, ["start-child {note}"], workers=1, limits=process_limits.JobLimits(60)))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
     while not (note.is_file() and note.read_text()):
@@ -139,7 +139,8 @@ def test_pool_that_is_left_early_leaves_no_process():
 
 
 @pytest.mark.parametrize(
-    ("prepare", "because"), [(odd_jobs.unprepared, "there is no ladder"), (odd_jobs.stillborn, "exit code 3")]
+    ("prepare", "because"),
+    [(odd_jobs.unprepared, "the process is not prepared"), (odd_jobs.exit_at_start, "exit code 3")],
 )
 def test_pool_without_a_process_that_starts_fails_no_job(prepare, because):
     with pytest.raises(ChildProcessError, match=because):

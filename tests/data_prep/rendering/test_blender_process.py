@@ -22,8 +22,8 @@ def process(monkeypatch):
     started.kill()
 
 
-def ask(process, what, timeout_s=20.0, max_memory=None):
-    return process.ask({"device": what}, [["uint8", [2, 3]]], timeout_s=timeout_s, max_memory=max_memory)
+def request(process, what, timeout_s=20.0, max_resident=None):
+    return process.request({"device": what}, [["uint8", [2, 3]]], timeout_s=timeout_s, max_resident=max_resident)
 
 
 @pytest.mark.slow
@@ -32,22 +32,22 @@ def ask(process, what, timeout_s=20.0, max_memory=None):
     [
         ("exit", {}, Crashed, "exit code 7.*last words: out of paint"),
         ("hang", {"timeout_s": 0.3}, TimeoutError, "in time"),
-        ("swell", {"max_memory": 100 << 20}, MemoryError, "more than 0.1 GiB"),
-        ("lie", {}, Crashed, "instead of"),
-        ("babble", {}, Crashed, "something else than a header"),
-        ("silence", {}, Crashed, "it fell silent"),
+        ("allocate", {"max_resident": 100 << 20}, MemoryError, "more than 0.1 GiB"),
+        ("wrong-shape", {}, Crashed, "instead of"),
+        ("no-header", {}, Crashed, "something else than a header"),
+        ("close", {}, Crashed, "it fell silent"),
     ],
 )
 def test_process_failures_are_errors_in_words(process, monkeypatch, what, limits, error, because):
     monkeypatch.setattr(blender_process, "LAST_S", 0.5)
     began = time.monotonic()
     with pytest.raises(error, match=because):
-        ask(process, what, **limits)
+        request(process, what, **limits)
     assert time.monotonic() - began < 10
 
 
 def test_process_answer_comes_with_its_numbers(process):
-    _, (array,) = ask(process, "count")
+    _, (array,) = request(process, "count")
     np.testing.assert_array_equal(array, [[0, 1, 2], [3, 4, 5]])
     assert array.dtype == np.uint8
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import endless_object
 import full_disk
+import no_pool
 import numpy as np
 import pytest
 import torch
 import trimesh
 
 from benchmarks import planted
-from data_prep.execution import locked_tempdir
+from data_prep.execution import locked_tempdir, process_pool
 from data_prep.execution.process_limits import JobLimits
 from data_prep.manifests import failure_log, object_manifest
 from data_prep.manifests.object_manifest import Item
@@ -83,7 +84,8 @@ def test_object_that_is_tiny_in_its_bounds_is_refused(tmp_path):
         render.render_object(render.Job(Item("a", tmp_path / "a.obj", None, {}), tmp_path / "s", SMALL, "embree"))
 
 
-def test_render_command_renders_a_folder_once_and_reports_failures(tmp_path, capsys):
+def test_render_command_renders_a_folder_once_and_reports_failures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(process_pool, "run", no_pool.run)
     objects, out = tmp_path / "objects", tmp_path / "out"
     (objects / "more").mkdir(parents=True)
     write_ball(objects / "good.glb")
@@ -208,7 +210,7 @@ def test_failure_log_counts_a_first_failure_that_a_killed_run_has_noted(tmp_path
     notes += [{"id": "c", "kind": "timeout", "attempts": 2}]
     (tmp_path / failure_log.FILE).write_text(rows(*notes) + '{"id": "d", "ki')  # killed at the fourth
     with failure_log.FailureLog(tmp_path) as known:
-        assert [name for name in "abcd" if known.deserves_another(name)] == ["a"]
+        assert [name for name in "abcd" if known.may_retry(name)] == ["a"]
         assert set(known.rows) == {"a", "b", "c"}
         known.add({"id": "e", "kind": "blank", "attempts": 1})
     assert set(failure_log.read(tmp_path / failure_log.FILE)) == {"a", "b", "c", "e"}
@@ -228,7 +230,7 @@ def test_render_never_writes_from_two_runs_into_one_folder(tmp_path):
 def test_run_stats_line_has_rate_and_remaining_time(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(run_stats.time, "monotonic", lambda: now)
-    count = run_stats.RunStats(total=101, since=now, said=now)
+    count = run_stats.RunStats(total=101, since=now, printed_at=now)
     now += 30  # to start up, which is not to come again
     count.finished(10)
     now += 600

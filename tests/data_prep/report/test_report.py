@@ -71,8 +71,8 @@ def test_report_has_both_ends_of_a_ranking(place, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_report_page_escapes_hostile_text_in_a_browser(place, tmp_path):
-    patients, findings = check.check_scenes([place], jobs=1)
-    (tmp_path / "doctor.json").write_text(json.dumps(check.report(patients, findings)))
+    reports, findings = check.check_scenes([place], jobs=1)
+    (tmp_path / "doctor.json").write_text(json.dumps(check.report(reports, findings)))
     arguments = [str(place), "-o", str(tmp_path / "page.html"), "--doctor", str(tmp_path / "doctor.json")]
     assert report.main(arguments) == 0
     with browser.chromium() as running:

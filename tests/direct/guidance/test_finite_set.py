@@ -96,11 +96,11 @@ def test_finite_set_prompt_with_a_comma_is_no_view():
 
 
 @pytest.mark.parametrize(
-    ("prompt", "complaint"), [("a spoon", "shows? 1 prompts, and 'a spoon' is none"), ("cup, side view", "no image")]
+    ("prompt", "message"), [("a spoon", "shows? 1 prompts, and 'a spoon' is none"), ("cup, side view", "no image")]
 )
-def test_finite_set_refuses_a_prompt_of_no_image(prompt, complaint):
+def test_finite_set_refuses_a_prompt_of_no_image(prompt, message):
     guidance = FiniteSetGuidance(some_images(1), ["cup"], torch.tensor([FRONT]))
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         guidance.embed_prompts([prompt])
 
 

@@ -16,6 +16,8 @@ from instant3d.modules.diffusion.components import without_warnings
 from instant3d.modules.diffusion.stable_diffusion import StableDiffusionGuidance
 from instant3d.modules.diffusion.text import TextEmbedding
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red fire hydrant, front view", "", "a blue wooden chair, back view"]
 T = torch.tensor([20, 500, 980])
 
@@ -42,7 +44,6 @@ def random_images(side, count=3, seed=0):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_encode_images_agrees_with_diffusers_image_to_image_pipeline(name, folders, models):
     from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline
@@ -58,7 +59,6 @@ def test_encode_images_agrees_with_diffusers_image_to_image_pipeline(name, folde
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_encode_images_gives_one_colour_the_same_latents_at_every_size(models):
     flat = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None]
     expected = models["sd"].encode_images(flat.expand(1, 3, 64, 64))
@@ -68,7 +68,6 @@ def test_encode_images_gives_one_colour_the_same_latents_at_every_size(models):
         )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 256])
 def test_encode_images_resizes_as_pillow_does(side, models):
     image = random_images(side, 1)
@@ -79,7 +78,6 @@ def test_encode_images_resizes_as_pillow_does(side, models):
     )
 
 
-@pytest.mark.slow
 def test_encode_images_samples_latents_around_the_mean_with_the_posteriors_spread(folders):
     drawing = StableDiffusionGuidance.from_pretrained(
         folders["sd"], sample=True, generator=torch.Generator().manual_seed(0)
@@ -119,7 +117,6 @@ def test_encode_images_keeps_a_gradient_beyond_white(models):
     assert (images.grad.abs() > 0).float().mean() > 0.9
 
 
-@pytest.mark.slow
 def test_predict_noise_of_stable_diffusion_is_its_unets_output_for_the_pipelines_embedding(folders, models):
     from diffusers import StableDiffusionPipeline
 
@@ -143,7 +140,6 @@ def test_predict_noise_converts_velocity_to_the_same_models_noise(folders, model
     torch.testing.assert_close(noise_process.add_noise(z, eps, model.abar[T]), x_t)
 
 
-@pytest.mark.slow
 def test_predict_noise_of_sdxl_passes_sizes_and_summary_as_its_own_pipeline(folders, models):
     from diffusers import StableDiffusionXLPipeline
 
@@ -190,7 +186,6 @@ def test_mix_conditions_mixes_sdxl_embeddings_between_views_with_their_summaries
     assert conditions.tokens[1].abs().max() == conditions.pooled[1].abs().max() == 0  # SDXL's empty prompt
 
 
-@pytest.mark.slow
 def test_guidance_in_half_precision_predicts_in_float32_and_keeps_a_vae_that_overflows_in_float32(tmp_path):
     folder = tiny_stable_folder(tmp_path, force_upcast=True)
     half, full = (
@@ -215,7 +210,6 @@ def test_guidance_inside_autocast_is_unchanged(models):
         )
 
 
-@pytest.mark.slow
 def test_guidance_size_that_is_no_multiple_of_a_latent_is_refused(folders):
     with pytest.raises(ValueError, match="one latent of 8 pixels, so images of 100 do not fit; give a multiple of 8"):
         StableDiffusionGuidance.from_pretrained(folders["sd"], size=100)
@@ -238,7 +232,6 @@ def test_from_pretrained_refuses_a_hub_id_that_cannot_be_reached_in_one_sentence
         StableDiffusionGuidance.from_pretrained("no-such-folder")
 
 
-@pytest.mark.slow
 def test_from_pretrained_refuses_other_kinds_of_model_and_parts_of_two_models(folders, tmp_path):
     model = shutil.copytree(folders["sd"], tmp_path / "model")
     index = json.loads((model / "model_index.json").read_text())

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
+def small_images(monkeypatch):
     """Films and sheets of a few small images: random weights fill the whole cube, which is slow to see through."""
     monkeypatch.setattr("instant3d.pipelines.results.SMALLEST", 8)
     monkeypatch.setattr("instant3d.pipelines.results.LARGEST", 8)
@@ -39,7 +39,7 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     """A red oblong right of the middle of nothing."""
     image = Image.new("RGBA", (90, 60))
     image.paste((220, 30, 20, 255), (50, 10, 80, 50))
@@ -56,7 +56,9 @@ def scene(folder, cameras):
 @pytest.fixture
 def run(capsys):
     def run(*arguments):
-        code = cli.main([str(argument) for argument in (*arguments, "--resolution", 8, "--device", "cpu")])
+        code = cli.main(
+            [str(argument) for argument in (*arguments, "--resolution", 8, "--texture", 64, "--device", "cpu")]
+        )
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -64,8 +66,8 @@ def run(capsys):
 
 
 @pytest.mark.parametrize("family", ["openlrm", "triposr"])
-def test_reconstruct_turns_an_image_into_a_folder_of_results_and_one_line(run, picture, weights, tmp_path, family):
-    code, out, err = run("reconstruct", picture, "--weights", weights / family, "-o", tmp_path / "out")
+def test_reconstruct_turns_an_image_into_a_folder_of_results_and_one_line(run, image, weights, tmp_path, family):
+    code, out, err = run("reconstruct", image, "--weights", weights / family, "-o", tmp_path / "out")
     assert (code, out.count("\n"), err) == (0, 1, "")
     assert "from 1 view in" in out
     record = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -74,8 +76,8 @@ def test_reconstruct_turns_an_image_into_a_folder_of_results_and_one_line(run, p
     assert {"views", "mesh.glb", "triplane.safetensors", "turntable.mp4", "sheet.png"} <= set(record["files"])
 
 
-def test_reconstruct_writes_its_input_as_a_scene_that_gives_the_same_result(run, picture, weights, tmp_path):
-    run("reconstruct", picture, "--weights", weights / "triposr", "-o", tmp_path / "out")
+def test_reconstruct_writes_its_input_as_a_scene_that_gives_the_same_result(run, image, weights, tmp_path):
+    run("reconstruct", image, "--weights", weights / "triposr", "-o", tmp_path / "out")
     shown = scenes.read(tmp_path / "out" / "views")
     architecture = Reconstructor.from_pretrained(weights / "triposr").architecture
     torch.testing.assert_close(
@@ -92,18 +94,18 @@ def test_reconstruct_writes_its_input_as_a_scene_that_gives_the_same_result(run,
 
 
 @pytest.mark.parametrize(
-    ("family", "options", "complaint"),
+    ("family", "options", "message"),
     [
         ("instantmesh", [], "makes an object of several posed views"),
         ("triposr", ["--views", "0"], "leave out --views"),
     ],
 )
 def test_reconstruct_with_an_unsuitable_image_is_one_sentence(
-    run, picture, weights, tmp_path, family, options, complaint
+    run, image, weights, tmp_path, family, options, message
 ):  # fmt: skip
-    code, out, err = run("reconstruct", picture, "--weights", weights / family, "-o", tmp_path / "out", *options)
+    code, out, err = run("reconstruct", image, "--weights", weights / family, "-o", tmp_path / "out", *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert complaint in err
+    assert message in err
     assert "--debug" not in err
     assert not (tmp_path / "out").exists()
 

@@ -35,7 +35,7 @@ def settings(golden):
     return json.loads((golden.folder / "config.json").read_text())
 
 
-def complaint(capsys, *arguments):
+def error_message(capsys, *arguments):
     capsys.readouterr()
     assert cli.main(["convert", *map(str, arguments)]) == 2
     error = capsys.readouterr().err
@@ -100,7 +100,7 @@ def test_convert_names_every_missing_and_unexpected_key_and_writes_nothing(golde
     foreign = [prefix + "transformer.colour", prefix + "backbone.3"]
     save_file(kept | {key: torch.zeros(2) for key in foreign}, tmp_path / "weights.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(settings(golden)))
-    error = complaint(capsys, golden.family, tmp_path, "-o", tmp_path / "out")
+    error = error_message(capsys, golden.family, tmp_path, "-o", tmp_path / "out")
     for key in [*lost, *foreign]:
         assert key.removeprefix(prefix) in error
     assert not (tmp_path / "out").exists()
@@ -117,7 +117,7 @@ def test_convert_names_a_tensor_of_another_shape(golden, tmp_path, capsys):
     )
     save_file(golden.weights | {last: torch.zeros(5)}, tmp_path / "weights.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(settings(golden)))
-    assert "decoder.last.bias (5,) for (4,)" in complaint(capsys, golden.family, tmp_path, "-o", tmp_path / "out")
+    assert "decoder.last.bias (5,) for (4,)" in error_message(capsys, golden.family, tmp_path, "-o", tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ class Evil:
 
 def test_convert_refuses_a_pickle_with_code_in_it_unexecuted(tmp_path, capsys):
     torch.save({"state_dict": Golden("triposr").weights, "more": Evil()}, tmp_path / "model.ckpt")
-    assert "not opened" in complaint(capsys, "triposr", tmp_path / "model.ckpt", "-o", tmp_path / "out")
+    assert "not opened" in error_message(capsys, "triposr", tmp_path / "model.ckpt", "-o", tmp_path / "out")
     assert "executed" not in capsys.readouterr().out
 
 
@@ -164,7 +164,7 @@ def test_convert_requires_heads_and_reads_them_from_any_kind_of_configuration(tm
     golden = Golden("instantmesh")
     file = tmp_path / "instant_nerf.ckpt"
     torch.save({"state_dict": golden.weights}, file)
-    assert "--config" in complaint(capsys, "instantmesh", file, "-o", tmp_path / "out")
+    assert "--config" in error_message(capsys, "instantmesh", file, "-o", tmp_path / "out")
     sizes = {"transformer_dim": 64, "transformer_layers": 3, "transformer_heads": 4, "triplane_low_res": 16}
     own = {"model_config": {"target": "InstantNeRF", "params": sizes}, "vit": {"num_attention_heads": 4}}
     (tmp_path / "nerf.yaml").write_text(yaml.safe_dump(own))
@@ -172,8 +172,8 @@ def test_convert_requires_heads_and_reads_them_from_any_kind_of_configuration(tm
     assert (network.architecture.heads, network.architecture.encoder_heads) == (4, 4)
     own["model_config"]["params"]["transformer_layers"] = 5
     (tmp_path / "nerf.yaml").write_text(yaml.safe_dump(own))
-    said = complaint(capsys, "instantmesh", file, "--config", tmp_path / "nerf.yaml", "--check")
-    assert "transformer_layers = 5" in said
+    message = error_message(capsys, "instantmesh", file, "--config", tmp_path / "nerf.yaml", "--check")
+    assert "transformer_layers = 5" in message
 
 
 @pytest.mark.slow
@@ -225,15 +225,15 @@ def test_convert_downloads_a_hub_id_and_a_file_of_it_may_be_named(tmp_path, monk
 def test_convert_source_that_does_not_exist_is_no_hub_id(wrong, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(source, "snapshot", lambda name, patterns: tmp_path)
-    assert re.search("neither|no weights|no file", complaint(capsys, "triposr", wrong, "-o", tmp_path / "out"))
+    assert re.search("neither|no weights|no file", error_message(capsys, "triposr", wrong, "-o", tmp_path / "out"))
 
 
 def test_convert_refuses_related_networks_with_the_reason(tmp_path, capsys):
     golden = Golden("instantmesh")
     mesh = {key.replace("decoder.net.", "decoder.net_sdf."): value for key, value in golden.weights.items()}
     save_file(mesh, tmp_path / "weights.safetensors")
-    assert "instant_nerf" in complaint(capsys, "instantmesh", tmp_path, "-o", tmp_path / "out")
-    assert "not a TripoSR checkpoint" in complaint(capsys, "triposr", golden.folder, "-o", tmp_path / "out")
+    assert "instant_nerf" in error_message(capsys, "instantmesh", tmp_path, "-o", tmp_path / "out")
+    assert "not a TripoSR checkpoint" in error_message(capsys, "triposr", golden.folder, "-o", tmp_path / "out")
 
 
 @pytest.mark.slow

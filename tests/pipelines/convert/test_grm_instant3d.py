@@ -21,6 +21,8 @@ from instant3d.stage1.initial_noise import start_image
 from instant3d.stage1.sampler import GridSampler, spaced_scheduler
 from instant3d.stage1.sampling_options import Sampling
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = GoldenGenerator("grm-instant3d")
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 SAMPLING = Sampling(steps=8, guidance=5.0)
@@ -103,7 +105,6 @@ def test_start_is_the_blob_sampled_and_fused_as_in_the_released_code(components,
     assert error(sampler.start(scheduler, SAMPLING, [0]), GOLDEN.outputs["start_latents"]) < 1e-5
 
 
-@pytest.mark.slow
 def test_every_step_and_the_image_are_those_of_the_released_code(components, recorded_noise, monkeypatch):
     states, step = [], Euler.step
 
@@ -157,7 +158,6 @@ def test_released_sizes_are_those_that_diffusers_publishes_for_sdxl():
         )
 
 
-@pytest.mark.slow
 def test_plain_diffusers_opens_the_folder_and_predicts_the_same(folder):
     from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 

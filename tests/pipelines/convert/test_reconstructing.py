@@ -14,8 +14,8 @@ from instant3d.stage2.view_checks import assumed_camera, resize_inputs
 from instant3d.views import Views
 
 
-class Seen(Exception):
-    """Carries what the network was given."""
+class NetworkInput(Exception):
+    """Raised in place of the network's pass, with its input."""
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def shown_to(family, scene, tmp_path, monkeypatch, **options):
     convert.convert(family, Golden(family).folder, tmp_path / "weights", image_size=112)
 
     def stop(self, views):
-        raise Seen(self, views)
+        raise NetworkInput(self, views)
 
     monkeypatch.setattr(Reconstructor, "triplane", stop)
-    with pytest.raises(Seen) as seen:
+    with pytest.raises(NetworkInput) as raised:
         reconstruct(scene, tmp_path / "out", weights=tmp_path / "weights", device="cpu", **options)
-    return seen.value.args
+    return raised.value.args
 
 
 @pytest.mark.slow

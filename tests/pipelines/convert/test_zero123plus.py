@@ -13,6 +13,8 @@ from instant3d.modules.diffusion.zero123plus import Zero123Plus, Zero123PlusSamp
 from instant3d.modules.diffusion.zero123plus_parts import NETWORKS, Zero123PlusParts
 from instant3d.pipelines.convert import zero123plus as converter
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = GoldenGenerator("zero123plus")
 
 
@@ -87,7 +89,6 @@ def test_unet_predicts_what_its_authors_pipeline_predicts(generator, conditions,
     assert error(v, GOLDEN.outputs["unet_output"][step]) < 1e-4
 
 
-@pytest.mark.slow
 def test_every_step_and_the_image_are_those_of_its_authors_pipeline(generator, conditions, monkeypatch):
     states, step = [], model.ancestral_step
     monkeypatch.setattr(model, "ancestral_step", lambda *given: states.append(step(*given)) or states[-1])

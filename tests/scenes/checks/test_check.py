@@ -104,8 +104,8 @@ def test_check_names_and_repairs_a_mistaken_convention(tmp_path, meaning):
     assert (found.kind, found.fix) == ("camera convention", meaning)
     assert found.sure > 0.9
     assert "px" in found.evidence
-    (cured,) = check.fix_scenes([found])
-    assert cured.fixed
+    (repaired,) = check.fix_scenes([found])
+    assert repaired.fixed
     assert (folder / "transforms.json.before-doctor").read_bytes() == wrong
     after = scenes.document(folder)
     for k in range(before.count):
@@ -126,17 +126,17 @@ def test_check_cannot_tell_two_conventions_of_a_ball_apart_and_leaves_it_alone(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("others", "cured"), [(9, True), (3, False)])
-def test_check_repairs_a_ball_with_enough_scenes_of_one_convention_beside_it(tmp_path, others, cured):
+@pytest.mark.parametrize(("others", "repaired"), [(9, True), (3, False)])
+def test_check_repairs_a_ball_with_enough_scenes_of_one_convention_beside_it(tmp_path, others, repaired):
     ball, first = put(tmp_path / "ball", "sphere"), put(tmp_path / "thing0")
     for k in range(1, others):
         shutil.copytree(first, tmp_path / f"thing{k}")
     for folder in tmp_path.iterdir():
         write_matrices(folder, "camera-to-world, OpenCV")
     found = [finding for finding in check.fix_scenes(findings(tmp_path)) if finding.scene == str(ball)]
-    assert [(finding.kind, finding.fixed) for finding in found] == [("camera convention", cured)]
+    assert [(finding.kind, finding.fixed) for finding in found] == [("camera convention", repaired)]
     exact = np.allclose(scenes.document(ball).frame(0).cam_to_world, AROUND.cam_to_world[0], atol=1e-6)
-    assert exact == cured
+    assert exact == repaired
 
 
 @pytest.mark.slow
@@ -269,9 +269,9 @@ def test_check_notes_a_missing_caption(tmp_path, caption):
 
 
 @pytest.fixture(scope="module")
-def flock(tmp_path_factory):
+def six_scenes(tmp_path_factory):
     """Six scenes of differing objects."""
-    folder = tmp_path_factory.mktemp("flock")
+    folder = tmp_path_factory.mktemp("six_scenes")
     for k in range(6):
         balls = [(*ball[:3], ball[3] * (1 - 0.1 * k)) for ball in BALLS["tripod"]]
         put(folder / f"thing{k}", balls=balls, color=(0.1 + 0.15 * k, 0.5, 0.9 - 0.15 * k))
@@ -279,20 +279,20 @@ def flock(tmp_path_factory):
 
 
 @pytest.fixture
-def herd(flock, tmp_path):
-    """A copy of some of the flock, to be spoilt."""
+def scenes_folder(six_scenes, tmp_path):
+    """Copy some of the six scenes to a folder, where a test may damage them."""
 
     def some(count):
         for k in range(count):
-            shutil.copytree(flock / f"thing{k}", tmp_path / "herd" / f"thing{k}")
-        return tmp_path / "herd"
+            shutil.copytree(six_scenes / f"thing{k}", tmp_path / "scenes_folder" / f"thing{k}")
+        return tmp_path / "scenes_folder"
 
     return some
 
 
 @pytest.mark.slow
-def test_check_reports_a_scene_of_another_length_than_those_beside_it(herd):
-    folder = herd(6)
+def test_check_reports_a_scene_of_another_length_than_those_beside_it(scenes_folder):
+    folder = scenes_folder(6)
     edit(folder / "thing3", lambda content: content["frames"].pop())
     (folder / "thing3" / "images" / "0005.png").unlink()
     assert [(found.kind, found.scene) for found in findings(folder)] == [("frame count", str(folder / "thing3"))]
@@ -306,8 +306,8 @@ def test_check_reports_an_image_that_no_frame_names(tmp_path):
 
 
 @pytest.mark.slow
-def test_check_reports_an_object_rendered_twice_once(herd):
-    folder = herd(3)
+def test_check_reports_an_object_rendered_twice_once(scenes_folder):
+    folder = scenes_folder(3)
     shutil.copytree(folder / "thing1", folder / "copy")
     edit(folder / "copy", lambda content: content.update(id="another"))
     (found,) = findings(folder)
@@ -316,8 +316,8 @@ def test_check_reports_an_object_rendered_twice_once(herd):
 
 
 @pytest.mark.slow
-def test_check_reports_an_id_given_twice(herd):
-    folder = herd(2)
+def test_check_reports_an_id_given_twice(scenes_folder):
+    folder = scenes_folder(2)
     edit(folder / "thing1", lambda content: content.update(id="thing0"))
     assert kinds(folder) == ["duplicate"]
 
@@ -337,16 +337,16 @@ def test_check_reports_an_id_given_twice(herd):
     ],
     ids=["document", "no document", "missing", "image", "size", "matrix", "lens", "entry"],
 )
-def test_check_reports_what_cannot_be_read_and_goes_on(herd, spoil):
-    folder = herd(2)
+def test_check_reports_what_cannot_be_read_and_goes_on(scenes_folder, spoil):
+    folder = scenes_folder(2)
     spoil(folder / "thing1")
     (found,) = findings(folder)
     assert (found.kind, found.scene) == ("unreadable", str(folder / "thing1"))
 
 
 @pytest.mark.slow
-def test_doctor_command_prints_repairs_and_reports(herd, tmp_path, capsys):
-    folder = herd(3)
+def test_doctor_command_prints_repairs_and_reports(scenes_folder, tmp_path, capsys):
+    folder = scenes_folder(3)
     write_matrices(folder / "thing0", "world-to-camera, OpenCV")
     asked = ["doctor", str(folder), "--jobs", "1", "-o", str(tmp_path / "report.json")]
     assert main(asked) == 1
@@ -360,9 +360,9 @@ def test_doctor_command_prints_repairs_and_reports(herd, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_check_finds_the_same_with_two_processes_as_with_one(herd, monkeypatch):
+def test_check_finds_the_same_with_two_processes_as_with_one(scenes_folder, monkeypatch):
     monkeypatch.setattr(check, "AT_ONCE", 1)
-    folder = herd(3)
+    folder = scenes_folder(3)
     write_matrices(folder / "thing0", "world-to-camera, OpenCV")
     assert check.check_scenes([folder], jobs=2) == check.check_scenes([folder], jobs=1)
 

@@ -98,7 +98,7 @@ class FiniteSetConfig(GuidanceConfig):
         return guidance, cameras
 
     def cameras(self) -> Cameras:
-        """Those of the first scene, which `load` compares with the others."""
+        """The cameras (V,) of the first scene, which `load` compares with those of the others."""
         return scenes.read(self._folders()[0], size=self.size, maps=()).views.cameras
 
     def _folders(self) -> list[Path]:

@@ -125,6 +125,12 @@ class FiniteSetGuidance:
 
 
 def scaled_linear(steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
-    """abar (T,) of Stable Diffusion's schedule in float64: square roots of beta rise linearly (Rombach et al. 2022)."""
+    """abar (steps,) of Stable Diffusion's schedule, in float64 (Rombach et al. 2022).
+
+    Args:
+        steps: Number of timesteps.
+        start: First beta.
+        end: Last beta; the square roots of beta rise linearly.
+    """
     beta = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
     return (1 - beta).cumprod(0)

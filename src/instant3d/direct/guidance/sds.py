@@ -50,7 +50,7 @@ def sample_timesteps(
 
 
 def timestep_weight(abar_t: Tensor, kind: Weight = "dreamfusion") -> Tensor:
-    """Weight w(t) of timesteps; the paper says only that it depends on alpha_t, threestudio offers these.
+    """Weight w(t) of timesteps; the paper states only that it depends on alpha_t, threestudio has these.
 
     Args:
         abar_t: Share of signal.
@@ -112,7 +112,13 @@ def predict_noise(guidance: DiffusionGuidance, x_t: Tensor, t: Tensor, condition
 
 
 def classifier_free_guidance(e_uncond: Tensor, e_positive: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022): scale 0 ignores the prompt, 1 is the prompt's own prediction."""
+    """Guided noise e_uncond + scale (e_positive - e_uncond) (Ho and Salimans 2022).
+
+    Args:
+        e_uncond: Noise predicted for the empty prompt, (B, ...).
+        e_positive: Noise predicted for the prompt, (B, ...).
+        scale: 0 ignores the prompt, 1 is the prompt's own prediction.
+    """
     return e_uncond + scale * (e_positive - e_uncond)
 
 

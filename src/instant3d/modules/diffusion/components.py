@@ -28,6 +28,7 @@ SAMPLERS = {
     "ddim": "DDIMScheduler",
     "euler": "EulerDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",  # second order, multistep (Lu et al. 2022, DPM-Solver++ 2M)
+    "lcm": "LCMScheduler",  # for weights distilled to few steps (Luo et al. 2023); adds new noise at every step
 }
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -219,7 +220,7 @@ def build_scheduler(config: Mapping[str, Any], name: str, spacing: str | None = 
         name: Key of SAMPLERS.
         spacing: Which of the T = 1000 training timesteps n steps visit: "leading" multiples of T // n (so that
             sampling begins below T: at 958 of 999 for 30 steps of SDXL), "trailing" those that end at T - 1,
-            "linspace" both ends; by default what `config` says. Lin et al. 2023 (table 2) find trailing best for few
+            "linspace" both ends; by default that of `config`. Lin et al. 2023 (table 2) find trailing best for few
             steps. DDIM, which diffusers lets step by T // n whatever is visited, takes trailing in linspace's place.
 
     Raises:
@@ -266,6 +267,16 @@ def merge_lora(unet: Any) -> Any:
     unet.fuse_lora()
     unet.unload_lora()
     return unet.requires_grad_(True)
+
+
+def save_lora(unet: Any, folder: str | Path) -> None:
+    """Write the LoRA weights of `with_lora` alone, as `pytorch_lora_weights.safetensors` in diffusers' naming."""
+    from diffusers import StableDiffusionXLPipeline
+    from peft import get_peft_model_state_dict
+
+    layers = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(unet).items()}
+    settings = unet.peft_config["default"].to_dict()
+    StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
 
 
 def with_xformers(unet: Any) -> Any:

@@ -35,7 +35,13 @@ class DecodingMemory:
 
     @classmethod
     def of(cls, total: int, jobs: int, turn: AbstractContextManager[object]) -> DecodingMemory:
-        """Divide `total` bytes: one half among all processes, the other for one large image at a time."""
+        """Divide memory among processes: one half in equal shares, the other for one large image at a time.
+
+        Args:
+            total: Bytes of all processes together.
+            jobs: Number of processes; a single one gets everything.
+            turn: The same lock in all processes, held while a large image is decoded.
+        """
         return cls(total, total) if jobs <= 1 else cls(total // 2 // jobs, total // 2, turn)
 
     @contextmanager

@@ -101,10 +101,7 @@ def _rays(shapes: Silhouettes, cameras: Cameras) -> tuple[Tensor, Tensor]:
 
 
 def _span(cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Return the point (3,) nearest to all optical axes, and the radius around it (V, 1) that each camera sees.
-
-    It is scale-free, because a world in other units is not a contradiction.
-    """
+    """Return the point (3,) nearest to all optical axes, and the radius around it (V, 1) in each camera's view."""
     forward = cameras.cam_to_world[:, :3, 2]
     across = torch.eye(3) - forward[:, :, None] * forward[:, None, :]
     weight = across.sum(0) + 1e-4 * torch.eye(3)

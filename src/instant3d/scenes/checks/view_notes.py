@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from instant3d.scenes.checks import camera_hypotheses, silhouettes
-from instant3d.scenes.checks.scene_checks import extent_findings
+from instant3d.scenes.checks.camera_checks import extent_findings
 from instant3d.scenes.scene_folder import Scene
 
 VISIBLE = 0.5  # alpha of a pixel that shows the object
 
 
 def view_notes(scene: Scene) -> list[str]:
-    """Return what contradicts the promise that cameras (V,) show an object in the cube [-1, 1]^3, one line each.
+    """Return one line for each contradiction of views to their cameras, or to an object in the cube [-1, 1]^3.
 
     Args:
         scene: Views as they were read; fewer than three that show something are not judged.

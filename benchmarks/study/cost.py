@@ -1,0 +1,122 @@
+"""The cost of a variant: parameters, floating-point operations of a training step, seconds to planes on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.utils.flop_counter import FlopCounterMode
+
+from instant3d.cameras import structured_cameras
+from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDataset
+from instant3d.stage2.module import Stage2Module
+from instant3d.stage2.network import Reconstructor
+from instant3d.training.arguments import expand_options
+from instant3d.views import Views
+
+EXAMPLES = 512  # at the beginning of training, whose order is recorded
+REPEATS = 5  # of a timed pass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a variant costs, apart from time.
+
+    Attributes:
+        parameters: Number of trained parameters.
+        flops_per_step: Floating-point operations of a training step, forward and backward, in matrix products,
+            convolutions and attention (`torch.utils.flop_counter`), two for each product and sum.
+        batch_size: Objects of a step.
+        data_order: Hash of the scenes of the first examples, in the order in which they are trained on.
+    """
+
+    parameters: int
+    flops_per_step: int
+    batch_size: int
+    data_order: str
+
+
+class _Configured(LightningCLI):
+    """Builds module and data from the options of `instant3d fit stage2`, without training."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link the image size of the network to the data, as training does."""
+        parser.link_arguments("model.architecture.image_size", "data.image_size")
+
+
+def measure(options: Sequence[str]) -> Cost:
+    """Measure a variant on the CPU, on one object, whose operations are multiplied by the batch size.
+
+    Args:
+        options: Configs and options of `instant3d fit stage2`.
+
+    Raises:
+        ValueError: An option is unknown or a value is out of range.
+    """
+    module, data = _configured(options)
+    dataset = cast(TrainDataset, data.train_dataloader().dataset)
+    parameters = sum(parameter.numel() for parameter in module.network.parameters())
+    flops = step_flops(module, dataset[0][None])
+    return Cost(parameters, flops * data.batch_size, data.batch_size, data_order(dataset))
+
+
+def _configured(options: Sequence[str]) -> tuple[Stage2Module, SceneDataModule]:
+    from jsonargparse import ArgumentError
+
+    try:
+        built = _Configured(
+            Stage2Module,
+            SceneDataModule,
+            args=expand_options(options, "stage2"),
+            run=False,
+            save_config_callback=None,
+            parser_kwargs={"exit_on_error": False},
+            trainer_defaults={"use_distributed_sampler": False, "logger": False},
+        )
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return cast(Stage2Module, built.model), cast(SceneDataModule, built.datamodule)
+
+
+def step_flops(module: Stage2Module, batch: ReconstructionBatch) -> int:
+    """Floating-point operations of a training step, forward and backward."""
+    module.log = module.log_dict = _ignore  # type: ignore[assignment, method-assign]  # there is no trainer
+    with FlopCounterMode(display=False) as counter:
+        module.training_step(batch, 0).backward()
+    return counter.get_total_flops()
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Log nothing."""
+
+
+def data_order(dataset: TrainDataset) -> str:
+    """Hash of the scenes of the first examples in their order."""
+    names = [str(dataset.scenes.document(dataset.order(k)).where) for k in range(EXAMPLES)]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def seconds_to_planes(weights: Path) -> float:
+    """Median time in seconds from four views to the planes of one object on the CPU, loading excluded.
+
+    Args:
+        weights: Folder of weights.
+    """
+    network = Reconstructor.from_pretrained(weights)
+    size = network.image_size
+    rgb = torch.rand(1, 4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    views = Views(rgb, torch.ones_like(rgb[:, :, :1]), structured_cameras()[None])
+    taken = []
+    for _ in range(1 + REPEATS):  # the first one warms up
+        start = time.perf_counter()
+        with torch.no_grad():
+            network.triplane(views)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])

@@ -1,0 +1,243 @@
+"""The architecture study: its trials, its bands of objects, its comparison."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import ball_views
+import pytest
+import torch
+import yaml
+
+from benchmarks.study import report, trial
+from benchmarks.study.__main__ import _run, main
+from benchmarks.study.bands import Shape, perimeter
+from benchmarks.study.cost import step_flops
+from instant3d import scenes
+from instant3d.cameras import Cameras, random_sphere, structured_cameras
+from instant3d.stage2.augmentation import ViewSampling
+from instant3d.stage2.data import ReconstructionBatch
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
+from instant3d.stage2.network import Architecture
+from instant3d.utils import shipped
+from instant3d.utils.yaml_files import load_yaml
+from instant3d.views import Views
+
+TINY = {
+    "image_size": 16, "encoder": "plucker", "encoder_width": 16, "encoder_depth": 0, "encoder_heads": 1, "patch": 8,
+    "width": 16, "depth": 1, "heads": 1, "token_side": 4, "plane_side": 16, "channels": 12, "decoder_width": 16,
+    "decoder_layers": 2, "density": "exp", "lift_side": 16, "lift_width": 16,
+}  # fmt: skip
+CHECKPOINT = {"every_n_train_steps": 10, "save_top_k": 0, "save_last": True}
+BASE = {
+    "model": {
+        "architecture": TINY,
+        "ray_marching": {"samples": 12},
+        "vgg_weights": None,
+        "loss_weights": {"perceptual": 0.0, "mask": 1.0},
+        "learning_rate": 1e-2,
+        "warmup_steps": 1,
+    },
+    "data": {
+        "batch_size": 2,
+        "workers": 0,
+        "view_sampling": {"structured_probability": 1.0, "targets": 2, "patch": 8, "zoom": [8, 16]},
+    },
+    "trainer": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "log_every_n_steps": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": [{"class_path": "instant3d.training.callbacks.LastCheckpoint", "init_args": CHECKPOINT}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Scenes of balls, and the configs `base`, `frozen`, which cannot learn, and `broken`."""
+    root = tmp_path_factory.mktemp("study")
+    for k, colour in enumerate([(0.9, 0.1, 0.1), (0.1, 0.2, 0.8), (0.1, 0.7, 0.2)]):
+        cameras = Cameras.cat([structured_cameras(), random_sphere(2, torch.Generator().manual_seed(k))])
+        views = ball_views.ball(cameras, colour, 16)
+        part = root / ("train" if k < 2 else "val")
+        scenes.write(part / f"ball{k}", Views(views.rgb, views.alpha, cameras), object_id=f"ball{k}")
+    configs = {"base": BASE, "frozen": {"model": {"learning_rate": 0.0}}, "broken": {"model": {"width": "wide"}}}
+    for name, content in configs.items():
+        (root / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return root
+
+
+def words(folder, out, variants, *more):
+    data = ["--base", str(folder / "base.yaml"), "--train", str(folder / "train"), "--val", str(folder / "val")]
+    chosen = [name if name == "demo" else str(folder / f"{name}.yaml") for name in variants]
+    return [*chosen, *data, "--size", "16", "--workers", "1", "-o", str(out), *more]
+
+
+def in_this_process_unless_broken(planned, output):
+    """Runs a trial without the seconds that a new process needs to begin."""
+    return _run(planned, output) if planned.variant == "broken" else (trial.run(output / planned.name), None)[1]
+
+
+@pytest.mark.slow
+def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_itself_alone(
+    folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("benchmarks.study.__main__._run", in_this_process_unless_broken)
+    arguments = words(folder, tmp_path, ["frozen", "demo", "broken"], "--steps", "20", "--seeds", "1")
+    assert main(arguments) == 1
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert list(content["variants"]) == ["demo", "frozen"]
+    assert content["variants"]["demo"]["gain"] > 1
+    assert list(content["failed"]) == ["broken-0"]
+    demo, frozen = (content["trials"][name][0] for name in ("demo", "frozen"))
+    assert demo["cost"]["data_order"] == frozen["cost"]["data_order"]
+    assert demo["cost"] == frozen["cost"], "they differ in the learning rate alone"
+    assert demo["training"]["steps"] == frozen["training"]["steps"] == 20
+    assert demo["metrics"]["nearest_view"] == frozen["metrics"]["nearest_view"]
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    written = (tmp_path / "demo-0" / trial.RESULT).stat().st_mtime_ns
+    assert main(arguments) == 1
+    assert (tmp_path / "demo-0" / trial.RESULT).stat().st_mtime_ns == written, "what is finished is not done again"
+    assert "2 of 3 trials are finished" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_study_that_was_killed_trains_nothing_twice(folder, tmp_path):
+    arguments = words(folder, tmp_path, ["demo"], "--steps", "60", "--seeds", "1")
+    command = [sys.executable, "-m", "benchmarks.study", *arguments]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    run, deadline = tmp_path / "demo-0" / "run", time.time() + 300
+    while not list(run.glob("**/last.ckpt")) and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while "trial" in _running(tmp_path) and time.time() < deadline:
+        time.sleep(0.05)  # the trial ends with the study
+    assert "trial" not in _running(tmp_path)
+    kept = torch.load(next(run.glob("**/last.ckpt")), weights_only=True)["global_step"]
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "study.json").read_text())["trials"]["demo"][0]["training"]["steps"] == 60
+    logs = sorted(run.glob("**/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    head, *rows = logs[-1].read_text().splitlines()
+    resumed = [int(row.split(",")[head.split(",").index("step")]) for row in rows]
+    assert 0 < kept < 60
+    assert resumed == list(range(kept, 60))
+
+
+def _running(folder):
+    """Command lines of the processes that name a folder."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return "\n".join(line for line in listed.splitlines() if str(folder) in line and "study.trial" in line)
+
+
+def test_study_refuses_to_continue_a_trial_with_other_settings(folder, tmp_path):
+    first = trial.Trial("demo", 0, ["-c", "x.yaml"], ["val"], steps=10)
+    first.write(tmp_path / "demo-0")
+    first.write(tmp_path / "demo-0")
+    with pytest.raises(ValueError, match="steps 10, not 20"):
+        trial.Trial("demo", 0, ["-c", "x.yaml"], ["val"], steps=20).write(tmp_path / "demo-0")
+
+
+def mask_views(masks, rgb=None):
+    alpha = torch.stack(masks)[:, None].float()
+    colours = torch.full((len(masks), 3, *alpha.shape[-2:]), 0.5) if rgb is None else rgb
+    return Views(colours, alpha, random_sphere(len(masks), torch.Generator().manual_seed(0)))
+
+
+def disc(radius, size=128):
+    line = torch.arange(size) + 0.5 - size / 2
+    return ((line[:, None] ** 2 + line[None] ** 2).sqrt() < radius).float()
+
+
+def bar(height, width, size=128):
+    mask = torch.zeros(size, size)
+    top, left = (size - height) // 2, (size - width) // 2
+    mask[top : top + height, left : left + width] = 1
+    return mask
+
+
+def test_perimeter_is_that_of_a_disc_and_of_a_rectangle():
+    found = perimeter(torch.stack([disc(40), bar(60, 90)]))
+    torch.testing.assert_close(found, torch.tensor([2 * math.pi * 40, 2 * (60 + 90)]), rtol=0.03, atol=0)
+
+
+def test_bands_tell_discs_rods_plates_and_checks_apart():
+    assert Shape.of(mask_views([disc(40), disc(40)])).bands == ["round"]
+    assert Shape.of(mask_views([disc(40), disc(40)])).compactness == pytest.approx(1, abs=0.06)
+    assert Shape.of(mask_views([bar(8, 100), bar(8, 100)])).bands == ["thin"]
+    assert Shape.of(mask_views([disc(40), bar(30, 40)])).bands == ["flat"]
+    checks = (torch.arange(128)[:, None] + torch.arange(128)[None]) % 2
+    textured = Shape.of(mask_views([disc(40), disc(40)], checks.float().expand(2, 3, -1, -1)))
+    assert textured.bands == ["round", "textured"]
+    assert textured.contrast == pytest.approx(0.5, abs=0.01)
+
+
+def test_step_flops_are_three_times_those_of_the_forward_pass_of_a_known_layer():
+    module = Stage2Module(
+        Architecture(**TINY | {"lift_side": 0, "depth": 0}),
+        ray_marching=RayMarching(8),
+        vgg_weights=None,
+        loss_weights=LossWeights(perceptual=0),
+    )
+    views = ball_views.ball(structured_cameras(), size=16)
+    more = Stage2Module(
+        Architecture(**TINY | {"lift_side": 0, "depth": 0, "decoder_layers": 3}),
+        ray_marching=RayMarching(8),
+        vgg_weights=None,
+        loss_weights=LossWeights(perceptual=0),
+    )
+    batch = ReconstructionBatch.stack([ReconstructionBatch(views, views)])
+    points, width = 4 * 16 * 16 * 8, TINY["decoder_width"]
+    assert step_flops(more, batch) - step_flops(module, batch) == 3 * 2 * points * width**2
+
+
+def result(seed, psnrs, order="same", mesh=None):
+    scenes_ = {name: {"psnr": value, "ssim": 0.5, "mask_iou": 0.5} for name, value in psnrs.items()}
+    return {
+        "seed": seed,
+        "cost": {"parameters": 2_000_000, "flops_per_step": 3e9, "batch_size": 2, "data_order": order},
+        "training": {"steps": 7, "seconds": 1.0, "peak_memory": 2**30},
+        "metrics": {"volume": scenes_, "mesh": mesh or {}},
+    }
+
+
+def test_comparison_has_means_over_seeds_their_difference_the_gain_and_the_bands():
+    results = {
+        "demo": [result(0, {"a": 20.0, "b": 24.0}), result(1, {"a": 21.0, "b": 25.0})],
+        "sharp": [result(0, {"a": 23.0, "b": 27.0}), result(1, {"a": 22.0, "b": 24.0})],
+    }
+    rows = report.compare(results, {"thin": ["a"], "round": ["b"]}, {"demo": 0.5, "sharp": 0.25}, "demo")
+    assert list(rows) == ["sharp", "demo"]
+    assert (rows["demo"]["psnr"], rows["demo"]["spread"], rows["demo"]["gain"]) == (22.5, 1.0, 0.0)
+    assert (rows["sharp"]["psnr"], rows["sharp"]["spread"], rows["sharp"]["gain"]) == (24.0, 2.0, 1.5)
+    assert (rows["sharp"]["psnr_thin"], rows["sharp"]["psnr_round"]) == (22.5, 25.5)
+    text = report.table(rows)
+    assert "mesh" not in text
+    assert "| sharp | 24.00 | 2.00 | +1.50 |" in text
+
+
+def test_comparison_of_variants_trained_on_other_data_is_refused():
+    results = {"demo": [result(0, {"a": 20.0})], "other": [result(0, {"a": 30.0}, order="other")]}
+    with pytest.raises(ValueError, match="same scenes"):
+        report.compare(results, {}, {"demo": 1.0, "other": 1.0}, "demo")
+
+
+@pytest.mark.parametrize("name", shipped.names_in("stage2/study"))
+def test_study_config_changes_settings_that_exist_and_no_size_of_the_transformer(name):
+    demo, variant = (load_yaml(shipped.find(path, [""])) for path in ("stage2/demo", f"stage2/study/{name}"))
+    model, data = variant.get("model", {}), variant.get("data", {})
+    base = demo["model"]["architecture"]
+    changed = Architecture.from_dict(base | model.get("architecture", {}))
+    assert (changed.width, changed.depth, changed.token_side) == (base["width"], base["depth"], base["token_side"])
+    assert changed.channels * changed.plane_side**2 == base["channels"] * base["plane_side"] ** 2, "as many bytes"
+    LossWeights(**demo["model"]["loss_weights"] | model.get("loss_weights", {}))
+    ViewSampling(**demo["data"]["view_sampling"] | data.get("view_sampling", {}))
+    assert set(variant) <= {"model", "data"}
+    assert set(model) <= {"architecture", "loss_weights"}
+    assert set(data) <= {"view_sampling"}, "the scenes and their order are those of demo"
