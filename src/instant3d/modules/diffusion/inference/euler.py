@@ -70,7 +70,7 @@ class Euler:
         return sample / (self.sigmas[self._index(timestep)] ** 2 + 1) ** 0.5
 
     def step(
-        self, prediction: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool = False
+        self, prediction: Tensor, timestep: Tensor, sample: Tensor, generator: object = None, return_dict: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Go to the next timestep.
 
@@ -78,7 +78,8 @@ class Euler:
             prediction: The network's output (B, ...).
             timestep: One of `timesteps`.
             sample: The sample (B, ...).
-            return_dict: Not used; here for diffusers' callers.
+            generator: Not used, for this method adds no noise; here for diffusers' callers.
+            return_dict: Not used; likewise.
 
         Returns:
             The next sample, and the clean one that the prediction implies.
