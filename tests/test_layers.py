@@ -55,7 +55,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "blenderproc": INSIDE_BLENDER,
     "bpy": INSIDE_BLENDER,
     "objaverse": "data_prep/sources/objaverse.py",
-    "ray": ("src/instant3d/utils/ray_pool.py", "src/instant3d/serve/ray_workers.py"),
+    "ray": tuple(f"src/instant3d/{part}.py" for part in ("utils/ray_pool", "serve/ray_workers", "serve/ray_replica")),
     "torchmetrics": "src/instant3d/modules/losses.py",
     "rembg": "src/instant3d/pipelines/background_removal.py",
     "pillow_heif": "src/instant3d/utils/images.py",

@@ -32,7 +32,9 @@ TINY = {
     "width": 16, "depth": 1, "heads": 1, "token_side": 4, "plane_side": 16, "channels": 12, "decoder_width": 16,
     "decoder_layers": 2, "density": "exp", "lift_side": 16, "lift_width": 16,
 }  # fmt: skip
-CHECKPOINT = {"every_n_train_steps": 10, "save_top_k": 0, "save_last": True}
+STEPS = 30
+LENGTH = ("--steps", str(STEPS), "--seeds", "1")
+CHECKPOINT = {"every_n_train_steps": 5, "save_top_k": 0, "save_last": True}
 BASE = {
     "model": {
         "architecture": TINY,
@@ -81,59 +83,78 @@ def words(folder, out, variants, *more):
 
 def in_this_process_unless_broken(planned, output):
     """Runs a trial without the seconds that a new process needs to begin."""
-    return _run(planned, output) if planned.variant == "broken" else (trial.run(output / planned.name), None)[1]
+    if planned.variant == "broken":
+        return _run(planned, output)
+    trial.run(output / planned.name)
+    return None
 
 
-@pytest.mark.slow
-def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_itself_alone(
-    folder, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr("benchmarks.study.__main__._run", in_this_process_unless_broken)
-    arguments = words(folder, tmp_path, ["frozen", "demo", "broken"], "--steps", "20", "--seeds", "1")
-    assert main(arguments) == 1
-    content = json.loads((tmp_path / "study.json").read_text())
-    assert list(content["variants"]) == ["demo", "frozen"]
-    assert content["variants"]["demo"]["gain"] > 1
-    assert list(content["failed"]) == ["broken-0"]
-    demo, frozen = (content["trials"][name][0] for name in ("demo", "frozen"))
-    assert demo["cost"]["data_order"] == frozen["cost"]["data_order"]
-    assert demo["cost"] == frozen["cost"], "they differ in the learning rate alone"
-    assert demo["training"]["steps"] == frozen["training"]["steps"] == 20
-    assert demo["metrics"]["nearest_view"] == frozen["metrics"]["nearest_view"]
-    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
-    written = (tmp_path / "demo-0" / trial.RESULT).stat().st_mtime_ns
-    assert main(arguments) == 1
-    assert (tmp_path / "demo-0" / trial.RESULT).stat().st_mtime_ns == written, "what is finished is not done again"
-    assert "2 of 3 trials are finished" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_study_that_was_killed_trains_nothing_twice(folder, tmp_path):
-    arguments = words(folder, tmp_path, ["demo"], "--steps", "60", "--seeds", "1")
-    command = [sys.executable, "-m", "benchmarks.study", *arguments]
+@pytest.fixture(scope="module")
+def killed(folder, tmp_path_factory):
+    """Folder of a study that was killed after its first checkpoint, and the step of that."""
+    out = tmp_path_factory.mktemp("out")
+    command = [sys.executable, "-m", "benchmarks.study", *words(folder, out, ["demo"], *LENGTH)]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-    run, deadline = tmp_path / "demo-0" / "run", time.time() + 300
+    run, deadline = out / "demo-0" / "run", time.time() + 300
     while not list(run.glob("**/last.ckpt")) and time.time() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while "trial" in _running(tmp_path) and time.time() < deadline:
-        time.sleep(0.05)  # the trial ends with the study
-    assert "trial" not in _running(tmp_path)
-    kept = torch.load(next(run.glob("**/last.ckpt")), weights_only=True)["global_step"]
-    assert main(arguments) == 0
-    assert json.loads((tmp_path / "study.json").read_text())["trials"]["demo"][0]["training"]["steps"] == 60
-    logs = sorted(run.glob("**/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    head, *rows = logs[-1].read_text().splitlines()
-    resumed = [int(row.split(",")[head.split(",").index("step")]) for row in rows]
-    assert 0 < kept < 60
-    assert resumed == list(range(kept, 60))
+    while running(out) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not running(out), "a trial ends with its study"
+    return out, torch.load(next(run.glob("**/last.ckpt")), weights_only=True)["global_step"]
 
 
-def _running(folder):
-    """Command lines of the processes that name a folder."""
+def running(folder):
+    """Command lines of the trials of a study that are running."""
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return "\n".join(line for line in listed.splitlines() if str(folder) in line and "study.trial" in line)
+    return [line for line in listed.splitlines() if str(folder) in line and "study.trial" in line]
+
+
+@pytest.fixture(scope="module")
+def resumed(folder, killed):
+    """Folder of that study after it went on, with two more variants; exit code; step at which it had been killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.study.__main__._run", in_this_process_unless_broken)
+        code = main(words(folder, killed[0], ["demo", "frozen", "broken"], *LENGTH))
+    return killed[0], code, killed[1]
+
+
+@pytest.mark.slow
+def test_study_that_was_killed_trains_no_step_twice(resumed):
+    out, _, step = resumed
+    logs = sorted(out.glob("demo-0/run/**/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    head, *rows = logs[-1].read_text().splitlines()
+    found = [int(row.split(",")[head.split(",").index("step")]) for row in rows]
+    assert 0 < step < STEPS
+    assert found == list(range(step, STEPS))
+
+
+@pytest.mark.slow
+def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_itself_alone(resumed):
+    out, code, _ = resumed
+    content = json.loads((out / "study.json").read_text())
+    assert code == 1
+    assert list(content["variants"]) == ["demo", "frozen"]
+    assert content["variants"]["frozen"]["gain"] < -1
+    assert list(content["failed"]) == ["broken-0"]
+    assert "width" in content["failed"]["broken-0"]
+    demo, frozen = (content["trials"][name][0] for name in ("demo", "frozen"))
+    assert demo["cost"] == frozen["cost"], "they differ in the learning rate alone"
+    assert demo["training"]["steps"] == frozen["training"]["steps"] == STEPS
+    assert demo["metrics"]["nearest_view"] == frozen["metrics"]["nearest_view"]
+    assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_study_runs_no_trial_that_is_finished(folder, resumed, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.study.__main__._run", lambda planned, output: f"{planned.name} was run")
+    assert main(words(folder, resumed[0], ["demo", "frozen", "broken"], *LENGTH)) == 1
+    shown = capsys.readouterr().out
+    assert "2 of 3 trials are finished" in shown
+    assert "broken-0 was run" in shown
+    assert "demo-0 was run" not in shown
 
 
 def test_study_refuses_to_continue_a_trial_with_other_settings(folder, tmp_path):

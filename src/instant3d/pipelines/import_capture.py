@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from instant3d.scenes.frame import Frame
 from instant3d.scenes.frame_files import Load, read_image
 from instant3d.scenes.images import DecodedImage
 from instant3d.scenes.scene_files import MAX_FILE_BYTES
+from instant3d.scenes.transforms import Document
 from instant3d.utils.progress import OnStep
 from instant3d.views import Views
 
@@ -100,14 +102,8 @@ def import_capture(
         FileNotFoundError: A file is missing.
         ValueError: A file is invalid, an image has no mask, or the views do not show an object together.
     """
-    document = read_capture(layout, source)
-    some = np.unique(np.linspace(0, document.count - 1, min(document.count, CANDIDATES)).round().astype(int))
-    load = _loader(source)
-    found = []
-    for step, k in enumerate(some, 1):
-        found.append(_candidate(document.frame(int(k)), load, options))
-        if on_step is not None:
-            on_step(step, len(some))
+    document, load = read_capture(layout, source), _loader(source)
+    found = list(_candidates(document, load, options, on_step))
     whole = [candidate for candidate in found if not candidate.is_cut_off]
     if len(whole) < options.views:
         raise ValueError(
@@ -120,7 +116,7 @@ def import_capture(
     chosen = [whole[k] for k in choose_views(outlines.cameras.positions - centre, sharp, options.views)]
     views = Views.cat([_cropped(one, centre, radius, load, options) for one in chosen])
     names = tuple(one.frame.name for one in chosen)
-    scenes.write(target, views, extra={"source": layout, "chosen": list(names)})
+    scenes.write(target, views, extra={"capture": layout, "chosen": list(names)})
     return ImportedCapture(names, document.count, len(found) - len(whole))
 
 
@@ -162,6 +158,17 @@ def _meeting_point(views: Views) -> tuple[Tensor, float]:
     centre = torch.linalg.lstsq(across.sum(0), (across @ origins[..., None]).sum(0)).solution[:, 0]
     filled = (views.alpha[:, 0] > 0.5).any(1).sum(-1).clamp(min=1) / size / fx
     return centre, float((filled * (origins - centre).norm(dim=-1)).max())
+
+
+def _candidates(
+    document: Document, load: Load, options: CaptureOptions, on_step: OnStep | None
+) -> Iterator[_Candidate]:
+    """Look at the images of a capture, evenly spread if there are many."""
+    some = np.unique(np.linspace(0, document.count - 1, min(document.count, CANDIDATES)).round().astype(int))
+    for step, k in enumerate(some, 1):
+        yield _candidate(document.frame(int(k)), load, options)
+        if on_step is not None:
+            on_step(step, len(some))
 
 
 def _candidate(frame: Frame, load: Load, options: CaptureOptions) -> _Candidate:

@@ -8,108 +8,23 @@ of jobs, which all machines share. The replicas end with the server, also with o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from instant3d.serve.ray_config import RayConfig
+from instant3d.serve.ray_replica import Replica, ServerLink
 from instant3d.serve.settings import ServeSettings
-from instant3d.serve.worker_process import WorkerEnded, WorkerProcess
+from instant3d.serve.worker_process import WorkerEnded
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.ray_pool import connected, seats
 
 MARK = "ray-server"  # file in the folder of jobs with the name of the application: replicas must find the same
-
-
-class ServerLink:
-    """What the server tells all replicas: jobs that are cancelled. An actor that ends with the server."""
-
-    def __init__(self) -> None:
-        self.cancelled: list[str] = []
-        self.changed = asyncio.Condition()
-
-    async def cancel(self, name: str) -> None:
-        """Cancel a job."""
-        async with self.changed:
-            self.cancelled.append(name)
-            self.changed.notify_all()
-
-    async def cancelled_after(self, count: int) -> list[str]:
-        """Wait until more than `count` jobs were cancelled; return those after them."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: len(self.cancelled) > count)
-        return self.cancelled[count:]
-
-
-class Replica:
-    """One replica: a worker process, which runs a batch at a time.
-
-    Args:
-        app: Name of the application.
-        link: The server's `ServerLink`.
-        mark: File that holds the name where the folder of jobs is the server's.
-        command: Of the worker process, without the Python that runs it.
-        limits: `seconds` and `memory` of a `WorkerProcess`.
-    """
-
-    def __init__(self, app: str, link: Any, mark: Path, command: Sequence[str], limits: dict[str, Any]) -> None:
-        self.app, self.link, self.mark = app, link, mark
-        self.command, self.limits = command, limits
-
-    async def reconfigure(self, options: dict[str, Any]) -> None:
-        """Load the networks that a worker's options name; Ray Serve calls it before it sends batches."""
-        self.worker = WorkerProcess((sys.executable, *self.command), options, **self.limits)
-        self.follower = asyncio.create_task(self._follow())
-        await self.load()
-
-    async def load(self) -> dict[str, Any]:
-        """Load the networks, unless they are; return the names of their `weights`, or an `error`."""
-        try:
-            self._check_folder()
-            await self.worker.start()
-        except WorkerEnded as error:
-            return {"error": str(error)}
-        return {"weights": self.worker.weights}
-
-    async def run(self, jobs: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-        """Run a batch; yield its events, the last of which may be `ended`. Without a listener the work ends, too."""
-        whole = False
-        try:
-            async for event in self.worker.run(jobs):
-                yield event
-            whole = True
-        except WorkerEnded as error:
-            yield {"event": "ended", "error": str(error)}
-        finally:
-            if not whole:
-                await self.worker.end()
-
-    def _check_folder(self) -> None:
-        if not self.mark.is_file() or self.mark.read_text() != self.app:
-            raise WorkerEnded(
-                f"the folder of jobs {self.mark.parent} is not the same on all machines of the cluster; "
-                "name one on a disk that they share by --data"
-            )
-
-    async def _follow(self) -> None:
-        """Pass cancellations on until the server ends; then end its application."""
-        import ray
-        from ray import serve
-
-        count = 0
-        try:
-            while True:
-                for name in await self.link.cancelled_after.remote(count):
-                    count += 1
-                    await self.worker.cancel(name)
-        except ray.exceptions.RayError:
-            await self.worker.end()
-            await asyncio.to_thread(serve.delete, self.app)
 
 
 class RayDeployment:
@@ -159,8 +74,8 @@ class RayDeployment:
         options = {"graceful_shutdown_timeout_s": settings.job_seconds * settings.batch, **self.config.deployment}
         try:
             deployment = serve.deployment(
-                Replica, name="replica", max_ongoing_requests=1, user_config=settings.worker_options(), **options
-            )
+                name="replica", max_ongoing_requests=1, user_config=settings.worker_options(), **options
+            )(Replica)
         except (TypeError, ValueError) as error:
             raise ValueError(f"`deployment` of the Ray config: {' '.join(str(error).split())}") from error
         limits = {"seconds": settings.job_seconds, "memory": settings.job_memory}
@@ -220,7 +135,8 @@ class RayWorker:
 
     async def cancel(self, name: str) -> None:
         """Ask the replica to stop a job at its next step."""
-        await self.deployment.link.cancel.remote(name)
+        with contextlib.suppress(WorkerEnded), _ray_errors():
+            await self.deployment.link.cancel.remote(name)
 
     async def end(self) -> None:
         """End the batch, and the process that runs it."""

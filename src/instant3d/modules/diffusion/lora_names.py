@@ -38,7 +38,7 @@ def layers_by_name(components: Any) -> dict[str, nn.Module]:
     Args:
         components: `Components` of an SDXL; those that are None are left out.
     """
-    layers = {}
+    layers: dict[str, nn.Module] = {}
     if components.unet is not None:
         for path, layer in _layers(components.unet):
             sgm = sgm_path(path, components.unet.config.layers_per_block)
