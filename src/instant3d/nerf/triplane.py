@@ -156,7 +156,9 @@ class Decoder(nn.Module):
         activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "softplus": F.softplus}
         self.activation = activations[config.activation]
         densities: dict[str, Callable[[Tensor], Tensor]] = {"softplus": F.softplus, "exp": torch.exp}
-        self.density_activation = LaplaceDensity() if config.density == "laplace" else densities[config.density]
+        if config.density == "laplace":
+            densities["laplace"] = LaplaceDensity()
+        self.density_activation = densities[config.density]
         for layer in (self.first, *self.hidden, self.last):
             nn.init.zeros_(layer.bias)
         for layer in (self.first, *self.hidden):
