@@ -54,7 +54,9 @@ def walk(tmp_path_factory):
         glb(root / "my_things" / f"thing_{k}.glb", 0.2 * k + 0.2)
     rows = [{"id": f"thing_{k}", "caption": f"a zork with {k} legs"} for k in (1, 2, 3)]
     (root / "my_things" / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with contextlib.chdir(root):
+    with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
+        for name, value in (("SMALLEST", 16), ("LARGEST", 16), ("FRAMES", 4)):  # of the turntable and the sheet
+            patch.setattr(f"instant3d.pipelines.results.{name}", value)
         for command in commands(PAGE, HEADING):
             if command not in NOT_RUN:
                 assert run(changed(command, HERE)) == 0, command

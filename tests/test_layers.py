@@ -48,7 +48,9 @@ DOORS: dict[str, str | tuple[str, ...]] = {
         "data_prep/captions/blip2.py",
         "data_prep/curation/features.py",
     ),
-    "tokenizers": "src/instant3d/modules/diffusion/tiny_models.py",
+    "tokenizers": tuple(
+        f"src/instant3d/modules/diffusion/{part}.py" for part in ("tiny_models", "inference/clip_text")
+    ),
     "peft": "src/instant3d/modules/diffusion/components.py",
     "blenderproc": INSIDE_BLENDER,
     "bpy": INSIDE_BLENDER,

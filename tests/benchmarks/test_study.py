@@ -27,6 +27,8 @@ from instant3d.utils import shipped
 from instant3d.utils.yaml_files import load_yaml
 from instant3d.views import Views
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "image_size": 16, "encoder": "plucker", "encoder_width": 16, "encoder_depth": 0, "encoder_heads": 1, "patch": 8,
     "width": 16, "depth": 1, "heads": 1, "token_side": 4, "plane_side": 16, "channels": 12, "decoder_width": 16,
@@ -121,7 +123,6 @@ def resumed(folder, killed):
     return killed[0], code, killed[1]
 
 
-@pytest.mark.slow
 def test_study_that_was_killed_trains_no_step_twice(resumed):
     out, _, step = resumed
     logs = sorted(out.glob("demo-0/run/**/metrics.csv"), key=lambda path: path.stat().st_mtime)
@@ -131,7 +132,6 @@ def test_study_that_was_killed_trains_no_step_twice(resumed):
     assert found == list(range(step, STEPS))
 
 
-@pytest.mark.slow
 def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_itself_alone(resumed):
     out, code, _ = resumed
     content = json.loads((out / "study.json").read_text())
@@ -147,7 +147,6 @@ def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_its
     assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.slow
 def test_study_runs_no_trial_that_is_finished(folder, resumed, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.study.__main__._run", lambda planned, output: f"{planned.name} was run")
     assert main(words(folder, resumed[0], ["demo", "frozen", "broken"], *LENGTH)) == 1

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_writer, ply, printing, usdz
+from instant3d.mesh import gltf_reader, gltf_writer, obj, obj_writer, ply_writer, printing, usdz
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh, bounds, face_areas
 from instant3d.mesh.untrusted import TooLarge, UnsafePath
 from instant3d.utils.mesh_options import MAX_FACES, SIZE_MM
@@ -36,7 +36,7 @@ def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
         ".glb": gltf_reader.read_gltf,
         ".gltf": gltf_reader.read_gltf,
         ".obj": obj.read_obj,
-        ".ply": partial(ply.read_ply, up=up),
+        ".ply": partial(_read_ply, up=up),
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -50,6 +50,12 @@ def load(path: str | Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
         kind = type(error) if isinstance(error, TooLarge | UnsafePath) else ValueError
         raise kind(f"{path} cannot be read: {error}") from error
     return [_unturned(mesh) for mesh in meshes] if up == "z" and reader is obj.read_obj else meshes
+
+
+def _read_ply(path: Path, up: Literal["y", "z"]) -> list[Mesh]:
+    from instant3d.mesh.ply import read_ply  # and trimesh, which takes long to import
+
+    return read_ply(path, up)
 
 
 def _unturned(mesh: Mesh) -> Mesh:
@@ -86,7 +92,7 @@ def save(meshes: Sequence[Mesh], path: str | Path, *, size_mm: float = SIZE_MM) 
     writers: dict[str, Callable[[Sequence[Mesh], Path], None]] = {
         ".glb": gltf_writer.write_glb,
         ".obj": obj_writer.write_obj,
-        ".ply": ply.write_ply,
+        ".ply": ply_writer.write_ply,
         ".stl": partial(printing.write_stl, size_mm=size_mm),
         ".3mf": partial(printing.write_3mf, size_mm=size_mm),
         ".usdz": usdz.write_usdz,

@@ -1,14 +1,13 @@
-"""Stanford .ply files to meshes and back. Vertex colours are sRGB, and all is opaque.
+"""Stanford .ply files to meshes, read by trimesh. Vertex colours are sRGB, and all is opaque.
 
-The format has no up axis. Files are written +z up, as Blender imports them, with a comment that says so; files without
-that comment are read as +y up.
+The format has no up axis: files that do not state +z up, as `ply_writer` does, are read as +y up.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +19,10 @@ from trimesh.resolvers import Resolver
 from instant3d.mesh import polygons
 from instant3d.mesh.colorspace import linear_from_srgb
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
-from instant3d.mesh.processing import merged, vertex_colors
+from instant3d.mesh.ply_writer import Z_UP
 from instant3d.mesh.untrusted import ImageDecoder, content, path_inside
-from instant3d.utils.atomic import write_bytes
 from instant3d.utils.errors import LIBRARY_ERRORS, first_line
 from instant3d.utils.images import encode_png
-
-Z_UP = "comment +z up, right-handed"
 
 
 def read_ply(path: Path, up: Literal["y", "z"] = "y") -> list[Mesh]:
@@ -160,29 +156,3 @@ def _material(look: Any) -> dict[str, Any]:
         return {}
     red, green, blue = (float(part) for part in linear_from_srgb(np.asarray(diffuse)[:3] / 255))
     return {"base_color": (red, green, blue, 1.0)}
-
-
-def write_ply(meshes: Sequence[Mesh], path: Path) -> None:
-    """Write a binary .ply, +z up, with one colour a vertex; a texture is looked up at the vertices."""
-    mesh = merged(meshes)
-    fields = [(name, "<f4") for name in "xyz"]
-    columns = list(mesh.vertices.T)
-    if mesh.normals is not None:
-        fields += [(name, "<f4") for name in ("nx", "ny", "nz")]
-        columns += list(mesh.normals.T)
-    fields += [(name, "u1") for name in ("red", "green", "blue")]
-    columns += list(np.rint(vertex_colors(mesh) * 255).T)
-    vertices = np.empty(len(mesh.vertices), dtype=fields)
-    for (name, _), column in zip(fields, columns, strict=True):
-        vertices[name] = column
-    faces = np.empty(len(mesh.faces), dtype=[("count", "u1"), ("index", "<i4", (3,))])
-    faces["count"], faces["index"] = 3, mesh.faces
-    write_bytes(path, _ply_header(fields, len(vertices), len(faces)) + vertices.tobytes() + faces.tobytes())
-
-
-def _ply_header(fields: list[tuple[str, str]], vertices: int, faces: int) -> bytes:
-    words = {"<f4": "float", "u1": "uchar"}
-    lines = ["ply", "format binary_little_endian 1.0", Z_UP, f"element vertex {vertices}"]
-    lines += [f"property {words[kind]} {name}" for name, kind in fields]
-    lines += [f"element face {faces}", "property list uchar int vertex_indices", "end_header", ""]
-    return "\n".join(lines).encode()

@@ -75,6 +75,27 @@ def _expanded(start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndar
     return owner, np.arange(count.sum()) + np.repeat(start - (np.cumsum(count) - count), count)
 
 
+def interpolate(attribute: np.ndarray, faces: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Interpolate a vertex attribute on triangles.
+
+    Args:
+        attribute: (V, C).
+        faces: The triangle (N, 3) of each place.
+        weights: Barycentric coordinates (N, 3) of each place.
+
+    Returns:
+        (N, C), in the attribute's precision.
+    """
+    weights = weights.astype(attribute.dtype)
+    first, second, third = (attribute.take(faces[:, k], 0) * weights[:, k, None] for k in range(3))
+    return first + second + third  # many times faster than a sum along an axis of three
+
+
+def smallest(weights: np.ndarray) -> np.ndarray:
+    """Return the smallest of the three coordinates (N, 3) of each place: (N,)."""
+    return np.minimum(np.minimum(weights[:, 0], weights[:, 1]), weights[:, 2])
+
+
 def nearest_of(pixel: np.ndarray, rank: np.ndarray, pixels: int) -> np.ndarray:
     """Choose one of the coverings of each pixel, the one of lowest rank.
 

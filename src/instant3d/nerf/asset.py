@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +115,11 @@ class Asset:
         return self.build_mesh(MeshOptions(faces, texture, origin), views).mesh
 
     def build_mesh(
-        self, options: MeshOptions, views: Views | None = None, watch: Stopwatch | None = None
+        self,
+        options: MeshOptions,
+        views: Views | None = None,
+        watch: Stopwatch | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> MeshResult:
         """Make a mesh of the asset's surface.
 
@@ -123,6 +127,7 @@ class Asset:
             options: How the mesh is made.
             views: Posed images (V,) that are blended into its colours; by default the asset's own.
             watch: Gets the seconds of each part; None: they are not recorded.
+            meanwhile: See `textured_mesh.build_mesh`.
 
         Returns:
             The mesh, and how it was unwrapped.
@@ -133,7 +138,7 @@ class Asset:
         watch = watch or Stopwatch()
         with watch("surface"):
             surface = self.surface
-        return build_mesh(self.field, surface, options, self.views if views is None else views, watch)
+        return build_mesh(self.field, surface, options, self.views if views is None else views, watch, meanwhile)
 
     def render(self, cameras: Cameras, size: int, *, with_normals: bool = False, step: float | None = None) -> Views:
         """Render images of the asset.

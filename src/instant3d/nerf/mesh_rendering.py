@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh, face_normals
-from instant3d.mesh.rasterization import nearest_of, rasterize
+from instant3d.mesh.rasterization import interpolate, nearest_of, rasterize
 from instant3d.mesh.topology import is_closed
 from instant3d.views import Views
 
@@ -38,7 +39,7 @@ class Fragments:
 
     def interpolate(self, mesh: Mesh, attribute: np.ndarray) -> np.ndarray:
         """Interpolate a vertex attribute (V, C) of the mesh: (N, C)."""
-        return (attribute[mesh.faces[self.face]] * self.weights[..., None].astype(attribute.dtype)).sum(1)
+        return interpolate(attribute, mesh.faces.take(self.face, 0), self.weights)
 
 
 def nearest_surface(mesh: Mesh, camera: Cameras, size: int, *, front_only: bool = False) -> Fragments:
@@ -59,8 +60,8 @@ def nearest_surface(mesh: Mesh, camera: Cameras, size: int, *, front_only: bool 
         facing = along[:, 0] * across[:, 1] < along[:, 1] * across[:, 0]  # counter-clockwise, with y down
         ahead, faces, corners = ahead[facing], faces[facing], corners[facing]
     pixel, face, weights = rasterize(corners, size, size)
-    weights = weights / z[faces[face]]  # 1 / z and attribute / z are linear in the image
-    inverse = weights.sum(1)
+    weights = weights / z[faces].take(face, 0)  # 1 / z and attribute / z are linear in the image
+    inverse = weights[:, 0] + weights[:, 1] + weights[:, 2]
     chosen = nearest_of(pixel, -inverse, size * size)
     covered = np.flatnonzero(chosen >= 0)
     chosen = chosen[covered]
@@ -79,8 +80,12 @@ def render_mesh(mesh: Mesh, cameras: Cameras, size: int, *, supersample: int = S
     Returns:
         Views (V,) with alpha and normals.
     """
-    closed = is_closed(mesh)
-    return Views.stack([_render(mesh, cameras[k], size, supersample, closed) for k in range(len(cameras.intrinsics))])
+    closed, texture = is_closed(mesh), _texture(mesh)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        each = pool.map(
+            lambda k: _render(mesh, texture, cameras[k], size, supersample, closed), range(cameras.shape[0])
+        )
+        return Views.stack(list(each))
 
 
 def shade(views: Views) -> Views:
@@ -103,22 +108,28 @@ def shade(views: Views) -> Views:
     return dataclasses.replace(views, rgb=views.rgb * (AMBIENT + (1 - AMBIENT) * (0.5 + 0.5 * facing)))
 
 
-def _render(mesh: Mesh, camera: Cameras, size: int, supersample: int, closed: bool) -> Views:
+def _render(mesh: Mesh, texture: Tensor | None, camera: Cameras, size: int, supersample: int, closed: bool) -> Views:
     side = size * supersample
     found = nearest_surface(mesh, camera, side, front_only=closed)
     normals = found.interpolate(mesh, mesh.normals) if mesh.normals is not None else face_normals(mesh)[found.face]
     samples = torch.zeros(7, side * side)  # premultiplied colour, alpha, normals
     samples[:, found.pixel] = torch.cat(
-        [_colors(mesh, found), torch.ones(len(found.pixel), 1), torch.from_numpy(normals)], 1
+        [_colors(mesh, texture, found), torch.ones(len(found.pixel), 1), torch.from_numpy(normals)], 1
     ).T
     rgb, alpha, normal = F.avg_pool2d(samples.view(1, 7, side, side), supersample)[0].split([3, 1, 3])
     return Views(rgb / alpha.clamp(min=1e-6), alpha, camera, normals=F.normalize(normal, dim=0))
 
 
-def _colors(mesh: Mesh, found: Fragments) -> Tensor:
+def _texture(mesh: Mesh) -> Tensor | None:
+    """Return the texture of a mesh (1, 3, H, W) in [0, 1], if it has one."""
+    if mesh.texture is None or mesh.uv is None:
+        return None
+    return torch.tensor(mesh.texture[..., :3]).permute(2, 0, 1)[None].float() / 255
+
+
+def _colors(mesh: Mesh, texture: Tensor | None, found: Fragments) -> Tensor:
     """Return the sRGB colours (N, 3) of fragments."""
-    if mesh.texture is not None and mesh.uv is not None:
-        texture = torch.tensor(mesh.texture[..., :3]).permute(2, 0, 1)[None].float() / 255
+    if texture is not None and mesh.uv is not None:
         grid = torch.from_numpy(found.interpolate(mesh, mesh.uv) * 2 - 1)[None, None]
         return F.grid_sample(texture, grid, padding_mode="border", align_corners=False)[0, :, 0].T
     if mesh.colors is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from instant3d.mesh import Mesh, face_normals
-from instant3d.mesh.rasterization import nearest_of, rasterize
+from instant3d.mesh.rasterization import interpolate, nearest_of, rasterize, smallest
 from instant3d.nerf.baked_field import device_of
 from instant3d.nerf.field import Field, finite_difference_normals
 from instant3d.nerf.mesh_extraction import color_at
@@ -41,11 +41,11 @@ def bake_texture(field: Field, mesh: Mesh, size: int, views: Views | None = None
     if mesh.uv is None or mesh.normals is None:
         raise ValueError("a texture is baked onto a mesh with texture coordinates and normals; unwrap it first")
     pixel, face, weights = rasterize(mesh.uv[mesh.faces] * size, size, size, margin=GUTTER)
-    chosen = nearest_of(pixel, -weights.min(1), size * size)
+    chosen = nearest_of(pixel, -smallest(weights), size * size)
     covered = np.flatnonzero(chosen >= 0)
-    face, weights = face[chosen[covered]], weights[chosen[covered]].clip(min=0).astype(np.float32)
-    weights = (weights / weights.sum(1, keepdims=True))[:, :, None]
-    points, normals = ((part[mesh.faces[face]] * weights).sum(1) for part in (mesh.vertices, mesh.normals))
+    faces, weights = mesh.faces[face[chosen[covered]]], weights[chosen[covered]].clip(min=0).astype(np.float32)
+    weights /= (weights[:, 0] + weights[:, 1] + weights[:, 2])[:, None]
+    points, normals = (interpolate(part, faces, weights) for part in (mesh.vertices, mesh.normals))
     texture = torch.zeros(4, size * size)
     texture[:3, covered] = surface_colors(field, mesh, points, normals, views).T
     texture[3, covered] = 1

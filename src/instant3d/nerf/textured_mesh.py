@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +43,12 @@ class MeshResult:
 
 
 def build_mesh(
-    field: Field, surface: Mesh, options: MeshOptions, views: Views | None = None, watch: Stopwatch | None = None
+    field: Field,
+    surface: Mesh,
+    options: MeshOptions,
+    views: Views | None = None,
+    watch: Stopwatch | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> MeshResult:
     """Make the mesh of an object.
 
@@ -51,6 +58,7 @@ def build_mesh(
         options: What is to be made of it.
         views: Posed images (V,) that are blended into its colours, if the options allow it.
         watch: Gets the seconds of each part: simplify, unwrap and texture.
+        meanwhile: Called, for a mesh with a texture, while another process unwraps it; `unwrap` has the seconds after.
 
     Returns:
         The mesh, and how it was unwrapped.
@@ -69,8 +77,12 @@ def build_mesh(
     if options.texture is None:
         with watch("texture"):
             return MeshResult(moved_to(color_vertices(field, mesh, views), options.origin))
-    with watch("unwrap"):
-        unwrapped = unwrap(mesh, options.texture)
+    with ThreadPoolExecutor(1) as pool:
+        unwrapping = pool.submit(unwrap, mesh, options.texture)
+        if meanwhile is not None:
+            meanwhile()
+        with watch("unwrap"):
+            unwrapped = unwrapping.result()
     with watch("texture"):
         mesh = bake_texture(field, unwrapped.mesh, options.texture, views)
     mesh = dataclasses.replace(mesh, wrap=("clamp", "clamp"))

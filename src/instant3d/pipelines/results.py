@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import warnings
@@ -84,19 +85,20 @@ def write(
         ValueError: A format is unknown, or the asset has no surface.
     """
     formats = check_formats(formats)
-    made = asset.build_mesh(dataclasses.replace(options, origin="world"), watch=watch)
+    volume = functools.cache(functools.partial(_volume, asset, shown, size, watch))
+    made = asset.build_mesh(dataclasses.replace(options, origin="world"), watch=watch, meanwhile=volume)
     mesh = moved_to(made.mesh, options.origin)
     with watch("write"):
         for name in formats:
             mesh.save(folder / f"mesh.{name}", size_mm=size_mm)
         written = sorted(path.name for path in folder.glob("mesh*"))  # an .obj brings others
         write_triplane(asset.triplane, asset.decoder, folder / FILE)
+    images = volume()
     with watch("video"):
         around = shade(render_mesh(made.mesh, turntable(FRAMES), size))
         turntables = _turntables(around.composite(1.0), folder)
-        visualization.write_contact_sheet(
-            _rows(asset, made.mesh, shown, around), folder / "sheet.png", heading=shown.heading
-        )
+        rows = _rows(images, made.mesh, shown, around)
+        visualization.write_contact_sheet(rows, folder / "sheet.png", heading=shown.heading)
     return {
         "resolution": asset.resolution,
         "mesh": made.report(),
@@ -156,7 +158,16 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _rows(asset: Asset, mesh: Mesh, shown: SheetInputs, around: Views) -> list[Row]:
+def _volume(asset: Asset, shown: SheetInputs, size: int, watch: Stopwatch) -> Tensor:
+    """Render the volume from the cameras to show, with as many pixels as their views: (V, 3, size, size) on white."""
+    with watch("video"):
+        if isinstance(shown.views, Cameras):
+            return asset.render(shown.views, size, step=VIDEO_STEP).to("cpu").composite(1.0)
+        views = asset.render(shown.views.cameras, min(size, shown.views.width), step=VIDEO_STEP)
+        return views.to("cpu").resized(size, size).composite(1.0)
+
+
+def _rows(volume: Tensor, mesh: Mesh, shown: SheetInputs, around: Views) -> list[Row]:
     """Return the rows of the sheet: the input views; volume, mesh and normals from their cameras; the turntable.
 
     Without input views, the rows from the cameras to show alone.
@@ -164,7 +175,6 @@ def _rows(asset: Asset, mesh: Mesh, shown: SheetInputs, around: Views) -> list[R
     size = around.width
     cameras = shown.views if isinstance(shown.views, Cameras) else shown.views.cameras
     rendered = render_mesh(mesh, cameras, size)
-    volume = asset.render(cameras.to("cpu"), size, step=VIDEO_STEP).to("cpu").composite(1.0)
     ours = [
         Row("its mesh, lit softly", shade(rendered).composite(1.0)),
         Row("the mesh's normals (red, green, blue = x, y, z)", normals_to_image(rendered)),

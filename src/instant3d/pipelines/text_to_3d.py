@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.components import NETWORKS, Components
+from instant3d.modules.diffusion.inference.loading import load_components
 from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding, fits
 from instant3d.nerf.asset import Asset
@@ -91,7 +92,9 @@ class TextTo3D:
             FileNotFoundError: The weights are not installed, or a file is missing.
         """
         stage1, stage2 = find_stages(stage1, stage2)
-        components = Components.load(stage1, dtype=stage1_dtype(torch.device(device)))
+        dtype = stage1_dtype(torch.device(device))
+        # LoRA weights are fused by diffusers, into its own networks
+        components = Components.load(stage1, dtype=dtype) if loras else load_components(stage1, dtype)
         for name in NETWORKS:
             getattr(components, name).requires_grad_(False)
         for lora in loras:

@@ -13,6 +13,7 @@ ARKit.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def read_capture(layout: str, folder: Path) -> transforms.Document:
 
 def _mask(folder: Path, image: Path) -> dict[str, str]:
     names = (f"masks/{image.stem}.png", f"masks/{image.name}.png")
-    return next(({"mask_path": name} for name in names if (folder / name).is_file()), {})
+    return next(({"mask_path": name} for name in names if os.path.isfile(folder / name)), {})
 
 
 def _nerfstudio(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Tars are opened, or downloaded, when one of their scenes is read.
 from __future__ import annotations
 
 import bisect
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -255,7 +254,7 @@ def _parts(root: str | Path, cache: shard_cache.ShardCache) -> list[ShardSource 
 def _tar(path: Path, shard: Shard | None) -> ShardSource:
     if shard is None:
         return ShardSource(str(path), range(len(shards.index(path))), None)
-    size = path.stat().st_size if os.path.isfile(path) else None  # false for a name that no file can have
+    size = path.stat().st_size if path.is_file() else None
     if size != shard.bytes:
         fault = "is missing" if size is None else f"has {size} bytes"
         raise ValueError(f"{path} {fault}, but {INDEX} lists {shard.bytes} bytes; copy or pack it again")

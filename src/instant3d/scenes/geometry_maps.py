@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from instant3d.scenes import npy
 from instant3d.scenes.images import COMPRESS_LEVEL, DecodedImage
 from instant3d.utils import exif, images
 from instant3d.utils.errors import LIBRARY_ERRORS
@@ -152,9 +153,7 @@ def _numpy(data: bytes, grid: MapGrid, where: str) -> Array:
     """Read an .npy array as (H, W) float64 after checking its header; object arrays (pickles) are refused."""
     try:
         stream = io.BytesIO(data)
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        shape, fortran, dtype = npy.read_header(stream)
         fits = shape[:2] == grid.full or (len(shape) > 1 and grid.is_turned(shape[1], shape[0]))
         if dtype.kind != "f" or not fits or shape[2:] not in ((), (1,)):
             raise ValueError(f"holds {dtype} of shape {shape}, but floats of shape {grid.full} were expected")

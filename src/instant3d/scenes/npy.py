@@ -29,10 +29,7 @@ def read_npy(data: bytes, where: str) -> Array:
         ValueError: It is broken, too large, not numeric, or holds a number that is not finite.
     """
     try:
-        stream = io.BytesIO(data)
-        version = np.lib.format.read_magic(stream)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(stream)
+        shape, _, dtype = read_header(io.BytesIO(data))
         if dtype.kind not in "fiu":
             raise ValueError(f"holds {dtype}, not numbers")
         if math.prod(shape) * dtype.itemsize > MAX_BYTES:
@@ -43,6 +40,23 @@ def read_npy(data: bytes, where: str) -> Array:
     except LIBRARY_ERRORS as error:
         raise ValueError(f"{where} is not a usable .npy file: {error}; export it again") from error
     return array
+
+
+def read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of an .npy file; the stream is then where its numbers begin.
+
+    Returns:
+        Shape, whether the order is Fortran's, and type.
+
+    Raises:
+        ValueError: It is no such header.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        return read(stream)
+    except (MemoryError, RecursionError):  # of Python's parser; a header takes no memory
+        raise ValueError("its header is nested too deeply") from None
 
 
 def read_npz(data: bytes, name: str, where: str) -> Array:

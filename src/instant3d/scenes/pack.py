@@ -25,6 +25,7 @@ from instant3d.utils.errors import escape_control
 from instant3d.utils.progress import OnStep
 
 INDEX, VERSION = "index.json", 1
+LONGEST_NAME = 200  # bytes of a file's name: what any file system takes
 PACKED = shards.PACKED
 MAX_INDEX_BYTES = 2**28
 MAX_PACKED_BYTES = shards.MAX_PACKED_BYTES
@@ -147,6 +148,8 @@ def parse_index(data: bytes, where: str) -> dict[str, Shard]:
 def _check(shard: Shard) -> None:
     if PurePosixPath(shard.name).name != shard.name or not shard.name.endswith(".tar"):
         raise ValueError("it names a shard that is not a .tar file beside it")
+    if len(shard.name.encode(errors="replace")) > LONGEST_NAME:
+        raise ValueError(f"the name {shard.name:.40}... is longer than {LONGEST_NAME} bytes")
     if not re.fullmatch("[0-9a-f]{64}", shard.sha256):
         raise ValueError(f"the SHA-256 of {shard.name} is {shard.sha256!r:.80}")
     if not all(isinstance(number, int) and number >= 0 for number in (shard.bytes, shard.scenes)):

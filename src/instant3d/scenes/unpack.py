@@ -15,12 +15,12 @@ from typing import Any
 
 from instant3d.scenes import scene_folder as scenes
 from instant3d.scenes import shards
-from instant3d.scenes.pack import INDEX, MAX_PACKED_BYTES, PACKED, VERSION, Shard, read_index
+from instant3d.scenes.pack import INDEX, LONGEST_NAME, MAX_PACKED_BYTES, PACKED, VERSION, Shard, read_index
 from instant3d.utils import atomic, file_listing
 from instant3d.utils.errors import escape_control, shorten
 from instant3d.utils.progress import OnStep
 
-LONGEST_NAME, LONGEST_PATH = 200, 1000  # bytes of each part, characters in all: what any file system takes
+LONGEST_PATH = 1000  # characters
 MISSING = "missing, or is a link or a sparse file in the tar"
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components, build_scheduler
+from instant3d.modules.diffusion.inference.euler import Euler, linear_alphas_cumprod, supports
 from instant3d.modules.diffusion.loading import without_warnings
+from instant3d.modules.diffusion.noise_process import KINDS
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.modules.diffusion.view_layout import Spacing
 from instant3d.stage1.initial_noise import start_image, start_latents
@@ -249,7 +251,8 @@ def spaced_scheduler(
     Raises:
         ValueError: The first timestep is not one of training's, or there are fewer timesteps than steps.
     """
-    levels = build_scheduler(config, "ddim").alphas_cumprod.double()
+    abar = linear_alphas_cumprod(config)
+    levels = (build_scheduler(config, "ddim").alphas_cumprod if abar is None else abar).double()
     first = len(levels) - 1 if sampling.start_timestep is None else sampling.start_timestep
     if not 0 <= first < len(levels):
         raise ValueError(f"start_timestep must be one of training's timesteps 0 to {len(levels) - 1}, got {first}")
@@ -264,6 +267,8 @@ def spaced_scheduler(
         timesteps = ((first + 1) * (left.double() / sampling.steps)).round().long() - 1
     kept = levels[timesteps].clamp(min=LEAST_SIGNAL).flip(0)
     betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
+    if sampling.sampler == "euler" and supports(config):
+        return Euler(betas.tolist(), config.get("prediction_type", KINDS[0])), timesteps
     visited = {"num_train_timesteps": sampling.steps, "trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
     scheduler = build_scheduler({**config, **SETTINGS, **visited}, sampling.sampler, "trailing")
     scheduler.set_timesteps(sampling.steps)

@@ -59,7 +59,7 @@ class Reconstructor(nn.Module):
         self.architecture = a = architecture
         self.encoder = make_encoder(a, pretrained_encoder)
         self.camera = camera_embedding(a.camera_width or a.width) if a.camera == "decoder" else None
-        self.tokens = nn.Parameter(torch.randn(1, 3 * a.token_side**2, a.width) / a.width**0.5)
+        self.tokens = nn.Parameter(_initial_tokens(3 * a.token_side**2, a.width))
         self.blocks = nn.ModuleList(make_block(a, self.encoder.width) for _ in range(a.depth))
         self.bypass = ResidualProjection(a.width) if a.bypass else None
         self.norm = nn.Identity() if a.bypass else nn.LayerNorm(a.width, a.last_epsilon)
@@ -170,6 +170,12 @@ class Reconstructor(nn.Module):
         network.precise = safetensors_folder.load_into(network, folder)
         network.licence = _licence(folder)
         return network.eval()
+
+
+def _initial_tokens(count: int, width: int) -> Tensor:
+    tokens = torch.empty(1, count, width)
+    # on the meta device, random numbers import PyTorch's compiler, which takes a second
+    return tokens if tokens.is_meta else tokens.normal_().div_(width**0.5)
 
 
 def _licence(folder: Path) -> str | None:

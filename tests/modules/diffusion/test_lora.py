@@ -204,6 +204,7 @@ PAIR = {"lora_unet_conv_in.lora_down.weight": (2, 4, 3, 3), "lora_unet_conv_in.l
         ),
         ({**PAIR, "lora_unet_conv_in.dora_scale": (1, 4)}, "not those of a plain LoRA: lora_unet_conv_in.dora_scale"),
         ({"lora_unet_conv_in.lora_down.weight": (2, 4, 3, 3)}, "both matrices of a LoRA for lora_unet_conv_in"),
+        ({**PAIR, "lora_unet_conv_in.alpha": (2,)}, r"conv_in\.alpha is not one number"),
         ({**PAIR, "lora_unet_conv_in.lora_up.weight": (16, 3, 1, 1)}, "lora_unet_conv_in has matrices of"),
         ({**PAIR, "lora_unet_conv_in.lora_down.weight": (2, 4, 1, 1)}, r"fit the weight \(16, 4, 3, 3\)"),
         ({**PAIR, "lora_unet_conv_in.lora_down.weight": (0, 4, 3, 3)}, "lora_unet_conv_in has matrices of"),

@@ -9,6 +9,7 @@ from golden_generators import GoldenGenerator
 
 from instant3d.cli import main as cli
 from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.inference.euler import Euler
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.pipelines.convert import grm_instant3d
 from instant3d.pipelines.convert.family import Shapes
@@ -105,16 +106,14 @@ def test_start_is_the_blob_sampled_and_fused_as_in_the_released_code(components,
 
 
 def test_every_step_and_the_image_are_those_of_the_released_code(components, recorded_noise, monkeypatch):
-    from diffusers import EulerDiscreteScheduler
-
-    states, step = [], EulerDiscreteScheduler.step
+    states, step = [], Euler.step
 
     def recorded(*arguments, **settings):
         result = step(*arguments, **settings)
         states.append(result[0])
         return result
 
-    monkeypatch.setattr(EulerDiscreteScheduler, "step", recorded)
+    monkeypatch.setattr(Euler, "step", recorded)
     sampler = GridSampler(components)
     text = encode(components, ["recorded"])
     latents = sampler.denoise(text, TextEmbedding.zeros_like(text), sampling=SAMPLING, seeds=[0])

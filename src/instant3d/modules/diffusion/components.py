@@ -202,13 +202,14 @@ def build_part(name: str, config: Mapping[str, Any]) -> Any:
     if name == "scheduler":
         return build_scheduler(config, "euler")
     check_sizes(config, name)
+    kind = kind_of(name)
     with without_warnings():
         if name.endswith(("encoder", "encoder_2")):
             from transformers import CLIPTextConfig, CLIPVisionConfig
 
             settings = CLIPVisionConfig if name == "vision_encoder" else CLIPTextConfig
-            return kind_of(name)(settings(**config)).eval()
-        return kind_of(name)(**config).eval()
+            return kind(settings(**config)).eval()
+        return kind(**config).eval()
 
 
 def build_scheduler(config: Mapping[str, Any], name: str, spacing: str | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,11 +154,12 @@ def load_single(file: Path, parts: Collection[str], dtype: torch.dtype) -> dict[
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silence progress bars and log messages of diffusers and transformers; callers raise what matters as an error."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
+    """Silence progress bars and log messages of diffusers and transformers; callers raise what matters as an error.
 
-    libraries = (diffusers_logging, transformers_logging)
+    Only libraries that are imported already are silenced: callers import what they need before.
+    """
+    names = ("diffusers.utils.logging", "transformers.utils.logging")
+    libraries = [sys.modules[name] for name in names if name in sys.modules]
     before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     try:
         for library in libraries:

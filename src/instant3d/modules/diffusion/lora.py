@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components
-from instant3d.modules.diffusion.lora_names import layers_by_name
+from instant3d.modules.diffusion.lora_names import Layer, layers_by_name
 from instant3d.utils.hub import snapshot
 from instant3d.utils.tensor_files import open_safetensors, to_float32
 
@@ -113,6 +113,8 @@ def fuse(components: Components, lora: Lora) -> None:
         for name, update in updates.items():
             down, up = (file.get_slice(update[kind]).get_shape() for kind in ("down", "up"))
             _check_shapes(f"{path}: {name}", down, up, layers[name].weight.shape)
+            if "alpha" in update and math.prod(file.get_slice(update["alpha"]).get_shape()) != 1:
+                raise ValueError(f"{path}: {update['alpha']} is not one number; copy or download it again")
         for name, update in updates.items():
             down, up = (to_float32(update[kind], file.get_tensor(update[kind])) for kind in ("down", "up"))
             alpha = file.get_tensor(update["alpha"]) if "alpha" in update else _alpha(settings, name, len(down))
@@ -187,11 +189,11 @@ def _alpha(settings: Mapping[str, Any], name: str, rank: int) -> float:
     return float(alpha) if isinstance(alpha, int | float) else float(rank)
 
 
-def _add(where: str, layer: nn.Module, up: Tensor, down: Tensor, scale: float) -> None:
+def _add(where: str, layer: Layer, up: Tensor, down: Tensor, scale: float) -> None:
     """Add scale up down to a layer's weight."""
-    weight = layer.weight.data  # type: ignore[union-attr]
+    weight = layer.weight.data
     update = scale * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
     changed = (weight.float() + update.to(weight.device)).to(weight.dtype)
     if not changed.isfinite().all():
         raise ValueError(f"{where} has values that are not finite; give another LoRA or a smaller weight")
-    layer.weight.data = changed  # type: ignore[union-attr]
+    layer.weight.data = changed

@@ -32,13 +32,16 @@ SGM_OUTSIDE = {  # outside the blocks
 }
 
 
-def layers_by_name(components: Any) -> dict[str, nn.Module]:
+Layer = nn.Linear | nn.Conv2d
+
+
+def layers_by_name(components: Any) -> dict[str, Layer]:
     """List the linear layers and convolutions of UNet and text encoders by each name that a LoRA file may use.
 
     Args:
         components: `Components` of an SDXL; those that are None are left out.
     """
-    layers: dict[str, nn.Module] = {}
+    layers: dict[str, Layer] = {}
     if components.unet is not None:
         for path, layer in _layers(components.unet):
             sgm = sgm_path(path, components.unet.config.layers_per_block)
@@ -78,8 +81,8 @@ def sgm_path(path: str, layers_per_block: int) -> str:
     return f"{where}.{SGM_LAYERS.get(rest, rest) if kind == 'resnets' else rest}"
 
 
-def _layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((path, part) for path, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d))
+def _layers(network: nn.Module) -> Iterator[tuple[str, Layer]]:
+    return ((path, part) for path, part in network.named_modules() if isinstance(part, Layer))
 
 
 def _joined(prefix: str, path: str) -> str:

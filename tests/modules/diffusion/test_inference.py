@@ -1,0 +1,157 @@
+"""Networks for inference, against diffusers and transformers themselves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_sdxl import CAPTIONS, SIZES
+
+from instant3d.modules.diffusion.components import Components, build_scheduler
+from instant3d.modules.diffusion.inference.euler import Euler, linear_alphas_cumprod, supports
+from instant3d.modules.diffusion.inference.loading import load_components
+from instant3d.modules.diffusion.inference.unet import UNet
+from instant3d.modules.diffusion.text import encode, fits
+from instant3d.modules.diffusion.tiny_models import train_tokenizer
+
+PROMPTS = ["a red fire hydrant", "", "A café’s déjà-vu: 2 dogs!!", "<|endoftext|> don't", "日本語 🙂 " * 20]
+UNET = {"layers_per_block": 2, "transformer_layers_per_block": [2, 1]}
+
+
+def folder_of(folder, unet=UNET, vae=None):
+    vae = {"mid_block_add_attention": False} if vae is None else vae
+    train_tokenizer(CAPTIONS, folder / "tokenizer", size=600, max_length=24)
+    torch.manual_seed(0)
+    sizes = SIZES | {"unet": SIZES["unet"] | unet, "vae": SIZES["vae"] | vae}
+    Components.build(sizes, folder / "tokenizer").save(folder, torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    ours = load_components(folder)
+    assert isinstance(ours.unet, UNet)
+    return ours, Components.load(folder)
+
+
+def test_tokens_are_those_of_transformers(both):
+    ours, theirs = both
+    for name in ("tokenizer", "tokenizer_2"):
+        assert len(getattr(ours, name)) == len(getattr(theirs, name))
+        for prompt in PROMPTS:
+            expected = getattr(theirs, name)(prompt, verbose=False).input_ids
+            assert getattr(ours, name)(prompt).input_ids == expected
+    assert [fits(ours, prompt) for prompt in PROMPTS] == [fits(theirs, prompt) for prompt in PROMPTS]
+
+
+def test_text_embeddings_are_those_of_transformers(both):
+    ours, theirs = (encode(components, PROMPTS) for components in both)
+    torch.testing.assert_close(ours.tokens, theirs.tokens)
+    torch.testing.assert_close(ours.pooled, theirs.pooled)
+
+
+@torch.inference_mode()
+def test_unet_predicts_what_diffusers_predicts(both):
+    added = {"text_embeds": torch.randn(2, 24), "time_ids": 64 * torch.rand(2, 6)}
+    latents, tokens = torch.randn(2, 4, 8, 8), torch.randn(2, 24, 48)
+    found, expected = (
+        each.unet(latents, torch.tensor(623), encoder_hidden_states=tokens, added_cond_kwargs=added, return_dict=False)
+        for each in both
+    )
+    torch.testing.assert_close(found[0], expected[0])
+
+
+@torch.inference_mode()
+def test_vae_encodes_and_decodes_as_diffusers_does(both):
+    images = 2 * torch.rand(2, 3, 64, 64) - 1
+    found, expected = (each.vae.encode(images).latent_dist for each in both)
+    torch.testing.assert_close(found.mode(), expected.mode())
+    torch.testing.assert_close(found.std, expected.std)
+    found, expected = (each.vae.decode(expected.mean, return_dict=False)[0] for each in both)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_euler_takes_the_steps_of_diffusers(kind):
+    betas = torch.linspace(0.01, 0.3, 5).tolist()
+    config = {"num_train_timesteps": 5, "trained_betas": betas, "prediction_type": kind, "final_sigmas_type": "zero"}
+    ours, theirs = Euler(betas, kind), build_scheduler(config, "euler", "trailing")
+    theirs.set_timesteps(5)
+    assert torch.equal(ours.timesteps, theirs.timesteps)
+    assert torch.equal(ours.sigmas, theirs.sigmas)
+    assert ours.init_noise_sigma == theirs.init_noise_sigma
+    clean, noise = torch.randn(2, 2, 4, 4, 4)
+    first = theirs.timesteps[:1].expand(2)
+    sample = theirs.add_noise(clean, noise, first)
+    assert torch.equal(ours.add_noise(clean, noise, first), sample)
+    for step in theirs.timesteps:
+        prediction = torch.randn_like(sample)
+        assert torch.equal(ours.scale_model_input(sample, step), theirs.scale_model_input(sample, step))
+        found = ours.step(prediction, step, sample)
+        sample = theirs.step(prediction, step, sample, return_dict=False)[0]
+        assert torch.equal(found[0], sample)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+def test_linear_alphas_cumprod_is_that_of_diffusers(schedule):
+    config = {"beta_schedule": schedule, "beta_start": 0.001, "beta_end": 0.02, "num_train_timesteps": 1000}
+    assert torch.equal(linear_alphas_cumprod(config), build_scheduler(config, "ddim").alphas_cumprod)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"beta_schedule": "squaredcos_cap_v2"}, {"trained_betas": [0.1, 0.2]}, {"rescale_betas_zero_snr": True}],
+)
+def test_linear_alphas_cumprod_leaves_other_schedules_to_diffusers(setting):
+    config = {"beta_schedule": "linear", "beta_start": 0.001, "beta_end": 0.02, "num_train_timesteps": 2}
+    assert linear_alphas_cumprod(config | setting) is None
+
+
+def test_euler_leaves_other_methods_to_diffusers():
+    assert not supports({"use_beta_sigmas": True})
+    assert not supports({"prediction_type": "sample"})
+
+
+@pytest.mark.parametrize("parts", [{"unet": {"use_linear_projection": False}}, {"vae": {}}])
+def test_load_components_leaves_other_networks_to_diffusers(tmp_path, parts):
+    components = load_components(folder_of(tmp_path, **parts))
+    assert type(components.unet).__module__.startswith("diffusers")
+
+
+def test_load_components_leaves_a_setting_that_is_new_to_diffusers(folder):
+    config = folder / "unet" / "config.json"
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"new_in_some_version": 1}))
+    try:
+        assert type(load_components(folder).unet).__module__.startswith("diffusers")
+    finally:
+        config.write_text(before)
+
+
+def test_load_components_refuses_weights_of_another_shape_as_diffusers_does(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    file = folder_of(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"conv_out.bias": torch.zeros(5)}, file)
+    with pytest.raises(ValueError, match="does not hold the UNet2DConditionModel"):
+        load_components(tmp_path)
+
+
+def test_text_to_3d_loads_and_draws_without_libraries_of_training():
+    heavy = {"diffusers", "transformers", "peft", "torchvision", "torch._dynamo", "trimesh", "sympy", "lightning", "av"}
+    code = "\n".join(
+        [
+            "import sys",
+            "from instant3d.pipelines.text_to_3d import Sampling, TextTo3D",
+            "TextTo3D.from_pretrained().views(['a chair'], sampling=Sampling(steps=1))",
+            f"print(sorted({heavy} & set(sys.modules)))",
+        ]
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
