@@ -261,3 +261,24 @@ def test_study_config_changes_settings_that_exist_and_no_size_of_the_transformer
     assert set(variant) <= {"model", "data"}
     assert set(model) <= {"architecture", "loss_weights"}
     assert set(data) <= {"view_sampling"}, "the scenes and their order are those of demo"
+
+
+WITH_LOADER = """
+import multiprocessing, threading, time
+from benchmarks.study import trial
+threading.Thread(target=trial._end_with_input, daemon=True).start()
+time.sleep(0.2)
+loader = multiprocessing.get_context("fork").Process(target=int)
+loader.start()
+loader.join(20)
+print(loader.exitcode, flush=True)
+time.sleep(60)
+"""
+
+
+def test_trial_forks_loaders_of_data_and_ends_with_its_input():
+    process = subprocess.Popen([sys.executable, "-c", WITH_LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"0\n"
+    process.stdin.close()
+    assert process.wait(20) == 1
+    process.stdout.close()
