@@ -38,10 +38,12 @@ def ended_by_signals() -> Iterator[None]:
 def handlers_kept() -> Iterator[None]:
     """Undo what a library does in the block to the handlers of SIGTERM and SIGHUP."""
     before = {number: signal.getsignal(number) for number in _numbers()}
-    yield
-    for number, handler in before.items():
-        if signal.getsignal(number) is not handler:  # which a library can only do in the main thread
-            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:  # which a library can only do in the main thread
+                signal.signal(number, handler)
 
 
 def _numbers() -> list[int]:
