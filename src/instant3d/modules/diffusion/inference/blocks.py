@@ -24,7 +24,15 @@ class Network(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions around the projected time embedding, if there is one, and a shortcut."""
+    """Two convolutions around the projected time embedding, if there is one, and a shortcut.
+
+    Args:
+        inputs: Channels read.
+        outputs: Channels written.
+        groups: Of the group norms.
+        eps: Of the group norms.
+        time_width: Channels of the time embedding; None if there is none.
+    """
 
     def __init__(self, inputs: int, outputs: int, groups: int, eps: float, time_width: int | None = None) -> None:
         super().__init__()
@@ -108,7 +116,15 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the pixels of a feature map."""
+    """Transformer blocks over the pixels of a feature map.
+
+    Args:
+        width: Channels of the map.
+        heads: Of each attention.
+        context_width: Channels of the context.
+        layers: Number of blocks.
+        groups: Of the group norm.
+    """
 
     def __init__(self, width: int, heads: int, context_width: int, layers: int, groups: int) -> None:
         super().__init__()

@@ -117,7 +117,15 @@ class Half(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, and the change to the next, "down" or "up", if there is one."""
+    """Residual blocks of one resolution, and the change to the next, if there is one.
+
+    Args:
+        inputs: Channels read.
+        width: Channels written.
+        layers: Number of residual blocks.
+        groups: Of the group norms.
+        change: "down", "up" or "".
+    """
 
     def __init__(self, inputs: int, width: int, layers: int, groups: int, change: str) -> None:
         super().__init__()
