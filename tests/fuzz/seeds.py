@@ -309,6 +309,17 @@ def layouts() -> dict[str, Files]:
     return {name: files_of(lambda folder, write=write: write(folder, views(4))) for name, write in WRITERS.items()}
 
 
+def captures() -> list[Files]:
+    """A capture by each program, and one by COLMAP in text."""
+    from tests.fixtures import captures
+
+    def written(folder: Path, name: str, **settings: bool) -> None:
+        captures.WRITERS[name](folder, captures.cameras(3), **settings)
+
+    found = [files_of(lambda folder, name=name: written(folder, name)) for name in captures.WRITERS]
+    return [*found, files_of(lambda folder: written(folder, "colmap", binary=False))]
+
+
 def prompt_lists() -> list[Files]:
     """Lists as text, JSON and CSV."""
     text = "# a list\na red chair\n\na blue boat, sailing\nein grüner Stuhl\n#1 dad mug\n"

@@ -5,6 +5,7 @@ A reader may also check what it read: an AssertionError is a finding like any ot
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -172,6 +173,17 @@ def read_layout(name: str) -> Read:
     return read
 
 
+def read_captures(folder: Path) -> None:
+    """Read the cameras of a capture in the layout that its files tell."""
+    from instant3d.scenes import capture_layouts
+
+    marks = {"transforms.json": "nerfstudio", "keyframes": "polycam", "metadata.json": "record3d"}
+    layout = next((layout for mark, layout in marks.items() if (folder / mark).exists()), "colmap")
+    document = capture_layouts.read_capture(layout, folder)
+    for k in range(document.count):
+        assert all(math.isfinite(number) for number in document.frame(k).pinhole(64, 48))
+
+
 def read_prompts(folder: Path) -> None:
     """A list of prompts, as `generate` takes it; and as a list of words, ids and names."""
     from data_prep.manifests import id_lists
@@ -304,6 +316,7 @@ TARGETS = {
         f"import-{name}": Target(lambda name=name: [seeds.layouts()[name]], read_layout(name))
         for name in ("openlrm", "instantmesh", "zero123", "gobjaverse", "nerf-synthetic")
     },
+    "captures": Target(seeds.captures, read_captures),
     "prompts": Target(seeds.prompt_lists, read_prompts),
     "manifest": Target(seeds.manifests, read_manifest),
     "lists": Target(_list_seeds, read_lists),

@@ -139,7 +139,7 @@ class _Reader:
         try:
             found = struct.unpack_from(f"<{kinds}", self.data, self.at)
         except struct.error:
-            raise ValueError(f"{self.path} is cut short or no model of COLMAP; copy it again") from None
+            raise self._cut_short() from None
         self.at += struct.calcsize(f"<{kinds}")
         return found
 
@@ -147,14 +147,19 @@ class _Reader:
         """Read a text that ends in a zero byte."""
         end = self.data.find(b"\0", self.at)
         if end < 0:
-            raise ValueError(f"{self.path} is cut short or no model of COLMAP; copy it again")
+            raise self._cut_short()
         found = self.data[self.at : end].decode("utf-8", "replace")
         self.at = end + 1
         return found
 
     def skip(self, count: int) -> None:
         """Skip bytes."""
+        if count > len(self.data) - self.at:
+            raise self._cut_short()
         self.at += count
+
+    def _cut_short(self) -> ValueError:
+        return ValueError(f"{self.path} is cut short or no model of COLMAP; copy it again")
 
 
 def _content(path: Path) -> bytes:
