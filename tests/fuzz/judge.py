@@ -37,7 +37,7 @@ def _is_about_memory(error: BaseException) -> bool:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = error.__cause__ or error.__context__
 
 
 def _frames(error: BaseException) -> Iterator[TracebackType]:

@@ -56,7 +56,8 @@ def read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         return read(stream)
     except (MemoryError, RecursionError):  # of Python's parser; a header takes no memory
-        raise ValueError("its header is nested too deeply") from None
+        pass
+    raise ValueError("its header is nested too deeply")
 
 
 def read_npz(data: bytes, name: str, where: str) -> Array:
