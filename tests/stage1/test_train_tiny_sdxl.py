@@ -1,6 +1,7 @@
 """Training of a small SDXL from scratch: its parts, their training, and what an interruption costs."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import pytest
@@ -173,7 +174,7 @@ def test_optimize_ends_when_its_seconds_are_over():
     clock = iter(range(1000))
     model, taken = line(), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain.time, "monotonic", lambda: float(next(clock)))
+        patch.setattr(pretrain, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
         optimize(
             model,
             lambda step, _: (taken.append(step), (model(torch.ones(1)).sum(), ""))[1],
