@@ -17,6 +17,8 @@ from instant3d.pipelines import import_capture as module
 from instant3d.pipelines.import_capture import CAPTURES, CaptureOptions, import_capture
 from instant3d.pipelines.view_selection import choose_views, sharpness
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):

@@ -15,6 +15,8 @@ from instant3d.modules.diffusion.inference.unet import UNet
 from instant3d.modules.diffusion.text import encode, fits
 from instant3d.modules.diffusion.tiny_models import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red fire hydrant", "", "A café’s déjà-vu: 2 dogs!!", "<|endoftext|> don't", "日本語 🙂 " * 20]
 UNET = {"layers_per_block": 2, "transformer_layers_per_block": [2, 1]}
 

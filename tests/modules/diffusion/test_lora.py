@@ -11,6 +11,8 @@ from tiny_sdxl import tiny_sdxl
 from instant3d.modules.diffusion.lora import FILE, Lora, fuse
 from instant3d.modules.diffusion.lora_names import sgm_path
 
+pytestmark = pytest.mark.slow
+
 RANK, ALPHA = 3, 1.5
 KOHYA = {  # layer of the tiny UNet: its names by kohya's scripts, after diffusers and after sgm
     "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": (
