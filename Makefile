@@ -52,7 +52,7 @@ serve: .venv/.installed  ## a page and an API at http://127.0.0.1:7860: ARGS="--
 test: .venv/.installed .venv-render/.installed  ## run all tests (no network, no GPU)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: .venv/.installed  ## run the tests that are not marked slow, in less than a minute
+test-fast: .venv/.installed  ## run the tests that are not marked slow, in about a minute
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 fuzz: .venv/.installed  ## mutated files to all that reads files of strangers: SECONDS=600 TARGETS=glb,scene SEED=0
