@@ -99,14 +99,14 @@ def test_choose_views_takes_the_four_sides_of_a_ring():
 
 def test_sharpness_falls_with_blur_and_ignores_the_background():
     rng = np.random.default_rng(0)
-    picture, alpha = rng.integers(0, 255, (32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    image, alpha = rng.integers(0, 255, (32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     alpha[8:24, 8:24] = 255
-    soft = np.asarray(Image.fromarray(picture).resize((8, 8)).resize((32, 32)))
-    assert sharpness(soft, alpha) < 0.2 * sharpness(picture, alpha)
-    other = picture.copy()
+    soft = np.asarray(Image.fromarray(image).resize((8, 8)).resize((32, 32)))
+    assert sharpness(soft, alpha) < 0.2 * sharpness(image, alpha)
+    other = image.copy()
     other[:6] = 0
-    assert sharpness(other, alpha) == sharpness(picture, alpha)
-    assert sharpness(picture, np.zeros_like(alpha)) == 0
+    assert sharpness(other, alpha) == sharpness(image, alpha)
+    assert sharpness(image, np.zeros_like(alpha)) == 0
 
 
 def cover(path, box):
