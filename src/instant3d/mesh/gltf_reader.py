@@ -18,6 +18,7 @@ from instant3d.mesh.gltf_document import GltfDocument, Json
 from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
 from instant3d.mesh.untrusted import TooLarge
 from instant3d.utils.mesh_options import MAX_FACES
+from instant3d.utils.quaternions import rotation_matrix
 
 TRIANGLES, STRIP, FAN = 4, 5, 6
 WRAP_MODES = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
@@ -210,20 +211,9 @@ def _local_matrix(node: Json) -> np.ndarray:
         return np.asarray(node["matrix"], dtype=np.float64).reshape(4, 4).T  # stored by columns
     matrix = np.eye(4)
     scale = np.asarray(node.get("scale", (1, 1, 1)), dtype=np.float64)
-    matrix[:3, :3] = _rotation(*map(float, node.get("rotation", (0, 0, 0, 1)))) * scale
+    matrix[:3, :3] = rotation_matrix(*map(float, node.get("rotation", (0, 0, 0, 1)))) * scale
     matrix[:3, 3] = node.get("translation", (0, 0, 0))
     return matrix
-
-
-def _rotation(x: float, y: float, z: float, w: float) -> np.ndarray:
-    """Return the rotation matrix (3, 3) of a unit quaternion."""
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 def _normal_matrices(turn: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from instant3d.scenes import transforms
 from instant3d.scenes.colmap import read_model
 from instant3d.scenes.json_values import number, numbers
 from instant3d.utils import file_listing
+from instant3d.utils.quaternions import rotation_matrix
 from instant3d.utils.tensor_files import load_json
 
 Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # (x, y, z) to (x, -z, y)
@@ -136,10 +137,8 @@ def _quaternion_pose(pose: np.ndarray, path: Path) -> np.ndarray:
     length = np.linalg.norm(pose[:4])
     if length < 1e-6:
         raise ValueError(f"poses of {path} has a quaternion of length 0")
-    x, y, z, w = pose[:4] / length
     matrix = np.eye(4)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    matrix[:3, :3] += 2 * w * cross + 2 * cross @ cross
+    matrix[:3, :3] = rotation_matrix(*pose[:4] / length)
     matrix[:3, 3] = pose[4:]
     return matrix
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from instant3d.scenes.poses import OPENGL_TO_OPENCV
+from instant3d.utils.quaternions import rotation_matrix
 
 MAX_BYTES = 2**31  # of one file
 CAMERA_MODELS = {  # numbers in binary files, and parameters by the names of transforms.json
@@ -60,11 +61,7 @@ def _cam_to_world(pose: list[float], where: str) -> np.ndarray:
         raise ValueError(f"the pose of {where} is not a rotation with a position")
     w, x, y, z = quaternion / length
     world_to_cam = np.eye(4)
-    world_to_cam[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
+    world_to_cam[:3, :3] = rotation_matrix(x, y, z, w)
     world_to_cam[:3, 3] = pose[4:]
     return np.linalg.inv(world_to_cam) @ OPENGL_TO_OPENCV
 
