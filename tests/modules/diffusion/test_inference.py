@@ -136,6 +136,21 @@ def test_load_components_leaves_a_setting_that_is_new_to_diffusers(folder):
         config.write_text(before)
 
 
+def test_load_components_leaves_tokenizer_settings_that_it_lacks_to_transformers(tmp_path):
+    settings = folder_of(tmp_path) / "tokenizer" / "tokenizer_config.json"
+    content = json.loads(settings.read_text())
+    del content["pad_token"]
+    settings.write_text(json.dumps(content))
+    assert type(load_components(tmp_path).tokenizer).__module__.startswith("transformers")
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_load_components_refuses_a_damaged_tokenizer_in_one_sentence(tmp_path, content):
+    (folder_of(tmp_path) / "tokenizer" / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer is not a usable tokenizer .*; copy or download it again"):
+        load_components(tmp_path)
+
+
 def test_load_components_refuses_weights_of_another_shape_as_diffusers_does(tmp_path):
     from safetensors.torch import load_file, save_file
 

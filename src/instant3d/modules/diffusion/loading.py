@@ -70,6 +70,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises:
         FileNotFoundError: The folder has no tokenizer.json, and vocab.json or merges.txt is missing.
+        ValueError: A file is damaged.
     """
     from transformers import CLIPTokenizer
 
@@ -78,8 +79,13 @@ def load_tokenizer(folder: Path) -> Any:
         files.read_json(folder / "vocab.json")
         if not (folder / "merges.txt").is_file():
             raise FileNotFoundError(f"{folder} has no merges.txt beside its vocab.json; copy or download it again")
-    with without_warnings():
-        return CLIPTokenizer.from_pretrained(folder)
+    try:
+        with without_warnings():
+            return CLIPTokenizer.from_pretrained(folder)
+    except LIBRARY_ERRORS as error:
+        raise ValueError(
+            f"{folder} is not a usable tokenizer ({first_line(error)}); copy or download it again"
+        ) from error
 
 
 def _load_network(folder: Path, name: str, dtype: torch.dtype) -> Any:

@@ -20,6 +20,7 @@ from instant3d.modules.diffusion.sizes import check_sizes
 from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.utils import tensor_files
 from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.errors import LIBRARY_ERRORS
 
 TEXT_MODEL = "text_model."  # before the names of a text encoder's weights in files
 
@@ -45,14 +46,15 @@ def load_components(source: str | Path, dtype: torch.dtype = torch.float32) -> C
     if dtype == torch.float32 and Path(source).is_dir():
         try:
             return _load(files.folders(source, ALL, dtype))
-        except (_Unsupported, ValueError, OSError):
-            pass  # what is wrong is found again by the libraries, and told precisely
+        except (_Unsupported, *LIBRARY_ERRORS):
+            pass  # what is wrong is found again by the libraries, and reported precisely
     return Components.load(source, dtype=dtype)
 
 
 def _load(folders: Mapping[str, Path]) -> Components:
-    made: dict[str, Any] = {name: _network(folders[name], name) for name in NETWORKS}
-    made |= {name: _tokenizer(folders[name]) for name in ("tokenizer", "tokenizer_2")}
+    made: dict[str, Any] = {name: _tokenizer(folders[name]) for name in ("tokenizer", "tokenizer_2")}
+    builders = {name: _builder(folders[name], name) for name in NETWORKS}  # all, before any weights are read
+    made |= {name: _network(folders[name], *builder) for name, builder in builders.items()}
     made["scheduler"] = SimpleNamespace(config=files.read_json(folders["scheduler"] / "scheduler_config.json"))
     components = Components(
         **made, words=CaptionWords.read(folders["tokenizer"]), layout=ViewLayout.read(folders["unet"].parent)
@@ -61,10 +63,8 @@ def _load(folders: Mapping[str, Path]) -> Components:
     return components
 
 
-def _network(folder: Path, name: str) -> nn.Module:
-    config = files.read_json(folder / "config.json")
-    check_sizes(config, folder / "config.json")
-    build, prefix = _builder(name, config)
+def _network(folder: Path, build: Callable[[], nn.Module], prefix: str) -> nn.Module:
+    """Build a network and read its weights, whose names in files begin with `prefix`."""
     stem = "model" if prefix else "diffusion_pytorch_model"
     tensors = tensor_files.load_tensors(folder / f"{stem}.safetensors")
     tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
@@ -78,8 +78,10 @@ def _network(folder: Path, name: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _builder(name: str, config: Mapping[str, Any]) -> tuple[Callable[[], nn.Module], str]:
+def _builder(folder: Path, name: str) -> tuple[Callable[[], nn.Module], str]:
     """Return how a network is built, and what is before the names of its weights."""
+    config = files.read_json(folder / "config.json")
+    check_sizes(config, folder / "config.json")
     if name.startswith("text_encoder"):
         if config.get("hidden_act") not in ACTIVATIONS:
             raise _Unsupported
@@ -99,4 +101,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
     settings = files.read_json(folder / "tokenizer_config.json")
     if settings.get("tokenizer_class") != "CLIPTokenizer" or not (folder / "tokenizer.json").is_file():
         raise _Unsupported
-    return Tokenizer(folder / "tokenizer.json", settings["model_max_length"], settings["pad_token"])
+    try:
+        return Tokenizer(folder / "tokenizer.json", settings["model_max_length"], settings["pad_token"])
+    except Exception as error:  # tokenizers raises bare Exception, whatever is wrong with a file
+        raise _Unsupported from error
