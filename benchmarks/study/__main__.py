@@ -1,6 +1,6 @@
 """Compare variants of the reconstructor at equal compute.
 
-`python -m benchmarks.study demo pixel_features --train SCENES --val HELD_OUT -o out/study` trains each variant on the
+`python -m benchmarks.study demo surface_features --train SCENES --val HELD_OUT -o out/study` trains each variant on the
 same scenes in the same order for the same seconds (or FLOPs, or steps), evaluates it on the held-out scenes, and writes
 table.md, study.json and figure.png. Called again it does what is missing: an interrupted training continues from its
 last checkpoint, and what failed is tried again.

@@ -14,7 +14,7 @@ PAUSE_SECONDS = 1.0  # after the server could not be reached
 
 
 class ServerLink:
-    """What the server tells all replicas: jobs that are cancelled. An actor that ends with the server."""
+    """Passes cancelled jobs from the server to all replicas: an actor that ends with the server."""
 
     def __init__(self) -> None:
         self.cancelled: list[str] = []
