@@ -233,7 +233,17 @@ class Stage1Module(L.LightningModule):
         return error * min_snr_weight(self.prediction_type, abar, self.min_snr_gamma)
 
     def predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding, size: Tensor) -> Tensor:
-        """The UNet's output for noisy latents (B, C, h, w), as `unet_output` describes it."""
+        """The UNet's output, conditioned on the grid's size and no crop (SDXL, section 2.2).
+
+        Args:
+            latents: Noisy latents, (B, C, h, w).
+            timestep: (B,).
+            text: Embedded prompts.
+            size: Pixels a side of the grids, (B,).
+
+        Returns:
+            (B, C, h, w), noise or velocity by `prediction_type`.
+        """
         recorded = self.graphed if self.training and torch.is_grad_enabled() else None
         return unet_output(recorded or NoisePrediction(self.network), latents, timestep, text, size)
 

@@ -56,7 +56,18 @@ class NoisePrediction(nn.Module):
         self.unet = unet
 
     def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
-        """Prediction (B, C, h, w) for latents (B, C, h, w), text tokens (B, T, D), summary (B, P) and sizes (B, 6)."""
+        """The UNet's output.
+
+        Args:
+            latents: (B, C, h, w).
+            timestep: (B,).
+            tokens: Text tokens (B, T, D).
+            pooled: Summary of the text (B, P).
+            time_ids: Sizes (B, 6).
+
+        Returns:
+            (B, C, h, w).
+        """
         conditions = {"text_embeds": pooled, "time_ids": time_ids}
         return self.unet(latents, timestep, tokens, added_cond_kwargs=conditions, return_dict=False)[0]
 
