@@ -149,7 +149,8 @@ def mesh_summary(report: dict[str, Any]) -> str:
     pieces = "in one piece" if parts == 1 else f"in {parts} pieces"
     size = " x ".join(f"{extent:.2f}" for extent in report["size"])
     colors = f"texture of {report['texture']} px" if report["texture"] else "vertex colours"
-    return f"{report['faces']} triangles, {'closed' if report['closed'] else 'open'}, {pieces}, {size}, {colors}"
+    shape = f"closed, volume {report['volume']:.3g}" if report["closed"] else "open"
+    return f"{report['faces']} triangles, {shape}, {pieces}, {size}, {colors}"
 
 
 def sha256(file: Path) -> str:
