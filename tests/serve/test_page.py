@@ -187,17 +187,20 @@ def test_settings_of_the_form_are_sent_and_come_back_with_use_these_settings(ser
     chosen = {"preset": "game", "faces": "full", "texture": "512"}
     for name, value in chosen.items():
         page.select_option(f"[name={name}]", value)
-    page.fill("[name=steps]", "8")
-    page.fill("#seed", "7")
+    page.click("summary")
+    for name, value in (("steps", "8"), ("seed", "7"), ("resolution", "64"), ("guidance", "4.25")):
+        page.fill(f"[name={name}]", value)
     generate(page, "a red ball")
     (job,) = served.jobs()
     wanted = {"seed": 7, "steps": 8, "faces": "full", "texture": 512, "preset": "game", "formats": ["glb"]}
+    wanted |= {"resolution": 64, "guidance": 4.25}
     assert {name: job["options"][name] for name in wanted} == wanted
     assert job["command"] == page.inner_text("#command")
     page.reload()
     page.click("#again")
-    filled = [page.input_value(f"form [name={name}]") for name in ("prompt", "seed", "steps", "faces", "texture")]
-    assert filled == ["a red ball", "7", "8", "full", "512"]
+    names = ("prompt", "seed", "steps", "faces", "texture", "resolution", "guidance")
+    filled = [page.input_value(f"form [name={name}]") for name in names]
+    assert filled == ["a red ball", "7", "8", "full", "512", "64", "4.25"]
 
 
 def test_images_are_sent_as_files_and_what_is_no_image_is_refused(served, visit, tmp_path):
@@ -259,13 +262,27 @@ def test_escape_keeps_an_asset_and_the_delete_button_removes_it(served, visit):
     assert served.jobs() == []
 
 
-def test_more_shows_what_the_first_answer_left_out(served, visit):
-    for k in range(30):
-        served.api.delete(f"jobs/{served.add(str(k))}")
+def test_more_shows_what_the_first_answer_left_out_though_its_last_job_was_deleted_since(served, visit):
+    names = [served.add(str(k)) for k in range(30)]
+    for name in names:
+        served.api.delete(f"jobs/{name}")  # cancels it
     page = visit(served.url)
+    page.locator("#cards li").nth(23).wait_for()
+    served.api.delete(f"jobs/{names[6]}")
     page.click("#more")
-    until(lambda: page.locator("#cards li").count() == 30)
+    page.locator("#cards li").nth(29).wait_for()
     assert page.locator("#cards .name").all_inner_texts() == [str(k) for k in range(29, -1, -1)]
+    assert not page.locator("#more").is_visible()
+
+
+def test_asset_that_was_deleted_in_another_window_leaves_the_gallery(served, visit):
+    gone = served.add("gone")
+    served.fail("no surface")
+    page = visit(served.url)
+    page.locator("#cards li").wait_for()
+    served.api.delete(f"jobs/{gone}")
+    generate(page, "a red ball")
+    page.locator("#none").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -12,7 +12,7 @@ const EVERY_MS = 2000; // how often the list is asked for while something is que
 const jobs = new Map(); // by id, the newest first
 const actions = { show: lookAt, cancel: (id) => attempt(() => cancel(id)) };
 let shown = null; // the id of the job in the viewer
-let oldest = null; // the id of the last job of the list so far
+let next = null; // where the list goes on with older jobs
 let stopFollowing = () => {};
 let followed = null;
 let timer = 0;
@@ -91,16 +91,19 @@ function follow(job) {
 }
 
 async function refresh() {
-  const newest = await api.jobs(PAGE);
+  const { jobs: newest, next: following } = await api.jobs(PAGE);
   const ids = new Set(newest.map(({ id }) => id));
-  for (const job of jobs.values()) // what is gone from among the newest was deleted elsewhere
-    if (isActive(job) && !ids.has(job.id)) await api.job(job.id).then(update, () => jobs.delete(job.id));
+  const last = following === null ? "" : newest.at(-1).created;
+  for (const job of [...jobs.values()].filter(({ id }) => !ids.has(id))) {
+    if (job.created > last) jobs.delete(job.id); // deleted elsewhere
+    else if (isActive(job)) await api.job(job.id).then(update, () => jobs.delete(job.id));
+  }
   mergeNewest(newest);
   const { version, system, running, queued } = await api.health();
   $("server").textContent = `${version} · ${system} · ${running} running, ${queued} waiting`;
   if (jobs.get(shown)) follow(jobs.get(shown));
   render();
-  return newest;
+  return following;
 }
 
 function schedule(delay = EVERY_MS) {
@@ -133,8 +136,6 @@ async function cancel(id) {
 async function remove() {
   if (!(await confirmed($("confirm")))) return;
   await api.remove(shown);
-  const ids = [...jobs.keys()];
-  if (shown === oldest) oldest = ids[ids.indexOf(shown) - 1] ?? null;
   jobs.delete(shown);
   show(null);
   $("gallery").scrollIntoView({ block: "nearest" });
@@ -147,12 +148,16 @@ function confirmed(dialog) {
 }
 
 async function more() {
-  const older = await api.jobs(PAGE, oldest);
-  oldest = older.at(-1)?.id ?? oldest;
+  const { jobs: older, next: following } = await api.jobs(PAGE, next);
   for (const { id } of older) jobs.delete(id); // one that the address named may be there already, out of order
   older.forEach(update);
-  $("more").hidden = older.length < PAGE;
+  goOnFrom(following);
   render();
+}
+
+function goOnFrom(place) {
+  next = place;
+  $("more").hidden = place === null;
 }
 
 function askForToken() {
@@ -172,9 +177,8 @@ async function login(event) {
 
 async function start() {
   form.offer(await api.models());
-  const newest = await refresh();
-  $("more").hidden = newest.length < PAGE;
-  oldest = newest.at(-1)?.id ?? null;
+  goOnFrom(await refresh());
+  const newest = [...jobs.values()];
   const wanted = location.hash.slice(1);
   if (wanted && !jobs.has(wanted)) await api.job(wanted).then(update, () => {});
   const first = jobs.get(wanted) ?? newest.find((job) => job.state === "running") ?? newest.find((job) => job.state === "done");
