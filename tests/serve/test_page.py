@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import json
 import re
+import sys
 import time
 
 import browser
@@ -13,6 +15,7 @@ import trimesh
 from PIL import Image
 
 from instant3d.serve.page_routes import PAGE
+from instant3d.serve.settings import ServeSettings
 
 pytestmark = pytest.mark.slow
 
@@ -123,8 +126,9 @@ def test_prompt_becomes_views_then_a_mesh_on_the_canvas_and_a_download_that_open
     served.progress("surface", files=[views])
     until(lambda: page.evaluate("document.getElementById('image').naturalWidth") == 64)
     assert page.locator("#image").is_visible()
-    served.finish([mesh])
+    served.progress("video", files=[mesh])  # the turntable comes after it
     assert 0.1 < share(page, is_red) < 0.9  # the ball, and what is behind it
+    served.finish()
     with page.expect_download() as waiting:
         page.click("#downloads a:has-text('mesh.glb')")
     waiting.value.save_as(tmp_path / "saved.glb")
@@ -225,6 +229,15 @@ def test_errors_of_the_server_are_shown_in_its_words(served, visit):
     page.route("**/api/v1/jobs", lambda route: route.fulfill(status=429, json={"error": "the queue is full"}))
     page.press(PROMPT, "Enter")
     page.locator("#problem", has_text="the queue is full").wait_for()
+
+
+def test_page_of_a_server_whose_models_cannot_be_loaded_shows_why(tmp_path, visit):
+    answer = json.dumps({"event": "broken", "error": "weights/unet is damaged"})
+    settings = ServeSettings(tmp_path, worker=(sys.executable, "-c", f"print({answer!r})"))
+    with page_server.serving(settings) as url:
+        page = visit(f"{url}/")
+        page.locator("#trouble", has_text="weights/unet is damaged").wait_for()
+        assert "loading the models" in page.inner_text("#server")
 
 
 def test_text_of_others_is_no_markup(served, visit):

@@ -2,7 +2,7 @@
 
 import * as about from "./about.js";
 import * as api from "./api.js";
-import { $, complain, nameOf, say, stateOf } from "./dom.js";
+import { $, complain, nameOf, say, setText, stateOf } from "./dom.js";
 import * as form from "./form.js";
 import * as lists from "./lists.js";
 import * as viewer from "./viewer.js";
@@ -16,6 +16,7 @@ let next = null; // where the list goes on with older jobs
 let stopFollowing = () => {};
 let followed = null;
 let timer = 0;
+let isLoading = true; // no worker has its networks yet
 
 const isActive = (job) => !api.isOver(job);
 
@@ -25,9 +26,13 @@ async function attempt(action, place = $("problem")) {
     complain(place, null);
     await action();
   } catch (error) {
-    if (error instanceof api.LoginNeeded) askForToken();
-    else complain(place, error.message);
+    report(error, place);
   }
+}
+
+function report(error, place) {
+  if (error instanceof api.LoginNeeded) askForToken();
+  else complain(place, error.message);
 }
 
 // Puts a list of jobs, the newest first, in front of the others.
@@ -99,8 +104,11 @@ async function refresh() {
     else if (isActive(job)) await api.job(job.id).then(update, () => jobs.delete(job.id));
   }
   mergeNewest(newest);
-  const { version, system, running, queued } = await api.health();
-  $("server").textContent = `${version} · ${system} · ${running} running, ${queued} waiting`;
+  const { version, system, running, queued, ready, fault } = await api.health();
+  isLoading = !ready;
+  const work = isLoading ? "loading the models" : `${running} running, ${queued} waiting`;
+  setText($("server"), `${version} · ${system} · ${work}`);
+  complain($("trouble"), fault && `The models cannot be loaded: ${fault}`);
   if (jobs.get(shown)) follow(jobs.get(shown));
   render();
   return following;
@@ -109,8 +117,8 @@ async function refresh() {
 function schedule(delay = EVERY_MS) {
   clearTimeout(timer);
   timer = setTimeout(async () => {
-    await attempt(refresh, $("trouble"));
-    if ([...jobs.values()].some(isActive)) schedule();
+    await refresh().catch((error) => report(error, $("trouble")));
+    if (isLoading || [...jobs.values()].some(isActive)) schedule();
   }, delay);
 }
 
