@@ -14,11 +14,13 @@ import pytest
 import trimesh
 from PIL import Image
 
+from benchmarks.server_process import ServerProcess
 from instant3d.serve.page_routes import PAGE
 from instant3d.serve.settings import ServeSettings
 
 pytestmark = pytest.mark.slow
 
+SERVE = (sys.executable, "-m", "instant3d.cli.main", "serve", "--port", "0", "--data")
 EVIL = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 PROMPT = "textarea#prompt"
 
@@ -133,6 +135,25 @@ def test_prompt_becomes_views_then_a_mesh_on_the_canvas_and_a_download_that_open
         page.click("#downloads a:has-text('mesh.glb')")
     waiting.value.save_as(tmp_path / "saved.glb")
     assert trimesh.load(tmp_path / "saved.glb", force="mesh").area == pytest.approx(4 * np.pi, rel=0.1)
+
+
+def test_prompt_on_a_server_of_the_command_becomes_a_red_hydrant_of_the_bundled_weights(visit, tmp_path):
+    server = ServerProcess([*SERVE, str(tmp_path / "data")], tmp_path / "server.log")
+    try:
+        page = visit(f"{server.url}/", accept_downloads=True, viewport={"width": 500, "height": 500})
+        page.fill("[name=steps]", "8")
+        generate(page, "a red fire hydrant")
+        until(lambda: page.evaluate("document.getElementById('image').naturalWidth") == 256, 600)  # 2 x 2 views
+        page.locator("#downloads a:has-text('mesh.glb')").wait_for(timeout=600_000)
+        assert 0.02 < share(page, is_red) < 0.9
+        with page.expect_download() as waiting:
+            page.click("#downloads a:has-text('mesh.glb')")
+        waiting.value.save_as(tmp_path / "saved.glb")
+    finally:
+        server.end()
+    mesh = trimesh.load(tmp_path / "saved.glb", force="mesh")
+    assert 1000 < len(mesh.faces) <= 20_000
+    assert mesh.visual.material.baseColorTexture.size == (1024, 1024)
 
 
 def test_wireframe_and_clay_change_the_pixels_of_the_mesh(served, visit, mesh):
