@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from torch import Tensor
 
+from instant3d.modules.diffusion.lora import Lora
 from instant3d.pipelines.generate import BatchRun, GenerationRequest, Item, is_finished
 from instant3d.pipelines.generators import AssetGenerator, DirectGenerator, TwoStageGenerator
 from instant3d.pipelines.results import RECORD
@@ -192,7 +193,8 @@ def make_generator(options: dict[str, Any]) -> AssetGenerator:
     machine = {"device": options.get("device") or "auto", "at_once": options["batch"]}
     if options.get("system") == "direct":
         return DirectGenerator(options.get("direct"), **machine)
-    return TwoStageGenerator(options.get("stage1"), options.get("stage2"), **machine)
+    loras = [Lora.parse(text) for text in options.get("lora") or ()]
+    return TwoStageGenerator(options.get("stage1"), options.get("stage2"), loras=loras, **machine)
 
 
 def main(stdin: TextIO = sys.stdin, stdout: TextIO | None = None) -> int:
