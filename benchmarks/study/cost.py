@@ -18,7 +18,8 @@ from instant3d.cameras import structured_cameras
 from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDataset
 from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import Reconstructor
-from instant3d.training.arguments import expand_options
+from instant3d.training.arguments import expand_options, without_library_notes
+from instant3d.training.fit import link_image_size
 from instant3d.views import Views
 
 EXAMPLES = 512  # at the beginning of training, whose order is recorded
@@ -48,7 +49,7 @@ class _Configured(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the image size of the network to the data, as training does."""
-        parser.link_arguments("model.architecture.image_size", "data.image_size")
+        link_image_size(parser)
 
 
 def measure(options: Sequence[str]) -> Cost:
@@ -60,7 +61,8 @@ def measure(options: Sequence[str]) -> Cost:
     Raises:
         ValueError: An option is unknown or a value is out of range.
     """
-    module, data = _configured(options)
+    with without_library_notes():
+        module, data = _configured(options)
     dataset = cast(TrainDataset, data.train_dataloader().dataset)
     parameters = sum(parameter.numel() for parameter in module.network.parameters())
     flops = step_flops(module, dataset[0][None])
