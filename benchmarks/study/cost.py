@@ -1,8 +1,9 @@
-"""The cost of a variant: parameters, floating-point operations of a training step, seconds to planes on the CPU."""
+"""The cost of a variant: parameters, floating-point operations of a training step, seconds to an asset on the CPU."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,12 +15,15 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.utils.flop_counter import FlopCounterMode
 
+from instant3d import scenes
 from instant3d.cameras import structured_cameras
+from instant3d.pipelines.views_to_3d import ViewsTo3D
 from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDataset
 from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import Reconstructor
 from instant3d.training.arguments import expand_options, without_library_notes
 from instant3d.training.fit import link_image_size
+from instant3d.utils.mesh_options import DEFAULT
 from instant3d.views import Views
 
 EXAMPLES = 512  # at the beginning of training, whose order is recorded
@@ -122,3 +126,21 @@ def seconds_to_planes(weights: Path) -> float:
             network.triplane(views)
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[1:])
+
+
+def seconds_to_mesh(weights: Path, scene: Path) -> float:
+    """Time in seconds from the planes of an object to its textured mesh on the CPU; NaN if it has no surface.
+
+    Args:
+        weights: Folder of weights.
+        scene: Folder of the object's scene, whose first four frames are the inputs.
+    """
+    model = ViewsTo3D.from_pretrained(weights)
+    size = model.network.image_size
+    asset = model(scenes.read(scene, frames=range(4), size=size, maps=()))
+    start = time.perf_counter()
+    try:
+        asset.build_mesh(DEFAULT)
+    except ValueError:  # hardly trained networks make empty fields
+        return math.nan
+    return time.perf_counter() - start

@@ -232,20 +232,22 @@ def test_comparison_has_means_over_seeds_their_difference_the_gain_and_the_bands
         "demo": [result(0, {"a": 20.0, "b": 24.0}), result(1, {"a": 21.0, "b": 25.0})],
         "sharp": [result(0, {"a": 23.0, "b": 27.0}), result(1, {"a": 22.0, "b": 24.0})],
     }
-    rows = report.compare(results, {"thin": ["a"], "round": ["b"]}, {"demo": 0.5, "sharp": 0.25}, "demo")
+    seconds = {"demo": {"planes_seconds": 0.5}, "sharp": {"planes_seconds": 0.25, "mesh_seconds": 3.0}}
+    rows = report.compare(results, {"thin": ["a"], "round": ["b"]}, seconds, "demo")
     assert list(rows) == ["sharp", "demo"]
     assert (rows["demo"]["psnr"], rows["demo"]["spread"], rows["demo"]["gain"]) == (22.5, 1.0, 0.0)
     assert (rows["sharp"]["psnr"], rows["sharp"]["spread"], rows["sharp"]["gain"]) == (24.0, 2.0, 1.5)
     assert (rows["sharp"]["psnr_thin"], rows["sharp"]["psnr_round"]) == (22.5, 25.5)
     text = report.table(rows)
-    assert "mesh" not in text
+    assert "mesh PSNR" not in text
+    assert "| 0.250 | 3.0 |" in text
     assert "| sharp | 24.00 | 2.00 | +1.50 |" in text
 
 
 def test_comparison_of_variants_trained_on_other_data_is_refused():
     results = {"demo": [result(0, {"a": 20.0})], "other": [result(0, {"a": 30.0}, order="other")]}
     with pytest.raises(ValueError, match="same scenes"):
-        report.compare(results, {}, {"demo": 1.0, "other": 1.0}, "demo")
+        report.compare(results, {}, {"demo": {}, "other": {}}, "demo")
 
 
 @pytest.mark.parametrize("name", shipped.names_in("stage2/study"))
