@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from instant3d.cameras import structured_cameras
-from instant3d.nerf.asset import Asset
+from instant3d.nerf.asset import FILE, Asset
 from instant3d.nerf.baked_field import bake, grid_density
 from instant3d.nerf.quarter_turns import turned
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
@@ -119,3 +119,28 @@ def test_turned_asset_with_view_maps_is_the_same_field_at_turned_points(quarters
     after = turned(before, quarters)
     for found, expected in zip(after.field(POINTS @ rotation.T), before.field(POINTS), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def colour_copying_decoder():
+    """A dense ball of radius 0.4 by its blob, in the mean colour c of the views: sigmoid(4 c - 2) is c, within 0.02."""
+    decoder = Decoder(DecoderConfig(1, 3, 2, density="exp", view_channels=3, blob=40.0, blob_radius=0.4))
+    with torch.no_grad():
+        decoder.from_views.weight.copy_(torch.eye(3, 6))
+        decoder.last.weight.copy_(torch.cat([torch.zeros(1, 3), 4 * torch.eye(3)]))
+        decoder.last.bias.copy_(torch.tensor([0.0, -2, -2, -2]))
+    return decoder.requires_grad_(False)
+
+
+def test_stored_asset_with_view_maps_is_meshed_in_the_colours_of_the_views(tmp_path):
+    views = balls.position_coloured_ball(structured_cameras(), size=128, centre=torch.zeros(3))[None]
+    maps = ViewMaps(views.rgb * views.alpha, carve_views(views, 32).weight_volume, views.cameras)
+    triplane = Triplane(torch.zeros(3, 1, 8, 8), maps[0])
+    write_triplane(triplane, colour_copying_decoder(), tmp_path / FILE)
+    asset = Asset.load(tmp_path)
+    asset.resolution = 32
+    mesh = asset.mesh()
+    places = torch.from_numpy(mesh.vertices).float()
+    level = places[:, 2].abs() < 0.15
+    error = (2 * torch.as_tensor(mesh.colors) - 1 - places)[level].abs()
+    assert (places.norm(dim=-1) - 0.4).abs().max() < 0.05
+    assert error.mean() < 0.05
