@@ -40,12 +40,18 @@ class Cost:
             convolutions and attention (`torch.utils.flop_counter`), two for each product and sum.
         batch_size: Objects of a step.
         data_order: Hash of the scenes of the first examples, in the order in which they are trained on.
+        coarse_savings: Operations that coarse steps at the beginning save altogether.
     """
 
     parameters: int
     flops_per_step: int
     batch_size: int
     data_order: str
+    coarse_savings: int = 0
+
+    def steps(self, flops: float) -> int:
+        """Number of training steps that take `flops`, at least one."""
+        return max(1, round((flops + self.coarse_savings) / self.flops_per_step))
 
 
 class _Configured(LightningCLI):
@@ -69,8 +75,9 @@ def measure(options: Sequence[str]) -> Cost:
         module, data = _configured(options)
     dataset = cast(TrainDataset, data.train_dataloader().dataset)
     parameters = sum(parameter.numel() for parameter in module.network.parameters())
-    flops = step_flops(module, dataset[0][None])
-    return Cost(parameters, flops * data.batch_size, data.batch_size, data_order(dataset))
+    flops = step_flops(module, dataset[dataset.coarse][None])
+    saved = (flops - step_flops(module, dataset[0][None])) * dataset.coarse if dataset.coarse else 0
+    return Cost(parameters, flops * data.batch_size, data.batch_size, data_order(dataset), saved)
 
 
 def _configured(options: Sequence[str]) -> tuple[Stage2Module, SceneDataModule]:

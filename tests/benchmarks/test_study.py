@@ -1,5 +1,6 @@
 """The architecture study: its trials, its bands of objects, its comparison."""
 
+import dataclasses
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import yaml
 from benchmarks.study import report, trial
 from benchmarks.study.__main__ import _run, main
 from benchmarks.study.bands import Shape, perimeter
-from benchmarks.study.cost import step_flops
+from benchmarks.study.cost import Cost, step_flops
 from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.stage2.augmentation import ViewSampling
@@ -215,6 +216,14 @@ def test_step_flops_are_three_times_those_of_the_forward_pass_of_a_known_layer()
     batch = ReconstructionBatch.stack([ReconstructionBatch(views, views)])
     points, width = 4 * 16 * 16 * 8, TINY["decoder_width"]
     assert step_flops(more, batch) - step_flops(module, batch) == 3 * 2 * points * width**2
+
+
+def test_steps_of_a_budget_count_what_coarse_steps_save():
+    plain = Cost(parameters=1, flops_per_step=100, batch_size=1, data_order="")
+    assert plain.steps(1000) == 10
+    quarter = dataclasses.replace(plain, coarse_savings=8 * 75)  # eight steps of 25 in place of 100
+    assert quarter.steps(1000) == 16
+    assert 8 * 25 + (16 - 8) * 100 == 1000
 
 
 def result(seed, psnrs, order="same", mesh=None):
