@@ -26,7 +26,7 @@ from instant3d.nerf.asset import Asset
 from instant3d.pipelines import text_to_3d
 from instant3d.stage1.recommended_sampling import recommended_sampling
 from instant3d.stage1.sampling_options import SAMPLERS
-from instant3d.utils import arg_types
+from instant3d.utils import arg_types, bundled
 from instant3d.views import Views
 
 RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp", "views"]
