@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from instant3d.modules.feature_loss import FeatureLoss
 from instant3d.modules.losses import (
     PerceptualLoss,
     eikonal_loss,
@@ -41,6 +42,7 @@ class LossWeights:
         depth: Of the error of depth, in world units.
         normal: Of the error of normals, 1 - cosine.
         opacity: Of the free-space loss, opacity between a camera and the ground-truth depth (MeshLRM, eq. 3).
+        feature: Of the distance of EfficientNet-lite0's features, whose weights the extra `features` installs.
         gradient: Of the mean absolute error of differences of neighbouring pixels (arXiv 1511.05440).
         eikonal: Of the error of a signed distance's gradient at random points; needs density "laplace".
     """
@@ -51,6 +53,7 @@ class LossWeights:
     depth: float = 0.0
     normal: float = 0.0
     opacity: float = 0.0
+    feature: float = 0.0
     gradient: float = 0.0
     eikonal: float = 0.0
 
@@ -118,6 +121,7 @@ class Stage2Module(L.LightningModule):
         self.network.checkpointing = self.network.encoder.checkpointing = checkpointing
         self.ray_marching, self.loss_weights, self.background = ray_marching, loss_weights, background
         self.perceptual = PerceptualLoss(vgg_weights) if vgg_weights and loss_weights.perceptual else None
+        self.features = FeatureLoss() if loss_weights.feature else None
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.betas, self.weight_decay = betas, weight_decay
         self.checkpointing, self.max_memory = checkpointing, max_memory
@@ -145,10 +149,13 @@ class Stage2Module(L.LightningModule):
         if self.background == "random":
             background = rand_like(background, generator)
         losses = photometric_losses(rendered, targets, background) | geometric_losses(rendered, targets)
+        images = rendered.composite(background), targets.composite(background)
         if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(rendered.composite(background), targets.composite(background))
+            losses["perceptual"] = self.perceptual(*images)
+        if self.features is not None:
+            losses["feature"] = self.features(*images)
         if self.loss_weights.gradient:
-            losses["gradient"] = gradient_loss(rendered.composite(background), targets.composite(background))
+            losses["gradient"] = gradient_loss(*images)
         if self.loss_weights.opacity:
             losses["opacity"] = free_space_loss(field, targets, generator)
         if self.loss_weights.eikonal:
