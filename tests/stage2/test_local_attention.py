@@ -63,8 +63,8 @@ def test_masked_attention_equals_attention_to_the_rest_alone():
 
 def architecture(**changes):
     return Architecture(
-        image_size=32, encoder="plucker", encoder_width=32, encoder_depth=0, encoder_heads=2, patch=8, width=32, depth=1,
-        heads=2, token_side=4, plane_side=8, channels=6, decoder_width=16, decoder_layers=3, **changes,
+        image_size=32, encoder="plucker", encoder_width=32, encoder_depth=0, encoder_heads=2, patch=8, width=32,
+        depth=1, heads=2, token_side=4, plane_side=8, channels=6, decoder_width=16, decoder_layers=3, **changes,
     )  # fmt: skip
 
 

@@ -29,9 +29,8 @@ def attention(
         (B, heads, N, head width).
     """
     if mask is not None:
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask[:, None, None] if mask.dim() == 2 else mask[:, None]
-        )
+        for_heads = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=for_heads)
     if xformers and query.is_cuda:
         from xformers.ops import memory_efficient_attention
 
@@ -72,7 +71,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=out_bias)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Attend from tokens (B, N, width) to the context (B, M, context width) where the mask (B, M) or (B, N, M) is True."""
+        """Attend from tokens (B, N, width) to the context (B, M, context width) where the mask, if any, is True."""
         context = tokens if context is None else context
         query = self._split(self.query(tokens))
         key, value = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))

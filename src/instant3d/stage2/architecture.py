@@ -107,8 +107,7 @@ class Architecture:
     colours, as their mean and variance over the views, weighted by angle and by occlusion by the hull (pixelNeRF,
     arXiv 2012.02190; IBRNet, 2102.13090; LaRa, 2407.04699); 0 is none."""
     local_attention: bool = False
-    """Whether each token of the planes attends to those patches of the views alone that its column projects to, in place
-    of all."""
+    """Whether each token of the planes attends to those patches of the views alone that its column projects to."""
     xformers: bool = False
     """Whether attention runs by the xformers package, on CUDA."""
 

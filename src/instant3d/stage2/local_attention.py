@@ -15,7 +15,7 @@ WINDOW = 3  # patches a side around each projection
 def columns(side: int) -> Tensor:
     """Points on the columns of plane tokens, two for each of `side` cells along them: (3 * side^2, 2 * side, 3).
 
-    Tokens are ordered plane, row, column; a column is the line through a token's centre along the axis across its plane.
+    Tokens are ordered plane, row, column; their columns run through their centres, along the axis across the plane.
     """
     centres = (torch.arange(side) + 0.5) * (2 / side) - 1
     along = (torch.arange(2 * side) + 0.5) / side - 1
