@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instant3d.cli.system_options import add_stages, add_system, settle
+from instant3d.cli.system_options import add_lora, add_stages, add_system, settle
 from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
 from instant3d.utils import bundled
 from instant3d.utils.arg_types import comma_separated, nonempty_path, positive_int, seed
@@ -54,6 +54,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--judge", help=f"a judge's folder, or none (default {bundled.JUDGE})")
     add_system(command)
+    add_lora(command)
     command.add_argument(
         "--clip",
         action="append",
@@ -260,9 +261,11 @@ def _asset_source(arguments: argparse.Namespace, size: int) -> AssetSource:
 
 def _stages(arguments: argparse.Namespace) -> TwoStageModels:
     from instant3d.evaluation.asset_source import TwoStageModels
+    from instant3d.modules.diffusion.lora import Lora
     from instant3d.utils.devices import find_device
 
-    return TwoStageModels(arguments.stage1, arguments.stage2, find_device(arguments.device), arguments.batch)
+    loras = [Lora.parse(text) for text in getattr(arguments, "lora", None) or ()]
+    return TwoStageModels(arguments.stage1, arguments.stage2, find_device(arguments.device), arguments.batch, loras)
 
 
 def _stage2(arguments: argparse.Namespace) -> ViewsTo3D:

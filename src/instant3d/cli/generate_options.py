@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instant3d.cli.format_options import add_formats, mesh_options
-from instant3d.cli.system_options import add_system, settle
+from instant3d.cli.system_options import absolute_loras, add_lora, add_system, settle
 from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
 from instant3d.utils import prompts
 from instant3d.utils.arg_types import byte_size, nonempty_path, positive_int, seed
@@ -63,12 +63,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
     group.add_argument("--negative", metavar="TEXT", help="negative prompt")
-    group.add_argument(
-        "--lora",
-        action="append",
-        metavar="FILE[:WEIGHT]",
-        help="LoRA for stage 1: .safetensors file, folder or Hub id (owner/name or owner/name/FILE); repeatable",
-    )
+    add_lora(group)
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
@@ -152,7 +147,7 @@ def _outcomes(
         source = getattr(arguments, name)
         if source and Path(source).exists():
             setattr(arguments, name, str(Path(source).absolute()))
-    arguments.lora = _absolute(arguments.lora)
+    arguments.lora = absolute_loras(arguments.lora)
     return ray_generate(
         given,
         arguments.output,
@@ -163,14 +158,6 @@ def _outcomes(
         workers=arguments.workers,
         gpus_each=arguments.gpus_each,
     )
-
-
-def _absolute(loras: Sequence[str] | None) -> list[str]:
-    """Return the values of --lora with absolute paths."""
-    from instant3d.modules.diffusion.lora import Lora
-
-    found = [Lora.parse(text).absolute() for text in loras or ()]
-    return [f"{lora.source}:{lora.weight}" for lora in found]
 
 
 def _generator(arguments: argparse.Namespace) -> AssetGenerator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from instant3d.stage1.sampling_options import Sampling
@@ -34,6 +35,24 @@ def add_stages(group: argparse._ActionsContainer) -> None:
     """Declare the options of the two stages' weights."""
     group.add_argument("--stage1", help=f"folder in diffusers' layout or Hub id (default {bundled.STAGE1})")
     group.add_argument("--stage2", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
+
+
+def add_lora(group: argparse._ActionsContainer) -> None:
+    """Declare --lora, which may be repeated."""
+    group.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE[:WEIGHT]",
+        help="LoRA for stage 1: .safetensors file, folder or Hub id (owner/name or owner/name/FILE); repeatable",
+    )
+
+
+def absolute_loras(values: Sequence[str] | None) -> list[str]:
+    """Return the values of --lora with absolute paths, for workers that run in other folders."""
+    from instant3d.modules.diffusion.lora import Lora
+
+    found = [Lora.parse(text).absolute() for text in values or ()]
+    return [f"{lora.source}:{lora.weight}" for lora in found]
 
 
 def settle(arguments: argparse.Namespace) -> None:
