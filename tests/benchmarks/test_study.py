@@ -22,7 +22,7 @@ from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.stage2.augmentation import ViewSampling
 from instant3d.stage2.data import ReconstructionBatch
-from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module, VaeInputs
 from instant3d.stage2.network import Architecture
 from instant3d.utils import shipped
 from instant3d.utils.yaml_files import load_yaml
@@ -270,7 +270,8 @@ def test_study_config_changes_settings_that_exist_and_no_size_of_the_transformer
     LossWeights(**demo["model"]["loss_weights"] | model.get("loss_weights", {}))
     ViewSampling(**demo["data"]["view_sampling"] | data.get("view_sampling", {}))
     assert set(variant) <= {"model", "data"}
-    assert set(model) <= {"architecture", "loss_weights"}
+    assert set(model) <= {"architecture", "loss_weights", "vae_inputs"}
+    VaeInputs(**model.get("vae_inputs", {}))
     assert set(data) <= {"view_sampling"}, "the scenes and their order are those of demo"
 
 

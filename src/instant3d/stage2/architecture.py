@@ -106,6 +106,8 @@ class Architecture:
     """Channels of convolutional image features that the decoder reads beside the planes at every point, with the
     colours, as their mean and variance over the views, weighted by angle and by occlusion by the hull (pixelNeRF,
     arXiv 2012.02190; IBRNet, 2102.13090; LaRa, 2407.04699); 0 is none."""
+    local_attention: bool = False
+    """Whether each token of the planes attends to those patches of the views alone that its column projects to."""
     xformers: bool = False
     """Whether attention runs by the xformers package, on CUDA."""
 
@@ -172,6 +174,8 @@ class Architecture:
                 f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple"
             )
         self._check_lifting()
+        if self.local_attention and self.plane_order != "xy xz yz":
+            raise ValueError(f"local_attention needs planes in the order 'xy xz yz', got {self.plane_order!r}")
         if self.foreground and not 0.1 <= self.foreground <= 1:
             raise ValueError(
                 f"foreground is a share of the image's side from 0.1 to 1, or 0 for no resizing, got {self.foreground}"

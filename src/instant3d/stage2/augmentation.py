@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from instant3d.cameras import Cameras
 from instant3d.views import Views
 
+NOISE_SIDE = 16  # of the grid that smooth noise on colours is drawn on
+
 
 @dataclass(frozen=True)
 class ViewSampling:
@@ -32,6 +34,10 @@ class ViewSampling:
             views.
         downsample_probability: Probability that inputs are reduced to half their pixels, like views of small
             generators.
+        color_jitter: Standard deviation of a gain and an offset of each colour channel of each input view, drawn for
+            each view alone: generated views differ in colour.
+        color_noise: Standard deviation of smooth noise on the colours of each input view: generated views differ in
+            detail.
         depth: Whether the targets' depth is read where there is some, for losses on it.
         normals: Whether the targets' normals are read, for a loss on them; then every scene needs them.
     """
@@ -47,6 +53,8 @@ class ViewSampling:
     camera_jitter: float = 0.0
     warp_probability: float = 0.0
     downsample_probability: float = 0.0
+    color_jitter: float = 0.0
+    color_noise: float = 0.0
     depth: bool = True
     normals: bool = False
 
@@ -135,6 +143,25 @@ def augment_inputs(views: Views, camera_jitter: float, warp_probability: float, 
             rgb, alpha = rgb.clone(), alpha.clone()
             rgb[warped], alpha[warped] = (image[:, :3] / image[:, 3:].clamp(min=1e-6)).clamp(0, 1), image[:, 3:]
     return Views(rgb, alpha, cameras)
+
+
+def augment_colors(views: Views, color_jitter: float, color_noise: float, generator: torch.Generator) -> Views:
+    """Change the colours of each input view alone, as an image generator does; without a deviation nothing is drawn.
+
+    Args:
+        views: Views (V,).
+        color_jitter: Standard deviation of a gain and an offset of each channel.
+        color_noise: Standard deviation of smooth noise.
+        generator: Random numbers.
+    """
+    rgb, count = views.rgb, len(views.rgb)
+    if color_jitter:
+        gain, offset = color_jitter * torch.randn(2, count, 3, 1, 1, generator=generator)
+        rgb = rgb * (1 + gain) + offset
+    if color_noise:
+        coarse = torch.randn(count, 3, NOISE_SIDE, NOISE_SIDE, generator=generator)
+        rgb = rgb + color_noise * F.interpolate(coarse, rgb.shape[-2:], mode="bicubic", align_corners=True)
+    return replace(views, rgb=rgb.clamp(0, 1)) if color_jitter or color_noise else views
 
 
 def elastic_warp(image: Tensor, coarse: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from instant3d.scenes.dataset import FolderSource, SceneSources
 from instant3d.scenes.shard_cache import ShardCache
-from instant3d.stage2.augmentation import ViewSampling, augment_inputs, crop_windows, rotate_about_z
+from instant3d.stage2.augmentation import ViewSampling, augment_colors, augment_inputs, crop_windows, rotate_about_z
 from instant3d.utils.data_order import PREFETCH, EpochShuffle, ResumableBatchSampler, generator_from_key
 from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
@@ -92,6 +92,7 @@ class TrainDataset(Dataset[ReconstructionBatch]):
                 self.image_size, self.image_size
             )
         inputs = augment_inputs(inputs, d.camera_jitter, d.warp_probability, generator)
+        inputs = augment_colors(inputs, d.color_jitter, d.color_noise, generator)
         return ReconstructionBatch(inputs, crop_windows(targets, d, generator) if d.patch else targets)
 
 

@@ -14,6 +14,7 @@ from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneFi
 from instant3d.nerf.view_maps import ViewMaps
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
+from instant3d.stage2.local_attention import projection_mask
 from instant3d.stage2.plane_unet import PlaneUNet
 from instant3d.stage2.view_features import ViewFeatures
 from instant3d.stage2.visual_hull_input import CarvedGrid, carve_views
@@ -110,13 +111,14 @@ class Reconstructor(nn.Module):
         condition = None
         if self.camera is not None:
             condition = self.camera(camera_vector(views.cameras)[:, 0].to(context.dtype))
-        tokens = self.tokens.expand(len(context), -1, -1)
+        tokens, mask = self.tokens.expand(len(context), -1, -1), self._context_mask(views, context)
         if self.lift is None:
-            planes = cast(nn.Module, self.upsample)(self._maps(self._transformed(tokens, context, condition)))
+            tokens = self._transformed(tokens, context, condition, mask)
+            planes = cast(nn.Module, self.upsample)(self._maps(tokens))
             return Triplane(self._ordered(planes.unflatten(0, (-1, 3))))
         grid = carve_views(views, self.architecture.lift_side)
         lifted, maps = self.lift.encode(views, grid)
-        planes = self.lift.decode(self._transformed(tokens + lifted, context, condition), maps)
+        planes = self.lift.decode(self._transformed(tokens + lifted, context, condition, mask), maps)
         return Triplane(self._ordered(planes.unflatten(0, (-1, 3))), self._view_maps(views, grid))
 
     def _view_maps(self, views: Views, grid: CarvedGrid) -> ViewMaps | None:
@@ -126,15 +128,25 @@ class Reconstructor(nn.Module):
         maps = torch.cat([views.rgb * views.alpha, self.pixels(views).to(views.rgb.dtype)], dim=-3)
         return ViewMaps(maps, grid.weight_volume, views.cameras)
 
-    def _transformed(self, tokens: Tensor, context: Tensor, condition: Tensor | None) -> Tensor:
+    def _context_mask(self, views: Views, context: Tensor) -> Tensor | None:
+        """Context tokens that each plane token attends to; None are all."""
+        if not self.architecture.local_attention:
+            return None
+        rows, wide = views.height // self.encoder.patch, views.width // self.encoder.patch
+        extra = context.shape[1] // views.cameras.shape[1] - rows * wide
+        return projection_mask(views.cameras, self.architecture.token_side, rows, wide, extra)
+
+    def _transformed(self, tokens: Tensor, context: Tensor, condition: Tensor | None, mask: Tensor | None) -> Tensor:
         start = tokens
         if self.bypass is not None:
             tokens = self.bypass.project_in(tokens)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                tokens = torch.utils.checkpoint.checkpoint(block, tokens, context, condition, use_reentrant=False)
+                tokens = torch.utils.checkpoint.checkpoint(
+                    block, tokens, context, condition, context_mask=mask, use_reentrant=False
+                )
             else:
-                tokens = block(tokens, context, condition)
+                tokens = block(tokens, context, condition, context_mask=mask)
         if self.bypass is not None:
             return self.bypass.project_out(tokens, start)
         return self.norm(tokens)
