@@ -203,8 +203,10 @@ def _refined(model: ViewsTo3D, given: ReconstructionInput, options: PhotoOptions
     with Progress.to_user().task("finding the cameras") as on_step, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of cameras that are still to move
         if options.poses == "guess":
-            photos = photo_set.reordered(photos, pose_refinement.guess_order(model.field, photos.views, photos.poses))
-        refined = pose_refinement.refine(model.field, photos.views, photos.poses, on_step)
+            order = pose_refinement.guess_order(model.differentiable_field, photos.views.to(model.device), photos.poses)
+            photos = photo_set.reordered(photos, order)
+        views = photos.views.to(model.device)
+        refined = pose_refinement.refine(model.differentiable_field, views, photos.poses, on_step)
     return _posed(replace(photos, poses=refined.poses, views=replace(photos.views, cameras=refined.poses.cameras)))
 
 
