@@ -78,7 +78,7 @@ def refine(reconstruct: Reconstruct, photos: Views, start: OrbitPoses, on_step: 
     return RefinedPoses(_moved(start, best), errors[0].detach(), errors[number].detach())
 
 
-def guess_order(reconstruct: Reconstruct, photos: Views, start: OrbitPoses) -> list[int]:
+def guess_order(reconstruct: Reconstruct, photos: Views, start: OrbitPoses, on_step: OnStep | None = None) -> list[int]:
     """Guess the order of photos, the first of which is the first.
 
     Every order is reconstructed and compared, so this takes (V - 1)! reconstructions.
@@ -87,17 +87,20 @@ def guess_order(reconstruct: Reconstruct, photos: Views, start: OrbitPoses) -> l
         reconstruct: Returns the object's field from posed views (V,).
         photos: Square photos (V,) with opacity; their cameras are not used.
         start: Cameras (V,) if the photos are in order already; azimuths are exchanged between them.
+        on_step: Called after each reconstruction.
 
     Returns:
         For each place in the order the number of its photo.
     """
     orders = [[0, *rest] for rest in itertools.permutations(range(1, len(photos.rgb)))]
 
-    @torch.no_grad()
-    def error(order: list[int]) -> float:
-        return float(_errors(reconstruct, photos[torch.tensor(order)], in_order(start, order)).sum())
-
-    return min(orders, key=error)
+    errors = []
+    for order in orders:
+        with torch.no_grad():
+            errors.append(float(_errors(reconstruct, photos[torch.tensor(order)], in_order(start, order)).sum()))
+        if on_step is not None:
+            on_step(len(errors), len(orders))
+    return orders[errors.index(min(errors))]
 
 
 def _moved(start: OrbitPoses, unknown: Tensor) -> OrbitPoses:
