@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -80,6 +80,7 @@ def reconstruct(
     save_scene: Path | None = None,
     views_by: str | Path | None = None,
     sampling: Zero123PlusSampling = DEFAULT_SAMPLING,
+    on_mesh: Callable[[Sequence[Path]], object] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct the object of a scene and write a folder of results.
 
@@ -100,6 +101,7 @@ def reconstruct(
         save_scene: Folder for a copy of these with the cameras that were found, as a scene.
         views_by: Folder of a converted Zero123++, which generates six views of the object in the image file `scene`.
         sampling: Its settings.
+        on_mesh: Called with the files of the mesh, in a hidden folder, as soon as they are whole.
 
     Returns:
         The content of `result.json`.
@@ -135,7 +137,15 @@ def reconstruct(
             given.record["agreement"] = _agreement(model, asset, source)
         asset = turned(asset, given.quarter_turns)
         written = results.write(
-            partial, asset, given.shown, size=given.size, formats=formats, watch=watch, options=options, size_mm=size_mm
+            partial,
+            asset,
+            given.shown,
+            size=given.size,
+            formats=formats,
+            watch=watch,
+            options=options,
+            size_mm=size_mm,
+            on_mesh=on_mesh,
         )
         scenes.write(partial / VIEWS, cast(Views, asset.views), caption=source.caption, object_id=source.id)
         written["files"] = [VIEWS, *written["files"]]

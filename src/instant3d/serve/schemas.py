@@ -158,6 +158,7 @@ class JobList(BaseModel):
     """Jobs, the newest first."""
 
     jobs: list[Job]
+    next: int | None = Field(None, description="`before` of the next older jobs; null: there are none")
 
 
 class Health(BaseModel):

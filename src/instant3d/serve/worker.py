@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 import warnings
@@ -23,7 +24,6 @@ from torch import Tensor
 from instant3d.modules.diffusion.lora import Lora
 from instant3d.pipelines.generate import BatchRun, GenerationRequest, Item, is_finished
 from instant3d.pipelines.generators import AssetGenerator, DirectGenerator, TwoStageGenerator
-from instant3d.pipelines.reconstruct import reconstruct
 from instant3d.pipelines.results import RECORD
 from instant3d.serve.schemas import ImageOptions, Options
 from instant3d.serve.uploads import IMAGES
@@ -140,11 +140,14 @@ class Worker:
 
     def _finish(self, run: BatchRun, name: str, item: Item, draft: Tensor, watch: Stopwatch) -> None:
         try:
-            self.emit("done", id=name, result=run.write(item, draft, watch))
+            record = run.write(item, draft, watch, lambda files: _publish(files, item.folder))
+            self.emit("done", id=name, result=record)
         except (ValueError, OSError, MemoryError) as error:
             self.emit("failed", id=name, error=format_error(error))
 
     def _reconstruct(self, job: WorkerJob) -> None:
+        from instant3d.pipelines.reconstruct import reconstruct  # half a second, which the first prompt need not wait
+
         options = ImageOptions(**job.options)
         self._report([job.id], "reconstruct", 0, 0)
         source = job.source or Path()
@@ -157,6 +160,7 @@ class Worker:
             formats=options.formats,
             options=options.mesh_options(),
             device=str(self.generator.device),
+            on_mesh=lambda files: _publish(files, job.folder),
         )
         self.emit("done", id=job.id, result=result)
 
@@ -174,6 +178,14 @@ def _publish_views(draft: Tensor, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic.partial_file(folder / "grid.png") as partial:
             visualization.write_image(draft, partial)
+
+
+def _publish(files: Sequence[Path], folder: Path) -> None:
+    """Copy files of a mesh to where clients find them while its turntable is rendered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        with atomic.partial_file(folder / file.name) as partial:
+            shutil.copyfile(file, partial)
 
 
 def make_generator(options: dict[str, Any]) -> AssetGenerator:

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from instant3d.serve.settings import ServeSettings
+
 LONGEST_EVENT = 2**22  # bytes of a line
 EVERY_SECONDS = 0.5  # between two looks at the limits
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -60,13 +62,9 @@ class WorkerProcess:
         self.ready = False
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start the process and wait until its networks are loaded.
-
-        Raises:
-            WorkerEnded: It could not load them.
-        """
-        if self.ready and self._process is not None and self._process.returncode is None:
+    async def launch(self) -> None:
+        """Start the process, unless it runs, without waiting until its networks are loaded."""
+        if self._runs():
             return
         self.ready = False
         self._process = await asyncio.create_subprocess_exec(
@@ -77,6 +75,16 @@ class WorkerProcess:
             start_new_session=True,  # an interrupt of the server is not one of the worker: its input ends instead
         )
         await self._send(self.options)
+
+    async def start(self) -> None:
+        """Start the process, unless it runs, and wait until its networks are loaded.
+
+        Raises:
+            WorkerEnded: It could not load them.
+        """
+        if self.ready and self._runs():
+            return
+        await self.launch()
         event = await self._event()
         if event.get("event") != "ready":
             await self.end()
@@ -122,6 +130,9 @@ class WorkerProcess:
                 self._process.kill()
             await self._process.wait()
 
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
     async def _check_limits(self, deadline: float) -> None:
         if time.monotonic() > deadline:
             await self.end()
@@ -150,6 +161,15 @@ class WorkerProcess:
             self.ready = False
             raise WorkerEnded(f"the worker ended {f'by signal {-code}' if code < 0 else f'with exit code {code}'}")
         return json.loads(line)
+
+
+def local_workers(settings: ServeSettings) -> list[WorkerProcess]:
+    """Return the workers of a server on this machine, none of which runs yet."""
+    options = settings.worker_options()
+    return [
+        WorkerProcess(settings.worker, options, settings.job_seconds, settings.job_memory)
+        for _ in range(settings.workers)
+    ]
 
 
 def resident_bytes(process: int) -> int:

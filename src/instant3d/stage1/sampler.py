@@ -17,6 +17,7 @@ from instant3d.modules.diffusion.loading import without_warnings
 from instant3d.modules.diffusion.noise_process import KINDS
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.modules.diffusion.view_layout import Spacing
+from instant3d.stage1.consistency import LCM_LEVELS
 from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
 from instant3d.utils.data_order import generator_from_key
@@ -29,7 +30,6 @@ SETTINGS = {
     "final_sigmas_type": "zero",
     "use_karras_sigmas": False,
 }
-LCM_LEVELS = 50  # noise levels on which latent consistency models are distilled (Luo et al. 2023), the most steps
 LEAST_SIGNAL = 2.0**-24  # abar where it should be zero; Euler divides by its root
 
 

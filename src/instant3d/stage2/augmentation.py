@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class ViewSampling:
         patch: Side of the targets' windows in pixels; 0 takes whole images.
         zoom: Range of the side in pixels that each target is resized to before its window is cropped: context or
             detail.
+        coarse_steps: Training steps at the beginning whose windows and zooms have half the side: first the shape from
+            many cheap steps, then detail (MeshLRM, arXiv 2404.12385, section 3.2).
         foreground_probability: Probability that a window is centred on the object rather than anywhere.
         random_rotation: Whether the world is rotated by a random multiple of 90 degrees about z.
         camera_jitter: Standard deviation of noise on input cameras, in radians and world units (LGM, section 3.4).
@@ -39,6 +41,7 @@ class ViewSampling:
     structured_probability: float = 0.5
     patch: int = 128
     zoom: tuple[int, int] = (128, 384)
+    coarse_steps: int = 0
     foreground_probability: float = 0.8
     random_rotation: bool = True
     camera_jitter: float = 0.0
@@ -46,6 +49,17 @@ class ViewSampling:
     downsample_probability: float = 0.0
     depth: bool = True
     normals: bool = False
+
+    def __post_init__(self) -> None:
+        if self.coarse_steps and self.patch < 2:
+            raise ValueError(
+                f"coarse_steps halve windows, so they need a patch of at least 2, got {self.patch}; set one of them"
+            )
+
+    @property
+    def coarse(self) -> ViewSampling:
+        """The same with windows and zooms of half the side."""
+        return replace(self, patch=self.patch // 2, zoom=(self.zoom[0] // 2, self.zoom[1] // 2))
 
     @property
     def maps(self) -> tuple[str, ...]:

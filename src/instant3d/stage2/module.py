@@ -174,9 +174,9 @@ class Stage2Module(L.LightningModule):
         """Log test metrics."""
         self.compare(batch, "test")
 
-    def predict_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
-        """Planes (B, 3, C, P, P) of the batch's input views."""
-        return self.network.triplane(batch.inputs).planes
+    def predict_step(self, batch: ReconstructionBatch, batch_idx: int) -> list[Triplane]:
+        """Triplane of each object of the batch, from its input views."""
+        return self.network.triplane(batch.inputs).unbind()
 
     def compare(self, batch: ReconstructionBatch, stage: str) -> Views:
         """Render the target views and log PSNR, mask IoU and mean alphas.

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.nerf.plane_sampling import PLANE_AXES
+from instant3d.nerf.view_maps import mean_and_variance, sample_weights
 from instant3d.nerf.visual_hull import sample_views
-from instant3d.stage2.view_features import ViewFeatures, mean_and_variance
+from instant3d.stage2.view_features import ViewFeatures
 from instant3d.views import Views
 
 PROFILE_CHANNELS = 5  # occupancy, facing colour, disagreement of the views
@@ -37,6 +38,11 @@ class CarvedGrid:
     points: Tensor
     weight: Tensor
     volume: Tensor
+
+    @property
+    def weight_volume(self) -> Tensor:
+        """The weights on the grid, (B, V, z, y, x)."""
+        return self.weight.unflatten(-1, self.volume.shape[-3:])
 
 
 def carve_grid(views: Views, side: int) -> Tensor:
@@ -183,9 +189,8 @@ class AxisProfiles(nn.Module):
         self.lifted = ViewFeatures(lifted) if lifted else None
         self.surface = ViewFeatures(surface) if surface else None
 
-    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Features and extents of views (B, V)."""
-        grid = carve_views(views, self.side)
+    def forward(self, views: Views, grid: CarvedGrid) -> tuple[Tensor, Tensor]:
+        """Features and extents of views (B, V) and their visual hull."""
         volume = grid.volume if self.lifted is None else torch.cat([grid.volume, self._lift(views, grid)], dim=1)
         planes = []
         for plane, layer in enumerate(self.profile):
@@ -209,9 +214,7 @@ class AxisProfiles(nn.Module):
         assert self.surface is not None
         points = torch.stack([end_points(ends[:, plane], plane) for plane in range(3)], dim=1)  # (B, 3, 2, H, W, 3)
         flat = points.flatten(1, 4)
-        volume = grid.weight.unflatten(-1, (self.side,) * 3)
-        weight = F.grid_sample(volume, flat[:, None, None], align_corners=False)[:, :, 0, 0]  # (B, V, N)
-        weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        weight = sample_weights(grid.weight_volume, flat)
         found = mean_and_variance(self.surface.sample(views, flat), weight).unflatten(1, points.shape[1:5])
         found = found.movedim(-1, 3).flatten(2, 3)  # (B, 3, 2 ends * channels, H, W)
         return found * (ends[:, :, :1] > ends[:, :, 1:2])

@@ -125,6 +125,7 @@ export function request() {
     seed: numberOr(fields.seed.value, 0),
     faces: numberOr(fields.faces.value, null),
     texture: numberOr(fields.texture.value, null),
+    resolution: numberOr(fields.resolution.value, null),
     preset: fields.preset.value || null,
     formats: [...$("formats").querySelectorAll(":checked")].map((box) => box.value),
   };
@@ -142,7 +143,7 @@ export function refill({ prompt, options }) {
   for (const name of ["faces", "texture"]) // a program may have asked for another number
     if (options[name] && ![...fields[name].options].some(({ value }) => value === String(options[name])))
       fields[name].append(new Option(options[name]));
-  for (const name of ["seed", "steps", "guidance", "negative_prompt", "faces", "texture", "preset"])
+  for (const name of ["seed", "steps", "guidance", "negative_prompt", "faces", "texture", "preset", "resolution"])
     fields[name].value = options[name] ?? "";
   for (const box of $("formats").querySelectorAll("input:not(:disabled)"))
     box.checked = (options.formats ?? []).includes(box.value);

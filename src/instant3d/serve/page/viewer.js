@@ -27,9 +27,12 @@ export function present(job) {
       present(job);
     };
   }
+  loadModelViewer(); // while the job runs, so that its mesh need not wait
   showPart(job, part);
   showBusy(job);
 }
+
+const loadModelViewer = () => import("./vendor/model-viewer.min.js"); // 1 MB, so not for an empty page
 
 export function clear() {
   shown = { id: null, part: null };
@@ -82,7 +85,6 @@ async function showMesh(url, name) {
     model.addEventListener("load", applySurface);
     model.addEventListener("error", () => complain($("failure"), "The browser could not show this mesh."));
     $("mesh").append(model);
-    import("./vendor/model-viewer.min.js"); // 1 MB, so only now
   }
   setSource(model, url);
   model.setAttribute("alt", `${name}: the mesh; arrow keys turn it, plus and minus zoom`);
