@@ -102,7 +102,7 @@ class Architecture:
     """Channels of convolutional image features that are sampled, at the images' resolution, where each plane's columns
     enter and leave the visual hull: pixel-aligned features (pixelNeRF, arXiv 2012.02190), once an object; 0 is none."""
     xformers: bool = False
-    """Whether attention runs by the xformers package, on CUDA."""
+    """Whether attention runs by the xformers package, on CUDA and where it has a kernel for the installed torch."""
 
     # a DINO encoder's variants
     encoder_feed: int = 0
