@@ -144,19 +144,19 @@ def check_writable(target: str | Path) -> None:
         raise OSError(error.errno, f"nothing can be written to {target} ({error.strerror})") from error
 
 
-def prepare_output(target: str | Path, *, is_file: bool = False) -> list[Path]:
+def prepare_output(target: str | Path, *, is_file: bool | None = False) -> list[Path]:
     """Check before the work that an output can be written, and remove what killed runs left there; returns its paths.
 
     Args:
         target: File or folder to write; it need not exist.
-        is_file: Whether it is a file.
+        is_file: Whether it is a file; None: it may be either.
 
     Raises:
         OSError: Nothing can be written there.
         ValueError: A file is where the folder will be, or the other way round, or it lies below a file.
     """
     target = Path(target)
-    if target.is_file() and not is_file:
+    if target.is_file() and is_file is False:
         raise ValueError(f"{target} is a file, but a folder will be written there; name another path")
     if target.is_dir() and is_file:
         raise ValueError(f"{target} is a folder, but a file will be written there; name another path")
