@@ -17,8 +17,9 @@ from torch import Tensor
 from instant3d import __version__
 from instant3d.cameras import Cameras, turntable
 from instant3d.mesh import PRINTED, SIZE_MM, Mesh, moved_to
-from instant3d.nerf.asset import FILE, Asset, check_formats, write_triplane
+from instant3d.nerf.asset import FILE, Asset, check_formats
 from instant3d.nerf.mesh_rendering import render_mesh, shade
+from instant3d.nerf.triplane_file import write_triplane
 from instant3d.utils import visualization
 from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -15,51 +17,19 @@ from instant3d.modules.diffusion.components import Components, with_lora
 from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
 from instant3d.modules.diffusion.zero_terminal_snr import rescale_to_zero_terminal_snr
-from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import with_lr_schedule
-from instant3d.stage1.cache import PARTS, LatentBatch, posterior
+from instant3d.stage1.cache import LatentBatch, posterior
+from instant3d.stage1.consistency import ConsistencyDistillation, Predict
 from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.export import lora_parameters
 from instant3d.stage1.grid_dataset import ImageBatch
+from instant3d.stage1.networks import Frozen, NoisePrediction, unet_output
 from instant3d.stage1.noise_sample import QUARTERS, NoiseSample, drop_text, loss_by_quarter, sample_noise
 from instant3d.stage1.prompt_batches import PromptBatch
-from instant3d.stage1.sampler import GridSampler
+from instant3d.stage1.sampler import GridSampler, classifier_free_guidance
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.cuda_graphs import GraphedModule
-
-
-class Frozen(FrozenModules):
-    """Frozen networks of a module, kept out of its state_dict, its EMA and deep copies.
-
-    Args:
-        base: Model that the networks are loaded from.
-    """
-
-    def __init__(self, base: str) -> None:
-        self.base, self.encoders = base, Components()
-        self.unet: Any = None
-
-    def encoders_on(self, device: torch.device) -> Components:
-        """VAE and text encoders on a device, loaded at the first call."""
-        if self.encoders.vae is None:
-            self.encoders = Components.load(self.base, parts=PARTS)
-            for part in (self.encoders.vae, self.encoders.text_encoder, self.encoders.text_encoder_2):
-                part.requires_grad_(False)
-        return self.encoders.to(device)
-
-
-class _Prediction(nn.Module):
-    """An SDXL UNet as a function of tensors alone, which a CUDA graph can record."""
-
-    def __init__(self, unet: Any) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
-        """Prediction (B, C, h, w) for latents (B, C, h, w), text tokens (B, T, D), summary (B, P) and sizes (B, 6)."""
-        conditions = {"text_embeds": pooled, "time_ids": time_ids}
-        return self.unet(latents, timestep, tokens, added_cond_kwargs=conditions, return_dict=False)[0]
 
 
 class Stage1Module(L.LightningModule):
@@ -81,6 +51,8 @@ class Stage1Module(L.LightningModule):
         min_snr_gamma: Gamma of min-SNR loss weights (Hang et al. 2023; 5 is their value); null weighs all timesteps
             alike.
         prompt_dropout: Probability that an example has no prompt, as classifier-free guidance needs.
+        distillation: Consistency distillation of the base in place of denoising, for few steps without guidance; null
+            trains a denoiser.
         sample_latents: Whether latents are sampled from the VAE's posterior; otherwise they are its mean.
         gradient_checkpointing: Whether the UNet's blocks are recomputed in the backward pass to save memory.
         half_base: With LoRA, whether frozen weights are kept in bfloat16; needs precision bf16-mixed.
@@ -106,6 +78,7 @@ class Stage1Module(L.LightningModule):
         weight_decay: float = 0.01,
         min_snr_gamma: float | None = None,
         prompt_dropout: float = 0.1,
+        distillation: ConsistencyDistillation | None = None,
         sample_latents: bool = True,
         gradient_checkpointing: bool = False,
         half_base: bool = False,
@@ -132,15 +105,17 @@ class Stage1Module(L.LightningModule):
             self.lora = nn.ParameterDict(lora_parameters(parts.unet))
         else:
             self.unet: Any = parts.unet.requires_grad_(True)
+        if distillation and not lora_rank:
+            self.frozen.teacher = copy.deepcopy(parts.unet).requires_grad_(False)
         self.network.train()
-        self.graphed = GraphedModule(_Prediction(self.network)) if cuda_graphs else None
+        self.graphed = GraphedModule(NoisePrediction(self.network)) if cuda_graphs else None
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
         self.register_buffer("abar", abar.float().clone(), persistent=False)
         self.learning_rate, self.warmup_steps, self.decay = learning_rate, warmup_steps, decay
         self.betas, self.weight_decay, self.min_snr_gamma = betas, weight_decay, min_snr_gamma
         self.prompt_dropout, self.sample_latents, self.seed = prompt_dropout, sample_latents, seed
-        self.zero_terminal_snr = zero_terminal_snr
+        self.zero_terminal_snr, self.distillation = zero_terminal_snr, distillation
         self.words: CaptionWords | None = None  # words of the training captions, if they are known
 
     @property
@@ -238,10 +213,19 @@ class Stage1Module(L.LightningModule):
     def losses(self, grids: LatentBatch, sample: NoiseSample) -> Tensor:
         """Weighted mean squared error of the UNet's prediction for each example, (B,)."""
         latents = grids.mean + grids.std * sample.posterior_noise if self.sample_latents else grids.mean
+        text = drop_text(grids.text, sample.drop_text)
+        if self.distillation is not None:
+            return self.distillation.losses(
+                self.prediction_type,
+                self.abar,
+                latents,
+                sample.noise,
+                sample.timestep,
+                student=partial(self.predict, text=text, size=grids.size),
+                teacher=self._teacher(text, grids.size, self.distillation.guidance),
+            )
         abar = self.abar[sample.timestep]
-        prediction = self.predict(
-            add_noise(latents, sample.noise, abar), sample.timestep, drop_text(grids.text, sample.drop_text), grids.size
-        )
+        prediction = self.predict(add_noise(latents, sample.noise, abar), sample.timestep, text, grids.size)
         target = training_target(self.prediction_type, latents, sample.noise, abar)
         error = (prediction.float() - target).square().flatten(1).mean(-1)
         if self.min_snr_gamma is None:
@@ -249,7 +233,7 @@ class Stage1Module(L.LightningModule):
         return error * min_snr_weight(self.prediction_type, abar, self.min_snr_gamma)
 
     def predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding, size: Tensor) -> Tensor:
-        """The UNet's prediction, conditioned on the grid's size and no crop (SDXL, section 2.2).
+        """The UNet's output, conditioned on the grid's size and no crop (SDXL, section 2.2).
 
         Args:
             latents: Noisy latents, (B, C, h, w).
@@ -260,10 +244,19 @@ class Stage1Module(L.LightningModule):
         Returns:
             (B, C, h, w), noise or velocity by `prediction_type`.
         """
-        zero = torch.zeros_like(size)
-        time_ids = torch.stack([size, size, zero, zero, size, size], dim=-1).to(latents.dtype)
-        predict = self.graphed if self.graphed and self.training else _Prediction(self.network)
-        return predict(latents, timestep, text.tokens, text.pooled, time_ids)
+        recorded = self.graphed if self.training and torch.is_grad_enabled() else None
+        return unet_output(recorded or NoisePrediction(self.network), latents, timestep, text, size)
+
+    def _teacher(self, text: TextEmbedding, size: Tensor, guidance: float) -> Predict:
+        """The base with classifier-free guidance, as a function of noisy latents and timesteps."""
+        texts = (TextEmbedding.zeros_like(text), text)
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            with self.frozen.teaching(self.device) as unet:
+                away, toward = (unet_output(NoisePrediction(unet), latents, timestep, some, size) for some in texts)
+            return classifier_free_guidance(away, toward, guidance)
+
+        return predict
 
     def configure_optimizers(self) -> Any:
         """AdamW with the learning-rate schedule."""
@@ -277,6 +270,7 @@ class Stage1Module(L.LightningModule):
             "base": self.base,
             "prediction_type": self.prediction_type,
             "zero_terminal_snr": self.zero_terminal_snr,
+            "sampling": asdict(self.sampling) if self.distillation else None,
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),

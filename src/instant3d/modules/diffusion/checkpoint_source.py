@@ -61,7 +61,12 @@ def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
     Raises:
         FileNotFoundError: There is no such repository, or the Hub cannot be reached and the files are not cached.
     """
-    settings = ["model_index.json", "views.json", *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt"))]
+    settings = [
+        "model_index.json",
+        "views.json",
+        "sampling.json",
+        *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt")),
+    ]
     networks = [name for name in NETWORKS if name in parts]
     half, full = ([f"{name}/{kind}" for name in networks] for kind in ("*.fp16*safetensors", "*model*.safetensors"))
     first, second = (half, full) if is_half(dtype) else (full, half)

@@ -40,8 +40,8 @@ export function offer({ presets, formats, steps, guidance, limits }) {
   for (const size of TEXTURES) fields.texture.append(new Option(`${size} px`, size));
   fields.texture.append(new Option("none", "none"));
   fields.steps.max = limits.steps;
-  fields.steps.placeholder = `default (${steps})`;
-  fields.guidance.placeholder = `default (${guidance})`;
+  if (steps !== null) fields.steps.placeholder = `default (${steps})`;
+  if (guidance !== null) fields.guidance.placeholder = `default (${guidance})`;
   for (const name of formats) {
     const box = element("input", { type: "checkbox", name: "format", value: name, checked: name === "glb" });
     box.disabled = name === "glb"; // the viewer shows it
