@@ -58,7 +58,8 @@ class Stage1Module(L.LightningModule):
         half_base: With LoRA, whether frozen weights are kept in bfloat16; needs precision bf16-mixed.
         cuda_graphs: Whether the UNet's passes are recorded as CUDA graphs, which makes a small UNet several times as
             fast; for whole UNets on one GPU, without checkpointing and accumulation.
-        sampling: How `predict` and the sample grids of validation are sampled.
+        sampling: How `predict` and the sample grids of validation are sampled, and exported weights unless told
+            otherwise; the defaults leave the exported weights the settings of their base.
         seed: Random seed of noise, timesteps and dropped prompts.
     """
 
@@ -270,7 +271,7 @@ class Stage1Module(L.LightningModule):
             "base": self.base,
             "prediction_type": self.prediction_type,
             "zero_terminal_snr": self.zero_terminal_snr,
-            "sampling": asdict(self.sampling) if self.distillation else None,
+            "sampling": asdict(self.sampling),
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),
