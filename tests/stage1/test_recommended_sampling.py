@@ -15,8 +15,27 @@ def test_recommended_sampling_is_the_folders_with_what_is_given(tmp_path):
     assert recommended_sampling(tmp_path, steps=None, guidance=2.0) == Sampling(steps=8, sampler="dpm++", guidance=2.0)
 
 
-def test_recommended_sampling_of_folders_without_settings_files_and_hub_ids_is_the_default(tmp_path):
-    assert recommended_sampling(tmp_path) == recommended_sampling("owner/name") == Sampling()
+def test_recommended_sampling_of_folders_without_settings_and_of_single_files_is_the_default(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    assert recommended_sampling(tmp_path) == recommended_sampling(tmp_path / "model.safetensors") == Sampling()
+
+
+def test_recommended_sampling_of_a_hub_id_is_that_of_its_repository(tmp_path, monkeypatch):
+    (tmp_path / "sampling.json").write_text('{"steps": 4}')
+    asked = []
+
+    def download(name, allow_patterns, ignore_patterns):
+        asked.append((name, allow_patterns))
+        return tmp_path
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert recommended_sampling("owner/name") == Sampling(steps=4)
+    assert asked == [("owner/name", ["sampling.json"])]
+
+
+def test_recommended_sampling_of_nothing_is_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a folder in diffusers' layout"):
+        recommended_sampling(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(

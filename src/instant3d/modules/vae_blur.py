@@ -9,6 +9,7 @@ from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.frozen import FrozenModule
+from instant3d.utils import bundled
 from instant3d.views import Views
 
 OPAQUE = 0.5  # alpha from which a pixel's own colour can be told from the white behind it
@@ -18,7 +19,7 @@ class VaeBlur(FrozenModule):
     """Encodes and decodes views by a VAE, on white as they are generated; cameras and alpha stay.
 
     Args:
-        source: Folder, Hub id or file of the model whose VAE it is.
+        source: Folder, Hub id or file of the model whose VAE it is; None is the bundled stage 1.
         probability: Of the views of an object, all together.
 
     Raises:
@@ -26,11 +27,12 @@ class VaeBlur(FrozenModule):
         ValueError: A file is damaged, or the probability is not in [0, 1].
     """
 
-    def __init__(self, source: str, probability: float) -> None:
+    def __init__(self, source: str | None, probability: float) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
             raise ValueError(f"the probability of VAE blur must be in [0, 1], got {probability}")
-        self.vae, self.probability = Components.load(source, parts=["vae"]).vae, probability
+        folder = bundled.weights_folder(bundled.STAGE1, source, option="model.vae_inputs.model")
+        self.vae, self.probability = Components.load(folder, parts=["vae"]).vae, probability
         self.freeze()
 
     @torch.no_grad()

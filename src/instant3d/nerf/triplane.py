@@ -77,10 +77,10 @@ class DecoderConfig:
         blob: Raw density starts from blob * (1 - |x| / blob_radius), so that a new field is dense at the centre
             and empty at its border (DreamFusion, arXiv 2209.14988, appendix A.2).
         blob_radius: See `blob`.
-        view_channels: Channels of maps of the input views, whose mean and variance the first layer reads beside the
-            planes (`ViewMaps`); 0 is no such input.
         rgb: "sigmoid", or "scaled" for `scaled_sigmoid` by the buffer `alpha`, which training may move towards 1;
             such colours may exceed 1 and are not clamped before they are written to a file.
+        view_channels: Channels of maps of the input views, whose mean and variance the first layer reads beside the
+            planes (`ViewMaps`); 0 is no such input.
     """
 
     channels: int

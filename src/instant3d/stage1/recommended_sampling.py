@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from instant3d.modules.diffusion.checkpoint_source import local_folder
 from instant3d.stage1.sampling_options import Sampling
-from instant3d.utils import bundled
 from instant3d.utils.safetensors_folder import architecture_of, check_ranges
 from instant3d.utils.tensor_files import load_json
 
@@ -20,14 +20,16 @@ def recommended_sampling(stage1: str | Path, **given: Any) -> Sampling:
     """Return the settings of a stage 1's folder; the defaults of `Sampling` if it states none.
 
     Args:
-        stage1: Folder in diffusers' layout; of a file or a Hub id nothing is read.
+        stage1: Folder in diffusers' layout, Hub id, or a single file, which states none.
         **given: Fields of `Sampling` that take the place of the folder's; None leaves the folder's.
 
     Raises:
-        ValueError: The file is invalid.
+        ValueError: The folder's settings are invalid.
+        FileNotFoundError: There is no such stage 1, or the Hub cannot be reached.
     """
-    path = (bundled.look_up(stage1) or Path(stage1)) / FILE
-    sampling = _read(path) if path.is_file() else Sampling()
+    alone = Path(stage1).is_file()
+    path = Path(stage1) if alone else local_folder(stage1, [FILE]) / FILE
+    sampling = Sampling() if alone or not path.is_file() else _read(path)
     return replace(sampling, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -64,11 +64,11 @@ class VaeInputs:
     """Input views as a latent diffusion model decodes them.
 
     Attributes:
-        model: Folder or Hub id of the model whose VAE encodes and decodes them.
+        model: Folder or Hub id of the model whose VAE encodes and decodes them; null is the bundled stage 1.
         probability: Of an object's input views, all together; 0 loads no VAE.
     """
 
-    model: str = "checkpoints/stage1-demo"
+    model: str | None = None
     probability: float = 0.0
 
 
