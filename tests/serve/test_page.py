@@ -212,6 +212,7 @@ def test_settings_of_the_form_are_sent_and_come_back_with_use_these_settings(ser
     chosen = {"preset": "game", "faces": "full", "texture": "512"}
     for name, value in chosen.items():
         page.select_option(f"[name={name}]", value)
+    until(lambda: page.get_attribute("[name=steps]", "placeholder") == "default (12)")  # as the weights recommend
     page.click("summary")
     for name, value in (("steps", "8"), ("seed", "7"), ("resolution", "64"), ("guidance", "4.25")):
         page.fill(f"[name={name}]", value)

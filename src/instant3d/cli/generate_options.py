@@ -176,8 +176,8 @@ def _print_result(outcome: GenerationResult) -> None:
     from instant3d.pipelines.generate import closing_line
 
     if outcome.error:
-        wrong = outcome.error if isinstance(outcome.error, str) else format_error(outcome.error)
-        print_escaped(f"instant3d: error: {outcome.where} {wrong}", sys.stderr)
+        wrong = f" {outcome.error}" if isinstance(outcome.error, str) else f": {format_error(outcome.error)}"
+        print_escaped(f"instant3d: error: {outcome.where}{wrong}", sys.stderr)
     elif outcome.note:
         print_escaped(f"instant3d: note: {outcome.where} {outcome.note}", sys.stderr)
     elif outcome.record is None:

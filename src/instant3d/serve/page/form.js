@@ -33,20 +33,24 @@ export function prepare(send) {
 }
 
 // Offers what the models can do: the answer of /models.
-export function offer({ presets, formats, steps, guidance, limits }) {
+export function offer({ presets, formats, limits }) {
   for (const name of presets) fields.preset.append(new Option(name));
   for (const count of FACES) fields.faces.append(new Option(count.toLocaleString("en"), count));
   fields.faces.append(new Option("all", "full"));
   for (const size of TEXTURES) fields.texture.append(new Option(`${size} px`, size));
   fields.texture.append(new Option("none", "none"));
   fields.steps.max = limits.steps;
-  if (steps !== null) fields.steps.placeholder = `default (${steps})`;
-  if (guidance !== null) fields.guidance.placeholder = `default (${guidance})`;
   for (const name of formats) {
     const box = element("input", { type: "checkbox", name: "format", value: name, checked: name === "glb" });
     box.disabled = name === "glb"; // the viewer shows it
     $("formats").append(element("label", { className: "check" }, box, name));
   }
+}
+
+// What the weights are sampled with, which is known once they are loaded: the answer of /models.
+export function showDefaults({ steps, guidance }) {
+  for (const [name, value] of Object.entries({ steps, guidance }))
+    fields[name].placeholder = value === null ? "default" : `default (${value})`;
 }
 
 const showsImages = () => fields.kind.value === "images";

@@ -105,6 +105,7 @@ async function refresh() {
   }
   mergeNewest(newest);
   const { version, system, running, queued, ready, fault } = await api.health();
+  if (isLoading && ready) form.showDefaults(await api.models());
   isLoading = !ready;
   const work = isLoading ? "loading the models" : `${running} running, ${queued} waiting`;
   setText($("server"), `${version} · ${system} · ${work}`);
