@@ -40,7 +40,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "fastapi": tuple(f"src/instant3d/serve/{part}.py" for part in ("app", "compatible", "page_routes")),
     "httpx": "src/instant3d/client.py",
     "uvicorn": "src/instant3d/serve/server.py",
-    "xformers": "src/instant3d/modules/transformer.py",
+    "xformers": "src/instant3d/modules/xformers_attention.py",
     "diffusers": "src/instant3d/modules/diffusion/",
     "transformers": (
         "src/instant3d/modules/diffusion/",

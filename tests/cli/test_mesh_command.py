@@ -32,6 +32,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def test_mesh_command_writes_a_lighter_sphere_that_stands_on_the_ground(capsys, asset, tmp_path):
+    (tmp_path / "out").mkdir()  # a folder that exists may be added to
     code, out, err = run(capsys, asset, "-o", tmp_path / "out", "--faces", 400, "--texture", 64)
     assert (code, out.count("\n"), err) == (0, 1, "")
     mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")

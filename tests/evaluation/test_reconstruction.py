@@ -115,6 +115,26 @@ def test_evaluation_twice_gives_the_same_numbers(folder):
     assert first == second
 
 
+@pytest.mark.slow
+def test_evaluate_reconstruction_of_the_hull_keeps_its_numbers(folder):
+    (row,) = reconstruction.evaluate_reconstruction([folder / "red"])["baseline_scenes"]["visual_hull"].values()
+    # recorded before density was read without colour and points were projected once
+    assert row == pytest.approx(
+        {"psnr": 20.64219, "ssim": 0.856723, "mask_iou": 0.929281, "depth_error": 0.0361969}, rel=2e-6
+    )
+
+
+@pytest.mark.slow
+def test_evaluate_reconstruction_gives_the_same_numbers_with_scenes_side_by_side(folder, request):
+    before = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(before))
+    reports = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        reports.append(reconstruction.evaluate_reconstruction([folder]))
+    assert reports[0] == reports[1]
+
+
 def test_evaluate_reconstruction_resumes_an_interrupted_run_with_the_missing_scenes(folder, tmp_path, monkeypatch):
     record = {"nearest_view": {"psnr": 10.0}, "visual_hull": {"psnr": 20.0}}
     measured = []

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.textbook import TextbookField
-from instant3d.nerf.baked_field import BakedField, bake, grid_density
+from instant3d.nerf.baked_field import BakedField, bake, density_then_color, grid_density
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField, scaled_sigmoid
 
 TEXTS = {"activation": "softplus", "aggregate": "mean", "blob": 3.0, "blob_radius": 0.4, "rgb": "scaled"}
@@ -70,6 +70,24 @@ def test_triplane_field_objects_of_a_batch_do_not_mix():
     together = TriplaneField(Triplane(planes), decoder)(points)[1]
     for k in range(2):
         torch.testing.assert_close(together[k], TriplaneField(Triplane(planes[k]), decoder)(points[k])[1])
+
+
+@pytest.mark.parametrize("baked", [True, False])
+def test_density_then_color_of_chosen_points_equals_the_field_baked_or_not(baked):
+    field = TriplaneField(Triplane(random_planes(3, 6, 9, 9)), random_decoder())
+    points, chosen = random_points(300), torch.tensor([7, 250, 0])
+    expected_density, expected_rgb = field(points)
+    density, color_at = density_then_color(bake(field, exact=True) if baked else field, points)
+    torch.testing.assert_close(density, expected_density, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(color_at(chosen), expected_rgb[chosen], rtol=1e-4, atol=1e-5)
+
+
+def test_density_then_color_of_a_baked_field_runs_its_decoder_once(monkeypatch):
+    field, passes = bake(TriplaneField(Triplane(random_planes(3, 6, 5, 5)), random_decoder()), exact=True), []
+    read = BakedField._read
+    monkeypatch.setattr(BakedField, "_read", lambda *given: passes.append(1) or read(*given))
+    density_then_color(field, random_points(100))[1](torch.arange(50))
+    assert len(passes) == 1
 
 
 @pytest.mark.slow

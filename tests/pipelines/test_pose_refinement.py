@@ -1,5 +1,6 @@
 """Cameras of photos: their parameters against `orbit` and projection, their refinement on objects with a formula."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -95,6 +96,20 @@ def test_refinement_at_least_halves_the_error_of_azimuths():
     left = found.poses.values - start().values
     assert left[:, 0].abs().mean() < 0.5 * change[:, 0].abs().mean()
     assert found.error.sum() < found.error_before.sum()
+
+
+def stretched(views: Views) -> Formula:
+    """Stands for a network that follows wrong elevations: it flattens the object by half of what they are wrong."""
+    mean = torch.asin(torch.nn.functional.normalize(views.cameras.positions, dim=-1)[:, 2]).mean()
+    factor = 1 + 2 * (mean - math.radians(20.0))
+    return Formula(lambda points: blocks(points * torch.stack([torch.ones(()), torch.ones(()), factor])))
+
+
+def test_refinement_at_least_halves_an_error_of_all_elevations_that_the_reconstruction_follows():
+    change = torch.zeros(4, 7)
+    change[:, 1] = 6.0
+    found = refine(stretched, photographed(start()), start().moved(change))
+    assert (found.poses.values - start().values)[:, 1].abs().mean() < 3.0
 
 
 def test_guess_finds_the_order_of_shuffled_photos():

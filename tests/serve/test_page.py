@@ -268,7 +268,7 @@ def test_text_of_others_is_no_markup(served, visit):
     page.locator("#failure:visible").wait_for()
     assert page.inner_text("#name") == page.inner_text("#failure") == EVIL
     assert EVIL in page.inner_text("#command")
-    assert page.title() == "instant3d"
+    assert (page.title(), page.inner_text("#empty")) == ("instant3d", "Failed")
 
 
 @pytest.mark.parametrize("token", ["secret-secret"])

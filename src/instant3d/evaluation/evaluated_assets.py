@@ -18,6 +18,7 @@ from instant3d.nerf.asset import FILE, Asset
 from instant3d.pipelines.results import RECORD
 from instant3d.pipelines.text_to_3d import DirectTextTo3D, ViewsTo3D
 from instant3d.utils import file_listing
+from instant3d.utils.side_by_side import map_side_by_side
 
 NEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)  # half-way between the structured ones
 NEW_ELEVATIONS_DEG = (5.0, 35.0)
@@ -63,10 +64,13 @@ def from_stage1(
     Yields:
         The asset of each request, with its views and seconds.
     """
-    cache.fill(requests)
-    for request in requests:
+
+    def evaluated(request: ViewRequest) -> EvaluatedAsset:
         views = cache.views(request)
-        yield EvaluatedAsset(request, views.composite(1.0), _render(model(views), size), cache.seconds(request))
+        return EvaluatedAsset(request, views.composite(1.0), _render(model(views), size), cache.seconds(request))
+
+    cache.fill(requests)
+    yield from map_side_by_side(evaluated, requests, model.device)
 
 
 def from_direct(
@@ -142,9 +146,13 @@ def from_real_views(
             raise FileNotFoundError(
                 f"{folder} holds no scene with the caption {request.prompt!r}; make one by `instant3d data recolour`"
             )
+
+    def evaluated(request: ViewRequest) -> EvaluatedAsset:
         places = captioned[request.prompt]
         views = scenes.read(places[request.seed % len(places)], frames=range(4), maps=()).views
-        yield EvaluatedAsset(request, views.composite(1.0), _render(model(views), size), None)
+        return EvaluatedAsset(request, views.composite(1.0), _render(model(views), size), None)
+
+    yield from map_side_by_side(evaluated, requests, model.device)
 
 
 def _render(asset: Asset, size: int) -> Tensor:

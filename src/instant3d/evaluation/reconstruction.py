@@ -30,6 +30,7 @@ from instant3d.stage2.network import Reconstructor
 from instant3d.utils import file_listing
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.mesh_options import MeshOptions
+from instant3d.utils.side_by_side import map_side_by_side
 from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
 
@@ -112,13 +113,16 @@ def evaluate_reconstruction(
     )
     width = max(map(len, found))
     records: dict[str, dict[str, Metrics]] = {}
-    for name, folder in found.items():
 
-        def compute(name: str = name, folder: Path = folder) -> dict[str, Metrics]:
-            case = read_case(name, folder, views, resolution, truths[name], up).to(device)
+    def record(name: str) -> dict[str, Metrics]:
+        def compute() -> dict[str, Metrics]:
+            case = read_case(name, found[name], views, resolution, truths[name], up).to(device)
             return measure(case, model, similarity, mesh)
 
-        records[name] = cache.get(f"{folder.resolve()} {truths[name]} {up}", compute)
+        return cache.get(f"{found[name].resolve()} {truths[name]} {up}", compute)
+
+    for name, numbers in zip(found, map_side_by_side(record, found, torch.device(device)), strict=True):
+        records[name] = numbers
         if len(records) == 1:
             print_escaped(reports.header(records[name], width))
         print_escaped(reports.line(name, records[name], width))

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from instant3d.modules.xformers_attention import xformers_attention
+
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, xformers: bool = False
 ) -> Tensor:
-    """Scaled dot-product attention; the only place where xformers is called.
+    """Scaled dot-product attention.
 
-    xformers' kernel exists on CUDA only and is used without a mask only; everywhere else torch's fused attention
-    computes the same.
+    xformers' kernel exists on CUDA only and is used without a mask only; everywhere else, and where the installed
+    xformers has no kernel for the installed torch, torch's fused attention computes the same.
 
     Args:
         query: (B, heads, N, head width).
@@ -32,10 +34,7 @@ def attention(
         for_heads = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
         return F.scaled_dot_product_attention(query, key, value, attn_mask=for_heads)
     if xformers and query.is_cuda:
-        from xformers.ops import memory_efficient_attention
-
-        swapped = (part.transpose(1, 2) for part in (query, key, value))
-        return memory_efficient_attention(*swapped).transpose(1, 2)
+        return xformers_attention(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
 
 

@@ -7,6 +7,7 @@ processed in chunks whose activations fit the cache.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from instant3d.nerf.field import Field
 from instant3d.nerf.plane_sampling import corner_table, sample_table
 from instant3d.nerf.triplane import TriplaneField
 from instant3d.utils.devices import fast_dtype
+
+ColorAt = Callable[[Tensor], Tensor]
 
 POINTS_AT_ONCE = 2**18  # of other fields
 POINTS_IN_CACHE = 2**14  # 64 features of them in bfloat16 fill 2 MiB
@@ -112,6 +115,12 @@ class BakedField:
             slabs.append(self.decoder.to_density(self._read(state.flatten(0, 1), points, 1)[:, 0], points))
         return torch.stack(slabs).view(count, count, count)
 
+    @torch.no_grad()
+    def density_then_color(self, points: Tensor) -> tuple[Tensor, ColorAt]:
+        """See the function of this name."""
+        raw = torch.cat([self._raw(some, 4) for some in _chunks(points)])
+        return self.decoder.to_density(raw[:, 0], points), lambda index: self.decoder.to_rgb(raw[index, 1:])
+
     def _raw(self, points: Tensor, outputs: int) -> Tensor:
         """Return the first decoder outputs, (N, outputs) float32."""
         return self._read(sample_table(self.table, points[None], self.side)[0], points, outputs)
@@ -145,6 +154,21 @@ def _hat_functions(axis: Tensor, side: int) -> Tensor:
     """Return the weight (G, P) of each of a plane's texels in its bilinear samples at coordinates `axis` (G)."""
     texel = torch.arange(side, device=axis.device)
     return (1 - ((axis[:, None] + 1) * (side / 2) - 0.5 - texel).abs()).clamp(min=0)
+
+
+def density_then_color(field: Field, points: Tensor) -> tuple[Tensor, ColorAt]:
+    """Evaluate density everywhere and colour only where it turns out to be needed.
+
+    Args:
+        field: The field; a baked one evaluates its decoder once for both.
+        points: (N, 3).
+
+    Returns:
+        Density (N,), and a function from indices (K,) of points to their colours (K, 3).
+    """
+    if isinstance(field, BakedField):
+        return field.density_then_color(points)
+    return field.density(points), lambda index: field(points[index])[1]
 
 
 def grid_density(field: Field, axis: Tensor) -> Tensor:

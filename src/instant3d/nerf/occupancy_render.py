@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras, Rays
-from instant3d.nerf.baked_field import BakedField, bake
+from instant3d.nerf.baked_field import BakedField, bake, density_then_color
 from instant3d.nerf.field import Field, normals
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.volume import Pixels, box_span, join, to_views
@@ -25,7 +25,7 @@ PACKET = 8  # samples between two look-ups in the occupancy grid
 TAIL = 2**15  # samples in one round: where few rays are left, packets are longer, up to eight times
 DARK = 1e-3  # transmittance below which a ray ends
 UNSEEN = 0.02  # samples of a smaller weight per step keep their opacity, but their colour is not read
-BYTES_PER_SAMPLE = 4 * 24  # position, density, interval, weight and the temporaries between them
+BYTES_PER_SAMPLE = 4 * 24  # position, density, colour, interval, weight and the temporaries between them
 BYTES_PER_POINT = 4 * 64 * 8  # inside a field that does not work in small pieces by itself
 NORMALS_AT_ONCE = 2**15  # normals are found by differentiation, which keeps all intermediate results
 
@@ -185,20 +185,21 @@ def _blend(
 ) -> None:
     """Add the contribution of `rays`, with indices `here`, in the intervals between `edges` (S + 1, R) to `sums`."""
     middle, length = (edges[1:] + edges[:-1]) / 2, edges.diff(dim=0)
-    points = rays.at(middle).flatten(1)
     density = torch.zeros_like(middle)
     real = length.flatten().nonzero()[:, 0]
-    density.view(-1)[real] = field.density(points.index_select(1, real).T)
+    points = rays.at(middle).flatten(1).index_select(1, real).T
+    density.view(-1)[real], color_at = density_then_color(field, points)
     thickness = density * length
     total = thickness.cumsum(0)
     light = sums.light[here]
     weight = light * torch.exp(thickness - total) * -torch.expm1(-thickness)
     sums.light[here] = light * torch.exp(-total[-1])
     sums.distance[here] += (weight * middle).sum(0)
-    visible = (weight > unseen).flatten().nonzero()[:, 0]
-    share, ray, places = weight.view(-1)[visible], here[visible % len(here)], points.index_select(1, visible).T
+    share = weight.view(-1)[real]
+    visible = (share > unseen).nonzero()[:, 0]
+    share, ray = share[visible], here[real[visible] % len(here)]
     sums.seen.index_add_(0, ray, share)
-    sums.rgb.index_add_(0, ray, share[:, None] * field(places)[1])
+    sums.rgb.index_add_(0, ray, share[:, None] * color_at(visible))
     if smooth is not None and sums.normal is not None:
-        slopes = torch.cat([normals(smooth, some) for some in places.split(NORMALS_AT_ONCE)])
+        slopes = torch.cat([normals(smooth, some) for some in points[visible].split(NORMALS_AT_ONCE)])
         sums.normal.index_add_(0, ray, share[:, None] * slopes)

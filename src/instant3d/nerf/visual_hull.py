@@ -41,7 +41,11 @@ def sample_views(views: Views, points: Tensor) -> Tensor:
     Returns:
         Premultiplied colour and alpha (B, V, N, 4); 0 outside the frame.
     """
-    return sample_images(torch.cat([views.rgb * views.alpha, views.alpha], dim=-3), views.cameras, points)
+    return sample_images(_premultiplied(views), views.cameras, points)
+
+
+def _premultiplied(views: Views) -> Tensor:
+    return torch.cat([views.rgb * views.alpha, views.alpha], dim=-3)
 
 
 def sample_images(images: Tensor, cameras: Cameras, points: Tensor) -> Tensor:
@@ -50,7 +54,11 @@ def sample_images(images: Tensor, cameras: Cameras, points: Tensor) -> Tensor:
     Returns:
         (B, V, N, C); 0 outside the frame and behind the camera.
     """
-    where, depth = _project(cameras, points)
+    return _sample_projected(images, *_project(cameras, points))
+
+
+def _sample_projected(images: Tensor, where: Tensor, depth: Tensor) -> Tensor:
+    """Sample images (B, V, C, H, W) where points were projected to by `_project`: (B, V, N, C)."""
     sampled = F.grid_sample(images.float().flatten(0, 1), where.flatten(0, 1)[:, None], align_corners=False)
     sampled = sampled[:, :, 0].unflatten(0, depth.shape[:2]).transpose(-1, -2)
     return sampled * (depth > 0)[..., None]
@@ -66,10 +74,10 @@ def _project(cameras: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
         pinhole[..., :2, 2] = 2 * intrinsics[..., 2:] - 1
         pinhole[..., 2, 2] = 1
         turn = pinhole @ to_camera  # (B, V, 3, 3)
-        shift = -(turn @ matrix[..., :3, 3:])[..., 0]
-        flat = points.float()[:, None] @ turn.transpose(-1, -2) + shift[..., None, :]
-        depth = flat[..., 2]
-        return flat[..., :2] / depth.clamp(min=1e-6)[..., None], depth
+        shift = -(turn @ matrix[..., :3, 3:])
+        flat = turn @ points.float().mT[:, None] + shift  # (B, V, 3, N), because arithmetic on long rows is faster
+        depth = flat[..., 2, :]
+        return (flat[..., :2, :] / depth.clamp(min=1e-6)[..., None, :]).mT, depth
 
 
 class VisualHull:
@@ -93,6 +101,7 @@ class VisualHull:
         if views.rgb.dim() != 4 or len(views.rgb) == 0:
             raise ValueError(f"a hull needs the views of one object, rgb (V, 3, H, W), got {tuple(views.rgb.shape)}")
         self.views, self.full, self.sharpness = views, density, sharpness
+        self.images = _premultiplied(views)
         self.grid = _occupancy_grid(views, side)
         self.gradient = _gradient(_blur(self.grid))
         self.depth = _first_hit(self.grid, views)
@@ -100,32 +109,32 @@ class VisualHull:
 
     def density(self, points: Tensor) -> Tensor:
         """Return the density (N,) at points (N, 3)."""
-        return self._solid(sample_views(self.views[None], points[None])[0][..., 3])
+        return self._solid(sample_images(self.views.alpha[None], self.views.cameras[None], points[None])[0])
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return density (N,) and colour (N, 3) at points (N, 3)."""
-        seen = sample_views(self.views[None], points[None])[0]  # (V, N, 4)
+        where, depth = _project(self.views.cameras[None], points[None])
+        seen = _sample_projected(self.images[None], where, depth)[0]  # (V, N, 4)
         alpha = seen[..., 3:]
-        weight = self._visibility(points) * self._facing(points) * alpha[..., 0]
+        weight = self._visibility(where, depth) * self._facing(points) * alpha[..., 0]
         total = weight.sum(0).clamp(min=1e-12)[:, None]
         rgb = (weight[..., None] * (seen[..., :3] / alpha.clamp(min=1e-6))).sum(0) / total
-        return self._solid(alpha[..., 0]), rgb
+        return self._solid(alpha), rgb
 
     def _solid(self, alpha: Tensor) -> Tensor:
-        return self.full * ((alpha.amin(0) - 0.5) * self.sharpness + 0.5).clamp(0, 1)
+        """Return the density (N,) by alpha (V, N, 1)."""
+        return self.full * ((alpha[..., 0].amin(0) - 0.5) * self.sharpness + 0.5).clamp(0, 1)
 
     def _facing(self, points: Tensor) -> Tensor:
         """Return the weight (V, N) by the angle between the surface's normal and the direction to each camera."""
-        normal = F.normalize(-_sample_grid(self.gradient, points), dim=-1)
-        toward = F.normalize(self.views.cameras.positions[:, None] - points, dim=-1)
-        return (toward * normal).sum(-1).clamp(min=0.05) ** _FACING_POWER
+        normal = F.normalize(-_sample_grid(self.gradient, points), dim=0)
+        toward = F.normalize(self.views.cameras.positions[..., None] - points.T, dim=1)  # (V, 3, N)
+        return (toward * normal).sum(1).clamp(min=0.05) ** _FACING_POWER
 
-    def _visibility(self, points: Tensor) -> Tensor:
+    def _visibility(self, where: Tensor, depth: Tensor) -> Tensor:
         """Return weights (V, N): 1 where a point is not occluded in a view, almost 0 far behind the first surface."""
-        where, depth = _project(self.views.cameras[None], points[None])
         first = F.grid_sample(self.depth, where[0][:, None], mode="nearest", align_corners=False)[:, 0, 0]
-        behind = depth[0] - first
-        return (2 - behind / self.tolerance).clamp(_UNSEEN, 1)
+        return (2 - (depth[0] - first) / self.tolerance).clamp(_UNSEEN, 1)
 
 
 def _occupancy_grid(views: Views, side: int) -> Tensor:
@@ -133,8 +142,7 @@ def _occupancy_grid(views: Views, side: int) -> Tensor:
     ticks = ((torch.arange(side, device=views.rgb.device) + 0.5) / side) * 2 - 1
     z, y, x = torch.meshgrid(ticks, ticks, ticks, indexing="ij")
     points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
-    alpha = Views(views.alpha.expand_as(views.rgb), views.alpha, views.cameras)
-    return carve(alpha[None], points)[0].reshape(side, side, side)
+    return sample_images(views.alpha[None], views.cameras[None], points[None])[0].amin(0).reshape(side, side, side)
 
 
 def _blur(grid: Tensor, passes: int = 2) -> Tensor:
@@ -152,9 +160,8 @@ def _gradient(grid: Tensor) -> Tensor:
 
 
 def _sample_grid(grid: Tensor, points: Tensor) -> Tensor:
-    """Trilinear samples (N, C) of a grid (C, z, y, x) over the cube at points (N, 3)."""
-    sampled = F.grid_sample(grid[None], points[None, None, None].float(), align_corners=False)
-    return sampled[0, :, 0, 0].T
+    """Trilinear samples (C, N) of a grid (C, z, y, x) over the cube at points (N, 3)."""
+    return F.grid_sample(grid[None], points[None, None, None].float(), align_corners=False)[0, :, 0, 0]
 
 
 def _first_hit(grid: Tensor, views: Views) -> Tensor:

@@ -210,11 +210,13 @@ def _posed(photos: PhotoSet) -> ReconstructionInput:
 
 def _refined(model: ViewsTo3D, given: ReconstructionInput, options: PhotoOptions) -> ReconstructionInput:
     photos = cast(PhotoSet, given.photos)
-    with Progress.to_user().task("finding the cameras") as on_step, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of cameras that are still to move
-        if options.poses == "guess":
-            photos = photo_set.reordered(photos, pose_refinement.guess_order(model.field, photos.views, photos.poses))
-        refined = pose_refinement.refine(model.field, photos.views, photos.poses, on_step)
+    progress, field, device = Progress.to_user(), model.differentiable_field, model.device
+    if options.poses == "guess":
+        with progress.task("finding the order of the photos") as on_step:
+            order = pose_refinement.guess_order(field, photos.views.to(device), photos.poses, on_step)
+        photos = photo_set.reordered(photos, order)
+    with progress.task("finding the cameras") as on_step:
+        refined = pose_refinement.refine(field, photos.views.to(device), photos.poses, on_step)
     return _posed(replace(photos, poses=refined.poses, views=replace(photos.views, cameras=refined.poses.cameras)))
 
 

@@ -241,7 +241,7 @@ def models(request: Request) -> Models:
     settings = scheduler.settings
     return Models(
         system=settings.system,
-        weights=next((worker.weights for worker in scheduler.workers if worker.ready), {}),
+        **next((worker.loaded for worker in scheduler.workers if worker.ready), {}),
         takes_photos=True,
         limits=Limits(images=uploads.MOST_IMAGES, upload_bytes=settings.upload_bytes, job_seconds=settings.job_seconds),
     )

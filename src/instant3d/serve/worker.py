@@ -113,7 +113,7 @@ class Worker:
         options = Options(**jobs[0].options)
         generator = self.generator
         if isinstance(generator, TwoStageGenerator):
-            generator = generator.with_sampling(options.sampling(), options.negative_prompt or None)
+            generator = generator.with_sampling(options.sampling(generator.sampling), options.negative_prompt or None)
         request = GenerationRequest(
             resolution=options.resolution, formats=options.formats, options=options.mesh_options()
         )
@@ -197,6 +197,14 @@ def make_generator(options: dict[str, Any]) -> AssetGenerator:
     return TwoStageGenerator(options.get("stage1"), options.get("stage2"), loras=loras, **machine)
 
 
+def describe(generator: AssetGenerator) -> dict[str, Any]:
+    """Names of a generator's `weights`, and the `steps` and `guidance` that they are sampled with, if any."""
+    weights = {name: source["name"] for name, source in generator.weights.items()}
+    if not isinstance(generator, TwoStageGenerator):
+        return {"weights": weights}
+    return {"weights": weights, "steps": generator.sampling.steps, "guidance": generator.sampling.guidance}
+
+
 def main(stdin: TextIO = sys.stdin, stdout: TextIO | None = None) -> int:
     """Serve batches until the input ends."""
     stdout = stdout or os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -214,7 +222,7 @@ def main(stdin: TextIO = sys.stdin, stdout: TextIO | None = None) -> int:
     cancelled: set[str] = set()
     stage2 = options.get("stage2") or bundled.weights_folder(bundled.STAGE2)
     worker = Worker(generator, stage2, emit, cancelled)
-    emit("ready", weights={name: source["name"] for name, source in generator.weights.items()})
+    emit("ready", loaded=describe(generator))
     for jobs in iter(_batches(stdin, cancelled).get, None):
         worker.run(jobs)
         cancelled.difference_update(job.id for job in jobs)

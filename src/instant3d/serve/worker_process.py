@@ -26,11 +26,11 @@ class BatchWorker(Protocol):
     """What the scheduler gives batches to: a process on this machine, or a replica on a cluster.
 
     Attributes:
-        weights: Names of the weights that it has loaded.
+        loaded: What it has loaded: names of the `weights`, and the `steps` and `guidance` that they are sampled with.
         ready: Whether it has loaded them.
     """
 
-    weights: dict[str, str]
+    loaded: dict[str, Any]
     ready: bool
 
     async def start(self) -> None:
@@ -58,7 +58,7 @@ class WorkerProcess:
 
     def __init__(self, command: Sequence[str], options: dict[str, Any], seconds: float, memory: int) -> None:
         self.command, self.options, self.seconds, self.memory = command, options, seconds, memory
-        self.weights: dict[str, str] = {}
+        self.loaded: dict[str, Any] = {}
         self.ready = False
         self._process: asyncio.subprocess.Process | None = None
 
@@ -89,7 +89,7 @@ class WorkerProcess:
         if event.get("event") != "ready":
             await self.end()
             raise WorkerEnded(event.get("error", "the worker gave no sign of life"))
-        self.weights, self.ready = event.get("weights", {}), True
+        self.loaded, self.ready = event.get("loaded", {}), True
 
     async def run(self, jobs: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
         """Run a batch; yield its events but the last.

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from instant3d.modules.diffusion.components import Components, merge_lora, save_lora, with_lora
 from instant3d.modules.diffusion.view_layout import ViewLayout
+from instant3d.stage1.recommended_sampling import write_sampling
+from instant3d.stage1.sampling_options import Sampling
+from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
 
 
@@ -73,7 +77,10 @@ def export_stage1(
     if parts.words is not None:
         parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
     parts.layout = ViewLayout()  # that of the training grids
-    parts.save(folder)
+    with atomic.merged(folder) as partial:
+        parts.write(partial, torch.float16)
+        if sampling := settings.get("sampling"):
+            write_sampling(Sampling(**sampling), partial)
     return parts.unet
 
 

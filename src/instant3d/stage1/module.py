@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, cast
 
@@ -270,6 +270,7 @@ class Stage1Module(L.LightningModule):
             "base": self.base,
             "prediction_type": self.prediction_type,
             "zero_terminal_snr": self.zero_terminal_snr,
+            "sampling": asdict(self.sampling) if self.distillation else None,
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),

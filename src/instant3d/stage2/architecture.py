@@ -109,7 +109,7 @@ class Architecture:
     local_attention: bool = False
     """Whether each token of the planes attends to those patches of the views alone that its column projects to."""
     xformers: bool = False
-    """Whether attention runs by the xformers package, on CUDA."""
+    """Whether attention runs by the xformers package, on CUDA and where it has a kernel for the installed torch."""
 
     # a DINO encoder's variants
     encoder_feed: int = 0

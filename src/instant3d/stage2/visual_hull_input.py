@@ -50,9 +50,8 @@ def carve_grid(views: Views, side: int) -> Tensor:
     return carve_views(views, side).volume
 
 
-@torch.no_grad()
 def carve_views(views: Views, side: int) -> CarvedGrid:
-    """Carve the visual hull.
+    """Carve the visual hull; differentiable in the cameras.
 
     Args:
         views: (B, V).
@@ -70,9 +69,15 @@ def carve_views(views: Views, side: int) -> CarvedGrid:
     weight = weight * _visible(inside, points, views.cameras, side) + 1e-4
     weight = weight / weight.sum(1, keepdim=True)
     mean = (weight[..., None] * colours[..., :3]).sum(1)
-    spread = (weight[..., None] * (colours[..., :3] - mean[:, None]) ** 2).sum((1, -1)).sqrt()
+    spread = _root((weight[..., None] * (colours[..., :3] - mean[:, None]) ** 2).sum((1, -1)))
     volume = torch.cat([occupancy[..., None], torch.cat([mean, spread[..., None]], -1) * occupancy[..., None]], dim=-1)
     return CarvedGrid(points, weight, volume.transpose(1, 2).unflatten(-1, (side, side, side)))
+
+
+def _root(values: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0, not infinite."""
+    positive = values > 0
+    return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
 
 
 def _facing(occupancy: Tensor, points: Tensor, cameras: Tensor, side: int) -> Tensor:

@@ -21,8 +21,10 @@ from instant3d.modules.diffusion.compatibility import check
 from instant3d.modules.diffusion.loading import kind_of, load, load_single, load_tokenizer, without_warnings
 from instant3d.modules.diffusion.sizes import check_sizes
 from instant3d.modules.diffusion.view_layout import ViewLayout
+from instant3d.modules.xformers_attention import NOT_USABLE, silenced
 from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.errors import first_line
 
 SAMPLERS = {
     "ddim": "DDIMScheduler",
@@ -283,14 +285,21 @@ def with_xformers(unet: Any) -> Any:
     """Replace a UNet's attention by xformers' memory-efficient attention; CUDA only.
 
     Raises:
-        ValueError: The UNet is not on a CUDA device or xformers is not installed.
+        ValueError: The UNet is not on a CUDA device, or xformers is not installed or has no kernel for the installed
+            torch.
     """
     if unet.device.type != "cuda":
         raise ValueError(f"xformers works on CUDA only, but the UNet is on {unet.device}; leave PyTorch's attention")
     try:
-        unet.enable_xformers_memory_efficient_attention()
+        with silenced():
+            unet.enable_xformers_memory_efficient_attention()
     except ModuleNotFoundError:
         raise ValueError("xformers is not installed; `pip install 'instant3d[xformers]'`") from None
+    except NOT_USABLE as error:
+        raise ValueError(
+            f"the installed xformers has no kernel for torch {torch.__version__} here ({first_line(error)}); leave "
+            "PyTorch's attention"
+        ) from None
     return unet
 
 

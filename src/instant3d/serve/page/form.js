@@ -40,8 +40,8 @@ export function offer({ presets, formats, steps, guidance, limits }) {
   for (const size of TEXTURES) fields.texture.append(new Option(`${size} px`, size));
   fields.texture.append(new Option("none", "none"));
   fields.steps.max = limits.steps;
-  fields.steps.placeholder = `default (${steps})`;
-  fields.guidance.placeholder = `default (${guidance})`;
+  if (steps !== null) fields.steps.placeholder = `default (${steps})`;
+  if (guidance !== null) fields.guidance.placeholder = `default (${guidance})`;
   for (const name of formats) {
     const box = element("input", { type: "checkbox", name: "format", value: name, checked: name === "glb" });
     box.disabled = name === "glb"; // the viewer shows it
@@ -122,7 +122,6 @@ export function request() {
   const wrong = [...fields].find((field) => field.willValidate && !field.validity.valid && field.closest("[hidden]") === null);
   if (wrong) throw new Error(`${wrong.labels[0].textContent.trim()}: ${wrong.validationMessage}`);
   const options = {
-    seed: numberOr(fields.seed.value, 0),
     faces: numberOr(fields.faces.value, null),
     texture: numberOr(fields.texture.value, null),
     resolution: numberOr(fields.resolution.value, null),
@@ -130,6 +129,7 @@ export function request() {
     formats: [...$("formats").querySelectorAll(":checked")].map((box) => box.value),
   };
   if (showsImages()) return { files: chosen, options };
+  options.seed = numberOr(fields.seed.value, 0);
   options.steps = numberOr(fields.steps.value, null);
   options.guidance = numberOr(fields.guidance.value, null);
   options.negative_prompt = fields.negative_prompt.value;
