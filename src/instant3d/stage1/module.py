@@ -15,38 +15,19 @@ from instant3d.modules.diffusion.components import Components, with_lora
 from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
 from instant3d.modules.diffusion.zero_terminal_snr import rescale_to_zero_terminal_snr
-from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import with_lr_schedule
-from instant3d.stage1.cache import PARTS, LatentBatch, posterior
+from instant3d.stage1.cache import LatentBatch, posterior
 from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.export import lora_parameters
+from instant3d.stage1.frozen import Frozen
 from instant3d.stage1.grid_dataset import ImageBatch
 from instant3d.stage1.noise_sample import QUARTERS, NoiseSample, drop_text, loss_by_quarter, sample_noise
 from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
+from instant3d.stage1.sharding import check_shardable, shard
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.cuda_graphs import GraphedModule
-
-
-class Frozen(FrozenModules):
-    """Frozen networks of a module, kept out of its state_dict, its EMA and deep copies.
-
-    Args:
-        base: Model that the networks are loaded from.
-    """
-
-    def __init__(self, base: str) -> None:
-        self.base, self.encoders = base, Components()
-        self.unet: Any = None
-
-    def encoders_on(self, device: torch.device) -> Components:
-        """VAE and text encoders on a device, loaded at the first call."""
-        if self.encoders.vae is None:
-            self.encoders = Components.load(self.base, parts=PARTS)
-            for part in (self.encoders.vae, self.encoders.text_encoder, self.encoders.text_encoder_2):
-                part.requires_grad_(False)
-        return self.encoders.to(device)
 
 
 class _Prediction(nn.Module):
@@ -141,12 +122,27 @@ class Stage1Module(L.LightningModule):
         self.betas, self.weight_decay, self.min_snr_gamma = betas, weight_decay, min_snr_gamma
         self.prompt_dropout, self.sample_latents, self.seed = prompt_dropout, sample_latents, seed
         self.zero_terminal_snr = zero_terminal_snr
+        self.sharded = False
         self.words: CaptionWords | None = None  # words of the training captions, if they are known
 
     @property
     def network(self) -> Any:
         """The UNet on the module's device; with LoRA it is not a submodule, only its LoRA weights are parameters."""
         return self.frozen.unet.to(self.device) if self.lora_rank else self.unet
+
+    def configure_model(self) -> None:
+        """Shard the UNet if the trainer's strategy splits weights (`FullyShardedStrategy`).
+
+        Raises:
+            ValueError: A setting or a callback cannot be combined with sharding.
+        """
+        if self.device_mesh is None or self.sharded:
+            return
+        if self.lora_rank or self.graphed:
+            raise ValueError("sharding is for a whole UNet without CUDA graphs; train this one with strategy ddp")
+        check_shardable(self.trainer)
+        shard(self.unet.to(cast(Any, self.trainer).strategy.root_device), self.device_mesh["data_parallel"])
+        self.sharded = True
 
     def on_fit_start(self) -> None:
         """Take the words of the training captions from the data.
