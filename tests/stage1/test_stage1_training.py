@@ -28,6 +28,7 @@ from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage1.sampler import GridSampler, spaced_scheduler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.training import fit
+from instant3d.training.sharded_strategy import FullyShardedStrategy
 
 pytestmark = pytest.mark.slow
 
@@ -368,13 +369,21 @@ def test_sharded_training_with_two_processes_equals_one_with_batches_twice_as_la
     assert all(torch.equal(loaded[key], half[key]) for key in loaded)
 
 
-@pytest.mark.parametrize("settings", [{"lora_rank": 2}, {}])
-def test_sharded_training_refuses_lora_and_averaged_weights(settings, model):
+@pytest.mark.parametrize("settings", [{"lora_rank": 2}, {"optimizer": "adamw_8bit"}])
+def test_sharded_training_refuses_lora_and_8_bit_state(settings, model):
     module = Stage1Module(str(model), **settings)
     module._device_mesh = {"data_parallel": None}  # which only a strategy that splits weights sets
-    module.trainer = L.Trainer(accelerator="cpu", callbacks=[EMAWeightAveraging(decay=0.9)], logger=False)
-    with pytest.raises(ValueError, match="strategy ddp"):
+    with pytest.raises(ValueError, match="use strategy ddp"):
         module.configure_model()
+
+
+def test_sharded_training_refuses_averaged_weights(model):
+    strategy, averages = FullyShardedStrategy(), EMAWeightAveraging(decay=0.9)
+    module = Stage1Module(str(model))
+    module.trainer = L.Trainer(accelerator="cpu", strategy=strategy, callbacks=[averages], logger=False)
+    strategy.connect(module)
+    with pytest.raises(ValueError, match="cannot average sharded weights"):
+        strategy.setup_environment()
 
 
 def test_export_is_the_averaged_network_that_plain_diffusers_opens(model, cached, tmp_path):
@@ -459,7 +468,9 @@ def test_validation_is_the_same_in_every_run_and_writes_sample_grids(model, cach
     assert found[0] == found[1] != []
 
 
-@pytest.mark.parametrize(("size", "trainer"), [("paper", "gpus"), ("one_gpu_lora", "one_gpu"), ("demo", "cpu")])
+@pytest.mark.parametrize(
+    ("size", "trainer"), [("paper", "gpus"), ("paper", "sharded"), ("one_gpu_lora", "one_gpu"), ("demo", "cpu")]
+)
 def test_shipped_configuration_is_accepted_by_the_command(size, trainer, capsys):
     files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/stage1" / f"{size}.yaml"]
     with pytest.raises(SystemExit) as done:
@@ -467,7 +478,8 @@ def test_shipped_configuration_is_accepted_by_the_command(size, trainer, capsys)
     assert done.value.code == 0
     found = yaml.safe_load(capsys.readouterr().out)
     kinds = [callback["class_path"].rpartition(".")[2] for callback in found["trainer"]["callbacks"]]
-    assert {"EMAWeightAveraging", "LastCheckpoint"} <= set(kinds)
+    assert "LastCheckpoint" in kinds
+    assert ("EMAWeightAveraging" in kinds) == (trainer != "sharded")
     assert ("SampleGrids" in kinds) == (size == "paper")
     assert found["trainer"]["max_steps"] == yaml.safe_load(files[1].read_text())["trainer"]["max_steps"]
 

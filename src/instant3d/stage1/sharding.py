@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-import lightning as L
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
@@ -25,13 +23,3 @@ def shard(unet: nn.Module, mesh: Any) -> None:
         if type(layer).__name__ in UNITS:
             fully_shard(layer, mesh=mesh)
     fully_shard(unet, mesh=mesh)
-
-
-def check_shardable(trainer: L.Trainer) -> None:
-    """Check that no callback needs whole weights.
-
-    Raises:
-        ValueError: One averages the weights.
-    """
-    if any(isinstance(callback, WeightAveraging) for callback in cast(Any, trainer).callbacks):
-        raise ValueError("EMAWeightAveraging cannot average sharded weights; leave it out, or use strategy ddp")
