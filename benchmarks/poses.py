@@ -68,7 +68,7 @@ def measure(model: ViewsTo3D, name: str, folder: Path, seed: int) -> dict[str, d
     case = read_case(name, folder, VIEWS, RESOLUTION)
     start = disturbed(case.inputs.cameras, seed)
     began, cpu = time.perf_counter(), time.process_time()
-    result = refine(model.field, case.inputs, start)
+    result = refine(model.differentiable_field, case.inputs, start)
     seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
     tried = {"before": start.cameras, "after": result.poses.cameras, "true": case.inputs.cameras}
     rows = {row: scored(model, case.inputs, cameras, case.targets) for row, cameras in tried.items()}

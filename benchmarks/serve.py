@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,18 +21,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 
 from benchmarks.killed_runs import Rewrites
 from benchmarks.load_test import SEAL
+from benchmarks.server_process import ENDED, ServerProcess, server_command
 
 TOYS = {"steps": 1, "resolution": 16, "texture": 64}  # options of jobs for weights that mean nothing
 DEMO = {"steps": 10}
 POLL_SECONDS = 0.05
-START_SECONDS = 120.0
 PAGE = 200  # jobs that a request lists at most
-ENDED = {"done", "failed", "cancelled"}
 # the worker, but with images of a few pixels, which would take nearly all of the time of toys
 SMALL_WORKER = """
 import sys
@@ -45,65 +40,6 @@ results.SMALLEST = results.LARGEST = 16
 results.FRAMES = 4
 sys.exit(main())
 """
-SERVER = """
-import json, sys
-from pathlib import Path
-from instant3d.serve.server import serve
-from instant3d.serve.settings import ServeSettings
-fields = json.loads(sys.argv[1])
-weights, worker = tuple(map(tuple, fields.pop("weights"))), tuple(fields.pop("worker"))
-sys.exit(serve(ServeSettings(Path(fields.pop("data")), port=0, weights=weights, worker=worker, **fields)))
-"""
-
-
-class Server:
-    """A server in a process of its own.
-
-    Args:
-        data: Folder of its jobs.
-        fields: Other settings of `ServeSettings`.
-
-    Raises:
-        ChildProcessError: It does not start.
-    """
-
-    def __init__(self, data: Path, fields: dict[str, Any]) -> None:
-        data.mkdir(parents=True, exist_ok=True)
-        log = data / "server.log"
-        command = [sys.executable, "-c", SERVER, json.dumps({"data": str(data), **fields})]
-        with log.open("w") as stream:
-            self.process = subprocess.Popen(command, stdout=stream, stderr=stream)
-        until = time.monotonic() + START_SECONDS
-        while not (found := re.search(r"http://\S+", log.read_text())):
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.end(signal.SIGKILL)
-                raise ChildProcessError(f"the server did not start: {log.read_text()[-1000:]}")
-            time.sleep(POLL_SECONDS)
-        self.client = httpx.Client(base_url=f"{found[0]}/api/v1", timeout=60)
-
-    def submit(self, prompt: str, options: dict[str, Any]) -> str:
-        """Queue a job; return its id."""
-        return self.client.post("/jobs", json={"prompt": prompt, **options}).raise_for_status().json()["id"]
-
-    def wait_for(self, name: str) -> dict[str, Any]:
-        """Return the job once it has ended."""
-        while (job := self.client.get(f"/jobs/{name}").raise_for_status().json())["state"] not in ENDED:
-            time.sleep(POLL_SECONDS)
-        return job
-
-    def jobs(self) -> list[dict[str, Any]]:
-        """Return the newest jobs, `PAGE` at most."""
-        return self.client.get("/jobs", params={"limit": PAGE}).raise_for_status().json()["jobs"]
-
-    def wait_for_workers(self) -> None:
-        """Return when the networks are loaded."""
-        while self.client.get("/health").json()["ready"] == 0:
-            time.sleep(POLL_SECONDS)
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the process."""
-        self.process.send_signal(how)
-        self.process.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,17 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _load(data: Path, fields: dict[str, Any], request: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """What is measured of a server after a first job that is not counted: waiting jobs, then each number of clients."""
     with _running(data, fields) as server:
-        server.wait_for(server.submit("warm up", request))
+        server.wait_for(server.submit("warm up", **request))
         waiting = {f"{options.waiting} waiting": _waiting(server, options.waiting, request)} if options.waiting else {}
         return waiting | {
             f"{clients} clients": _measure(server, clients, request, options.each) for clients in options.clients
         }
 
 
-def _waiting(server: Server, count: int, request: dict[str, Any]) -> dict[str, float]:
+def _waiting(server: ServerProcess, count: int, request: dict[str, Any]) -> dict[str, float]:
     """Seconds an asset of jobs that all wait behind another one, and how many of them are denoising."""
-    first = server.submit("ahead of all", request)
-    names = [server.submit(f"thing {number} that waits", request) for number in range(count)]
+    first = server.submit("ahead of all", **request)
+    names = [server.submit(f"thing {number} that waits", **request) for number in range(count)]
     start = _time(server.wait_for(first))
     jobs = [server.wait_for(name) for name in names]
     if failed := [job["error"] for job in jobs if job["state"] != "done"]:
@@ -151,14 +87,14 @@ def _time(job: dict[str, Any]) -> float:
     return datetime.fromisoformat(job["finished"]).timestamp()
 
 
-def _measure(server: Server, clients: int, request: dict[str, Any], each: int) -> dict[str, float]:
+def _measure(server: ServerProcess, clients: int, request: dict[str, Any], each: int) -> dict[str, float]:
     """Let every client make that many assets, one after another; the seconds that each asset took."""
 
     def work(client: int) -> list[float]:
         seconds = []
         for number in range(each):
             start = time.perf_counter()
-            job = server.wait_for(server.submit(f"thing {number} of client {client}", request))
+            job = server.wait_for(server.submit(f"thing {number} of client {client}", **request))
             if job["state"] != "done":
                 raise ValueError(f"a job ended as {job['state']}: {job['error']}")
             seconds.append(time.perf_counter() - start)
@@ -178,7 +114,7 @@ def _kills(data: Path, fields: dict[str, Any], request: dict[str, Any], options:
     for leg in range(options.kills + 1):
         start = time.monotonic()
         with _running(data, fields, killed=leg < options.kills) as server:
-            names = names or [server.submit(f"thing number {k}", request) for k in range(options.count)]
+            names = names or [server.submit(f"thing number {k}", **request) for k in range(options.count)]
             share = options.count * (leg + 1) // (options.kills + 1)
             while sum(job["state"] in ENDED for job in server.jobs()) < share:
                 time.sleep(POLL_SECONDS)
@@ -201,13 +137,13 @@ def _kills(data: Path, fields: dict[str, Any], request: dict[str, Any], options:
 
 
 @contextmanager
-def _running(data: Path, fields: dict[str, Any], killed: bool = False) -> Iterator[Server]:
-    server = Server(data, fields)
+def _running(data: Path, fields: dict[str, Any], killed: bool = False) -> Iterator[ServerProcess]:
+    server = ServerProcess(server_command(data, **fields), data / "server.log")
     try:
         server.wait_for_workers()
         yield server
     finally:
-        server.end(signal.SIGKILL if killed else signal.SIGTERM)
+        server.kill() if killed else server.end()
 
 
 def _settings(work: Path, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from instant3d.utils import bundled
+from instant3d.utils.arg_types import positive_int
 
 PROMPT = "a red fire hydrant"
 START = "start"  # of Python and of its libraries, and the end: all that the record does not tell of
@@ -43,7 +44,7 @@ class Round:
 
 def command(folder: Path, options: argparse.Namespace) -> list[str]:
     stages = ["--stage1", str(options.stage1), "--stage2", str(options.stage2)]
-    sampling = ["--steps", str(options.steps), "--device", options.device]
+    sampling = ["--device", options.device, *(["--steps", str(options.steps)] if options.steps else [])]
     return [
         sys.executable,
         "-m",
@@ -108,13 +109,13 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt", default=PROMPT, help="what to make (default %(default)r)")
     parser.add_argument("--stage1", help=f"folder or Hub id (default {bundled.STAGE1})")
     parser.add_argument("--stage2", help=f"folder or Hub id (default {bundled.STAGE2})")
-    parser.add_argument("--steps", type=int, default=30, help="of denoising (default %(default)s)")
+    parser.add_argument("--steps", type=positive_int, help="of denoising (default: as stage 1's folder says)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or auto")
     parser.add_argument("--rounds", type=int, default=3, help="commands that are run (default %(default)s)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="(default %(default)s)")
     options = parser.parse_args(arguments)
-    if min(options.rounds, options.threads, options.steps) < 1:
-        parser.error("--rounds, --threads and --steps are at least 1")
+    if min(options.rounds, options.threads) < 1:
+        parser.error("--rounds and --threads are at least 1")
     return options
 
 

@@ -1,4 +1,4 @@
-"""The effect of fewer denoising steps: text alignment, view agreement and seconds by steps and sampler.
+"""The effect of fewer denoising steps: text alignment, view agreement and seconds by steps, sampler and guidance.
 
 `python -m benchmarks.steps -o out/steps` generates the views of all prompts with every setting, reconstructs each asset
 once and renders it twice: from new cameras for the attribute classifier (`evaluate text`), and from the cameras of the
@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from instant3d.evaluation.attribute_classifier import AttributeClassifier
 from instant3d.evaluation.view_cache import ViewCache, ViewRequest, read_prompt_list, view_requests
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
 from instant3d.pipelines.weights import find_judge, find_stages
+from instant3d.stage1.sampler import guided_steps
+from instant3d.stage1.sampling_options import STARTS
 from instant3d.utils import atomic
-from instant3d.utils.arg_types import comma_separated, positive_int
+from instant3d.utils.arg_types import comma_separated, finite_floats, positive_int
 from instant3d.utils.line_chart import Line, line_chart
 
 PROMPTS = Path("configs") / "prompts" / "held_out.txt"
@@ -31,6 +34,7 @@ TIMED = 4  # prompts whose views are sampled one by one for the seconds, as `gen
 HEADINGS = [
     "sampler",
     "steps",
+    "guided",
     "colour",
     "object",
     "both",
@@ -47,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help=f'"a COLOUR OBJECT", one a line ({PROMPTS})')
     parser.add_argument("--steps", type=comma_separated, default=[str(count) for count in STEPS])
     parser.add_argument("--samplers", type=comma_separated, default=list(SAMPLERS))
+    parser.add_argument("--guidance-stops", type=finite_floats, default=[1.0], help="shares of the steps with guidance")
+    parser.add_argument("--guidance", type=float, default=5.0, help="scale of guidance (default %(default)g)")
+    parser.add_argument("--start", choices=STARTS, default="blob", help="initial image (default %(default)s)")
     parser.add_argument("--every", type=positive_int, default=1, help="only each so-manieth prompt (default 1: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt; others count up")
     parser.add_argument("--stage1", default=None)
@@ -67,20 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = view_requests(read_prompt_list(options.prompts)[:: options.every], options.seed)
     file = options.output / "steps.json"
     report: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    for steps in map(int, options.steps):
-        for sampler in options.samplers:
-            name, sampling = f"{sampler} {steps}", Sampling(steps=steps, sampler=sampler)
-            if name not in report:
-                gallery = ViewCache(options.output / "views", stage1, sampling, load)
-                report[name] = {"sampling": asdict(sampling), **measured(gallery, wanted, model, judge)}
-            if options.timing_only or "seconds" not in report[name]:
-                report[name]["seconds"] = seconds(load(), wanted[:TIMED], sampling)
-            with atomic.merged(options.output) as partial_folder:
-                (partial_folder / "steps.json").write_text(json.dumps(report, indent=2) + "\n")
-                (partial_folder / "table.md").write_text(table(report))
-                line_chart(
-                    lines(report), partial_folder / "figure.png", across="steps", up="agreement of the views, dB"
-                )
+    for steps, sampler, stop in product(map(int, options.steps), options.samplers, options.guidance_stops):
+        sampling = Sampling(steps, options.guidance, stop, sampler=sampler, start=options.start)
+        name = f"{sampler} {steps} {guided_steps(sampling)}"
+        if name not in report:
+            gallery = ViewCache(options.output / "views", stage1, sampling, load)
+            report[name] = {"sampling": asdict(sampling), **measured(gallery, wanted, model, judge)}
+        if options.timing_only or "seconds" not in report[name]:
+            report[name]["seconds"] = seconds(load(), wanted[:TIMED], sampling)
+        with atomic.merged(options.output) as partial_folder:
+            (partial_folder / "steps.json").write_text(json.dumps(report, indent=2) + "\n")
+            (partial_folder / "table.md").write_text(table(report))
+            line_chart(lines(report), partial_folder / "figure.png", across="steps", up="agreement of the views, dB")
     print(table(report), end="")
 
 
@@ -117,23 +122,29 @@ def seconds(model: TextTo3D, wanted: Sequence[ViewRequest], sampling: Sampling) 
 
 
 def lines(report: Mapping[str, Any]) -> list[Line]:
-    """Agreement by steps, a line for each sampler."""
+    """Agreement by steps, a line for each sampler and share of guided steps."""
     points: dict[str, list[tuple[float, float]]] = {}
     for name, numbers in report.items():
-        sampler, steps = name.split()
-        points.setdefault(sampler, []).append((float(steps), numbers["agreement"]))
+        sampler, steps, guided = name.split()
+        label = sampler if guided == steps else f"{sampler}, guided {numbers['sampling']['guidance_stop']:.0%}"
+        points.setdefault(label, []).append((float(steps), numbers["agreement"]))
     return [Line(sampler, sorted(some)) for sampler, some in points.items()]
 
 
 def table(report: Mapping[str, Any]) -> str:
     """One line a setting, as Markdown; shares in percent."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
-    for name, numbers in sorted(report.items(), key=lambda item: (int(item[0].split()[1]), item[0][0] != "e")):
-        sampler, steps = name.split()
+    for name, numbers in sorted(report.items(), key=_order):
+        sampler, steps, guided = name.split()
         shares = [numbers["renders"][key] for key in ("colour", "object", "both")] + [numbers["views"]["both"]]
-        cells = [sampler, steps, *(f"{100 * share:.0f}" for share in shares)]
+        cells = [sampler, steps, guided, *(f"{100 * share:.0f}" for share in shares)]
         lines.append("| " + " | ".join([*cells, f"{numbers['agreement']:.2f}", f"{numbers['seconds']:.2f}"]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _order(item: tuple[str, Any]) -> tuple[int, bool, int]:
+    sampler, steps, guided = item[0].split()
+    return int(steps), sampler != "euler", -int(guided)
 
 
 if __name__ == "__main__":

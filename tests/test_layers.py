@@ -36,7 +36,7 @@ MODELS = {"stage1", "stage2", "direct"}
 INSIDE_BLENDER = tuple(f"data_prep/rendering/blender_{name}.py" for name in ("worker", "scene", "bridge"))
 # Heavy libraries, each with the only file that may import it, or the few, or the folder.
 DOORS: dict[str, str | tuple[str, ...]] = {
-    "timm": "src/instant3d/stage2/encoder.py",
+    "timm": ("src/instant3d/stage2/encoder.py", "src/instant3d/modules/feature_loss.py"),
     "fastapi": tuple(f"src/instant3d/serve/{part}.py" for part in ("app", "compatible", "page_routes")),
     "httpx": "src/instant3d/client.py",
     "uvicorn": "src/instant3d/serve/server.py",

@@ -129,7 +129,7 @@ def finish(trials: Sequence[Trial], failed: Mapping[str, str], output: Path) -> 
     Raises:
         ValueError: No trial is finished.
     """
-    from benchmarks.study.cost import seconds_to_planes
+    from benchmarks.study.cost import seconds_to_mesh, seconds_to_planes
     from instant3d.evaluation.reconstruction import find_scenes
 
     results: dict[str, list[dict[str, Any]]] = {}
@@ -138,10 +138,15 @@ def finish(trials: Sequence[Trial], failed: Mapping[str, str], output: Path) -> 
             results.setdefault(trial.variant, []).append({"seed": trial.seed, **json.loads(file.read_text())})
     if not results:
         raise ValueError(f"no trial finished; {next(iter(failed.values()))}")
-    bands = find_bands(find_scenes(trials[0].evaluated), trials[0].size)
+    found = find_scenes(trials[0].evaluated)
+    bands = find_bands(found, trials[0].size)
     # one after another, while nothing else of the study runs
     weights = {name: output / f"{name}-{some[0]['seed']}" / WEIGHTS for name, some in results.items()}
-    seconds = {name: seconds_to_planes(folder) for name, folder in weights.items()}
+    seconds = {name: {"planes_seconds": seconds_to_planes(folder)} for name, folder in weights.items()}
+    if trials[0].mesh:
+        scene = next(iter(found.values()))
+        for name, folder in weights.items():
+            seconds[name]["mesh_seconds"] = seconds_to_mesh(folder, scene)
     rows = report.compare(results, bands, seconds, trials[0].variant)
     print_escaped(report.write(rows, results, bands, failed, output))
 

@@ -1,11 +1,13 @@
-"""The cost of a variant: parameters, floating-point operations of a training step, seconds to planes on the CPU."""
+"""The cost of a variant: parameters, floating-point operations of a training step, seconds to an asset on the CPU."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +16,15 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.utils.flop_counter import FlopCounterMode
 
+from instant3d import scenes
 from instant3d.cameras import structured_cameras
+from instant3d.pipelines.views_to_3d import ViewsTo3D
 from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDataset
 from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import Reconstructor
-from instant3d.training.arguments import expand_options
+from instant3d.training.arguments import expand_options, without_library_notes
+from instant3d.training.fit import link_image_size
+from instant3d.utils.mesh_options import DEFAULT
 from instant3d.views import Views
 
 EXAMPLES = 512  # at the beginning of training, whose order is recorded
@@ -35,12 +41,18 @@ class Cost:
             convolutions and attention (`torch.utils.flop_counter`), two for each product and sum.
         batch_size: Objects of a step.
         data_order: Hash of the scenes of the first examples, in the order in which they are trained on.
+        coarse_savings: Operations that coarse steps at the beginning save altogether.
     """
 
     parameters: int
     flops_per_step: int
     batch_size: int
     data_order: str
+    coarse_savings: int = 0
+
+    def steps(self, flops: float) -> int:
+        """Number of training steps that take `flops`, at least one."""
+        return max(1, round((flops + self.coarse_savings) / self.flops_per_step))
 
 
 class _Configured(LightningCLI):
@@ -48,7 +60,7 @@ class _Configured(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the image size of the network to the data, as training does."""
-        parser.link_arguments("model.architecture.image_size", "data.image_size")
+        link_image_size(parser)
 
 
 def measure(options: Sequence[str]) -> Cost:
@@ -60,11 +72,13 @@ def measure(options: Sequence[str]) -> Cost:
     Raises:
         ValueError: An option is unknown or a value is out of range.
     """
-    module, data = _configured(options)
+    with without_library_notes():
+        module, data = _configured(options)
     dataset = cast(TrainDataset, data.train_dataloader().dataset)
     parameters = sum(parameter.numel() for parameter in module.network.parameters())
-    flops = step_flops(module, dataset[0][None])
-    return Cost(parameters, flops * data.batch_size, data.batch_size, data_order(dataset))
+    flops = step_flops(module, dataset[dataset.coarse][None])
+    saved = (flops - step_flops(module, dataset[0][None])) * dataset.coarse if dataset.coarse else 0
+    return Cost(parameters, flops * data.batch_size, data.batch_size, data_order(dataset), saved)
 
 
 def _configured(options: Sequence[str]) -> tuple[Stage2Module, SceneDataModule]:
@@ -104,7 +118,9 @@ def data_order(dataset: TrainDataset) -> str:
 
 
 def seconds_to_planes(weights: Path) -> float:
-    """Median time in seconds from four views to the planes of one object on the CPU, loading excluded.
+    """Median processor time in seconds from four views to the planes of one object, by one thread, without loading.
+
+    Processor time is not the clock's: what else the machine does changes it little.
 
     Args:
         weights: Folder of weights.
@@ -114,9 +130,41 @@ def seconds_to_planes(weights: Path) -> float:
     rgb = torch.rand(1, 4, 3, size, size, generator=torch.Generator().manual_seed(0))
     views = Views(rgb, torch.ones_like(rgb[:, :, :1]), structured_cameras()[None])
     taken = []
-    for _ in range(1 + REPEATS):  # the first one warms up
-        start = time.perf_counter()
-        with torch.no_grad():
+    with one_thread(), torch.no_grad():
+        for _ in range(1 + REPEATS):  # the first one warms up
+            start = time.process_time()
             network.triplane(views)
-        taken.append(time.perf_counter() - start)
+            taken.append(time.process_time() - start)
     return statistics.median(taken[1:])
+
+
+def seconds_to_mesh(weights: Path, scene: Path) -> float:
+    """Processor time in seconds from the planes of an object to its textured mesh, by one thread.
+
+    Unwrapping is not counted, for it has a process of its own. NaN if the object has no surface.
+
+    Args:
+        weights: Folder of weights.
+        scene: Folder of the object's scene, whose first four frames are the inputs.
+    """
+    model = ViewsTo3D.from_pretrained(weights)
+    size = model.network.image_size
+    with one_thread():
+        asset = model(scenes.read(scene, frames=range(4), size=size, maps=()))
+        start = time.process_time()
+        try:
+            asset.build_mesh(DEFAULT)
+        except ValueError:  # hardly trained networks make empty fields
+            return math.nan
+        return time.process_time() - start
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -27,6 +27,7 @@ COLUMNS = {
     "parameters": ("parameters, M", ".2f"),
     "flops_per_step": ("TFLOP a step", ".4f"),
     "planes_seconds": ("CPU s to planes", ".3f"),
+    "mesh_seconds": ("from planes to mesh", ".1f"),
     "peak_memory": ("peak GiB", ".2f"),
 }
 SCALES = {"parameters": 1e6, "flops_per_step": 1e12, "peak_memory": 2.0**30}
@@ -68,7 +69,7 @@ def summarize(results: Sequence[Result], bands: Mapping[str, Sequence[str]]) -> 
 def compare(
     results: Mapping[str, Sequence[Result]],
     bands: Mapping[str, Sequence[str]],
-    seconds: Mapping[str, float],
+    seconds: Mapping[str, Mapping[str, float]],
     first: str,
 ) -> dict[str, dict[str, float]]:
     """Numbers of all variants, the best first.
@@ -76,14 +77,14 @@ def compare(
     Args:
         results: Results of the finished trials by variant.
         bands: Names of the scenes of each band.
-        seconds: CPU seconds to planes by variant.
+        seconds: `planes_seconds`, and `mesh_seconds` if meshes are compared, by variant.
         first: The variant that gains are measured against.
 
     Raises:
         ValueError: Variants were trained on different data, so that they cannot be compared.
     """
     _check_data(results)
-    rows = {name: summarize(some, bands) | {"planes_seconds": seconds[name]} for name, some in results.items()}
+    rows = {name: summarize(some, bands) | dict(seconds[name]) for name, some in results.items()}
     base = rows[first]["psnr"] if first in rows else math.nan
     for row in rows.values():
         row["gain"] = row["psnr"] - base

@@ -121,8 +121,9 @@ def _length(trial: Trial, cost: dict[str, Any]) -> list[str]:
         whole = max(1, round(trial.seconds))
         clock = f"{whole // 86400:02d}:{whole // 3600 % 24:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
         return ["--trainer.max_steps=-1", f"--trainer.max_time={clock}"]
-    steps = trial.steps or max(1, round((trial.flops or 0) / cost["flops_per_step"]))
-    return [f"--trainer.max_steps={steps}"]
+    from benchmarks.study.cost import Cost
+
+    return [f"--trainer.max_steps={trial.steps or Cost(**cost).steps(trial.flops or 0)}"]
 
 
 def _places(runs: Path) -> list[str]:

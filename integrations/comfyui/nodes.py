@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from instant3d.nerf.asset import Asset
-from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
+from instant3d.pipelines.text_to_3d import TextTo3D, ViewsTo3D
 from instant3d.stage1.grid import pack, to_views
+from instant3d.stage1.recommended_sampling import recommended_sampling
 from instant3d.utils import bundled
 from instant3d.utils.devices import find_device
 from instant3d.utils.mesh_options import DEFAULT, MAX_FACES, TEXTURE_SIDES, MeshOptions
@@ -22,6 +24,7 @@ ASSET = "INSTANT3D_ASSET"
 CATEGORY = "instant3d"
 LARGEST_SEED = 2**32 - 1
 BUNDLED = "bundled"  # in place of a folder or Hub id
+BEST = recommended_sampling(bundled.STAGE1)
 
 
 class TextToViews:
@@ -37,8 +40,8 @@ class TextToViews:
             "required": {
                 "prompt": ("STRING", {"multiline": True, "default": "a red fire hydrant"}),
                 "seed": ("INT", {"default": 0, "min": 0, "max": LARGEST_SEED}),
-                "steps": ("INT", {"default": Sampling.steps, "min": 1, "max": 200}),
-                "guidance": ("FLOAT", {"default": Sampling.guidance, "min": 0.0, "max": 30.0, "step": 0.5}),
+                "steps": ("INT", {"default": BEST.steps, "min": 1, "max": 200}),
+                "guidance": ("FLOAT", {"default": BEST.guidance, "min": 0.0, "max": 30.0, "step": 0.5}),
             },
             "optional": {
                 "negative": ("STRING", {"multiline": True, "default": ""}),
@@ -51,10 +54,11 @@ class TextToViews:
     ) -> tuple[Tensor]:
         """Generate the views."""
         bar = comfy.utils.ProgressBar(steps)
-        (views,) = _text_to_3d(stage1).views(
+        model = _text_to_3d(stage1)
+        (views,) = model.views(
             [prompt],
             [seed],
-            sampling=Sampling(steps=steps, guidance=guidance),
+            sampling=replace(model.sampling, steps=steps, guidance=guidance),
             negative=negative or None,
             on_step=lambda done, total: bar.update_absolute(done, total),
         )

@@ -1,5 +1,6 @@
 """The architecture study: its trials, its bands of objects, its comparison."""
 
+import dataclasses
 import json
 import math
 import os
@@ -16,12 +17,12 @@ import yaml
 from benchmarks.study import report, trial
 from benchmarks.study.__main__ import _run, main
 from benchmarks.study.bands import Shape, perimeter
-from benchmarks.study.cost import step_flops
+from benchmarks.study.cost import Cost, step_flops
 from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.stage2.augmentation import ViewSampling
 from instant3d.stage2.data import ReconstructionBatch
-from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module, VaeInputs
 from instant3d.stage2.network import Architecture
 from instant3d.utils import shipped
 from instant3d.utils.yaml_files import load_yaml
@@ -217,6 +218,14 @@ def test_step_flops_are_three_times_those_of_the_forward_pass_of_a_known_layer()
     assert step_flops(more, batch) - step_flops(module, batch) == 3 * 2 * points * width**2
 
 
+def test_steps_of_a_budget_count_what_coarse_steps_save():
+    plain = Cost(parameters=1, flops_per_step=100, batch_size=1, data_order="")
+    assert plain.steps(1000) == 10
+    quarter = dataclasses.replace(plain, coarse_savings=8 * 75)  # eight steps of 25 in place of 100
+    assert quarter.steps(1000) == 16
+    assert 8 * 25 + (16 - 8) * 100 == 1000
+
+
 def result(seed, psnrs, order="same", mesh=None):
     scenes_ = {name: {"psnr": value, "ssim": 0.5, "mask_iou": 0.5} for name, value in psnrs.items()}
     return {
@@ -232,20 +241,22 @@ def test_comparison_has_means_over_seeds_their_difference_the_gain_and_the_bands
         "demo": [result(0, {"a": 20.0, "b": 24.0}), result(1, {"a": 21.0, "b": 25.0})],
         "sharp": [result(0, {"a": 23.0, "b": 27.0}), result(1, {"a": 22.0, "b": 24.0})],
     }
-    rows = report.compare(results, {"thin": ["a"], "round": ["b"]}, {"demo": 0.5, "sharp": 0.25}, "demo")
+    seconds = {"demo": {"planes_seconds": 0.5}, "sharp": {"planes_seconds": 0.25, "mesh_seconds": 3.0}}
+    rows = report.compare(results, {"thin": ["a"], "round": ["b"]}, seconds, "demo")
     assert list(rows) == ["sharp", "demo"]
     assert (rows["demo"]["psnr"], rows["demo"]["spread"], rows["demo"]["gain"]) == (22.5, 1.0, 0.0)
     assert (rows["sharp"]["psnr"], rows["sharp"]["spread"], rows["sharp"]["gain"]) == (24.0, 2.0, 1.5)
     assert (rows["sharp"]["psnr_thin"], rows["sharp"]["psnr_round"]) == (22.5, 25.5)
     text = report.table(rows)
-    assert "mesh" not in text
+    assert "mesh PSNR" not in text
+    assert "| 0.250 | 3.0 |" in text
     assert "| sharp | 24.00 | 2.00 | +1.50 |" in text
 
 
 def test_comparison_of_variants_trained_on_other_data_is_refused():
     results = {"demo": [result(0, {"a": 20.0})], "other": [result(0, {"a": 30.0}, order="other")]}
     with pytest.raises(ValueError, match="same scenes"):
-        report.compare(results, {}, {"demo": 1.0, "other": 1.0}, "demo")
+        report.compare(results, {}, {"demo": {}, "other": {}}, "demo")
 
 
 @pytest.mark.parametrize("name", shipped.names_in("stage2/study"))
@@ -259,7 +270,8 @@ def test_study_config_changes_settings_that_exist_and_no_size_of_the_transformer
     LossWeights(**demo["model"]["loss_weights"] | model.get("loss_weights", {}))
     ViewSampling(**demo["data"]["view_sampling"] | data.get("view_sampling", {}))
     assert set(variant) <= {"model", "data"}
-    assert set(model) <= {"architecture", "loss_weights"}
+    assert set(model) <= {"architecture", "loss_weights", "vae_inputs"}
+    VaeInputs(**model.get("vae_inputs", {}))
     assert set(data) <= {"view_sampling"}, "the scenes and their order are those of demo"
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from sphere_network import RADIUS, sphere_network
+from tiny_lora import lora_file
 from tiny_sdxl import tiny_sdxl_folder
 
 from instant3d import scenes
@@ -436,22 +437,6 @@ def test_generate_yields_each_result_before_the_next_is_begun(stage1, stage2, tm
     assert next(outcomes).record["prompt"] == "a"
     assert names(tmp_path) == ["001-a"]
     outcomes.close()
-
-
-def lora_file(path: Path, scale: float) -> Path:
-    """A LoRA of rank one for the first convolution of the tiny SDXL's UNet."""
-    from safetensors.torch import save_file
-
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"lora_down": (1, 4, 3, 3), "lora_up": (16, 1, 1, 1)}
-    save_file(
-        {
-            f"lora_unet_conv_in.{name}.weight": scale * torch.randn(shape, generator=generator)
-            for name, shape in shapes.items()
-        },
-        path,
-    )
-    return path
 
 
 def test_generate_with_a_lora_samples_other_views_and_notices_another_one(make, tmp_path):

@@ -24,8 +24,9 @@ from instant3d.cli.main import parser
 from instant3d.modules.diffusion import components
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines import text_to_3d
-from instant3d.stage1.sampling_options import SAMPLERS, Sampling
-from instant3d.utils import arg_types
+from instant3d.stage1.recommended_sampling import recommended_sampling
+from instant3d.stage1.sampling_options import SAMPLERS
+from instant3d.utils import arg_types, bundled
 from instant3d.views import Views
 
 RESULTS = ["mesh.glb", "result.json", "sheet.png", "triplane.safetensors", "turntable.mp4", "turntable.webp", "views"]
@@ -374,4 +375,4 @@ def test_generate_accepts_what_the_readme_offers(option, value):
 
 def test_readme_offers_every_sampler_and_the_default_steps():
     assert set(readme_options()["--sampler"].split("|")) == set(components.SAMPLERS) == set(SAMPLERS)
-    assert int(readme_options()["--steps"]) == Sampling().steps
+    assert int(readme_options()["--steps"]) == recommended_sampling(bundled.STAGE1).steps

@@ -1,6 +1,7 @@
 """`instant3d mesh`: another mesh of a finished asset, read by other programs."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def test_mesh_command_writes_a_lighter_sphere_that_stands_on_the_ground(capsys, asset, tmp_path):
+    (tmp_path / "out").mkdir()  # a folder that exists may be added to
     code, out, err = run(capsys, asset, "-o", tmp_path / "out", "--faces", 400, "--texture", 64)
     assert (code, out.count("\n"), err) == (0, 1, "")
     mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh")
@@ -49,12 +51,14 @@ def test_mesh_command_replaces_a_single_file_of_any_format(capsys, asset, tmp_pa
     assert trimesh.load(tmp_path / "ball.stl").extents.max() == pytest.approx(30, rel=1e-3)
 
 
-def test_mesh_command_for_print_makes_a_solid_of_the_spheres_volume(capsys, asset, tmp_path):
-    assert run(capsys, asset, "-o", tmp_path / "ball.glb", "--for", "print", "--texture", "none")[0] == 0
+def test_mesh_command_for_print_makes_a_solid_of_the_spheres_volume_and_prints_it(capsys, asset, tmp_path):
+    code, out, _ = run(capsys, asset, "-o", tmp_path / "ball.glb", "--for", "print", "--texture", "none")
+    assert code == 0
     mesh = trimesh.load(tmp_path / "ball.glb", force="mesh")
     mesh.merge_vertices(merge_norm=True, merge_tex=True)
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.1)  # a coarse grid
+    assert float(re.search(r"closed, volume (\S+),", out)[1]) == pytest.approx(mesh.volume, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from instant3d.direct.module import DirectModule, linear_ramp, prompts_digest
 from instant3d.direct.network import TextToTriplane
 from instant3d.direct.shading import Lighting, ShadedField
 from instant3d.modules.diffusion.prompt_tokens import PromptTokens
+from instant3d.nerf.triplane import Triplane
 from instant3d.nerf.volume import render
 from instant3d.scenes import write
 from instant3d.training.callbacks import ImageLogger
@@ -227,11 +228,17 @@ def test_render_prompts_shows_four_sides_front_first_and_is_deterministic(text):
     torch.testing.assert_close(sides / sides.norm(dim=-1, keepdim=True), wanted, atol=1e-5, rtol=0)
 
 
+def predicted(module, prompts):
+    """Planes that are predicted for prompts."""
+    names = tuple(map(str, range(len(prompts))))
+    return Triplane.stack(module.predict_step(NamedPrompts(tuple(prompts), names), 0)).planes
+
+
 def test_predictions_do_not_depend_on_the_batch_and_have_zero_noise(text):
     module = small(text).eval()
     with torch.no_grad():
-        both = module.predict_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0)
-        alone = module.predict_step(NamedPrompts((PROMPTS[1],), ("1",)), 0)
+        both = predicted(module, PROMPTS)
+        alone = predicted(module, PROMPTS[1:])
         noise = torch.zeros(2, ARCHITECTURE["noise_width"])
         plain = module.network.triplane(module.encode_prompts(PROMPTS), noise).planes
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
@@ -302,7 +309,7 @@ def test_export_encodes_prompts_without_the_original_text_encoder(text, tmp_path
     assert {"config.json", "model.safetensors", "tokenizer", "text_encoder/model.safetensors"} <= found
     again = small(tmp_path / "export", start=str(tmp_path / "export")).eval()
     with torch.no_grad():
-        one, two = (each.predict_step(NamedPrompts(tuple(PROMPTS), ("0", "1")), 0) for each in (module, again))
+        one, two = (predicted(each, PROMPTS) for each in (module, again))
     torch.testing.assert_close(one, two, atol=2e-2, rtol=2e-2)  # both are kept in half precision
     assert float(again.network.decoder.alpha) == 0.75
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from sphere_network import sphere_network
+from tiny_lora import lora_file
 from tiny_sdxl import tiny_sdxl_folder
 from torch.nn import functional as F
 
@@ -188,6 +189,9 @@ def test_evaluate_text_goes_from_prompts_to_a_table_and_does_not_sample_twice(we
     assert "grids" not in capsys.readouterr().out
     again = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert again["lists"]["list"]["rows"] == written["lists"]["list"]["rows"]
+    assert cli.main([*command, "--lora", f"{lora_file(tmp_path / 'a.safetensors', 1.0)}:0.5"]) == 0
+    assert "4 of 4 grids" in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "views").iterdir())) == 2
 
 
 @pytest.mark.slow

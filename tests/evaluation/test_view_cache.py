@@ -7,6 +7,7 @@ import torch
 
 from instant3d.cameras import structured_cameras
 from instant3d.evaluation.view_cache import ViewCache, ViewRequest, fingerprint, read_prompt_list, view_requests
+from instant3d.modules.diffusion.lora import Lora
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.views import Views
 
@@ -74,6 +75,15 @@ def test_view_cache_has_another_folder_for_other_settings_or_weights(tmp_path):
     before = fingerprint(tmp_path, Sampling())
     weights.write_bytes(b"123")
     assert fingerprint(tmp_path, Sampling()) != before
+
+
+def test_view_cache_has_another_folder_for_another_lora_or_weight_of_it(tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(b"1")
+    lora = Lora(str(file))
+    names = [fingerprint("x", Sampling(), loras) for loras in ((), (lora,), (Lora(str(file), 0.5),), (lora, lora))]
+    file.write_bytes(b"12")
+    assert len({*names, fingerprint("x", Sampling(), [lora])}) == 5
 
 
 def test_prompt_list_must_be_valid_and_without_repetition(tmp_path):

@@ -390,8 +390,8 @@ def checkpoints() -> list[Files]:
 
 def assets() -> list[Files]:
     """A triplane with its decoder."""
-    from instant3d.nerf.asset import write_triplane
     from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane
+    from instant3d.nerf.triplane_file import write_triplane
 
     torch.manual_seed(0)
     triplane, decoder = Triplane(torch.randn(3, 2, 4, 4)), Decoder(DecoderConfig(2, width=4, layers=2))

@@ -252,7 +252,7 @@ def read_checkpoint(folder: Path) -> None:
 
 def read_asset(folder: Path) -> None:
     """A triplane with its decoder."""
-    from instant3d.nerf.asset import read_triplane
+    from instant3d.nerf.triplane_file import read_triplane
 
     read_triplane(folder / "triplane.safetensors")
 

@@ -15,8 +15,9 @@ from sphere_network import RADIUS, SHARPNESS, sphere_network
 from instant3d import mesh as meshes
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
-from instant3d.nerf.asset import FILE, Asset, write_triplane
+from instant3d.nerf.asset import FILE, Asset
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane
+from instant3d.nerf.triplane_file import write_triplane
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils import visualization
 from instant3d.utils.mesh_options import MeshOptions

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from instant3d.modules.losses import eikonal_loss, gradient_loss
-from instant3d.nerf.asset import read_triplane, write_triplane
 from instant3d.nerf.baked_field import bake
 from instant3d.nerf.mesh_extraction import extract_surface
 from instant3d.nerf.triplane import Decoder, DecoderConfig, LaplaceDensity, Triplane, TriplaneField
+from instant3d.nerf.triplane_file import read_triplane, write_triplane
 from instant3d.nerf.volume import rendering_weights
 
 

@@ -1,5 +1,6 @@
 """Cameras of photos: their parameters against `orbit` and projection, their refinement on objects with a formula."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -97,11 +98,36 @@ def test_refinement_at_least_halves_the_error_of_azimuths():
     assert found.error.sum() < found.error_before.sum()
 
 
+def stretched(views: Views) -> Formula:
+    """Stands for a network that follows wrong elevations: it flattens the object by half of what they are wrong."""
+    mean = torch.asin(torch.nn.functional.normalize(views.cameras.positions, dim=-1)[:, 2]).mean()
+    factor = 1 + 2 * (mean - math.radians(20.0))
+    return Formula(lambda points: blocks(points * torch.stack([torch.ones(()), torch.ones(()), factor])))
+
+
+def test_refinement_at_least_halves_an_error_of_all_elevations_that_the_reconstruction_follows():
+    change = torch.zeros(4, 7)
+    change[:, 1] = 6.0
+    found = refine(stretched, photographed(start()), start().moved(change))
+    assert (found.poses.values - start().values)[:, 1].abs().mean() < 3.0
+
+
 def test_guess_finds_the_order_of_shuffled_photos():
     photos = photographed(start())
     shuffled = [0, 2, 3, 1]  # front, back, left, right
-    order = guess_order(known, photos[torch.tensor(shuffled)], start())
-    assert [shuffled[k] for k in order] == [0, 1, 2, 3]
+    guess = guess_order(known, photos[torch.tensor(shuffled)], start())
+    assert [shuffled[k] for k in guess.order] == [0, 1, 2, 3]
+    assert guess.note("abcd") is None
+
+
+def test_guess_has_an_alternative_for_an_object_with_two_equal_sides():
+    grey = Formula(ellipsoid, lambda points: torch.full_like(points, 0.5))
+    photos = render(grey, start().cameras, 48, 48)
+    guess = guess_order(lambda views: grey, photos, start())
+    assert sorted([guess.order, guess.alternative]) == [[0, 1, 2, 3], [0, 3, 2, 1]]
+    note = guess.note("abcd")
+    assert "a, b, c, d" in note
+    assert "a, d, c, b" in note
 
 
 def test_poses_in_another_order_keep_their_azimuths_and_exchange_the_rest():

@@ -11,7 +11,8 @@ from sphere_network import RADIUS, sphere_network
 
 from instant3d.cameras import structured_cameras
 from instant3d.mesh import Mesh
-from instant3d.nerf.asset import FILE, write_triplane
+from instant3d.nerf.asset import FILE
+from instant3d.nerf.triplane_file import write_triplane
 from instant3d.pipelines.remesh import remesh
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.utils.mesh_options import MeshOptions

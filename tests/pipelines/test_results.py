@@ -51,13 +51,21 @@ def test_image_size_is_half_as_large_again_as_the_networks_input_within_bounds(s
     assert results.image_size(size) == shown
 
 
-def test_write_records_what_it_wrote(asset, tmp_path, monkeypatch):
+def test_write_records_what_it_wrote_and_offers_the_mesh_before_the_images(asset, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FRAMES", 4)
     watch = Stopwatch()
     views = asset.render(structured_cameras(), 16)
+    before = []  # there when the mesh is offered
     reported = results.write(
-        tmp_path, asset, SheetInputs("x", "views", views), size=16, formats=["ply", "ply"], watch=watch
+        tmp_path,
+        asset,
+        SheetInputs("x", "views", views),
+        size=16,
+        formats=["ply", "ply"],
+        watch=watch,
+        on_mesh=lambda files: before.append((files, {path.name for path in tmp_path.iterdir()})),
     )
+    assert before == [([tmp_path / "mesh.ply"], {"mesh.ply", "triplane.safetensors"})]
     assert sorted(reported["files"]) == sorted(path.name for path in tmp_path.iterdir())
     (written,) = load(tmp_path / "mesh.ply")
     assert reported["mesh"]["faces"] == len(written.faces)

@@ -270,7 +270,7 @@ def test_convert_reads_nothing_outside_the_source(tmp_path):
     (tmp_path / "in" / "linked" / "val" / "r_1.png").unlink()
     (tmp_path / "in" / "linked" / "val" / "r_1.png").symlink_to(tmp_path / "secret.png")
     outcomes = imported(tmp_path / "in", tmp_path / "out", "nerf-synthetic")
-    assert ["lies outside" in outcome.reason for outcome in outcomes] == [True, True]
+    assert ["outside the scene folder" in outcome.reason for outcome in outcomes] == [True, True]
     assert not list((tmp_path / "out").glob("*"))
 
 

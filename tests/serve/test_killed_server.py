@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_process import ServerProcess, running
+from server_process import running, started
 
 from data_prep.execution import process_limits
 
@@ -33,11 +33,11 @@ def made(data: Path) -> list[str]:
 
 
 def test_killed_server_goes_on_in_order_and_loses_no_job(tmp_path):
-    first = ServerProcess(tmp_path)
+    first = started(tmp_path)
     names = submit(first.url, *(f"number {k}" for k in range(8)), "slow", *(f"number {k}" for k in range(9, 16)))
     until_done(first.url, 4)
     first.kill()
-    second = ServerProcess(tmp_path)
+    second = started(tmp_path)
     until_done(second.url, 8)
     second.kill()  # while the slow one runs, or before
     with running(tmp_path) as third:
@@ -54,7 +54,7 @@ def states_of_files(data: Path) -> list[str]:
 
 
 def test_killed_server_takes_its_workers_with_it(tmp_path):
-    server = ServerProcess(tmp_path)
+    server = started(tmp_path)
     submit(server.url, "slow")
     while not states(server.url)["running"]:
         time.sleep(0.02)
@@ -69,8 +69,8 @@ def test_killed_server_takes_its_workers_with_it(tmp_path):
 
 
 def test_second_server_on_the_same_folder_is_refused(tmp_path):
-    with running(tmp_path), pytest.raises(ValueError, match="another server uses"):
-        ServerProcess(tmp_path)
+    with running(tmp_path), pytest.raises(ChildProcessError, match="another server uses"):
+        started(tmp_path)
 
 
 def test_client_that_drops_its_connection_holds_no_worker(tmp_path):

@@ -13,7 +13,9 @@ from hypothesis.strategies import one_of
 from PIL import Image
 from schemathesis import GenerationMode, checks
 from schemathesis.specs.openapi import checks as openapi_checks
-from server_process import ServerProcess, running, wait_for
+from server_process import running
+
+from benchmarks.server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +45,7 @@ def test_api_answers_as_its_document_says(server):
     assert {operation.label for operation in operations} >= {"POST /api/v1/jobs", "DELETE /api/v1/jobs/{name}"}
     for operation in operations:
         strategies = [operation.as_strategy(generation_mode=mode) for mode in GenerationMode]
-        BOUNDED(given(one_of(strategies))(checked_case(finished_job(server.url))))()
+        BOUNDED(given(one_of(strategies))(checked_case(finished_job(server))))()
 
 
 def checked_case(job: str) -> Callable[[schemathesis.Case], None]:
@@ -58,9 +60,8 @@ def checked_case(job: str) -> Callable[[schemathesis.Case], None]:
     return check
 
 
-def finished_job(url: str) -> str:
-    job = httpx.post(f"{url}/api/v1/jobs", json={"prompt": "a hat"}).json()["id"]
-    return wait_for(url, job)["id"]
+def finished_job(server: ServerProcess) -> str:
+    return server.wait_for(server.submit("a hat"), 30)["id"]
 
 
 def png(**options: object) -> bytes:
@@ -120,7 +121,7 @@ def test_api_refuses_a_scene_whose_member_leads_out_of_it(server, tmp_path, memb
 
 
 def test_api_serves_no_file_that_a_job_does_not_list(server):
-    job = finished_job(server.url)
+    job = finished_job(server)
     names = ["..%2Fmade.log", "%2e%2e%2fmade.log", "/etc/passwd", "made.log", "%00", "result.json/..", "mesh.glb"]
     codes = [httpx.get(f"{server.url}/api/v1/jobs/{job}/files/{name}").status_code for name in names]
     assert codes == [404] * 6 + [200]

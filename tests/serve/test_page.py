@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import json
 import re
+import sys
 import time
 
 import browser
@@ -12,10 +14,13 @@ import pytest
 import trimesh
 from PIL import Image
 
+from benchmarks.server_process import ServerProcess
 from instant3d.serve.page_routes import PAGE
+from instant3d.serve.settings import ServeSettings
 
 pytestmark = pytest.mark.slow
 
+SERVE = (sys.executable, "-m", "instant3d.cli.main", "serve", "--port", "0", "--data")
 EVIL = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 PROMPT = "textarea#prompt"
 
@@ -123,12 +128,32 @@ def test_prompt_becomes_views_then_a_mesh_on_the_canvas_and_a_download_that_open
     served.progress("surface", files=[views])
     until(lambda: page.evaluate("document.getElementById('image').naturalWidth") == 64)
     assert page.locator("#image").is_visible()
-    served.finish([mesh])
+    served.progress("video", files=[mesh])  # the turntable comes after it
     assert 0.1 < share(page, is_red) < 0.9  # the ball, and what is behind it
+    served.finish()
     with page.expect_download() as waiting:
         page.click("#downloads a:has-text('mesh.glb')")
     waiting.value.save_as(tmp_path / "saved.glb")
     assert trimesh.load(tmp_path / "saved.glb", force="mesh").area == pytest.approx(4 * np.pi, rel=0.1)
+
+
+def test_prompt_on_a_server_of_the_command_becomes_a_red_hydrant_of_the_bundled_weights(visit, tmp_path):
+    server = ServerProcess([*SERVE, str(tmp_path / "data")], tmp_path / "server.log")
+    try:
+        page = visit(f"{server.url}/", accept_downloads=True, viewport={"width": 500, "height": 500})
+        page.fill("[name=steps]", "8")
+        generate(page, "a red fire hydrant")
+        until(lambda: page.evaluate("document.getElementById('image').naturalWidth") == 256, 600)  # 2 x 2 views
+        page.locator("#downloads a:has-text('mesh.glb')").wait_for(timeout=600_000)
+        assert 0.02 < share(page, is_red) < 0.9
+        with page.expect_download() as waiting:
+            page.click("#downloads a:has-text('mesh.glb')")
+        waiting.value.save_as(tmp_path / "saved.glb")
+    finally:
+        server.end()
+    mesh = trimesh.load(tmp_path / "saved.glb", force="mesh")
+    assert 1000 < len(mesh.faces) <= 20_000
+    assert mesh.visual.material.baseColorTexture.size == (1024, 1024)
 
 
 def test_wireframe_and_clay_change_the_pixels_of_the_mesh(served, visit, mesh):
@@ -187,17 +212,21 @@ def test_settings_of_the_form_are_sent_and_come_back_with_use_these_settings(ser
     chosen = {"preset": "game", "faces": "full", "texture": "512"}
     for name, value in chosen.items():
         page.select_option(f"[name={name}]", value)
-    page.fill("[name=steps]", "8")
-    page.fill("#seed", "7")
+    until(lambda: page.get_attribute("[name=steps]", "placeholder") == "default (12)")  # as the weights recommend
+    page.click("summary")
+    for name, value in (("steps", "8"), ("seed", "7"), ("resolution", "64"), ("guidance", "4.25")):
+        page.fill(f"[name={name}]", value)
     generate(page, "a red ball")
     (job,) = served.jobs()
     wanted = {"seed": 7, "steps": 8, "faces": "full", "texture": 512, "preset": "game", "formats": ["glb"]}
+    wanted |= {"resolution": 64, "guidance": 4.25}
     assert {name: job["options"][name] for name in wanted} == wanted
     assert job["command"] == page.inner_text("#command")
     page.reload()
     page.click("#again")
-    filled = [page.input_value(f"form [name={name}]") for name in ("prompt", "seed", "steps", "faces", "texture")]
-    assert filled == ["a red ball", "7", "8", "full", "512"]
+    names = ("prompt", "seed", "steps", "faces", "texture", "resolution", "guidance")
+    filled = [page.input_value(f"form [name={name}]") for name in names]
+    assert filled == ["a red ball", "7", "8", "full", "512", "64", "4.25"]
 
 
 def test_images_are_sent_as_files_and_what_is_no_image_is_refused(served, visit, tmp_path):
@@ -224,6 +253,15 @@ def test_errors_of_the_server_are_shown_in_its_words(served, visit):
     page.locator("#problem", has_text="the queue is full").wait_for()
 
 
+def test_page_of_a_server_whose_models_cannot_be_loaded_shows_why(tmp_path, visit):
+    answer = json.dumps({"event": "broken", "error": "weights/unet is damaged"})
+    settings = ServeSettings(tmp_path, worker=(sys.executable, "-c", f"print({answer!r})"))
+    with page_server.serving(settings) as url:
+        page = visit(f"{url}/")
+        page.locator("#trouble", has_text="weights/unet is damaged").wait_for()
+        assert "loading the models" in page.inner_text("#server")
+
+
 def test_text_of_others_is_no_markup(served, visit):
     name = served.add(EVIL)
     served.fail(EVIL)
@@ -231,7 +269,7 @@ def test_text_of_others_is_no_markup(served, visit):
     page.locator("#failure:visible").wait_for()
     assert page.inner_text("#name") == page.inner_text("#failure") == EVIL
     assert EVIL in page.inner_text("#command")
-    assert page.title() == "instant3d"
+    assert (page.title(), page.inner_text("#empty")) == ("instant3d", "Failed")
 
 
 @pytest.mark.parametrize("token", ["secret-secret"])
@@ -259,13 +297,27 @@ def test_escape_keeps_an_asset_and_the_delete_button_removes_it(served, visit):
     assert served.jobs() == []
 
 
-def test_more_shows_what_the_first_answer_left_out(served, visit):
-    for k in range(30):
-        served.api.delete(f"jobs/{served.add(str(k))}")
+def test_more_shows_what_the_first_answer_left_out_though_its_last_job_was_deleted_since(served, visit):
+    names = [served.add(str(k)) for k in range(30)]
+    for name in names:
+        served.api.delete(f"jobs/{name}")  # cancels it
     page = visit(served.url)
+    page.locator("#cards li").nth(23).wait_for()
+    served.api.delete(f"jobs/{names[6]}")
     page.click("#more")
-    until(lambda: page.locator("#cards li").count() == 30)
+    page.locator("#cards li").nth(29).wait_for()
     assert page.locator("#cards .name").all_inner_texts() == [str(k) for k in range(29, -1, -1)]
+    assert not page.locator("#more").is_visible()
+
+
+def test_asset_that_was_deleted_in_another_window_leaves_the_gallery(served, visit):
+    gone = served.add("gone")
+    served.fail("no surface")
+    page = visit(served.url)
+    page.locator("#cards li").wait_for()
+    served.api.delete(f"jobs/{gone}")
+    generate(page, "a red ball")
+    page.locator("#none").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

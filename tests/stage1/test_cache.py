@@ -123,6 +123,17 @@ def test_cache_templates_are_drawn_in_turn(model, balls, tmp_path):
     assert 70 < sum(drawn) < 130
 
 
+def test_cache_with_word_dropout_has_a_second_prompt_of_some_of_the_words(model, balls, tmp_path):
+    for name, probability in (("half", 0.5), ("all", 1.0)):
+        cache_builder.build_cache([balls], model, tmp_path / name, word_dropout=probability, report=quiet)
+    half, alone = LatentCache(tmp_path / "half").index, LatentCache(tmp_path / "all").index
+    for grid in half["grids"]:
+        whole, dropped = (half["prompts"][row] for row in grid["texts"])
+        assert whole == grid["caption"]
+        assert set(dropped.split()) <= set(whole.split())
+    assert all(len(alone["prompts"][grid["texts"][1]].split()) == 1 for grid in alone["grids"])
+
+
 def test_cache_of_shards_is_the_cache_of_scene_folders(model, balls, tmp_path):
     shards.write(sorted(balls.iterdir()), tmp_path / "shards", per_shard=2)
     for source, name in ((balls, "one"), (tmp_path / "shards", "two")):

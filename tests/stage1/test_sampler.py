@@ -220,6 +220,17 @@ def test_guidance_of_one_evaluates_the_network_once_and_stronger_guidance_twice(
     assert sizes == [(1, 1, [size]), (2, 2, [size] * 2)]
 
 
+@pytest.mark.parametrize(("stop", "evaluated"), [(1.0, [2, 2, 2, 2, 2]), (0.6, [2, 2, 2, 1, 1]), (0.0, [1] * 5)])
+def test_guidance_stop_ends_guidance_after_its_share_of_the_steps(components, monkeypatch, stop, evaluated):
+    sizes, forward = [], components.unet.forward
+    monkeypatch.setattr(
+        components.unet, "forward", lambda x, *more, **named: sizes.append(len(x)) or forward(x, *more, **named)
+    )
+    text, nothing = GridSampler(components).encode(["a red ball"])
+    GridSampler(components).denoise(text, nothing, sampling=Sampling(5, guidance_stop=stop), seeds=[0])
+    assert sizes == evaluated
+
+
 def test_guidance_leads_away_from_the_negative_prompt():
     away, toward = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), 2.0)
     assert torch.equal(classifier_free_guidance(away, toward, 5.0), torch.full((1, 4, 2, 2), 10.0))
@@ -265,6 +276,7 @@ def test_spaced_scheduler_samples_a_schedule_that_ends_in_pure_noise(components)
         (Sampling(), [1], "got 1 seeds for 2 prompts"),
         (Sampling(0), [1, 2], "at least one step"),
         (Sampling(rescale=1.5), [1, 2], "between 0 and 1"),
+        (Sampling(guidance_stop=-0.1), [1, 2], "between 0 and 1, got -0.1"),
         (Sampling(start_timestep=1000), [1, 2], "timesteps 0 to 999"),
         (Sampling(30, start_timestep=20), [1, 2], "30 steps do not fit"),
         (Sampling(start="ring"), [1, 2], "got 'ring'"),

@@ -22,9 +22,11 @@ from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache_builder
 from instant3d.stage1.cache import LatentBatch
 from instant3d.stage1.data import GridDataModule
+from instant3d.stage1.export import export_stage1
 from instant3d.stage1.module import Stage1Module
 from instant3d.stage1.noise_sample import drop_text, loss_by_quarter, sample_noise
 from instant3d.stage1.prompt_batches import PromptBatch
+from instant3d.stage1.recommended_sampling import recommended_sampling
 from instant3d.stage1.sampler import GridSampler, spaced_scheduler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.training import fit
@@ -424,6 +426,17 @@ def test_export_lists_the_words_of_its_base_and_of_its_own_captions(
     fit.export(tmp_path / "run", tmp_path / "export")
     file = tmp_path / "export" / "tokenizer" / "caption_words.txt"
     assert (file.read_text() if file.is_file() else None) == expected
+
+
+def test_export_states_the_sampling_of_the_training_or_else_of_its_base(model, tmp_path):
+    base = shutil.copytree(model, tmp_path / "base")
+    (base / "sampling.json").write_text('{"steps": 9}')
+    for sampling, expected in ((Sampling(), 9), (Sampling(steps=7), 7)):
+        module = Stage1Module(str(base), sampling=sampling)
+        content = {"state_dict": module.state_dict()}
+        module.on_save_checkpoint(content)
+        export_stage1(content, tmp_path / str(expected))
+        assert recommended_sampling(tmp_path / str(expected)).steps == expected
 
 
 def test_training_on_a_cache_loads_neither_vae_nor_text_encoders_and_reports_it(

@@ -4,7 +4,14 @@ import torch
 from balls import CENTRE, position_coloured_ball
 
 from instant3d.cameras import orbit, random_sphere, structured_cameras
-from instant3d.stage2.augmentation import ViewSampling, augment_inputs, crop_windows, elastic_warp, rotate_about_z
+from instant3d.stage2.augmentation import (
+    ViewSampling,
+    augment_colors,
+    augment_inputs,
+    crop_windows,
+    elastic_warp,
+    rotate_about_z,
+)
 from instant3d.views import Views
 
 
@@ -68,3 +75,36 @@ def test_augment_inputs_warps_a_share_of_the_images_and_leaves_the_others_alone(
     found = augment_inputs(views, 0.0, 0.15, torch.Generator().manual_seed(0))
     changed = (found.rgb != views.rgb).flatten(1).any(1) | (found.alpha != views.alpha).flatten(1).any(1)
     assert 15 < int(changed.sum()) < 45  # 30 of 200 are expected, give or take 5
+
+
+def grey_ramps(count):
+    """Views of one image, whose channels are ramps from 0.3 to 0.7, without any transparent pixel."""
+    ramp = torch.linspace(0.3, 0.7, 64).expand(count, 3, 64, 64)
+    return Views(ramp, torch.ones(count, 1, 64, 64), random_sphere(count, torch.Generator().manual_seed(0)))
+
+
+def test_color_jitter_is_another_gain_and_offset_of_each_channel_of_each_view():
+    views = grey_ramps(200)
+    found = augment_colors(views, 0.05, 0.0, torch.Generator().manual_seed(0)).rgb
+    gain = (found[..., 0, -1] - found[..., 0, 0]) / 0.4  # (V, 3), of the ramp from 0.3 to 0.7
+    offset = found[..., 0, 0] - 0.3 * gain
+    torch.testing.assert_close(found, views.rgb * gain[..., None, None] + offset[..., None, None], atol=1e-5, rtol=0)
+    for drawn, mean in ((gain, 1.0), (offset, 0.0)):
+        assert abs(float(drawn.mean()) - mean) < 0.01
+        assert abs(float(drawn.std()) - 0.05) < 0.005
+
+
+def test_color_noise_has_its_deviation_is_smooth_and_differs_between_views():
+    views = grey_ramps(50)
+    noise = augment_colors(views, 0.0, 0.04, torch.Generator().manual_seed(0)).rgb - views.rgb
+    assert 0.02 < float(noise.std()) < 0.045
+    assert noise.diff(dim=-1).std() < 0.5 * noise.std()
+    correlation = torch.corrcoef(noise.flatten(1))
+    assert (correlation - torch.eye(50)).abs().max() < 0.2
+
+
+def test_augment_colors_without_deviations_draws_nothing():
+    views, generator = grey_ramps(2), torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert augment_colors(views, 0.0, 0.0, generator) is views
+    assert torch.equal(generator.get_state(), before)

@@ -1,5 +1,8 @@
 """Examples of stage 2: random draws are reproducible, and cameras follow every change to an image."""
 
+import dataclasses
+from itertools import islice
+
 import pytest
 import torch
 from balls import position_coloured_ball
@@ -7,7 +10,9 @@ from balls import position_coloured_ball
 from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.stage2.augmentation import ViewSampling
-from instant3d.stage2.data import EvalDataset, ResumableBatchSampler, TrainDataset, scenes_for
+from instant3d.stage2.data import EvalDataset, ResumableBatchSampler, SceneDataModule, TrainDataset, scenes_for
+
+COARSE = ViewSampling(patch=16, zoom=(16, 16), coarse_steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,21 @@ def test_downsampled_inputs_have_no_detail_that_half_as_many_pixels_could_not_ho
     assert ((coarse > 0.01) & (coarse < 0.99)).sum() > 200
     halves = [torch.nn.functional.avg_pool2d(each, 2) for each in (sharp, coarse)]
     assert (halves[0] - halves[1]).abs().mean() < 0.02
+
+
+def test_coarse_steps_have_windows_of_half_the_side_and_as_much_in_them(folder):
+    data = SceneDataModule([str(folder)], image_size=32, batch_size=2, workers=0, view_sampling=COARSE)
+    batches = iter(data.train_dataloader())
+    sides, shares = zip(*[(b.targets.width, float(b.targets.alpha.mean())) for b in islice(batches, 6)], strict=True)
+    assert sides == (8, 8, 8, 16, 16, 16)
+    data.view_sampling = dataclasses.replace(COARSE, coarse_steps=0)
+    fine = [float(b.targets.alpha.mean()) for b in islice(iter(data.train_dataloader()), 3)]
+    assert shares[:3] == pytest.approx(fine, abs=0.03), "the same part of each view, at half its resolution"
+
+
+def test_coarse_steps_without_windows_are_refused():
+    with pytest.raises(ValueError, match="windows"):
+        ViewSampling(patch=0, coarse_steps=10)
 
 
 def test_scenes_for_names_an_empty_folder(tmp_path):

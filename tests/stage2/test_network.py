@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from instant3d.cameras import structured_cameras
+from instant3d.cameras import Cameras, structured_cameras
 from instant3d.nerf.plane_sampling import PLANE_AXES
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.stage2.visual_hull_input import carve_grid, extents
@@ -77,6 +77,19 @@ def test_carve_grid_finds_a_ball_where_it_is():
     distance = (torch.stack([x, y, z], -1) - torch.tensor(centre)).norm(dim=-1)
     assert (volume[distance < 0.35] > 0.5).all(), "the hull contains the object"
     assert (volume[distance > 0.75] < 0.5).all(), "and not much more"
+
+
+def test_carve_grid_moves_with_its_cameras():
+    views = ball_views(0.4, (0.0, 0.0, 0.0), size=64)
+    shift = torch.zeros(3, requires_grad=True)
+    matrix = views.cameras.cam_to_world + torch.nn.functional.pad(shift[:, None], (3, 0, 0, 1))
+    volume = carve_grid(dataclasses.replace(views, cameras=Cameras(matrix, views.cameras.intrinsics))[None], 32)[0]
+    line = (torch.arange(32) + 0.5) / 16 - 1
+    along_x = (volume[0] * line).sum() / volume[0].sum()
+    (slope,) = torch.autograd.grad(along_x, shift, retain_graph=True)
+    torch.testing.assert_close(slope, torch.tensor([1.0, 0.0, 0.0]), atol=0.05, rtol=0)
+    (slope,) = torch.autograd.grad(volume[4].sum(), shift)  # of the colours' deviation, which is 0 in a white ball
+    assert slope.isfinite().all()
 
 
 def test_plane_unet_starts_with_the_hulls_extents():

@@ -9,17 +9,22 @@ from torch import nn
 
 from instant3d.cameras import Cameras, structured_cameras
 from instant3d.nerf.asset import Asset
+from instant3d.nerf.view_maps import mean_and_variance
 from instant3d.nerf.visual_hull import sample_images, sample_views
+from instant3d.stage2.data import ReconstructionBatch
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.stage2.plane_unet import PlaneUNet
-from instant3d.stage2.view_features import ViewFeatures, mean_and_variance
+from instant3d.stage2.view_features import ViewFeatures
 from instant3d.stage2.visual_hull_input import AxisProfiles, carve_views, end_points, extents
 
 TINY = Architecture(
     image_size=32, encoder="plucker", encoder_width=32, encoder_depth=1, encoder_heads=2, patch=16, width=32, depth=1,
     heads=2, token_side=4, plane_side=16, channels=12, decoder_width=16, decoder_layers=3, lift_side=16, lift_width=16,
 )  # fmt: skip
-SHARP = dataclasses.replace(TINY, plane_side=32, lift_features=3, surface_features=2, density="laplace")
+SHARP = dataclasses.replace(
+    TINY, plane_side=32, lift_features=3, surface_features=2, pixel_features=2, density="laplace"
+)
 
 
 class Colours(nn.Module):
@@ -55,7 +60,7 @@ def ball():
 def test_features_at_the_ends_of_columns_are_those_of_the_pixels_that_show_them():
     read = AxisProfiles(8, 64, surface=3)
     read.surface = Colours()
-    features, ends = read(ball())
+    features, ends = read(ball(), carve_views(ball(), 64))
     found = features[0, :, 8:].unflatten(1, (2, 6))[:, :, :3]  # planes, ends, mean
     for plane in (1, 2):  # four views show the sides, not the top
         points = end_points(ends[:, plane], plane)[0]  # (2, H, W, 3)
@@ -97,7 +102,8 @@ def test_planes_of_twice_the_side_are_a_pixel_shuffle_of_four_times_the_channels
     nn.init.normal_(lift.to_planes.weight)
     kept = []
     lift.to_planes.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    tokens, maps = lift.encode(balls.position_coloured_ball(structured_cameras(), size=32)[None])
+    views = balls.position_coloured_ball(structured_cameras(), size=32)[None]
+    tokens, maps = lift.encode(views, carve_views(views, 16))
     planes = lift.decode(tokens, maps)
     assert planes.shape == (3, 12, 32, 32)
     for channel, row, column in [(11, 0, 0), (11, 1, 0), (11, 30, 17)]:  # the one channel without extents
@@ -121,7 +127,7 @@ def test_view_features_depend_on_a_window_of_their_view_alone():
     assert int((columns - 16).abs().max()) <= 7
 
 
-@pytest.mark.parametrize("off", ["lift_features", "surface_features"])
+@pytest.mark.parametrize("off", ["lift_features", "surface_features", "pixel_features"])
 def test_image_features_without_a_visual_hull_are_refused(off):
     with pytest.raises(ValueError, match="lift_side"):
         dataclasses.replace(TINY, lift_side=0, **{off: 4})
@@ -130,6 +136,7 @@ def test_image_features_without_a_visual_hull_are_refused(off):
 def test_architecture_with_every_switch_is_saved_loaded_trained_and_made_an_asset(tmp_path):
     torch.manual_seed(0)
     network = Reconstructor(SHARP).eval()
+    nn.init.normal_(network.decoder.from_views.weight)
     network.save_pretrained(tmp_path / "weights", dtype=torch.float32)
     again = Reconstructor.from_pretrained(tmp_path / "weights")
     assert again.architecture == SHARP
@@ -146,6 +153,31 @@ def test_architecture_with_every_switch_is_saved_loaded_trained_and_made_an_asse
     assert asset.render(structured_cameras()[:1], 16).rgb.isfinite().all()
 
 
+def test_training_step_with_every_switch_has_a_finite_gradient_by_every_weight():
+    torch.manual_seed(0)
+    module = Stage2Module(
+        dataclasses.replace(SHARP, local_attention=True),
+        ray_marching=RayMarching(8, 8),
+        loss_weights=LossWeights(perceptual=0, mask=1, depth=0.1, opacity=0.1, gradient=0.5, eikonal=0.1),
+        vgg_weights=None,
+        checkpointing=True,
+    )
+    nn.init.normal_(module.network.decoder.from_views.weight, std=0.1)
+    module.log = module.log_dict = lambda *args, **kwargs: None  # there is no trainer
+    views = balls.position_coloured_ball(structured_cameras(), size=32)[None]
+    loss = module.training_step(ReconstructionBatch(views, views), 0)
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in module.network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert module.network.pixels.fine.weight.grad.abs().max() > 0
+
+
 def test_default_architecture_has_no_new_weights():
     names = set(Reconstructor(TINY).state_dict())
-    assert not [name for name in names if "lifted" in name or "surface" in name or "log_beta" in name]
+    assert not [
+        name
+        for name in names
+        if "lifted" in name or "surface" in name or "pixels" in name or "from_views" in name or "log_beta" in name
+    ]

@@ -209,3 +209,24 @@ def test_check_writable_leaves_nothing_and_names_what_is_in_the_way(tmp_path, mo
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(OSError, match=r"nothing can be written to .*new \(No space left on device\)"):
         atomic.check_writable(tmp_path / "new")
+
+
+def test_merged_folder_that_is_a_disk_of_its_own_is_written_on_that_disk(tmp_path, monkeypatch):
+    target = fill(tmp_path / "disk", mine="1")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == target)
+    with atomic.merged(target) as partial:
+        assert partial.parent == target
+        fill(partial, new="2")
+    assert tree(target) == {"mine": "1", "new": "2"}
+    assert {path.name for path in target.iterdir()} == {"mine", "new"}
+
+
+def test_full_disk_is_an_error_that_names_the_output_and_leaves_nothing(tmp_path):
+    def work() -> None:
+        with atomic.merged(tmp_path / "out") as partial, atomic.partial_file(partial / "a"):
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    with pytest.raises(OSError, match=r"out cannot be written \(File too large\); free some space") as raised:
+        work()
+    assert raised.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from instant3d.utils import prompts
-from instant3d.utils.prompts import LONGEST, cut_off, from_arguments, prompt_error, read_prompts, slug
+from instant3d.utils.prompts import LONGEST, cut_off, drop_words, from_arguments, prompt_error, read_prompts, slug
 
 RESERVED = [*("con", "prn", "aux", "nul"), *(f"{port}{k}" for port in ("com", "lpt") for k in range(1, 10))]
 
@@ -201,3 +201,17 @@ def test_read_prompts_reports_the_comments_that_it_leaves_out(tmp_path):
         assert [prompt.text for prompt in written(tmp_path, b"#1 dad mug\na red chair\n")] == ["a red chair"]
     with pytest.warns(UserWarning, match="2 lines that begin"):
         written(tmp_path, b"#1 dad mug\n#2\na red chair\n")
+
+
+def test_drop_words_leaves_each_word_out_with_the_given_probability_in_order():
+    text = "one two three four"
+    found = [drop_words(text, 0.25, str(key)) for key in range(2000)]
+    kept = sum(len(some.split()) for some in found) / len(found)
+    assert kept == pytest.approx(3, abs=0.08)  # four standard deviations of the mean are 0.077
+    assert all(some.split() == [word for word in text.split() if word in some.split()] for some in found)
+    assert found[0] == drop_words(text, 0.25, "0")
+
+
+def test_drop_words_keeps_a_word_and_never_invents_one():
+    assert drop_words("cat", 1.0, "a") == "cat"
+    assert drop_words("", 0.5, "a") == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from instant3d.utils.arg_types import nonempty, nonempty_path, nonnegative_int, positive_int
+from instant3d.utils.arg_types import nonempty, nonempty_path, nonnegative_int, positive_int, share
 
 
 def add(command: argparse.ArgumentParser) -> None:
@@ -26,6 +26,13 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch", type=positive_int, default=16, help="grids encoded at once (default 16)")
     command.add_argument(
         "--prompts", nargs="+", default=["{}"], help="prompts of a scene, {} being its caption (default: just that)"
+    )
+    command.add_argument(
+        "--word-dropout",
+        type=share,
+        default=0.0,
+        metavar="P",
+        help="add a prompt beside each, from which every word is left out with this probability (default 0: none)",
     )
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     command.add_argument(
@@ -48,6 +55,7 @@ def _cache(arguments: argparse.Namespace) -> None:
         keep=arguments.keep,
         batch=arguments.batch,
         templates=arguments.prompts,
+        word_dropout=arguments.word_dropout,
         device=find_device(arguments.device),
         workers=arguments.workers,
     )

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instant3d.cli.system_options import add_stages, add_system, settle
+from instant3d.cli.system_options import add_lora, add_sampling, add_stages, add_system, sampling_options, settle
 from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
 from instant3d.utils import bundled
-from instant3d.utils.arg_types import comma_separated, nonempty_path, positive_int, seed
+from instant3d.utils.arg_types import comma_separated, nonempty_path, positive_int, seed, share
 from instant3d.utils.errors import print_escaped
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def add_text(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--judge", help=f"a judge's folder, or none (default {bundled.JUDGE})")
     add_system(command)
+    add_lora(command)
     command.add_argument(
         "--clip",
         action="append",
@@ -61,10 +62,8 @@ def add_text(command: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="folder or Hub id of a CLIP, other than one used in training; repeat it for more",
     )
-    _add_sampling(command)
-    command.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
-    command.add_argument("--sampler", choices=SAMPLERS, help=f"(default {Sampling.sampler})")
-    command.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
+    _add_requests(command)
+    add_sampling(command)
     command.set_defaults(command=text)
 
 
@@ -89,7 +88,11 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
         "--perceptual", type=nonempty_path, help="torchvision's VGG-16 weights (.pth), to measure MRC too"
     )
     add_stages(command)
-    _add_sampling(command)
+    _add_requests(command)
+    command.add_argument("--guidance", type=float, help="how close to the prompt (default: stage 1's, else 5)")
+    command.add_argument(
+        "--guidance-stop", type=share, metavar="SHARE", help="of the steps with guidance (default: stage 1's, else 1)"
+    )
     command.set_defaults(command=consistency)
 
 
@@ -112,10 +115,9 @@ def add_training(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=train_judge)
 
 
-def _add_sampling(command: argparse.ArgumentParser) -> None:
+def _add_requests(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=positive_int, help="at most this many prompts")
     command.add_argument("--seed", type=seed, default=0, help="of the first asset; others count up (default 0)")
-    command.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
     command.add_argument("--batch", type=positive_int, default=8, help="prompts in a batch (default 8)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
 
@@ -178,6 +180,7 @@ def consistency(arguments: argparse.Namespace) -> None:
     from instant3d.evaluation import view_consistency as measuring
     from instant3d.evaluation.view_cache import read_prompt_list, view_requests
     from instant3d.modules.losses import PerceptualLoss
+    from instant3d.stage1.recommended_sampling import recommended_sampling
 
     settle(arguments)
     steps = [positive_int(word) for word in arguments.steps]
@@ -187,7 +190,8 @@ def consistency(arguments: argparse.Namespace) -> None:
     perceptual = PerceptualLoss(str(arguments.perceptual)) if arguments.perceptual else None
     wanted = view_requests(read_prompt_list(arguments.prompts, arguments.limit), arguments.seed)
     models = _stages(arguments)
-    settings = measuring.settings(steps, arguments.starts, arguments.samplers, Sampling(guidance=arguments.guidance))
+    base = recommended_sampling(models.stage1, guidance=arguments.guidance, guidance_stop=arguments.guidance_stop)
+    settings = measuring.settings(steps, arguments.starts, arguments.samplers, base)
     caches = {name: models.view_cache(arguments.output / "views", sampling) for name, sampling in settings.items()}
     measuring.evaluate(wanted, arguments.output, caches=caches, model=models.views_to_3d, perceptual=perceptual)
 
@@ -239,6 +243,7 @@ def _asset_source(arguments: argparse.Namespace, size: int) -> AssetSource:
     from instant3d.evaluation import evaluated_assets
     from instant3d.evaluation.asset_source import AssetSource
     from instant3d.pipelines.text_to_3d import DirectTextTo3D
+    from instant3d.stage1.recommended_sampling import recommended_sampling
     from instant3d.utils.devices import find_device
 
     if arguments.assets:
@@ -251,18 +256,18 @@ def _asset_source(arguments: argparse.Namespace, size: int) -> AssetSource:
         model = _stage2(arguments)
         return AssetSource(partial(evaluated_assets.from_real_views, arguments.real, model=model, size=size))
     models = _stages(arguments)
-    sampling = Sampling(
-        steps=arguments.steps, guidance=arguments.guidance, sampler=arguments.sampler, start=arguments.start
-    )
+    sampling = recommended_sampling(models.stage1, **sampling_options(arguments))
     cache = models.view_cache(arguments.output / "views", sampling)
     return AssetSource(partial(evaluated_assets.from_stage1, cache, model=models.views_to_3d, size=size))
 
 
 def _stages(arguments: argparse.Namespace) -> TwoStageModels:
     from instant3d.evaluation.asset_source import TwoStageModels
+    from instant3d.modules.diffusion.lora import Lora
     from instant3d.utils.devices import find_device
 
-    return TwoStageModels(arguments.stage1, arguments.stage2, find_device(arguments.device), arguments.batch)
+    loras = [Lora.parse(text) for text in getattr(arguments, "lora", None) or ()]
+    return TwoStageModels(arguments.stage1, arguments.stage2, find_device(arguments.device), arguments.batch, loras)
 
 
 def _stage2(arguments: argparse.Namespace) -> ViewsTo3D:

@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instant3d.cli.format_options import add_formats, mesh_options
-from instant3d.cli.system_options import add_system, settle
-from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
+from instant3d.cli.system_options import (
+    absolute_loras,
+    add_lora,
+    add_sampling,
+    add_system,
+    sampling_options,
+    settle,
+)
 from instant3d.utils import prompts
 from instant3d.utils.arg_types import byte_size, nonempty_path, positive_int, seed
 from instant3d.utils.errors import format_error, print_escaped
@@ -46,29 +52,13 @@ def add(command: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="nodes a side of the mesh's grid (default: two for each texel of the planes, at most 256)",
     )
-    _add_sampling(command.add_argument_group("sampling of views in the two-stage system"))
+    sampling = command.add_argument_group("sampling of views in the two-stage system")
+    add_sampling(sampling)
+    sampling.add_argument("--negative", metavar="TEXT", help="negative prompt")
+    add_lora(sampling)
     _add_machine(command.add_argument_group("weights and machine"))
     _add_cluster(command.add_argument_group("many machines"))
     command.set_defaults(command=run)
-
-
-def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--steps", type=positive_int, help=f"of denoising (default {Sampling.steps})")
-    group.add_argument("--guidance", type=float, help=f"how close to the prompt (default {Sampling.guidance:g})")
-    group.add_argument("--rescale", type=float, help=f"0 to 1: against oversaturation (default {Sampling.rescale:g})")
-    group.add_argument(
-        "--sampler",
-        choices=SAMPLERS,
-        help=f"(default {Sampling.sampler}; lcm for distilled weights, --guidance 1 to 2)",
-    )
-    group.add_argument("--start", choices=STARTS, help=f"initial image under the noise (default {Sampling.start})")
-    group.add_argument("--negative", metavar="TEXT", help="negative prompt")
-    group.add_argument(
-        "--lora",
-        action="append",
-        metavar="FILE[:WEIGHT]",
-        help="LoRA for stage 1: .safetensors file, folder or Hub id (owner/name or owner/name/FILE); repeatable",
-    )
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
@@ -152,7 +142,7 @@ def _outcomes(
         source = getattr(arguments, name)
         if source and Path(source).exists():
             setattr(arguments, name, str(Path(source).absolute()))
-    arguments.lora = _absolute(arguments.lora)
+    arguments.lora = absolute_loras(arguments.lora)
     return ray_generate(
         given,
         arguments.output,
@@ -165,33 +155,20 @@ def _outcomes(
     )
 
 
-def _absolute(loras: Sequence[str] | None) -> list[str]:
-    """Return the values of --lora with absolute paths."""
-    from instant3d.modules.diffusion.lora import Lora
-
-    found = [Lora.parse(text).absolute() for text in loras or ()]
-    return [f"{lora.source}:{lora.weight}" for lora in found]
-
-
 def _generator(arguments: argparse.Namespace) -> AssetGenerator:
     """Return the chosen system with its options; its networks are not loaded yet."""
     from instant3d.modules.diffusion.lora import Lora
     from instant3d.pipelines.generators import DirectGenerator, TwoStageGenerator
+    from instant3d.pipelines.weights import find_stages
+    from instant3d.stage1.recommended_sampling import recommended_sampling
 
     machine = {"device": arguments.device, "max_memory": arguments.max_memory, "at_once": arguments.batch}
     if arguments.system == "direct":
         return DirectGenerator(arguments.direct, **machine)
-    sampling = Sampling(
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        rescale=arguments.rescale,
-        sampler=arguments.sampler,
-        start=arguments.start,
-    )
+    stage1, stage2 = find_stages(arguments.stage1, arguments.stage2)
+    sampling = recommended_sampling(stage1, **sampling_options(arguments))
     loras = [Lora.parse(text) for text in arguments.lora]
-    return TwoStageGenerator(
-        arguments.stage1, arguments.stage2, loras=loras, sampling=sampling, negative=arguments.negative, **machine
-    )
+    return TwoStageGenerator(stage1, stage2, loras=loras, sampling=sampling, negative=arguments.negative, **machine)
 
 
 def _print_result(outcome: GenerationResult) -> None:
@@ -199,8 +176,8 @@ def _print_result(outcome: GenerationResult) -> None:
     from instant3d.pipelines.generate import closing_line
 
     if outcome.error:
-        wrong = outcome.error if isinstance(outcome.error, str) else format_error(outcome.error)
-        print_escaped(f"instant3d: error: {outcome.where} {wrong}", sys.stderr)
+        wrong = f" {outcome.error}" if isinstance(outcome.error, str) else f": {format_error(outcome.error)}"
+        print_escaped(f"instant3d: error: {outcome.where}{wrong}", sys.stderr)
     elif outcome.note:
         print_escaped(f"instant3d: note: {outcome.where} {outcome.note}", sys.stderr)
     elif outcome.record is None:

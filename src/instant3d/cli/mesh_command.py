@@ -29,7 +29,7 @@ def add(command: argparse.ArgumentParser) -> None:
         help="nodes a side of the mesh's grid (default: two for each texel of the planes, at most 256)",
     )
     command.add_argument("--max-memory", type=byte_size, default=2**30, help="for meshing (default 1G)")
-    command.set_defaults(command=run, output_is_file=True)
+    command.set_defaults(command=run, output_is_file=None)  # a file or a folder
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instant3d.cli.system_options import add_system, settle
+from instant3d.cli.system_options import absolute_loras, add_lora, add_system, settle
 from instant3d.utils.arg_types import byte_size, nonempty, nonempty_path, nonnegative_int, positive_int
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("--log-prompts", action="store_true", help="write prompts to the log")
     machine = command.add_argument_group("weights and machine")
     add_system(machine)
+    add_lora(machine)
     machine.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     cluster = command.add_argument_group("cluster (pip install 'instant3d[ray]')")
     cluster.add_argument(
@@ -72,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     settle(arguments)
     chosen = {name: getattr(arguments, name) for name in ("system", "stage1", "stage2", "direct", "device")}
+    chosen["lora"] = absolute_loras(arguments.lora)
     settings = ServeSettings(
         data=arguments.data.absolute(),
         host=arguments.host,

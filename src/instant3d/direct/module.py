@@ -29,6 +29,7 @@ from instant3d.modules.diffusion.stable_diffusion import SD_2_1_BASE
 from instant3d.modules.frozen import FrozenModules
 from instant3d.modules.lr_schedule import training_progress, with_lr_schedule
 from instant3d.nerf.field import Field
+from instant3d.nerf.triplane import Triplane
 from instant3d.nerf.volume import render
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.data_order import generator_from_key
@@ -226,9 +227,9 @@ class DirectModule(L.LightningModule):
         """Render prompts and log the mean alpha."""
         self.render_prompts(batch, "test")
 
-    def predict_step(self, batch: NamedPrompts, batch_idx: int) -> Tensor:
-        """Planes (B, 3, C, P, P) of the batch's prompts, deterministic."""
-        return self.network.triplane(self.encode_prompts(batch.prompts)).planes
+    def predict_step(self, batch: NamedPrompts, batch_idx: int) -> list[Triplane]:
+        """Triplane of each of the batch's prompts, deterministic."""
+        return self.network.triplane(self.encode_prompts(batch.prompts)).unbind()
 
     def render_prompts(self, batch: NamedPrompts, stage: str) -> Views:
         """Render the objects of prompts from four sides and log the mean alpha.

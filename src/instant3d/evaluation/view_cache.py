@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from instant3d import scenes
+from instant3d.modules.diffusion.lora import Lora
 from instant3d.pipelines.text_to_3d import TextTo3D
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils import file_listing, prompts
@@ -48,6 +49,7 @@ class ViewCache:
         sampling: Settings of sampling; other settings get another cache.
         load: Loads the model; called only if views are missing.
         at_once: Grids that are sampled in one batch, between two writes.
+        loras: LoRA files that are fused into stage 1; others, or other weights of them, get another cache.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class ViewCache:
         load: Callable[[], TextTo3D],
         *,
         at_once: int = 8,
+        loras: Sequence[Lora] = (),
     ) -> None:
         self.sampling, self.load, self.at_once = sampling, load, at_once
-        self.folder = Path(folder) / fingerprint(stage1, sampling)
+        self.folder = Path(folder) / fingerprint(stage1, sampling, loras)
 
     def fill(self, requests: Sequence[ViewRequest]) -> None:
         """Generate and store the missing views, with progress on standard output."""
@@ -131,10 +134,14 @@ def read_prompt_list(path: str | Path, most: int | None = None) -> list[str]:
     return texts[:most]
 
 
-def fingerprint(stage1: str | Path, sampling: Sampling) -> str:
+def fingerprint(stage1: str | Path, sampling: Sampling, loras: Sequence[Lora] = ()) -> str:
     """Hash of the weights' files (names, sizes, dates) and of the sampling settings, 8 hexadecimal digits."""
     source = Path(stage1)
     files = [source] if source.is_file() else file_listing.visible_files(source, "**/*.safetensors")
-    weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    known = json.dumps([str(stage1), weights, asdict(sampling)])
+    fused = [[lora.source, lora.weight, *_signature(lora.file())] for lora in loras]
+    known = json.dumps([str(stage1), [_signature(file) for file in files], asdict(sampling), *fused])
     return hashlib.sha256(known.encode()).hexdigest()[:8]
+
+
+def _signature(file: Path) -> tuple[str, int, int]:
+    return file.name, file.stat().st_size, file.stat().st_mtime_ns

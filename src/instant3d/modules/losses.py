@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from instant3d.modules.frozen import FrozenModule
 from instant3d.nerf.field import Field, finite_difference_gradient
 from instant3d.nerf.volume import box_span
 from instant3d.utils.random_numbers import rand_like
@@ -104,7 +105,7 @@ def eikonal_loss(field: Field, points: Tensor) -> Tensor:
     return (finite_difference_gradient(field, points).norm(dim=-1) - 1).square().mean()
 
 
-class PerceptualLoss(nn.Module):
+class PerceptualLoss(FrozenModule):
     """LPIPS with a VGG-16 (Zhang et al. 2018); its weights are frozen and not saved with a model.
 
     Args:
@@ -126,18 +127,11 @@ class PerceptualLoss(nn.Module):
         self.net = _LPIPS(pretrained=True, net="vgg", pnet_rand=weights != "download", use_dropout=True)
         if weights != "download":
             _load_vgg(self.net.net, load_weights_only(Path(weights)))
-        self.net.eval().requires_grad_(False)
+        self.freeze()
 
     def forward(self, rendered: Tensor, target: Tensor) -> Tensor:
         """Mean LPIPS distance of images (..., 3, H, W) in [0, 1]."""
         return self.net(rendered.flatten(0, -4), target.flatten(0, -4), normalize=True).mean()
-
-    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
-        """Empty: the weights are not saved with a model."""
-        return {}
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        """Nothing is saved, so nothing is missing."""
 
 
 def _load_vgg(slices: nn.Module, weights: Any) -> None:

@@ -24,14 +24,15 @@ def attention(
         query: (B, heads, N, head width).
         key: (B, heads, M, head width).
         value: (B, heads, M, head width).
-        mask: (B, M) bool; keys that are False are not attended to.
+        mask: (B, M) or (B, N, M) bool; keys that are False are not attended to.
         xformers: Use xformers' kernel where it can be used.
 
     Returns:
         (B, heads, N, head width).
     """
     if mask is not None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+        for_heads = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=for_heads)
     if xformers and query.is_cuda:
         return xformers_attention(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=out_bias)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Attend from tokens (B, N, width) to the context (B, M, context width) where the mask (B, M) is True."""
+        """Attend from tokens (B, N, width) to the context (B, M, context width) where the mask, if any, is True."""
         context = tokens if context is None else context
         query = self._split(self.query(tokens))
         key, value = (self._split(part) for part in self.key_value(context).chunk(2, dim=-1))
@@ -161,7 +162,7 @@ class Block(nn.Module):
             tokens: (B, N, width).
             context: (B, M, context width).
             condition: (B, condition width), for scale and shift of the norms.
-            context_mask: (B, M) bool; context tokens that are False are not attended to.
+            context_mask: (B, M) or (B, N, M) bool; context tokens that are False are not attended to.
 
         Returns:
             (B, N, width).

@@ -1,19 +1,16 @@
 """Reconstructed asset: a triplane with its decoder, which can be rendered, meshed, saved and loaded.
 
-`triplane.safetensors` holds the planes and the decoder that reads them, so that it can be rendered anywhere.
+`triplane.safetensors` holds the triplane and its decoder, so that it can be rendered anywhere.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
@@ -22,15 +19,15 @@ from instant3d.nerf import mesh_extraction, occupancy_render
 from instant3d.nerf.baked_field import bake
 from instant3d.nerf.occupancy import Occupancy
 from instant3d.nerf.textured_mesh import MeshResult, build_mesh
-from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
-from instant3d.utils import atomic, tensor_files
+from instant3d.nerf.triplane import Decoder, Triplane, TriplaneField
+from instant3d.nerf.triplane_file import read_triplane, write_triplane
+from instant3d.utils import atomic
 from instant3d.utils.memory_limits import MemoryLimits
 from instant3d.utils.mesh_options import DEFAULT, MeshOptions, Origin
 from instant3d.utils.progress import Stopwatch
 from instant3d.views import Views
 
 FILE, VIEWS = "triplane.safetensors", "views"
-FORMAT = "instant3d-triplane-1"
 
 
 class Asset:
@@ -212,63 +209,3 @@ def check_formats(formats: Sequence[str]) -> list[str]:
         if name not in FORMATS:
             raise ValueError(f"a mesh cannot be written as {name!r}; choose among {', '.join(FORMATS)}")
     return list(dict.fromkeys(formats))
-
-
-def write_triplane(triplane: Triplane, decoder: Decoder, path: Path) -> None:
-    """Write planes and decoder in half precision to a .safetensors file.
-
-    Args:
-        triplane: The planes (3, C, P, P) of one object.
-        decoder: The MLP that reads them; its settings are stored in the file's metadata.
-        path: The file, in an existing folder.
-    """
-    from safetensors.torch import save
-
-    tensors = {"planes": triplane.planes, **{f"decoder.{key}": value for key, value in decoder.state_dict().items()}}
-    half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in tensors.items()}
-    # not by `save_file`, which makes a file that only its owner can read
-    path.write_bytes(save(half, metadata={"format": FORMAT, "decoder": json.dumps(decoder.config.as_dict())}))
-
-
-def read_triplane(path: Path) -> tuple[Triplane, Decoder]:
-    """Read planes and decoder written by `write_triplane`, as float32.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged or of another version.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `instant3d reconstruct` writes it")
-    with tensor_files.open_safetensors(path) as file:
-        settings = _settings(file.metadata() or {}, path)
-        tensors = {key: tensor_files.to_float32(key, file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
-    return _triplane(tensors, settings, path)
-
-
-def _settings(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a triplane of this version ({FORMAT}); reconstruct the object again")
-    try:
-        settings = json.loads(metadata.get("decoder", ""))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} has damaged metadata ({error}); reconstruct the object again") from error
-    return settings
-
-
-def _triplane(tensors: dict[str, Tensor], settings: dict[str, Any], path: Path) -> tuple[Triplane, Decoder]:
-    try:
-        # the numbers must match the stored tensors before anything is built with them
-        config = DecoderConfig(**settings)
-        first = tensors["decoder.first.weight"].shape
-        if first != (config.width, config.inputs) or len(tensors) != config.tensors + 1:
-            raise KeyError("decoder")
-        decoder = Decoder(config)
-        planes = tensors.pop("planes")
-        decoder.load_state_dict({key.removeprefix("decoder."): value for key, value in tensors.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} holds other tensors than its metadata describes; reconstruct the object again"
-        ) from error
-    if planes.dim() != 4 or planes.shape[1] != config.channels:
-        raise ValueError(f"{path} holds planes of shape {tuple(planes.shape)}, not (3, {config.channels}, P, P)")
-    return Triplane(planes), decoder.eval().requires_grad_(False)

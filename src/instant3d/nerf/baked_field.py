@@ -71,6 +71,8 @@ class BakedField:
             hidden = [layer for layer in decoder.hidden if isinstance(layer, nn.Linear)]
             self.hidden = [(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in hidden]
             self.last = decoder.last.weight.to(dtype), decoder.last.bias.float()
+            self.view_maps = field.view_maps
+            self.from_views = None if decoder.from_views is None else decoder.from_views.weight.to(dtype)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +112,7 @@ class BakedField:
         for x, first, second in zip(axis, front, side, strict=True):
             state = first[:, None] + second[None] + top  # (y, z, width)
             points[:, 0] = x
-            slabs.append(self.decoder.to_density(self._read(state.flatten(0, 1), 1)[:, 0], points))
+            slabs.append(self.decoder.to_density(self._read(state.flatten(0, 1), points, 1)[:, 0], points))
         return torch.stack(slabs).view(count, count, count)
 
     @torch.no_grad()
@@ -121,10 +123,12 @@ class BakedField:
 
     def _raw(self, points: Tensor, outputs: int) -> Tensor:
         """Return the first decoder outputs, (N, outputs) float32."""
-        return self._read(sample_table(self.table, points[None], self.side)[0], outputs)
+        return self._read(sample_table(self.table, points[None], self.side)[0], points, outputs)
 
-    def _read(self, state: Tensor, outputs: int) -> Tensor:
-        """Apply the decoder to sums of plane samples, which are overwritten."""
+    def _read(self, state: Tensor, points: Tensor, outputs: int) -> Tensor:
+        """Apply the decoder to sums of plane samples, which are overwritten, and to what the views show at points."""
+        if self.view_maps is not None and self.from_views is not None:
+            state += F.linear(self.view_maps.sample(points[None])[0].to(state.dtype), self.from_views)
         self._activate_in_place(state)
         for weight, bias in self.hidden:
             state = F.linear(state, weight, bias)

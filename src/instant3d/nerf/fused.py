@@ -86,7 +86,7 @@ class Setup:
         activation, density = NAMES.get(decoder.activation), NAMES.get(decoder.density_activation)
         config = decoder.config
         width, layers = config.width, len(decoder.hidden)
-        if activation is None or density is None or width > WIDEST or layers > DEEPEST:
+        if activation is None or density is None or config.view_channels or width > WIDEST or layers > DEEPEST:
             return None
         return cls(
             width,

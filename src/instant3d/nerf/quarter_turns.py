@@ -11,6 +11,7 @@ from torch import Tensor
 from instant3d.cameras import Cameras
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.triplane import Decoder, Triplane
+from instant3d.nerf.view_maps import ViewMaps
 from instant3d.views import Views
 
 SWAPPED = [0, 2, 1]  # planes xy, xz, yz after an odd number of quarter turns
@@ -27,14 +28,14 @@ def turned(asset: Asset, quarters: int) -> Asset:
     """
     if quarters % 4 == 0:
         return asset
-    planes, decoder = asset.triplane.planes, asset.decoder
+    planes, decoder, maps = asset.triplane.planes, asset.decoder, asset.triplane.view_maps
     for _ in range(quarters % 4):
         xy, xz, yz = planes
         planes = torch.stack([xy.flip(-2).mT, yz.flip(-1), xz])
     if quarters % 2:
         decoder = _with_swapped_planes(decoder)
     return Asset(
-        Triplane(planes),
+        Triplane(planes, None if maps is None else _turned_maps(maps, quarters)),
         decoder,
         resolution=asset.resolution,
         max_memory=asset.max_memory,
@@ -54,11 +55,19 @@ def _with_swapped_planes(decoder: Decoder) -> Decoder:
     return decoder
 
 
+def _turned_maps(maps: ViewMaps, quarters: int) -> ViewMaps:
+    """Maps of turned cameras, the grid of their weights turned too."""
+    weight = torch.rot90(maps.weight, quarters, (-1, -2))
+    return ViewMaps(maps.maps, weight, _turned_cameras(maps.cameras, quarters))
+
+
 def _turned_views(views: Views, quarters: int) -> Views:
     """Views (V,) by turned cameras; maps of normals, which have world axes, are left out."""
-    rotation = quarter_turn(quarters).to(views.cameras.cam_to_world)
-    cameras = Cameras(rotation @ views.cameras.cam_to_world, views.cameras.intrinsics)
-    return replace(views, cameras=cameras, normals=None)
+    return replace(views, cameras=_turned_cameras(views.cameras, quarters), normals=None)
+
+
+def _turned_cameras(cameras: Cameras, quarters: int) -> Cameras:
+    return Cameras(quarter_turn(quarters).to(cameras.cam_to_world) @ cameras.cam_to_world, cameras.intrinsics)
 
 
 def quarter_turn(quarters: int) -> Tensor:

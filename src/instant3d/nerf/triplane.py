@@ -21,6 +21,7 @@ from instant3d.utils.tensor_dataclass import TensorDataclass
 if TYPE_CHECKING:
     from instant3d.nerf.fused import Fused
 from instant3d.nerf.plane_sampling import sample_planes
+from instant3d.nerf.view_maps import ViewMaps
 
 PREFIXED = ("width", "layers", "activation")  # fields of a decoder with a prefix in the architecture of a network
 LAPLACE_BIAS = -0.25  # world units outside the surface at which a field begins, as thin as exp(-1)
@@ -34,14 +35,20 @@ class Triplane(TensorDataclass):
 
     Attributes:
         planes: (..., 3, C, P, P).
+        view_maps: Maps of the input views, which the decoder reads beside the planes; most networks have none.
     """
 
     planes: Tensor
+    view_maps: ViewMaps | None = None
 
     def __post_init__(self) -> None:
         shape = self.planes.shape
         if len(shape) < 4 or shape[-4] != 3 or shape[-1] != shape[-2]:
             raise ValueError(f"a triplane needs planes of shape (..., 3, C, P, P), got {tuple(shape)}")
+
+    def unbind(self) -> list[Triplane]:
+        """Triplanes of the objects of a batch."""
+        return [self[k] for k in range(len(self.planes))]
 
 
 def scaled_sigmoid(raw: Tensor, alpha: Tensor | float) -> Tensor:
@@ -72,6 +79,8 @@ class DecoderConfig:
         blob_radius: See `blob`.
         rgb: "sigmoid", or "scaled" for `scaled_sigmoid` by the buffer `alpha`, which training may move towards 1;
             such colours may exceed 1 and are not clamped before they are written to a file.
+        view_channels: Channels of maps of the input views, whose mean and variance the first layer reads beside the
+            planes (`ViewMaps`); 0 is no such input.
     """
 
     channels: int
@@ -85,6 +94,7 @@ class DecoderConfig:
     blob: float = 0.0
     blob_radius: float = 1.0
     rgb: Literal["sigmoid", "scaled"] = "sigmoid"
+    view_channels: int = 0
 
     def __post_init__(self) -> None:
         if self.layers < 2:
@@ -114,12 +124,12 @@ class DecoderConfig:
 
     @property
     def tensors(self) -> int:
-        """Tensors in the decoder's state: two of each layer, `alpha` of scaled colours, and a trained sharpness."""
-        return 2 * self.layers + (self.rgb == "scaled") + (self.density == "laplace")
+        """Tensors in the decoder's state: two of each layer, and one for each of three variants."""
+        return 2 * self.layers + (self.rgb == "scaled") + (self.density == "laplace") + bool(self.view_channels)
 
     def as_dict(self) -> dict[str, Any]:
         """The arguments that build it again; of those that older files lack, only values other than the defaults."""
-        rare = ("aggregate", "blob", "blob_radius", "rgb")
+        rare = ("aggregate", "blob", "blob_radius", "rgb", "view_channels")
         usual = {name for name in rare if getattr(self, name) == getattr(DecoderConfig, name)}
         return {name: value for name, value in asdict(self).items() if name not in usual}
 
@@ -151,6 +161,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.first = nn.Linear(config.inputs, config.width)
+        shown = 2 * config.view_channels
+        self.from_views = nn.Linear(shown, config.width, bias=False) if shown else None
         self.hidden = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.layers - 2))
         self.last = nn.Linear(config.width, 4)
         activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "softplus": F.softplus}
@@ -163,6 +175,8 @@ class Decoder(nn.Module):
             nn.init.zeros_(layer.bias)
         for layer in (self.first, *self.hidden):
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        if self.from_views is not None:  # training starts from what the planes hold
+            nn.init.zeros_(self.from_views.weight)
         if config.rgb == "scaled":
             self.register_buffer("alpha", torch.ones(()))
 
@@ -179,9 +193,12 @@ class Decoder(nn.Module):
         with torch.autocast(planes.device.type, enabled=False):  # sampling planes in bfloat16 would lose the position
             return torch.einsum("wkc,bkchv->bkwhv", weight, planes.to(weight.dtype))
 
-    def hidden_state(self, projected: Tensor, points: Tensor) -> Tensor:
+    def hidden_state(self, projected: Tensor, points: Tensor, view_maps: ViewMaps | None = None) -> Tensor:
         """Return the last hidden layer's activations, (B, N, width)."""
-        state = self.activation(sample_planes(projected, points) + self.first.bias.to(projected.dtype))
+        state = sample_planes(projected, points) + self.first.bias.to(projected.dtype)
+        if self.from_views is not None and view_maps is not None:
+            state = state + self.from_views(view_maps.sample(points).to(self.from_views.weight.dtype))
+        state = self.activation(state)
         for layer in self.hidden:
             state = self.activation(layer(state))
         return state
@@ -218,6 +235,14 @@ class TriplaneField:
         self.single = planes.dim() == 4
         self.decoder = decoder
         self.projected = decoder.project(planes[None] if self.single else planes)
+        maps, expected = triplane.view_maps, decoder.config.view_channels
+        found = 0 if maps is None else maps.channels
+        if found != expected:
+            raise ValueError(
+                f"the decoder reads {expected} channels of the views, but the triplane has {found}; "
+                "take both from one network"
+            )
+        self.view_maps = maps[None] if maps is not None and self.single else maps
 
     @property
     def device(self) -> torch.device:
@@ -248,7 +273,7 @@ class TriplaneField:
 
     def _raw(self, points: Tensor, outputs: int) -> Tensor:
         """Return the first of the decoder's outputs, (..., N, outputs)."""
-        state = self.decoder.hidden_state(self.projected, points[None] if self.single else points)
+        state = self.decoder.hidden_state(self.projected, points[None] if self.single else points, self.view_maps)
         last = self.decoder.last
         raw = F.linear(state, last.weight[:outputs].to(state.dtype), last.bias[:outputs].to(state.dtype))
         return raw[0] if self.single else raw

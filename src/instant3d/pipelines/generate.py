@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,13 +265,16 @@ class BatchRun:
             return self.generator.sample(prompts, seeds, watch, on_step)
 
     @_enough_memory()
-    def write(self, item: Item, draft: Tensor, watch: Stopwatch) -> dict[str, Any]:
+    def write(
+        self, item: Item, draft: Tensor, watch: Stopwatch, on_mesh: Callable[[Sequence[Path]], object] | None = None
+    ) -> dict[str, Any]:
         """Write one asset, whole or not at all.
 
         Args:
             item: The asset.
             draft: Its latent, one element of what `sample` returned.
             watch: Its seconds until now; gets those of the parts that follow.
+            on_mesh: Called with the files of the mesh, in a hidden folder, as soon as they are whole.
 
         Returns:
             The record, as in result.json.
@@ -295,6 +298,7 @@ class BatchRun:
                 watch=watch,
                 options=self.request.options,
                 size_mm=self.request.size_mm,
+                on_mesh=on_mesh,
             )
             written["files"] = [*made.files, *written["files"]]
             record = _settings(item, self.request, self.generator) | {"device": str(self.generator.device)} | written

@@ -34,6 +34,7 @@ from instant3d.pipelines.weights import (
     stage1_files,
     stage2_files,
 )
+from instant3d.stage1.recommended_sampling import recommended_sampling
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.stage2.architecture import read_architecture as read_stage2
 from instant3d.stage2.network import resolve as resolve_stage2
@@ -143,7 +144,7 @@ class TwoStageGenerator:
         stage1: Folder or Hub id of stage 1; None: the bundled weights.
         stage2: Folder or Hub id of stage 2; None: the bundled weights.
         loras: LoRA files that are fused into stage 1.
-        sampling: Settings of the denoising.
+        sampling: Settings of the denoising; None: those that stage 1's folder recommends.
         negative: Negative prompt of classifier-free guidance.
         device: "cpu", "cuda" or "auto".
         max_memory: Bytes, as of `TextTo3D`.
@@ -162,7 +163,7 @@ class TwoStageGenerator:
         stage2: str | Path | None = None,
         *,
         loras: Sequence[Lora] = (),
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
         negative: str | None = None,
         device: str = "auto",
         max_memory: int | None = None,
@@ -170,8 +171,9 @@ class TwoStageGenerator:
     ) -> None:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
         self.stage1, self.stage2 = find_stages(stage1, stage2)
-        self.loras, self.sampling, self.negative = loras, sampling, negative
-        self.settings = {"negative": negative, "sampling": asdict(sampling)}
+        self.loras, self.negative = loras, negative
+        self.sampling = sampling or recommended_sampling(self.stage1)
+        self.settings = {"negative": negative, "sampling": asdict(self.sampling)}
         layout = ViewLayout.read(Path(self.stage1))
         if layout != ViewLayout():
             self.settings["view_layout"] = asdict(layout)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from instant3d.scenes.capture_layouts import CAPTURES, read_capture
 from instant3d.scenes.frame import Frame
 from instant3d.scenes.frame_files import Load, read_image
 from instant3d.scenes.images import DecodedImage
-from instant3d.scenes.scene_files import MAX_FILE_BYTES
+from instant3d.scenes.scene_files import file_content
 from instant3d.scenes.transforms import Document
 from instant3d.utils.progress import OnStep
 from instant3d.views import Views
@@ -102,7 +102,8 @@ def import_capture(
         FileNotFoundError: A file is missing.
         ValueError: A file is invalid, an image has no mask, or the views do not show an object together.
     """
-    document, load = read_capture(layout, source), _loader(source)
+    document = read_capture(layout, source)
+    load = functools.partial(file_content, source.resolve(), named_by=f"a camera of {source}")
     found = list(_candidates(document, load, options, on_step))
     whole = [candidate for candidate in found if not candidate.is_cut_off]
     if len(whole) < options.views:
@@ -215,20 +216,3 @@ def _cropped(one: _Candidate, centre: Tensor, radius: float, load: Load, options
     pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None].float() / 255
     window = [torch.tensor([value]) for value in (left / width, top / height, side / width, side / height)]
     return Views(pixels[:, :3], pixels[:, 3:], camera.crop(*window))
-
-
-def _loader(folder: Path) -> Load:
-    """Read files inside a capture's folder, and no others."""
-    root = folder.resolve()
-
-    def load(name: str) -> bytes:
-        path = folder / name
-        if "\0" in name or not path.resolve().is_relative_to(root):
-            raise ValueError(f"{path} lies outside {folder}, so it is not read; move it inside")
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"{path} does not exist, but a camera refers to it; put it there")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes; make it smaller")
-        return path.read_bytes()
-
-    return load

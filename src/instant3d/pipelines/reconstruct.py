@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -80,6 +80,7 @@ def reconstruct(
     save_scene: Path | None = None,
     views_by: str | Path | None = None,
     sampling: Zero123PlusSampling = DEFAULT_SAMPLING,
+    on_mesh: Callable[[Sequence[Path]], object] | None = None,
 ) -> dict[str, Any]:
     """Reconstruct the object of a scene and write a folder of results.
 
@@ -100,6 +101,7 @@ def reconstruct(
         save_scene: Folder for a copy of these with the cameras that were found, as a scene.
         views_by: Folder of a converted Zero123++, which generates six views of the object in the image file `scene`.
         sampling: Its settings.
+        on_mesh: Called with the files of the mesh, in a hidden folder, as soon as they are whole.
 
     Returns:
         The content of `result.json`.
@@ -135,7 +137,15 @@ def reconstruct(
             given.record["agreement"] = _agreement(model, asset, source)
         asset = turned(asset, given.quarter_turns)
         written = results.write(
-            partial, asset, given.shown, size=given.size, formats=formats, watch=watch, options=options, size_mm=size_mm
+            partial,
+            asset,
+            given.shown,
+            size=given.size,
+            formats=formats,
+            watch=watch,
+            options=options,
+            size_mm=size_mm,
+            on_mesh=on_mesh,
         )
         scenes.write(partial / VIEWS, cast(Views, asset.views), caption=source.caption, object_id=source.id)
         written["files"] = [VIEWS, *written["files"]]
@@ -200,11 +210,16 @@ def _posed(photos: PhotoSet) -> ReconstructionInput:
 
 def _refined(model: ViewsTo3D, given: ReconstructionInput, options: PhotoOptions) -> ReconstructionInput:
     photos = cast(PhotoSet, given.photos)
-    with Progress.to_user().task("finding the cameras") as on_step, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of cameras that are still to move
-        if options.poses == "guess":
-            photos = photo_set.reordered(photos, pose_refinement.guess_order(model.field, photos.views, photos.poses))
-        refined = pose_refinement.refine(model.field, photos.views, photos.poses, on_step)
+    progress, field, device = Progress.to_user(), model.differentiable_field, model.device
+    if options.poses == "guess":
+        with progress.task("finding the order of the photos") as on_step:
+            guess = pose_refinement.guess_order(field, photos.views.to(device), photos.poses, on_step)
+        note = guess.note(photos.names)
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
+        photos = photo_set.reordered(photos, guess.order)
+    with progress.task("finding the cameras") as on_step:
+        refined = pose_refinement.refine(field, photos.views.to(device), photos.poses, on_step)
     return _posed(replace(photos, poses=refined.poses, views=replace(photos.views, cameras=refined.poses.cameras)))
 
 

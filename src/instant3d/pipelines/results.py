@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from torch import Tensor
 from instant3d import __version__
 from instant3d.cameras import Cameras, turntable
 from instant3d.mesh import PRINTED, SIZE_MM, Mesh, moved_to
-from instant3d.nerf.asset import FILE, Asset, check_formats, write_triplane
+from instant3d.nerf.asset import FILE, Asset, check_formats
 from instant3d.nerf.mesh_rendering import render_mesh, shade
+from instant3d.nerf.triplane_file import write_triplane
 from instant3d.utils import visualization
 from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Stopwatch
@@ -63,6 +64,7 @@ def write(
     watch: Stopwatch,
     options: MeshOptions = DEFAULT,
     size_mm: float = SIZE_MM,
+    on_mesh: Callable[[Sequence[Path]], object] | None = None,
 ) -> dict[str, Any]:
     """Write all files of an asset except the record.
 
@@ -77,6 +79,7 @@ def write(
         watch: Records the seconds of each part.
         options: How the mesh is made.
         size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
+        on_mesh: Called with the files of the mesh as soon as they are whole, before images are rendered.
 
     Returns:
         Fields of the record: `resolution`, `mesh`, `files` and, if a format has a unit, `size_mm`.
@@ -93,6 +96,8 @@ def write(
             mesh.save(folder / f"mesh.{name}", size_mm=size_mm)
         written = sorted(path.name for path in folder.glob("mesh*"))  # an .obj brings others
         write_triplane(asset.triplane, asset.decoder, folder / FILE)
+    if on_mesh is not None:
+        on_mesh([folder / name for name in written])
     images = volume()
     with watch("video"):
         around = shade(render_mesh(made.mesh, turntable(FRAMES), size))
@@ -149,7 +154,8 @@ def mesh_summary(report: dict[str, Any]) -> str:
     pieces = "in one piece" if parts == 1 else f"in {parts} pieces"
     size = " x ".join(f"{extent:.2f}" for extent in report["size"])
     colors = f"texture of {report['texture']} px" if report["texture"] else "vertex colours"
-    return f"{report['faces']} triangles, {'closed' if report['closed'] else 'open'}, {pieces}, {size}, {colors}"
+    shape = f"closed, volume {report['volume']:.3g}" if report["closed"] else "open"
+    return f"{report['faces']} triangles, {shape}, {pieces}, {size}, {colors}"
 
 
 def sha256(file: Path) -> str:

@@ -26,6 +26,7 @@ from instant3d.pipelines.model_offload import ModelOffloader, fair_share
 from instant3d.pipelines.views_to_3d import ViewsTo3D
 from instant3d.pipelines.weights import find_stages
 from instant3d.stage1.grid import to_views
+from instant3d.stage1.recommended_sampling import recommended_sampling
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils.caption_words import CaptionWords
@@ -48,6 +49,7 @@ class TextTo3D:
         max_memory: Bytes that all weights on the device may take together, the others staying on the CPU, and that
             rendering and meshing may take. By default weights take at most six tenths of a GPU's free memory.
         at_once: Grids that are denoised in one batch.
+        sampling: Settings of the denoising where a call gives none.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class TextTo3D:
         device: str | torch.device = "cpu",
         max_memory: int | None = None,
         at_once: int = 4,
+        sampling: Sampling = Sampling(),
     ) -> None:
-        self.device = torch.device(device)
+        self.device, self.sampling = torch.device(device), sampling
         self.sampler = GridSampler(components, at_once=at_once)
         self.reconstruct = reconstruct
         self.limits = MemoryLimits.of(max_memory)
@@ -77,7 +80,7 @@ class TextTo3D:
         max_memory: int | None = None,
         at_once: int = 4,
     ) -> TextTo3D:
-        """Load both stages.
+        """Load both stages, and the settings of the denoising that stage 1's folder recommends.
 
         Args:
             stage1: Folder in diffusers' layout or Hugging Face Hub id; None: the bundled weights.
@@ -100,14 +103,15 @@ class TextTo3D:
         for lora in loras:
             fuse(components, lora)
         reconstruct = ViewsTo3D.from_pretrained(stage2)
-        return cls(components, reconstruct, device=device, max_memory=max_memory, at_once=at_once)
+        sampling = recommended_sampling(stage1)
+        return cls(components, reconstruct, device=device, max_memory=max_memory, at_once=at_once, sampling=sampling)
 
     def __call__(
         self,
         prompt: str,
         *,
         seed: int = 0,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
         negative: str | None = None,
         resolution: int | None = None,
         on_step: OnStep | None = None,
@@ -117,7 +121,7 @@ class TextTo3D:
         Args:
             prompt: The prompt.
             seed: Seed of the initial noise.
-            sampling: Settings of the denoising.
+            sampling: Settings of the denoising; by default those of `sampling`.
             negative: Negative prompt of classifier-free guidance; None: SDXL's zero embedding.
             resolution: Nodes along each axis of the mesh's grid; by default two for each texel, at most 256.
             on_step: Called after each step of denoising.
@@ -130,7 +134,7 @@ class TextTo3D:
         prompts: Sequence[str],
         seeds: Sequence[int] | None = None,
         *,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
         negative: str | None = None,
         on_step: OnStep | None = None,
     ) -> list[Views]:
@@ -139,7 +143,7 @@ class TextTo3D:
         Args:
             prompts: The prompts (B).
             seeds: A seed for each prompt (B); by default 0, 1, ...
-            sampling: Settings of the denoising.
+            sampling: Settings of the denoising; by default those of `sampling`.
             negative: Negative prompt of classifier-free guidance.
             on_step: Called after each step of denoising.
 
@@ -163,7 +167,7 @@ class TextTo3D:
         away: TextEmbedding,
         seeds: Sequence[int],
         *,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Sample clean latents.
@@ -172,14 +176,14 @@ class TextTo3D:
             text: Embedding of the prompts (B).
             away: Embedding of the negative prompt, for classifier-free guidance.
             seeds: A seed for each prompt (B).
-            sampling: Settings of the denoising.
+            sampling: Settings of the denoising; by default those of `sampling`.
             on_step: Called after each step of denoising.
 
         Returns:
             Latents (B, C, h, w) of grids of four views.
         """
         self.offloader.load_to_device("unet", "vae")  # the initial image is encoded by the VAE
-        return self.sampler.denoise(text, away, sampling=sampling, seeds=seeds, on_step=on_step)
+        return self.sampler.denoise(text, away, sampling=sampling or self.sampling, seeds=seeds, on_step=on_step)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, C, h, w) to grids of four views (B, 3, H, W) in [0, 1]."""

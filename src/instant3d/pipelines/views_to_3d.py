@@ -95,6 +95,11 @@ class ViewsTo3D:
         asset = self(views)
         return TriplaneField(asset.triplane.to("cpu"), asset.decoder.to("cpu"))
 
+    def differentiable_field(self, views: Views) -> TriplaneField:
+        """Reconstruct the field on the network's device, differentiable in the cameras of the views (V,)."""
+        inputs = resize_inputs(views, self.network.architecture).to(self.device)[None]
+        return TriplaneField(self.network.triplane(inputs)[0], self.network.decoder)
+
     @property
     def _half(self) -> bool:
         """Whether to compute in bfloat16, as in training: not if it is emulated, nor for weights kept in float32."""

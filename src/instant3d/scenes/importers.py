@@ -7,7 +7,7 @@ decode them. One image is in memory at a time, and nothing outside the source fo
 from __future__ import annotations
 
 import errno
-import os
+import functools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from instant3d.scenes import geometry_maps, images, scene_files, transforms
+from instant3d.scenes import geometry_maps, images, transforms
 from instant3d.scenes import scene_folder as scenes
 from instant3d.scenes.checks.view_notes import view_notes
 from instant3d.scenes.frame_files import read_image
 from instant3d.scenes.images import DecodedImage
 from instant3d.scenes.layouts import LAYOUTS, Layout, LayoutOptions, Load, Matrix, ViewRecord
+from instant3d.scenes.scene_files import file_content
 from instant3d.utils import atomic
 from instant3d.utils.errors import format_error
 
@@ -127,7 +128,7 @@ def _import_result(folder: Path, source: Path, target: Path, layout: Layout, set
 
 
 def _import(folder: Path, root: Path, target: Path, layout: Layout, settings: ImportSettings) -> None:
-    load = _loader(folder, root)
+    load = functools.partial(file_content, root, folder=folder, named_by=f"a camera of {folder}")
     views = layout.read(folder, load, settings.options)
     scale = settings.scale or layout.scale
     maps = {kind: all(getattr(view, kind) for view in views) for kind in ("depth", "normals")}
@@ -213,21 +214,6 @@ def _normals(data: bytes, image: DecodedImage, up: Matrix, where: str) -> bytes:
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     shown = (image.alpha > 0)[..., None] & (length > 0.5)
     return geometry_maps.encode_normals(np.where(shown, vectors / np.maximum(length, 1e-6), 0))
-
-
-def _loader(folder: Path, root: Path) -> Load:
-    def load(name: str) -> bytes:
-        for spelling in scene_files.spellings(name):
-            path = folder / spelling
-            if "\0" in name or not path.resolve().is_relative_to(root):
-                raise ValueError(f"{path} lies outside {root}, so it is not read; move it inside")
-            if os.path.isfile(path):  # false for a name that no file can have
-                if path.stat().st_size > scene_files.MAX_FILE_BYTES:
-                    raise ValueError(f"{path} is larger than {scene_files.MAX_FILE_BYTES} bytes; make it smaller")
-                return path.read_bytes()
-        raise FileNotFoundError(f"{folder / name} does not exist, but a camera refers to it; put it there")
-
-    return load
 
 
 def _name(folder: Path, source: Path) -> str:

@@ -38,6 +38,7 @@ MOST_LISTENERS = 200  # streams of events at a time
 HEARTBEAT_SECONDS = 15.0
 RETRY_SECONDS = 10
 DATABASE = "jobs.sqlite3"
+LARGEST_NUMBER = 2**62  # of a job
 Model = TypeVar("Model")
 
 FORM = {  # of a job that reconstructs
@@ -139,11 +140,18 @@ async def _submit_images(scheduler: Scheduler, request: Request) -> StoredJob:
 
 
 @api.get("/jobs")
-def list_jobs(request: Request, limit: Annotated[int, Query(ge=1, le=200)] = 50, before: str | None = None) -> JobList:
-    """List jobs, the newest first; `before` is the id of the last job of the page before."""
+def list_jobs(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[int | None, Query(ge=1, le=LARGEST_NUMBER, description="`next` of an answer")] = None,
+) -> JobList:
+    """List jobs, the newest first, from the newest or from where an earlier answer ended."""
     scheduler: Scheduler = request.app.state.scheduler
-    number = None if before is None else _job(request, before).number
-    return JobList(jobs=[describe(job, scheduler) for job in scheduler.store.newest(limit, number)])
+    found = scheduler.store.newest(limit + 1, before)  # one more tells whether there are others
+    shown = found[:limit]
+    return JobList(
+        jobs=[describe(job, scheduler) for job in shown], next=shown[-1].number if len(found) > limit else None
+    )
 
 
 @api.get("/jobs/{name}")
@@ -233,7 +241,7 @@ def models(request: Request) -> Models:
     settings = scheduler.settings
     return Models(
         system=settings.system,
-        weights=next((worker.weights for worker in scheduler.workers if worker.ready), {}),
+        **next((worker.loaded for worker in scheduler.workers if worker.ready), {}),
         takes_photos=True,
         limits=Limits(images=uploads.MOST_IMAGES, upload_bytes=settings.upload_bytes, job_seconds=settings.job_seconds),
     )

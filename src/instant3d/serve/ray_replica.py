@@ -55,13 +55,13 @@ class Replica:
         await self.load()
 
     async def load(self) -> dict[str, Any]:
-        """Load the networks, unless they are; return the names of their `weights`, or an `error`."""
+        """Load the networks, unless they are; return what is `loaded`, or an `error`."""
         try:
             self._check_folder()
             await self.worker.start()
         except WorkerEnded as error:
             return {"error": str(error)}
-        return {"weights": self.worker.weights}
+        return {"loaded": self.worker.loaded}
 
     async def run(self, jobs: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
         """Run a batch; yield its events, the last of which may be `ended`. Without a listener the work ends, too."""

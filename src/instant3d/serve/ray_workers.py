@@ -39,26 +39,26 @@ class RayDeployment:
     def __init__(self, ray: Any, settings: ServeSettings, config: RayConfig) -> None:
         self.settings, self.config = settings, config
         self.name = f"instant3d-{secrets.token_hex(8)}"
-        self.weights: dict[str, str] = {}
+        self.loaded: dict[str, Any] = {}
         self.handle: Any = None
         self.link = ray.remote(num_cpus=0)(ServerLink).remote()
         self.application = self._application()
         self._lock = asyncio.Lock()
 
-    async def load(self) -> dict[str, str]:
-        """Deploy the application, and wait until a replica has loaded its networks; return their names.
+    async def load(self) -> dict[str, Any]:
+        """Deploy the application, and wait until a replica has loaded its networks; return what it loaded.
 
         Raises:
             WorkerEnded: It could not load them.
         """
         async with self._lock:
-            if not self.weights:
+            if not self.loaded:
                 self.handle = self.handle or await asyncio.to_thread(self._deploy)
                 answer = await self.handle.load.remote()
                 if "error" in answer:
                     raise WorkerEnded(answer["error"])
-                self.weights = answer["weights"]
-        return self.weights
+                self.loaded = answer["loaded"]
+        return self.loaded
 
     def delete(self) -> None:
         """End the replicas."""
@@ -102,7 +102,7 @@ class RayWorker:
 
     def __init__(self, deployment: RayDeployment) -> None:
         self.deployment = deployment
-        self.weights: dict[str, str] = {}
+        self.loaded: dict[str, Any] = {}
         self.ready = False
         self._events: Any = None
 
@@ -113,7 +113,7 @@ class RayWorker:
             WorkerEnded: No replica could load them.
         """
         with _ray_errors():
-            self.weights = await self.deployment.load()
+            self.loaded = await self.deployment.load()
         self.ready = True
 
     async def run(self, jobs: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 from instant3d.serve.schemas import ENDED
 from instant3d.serve.settings import ServeSettings
 from instant3d.serve.store import ID, JobStore, StoredJob, new_id
-from instant3d.serve.worker_process import BatchWorker, WorkerEnded, WorkerProcess
+from instant3d.serve.worker_process import BatchWorker, WorkerEnded, local_workers
 from instant3d.utils import atomic
 from instant3d.utils.errors import print_escaped
 
@@ -38,10 +38,7 @@ class Scheduler:
 
     def __init__(self, settings: ServeSettings, store: JobStore, workers: Sequence[BatchWorker] | None = None) -> None:
         self.settings, self.store = settings, store
-        self.workers = workers or [
-            WorkerProcess(settings.worker, settings.worker_options(), settings.job_seconds, settings.job_memory)
-            for _ in range(settings.workers)
-        ]
+        self.workers = workers or local_workers(settings)
         self.progress: dict[str, dict[str, Any]] = {}
         self.fault: str | None = None  # why the networks could not be loaded
         self._running: dict[str, BatchWorker] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -69,13 +70,10 @@ class Options(BaseModel):
         texture = base.texture if self.texture is None else None if self.texture == "none" else int(self.texture)
         return MeshOptions(faces, texture, base.origin, base.printable)
 
-    def sampling(self) -> Sampling:
-        """The options of the denoising."""
-        default = Sampling()
-        return Sampling(
-            default.steps if self.steps is None else self.steps,
-            default.guidance if self.guidance is None else self.guidance,
-        )
+    def sampling(self, default: Sampling) -> Sampling:
+        """The options of the denoising, those of `default` where none are given."""
+        given: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
+        return replace(default, **{name: value for name, value in given.items() if value is not None})
 
     def words(self) -> list[str]:
         """These options on the command line of `instant3d`."""
@@ -158,6 +156,7 @@ class JobList(BaseModel):
     """Jobs, the newest first."""
 
     jobs: list[Job]
+    next: int | None = Field(None, description="`before` of the next older jobs; null: there are none")
 
 
 class Health(BaseModel):
@@ -189,9 +188,9 @@ class Models(BaseModel):
     """The weights that are loaded, with defaults and limits."""
 
     system: str
-    weights: dict[str, str]
-    steps: int = Sampling.steps
-    guidance: float = Sampling.guidance
+    weights: dict[str, str] = {}
+    steps: int | None = Field(None, description="of denoising where a request gives none")
+    guidance: float | None = None
     faces: int | None = DEFAULT.faces
     texture: int | None = DEFAULT.texture
     formats: list[str] = list(FORMATS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -11,13 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-import uvicorn
-
-from instant3d.serve.app import create_app
 from instant3d.serve.ray_config import RayConfig
 from instant3d.serve.ray_workers import ray_workers
 from instant3d.serve.settings import ServeSettings
-from instant3d.serve.worker_process import BatchWorker
+from instant3d.serve.worker_process import BatchWorker, WorkerEnded, local_workers
 from instant3d.utils.errors import print_escaped
 
 BODY_SECONDS = 15  # that a kept-open connection may be silent
@@ -38,20 +37,33 @@ def serve(settings: ServeSettings, ray: RayConfig | None = None) -> int:
     """
     settings.data.mkdir(parents=True, exist_ok=True)
     with _only_server(settings.data), _listening(settings) as listener, _workers(settings, ray) as workers:
-        app = create_app(settings, workers)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=BODY_SECONDS,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-            limit_concurrency=1000,
-        )
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        print_escaped(f"instant3d: http://{_shown(listener)} (jobs in {settings.data}); Ctrl+C ends it", sys.stderr)
-        uvicorn.Server(config).run(sockets=[listener])
+        asyncio.run(_run(settings, listener, workers))
     return 0
+
+
+async def _run(settings: ServeSettings, listener: socket.socket, workers: Sequence[BatchWorker] | None) -> None:
+    """Serve on a socket; local workers load their networks while the application is still being imported."""
+    if workers is None:
+        workers = local = local_workers(settings)
+        for worker in local:
+            with contextlib.suppress(WorkerEnded):  # the scheduler starts it again, and reports why it ended
+                await worker.launch()
+    import uvicorn
+
+    from instant3d.serve.app import create_app
+
+    config = uvicorn.Config(
+        create_app(settings, workers),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=BODY_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        limit_concurrency=1000,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    print_escaped(f"instant3d: http://{_shown(listener)} (jobs in {settings.data}); Ctrl+C ends it", sys.stderr)
+    await uvicorn.Server(config).serve(sockets=[listener])
 
 
 def _workers(settings: ServeSettings, ray: RayConfig | None) -> AbstractContextManager[Sequence[BatchWorker] | None]:

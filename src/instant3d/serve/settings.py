@@ -29,7 +29,7 @@ class ServeSettings:
         job_memory: Most resident memory of a worker, in bytes.
         upload_bytes: Largest body of a request, in bytes.
         log_prompts: Whether prompts are written to the log.
-        weights: Options of the worker: `system`, `stage1`, `stage2`, `direct` and `device`.
+        weights: Options of the worker: `system`, `stage1`, `stage2`, `direct`, `device`, and `lora`, a list.
         worker: Command of a worker process.
 
     Raises:
@@ -47,7 +47,7 @@ class ServeSettings:
     job_memory: int = 16 * 2**30
     upload_bytes: int = 64 * 2**20
     log_prompts: bool = False
-    weights: tuple[tuple[str, str | None], ...] = ()
+    weights: tuple[tuple[str, Any], ...] = ()
     worker: tuple[str, ...] = WORKER
 
     def __post_init__(self) -> None:

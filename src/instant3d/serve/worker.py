@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 import warnings
@@ -20,9 +21,9 @@ from typing import Any, TextIO
 
 from torch import Tensor
 
+from instant3d.modules.diffusion.lora import Lora
 from instant3d.pipelines.generate import BatchRun, GenerationRequest, Item, is_finished
 from instant3d.pipelines.generators import AssetGenerator, DirectGenerator, TwoStageGenerator
-from instant3d.pipelines.reconstruct import reconstruct
 from instant3d.pipelines.results import RECORD
 from instant3d.serve.schemas import ImageOptions, Options
 from instant3d.serve.uploads import IMAGES
@@ -112,7 +113,7 @@ class Worker:
         options = Options(**jobs[0].options)
         generator = self.generator
         if isinstance(generator, TwoStageGenerator):
-            generator = generator.with_sampling(options.sampling(), options.negative_prompt or None)
+            generator = generator.with_sampling(options.sampling(generator.sampling), options.negative_prompt or None)
         request = GenerationRequest(
             resolution=options.resolution, formats=options.formats, options=options.mesh_options()
         )
@@ -139,11 +140,14 @@ class Worker:
 
     def _finish(self, run: BatchRun, name: str, item: Item, draft: Tensor, watch: Stopwatch) -> None:
         try:
-            self.emit("done", id=name, result=run.write(item, draft, watch))
+            record = run.write(item, draft, watch, lambda files: _publish(files, item.folder))
+            self.emit("done", id=name, result=record)
         except (ValueError, OSError, MemoryError) as error:
             self.emit("failed", id=name, error=format_error(error))
 
     def _reconstruct(self, job: WorkerJob) -> None:
+        from instant3d.pipelines.reconstruct import reconstruct  # half a second, which the first prompt need not wait
+
         options = ImageOptions(**job.options)
         self._report([job.id], "reconstruct", 0, 0)
         source = job.source or Path()
@@ -156,6 +160,7 @@ class Worker:
             formats=options.formats,
             options=options.mesh_options(),
             device=str(self.generator.device),
+            on_mesh=lambda files: _publish(files, job.folder),
         )
         self.emit("done", id=job.id, result=result)
 
@@ -175,12 +180,29 @@ def _publish_views(draft: Tensor, folder: Path) -> None:
             visualization.write_image(draft, partial)
 
 
+def _publish(files: Sequence[Path], folder: Path) -> None:
+    """Copy files of a mesh to where clients find them while its turntable is rendered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        with atomic.partial_file(folder / file.name) as partial:
+            shutil.copyfile(file, partial)
+
+
 def make_generator(options: dict[str, Any]) -> AssetGenerator:
     """Return the system that a worker's options name; its networks are not loaded yet."""
     machine = {"device": options.get("device") or "auto", "at_once": options["batch"]}
     if options.get("system") == "direct":
         return DirectGenerator(options.get("direct"), **machine)
-    return TwoStageGenerator(options.get("stage1"), options.get("stage2"), **machine)
+    loras = [Lora.parse(text) for text in options.get("lora") or ()]
+    return TwoStageGenerator(options.get("stage1"), options.get("stage2"), loras=loras, **machine)
+
+
+def describe(generator: AssetGenerator) -> dict[str, Any]:
+    """Names of a generator's `weights`, and the `steps` and `guidance` that they are sampled with, if any."""
+    weights = {name: source["name"] for name, source in generator.weights.items()}
+    if not isinstance(generator, TwoStageGenerator):
+        return {"weights": weights}
+    return {"weights": weights, "steps": generator.sampling.steps, "guidance": generator.sampling.guidance}
 
 
 def main(stdin: TextIO = sys.stdin, stdout: TextIO | None = None) -> int:
@@ -200,7 +222,7 @@ def main(stdin: TextIO = sys.stdin, stdout: TextIO | None = None) -> int:
     cancelled: set[str] = set()
     stage2 = options.get("stage2") or bundled.weights_folder(bundled.STAGE2)
     worker = Worker(generator, stage2, emit, cancelled)
-    emit("ready", weights={name: source["name"] for name, source in generator.weights.items()})
+    emit("ready", loaded=describe(generator))
     for jobs in iter(_batches(stdin, cancelled).get, None):
         worker.run(jobs)
         cancelled.difference_update(job.id for job in jobs)

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from instant3d.serve.settings import ServeSettings
+
 LONGEST_EVENT = 2**22  # bytes of a line
 EVERY_SECONDS = 0.5  # between two looks at the limits
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -24,11 +26,11 @@ class BatchWorker(Protocol):
     """What the scheduler gives batches to: a process on this machine, or a replica on a cluster.
 
     Attributes:
-        weights: Names of the weights that it has loaded.
+        loaded: What it has loaded: names of the `weights`, and the `steps` and `guidance` that they are sampled with.
         ready: Whether it has loaded them.
     """
 
-    weights: dict[str, str]
+    loaded: dict[str, Any]
     ready: bool
 
     async def start(self) -> None:
@@ -56,17 +58,13 @@ class WorkerProcess:
 
     def __init__(self, command: Sequence[str], options: dict[str, Any], seconds: float, memory: int) -> None:
         self.command, self.options, self.seconds, self.memory = command, options, seconds, memory
-        self.weights: dict[str, str] = {}
+        self.loaded: dict[str, Any] = {}
         self.ready = False
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start the process and wait until its networks are loaded.
-
-        Raises:
-            WorkerEnded: It could not load them.
-        """
-        if self.ready and self._process is not None and self._process.returncode is None:
+    async def launch(self) -> None:
+        """Start the process, unless it runs, without waiting until its networks are loaded."""
+        if self._runs():
             return
         self.ready = False
         self._process = await asyncio.create_subprocess_exec(
@@ -77,11 +75,21 @@ class WorkerProcess:
             start_new_session=True,  # an interrupt of the server is not one of the worker: its input ends instead
         )
         await self._send(self.options)
+
+    async def start(self) -> None:
+        """Start the process, unless it runs, and wait until its networks are loaded.
+
+        Raises:
+            WorkerEnded: It could not load them.
+        """
+        if self.ready and self._runs():
+            return
+        await self.launch()
         event = await self._event()
         if event.get("event") != "ready":
             await self.end()
             raise WorkerEnded(event.get("error", "the worker gave no sign of life"))
-        self.weights, self.ready = event.get("weights", {}), True
+        self.loaded, self.ready = event.get("loaded", {}), True
 
     async def run(self, jobs: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
         """Run a batch; yield its events but the last.
@@ -122,6 +130,9 @@ class WorkerProcess:
                 self._process.kill()
             await self._process.wait()
 
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
     async def _check_limits(self, deadline: float) -> None:
         if time.monotonic() > deadline:
             await self.end()
@@ -150,6 +161,15 @@ class WorkerProcess:
             self.ready = False
             raise WorkerEnded(f"the worker ended {f'by signal {-code}' if code < 0 else f'with exit code {code}'}")
         return json.loads(line)
+
+
+def local_workers(settings: ServeSettings) -> list[WorkerProcess]:
+    """Return the workers of a server on this machine, none of which runs yet."""
+    options = settings.worker_options()
+    return [
+        WorkerProcess(settings.worker, options, settings.job_seconds, settings.job_memory)
+        for _ in range(settings.workers)
+    ]
 
 
 def resident_bytes(process: int) -> int:

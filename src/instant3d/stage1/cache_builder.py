@@ -18,6 +18,7 @@ from instant3d.modules.diffusion.text import encode, truncation_message
 from instant3d.stage1.cache import FORMAT, INDEX, PARTS, open_shard, posterior
 from instant3d.stage1.grid_dataset import Grid, GridScenes, read_ahead, read_keep
 from instant3d.utils import atomic
+from instant3d.utils.prompts import drop_words
 
 MAX_SHARD_BYTES = 2**30
 MAX_SHARD_ITEMS = 2048  # most items that an interruption loses
@@ -32,6 +33,7 @@ def build_cache(
     keep: str | Path | None = None,
     batch: int = 16,
     templates: Sequence[str] = ("{}",),
+    word_dropout: float = 0.0,
     device: str | torch.device = "cpu",
     workers: int = 0,
     report: Report = print,
@@ -45,6 +47,7 @@ def build_cache(
         keep: Text file with the ids of the scenes to take; all by default.
         batch: Grids, or prompts, that are encoded together.
         templates: Prompts made of each caption, which takes the place of {}; training draws one of them.
+        word_dropout: Probability that a word of a prompt is left out, in a second prompt beside each; 0 makes none.
         device: Where the encoders run.
         workers: Processes that read scenes ahead; 0 reads them in this one.
         report: Called with lines of progress.
@@ -61,13 +64,14 @@ def build_cache(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     grids = _grids(scenes, components, folder, made_with, batch, workers, report)
-    prompts = list(dict.fromkeys(template.replace("{}", grid["caption"]) for grid in grids for template in templates))
+    of_grid = [_prompts(grid, templates, word_dropout) for grid in grids]
+    prompts = list(dict.fromkeys(prompt for some in of_grid for prompt in some))
     if cut := truncation_message(components, prompts):
         report(f"note: {cut}")
     _texts(prompts, components, folder, made_with, batch, report)
     row = {prompt: k for k, prompt in enumerate(prompts)}
-    for grid in grids:
-        grid["texts"] = [row[template.replace("{}", grid["caption"])] for template in templates]
+    for grid, some in zip(grids, of_grid, strict=True):
+        grid["texts"] = [row[prompt] for prompt in some]
     index = {
         "format": FORMAT,
         **made_with,
@@ -78,6 +82,14 @@ def build_cache(
     }
     atomic.write_text(folder / INDEX, json.dumps(index))
     report(f"{folder}: {len(grids)} grids of {size} pixels, {len(prompts)} prompts")
+
+
+def _prompts(grid: dict[str, Any], templates: Sequence[str], word_dropout: float) -> list[str]:
+    """The prompts of a grid's index entry, of which training draws one."""
+    whole = [template.replace("{}", grid["caption"]) for template in templates]
+    if word_dropout == 0:
+        return whole
+    return whole + [drop_words(prompt, word_dropout, f"{grid['id']} {number}") for number, prompt in enumerate(whole)]
 
 
 def _grids(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -18,30 +20,18 @@ from instant3d.modules.diffusion.zero_terminal_snr import rescale_to_zero_termin
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.modules.optimizers import Kind, make_adamw
 from instant3d.stage1.cache import LatentBatch, posterior
+from instant3d.stage1.consistency import ConsistencyDistillation, Predict
 from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.export import lora_parameters
-from instant3d.stage1.frozen import Frozen
 from instant3d.stage1.grid_dataset import ImageBatch
+from instant3d.stage1.networks import Frozen, NoisePrediction, unet_output
 from instant3d.stage1.noise_sample import QUARTERS, NoiseSample, drop_text, loss_by_quarter, sample_noise
 from instant3d.stage1.prompt_batches import PromptBatch
-from instant3d.stage1.sampler import GridSampler
+from instant3d.stage1.sampler import GridSampler, classifier_free_guidance
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.stage1.sharding import shard
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.cuda_graphs import GraphedModule
-
-
-class _Prediction(nn.Module):
-    """An SDXL UNet as a function of tensors alone, which a CUDA graph can record."""
-
-    def __init__(self, unet: Any) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, latents: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
-        """Prediction (B, C, h, w) for latents (B, C, h, w), text tokens (B, T, D), summary (B, P) and sizes (B, 6)."""
-        conditions = {"text_embeds": pooled, "time_ids": time_ids}
-        return self.unet(latents, timestep, tokens, added_cond_kwargs=conditions, return_dict=False)[0]
 
 
 class Stage1Module(L.LightningModule):
@@ -64,12 +54,15 @@ class Stage1Module(L.LightningModule):
         min_snr_gamma: Gamma of min-SNR loss weights (Hang et al. 2023; 5 is their value); null weighs all timesteps
             alike.
         prompt_dropout: Probability that an example has no prompt, as classifier-free guidance needs.
+        distillation: Consistency distillation of the base in place of denoising, for few steps without guidance; null
+            trains a denoiser.
         sample_latents: Whether latents are sampled from the VAE's posterior; otherwise they are its mean.
         gradient_checkpointing: Whether the UNet's blocks are recomputed in the backward pass to save memory.
         half_base: With LoRA, whether frozen weights are kept in bfloat16; needs precision bf16-mixed.
         cuda_graphs: Whether the UNet's passes are recorded as CUDA graphs, which makes a small UNet several times as
             fast; for whole UNets on one GPU, without checkpointing and accumulation.
-        sampling: How `predict` and the sample grids of validation are sampled.
+        sampling: How `predict` and the sample grids of validation are sampled, and exported weights unless told
+            otherwise; the defaults leave the exported weights the settings of their base.
         seed: Random seed of noise, timesteps and dropped prompts.
     """
 
@@ -90,6 +83,7 @@ class Stage1Module(L.LightningModule):
         optimizer: Kind = "adamw",
         min_snr_gamma: float | None = None,
         prompt_dropout: float = 0.1,
+        distillation: ConsistencyDistillation | None = None,
         sample_latents: bool = True,
         gradient_checkpointing: bool = False,
         half_base: bool = False,
@@ -116,8 +110,10 @@ class Stage1Module(L.LightningModule):
             self.lora = nn.ParameterDict(lora_parameters(parts.unet))
         else:
             self.unet: Any = parts.unet.requires_grad_(True)
+        if distillation and not lora_rank:
+            self.frozen.teacher = copy.deepcopy(parts.unet).requires_grad_(False)
         self.network.train()
-        self.graphed = GraphedModule(_Prediction(self.network)) if cuda_graphs else None
+        self.graphed = GraphedModule(NoisePrediction(self.network)) if cuda_graphs else None
         if gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
         self.register_buffer("abar", abar.float().clone(), persistent=False)
@@ -125,7 +121,7 @@ class Stage1Module(L.LightningModule):
         self.betas, self.weight_decay, self.optimizer = betas, weight_decay, optimizer
         self.min_snr_gamma = min_snr_gamma
         self.prompt_dropout, self.sample_latents, self.seed = prompt_dropout, sample_latents, seed
-        self.zero_terminal_snr = zero_terminal_snr
+        self.zero_terminal_snr, self.distillation = zero_terminal_snr, distillation
         self.words: CaptionWords | None = None  # words of the training captions, if they are known
 
     @property
@@ -236,10 +232,19 @@ class Stage1Module(L.LightningModule):
     def losses(self, grids: LatentBatch, sample: NoiseSample) -> Tensor:
         """Weighted mean squared error of the UNet's prediction for each example, (B,)."""
         latents = grids.mean + grids.std * sample.posterior_noise if self.sample_latents else grids.mean
+        text = drop_text(grids.text, sample.drop_text)
+        if self.distillation is not None:
+            return self.distillation.losses(
+                self.prediction_type,
+                self.abar,
+                latents,
+                sample.noise,
+                sample.timestep,
+                student=partial(self.predict, text=text, size=grids.size),
+                teacher=self._teacher(text, grids.size, self.distillation.guidance),
+            )
         abar = self.abar[sample.timestep]
-        prediction = self.predict(
-            add_noise(latents, sample.noise, abar), sample.timestep, drop_text(grids.text, sample.drop_text), grids.size
-        )
+        prediction = self.predict(add_noise(latents, sample.noise, abar), sample.timestep, text, grids.size)
         target = training_target(self.prediction_type, latents, sample.noise, abar)
         error = (prediction.float() - target).square().flatten(1).mean(-1)
         if self.min_snr_gamma is None:
@@ -247,7 +252,7 @@ class Stage1Module(L.LightningModule):
         return error * min_snr_weight(self.prediction_type, abar, self.min_snr_gamma)
 
     def predict(self, latents: Tensor, timestep: Tensor, text: TextEmbedding, size: Tensor) -> Tensor:
-        """The UNet's prediction, conditioned on the grid's size and no crop (SDXL, section 2.2).
+        """The UNet's output, conditioned on the grid's size and no crop (SDXL, section 2.2).
 
         Args:
             latents: Noisy latents, (B, C, h, w).
@@ -258,10 +263,19 @@ class Stage1Module(L.LightningModule):
         Returns:
             (B, C, h, w), noise or velocity by `prediction_type`.
         """
-        zero = torch.zeros_like(size)
-        time_ids = torch.stack([size, size, zero, zero, size, size], dim=-1).to(latents.dtype)
-        predict = self.graphed if self.graphed and self.training else _Prediction(self.network)
-        return predict(latents, timestep, text.tokens, text.pooled, time_ids)
+        recorded = self.graphed if self.training and torch.is_grad_enabled() else None
+        return unet_output(recorded or NoisePrediction(self.network), latents, timestep, text, size)
+
+    def _teacher(self, text: TextEmbedding, size: Tensor, guidance: float) -> Predict:
+        """The base with classifier-free guidance, as a function of noisy latents and timesteps."""
+        texts = (TextEmbedding.zeros_like(text), text)
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            with self.frozen.teaching(self.device) as unet:
+                away, toward = (unet_output(NoisePrediction(unet), latents, timestep, some, size) for some in texts)
+            return classifier_free_guidance(away, toward, guidance)
+
+        return predict
 
     def configure_optimizers(self) -> Any:
         """AdamW with the learning-rate schedule."""
@@ -276,6 +290,7 @@ class Stage1Module(L.LightningModule):
             "base": self.base,
             "prediction_type": self.prediction_type,
             "zero_terminal_snr": self.zero_terminal_snr,
+            "sampling": asdict(self.sampling),
             "lora_rank": self.lora_rank,
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),

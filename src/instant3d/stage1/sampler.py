@@ -17,6 +17,7 @@ from instant3d.modules.diffusion.loading import without_warnings
 from instant3d.modules.diffusion.noise_process import KINDS
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 from instant3d.modules.diffusion.view_layout import Spacing
+from instant3d.stage1.consistency import LCM_LEVELS
 from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
 from instant3d.utils.data_order import generator_from_key
@@ -29,7 +30,6 @@ SETTINGS = {
     "final_sigmas_type": "zero",
     "use_karras_sigmas": False,
 }
-LCM_LEVELS = 50  # noise levels on which latent consistency models are distilled (Luo et al. 2023), the most steps
 LEAST_SIGNAL = 2.0**-24  # abar where it should be zero; Euler divides by its root
 
 
@@ -202,14 +202,15 @@ class GridSampler:
         scheduler, timesteps = spaced_scheduler(components.scheduler.config, sampling, components.layout.sampling)
         latents = self.start(scheduler, sampling, seeds)
         generators = [generator_from_key(seed, 1) for seed in seeds]  # LCM adds noise at every step
-        guided = sampling.guidance != 1
-        conditions = TextEmbedding.cat([negative, text]) if guided else text
-        for step, timestep in zip(scheduler.timesteps, timesteps.to(latents.device), strict=True):
+        guided = guided_steps(sampling)
+        both = TextEmbedding.cat([negative, text])
+        for done, (step, timestep) in enumerate(zip(scheduler.timesteps, timesteps.to(latents.device), strict=True)):
             scaled = scheduler.scale_model_input(latents, step)
-            prediction = self._predict(torch.cat([scaled, scaled]) if guided else scaled, timestep, conditions)
-            if guided:
-                away, toward = prediction.chunk(2)
+            if done < guided:
+                away, toward = self._predict(torch.cat([scaled, scaled]), timestep, both).chunk(2)
                 prediction = classifier_free_guidance(away, toward, sampling.guidance, sampling.rescale)
+            else:
+                prediction = self._predict(scaled, timestep, text)
             latents = scheduler.step(prediction, step, latents, generator=generators, return_dict=False)[0]
             step_done()
         return latents
@@ -288,6 +289,11 @@ def _lcm_scheduler(config: Mapping[str, Any], steps: int, first: int) -> tuple[A
     return scheduler, timesteps
 
 
+def guided_steps(sampling: Sampling) -> int:
+    """Count the steps with guidance, the first ones."""
+    return 0 if sampling.guidance == 1 else round(sampling.guidance_stop * sampling.steps)
+
+
 def classifier_free_guidance(away: Tensor, toward: Tensor, guidance: float, rescale: float = 0.0) -> Tensor:
     """Classifier-free guidance of predictions (Ho and Salimans 2022): away + w (toward - away).
 
@@ -316,5 +322,7 @@ def _check(sampling: Sampling, count: int, seeds: Sequence[int]) -> None:
         raise ValueError(f"each grid has its own seed, got {len(seeds)} seeds for {count} prompts; give as many")
     if sampling.steps < 1:
         raise ValueError(f"sampling takes at least one step, got {sampling.steps}")
+    if not 0 <= sampling.guidance_stop <= 1:
+        raise ValueError(f"guidance_stop is a share of the steps between 0 and 1, got {sampling.guidance_stop}")
     if not 0 <= sampling.rescale <= 1:
         raise ValueError(f"rescale is a share between 0 and 1, got {sampling.rescale}")

@@ -1,4 +1,7 @@
-"""Options of sampling: the one place that names samplers, starts and defaults. It does not import torch."""
+"""Options of sampling: the one place that names samplers, starts and defaults. It does not import torch.
+
+The settings that the weights of a stage 1 are meant for are read by `recommended_sampling`.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ class Sampling:
     """Options of sampling a grid.
 
     Attributes:
-        steps: Denoising steps. The default is the fewest that the bundled weights need (`python -m benchmarks.steps`).
+        steps: Denoising steps.
         guidance: Scale of classifier-free guidance; 1 is none, above it each step costs two network evaluations.
+        guidance_stop: Share of the steps with guidance; the later ones have none and cost one evaluation (guidance in
+            a limited interval, Kynkäänniemi et al. 2024).
         rescale: 0 to 1, how far guidance may not change the spread of the network's predictions (Lin et al. 2024).
         sampler: Euler, DDIM, DPM-Solver++ 2M (Lu et al. 2022), or that of latent consistency models (LCM, Luo et al.
             2023) for weights that were distilled for it, such as by LCM-LoRA, with a guidance of 1 to 2.
@@ -28,6 +33,7 @@ class Sampling:
 
     steps: int = 30
     guidance: float = 5.0
+    guidance_stop: float = 1.0
     rescale: float = 0.0
     sampler: Sampler = "euler"
     start: Start = "blob"

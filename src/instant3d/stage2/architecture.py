@@ -33,6 +33,7 @@ RANGES: dict[str, Span] = {
     "lift_width": (1, 4096),
     "lift_features": (0, 256),
     "surface_features": (0, 256),
+    "pixel_features": (0, 256),
     "encoder_feed": COUNT,
     "encoder_epsilon": (0, 1),
     "registers": (0, 1024),
@@ -101,6 +102,12 @@ class Architecture:
     surface_features: int = 0
     """Channels of convolutional image features that are sampled, at the images' resolution, where each plane's columns
     enter and leave the visual hull: pixel-aligned features (pixelNeRF, arXiv 2012.02190), once an object; 0 is none."""
+    pixel_features: int = 0
+    """Channels of convolutional image features that the decoder reads beside the planes at every point, with the
+    colours, as their mean and variance over the views, weighted by angle and by occlusion by the hull (pixelNeRF,
+    arXiv 2012.02190; IBRNet, 2102.13090; LaRa, 2407.04699); 0 is none."""
+    local_attention: bool = False
+    """Whether each token of the planes attends to those patches of the views alone that its column projects to."""
     xformers: bool = False
     """Whether attention runs by the xformers package, on CUDA and where it has a kernel for the installed torch."""
 
@@ -167,6 +174,8 @@ class Architecture:
                 f"planes of side {self.plane_side} cannot be made of {self.token_side} tokens a side; choose a multiple"
             )
         self._check_lifting()
+        if self.local_attention and self.plane_order != "xy xz yz":
+            raise ValueError(f"local_attention needs planes in the order 'xy xz yz', got {self.plane_order!r}")
         if self.foreground and not 0.1 <= self.foreground <= 1:
             raise ValueError(
                 f"foreground is a share of the image's side from 0.1 to 1, or 0 for no resizing, got {self.foreground}"
@@ -176,8 +185,10 @@ class Architecture:
 
     def _check_lifting(self) -> None:
         if not self.lift_side:
-            if self.lift_features or self.surface_features:
-                raise ValueError("lift_features and surface_features need a visual hull; set lift_side, or both to 0")
+            if self.lift_features or self.surface_features or self.pixel_features:
+                raise ValueError(
+                    "lift_features, surface_features and pixel_features need a visual hull; set lift_side, or them to 0"
+                )
             return
         factors = tuple(factor * self.lift_side for factor in (1, 2, 4))
         if self.lift_side != 4 * self.token_side or self.plane_side not in factors:
@@ -208,6 +219,11 @@ class Architecture:
         decoder = self.decoder_layers * self.decoder_width**2
         upsample = self.width * self.channels * max(1, self.plane_side // self.token_side) ** 2
         return encoder + blocks + tables + lift + decoder + upsample
+
+    @property
+    def view_channels(self) -> int:
+        """Channels of the views' maps that the decoder reads: colours and features, or none."""
+        return 3 + self.pixel_features if self.pixel_features else 0
 
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], source: object = "the configuration") -> Architecture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.views import Views
+
+NOISE_SIDE = 16  # of the grid that smooth noise on colours is drawn on
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class ViewSampling:
         patch: Side of the targets' windows in pixels; 0 takes whole images.
         zoom: Range of the side in pixels that each target is resized to before its window is cropped: context or
             detail.
+        coarse_steps: Training steps at the beginning whose windows and zooms have half the side: first the shape from
+            many cheap steps, then detail (MeshLRM, arXiv 2404.12385, section 3.2).
         foreground_probability: Probability that a window is centred on the object rather than anywhere.
         random_rotation: Whether the world is rotated by a random multiple of 90 degrees about z.
         camera_jitter: Standard deviation of noise on input cameras, in radians and world units (LGM, section 3.4).
@@ -30,6 +34,10 @@ class ViewSampling:
             views.
         downsample_probability: Probability that inputs are reduced to half their pixels, like views of small
             generators.
+        color_jitter: Standard deviation of a gain and an offset of each colour channel of each input view, drawn for
+            each view alone: generated views differ in colour.
+        color_noise: Standard deviation of smooth noise on the colours of each input view: generated views differ in
+            detail.
         depth: Whether the targets' depth is read where there is some, for losses on it.
         normals: Whether the targets' normals are read, for a loss on them; then every scene needs them.
     """
@@ -39,13 +47,27 @@ class ViewSampling:
     structured_probability: float = 0.5
     patch: int = 128
     zoom: tuple[int, int] = (128, 384)
+    coarse_steps: int = 0
     foreground_probability: float = 0.8
     random_rotation: bool = True
     camera_jitter: float = 0.0
     warp_probability: float = 0.0
     downsample_probability: float = 0.0
+    color_jitter: float = 0.0
+    color_noise: float = 0.0
     depth: bool = True
     normals: bool = False
+
+    def __post_init__(self) -> None:
+        if self.coarse_steps and self.patch < 2:
+            raise ValueError(
+                f"coarse_steps halve windows, so they need a patch of at least 2, got {self.patch}; set one of them"
+            )
+
+    @property
+    def coarse(self) -> ViewSampling:
+        """The same with windows and zooms of half the side."""
+        return replace(self, patch=self.patch // 2, zoom=(self.zoom[0] // 2, self.zoom[1] // 2))
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -121,6 +143,25 @@ def augment_inputs(views: Views, camera_jitter: float, warp_probability: float, 
             rgb, alpha = rgb.clone(), alpha.clone()
             rgb[warped], alpha[warped] = (image[:, :3] / image[:, 3:].clamp(min=1e-6)).clamp(0, 1), image[:, 3:]
     return Views(rgb, alpha, cameras)
+
+
+def augment_colors(views: Views, color_jitter: float, color_noise: float, generator: torch.Generator) -> Views:
+    """Change the colours of each input view alone, as an image generator does; without a deviation nothing is drawn.
+
+    Args:
+        views: Views (V,).
+        color_jitter: Standard deviation of a gain and an offset of each channel.
+        color_noise: Standard deviation of smooth noise.
+        generator: Random numbers.
+    """
+    rgb, count = views.rgb, len(views.rgb)
+    if color_jitter:
+        gain, offset = color_jitter * torch.randn(2, count, 3, 1, 1, generator=generator)
+        rgb = rgb * (1 + gain) + offset
+    if color_noise:
+        coarse = torch.randn(count, 3, NOISE_SIDE, NOISE_SIDE, generator=generator)
+        rgb = rgb + color_noise * F.interpolate(coarse, rgb.shape[-2:], mode="bicubic", align_corners=True)
+    return replace(views, rgb=rgb.clamp(0, 1)) if color_jitter or color_noise else views
 
 
 def elastic_warp(image: Tensor, coarse: Tensor) -> Tensor:

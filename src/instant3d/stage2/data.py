@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from instant3d.scenes.dataset import FolderSource, SceneSources
 from instant3d.scenes.shard_cache import ShardCache
-from instant3d.stage2.augmentation import ViewSampling, augment_inputs, crop_windows, rotate_about_z
+from instant3d.stage2.augmentation import ViewSampling, augment_colors, augment_inputs, crop_windows, rotate_about_z
 from instant3d.utils.data_order import PREFETCH, EpochShuffle, ResumableBatchSampler, generator_from_key
 from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
@@ -46,6 +46,7 @@ class TrainDataset(Dataset[ReconstructionBatch]):
         view_sampling: How examples are drawn.
         seed: Random seed.
         window: Shards whose scenes are shuffled together, if there are more of them than that.
+        coarse: Examples at the beginning that are drawn by `view_sampling.coarse`.
     """
 
     def __init__(
@@ -55,14 +56,17 @@ class TrainDataset(Dataset[ReconstructionBatch]):
         view_sampling: ViewSampling,
         seed: int = 0,
         window: int = 8,
+        coarse: int = 0,
     ) -> None:
         self.scenes = found if isinstance(found, SceneSources) else SceneSources([FolderSource(found)])
         self.image_size, self.view_sampling, self.seed = image_size, view_sampling, seed
         self.order = EpochShuffle(len(self.scenes), self.scenes.files, window, seed)
+        self.coarse = coarse
 
     def __getitem__(self, number: int) -> ReconstructionBatch:
         self.scenes.fetch_ahead(self.order(number + PREFETCH))
-        which, generator, d = self.order(number), generator_from_key(self.seed, number, 1), self.view_sampling
+        which, generator = self.order(number), generator_from_key(self.seed, number, 1)
+        d = self.view_sampling.coarse if number < self.coarse else self.view_sampling
         document = self.scenes.document(which)
         count = document.count
         if count < d.inputs:
@@ -88,6 +92,7 @@ class TrainDataset(Dataset[ReconstructionBatch]):
                 self.image_size, self.image_size
             )
         inputs = augment_inputs(inputs, d.camera_jitter, d.warp_probability, generator)
+        inputs = augment_colors(inputs, d.color_jitter, d.color_noise, generator)
         return ReconstructionBatch(inputs, crop_windows(targets, d, generator) if d.patch else targets)
 
 
@@ -185,8 +190,10 @@ class SceneDataModule(L.LightningDataModule):
         """Endless batches of training examples from the step at which training continues."""
         found = scenes_for("train", self.train, self.shard_cache)
         found.check_room(self.shard_cache, self.window)
-        dataset = TrainDataset(found, self.image_size, self.view_sampling, self.seed, self.window)
         batches = ResumableBatchSampler.at(self.trainer, self.batch_size)
+        batches_per_step = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        coarse = self.view_sampling.coarse_steps * batches_per_step * self.batch_size * batches.world
+        dataset = TrainDataset(found, self.image_size, self.view_sampling, self.seed, self.window, coarse)
         return DataLoader(dataset, batch_sampler=batches, **self._loading())
 
     def val_dataloader(self) -> DataLoader[ReconstructionBatch]:

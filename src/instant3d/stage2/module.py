@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from instant3d.modules.feature_loss import FeatureLoss
 from instant3d.modules.losses import (
     PerceptualLoss,
     eikonal_loss,
@@ -20,6 +21,7 @@ from instant3d.modules.losses import (
 )
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.modules.metrics import mask_iou, psnr
+from instant3d.modules.vae_blur import VaeBlur
 from instant3d.nerf.triplane import Triplane, TriplaneField
 from instant3d.nerf.volume import render
 from instant3d.stage2.data import ReconstructionBatch
@@ -41,6 +43,7 @@ class LossWeights:
         depth: Of the error of depth, in world units.
         normal: Of the error of normals, 1 - cosine.
         opacity: Of the free-space loss, opacity between a camera and the ground-truth depth (MeshLRM, eq. 3).
+        feature: Of the distance of EfficientNet-lite0's features, whose weights the extra `features` installs.
         gradient: Of the mean absolute error of differences of neighbouring pixels (arXiv 1511.05440).
         eikonal: Of the error of a signed distance's gradient at random points; needs density "laplace".
     """
@@ -51,8 +54,22 @@ class LossWeights:
     depth: float = 0.0
     normal: float = 0.0
     opacity: float = 0.0
+    feature: float = 0.0
     gradient: float = 0.0
     eikonal: float = 0.0
+
+
+@dataclass(frozen=True)
+class VaeInputs:
+    """Input views as a latent diffusion model decodes them.
+
+    Attributes:
+        model: Folder or Hub id of the model whose VAE encodes and decodes them; null is the bundled stage 1.
+        probability: Of an object's input views, all together; 0 loads no VAE.
+    """
+
+    model: str | None = None
+    probability: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,7 @@ class Stage2Module(L.LightningModule):
         max_memory: Bytes that one chunk of rays may take.
         start: Folder of weights or Hub id to fine-tune; it brings its own architecture and licence.
         torch_compile: Whether the network is compiled by torch.compile: shorter steps for a minute at the start.
+        vae_inputs: Whether training inputs pass a VAE.
     """
 
     def __init__(
@@ -105,6 +123,7 @@ class Stage2Module(L.LightningModule):
         max_memory: int = 2**32,
         start: str | None = None,
         torch_compile: bool = False,
+        vae_inputs: VaeInputs = VaeInputs(),
     ) -> None:
         super().__init__()
         if background not in ("white", "random"):
@@ -118,6 +137,8 @@ class Stage2Module(L.LightningModule):
         self.network.checkpointing = self.network.encoder.checkpointing = checkpointing
         self.ray_marching, self.loss_weights, self.background = ray_marching, loss_weights, background
         self.perceptual = PerceptualLoss(vgg_weights) if vgg_weights and loss_weights.perceptual else None
+        self.features = FeatureLoss() if loss_weights.feature else None
+        self.vae_blur = VaeBlur(vae_inputs.model, vae_inputs.probability) if vae_inputs.probability else None
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
         self.betas, self.weight_decay = betas, weight_decay
         self.checkpointing, self.max_memory = checkpointing, max_memory
@@ -138,17 +159,20 @@ class Stage2Module(L.LightningModule):
     def training_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
         """Weighted sum of the losses of a batch."""
         generator = torch.Generator(self.device).manual_seed(self.global_step)
-        field = self.field(batch.inputs)
+        field = self.field(batch.inputs if self.vae_blur is None else self.vae_blur(batch.inputs, generator))
         targets = batch.targets
         rendered = self.render_like(field, targets, generator)
         background = torch.ones(*targets.cameras.shape, 3, device=self.device)
         if self.background == "random":
             background = rand_like(background, generator)
         losses = photometric_losses(rendered, targets, background) | geometric_losses(rendered, targets)
+        images = rendered.composite(background), targets.composite(background)
         if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(rendered.composite(background), targets.composite(background))
+            losses["perceptual"] = self.perceptual(*images)
+        if self.features is not None:
+            losses["feature"] = self.features(*images)
         if self.loss_weights.gradient:
-            losses["gradient"] = gradient_loss(rendered.composite(background), targets.composite(background))
+            losses["gradient"] = gradient_loss(*images)
         if self.loss_weights.opacity:
             losses["opacity"] = free_space_loss(field, targets, generator)
         if self.loss_weights.eikonal:
@@ -174,9 +198,9 @@ class Stage2Module(L.LightningModule):
         """Log test metrics."""
         self.compare(batch, "test")
 
-    def predict_step(self, batch: ReconstructionBatch, batch_idx: int) -> Tensor:
-        """Planes (B, 3, C, P, P) of the batch's input views."""
-        return self.network.triplane(batch.inputs).planes
+    def predict_step(self, batch: ReconstructionBatch, batch_idx: int) -> list[Triplane]:
+        """Triplane of each object of the batch, from its input views."""
+        return self.network.triplane(batch.inputs).unbind()
 
     def compare(self, batch: ReconstructionBatch, stage: str) -> Views:
         """Render the target views and log PSNR, mask IoU and mean alphas.

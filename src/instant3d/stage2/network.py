@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from instant3d.modules.transformer import Block
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
+from instant3d.nerf.view_maps import ViewMaps
 from instant3d.stage2.architecture import Architecture, read_architecture
 from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embedding, camera_vector
+from instant3d.stage2.local_attention import projection_mask
 from instant3d.stage2.plane_unet import PlaneUNet
+from instant3d.stage2.view_features import ViewFeatures
+from instant3d.stage2.visual_hull_input import CarvedGrid, carve_views
 from instant3d.utils import safetensors_folder
 from instant3d.views import Views
 
@@ -67,6 +71,7 @@ class Reconstructor(nn.Module):
         # a transposed convolution whose kernel is its stride is a linear layer and a pixel shuffle
         self.upsample = None if a.lift_side else nn.ConvTranspose2d(a.width, a.channels, factor, factor)
         self.lift = make_plane_unet(a) if a.lift_side else None
+        self.pixels = ViewFeatures(a.pixel_features) if a.pixel_features else None
         self.decoder = Decoder(DecoderConfig.from_architecture(a))
         self.checkpointing = False
         self.precise = False
@@ -88,7 +93,7 @@ class Reconstructor(nn.Module):
             views: (B, V), of any square size that the encoder's patches divide.
 
         Returns:
-            Planes (B, 3, C, P, P).
+            Planes (B, 3, C, P, P), and the maps of the views if the decoder reads those.
 
         Raises:
             ValueError: The views have another shape or number.
@@ -106,27 +111,42 @@ class Reconstructor(nn.Module):
         condition = None
         if self.camera is not None:
             condition = self.camera(camera_vector(views.cameras)[:, 0].to(context.dtype))
-        tokens = self.tokens.expand(len(context), -1, -1)
-        maps: list[Tensor] = []
-        if self.lift is not None:
-            lifted, maps = self.lift.encode(views)
-            tokens = tokens + lifted
-        tokens = self._transformed(tokens, context, condition)
-        if self.lift is not None:
-            planes = self.lift.decode(tokens, maps)
-        else:
+        tokens, mask = self.tokens.expand(len(context), -1, -1), self._context_mask(views, context)
+        if self.lift is None:
+            tokens = self._transformed(tokens, context, condition, mask)
             planes = cast(nn.Module, self.upsample)(self._maps(tokens))
-        return Triplane(self._ordered(planes.unflatten(0, (-1, 3))))
+            return Triplane(self._ordered(planes.unflatten(0, (-1, 3))))
+        grid = carve_views(views, self.architecture.lift_side)
+        lifted, maps = self.lift.encode(views, grid)
+        planes = self.lift.decode(self._transformed(tokens + lifted, context, condition, mask), maps)
+        return Triplane(self._ordered(planes.unflatten(0, (-1, 3))), self._view_maps(views, grid))
 
-    def _transformed(self, tokens: Tensor, context: Tensor, condition: Tensor | None) -> Tensor:
+    def _view_maps(self, views: Views, grid: CarvedGrid) -> ViewMaps | None:
+        """Colours and features of the views, weighted by angle and by occlusion by the hull."""
+        if self.pixels is None:
+            return None
+        maps = torch.cat([views.rgb * views.alpha, self.pixels(views).to(views.rgb.dtype)], dim=-3)
+        return ViewMaps(maps, grid.weight_volume, views.cameras)
+
+    def _context_mask(self, views: Views, context: Tensor) -> Tensor | None:
+        """Context tokens that each plane token attends to; None are all."""
+        if not self.architecture.local_attention:
+            return None
+        rows, wide = views.height // self.encoder.patch, views.width // self.encoder.patch
+        extra = context.shape[1] // views.cameras.shape[1] - rows * wide
+        return projection_mask(views.cameras, self.architecture.token_side, rows, wide, extra)
+
+    def _transformed(self, tokens: Tensor, context: Tensor, condition: Tensor | None, mask: Tensor | None) -> Tensor:
         start = tokens
         if self.bypass is not None:
             tokens = self.bypass.project_in(tokens)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                tokens = torch.utils.checkpoint.checkpoint(block, tokens, context, condition, use_reentrant=False)
+                tokens = torch.utils.checkpoint.checkpoint(
+                    block, tokens, context, condition, context_mask=mask, use_reentrant=False
+                )
             else:
-                tokens = block(tokens, context, condition)
+                tokens = block(tokens, context, condition, context_mask=mask)
         if self.bypass is not None:
             return self.bypass.project_out(tokens, start)
         return self.norm(tokens)

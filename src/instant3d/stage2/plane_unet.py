@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from instant3d.stage2.architecture import EXTENT_CHANNELS
-from instant3d.stage2.visual_hull_input import AxisProfiles
+from instant3d.stage2.visual_hull_input import AxisProfiles, CarvedGrid
 from instant3d.views import Views
 
 
@@ -51,16 +51,17 @@ class PlaneUNet(nn.Module):
         if factor > 1 and self.to_planes.bias is not None:
             nn.init.zeros_(self.to_planes.bias)  # biases of their own would be a pattern within each cell
 
-    def encode(self, views: Views) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, views: Views, grid: CarvedGrid) -> tuple[Tensor, list[Tensor]]:
         """Tokens of views and the skip connections of `decode`.
 
         Args:
             views: (B, V).
+            grid: Their visual hull, on a grid of `side` cells a side.
 
         Returns:
             Tokens (B, 3 * n * n, token width), and maps (B * 3, channels, h, w) from fine to coarse.
         """
-        features, ends = (part.float().flatten(0, 1) for part in self.read(views))
+        features, ends = (part.float().flatten(0, 1) for part in self.read(views, grid))
         maps = [ends, self.enter(torch.cat([features, ends], dim=1))]
         for layer in self.down:
             maps.append(layer(maps[-1]))

@@ -1,4 +1,4 @@
-"""Convolutional features of input views, sampled at projected points and aggregated over the views."""
+"""Convolutional features of input views, sampled at projected points."""
 
 from __future__ import annotations
 
@@ -36,18 +36,3 @@ class ViewFeatures(nn.Module):
     def sample(self, views: Views, points: Tensor) -> Tensor:
         """Features (B, V, N, channels) at the projections of points (B, N, 3); 0 outside the frame."""
         return sample_images(self(views), views.cameras, points)
-
-
-def mean_and_variance(features: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean and variance over the views (IBRNet, arXiv 2102.13090, eq. 1).
-
-    Args:
-        features: (B, V, N, C).
-        weight: (B, V, N), with sum 1 over the views.
-
-    Returns:
-        (B, N, 2 * C), the means first.
-    """
-    share = weight[..., None]
-    mean = (share * features).sum(1)
-    return torch.cat([mean, (share * (features - mean[:, None]).square()).sum(1)], dim=-1)

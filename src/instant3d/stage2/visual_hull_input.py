@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from instant3d.cameras import Cameras
 from instant3d.nerf.plane_sampling import PLANE_AXES
+from instant3d.nerf.view_maps import mean_and_variance, sample_weights
 from instant3d.nerf.visual_hull import sample_views
-from instant3d.stage2.view_features import ViewFeatures, mean_and_variance
+from instant3d.stage2.view_features import ViewFeatures
 from instant3d.views import Views
 
 PROFILE_CHANNELS = 5  # occupancy, facing colour, disagreement of the views
@@ -38,15 +39,19 @@ class CarvedGrid:
     weight: Tensor
     volume: Tensor
 
+    @property
+    def weight_volume(self) -> Tensor:
+        """The weights on the grid, (B, V, z, y, x)."""
+        return self.weight.unflatten(-1, self.volume.shape[-3:])
+
 
 def carve_grid(views: Views, side: int) -> Tensor:
     """Occupancy, colour and colour variance (B, 5, z, y, x) of the visual hull: the volume of `carve_views`."""
     return carve_views(views, side).volume
 
 
-@torch.no_grad()
 def carve_views(views: Views, side: int) -> CarvedGrid:
-    """Carve the visual hull.
+    """Carve the visual hull; differentiable in the cameras.
 
     Args:
         views: (B, V).
@@ -64,9 +69,15 @@ def carve_views(views: Views, side: int) -> CarvedGrid:
     weight = weight * _visible(inside, points, views.cameras, side) + 1e-4
     weight = weight / weight.sum(1, keepdim=True)
     mean = (weight[..., None] * colours[..., :3]).sum(1)
-    spread = (weight[..., None] * (colours[..., :3] - mean[:, None]) ** 2).sum((1, -1)).sqrt()
+    spread = _root((weight[..., None] * (colours[..., :3] - mean[:, None]) ** 2).sum((1, -1)))
     volume = torch.cat([occupancy[..., None], torch.cat([mean, spread[..., None]], -1) * occupancy[..., None]], dim=-1)
     return CarvedGrid(points, weight, volume.transpose(1, 2).unflatten(-1, (side, side, side)))
+
+
+def _root(values: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0, not infinite."""
+    positive = values > 0
+    return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
 
 
 def _facing(occupancy: Tensor, points: Tensor, cameras: Tensor, side: int) -> Tensor:
@@ -178,9 +189,8 @@ class AxisProfiles(nn.Module):
         self.lifted = ViewFeatures(lifted) if lifted else None
         self.surface = ViewFeatures(surface) if surface else None
 
-    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Features and extents of views (B, V)."""
-        grid = carve_views(views, self.side)
+    def forward(self, views: Views, grid: CarvedGrid) -> tuple[Tensor, Tensor]:
+        """Features and extents of views (B, V) and their visual hull."""
         volume = grid.volume if self.lifted is None else torch.cat([grid.volume, self._lift(views, grid)], dim=1)
         planes = []
         for plane, layer in enumerate(self.profile):
@@ -204,9 +214,7 @@ class AxisProfiles(nn.Module):
         assert self.surface is not None
         points = torch.stack([end_points(ends[:, plane], plane) for plane in range(3)], dim=1)  # (B, 3, 2, H, W, 3)
         flat = points.flatten(1, 4)
-        volume = grid.weight.unflatten(-1, (self.side,) * 3)
-        weight = F.grid_sample(volume, flat[:, None, None], align_corners=False)[:, :, 0, 0]  # (B, V, N)
-        weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        weight = sample_weights(grid.weight_volume, flat)
         found = mean_and_variance(self.surface.sample(views, flat), weight).unflatten(1, points.shape[1:5])
         found = found.movedim(-1, 3).flatten(2, 3)  # (B, 3, 2 ends * channels, H, W)
         return found * (ends[:, :, :1] > ends[:, :, 1:2])

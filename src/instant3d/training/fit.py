@@ -95,12 +95,17 @@ class Stage1CLI(TrainingCLI):
         parser.link_arguments("scenes.output", "data.output")
 
 
+def link_image_size(parser: LightningArgumentParser) -> None:
+    """Give stage 2's data the image size of the network's architecture."""
+    parser.link_arguments("model.architecture.image_size", "data.image_size")
+
+
 class Stage2CLI(TrainingCLI):
     """Passes the network's image size to the data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the triplane writer and link the image size of the network to the data."""
-        parser.link_arguments("model.architecture.image_size", "data.image_size")
+        link_image_size(parser)
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
 
     def before_instantiate_classes(self) -> None:

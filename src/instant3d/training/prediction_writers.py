@@ -16,8 +16,8 @@ from torch import Tensor
 from instant3d import scenes
 from instant3d.direct.data import NamedPrompts
 from instant3d.direct.module import DirectModule
-from instant3d.nerf.asset import write_triplane
 from instant3d.nerf.triplane import Triplane
+from instant3d.nerf.triplane_file import write_triplane
 from instant3d.stage1.grid import to_views
 from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage2.module import Stage2Module
@@ -61,20 +61,24 @@ class PredictionWriter(BasePredictionWriter):
         Args:
             trainer: The trainer.
             module: The module that predicted.
-            prediction: One tensor for each item.
+            prediction: The items, tensors or triplanes.
             batch_indices: Numbers of the items in the dataset; None where Lightning does not track them.
             batch: The batch.
             batch_idx: Number of the batch, which stands for the item's if there are no `batch_indices`.
             dataloader_idx: Number of the dataloader, unused.
         """
         names = self.names(trainer, batch, batch_indices or [batch_idx])
-        for place, (name, tensor) in enumerate(zip(names, prediction, strict=True)):
-            if not torch.isfinite(tensor).all():  # as a network in half precision may give; the others are good
+        for place, (name, item) in enumerate(zip(names, prediction, strict=True)):
+            if not self.is_finite(item):  # as a network in half precision may give; the others are good
                 self.faults += 1
                 text = f"{name}: the {self.item} holds numbers that are not finite; nothing was written"
                 print_escaped(text, sys.stderr)
                 continue
-            self.write(name, tensor, module, batch, place)
+            self.write(name, item, module, batch, place)
+
+    def is_finite(self, item: Any) -> bool:
+        """Whether all numbers of an item are finite."""
+        return bool(torch.isfinite(item).all())
 
     @abstractmethod
     def names(self, trainer: L.Trainer, batch: Any, indices: Sequence[int]) -> Sequence[str]:
@@ -87,12 +91,12 @@ class PredictionWriter(BasePredictionWriter):
         """
 
     @abstractmethod
-    def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: Any, place: int) -> None:
+    def write(self, name: str, item: Any, module: L.LightningModule, batch: Any, place: int) -> None:
         """Write one item.
 
         Args:
             name: Its name.
-            tensor: Its prediction.
+            item: Its prediction.
             module: The module that predicted.
             batch: The batch.
             place: Its index in the batch.
@@ -114,11 +118,14 @@ class TriplaneWriter(PredictionWriter):
         found = cast(Any, trainer.predict_dataloaders).dataset.scenes
         return [found.name(index) for index in indices]
 
-    def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: Any, place: int) -> None:
-        """Write the planes (3, C, P, P) of one item, with the decoder of the module's network."""
+    def is_finite(self, item: Triplane) -> bool:
+        return super().is_finite(item.planes)
+
+    def write(self, name: str, item: Triplane, module: L.LightningModule, batch: Any, place: int) -> None:
+        """Write one item's triplane with the decoder of the module's network."""
         self.output.mkdir(parents=True, exist_ok=True)
         decoder = cast(Stage2Module | DirectModule, module).network.decoder
-        write_triplane(Triplane(tensor), decoder, self.output / f"{name}.safetensors")
+        write_triplane(item, decoder, self.output / f"{name}.safetensors")
 
 
 class SceneWriter(PredictionWriter):
@@ -133,7 +140,7 @@ class SceneWriter(PredictionWriter):
     def names(self, trainer: L.Trainer, batch: PromptBatch, indices: Sequence[int]) -> Sequence[str]:
         return batch.names
 
-    def write(self, name: str, tensor: Tensor, module: L.LightningModule, batch: PromptBatch, place: int) -> None:
+    def write(self, name: str, item: Tensor, module: L.LightningModule, batch: PromptBatch, place: int) -> None:
         """Write the four views of one grid (3, H, W) in [0, 1]."""
         about = {"source": "stage 1", "seed": batch.seeds[place]}
-        scenes.write(self.output / name, to_views(tensor), caption=batch.prompts[place], object_id=name, extra=about)
+        scenes.write(self.output / name, to_views(item), caption=batch.prompts[place], object_id=name, extra=about)

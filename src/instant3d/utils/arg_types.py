@@ -60,6 +60,13 @@ def nonnegative_int(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    if not re.fullmatch(r"\d(\.\d{0,9})?|\.\d{1,9}", text) or float(text) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return float(text)
+
+
 def seed(text: str) -> int:
     """Parse a random seed: a whole number of 0 or more, small enough that adding an index still fits 64 bits."""
     if not re.fullmatch(r"\d{1,18}", text):

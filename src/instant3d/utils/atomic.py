@@ -16,7 +16,12 @@ from pathlib import Path
 
 PARTIAL_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network disks have none
+
+
+class DiskFull(OSError):
+    """There is no room for an output, which the message names."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -53,7 +58,8 @@ def partial_file(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
     """
     middle = "" if one_writer else f".{uuid.uuid4().hex[:8]}"
     partial = path.with_name(f".{path.name}{middle}.partial")
-    with _lock(partial, os.O_RDWR | os.O_CREAT) if one_writer else _created(partial.touch, partial, os.O_RDWR):
+    locked = _lock(partial, os.O_RDWR | os.O_CREAT) if one_writer else _created(partial.touch, partial, os.O_RDWR)
+    with _named_if_full(path), locked:
         try:
             yield partial
             os.replace(partial, path)
@@ -116,10 +122,23 @@ def _partial(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(target, "partial")
     try:
-        with _created(partial.mkdir, partial, FOLDER):
+        with _named_if_full(target), _created(partial.mkdir, partial, FOLDER):
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _named_if_full(target: Path) -> Iterator[None]:
+    """Name the output in errors of a full disk, which the system reports without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        reason = error.__cause__ if isinstance(error, DiskFull) else error  # that of a file within is about a part
+        what = f"{target} cannot be written ({getattr(reason, 'strerror', error.strerror)})"
+        raise DiskFull(error.errno, f"{what}; free some space, or name another place") from reason
 
 
 def check_writable(target: str | Path) -> None:
@@ -144,19 +163,19 @@ def check_writable(target: str | Path) -> None:
         raise OSError(error.errno, f"nothing can be written to {target} ({error.strerror})") from error
 
 
-def prepare_output(target: str | Path, *, is_file: bool = False) -> list[Path]:
+def prepare_output(target: str | Path, *, is_file: bool | None = False) -> list[Path]:
     """Check before the work that an output can be written, and remove what killed runs left there; returns its paths.
 
     Args:
         target: File or folder to write; it need not exist.
-        is_file: Whether it is a file.
+        is_file: Whether it is a file; None: it may be either.
 
     Raises:
         OSError: Nothing can be written there.
         ValueError: A file is where the folder will be, or the other way round, or it lies below a file.
     """
     target = Path(target)
-    if target.is_file() and not is_file:
+    if target.is_file() and is_file is False:
         raise ValueError(f"{target} is a file, but a folder will be written there; name another path")
     if target.is_dir() and is_file:
         raise ValueError(f"{target} is a folder, but a file will be written there; name another path")
@@ -214,8 +233,10 @@ def _lock(path: Path, flags: int, *, wait: bool = False, needed: bool = False) -
 
 
 def _beside(target: Path, word: str) -> Path:
-    """A hidden name in the same folder, hence on the same disk, so that moving is one step."""
-    return target.resolve().parent / f".{target.resolve().name}.{uuid.uuid4().hex[:8]}.{word}"
+    """A hidden name on the same disk, so that moving is one step: in the same folder, or in a disk's own folder."""
+    path = target.resolve()
+    folder = path if os.path.ismount(path) else path.parent
+    return folder / f".{path.name}.{uuid.uuid4().hex[:8]}.{word}"
 
 
 def _move_into(source: Path, target: Path, last: str | None = None) -> None:

@@ -7,6 +7,7 @@ the others.
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 import unicodedata
@@ -70,6 +71,19 @@ def read_prompts(source: str | Path) -> list[Prompt]:
     with path.open("rb") as stream:
         ours = path.resolve().is_relative_to(shipped.configs_folder().resolve())
         return _parse(stream, path.name, note_comments=not ours)
+
+
+def drop_words(text: str, probability: float, key: str) -> str:
+    """Leave each word of a text out at random; if none were left, one of them stays.
+
+    Args:
+        text: Words between spaces.
+        probability: Of leaving a word out, in [0, 1].
+        key: Seed of the random choice.
+    """
+    words, generator = text.split(), random.Random(key)
+    kept = [word for word in words if generator.random() >= probability]
+    return " ".join(kept or generator.sample(words, min(1, len(words))))
 
 
 def prompt_error(text: str) -> str:

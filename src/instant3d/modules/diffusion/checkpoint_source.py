@@ -7,7 +7,7 @@ full precision, one marked fp16 half precision.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,12 @@ def download(hub_id: str, parts: Collection[str], dtype: torch.dtype) -> Path:
     Raises:
         FileNotFoundError: There is no such repository, or the Hub cannot be reached and the files are not cached.
     """
-    settings = ["model_index.json", "views.json", *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt"))]
+    settings = [
+        "model_index.json",
+        "views.json",
+        "sampling.json",
+        *(f"{name}/{kind}" for name in parts for kind in ("*.json", "*.txt")),
+    ]
     networks = [name for name in NETWORKS if name in parts]
     half, full = ([f"{name}/{kind}" for name in networks] for kind in ("*.fp16*safetensors", "*model*.safetensors"))
     first, second = (half, full) if is_half(dtype) else (full, half)
@@ -153,8 +158,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def config_of(source: str | Path, part: str) -> dict[str, Any]:
     """Read the config.json of one network of a folder in diffusers' layout or of a Hub id."""
-    root = bundled.look_up(source) or snapshot(_hub_id(source), [f"{part}/config.json"])
-    return read_json(root / part / "config.json")
+    return read_json(local_folder(source, [f"{part}/config.json"]) / part / "config.json")
+
+
+def local_folder(source: str | Path, patterns: Sequence[str]) -> Path:
+    """A folder itself, or one with some files of a Hub repository.
+
+    Args:
+        source: Folder or Hub id.
+        patterns: Of the files to download from the Hub.
+
+    Raises:
+        FileNotFoundError: `source` is neither, or the Hub cannot be reached and the files are not cached.
+    """
+    return bundled.look_up(source) or snapshot(_hub_id(source), patterns)
 
 
 def settings_of(file: Path) -> Path:

@@ -3,7 +3,7 @@
 import { isOver } from "./api.js";
 import { $, arrange, bytes, complain, element, nameOf, setText } from "./dom.js";
 
-const SHOWN_FIRST = /^mesh\.|\.(glb|obj|ply|stl|3mf|usdz|zip)$/;
+const SHOWN_FIRST = /^mesh[._]/;
 
 export function describe(job) {
   $("about").hidden = false;
@@ -22,10 +22,10 @@ export function describe(job) {
   });
 }
 
-function facts({ state, options, created, started, finished, result }) {
+function facts({ state, prompt, options, created, started, finished, result }) {
   const said = [new Date(created).toLocaleString()];
   if (state === "cancelled") said.push("cancelled");
-  if (options.seed !== undefined) said.push(`seed ${options.seed}`);
+  if (prompt !== null) said.push(`seed ${options.seed}`);
   if (options.preset) said.push(`for ${options.preset}`);
   const { faces, texture } = result?.mesh ?? {};
   if (faces) said.push(`${faces.toLocaleString("en")} triangles`);

@@ -26,10 +26,8 @@ export const login = (token) => request("login", json({ token }));
 export const job = (id) => request(`jobs/${encodeURIComponent(id)}`);
 export const remove = (id) => request(`jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 
-export async function jobs(limit, before = null) {
-  const query = new URLSearchParams({ limit, ...(before && { before }) });
-  return (await request(`jobs?${query}`)).jobs;
-}
+// The newest jobs, and `next`, from which the older ones are asked for.
+export const jobs = (limit, before = null) => request(`jobs?${new URLSearchParams({ limit, ...(before && { before }) })}`);
 
 export function submit({ prompt, files, options }) {
   if (!files.length) return request("jobs", json({ prompt, ...options }));

@@ -33,20 +33,24 @@ export function prepare(send) {
 }
 
 // Offers what the models can do: the answer of /models.
-export function offer({ presets, formats, steps, guidance, limits }) {
+export function offer({ presets, formats, limits }) {
   for (const name of presets) fields.preset.append(new Option(name));
   for (const count of FACES) fields.faces.append(new Option(count.toLocaleString("en"), count));
   fields.faces.append(new Option("all", "full"));
   for (const size of TEXTURES) fields.texture.append(new Option(`${size} px`, size));
   fields.texture.append(new Option("none", "none"));
   fields.steps.max = limits.steps;
-  fields.steps.placeholder = `default (${steps})`;
-  fields.guidance.placeholder = `default (${guidance})`;
   for (const name of formats) {
     const box = element("input", { type: "checkbox", name: "format", value: name, checked: name === "glb" });
     box.disabled = name === "glb"; // the viewer shows it
     $("formats").append(element("label", { className: "check" }, box, name));
   }
+}
+
+// What the weights are sampled with, which is known once they are loaded: the answer of /models.
+export function showDefaults({ steps, guidance }) {
+  for (const [name, value] of Object.entries({ steps, guidance }))
+    fields[name].placeholder = value === null ? "default" : `default (${value})`;
 }
 
 const showsImages = () => fields.kind.value === "images";
@@ -122,13 +126,14 @@ export function request() {
   const wrong = [...fields].find((field) => field.willValidate && !field.validity.valid && field.closest("[hidden]") === null);
   if (wrong) throw new Error(`${wrong.labels[0].textContent.trim()}: ${wrong.validationMessage}`);
   const options = {
-    seed: numberOr(fields.seed.value, 0),
     faces: numberOr(fields.faces.value, null),
     texture: numberOr(fields.texture.value, null),
+    resolution: numberOr(fields.resolution.value, null),
     preset: fields.preset.value || null,
     formats: [...$("formats").querySelectorAll(":checked")].map((box) => box.value),
   };
   if (showsImages()) return { files: chosen, options };
+  options.seed = numberOr(fields.seed.value, 0);
   options.steps = numberOr(fields.steps.value, null);
   options.guidance = numberOr(fields.guidance.value, null);
   options.negative_prompt = fields.negative_prompt.value;
@@ -142,7 +147,7 @@ export function refill({ prompt, options }) {
   for (const name of ["faces", "texture"]) // a program may have asked for another number
     if (options[name] && ![...fields[name].options].some(({ value }) => value === String(options[name])))
       fields[name].append(new Option(options[name]));
-  for (const name of ["seed", "steps", "guidance", "negative_prompt", "faces", "texture", "preset"])
+  for (const name of ["seed", "steps", "guidance", "negative_prompt", "faces", "texture", "preset", "resolution"])
     fields[name].value = options[name] ?? "";
   for (const box of $("formats").querySelectorAll("input:not(:disabled)"))
     box.checked = (options.formats ?? []).includes(box.value);

@@ -2,7 +2,7 @@
 
 import * as about from "./about.js";
 import * as api from "./api.js";
-import { $, complain, nameOf, say, stateOf } from "./dom.js";
+import { $, complain, nameOf, say, setText, stateOf } from "./dom.js";
 import * as form from "./form.js";
 import * as lists from "./lists.js";
 import * as viewer from "./viewer.js";
@@ -12,10 +12,11 @@ const EVERY_MS = 2000; // how often the list is asked for while something is que
 const jobs = new Map(); // by id, the newest first
 const actions = { show: lookAt, cancel: (id) => attempt(() => cancel(id)) };
 let shown = null; // the id of the job in the viewer
-let oldest = null; // the id of the last job of the list so far
+let next = null; // where the list goes on with older jobs
 let stopFollowing = () => {};
 let followed = null;
 let timer = 0;
+let isLoading = true; // no worker has its networks yet
 
 const isActive = (job) => !api.isOver(job);
 
@@ -25,9 +26,13 @@ async function attempt(action, place = $("problem")) {
     complain(place, null);
     await action();
   } catch (error) {
-    if (error instanceof api.LoginNeeded) askForToken();
-    else complain(place, error.message);
+    report(error, place);
   }
+}
+
+function report(error, place) {
+  if (error instanceof api.LoginNeeded) askForToken();
+  else complain(place, error.message);
 }
 
 // Puts a list of jobs, the newest first, in front of the others.
@@ -91,23 +96,30 @@ function follow(job) {
 }
 
 async function refresh() {
-  const newest = await api.jobs(PAGE);
+  const { jobs: newest, next: following } = await api.jobs(PAGE);
   const ids = new Set(newest.map(({ id }) => id));
-  for (const job of jobs.values()) // what is gone from among the newest was deleted elsewhere
-    if (isActive(job) && !ids.has(job.id)) await api.job(job.id).then(update, () => jobs.delete(job.id));
+  const last = following === null ? "" : newest.at(-1).created;
+  for (const job of [...jobs.values()].filter(({ id }) => !ids.has(id))) {
+    if (job.created > last) jobs.delete(job.id); // deleted elsewhere
+    else if (isActive(job)) await api.job(job.id).then(update, () => jobs.delete(job.id));
+  }
   mergeNewest(newest);
-  const { version, system, running, queued } = await api.health();
-  $("server").textContent = `${version} · ${system} · ${running} running, ${queued} waiting`;
+  const { version, system, running, queued, ready, fault } = await api.health();
+  if (isLoading && ready) form.showDefaults(await api.models());
+  isLoading = !ready;
+  const work = isLoading ? "loading the models" : `${running} running, ${queued} waiting`;
+  setText($("server"), `${version} · ${system} · ${work}`);
+  complain($("trouble"), fault && `The models cannot be loaded: ${fault}`);
   if (jobs.get(shown)) follow(jobs.get(shown));
   render();
-  return newest;
+  return following;
 }
 
 function schedule(delay = EVERY_MS) {
   clearTimeout(timer);
   timer = setTimeout(async () => {
-    await attempt(refresh, $("trouble"));
-    if ([...jobs.values()].some(isActive)) schedule();
+    await refresh().catch((error) => report(error, $("trouble")));
+    if (isLoading || [...jobs.values()].some(isActive)) schedule();
   }, delay);
 }
 
@@ -133,8 +145,6 @@ async function cancel(id) {
 async function remove() {
   if (!(await confirmed($("confirm")))) return;
   await api.remove(shown);
-  const ids = [...jobs.keys()];
-  if (shown === oldest) oldest = ids[ids.indexOf(shown) - 1] ?? null;
   jobs.delete(shown);
   show(null);
   $("gallery").scrollIntoView({ block: "nearest" });
@@ -147,12 +157,16 @@ function confirmed(dialog) {
 }
 
 async function more() {
-  const older = await api.jobs(PAGE, oldest);
-  oldest = older.at(-1)?.id ?? oldest;
+  const { jobs: older, next: following } = await api.jobs(PAGE, next);
   for (const { id } of older) jobs.delete(id); // one that the address named may be there already, out of order
   older.forEach(update);
-  $("more").hidden = older.length < PAGE;
+  goOnFrom(following);
   render();
+}
+
+function goOnFrom(place) {
+  next = place;
+  $("more").hidden = place === null;
 }
 
 function askForToken() {
@@ -172,9 +186,8 @@ async function login(event) {
 
 async function start() {
   form.offer(await api.models());
-  const newest = await refresh();
-  $("more").hidden = newest.length < PAGE;
-  oldest = newest.at(-1)?.id ?? null;
+  goOnFrom(await refresh());
+  const newest = [...jobs.values()];
   const wanted = location.hash.slice(1);
   if (wanted && !jobs.has(wanted)) await api.job(wanted).then(update, () => {});
   const first = jobs.get(wanted) ?? newest.find((job) => job.state === "running") ?? newest.find((job) => job.state === "done");

@@ -1,9 +1,11 @@
 // The viewer: the views, the turntable or the mesh of the job that is shown, and the tools for the mesh.
 
-import { $, complain, fill, nameOf, progressOf, setText } from "./dom.js";
+import { isOver } from "./api.js";
+import { $, complain, fill, nameOf, progressOf, setText, stateOf } from "./dom.js";
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const FILES = { views: ["grid.png"], turntable: ["turntable.webp", "turntable.mp4"], mesh: ["mesh.glb"] };
+const INVITATION = $("empty").textContent;
 const ORBIT = "30deg 75deg 105%";
 let model = null; // the <model-viewer>, once there is a mesh
 let shown = { id: null, part: null }; // the part that someone chose for this job
@@ -27,9 +29,12 @@ export function present(job) {
       present(job);
     };
   }
+  loadModelViewer(); // while the job runs, so that its mesh need not wait
   showPart(job, part);
   showBusy(job);
 }
+
+const loadModelViewer = () => import("./vendor/model-viewer.min.js"); // 1 MB, so not for an empty page
 
 export function clear() {
   shown = { id: null, part: null };
@@ -41,7 +46,8 @@ function showPart(job, part) {
   const found = part && file(job, part);
   const isVideo = Boolean(found?.media_type.startsWith("video/"));
   $("screen").dataset.part = part ?? "empty";
-  $("empty").hidden = Boolean(part) || Boolean(job);
+  $("empty").hidden = Boolean(part) || Boolean(job && !isOver(job));
+  setText($("empty"), job ? stateOf(job) : INVITATION);
   $("image").hidden = !part || part === "mesh" || isVideo;
   $("video").hidden = !isVideo;
   $("mesh").hidden = part !== "mesh";
@@ -82,7 +88,6 @@ async function showMesh(url, name) {
     model.addEventListener("load", applySurface);
     model.addEventListener("error", () => complain($("failure"), "The browser could not show this mesh."));
     $("mesh").append(model);
-    import("./vendor/model-viewer.min.js"); // 1 MB, so only now
   }
   setSource(model, url);
   model.setAttribute("alt", `${name}: the mesh; arrow keys turn it, plus and minus zoom`);
