@@ -81,6 +81,7 @@ LIGHTNING_USES = {  # beside each model's module.py and data.py
     "src/instant3d/training/fit.py",
     "src/instant3d/training/callbacks.py",
     "src/instant3d/training/prediction_writers.py",
+    "src/instant3d/training/sharded_strategy.py",
     "src/instant3d/modules/lr_schedule.py",
 }
 
