@@ -41,6 +41,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "httpx": "src/instant3d/client.py",
     "uvicorn": "src/instant3d/serve/server.py",
     "xformers": "src/instant3d/modules/xformers_attention.py",
+    "bitsandbytes": "src/instant3d/modules/optimizers.py",
     "diffusers": "src/instant3d/modules/diffusion/",
     "transformers": (
         "src/instant3d/modules/diffusion/",

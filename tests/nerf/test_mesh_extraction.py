@@ -40,6 +40,27 @@ def test_extract_mesh_of_a_sphere_lies_where_its_density_halves_to_a_tenth_of_a_
     assert solid(mesh).volume == pytest.approx(4 / 3 * np.pi * RADIUS**3, rel=0.02)  # positive: faces look outward
 
 
+@pytest.mark.parametrize("resolution", [30, 61])
+def test_extract_mesh_on_the_whole_grid_is_that_around_the_surface(resolution, monkeypatch):
+    field = ball(80.0, CENTRE.tolist(), RADIUS, 0.05)
+    around = extract_mesh(field, resolution, threshold=40.0)
+    monkeypatch.setattr(mesh_extraction, "_on_gpu", lambda field: True)
+    whole = extract_mesh(field, resolution, threshold=40.0)
+    assert errors_in_voxels(whole, resolution).max() < 0.1
+    assert solid(whole).is_watertight
+    assert len(whole.faces) == len(around.faces)
+    order = [np.lexsort(np.round(mesh.vertices, 5).T) for mesh in (whole, around)]
+    np.testing.assert_allclose(whole.vertices[order[0]], around.vertices[order[1]], atol=2e-4)
+
+
+def test_extract_mesh_on_the_whole_grid_closes_a_solid_at_the_border_by_the_cube(monkeypatch):
+    monkeypatch.setattr(mesh_extraction, "_on_gpu", lambda field: True)
+    mesh = extract_mesh(boxes(((-1.5, -0.5, -0.5), (0.5, 0.5, 0.5))), 33)
+    assert solid(mesh).is_watertight
+    assert mesh.vertices[:, 0].min() == pytest.approx(-1, abs=1e-6)
+    assert solid(mesh).volume == pytest.approx(1.5, rel=0.02)
+
+
 def test_extract_mesh_face_normals_agree_with_the_fields():
     field = ball(80.0, CENTRE.tolist(), RADIUS, 0.05)
     mesh = extract_mesh(field, 48, threshold=40.0)

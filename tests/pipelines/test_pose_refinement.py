@@ -115,8 +115,19 @@ def test_refinement_at_least_halves_an_error_of_all_elevations_that_the_reconstr
 def test_guess_finds_the_order_of_shuffled_photos():
     photos = photographed(start())
     shuffled = [0, 2, 3, 1]  # front, back, left, right
-    order = guess_order(known, photos[torch.tensor(shuffled)], start())
-    assert [shuffled[k] for k in order] == [0, 1, 2, 3]
+    guess = guess_order(known, photos[torch.tensor(shuffled)], start())
+    assert [shuffled[k] for k in guess.order] == [0, 1, 2, 3]
+    assert guess.note("abcd") is None
+
+
+def test_guess_has_an_alternative_for_an_object_with_two_equal_sides():
+    grey = Formula(ellipsoid, lambda points: torch.full_like(points, 0.5))
+    photos = render(grey, start().cameras, 48, 48)
+    guess = guess_order(lambda views: grey, photos, start())
+    assert sorted([guess.order, guess.alternative]) == [[0, 1, 2, 3], [0, 3, 2, 1]]
+    note = guess.note("abcd")
+    assert "a, b, c, d" in note
+    assert "a, d, c, b" in note
 
 
 def test_poses_in_another_order_keep_their_azimuths_and_exchange_the_rest():

@@ -13,6 +13,7 @@ from instant3d.stage1.consistency import ConsistencyDistillation
 from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.module import Stage1Module
 from instant3d.stage1.noise_sample import sample_noise
+from instant3d.stage1.recommended_sampling import recommended_sampling
 from instant3d.stage1.sampler import GridSampler, spaced_scheduler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.training import fit
@@ -149,6 +150,8 @@ def test_fit_with_the_shipped_config_exports_a_student_that_generates_in_four_st
         bool((a - b).abs().max() > 0) for a, b in zip(before.unet.parameters(), after.unet.parameters(), strict=True)
     ]
     assert all(changed)
-    grid = GridSampler(after)(["a red ball"], sampling=Sampling(steps=4, sampler="lcm", guidance=1.0))
+    sampling = recommended_sampling(tmp_path / "student")
+    assert sampling == Sampling(steps=4, sampler="lcm", guidance=1.0)
+    grid = GridSampler(after)(["a red ball"], sampling=sampling)
     assert grid.shape == (1, 3, 64, 64)
     assert grid.std() > 0

@@ -11,6 +11,8 @@ from instant3d.cameras import Cameras, structured_cameras
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.view_maps import mean_and_variance
 from instant3d.nerf.visual_hull import sample_images, sample_views
+from instant3d.stage2.data import ReconstructionBatch
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.stage2.plane_unet import PlaneUNet
 from instant3d.stage2.view_features import ViewFeatures
@@ -149,6 +151,27 @@ def test_architecture_with_every_switch_is_saved_loaded_trained_and_made_an_asse
     assert unused == []
     asset = Asset(planes[0].map(torch.detach), network.decoder)
     assert asset.render(structured_cameras()[:1], 16).rgb.isfinite().all()
+
+
+def test_training_step_with_every_switch_has_a_finite_gradient_by_every_weight():
+    torch.manual_seed(0)
+    module = Stage2Module(
+        dataclasses.replace(SHARP, local_attention=True),
+        ray_marching=RayMarching(8, 8),
+        loss_weights=LossWeights(perceptual=0, mask=1, depth=0.1, opacity=0.1, gradient=0.5, eikonal=0.1),
+        vgg_weights=None,
+        checkpointing=True,
+    )
+    nn.init.normal_(module.network.decoder.from_views.weight, std=0.1)
+    module.log = module.log_dict = lambda *args, **kwargs: None  # there is no trainer
+    views = balls.position_coloured_ball(structured_cameras(), size=32)[None]
+    loss = module.training_step(ReconstructionBatch(views, views), 0)
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in module.network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert module.network.pixels.fine.weight.grad.abs().max() > 0
 
 
 def test_default_architecture_has_no_new_weights():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class FeatureLoss(FrozenModule):
         super().__init__()
         import timm
 
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        network = cast(Any, timm.create_model("tf_efficientnet_lite0", pretrained=False))
         _load(network, weights or installed_weights())
         self.stem = nn.Sequential(network.conv_stem, network.bn1)
         self.stages = network.blocks[:STAGES]

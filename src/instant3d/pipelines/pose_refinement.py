@@ -9,7 +9,7 @@ reconstruction. It is minimised by BFGS (Nocedal and Wright 2006, algorithm 6.1)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +31,7 @@ LARGEST_STEP = 0.7  # in standard deviations
 IMAGE_WEIGHT = 700.0  # of a view's mean squared error, against the prior's squared deviations
 SIZE = 32  # pixels a side of the renderings
 SAMPLES = 36  # along each ray
+CLOSE = 1.15  # times the least error of an order: up to it another one is as good
 BLUR = 3  # pixels a side of the filter that softens the steps of outlines
 
 Reconstruct = Callable[[Views], Field]
@@ -49,6 +50,29 @@ class RefinedPoses:
     poses: OrbitPoses
     error_before: Tensor
     error: Tensor
+
+
+@dataclass(frozen=True)
+class GuessedOrder:
+    """Order in which photos agree best with their reconstruction.
+
+    Attributes:
+        order: For each place in the order the number of its photo.
+        alternative: Another order, if it agrees about as well, as that of a symmetric object does.
+    """
+
+    order: list[int]
+    alternative: list[int] | None
+
+    def note(self, names: Sequence[str]) -> str | None:
+        """Describe the alternative by the names of the photos; None if there is none."""
+        if self.alternative is None:
+            return None
+        used, other = (", ".join(names[k] for k in order) for order in (self.order, self.alternative))
+        return (
+            f"two orders of the photos agree about equally: {used}, which is used, and {other}; if the second one is "
+            "right, name them in it without --poses guess"
+        )
 
 
 def refine(reconstruct: Reconstruct, photos: Views, start: OrbitPoses, on_step: OnStep | None = None) -> RefinedPoses:
@@ -78,7 +102,9 @@ def refine(reconstruct: Reconstruct, photos: Views, start: OrbitPoses, on_step: 
     return RefinedPoses(_moved(start, best), errors[0].detach(), errors[number].detach())
 
 
-def guess_order(reconstruct: Reconstruct, photos: Views, start: OrbitPoses, on_step: OnStep | None = None) -> list[int]:
+def guess_order(
+    reconstruct: Reconstruct, photos: Views, start: OrbitPoses, on_step: OnStep | None = None
+) -> GuessedOrder:
     """Guess the order of photos, the first of which is the first.
 
     Every order is reconstructed and compared, so this takes (V - 1)! reconstructions.
@@ -88,9 +114,6 @@ def guess_order(reconstruct: Reconstruct, photos: Views, start: OrbitPoses, on_s
         photos: Square photos (V,) with opacity; their cameras are not used.
         start: Cameras (V,) if the photos are in order already; azimuths are exchanged between them.
         on_step: Called after each reconstruction.
-
-    Returns:
-        For each place in the order the number of its photo.
     """
     orders = [[0, *rest] for rest in itertools.permutations(range(1, len(photos.rgb)))]
 
@@ -100,7 +123,9 @@ def guess_order(reconstruct: Reconstruct, photos: Views, start: OrbitPoses, on_s
             errors.append(float(_errors(reconstruct, photos[torch.tensor(order)], in_order(start, order)).sum()))
         if on_step is not None:
             on_step(len(errors), len(orders))
-    return orders[errors.index(min(errors))]
+    ranked = sorted(zip(errors, orders, strict=True))
+    close = [order for error, order in ranked[1:2] if error <= CLOSE * ranked[0][0]]
+    return GuessedOrder(ranked[0][1], close[0] if close else None)
 
 
 def _moved(start: OrbitPoses, unknown: Tensor) -> OrbitPoses:

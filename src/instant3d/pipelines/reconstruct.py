@@ -213,8 +213,11 @@ def _refined(model: ViewsTo3D, given: ReconstructionInput, options: PhotoOptions
     progress, field, device = Progress.to_user(), model.differentiable_field, model.device
     if options.poses == "guess":
         with progress.task("finding the order of the photos") as on_step:
-            order = pose_refinement.guess_order(field, photos.views.to(device), photos.poses, on_step)
-        photos = photo_set.reordered(photos, order)
+            guess = pose_refinement.guess_order(field, photos.views.to(device), photos.poses, on_step)
+        note = guess.note(photos.names)
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
+        photos = photo_set.reordered(photos, guess.order)
     with progress.task("finding the cameras") as on_step:
         refined = pose_refinement.refine(field, photos.views.to(device), photos.poses, on_step)
     return _posed(replace(photos, poses=refined.poses, views=replace(photos.views, cameras=refined.poses.cameras)))

@@ -10,7 +10,7 @@ from torch import nn
 
 from instant3d.modules.diffusion.components import Components, merge_lora, save_lora, with_lora
 from instant3d.modules.diffusion.view_layout import ViewLayout
-from instant3d.stage1.recommended_sampling import write_sampling
+from instant3d.stage1.recommended_sampling import recommended_sampling, write_sampling
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
@@ -29,6 +29,7 @@ def export_stage1(
 ) -> Any:
     """Write a checkpoint's UNet beside the other components of its base, in diffusers' layout.
 
+    The sampling settings are those of the training, or else those that the base recommends.
     If the base lists the words of its captions, those that the UNet was trained on are added to the list; if they are
     not known, the list is left out, and prompts are then not checked for unknown words.
 
@@ -77,10 +78,13 @@ def export_stage1(
     if parts.words is not None:
         parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
     parts.layout = ViewLayout()  # that of the training grids
+    sampling = Sampling(**settings.get("sampling", {}))
+    if sampling == Sampling():
+        sampling = recommended_sampling(base or settings["base"])
     with atomic.merged(folder) as partial:
         parts.write(partial, torch.float16)
-        if sampling := settings.get("sampling"):
-            write_sampling(Sampling(**sampling), partial)
+        if sampling != Sampling():
+            write_sampling(sampling, partial)
     return parts.unet
 
 
