@@ -7,7 +7,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -100,10 +100,19 @@ def _configured(options: Sequence[str]) -> tuple[Stage2Module, SceneDataModule]:
 
 
 def step_flops(module: Stage2Module, batch: ReconstructionBatch) -> int:
-    """Floating-point operations of a training step, forward and backward."""
+    """Floating-point operations of a training step, forward and backward; of VAE blur the expected ones."""
     module.log = module.log_dict = _ignore  # type: ignore[assignment, method-assign]  # there is no trainer
+    blur, module.vae_blur = module.vae_blur, None  # whether it draws this object would decide
+    flops = _flops(lambda: module.training_step(batch, 0).backward())
+    if blur is not None:
+        flops += round(blur.probability * _flops(lambda: blur.blurred(batch.inputs[0]))) * len(batch.inputs.rgb)
+    module.vae_blur = blur
+    return flops
+
+
+def _flops(compute: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
-        module.training_step(batch, 0).backward()
+        compute()
     return counter.get_total_flops()
 
 

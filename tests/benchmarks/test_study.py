@@ -13,6 +13,7 @@ import ball_views
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from benchmarks.study import report, trial
 from benchmarks.study.__main__ import _run, main
@@ -216,6 +217,32 @@ def test_step_flops_are_three_times_those_of_the_forward_pass_of_a_known_layer()
     batch = ReconstructionBatch.stack([ReconstructionBatch(views, views)])
     points, width = 4 * 16 * 16 * 8, TINY["decoder_width"]
     assert step_flops(more, batch) - step_flops(module, batch) == 3 * 2 * points * width**2
+
+
+class OneConvolution(nn.Module):
+    """Stands for VAE blur: one 3 x 3 convolution of three channels, for a quarter of the objects."""
+
+    def __init__(self):
+        super().__init__()
+        self.probability, self.convolution = 0.25, nn.Conv2d(3, 3, 3, padding=1)
+
+    def blurred(self, views):
+        return self.convolution(views.rgb)
+
+
+def test_step_flops_count_vae_blur_as_often_as_it_is_expected():
+    module = Stage2Module(
+        Architecture(**TINY | {"lift_side": 0, "depth": 0}),
+        ray_marching=RayMarching(8),
+        vgg_weights=None,
+        loss_weights=LossWeights(perceptual=0),
+    )
+    views = ball_views.ball(structured_cameras(), size=16)
+    batch = ReconstructionBatch.stack([ReconstructionBatch(views, views)])
+    before = step_flops(module, batch)
+    module.vae_blur = OneConvolution()
+    of_one_object = 4 * 16 * 16 * 2 * 3 * 3 * 3 * 3  # views, pixels, a product and a sum for each weight
+    assert step_flops(module, batch) - before == of_one_object / 4
 
 
 def test_steps_of_a_budget_count_what_coarse_steps_save():

@@ -41,10 +41,11 @@ class VaeBlur(FrozenModule):
         chosen = torch.rand(len(views.rgb), generator=generator, device=generator.device) < self.probability
         rgb = views.rgb.clone()
         for k in chosen.nonzero()[:, 0].tolist():
-            rgb[k] = self._blurred(views[k])
+            rgb[k] = self.blurred(views[k])
         return replace(views, rgb=rgb)
 
-    def _blurred(self, views: Views) -> Tensor:
+    @torch.no_grad()
+    def blurred(self, views: Views) -> Tensor:
         """Straight colours (V, 3, H, W) of views (V,) after the VAE; the old ones where they are mostly white."""
         latents = self.vae.encode(2 * views.composite(1.0) - 1).latent_dist.mode()
         decoded = (self.vae.decode(latents, return_dict=False)[0].to(views.rgb.dtype) + 1) / 2

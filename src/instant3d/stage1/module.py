@@ -19,7 +19,7 @@ from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_m
 from instant3d.modules.diffusion.zero_terminal_snr import rescale_to_zero_terminal_snr
 from instant3d.modules.lr_schedule import with_lr_schedule
 from instant3d.modules.optimizers import Kind, make_adamw
-from instant3d.stage1.cache import LatentBatch, posterior
+from instant3d.stage1.cache import LatentBatch, check_fits, posterior
 from instant3d.stage1.consistency import ConsistencyDistillation, Predict
 from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.export import lora_parameters
@@ -220,7 +220,7 @@ class Stage1Module(L.LightningModule):
             batch = LatentBatch(
                 mean, std, text, torch.full_like(batch.example_index, batch.grids.shape[-1]), batch.example_index
             )
-        _check(batch, self.network.config)
+        check_fits(batch, self.network.config)
         return batch
 
     def _note_truncation(self, prompts: Sequence[str]) -> None:
@@ -295,19 +295,3 @@ class Stage1Module(L.LightningModule):
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),
         }
-
-
-def _check(grids: LatentBatch, config: Any) -> None:
-    """Check that latents and embeddings were made by the VAE and text encoders of the UNet's own model."""
-    expected = (config.in_channels, config.sample_size, config.sample_size)
-    got, width = tuple(grids.mean.shape[1:]), grids.text.tokens.shape[-1]
-    if got != expected:
-        raise ValueError(
-            f"the UNet generates latents {expected}, but the grids have {got}; make the cache with the same model, or "
-            "set data.size to its grid's"
-        )
-    if width != config.cross_attention_dim:
-        raise ValueError(
-            f"the UNet reads text embeddings of {config.cross_attention_dim} numbers, but they have {width}; make the "
-            "cache with the same model"
-        )
