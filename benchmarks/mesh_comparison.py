@@ -45,16 +45,19 @@ def compare_ways(ways: Ways, options: argparse.Namespace) -> None:
         ValueError: There is no scene, or one has too few frames.
     """
     found = find_scenes(options.scenes)
+    if options.planes:
+        found = {name: folder for name, folder in found.items() if _planes(options.planes, name).is_file()}
+        print(f"{len(found)} scenes have planes in {options.planes}; others are left out", flush=True)
     if options.limit is not None:
         found = {name: found[name] for name in [sorted(found)[k] for k in evenly_spaced(len(found), options.limit)]}
     kept = {name: str(value) for name, value in vars(options).items() if name not in ("scenes", "output", "limit")}
-    cache, source = RecordCache(options.output, kept | {"version": __version__}), AssetSource(options)
+    cache, asset_of = RecordCache(options.output, kept | {"version": __version__}), asset_source(options)
     records = {}
     for number, (name, folder) in enumerate(found.items(), 1):
 
         def compute(name: str = name, folder: Path = folder) -> dict[str, Metrics]:
             case = read_case(name, folder, INPUTS, options.size)
-            return measure(source.asset(case), case.targets[: options.targets], ways, options)
+            return measure(asset_of(case), case.targets[: options.targets], ways, options)
 
         records[name] = cache.get(str(folder.resolve()), compute)
         shown = ", ".join(f"{way} {numbers['psnr']:.2f}" for way, numbers in records[name].items())
@@ -63,24 +66,26 @@ def compare_ways(ways: Ways, options: argparse.Namespace) -> None:
     cache.clear()
 
 
-class AssetSource:
-    """Where the assets of scenes come from: a network, which is loaded once, or planes that it wrote before.
+def asset_source(options: argparse.Namespace) -> Callable[[EvaluationCase], Asset]:
+    """Return a function from a case to its asset, which has the case's inputs as views.
 
     Args:
-        options: `planes`, a folder of NAME.safetensors or None, and `weights`.
+        options: `planes`, a folder of SCENE.safetensors, or None: a network makes them, that of `weights`.
     """
+    if options.planes is None:
+        model = ViewsTo3D.from_pretrained(find_stage2(options.weights))
+        return lambda case: model(case.inputs)
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.planes: Path | None = options.planes
-        self.model = None if self.planes else ViewsTo3D.from_pretrained(find_stage2(options.weights))
-
-    def asset(self, case: EvaluationCase) -> Asset:
-        """Return the asset of a case, which has its inputs as views."""
-        if self.model is not None:
-            return self.model(case.inputs)
-        asset = Asset.load(Path(self.planes or "", f"{case.name}.safetensors"))
+    def load(case: EvaluationCase) -> Asset:
+        asset = Asset.load(_planes(options.planes, case.name))
         asset.views = case.inputs
         return asset
+
+    return load
+
+
+def _planes(folder: Path, name: str) -> Path:
+    return folder / f"{Path(name).name}.safetensors"
 
 
 def measure(asset: Asset, targets: Views, ways: Ways, options: argparse.Namespace) -> dict[str, Metrics]:
@@ -141,7 +146,7 @@ def parser(module: str, about: str | None) -> argparse.ArgumentParser:
     made.add_argument("-o", "--output", type=Path, required=True, help="folder for metrics.json and table.md")
     source = made.add_mutually_exclusive_group()
     source.add_argument("--weights", help=f"checkpoint folder or Hub id (default {bundled.STAGE2})")
-    source.add_argument("--planes", type=Path, help="folder of SCENE.safetensors that a network made of these scenes")
+    source.add_argument("--planes", type=Path, help="folder of SCENE.safetensors that a network made of such scenes")
     made.add_argument("--size", type=int, help="pixels a side of all images (default: the scenes' own)")
     made.add_argument("--limit", type=int, help="at most this many scenes, evenly spread over the sorted names")
     made.add_argument("--targets", type=int, help="at most this many held-out views of a scene")

@@ -23,6 +23,7 @@ from instant3d.evaluation.view_cache import ViewCache, ViewRequest, read_prompt_
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D, ViewsTo3D
 from instant3d.pipelines.weights import find_judge, find_stages
 from instant3d.stage1.sampler import guided_steps
+from instant3d.stage1.sampling_options import STARTS
 from instant3d.utils import atomic
 from instant3d.utils.arg_types import comma_separated, finite_floats, positive_int
 from instant3d.utils.line_chart import Line, line_chart
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=comma_separated, default=[str(count) for count in STEPS])
     parser.add_argument("--samplers", type=comma_separated, default=list(SAMPLERS))
     parser.add_argument("--guidance-stops", type=finite_floats, default=[1.0], help="shares of the steps with guidance")
+    parser.add_argument("--guidance", type=float, default=5.0, help="scale of guidance (default %(default)g)")
+    parser.add_argument("--start", choices=STARTS, default="blob", help="initial image (default %(default)s)")
     parser.add_argument("--every", type=positive_int, default=1, help="only each so-manieth prompt (default 1: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt; others count up")
     parser.add_argument("--stage1", default=None)
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = options.output / "steps.json"
     report: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     for steps, sampler, stop in product(map(int, options.steps), options.samplers, options.guidance_stops):
-        sampling = Sampling(steps=steps, sampler=sampler, guidance_stop=stop)
+        sampling = Sampling(steps, options.guidance, stop, sampler=sampler, start=options.start)
         name = f"{sampler} {steps} {guided_steps(sampling)}"
         if name not in report:
             gallery = ViewCache(options.output / "views", stage1, sampling, load)

@@ -41,6 +41,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "httpx": "src/instant3d/client.py",
     "uvicorn": "src/instant3d/serve/server.py",
     "xformers": "src/instant3d/modules/xformers_attention.py",
+    "bitsandbytes": "src/instant3d/modules/optimizers.py",
     "diffusers": "src/instant3d/modules/diffusion/",
     "transformers": (
         "src/instant3d/modules/diffusion/",
@@ -80,6 +81,7 @@ LIGHTNING_USES = {  # beside each model's module.py and data.py
     "src/instant3d/training/fit.py",
     "src/instant3d/training/callbacks.py",
     "src/instant3d/training/prediction_writers.py",
+    "src/instant3d/training/sharded_strategy.py",
     "src/instant3d/modules/lr_schedule.py",
 }
 

@@ -3,17 +3,20 @@
 import shutil
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import training_runs
 import yaml
 from balls import write_balls
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from tiny_sdxl import tiny_sdxl_folder
 from torch import nn
 
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.modules.diffusion.components import Components, with_lora
+from instant3d.modules.diffusion.inference.loading import load_components
 from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache_builder
@@ -27,9 +30,11 @@ from instant3d.stage1.recommended_sampling import recommended_sampling
 from instant3d.stage1.sampler import GridSampler, spaced_scheduler
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.training import fit
+from instant3d.training.sharded_strategy import FullyShardedStrategy
 
 pytestmark = pytest.mark.slow
 
+SHARDED = {"devices": 2, "strategy": {"class_path": "instant3d.training.sharded_strategy.FullyShardedStrategy"}}
 ROOT = Path(__file__).parents[2]
 
 
@@ -332,6 +337,57 @@ def test_ddp_with_two_processes_equals_one_with_batches_twice_as_large(model, ca
     assert apart < 0.02 * moved
 
 
+def with_strategy(args, data, **trainer):
+    """The command without averaged weights, with sample grids at one validation, and the trainer's settings changed."""
+    path = Path(args[3])
+    config = yaml.safe_load(path.read_text())
+    grids = {"class_path": "instant3d.training.callbacks.SampleGrids", "init_args": {"prompts": ["a red ball"]}}
+    config["model"]["sampling"] = {"steps": 1}
+    config["data"]["val"] = [str(data)]
+    config["trainer"]["callbacks"][1:] = [grids]
+    config["trainer"] |= {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    config["trainer"] |= {"gradient_clip_val": 1.0, "num_sanity_val_steps": 0} | trainer
+    path.write_text(yaml.safe_dump(config))
+    return args
+
+
+def test_sharded_training_with_two_processes_equals_one_with_batches_twice_as_large(model, cached, tmp_path):
+    plain, one, two = {"learning_rate": 1e-4}, tmp_path / "one", tmp_path / "two"
+    fit.main(with_strategy(command(one, model, cached, 2, "--data.batch_size=4", **plain), cached))
+    assert training_runs.run_together(with_strategy(command(two, model, cached, 2, **plain), cached, **SHARDED)) == [
+        0,
+        0,
+    ]
+    start = {f"unet.{name}": value for name, value in Stage1Module(str(model)).unet.state_dict().items()}
+    whole, sharded = weights(one), weights(two)
+    moved = sum((whole[key] - start[key]).square().sum() for key in start).sqrt()
+    apart = sum((whole[key] - sharded[key]).square().sum() for key in start).sqrt()
+    assert moved > 0.01
+    assert apart < 0.02 * moved
+    assert len(list(two.glob("**/samples/*.png"))) == 1  # written by one process
+    fit.export(two, tmp_path / "export")  # as without sharding, and `generate` loads it
+    loaded = load_components(tmp_path / "export", torch.float32).unet.state_dict()
+    half = {key: sharded[f"unet.{key}"].half().float() for key in loaded}
+    assert all(torch.equal(loaded[key], half[key]) for key in loaded)
+
+
+@pytest.mark.parametrize("settings", [{"lora_rank": 2}, {"optimizer": "adamw_8bit"}])
+def test_sharded_training_refuses_lora_and_8_bit_state(settings, model):
+    module = Stage1Module(str(model), **settings)
+    module._device_mesh = {"data_parallel": None}  # which only a strategy that splits weights sets
+    with pytest.raises(ValueError, match="use strategy ddp"):
+        module.configure_model()
+
+
+def test_sharded_training_refuses_averaged_weights(model):
+    strategy, averages = FullyShardedStrategy(), EMAWeightAveraging(decay=0.9)
+    module = Stage1Module(str(model))
+    module.trainer = L.Trainer(accelerator="cpu", strategy=strategy, callbacks=[averages], logger=False)
+    strategy.connect(module)
+    with pytest.raises(ValueError, match="cannot average sharded weights"):
+        strategy.setup_environment()
+
+
 def test_export_is_the_averaged_network_that_plain_diffusers_opens(model, cached, tmp_path):
     fit.main(command(tmp_path, model, cached, 2, prediction_type="v_prediction"))
     fit.export(tmp_path, tmp_path / "export")
@@ -425,7 +481,9 @@ def test_validation_is_the_same_in_every_run_and_writes_sample_grids(model, cach
     assert found[0] == found[1] != []
 
 
-@pytest.mark.parametrize(("size", "trainer"), [("paper", "gpus"), ("one_gpu_lora", "one_gpu"), ("demo", "cpu")])
+@pytest.mark.parametrize(
+    ("size", "trainer"), [("paper", "gpus"), ("paper", "sharded"), ("one_gpu_lora", "one_gpu"), ("demo", "cpu")]
+)
 def test_shipped_configuration_is_accepted_by_the_command(size, trainer, capsys):
     files = [ROOT / "configs/trainer" / f"{trainer}.yaml", ROOT / "configs/stage1" / f"{size}.yaml"]
     with pytest.raises(SystemExit) as done:
@@ -433,7 +491,8 @@ def test_shipped_configuration_is_accepted_by_the_command(size, trainer, capsys)
     assert done.value.code == 0
     found = yaml.safe_load(capsys.readouterr().out)
     kinds = [callback["class_path"].rpartition(".")[2] for callback in found["trainer"]["callbacks"]]
-    assert {"EMAWeightAveraging", "LastCheckpoint"} <= set(kinds)
+    assert "LastCheckpoint" in kinds
+    assert ("EMAWeightAveraging" in kinds) == (trainer != "sharded")
     assert ("SampleGrids" in kinds) == (size == "paper")
     assert found["trainer"]["max_steps"] == yaml.safe_load(files[1].read_text())["trainer"]["max_steps"]
 

@@ -58,6 +58,30 @@ def posterior(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     return distribution.mean.float() * scale, distribution.std.float() * scale
 
 
+def check_fits(grids: LatentBatch, config: Any) -> None:
+    """Check that latents and embeddings were made by the VAE and text encoders of a UNet's own model.
+
+    Args:
+        grids: The latents and embeddings.
+        config: Of the UNet.
+
+    Raises:
+        ValueError: Their sizes are not those of the UNet.
+    """
+    expected = (config.in_channels, config.sample_size, config.sample_size)
+    got, width = tuple(grids.mean.shape[1:]), grids.text.tokens.shape[-1]
+    if got != expected:
+        raise ValueError(
+            f"the UNet generates latents {expected}, but the grids have {got}; make the cache with the same model, or "
+            "set data.size to its grid's"
+        )
+    if width != config.cross_attention_dim:
+        raise ValueError(
+            f"the UNet reads text embeddings of {config.cross_attention_dim} numbers, but they have {width}; make the "
+            "cache with the same model"
+        )
+
+
 def open_shard(path: Path) -> Any:
     """Open a shard with safetensors, after checking that it is complete.
 

@@ -18,7 +18,8 @@ from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight,
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
 from instant3d.modules.diffusion.zero_terminal_snr import rescale_to_zero_terminal_snr
 from instant3d.modules.lr_schedule import with_lr_schedule
-from instant3d.stage1.cache import LatentBatch, posterior
+from instant3d.modules.optimizers import Kind, make_adamw
+from instant3d.stage1.cache import LatentBatch, check_fits, posterior
 from instant3d.stage1.consistency import ConsistencyDistillation, Predict
 from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.export import lora_parameters
@@ -28,6 +29,7 @@ from instant3d.stage1.noise_sample import QUARTERS, NoiseSample, drop_text, loss
 from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage1.sampler import GridSampler, classifier_free_guidance
 from instant3d.stage1.sampling_options import Sampling
+from instant3d.stage1.sharding import shard
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.cuda_graphs import GraphedModule
 
@@ -48,6 +50,7 @@ class Stage1Module(L.LightningModule):
         decay: Whether the learning rate falls to 0 at the end by a cosine; otherwise it is constant.
         betas: Of AdamW.
         weight_decay: Of AdamW.
+        optimizer: State of AdamW: "adamw" in float32; "adamw_8bit" and "paged_adamw_8bit" by bitsandbytes in 8 bits.
         min_snr_gamma: Gamma of min-SNR loss weights (Hang et al. 2023; 5 is their value); null weighs all timesteps
             alike.
         prompt_dropout: Probability that an example has no prompt, as classifier-free guidance needs.
@@ -77,6 +80,7 @@ class Stage1Module(L.LightningModule):
         decay: bool = False,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
+        optimizer: Kind = "adamw",
         min_snr_gamma: float | None = None,
         prompt_dropout: float = 0.1,
         distillation: ConsistencyDistillation | None = None,
@@ -96,7 +100,7 @@ class Stage1Module(L.LightningModule):
         parts = Components.load(base, parts=("unet", "scheduler"), dtype=dtype)
         self.base, self.lora_rank, self.lora_alpha = base, lora_rank, float(lora_alpha or lora_rank)
         self.scheduler, self.sampling = parts.scheduler, sampling
-        self.truncation_noted = False
+        self.truncation_noted = self.sharded = False
         self.prediction_type = prediction_type or parts.scheduler.config.prediction_type
         self.scheduler.register_to_config(prediction_type=self.prediction_type)
         abar = rescale_to_zero_terminal_snr(self.scheduler) if zero_terminal_snr else self.scheduler.alphas_cumprod
@@ -114,7 +118,8 @@ class Stage1Module(L.LightningModule):
             self.network.enable_gradient_checkpointing()
         self.register_buffer("abar", abar.float().clone(), persistent=False)
         self.learning_rate, self.warmup_steps, self.decay = learning_rate, warmup_steps, decay
-        self.betas, self.weight_decay, self.min_snr_gamma = betas, weight_decay, min_snr_gamma
+        self.betas, self.weight_decay, self.optimizer = betas, weight_decay, optimizer
+        self.min_snr_gamma = min_snr_gamma
         self.prompt_dropout, self.sample_latents, self.seed = prompt_dropout, sample_latents, seed
         self.zero_terminal_snr, self.distillation = zero_terminal_snr, distillation
         self.words: CaptionWords | None = None  # words of the training captions, if they are known
@@ -123,6 +128,19 @@ class Stage1Module(L.LightningModule):
     def network(self) -> Any:
         """The UNet on the module's device; with LoRA it is not a submodule, only its LoRA weights are parameters."""
         return self.frozen.unet.to(self.device) if self.lora_rank else self.unet
+
+    def configure_model(self) -> None:
+        """Shard the UNet if the trainer's strategy splits weights (`FullyShardedStrategy`).
+
+        Raises:
+            ValueError: A setting cannot be combined with sharding.
+        """
+        if self.device_mesh is None or self.sharded:
+            return
+        if self.lora_rank or self.graphed or self.optimizer != "adamw":
+            raise ValueError("only a whole UNet with adamw and without CUDA graphs can be sharded; use strategy ddp")
+        shard(self.unet.to(cast(Any, self.trainer).strategy.root_device), self.device_mesh["data_parallel"])
+        self.sharded = True
 
     def on_fit_start(self) -> None:
         """Take the words of the training captions from the data.
@@ -202,7 +220,7 @@ class Stage1Module(L.LightningModule):
             batch = LatentBatch(
                 mean, std, text, torch.full_like(batch.example_index, batch.grids.shape[-1]), batch.example_index
             )
-        _check(batch, self.network.config)
+        check_fits(batch, self.network.config)
         return batch
 
     def _note_truncation(self, prompts: Sequence[str]) -> None:
@@ -262,7 +280,8 @@ class Stage1Module(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with the learning-rate schedule."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
+        settings = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": self.weight_decay}
+        optimizer = make_adamw(trained, self.optimizer, **settings)
         return with_lr_schedule(optimizer, self.warmup_steps, self.trainer if self.decay else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -276,19 +295,3 @@ class Stage1Module(L.LightningModule):
             "lora_alpha": self.lora_alpha,
             "words": None if self.words is None else dict(self.words.counts),
         }
-
-
-def _check(grids: LatentBatch, config: Any) -> None:
-    """Check that latents and embeddings were made by the VAE and text encoders of the UNet's own model."""
-    expected = (config.in_channels, config.sample_size, config.sample_size)
-    got, width = tuple(grids.mean.shape[1:]), grids.text.tokens.shape[-1]
-    if got != expected:
-        raise ValueError(
-            f"the UNet generates latents {expected}, but the grids have {got}; make the cache with the same model, or "
-            "set data.size to its grid's"
-        )
-    if width != config.cross_attention_dim:
-        raise ValueError(
-            f"the UNet reads text embeddings of {config.cross_attention_dim} numbers, but they have {width}; make the "
-            "cache with the same model"
-        )

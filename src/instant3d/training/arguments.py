@@ -27,6 +27,7 @@ NOT_FOR_USERS = (
     "LightningCLI's args parameter is intended to run from within Python",
     "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",
     "The dirpath has changed from",
+    "You're using the WeightAveraging callback with a model that overrides the configure_model",
 )
 
 

@@ -105,14 +105,18 @@ class SampleGrids(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Sample after the first batch."""
-        if batch_idx or trainer.global_rank or trainer.sanity_checking:
+        """Sample after the first batch; with a sharded UNet all processes do, and the first one writes."""
+        if batch_idx or trainer.sanity_checking:
             return
-        stage1 = cast(Stage1Module, module)
+        stage1, folder = cast(Stage1Module, module), trainer.log_dir  # found by all processes together
+        if trainer.global_rank and not stage1.sharded:
+            return
         seeds = range(self.seed, self.seed + len(self.prompts))
         row = torch.cat(list(stage1.sampler()(self.prompts, sampling=stage1.sampling, seeds=seeds)), dim=-1).cpu()
         stage1.frozen.encoders.to("cpu")  # training on caches needs the device's memory
-        path = Path(trainer.log_dir or trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png"
+        if trainer.global_rank:
+            return
+        path = Path(folder or trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(row, path)
         board: Any = getattr(trainer.logger, "experiment", None)

@@ -10,7 +10,8 @@ import torch
 
 MOST = 8  # items at the same time, since each takes memory
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def map_side_by_side(
