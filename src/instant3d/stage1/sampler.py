@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components, build_scheduler
-from instant3d.modules.diffusion.inference.euler import Euler, linear_alphas_cumprod, supports
+from instant3d.modules.diffusion.inference import dpm_solver, euler
+from instant3d.modules.diffusion.inference.noise_levels import linear_alphas_cumprod
 from instant3d.modules.diffusion.loading import without_warnings
 from instant3d.modules.diffusion.noise_process import KINDS
 from instant3d.modules.diffusion.text import TextEmbedding, encode
@@ -268,8 +269,11 @@ def spaced_scheduler(
         timesteps = ((first + 1) * (left.double() / sampling.steps)).round().long() - 1
     kept = levels[timesteps].clamp(min=LEAST_SIGNAL).flip(0)
     betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
-    if sampling.sampler == "euler" and supports(config):
-        return Euler(betas.tolist(), config.get("prediction_type", KINDS[0])), timesteps
+    kind = config.get("prediction_type", KINDS[0])
+    if sampling.sampler == "euler" and euler.supports(config):
+        return euler.Euler(betas.tolist(), kind), timesteps
+    if sampling.sampler == "dpm++" and dpm_solver.supports(config):
+        return dpm_solver.DpmSolver(betas.tolist(), kind), timesteps
     visited = {"num_train_timesteps": sampling.steps, "trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
     scheduler = build_scheduler({**config, **SETTINGS, **visited}, sampling.sampler, "trailing")
     scheduler.set_timesteps(sampling.steps)

@@ -9,8 +9,11 @@ import torch
 from tiny_sdxl import CAPTIONS, SIZES
 
 from instant3d.modules.diffusion.components import Components, build_scheduler
-from instant3d.modules.diffusion.inference.euler import Euler, linear_alphas_cumprod, supports
+from instant3d.modules.diffusion.inference import dpm_solver, euler
+from instant3d.modules.diffusion.inference.dpm_solver import DpmSolver
+from instant3d.modules.diffusion.inference.euler import Euler
 from instant3d.modules.diffusion.inference.loading import load_components
+from instant3d.modules.diffusion.inference.noise_levels import linear_alphas_cumprod
 from instant3d.modules.diffusion.inference.unet import UNet
 from instant3d.modules.diffusion.text import encode, fits
 from instant3d.modules.diffusion.tiny_models import train_tokenizer
@@ -100,6 +103,28 @@ def test_euler_takes_the_steps_of_diffusers(kind):
         assert torch.equal(found[0], sample)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_dpm_solver_takes_the_steps_of_diffusers(kind, steps):
+    betas = torch.linspace(0.01, 0.3, steps).tolist()
+    config = {"num_train_timesteps": steps, "trained_betas": betas, "prediction_type": kind}
+    theirs = build_scheduler(config | {"final_sigmas_type": "zero"}, "dpm++", "trailing")
+    theirs.set_timesteps(steps)
+    ours = DpmSolver(betas, kind)
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist()
+    assert ours.init_noise_sigma == theirs.init_noise_sigma
+    clean, noise = torch.randn(2, 2, 4, 4, 4)
+    first = theirs.timesteps[:1].expand(2)
+    sample = theirs.add_noise(clean, noise, first)
+    torch.testing.assert_close(ours.add_noise(clean, noise, first), sample, atol=1e-6, rtol=1e-6)
+    for step in theirs.timesteps:
+        prediction = torch.randn_like(sample)
+        assert torch.equal(ours.scale_model_input(sample, step), theirs.scale_model_input(sample, step))
+        found = ours.step(prediction, step, sample)
+        sample = theirs.step(prediction, step, sample, return_dict=False)[0]
+        torch.testing.assert_close(found[0], sample, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
 def test_linear_alphas_cumprod_is_that_of_diffusers(schedule):
     config = {"beta_schedule": schedule, "beta_start": 0.001, "beta_end": 0.02, "num_train_timesteps": 1000}
@@ -116,8 +141,16 @@ def test_linear_alphas_cumprod_leaves_other_schedules_to_diffusers(setting):
 
 
 def test_euler_leaves_other_methods_to_diffusers():
-    assert not supports({"use_beta_sigmas": True})
-    assert not supports({"prediction_type": "sample"})
+    assert not euler.supports({"use_beta_sigmas": True})
+    assert not euler.supports({"prediction_type": "sample"})
+
+
+@pytest.mark.parametrize(
+    "setting", [{"solver_order": 3}, {"algorithm_type": "sde-dpmsolver++"}, {"use_lu_lambdas": True}]
+)
+def test_dpm_solver_leaves_other_methods_to_diffusers(setting):
+    assert dpm_solver.supports({"prediction_type": "epsilon"})
+    assert not dpm_solver.supports(setting)
 
 
 @pytest.mark.parametrize("parts", [{"unet": {"use_linear_projection": False}}, {"vae": {}}])
@@ -165,8 +198,10 @@ def test_text_to_3d_loads_and_draws_without_libraries_of_training():
     code = "\n".join(
         [
             "import sys",
-            "from instant3d.pipelines.text_to_3d import Sampling, TextTo3D",
-            "TextTo3D.from_pretrained().views(['a chair'], sampling=Sampling(steps=1))",
+            "from dataclasses import replace",
+            "from instant3d.pipelines.text_to_3d import TextTo3D",
+            "model = TextTo3D.from_pretrained()",
+            "model.views(['a chair'], sampling=replace(model.sampling, steps=1))",
             f"print(sorted({heavy} & set(sys.modules)))",
         ]
     )
