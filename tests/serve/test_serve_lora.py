@@ -1,6 +1,8 @@
 """`instant3d serve --lora`: from the command line to the weights of a worker."""
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
 from sphere_network import sphere_network
@@ -40,3 +42,18 @@ def test_serve_refuses_a_lora_for_the_direct_system(capsys):
 def test_serve_refuses_a_lora_without_a_finite_weight(value, capsys):
     assert cli.main(["serve", "--lora", value]) == 2
     assert "must be a finite number" in capsys.readouterr().err
+
+
+def test_server_itself_does_not_import_torch(tmp_path):
+    code = "\n".join(
+        [
+            "import sys",
+            "from instant3d.cli import main",
+            "from instant3d.serve import app, server",
+            "server.serve = lambda *_: 0",
+            f"main.main(['serve', '--data', {str(tmp_path)!r}])",
+            "print('torch' in sys.modules)",
+        ]
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

@@ -70,9 +70,11 @@ def add_lora(group: argparse._ActionsContainer) -> None:
 
 def absolute_loras(values: Sequence[str] | None) -> list[str]:
     """Return the values of --lora with absolute paths, for workers that run in other folders."""
-    from instant3d.modules.diffusion.lora import Lora
+    if not values:
+        return []
+    from instant3d.modules.diffusion.lora import Lora  # with torch, which a server does not need otherwise
 
-    found = [Lora.parse(text).absolute() for text in values or ()]
+    found = [Lora.parse(text).absolute() for text in values]
     return [f"{lora.source}:{lora.weight}" for lora in found]
 
 
