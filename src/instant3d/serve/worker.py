@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.lora import Lora
@@ -140,7 +141,8 @@ class Worker:
 
     def _finish(self, run: BatchRun, name: str, item: Item, draft: Tensor, watch: Stopwatch) -> None:
         try:
-            record = run.write(item, draft, watch, lambda files: _publish(files, item.folder))
+            with _threads_restored():
+                record = run.write(item, draft, watch, lambda files: _publish(files, item.folder))
             self.emit("done", id=name, result=record)
         except (ValueError, OSError, MemoryError) as error:
             self.emit("failed", id=name, error=format_error(error))
@@ -152,16 +154,17 @@ class Worker:
         self._report([job.id], "reconstruct", 0, 0)
         source = job.source or Path()
         photos = sorted(source.iterdir()) if source.name == IMAGES else source
-        result = reconstruct(
-            photos,
-            job.folder,
-            weights=self.stage2,
-            resolution=options.resolution,
-            formats=options.formats,
-            options=options.mesh_options(),
-            device=str(self.generator.device),
-            on_mesh=lambda files: _publish(files, job.folder),
-        )
+        with _threads_restored():
+            result = reconstruct(
+                photos,
+                job.folder,
+                weights=self.stage2,
+                resolution=options.resolution,
+                formats=options.formats,
+                options=options.mesh_options(),
+                device=str(self.generator.device),
+                on_mesh=lambda files: _publish(files, job.folder),
+            )
         self.emit("done", id=job.id, result=result)
 
     def _report(self, names: Sequence[str] | dict[str, Item], part: str, done: int, total: int) -> None:
@@ -180,8 +183,18 @@ def _publish_views(draft: Tensor, folder: Path) -> None:
             visualization.write_image(draft, partial)
 
 
+@contextlib.contextmanager
+def _threads_restored() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _publish(files: Sequence[Path], folder: Path) -> None:
-    """Copy files of a mesh to where clients find them while its turntable is rendered."""
+    """Copy files of a mesh to where clients find them; leave them half of the cores while its turntable is rendered."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         with atomic.partial_file(folder / file.name) as partial:
