@@ -14,8 +14,9 @@ from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.module import Stage1Module
 from instant3d.stage1.noise_sample import sample_noise
 from instant3d.stage1.recommended_sampling import recommended_sampling
-from instant3d.stage1.sampler import GridSampler, spaced_scheduler
+from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
+from instant3d.stage1.spaced_scheduler import spaced_scheduler
 from instant3d.training import fit
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}

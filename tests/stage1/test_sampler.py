@@ -10,8 +10,9 @@ from tiny_sdxl import SIZES, tiny_sdxl
 
 from instant3d.modules.diffusion.components import build_scheduler
 from instant3d.modules.diffusion.text import TextEmbedding
-from instant3d.stage1.sampler import GridSampler, classifier_free_guidance, spaced_scheduler
+from instant3d.stage1.sampler import GridSampler, classifier_free_guidance
 from instant3d.stage1.sampling_options import Sampling
+from instant3d.stage1.spaced_scheduler import spaced_scheduler
 
 PROMPTS = ["a red fire hydrant", "a blue wooden chair"]
 ONE = TextEmbedding(torch.zeros(1, 4, 32), torch.zeros(1, 16))

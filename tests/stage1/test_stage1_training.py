@@ -27,8 +27,9 @@ from instant3d.stage1.module import Stage1Module
 from instant3d.stage1.noise_sample import drop_text, loss_by_quarter, sample_noise
 from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage1.recommended_sampling import recommended_sampling
-from instant3d.stage1.sampler import GridSampler, spaced_scheduler
+from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
+from instant3d.stage1.spaced_scheduler import spaced_scheduler
 from instant3d.training import fit
 from instant3d.training.sharded_strategy import FullyShardedStrategy
 

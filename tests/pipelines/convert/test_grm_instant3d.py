@@ -18,8 +18,9 @@ from instant3d.pipelines.convert.sgm_rules import sdxl_rules
 from instant3d.pipelines.convert.sgm_sizes import sdxl_sizes
 from instant3d.pipelines.convert.source import Config
 from instant3d.stage1.initial_noise import start_image
-from instant3d.stage1.sampler import GridSampler, spaced_scheduler
+from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
+from instant3d.stage1.spaced_scheduler import spaced_scheduler
 
 pytestmark = pytest.mark.slow
 

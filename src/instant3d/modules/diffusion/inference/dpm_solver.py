@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instant3d.modules.diffusion.inference.noise_levels import NoiseLevels
-from instant3d.modules.diffusion.noise_process import KINDS
+from instant3d.modules.diffusion.inference.noise_levels import NoiseLevels, has_settings
 
 # settings that change the method, with the values that it has here, which are also diffusers' defaults
 FIXED = {
@@ -28,8 +27,7 @@ FIXED = {
 
 def supports(config: Mapping[str, Any]) -> bool:
     """Whether diffusers' scheduler with these settings does the same as `DpmSolver`."""
-    same = all(config.get(name, value) == value for name, value in FIXED.items())
-    return same and config.get("prediction_type", KINDS[0]) in KINDS
+    return has_settings(config, FIXED)
 
 
 class DpmSolver(NoiseLevels):

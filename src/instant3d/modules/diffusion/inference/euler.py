@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from instant3d.modules.diffusion.inference.noise_levels import NoiseLevels
-from instant3d.modules.diffusion.noise_process import KINDS
+from instant3d.modules.diffusion.inference.noise_levels import NoiseLevels, has_settings
 
 # settings that change the method, with the values that it has here, which are also diffusers' defaults
 FIXED = {
@@ -21,8 +20,7 @@ FIXED = {
 
 def supports(config: Mapping[str, Any]) -> bool:
     """Whether diffusers' Euler scheduler with these settings does the same as `Euler`."""
-    same = all(config.get(name, value) == value for name, value in FIXED.items())
-    return same and config.get("prediction_type", KINDS[0]) in KINDS
+    return has_settings(config, FIXED)
 
 
 class Euler(NoiseLevels):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instant3d.modules.diffusion.noise_process import KINDS
+
 
 def linear_alphas_cumprod(config: Mapping[str, Any]) -> Tensor | None:
     """Return the share of signal (T,) of each timestep, in float32; None for schedules other than the usual two."""
@@ -19,6 +21,12 @@ def linear_alphas_cumprod(config: Mapping[str, Any]) -> Tensor | None:
     first, last = config["beta_start"] ** power, config["beta_end"] ** power
     roots = torch.linspace(first, last, config["num_train_timesteps"], dtype=torch.float32)
     return torch.cumprod(1.0 - (roots if power == 1 else roots**2), dim=0)
+
+
+def has_settings(config: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's configuration has settings, which are diffusers' defaults, and a network of `KINDS`."""
+    same = all(config.get(name, value) == value for name, value in fixed.items())
+    return same and config.get("prediction_type", KINDS[0]) in KINDS
 
 
 class NoiseLevels:
