@@ -97,7 +97,10 @@ def test_invalid_argument_is_one_sentence_and_exit_code_two(words, complaint, tm
 
 def test_config_that_does_not_exist_is_answered_by_the_names_of_the_shipped_ones(capsys):
     main(["fit", "stage1", "-c", "nowhere"])
-    assert "there are demo, demo_base, demo_cpu, demo_one_gpu, one_gpu_lora, paper, cpu" in capsys.readouterr().err
+    assert (
+        "there are 24gb, 48gb, 80gb, consistency, demo, demo_base, demo_cpu, demo_one_gpu, one_gpu_lora, paper, cpu"
+        in capsys.readouterr().err
+    )
 
 
 def test_help_without_a_system_lists_the_systems(capsys):
