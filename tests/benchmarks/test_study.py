@@ -200,20 +200,19 @@ def test_bands_tell_discs_rods_plates_and_checks_apart():
     assert textured.contrast == pytest.approx(0.5, abs=0.01)
 
 
+def without_transformer(**changes):
+    return Stage2Module(
+        Architecture(**TINY | {"lift_side": 0, "depth": 0, **changes}),
+        ray_marching=RayMarching(8),
+        vgg_weights=None,
+        loss_weights=LossWeights(perceptual=0),
+    )
+
+
 def test_step_flops_are_three_times_those_of_the_forward_pass_of_a_known_layer():
-    module = Stage2Module(
-        Architecture(**TINY | {"lift_side": 0, "depth": 0}),
-        ray_marching=RayMarching(8),
-        vgg_weights=None,
-        loss_weights=LossWeights(perceptual=0),
-    )
+    module = without_transformer()
     views = ball_views.ball(structured_cameras(), size=16)
-    more = Stage2Module(
-        Architecture(**TINY | {"lift_side": 0, "depth": 0, "decoder_layers": 3}),
-        ray_marching=RayMarching(8),
-        vgg_weights=None,
-        loss_weights=LossWeights(perceptual=0),
-    )
+    more = without_transformer(decoder_layers=3)
     batch = ReconstructionBatch.stack([ReconstructionBatch(views, views)])
     points, width = 4 * 16 * 16 * 8, TINY["decoder_width"]
     assert step_flops(more, batch) - step_flops(module, batch) == 3 * 2 * points * width**2
@@ -231,12 +230,7 @@ class OneConvolution(nn.Module):
 
 
 def test_step_flops_count_vae_blur_as_often_as_it_is_expected():
-    module = Stage2Module(
-        Architecture(**TINY | {"lift_side": 0, "depth": 0}),
-        ray_marching=RayMarching(8),
-        vgg_weights=None,
-        loss_weights=LossWeights(perceptual=0),
-    )
+    module = without_transformer()
     views = ball_views.ball(structured_cameras(), size=16)
     batch = ReconstructionBatch.stack([ReconstructionBatch(views, views)])
     before = step_flops(module, batch)

@@ -9,10 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instant3d.cli.system_options import add_lora, add_sampling, add_stages, add_system, sampling_options, settle
+from instant3d.cli.system_options import (
+    add_guidance,
+    add_lora,
+    add_sampling,
+    add_stages,
+    add_system,
+    sampling_options,
+    settle,
+)
 from instant3d.stage1.sampling_options import SAMPLERS, STARTS, Sampling
 from instant3d.utils import bundled
-from instant3d.utils.arg_types import comma_separated, nonempty_path, positive_int, seed, share
+from instant3d.utils.arg_types import comma_separated, nonempty_path, positive_int, seed
 from instant3d.utils.errors import print_escaped
 
 if TYPE_CHECKING:
@@ -89,10 +97,7 @@ def add_consistency(command: argparse.ArgumentParser) -> None:
     )
     add_stages(command)
     _add_requests(command)
-    command.add_argument("--guidance", type=float, help="how close to the prompt (default: stage 1's, else 5)")
-    command.add_argument(
-        "--guidance-stop", type=share, metavar="SHARE", help="of the steps with guidance (default: stage 1's, else 1)"
-    )
+    add_guidance(command)
     command.set_defaults(command=consistency)
 
 

@@ -42,15 +42,20 @@ def add_stages(group: argparse._ActionsContainer) -> None:
 def add_sampling(group: argparse._ActionsContainer) -> None:
     """Declare the options of sampling; those that are not given are as the folder of stage 1 recommends."""
     group.add_argument("--steps", type=positive_int, help="of denoising (default: as stage 1's folder says, else 30)")
-    group.add_argument("--guidance", type=float, help="how close to the prompt (default: stage 1's, else 5)")
-    group.add_argument(
-        "--guidance-stop", type=share, metavar="SHARE", help="of the steps with guidance (default: stage 1's, else 1)"
-    )
+    add_guidance(group)
     group.add_argument("--rescale", type=float, help="0 to 1: against oversaturation (default: stage 1's, else 0)")
     group.add_argument(
         "--sampler", choices=SAMPLERS, help="(default: stage 1's, else euler; lcm for distilled weights, --guidance 1)"
     )
     group.add_argument("--start", choices=STARTS, help="initial image under the noise (default: stage 1's, else blob)")
+
+
+def add_guidance(group: argparse._ActionsContainer) -> None:
+    """Declare the options of classifier-free guidance."""
+    group.add_argument("--guidance", type=float, help="how close to the prompt (default: stage 1's, else 5)")
+    group.add_argument(
+        "--guidance-stop", type=share, metavar="SHARE", help="of the steps with guidance (default: stage 1's, else 1)"
+    )
 
 
 def sampling_options(arguments: argparse.Namespace) -> dict[str, Any]:

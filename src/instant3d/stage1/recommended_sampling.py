@@ -7,10 +7,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from instant3d.modules.diffusion.checkpoint_source import local_folder
+from instant3d.modules.diffusion.checkpoint_source import local_folder, read_json
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils.safetensors_folder import architecture_of, check_ranges
-from instant3d.utils.tensor_files import load_json
 
 FILE = "sampling.json"
 RANGES = {"steps": (1, 1000), "guidance": (0, 100), "guidance_stop": (0, 1), "rescale": (0, 1), "sigma": (0.001, 10)}
@@ -34,10 +33,7 @@ def recommended_sampling(stage1: str | Path, **given: Any) -> Sampling:
 
 
 def _read(path: Path) -> Sampling:
-    content = load_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no settings but a {type(content).__name__}; copy or download it again")
-    sampling = architecture_of(Sampling, content, path)
+    sampling = architecture_of(Sampling, read_json(path), path)
     try:
         check_ranges(sampling, RANGES)
     except ValueError as error:

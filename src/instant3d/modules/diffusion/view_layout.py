@@ -16,8 +16,8 @@ from instant3d.cameras import (
     Cameras,
     orbit,
 )
+from instant3d.modules.diffusion.checkpoint_source import read_json
 from instant3d.utils.safetensors_folder import architecture_of, check_ranges
-from instant3d.utils.tensor_files import load_json
 
 Spacing = Literal["trailing", "legacy"]  # of the timesteps that sampling visits
 FILE = "views.json"
@@ -75,10 +75,7 @@ class ViewLayout:
         path = folder / FILE
         if not path.is_file():
             return cls()
-        content = load_json(path)
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} holds no settings but a {type(content).__name__}; copy or download it again")
-        return architecture_of(cls, content, path)
+        return architecture_of(cls, read_json(path), path)
 
     def write(self, folder: Path) -> None:
         """Write `views.json` into an existing folder."""
