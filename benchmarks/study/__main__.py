@@ -66,6 +66,7 @@ def plan(options: argparse.Namespace) -> list[Trial]:
                 *_config_options([*base, *more]),
                 f"--data.train={json.dumps(options.train)}",
                 f"--data.seed={seed}",
+                *([f"--model.start={options.weights}"] if options.weights else []),
             ],
             evaluated=options.val,
             size=options.size,
@@ -168,6 +169,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mesh", action="store_true", help="evaluate meshes too")
     parser.add_argument("--trainer", choices=("cpu", "one_gpu"), default="cpu", help="default: %(default)s")
     parser.add_argument("--base", nargs="+", help="configs below the variants (default: demo for the trainer)")
+    parser.add_argument(
+        "--from", dest="weights", metavar="WEIGHTS", help="weights that every variant begins with: folder or Hub id"
+    )
     parser.add_argument("--workers", type=positive_int, help="trials at a time (default: one a core; one on a GPU)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of trials, table and figure")
     options = parser.parse_args(arguments)

@@ -23,7 +23,7 @@ from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDat
 from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import Reconstructor
 from instant3d.training.arguments import expand_options, without_library_notes
-from instant3d.training.fit import link_image_size
+from instant3d.training.fit import link_image_size, set_image_size
 from instant3d.utils.mesh_options import DEFAULT
 from instant3d.views import Views
 
@@ -61,6 +61,10 @@ class _Configured(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the image size of the network to the data, as training does."""
         link_image_size(parser)
+
+    def before_instantiate_classes(self) -> None:
+        """Take the image size from the weights of `model.start`, as training does."""
+        set_image_size(self.config)
 
 
 def measure(options: Sequence[str]) -> Cost:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from instant3d.modules.feature_loss import FeatureLoss
@@ -26,6 +28,8 @@ from instant3d.nerf.triplane import Triplane, TriplaneField
 from instant3d.nerf.volume import render
 from instant3d.stage2.data import ReconstructionBatch
 from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.stage2.warm_start import train_only, warm_start
+from instant3d.utils.errors import print_escaped
 from instant3d.utils.random_numbers import rand_like
 from instant3d.views import Views
 
@@ -89,7 +93,7 @@ class Stage2Module(L.LightningModule):
     """Trains a Reconstructor to render an object from other cameras, given four views of it.
 
     Args:
-        architecture: Sizes of the network.
+        architecture: Sizes and variants of the network.
         pretrained_encoder: Whether the image encoder begins with DINO's released weights.
         ray_marching: How rays are sampled.
         loss_weights: Weights of the losses.
@@ -102,7 +106,10 @@ class Stage2Module(L.LightningModule):
         weight_decay: Of AdamW, on matrices alone.
         checkpointing: Whether transformer blocks and ray chunks are recomputed in the backward pass to save memory.
         max_memory: Bytes that one chunk of rays may take.
-        start: Folder of weights or Hub id to fine-tune; it brings its own architecture and licence.
+        start: Folder of weights or Hub id to begin with; it brings its own architecture and licence. Fields of
+            `architecture` that are not at their defaults change that architecture, see `warm_start`.
+        trainable: Names of the parts that are trained, such as "decoder" or "lift.up"; the others are frozen. All are
+            trained by default, and always those that `start` does not have.
         torch_compile: Whether the network is compiled by torch.compile: shorter steps for a minute at the start.
         vae_inputs: Whether training inputs pass a VAE.
     """
@@ -122,16 +129,22 @@ class Stage2Module(L.LightningModule):
         checkpointing: bool = False,
         max_memory: int = 2**32,
         start: str | None = None,
+        trainable: list[str] | None = None,
         torch_compile: bool = False,
         vae_inputs: VaeInputs = VaeInputs(),
     ) -> None:
         super().__init__()
         if background not in ("white", "random"):
             raise ValueError(f"background must be white or random, got {background!r}")
+        added: list[str] = []
         if start is None:
             self.network = Reconstructor(architecture, pretrained_encoder=pretrained_encoder)
         else:
-            self.network = Reconstructor.from_pretrained(start).train()
+            self.network, added = warm_start(start, architecture)
+        if added:
+            _report(f"{start} has no {', '.join(added)}: training begins with their initial values")
+        if trainable is not None:
+            train_only(self.network, [*trainable, *added])
         if loss_weights.eikonal and self.network.architecture.density != "laplace":
             raise ValueError("the eikonal loss needs a signed distance; set density to laplace, or its weight to 0")
         self.network.checkpointing = self.network.encoder.checkpointing = checkpointing
@@ -263,11 +276,18 @@ class Stage2Module(L.LightningModule):
         self.network.licence = checkpoint.get("licence", self.network.licence)
 
 
+@rank_zero_only
+def _report(message: str) -> None:
+    print_escaped(message, sys.stderr)
+
+
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters with weight decay (matrices) and without (norms, biases, learned tokens and position tables)."""
+    """Trained parameters with weight decay (matrices) and without (norms, biases, tokens and position tables)."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_table = name.endswith(("tokens", "cls_token", "pos_embed"))
         (plain if parameter.dim() < 2 or is_table else decayed).append(parameter)
     return decayed, plain

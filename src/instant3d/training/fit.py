@@ -100,6 +100,23 @@ def link_image_size(parser: LightningArgumentParser) -> None:
     parser.link_arguments("model.architecture.image_size", "data.image_size")
 
 
+def set_image_size(config: Namespace) -> None:
+    """With `model.start`, give stage 2's data the image size of the architecture of those weights.
+
+    Raises:
+        ValueError: They do not name their image size.
+    """
+    if config.model.start is None:
+        return
+    architecture = read_architecture(resolve(config.model.start) / "config.json")
+    if not architecture.image_size:
+        raise ValueError(
+            f"{config.model.start} does not name the image size that it was trained with; "
+            "convert it again with --image-size"
+        )
+    config.data.image_size = architecture.image_size
+
+
 class Stage2CLI(TrainingCLI):
     """Passes the network's image size to the data."""
 
@@ -109,21 +126,9 @@ class Stage2CLI(TrainingCLI):
         parser.add_lightning_class_args(TriplaneWriter, "triplanes")
 
     def before_instantiate_classes(self) -> None:
-        """With `model.start`, take the image size from the architecture of those weights.
-
-        Raises:
-            ValueError: They do not name their image size.
-        """
+        """Take the image size from the weights of `model.start`."""
         super().before_instantiate_classes()
-        config = self.config[self.subcommand]
-        if config.model.start is not None:
-            architecture = read_architecture(resolve(config.model.start) / "config.json")
-            if not architecture.image_size:
-                raise ValueError(
-                    f"{config.model.start} does not name the image size that it was trained with; "
-                    "convert it again with --image-size"
-                )
-            config.data.image_size = architecture.image_size
+        set_image_size(self.config[self.subcommand])
 
 
 class DirectCLI(TrainingCLI):
