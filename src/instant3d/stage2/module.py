@@ -110,6 +110,7 @@ class Stage2Module(L.LightningModule):
             `architecture` that are not at their defaults change that architecture, see `warm_start`.
         trainable: Names of the parts that are trained, such as "decoder" or "lift.up"; the others are frozen. All are
             trained by default, and always those that `start` does not have.
+        added_learning_rate: Instead of `learning_rate`, of the tensors that `start` does not have; the same by default.
         torch_compile: Whether the network is compiled by torch.compile: shorter steps for a minute at the start.
         vae_inputs: Whether training inputs pass a VAE.
     """
@@ -130,21 +131,22 @@ class Stage2Module(L.LightningModule):
         max_memory: int = 2**32,
         start: str | None = None,
         trainable: list[str] | None = None,
+        added_learning_rate: float | None = None,
         torch_compile: bool = False,
         vae_inputs: VaeInputs = VaeInputs(),
     ) -> None:
         super().__init__()
         if background not in ("white", "random"):
             raise ValueError(f"background must be white or random, got {background!r}")
-        added: list[str] = []
+        self.added: list[str] = []
         if start is None:
             self.network = Reconstructor(architecture, pretrained_encoder=pretrained_encoder)
         else:
-            self.network, added = warm_start(start, architecture)
-        if added:
-            _report(f"{start} has no {', '.join(added)}: training begins with their initial values")
+            self.network, self.added = warm_start(start, architecture)
+        if self.added:
+            _report(f"{start} has no {', '.join(self.added)}: training begins with their initial values")
         if trainable is not None:
-            train_only(self.network, [*trainable, *added])
+            train_only(self.network, [*trainable, *self.added])
         if loss_weights.eikonal and self.network.architecture.density != "laplace":
             raise ValueError("the eikonal loss needs a signed distance; set density to laplace, or its weight to 0")
         self.network.checkpointing = self.network.encoder.checkpointing = checkpointing
@@ -153,6 +155,7 @@ class Stage2Module(L.LightningModule):
         self.features = FeatureLoss() if loss_weights.feature else None
         self.vae_blur = VaeBlur(vae_inputs.model, vae_inputs.probability) if vae_inputs.probability else None
         self.learning_rate, self.warmup_steps = learning_rate, warmup_steps
+        self.added_learning_rate = learning_rate if added_learning_rate is None else added_learning_rate
         self.betas, self.weight_decay = betas, weight_decay
         self.checkpointing, self.max_memory = checkpointing, max_memory
         self.torch_compile = torch_compile
@@ -260,8 +263,13 @@ class Stage2Module(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with weight decay on matrices alone, and the learning-rate schedule."""
-        decayed, plain = split_parameters(self.network)
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        added = {id(self.network.get_parameter(name)) for name in self.added}
+        groups = []
+        for parameters, decay in zip(split_parameters(self.network), (self.weight_decay, 0.0), strict=True):
+            old, new = ([one for one in parameters if (id(one) in added) == which] for which in (False, True))
+            groups.append({"params": old, "weight_decay": decay})
+            if new:
+                groups.append({"params": new, "weight_decay": decay, "lr": self.added_learning_rate})
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
         return with_lr_schedule(optimizer, self.warmup_steps, self.trainer)
 

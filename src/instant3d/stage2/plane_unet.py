@@ -40,7 +40,7 @@ class PlaneUNet(nn.Module):
         super().__init__()
         middle, deep = width + width // 2, 2 * width
         self.read = AxisProfiles(width, side, lifted, surface)
-        self.enter = ResidualBlock(width + self.read.extra + EXTENT_CHANNELS, width)
+        self.enter = ResidualBlock(width + EXTENT_CHANNELS, width)
         self.down = nn.ModuleList([ResidualBlock(width, middle, 2), ResidualBlock(middle, deep, 2)])
         self.to_tokens = nn.Linear(deep, token_width)
         self.from_tokens = nn.Linear(token_width, deep)

@@ -165,42 +165,56 @@ def _end(columns: Tensor) -> tuple[Tensor, Tensor]:
     return end, rgb / value.clamp(min=1e-6)[:, None] * (last > 0)[:, None]
 
 
+def _profiles(volume: Tensor, plane: int) -> Tensor:
+    """Columns of a grid (B, C, z, y, x) across a plane, all in one: (B, height, width, C * side)."""
+    return _columns(volume, plane).movedim(1, 3).flatten(3)
+
+
+def _zero_layer(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
 class AxisProfiles(nn.Module):
     """Visual hull along each plane's third axis: learned features of every column, and the hull's extents.
 
     Features (B, 3, width, side, side) are computed from the whole column; extents (B, 3, 11, side, side) need no
     training, and a decoder of a few units can read the hull from them.
 
+    The layers that add image features begin at zero (ControlNet, arXiv 2302.05543, section 3.1), so that a trained
+    network can be given them.
+
     Args:
         width: Channels of the features.
         side: Cells along each axis of the grid.
         lifted: Channels of image features that are lifted to the cells; see `Architecture.lift_features`.
         surface: Channels of image features at both ends of the columns; see `Architecture.surface_features`.
-
-    Attributes:
-        extra: Channels of the features at the ends of the columns, which are appended to the others.
     """
 
     def __init__(self, width: int, side: int, lifted: int = 0, surface: int = 0) -> None:
         super().__init__()
-        self.side, self.extra = side, 4 * surface
-        inputs = (PROFILE_CHANNELS + 2 * lifted) * side
-        self.profile = nn.ModuleList(nn.Linear(inputs, width) for _ in PLANE_AXES)
+        self.side = side
+        self.profile = nn.ModuleList(nn.Linear(PROFILE_CHANNELS * side, width) for _ in PLANE_AXES)
         self.lifted = ViewFeatures(lifted) if lifted else None
+        self.from_lifted = nn.ModuleList(_zero_layer(2 * lifted * side, width) for _ in PLANE_AXES) if lifted else None
         self.surface = ViewFeatures(surface) if surface else None
+        self.from_surface = _zero_layer(4 * surface, width) if surface else None
 
     def forward(self, views: Views, grid: CarvedGrid) -> tuple[Tensor, Tensor]:
         """Features and extents of views (B, V) and their visual hull."""
-        volume = grid.volume if self.lifted is None else torch.cat([grid.volume, self._lift(views, grid)], dim=1)
-        planes = []
-        for plane, layer in enumerate(self.profile):
-            profiles = _columns(volume, plane).movedim(1, 3).flatten(3)  # (B, height, width, channels * side)
-            planes.append(F.gelu(layer(profiles)))
-        features = torch.stack(planes, dim=1).movedim(-1, 2)
+        planes = [layer(_profiles(grid.volume, plane)) for plane, layer in enumerate(self.profile)]
+        if self.from_lifted is not None:
+            lifted = self._lift(views, grid)
+            planes = [
+                profile + layer(_profiles(lifted, plane))
+                for plane, (profile, layer) in enumerate(zip(planes, self.from_lifted, strict=True))
+            ]
+        features = F.gelu(torch.stack(planes, dim=1))
         ends = torch.stack([extents(grid.volume, plane) for plane in range(3)], dim=1)
-        if self.surface is not None:
-            features = torch.cat([features, self._at_ends(views, grid, ends)], dim=2)
-        return features, ends
+        if self.from_surface is not None:
+            features = features + self.from_surface(self._at_ends(views, grid, ends).movedim(2, -1))
+        return features.movedim(-1, 2), ends
 
     def _lift(self, views: Views, grid: CarvedGrid) -> Tensor:
         """Mean and variance of image features in the cells of the hull, (B, 2 * lifted, z, y, x)."""
