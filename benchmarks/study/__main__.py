@@ -3,7 +3,8 @@
 `python -m benchmarks.study demo surface_features --train SCENES --val HELD_OUT -o out/study` trains each variant on the
 same scenes in the same order for the same seconds (or FLOPs, or steps), evaluates it on the held-out scenes, and writes
 table.md, study.json and figure.png. Called again it does what is missing: an interrupted training continues from its
-last checkpoint, and what failed is tried again.
+last checkpoint, and what failed is tried again. With `--from WEIGHTS` every variant begins with those weights, and what
+only it has with a branch that computes zero.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def plan(options: argparse.Namespace) -> list[Trial]:
     """The trials of a study, seed by seed, so that an early end leaves all variants compared."""
-    base = options.base or default_base(options.trainer)
+    base = options.base or default_base(options.trainer, warm=options.weights is not None)
     length = {name: getattr(options, name) for name in ("seconds", "steps", "flops")}
     if all(value is None for value in length.values()):
         length["seconds"] = 1200.0
@@ -79,9 +80,13 @@ def plan(options: argparse.Namespace) -> list[Trial]:
     ]
 
 
-def default_base(trainer: str) -> list[str]:
-    """The configs of `demo` for a trainer, which `make demo-weights` uses too."""
-    return [f"trainer/{trainer}", f"stage2/{DEMO}", f"stage2/{DEMO}_{trainer}"]
+def default_base(trainer: str, warm: bool = False) -> list[str]:
+    """The configs of `demo` for a trainer, which `make demo-weights` uses too; `warm` is for trained weights."""
+    return [
+        f"trainer/{trainer}",
+        *(f"stage2/{name}" for name in (DEMO, f"{DEMO}_{trainer}")),
+        *([f"stage2/warm_start_{trainer}"] if warm else []),
+    ]
 
 
 def _config_options(configs: Sequence[str]) -> list[str]:
@@ -170,7 +175,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trainer", choices=("cpu", "one_gpu"), default="cpu", help="default: %(default)s")
     parser.add_argument("--base", nargs="+", help="configs below the variants (default: demo for the trainer)")
     parser.add_argument(
-        "--from", dest="weights", metavar="WEIGHTS", help="weights that every variant begins with: folder or Hub id"
+        "--from", dest="weights", metavar="WEIGHTS", help="trained weights that every variant begins with"
     )
     parser.add_argument("--workers", type=positive_int, help="trials at a time (default: one a core; one on a GPU)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of trials, table and figure")

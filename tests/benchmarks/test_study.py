@@ -66,14 +66,16 @@ BASE = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Scenes of balls, and the configs `base`, `frozen`, which cannot learn, and `broken`."""
+    """Scenes of balls, and the configs `base`, `frozen` and `frozen_pixels`, which cannot learn, and `broken`."""
     root = tmp_path_factory.mktemp("study")
     for k, colour in enumerate([(0.9, 0.1, 0.1), (0.1, 0.2, 0.8), (0.1, 0.7, 0.2)]):
         cameras = Cameras.cat([structured_cameras(), random_sphere(2, torch.Generator().manual_seed(k))])
         views = ball_views.ball(cameras, colour, 16)
         part = root / ("train" if k < 2 else "val")
         scenes.write(part / f"ball{k}", Views(views.rgb, views.alpha, cameras), object_id=f"ball{k}")
-    configs = {"base": BASE, "frozen": {"model": {"learning_rate": 0.0}}, "broken": {"model": {"width": "wide"}}}
+    frozen = {"model": {"learning_rate": 0.0}}
+    pixels = {"model": {"learning_rate": 0.0, "architecture": {"pixel_features": 2}}}
+    configs = {"base": BASE, "frozen": frozen, "frozen_pixels": pixels, "broken": {"model": {"width": "wide"}}}
     for name, content in configs.items():
         (root / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return root
@@ -147,6 +149,18 @@ def test_study_ranks_a_variant_that_cannot_learn_last_and_a_broken_one_costs_its
     assert demo["training"]["steps"] == frozen["training"]["steps"] == STEPS
     assert demo["metrics"]["nearest_view"] == frozen["metrics"]["nearest_view"]
     assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_study_from_weights_compares_variants_that_begin_with_the_same_output(folder, resumed, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.study.__main__._run", in_this_process_unless_broken)
+    weights = resumed[0] / "demo-0" / "weights"
+    chosen = words(folder, tmp_path, ["frozen", "frozen_pixels"], "--steps", "1", "--seeds", "1")
+    assert main([*chosen, "--from", str(weights)]) == 0
+    start = json.loads((resumed[0] / "study.json").read_text())["variants"]["demo"]
+    found = json.loads((tmp_path / "study.json").read_text())["variants"]
+    for name in ("frozen", "frozen_pixels"):
+        assert found[name]["psnr"] == pytest.approx(start["psnr"], abs=1e-3)
+    assert found["frozen_pixels"]["parameters"] > found["frozen"]["parameters"] == start["parameters"]
 
 
 def test_study_runs_no_trial_that_is_finished(folder, resumed, monkeypatch, capsys):
