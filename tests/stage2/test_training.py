@@ -14,8 +14,9 @@ from instant3d.modules.metrics import psnr
 from instant3d.nerf.asset import Asset
 from instant3d.stage2.augmentation import ViewSampling
 from instant3d.stage2.data import ReconstructionBatch, TrainDataset, scenes_for
-from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module, split_parameters
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Architecture, Reconstructor
+from instant3d.stage2.parameter_groups import split_parameters
 from instant3d.training import fit
 from instant3d.training.callbacks import CollapseMonitor
 from instant3d.views import Views

@@ -11,9 +11,10 @@ from torch import nn
 from instant3d.cameras import structured_cameras
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.data import ReconstructionBatch
-from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module, split_parameters
+from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Reconstructor
-from instant3d.stage2.warm_start import train_only, variant_of, warm_start
+from instant3d.stage2.parameter_groups import split_parameters, train_only
+from instant3d.stage2.warm_start import variant_of, warm_start
 
 TINY = Architecture(
     image_size=32, encoder="plucker", encoder_width=32, encoder_depth=1, encoder_heads=2, patch=16, width=32, depth=2,

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import Tensor
 
 from instant3d.modules.feature_loss import FeatureLoss
 from instant3d.modules.losses import (
@@ -28,7 +28,8 @@ from instant3d.nerf.triplane import Triplane, TriplaneField
 from instant3d.nerf.volume import render
 from instant3d.stage2.data import ReconstructionBatch
 from instant3d.stage2.network import Architecture, Reconstructor
-from instant3d.stage2.warm_start import train_only, warm_start
+from instant3d.stage2.parameter_groups import parameter_groups, train_only
+from instant3d.stage2.warm_start import warm_start
 from instant3d.utils.errors import print_escaped
 from instant3d.utils.random_numbers import rand_like
 from instant3d.views import Views
@@ -263,13 +264,7 @@ class Stage2Module(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with weight decay on matrices alone, and the learning-rate schedule."""
-        added = {id(self.network.get_parameter(name)) for name in self.added}
-        groups = []
-        for parameters, decay in zip(split_parameters(self.network), (self.weight_decay, 0.0), strict=True):
-            old, new = ([one for one in parameters if (id(one) in added) == which] for which in (False, True))
-            groups.append({"params": old, "weight_decay": decay})
-            if new:
-                groups.append({"params": new, "weight_decay": decay, "lr": self.added_learning_rate})
+        groups = parameter_groups(self.network, self.weight_decay, self.added, self.added_learning_rate)
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
         return with_lr_schedule(optimizer, self.warmup_steps, self.trainer)
 
@@ -287,15 +282,3 @@ class Stage2Module(L.LightningModule):
 @rank_zero_only
 def _report(message: str) -> None:
     print_escaped(message, sys.stderr)
-
-
-def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trained parameters with weight decay (matrices) and without (norms, biases, tokens and position tables)."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_table = name.endswith(("tokens", "cls_token", "pos_embed"))
-        (plain if parameter.dim() < 2 or is_table else decayed).append(parameter)
-    return decayed, plain

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from instant3d.stage2.architecture import Architecture
 from instant3d.stage2.network import Reconstructor
@@ -16,9 +16,12 @@ SHOWN = 3  # tensors that an error names
 
 def variant_of(base: Architecture, changes: Architecture) -> Architecture:
     """The architecture `base` with those fields of `changes` that differ from their defaults, except `image_size`."""
-    changed = {field.name: getattr(changes, field.name) for field in fields(changes)}
-    changed = {field.name: changed[field.name] for field in fields(changes) if changed[field.name] != field.default}
-    return replace(base, **{**changed, "image_size": base.image_size})
+    changed = {
+        field.name: value
+        for field in fields(changes)
+        if (value := getattr(changes, field.name)) != field.default and field.name != "image_size"
+    }
+    return replace(base, **changed)
 
 
 def warm_start(weights: str | Path, changes: Architecture) -> tuple[Reconstructor, list[str]]:
@@ -72,26 +75,3 @@ def _check(weights: str | Path, own: Mapping[str, Tensor], trained: Mapping[str,
 
 def _abbreviated(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def train_only(network: nn.Module, parts: Sequence[str]) -> None:
-    """Freeze the parameters of a network outside the named parts.
-
-    Args:
-        network: The network.
-        parts: Names of modules or parameters, such as "decoder" or "lift.up".
-
-    Raises:
-        ValueError: No parameter has one of the names.
-    """
-    names = [name for name, _ in network.named_parameters()]
-    for part in parts:
-        if not any(_within(name, part) for name in names):
-            tops = sorted({name.split(".")[0] for name in names})
-            raise ValueError(f"model.trainable: the network has no {part!r}; its parts are {', '.join(tops)}")
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(any(_within(name, part) for part in parts))
-
-
-def _within(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")
