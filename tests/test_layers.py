@@ -71,6 +71,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "av": "src/instant3d/utils/visualization.py",
     "huggingface_hub": ("src/instant3d/utils/hub.py", "src/instant3d/modules/diffusion/loading.py"),
     "manifold3d": ("src/instant3d/mesh/solids.py", "data_prep/procedural/"),
+    "isal": "src/instant3d/utils/png.py",
     "moderngl": "data_prep/rendering/opengl.py",
     "embreex": "data_prep/rendering/embree.py",
     "sklearn": "data_prep/curation/ranking.py",

@@ -19,7 +19,7 @@ def noise(shape, dtype=np.uint8):
 @pytest.mark.parametrize("compress", [png._compressor(), zlib.compress], ids=["installed", "zlib"])
 @pytest.mark.parametrize("pixels", [*map(noise, SHAPES), noise((5, 7), np.uint16), noise((9, 9, 4))[::2, ::3]])
 def test_png_encode_is_read_back_pixel_for_pixel_by_pillow(pixels, compress, monkeypatch):
-    monkeypatch.setattr(png, "_deflate_by", compress)
+    monkeypatch.setattr(png, "_compressor", lambda: compress)
     image = Image.open(io.BytesIO(png.encode(pixels)))
     image.verify()  # the checksums too
     decoded = np.asarray(Image.open(io.BytesIO(png.encode(pixels))))
@@ -27,12 +27,10 @@ def test_png_encode_is_read_back_pixel_for_pixel_by_pillow(pixels, compress, mon
     np.testing.assert_array_equal(decoded, pixels)
 
 
-def test_png_encode_of_a_smooth_image_is_no_larger_than_pillows_at_its_default_level():
+def test_png_encode_of_a_smooth_image_takes_a_twentieth_of_its_bytes():
     rows, columns = np.mgrid[:64, :64]
     smooth = np.stack([rows, columns, rows + columns, np.full_like(rows, 255)], -1).astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(smooth).save(stream, "PNG")
-    assert len(png.encode(smooth)) < 1.5 * stream.getbuffer().nbytes
+    assert len(png.encode(smooth)) < smooth.nbytes / 20  # unfiltered, deflate finds no repetition in such gradients
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ for every row, which takes most of its time.
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def encode(pixels: np.ndarray) -> bytes:
         )
     height, width = pixels.shape[:2]
     header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, COLOR_TYPES[channels], 0, 0, 0)
-    chunks = (b"IHDR", header), (b"IDAT", _deflate(_filtered(pixels))), (b"IEND", b"")
+    chunks = (b"IHDR", header), (b"IDAT", _compressor()(_filtered(pixels), LEVEL)), (b"IEND", b"")
     return SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 
@@ -52,16 +53,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
+@functools.cache
 def _compressor() -> Callable[[np.ndarray, int], bytes]:
     try:
         from isal import isal_zlib
     except ImportError:
         return zlib.compress
     return isal_zlib.compress
-
-
-_deflate_by = _compressor()
-
-
-def _deflate(data: np.ndarray) -> bytes:
-    return _deflate_by(data, LEVEL)
