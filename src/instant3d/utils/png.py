@@ -26,8 +26,8 @@ def encode(pixels: np.ndarray) -> bytes:
     Raises:
         ValueError: They have another shape or type, or there are none.
     """
-    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
-    if pixels.dtype not in (np.uint8, np.uint16) or not pixels.size or channels not in COLOR_TYPES or pixels.ndim > 3:
+    channels = {2: 1, 3: pixels.shape[-1]}.get(pixels.ndim, 0) if pixels.size else 0
+    if pixels.dtype not in (np.uint8, np.uint16) or channels not in COLOR_TYPES:
         raise ValueError(
             f"a PNG is written from uint8 or uint16 of shape (H, W), (H, W, 3) or (H, W, 4), "
             f"got {pixels.dtype} of shape {pixels.shape}"
