@@ -18,7 +18,6 @@ from .triangle_soup import SOFT_AMBIENT, SOFT_KEY, SOFT_KEY_DIRECTION, SOFT_SKY,
 
 LAYOUT = {"position": "3f", "normal": "3f", "color": "3f", "uv": "2f"}
 GL_SRGB8_ALPHA8 = 0x8C43  # decoded to linear light before it is interpolated
-BATCH_PIXELS = 2**22  # of all views that are drawn before they are read back together
 DRIVERS: tuple[dict[str, Any], ...] = (
     {"backend": "egl", "libgl": "libGL.so.1", "libegl": "libEGL.so.1"},
     {"backend": "egl"},
@@ -134,9 +133,8 @@ def draw(
     drawing = _Drawing(context, soup, soft)
     batches = []
     try:
-        step = min(limit, max(BATCH_PIXELS // size**2, 1))
-        for start in range(0, len(matrices), step):
-            batches.append(drawing.views(matrices[start : start + step], size, supersample, maps))
+        for start in range(0, len(matrices), min(limit, 16)):
+            batches.append(drawing.views(matrices[start : start + min(limit, 16)], size, supersample, maps))
     finally:
         drawing.release()
     color, surface = (np.concatenate(part) for part in zip(*batches, strict=True))
