@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,6 +71,12 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         help="on a GPU: for weights (default 60%% of what is free); anywhere: for meshing",
     )
     group.add_argument("--batch", type=positive_int, default=4, help="prompts in a batch (default 4)")
+    group.add_argument(
+        "--torch-compile",
+        action="store_true",
+        default=None,
+        help="compile stage 1's UNet, with CUDA graphs on a GPU: minutes at the start, then shorter steps",
+    )
 
 
 def _add_cluster(group: argparse._ArgumentGroup) -> None:
@@ -168,7 +175,13 @@ def _generator(arguments: argparse.Namespace) -> AssetGenerator:
     stage1, stage2 = find_stages(arguments.stage1, arguments.stage2)
     sampling = recommended_sampling(stage1, **sampling_options(arguments))
     loras = [Lora.parse(text) for text in arguments.lora]
-    return TwoStageGenerator(stage1, stage2, loras=loras, sampling=sampling, negative=arguments.negative, **machine)
+    if arguments.torch_compile:
+        logging.basicConfig(format="instant3d: note: %(message)s")
+        logging.getLogger("instant3d").setLevel(logging.INFO)
+    compiled = {"torch_compile": arguments.torch_compile}
+    return TwoStageGenerator(
+        stage1, stage2, loras=loras, sampling=sampling, negative=arguments.negative, **machine, **compiled
+    )
 
 
 def _print_result(outcome: GenerationResult) -> None:

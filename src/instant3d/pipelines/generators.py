@@ -149,6 +149,7 @@ class TwoStageGenerator:
         device: "cpu", "cuda" or "auto".
         max_memory: Bytes, as of `TextTo3D`.
         at_once: Prompts that are sampled in one batch.
+        torch_compile: Whether stage 1's UNet is compiled, see `GridSampler`.
 
     Raises:
         ValueError: The weights are of other models, or there is no such device.
@@ -168,8 +169,10 @@ class TwoStageGenerator:
         device: str = "auto",
         max_memory: int | None = None,
         at_once: int = 4,
+        torch_compile: bool = False,
     ) -> None:
         self.device, self.max_memory, self.at_once = find_device(device), max_memory, at_once
+        self.torch_compile = torch_compile
         self.stage1, self.stage2 = find_stages(stage1, stage2)
         self.loras, self.negative = loras, negative
         self.sampling = sampling or recommended_sampling(self.stage1)
@@ -214,6 +217,7 @@ class TwoStageGenerator:
             device=self.device,
             max_memory=self.max_memory,
             at_once=self.at_once,
+            torch_compile=self.torch_compile,
         )
 
     def load(self) -> None:
