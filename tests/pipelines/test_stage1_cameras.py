@@ -12,8 +12,8 @@ from instant3d.cameras import orbit, structured_cameras
 from instant3d.cli import main as cli
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.view_layout import ViewLayout
-from instant3d.pipelines.generators import TwoStageGenerator
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
+from instant3d.pipelines.two_stage_generator import TwoStageGenerator
 
 pytestmark = pytest.mark.slow
 

@@ -158,7 +158,8 @@ def _outcomes(
 def _generator(arguments: argparse.Namespace) -> AssetGenerator:
     """Return the chosen system with its options; its networks are not loaded yet."""
     from instant3d.modules.diffusion.lora import Lora
-    from instant3d.pipelines.generators import DirectGenerator, TwoStageGenerator
+    from instant3d.pipelines.direct_generator import DirectGenerator
+    from instant3d.pipelines.two_stage_generator import TwoStageGenerator
     from instant3d.pipelines.weights import find_stages
     from instant3d.stage1.recommended_sampling import recommended_sampling
 
