@@ -83,7 +83,7 @@ def test_view_layout_without_a_file_is_that_of_the_paper(tmp_path):
         ('{"front_azimuth_deg": 45}', "a multiple of 90"),
         ('{"azimuths": [1]}', "unknown azimuths"),
         ('{"sampling": "ddim"}', "one of trailing, legacy"),
-        ("[]", "holds no settings"),
+        ("[]", "holds no object"),
         ("{", "not valid JSON"),
     ],
 )
