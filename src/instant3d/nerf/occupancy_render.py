@@ -14,9 +14,10 @@ from torch import Tensor
 
 from instant3d.cameras import Cameras, Rays
 from instant3d.nerf.baked_field import BakedField, bake, density_then_color
+from instant3d.nerf.compositing import Pixels, join, to_views
 from instant3d.nerf.field import Field, normals
 from instant3d.nerf.occupancy import Occupancy
-from instant3d.nerf.volume import Pixels, box_span, join, to_views
+from instant3d.nerf.ray_sampling import box_span
 from instant3d.views import Views
 
 STEP = 1 / 64  # world units: half a texel of a 64-texel triplane
