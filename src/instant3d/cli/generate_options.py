@@ -24,7 +24,8 @@ from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
 
 if TYPE_CHECKING:
-    from instant3d.pipelines.generate import GenerationRequest, GenerationResult
+    from instant3d.pipelines.generate import GenerationResult
+    from instant3d.pipelines.generation_plan import GenerationRequest
     from instant3d.pipelines.generators import AssetGenerator
     from instant3d.utils.prompts import Prompt
 
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: The prompts or the weights cannot be read.
         MemoryError: The GPU's memory does not suffice.
     """
-    from instant3d.pipelines.generate import GenerationRequest
+    from instant3d.pipelines.generation_plan import GenerationRequest
 
     settle(arguments)
     given = prompts.from_arguments(arguments.prompt) + (

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from instant3d.modules.diffusion.lora import Lora
 from instant3d.pipelines.direct_generator import DirectGenerator
-from instant3d.pipelines.generate import BatchRun, GenerationRequest, Item, is_finished
+from instant3d.pipelines.generate import BatchRun
+from instant3d.pipelines.generation_plan import GenerationRequest, Item, is_finished
 from instant3d.pipelines.generators import AssetGenerator
 from instant3d.pipelines.results import RECORD
 from instant3d.pipelines.two_stage_generator import TwoStageGenerator
