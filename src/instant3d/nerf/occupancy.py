@@ -55,7 +55,8 @@ class Occupancy:
         nodes = grid_density(quick, torch.linspace(-1, 1, side + 1, device=device_of(field)))
         smooth = isinstance(quick, BakedField) and quick.side <= side
         filled = _cells_with(nodes > min(threshold, NEGLIGIBLE)) if smooth else None
-        return cls(*(_cells_away(nodes > limit, dilation) for limit in (threshold, max(threshold, DENSE))), filled)
+        to_dense = _cells_away(nodes > max(threshold, DENSE), dilation)
+        return cls(_cells_away(nodes > threshold, dilation), to_dense, filled)
 
     @property
     def side(self) -> int:
