@@ -52,7 +52,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "tokenizers": tuple(
         f"src/instant3d/modules/diffusion/{part}.py" for part in ("tiny_models", "inference/clip_text")
     ),
-    "peft": "src/instant3d/modules/diffusion/components.py",
+    "peft": "src/instant3d/modules/diffusion/lora_training.py",
     "blenderproc": INSIDE_BLENDER,
     "bpy": INSIDE_BLENDER,
     "objaverse": "data_prep/sources/objaverse.py",

@@ -25,7 +25,8 @@ from instant3d.utils.errors import format_error, print_escaped
 from instant3d.utils.progress import Progress
 
 if TYPE_CHECKING:
-    from instant3d.pipelines.generate import GenerationRequest, GenerationResult
+    from instant3d.pipelines.generate import GenerationResult
+    from instant3d.pipelines.generation_plan import GenerationRequest
     from instant3d.pipelines.generators import AssetGenerator
     from instant3d.utils.prompts import Prompt
 
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: The prompts or the weights cannot be read.
         MemoryError: The GPU's memory does not suffice.
     """
-    from instant3d.pipelines.generate import GenerationRequest
+    from instant3d.pipelines.generation_plan import GenerationRequest
 
     settle(arguments)
     given = prompts.from_arguments(arguments.prompt) + (
@@ -165,7 +166,8 @@ def _outcomes(
 def _generator(arguments: argparse.Namespace) -> AssetGenerator:
     """Return the chosen system with its options; its networks are not loaded yet."""
     from instant3d.modules.diffusion.lora import Lora
-    from instant3d.pipelines.generators import DirectGenerator, TwoStageGenerator
+    from instant3d.pipelines.direct_generator import DirectGenerator
+    from instant3d.pipelines.two_stage_generator import TwoStageGenerator
     from instant3d.pipelines.weights import find_stages
     from instant3d.stage1.recommended_sampling import recommended_sampling
 

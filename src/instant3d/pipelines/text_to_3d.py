@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instant3d.modules.diffusion.components import NETWORKS, Components
+from instant3d.modules.diffusion.checkpoint_source import NETWORKS
+from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.inference.loading import load_components
 from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding, fits
