@@ -1,8 +1,8 @@
 """The fused renderer compared with the plain one on this machine's GPU: `python -m benchmarks.gpu` (`make bench-gpu`).
 
 Checks every kernel against the plain path, times both on one big case and on the demo's, then times whole training
-steps. Prints each measurement immediately, since runs may be interrupted. `--tune` tries block sizes first;
-`--quick` runs everything in a minute on the CPU under `TRITON_INTERPRET=1`.
+steps, and sampling at full size. Prints each measurement immediately, since runs may be interrupted. `--tune` tries
+block sizes first; `--quick` runs everything in some minutes on the CPU under `TRITON_INTERPRET=1`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
 
 CONFIGS = Path("configs") / "stage2"
-SECTIONS = ("check", "render", "train")
+SECTIONS = ("check", "render", "train", "sample")
 CHECKED = {
     "demo": fused.Setup(64, 2, "relu", "exp", -1.0, 0.0, 1.0, False, 0.001),
     "direct": fused.Setup(64, 1, "softplus", "softplus", -1.0, 3.0, 0.5, True, 0.0),
@@ -195,6 +195,13 @@ class Bench:
         """One training step of each architecture with both renderers."""
         for name, objects in {"demo": 24, "one_gpu": 8, "paper": 2}.items() if not self.quick else {"demo": 2}.items():
             guarded(f"train {name}", lambda name=name, objects=objects: self.steps(name, objects))
+
+    def sample(self) -> None:
+        """Stage 1 at full size, plain and compiled, and text to a textured GLB."""
+        from benchmarks import gpu_sampling  # and diffusers
+
+        for row in gpu_sampling.rows(self.quick, self.device):
+            say(row)
 
     def steps(self, name: str, objects: int) -> None:
         choices: tuple[fused.Choice, ...] = ("never", "always" if self.quick else "auto")

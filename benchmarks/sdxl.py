@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from benchmarks.weightless import Cost, cost
-from instant3d.modules.diffusion.components import build_part, with_xformers
+from instant3d.modules.diffusion.components import build_part
 from instant3d.modules.diffusion.sdxl import SIZES
+from instant3d.modules.xformers_attention import with_xformers
 
 Run = Callable[[], object]
 STEPS = 30  # of Euler, the default of `instant3d generate`

@@ -52,7 +52,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "tokenizers": tuple(
         f"src/instant3d/modules/diffusion/{part}.py" for part in ("tiny_models", "inference/clip_text")
     ),
-    "peft": "src/instant3d/modules/diffusion/components.py",
+    "peft": "src/instant3d/modules/diffusion/lora_training.py",
     "blenderproc": INSIDE_BLENDER,
     "bpy": INSIDE_BLENDER,
     "objaverse": "data_prep/sources/objaverse.py",
@@ -71,6 +71,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "av": "src/instant3d/utils/visualization.py",
     "huggingface_hub": ("src/instant3d/utils/hub.py", "src/instant3d/modules/diffusion/loading.py"),
     "manifold3d": ("src/instant3d/mesh/solids.py", "data_prep/procedural/"),
+    "isal": "src/instant3d/utils/png.py",
     "moderngl": "data_prep/rendering/opengl.py",
     "embreex": "data_prep/rendering/embree.py",
     "sklearn": "data_prep/curation/ranking.py",

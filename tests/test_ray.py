@@ -30,7 +30,7 @@ from data_prep.execution.process_limits import JobLimits
 from data_prep.rendering import render
 from instant3d.client import Client, ServerError
 from instant3d.mesh import Mesh
-from instant3d.pipelines.generate import GenerationRequest
+from instant3d.pipelines.generation_plan import GenerationRequest
 from instant3d.pipelines.ray_generate import ray_generate
 from instant3d.serve.ray_config import RayConfig
 from instant3d.serve.ray_workers import ray_workers

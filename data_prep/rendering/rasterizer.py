@@ -12,6 +12,7 @@ import numpy as np
 
 from instant3d.cameras import Cameras
 from instant3d.mesh import Mesh
+from instant3d.scenes import ViewPixels
 from instant3d.views import MAPS, Views
 
 from . import embree, opengl
@@ -44,14 +45,43 @@ def render_views(
         backend: "gl" (OpenGL through EGL), "embree" (ray casting, installed by pip), "auto" (the first that works).
         maps: Which of depth and world normals to render too.
     """
+    row = Cameras(cameras.cam_to_world.reshape(-1, 4, 4), cameras.intrinsics.reshape(-1, 4))
+    pixels = render_pixels(meshes, row, size, lighting=lighting, supersample=supersample, backend=backend, maps=maps)
+    found = {"depth": pixels.depth, "normals": pixels.normals}
+    shaped = {name: value.reshape(*pixels.rgba.shape[:3], -1) for name, value in found.items() if value is not None}
+    return to_views(pixels.rgba, shaped, cameras)
+
+
+def render_pixels(
+    meshes: Sequence[Mesh],
+    cameras: Cameras,
+    size: int,
+    *,
+    lighting: str = "flat",
+    supersample: int = 3,
+    backend: str = "auto",
+    maps: Sequence[str] = MAPS,
+) -> ViewPixels:
+    """Render as `render_views` does, to the 8 bits of a scene's files.
+
+    Args:
+        meshes: Parts of the object, in world axes.
+        cameras: Cameras (V,).
+        size: Pixels a side.
+        lighting: As in `render_views`.
+        supersample: As in `render_views`.
+        backend: As in `render_views`.
+        maps: As in `render_views`.
+    """
     _check(cameras, size, lighting, supersample, backend)
-    matrices = cameras.cam_to_world.detach().cpu().double().reshape(-1, 4, 4).numpy()
-    intrinsics = cameras.intrinsics.detach().cpu().double().reshape(-1, 4).numpy()
+    matrices = cameras.cam_to_world.detach().cpu().double().numpy()
+    intrinsics = cameras.intrinsics.detach().cpu().double().numpy()
     soup = flatten(meshes, texture_side=max(1024, 2 * size))
     draw = embree.draw if chosen(backend) == "embree" else opengl.draw
     world_to_cam, soft = np.linalg.inv(matrices), lighting == "soft"
-    images = draw(soup, world_to_cam, intrinsics, size, soft=soft, supersample=supersample, maps=maps)
-    return to_views(*images, cameras)
+    rgba, found = draw(soup, world_to_cam, intrinsics, size, soft=soft, supersample=supersample, maps=maps)
+    depth = found["depth"][..., 0] if "depth" in found else None
+    return ViewPixels(rgba, cameras, depth, found.get("normals"))
 
 
 def chosen(backend: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from instant3d import scenes
 from instant3d.cameras import Cameras
-from instant3d.views import Views
+from instant3d.scenes import ViewPixels
 
 from ..execution.process_limits import JobLimits
 from ..manifests.object_manifest import Item
@@ -53,12 +53,12 @@ class Job:
 def render_object(job: Job) -> int:
     """Write the scene of one object; returns the number of its views."""
     cameras = job.plan.cameras(job.item.id)
-    views = _by_blender(job, cameras) if job.plan.chosen_renderer == "blender" else _fast(job, cameras)
-    if views.alpha[:4].mean() < FAINTEST:
+    pixels = _by_blender(job, cameras) if job.plan.chosen_renderer == "blender" else _fast(job, cameras)
+    if pixels.rgba[:4, ..., 3].mean() / 255 < FAINTEST:
         raise BlankRender(f"{job.item.path} is almost invisible: a few far vertices make the rest of it too small")
     facts = job.item.facts | {"lighting": job.plan.lighting, "renderer": job.plan.chosen_renderer}
-    scenes.write(job.folder, views, caption=job.item.caption, object_id=job.item.id, extra=facts)
-    return len(views.rgb)
+    scenes.write(job.folder, pixels, caption=job.item.caption, object_id=job.item.id, extra=facts)
+    return len(pixels.rgba)
 
 
 def prepare(what: Plan, backend: str) -> None:
@@ -77,13 +77,13 @@ def prepare(what: Plan, backend: str) -> None:
         chosen(backend)
 
 
-def _fast(job: Job, cameras: Cameras) -> Views:
+def _fast(job: Job, cameras: Cameras) -> ViewPixels:
     from instant3d.mesh import load, normalized
 
-    from .rasterizer import render_views
+    from .rasterizer import render_pixels
 
     meshes = normalized(load(job.item.path, job.item.up))
-    return render_views(
+    return render_pixels(
         meshes,
         cameras,
         job.plan.size,
@@ -94,8 +94,8 @@ def _fast(job: Job, cameras: Cameras) -> Views:
     )
 
 
-def _by_blender(job: Job, cameras: Cameras) -> Views:
-    return _blender().render(
+def _by_blender(job: Job, cameras: Cameras) -> ViewPixels:
+    views = _blender().render(
         job.item.path,
         cameras,
         job.plan.size,
@@ -108,6 +108,7 @@ def _by_blender(job: Job, cameras: Cameras) -> Views:
         max_resident=job.limits.max_resident,
         up=job.item.up,
     )
+    return ViewPixels.of(views)
 
 
 @functools.cache

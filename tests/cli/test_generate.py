@@ -20,9 +20,9 @@ from instant3d.cameras import structured_cameras
 from instant3d.cli import main as cli
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines import generate
-from instant3d.pipelines.generate import GenerationRequest, plan
-from instant3d.pipelines.generators import TwoStageGenerator
+from instant3d.pipelines.generation_plan import GenerationRequest, plan
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
+from instant3d.pipelines.two_stage_generator import TwoStageGenerator
 from instant3d.utils import prompts, visualization
 
 pytestmark = pytest.mark.slow

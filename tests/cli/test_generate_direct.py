@@ -22,7 +22,8 @@ from instant3d.evaluation.view_cache import ViewRequest, view_requests
 from instant3d.modules import clip
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder
 from instant3d.nerf.asset import Asset
-from instant3d.pipelines import generators, results
+from instant3d.pipelines import results
+from instant3d.pipelines.direct_generator import DirectGenerator
 from instant3d.pipelines.text_to_3d import DirectTextTo3D, TextTo3D
 from instant3d.utils import visualization
 
@@ -109,7 +110,7 @@ def test_mesh_has_two_nodes_a_texel_unless_a_resolution_is_given(capsys, weights
 def test_sheet_shows_the_asset_around_from_the_front_and_no_input(model, tmp_path, monkeypatch):
     sheets = []
     monkeypatch.setattr(visualization, "write_contact_sheet", lambda rows, *_, **__: sheets.append(rows))
-    maker = generators.DirectGenerator(direct_folder(tmp_path / "weights"), device="cpu")
+    maker = DirectGenerator(direct_folder(tmp_path / "weights"), device="cpu")
     watch = results.Stopwatch()
     draft = maker.sample([BLUE], [3], watch, lambda *_: None)[0]
     made = maker.finish(draft, BLUE, 3, 24, tmp_path, watch)

@@ -21,7 +21,7 @@ from instant3d.cameras import orbit
 from instant3d.cli import data
 from instant3d.cli import main as cli
 from instant3d.cli.main import parser
-from instant3d.modules.diffusion import components
+from instant3d.modules.diffusion import schedulers
 from instant3d.nerf.asset import Asset
 from instant3d.pipelines import text_to_3d
 from instant3d.stage1.recommended_sampling import recommended_sampling
@@ -374,5 +374,5 @@ def test_generate_accepts_what_the_readme_offers(option, value):
 
 
 def test_readme_offers_every_sampler_and_the_default_steps():
-    assert set(readme_options()["--sampler"].split("|")) == set(components.SAMPLERS) == set(SAMPLERS)
+    assert set(readme_options()["--sampler"].split("|")) == set(schedulers.SAMPLERS) == set(SAMPLERS)
     assert int(readme_options()["--steps"]) == recommended_sampling(bundled.STAGE1).steps

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instant3d.mesh import face_areas, load
+from instant3d.mesh import Mesh, face_areas, load, save
 from instant3d.mesh.untrusted import TooLarge
 
 TRIANGLE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
@@ -194,3 +194,13 @@ PLY = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float
 def test_read_ply_without_corners_of_faces_is_refused_in_a_sentence(tmp_path, faces):
     with pytest.raises(ValueError, match=r"a\.ply cannot be read"):
         load(written(tmp_path, PLY + faces, "a.ply"))
+
+
+def test_obj_objects_and_materials_are_named_after_the_asset_or_else_mesh(tmp_path):
+    corners, faces = np.eye(3), np.array([[0, 1, 2]])
+    save([Mesh(corners, faces, name="a-red-chair")] * 2 + [Mesh(corners, faces)], tmp_path / "a.obj")
+    expected = ["a_red_chair", "a_red_chair_1", "mesh"]
+    words = [line.split() for line in (tmp_path / "a.obj").read_text().splitlines()]
+    assert [rest for word, *rest in words if word in ("o", "usemtl")] == [[name] for name in expected for _ in range(2)]
+    library = (tmp_path / "a.mtl").read_text().splitlines()
+    assert [line.split()[1] for line in library if line.startswith("newmtl")] == expected

@@ -33,7 +33,7 @@ def opened(path):
 def part(stage):
     from pxr import UsdGeom
 
-    return UsdGeom.Mesh(stage.GetPrimAtPath("/Asset/part0"))
+    return UsdGeom.Mesh(stage.GetPrimAtPath("/Asset/mesh"))
 
 
 def test_usdz_files_are_stored_at_multiples_of_64_bytes(tmp_path):
@@ -59,6 +59,18 @@ def test_usdz_has_no_error_for_usds_own_validators(tmp_path, look):
     assert [error.GetErrorAsString() for error in found] == []
 
 
+def test_usdz_parts_are_named_after_the_asset_and_hold_their_own_materials(tmp_path):
+    chair = Mesh(VERTICES, FACES, name="a-red-chair")
+    save([chair, chair, Mesh(VERTICES, FACES, name="3 legs")], tmp_path / "a.usdz")
+    stage = opened(tmp_path / "a.usdz")
+    assert [prim.GetName() for prim in stage.GetDefaultPrim().GetChildren()] == [
+        "a_red_chair",
+        "a_red_chair_1",
+        "_3_legs",
+    ]
+    assert [prim.GetName() for prim in stage.GetPrimAtPath("/Asset/_3_legs").GetChildren()] == ["material"]
+
+
 def test_usdz_object_is_upright_in_metres_and_never_mirrored(tmp_path):
     Mesh(VERTICES, FACES).save(tmp_path / "a.usdz")
     stage = opened(tmp_path / "a.usdz")
@@ -79,13 +91,13 @@ def test_usdz_texture_is_the_right_way_up_and_wraps_as_its_mode_says(tmp_path):
 
     st = UsdGeom.PrimvarsAPI(part(stage)).GetPrimvar("st").Get()
     np.testing.assert_allclose(st, UV * [1, -1] + [0, 1])  # USD counts v upwards
-    image = UsdShade.Shader(stage.GetPrimAtPath("/Asset/material0/texture"))
+    image = UsdShade.Shader(stage.GetPrimAtPath("/Asset/mesh/material/texture"))
     assert [image.GetInput(name).Get() for name in ("wrapS", "wrapT", "sourceColorSpace")] == [
         "mirror",
         "clamp",
         "sRGB",
     ]
-    surface = UsdShade.Shader(stage.GetPrimAtPath("/Asset/material0/surface"))
+    surface = UsdShade.Shader(stage.GetPrimAtPath("/Asset/mesh/material/surface"))
     assert surface.GetInput("opacityThreshold").Get() == pytest.approx(0.3)
     assert surface.GetInput("diffuseColor").HasConnectedSource()
 
@@ -95,5 +107,5 @@ def test_usdz_part_without_a_texture_has_its_linear_base_colour(tmp_path):
     stage = opened(tmp_path / "a.usdz")
     from pxr import UsdShade
 
-    surface = UsdShade.Shader(stage.GetPrimAtPath("/Asset/material0/surface"))
+    surface = UsdShade.Shader(stage.GetPrimAtPath("/Asset/mesh/material/surface"))
     np.testing.assert_allclose(surface.GetInput("diffuseColor").Get(), [0.1, 0.2, 0.3], atol=1e-6)

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from instant3d.modules import xformers_attention as module
-from instant3d.modules.diffusion.components import with_xformers
+from instant3d.modules.xformers_attention import with_xformers
 
 INPUTS = torch.randn(3, 2, 4, 7, 8, generator=torch.Generator().manual_seed(0))  # query, key, value
 

@@ -18,8 +18,9 @@ pytest.importorskip("triton")
 from instant3d.cameras import Rays, orbit
 from instant3d.modules.losses import free_space_loss
 from instant3d.nerf import fused, fused_check
+from instant3d.nerf.ray_sampling import box_span, even_edges
 from instant3d.nerf.triplane import Decoder, DecoderConfig, Triplane, TriplaneField
-from instant3d.nerf.volume import blended, box_span, even_edges, march, render
+from instant3d.nerf.volume import blended, march, render
 from instant3d.views import Views
 
 pytestmark = pytest.mark.slow

@@ -7,10 +7,10 @@ import torch
 
 from instant3d.modules.losses import eikonal_loss, gradient_loss
 from instant3d.nerf.baked_field import bake
+from instant3d.nerf.compositing import rendering_weights
 from instant3d.nerf.mesh_extraction import extract_surface
 from instant3d.nerf.triplane import Decoder, DecoderConfig, LaplaceDensity, Triplane, TriplaneField
 from instant3d.nerf.triplane_file import read_triplane, write_triplane
-from instant3d.nerf.volume import rendering_weights
 
 
 @pytest.mark.parametrize("beta", [0.02, 0.5])

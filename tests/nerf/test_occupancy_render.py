@@ -1,5 +1,6 @@
 """Inference rendering against closed forms, symmetry, the training renderer and the textbook."""
 
+import dataclasses
 import math
 
 import pytest
@@ -210,6 +211,24 @@ def test_occupancy_render_reads_the_field_only_near_matter_and_colour_only_where
     depth = radius - torch.linalg.vector_norm(coloured - centre, dim=-1)
     assert depth.max() < 0.1  # nothing shines through that much matter
     assert (coloured[:, 0] > centre[0] - 0.05).all()  # the camera is on +x
+
+
+def test_occupancy_render_of_a_triplane_is_the_same_without_samples_in_cells_that_hold_almost_nothing():
+    field = TriplaneField(*asymmetric_object())
+    grid = Occupancy.from_field(field)
+    everywhere = dataclasses.replace(grid, filled=None)
+    shown, full = (
+        occupancy_render.render(field, CAMERAS, 24, 24, occupancy=some, exact=True) for some in (grid, everywhere)
+    )
+    assert 0.05 < full.alpha.mean() < 0.9
+    assert (shown.alpha - full.alpha).abs().max() < 1e-4
+    assert (shown.composite(1.0) - full.composite(1.0)).abs().max() < 1e-4
+    assert grid.filled.sum() < 0.9 * (grid.to_occupied == 0).sum()
+
+
+def test_occupancy_of_a_field_with_hard_edges_reads_density_in_all_cells():
+    thin = fog(50.0, (0.01, -0.5, -0.5), (0.02, 0.5, 0.5))  # between the nodes of the grid
+    assert Occupancy.from_field(thin).filled is None
 
 
 def test_occupancy_render_gives_the_same_image_with_a_grid_found_before():

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from instant3d.cameras import Cameras, Rays, intrinsics_from_fov, look_at, orbit, random_sphere
-from instant3d.nerf.volume import box_span, composite, even_edges, importance_edges, march, render, rendering_weights
+from instant3d.nerf.compositing import composite, rendering_weights
+from instant3d.nerf.ray_sampling import box_span, even_edges, importance_edges
+from instant3d.nerf.volume import march, render
 
 
 class Fog:

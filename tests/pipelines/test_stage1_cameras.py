@@ -12,8 +12,8 @@ from instant3d.cameras import orbit, structured_cameras
 from instant3d.cli import main as cli
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.view_layout import ViewLayout
-from instant3d.pipelines.generators import TwoStageGenerator
 from instant3d.pipelines.text_to_3d import Sampling, TextTo3D
+from instant3d.pipelines.two_stage_generator import TwoStageGenerator
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_view_layout_without_a_file_is_that_of_the_paper(tmp_path):
         ('{"front_azimuth_deg": 45}', "a multiple of 90"),
         ('{"azimuths": [1]}', "unknown azimuths"),
         ('{"sampling": "ddim"}', "one of trailing, legacy"),
-        ("[]", "holds no settings"),
+        ("[]", "holds no object"),
         ("{", "not valid JSON"),
     ],
 )

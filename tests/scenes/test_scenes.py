@@ -481,7 +481,8 @@ def test_shards_members_of_a_scene_share_the_key_before_their_first_dot(tmp_path
 def test_shards_read_of_a_cut_off_tar_is_an_error_and_not_a_short_one(tmp_path):
     scenes.write(tmp_path / "s", views())
     (tar,) = shards.write([tmp_path / "s"], tmp_path / "shards")
-    tar.write_bytes(tar.read_bytes()[:3000])
+    data = tar.read_bytes()
+    tar.write_bytes(data[: data.index(b"\x89PNG") + 40])  # within the first image
     with pytest.raises(ValueError, match="not a whole tar file"):
         list(shards.read(tar))
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_sdxl import SIZES
 
-from instant3d.modules.diffusion.components import build_scheduler
 from instant3d.modules.diffusion.noise_process import add_noise
+from instant3d.modules.diffusion.schedulers import build_scheduler
 from instant3d.stage1.grid import unpack
 from instant3d.stage1.initial_noise import start_image, start_latents
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from instant3d.modules.diffusion.components import build_part, with_lora
+from instant3d.modules.diffusion.components import build_part
+from instant3d.modules.diffusion.lora_training import with_lora
 from instant3d.modules.diffusion.sdxl import SIZES
 from instant3d.stage1.memory import CLASSES, UNET, FineTuning
 

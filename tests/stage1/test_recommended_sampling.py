@@ -46,7 +46,7 @@ def test_recommended_sampling_of_nothing_is_one_sentence(tmp_path):
         ('{"sampler": "runge-kutta"}', "sampler"),
         ('{"guidance_stop": 1.5}', "guidance_stop must lie from 0 to 1"),
         ('{"temperature": 1}', "temperature"),
-        ("[30]", "holds no settings but a list"),
+        ("[30]", "holds no object but a list"),
         ("{", "not valid JSON"),
     ],
 )

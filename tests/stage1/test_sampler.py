@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_sdxl import SIZES, tiny_sdxl
 
-from instant3d.modules.diffusion.components import build_scheduler
+from instant3d.modules.diffusion.schedulers import build_scheduler
 from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1.sampler import GridSampler, classifier_free_guidance
 from instant3d.stage1.sampling_options import Sampling

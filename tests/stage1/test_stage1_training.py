@@ -15,9 +15,10 @@ from torch import nn
 
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
-from instant3d.modules.diffusion.components import Components, with_lora
+from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.inference.loading import load_components
 from instant3d.modules.diffusion.lora import Lora, fuse
+from instant3d.modules.diffusion.lora_training import with_lora
 from instant3d.modules.diffusion.text import TextEmbedding
 from instant3d.stage1 import cache_builder
 from instant3d.stage1.cache import LatentBatch

@@ -11,6 +11,7 @@ from instant3d.cameras import Cameras, structured_cameras
 from instant3d.nerf.asset import Asset
 from instant3d.nerf.view_maps import mean_and_variance
 from instant3d.nerf.visual_hull import sample_images, sample_views
+from instant3d.stage2 import visual_hull_input
 from instant3d.stage2.data import ReconstructionBatch
 from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module
 from instant3d.stage2.network import Architecture, Reconstructor
@@ -182,3 +183,22 @@ def test_default_architecture_has_no_new_weights():
         for name in names
         if "lifted" in name or "surface" in name or "pixels" in name or "from_views" in name or "log_beta" in name
     ]
+
+
+def test_carve_views_of_the_hulls_own_cells_gives_the_volume_and_the_weights_of_all_cells_there():
+    views = ball()
+    full, own = carve_views(views, 48), carve_views(views, 48, everywhere=False)
+    torch.testing.assert_close(own.volume, full.volume, atol=1e-6, rtol=0)
+    inside = full.volume[:, :1].flatten(2) > 0
+    assert 0.01 < inside.float().mean() < 0.5
+    torch.testing.assert_close(own.weight * inside, full.weight * inside, atol=1e-6, rtol=0)
+    assert (own.weight.masked_select(~inside) == 0.25).all()  # of four views
+
+
+def test_carve_views_projects_the_cells_as_the_cameras_do():
+    views = ball()
+    grid = carve_views(views, 8)
+    expected, depth = views.cameras.project(grid.points.expand(1, 4, -1, 3))
+    found, along = visual_hull_input._project(views.cameras, grid.points)
+    torch.testing.assert_close(torch.stack(found, -1), expected, atol=0, rtol=0)  # a rounding moves a cell's pixel
+    torch.testing.assert_close(along, depth, atol=0, rtol=0)

@@ -19,6 +19,7 @@ OWN: dict[str, dict[str, Any]] = {
         "real": None,
         "negative": None,
         "lora": (),
+        "torch_compile": False,
         **dict.fromkeys(SAMPLING),
     },
     "direct": {"direct": None},

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Rays
+from instant3d.nerf.compositing import rendering_weights
 from instant3d.nerf.field import Field, finite_difference_normals
-from instant3d.nerf.volume import box_span, even_edges, rendering_weights
+from instant3d.nerf.ray_sampling import box_span, even_edges
 from instant3d.utils.random_numbers import rand_like
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,17 @@ def normalized(meshes: Sequence[Mesh], radius: float = 1.0) -> list[Mesh]:
         raise ValueError("all vertices lie at one point, so the object has no size")
     scaled = [part * (radius / farthest) for part in centred]
     return [dataclasses.replace(mesh, vertices=part) for part, mesh in zip(scaled, meshes, strict=True)]
+
+
+def part_names(meshes: Sequence[Mesh]) -> list[str]:
+    """Names of the parts of a file, all different, of ASCII letters, digits and `_`; "mesh" for parts without one."""
+    names: list[str] = []
+    for mesh in meshes:
+        name = re.sub(r"\W", "_", mesh.name, flags=re.ASCII) or "mesh"
+        name = f"_{name}" if name[0].isdigit() else name
+        numbered = (f"{name}_{number}" for number in range(1, len(meshes) + 1))
+        names.append(name if name not in names else next(other for other in numbered if other not in names))
+    return names
 
 
 def moved_to(mesh: Mesh, origin: str) -> Mesh:

@@ -9,7 +9,7 @@ import numpy as np
 
 from instant3d.mesh.color_texture import with_color_texture
 from instant3d.mesh.colorspace import srgb_from_linear
-from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh, part_names
 from instant3d.utils.atomic import write_all
 from instant3d.utils.images import encode_png
 
@@ -20,23 +20,24 @@ def write_obj(meshes: Sequence[Mesh], path: Path) -> None:
     textures = {id(part.texture): part.texture for part in parts if part.texture is not None}
     images = {key: f"{path.stem}_{number}.png" for number, key in enumerate(textures)}
     library = path.with_suffix(".mtl")
-    text = "".join([f"# +y up, right-handed\nmtllib {library.name}\n", *_object(parts)])
-    materials = "".join(_material(k, part, images) for k, part in enumerate(parts))
+    names = part_names(parts)
+    text = "".join([f"# +y up, right-handed\nmtllib {library.name}\n", *_objects(names, parts)])
+    materials = "".join(_material(name, part, images) for name, part in zip(names, parts, strict=True))
     encoded = {path.with_name(images[key]): encode_png(texture) for key, texture in textures.items()}
     write_all({path: text.encode(), library: materials.encode(), **encoded})
 
 
-def _material(index: int, part: Mesh, images: dict[int, str]) -> str:
+def _material(name: str, part: Mesh, images: dict[int, str]) -> str:
     red, green, blue = srgb_from_linear(np.asarray(part.base_color[:3]))
     texture = f"map_Kd {images[id(part.texture)]}\n" if part.texture is not None else ""
-    return f"newmtl part{index}\nKd {red:.6f} {green:.6f} {blue:.6f}\nKs 0 0 0\nillum 1\n{texture}\n"
+    return f"newmtl {name}\nKd {red:.6f} {green:.6f} {blue:.6f}\nKs 0 0 0\nillum 1\n{texture}\n"
 
 
-def _object(parts: Sequence[Mesh]) -> Iterator[str]:
+def _objects(names: Sequence[str], parts: Sequence[Mesh]) -> Iterator[str]:
     """The lines of all parts; equal rows of a part are written once, and numbered through the whole file."""
     start = dict.fromkeys(("v", "vt", "vn"), 1)
-    for k, part in enumerate(parts):
-        yield f"o part{k}\nusemtl part{k}\n"
+    for name, part in zip(names, parts, strict=True):
+        yield f"o {name}\nusemtl {name}\n"
         corners = []
         for word, rows in _attributes(part):
             distinct, index = np.unique(rows.astype(np.float32) + 0.0, axis=0, return_inverse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from instant3d.mesh.color_texture import with_color_texture
-from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh
+from instant3d.mesh.mesh import WORLD_FROM_Y_UP, Mesh, part_names
 from instant3d.utils.atomic import write_bytes
 from instant3d.utils.images import encode_png
 
@@ -33,7 +33,7 @@ def Xform "Asset" (
 {{{parts}}}
 """
 PART = """
-    def Mesh "part{k}" (
+    def Mesh "{name}" (
         prepend apiSchemas = ["MaterialBindingAPI"]
     )
     {{
@@ -43,60 +43,61 @@ PART = """
         int[] faceVertexCounts = {counts}
         int[] faceVertexIndices = {indices}
         point3f[] points = {points}{attributes}
-        rel material:binding = </Asset/material{k}>
-    }}
+        rel material:binding = </Asset/{name}/material>
 
-    def Material "material{k}"
-    {{
-        token outputs:surface.connect = </Asset/material{k}/surface.outputs:surface>
-
-        def Shader "surface"
+        def Material "material"
         {{
-            uniform token info:id = "UsdPreviewSurface"
-            float inputs:metallic = 0
-            float inputs:roughness = 1{look}
-            token outputs:surface
-        }}{texture}
+            token outputs:surface.connect = </Asset/{name}/material/surface.outputs:surface>
+
+            def Shader "surface"
+            {{
+                uniform token info:id = "UsdPreviewSurface"
+                float inputs:metallic = 0
+                float inputs:roughness = 1{look}
+                token outputs:surface
+            }}{texture}
+        }}
     }}
 """
 PLAIN = """
-            color3f inputs:diffuseColor = {rgb}"""
+                color3f inputs:diffuseColor = {rgb}"""
 TEXTURED = """
-            color3f inputs:diffuseColor.connect = </Asset/material{k}/texture.outputs:rgb>"""
+                color3f inputs:diffuseColor.connect = </Asset/{name}/material/texture.outputs:rgb>"""
 CUT_OUT = """
-            float inputs:opacity.connect = </Asset/material{k}/texture.outputs:a>
-            float inputs:opacityThreshold = {cutoff:g}"""
+                float inputs:opacity.connect = </Asset/{name}/material/texture.outputs:a>
+                float inputs:opacityThreshold = {cutoff:g}"""
 TEXTURE = """
 
-        def Shader "uv"
-        {{
-            uniform token info:id = "UsdPrimvarReader_float2"
-            string inputs:varname = "st"
-            float2 outputs:result
-        }}
+            def Shader "uv"
+            {{
+                uniform token info:id = "UsdPrimvarReader_float2"
+                string inputs:varname = "st"
+                float2 outputs:result
+            }}
 
-        def Shader "texture"
-        {{
-            uniform token info:id = "UsdUVTexture"
-            asset inputs:file = @{name}@
-            float4 inputs:scale = {scale}
-            token inputs:sourceColorSpace = "sRGB"
-            float2 inputs:st.connect = </Asset/material{k}/uv.outputs:result>
-            token inputs:wrapS = "{wrap[0]}"
-            token inputs:wrapT = "{wrap[1]}"
-            float3 outputs:rgb
-            float outputs:a
-        }}"""
+            def Shader "texture"
+            {{
+                uniform token info:id = "UsdUVTexture"
+                asset inputs:file = @{image}@
+                float4 inputs:scale = {scale}
+                token inputs:sourceColorSpace = "sRGB"
+                float2 inputs:st.connect = </Asset/{name}/material/uv.outputs:result>
+                token inputs:wrapS = "{wrap[0]}"
+                token inputs:wrapT = "{wrap[1]}"
+                float3 outputs:rgb
+                float outputs:a
+            }}"""
 
 
 def write_usdz(meshes: Sequence[Mesh], path: Path) -> None:
     """Write `meshes` as the parts of one object; vertex colours become a texture, which every viewer shows."""
     parts = [with_color_texture(mesh) for mesh in meshes if len(mesh.faces)]
     textures = {id(part.texture): part.texture for part in parts if part.texture is not None}
-    names = {key: f"textures/{number}.png" for number, key in enumerate(textures)}
-    layer = LAYER.format(parts="".join(_part(k, part, names.get(id(part.texture))) for k, part in enumerate(parts)))
-    files = {"asset.usda": layer.encode()} | {names[key]: encode_png(image) for key, image in textures.items()}
-    write_bytes(path, _aligned_zip(files))
+    files = {key: f"textures/{number}.png" for number, key in enumerate(textures)}
+    named = zip(part_names(parts), parts, strict=True)
+    text = "".join(_part(name, part, files.get(id(part.texture))) for name, part in named)
+    images = {files[key]: encode_png(image) for key, image in textures.items()}
+    write_bytes(path, _aligned_zip({"asset.usda": LAYER.format(parts=text).encode()} | images))
 
 
 def _aligned_zip(files: dict[str, bytes]) -> bytes:
@@ -111,20 +112,20 @@ def _aligned_zip(files: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def _part(k: int, part: Mesh, image: str | None) -> str:
+def _part(name: str, part: Mesh, image: str | None) -> str:
     places = part.vertices @ WORLD_FROM_Y_UP
     look = PLAIN.format(rgb=_tuples(np.array([part.base_color[:3]]))[1:-1])
     if image is not None:
-        look = (TEXTURED + (CUT_OUT if part.alpha_cutoff > 0 else "")).format(k=k, cutoff=part.alpha_cutoff)
+        look = (TEXTURED + (CUT_OUT if part.alpha_cutoff > 0 else "")).format(name=name, cutoff=part.alpha_cutoff)
     return PART.format(
-        k=k,
+        name=name,
         extent=_tuples(np.stack([places.min(0), places.max(0)])),
         counts=_numbers(np.full(len(part.faces), 3)),
         indices=_numbers(part.faces.reshape(-1)),
         points=_tuples(places),
         attributes=_attributes(part),
         look=look,
-        texture="" if image is None else _texture(k, part, image),
+        texture="" if image is None else _texture(name, part, image),
     )
 
 
@@ -139,9 +140,9 @@ def _attributes(part: Mesh) -> str:
     return "".join(form.format(name=name, values=_tuples(values)) for name, values in found)
 
 
-def _texture(k: int, part: Mesh, image: str) -> str:
+def _texture(name: str, part: Mesh, image: str) -> str:
     scale = _tuples(np.array([part.base_color]))[1:-1]
-    return TEXTURE.format(k=k, name=image, scale=scale, wrap=part.wrap)
+    return TEXTURE.format(name=name, image=image, scale=scale, wrap=part.wrap)
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from instant3d.modules.frozen import FrozenModule
 from instant3d.nerf.field import Field, finite_difference_gradient
-from instant3d.nerf.volume import box_span
+from instant3d.nerf.ray_sampling import box_span
 from instant3d.utils.random_numbers import rand_like
 from instant3d.utils.tensor_files import load_weights_only
 from instant3d.views import Views

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from instant3d.utils.errors import first_line
+
 NOT_USABLE = (ImportError, OSError, NotImplementedError)  # not installed, built for another torch, no kernel
 
 _unsupported: set[tuple[Any, ...]] = set()  # kinds of calls for which xformers has no kernel
@@ -39,6 +41,28 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             _unsupported.add(kind)
             _warn_once()
     return F.scaled_dot_product_attention(query, key, value)
+
+
+def with_xformers(unet: Any) -> Any:
+    """Replace a UNet's attention by xformers' memory-efficient attention; CUDA only.
+
+    Raises:
+        ValueError: The UNet is not on a CUDA device, or xformers is not installed or has no kernel for the installed
+            torch.
+    """
+    if unet.device.type != "cuda":
+        raise ValueError(f"xformers works on CUDA only, but the UNet is on {unet.device}; leave PyTorch's attention")
+    try:
+        with silenced():
+            unet.enable_xformers_memory_efficient_attention()
+    except ModuleNotFoundError:
+        raise ValueError("xformers is not installed; `pip install 'instant3d[xformers]'`") from None
+    except NOT_USABLE as error:
+        raise ValueError(
+            f"the installed xformers has no kernel for torch {torch.__version__} here ({first_line(error)}); leave "
+            "PyTorch's attention"
+        ) from None
+    return unet
 
 
 @functools.cache

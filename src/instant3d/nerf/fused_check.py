@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from instant3d.cameras import Rays
 from instant3d.nerf import volume
 from instant3d.nerf.fused import Choice, Mode, Setup, using
+from instant3d.nerf.ray_sampling import box_span, even_edges
 from instant3d.nerf.triplane import Triplane, TriplaneField
 
 TOLERANCES = {torch.bfloat16: 0.15, torch.float32: 5e-3}  # shares of the norm; an H200 gave up to 0.062 in bfloat16
@@ -79,7 +80,7 @@ def self_check(
 def _results(field: TriplaneField, mode: Mode, steps: int, origins: Tensor, points: Tensor) -> list[Tensor]:
     """Return the outputs of one kind of call, and the gradients of a weighted sum of them."""
     rays = Rays(origins, F.normalize(points - origins, dim=-1))
-    edges = volume.even_edges(*volume.box_span(rays), steps)
+    edges = even_edges(*box_span(rays), steps)
     at = (edges[..., 1:] + edges[..., :-1]) / 2
     if mode == "weights":
         with torch.no_grad():

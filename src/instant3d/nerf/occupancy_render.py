@@ -14,9 +14,10 @@ from torch import Tensor
 
 from instant3d.cameras import Cameras, Rays
 from instant3d.nerf.baked_field import BakedField, bake, density_then_color
+from instant3d.nerf.compositing import Pixels, join, to_views
 from instant3d.nerf.field import Field, normals
 from instant3d.nerf.occupancy import Occupancy
-from instant3d.nerf.volume import Pixels, box_span, join, to_views
+from instant3d.nerf.ray_sampling import box_span
 from instant3d.views import Views
 
 STEP = 1 / 64  # world units: half a texel of a 64-texel triplane
@@ -132,7 +133,7 @@ def _march(field: Field, occupancy: Occupancy, rays: Rays, step: float, smooth: 
         here = alive[:arrived]
         some = bundle[here]
         edges = _cut(occupancy, some, at[:arrived], far[here], step)
-        _blend(field, some, here, edges, UNSEEN * step, sums, smooth)
+        _blend(field, occupancy, some, here, edges, UNSEEN * step, sums, smooth)
         at = torch.cat([edges[-1], at[arrived:]])
         going = (sums.light[alive] > DARK).nonzero()[:, 0]
         alive, at = alive[going], at[going]
@@ -181,13 +182,21 @@ def _cut(occupancy: Occupancy, rays: _Bundle, at: Tensor, far: Tensor, step: flo
 
 
 def _blend(
-    field: Field, rays: _Bundle, here: Tensor, edges: Tensor, unseen: float, sums: _Sums, smooth: Field | None
+    field: Field,
+    occupancy: Occupancy,
+    rays: _Bundle,
+    here: Tensor,
+    edges: Tensor,
+    unseen: float,
+    sums: _Sums,
+    smooth: Field | None,
 ) -> None:
     """Add the contribution of `rays`, with indices `here`, in the intervals between `edges` (S + 1, R) to `sums`."""
     middle, length = (edges[1:] + edges[:-1]) / 2, edges.diff(dim=0)
     density = torch.zeros_like(middle)
-    real = length.flatten().nonzero()[:, 0]
-    points = rays.at(middle).flatten(1).index_select(1, real).T
+    places = rays.at(middle).flatten(1)
+    real = ((length.flatten() > 0) & occupancy.is_filled(places)).nonzero()[:, 0]
+    points = places.index_select(1, real).T
     density.view(-1)[real], color_at = density_then_color(field, points)
     thickness = density * length
     total = thickness.cumsum(0)

@@ -8,7 +8,6 @@ the same settings is finished and is not generated again.
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,55 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instant3d.mesh import SIZE_MM, check_size_mm
+from instant3d.mesh import check_size_mm
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines import results
+from instant3d.pipelines.generation_plan import GenerationRequest, Item, asset_settings, is_finished, mesh_nodes, plan
 from instant3d.pipelines.generators import AssetGenerator
 from instant3d.pipelines.results import RECORD
 from instant3d.utils import atomic
-from instant3d.utils.mesh_options import DEFAULT, MeshOptions
 from instant3d.utils.progress import Progress, Stopwatch
 from instant3d.utils.prompts import Prompt, cut_off, slug
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # after these, nothing more can be written
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """The settings that all prompts share.
-
-    Attributes:
-        seed: Seed of the first asset of each prompt.
-        count: Assets of each prompt, by seeds that count up from `seed`.
-        resolution: Nodes along each axis of the mesh's grid; None: the system's default.
-        formats: Of the meshes, such as "glb".
-        options: How the meshes are made.
-        size_mm: Length of the largest side in an .stl or .3mf, in millimetres.
-    """
-
-    seed: int = 0
-    count: int = 1
-    resolution: int | None = None
-    formats: Sequence[str] = ("glb",)
-    options: MeshOptions = DEFAULT
-    size_mm: float = SIZE_MM
-
-
-@dataclass(frozen=True)
-class Item:
-    """One asset to be generated.
-
-    Attributes:
-        prompt: The text.
-        where: Where the prompt was given, such as a line of a file, for messages.
-        seed: The seed.
-        folder: Where its results are written.
-    """
-
-    prompt: str
-    where: str
-    seed: int
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -180,33 +141,6 @@ def closing_line(record: dict[str, Any], folder: Path | None) -> str:
     return results.closing_line(record, folder or Path(), repr(record["prompt"]))
 
 
-def plan(prompts: Sequence[Prompt], output: Path, request: GenerationRequest) -> list[Item]:
-    """List the assets to be generated and their folders.
-
-    Args:
-        prompts: All prompts. A prompt's number is its place among them, whether the others are valid or not.
-        output: The folder of results of a single item, else the parent of the items' folders.
-        request: The seeds.
-
-    Returns:
-        The items of all valid prompts.
-
-    Raises:
-        ValueError: `request.count` is less than one.
-    """
-    if request.count < 1:
-        raise ValueError(f"at least one asset is made of each prompt, got {request.count}")
-    seeds = range(request.seed, request.seed + request.count)
-    if len(prompts) * request.count == 1:
-        return [Item(prompt.text, prompt.where, request.seed, output) for prompt in prompts if not prompt.error]
-    return [
-        _below(output, number, prompt, seed, several=request.count > 1)
-        for number, prompt in enumerate(prompts, 1)
-        if not prompt.error
-        for seed in seeds
-    ]
-
-
 def is_disk_full(error: str | Exception) -> bool:
     """Whether nothing more can be written after this error."""
     return isinstance(error, OSError) and error.errno in NO_ROOM
@@ -286,7 +220,7 @@ class BatchRun:
         """
         with atomic.merged(item.folder, seal=RECORD) as partial, self.progress.task(f"{item.where}: building"):
             made = self.generator.finish(
-                draft, item.prompt, item.seed, _nodes(self.request, self.generator), partial, watch
+                draft, item.prompt, item.seed, mesh_nodes(self.request, self.generator), partial, watch
             )
             made.asset.name = slug(item.prompt)
             written = results.write(
@@ -301,48 +235,12 @@ class BatchRun:
                 on_mesh=on_mesh,
             )
             written["files"] = [*made.files, *written["files"]]
-            record = _settings(item, self.request, self.generator) | {"device": str(self.generator.device)} | written
+            record = (
+                asset_settings(item, self.request, self.generator) | {"device": str(self.generator.device)} | written
+            )
             if self.generator.words is not None and (unknown := self.generator.words.unknown(item.prompt)):
                 record["unknown_words"] = unknown
             return results.write_record(partial, **record, seconds=watch.rounded())
-
-
-def _nodes(request: GenerationRequest, generator: AssetGenerator) -> int:
-    return generator.nodes if request.resolution is None else request.resolution
-
-
-def _settings(item: Item, request: GenerationRequest, generator: AssetGenerator) -> dict[str, Any]:
-    """Return the fields of the record that determine the asset."""
-    return {
-        "system": generator.system,
-        "prompt": item.prompt,
-        "seed": item.seed,
-        **generator.settings,
-        "resolution": _nodes(request, generator),
-        "mesh_options": request.options.as_dict(),
-        **results.printed_size(request.formats, request.size_mm),
-        "weights": generator.weights,
-    }
-
-
-def is_finished(item: Item, request: GenerationRequest, generator: AssetGenerator) -> bool:
-    """Whether the item's folder holds the same asset already; weights are compared by all but their names.
-
-    Args:
-        item: The asset.
-        request: The settings, with which those in result.json are compared.
-        generator: The system and its weights.
-    """
-    try:
-        record = json.loads((item.folder / RECORD).read_text(encoding="utf-8"))
-        wanted = json.loads(json.dumps(_settings(item, request, generator)))
-        for each in (record, wanted):
-            each["weights"] = {part: source | {"name": ""} for part, source in each["weights"].items()}
-        files = [*record["files"], *(f"mesh.{name}" for name in request.formats)]
-        same = all(record[name] == value for name, value in wanted.items())
-        return same and all((item.folder / name).exists() for name in files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # there is none, or it is another command's
 
 
 def _notes(generator: AssetGenerator, items: Sequence[Item]) -> Iterator[GenerationResult]:
@@ -355,11 +253,3 @@ def _notes(generator: AssetGenerator, items: Sequence[Item]) -> Iterator[Generat
             yield GenerationResult(
                 item.where, note=f"is longer than what is read; its end makes no difference: {lost!r}"
             )
-
-
-def _below(output: Path, number: int, prompt: Prompt, seed: int, several: bool) -> Item:
-    """Return an item with its own folder below `output`, named with the seed where it is one of several."""
-    name = f"{number:03d}-{slug(prompt.text)}"
-    if several:
-        return Item(prompt.text, f"{prompt.where} (seed {seed})", seed, output / f"{name}-{seed}")
-    return Item(prompt.text, prompt.where, seed, output / name)

@@ -13,14 +13,12 @@ from typing import Any
 from instant3d.mesh import check_size_mm
 from instant3d.nerf.asset import check_formats
 from instant3d.pipelines.generate import (
-    GenerationRequest,
     GenerationResult,
-    Item,
     generate_items,
     is_disk_full,
     not_begun,
-    plan,
 )
+from instant3d.pipelines.generation_plan import GenerationRequest, Item, plan
 from instant3d.pipelines.generators import AssetGenerator
 from instant3d.utils.errors import format_error
 from instant3d.utils.prompts import Prompt

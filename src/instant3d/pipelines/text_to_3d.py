@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instant3d.modules.diffusion.components import NETWORKS, Components
+from instant3d.modules.diffusion.checkpoint_source import NETWORKS
+from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.inference.loading import load_components
 from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.modules.diffusion.text import TextEmbedding, fits
@@ -50,6 +51,7 @@ class TextTo3D:
             rendering and meshing may take. By default weights take at most six tenths of a GPU's free memory.
         at_once: Grids that are denoised in one batch.
         sampling: Settings of the denoising where a call gives none.
+        torch_compile: Whether stage 1's UNet is compiled, see `GridSampler`.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class TextTo3D:
         max_memory: int | None = None,
         at_once: int = 4,
         sampling: Sampling = Sampling(),
+        torch_compile: bool = False,
     ) -> None:
         self.device, self.sampling = torch.device(device), sampling
-        self.sampler = GridSampler(components, at_once=at_once)
+        self.sampler = GridSampler(components, at_once=at_once, torch_compile=torch_compile)
         self.reconstruct = reconstruct
         self.limits = MemoryLimits.of(max_memory)
         parts = {name: getattr(components, name) for name in NETWORKS} | {"stage2": reconstruct.network}
@@ -79,6 +82,7 @@ class TextTo3D:
         device: str | torch.device = "cpu",
         max_memory: int | None = None,
         at_once: int = 4,
+        torch_compile: bool = False,
     ) -> TextTo3D:
         """Load both stages, and the settings of the denoising that stage 1's folder recommends.
 
@@ -89,6 +93,7 @@ class TextTo3D:
             device: See the class.
             max_memory: See the class.
             at_once: See the class.
+            torch_compile: See the class.
 
         Raises:
             ValueError: The weights are invalid, or of other models.
@@ -104,7 +109,8 @@ class TextTo3D:
             fuse(components, lora)
         reconstruct = ViewsTo3D.from_pretrained(stage2)
         sampling = recommended_sampling(stage1)
-        return cls(components, reconstruct, device=device, max_memory=max_memory, at_once=at_once, sampling=sampling)
+        machine = {"device": device, "max_memory": max_memory, "at_once": at_once, "torch_compile": torch_compile}
+        return cls(components, reconstruct, sampling=sampling, **machine)  # type: ignore[arg-type]
 
     def __call__(
         self,

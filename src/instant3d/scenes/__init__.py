@@ -2,5 +2,18 @@
 
 from instant3d.scenes.scene_files import DOCUMENT, file_content
 from instant3d.scenes.scene_folder import Scene, below, decode, document, encode, names, read, write
+from instant3d.scenes.view_pixels import ViewPixels
 
-__all__ = ["DOCUMENT", "Scene", "below", "decode", "document", "encode", "file_content", "names", "read", "write"]
+__all__ = [
+    "DOCUMENT",
+    "Scene",
+    "ViewPixels",
+    "below",
+    "decode",
+    "document",
+    "encode",
+    "file_content",
+    "names",
+    "read",
+    "write",
+]

@@ -25,10 +25,11 @@ from instant3d.scenes.colmap import read_model
 from instant3d.scenes.json_values import number, numbers
 from instant3d.utils import file_listing
 from instant3d.utils.quaternions import rotation_matrix
-from instant3d.utils.tensor_files import load_json
+from instant3d.utils.tensor_files import load_json_object
 
 Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # (x, y, z) to (x, -z, y)
 IMAGES = (".jpg", ".jpeg", ".png")
+HINT = "is this another program's capture?"
 
 
 def read_capture(layout: str, folder: Path) -> transforms.Document:
@@ -58,7 +59,7 @@ def _mask(folder: Path, image: Path) -> dict[str, str]:
 
 
 def _nerfstudio(folder: Path) -> dict[str, Any]:
-    return _object(folder / "transforms.json")
+    return load_json_object(folder / "transforms.json", HINT)
 
 
 def _polycam(folder: Path) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _polycam(folder: Path) -> dict[str, Any]:
     kind = "corrected_" if (place / "corrected_cameras").is_dir() else ""
     frames = []
     for path in file_listing.visible_files(place, f"{kind}cameras/*.json"):
-        camera = _object(path)
+        camera = load_json_object(path, HINT)
         rows = [
             [number(camera.get(f"t_{row}{column}"), f"t_{row}{column} of {path}") for column in range(4)]
             for row in range(3)
@@ -82,7 +83,7 @@ POLYCAM_LENS = {"fl_x": "fx", "fl_y": "fy", "cx": "cx", "cy": "cy", "w": "width"
 
 def _record3d(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
-    content = _object(path)
+    content = load_json_object(path, HINT)
     poses = numbers(content.get("poses"), None, f"poses of {path}")
     if poses.ndim != 2 or poses.shape[1] != 7:
         raise ValueError(f"poses of {path} has shape {poses.shape}; expected (N, 7): a quaternion and a position")
@@ -145,12 +146,3 @@ def _quaternion_pose(pose: np.ndarray, path: Path) -> np.ndarray:
 
 def _upright(matrix: Any) -> list[list[float]]:
     return (Y_UP @ np.array(matrix, float)).tolist()
-
-
-def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; is this another program's capture?")
-    content = load_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected an object")
-    return content

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from instant3d.scenes import npy
-from instant3d.scenes.images import COMPRESS_LEVEL, DecodedImage
-from instant3d.utils import exif, images
+from instant3d.scenes.images import DecodedImage
+from instant3d.utils import exif, images, png
 from instant3d.utils.errors import LIBRARY_ERRORS
 
 DEPTH_LEVELS = 65535
@@ -101,8 +101,10 @@ def decode_depth(data: bytes, unit: float | None, grid: MapGrid, where: str) -> 
 
 def encode_depth(depth: Array, unit: float) -> bytes:
     """Encode depth (H, W) as a 16-bit PNG in steps of `unit`; 0 stays 0, and other values do not become 0."""
-    steps = np.clip(np.round(depth.astype(np.float64) / unit), 1, DEPTH_LEVELS)
-    return images.encode_png(np.where(depth > 0, steps, 0).astype(np.uint16), COMPRESS_LEVEL)
+    surface = depth > 0
+    levels = np.zeros(depth.shape, np.uint16)
+    levels[surface] = np.clip(np.round(depth[surface].astype(np.float64) / unit), 1, DEPTH_LEVELS)
+    return png.encode(levels)
 
 
 def decode_normals(data: bytes, grid: MapGrid, where: str) -> Array:
@@ -146,7 +148,7 @@ def decode_levels(data: bytes, size: tuple[int, int], where: str) -> Array:
 
 def encode_normals(normals: Array) -> bytes:
     """Encode vectors (H, W, 3) in [-1, 1] as an 8-bit PNG."""
-    return images.encode_png(np.round(np.clip(normals, -1, 1) * 127 + 128).astype(np.uint8), COMPRESS_LEVEL)
+    return png.encode(np.round(np.clip(normals, -1, 1) * 127 + 128).astype(np.uint8))
 
 
 def _numpy(data: bytes, grid: MapGrid, where: str) -> Array:

@@ -11,9 +11,7 @@ import numpy as np
 
 from instant3d.scenes.masks import decode_mask
 from instant3d.scenes.white_background import opacity_mask
-from instant3d.utils import exif, images
-
-COMPRESS_LEVEL = 2  # of PNG files of a scene
+from instant3d.utils import exif, images, png
 
 Array = np.ndarray
 
@@ -87,7 +85,7 @@ def decode(
 
 def encode(rgb: Array, alpha: Array) -> bytes:
     """Encode uint8 colours (H, W, 3) and alpha (H, W) as an RGBA PNG."""
-    return images.encode_png(np.ascontiguousarray(np.dstack([rgb, alpha])), COMPRESS_LEVEL)
+    return png.encode(np.dstack([rgb, alpha]))
 
 
 def _own_alpha(alpha: Array) -> Array:

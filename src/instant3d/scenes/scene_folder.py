@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from instant3d.cameras import Cameras
-from instant3d.scenes import geometry_maps, images, transforms, view_set
+from instant3d.scenes import images, transforms, view_set
 from instant3d.scenes.frame_files import Load, read_image, read_maps, reading_notes
 from instant3d.scenes.geometry_maps import MapGrid
 from instant3d.scenes.scene_files import DOCUMENT, file_content
+from instant3d.scenes.view_pixels import ViewPixels
 from instant3d.utils import atomic, file_listing
 from instant3d.views import MAPS, Views
 
@@ -59,7 +60,7 @@ class Scene:
 
 def write(
     folder: str | Path,
-    views: Views,
+    views: Views | ViewPixels,
     *,
     caption: str | None = None,
     object_id: str | None = None,
@@ -80,8 +81,9 @@ def write(
     folder = Path(folder)
     files = encode(views, caption=caption, object_id=object_id or folder.resolve().name, extra=extra)
     with atomic.replaced(folder, sign=DOCUMENT) as partial:
+        for parent in {os.path.dirname(name) for name in files} - {""}:
+            (partial / parent).mkdir()
         for name, data in files.items():
-            (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(data)
 
 
@@ -131,7 +133,7 @@ def names(folder: str | Path) -> tuple[str, ...]:
 
 
 def encode(
-    views: Views, *, caption: str | None, object_id: str, extra: Mapping[str, Any] | None = None
+    views: Views | ViewPixels, *, caption: str | None, object_id: str, extra: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
     """Encode views as the files of a scene.
 
@@ -147,30 +149,8 @@ def encode(
     Raises:
         ValueError: There are no views, or they hold numbers that are not finite.
     """
-    if views.rgb.dim() != 4 or len(views.rgb) == 0:
-        raise ValueError(f"a scene is written from views (V, 3, H, W) with V > 0, got {tuple(views.rgb.shape)}")
-    views = views.map(lambda tensor: tensor.detach().cpu().float())
-    _check_finite(views)
-    rgb, alpha = _bytes(views.rgb), _bytes(views.alpha)[..., 0]
-    unit = None if views.depth is None else max(float(views.depth.max()), 1e-6) / geometry_maps.DEPTH_LEVELS
-    files: dict[str, bytes] = {}
-    entries = []
-    for k in range(len(rgb)):
-        camera = views.cameras[k]
-        name = f"images/{k:04d}.png"
-        entry = transforms.entry(
-            name, camera.cam_to_world.numpy(), camera.intrinsics.tolist(), views.width, views.height
-        )
-        files[name] = images.encode(rgb[k], alpha[k])
-        if views.depth is not None and unit is not None:
-            entry["depth_file_path"] = f"depth/{k:04d}.png"
-            files[entry["depth_file_path"]] = geometry_maps.encode_depth(views.depth[k, 0].numpy(), unit)
-        if views.normals is not None:
-            entry["normal_file_path"] = f"normals/{k:04d}.png"
-            files[entry["normal_file_path"]] = geometry_maps.encode_normals(views.normals[k].permute(1, 2, 0).numpy())
-        entries.append(entry)
-    fields = {**(extra or {}), "id": object_id, "caption": caption, "depth_unit_scale_factor": unit}
-    return {DOCUMENT: transforms.document(entries, **fields), **files}
+    pixels = views if isinstance(views, ViewPixels) else ViewPixels.of(views)
+    return pixels.encode(caption=caption, object_id=object_id, extra=extra)
 
 
 def decode(
@@ -269,17 +249,3 @@ def _document(path: Path) -> tuple[Path, transforms.Document]:
     if file.stat().st_size > transforms.MAX_BYTES:
         raise ValueError(f"{file} is larger than {transforms.MAX_BYTES} bytes; a scene's cameras take far less")
     return file, transforms.parse(file.read_bytes(), str(file))
-
-
-def _check_finite(views: Views) -> None:
-    for name in ("rgb", "alpha", "depth", "normals"):
-        value = getattr(views, name)
-        if value is not None and not torch.isfinite(value).all():
-            raise ValueError(f"{name} holds a number that is not finite (NaN or infinite); nothing was written")
-    if not (torch.isfinite(views.cameras.cam_to_world).all() and torch.isfinite(views.cameras.intrinsics).all()):
-        raise ValueError("a camera holds a number that is not finite (NaN or infinite); nothing was written")
-
-
-def _bytes(image: Tensor) -> np.ndarray:
-    """Convert (V, C, H, W) in [0, 1] to uint8 (V, H, W, C), rounded."""
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

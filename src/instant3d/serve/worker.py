@@ -23,9 +23,12 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.lora import Lora
-from instant3d.pipelines.generate import BatchRun, GenerationRequest, Item, is_finished
-from instant3d.pipelines.generators import AssetGenerator, DirectGenerator, TwoStageGenerator
+from instant3d.pipelines.direct_generator import DirectGenerator
+from instant3d.pipelines.generate import BatchRun
+from instant3d.pipelines.generation_plan import GenerationRequest, Item, is_finished
+from instant3d.pipelines.generators import AssetGenerator
 from instant3d.pipelines.results import RECORD
+from instant3d.pipelines.two_stage_generator import TwoStageGenerator
 from instant3d.serve.schemas import ImageOptions, Options
 from instant3d.serve.uploads import IMAGES
 from instant3d.utils import atomic, bundled, visualization

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from instant3d.modules.diffusion.components import Components, merge_lora, save_lora, with_lora
+from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.lora_training import merge_lora, save_lora, with_lora
 from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.stage1.recommended_sampling import recommended_sampling, write_sampling
 from instant3d.stage1.sampling_options import Sampling

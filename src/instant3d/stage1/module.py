@@ -13,7 +13,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from instant3d.modules.diffusion.components import Components, with_lora
+from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.lora_training import with_lora
 from instant3d.modules.diffusion.noise_process import add_noise, min_snr_weight, training_target
 from instant3d.modules.diffusion.text import TextEmbedding, encode, truncation_message
 from instant3d.modules.diffusion.zero_terminal_snr import rescale_to_zero_terminal_snr

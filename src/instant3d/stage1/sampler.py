@@ -13,6 +13,7 @@ from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.text import TextEmbedding, encode
+from instant3d.stage1.compiled_unet import CompiledUNet
 from instant3d.stage1.initial_noise import start_image, start_latents
 from instant3d.stage1.sampling_options import Sampling, Start
 from instant3d.stage1.spaced_scheduler import spaced_scheduler
@@ -27,15 +28,18 @@ class GridSampler:
     Args:
         components: All components of the model.
         at_once: Most grids that are denoised together, which bounds memory; all by default.
+        torch_compile: Whether the UNet is compiled by torch.compile, with CUDA graphs on a GPU: shorter steps for some
+            minutes at the first grids.
 
     Raises:
         ValueError: `at_once` is below 1.
     """
 
-    def __init__(self, components: Components, *, at_once: int | None = None) -> None:
+    def __init__(self, components: Components, *, at_once: int | None = None, torch_compile: bool = False) -> None:
         if at_once is not None and at_once < 1:
             raise ValueError(f"at_once, the grids denoised together, must be at least 1, got {at_once}")
         self.components, self.at_once = components, at_once
+        self.compiled = CompiledUNet(components.unet) if torch_compile else None
         self._starts: dict[tuple[Start, float], Any] = {}
 
     def __call__(
@@ -118,8 +122,9 @@ class GridSampler:
             if on_step is not None:
                 on_step(done, total)
 
-        with torch.inference_mode():
-            parts = [self._denoise(text[some], negative[some], sampling, seeds[some], step_done) for some in turns]
+        # tensors of the inference mode are not for CUDA graphs
+        with torch.inference_mode() if self.compiled is None else torch.no_grad():
+            parts = [self._batch(text[some], negative[some], sampling, seeds[some], step_done) for some in turns]
         return torch.cat(parts)  # outside inference mode, so that the result is an ordinary tensor
 
     def start(self, scheduler: Any, sampling: Sampling, seeds: Sequence[int]) -> Tensor:
@@ -178,6 +183,20 @@ class GridSampler:
         vae = self.components.vae
         return vae.float() if vae.config.force_upcast else vae
 
+    def _batch(
+        self,
+        text: TextEmbedding,
+        negative: TextEmbedding,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        step_done: Callable[[], None],
+    ) -> Tensor:
+        """Denoise a batch, which becomes one of a size that is compiled already by repeating its last grid."""
+        count = len(seeds)
+        more = 0 if self.compiled is None else self.compiled.padded(count) - count
+        rows = [*range(count), *[count - 1] * more]
+        return self._denoise(text[rows], negative[rows], sampling, [seeds[row] for row in rows], step_done)[:count]
+
     def _denoise(
         self,
         text: TextEmbedding,
@@ -208,15 +227,17 @@ class GridSampler:
         unet, size = self.components.unet, float(self.components.grid_size)
         text = text.to(unet.device, unet.dtype)
         sizes = text.pooled.new_tensor([size, size, 0.0, 0.0, size, size]).expand(len(latents), -1)
+        inputs = latents.to(unet.dtype), timestep
+        conditions = {
+            "encoder_hidden_states": text.tokens,
+            "added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": sizes},
+            "return_dict": False,
+        }
         with torch.autocast(unet.device.type, torch.bfloat16, enabled=_half(unet)):
-            prediction = unet(
-                latents.to(unet.dtype),
-                timestep,
-                encoder_hidden_states=text.tokens,
-                added_cond_kwargs={"text_embeds": text.pooled, "time_ids": sizes},
-                return_dict=False,
-            )[0]
-        return prediction.float()
+            if self.compiled is not None:
+                return self.compiled(*inputs, **conditions).float()
+            prediction: Tensor = unet(*inputs, **conditions)[0]
+            return prediction.float()
 
 
 def guided_steps(sampling: Sampling) -> int:

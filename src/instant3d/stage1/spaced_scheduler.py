@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instant3d.modules.diffusion.components import build_scheduler
 from instant3d.modules.diffusion.inference import dpm_solver, euler
 from instant3d.modules.diffusion.inference.noise_levels import linear_alphas_cumprod
 from instant3d.modules.diffusion.loading import without_warnings
 from instant3d.modules.diffusion.noise_process import KINDS
+from instant3d.modules.diffusion.schedulers import build_scheduler
 from instant3d.modules.diffusion.view_layout import Spacing
 from instant3d.stage1.consistency import LCM_LEVELS
 from instant3d.stage1.sampling_options import Sampling

@@ -116,10 +116,15 @@ class Reconstructor(nn.Module):
             tokens = self._transformed(tokens, context, condition, mask)
             planes = cast(nn.Module, self.upsample)(self._maps(tokens))
             return Triplane(self._ordered(planes.unflatten(0, (-1, 3))))
-        grid = carve_views(views, self.architecture.lift_side)
+        grid = carve_views(views, self.architecture.lift_side, everywhere=self._needs_all_weights(views))
         lifted, maps = self.lift.encode(views, grid)
         planes = self.lift.decode(self._transformed(tokens + lifted, context, condition, mask), maps)
         return Triplane(self._ordered(planes.unflatten(0, (-1, 3))), self._view_maps(views, grid))
+
+    def _needs_all_weights(self, views: Views) -> bool:
+        """Whether to weight the views in empty cells too: their weights are read, or choosing cells takes longer."""
+        a = self.architecture
+        return bool(a.pixel_features or a.surface_features or views.rgb.is_cuda or torch.is_grad_enabled())
 
     def _view_maps(self, views: Views, grid: CarvedGrid) -> ViewMaps | None:
         """Colours and features of the views, weighted by angle and by occlusion by the hull."""

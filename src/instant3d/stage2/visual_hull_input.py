@@ -7,6 +7,7 @@ the three planes as profiles along the third axis. A network trained for minutes
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -50,28 +51,53 @@ def carve_grid(views: Views, side: int) -> Tensor:
     return carve_views(views, side).volume
 
 
-def carve_views(views: Views, side: int) -> CarvedGrid:
+def carve_views(views: Views, side: int, *, everywhere: bool = True) -> CarvedGrid:
     """Carve the visual hull; differentiable in the cameras.
 
     Args:
         views: (B, V).
         side: Cells along each axis of the cube [-1, 1]^3.
+        everywhere: Whether to compute the weights of all cells. Otherwise they are 1 / V in empty cells, which makes
+            carving faster on a CPU; the volume is the same.
     """
     line = (torch.arange(side, device=views.rgb.device) + 0.5) * (2 / side) - 1
     points = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], dim=-1).reshape(-1, 3)  # x fastest
     coarse = 4 * side // 3  # pixels about as large as cells: a blurred edge locates the surface within a cell
     if coarse < views.height:
         views = views.resized(coarse, coarse)
-    colours = sample_views(views, points.expand(len(views.rgb), -1, -1))  # (B, V, N, 4), premultiplied
-    occupancy = colours[..., 3].amin(1)
-    inside = occupancy > 0.5
-    weight = _facing(occupancy, points, views.cameras.positions, side) * colours[..., 3]
-    weight = weight * _visible(inside, points, views.cameras, side) + 1e-4
+    # channels before points, here and below: arithmetic on long rows is faster
+    colours = sample_views(views, points.expand(len(views.rgb), -1, -1)).mT  # (B, V, 4, N), premultiplied
+    occupancy = colours[:, :, 3].amin(1)
+    slopes = _slopes(occupancy, side)
+    if everywhere:
+        weight, volume = _weighted(views.cameras, points, colours, slopes, side)
+    else:
+        full = occupancy.amax(0).nonzero()[:, 0]
+        weight = colours.new_full((*colours.shape[:2], len(points)), 1 / colours.shape[1])
+        volume = colours.new_zeros(len(colours), PROFILE_CHANNELS, len(points))
+        weight[..., full], volume[..., full] = _weighted(
+            views.cameras, points[full], colours[..., full], slopes[..., full], side
+        )
+    return CarvedGrid(points, weight, volume.unflatten(-1, (side, side, side)))
+
+
+def _weighted(cameras: Cameras, points: Tensor, colours: Tensor, slopes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Weights (B, V, N) of the views at points, and the volume's channels (B, 5, N) there.
+
+    Args:
+        cameras: (B, V).
+        points: (N, 3), with all points of the hull among them.
+        colours: What the views show there, premultiplied with alpha, (B, V, 4, N).
+        slopes: Of the hull's blurred occupancy there, (B, 3, N).
+        side: Cells along each axis of the grid.
+    """
+    occupancy = colours[:, :, 3].amin(1)
+    weight = _facing(-F.normalize(slopes, dim=1), points, cameras.positions) * colours[:, :, 3]
+    weight = weight * _visible(occupancy > 0.5, points, cameras, side) + 1e-4
     weight = weight / weight.sum(1, keepdim=True)
-    mean = (weight[..., None] * colours[..., :3]).sum(1)
-    spread = _root((weight[..., None] * (colours[..., :3] - mean[:, None]) ** 2).sum((1, -1)))
-    volume = torch.cat([occupancy[..., None], torch.cat([mean, spread[..., None]], -1) * occupancy[..., None]], dim=-1)
-    return CarvedGrid(points, weight, volume.transpose(1, 2).unflatten(-1, (side, side, side)))
+    mean = (weight[:, :, None] * colours[:, :, :3]).sum(1)  # (B, 3, N)
+    spread = _root((weight[:, :, None] * (colours[:, :, :3] - mean[:, None]) ** 2).sum((1, 2)))
+    return weight, torch.cat([occupancy[:, None], torch.cat([mean, spread[:, None]], 1) * occupancy[:, None]], dim=1)
 
 
 def _root(values: Tensor) -> Tensor:
@@ -80,12 +106,23 @@ def _root(values: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)
 
 
-def _facing(occupancy: Tensor, points: Tensor, cameras: Tensor, side: int) -> Tensor:
-    """Squared cosine between each camera (B, V, 3) and the hull's normal near each point, 0 from behind: (B, V, N)."""
-    volume = F.avg_pool3d(occupancy.unflatten(-1, (1, side, side, side)), 5, stride=1, padding=2)
-    slopes = [torch.gradient(volume[:, 0], dim=3 - axis)[0].flatten(1) for axis in range(3)]
-    outward = -F.normalize(torch.stack(slopes, dim=-1), dim=-1)  # (B, N, 3)
-    facing = [(outward * F.normalize(position[:, None] - points, dim=-1)).sum(-1) for position in cameras.unbind(1)]
+def _slopes(occupancy: Tensor, side: int) -> Tensor:
+    """Gradient (B, 3, N) along x, y and z of a grid's occupancy (B, N), blurred by a box of 5 cells."""
+    volume = occupancy.unflatten(-1, (side, side, side))
+    for axis in (1, 2, 3):  # one axis after the other: five times as fast as avg_pool3d
+        padded = F.pad(volume, [0, 0] * (3 - axis) + [2, 2])
+        volume = functools.reduce(torch.add, (padded.narrow(axis, k, side) for k in range(5)))
+    volume = volume / 125
+    return torch.stack([torch.gradient(volume, dim=3 - axis)[0].flatten(1) for axis in range(3)], dim=1)
+
+
+def _facing(outward: Tensor, points: Tensor, cameras: Tensor) -> Tensor:
+    """Squared cosine between each camera (B, V, 3) and the hull's normals (B, 3, N) at points (N, 3), 0 from behind.
+
+    Returns:
+        (B, V, N).
+    """
+    facing = [(outward * F.normalize(position[..., None] - points.T, dim=1)).sum(1) for position in cameras.unbind(1)]
     return torch.stack(facing, dim=1).clamp(min=0).square()
 
 
@@ -95,14 +132,23 @@ def _visible(inside: Tensor, points: Tensor, cameras: Cameras, side: int) -> Ten
     A depth buffer of the hull's cells, its pixels a little larger than a cell seen from the structured distance.
     """
     pixels = max(1, 3 * side // 4)
-    where, depth = cameras.project(points.expand(*cameras.shape, -1, 3))
-    pixel = (where * pixels).long().clamp(0, pixels - 1)
-    index = pixel[..., 1] * pixels + pixel[..., 0]
+    where, depth = _project(cameras, points)
+    across, down = ((part * pixels).long().clamp(0, pixels - 1) for part in where)
+    index = down * pixels + across
     solid = torch.where(inside[:, None], depth, torch.inf)
     buffer = torch.full((*cameras.shape, pixels * pixels), torch.inf, device=depth.device)
     first = buffer.scatter_reduce(-1, index, solid, "amin").gather(-1, index)
     behind = (depth - first) * (side / 2)  # in cells; -inf where the pixel is empty
     return (2 - behind / 1.5).clamp(0, 1)
+
+
+def _project(cameras: Cameras, points: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """`Cameras.project` of points (N, 3) by the same operations on rows: two coordinates and depth, each (B, V, N)."""
+    x, y, z = (points.T - cameras.positions[..., None]).unbind(-2)
+    turn, lens = cameras.cam_to_world[..., :3, :3].mT[..., None], cameras.intrinsics[..., None]
+    right, down, depth = (x * turn[..., k, 0, :] + y * turn[..., k, 1, :] + z * turn[..., k, 2, :] for k in range(3))
+    safe = torch.where(depth.abs() < 1e-9, 1e-9, depth)
+    return (lens[..., 0, :] * right / safe + lens[..., 2, :], lens[..., 1, :] * down / safe + lens[..., 3, :]), depth
 
 
 def extents(volume: Tensor, plane: int) -> Tensor:

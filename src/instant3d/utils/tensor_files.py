@@ -122,6 +122,25 @@ def load_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({first_line(error)}); copy or download it again") from None
 
 
+def load_json_object(path: Path, hint: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        hint: What the user may check if there is no such file.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is no JSON, or holds something else than an object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {hint}")
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no object but a {type(content).__name__}; copy or download it again")
+    return content
+
+
 def _refuse(path: Path, wanted: str = "weights", *, json_too: bool = True) -> None:
     """Raise a description of the file if it is not a tensor file at all."""
     if not path.is_file():

@@ -4,17 +4,14 @@ import pytest
 import torch
 from tiny_sdxl import SIZES, tiny_sdxl
 
-from instant3d.modules.diffusion import components as module
+from instant3d.modules.diffusion import saving
 from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
-from instant3d.modules.diffusion.components import (
-    Components,
-    build_scheduler,
-    merge_lora,
-    with_lora,
-    with_xformers,
-    without_warnings,
-)
+from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.loading import without_warnings
+from instant3d.modules.diffusion.lora_training import merge_lora, with_lora
+from instant3d.modules.diffusion.schedulers import SAMPLERS, build_scheduler
 from instant3d.modules.diffusion.text import encode
+from instant3d.modules.xformers_attention import with_xformers
 
 PROMPT = ["a red fire hydrant"]
 
@@ -108,7 +105,7 @@ def test_save_that_is_interrupted_leaves_nothing(saved, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_write_network", interrupted)
+    monkeypatch.setattr(saving, "_write_network", interrupted)
     with pytest.raises(KeyboardInterrupt):
         saved[0].save(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
@@ -163,7 +160,7 @@ def test_load_prints_nothing(saved, capfd):
 
 @pytest.mark.parametrize("spacing", [None, "trailing", "linspace"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", module.SAMPLERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_build_scheduler_of_each_kind_finds_the_only_image_of_a_perfect_network(name, kind, spacing):
     generator = torch.Generator().manual_seed(0)
     z, eps = 3 * torch.randn(4, 8, 8, generator=generator), torch.randn(4, 8, 8, generator=generator)
@@ -183,7 +180,7 @@ def test_build_scheduler_of_each_kind_finds_the_only_image_of_a_perfect_network(
 
 @pytest.mark.parametrize(("spacing", "first"), [(None, 958), ("leading", 958), ("trailing", 999), ("linspace", 999)])
 def test_build_scheduler_begins_at_the_timestep_of_its_spacing(spacing, first):
-    for name in module.SAMPLERS:
+    for name in SAMPLERS:
         scheduler = build_scheduler(SIZES["scheduler"], name, spacing)
         scheduler.set_timesteps(30)
         # dpm++ counts the end among its 31 levels, so that T // 31 = 32 timesteps lie between two; lcm has no choice

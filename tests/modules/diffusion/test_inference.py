@@ -8,13 +8,14 @@ import pytest
 import torch
 from tiny_sdxl import CAPTIONS, SIZES
 
-from instant3d.modules.diffusion.components import Components, build_scheduler
+from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.inference import dpm_solver, euler
 from instant3d.modules.diffusion.inference.dpm_solver import DpmSolver
 from instant3d.modules.diffusion.inference.euler import Euler
 from instant3d.modules.diffusion.inference.loading import load_components
 from instant3d.modules.diffusion.inference.noise_levels import linear_alphas_cumprod
 from instant3d.modules.diffusion.inference.unet import UNet
+from instant3d.modules.diffusion.schedulers import build_scheduler
 from instant3d.modules.diffusion.text import encode, fits
 from instant3d.modules.diffusion.tiny_models import train_tokenizer
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from instant3d.modules.diffusion import noise_process
-from instant3d.modules.diffusion.components import build_scheduler
+from instant3d.modules.diffusion.schedulers import build_scheduler
 from instant3d.modules.diffusion.sdxl import SCHEDULER
 
 ABAR = build_scheduler(SCHEDULER, "ddim").alphas_cumprod.double()

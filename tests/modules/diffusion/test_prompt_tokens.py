@@ -7,7 +7,7 @@ import torch
 from tiny_sdxl import tiny_sdxl_folder
 from tiny_stable import tiny_stable_folder
 
-from instant3d.modules.diffusion.components import without_warnings
+from instant3d.modules.diffusion.loading import without_warnings
 from instant3d.modules.diffusion.prompt_tokens import PromptEncoder, PromptTokens
 
 PROMPTS = ["a red fire hydrant", "", "zebras, 火 and quinces " * 30]

@@ -12,7 +12,7 @@ from tiny_stable import tiny_stable_folder
 
 from instant3d.direct.guidance.sds import mix_conditions, predict_noise, sds_surrogate_loss
 from instant3d.modules.diffusion import noise_process, stable_diffusion
-from instant3d.modules.diffusion.components import without_warnings
+from instant3d.modules.diffusion.loading import without_warnings
 from instant3d.modules.diffusion.stable_diffusion import StableDiffusionGuidance
 from instant3d.modules.diffusion.text import TextEmbedding
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny_sdxl import tiny_sdxl
 
-from instant3d.modules.diffusion.components import without_warnings
+from instant3d.modules.diffusion.loading import without_warnings
 from instant3d.modules.diffusion.text import TextEmbedding, encode
 
 PROMPTS = ["a red fire hydrant", "", "zebras, 火 and quinces " * 30]

@@ -8,7 +8,8 @@ from golden_sets import FAMILIES, Golden
 
 from instant3d.cli import main as cli
 from instant3d.nerf import volume
-from instant3d.nerf.volume import box_span, march
+from instant3d.nerf.ray_sampling import box_span
+from instant3d.nerf.volume import march
 from instant3d.pipelines import convert
 from instant3d.pipelines.text_to_3d import ViewsTo3D
 from instant3d.stage2.network import Reconstructor

@@ -15,7 +15,7 @@ import torch
 
 from instant3d.utils import bundled
 from instant3d.utils.hub import snapshot
-from instant3d.utils.tensor_files import load_json, open_safetensors
+from instant3d.utils.tensor_files import load_json_object, open_safetensors
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 # SDXL's own VAE overflows in float16; this one does not and gives nearly the same images
@@ -148,12 +148,7 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: The file does not exist.
         ValueError: It is no JSON, or holds something else than an object.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; is {path.parent} part of a model in diffusers' layout?")
-    content = load_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no settings but a {type(content).__name__}; copy or download it again")
-    return content
+    return load_json_object(path, f"is {path.parent} part of a model in diffusers' layout?")
 
 
 def config_of(source: str | Path, part: str) -> dict[str, Any]:

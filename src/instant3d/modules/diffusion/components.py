@@ -6,7 +6,6 @@ model_index.json  scheduler/  text_encoder/  text_encoder_2/  tokenizer/  tokeni
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,20 +18,12 @@ from instant3d.modules.diffusion import checkpoint_source as files
 from instant3d.modules.diffusion.checkpoint_source import ALL, NETWORKS
 from instant3d.modules.diffusion.compatibility import check
 from instant3d.modules.diffusion.loading import kind_of, load, load_single, load_tokenizer, without_warnings
+from instant3d.modules.diffusion.saving import write
+from instant3d.modules.diffusion.schedulers import build_scheduler
 from instant3d.modules.diffusion.sizes import check_sizes
 from instant3d.modules.diffusion.view_layout import ViewLayout
-from instant3d.modules.xformers_attention import NOT_USABLE, silenced
 from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
-from instant3d.utils.errors import first_line
-
-SAMPLERS = {
-    "ddim": "DDIMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",  # second order, multistep (Lu et al. 2022, DPM-Solver++ 2M)
-    "lcm": "LCMScheduler",  # for weights distilled to few steps (Luo et al. 2023); adds new noise at every step
-}
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 @dataclass
@@ -212,145 +203,3 @@ def build_part(name: str, config: Mapping[str, Any]) -> Any:
             settings = CLIPVisionConfig if name == "vision_encoder" else CLIPTextConfig
             return kind(settings(**config)).eval()
         return kind(**config).eval()
-
-
-def build_scheduler(config: Mapping[str, Any], name: str, spacing: str | None = None) -> Any:
-    """Build a sampler, one of SAMPLERS, over the noise schedule in a scheduler's configuration.
-
-    Args:
-        config: Configuration of any diffusers scheduler.
-        name: Key of SAMPLERS.
-        spacing: Which of the T = 1000 training timesteps n steps visit: "leading" multiples of T // n (so that
-            sampling begins below T: at 958 of 999 for 30 steps of SDXL), "trailing" those that end at T - 1,
-            "linspace" both ends; by default that of `config`. Lin et al. 2023 (table 2) find trailing best for few
-            steps. DDIM, which diffusers lets step by T // n whatever is visited, takes trailing in linspace's place.
-
-    Raises:
-        ValueError: There is no such sampler.
-    """
-    import diffusers
-
-    if name not in SAMPLERS:
-        raise ValueError(f"there is no sampler {name!r}; choose among {', '.join(SAMPLERS)}")
-    # latents are not images, so their values must not be clipped to [-1, 1]
-    settings = {**config, "clip_sample": False, "thresholding": False}
-    # else what was left to the defaults of another class would change when the scheduler is saved and loaded
-    settings.pop("_use_default_values", None)
-    if spacing is not None:
-        settings["timestep_spacing"] = spacing
-    if name == "ddim" and settings.get("timestep_spacing") == "linspace":
-        settings["timestep_spacing"] = "trailing"
-    with without_warnings():
-        return getattr(diffusers, SAMPLERS[name]).from_config(settings)
-
-
-def with_lora(unet: Any, rank: int, alpha: float) -> Any:
-    """Freeze a UNet and add trainable LoRA weights (alpha / rank) B A to the projections of all its attention layers.
-
-    Args:
-        unet: Changed in place and returned.
-        rank: Rank of the update, at least 1.
-        alpha: Its scale; only alpha / rank matters (Hu et al. 2021, section 4.1).
-
-    Raises:
-        ValueError: `rank` is below 1.
-    """
-    from peft import LoraConfig
-
-    if rank < 1:
-        raise ValueError(f"the rank of LoRA must be at least 1, got {rank}; give a positive lora_rank")
-    # peft declares `lora_alpha` as an int but only divides it by the rank
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS))  # type: ignore[arg-type]
-    return unet
-
-
-def merge_lora(unet: Any) -> Any:
-    """Fold the LoRA weights of `with_lora` into the UNet's own, and make all of it trainable again."""
-    unet.fuse_lora()
-    unet.unload_lora()
-    return unet.requires_grad_(True)
-
-
-def save_lora(unet: Any, folder: str | Path) -> None:
-    """Write the LoRA weights of `with_lora` alone, as `pytorch_lora_weights.safetensors` in diffusers' naming."""
-    from diffusers import StableDiffusionXLPipeline
-    from peft import get_peft_model_state_dict
-
-    layers = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(unet).items()}
-    settings = unet.peft_config["default"].to_dict()
-    StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
-
-
-def with_xformers(unet: Any) -> Any:
-    """Replace a UNet's attention by xformers' memory-efficient attention; CUDA only.
-
-    Raises:
-        ValueError: The UNet is not on a CUDA device, or xformers is not installed or has no kernel for the installed
-            torch.
-    """
-    if unet.device.type != "cuda":
-        raise ValueError(f"xformers works on CUDA only, but the UNet is on {unet.device}; leave PyTorch's attention")
-    try:
-        with silenced():
-            unet.enable_xformers_memory_efficient_attention()
-    except ModuleNotFoundError:
-        raise ValueError("xformers is not installed; `pip install 'instant3d[xformers]'`") from None
-    except NOT_USABLE as error:
-        raise ValueError(
-            f"the installed xformers has no kernel for torch {torch.__version__} here ({first_line(error)}); leave "
-            "PyTorch's attention"
-        ) from None
-    return unet
-
-
-def write(part: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write a component into an existing folder, in diffusers' layout.
-
-    Args:
-        part: A network, tokenizer, scheduler or other component; it is unchanged.
-        name: Its name, such as "unet".
-        folder: The component's own folder.
-        dtype: Precision in which a network is stored.
-
-    Raises:
-        ValueError: The network has LoRA weights that are not merged.
-    """
-    if name in (*NETWORKS, "vision_encoder"):
-        _write_network(part, name, folder, dtype)
-        return
-    part.save_pretrained(folder)
-    if name.startswith("tokenizer"):
-        part.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt, all that transformers 4 reads
-
-
-def _write_network(network: Any, name: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write settings and weights; tensors are cast one at a time, so that the network itself is unchanged."""
-    from safetensors.torch import save_file
-
-    if any("lora_" in key for key in network.state_dict()):
-        raise ValueError(f"the {name} has LoRA weights, which plain diffusers would not read; merge them first")
-    if name.endswith(("encoder", "encoder_2")):
-        config = copy.deepcopy(network.config)
-        # not `dtype`: transformers would load the encoder in it by default, but diffusers loads the UNet in float32
-        config.architectures, config.dtype = [type(network).__name__], torch.float32
-        config.save_pretrained(folder)
-    else:
-        network.save_config(folder)
-        _remove_origin(folder / "config.json")
-    # the Hub's own names: this network lost its prefix in transformers 5.6, which still reads them, as older ones do
-    prefix = "text_model." if name == "text_encoder" and not hasattr(network, "text_model") else ""
-    tensors = {
-        prefix + key: value.detach().to("cpu", dtype).contiguous() for key, value in network.state_dict().items()
-    }
-    path = folder / (
-        "model.safetensors" if name.endswith(("encoder", "encoder_2")) else "diffusion_pytorch_model.safetensors"
-    )
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod((folder / "config.json").stat().st_mode)  # `save_file` lets only its owner read
-
-
-def _remove_origin(config: Path) -> None:
-    """Remove the folder that a network was loaded from, which diffusers notes: it names a user's paths."""
-    settings = json.loads(config.read_text())
-    settings.pop("_name_or_path", None)
-    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

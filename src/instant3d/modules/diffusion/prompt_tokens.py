@@ -15,8 +15,8 @@ from torch import Tensor
 
 from instant3d.modules.diffusion import checkpoint_source as files
 from instant3d.modules.diffusion.compatibility import check_tokens
-from instant3d.modules.diffusion.components import write
 from instant3d.modules.diffusion.loading import load
+from instant3d.modules.diffusion.saving import write
 from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
 from instant3d.utils.tensor_dataclass import TensorDataclass

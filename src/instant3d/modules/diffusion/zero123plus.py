@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instant3d.modules.diffusion.components import build_scheduler
 from instant3d.modules.diffusion.reference_attention import ReferencePass
+from instant3d.modules.diffusion.schedulers import build_scheduler
 from instant3d.modules.diffusion.zero123plus_parts import Zero123PlusParts
 from instant3d.utils.progress import OnStep
 from instant3d.utils.tensor_dataclass import TensorDataclass

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from instant3d.modules.diffusion.checkpoint_source import read_json
-from instant3d.modules.diffusion.components import write
 from instant3d.modules.diffusion.loading import load
+from instant3d.modules.diffusion.saving import write
 from instant3d.modules.diffusion.view_layout import ViewLayout
 
 KIND = "Zero123PlusPipeline"

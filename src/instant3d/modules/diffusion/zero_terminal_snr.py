@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from instant3d.modules.diffusion.components import build_scheduler
+from instant3d.modules.diffusion.schedulers import build_scheduler
 
 
 def rescale_to_zero_terminal_snr(scheduler: Any) -> Tensor:

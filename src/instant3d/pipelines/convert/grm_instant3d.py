@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from instant3d.modules.diffusion.checkpoint_source import NETWORKS, SDXL
-from instant3d.modules.diffusion.components import Components, build_part, build_scheduler
+from instant3d.modules.diffusion.components import Components, build_part
 from instant3d.modules.diffusion.loading import load_tokenizer
+from instant3d.modules.diffusion.schedulers import build_scheduler
 from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.pipelines.convert.family import Shapes
 from instant3d.pipelines.convert.sgm_rules import sdxl_rules
