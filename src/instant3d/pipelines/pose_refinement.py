@@ -29,7 +29,7 @@ SPREAD = torch.tensor([10.0, 7.0, 3.0, 0.1, 0.03, 0.03, 0.3])
 
 EVALUATIONS = 10  # reconstructions
 LARGEST_STEP = 1.0  # in standard deviations
-IMAGE_WEIGHT = 2500.0  # of a view's mean squared error, against the prior's squared deviations
+IMAGE_WEIGHT = 1600.0  # of a view's mean squared error, against the prior's squared deviations
 LEFT = 0.5  # share of a fixed reconstruction's curvature that is left when the reconstruction follows the cameras
 SIZE = 32  # pixels a side of the renderings
 MARGIN = 0.06  # around an object in its window, as a fraction of the photo
