@@ -28,8 +28,8 @@ class CompiledUNet:
 
     def __init__(self, unet: Any) -> None:
         self.unet = unet
-        options = {"mode": MODE} if BACKEND == "inductor" else {}
-        self.run: Callable[..., Any] | None = torch.compile(unet, backend=BACKEND, dynamic=False, **options)
+        mode = MODE if BACKEND == "inductor" else None
+        self.run: Callable[..., Any] | None = torch.compile(unet, backend=BACKEND, dynamic=False, mode=mode)
         self.warm: set[torch.Size] = set()
         self.counts: set[int] = set()
 
