@@ -164,8 +164,8 @@ def _windowed(photos: Views) -> _Windows:
         cut = Views(F.pad(photos.rgb[k], bounds), F.pad(photos.alpha[k], bounds), photos.cameras[k])
         edges.append([left, top, side])
         images.append(_image(cut.resized(SIZE, SIZE)))
-    left, top, side = (torch.tensor(edges) / pixels).to(photos.rgb.device).unbind(-1)
-    return _Windows(left, top, side, torch.stack(images))
+    boxes = (torch.tensor(edges) / pixels).to(photos.rgb.device)
+    return _Windows(boxes[:, 0], boxes[:, 1], boxes[:, 2], torch.stack(images))
 
 
 def _errors(reconstruct: Reconstruct, photos: Views, wanted: _Windows, poses: OrbitPoses) -> Tensor:

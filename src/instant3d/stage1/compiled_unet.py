@@ -39,7 +39,7 @@ class CompiledUNet:
         self.counts.add(size)
         return size
 
-    def __call__(self, latents: Tensor, *inputs: Any, **settings: Any) -> Tensor:
+    def __call__(self, latents: Tensor, /, *inputs: Any, **settings: Any) -> Tensor:
         """Return the UNet's output, (B, C, h, w), in memory of its own."""
         if self.run is None:
             return self._plain(latents, *inputs, **settings)
