@@ -33,7 +33,9 @@ from data_prep.rendering.triangle_soup import flatten
 from instant3d import scenes
 from instant3d.mesh import load, normalized
 from instant3d.scenes.scene_files import DOCUMENT
+from instant3d.utils.images import encode_png
 
+PILLOW_LEVEL = 2  # of compression, before
 PARTS = ("cameras", "mesh", "OpenGL", "encode", "write")
 T = TypeVar("T")
 
@@ -70,25 +72,21 @@ def render(item: Item, plan: Plan, folder: Path, before: bool, clock: Clock) -> 
 
 
 def encode_by_pillow(views: Any) -> dict[str, bytes]:
-    """The images of float views by Pillow at level 2: how scenes were encoded before."""
+    """The images of float views by Pillow: how scenes were encoded before."""
     levels = [(part.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy() for part in (views.rgb, views.alpha)]
     files = {DOCUMENT: b"{}"}
     for k, image in enumerate(np.concatenate(levels, -1)):
-        files[f"images/{k:04d}.png"] = pillow(image)
+        files[f"images/{k:04d}.png"] = encode_png(image, PILLOW_LEVEL)
         if views.depth is not None:
             depth, unit = views.depth[k, 0].double().numpy(), max(float(views.depth.max()), 1e-6) / 65535
             steps = np.where(depth > 0, np.clip(np.round(depth / unit), 1, 65535), 0)
-            files[f"depth/{k:04d}.png"] = pillow(steps.astype(np.uint16))
+            files[f"depth/{k:04d}.png"] = encode_png(steps.astype(np.uint16), PILLOW_LEVEL)
         if views.normals is not None:
             vectors = views.normals[k].permute(1, 2, 0).numpy()
-            files[f"normals/{k:04d}.png"] = pillow(np.round(np.clip(vectors, -1, 1) * 127 + 128).astype(np.uint8))
+            files[f"normals/{k:04d}.png"] = encode_png(
+                np.round(np.clip(vectors, -1, 1) * 127 + 128).astype(np.uint8), PILLOW_LEVEL
+            )
     return files
-
-
-def pillow(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=2)
-    return stream.getvalue()
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -97,8 +97,7 @@ class Occupancy:
         """Return whether density is to be read at points (3, N): (N,) bool."""
         if self.filled is None:
             return torch.ones_like(points[0], dtype=torch.bool)
-        i, j, k = ((points + 1) * (self.side / 2)).clamp_(0, self.side - 1).int()
-        return self.filled.view(-1).index_select(0, (i * self.side + j) * self.side + k)
+        return self._at(self.filled, ((points + 1) * (self.side / 2)).clamp_(0, self.side - 1).int())
 
     def _free_distance(self, distances: Tensor, points: Tensor, directions: Tensor) -> Tensor:
         """Return the distance to the end of the empty block around each point.
@@ -107,12 +106,16 @@ class Occupancy:
         """
         place = (points + 1) * (self.side / 2)
         cell = place.floor().clamp(0, self.side - 1)
-        i, j, k = cell.long()
-        free = distances.view(-1).index_select(0, (i * self.side + j) * self.side + k)
+        free = self._at(distances, cell.long())
         ahead = cell + torch.where(directions > 0, free, 1 - free)
         steep = directions.abs().clamp(min=1e-9)
         way = ((ahead - place).abs() / steep).amin(0) * (2 / self.side)
         return torch.where(free > 0, way + BEYOND, 0.0)
+
+    def _at(self, values: Tensor, cell: Tensor) -> Tensor:
+        """Return what a grid (side, side, side) holds in the cells with indices (3, N): (N,)."""
+        i, j, k = cell
+        return values.view(-1).index_select(0, (i * self.side + j) * self.side + k)
 
 
 def _cells_away(nodes: Tensor, dilation: int) -> Tensor:

@@ -234,10 +234,11 @@ class GridSampler:
             "return_dict": False,
         }
         with torch.autocast(unet.device.type, torch.bfloat16, enabled=_half(unet)):
-            if self.compiled is not None:
-                return self.compiled(*inputs, **conditions).float()
-            prediction: Tensor = unet(*inputs, **conditions)[0]
-            return prediction.float()
+            if self.compiled is None:
+                prediction: Tensor = unet(*inputs, **conditions)[0]
+            else:
+                prediction = self.compiled(*inputs, **conditions)
+        return prediction.float()
 
 
 def guided_steps(sampling: Sampling) -> int:
