@@ -28,6 +28,7 @@ from instant3d.utils.errors import first_line, print_escaped
 
 DEMO = "demo"
 LOG = "log.txt"
+PLANES = "planes"  # folder in the study's, of planes that are computed once
 FOLDERS = ("stage2/study", "stage2")  # of shipped configs that are found by their names
 
 
@@ -42,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         planned = plan(options)
         for trial in planned:
             trial.write(options.output / trial.name)
+        if options.frozen_planes:
+            from benchmarks.study import frozen
+
+            frozen.prepare(planned[0].options, options.output / PLANES)
         failed = run_all(planned, options.output, options.workers)
         finish(planned, failed, options.output)
     except EXPECTED as error:
@@ -53,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def plan(options: argparse.Namespace) -> list[Trial]:
     """The trials of a study, seed by seed, so that an early end leaves all variants compared."""
     base = options.base or default_base(options.trainer, warm=options.weights is not None)
+    if options.frozen_planes:
+        if not options.weights:
+            raise ValueError("--frozen-planes trains the decoder of trained weights; name them by --from")
+        base = [*base, "stage2/frozen_planes"]
     length = {name: getattr(options, name) for name in ("seconds", "steps", "flops")}
     if all(value is None for value in length.values()):
         length["seconds"] = 1200.0
@@ -73,6 +82,7 @@ def plan(options: argparse.Namespace) -> list[Trial]:
             size=options.size,
             mesh=options.mesh,
             device="cpu" if options.trainer == "cpu" else "cuda",
+            planes=str(options.output / PLANES) if options.frozen_planes else None,
             **length,
         )
         for seed in range(options.seeds)
@@ -176,6 +186,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", nargs="+", help="configs below the variants (default: demo for the trainer)")
     parser.add_argument(
         "--from", dest="weights", metavar="WEIGHTS", help="trained weights that every variant begins with"
+    )
+    parser.add_argument(
+        "--frozen-planes",
+        action="store_true",
+        help="train the decoder alone, on planes that the weights of --from make once",
     )
     parser.add_argument("--workers", type=positive_int, help="trials at a time (default: one a core; one on a GPU)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of trials, table and figure")

@@ -23,7 +23,7 @@ from instant3d.stage2.data import ReconstructionBatch, SceneDataModule, TrainDat
 from instant3d.stage2.module import Stage2Module
 from instant3d.stage2.network import Reconstructor
 from instant3d.training.arguments import expand_options, without_library_notes
-from instant3d.training.fit import link_image_size, set_image_size
+from instant3d.training.fit import avoid_emulated_bfloat16, link_image_size, set_image_size
 from instant3d.utils.mesh_options import DEFAULT
 from instant3d.views import Views
 
@@ -63,8 +63,9 @@ class _Configured(LightningCLI):
         link_image_size(parser)
 
     def before_instantiate_classes(self) -> None:
-        """Take the image size from the weights of `model.start`, as training does."""
+        """Take the image size from the weights of `model.start` and a precision that is not emulated, as training does."""
         set_image_size(self.config)
+        avoid_emulated_bfloat16(self.config)
 
 
 def measure(options: Sequence[str]) -> Cost:
@@ -77,7 +78,8 @@ def measure(options: Sequence[str]) -> Cost:
         ValueError: An option is unknown or a value is out of range.
     """
     with without_library_notes():
-        module, data = _configured(options)
+        built = configured(options)
+    module, data = built.model, built.datamodule
     dataset = cast(TrainDataset, data.train_dataloader().dataset)
     parameters = sum(parameter.numel() for parameter in module.network.parameters())
     flops = step_flops(module, dataset[dataset.coarse][None])
@@ -85,11 +87,16 @@ def measure(options: Sequence[str]) -> Cost:
     return Cost(parameters, flops * data.batch_size, data.batch_size, data_order(dataset), saved)
 
 
-def _configured(options: Sequence[str]) -> tuple[Stage2Module, SceneDataModule]:
+def configured(options: Sequence[str]) -> Any:
+    """Lightning's command line with `model`, `datamodule` and `trainer` built from options of `instant3d fit stage2`.
+
+    Raises:
+        ValueError: An option is unknown or a value is out of range.
+    """
     from jsonargparse import ArgumentError
 
     try:
-        built = _Configured(
+        return _Configured(
             Stage2Module,
             SceneDataModule,
             args=expand_options(options, "stage2"),
@@ -100,7 +107,6 @@ def _configured(options: Sequence[str]) -> tuple[Stage2Module, SceneDataModule]:
         )
     except ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    return cast(Stage2Module, built.model), cast(SceneDataModule, built.datamodule)
 
 
 def step_flops(module: Stage2Module, batch: ReconstructionBatch) -> int:

@@ -38,6 +38,7 @@ class Trial:
         flops: Length of training, if it is counted in floating-point operations.
         size: Side in pixels of the images that are compared.
         mesh: Whether the mesh is evaluated too.
+        planes: Folder of planes that were computed once, if only the decoder is trained.
         device: Device of the evaluation.
     """
 
@@ -51,6 +52,7 @@ class Trial:
     size: int = 128
     mesh: bool = False
     device: str = "cpu"
+    planes: str | None = None
 
     @property
     def name(self) -> str:
@@ -108,8 +110,13 @@ def _train(trial: Trial, folder: Path, cost: dict[str, Any]) -> dict[str, Any]:
 
     start, runs = time.monotonic(), folder / "run"
     words = [*trial.options, f"--seed_everything={trial.seed}", *_length(trial, cost), *_places(runs)]
-    last = ["--ckpt_path=last"] if any(runs.glob("**/last*.ckpt")) else []
-    fit.main(["fit", "stage2", *words, *last])
+    begun = any(runs.glob("**/last*.ckpt"))
+    if trial.planes is None:
+        fit.main(["fit", "stage2", *words, *(["--ckpt_path=last"] if begun else [])])
+    else:
+        from benchmarks.study import frozen
+
+        frozen.train(words, Path(trial.planes), fit.newest_checkpoint(runs) if begun else None)
     checkpoint = fit.newest_checkpoint(runs)
     fit.export(checkpoint, folder / WEIGHTS)
     steps = fit.load_weights_only(checkpoint, map_location="meta")["global_step"]

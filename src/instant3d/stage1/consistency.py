@@ -27,11 +27,13 @@ class ConsistencyDistillation:
 
     Attributes:
         guidance: Scale of the teacher's classifier-free guidance, which the student learns; it is sampled without.
+        guidance_stop: Share of the timesteps, from the noisiest, at which the teacher is guided.
         levels: Noise levels, evenly spaced over the timesteps; the sampler `lcm` has 50.
         huber: Error below which the distance is quadratic (c of the pseudo-Huber distance).
     """
 
     guidance: float = 5.0
+    guidance_stop: float = 1.0
     levels: int = LCM_LEVELS
     huber: float = 0.001
 

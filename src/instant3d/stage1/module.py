@@ -27,6 +27,7 @@ from instant3d.stage1.export import lora_parameters
 from instant3d.stage1.grid_dataset import ImageBatch
 from instant3d.stage1.networks import Frozen, NoisePrediction, unet_output
 from instant3d.stage1.noise_sample import QUARTERS, NoiseSample, drop_text, loss_by_quarter, sample_noise
+from instant3d.stage1.progressive import ProgressiveDistillation
 from instant3d.stage1.prompt_batches import PromptBatch
 from instant3d.stage1.sampler import GridSampler, classifier_free_guidance
 from instant3d.stage1.sampling_options import Sampling
@@ -55,8 +56,8 @@ class Stage1Module(L.LightningModule):
         min_snr_gamma: Gamma of min-SNR loss weights (Hang et al. 2023; 5 is their value); null weighs all timesteps
             alike.
         prompt_dropout: Probability that an example has no prompt, as classifier-free guidance needs.
-        distillation: Consistency distillation of the base in place of denoising, for few steps without guidance; null
-            trains a denoiser.
+        distillation: Consistency or progressive distillation of the base in place of denoising, for few steps without
+            guidance; null trains a denoiser.
         sample_latents: Whether latents are sampled from the VAE's posterior; otherwise they are its mean.
         gradient_checkpointing: Whether the UNet's blocks are recomputed in the backward pass to save memory.
         half_base: With LoRA, whether frozen weights are kept in bfloat16; needs precision bf16-mixed.
@@ -84,7 +85,7 @@ class Stage1Module(L.LightningModule):
         optimizer: Kind = "adamw",
         min_snr_gamma: float | None = None,
         prompt_dropout: float = 0.1,
-        distillation: ConsistencyDistillation | None = None,
+        distillation: ConsistencyDistillation | ProgressiveDistillation | None = None,
         sample_latents: bool = True,
         gradient_checkpointing: bool = False,
         half_base: bool = False,
@@ -242,7 +243,7 @@ class Stage1Module(L.LightningModule):
                 sample.noise,
                 sample.timestep,
                 student=partial(self.predict, text=text, size=grids.size),
-                teacher=self._teacher(text, grids.size, self.distillation.guidance),
+                teacher=self._teacher(text, grids.size),
             )
         abar = self.abar[sample.timestep]
         prediction = self.predict(add_noise(latents, sample.noise, abar), sample.timestep, text, grids.size)
@@ -267,14 +268,21 @@ class Stage1Module(L.LightningModule):
         recorded = self.graphed if self.training and torch.is_grad_enabled() else None
         return unet_output(recorded or NoisePrediction(self.network), latents, timestep, text, size)
 
-    def _teacher(self, text: TextEmbedding, size: Tensor, guidance: float) -> Predict:
+    def _teacher(self, text: TextEmbedding, size: Tensor) -> Predict:
         """The base with classifier-free guidance, as a function of noisy latents and timesteps."""
-        texts = (TextEmbedding.zeros_like(text), text)
+        settings = cast(Any, self.distillation)
+        without_guidance = round((1 - settings.guidance_stop) * len(self.abar))
+        empty = TextEmbedding.zeros_like(text)
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             with self.frozen.teaching(self.device) as unet:
-                away, toward = (unet_output(NoisePrediction(unet), latents, timestep, some, size) for some in texts)
-            return classifier_free_guidance(away, toward, guidance)
+                network = NoisePrediction(unet)
+                found = unet_output(network, latents, timestep, text, size)
+                guided = (timestep >= without_guidance).nonzero()[:, 0]
+                if len(guided):
+                    away = unet_output(network, latents[guided], timestep[guided], empty[guided], size[guided])
+                    found[guided] = classifier_free_guidance(away, found[guided], settings.guidance)
+            return found
 
         return predict
 

@@ -17,7 +17,7 @@ from instant3d.stage2.encoder import DinoEncoder, PluckerEncoder, camera_embeddi
 from instant3d.stage2.local_attention import projection_mask
 from instant3d.stage2.plane_unet import PlaneUNet
 from instant3d.stage2.view_features import ViewFeatures
-from instant3d.stage2.visual_hull_input import CarvedGrid, carve_views
+from instant3d.stage2.visual_hull_input import carve_views
 from instant3d.utils import safetensors_folder
 from instant3d.views import Views
 
@@ -119,19 +119,24 @@ class Reconstructor(nn.Module):
         grid = carve_views(views, self.architecture.lift_side, everywhere=self._needs_all_weights(views))
         lifted, maps = self.lift.encode(views, grid)
         planes = self.lift.decode(self._transformed(tokens + lifted, context, condition, mask), maps)
-        return Triplane(self._ordered(planes.unflatten(0, (-1, 3))), self._view_maps(views, grid))
+        return Triplane(self._ordered(planes.unflatten(0, (-1, 3))), self.view_maps(views, grid.weight_volume))
 
     def _needs_all_weights(self, views: Views) -> bool:
         """Whether to weight the views in empty cells too: their weights are read, or choosing cells takes longer."""
         a = self.architecture
         return bool(a.pixel_features or a.surface_features or views.rgb.is_cuda or torch.is_grad_enabled())
 
-    def _view_maps(self, views: Views, grid: CarvedGrid) -> ViewMaps | None:
-        """Colours and features of the views, weighted by angle and by occlusion by the hull."""
+    def view_maps(self, views: Views, weight: Tensor) -> ViewMaps | None:
+        """Colours and features of views, which the decoder reads beside the planes; None if it does not.
+
+        Args:
+            views: (B, V).
+            weight: Share of each view in the cells of the hull's grid, by angle and occlusion, (B, V, z, y, x).
+        """
         if self.pixels is None:
             return None
         maps = torch.cat([views.rgb * views.alpha, self.pixels(views).to(views.rgb.dtype)], dim=-3)
-        return ViewMaps(maps, grid.weight_volume, views.cameras)
+        return ViewMaps(maps, weight, views.cameras)
 
     def _context_mask(self, views: Views, context: Tensor) -> Tensor | None:
         """Context tokens that each plane token attends to; None are all."""

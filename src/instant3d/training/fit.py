@@ -68,7 +68,7 @@ class TrainingCLI(LightningCLI):
             )  # Lightning's own error would be a traceback
             if not isinstance(content, dict) or "state_dict" not in content:
                 raise ValueError(f"{config.ckpt_path} is no training checkpoint; `instant3d fit` writes them")
-        _avoid_emulated_bfloat16(config)
+        avoid_emulated_bfloat16(config)
 
     def after_predict(self) -> None:
         """Fail after all predictions are written if some could not be.
@@ -200,7 +200,7 @@ def _command_line(system: str, words: list[str]) -> None:
         raise
 
 
-def _avoid_emulated_bfloat16(config: Namespace) -> None:
+def avoid_emulated_bfloat16(config: Namespace) -> None:
     """Compute in float32 on a CPU that emulates bfloat16, where a convolution in it takes 100 times as long."""
     on_cpu = config.trainer.accelerator == "cpu" or (
         config.trainer.accelerator == "auto" and not torch.cuda.is_available()
