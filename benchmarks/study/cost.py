@@ -63,7 +63,7 @@ class _Configured(LightningCLI):
         link_image_size(parser)
 
     def before_instantiate_classes(self) -> None:
-        """Take the image size from the weights of `model.start` and a precision that is not emulated, as training does."""
+        """Take the image size from the weights of `model.start` and avoid emulated bfloat16, as training does."""
         set_image_size(self.config)
         avoid_emulated_bfloat16(self.config)
 

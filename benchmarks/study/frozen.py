@@ -1,7 +1,7 @@
 """Training of the decoder alone, on planes that trained weights have made once.
 
-Where all that makes the planes is frozen, an object's planes are the same at every step. Computed once, they leave a CPU time
-for thousands of steps of several objects, where a warm start of more of the network has a few hundred of one.
+Where all that makes the planes is frozen, an object's planes are the same at every step. Computed once, they
+leave a CPU time for hundreds of steps of several objects, where a warm start of more of the network has as many of one.
 """
 
 from __future__ import annotations
@@ -107,14 +107,13 @@ def prepare(options: Sequence[str], folder: Path) -> None:
     left = [k for k in range(len(examples.scenes)) if not prepared_file(folder, examples.order(k)).is_file()]
     folder.mkdir(parents=True, exist_ok=True)
     network.eval()
-    with torch.inference_mode():
-        with Progress.to_user().task("planes") as on_step:
-            for done, number in enumerate(left, start=1):
-                views = examples[number].inputs[None]
-                weight = carve_views(views, network.architecture.lift_side).weight_volume
-                made = Prepared(views, network.triplane(views).planes, weight)[0]
-                made.write(prepared_file(folder, examples.order(number)))
-                on_step(done, len(left))
+    with torch.inference_mode(), Progress.to_user().task("planes") as on_step:
+        for done, number in enumerate(left, start=1):
+            views = examples[number].inputs[None]
+            weight = carve_views(views, network.architecture.lift_side).weight_volume
+            made = Prepared(views, network.triplane(views).planes, weight)[0]
+            made.write(prepared_file(folder, examples.order(number)))
+            on_step(done, len(left))
 
 
 def check_frozen(network: Reconstructor) -> None:

@@ -117,7 +117,7 @@ def test_teacher_is_the_base_whatever_the_student_has_learned(rank, model, cache
             parameter += 0.1
     x, t = samples(*grids.mean.shape), torch.tensor([10, 900])
     expected = plain.predict(x, t, grids.text, grids.size)
-    torch.testing.assert_close(module._teacher(grids.text, grids.size, 1.0)(x, t), expected)
+    torch.testing.assert_close(module._teacher(grids.text, grids.size)(x, t), expected)
     assert (module.predict(x, t, grids.text, grids.size) - expected).abs().max() > 1e-3
     module.losses(grids, sample_noise(grids, 0, 1000, 0.0)).mean().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())

@@ -1,14 +1,14 @@
-"""Progressive distillation of a latent diffusion model (Salimans and Ho 2022, arXiv 2202.00512; guided teachers: Meng et
-al. 2023, arXiv 2210.03142).
+"""Progressive distillation of a latent diffusion model (Salimans and Ho 2022, arXiv 2202.00512).
 
-One step of the student takes the place of several steps of the guided teacher. Unlike in consistency distillation, whose
-targets are the student's own results, a target here is what the teacher reaches, so that few training steps do; it is sampled
-by Euler or DDIM at its own number of steps, without guidance.
+One step of the student takes the place of several of the teacher, guidance included (Meng et al. 2023, arXiv
+2210.03142). In consistency distillation targets are the student's own results; here they are what the teacher reaches, so
+that fewer training steps do. The student is sampled by Euler or DDIM with its own number of steps, without guidance.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,9 +45,8 @@ class ProgressiveDistillation:
             count: Number of timesteps of training.
 
         Returns:
-            (teacher_steps + 1, B): the first is where the student's step begins, of that part of the timesteps which the
-            drawn one belongs to; the last is where it ends, -1 for clean samples. Samplers with trailing timesteps visit
-            the same.
+            (teacher_steps + 1, B), as samplers with trailing timesteps visit them: from the beginning of the student's
+            step that the drawn timestep lies in to its end, which is -1 for clean samples.
         """
         part = drawn * self.steps // count
         left = (part + 1) * self.teacher_steps - torch.arange(self.teacher_steps + 1, device=drawn.device)[:, None]
@@ -58,8 +57,8 @@ class ProgressiveDistillation:
     ) -> Tensor:
         """Errors of the clean samples that the student predicts (Salimans and Ho 2022, algorithm 2).
 
-        The target is the clean sample by which one step of DDIM reaches what the teacher reaches in `teacher_steps`. Errors
-        are weighted by max(SNR, 1), the paper's truncated SNR.
+        The target is the clean sample by which one step of DDIM reaches what the teacher reaches in `teacher_steps`.
+        Errors are weighted by max(SNR, 1), the paper's truncated SNR.
 
         Args:
             kind: What both networks predict, "epsilon" or "v_prediction".
@@ -79,7 +78,7 @@ class ProgressiveDistillation:
         start = add_noise(clean, noise, first)
         with torch.no_grad():
             reached = start
-            for now, following in zip(timesteps[:-1], timesteps[1:], strict=True):
+            for now, following in pairwise(timesteps):
                 reached = ddim_step(kind, teacher(reached, now), reached, shares[now], shares[following])
             target = implied_clean(start, reached, first, last)
         found = predict_clean(kind, student(start, timesteps[0]).float(), start, first)
