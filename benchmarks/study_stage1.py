@@ -85,8 +85,9 @@ def done(variant: Variant, options: argparse.Namespace) -> bool:
 
 def fit_words(variant: Variant, options: argparse.Namespace, folder: Path) -> list[str]:
     """The command that trains a variant."""
-    configs = [f"trainer/{options.trainer}", f"stage1/{DEMO}", f"stage1/{DEMO}_{options.trainer}"]
-    paths = [*(str(shipped.find(name, FOLDERS).resolve()) for name in configs), *variant.configs]
+    below = [f"trainer/{options.trainer}", f"stage1/{DEMO}", f"stage1/{DEMO}_{options.trainer}"]
+    names = [*below, *variant.configs, f"stage1/warm_start_{options.trainer}"]
+    paths = [str(shipped.find(name, FOLDERS).resolve()) for name in names]
     seconds = options.seconds
     clock = f"{seconds // 86400:02d}:{seconds // 3600 % 24:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
     length = [f"--trainer.max_steps={options.steps or -1}"]
@@ -98,6 +99,7 @@ def fit_words(variant: Variant, options: argparse.Namespace, folder: Path) -> li
         f"--model.base={options.base}",
         f"--data.train={json.dumps([variant.cache])}",
         f"--trainer.default_root_dir={run}",
+        *("--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={run}", "--trainer.logger.name=log"),
         "--trainer.limit_val_batches=0",
         *length,
         *(["--ckpt_path=last"] if any(run.glob("**/last*.ckpt")) else []),
