@@ -24,6 +24,7 @@ from instant3d.stage2.network import Reconstructor
 from instant3d.stage2.visual_hull_input import carve_views
 from instant3d.training.arguments import without_library_notes
 from instant3d.utils import atomic
+from instant3d.utils.allocator import keep_freed_memory
 from instant3d.utils.progress import Progress
 from instant3d.utils.tensor_dataclass import TensorDataclass
 from instant3d.views import Views
@@ -144,6 +145,8 @@ def train(options: Sequence[str], folder: Path, checkpoint: Path | None) -> None
     Raises:
         ValueError: More than the decoder is trained.
     """
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     with without_library_notes():
         built = configured(options)
         module, data = built.model, cast(SceneDataModule, built.datamodule)

@@ -15,16 +15,16 @@ import torch
 import yaml
 from torch import nn
 
-from benchmarks.study import report, trial
+from benchmarks.study import frozen, report, trial
 from benchmarks.study.__main__ import _run, main
 from benchmarks.study.bands import Shape, perimeter
-from benchmarks.study.cost import Cost, step_flops
+from benchmarks.study.cost import Cost, configured, step_flops
 from instant3d import scenes
 from instant3d.cameras import Cameras, random_sphere, structured_cameras
 from instant3d.stage2.augmentation import ViewSampling
 from instant3d.stage2.data import ReconstructionBatch
 from instant3d.stage2.module import LossWeights, RayMarching, Stage2Module, VaeInputs
-from instant3d.stage2.network import Architecture
+from instant3d.stage2.network import Architecture, Reconstructor
 from instant3d.utils import shipped
 from instant3d.utils.yaml_files import load_yaml
 from instant3d.views import Views
@@ -161,6 +161,48 @@ def test_study_from_weights_compares_variants_that_begin_with_the_same_output(fo
     for name in ("frozen", "frozen_pixels"):
         assert found[name]["psnr"] == pytest.approx(start["psnr"], abs=1e-3)
     assert found["frozen_pixels"]["parameters"] > found["frozen"]["parameters"] == start["parameters"]
+
+
+def test_study_on_planes_computed_once_trains_the_decoder_alone(folder, resumed, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.study.__main__._run", in_this_process_unless_broken)
+    weights = resumed[0] / "demo-0" / "weights"
+    more = ["--from", str(weights), "--frozen-planes", "--steps", "3", "--seeds", "1"]
+    assert main(words(folder, tmp_path, ["demo", "frozen_pixels"], *more)) == 0
+    assert len(list((tmp_path / "planes").glob("*.safetensors"))) == 2
+    before = Reconstructor.from_pretrained(weights).state_dict()
+    after = Reconstructor.from_pretrained(tmp_path / "demo-0" / "weights").state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+    found = json.loads((tmp_path / "study.json").read_text())["variants"]
+    assert found["frozen_pixels"]["parameters"] > found["demo"]["parameters"]
+
+
+@pytest.mark.parametrize("pixels", [0, 2])
+def test_step_on_prepared_planes_has_the_loss_of_the_step_that_makes_them(folder, resumed, tmp_path, pixels):
+    weights, data = resumed[0] / "demo-0" / "weights", json.dumps([str(folder / "train")])
+    options = ["-c", str(folder / "base.yaml"), "-c", str(shipped.find("stage2/frozen_planes", ("",)).resolve())]
+    options += [f"--model.start={weights}", f"--data.train={data}", "--model.learning_rate=0.0"]
+    options += ["--model.added_learning_rate=0.0"] + [f"--model.architecture.pixel_features={pixels}"] * bool(pixels)
+    frozen.prepare(options, tmp_path)
+    built = configured(options)
+    module, examples = built.model, built.datamodule.train_dataloader().dataset
+    module.log = module.log_dict = lambda *args, **kwargs: None
+    if pixels:  # or the features would count for nothing
+        torch.nn.init.normal_(module.network.decoder.from_views.weight, std=0.3)
+    plain = [module.training_step(examples[number][None], 0).item() for number in range(2)]
+    replaced = frozen.WithPlanes(examples, tmp_path)
+    module.field = lambda prepared: frozen.field(module.network, prepared)
+    found = [module.training_step(replaced[number][None], 0).item() for number in range(2)]
+    assert found == pytest.approx(plain, rel=2e-3)
+    assert plain[0] != pytest.approx(plain[1], rel=2e-2)
+
+
+def test_planes_are_not_frozen_where_more_than_the_decoder_is_trained(folder, resumed, tmp_path):
+    weights, data = resumed[0] / "demo-0" / "weights", json.dumps([str(folder / "train")])
+    options = ["-c", str(folder / "base.yaml"), f"--model.start={weights}", f"--data.train={data}"]
+    with pytest.raises(ValueError, match=r"is trained; leave out --frozen-planes"):
+        frozen.prepare([*options, '--model.trainable=["decoder", "lift.up"]'], tmp_path)
+    assert main(words(folder, tmp_path, ["demo"], "--frozen-planes")) == 2, "planes need trained weights"
 
 
 def test_study_runs_no_trial_that_is_finished(folder, resumed, monkeypatch, capsys):

@@ -42,7 +42,7 @@ def test_study_trains_all_variants_alike_but_for_what_they_vary(study, capsys):
     fits = [words for words in study.commands if "fit" in words]
     caches = [next(word for word in words if word.startswith("--data.train=")) for words in fits]
     assert caches == ['--data.train=["grids"]'] * 3 + ['--data.train=["other"]']
-    varied = ("min_snr.yaml", "consistency.yaml", "--data.train", "--trainer.default_root_dir")
+    varied = ("min_snr.yaml", "consistency.yaml", "--data.train", "--trainer.default_root_dir", "save_dir")
     common = [[word for word in words if word != "-c" and not any(part in word for part in varied)] for words in fits]
     assert common[0] == common[1] == common[2] == common[3]
     assert "--trainer.max_time=00:00:01:30" in common[0]

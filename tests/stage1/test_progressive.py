@@ -53,7 +53,7 @@ def test_implied_clean_is_that_of_a_step_of_diffusers_ddim():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_targets_are_where_twenty_steps_of_diffusers_ddim_lead(kind):
-    """A student whose step leads where five of the twenty of the teacher do has no loss; one that is the teacher has."""
+    """A student that reaches in one step what the teacher does in five has no loss; the teacher itself has one."""
     scheduler = DDIMScheduler(**SCHEDULE, prediction_type=kind, timestep_spacing="trailing")
     scheduler.set_timesteps(20)
     abar, settings = scheduler.alphas_cumprod, ProgressiveDistillation(teacher_steps=5)

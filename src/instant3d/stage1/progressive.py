@@ -1,8 +1,8 @@
 """Progressive distillation of a latent diffusion model (Salimans and Ho 2022, arXiv 2202.00512).
 
 One step of the student takes the place of several of the teacher, guidance included (Meng et al. 2023, arXiv
-2210.03142). In consistency distillation targets are the student's own results; here they are what the teacher reaches, so
-that fewer training steps do. The student is sampled by Euler or DDIM with its own number of steps, without guidance.
+2210.03142). In consistency distillation targets are the student's own results; here they are what the teacher reaches,
+so that fewer training steps do. The student is sampled by Euler or DDIM with its own number of steps, without guidance.
 """
 
 from __future__ import annotations

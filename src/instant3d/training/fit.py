@@ -30,6 +30,7 @@ from instant3d.stage2.network import resolve
 from instant3d.training import arguments
 from instant3d.training.prediction_writers import PredictionWriter, SceneWriter, TriplaneWriter
 from instant3d.utils import atomic, file_listing
+from instant3d.utils.allocator import keep_freed_memory
 from instant3d.utils.devices import fast_dtype
 from instant3d.utils.errors import first_line
 from instant3d.utils.tensor_files import load_weights_only
@@ -169,6 +170,8 @@ def main(args: list[str]) -> None:
     words = arguments.expand_options(words[1:], system)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 for products outside of autocast
+    else:
+        keep_freed_memory()
     with arguments.without_library_notes():
         _command_line(system, [subcommand, *ALWAYS[subcommand], *words])
 
