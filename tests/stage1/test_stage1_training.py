@@ -15,6 +15,7 @@ from torch import nn
 
 from instant3d import scenes
 from instant3d.cameras import structured_cameras
+from instant3d.cli.main import main
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.inference.loading import load_components
 from instant3d.modules.diffusion.lora import Lora, fuse
@@ -583,6 +584,29 @@ def test_export_of_lora_alone_fuses_to_the_network_of_the_whole_export(model, tm
     torch.testing.assert_close(
         parts.unet.state_dict(), dict(whole.state_dict()), atol=1e-5, rtol=1e-5, check_dtype=False
     )
+
+
+def test_export_of_a_whole_unet_as_lora_fuses_to_the_network_of_the_whole_export(model, tmp_path, capsys):
+    module = Stage1Module(str(model))
+    for name, parameter in module.unet.named_parameters():
+        if parameter.dim() > 1:
+            parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "last.ckpt")
+    whole = fit.export(tmp_path / "last.ckpt", tmp_path / "whole")
+    assert main(["export", str(tmp_path / "last.ckpt"), "-o", str(tmp_path / "lora"), "--lora", "--rank", "9999"]) == 0
+    assert "rank 9999 holds 100% of the squared change" in capsys.readouterr().err
+    parts = Components.load(model)
+    fuse(parts, Lora(str(tmp_path / "lora")))
+    torch.testing.assert_close(
+        parts.unet.state_dict(), dict(whole.state_dict()), atol=1e-3, rtol=1e-3, check_dtype=False
+    )
+
+
+def test_rank_without_lora_is_refused(tmp_path, capsys):
+    assert main(["export", "last.ckpt", "-o", str(tmp_path / "out"), "--rank", "4"]) == 2
+    assert "give --lora too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--lora", action="store_true", help="of a stage 1 trained by LoRA: write that alone, for `generate --lora`"
     )
+    command.add_argument(
+        "--rank",
+        type=positive_int,
+        help="with --lora, of a stage 1 trained as a whole: the rank of the LoRA that comes closest to it",
+    )
     command.set_defaults(command=_export)
 
 
@@ -57,8 +62,12 @@ def add_words(command: argparse.ArgumentParser) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from instant3d.training import fit
 
+    if arguments.rank and not arguments.lora:
+        raise ValueError("--rank is the rank of the LoRA weights that --lora writes; give --lora too, or leave it out")
     with atomic.merged(arguments.output) as partial:
-        network = fit.export(arguments.checkpoint, partial, arguments.base, lora_only=arguments.lora)
+        network = fit.export(
+            arguments.checkpoint, partial, arguments.base, lora_only=arguments.lora, rank=arguments.rank
+        )
         files = sorted(str(path.relative_to(partial)) for path in partial.rglob("*.safetensors"))
     count = sum(parameter.numel() for parameter in network.parameters())
     print_escaped(f"{arguments.output}: {', '.join(files)} ({count / 1e6:.1f} M trained parameters)")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from instant3d.modules.diffusion.components import Components
+from instant3d.modules.diffusion.lora_extraction import extract_lora, save_extracted
 from instant3d.modules.diffusion.lora_training import merge_lora, save_lora, with_lora
 from instant3d.modules.diffusion.view_layout import ViewLayout
 from instant3d.stage1.recommended_sampling import recommended_sampling, write_sampling
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils import atomic
 from instant3d.utils.caption_words import CaptionWords
+from instant3d.utils.errors import print_escaped
 
 
 def lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
@@ -26,7 +30,12 @@ def lora_parameters(unet: Any) -> dict[str, nn.Parameter]:
 
 
 def export_stage1(
-    content: dict[str, Any], folder: str | Path, base: str | None = None, *, lora_only: bool = False
+    content: dict[str, Any],
+    folder: str | Path,
+    base: str | None = None,
+    *,
+    lora_only: bool = False,
+    rank: int | None = None,
 ) -> Any:
     """Write a checkpoint's UNet beside the other components of its base, in diffusers' layout.
 
@@ -39,6 +48,7 @@ def export_stage1(
         folder: Where to write.
         base: Model that was fine-tuned, if it no longer lies where the checkpoint says.
         lora_only: Write only the LoRA weights, as `pytorch_lora_weights.safetensors` in diffusers' naming.
+        rank: With `lora_only`, if the whole UNet was trained: the rank of the LoRA weights that come closest to that.
 
     Returns:
         The UNet.
@@ -54,7 +64,8 @@ def export_stage1(
         raise ValueError(
             f"the base model that was fine-tuned cannot be read: {error}; if it lies elsewhere, give --base"
         ) from None
-    weights = content["state_dict"]
+    weights, extracted = content["state_dict"], lora_only and rank is not None and not settings["lora_rank"]
+    before = copy.deepcopy(parts.unet) if extracted else None
     if settings["lora_rank"]:
         unet = with_lora(parts.unet, settings["lora_rank"], settings["lora_alpha"])
         trained = nn.ModuleDict({"lora": nn.ParameterDict(lora_parameters(unet))})
@@ -67,8 +78,15 @@ def export_stage1(
             f"the checkpoint's weights do not fit {base or settings['base']}, which is not what was fine-tuned: {error}"
         ) from None
     if lora_only:
-        _check_lora_alone(settings, parts)
-        save_lora(parts.unet, folder)
+        _check_lora_alone(settings, parts, rank)
+        if before is None:
+            save_lora(parts.unet, folder)
+        else:
+            tensors, share = extract_lora(before, parts.unet, cast(int, rank))
+            save_extracted(tensors, folder)
+            print_escaped(
+                f"rank {rank} holds {100 * share:.0f}% of the squared change of the UNet's weights", sys.stderr
+            )
         return parts.unet
     if settings["lora_rank"]:
         merge_lora(parts.unet)
@@ -89,10 +107,15 @@ def export_stage1(
     return parts.unet
 
 
-def _check_lora_alone(settings: dict[str, Any], base: Components) -> None:
+def _check_lora_alone(settings: dict[str, Any], base: Components, rank: int | None) -> None:
     """Check that the base with the LoRA weights is the model that was trained."""
-    if not settings["lora_rank"]:
-        raise ValueError("the whole UNet was trained, without LoRA weights; export it as a whole model, without --lora")
+    if not settings["lora_rank"] and rank is None:
+        raise ValueError(
+            "the whole UNet was trained, without LoRA weights; give the rank of those that come closest to it by "
+            "--rank, or export a whole model, without --lora"
+        )
+    if settings["lora_rank"] and rank is not None:
+        raise ValueError(f"LoRA weights of rank {settings['lora_rank']} were trained; leave out --rank")
     if settings["prediction_type"] != base.scheduler.config.prediction_type or base.layout != ViewLayout():
         raise ValueError(
             "the LoRA weights were trained for another prediction type or other cameras than the base has, which a "

@@ -230,7 +230,12 @@ def newest_checkpoint(root: Path) -> Path:
 
 
 def export(
-    checkpoint: str | Path, folder: str | Path, base: str | None = None, *, lora_only: bool = False
+    checkpoint: str | Path,
+    folder: str | Path,
+    base: str | None = None,
+    *,
+    lora_only: bool = False,
+    rank: int | None = None,
 ) -> nn.Module:
     """Convert a training checkpoint (its averaged weights, if any) to a folder of weights.
 
@@ -243,6 +248,7 @@ def export(
         folder: Where to write.
         base: Base model or text encoder, if it no longer lies where the checkpoint says.
         lora_only: Write only the LoRA weights of a stage 1.
+        rank: Their rank, if the whole UNet was trained.
 
     Returns:
         The network.
@@ -261,7 +267,11 @@ def export(
     if not isinstance(content, dict):
         raise ValueError(f"{checkpoint} holds a {type(content).__name__}, not a training checkpoint")
     try:
-        return _export(content, checkpoint, folder, base, lora_only)
+        if "stage1" in content:
+            return export_stage1(content, folder, base, lora_only=lora_only, rank=rank)
+        if lora_only:
+            raise ValueError(f"{checkpoint} is no stage 1, the only network that has LoRA weights; leave out --lora")
+        return _export(content, checkpoint, folder, base)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{checkpoint} does not hold what this version exports ({type(error).__name__}: {first_line(error)}); "
@@ -269,14 +279,8 @@ def export(
         ) from None
 
 
-def _export(
-    content: dict[str, Any], checkpoint: str | Path, folder: str | Path, base: str | None, lora_only: bool
-) -> nn.Module:
-    """Export a checkpoint by the fields that name its system."""
-    if "stage1" in content:
-        return export_stage1(content, folder, base, lora_only=lora_only)
-    if lora_only:
-        raise ValueError(f"{checkpoint} is no stage 1, the only network that is trained by LoRA; leave out --lora")
+def _export(content: dict[str, Any], checkpoint: str | Path, folder: str | Path, base: str | None) -> nn.Module:
+    """Export a checkpoint of stage 2 or the direct system, by the fields that name it."""
     if "direct" in content:
         return export_direct(content, folder, base)
     if "architecture" in content:

@@ -43,12 +43,12 @@ def layers_by_name(components: Any) -> dict[str, Layer]:
     """
     layers: dict[str, Layer] = {}
     if components.unet is not None:
-        for path, layer in _layers(components.unet):
+        for path, layer in lora_layers(components.unet):
             sgm = sgm_path(path, components.unet.config.layers_per_block)
             names = (path, f"unet.{path}", _joined("lora_unet", path), _joined("lora_unet", sgm))
             layers |= dict.fromkeys(names, layer)
     for part, prefix in TEXT_ENCODERS.items():
-        for path, layer in _layers(getattr(components, part) or nn.Module()):
+        for path, layer in lora_layers(getattr(components, part) or nn.Module()):
             path = path if path.startswith((TEXT_MODEL, "text_projection")) else TEXT_MODEL + path
             layers |= {f"{part}.{path}": layer, _joined(prefix, path): layer}
     return layers
@@ -81,7 +81,8 @@ def sgm_path(path: str, layers_per_block: int) -> str:
     return f"{where}.{SGM_LAYERS.get(rest, rest) if kind == 'resnets' else rest}"
 
 
-def _layers(network: nn.Module) -> Iterator[tuple[str, Layer]]:
+def lora_layers(network: nn.Module) -> Iterator[tuple[str, Layer]]:
+    """Linear layers and convolutions of a network by their paths: those that LoRA files change."""
     return ((path, part) for path, part in network.named_modules() if isinstance(part, Layer))
 
 
