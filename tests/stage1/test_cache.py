@@ -1,5 +1,6 @@
 """The latent cache holds what the encoders give, whatever interrupted its making."""
 
+import io
 import json
 
 import pytest
@@ -15,6 +16,7 @@ from instant3d.modules.diffusion.text import encode
 from instant3d.scenes import shards
 from instant3d.stage1 import cache_builder
 from instant3d.stage1.cache import LatentCache
+from instant3d.utils.progress import Progress
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +79,14 @@ def test_cache_that_was_interrupted_ends_as_an_uninterrupted_one(model, balls, t
         LatentCache(tmp_path / "broken")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "broken").glob("grids-*")}
     lines = []
-    cache_builder.build_cache([balls], model, tmp_path / "broken", batch=1, report=lines.append)
+    shown = io.StringIO()
+    cache_builder.build_cache(
+        [balls], model, tmp_path / "broken", batch=1, report=lines.append, progress=Progress(shown)
+    )
+    assert [line for line in shown.getvalue().splitlines() if " of " not in line] == [
+        "instant3d: grids",
+        "instant3d: texts",
+    ]
     assert len(kept) == 2
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert sum(line.startswith("grids") for line in lines) == 1

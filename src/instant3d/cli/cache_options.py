@@ -47,6 +47,7 @@ def add(command: argparse.ArgumentParser) -> None:
 def _cache(arguments: argparse.Namespace) -> None:
     from instant3d.stage1.cache_builder import build_cache
     from instant3d.utils.devices import find_device
+    from instant3d.utils.progress import Progress
 
     build_cache(
         arguments.scenes,
@@ -58,4 +59,5 @@ def _cache(arguments: argparse.Namespace) -> None:
         word_dropout=arguments.word_dropout,
         device=find_device(arguments.device),
         workers=arguments.workers,
+        progress=Progress.to_user(),
     )

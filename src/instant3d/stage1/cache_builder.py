@@ -18,6 +18,7 @@ from instant3d.modules.diffusion.text import encode, truncation_message
 from instant3d.stage1.cache import FORMAT, INDEX, PARTS, open_shard, posterior
 from instant3d.stage1.grid_dataset import Grid, GridScenes, read_ahead, read_keep
 from instant3d.utils import atomic
+from instant3d.utils.progress import Progress
 from instant3d.utils.prompts import drop_words
 
 MAX_SHARD_BYTES = 2**30
@@ -37,6 +38,7 @@ def build_cache(
     device: str | torch.device = "cpu",
     workers: int = 0,
     report: Report = print,
+    progress: Progress = Progress(),  # noqa: B008
 ) -> None:
     """Encode scenes with a model's VAE and text encoders into a cache; an interrupted call is continued.
 
@@ -50,7 +52,8 @@ def build_cache(
         word_dropout: Probability that a word of a prompt is left out, in a second prompt beside each; 0 makes none.
         device: Where the encoders run.
         workers: Processes that read scenes ahead; 0 reads them in this one.
-        report: Called with lines of progress.
+        report: Called with a line for each shard.
+        progress: Shows how many grids and prompts are encoded.
 
     Raises:
         FileNotFoundError: There is no scene to encode.
@@ -63,12 +66,12 @@ def build_cache(
     made_with = {"model": str(model), "fingerprint": fingerprint(components), "size": str(size)}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    grids = _grids(scenes, components, folder, made_with, batch, workers, report)
+    grids = _grids(scenes, components, folder, made_with, batch, workers, report, progress)
     of_grid = [_prompts(grid, templates, word_dropout) for grid in grids]
     prompts = list(dict.fromkeys(prompt for some in of_grid for prompt in some))
     if cut := truncation_message(components, prompts):
         report(f"note: {cut}")
-    _texts(prompts, components, folder, made_with, batch, report)
+    _texts(prompts, components, folder, made_with, batch, report, progress)
     row = {prompt: k for k, prompt in enumerate(prompts)}
     for grid, some in zip(grids, of_grid, strict=True):
         grid["texts"] = [row[prompt] for prompt in some]
@@ -100,6 +103,7 @@ def _grids(
     batch: int,
     workers: int,
     report: Report,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Encode the grids that no finished shard holds; returns the index entries of all, in the order of the shards."""
     done = _finished(folder, "grids", made_with)
@@ -120,7 +124,7 @@ def _grids(
             entries = [_entry(grid, name) for name, grid in some]
             yield {"mean": mean, "std": std}, entries
 
-    return done + _write(encoded(), folder, "grids", len(left), made_with, report)
+    return done + _write(encoded(), folder, "grids", len(left), made_with, report, progress)
 
 
 def _entry(grid: Grid, name: str) -> dict[str, Any]:
@@ -130,7 +134,13 @@ def _entry(grid: Grid, name: str) -> dict[str, Any]:
 
 
 def _texts(
-    prompts: Sequence[str], components: Components, folder: Path, made_with: dict[str, str], batch: int, report: Report
+    prompts: Sequence[str],
+    components: Components,
+    folder: Path,
+    made_with: dict[str, str],
+    batch: int,
+    report: Report,
+    progress: Progress,
 ) -> None:
     """Embed the prompts that follow those in finished shards; shards of other prompts are replaced."""
     done = _finished(folder, "texts", made_with)
@@ -146,7 +156,7 @@ def _texts(
             text = encode(components, some)
             yield {"tokens": text.tokens, "pooled": text.pooled}, some
 
-    _write(encoded(), folder, "texts", len(left), made_with, report)
+    _write(encoded(), folder, "texts", len(left), made_with, report, progress)
 
 
 def _write(
@@ -156,6 +166,7 @@ def _write(
     total: int,
     made_with: dict[str, str],
     report: Report,
+    progress: Progress,
 ) -> list[Any]:
     """Write batches into shards, each whole or not at all; returns the entries written."""
     number = len(list(folder.glob(f"{kind}-*.safetensors")))
@@ -163,16 +174,18 @@ def _write(
     parts: list[dict[str, Tensor]] = []
     entries: list[Any] = []
     begin = time.monotonic()
-    for tensors, some in batches:
-        parts.append({name: tensor.to("cpu", torch.float16) for name, tensor in tensors.items()})
-        entries += some
-        count = len(written) + len(entries)
-        taken = sum(tensor.nbytes for part in parts for tensor in part.values())
-        full = taken * (1 + len(some) / len(entries)) > MAX_SHARD_BYTES or len(entries) >= MAX_SHARD_ITEMS
-        if full or count == total:
-            _shard(folder / f"{kind}-{number:05d}.safetensors", parts, entries, made_with)
-            report(f"{kind}: {count} of {total} ({count / (time.monotonic() - begin + 1e-9):.1f} a second)")
-            written, number, parts, entries = written + entries, number + 1, [], []
+    with progress.task(kind) as on_step:
+        for tensors, some in batches:
+            parts.append({name: tensor.to("cpu", torch.float16) for name, tensor in tensors.items()})
+            entries += some
+            count = len(written) + len(entries)
+            on_step(count, total)
+            taken = sum(tensor.nbytes for part in parts for tensor in part.values())
+            full = taken * (1 + len(some) / len(entries)) > MAX_SHARD_BYTES or len(entries) >= MAX_SHARD_ITEMS
+            if full or count == total:
+                _shard(folder / f"{kind}-{number:05d}.safetensors", parts, entries, made_with)
+                report(f"{kind}: {count} of {total} ({count / (time.monotonic() - begin + 1e-9):.1f} a second)")
+                written, number, parts, entries = written + entries, number + 1, [], []
     return written
 
 
