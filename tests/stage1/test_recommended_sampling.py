@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from instant3d.modules.diffusion.lora import Lora
 from instant3d.stage1.recommended_sampling import recommended_sampling, write_sampling
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils import bundled
@@ -18,6 +19,21 @@ def test_recommended_sampling_is_the_folders_with_what_is_given(tmp_path):
 def test_recommended_sampling_of_folders_without_settings_and_of_single_files_is_the_default(tmp_path):
     (tmp_path / "model.safetensors").touch()
     assert recommended_sampling(tmp_path) == recommended_sampling(tmp_path / "model.safetensors") == Sampling()
+
+
+def test_recommended_sampling_of_a_lora_takes_the_place_of_its_stage_1s(tmp_path):
+    stage1, plain, few, fewer = (tmp_path / name for name in ("stage1", "plain", "few", "fewer"))
+    for folder in (stage1, plain, few, fewer):
+        folder.mkdir()
+    (stage1 / "sampling.json").write_text('{"steps": 12, "sampler": "dpm++"}')
+    (few / "sampling.json").write_text('{"steps": 4, "guidance": 1.0}')
+    (fewer / "sampling.json").write_text('{"steps": 2}')
+    plain, few, fewer = (Lora(str(folder), 0.5) for folder in (plain, few, fewer))
+    assert recommended_sampling(stage1, [few]) == Sampling(steps=4, guidance=1.0)
+    assert recommended_sampling(stage1, [few, plain], steps=6) == Sampling(steps=6, guidance=1.0)
+    assert recommended_sampling(stage1, [few, fewer]) == Sampling(steps=2)
+    alone = [plain, Lora(str(tmp_path / "few" / "a.safetensors")), Lora("owner/name")]
+    assert recommended_sampling(stage1, alone) == Sampling(steps=12, sampler="dpm++")
 
 
 def test_recommended_sampling_of_a_hub_id_is_that_of_its_repository(tmp_path, monkeypatch):

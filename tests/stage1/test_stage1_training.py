@@ -587,7 +587,7 @@ def test_export_of_lora_alone_fuses_to_the_network_of_the_whole_export(model, tm
 
 
 def test_export_of_a_whole_unet_as_lora_fuses_to_the_network_of_the_whole_export(model, tmp_path, capsys):
-    module = Stage1Module(str(model))
+    module = Stage1Module(str(model), sampling=Sampling(steps=4, guidance=1.0))
     for name, parameter in module.unet.named_parameters():
         if parameter.dim() > 1:
             parameter.data.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
@@ -598,7 +598,9 @@ def test_export_of_a_whole_unet_as_lora_fuses_to_the_network_of_the_whole_export
     assert main(["export", str(tmp_path / "last.ckpt"), "-o", str(tmp_path / "lora"), "--lora", "--rank", "9999"]) == 0
     assert "rank 9999 holds 100% of the squared change" in capsys.readouterr().err
     parts = Components.load(model)
-    fuse(parts, Lora(str(tmp_path / "lora")))
+    lora = Lora(str(tmp_path / "lora"))
+    assert recommended_sampling(model, [lora]) == Sampling(steps=4, guidance=1.0)
+    fuse(parts, lora)
     torch.testing.assert_close(
         parts.unet.state_dict(), dict(whole.state_dict()), atol=1e-3, rtol=1e-3, check_dtype=False
     )

@@ -195,7 +195,9 @@ def consistency(arguments: argparse.Namespace) -> None:
     perceptual = PerceptualLoss(str(arguments.perceptual)) if arguments.perceptual else None
     wanted = view_requests(read_prompt_list(arguments.prompts, arguments.limit), arguments.seed)
     models = _stages(arguments)
-    base = recommended_sampling(models.stage1, guidance=arguments.guidance, guidance_stop=arguments.guidance_stop)
+    base = recommended_sampling(
+        models.stage1, models.loras, guidance=arguments.guidance, guidance_stop=arguments.guidance_stop
+    )
     settings = measuring.settings(steps, arguments.starts, arguments.samplers, base)
     caches = {name: models.view_cache(arguments.output / "views", sampling) for name, sampling in settings.items()}
     measuring.evaluate(wanted, arguments.output, caches=caches, model=models.views_to_3d, perceptual=perceptual)
@@ -261,7 +263,7 @@ def _asset_source(arguments: argparse.Namespace, size: int) -> AssetSource:
         model = _stage2(arguments)
         return AssetSource(partial(evaluated_assets.from_real_views, arguments.real, model=model, size=size))
     models = _stages(arguments)
-    sampling = recommended_sampling(models.stage1, **sampling_options(arguments))
+    sampling = recommended_sampling(models.stage1, models.loras, **sampling_options(arguments))
     cache = models.view_cache(arguments.output / "views", sampling)
     return AssetSource(partial(evaluated_assets.from_stage1, cache, model=models.views_to_3d, size=size))
 

@@ -175,8 +175,8 @@ def _generator(arguments: argparse.Namespace) -> AssetGenerator:
     if arguments.system == "direct":
         return DirectGenerator(arguments.direct, **machine)
     stage1, stage2 = find_stages(arguments.stage1, arguments.stage2)
-    sampling = recommended_sampling(stage1, **sampling_options(arguments))
     loras = [Lora.parse(text) for text in arguments.lora]
+    sampling = recommended_sampling(stage1, loras, **sampling_options(arguments))
     if arguments.torch_compile:
         logging.basicConfig(format="instant3d: note: %(message)s")
         logging.getLogger("instant3d").setLevel(logging.INFO)

@@ -84,7 +84,7 @@ class TextTo3D:
         at_once: int = 4,
         torch_compile: bool = False,
     ) -> TextTo3D:
-        """Load both stages, and the settings of the denoising that stage 1's folder recommends.
+        """Load both stages, and the settings of denoising that the weights recommend.
 
         Args:
             stage1: Folder in diffusers' layout or Hugging Face Hub id; None: the bundled weights.
@@ -108,7 +108,7 @@ class TextTo3D:
         for lora in loras:
             fuse(components, lora)
         reconstruct = ViewsTo3D.from_pretrained(stage2)
-        sampling = recommended_sampling(stage1)
+        sampling = recommended_sampling(stage1, loras)
         machine = {"device": device, "max_memory": max_memory, "at_once": at_once, "torch_compile": torch_compile}
         return cls(components, reconstruct, sampling=sampling, **machine)  # type: ignore[arg-type]
 

@@ -70,7 +70,7 @@ class TwoStageGenerator:
         self.torch_compile = torch_compile
         self.stage1, self.stage2 = find_stages(stage1, stage2)
         self.loras, self.negative = loras, negative
-        self.sampling = sampling or recommended_sampling(self.stage1)
+        self.sampling = sampling or recommended_sampling(self.stage1, loras)
         self.settings = {"negative": negative, "sampling": asdict(self.sampling)}
         layout = ViewLayout.read(Path(self.stage1))
         if layout != ViewLayout():

@@ -47,7 +47,8 @@ def export_stage1(
         content: Content of a Lightning checkpoint of `Stage1Module`.
         folder: Where to write.
         base: Model that was fine-tuned, if it no longer lies where the checkpoint says.
-        lora_only: Write only the LoRA weights, as `pytorch_lora_weights.safetensors` in diffusers' naming.
+        lora_only: Write only the LoRA weights, as `pytorch_lora_weights.safetensors` in diffusers' naming, and the
+            sampling settings of the training if it states some.
         rank: With `lora_only`, if the whole UNet was trained: the rank of the LoRA weights that come closest to that.
 
     Returns:
@@ -64,7 +65,8 @@ def export_stage1(
         raise ValueError(
             f"the base model that was fine-tuned cannot be read: {error}; if it lies elsewhere, give --base"
         ) from None
-    weights, extracted = content["state_dict"], lora_only and rank is not None and not settings["lora_rank"]
+    weights, sampling = content["state_dict"], Sampling(**settings.get("sampling", {}))
+    extracted = lora_only and rank is not None and not settings["lora_rank"]
     before = copy.deepcopy(parts.unet) if extracted else None
     if settings["lora_rank"]:
         unet = with_lora(parts.unet, settings["lora_rank"], settings["lora_alpha"])
@@ -79,6 +81,8 @@ def export_stage1(
         ) from None
     if lora_only:
         _check_lora_alone(settings, parts, rank)
+        if sampling != Sampling():
+            write_sampling(sampling, Path(folder))
         if before is None:
             save_lora(parts.unet, folder)
         else:
@@ -97,7 +101,6 @@ def export_stage1(
     if parts.words is not None:
         parts.words = None if trained_on is None else parts.words.joined(CaptionWords(trained_on))
     parts.layout = ViewLayout()  # that of the training grids
-    sampling = Sampling(**settings.get("sampling", {}))
     if sampling == Sampling():
         sampling = recommended_sampling(base or settings["base"])
     with atomic.merged(folder) as partial:

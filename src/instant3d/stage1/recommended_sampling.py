@@ -1,25 +1,31 @@
-"""The sampling settings that a stage 1 is meant for: `sampling.json` in its folder, with any fields of `Sampling`."""
+"""The sampling settings that weights are meant for: `sampling.json` in their folder, with any fields of `Sampling`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instant3d.modules.diffusion.checkpoint_source import local_folder, read_json
 from instant3d.stage1.sampling_options import Sampling
 from instant3d.utils.safetensors_folder import architecture_of, check_ranges
 
+if TYPE_CHECKING:
+    from instant3d.modules.diffusion.lora import Lora
+
 FILE = "sampling.json"
 RANGES = {"steps": (1, 1000), "guidance": (0, 100), "guidance_stop": (0, 1), "rescale": (0, 1), "sigma": (0.001, 10)}
 
 
-def recommended_sampling(stage1: str | Path, **given: Any) -> Sampling:
+def recommended_sampling(stage1: str | Path, loras: Sequence[Lora] = (), **given: Any) -> Sampling:
     """Return the settings of a stage 1's folder; the defaults of `Sampling` if it states none.
 
     Args:
         stage1: Folder in diffusers' layout, Hub id, or a single file, which states none.
+        loras: LoRA weights that are fused into it. The settings of the last one whose folder states some take the place
+            of stage 1's altogether.
         **given: Fields of `Sampling` that take the place of the folder's; None leaves the folder's.
 
     Raises:
@@ -28,6 +34,9 @@ def recommended_sampling(stage1: str | Path, **given: Any) -> Sampling:
     """
     alone = Path(stage1).is_file()
     path = Path(stage1) if alone else local_folder(stage1, [FILE]) / FILE
+    for folder in [lora.folder for lora in loras]:
+        if folder is not None and (folder / FILE).is_file():
+            path, alone = folder / FILE, False
     sampling = Sampling() if alone or not path.is_file() else _read(path)
     return replace(sampling, **{name: value for name, value in given.items() if value is not None})
 

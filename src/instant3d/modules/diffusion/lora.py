@@ -16,6 +16,7 @@ from torch import Tensor
 
 from instant3d.modules.diffusion.components import Components
 from instant3d.modules.diffusion.lora_names import Layer, layers_by_name
+from instant3d.utils import bundled
 from instant3d.utils.hub import snapshot
 from instant3d.utils.tensor_files import open_safetensors, to_float32
 
@@ -66,9 +67,15 @@ class Lora:
             raise ValueError(f"the weight of a LoRA must be a finite number, got {number!r} in {text!r}")
         return cls(source, weight)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the source is, on this machine or among the bundled weights; None if it is none."""
+        return bundled.look_up(self.source)
+
     def absolute(self) -> Lora:
         """The same with an absolute path, if it lies on this machine."""
-        return Lora(str(Path(self.source).absolute()), self.weight) if Path(self.source).exists() else self
+        path = self.folder or Path(self.source)
+        return Lora(str(path.absolute()), self.weight) if path.exists() else self
 
     def file(self) -> Path:
         """Find the file, or download it.
@@ -77,7 +84,7 @@ class Lora:
             FileNotFoundError: There is no such file.
             ValueError: It is not a .safetensors file.
         """
-        path, parts = Path(self.source), self.source.split("/")
+        path, parts = self.folder or Path(self.source), self.source.split("/")
         on_hub = len(parts) > 1 and parts[0] not in ("", ".", "..", "~") and (len(parts) > 2 or path.suffix != SUFFIX)
         if path.is_dir():
             path = path / FILE
