@@ -22,11 +22,12 @@ from .running import Record
 CARD = "README.md"
 SHOWS = {
     "stage1": "A generator of four views from a sentence: a small SDXL, in diffusers' layout.",
+    "few_steps": "LoRA weights for the generator of views: four steps without guidance (`--lora`).",
     "stage2": "A reconstructor: four posed views to a triplane.",
     "direct": "Text tokens to a triplane in one pass.",
     "judge": "A classifier of ten colours and twenty objects for `instant3d evaluate text`.",
 }
-SETS = {"stage1": ("painted",), "direct": ("direct",), "judge": ("judge",)}
+SETS = {"stage1": ("painted",), "few_steps": ("painted",), "direct": ("direct",), "judge": ("judge",)}
 STAGE2_SETS = ("real", "real_painted", "added")
 OWN_STEPS = {
     "stage1": ("base", "cache", "paint-painted"),
@@ -53,7 +54,7 @@ def card(recipe: Recipe, record: Record, part: str) -> str:
     Args:
         recipe: The run's recipe: its data sets, folders and command.
         record: Seconds of the run's steps.
-        part: "stage1", "stage2", "direct" or "judge".
+        part: "stage1", "few_steps", "stage2", "direct" or "judge".
     """
     folder, scenes = recipe.weights(part), [Path(recipe.scenes(name)) for name in _sets(recipe, part)]
     facts = {
@@ -141,7 +142,7 @@ def _measured(recipe: Recipe, part: str) -> Iterator[str]:
         )
         cells = ([name, *(_number(values.get(key)) for key in RECONSTRUCTION)] for name, values in rows.items())
         yield from (*_table(["", *RECONSTRUCTION.values()], cells), "")
-    if part in ("stage1", "direct") and texts:
+    if part in ("stage1", "few_steps", "direct") and texts:
         lists = [next(iter(report["lists"].values())) for report in texts]
         yield from ("## Measured", "", f"`instant3d evaluate text --prompts {recipe.prompts}`, {len(texts)} seeds:", "")
         looks = [look for look in ("renders", "views") if look in lists[0]]
@@ -153,7 +154,7 @@ def _measured(recipe: Recipe, part: str) -> Iterator[str]:
 
 
 def _texts(recipe: Recipe, part: str) -> list[dict[str, Any]]:
-    return _metrics(recipe, f"text-{'direct' if part == 'direct' else 'two-stage'}-*")
+    return _metrics(recipe, f"text-{part if part in ('direct', 'few_steps') else 'two-stage'}-*")
 
 
 def _metrics(recipe: Recipe, pattern: str) -> list[dict[str, Any]]:

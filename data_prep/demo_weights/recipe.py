@@ -14,7 +14,8 @@ from instant3d.utils import shipped
 from ..manifests import object_manifest
 
 HELD_OUT = "dev"
-PARTS = ("stage1", "stage2", "direct", "judge")
+PARTS = ("stage1", "few_steps", "stage2", "direct", "judge")
+FEW_STEPS = "few_steps"  # LoRA weights by which stage 1 takes four steps
 TRAINERS = ("cpu", "one_gpu")
 CONFIGS = shipped.configs_folder()
 PROMPTS = CONFIGS / "prompts" / "held_out.txt"
@@ -58,6 +59,8 @@ class Recipe:
         unknown = sorted(set(self.parts) - set(PARTS))
         if unknown or not self.parts:
             raise ValueError(f"parts are among {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
+        if FEW_STEPS in self.parts and "stage1" not in self.parts:
+            raise ValueError(f"{FEW_STEPS} is distilled from stage1; name that part too")
         if self.seconds <= 0 or self.workers < 1 or min(self.variants, self.procedural, self.seeds) < 0:
             raise ValueError("seconds and workers must be positive, and counts at least 0")
 
@@ -91,10 +94,21 @@ class Recipe:
 
     def weights(self, part: str) -> Path:
         """The folder of a part's weights."""
-        return self.out / (part if part == "judge" else f"{part}-demo")
+        named = {"judge": "judge", FEW_STEPS: "stage1-demo-4-steps"}
+        return self.out / named.get(part, f"{part}-demo")
 
     def config(self, part: str) -> list[str]:
         """The options that name a training's configs, the trainer's first."""
-        found = [self.configs / "trainer" / f"{self.trainer}.yaml", self.configs / part / f"{self.size}.yaml"]
-        special = self.configs / part / f"{self.size}_{self.trainer}.yaml"
-        return [word for path in [*found, *([special] if special.is_file() else [])] for word in ("-c", str(path))]
+        system = system_of(part)
+        names = [self.size, f"{self.size}_{self.trainer}"]
+        if part == FEW_STEPS:
+            names += ["progressive", f"warm_start_{self.trainer}"]
+        paths = [self.configs / "trainer" / f"{self.trainer}.yaml"]
+        paths += [self.configs / system / f"{name}.yaml" for name in names]
+        optional = {f"{name}_{self.trainer}.yaml" for name in (self.size, "warm_start")}
+        return [word for path in paths if path.is_file() or path.name not in optional for word in ("-c", str(path))]
+
+
+def system_of(part: str) -> str:
+    """The system that a part belongs to, as `instant3d fit` names it."""
+    return "stage1" if part == FEW_STEPS else part

@@ -13,7 +13,7 @@ from dataclasses import replace
 from instant3d.utils import bundled
 
 from ..manifests.object_manifest import TRAIN
-from .recipe import CONFIGS, HELD_OUT, PARTS, Recipe
+from .recipe import CONFIGS, FEW_STEPS, HELD_OUT, PARTS, Recipe, system_of
 from .running import PACKAGE, Step
 
 JUDGED = CONFIGS / "prompts" / "judged_objects.txt"
@@ -21,12 +21,16 @@ CAPTIONS = CONFIGS / "data" / "captions.jsonl"
 DIRECT_OBJECTS = CONFIGS / "direct" / "demo_objects.txt"
 VAE_SHARE, TEXT_SHARE = 0.15, 0.03  # of stage 1's time; the UNet has the rest
 RENDERED, PAINTED = (0, 1), (0, 1)  # exit codes: a broken object costs one object
+BEFORE_FEW_STEPS = 0.75  # share of stage 1's time on a GPU if it is distilled afterwards
+FEW_STEPS_RANK = 16
 SEED_STEP = 1000  # between the first seeds of two evaluations
 
 
 def plan_steps(recipe: Recipe) -> list[Step]:
     """All steps, in an order in which they could run one after the other; without a GPU they do."""
-    found = [step for part in (_data, _stage1, _stage2, _direct, _judge, _evaluations) for step in part(recipe)]
+    found = [
+        step for part in (_data, _stage1, _few_steps, _stage2, _direct, _judge, _evaluations) for step in part(recipe)
+    ]
     if recipe.parallel:
         return found
     in_turn = sorted(found, key=lambda step: step.lane != "data")  # all data first: training gets the time that is left
@@ -68,6 +72,17 @@ def _stage1(recipe: Recipe) -> Iterator[Step]:
     more = [f"--model.base={base}", f"--data.train={json.dumps([cache])}", "--trainer.limit_val_batches=0"]
     yield _fit(recipe, "stage1", more, ("cache",), lane)
     yield _export(recipe, "stage1", lane)
+
+
+def _few_steps(recipe: Recipe) -> Iterator[Step]:
+    """Stage 1 distilled to four steps without guidance, as LoRA weights."""
+    if FEW_STEPS not in recipe.parts:
+        return
+    lane = "stage1" if recipe.parallel else "train"
+    cache = json.dumps([str(recipe.out / "cache")])
+    more = [f"--model.base={recipe.weights('stage1')}", f"--data.train={cache}", "--trainer.limit_val_batches=0"]
+    yield _fit(recipe, FEW_STEPS, more, ("export-stage1",), lane)
+    yield _export(recipe, FEW_STEPS, lane, "--lora", "--rank", str(FEW_STEPS_RANK))
 
 
 def _stage2(recipe: Recipe) -> Iterator[Step]:
@@ -130,15 +145,19 @@ def _evaluations(recipe: Recipe) -> Iterator[Step]:
         for part, place in (("stage1", bundled.STAGE1), ("stage2", bundled.STAGE2))
     )
     exported = [f"export-{part}" for part in ("stage1", "stage2") if part in recipe.parts]
+    two_stage = ["--stage1", stage1, "--stage2", stage2]
     if "stage2" in recipe.parts and recipe.held_out:
         words = ["evaluate", "reconstruction", recipe.scenes("dev"), "-o", _evaluation(recipe, "reconstruction")]
         yield _evaluate("evaluate-reconstruction", [*words, "--weights", stage2], ["export-stage2"], recipe)
-    systems = [("two-stage", ["--stage1", stage1, "--stage2", stage2], exported)] if exported else []
+    evaluated = [("two-stage", "two-stage", two_stage, exported)] if exported else []
+    if FEW_STEPS in recipe.parts:
+        fused = [*two_stage, "--lora", str(recipe.weights(FEW_STEPS))]
+        evaluated.append((FEW_STEPS, "two-stage", fused, [*exported, f"export-{FEW_STEPS}"]))
     if "direct" in recipe.parts:
-        systems.append(("direct", ["--direct", str(recipe.weights("direct"))], ["export-direct"]))
-    for system, weights, after in systems:
+        evaluated.append(("direct", "direct", ["--direct", str(recipe.weights("direct"))], ["export-direct"]))
+    for label, system, weights, after in evaluated:
         for first in range(0, SEED_STEP * recipe.seeds, SEED_STEP):
-            name = f"text-{system}-{first}"
+            name = f"text-{label}-{first}"
             words = ["evaluate", "text", "--prompts", str(recipe.prompts), "-o", _evaluation(recipe, name)]
             words += ["--system", system, "--seed", str(first), *weights]
             yield _evaluate(f"evaluate-{name}", words, after, recipe)
@@ -184,13 +203,13 @@ def _fit(recipe: Recipe, part: str, more: Sequence[str], after: Sequence[str], l
         length = ["--trainer.max_steps=-1", f"--trainer.max_time={_duration(share * left)}"]
         log = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={run}", "--trainer.logger.name=log"]
         where = [f"--trainer.default_root_dir={run}", f"--data.workers={_loaders(recipe, part)}"]
-        return ["fit", part, *recipe.config(part), *where, *log, *length, *more]
+        return ["fit", system_of(part), *recipe.config(part), *where, *log, *length, *more]
 
     return Step(f"train-{part}", "instant3d.cli.main", command, after, lane, checkpoints=run)
 
 
-def _export(recipe: Recipe, part: str, lane: str) -> Step:
-    words = ["export", str(recipe.out / "runs" / part), "-o", str(recipe.weights(part))]
+def _export(recipe: Recipe, part: str, lane: str, *more: str) -> Step:
+    words = ["export", str(recipe.out / "runs" / part), "-o", str(recipe.weights(part)), *more]
     return Step(f"export-{part}", "instant3d.cli.main", lambda _: words, (f"train-{part}",), lane)
 
 
@@ -205,7 +224,7 @@ def _evaluation(recipe: Recipe, name: str) -> str:
 def _share(recipe: Recipe, part: str) -> float:
     """Share of the seconds left that a training takes: equal parts for it and those that follow."""
     if recipe.parallel:
-        return 1.0
+        return BEFORE_FEW_STEPS if part == "stage1" and FEW_STEPS in recipe.parts else 1.0
     order = [name for name in PARTS if name in recipe.parts and name != "judge"]
     return 1 / (len(order) - order.index(part))
 

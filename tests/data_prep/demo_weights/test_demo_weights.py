@@ -20,6 +20,7 @@ from data_prep.demo_weights.recipe import Recipe
 from data_prep.demo_weights.running import Record, Run, Step
 from data_prep.demo_weights.steps import plan_steps
 from data_prep.procedural import generate
+from instant3d.modules.diffusion.lora import Lora
 from instant3d.pipelines.text_to_3d import TextTo3D
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,12 @@ TOY = {
         "model": {"learning_rate": 1e-3, "decay": True},
         "data": {"batch_size": 2, "workers": 0},
         "trainer": {"limit_val_batches": 0},
+    },
+    "stage1/progressive.yaml": {
+        "model": {
+            "distillation": {"guidance": 5.0, "steps": 4, "teacher_steps": 1},
+            "sampling": {"steps": 4, "guidance": 1.0},
+        }
     },
     "stage2/toy.yaml": {
         "model": {
@@ -98,6 +105,8 @@ def toy(folder: Path) -> list[str]:
         file.write_text(yaml.safe_dump(content))
     (folder / "prompts.txt").write_text("a red chair\n")
     sizes = [
+        "--parts",
+        "stage1,few_steps,stage2",
         "--seconds",
         "4",
         "--variants",
@@ -128,8 +137,10 @@ def test_demo_weights_command_makes_working_weights_with_cards_from_objects(tmp_
     said = capfd.readouterr().out
     order = [said.index(f" {name} begins") for name in ("render-real", "base", "train-stage1", "train-stage2")]
     assert order == sorted(order)
-    for part in ("stage1", "stage2"):
-        text = (out / f"{part}-demo" / "README.md").read_text()
+    lora = Lora(str(out / "stage1-demo-4-steps"))
+    assert TextTo3D.from_pretrained(out / "stage1-demo", out / "stage2-demo", loras=[lora]).sampling.steps == 4
+    for folder in ("stage1-demo", "stage1-demo-4-steps", "stage2-demo"):
+        text = (out / folder / "README.md").read_text()
         assert re.search(r"training \| [\d,]+ steps", text)
         assert "CC0-1.0" in text.split("## Objects and their authors")[1]
         assert "## Measured" in text
@@ -243,6 +254,24 @@ def test_steps_train_both_stages_side_by_side_on_a_gpu_and_in_turn_without(tmp_p
     assert "--trainer.max_time=00:00:10:00" in steps["train-stage2"].command(600.0)
 
 
+def test_few_steps_are_distilled_from_the_stage_1_of_the_run_in_a_quarter_of_its_time(tmp_path):
+    steps = planned(tmp_path, trainer="one_gpu", parts=("stage1", "few_steps"))
+    assert "--trainer.max_time=00:00:15:00" in steps["train-stage1"].command(1200.0)
+    fit = steps["train-few_steps"].command(300.0)
+    assert fit[:2] == ["fit", "stage1"]
+    assert f"--model.base={tmp_path / 'out' / 'stage1-demo'}" in fit
+    assert "--trainer.max_time=00:00:05:00" in fit
+    assert [Path(word).name for word in fit if word.endswith("yaml")][-2:] == [
+        "progressive.yaml",
+        "warm_start_one_gpu.yaml",
+    ]
+    evaluated = steps["evaluate-text-few_steps-0"]
+    assert str(tmp_path / "out" / "stage1-demo-4-steps") in evaluated.command(0.0)
+    assert "export-few_steps" in evaluated.after
+    with pytest.raises(ValueError, match="distilled from stage1; name that part too"):
+        Recipe(("objects",), tmp_path, parts=("few_steps", "stage2"))
+
+
 def test_recipe_gives_training_at_least_half_of_the_time(tmp_path):
     wanted = Recipe(("objects",), tmp_path, seconds=1500.0)
     assert [wanted.training_left(seconds) for seconds in (0.0, 200.0, 1400.0)] == [1500.0, 1300.0, 750.0]
@@ -256,7 +285,7 @@ def test_demo_weights_parts_select_what_is_made(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--parts", "stage3"], "parts are among stage1, stage2, direct, judge, got stage3"),
+        (["--parts", "stage3"], "parts are among stage1, few_steps, stage2, direct, judge, got stage3"),
         (["--seconds", "0"], "seconds and workers must be positive"),
         (["--trainer", "one_gpu"], "needs a CUDA device"),
     ],
