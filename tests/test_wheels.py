@@ -85,7 +85,7 @@ def test_wheels_install_every_shipped_config_and_every_card_of_the_weights(site)
         missing = [name for name in tracked if not (site / installed / Path(name).relative_to(folder)).is_file()]
         assert tracked
         assert missing == []
-    for name in ("stage1-demo", "stage2-demo", "direct-demo", "judge"):
+    for name in ("stage1-demo", "stage1-demo-4-steps", "stage2-demo", "direct-demo", "judge"):
         assert (site / "instant3d_demo_weights" / name / "README.md").is_file()
 
 

@@ -14,7 +14,11 @@ from instant3d import scenes
 from instant3d.cameras import structured_cameras
 from instant3d.cli import main as cli
 from instant3d.evaluation import reconstruction
+from instant3d.modules.diffusion.inference.loading import load_components
+from instant3d.modules.diffusion.lora import Lora, fuse
 from instant3d.nerf.asset import Asset
+from instant3d.stage1.recommended_sampling import recommended_sampling
+from instant3d.stage1.sampler import GridSampler
 from instant3d.utils import bundled
 
 pytestmark = pytest.mark.slow
@@ -49,6 +53,21 @@ def test_bundled_weights_turn_a_prompt_into_an_asset_that_other_tools_open_in_it
     assert red > 1.5 * max(green, blue)
     extents = mesh.bounds[1] - mesh.bounds[0]
     assert extents[1] > 1.1 * extents[[0, 2]].max(), "a chair is higher than it is wide, y being up"
+
+
+def test_bundled_lora_draws_the_base_s_chair_in_four_steps_without_guidance():
+    """Fewer evaluations by the base alone draw something else."""
+    lora = Lora(str(ROOT / bundled.FEW_STEPS))
+    stage1 = ROOT / bundled.STAGE1
+    loaded = {name: load_components(stage1) for name in ("base", "few")}
+    fuse(loaded["few"], lora)
+    settings = recommended_sampling(stage1, [lora])
+    assert (settings.steps, settings.guidance) == (4, 1.0)
+    wanted = {"base": recommended_sampling(stage1), "few": settings, "plain": settings}
+    parts = {"base": loaded["base"], "few": loaded["few"], "plain": loaded["base"]}
+    grids = {name: GridSampler(parts[name])(["a red chair"], sampling=wanted[name], seeds=[0]) for name in wanted}
+    error = {name: float((grids[name] - grids["base"]).square().mean()) for name in ("few", "plain")}
+    assert error["few"] < 0.5 * error["plain"]
 
 
 def test_bundled_stage1_is_sampled_by_diffusers_alone():

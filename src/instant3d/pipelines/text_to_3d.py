@@ -101,8 +101,7 @@ class TextTo3D:
         """
         stage1, stage2 = find_stages(stage1, stage2)
         dtype = stage1_dtype(torch.device(device))
-        # LoRA weights are fused by diffusers, into its own networks
-        components = Components.load(stage1, dtype=dtype) if loras else load_components(stage1, dtype)
+        components = load_components(stage1, dtype)
         for name in NETWORKS:
             getattr(components, name).requires_grad_(False)
         for lora in loras:

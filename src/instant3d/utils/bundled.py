@@ -8,6 +8,7 @@ from pathlib import Path
 
 FOLDER = Path("checkpoints")
 STAGE1, STAGE2 = FOLDER / "stage1-demo", FOLDER / "stage2-demo"
+FEW_STEPS = FOLDER / "stage1-demo-4-steps"  # LoRA weights for STAGE1
 DIRECT = FOLDER / "direct-demo"
 JUDGE = FOLDER / "judge"
 PACKAGE, DISTRIBUTION = "instant3d_demo_weights", "instant3d-demo-weights"

@@ -29,6 +29,7 @@ ENDS = {  # of names: peft's, those of diffusers' UNet and text encoders, kohya'
     ".lora_up.weight": "up",
     ".alpha": "alpha",
 }
+PRESENT = (".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight", ".alpha")  # peft, kohya
 METADATA = "lora_adapter_metadata"  # where diffusers stores peft's settings
 UNSUPPORTED = ("use_dora", "use_rslora", "alpha_pattern")  # settings that change the formula
 LISTED = 4  # names in an error message
@@ -138,11 +139,9 @@ def group_by_layer(path: Path, keys: Sequence[str]) -> dict[str, Update]:
     Raises:
         ValueError: A name is not one of a LoRA, or a layer lacks one of its two matrices.
     """
-    from diffusers.utils import convert_unet_state_dict_to_peft
-
     updates: dict[str, Update] = {}
     unknown = []
-    for name, key in convert_unet_state_dict_to_peft({key: key for key in keys}).items():
+    for name, key in _in_peft_naming(keys).items():
         end = next((end for end in ENDS if name.endswith(end)), None)
         if end is None:
             unknown.append(key)
@@ -154,6 +153,15 @@ def group_by_layer(path: Path, keys: Sequence[str]) -> dict[str, Update]:
         names = f" for {', '.join(lacking[:LISTED])}" if lacking else ""
         raise ValueError(f"{path} does not hold both matrices of a LoRA{names}; copy or download it again")
     return updates
+
+
+def _in_peft_naming(keys: Sequence[str]) -> dict[str, str]:
+    """The names of tensors, by their names in peft's or kohya's convention; older ones of diffusers are translated."""
+    if all(key.endswith(PRESENT) for key in keys):
+        return {key: key for key in keys}  # diffusers takes a second to import
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
+    return convert_unet_state_dict_to_peft({key: key for key in keys})
 
 
 def _refuse_names(path: Path, names: Sequence[str], reason: str) -> None:
