@@ -66,8 +66,9 @@ class Trial:
             ValueError: The folder holds a trial with other settings.
         """
         file, content = folder / TRIAL, json.loads(json.dumps(asdict(self)))
-        if file.is_file() and (known := json.loads(file.read_text())) != content:
-            name = next(name for name in content if known.get(name) != content[name])
+        known = json.loads(file.read_text()) if file.is_file() else content
+        name = next((name for name in content if known.get(name) != content[name]), None)
+        if name is not None:
             raise ValueError(
                 f"{folder} holds a trial with {name} {known.get(name)!r}, not {content[name]!r}; "
                 "continue it with the same settings, or name another folder"

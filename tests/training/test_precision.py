@@ -32,7 +32,7 @@ def test_precision_is_float32_only_where_the_processor_emulates_bfloat16(
 ):
     set_machine(monkeypatch, fast, cuda)
     config = settings(accelerator, "bf16-mixed")
-    fit._avoid_emulated_bfloat16(config)
+    fit.avoid_emulated_bfloat16(config)
     replaced = precision == "32-true"
     assert (config.trainer.precision, config.model.half_base) == (precision, not replaced)
     assert ("float32" in capsys.readouterr().err) == replaced
@@ -41,6 +41,6 @@ def test_precision_is_float32_only_where_the_processor_emulates_bfloat16(
 def test_precision_other_than_bfloat16_stays(monkeypatch, capsys):
     set_machine(monkeypatch, torch.float32, False)
     config = settings("cpu", "64-true")
-    fit._avoid_emulated_bfloat16(config)
+    fit.avoid_emulated_bfloat16(config)
     assert config.trainer.precision == "64-true"
     assert capsys.readouterr().err == ""
