@@ -98,8 +98,8 @@ def test_invalid_argument_is_one_sentence_and_exit_code_two(words, complaint, tm
 def test_config_that_does_not_exist_is_answered_by_the_names_of_the_shipped_ones(capsys):
     main(["fit", "stage1", "-c", "nowhere"])
     assert (
-        "there are 24gb, 48gb, 80gb, consistency, demo, demo_base, demo_cpu, demo_one_gpu, one_gpu_lora, paper, progressive, "
-        "warm_start_cpu, warm_start_one_gpu, cpu" in capsys.readouterr().err
+        "there are 24gb, 48gb, 80gb, consistency, demo, demo_base, demo_cpu, demo_one_gpu, one_gpu_lora, paper, "
+        "progressive, warm_start_cpu, warm_start_one_gpu, cpu" in capsys.readouterr().err
     )
 
 
