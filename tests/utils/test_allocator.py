@@ -15,8 +15,8 @@ from instant3d.utils.allocator import keep_freed_memory
 
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-for k in range(21):
-    if k == 1:
+for k in range(30):
+    if k == 10:  # the heap has its size by then
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     some = [torch.ones(2**24) for _ in range(3)]  # 64 MiB each
     del some
