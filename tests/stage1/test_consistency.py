@@ -1,4 +1,4 @@
-"""Consistency distillation of stage 1: diffusers' formulas, a network whose answer is known, and a short run."""
+"""Consistency distillation of stage 1: diffusers' formulas and a known answer; short runs of both distillations."""
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from instant3d.stage1.consistency import ConsistencyDistillation
 from instant3d.stage1.data import GridDataModule
 from instant3d.stage1.module import Stage1Module
 from instant3d.stage1.noise_sample import sample_noise
+from instant3d.stage1.progressive import ProgressiveDistillation
 from instant3d.stage1.recommended_sampling import recommended_sampling
 from instant3d.stage1.sampler import GridSampler
 from instant3d.stage1.sampling_options import Sampling
@@ -124,10 +125,11 @@ def test_teacher_is_the_base_whatever_the_student_has_learned(rank, model, cache
 
 
 @pytest.mark.slow
-def test_losses_fall_when_the_student_is_trained(model, cached):
+@pytest.mark.parametrize("distillation", [ConsistencyDistillation(), ProgressiveDistillation()])
+def test_losses_fall_when_the_student_is_trained(distillation, model, cached):
     data = GridDataModule([str(cached)], size=64, batch_size=4, workers=0).train_dataloader()
     grids = data.collate_fn([data.dataset[number] for number in range(4)])
-    module, sample = Stage1Module(str(model), distillation=ConsistencyDistillation()), sample_noise(grids, 0, 1000, 0.0)
+    module, sample = Stage1Module(str(model), distillation=distillation), sample_noise(grids, 0, 1000, 0.0)
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
     found = []
     for _ in range(25):
@@ -140,11 +142,17 @@ def test_losses_fall_when_the_student_is_trained(model, cached):
 
 
 @pytest.mark.slow
-def test_fit_with_the_shipped_config_exports_a_student_that_generates_in_four_steps(model, cached, tmp_path):
+@pytest.mark.parametrize(
+    ("config", "recommended"),
+    [("consistency", Sampling(steps=4, sampler="lcm", guidance=1.0)), ("progressive", Sampling(steps=4, guidance=1.0))],
+)
+def test_fit_with_the_shipped_config_exports_a_student_that_generates_in_four_steps(
+    config, recommended, model, cached, tmp_path
+):
     words = [f"--model.base={model}", f'--data.train=["{cached}"]', "--data.size=64", "--data.batch_size=2"]
     words += [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=2", "--trainer.limit_val_batches=0"]
     faster = ["--model.warmup_steps=0", "--model.learning_rate=0.01"]
-    fit.main(["fit", "stage1", "-c", "cpu", "-c", "consistency", *words, "--data.workers=0", *faster])
+    fit.main(["fit", "stage1", "-c", "cpu", "-c", config, *words, "--data.workers=0", *faster])
     fit.export(tmp_path, tmp_path / "student")
     before, after = (Components.load(folder) for folder in (model, tmp_path / "student"))
     changed = [
@@ -152,7 +160,7 @@ def test_fit_with_the_shipped_config_exports_a_student_that_generates_in_four_st
     ]
     assert all(changed)
     sampling = recommended_sampling(tmp_path / "student")
-    assert sampling == Sampling(steps=4, sampler="lcm", guidance=1.0)
+    assert sampling == recommended
     grid = GridSampler(after)(["a red ball"], sampling=sampling)
     assert grid.shape == (1, 3, 64, 64)
     assert grid.std() > 0

@@ -271,20 +271,15 @@ def export(
             return export_stage1(content, folder, base, lora_only=lora_only, rank=rank)
         if lora_only:
             raise ValueError(f"{checkpoint} is no stage 1, the only network that has LoRA weights; leave out --lora")
-        return _export(content, checkpoint, folder, base)
+        if "direct" in content:
+            return export_direct(content, folder, base)
+        if "architecture" in content:
+            return export_stage2(content, folder, checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{checkpoint} does not hold what this version exports ({type(error).__name__}: {first_line(error)}); "
             "export it by the version of instant3d that wrote it, or copy it again"
         ) from None
-
-
-def _export(content: dict[str, Any], checkpoint: str | Path, folder: str | Path, base: str | None) -> nn.Module:
-    """Export a checkpoint of stage 2 or the direct system, by the fields that name it."""
-    if "direct" in content:
-        return export_direct(content, folder, base)
-    if "architecture" in content:
-        return export_stage2(content, folder, checkpoint)
     raise ValueError(f"{checkpoint} is no training checkpoint of ours: it names neither a base nor an architecture")
 
 
